@@ -1,0 +1,84 @@
+"""The chain as client and hub see it: one question, one view, whatever answers it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from picopayments_cli.channel.values import Height, Outpoint
+
+
+@dataclass(frozen=True)
+class Coin:
+    """An unspent output: satoshis, scriptPubKey, and the height of its block (None: in the mempool)."""
+
+    outpoint: Outpoint
+    value: int
+    script: bytes
+    height: Height | None
+
+    def depth(self, tip: int) -> int:
+        """Confirmations as of ``tip``: 0 in the mempool, 1 in the tip's block."""
+        return 0 if self.height is None else tip - self.height + 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A transaction in an address's history: wire-order txid, raw bytes, height (None: in the mempool)."""
+
+    txid: bytes
+    raw: bytes
+    height: Height | None
+
+
+@dataclass(frozen=True)
+class Query:
+    """What is to be known at one moment: addresses for each kind of fact, and wire-order txids."""
+
+    coins: Sequence[str] = ()
+    history: Sequence[str] = ()
+    balances: Sequence[str] = ()
+    transactions: Sequence[bytes] = ()
+
+
+@dataclass(frozen=True)
+class View:
+    """The answer to a query, as of block ``height``; every address and txid asked for is a key.
+
+    ``fee_rate`` in sat/vB (at least 1). ``coins`` leaves out what the mempool spends and includes what it makes.
+    ``history`` is complete or the query fails. ``balances`` count the confirmed ledger, BTC included (confirmed
+    coins), attached holdings left out. ``transactions`` are raw and hash to their txid; unknown ones are left out.
+    """
+
+    height: Height
+    fee_rate: int
+    coins: Mapping[str, tuple[Coin, ...]] = field(default_factory=dict)
+    history: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
+    balances: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    transactions: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asset:
+    """An asset as the ledger knows it: its name, its id, whether a unit has 8 decimals."""
+
+    name: str
+    number: int
+    divisible: bool
+
+
+class Chain(Protocol):
+    """The one interface to the chain."""
+
+    def view(self, query: Query) -> View:
+        """All that the query asks, in as few round trips as the source allows. Raises Unreachable and its kind."""
+
+    def asset(self, name: str) -> Asset:
+        """An asset by its name or subasset longname. Raises UnknownAsset."""
+
+    def broadcast(self, raw: bytes) -> bytes:
+        """Hand a signed transaction to the network; the wire-order txid.
+
+        A transaction that the node has already is no error. Raises BroadcastRefused with the node's reason.
+        """

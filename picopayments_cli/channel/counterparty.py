@@ -1,0 +1,267 @@
+"""Counterparty's messages as its ledger reads them: asset ids, sends, and which transaction carries what.
+
+The facts are those of Counterparty Core 11: the message type is one byte, or four zero bytes for a classic send;
+the message stands ARC4-encrypted in one OP_RETURN, keyed with the first input's txid in display order.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import cbor2
+from arc4 import ARC4
+from bitcoin.core import CTransaction
+from bitcoin.core.script import CScript, CScriptInvalidError
+
+from picopayments_cli.channel.errors import InvalidAsset
+from picopayments_cli.channel.values import MAX_QUANTITY, looks_like_signature
+
+PREFIX = b"CNTRPRTY"
+CLASSIC_SEND = 0
+ENHANCED_SEND = 2
+BTC_ID = 0
+XCP_ID = 1
+_SEND = struct.Struct(">IQQ")
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_NAMED_MIN = 26**3
+_NAMED_LIMIT = 26**12
+_NUMERIC_MAX = 2**64 - 1
+_ACCEPTED_SIGHASHES = frozenset((0x01, 0x81))
+
+
+@dataclass(frozen=True)
+class Send:
+    """A send: ``destination`` is a scriptPubKey for an enhanced send, None for a classic one (output 0 tells)."""
+
+    asset_id: int
+    quantity: int
+    destination: bytes | None = None
+    memo: bytes = b""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What Counterparty reads in a transaction: scriptPubKeys, satoshis, and the decrypted message (or None)."""
+
+    source: bytes
+    destinations: tuple[bytes, ...]
+    btc_amount: int
+    message: bytes | None
+
+
+# Assets -------------------------------------------------------------------------------------------------------------
+
+
+def asset_id(name: str) -> int:
+    """The id of a named or numeric asset, BTC 0 and XCP 1 included.
+
+    Named: 4 to 12 letters, not beginning with A, in base 26. Numeric: ``A`` and a number from 26^12 + 1 to 2^64 - 1.
+    Subassets have no computable id: the ledger tells. Raises InvalidAsset.
+    """
+    if name in ("BTC", "XCP"):
+        return BTC_ID if name == "BTC" else XCP_ID
+    if name.startswith("A") and name[1:].isdecimal() and name.isascii() and not name[1:].startswith("0"):
+        number = int(name[1:]) if len(name) <= 21 else 0
+        if _NAMED_LIMIT < number <= _NUMERIC_MAX:
+            return number
+    elif 4 <= len(name) <= 12 and name[0] != "A" and all(letter in _LETTERS for letter in name):
+        number = 0
+        for letter in name:
+            number = number * 26 + _LETTERS.index(letter)
+        return number
+    raise InvalidAsset(f"{name!r} is not the name of a Counterparty asset.", asset=name)
+
+
+def asset_name(number: int) -> str:
+    """The name of an asset id. Raises InvalidAsset."""
+    if number in (BTC_ID, XCP_ID):
+        return "BTC" if number == BTC_ID else "XCP"
+    if _NAMED_LIMIT < number <= _NUMERIC_MAX:
+        return f"A{number}"
+    if not _NAMED_MIN <= number < _NAMED_LIMIT:
+        raise InvalidAsset(f"No asset has the id {number}.", asset_id=number)
+    letters = []
+    rest = number
+    while rest:
+        rest, digit = divmod(rest, 26)
+        letters.append(_LETTERS[digit])
+    name = "".join(reversed(letters))
+    if name.startswith("A") or len(name) < 4:
+        raise InvalidAsset(f"No asset has the id {number}.", asset_id=number)
+    return name
+
+
+# Messages -----------------------------------------------------------------------------------------------------------
+
+
+def pack_send(number: int, quantity: int) -> bytes:
+    """The message of a classic send: type, asset id and quantity, 20 bytes."""
+    return _SEND.pack(CLASSIC_SEND, number, quantity)
+
+
+def pack_enhanced_send(number: int, quantity: int, destination: bytes, memo: bytes = b"") -> bytes:
+    """The message of an enhanced send in the layout of Counterparty Core 11: type 2 and a CBOR array."""
+    return bytes((ENHANCED_SEND,)) + cbor2.dumps([number, quantity, _pack_script(destination), memo])
+
+
+def unpack_send(message: bytes) -> Send | None:
+    """The send that a message is, classic or enhanced (both layouts), or None where it is none."""
+    if not message:
+        return None
+    if message[0]:
+        return _unpack_enhanced(message[1:]) if message[0] == ENHANCED_SEND else None
+    if message[:4] == b"\0\0\0\x02":
+        return _unpack_enhanced(message[4:])
+    if len(message) != _SEND.size or message[:4] != b"\0\0\0\0":
+        return None
+    _, number, quantity = _SEND.unpack(message)
+    return Send(number, min(quantity, MAX_QUANTITY))
+
+
+def _unpack_enhanced(body: bytes) -> Send | None:
+    try:
+        fields = cbor2.loads(body)
+    except (cbor2.CBORError, ValueError):
+        fields = None
+    if isinstance(fields, list) and [type(field) for field in fields] == [int, int, bytes, bytes]:
+        number, quantity, packed, memo = fields
+        destination = _unpack_script(packed)
+    elif len(body) >= 37:
+        number, quantity = struct.unpack(">QQ", body[:16])
+        destination, memo = _legacy_script(body[16:37]), body[37:]
+    else:
+        return None
+    if destination is None or len(memo) > 34 or not 0 < quantity <= MAX_QUANTITY:
+        return None
+    return Send(number, quantity, destination, memo)
+
+
+def _pack_script(script: bytes) -> bytes:
+    if is_p2pkh(script):
+        return b"\x01" + script[3:23]
+    if is_p2sh(script):
+        return b"\x02" + script[2:22]
+    version = script[0] - 0x50 if script[0] else 0
+    return b"\x03" + bytes((version,)) + script[2:]
+
+
+def _unpack_script(packed: bytes) -> bytes | None:
+    if len(packed) == 21 and packed[0] == 1:
+        return p2pkh(packed[1:])
+    if len(packed) == 21 and packed[0] == 2:
+        return p2sh(packed[1:])
+    if len(packed) in (22, 34) and packed[0] == 3 and packed[1] <= 16:
+        return bytes((packed[1] + 0x50 if packed[1] else 0, len(packed) - 2)) + packed[2:]
+    return None
+
+
+def _legacy_script(packed: bytes) -> bytes | None:
+    if packed[0] in (0x00, 0x6F):
+        return p2pkh(packed[1:])
+    if packed[0] in (0x05, 0xC4):
+        return p2sh(packed[1:])
+    return b"\0\x14" + packed[1:] if packed[0] == 0x80 else None
+
+
+# Transactions -------------------------------------------------------------------------------------------------------
+
+
+def data_script(message: bytes, first_txid: bytes) -> bytes:
+    """The OP_RETURN output of a message; ``first_txid``: the first input's, in wire order."""
+    data = ARC4(first_txid[::-1]).encrypt(PREFIX + message)
+    return bytes(CScript([0x6A, data])) if len(data) > 75 else b"\x6a" + bytes((len(data),)) + data
+
+
+def read_transaction(tx: CTransaction, spent_script: bytes, burn_script: bytes = b"") -> Reading | None:
+    """What Counterparty reads in a transaction, or None where it takes it for none of its own.
+
+    ``spent_script``: the scriptPubKey that the first input spends; its address is the source. Outputs are scanned in
+    order: before the data each is a destination, the first after it is change and ends the scan. The signatures of
+    the first input must all be SIGHASH_ALL, with or without ANYONECANPAY, and there must be one.
+    """
+    if not tx.vin or tx.is_coinbase() or not is_address(spent_script) or not _sighash_accepted(tx):
+        return None
+    key = tx.vin[0].prevout.hash[::-1]
+    destinations: list[bytes] = []
+    amount = 0
+    message: bytes | None = None
+    for out in tx.vout:
+        script = bytes(out.scriptPubKey)
+        if script[:1] == b"\x6a":
+            chunk = _decrypt(script, key)
+            if chunk is None:
+                return None
+            message = (message or b"") + chunk
+        elif not is_address(script):
+            return None
+        elif message is not None or (destinations and destinations == [burn_script]):
+            break
+        else:
+            destinations.append(script)
+            amount += out.nValue
+    return Reading(spent_script, tuple(destinations), amount, message)
+
+
+def _decrypt(script: bytes, key: bytes) -> bytes | None:
+    pushes = script_pushes(script[1:])
+    if pushes is None or len(pushes) != 1:
+        return None
+    plain: bytes = ARC4(key).decrypt(pushes[0])
+    return plain[len(PREFIX) :] if plain.startswith(PREFIX) else None
+
+
+def _sighash_accepted(tx: CTransaction) -> bool:
+    items = script_pushes(bytes(tx.vin[0].scriptSig)) or []
+    if tx.wit.vtxinwit:
+        items = items + list(tx.wit.vtxinwit[0].scriptWitness.stack)
+    flags = {item[-1] for item in items if looks_like_signature(item)}
+    return bool(flags) and flags <= _ACCEPTED_SIGHASHES
+
+
+def script_pushes(script: bytes) -> list[bytes] | None:
+    """The data that a script pushes, in order (numbers pushed by an opcode are left out); None: it does not parse."""
+    try:
+        return [bytes(data) for _, data, _ in CScript(script).raw_iter() if data is not None]
+    except CScriptInvalidError:
+        return None
+
+
+# Scripts of addresses -----------------------------------------------------------------------------------------------
+
+
+def p2pkh(hashed: bytes) -> bytes:
+    """Pay to the hash of a public key."""
+    return b"\x76\xa9\x14" + hashed + b"\x88\xac"
+
+
+def p2sh(hashed: bytes) -> bytes:
+    """Pay to the hash of a script (BIP 16)."""
+    return b"\xa9\x14" + hashed + b"\x87"
+
+
+def is_p2pkh(script: bytes) -> bool:
+    """Whether a scriptPubKey pays to the hash of a public key."""
+    return len(script) == 25 and script[:3] == b"\x76\xa9\x14" and script[23:] == b"\x88\xac"
+
+
+def is_p2sh(script: bytes) -> bool:
+    """Whether a scriptPubKey pays to the hash of a script."""
+    return len(script) == 23 and script[:2] == b"\xa9\x14" and script[22:] == b"\x87"
+
+
+def is_address(script: bytes) -> bool:
+    """Whether Counterparty takes an output for an address: P2PKH, P2SH, segwit 0, taproot or small bare multisig."""
+    if is_p2pkh(script) or is_p2sh(script):
+        return True
+    if script[:2] in (b"\0\x14", b"\0\x20", b"\x51\x20"):
+        return len(script) == 2 + script[1]
+    return _is_multisig(script)
+
+
+def _is_multisig(script: bytes) -> bool:
+    pushes = script_pushes(script)
+    if pushes is None or len(pushes) not in (2, 3) or script[-1:] != b"\xae":
+        return False
+    needed, total = script[0] - 0x50, script[-2] - 0x50
+    return total == len(pushes) and 1 <= needed <= total and all(len(push) in (33, 65) for push in pushes)

@@ -1,0 +1,90 @@
+"""The five networks, and the way between addresses and scripts on each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from picopayments_cli.channel.errors import InvalidAddress, InvalidKey, WrongNetwork
+
+
+@dataclass(frozen=True)
+class Network:
+    """What differs between networks. Times are in blocks."""
+
+    name: str
+    netcode: str  # pycoin's; testnet4 and signet share testnet3's prefixes
+    hub_port: int
+    node_port: int
+    burn_address: str
+    safe_depth: int = 6  # blocks after which what a block holds counts as final
+    expire_min: int = 144
+    expire_max: int = 65535
+
+
+TEST_BURN = "mvCounterpartyXXXXXXXXXXXXXXW24Hef"
+NETWORKS = {
+    network.name: network
+    for network in (
+        Network("mainnet", "BTC", 5000, 4000, "1CounterpartyXXXXXXXXXXXXXXXUWLpVr"),
+        Network("testnet", "XTN", 15000, 14000, TEST_BURN),
+        Network("testnet4", "XTN", 15000, 44000, TEST_BURN),
+        Network("signet", "XTN", 15000, 34000, TEST_BURN),
+        Network("regtest", "XRT", 25000, 24000, TEST_BURN, safe_depth=1, expire_min=12),
+    )
+}
+
+
+def network_named(name: str) -> Network:
+    """The network of that name. Raises WrongNetwork."""
+    if name not in NETWORKS:
+        raise WrongNetwork(f"There is no network {name!r}: choose one of {', '.join(NETWORKS)}.", network=name)
+    return NETWORKS[name]
+
+
+@lru_cache(maxsize=None)
+def _pycoin(netcode: str) -> Any:
+    from pycoin.networks.registry import network_for_netcode  # 140 ms: only once an address is needed
+
+    return network_for_netcode(netcode)
+
+
+@lru_cache(maxsize=65536)
+def script_of_address(network: Network, address: str) -> bytes:
+    """The scriptPubKey that an address stands for. Raises InvalidAddress."""
+    parsed = _pycoin(network.netcode).parse.address(address) if address.isascii() else None
+    if parsed is None:
+        raise InvalidAddress(
+            f"{address!r} is not an address of {network.name}. Check it for typing errors, and that it belongs to "
+            "this network.",
+            address=address,
+            network=network.name,
+        )
+    return bytes(parsed.script())
+
+
+@lru_cache(maxsize=65536)
+def address_of_script(network: Network, script: bytes) -> str | None:
+    """The address of a scriptPubKey, or None where it has none (OP_RETURN, bare multisig, ...)."""
+    contract = _pycoin(network.netcode).contract
+    if contract.info_for_script(script).get("type") not in ("p2pkh", "p2sh", "p2pkh_wit", "p2sh_wit", "p2tr"):
+        return None
+    return str(_pycoin(network.netcode).address.for_script(script))
+
+
+def secret_of_wif(network: Network, wif: str) -> bytes:
+    """The 32-byte private key of a WIF text (compressed keys only). Raises InvalidKey."""
+    key = _pycoin(network.netcode).parse.wif(wif.strip())
+    if key is None or not key.is_compressed():
+        raise InvalidKey(
+            f"The wallet file holds no private key of {network.name} in wallet import format for compressed keys. "
+            "Put the right file back from your backup.",
+            network=network.name,
+        )
+    return int(key.secret_exponent()).to_bytes(32, "big")
+
+
+def wif_of_secret(network: Network, secret: bytes) -> str:
+    """A 32-byte private key as WIF text, for a compressed key."""
+    return str(_pycoin(network.netcode).keys.private(int.from_bytes(secret, "big")).wif())

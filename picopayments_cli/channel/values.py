@@ -1,0 +1,104 @@
+"""The values that everything is made of: each with its own type, checked where it enters."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, NewType
+
+from picopayments_cli.channel.errors import BadSecret, InvalidHex, InvalidQuantity, SecretLikeSignature
+
+Handle = NewType("Handle", bytes)  # names a connection: 32 bytes drawn by the hub
+Token = NewType("Token", bytes)  # names a payment: drawn by the payer, or given
+Secret = NewType("Secret", bytes)  # 32 bytes; revealing one opens a path of a script
+Hash = NewType("Hash", bytes)  # RIPEMD160(SHA256(secret)), 20 bytes
+Pubkey = NewType("Pubkey", bytes)  # compressed, 33 bytes
+Quantity = NewType("Quantity", int)  # of an asset, in its smallest unit ("satoshis")
+Height = NewType("Height", int)  # of a block
+
+MAX_QUANTITY = 2**63 - 1
+SECRET_SIZE = 32
+HASH_SIZE = 20
+PUBKEY_SIZE = 33
+HANDLE_SIZE = 32
+MAX_TOKEN_SIZE = 64
+_HEX = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True, order=True)
+class Outpoint:
+    """One output of a transaction; ``txid`` in wire order (little-endian), as it stands in an input."""
+
+    txid: bytes
+    vout: int
+
+    def __str__(self) -> str:
+        return f"{self.txid[::-1].hex()}:{self.vout}"
+
+    @staticmethod
+    def parse(text: str) -> Outpoint:
+        """The outpoint written ``<txid in display order>:<vout>``. Raises InvalidHex."""
+        txid, _, vout = text.partition(":")
+        if not vout.isdecimal():
+            raise InvalidHex(f"{text!r} is not an outpoint: <txid>:<number>.", value=text)
+        return Outpoint(from_hex(txid, "txid", 32)[::-1], int(vout))
+
+
+def hash160(data: bytes) -> bytes:
+    """RIPEMD160(SHA256(data)), by hashlib."""
+    return hashlib.new("ripemd160", hashlib.sha256(data).digest()).digest()
+
+
+def hash_of(secret: Secret) -> Hash:
+    """What is handed out for a secret."""
+    return Hash(hash160(secret))
+
+
+def looks_like_signature(push: bytes) -> bool:
+    """Whether Counterparty Core takes a scriptSig push for a signature, of whatever length.
+
+    It looks at the sizes of a DER sequence of two integers and one byte behind it, and at nothing else.
+    """
+    size = len(push)
+    if size < 7 or push[0] != 0x30 or push[1] != size - 3 or push[2] != 0x02:
+        return False
+    second = 4 + push[3]
+    return second + 1 < size and push[second] == 0x02 and second + 2 + push[second + 1] + 1 == size
+
+
+def check_secret(data: bytes) -> Secret:
+    """A secret that a peer revealed. Raises BadSecret, SecretLikeSignature.
+
+    A commit that is revoked by a secret which Counterparty could read as a signature moves no asset when it
+    is punished, so every secret that begins as a DER signature of its length would is refused.
+    """
+    if len(data) != SECRET_SIZE:
+        raise BadSecret(f"A secret has {SECRET_SIZE} bytes, this one {len(data)}.", size=len(data))
+    if data[:3] == bytes((0x30, SECRET_SIZE - 3, 0x02)):
+        raise SecretLikeSignature("The secret begins like a signature: Counterparty would not accept the revocation.")
+    return Secret(data)
+
+
+def from_hex(value: Any, what: str, size: int | None = None) -> bytes:
+    """The bytes of lower-case hex, of exactly ``size`` bytes where given. Raises InvalidHex."""
+    if not isinstance(value, str) or not _HEX.issuperset(value) or len(value) % 2:
+        raise InvalidHex(f"The {what} must be lower-case hex.", what=what)
+    if size is not None and len(value) != 2 * size:
+        raise InvalidHex(
+            f"The {what} must be {size} bytes of hex ({2 * size} digits), not {len(value)} digits.",
+            what=what,
+            expected=2 * size,
+            digits=len(value),
+        )
+    return bytes.fromhex(value)
+
+
+def check_quantity(value: Any, what: str = "quantity") -> Quantity:
+    """A positive whole number of an asset's smallest unit, at most 2^63 - 1. Raises InvalidQuantity."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_QUANTITY:
+        raise InvalidQuantity(
+            f"The {what} must be a whole number from 1 to {MAX_QUANTITY} (in satoshis, the asset's smallest unit).",
+            what=what,
+            value=value if isinstance(value, (int, float, str)) else None,
+        )
+    return Quantity(value)
