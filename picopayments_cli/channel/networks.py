@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from picopayments_cli.channel.errors import InvalidAddress, InvalidKey, WrongNetwork
@@ -43,7 +43,7 @@ def network_named(name: str) -> Network:
     return NETWORKS[name]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pycoin(netcode: str) -> Any:
     from pycoin.networks.registry import network_for_netcode  # 140 ms: only once an address is needed
 
