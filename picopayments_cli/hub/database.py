@@ -1,0 +1,228 @@
+"""The hub's database: its tables, and the one door through which they are written."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Engine,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    bindparam,
+    create_engine,
+    event,
+    inspect,
+    select,
+)
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+
+from picopayments_cli.channel.errors import DatabaseUnusable
+
+# The conventions of index names, so that revisions made later can name what they alter.
+METADATA = MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s"})
+
+meta = Table("meta", METADATA, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
+
+# The chain's index. A txid stands in wire order. What is in the mempool has the height NULL.
+blocks = Table(
+    "blocks",
+    METADATA,
+    Column("height", Integer, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+    Column("previous", LargeBinary, nullable=False),
+)
+scripts = Table(
+    "scripts",
+    METADATA,
+    Column("script", LargeBinary, primary_key=True),
+    Column("kind", Text, nullable=False),
+    Column("since_height", Integer, nullable=False),
+)
+transactions = Table(
+    "transactions",
+    METADATA,
+    Column("txid", LargeBinary, primary_key=True),
+    Column("raw", LargeBinary, nullable=False),
+    Column("height", Integer, index=True),
+)
+outputs = Table(
+    "outputs",
+    METADATA,
+    Column("txid", LargeBinary, primary_key=True),
+    Column("vout", Integer, primary_key=True, autoincrement=False),
+    Column("script", LargeBinary, nullable=False, index=True),
+    Column("value", BigInteger, nullable=False),
+    Column("spent_by", LargeBinary, index=True),
+)
+# Kept apart from the outputs: a coin that a reorganisation hides for a while stays reserved.
+reservations = Table(
+    "reservations",
+    METADATA,
+    Column("txid", LargeBinary, primary_key=True),
+    Column("vout", Integer, primary_key=True, autoincrement=False),
+    Column("purpose", Text, nullable=False, index=True),
+)
+
+# Statements are built once: building one takes longer than SQLite takes to run it.
+_META_GET = select(meta.c.value).where(meta.c.key == bindparam("k"))
+_META_DELETE = meta.delete().where(meta.c.key == bindparam("k"))
+_META_INSERT = meta.insert()
+
+_BUSY_TIMEOUT_MS = 10_000
+_WRITING = "picopayments_writing"
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def meta_get(connection: Connection, key: str) -> str | None:
+    """The text kept under a key, or None."""
+    value: str | None = connection.execute(_META_GET, {"k": key}).scalar()
+    return value
+
+
+def meta_set(connection: Connection, key: str, value: str) -> None:
+    """Keep a text under a key, in place of what was there."""
+    connection.execute(_META_DELETE, {"k": key})
+    connection.execute(_META_INSERT, {"key": key, "value": value})
+
+
+def default_url(basedir: Path, network: str) -> str:
+    """The URL of the SQLite file that a hub uses where no other database is named."""
+    return URL.create("sqlite", database=str(basedir / f"{network}.db")).render_as_string(hide_password=False)
+
+
+class Database:
+    """One database, open. Written by one transaction at a time, read by any thread meanwhile."""
+
+    def __init__(self, url: str) -> None:
+        """Open it, and bring its tables up to date. Raises DatabaseUnusable, with nothing changed."""
+        self._lock = threading.RLock()
+        try:
+            self.engine = _engine(url)
+            _prepare(self.engine)
+            # One connection is kept for writing: taking one from the pool for each transaction costs a third more.
+            self._writer = self.engine.connect().execution_options(**{_WRITING: True})
+        except (ArgumentError, NoSuchModuleError, ImportError, OSError, DBAPIError) as error:
+            raise DatabaseUnusable(
+                f"The hub's database can't be opened: {_reason(error)}. Check --database, and the rights to its folder."
+            ) from error
+
+    @contextmanager
+    def transaction(self, label: str) -> Iterator[Connection]:
+        """One writing transaction: durable once the block is left, undone if an error leaves it.
+
+        ``label`` names what is written. Transactions of a process wait for one another. Raises DatabaseUnusable
+        where the database fails.
+        """
+        with self._lock:
+            try:
+                with self._writer.begin():
+                    yield self._writer
+            except DBAPIError as error:
+                raise DatabaseUnusable(
+                    f"The hub's database failed at {label!r}, and nothing of it was written: {_reason(error)}. "
+                    "Check the disk's free space and the rights to the database.",
+                    label=label,
+                ) from error
+
+    @contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """One consistent state, for reading only; never waits for a writer. Raises DatabaseUnusable."""
+        try:
+            with self.engine.connect() as connection:
+                yield connection
+        except DBAPIError as error:
+            raise DatabaseUnusable(f"The hub's database can't be read: {_reason(error)}.") from error
+
+    def close(self) -> None:
+        """Give back every connection; waits for the transaction under way."""
+        with self._lock:
+            self._writer.close()
+            self.engine.dispose()
+
+
+def _reason(error: Exception) -> str:
+    """The database's own words, without statement and parameters: these hold secrets."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return str(cause).strip().rstrip(".") or type(cause).__name__
+
+
+def _engine(url: str) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+    if parsed.database in (None, "", ":memory:"):
+        raise DatabaseUnusable("A database in memory would lose money with the process: name a file in --database.")
+    _make_private(Path(str(parsed.database)))
+    engine = create_engine(
+        parsed, hide_parameters=True, connect_args={"check_same_thread": False, "isolation_level": None}
+    )
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _make_private(path: Path) -> None:
+    """The folder and the file for nobody else, before anything is written to them."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+
+
+def _set_up_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA synchronous = FULL")  # what was committed survives a loss of power
+    cursor.execute("PRAGMA foreign_keys = ON")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that reads first and takes the write lock later could fail in between: take it at once.
+    writing = connection.get_execution_options().get(_WRITING, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def _prepare(engine: Engine) -> None:
+    """Bring the tables to this program's revision, in one transaction."""
+    from alembic import command
+    from alembic.config import Config
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    known = {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}
+    with engine.connect().execution_options(**{_WRITING: True}) as connection:
+        with connection.begin():
+            present = set(MigrationContext.configure(connection).get_current_heads())
+            if not present <= known:
+                raise DatabaseUnusable(
+                    "The hub's database was written by a newer version of this program: upgrade the program.",
+                    revisions=sorted(present - known),
+                )
+            if not present and inspect(connection).get_table_names():
+                raise DatabaseUnusable(
+                    "The database holds another program's tables: name another one in --database, or move it away."
+                )
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+        if engine.dialect.name == "sqlite":
+            _write_ahead(connection)
+
+
+def _write_ahead(connection: Connection) -> None:
+    """Switch to the write-ahead log, where readers do not wait; the mode stays with the file."""
+    cursor = connection.connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.close()
