@@ -1,0 +1,375 @@
+"""Server plumbing that hub, regtest node and ``serve`` share: JSON-RPC over HTTP, and a server that stops cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+import logging
+import math
+import signal
+import socket
+import ssl
+import threading
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import uvicorn
+from jsonrpc.exceptions import (
+    JSONRPCInvalidParams,
+    JSONRPCInvalidRequest,
+    JSONRPCMethodNotFound,
+    JSONRPCParseError,
+    JSONRPCServerError,
+)
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from picopayments_cli.channel.errors import InvalidSetting, PicopaymentsError, PortUnusable
+
+log = logging.getLogger(__name__)
+
+MAX_DEPTH = 64  # of nested objects and lists in a request: what comes later recurses and must not run out of stack
+MAX_BATCH = 1000
+BODY_SECONDS = 30.0
+KEEP_ALIVE_SECONDS = 75
+STOP_SECONDS = 5
+MAX_CONNECTIONS = 500  # stays below the usual limit of 1,024 open files
+_INVALID_REQUEST = {"code": JSONRPCInvalidRequest.CODE, "message": JSONRPCInvalidRequest.MESSAGE}
+_PARSE_ERROR = {"code": JSONRPCParseError.CODE, "message": JSONRPCParseError.MESSAGE}
+_NOT_FOUND = {"code": JSONRPCMethodNotFound.CODE, "message": JSONRPCMethodNotFound.MESSAGE}
+
+
+@dataclass(frozen=True)
+class RawJson:
+    """A method's result that is JSON text already: it goes into the reply byte for byte."""
+
+    text: str
+
+
+class _TooLarge(Exception):
+    """The body exceeds the limit."""
+
+
+class _Disconnected(Exception):
+    """The client went away before its body was complete."""
+
+
+# Requests -----------------------------------------------------------------------------------------------------------
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is out of range")
+    return number
+
+
+_decode = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite).decode
+_encode = json.JSONEncoder(allow_nan=False).encode
+
+
+def parse_json(body: bytes) -> Any:
+    """The value of a JSON text that a stranger sent. Raises ValueError.
+
+    Refused beside what is no JSON: NaN and infinities, nesting deeper than MAX_DEPTH, text that is not Unicode.
+    """
+    try:
+        value = _decode(body.decode("utf-8"))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
+        raise ValueError("nested too deeply")
+    if b"\\u" in body:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair: UnicodeEncodeError
+    return value
+
+
+def _deeper(value: Any, limit: int) -> bool:
+    level = [value]
+    for _ in range(limit + 1):
+        level = [
+            child
+            for node in level
+            for child in (node.values() if isinstance(node, dict) else node)
+            if isinstance(child, (dict, list))
+        ]
+        if not level:
+            return False
+    return True
+
+
+async def _read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
+    if not declared.isdigit() or int(declared) > max_bytes:
+        raise _TooLarge
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Disconnected
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > max_bytes:
+            raise _TooLarge
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+# The endpoint -------------------------------------------------------------------------------------------------------
+
+
+def log_unexpected(method: str, error: Exception) -> None:
+    """The default of JsonRpcEndpoint's ``on_error``: the traceback goes to the log, not to the peer."""
+    log.error("unexpected error in %s", method, exc_info=error)
+
+
+class JsonRpcEndpoint:
+    """An ASGI application that answers JSON-RPC 2.0: any verb, any Content-Type, HTTP 200 for errors too.
+
+    ``methods`` maps names to callables, called with the members of ``params`` as keyword arguments (or a list's as
+    positional ones); a callable whose attribute ``takes_params`` is true gets the whole params object as its one
+    argument. Methods run one at a time in the event loop; those named in ``slow`` in a thread; coroutines are awaited.
+    A PicopaymentsError is answered with its name, message and data; any other exception goes to ``on_error`` and is
+    answered as InternalError. Bodies over ``max_bytes`` are refused with 413, those not complete in 30 s with 408.
+    """
+
+    def __init__(
+        self,
+        methods: Mapping[str, Callable[..., Any]],
+        *,
+        max_bytes: int = 1_000_000,
+        slow: Container[str] = (),
+        on_error: Callable[[str, Exception], None] = log_unexpected,
+    ) -> None:
+        self._methods = methods
+        self._max_bytes = max_bytes
+        self._slow = slow
+        self._on_error = on_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read a request in bounded size and time, and answer it."""
+        status, close = 200, False
+        try:
+            body = await asyncio.wait_for(_read(scope, receive, self._max_bytes), BODY_SECONDS)
+            text = await self.answer(body)
+        except _Disconnected:
+            return
+        except _TooLarge:
+            status, close = 413, True
+            text = _error_reply(_INVALID_REQUEST | {"data": f"Larger than {self._max_bytes} bytes."}, None)
+        except asyncio.TimeoutError:
+            status, close = 408, True
+            text = _error_reply(_INVALID_REQUEST | {"data": f"Not complete in {BODY_SECONDS:.0f} s."}, None)
+        headers = {"connection": "close"} if close else None
+        response = Response(text, status if text else 204, headers, "application/json")
+        await response(scope, receive, send)
+
+    async def answer(self, body: bytes) -> str:
+        """The JSON text that answers a request's body; empty for notifications."""
+        try:
+            request = parse_json(body)
+        except ValueError:
+            return _error_reply(_PARSE_ERROR, None)
+        if not isinstance(request, list):
+            return await self._answer_one(request) or ""
+        if not 0 < len(request) <= MAX_BATCH:
+            return _error_reply(_INVALID_REQUEST | {"data": f"A batch has 1 to {MAX_BATCH} requests."}, None)
+        replies = []
+        for item in request:
+            replies.append(await self._answer_one(item))
+            await asyncio.sleep(0)  # let others in between
+        texts = [reply for reply in replies if reply is not None]
+        return f"[{','.join(texts)}]" if texts else ""
+
+    async def _answer_one(self, request: Any) -> str | None:
+        if not isinstance(request, dict):
+            return _error_reply(_INVALID_REQUEST, None)
+        name, params, number = request.get("method"), request.get("params"), request.get("id")
+        if not isinstance(number, (str, int, float, type(None))):
+            return _error_reply(_INVALID_REQUEST, None)
+        if not isinstance(name, str) or not isinstance(params, (dict, list, type(None))):
+            return _error_reply(_INVALID_REQUEST, number)
+        reply = await self._call(name, {} if params is None or params == [] else params, number)
+        return None if "id" not in request and request.get("jsonrpc") == "2.0" else reply
+
+    async def _call(self, name: str, params: dict[str, Any] | list[Any], number: Any) -> str:
+        method = self._methods.get(name)
+        if method is None:
+            return _error_reply(_NOT_FOUND, number)
+        if getattr(method, "takes_params", False):
+            if isinstance(params, list):
+                return _error_reply(_invalid_params("params must be an object"), number)
+            args: list[Any] = [params]
+            kwargs: dict[str, Any] = {}
+        else:
+            args, kwargs = ([], params) if isinstance(params, dict) else (params, {})
+        try:
+            if name in self._slow:
+                result = await run_in_threadpool(method, *args, **kwargs)
+            else:
+                result = method(*args, **kwargs)
+            if inspect.isawaitable(result):
+                result = await result
+            text = result.text if isinstance(result, RawJson) else _encode(result)
+            return f'{{"result":{text},"id":{_encode(number)},"jsonrpc":"2.0"}}'
+        except PicopaymentsError as error:
+            return _error_reply(_server_error(error.name, error.message, error.data), number)
+        except Exception as error:
+            if isinstance(error, TypeError) and not _takes(method, args, kwargs):
+                return _error_reply(_invalid_params(str(error)), number)
+            self._on_error(name, error)
+            text = "The server failed; its operator finds the cause in its log."
+            return _error_reply(_server_error("InternalError", text, {}), number)
+
+
+def _takes(method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> bool:
+    try:
+        inspect.signature(method).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
+def _server_error(name: str, text: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    details: dict[str, Any] = {"type": name, "args": [text], "message": text}
+    if data:
+        details["data"] = data
+    return {"code": JSONRPCServerError.CODE, "message": JSONRPCServerError.MESSAGE, "data": details}
+
+
+def _invalid_params(text: str) -> dict[str, Any]:
+    details = {"type": "TypeError", "args": [text], "message": text}
+    return {"code": JSONRPCInvalidParams.CODE, "message": JSONRPCInvalidParams.MESSAGE, "data": details}
+
+
+def _error_reply(error: Mapping[str, Any], number: Any) -> str:
+    return json.dumps({"error": error, "id": number, "jsonrpc": "2.0"}, default=str)
+
+
+# The server ---------------------------------------------------------------------------------------------------------
+
+
+class WebServer:
+    """An HTTP(S) server of an ASGI application (whose lifespan it runs) on a socket that it binds itself.
+
+    Raises PortUnusable where the port can't be had and InvalidSetting for a certificate that can't be used.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        ssl_cert: str | None = None,
+        ssl_key: str | None = None,
+    ) -> None:
+        config = uvicorn.Config(
+            app,
+            http="httptools",
+            loop="asyncio",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=STOP_SECONDS,
+            limit_concurrency=MAX_CONNECTIONS,
+            ssl_certfile=ssl_cert,
+            ssl_keyfile=ssl_key,
+        )
+        try:
+            config.load()
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidSetting(f"The TLS certificate {ssl_cert} or its key can't be used: {error}.") from error
+        self._socket = _bind(host, port)
+        self._server = _Server(config)
+        shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        shown = f"[{shown}]" if ":" in shown else shown
+        self.url = f"{'https' if ssl_cert else 'http'}://{shown}:{self._socket.getsockname()[1]}"
+
+    def run(self, ready: Callable[[str], None]) -> None:
+        """Serve until SIGINT, SIGTERM or ``stop``; ``ready`` gets the URL once requests are accepted."""
+        self._server.when_started = lambda: ready(self.url)
+        try:
+            with _stopped_by_signals(self._server):
+                self._server.run(sockets=[self._socket])
+        finally:
+            self._socket.close()
+
+    def stop(self) -> None:
+        """Let ``run`` return soon; callable from any thread."""
+        self._server.should_exit = True
+
+
+class _Server(uvicorn.Server):
+    when_started: Callable[[], None]
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.when_started()
+
+
+def run(  # noqa: PLR0913
+    app: ASGIApp,
+    *,
+    host: str,
+    port: int,
+    ready: Callable[[str], None],
+    ssl_cert: str | None = None,
+    ssl_key: str | None = None,
+    shutdown: Callable[[], None] | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM, then call ``shutdown`` and return.
+
+    ``port`` 0 takes a free port; ``ready`` gets the URL (``http://127.0.0.1:PORT``) once requests are accepted.
+    Raises PortUnusable, InvalidSetting (a certificate that can't be used).
+    """
+    try:
+        WebServer(app, host=host, port=port, ssl_cert=ssl_cert, ssl_key=ssl_key).run(ready)
+    finally:
+        if shutdown is not None:
+            shutdown()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # without: Nagle's 40 ms with every reply
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except (OSError, OverflowError) as error:
+        bound.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise PortUnusable(
+            f"Port {port} of {host} can't be used: {reason}. Choose another one, or 0 for a free one.",
+            host=host,
+            port=port,
+            reason=reason,
+        ) from error
+    return bound
+
+
+@contextmanager
+def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Uvicorn raises a signal again once it has stopped: with its own handler still there, that ends nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
