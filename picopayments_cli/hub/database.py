@@ -41,7 +41,6 @@ blocks = Table(
     METADATA,
     Column("height", Integer, primary_key=True, autoincrement=False),
     Column("hash", LargeBinary, nullable=False),
-    Column("previous", LargeBinary, nullable=False),
 )
 scripts = Table(
     "scripts",
@@ -97,15 +96,15 @@ def meta_set(connection: Connection, key: str, value: str) -> None:
     connection.execute(_META_INSERT, {"key": key, "value": value})
 
 
-def default_url(basedir: Path, network: str) -> str:
+def default_url(basedir: Path, network: str) -> URL:
     """The URL of the SQLite file that a hub uses where no other database is named."""
-    return URL.create("sqlite", database=str(basedir / f"{network}.db")).render_as_string(hide_password=False)
+    return URL.create("sqlite", database=str(basedir / f"{network}.db"))
 
 
 class Database:
     """One database, open. Written by one transaction at a time, read by any thread meanwhile."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str | URL) -> None:
         """Open it, and bring its tables up to date. Raises DatabaseUnusable, with nothing changed."""
         self._lock = threading.RLock()
         try:
@@ -158,7 +157,7 @@ def _reason(error: Exception) -> str:
     return str(cause).strip().rstrip(".") or type(cause).__name__
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str | URL) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)

@@ -22,7 +22,6 @@ def _create_chain_index() -> None:
         "blocks",
         sa.Column("height", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("hash", sa.LargeBinary, nullable=False),
-        sa.Column("previous", sa.LargeBinary, nullable=False),
     )
     op.create_table(
         "scripts",

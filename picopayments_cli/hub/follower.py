@@ -1,0 +1,355 @@
+"""Follows the chain: reads blocks and mempool from a Bitcoin node and keeps an index of the watched scripts."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bitcoin.core import CBlock, CTransaction
+from sqlalchemy import Connection, Row, bindparam, or_, select
+
+from picopayments_cli.chain import Chain, Coin, Entry, Query
+from picopayments_cli.chain.bitcoin import BitcoinNode
+from picopayments_cli.channel.errors import DatabaseUnusable, NodeBehind
+from picopayments_cli.channel.networks import Network, script_of_address
+from picopayments_cli.channel.values import Height, Outpoint
+from picopayments_cli.hub.database import Database, blocks, outputs, reservations, scripts, transactions
+
+log = logging.getLogger(__name__)
+
+KEPT_BLOCKS = 200  # how deep a reorganisation can be followed
+_FETCHED_AT_ONCE = 500  # transactions of the mempool in one batch
+_FEE_SECONDS = 60.0
+_ATTEMPTS = 20  # to read blocks, mempool or an address at one and the same tip
+
+_TIP = select(blocks.c.height, blocks.c.hash).order_by(blocks.c.height.desc()).limit(1)
+_BLOCKS = select(blocks.c.height, blocks.c.hash).order_by(blocks.c.height.desc())
+_ADD_BLOCK = blocks.insert()
+_FORGET_BLOCKS = blocks.delete().where(blocks.c.height <= bindparam("below"))
+_DROP_BLOCK = blocks.delete().where(blocks.c.height == bindparam("at"))
+_DROP_HEIGHT = transactions.update().where(transactions.c.height == bindparam("at")).values(height=None)
+
+_SCRIPTS = select(scripts.c.script)
+_SCRIPT = select(scripts.c.kind).where(scripts.c.script == bindparam("of"))
+_ADD_SCRIPT = scripts.insert()
+
+_OUTPOINTS = select(outputs.c.txid, outputs.c.vout)
+_OUTPUT = select(outputs.c.vout).where(outputs.c.txid == bindparam("id"), outputs.c.vout == bindparam("n"))
+_ADD_OUTPUT = outputs.insert()
+_SPEND = (
+    outputs.update()
+    .where(outputs.c.txid == bindparam("id"), outputs.c.vout == bindparam("n"))
+    .values(spent_by=bindparam("by"))
+)
+_UNSPEND = outputs.update().where(outputs.c.spent_by == bindparam("by")).values(spent_by=None)
+_DROP_OUTPUTS = outputs.delete().where(outputs.c.txid == bindparam("id"))
+
+_TRANSACTION = select(transactions).where(transactions.c.txid == bindparam("id"))
+_ADD_TRANSACTION = transactions.insert()
+_CONFIRM = transactions.update().where(transactions.c.txid == bindparam("id")).values(height=bindparam("at"))
+_DROP_TRANSACTION = transactions.delete().where(transactions.c.txid == bindparam("id"))
+_UNCONFIRMED = select(transactions.c.txid).where(transactions.c.height.is_(None))
+
+_COINS = (
+    select(outputs, transactions.c.height)
+    .join(transactions, transactions.c.txid == outputs.c.txid)
+    .where(outputs.c.script == bindparam("of"), outputs.c.spent_by.is_(None))
+    .order_by(transactions.c.height, outputs.c.txid, outputs.c.vout)
+)
+_SPENDABLE = _COINS.outerjoin(
+    reservations, (reservations.c.txid == outputs.c.txid) & (reservations.c.vout == outputs.c.vout)
+).where(reservations.c.purpose.is_(None))
+_SPENDER = (
+    select(transactions)
+    .join(outputs, outputs.c.spent_by == transactions.c.txid)
+    .where(outputs.c.txid == bindparam("id"), outputs.c.vout == bindparam("n"))
+)
+_HISTORY = (
+    select(transactions)
+    .where(
+        or_(
+            transactions.c.txid.in_(select(outputs.c.txid).where(outputs.c.script == bindparam("of"))),
+            transactions.c.txid.in_(select(outputs.c.spent_by).where(outputs.c.script == bindparam("of"))),
+        )
+    )
+    .order_by(transactions.c.height.is_(None), transactions.c.height, transactions.c.txid)
+)
+_RESERVE = reservations.insert()
+_RELEASE = reservations.delete().where(reservations.c.purpose == bindparam("of"))
+
+
+@dataclass(frozen=True)
+class _Match:
+    """A transaction that pays or spends what is watched."""
+
+    txid: bytes
+    raw: bytes
+    paid: Sequence[tuple[int, bytes, int]]  # vout, script, satoshis
+    spent: Sequence[Outpoint]
+
+
+class Follower:
+    """The hub's view of the coins and transactions of its watched scripts, as of the last ``catch_up``.
+
+    Methods that take a connection read or write inside the caller's transaction. A transaction that a
+    reorganisation takes out of its block is unconfirmed from then on, and is forgotten once the node has it
+    neither in its mempool nor in a block.
+    """
+
+    def __init__(self, database: Database, bitcoin: BitcoinNode, network: Network) -> None:
+        self._database = database
+        self._bitcoin = bitcoin
+        self._network = network
+        self._lock = threading.RLock()
+        self._seen: set[bytes] = set()  # the mempool at the last look
+        self._fee_rate = 1
+        self._fee_read = float("-inf")
+        with database.reading() as connection:
+            self._scripts = {bytes(script) for (script,) in connection.execute(_SCRIPTS)}
+            self._outpoints = {(bytes(txid), vout) for txid, vout in connection.execute(_OUTPOINTS)}
+
+    # Following ------------------------------------------------------------------------------------------------------
+
+    def catch_up(self) -> Height:
+        """Read what the node has and the index lacks: blocks first, then the mempool. The tip's height.
+
+        The first call ever starts at the node's tip. Raises NodeUnreachable and its kind, and DatabaseUnusable
+        where the node follows another chain than this database.
+        """
+        with self._lock:
+            for _ in range(_ATTEMPTS):
+                height, tip = self._follow_blocks()
+                mempool = self._bitcoin.mempool()
+                if self._bitcoin.best_block() == tip:  # else a block may have taken what the mempool now lacks
+                    self._follow_mempool(mempool)
+                    self._read_fee_rate()
+                    return height
+            raise NodeBehind("The Bitcoin node's blocks change faster than they can be read; trying again.")
+
+    def _follow_blocks(self) -> tuple[Height, bytes]:
+        with self._database.reading() as connection:
+            row = connection.execute(_TIP).first()
+        if row is None:
+            return self._begin()
+        height, tip = Height(row.height), bytes(row.hash)
+        if self._bitcoin.block_hash(height) != tip:
+            height, tip = self._walk_back()
+        while (following := self._bitcoin.block_hash(height + 1)) is not None:
+            block = CBlock.deserialize(self._bitcoin.block(following))
+            if block.hashPrevBlock != tip:
+                break  # reorganised meanwhile: the next round walks back
+            height, tip = Height(height + 1), following
+            self._connect(height, tip, block)
+        return height, tip
+
+    def _walk_back(self) -> tuple[Height, bytes]:
+        """Take back the blocks that the node's chain lacks."""
+        with self._database.reading() as connection:
+            known = [(row.height, bytes(row.hash)) for row in connection.execute(_BLOCKS)]
+        common = next(((height, tip) for height, tip in known if self._bitcoin.block_hash(height) == tip), None)
+        if common is None:
+            raise DatabaseUnusable(
+                f"The Bitcoin node's chain has none of the last {len(known)} blocks that this hub has read (up to "
+                f"{known[0][0]}): it is another chain, or not synchronised. Name the right node, or another basedir.",
+                height=known[0][0],
+            )
+        if self._bitcoin.block_hash(common[0] + 1) is None:  # a branch that wins is longer: this node only lags
+            raise NodeBehind(
+                f"The Bitcoin node stands at block {common[0]}, the hub has read {known[0][0]}: wait until the node is "
+                "synchronised.",
+                node=common[0],
+                hub=known[0][0],
+            )
+        for height, _ in known[: known.index(common)]:
+            with self._database.transaction("block taken back") as connection:
+                connection.execute(_DROP_BLOCK, {"at": height})
+                connection.execute(_DROP_HEIGHT, {"at": height})
+            log.warning("block taken back", extra={"fields": {"height": height}})
+        return Height(common[0]), common[1]
+
+    def _begin(self) -> tuple[Height, bytes]:
+        tip = self._bitcoin.best_block()
+        height = self._bitcoin.height_of(tip)
+        with self._database.transaction("first block") as connection:
+            connection.execute(_ADD_BLOCK, {"height": height, "hash": tip})
+        return height, tip
+
+    def _connect(self, height: Height, tip: bytes, block: CBlock) -> None:
+        matches = self._matches(block.vtx)
+        with self._database.transaction("block") as connection:
+            connection.execute(_ADD_BLOCK, {"height": height, "hash": tip})
+            connection.execute(_FORGET_BLOCKS, {"below": height - KEPT_BLOCKS})
+            for match in matches:
+                self._record(connection, match, height)
+
+    def _follow_mempool(self, mempool: Sequence[bytes]) -> None:
+        present = set(mempool)
+        fresh = [txid for txid in mempool if txid not in self._seen]
+        raws: list[bytes] = []
+        for start in range(0, len(fresh), _FETCHED_AT_ONCE):
+            raws += self._bitcoin.transactions(fresh[start : start + _FETCHED_AT_ONCE]).values()
+        matches = self._matches([CTransaction.deserialize(raw) for raw in raws])
+        with self._database.reading() as connection:
+            known = {bytes(txid) for (txid,) in connection.execute(_UNCONFIRMED)}
+        gone = known - present
+        if matches or gone:
+            with self._database.transaction("mempool") as connection:
+                for txid in gone:  # before what may replace it
+                    _forget(connection, txid)
+                for match in matches:
+                    self._record(connection, match, None)
+        self._seen = present
+
+    def _matches(self, txs: Sequence[CTransaction]) -> list[_Match]:
+        """What of these pays or spends what is watched; the order of the transactions does not matter."""
+        paid: dict[int, list[tuple[int, bytes, int]]] = {}
+        for position, tx in enumerate(txs):
+            found = [
+                (n, bytes(out.scriptPubKey), out.nValue)
+                for n, out in enumerate(tx.vout)
+                if out.scriptPubKey in self._scripts
+            ]
+            if found:
+                paid[position] = found
+                txid = tx.GetTxid()
+                self._outpoints.update((txid, n) for n, _, _ in found)
+        matches = []
+        for position, tx in enumerate(txs):
+            spent = [
+                Outpoint(bytes(item.prevout.hash), item.prevout.n)
+                for item in tx.vin
+                if (item.prevout.hash, item.prevout.n) in self._outpoints
+            ]
+            if spent or position in paid:
+                matches.append(_Match(tx.GetTxid(), tx.serialize(), paid.get(position, []), spent))
+        return matches
+
+    @staticmethod
+    def _record(connection: Connection, match: _Match, height: Height | None) -> None:
+        """Enter a transaction; it prevails over whatever the index has for the spender of the same outputs."""
+        if connection.execute(_TRANSACTION, {"id": match.txid}).first() is None:
+            connection.execute(_ADD_TRANSACTION, {"txid": match.txid, "raw": match.raw, "height": height})
+        elif height is not None:
+            connection.execute(_CONFIRM, {"id": match.txid, "at": height})
+        for vout, script, value in match.paid:
+            if connection.execute(_OUTPUT, {"id": match.txid, "n": vout}).first() is None:
+                row = {"txid": match.txid, "vout": vout, "script": script, "value": value, "spent_by": None}
+                connection.execute(_ADD_OUTPUT, row)
+        for outpoint in match.spent:
+            connection.execute(_SPEND, {"id": outpoint.txid, "n": outpoint.vout, "by": match.txid})
+
+    def _read_fee_rate(self) -> None:
+        if time.monotonic() - self._fee_read > _FEE_SECONDS:
+            self._fee_rate = self._bitcoin.fee_rate()
+            self._fee_read = time.monotonic()
+
+    # Watching -------------------------------------------------------------------------------------------------------
+
+    def watch(self, connection: Connection, script: bytes, kind: str) -> None:
+        """Index a script's coins and transactions from the next ``catch_up`` on; its past is not looked for.
+
+        Watching again changes nothing.
+        """
+        if connection.execute(_SCRIPT, {"of": script}).first() is None:
+            since = self.tip(connection)
+            connection.execute(_ADD_SCRIPT, {"script": script, "kind": kind, "since_height": since})
+        self._scripts.add(script)
+
+    def import_address(self, chain: Chain, address: str, kind: str) -> None:
+        """Watch an address that may have a past, and read that past from ``chain``; once for each address.
+
+        Raises Unreachable and its kind, and NodeBehind where chain and follower do not come to the same tip.
+        """
+        script = script_of_address(self._network, address)
+        with self._lock:
+            with self._database.reading() as connection:
+                if connection.execute(_SCRIPT, {"of": script}).first() is not None:
+                    return
+            for _ in range(_ATTEMPTS):
+                height = self.catch_up()
+                view = chain.view(Query(history=[address]))
+                if view.height == height:
+                    self._import(script, kind, view.history[address])
+                    return
+                time.sleep(0.1)
+        raise NodeBehind("Counterparty node and Bitcoin node do not stand at the same block: wait, and try again.")
+
+    def _import(self, script: bytes, kind: str, history: Iterable[Entry]) -> None:
+        self._scripts.add(script)
+        entries = {entry.txid: entry for entry in history}
+        with self._database.transaction("imported address") as connection:
+            self.watch(connection, script, kind)
+            for match in self._matches([CTransaction.deserialize(entry.raw) for entry in entries.values()]):
+                self._record(connection, match, entries[match.txid].height)
+
+    # Queries --------------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def tip(connection: Connection) -> Height:
+        """The height of the last block read. Raises NodeBehind before the first ``catch_up``."""
+        row = connection.execute(_TIP).first()
+        if row is None:
+            raise NodeBehind("The hub has not read a block yet.")
+        return Height(row.height)
+
+    def fee_rate(self) -> int:
+        """The node's estimate for 3 blocks in sat/vB, at least 1, at most a minute old."""
+        return self._fee_rate
+
+    @staticmethod
+    def coins(connection: Connection, script: bytes) -> list[Coin]:
+        """The unspent outputs of a script, those of the mempool included and those that the mempool spends left out."""
+        return [_coin(row) for row in connection.execute(_COINS, {"of": script})]
+
+    @staticmethod
+    def spendable(connection: Connection, script: bytes) -> list[Coin]:
+        """The coins of a script that are not reserved, those of the mempool included."""
+        return [_coin(row) for row in connection.execute(_SPENDABLE, {"of": script})]
+
+    @staticmethod
+    def transaction(connection: Connection, txid: bytes) -> Entry | None:
+        """A transaction that touches a watched script, by its wire-order txid."""
+        row = connection.execute(_TRANSACTION, {"id": txid}).first()
+        return None if row is None else _entry(row)
+
+    @staticmethod
+    def spender(connection: Connection, outpoint: Outpoint) -> Entry | None:
+        """The transaction, confirmed or in the mempool, that spends an output of a watched script."""
+        row = connection.execute(_SPENDER, {"id": outpoint.txid, "n": outpoint.vout}).first()
+        return None if row is None else _entry(row)
+
+    @staticmethod
+    def history(connection: Connection, script: bytes) -> list[Entry]:
+        """The transactions that pay or spend a script since it is watched: by height, the mempool's last."""
+        return [_entry(row) for row in connection.execute(_HISTORY, {"of": script})]
+
+    # Reservations ---------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def reserve(connection: Connection, outpoints: Iterable[Outpoint], purpose: str) -> None:
+        """Keep coins for one purpose, until it is released. A coin that is reserved already is an IntegrityError."""
+        for outpoint in outpoints:
+            connection.execute(_RESERVE, {"txid": outpoint.txid, "vout": outpoint.vout, "purpose": purpose})
+
+    @staticmethod
+    def release(connection: Connection, purpose: str) -> None:
+        """Give back what a purpose had reserved."""
+        connection.execute(_RELEASE, {"of": purpose})
+
+
+def _forget(connection: Connection, txid: bytes) -> None:
+    connection.execute(_UNSPEND, {"by": txid})
+    connection.execute(_DROP_OUTPUTS, {"id": txid})
+    connection.execute(_DROP_TRANSACTION, {"id": txid})
+
+
+def _coin(row: Row[tuple[bytes, int, bytes, int, bytes | None, int | None]]) -> Coin:
+    height = None if row.height is None else Height(row.height)
+    return Coin(Outpoint(bytes(row.txid), row.vout), row.value, bytes(row.script), height)
+
+
+def _entry(row: Row[tuple[bytes, bytes, int | None]]) -> Entry:
+    return Entry(bytes(row.txid), bytes(row.raw), None if row.height is None else Height(row.height))
