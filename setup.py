@@ -1,0 +1,55 @@
+"""What pip needs to know."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+PACKAGE = (HERE / "picopayments_cli" / "__init__.py").read_text(encoding="utf-8")
+
+setup(
+    name="picopayments-cli",
+    version=re.findall(r'^__version__ = "(.+)"$', PACKAGE, re.MULTILINE)[0],  # read, not imported: nothing is installed
+    description="Micropayments in Counterparty assets: a command-line client, and the hub that it talks to.",
+    long_description=(HERE / "README.rst").read_text(encoding="utf-8"),
+    long_description_content_type="text/x-rst",
+    author="picopayments-cli contributors",
+    license="MIT",
+    classifiers=[
+        "Environment :: Console",
+        "License :: OSI Approved :: MIT License",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+    ],
+    packages=find_packages(include=["picopayments_cli", "picopayments_cli.*"]),
+    package_data={"picopayments_cli.hub": ["migrations/*", "migrations/versions/*"]},
+    python_requires=">=3.10,<3.14",
+    install_requires=[
+        # The lower bounds are the newest releases that serve every Python above.
+        "alembic>=1.20.1,<2",
+        "appdirs>=1.4.4,<2",
+        "arc4>=0.5.0,<1",
+        "cbor2>=6.3.0,<7",
+        "coincurve>=21.0.0,<22",
+        "filelock>=4.1.0,<5",
+        "httptools>=0.9.0,<1",
+        "json-rpc>=1.15.0,<2",
+        "py-bitcoinkernel==0.1.0a5",
+        "pycoin>=0.92718.20260405,<1",
+        "python-bitcoinlib>=0.12.2,<0.13",
+        "requests>=2.34.2,<3",
+        "sqlalchemy>=2.0.58,<3",
+        "starlette>=1.7.0,<2",
+        "uvicorn>=0.54.0,<1",
+    ],
+    entry_points={
+        "console_scripts": [
+            "picopayments-cli=picopayments_cli.cli:main",
+            "picopayments-hub=picopayments_cli.hub.cli:main",
+        ]
+    },
+)
