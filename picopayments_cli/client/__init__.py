@@ -1,0 +1,1 @@
+"""The client's wing: its files, its wallet, its connections."""
