@@ -1,0 +1,57 @@
+"""The client's wallet: one key, the address it pays from, and which of its coins it may spend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import coincurve
+
+from picopayments_cli.chain import Coin
+from picopayments_cli.channel.counterparty import p2pkh
+from picopayments_cli.channel.errors import InvalidKey
+from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.networks import Network, address_of_script, secret_of_wif, wif_of_secret
+from picopayments_cli.channel.scripts import Unlock, wallet_unlock
+from picopayments_cli.channel.values import Outpoint, hash160
+from picopayments_cli.client.store import Store, damaged
+
+
+@dataclass(frozen=True)
+class Wallet:
+    """A key and the P2PKH address that it stands for on a network."""
+
+    network: Network
+    key: Key
+
+    @staticmethod
+    def open(store: Store, network: Network) -> Wallet:
+        """The store's wallet; a new key is on disk before it is used. Raises StoreDamaged, StoreUnusable."""
+        wif = store.load_wif()
+        if wif is None:
+            wif = wif_of_secret(network, coincurve.PrivateKey().secret)
+            store.save_wif(wif)
+        try:
+            return Wallet(network, Key(secret_of_wif(network, wif)))
+        except InvalidKey:
+            raise damaged(store.wif_path, f"it holds no private key of {network.name} (WIF, compressed)") from None
+
+    @property
+    def script(self) -> bytes:
+        """The scriptPubKey of the address."""
+        return p2pkh(hash160(self.key.pubkey))
+
+    @property
+    def address(self) -> str:
+        """Where the wallet is paid."""
+        return str(address_of_script(self.network, self.script))
+
+    @property
+    def unlock(self) -> Unlock:
+        """What unlocks the wallet's coins."""
+        return wallet_unlock(self.key.pubkey, self.script)
+
+
+def spendable(coins: Iterable[Coin]) -> list[tuple[Outpoint, int]]:
+    """The confirmed coins, as outpoint and satoshis: what an unconfirmed one pays may never come."""
+    return [(coin.outpoint, coin.value) for coin in coins if coin.height is not None]
