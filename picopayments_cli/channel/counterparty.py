@@ -182,14 +182,14 @@ def read_transaction(tx: CTransaction, spent_script: bytes, burn_script: bytes =
     """
     if not tx.vin or tx.is_coinbase() or not is_address(spent_script) or not _sighash_accepted(tx):
         return None
-    key = tx.vin[0].prevout.hash[::-1]
+    first_txid = tx.vin[0].prevout.hash
     destinations: list[bytes] = []
     amount = 0
     message: bytes | None = None
     for out in tx.vout:
         script = bytes(out.scriptPubKey)
         if script[:1] == b"\x6a":
-            chunk = _decrypt(script, key)
+            chunk = message_of(script, first_txid)
             if chunk is None:
                 return None
             message = (message or b"") + chunk
@@ -203,11 +203,12 @@ def read_transaction(tx: CTransaction, spent_script: bytes, burn_script: bytes =
     return Reading(spent_script, tuple(destinations), amount, message)
 
 
-def _decrypt(script: bytes, key: bytes) -> bytes | None:
+def message_of(script: bytes, first_txid: bytes) -> bytes | None:
+    """The message in an OP_RETURN output, or None where Counterparty reads none in it."""
     pushes = script_pushes(script[1:])
-    if pushes is None or len(pushes) != 1:
+    if script[:1] != b"\x6a" or pushes is None or len(pushes) != 1:
         return None
-    plain: bytes = ARC4(key).decrypt(pushes[0])
+    plain: bytes = ARC4(first_txid[::-1]).decrypt(pushes[0])
     return plain[len(PREFIX) :] if plain.startswith(PREFIX) else None
 
 

@@ -206,6 +206,14 @@ class BadAnswer(Unreachable):
     """The server answered, but not in the protocol."""
 
 
+class TruncatedHistory(BadAnswer):
+    """The node lists only the newest part of an address's history."""
+
+
+class NodeRefused(PicopaymentsError):
+    """The chain's node refused a request for a cause that this program has no class for."""
+
+
 class HubRefused(PicopaymentsError):
     """The hub refused a request for a cause that this program has no class for."""
 

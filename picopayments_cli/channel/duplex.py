@@ -1,0 +1,172 @@
+"""The pair of channels that a connection is, from one party's side: what it can send, sends, and accepts.
+
+The same code serves client and hub: each *sends* on the channel that its own deposit backs and *receives* on the
+other. What has left the machine counts, answered or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from picopayments_cli.channel.errors import AmountsDiffer, NotTransferable, RepeatedHash
+from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.state import (
+    Channel,
+    Commit,
+    Offer,
+    accept_commit,
+    commit,
+    give_back,
+    request_commit,
+    revoke,
+    to_revoke,
+)
+from picopayments_cli.channel.values import Hash, Secret
+
+
+@dataclass(frozen=True)
+class Duplex:
+    """A connection's two channels: on ``sending`` this party is the payer, on ``receiving`` the payee."""
+
+    sending: Channel
+    receiving: Channel
+
+    @property
+    def net(self) -> int:
+        """What has moved to this party, less what has moved from it."""
+        return self.receiving.moved - self.sending.moved
+
+    @property
+    def guaranteed(self) -> int:
+        """What this party can get on chain alone, whatever its peer does.
+
+        Its deposit less the highest commit signed and not revoked to it, and the highest commit received whose secret
+        never left.
+        """
+        return self.sending.quantity + self.net
+
+
+@dataclass(frozen=True)
+class Half:
+    """One party's half of a sync: revoke secrets of commits given back, and a new commit for the rest."""
+
+    revokes: tuple[Secret, ...] = ()
+    offer: Offer | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How an amount is moved: the commits given back (highest first) and the new cumulative quantity, or None."""
+
+    given_back: tuple[Commit, ...]
+    quantity: int | None
+
+
+def plan(duplex: Duplex, amount: int) -> Plan | None:
+    """How to move an amount to the peer: give back first, then commit to the rest. None: it can't be done."""
+    given_back = to_revoke(duplex.receiving, amount)
+    rest = amount - _returned(duplex.receiving, given_back)
+    if rest > duplex.sending.room:
+        return None
+    return Plan(given_back, duplex.sending.moved + rest if rest else None)
+
+
+def _returned(receiving: Channel, given_back: Sequence[Commit]) -> int:
+    """What revoking the highest commits takes off a channel."""
+    kept = len(receiving.active) - len(given_back)
+    return receiving.moved - (receiving.active[kept - 1].quantity if kept else 0)
+
+
+def most_transferable(duplex: Duplex, amount: int) -> int:
+    """The largest part of an amount that can be moved to the peer now."""
+    given_back = _returned(duplex.receiving, to_revoke(duplex.receiving, amount))
+    return given_back + min(duplex.sending.room, amount - given_back)
+
+
+def transferable(duplex: Duplex, amount: int) -> bool:
+    """Whether an amount can be moved to the peer now: the same function plans the transfer itself."""
+    return plan(duplex, amount) is not None
+
+
+def transfer(duplex: Duplex, amount: int, key: Key, secret_of: Callable[[Hash], Secret]) -> tuple[Duplex, Half]:
+    """The state once an amount is on its way to the peer, and what carries it.
+
+    ``secret_of`` gives this party's revoke secret of a hash. Raises NotTransferable.
+    """
+    planned = plan(duplex, amount)
+    if planned is None:
+        raise NotTransferable(
+            f"The connection can't move {amount} now: its deposit has room for {duplex.sending.room}, and of the "
+            f"{duplex.receiving.moved} received only whole commits can be given back. Send less, or receive first.",
+            quantity=amount,
+            room=duplex.sending.room,
+            received=duplex.receiving.moved,
+        )
+    secrets = tuple(secret_of(item.revoke_hash) for item in planned.given_back)
+    receiving = give_back(duplex.receiving, planned.given_back)
+    if planned.quantity is None:
+        return Duplex(duplex.sending, receiving), Half(secrets)
+    sending, made = commit(duplex.sending, planned.quantity, key)
+    return Duplex(sending, receiving), Half(secrets, made)
+
+
+def accept(duplex: Duplex, half: Half) -> Duplex:
+    """The state with the peer's half of a sync applied: its revocations credited, its commit taken.
+
+    Raises what ``revoke`` and ``accept_commit`` raise; then nothing counts.
+    """
+    sending = revoke(duplex.sending, half.revokes)
+    receiving = accept_commit(duplex.receiving, half.offer) if half.offer else duplex.receiving
+    return Duplex(sending, receiving)
+
+
+def settle(duplex: Duplex, half: Half, expected: int) -> tuple[Duplex, int]:
+    """The state with a reply's half applied, and how much more than ``expected`` it moved.
+
+    More is taken (a peer heals itself so after a lost answer), less is refused. Raises AmountsDiffer, and what
+    ``accept`` raises.
+    """
+    settled = accept(duplex, half)
+    gained = settled.net - duplex.net
+    if gained < expected:
+        raise AmountsDiffer(
+            f"The peer moved {gained} where its payments add up to {expected}. Nothing of the reply was taken.",
+            moved=gained,
+            expected=expected,
+        )
+    return settled, gained - expected
+
+
+def add_request(duplex: Duplex, next_hash: Hash) -> Duplex:
+    """The state with the peer's hash for this party's next commit. Raises RepeatedHash.
+
+    It must differ from every hash of the connection, on either side.
+    """
+    own = duplex.receiving
+    taken = {own.script.spend_hash, *own.requested, *(item.revoke_hash for item in own.active)}
+    if next_hash in taken:
+        raise RepeatedHash("The hash for the next commit is one of this connection's own.", hash=next_hash.hex())
+    return replace(duplex, sending=request_commit(duplex.sending, next_hash))
+
+
+def hand_out(duplex: Duplex, own_hash: Hash) -> Duplex:
+    """The state with a hash of this party's own, for the peer's next commit."""
+    return replace(duplex, receiving=request_commit(duplex.receiving, own_hash))
+
+
+def deliverable(duplex: Duplex, due: int, amounts: Sequence[int]) -> tuple[int, int]:
+    """What can be moved to the peer now, of what is due and of amounts that wait, oldest first.
+
+    How many of the amounts, and the sum to move: those and all that is due. Where even what is due can't be moved
+    whole, as much of it as can, and none of the amounts.
+    """
+    best = 0, most_transferable(duplex, due)
+    if best[1] < due:
+        return best
+    total = due
+    for count, amount in enumerate(amounts, 1):
+        total += amount
+        if transferable(duplex, total):  # not every smaller sum needs to be: whole commits are given back
+            best = count, total
+    return best

@@ -1,0 +1,61 @@
+"""Signed envelopes: the text that is signed, and the check of who signed it.
+
+The text is the JSON object without its ``signature`` member, keys sorted at every depth, ``", "`` and ``": "``
+between, everything but ASCII escaped; its SHA-256 is signed with ECDSA. Originals don't lower S, so both are accepted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from picopayments_cli.channel.errors import InvalidHex
+from picopayments_cli.channel.keys import Key, is_pubkey, verify
+from picopayments_cli.channel.values import PUBKEY_SIZE, Pubkey, from_hex
+
+_ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False)
+
+
+def canonical(body: Mapping[str, Any]) -> str:
+    """The text that is signed: all members but ``signature``."""
+    return _ENCODER.encode({name: value for name, value in body.items() if name != "signature"})
+
+
+def text_digest(text: str) -> bytes:
+    """The SHA-256 of a canonical text, all ASCII."""
+    return hashlib.sha256(text.encode("ascii")).digest()
+
+
+def seal(key: Key, body: Mapping[str, Any]) -> dict[str, Any]:
+    """The body with ``pubkey`` (hex) and ``signature`` (DER hex, low S) added."""
+    signed = {**body, "pubkey": key.pubkey.hex()}
+    signed["signature"] = key.sign(text_digest(canonical(signed))).hex()
+    return signed
+
+
+def digest(body: Mapping[str, Any]) -> bytes:
+    """What a signed body is known by: the SHA-256 of its canonical text, as a reply names its request."""
+    return text_digest(canonical(body))
+
+
+def signed_by(body: Mapping[str, Any], pubkey: Pubkey) -> bytes | None:
+    """The digest of a body that this key, named in it, has signed; None where it has not."""
+    try:
+        signature = from_hex(body.get("signature"), "signature")
+        named = from_hex(body.get("pubkey"), "pubkey", PUBKEY_SIZE)
+        signed = digest(body)
+    except (InvalidHex, ValueError):
+        return None
+    return signed if named == pubkey and verify(pubkey, signed, signature) else None
+
+
+def named_key(body: Mapping[str, Any]) -> Pubkey | None:
+    """The public key that a body names, where it is one."""
+    text = body.get("pubkey")
+    try:
+        data = from_hex(text, "pubkey", PUBKEY_SIZE)
+    except InvalidHex:
+        return None
+    return Pubkey(data) if is_pubkey(data) else None
