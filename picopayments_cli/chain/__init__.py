@@ -6,30 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from picopayments_cli.channel.values import Height, Outpoint
+from picopayments_cli.channel.values import Coin, Entry, Height
 
-
-@dataclass(frozen=True)
-class Coin:
-    """An unspent output: satoshis, scriptPubKey, and the height of its block (None: in the mempool)."""
-
-    outpoint: Outpoint
-    value: int
-    script: bytes
-    height: Height | None
-
-    def depth(self, tip: int) -> int:
-        """Confirmations as of ``tip``: 0 in the mempool, 1 in the tip's block."""
-        return 0 if self.height is None else tip - self.height + 1
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A transaction in an address's history: wire-order txid, raw bytes, height (None: in the mempool)."""
-
-    txid: bytes
-    raw: bytes
-    height: Height | None
+__all__ = ["Asset", "Chain", "Coin", "Entry", "Query", "View"]
 
 
 @dataclass(frozen=True)

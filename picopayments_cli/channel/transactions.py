@@ -18,7 +18,6 @@ from picopayments_cli.channel.counterparty import (
     data_script,
     message_of,
     pack_send,
-    read_transaction,
     script_pushes,
     unpack_send,
 )
@@ -271,24 +270,18 @@ def compose_deposit(
     return compose_send(coins, wallet, target, pack_send(asset_id, quantity), behind=[spare], rate=rate)
 
 
-def check_deposit(
-    tx: CTransaction, spent_script: bytes, script: DepositScript, asset_id: int, quantity: int, budget: Budget
-) -> Anchor:
+def check_deposit(tx: CTransaction, script: DepositScript, asset_id: int, quantity: int, budget: Budget) -> Anchor:
     """The anchor of a peer's deposit, which must be exactly as the template makes it. Raises BadDeposit.
 
-    ``spent_script``: the scriptPubKey that the first input spends. That the asset has arrived only the ledger can
-    tell, and is for the caller to ask.
+    That the asset has arrived only the ledger can tell, and is for the caller to ask.
     """
     outs = [(out.nValue, bytes(out.scriptPubKey)) for out in tx.vout]
     txid = tx.GetTxid()
-    reading = read_transaction(tx, spent_script)
-    send = unpack_send(reading.message) if reading and reading.message else None
     if (
         len(outs) != 4
         or outs[0][1] != script.output
         or outs[1] != (0, data_script(pack_send(asset_id, quantity), tx.vin[0].prevout.hash))
         or outs[3][1] != script.output
-        or send is None
     ):
         raise BadDeposit(
             "The deposit transaction is not of the agreed form.", txid=txid[::-1].hex(), quantity=quantity

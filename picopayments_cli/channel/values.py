@@ -47,6 +47,37 @@ class Outpoint:
         return Outpoint(from_hex(txid, "txid", 32)[::-1], int(vout))
 
 
+@dataclass(frozen=True)
+class Coin:
+    """An unspent output: satoshis, scriptPubKey, and the height of its block (None: in the mempool)."""
+
+    outpoint: Outpoint
+    value: int
+    script: bytes
+    height: Height | None
+
+    def depth(self, tip: int) -> int:
+        """Confirmations as of ``tip``: 0 in the mempool, 1 in the tip's block."""
+        return _depth(self.height, tip)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A transaction in an address's history: wire-order txid, raw bytes, height (None: in the mempool)."""
+
+    txid: bytes
+    raw: bytes
+    height: Height | None
+
+    def depth(self, tip: int) -> int:
+        """Confirmations as of ``tip``: 0 in the mempool, 1 in the tip's block."""
+        return _depth(self.height, tip)
+
+
+def _depth(height: int | None, tip: int) -> int:
+    return 0 if height is None else tip - height + 1
+
+
 def hash160(data: bytes) -> bytes:
     """RIPEMD160(SHA256(data)): by hashlib where OpenSSL still offers it, else in Python, 100 times slower."""
     inner = hashlib.sha256(data).digest()
