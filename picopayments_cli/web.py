@@ -6,7 +6,6 @@ import asyncio
 import inspect
 import json
 import logging
-import math
 import signal
 import socket
 import ssl
@@ -14,7 +13,7 @@ import threading
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import uvicorn
 from jsonrpc.exceptions import (
@@ -29,10 +28,10 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from picopayments_cli.channel.errors import InvalidSetting, PicopaymentsError, PortUnusable
+from picopayments_cli.jsontext import parse_json
 
 log = logging.getLogger(__name__)
 
-MAX_DEPTH = 64  # of nested objects and lists in a request: what comes later recurses and must not run out of stack
 MAX_BATCH = 1000
 BODY_SECONDS = 30.0
 KEEP_ALIVE_SECONDS = 75
@@ -50,60 +49,15 @@ class RawJson:
     text: str
 
 
+_encode = json.JSONEncoder(allow_nan=False).encode
+
+
 class _TooLarge(Exception):
     """The body exceeds the limit."""
 
 
 class _Disconnected(Exception):
     """The client went away before its body was complete."""
-
-
-# Requests -----------------------------------------------------------------------------------------------------------
-
-
-def _no_constant(text: str) -> NoReturn:
-    raise ValueError(f"{text} is not JSON")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text} is out of range")
-    return number
-
-
-_decode = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite).decode
-_encode = json.JSONEncoder(allow_nan=False).encode
-
-
-def parse_json(body: bytes) -> Any:
-    """The value of a JSON text that a stranger sent. Raises ValueError.
-
-    Refused beside what is no JSON: NaN and infinities, nesting deeper than MAX_DEPTH, text that is not Unicode.
-    """
-    try:
-        value = _decode(body.decode("utf-8"))
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
-        raise ValueError("nested too deeply")
-    if b"\\u" in body:
-        json.dumps(value, ensure_ascii=False).encode("utf-8")  # half a surrogate pair: UnicodeEncodeError
-    return value
-
-
-def _deeper(value: Any, limit: int) -> bool:
-    level = [value]
-    for _ in range(limit + 1):
-        level = [
-            child
-            for node in level
-            for child in (node.values() if isinstance(node, dict) else node)
-            if isinstance(child, (dict, list))
-        ]
-        if not level:
-            return False
-    return True
 
 
 async def _read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
@@ -321,7 +275,7 @@ class _Server(uvicorn.Server):
         self.when_started()
 
 
-def run(  # noqa: PLR0913
+def run(
     app: ASGIApp,
     *,
     host: str,

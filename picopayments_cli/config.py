@@ -1,0 +1,180 @@
+"""The settings of one network: a flag goes before the environment, that before the settings file, that before ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from picopayments_cli.channel.errors import InvalidSetting, InvalidUrl, StoreDamaged
+from picopayments_cli.channel.networks import Network, network_named
+
+ENVIRONMENT = {
+    "hub_url": "PICOPAYMENTS_HUB_URL",
+    "chain_url": "PICOPAYMENTS_CHAIN_URL",
+    "bitcoin_url": "PICOPAYMENTS_BITCOIN_URL",
+}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a client needs to know beside its command. Rates in sat/vB, ``timeout`` in seconds for one answer.
+
+    ``hub_auth``: user and password for the hub, where its operator demands them (HTTP Basic).
+    """
+
+    network: Network
+    basedir: Path
+    hub_url: str | None = None
+    chain_url: str | None = None
+    bitcoin_url: str | None = None
+    timeout: float = 60.0
+    verify_tls: bool = True
+    fee_ceiling: int = 100
+    fee_rate: int | None = None
+    hub_auth: tuple[str, str] | None = None
+
+    @property
+    def require_hub_url(self) -> str:
+        """The hub's URL. Raises InvalidSetting where none is set."""
+        if self.hub_url is None:
+            raise InvalidSetting(
+                f"No hub is set for {self.network.name}: name one with --hub-url URL, with PICOPAYMENTS_HUB_URL, or as "
+                f"hub_url in {settings_file(self.network, self.basedir)}.",
+                network=self.network.name,
+            )
+        return self.hub_url
+
+
+def settings_file(network: Network, basedir: Path) -> Path:
+    """Where the settings of a network stand, as one JSON object."""
+    return basedir / f"{network.name}.cfg"
+
+
+def choose_network(flag: str | None, environ: Mapping[str, str]) -> Network:
+    """The network of a flag, else of PICOPAYMENTS_NETWORK, else mainnet. Raises WrongNetwork."""
+    return network_named(flag or environ.get("PICOPAYMENTS_NETWORK") or "mainnet")
+
+
+def choose_basedir(flag: str | None, environ: Mapping[str, str]) -> Path:
+    """The folder of a flag, else of PICOPAYMENTS_BASEDIR, else the user's data folder for this program."""
+    chosen = flag or environ.get("PICOPAYMENTS_BASEDIR")
+    if not chosen:
+        import appdirs
+
+        chosen = appdirs.user_data_dir("picopayments-cli")
+    return Path(chosen).expanduser()
+
+
+def load_settings(network: Network, basedir: Path, flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """All settings of a network. ``flags`` has the names of Settings' members; None means not given.
+
+    Raises InvalidSetting (an unknown name, an impossible value), InvalidUrl, StoreDamaged (the file is no JSON object).
+    """
+    path = settings_file(network, basedir)
+    given = _read(path)
+    unknown = sorted(set(given) - set(_CHECKS))
+    if unknown:
+        raise InvalidSetting(
+            f"{path} holds {unknown[0]!r}, which is no setting. Known are: {', '.join(sorted(_CHECKS))}.",
+            setting=unknown[0],
+            known=sorted(_CHECKS),
+        )
+    given = {"hub_url": _default_hub_url(network)} | _without_none(given)
+    given |= {name: environ[variable] for name, variable in ENVIRONMENT.items() if environ.get(variable)}
+    given |= _without_none(flags)
+    for name, value in given.items():
+        _check(name, value)
+    return _settings(network, basedir, given)
+
+
+def check_url(url: Any, what: str) -> str:
+    """A URL of http or https with a host. Raises InvalidUrl."""
+    text = url if isinstance(url, str) else ""
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        usable = False
+    if not usable or not text.isprintable() or " " in text:
+        raise InvalidUrl(f"The {what} must be a URL like http://127.0.0.1:25000/api/, not {url!r}.", what=what)
+    return text
+
+
+def _default_hub_url(network: Network) -> str | None:
+    return f"http://127.0.0.1:{network.hub_port}/api/" if network.name == "regtest" else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreDamaged(f"The settings in {path} can't be read: {error}. Mend the file or take it away.") from error
+    if not isinstance(value, dict):
+        raise StoreDamaged(f"The settings in {path} are no JSON object. Mend the file or take it away.")
+    return value
+
+
+def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_switch(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 3600
+
+
+def _is_rate(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10_000
+
+
+_CHECKS = {
+    "hub_url": (_is_text, "a URL"),
+    "chain_url": (_is_text, "a URL"),
+    "bitcoin_url": (_is_text, "a URL"),
+    "timeout": (_is_seconds, "seconds, more than 0 and at most 3600"),
+    "verify_tls": (_is_switch, "true or false"),
+    "fee_ceiling": (_is_rate, "a whole number of sat/vB from 1 to 10000"),
+    "fee_rate": (_is_rate, "a whole number of sat/vB from 1 to 10000"),
+    "hub_username": (_is_text, "text"),  # these three: the original client's
+    "hub_password": (_is_text, "text"),
+    "hub_verify_ssl_cert": (_is_switch, "true or false"),
+}
+
+
+def _check(name: str, value: Any) -> None:
+    if value is None:
+        return
+    fits, wanted = _CHECKS[name]
+    if not fits(value):
+        raise InvalidSetting(f"The setting {name} must be {wanted}.", setting=name)
+    if name.endswith("_url"):
+        check_url(value, name)
+
+
+def _settings(network: Network, basedir: Path, given: dict[str, Any]) -> Settings:
+    legacy = {name: given.pop(name, None) for name in ("hub_username", "hub_password", "hub_verify_ssl_cert")}
+    if legacy["hub_verify_ssl_cert"] is not None:
+        given.setdefault("verify_tls", legacy["hub_verify_ssl_cert"])
+    settings = Settings(network, basedir, **given)
+    if legacy["hub_username"] and legacy["hub_password"]:
+        settings = replace(settings, hub_auth=(legacy["hub_username"], legacy["hub_password"]))
+    if settings.fee_rate is not None and settings.fee_rate > settings.fee_ceiling:
+        raise InvalidSetting(
+            f"The fee_rate of {settings.fee_rate} sat/vB is above the fee_ceiling of {settings.fee_ceiling} sat/vB.",
+            fee_rate=settings.fee_rate,
+            fee_ceiling=settings.fee_ceiling,
+        )
+    return settings

@@ -1,0 +1,386 @@
+"""Calls to a hub or a node over HTTP: each bounded in time and size, each failure an error with a name."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import queue
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
+
+from picopayments_cli.channel import errors
+from picopayments_cli.channel.errors import (
+    BadAnswer,
+    HubRefused,
+    HubUnreachable,
+    InvalidParams,
+    NodeRefused,
+    NodeUnreachable,
+    PicopaymentsError,
+    UnknownMethod,
+    Unreachable,
+)
+from picopayments_cli.config import check_url
+from picopayments_cli.jsontext import parse_json
+
+Auth = tuple[str, str] | Callable[[requests.PreparedRequest], requests.PreparedRequest] | None
+
+TIMEOUT = (10.0, 60.0)  # seconds for a connection, and for each wait on it
+RETRIES = 2
+MAX_ANSWER = 64_000_000
+MAX_TEXT = 2000  # characters of a peer's message that are kept
+BATCH = 500  # calls in one POST
+_BUSY = (429, 502, 503, 504)
+_WARMING_UP = -28  # Bitcoin Core's code while it starts
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_NEXT_STEP = {
+    "hub": "See that it runs and that --hub-url names it, then repeat the command.",
+    "node": "See that it runs and that its URL in the settings is right, then repeat the command.",
+}
+
+
+@dataclass(frozen=True)
+class _Answer:
+    status: int
+    body: bytes
+    location: str | None
+
+
+class _Http:
+    """One server, and the way to it: keep-alive, time-outs, bounded repetition, no redirects."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: tuple[float, float] = TIMEOUT,
+        retries: int = RETRIES,
+        verify: bool = True,
+        auth: Auth = None,
+        unreachable: type[Unreachable] = HubUnreachable,
+    ) -> None:
+        parts = urlsplit(check_url(url, "server's URL"))
+        host = parts.netloc.rpartition("@")[2]
+        self.url = urlunsplit(parts._replace(netloc=host))  # without credentials: it is shown in messages
+        self._auth: Auth = auth
+        if auth is None and parts.username is not None:
+            self._auth = (unquote(parts.username), unquote(parts.password or ""))
+        self._timeout = timeout
+        self._retries = retries
+        self._verify = verify
+        self._unreachable = unreachable
+        self._local = parts.hostname in _LOOPBACK
+        self._peer = "node" if issubclass(unreachable, NodeUnreachable) else "hub"
+        self._refused = NodeRefused if self._peer == "node" else HubRefused
+        self._sessions: dict[bool, requests.Session] = {}
+
+    def send(self, verb: str, url: str, what: str, *, retry: bool, **content: Any) -> _Answer:
+        """One exchange, ``what`` naming it in errors. Raises the server's Unreachable, and BadAnswer.
+
+        It runs in a thread of its own, because no time-out of the libraries bounds a server (or a resolver of names)
+        that goes on for ever, byte by byte.
+        """
+        outcome: queue.SimpleQueue[_Answer | Exception] = queue.SimpleQueue()
+        session = self._session(retry)
+
+        def work() -> None:
+            try:
+                outcome.put(self._exchange(session, verb, url, content))
+            except Exception as error:  # handed over to the caller's thread
+                outcome.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        limit = self._timeout[0] + 2 * self._timeout[1]
+        try:
+            answer = outcome.get(timeout=limit)
+        except queue.Empty:
+            raise self.silent(what, f"no complete answer within {limit:g} s") from None
+        if isinstance(answer, requests.RequestException):
+            raise self.silent(what, self._reason(answer)) from answer
+        if isinstance(answer, Exception):
+            raise answer
+        if answer.location is not None or 300 <= answer.status < 400:
+            raise self.bad(what, f"a redirect to {answer.location}, which is not followed")
+        if answer.status in (401, 403, 407):
+            raise self.bad(what, f"HTTP status {answer.status}: user or password are missing or wrong")
+        if answer.status in _BUSY:
+            raise self.silent(what, self._text_of_error(answer))
+        return answer
+
+    def silent(self, what: str, reason: str) -> Unreachable:
+        """The error of a server that gave no answer."""
+        text = f"The {self._peer} at {self.url} did not answer {what}: {reason}. {_NEXT_STEP[self._peer]}"
+        return self._unreachable(text, url=self.url, call=what, reason=reason)
+
+    def bad(self, what: str, reason: str) -> BadAnswer:
+        """The error of an answer that is not in the protocol."""
+        text = f"The {self._peer} at {self.url} answered {what} with {reason}. {_NEXT_STEP[self._peer]}"
+        return BadAnswer(text, url=self.url, call=what, reason=reason)
+
+    def refused(self, text: str, **data: Any) -> PicopaymentsError:
+        """The error of a refusal that has no class of its own."""
+        return self._refused(text[:MAX_TEXT], **data)
+
+    def parse(self, answer: _Answer, what: str, *, decimals: bool = False) -> Any:
+        """The JSON of an answer. Raises BadAnswer, or Unreachable for a server's failure."""
+        try:
+            return parse_json(answer.body, decimals=decimals)
+        except ValueError as error:
+            if answer.status >= 500:
+                raise self.silent(what, f"HTTP status {answer.status}") from error
+            beginning = answer.body[:60].decode("utf-8", "replace")
+            raise self.bad(what, f"something else than JSON (HTTP status {answer.status}, {beginning!r})") from error
+
+    def _session(self, retry: bool) -> requests.Session:
+        if not self._sessions:
+            once, again = (HTTPAdapter(max_retries=self._patience(retry)) for retry in (False, True))
+            again.poolmanager = once.poolmanager  # both use the same kept-alive connections
+            self._sessions = {False: self._new_session(once), True: self._new_session(again)}
+        return self._sessions[retry]
+
+    def _patience(self, retry: bool) -> Retry:
+        """A connection that was never made may always be tried again, all else only where the caller says so."""
+        return Retry(
+            self._retries,
+            read=None if retry else 0,
+            status=None if retry else 0,
+            other=None if retry else 0,
+            redirect=0,
+            allowed_methods=None,
+            status_forcelist=_BUSY if retry else (),
+            backoff_factor=0.2,
+            raise_on_status=False,
+            respect_retry_after_header=False,
+        )
+
+    def _new_session(self, adapter: HTTPAdapter) -> requests.Session:
+        session = requests.Session()
+        session.trust_env = not self._local  # no proxy to this very machine
+        session.headers.update({"Accept-Encoding": "identity"})
+        session.mount("http://", adapter)
+        session.mount("https://", adapter)
+        return session
+
+    def _exchange(self, session: requests.Session, verb: str, url: str, content: Mapping[str, Any]) -> _Answer:
+        with session.request(
+            verb,
+            url,
+            auth=self._auth or _no_auth,
+            timeout=self._timeout,
+            verify=self._verify,
+            allow_redirects=False,
+            stream=True,
+            **content,
+        ) as response:
+            body = bytearray()
+            for chunk in response.iter_content(65536):
+                body += chunk
+                if len(body) > MAX_ANSWER:
+                    raise self.bad("a call", f"more than {MAX_ANSWER} bytes")
+            return _Answer(response.status_code, bytes(body), response.headers.get("Location"))
+
+    def _reason(self, error: requests.RequestException) -> str:
+        if isinstance(error, requests.exceptions.SSLError):
+            return f"its TLS certificate does not hold ({_tail(error)})"
+        if isinstance(error, requests.exceptions.ConnectTimeout):
+            return f"no connection within {self._timeout[0]:g} s"
+        if isinstance(error, requests.exceptions.Timeout) or "Read timed out" in str(error):
+            return f"nothing came within {self._timeout[1]:g} s"
+        return _tail(error)
+
+    @staticmethod
+    def _text_of_error(answer: _Answer) -> str:
+        try:
+            value = parse_json(answer.body)
+        except ValueError:
+            value = None
+        text = value.get("error") if isinstance(value, dict) else None
+        if isinstance(text, dict):
+            text = text.get("message")
+        return f"HTTP status {answer.status}" + (f", {text[:MAX_TEXT]}" if isinstance(text, str) else "")
+
+
+def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request  # keeps requests from looking for a password in the user's .netrc
+
+
+def _tail(error: Exception) -> str:
+    return str(error).rpartition(": ")[2].strip("()'\" ") or type(error).__name__
+
+
+# JSON-RPC -----------------------------------------------------------------------------------------------------------
+
+
+class RpcClient:
+    """Calls to one JSON-RPC server. ``timeout``: seconds for a connection, and for each wait on it.
+
+    ``retries``: how often a call that is safe to repeat is repeated; ``auth``: user and password (as in the URL), or a
+    function that adds them to a request; ``unreachable``: the error of silence, which also tells hub from node;
+    ``decimals``: numbers with a point become Decimal. One connection is kept; threads may share a client.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: tuple[float, float] = TIMEOUT,
+        retries: int = RETRIES,
+        verify: bool = True,
+        auth: Auth = None,
+        unreachable: type[Unreachable] = HubUnreachable,
+        decimals: bool = False,
+    ) -> None:
+        self._http = _Http(url, timeout=timeout, retries=retries, verify=verify, auth=auth, unreachable=unreachable)
+        self._decimals = decimals
+        self._numbers = itertools.count()
+
+    @property
+    def url(self) -> str:
+        """The server's URL, without credentials."""
+        return self._http.url
+
+    def call(self, method: str, params: Mapping[str, Any] | Sequence[Any], *, retry: bool) -> Any:
+        """A method's result. ``retry``: whether the call may reach the server more than once.
+
+        Raises HubUnreachable or NodeUnreachable (no answer: whether it was carried out is unknown), BadAnswer (not the
+        protocol), and a refusal as the error class that it names, else as UnknownMethod, InvalidParams, HubRefused or
+        NodeRefused with the server's text and data.
+        """
+        reply = self._post(method, self._request(method, params), retry=retry)
+        outcome = self._outcome(method, reply)
+        if isinstance(outcome, PicopaymentsError):
+            raise outcome
+        return outcome
+
+    def batch(self, calls: Sequence[tuple[str, Mapping[str, Any] | Sequence[Any]]], *, retry: bool = True) -> list[Any]:
+        """The results of several calls in one POST, in their order. Raises as ``call``; the first refusal counts."""
+        results = self.outcomes(calls, retry=retry)
+        for result in results:
+            if isinstance(result, PicopaymentsError):
+                raise result
+        return results
+
+    def outcomes(
+        self, calls: Sequence[tuple[str, Mapping[str, Any] | Sequence[Any]]], *, retry: bool = True
+    ) -> list[Any]:
+        """As ``batch``, but a refused call's place holds its error."""
+        results: list[Any] = []
+        for start in range(0, len(calls), BATCH):
+            part = calls[start : start + BATCH]
+            asked = [self._request(method, params) for method, params in part]
+            what = ", ".join(dict.fromkeys(method for method, _ in part))
+            replies = self._post(what, asked, retry=retry)
+            if isinstance(replies, dict):
+                outcome = self._outcome(what, replies)
+                raise outcome if isinstance(outcome, PicopaymentsError) else self._http.bad(what, "no list")
+            by_id = {reply.get("id"): reply for reply in replies if isinstance(reply, dict) and _is_id(reply)}
+            for request in asked:
+                results.append(self._outcome(request["method"], by_id.get(request["id"])))
+        return results
+
+    def _request(self, method: str, params: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
+        return {"method": method, "params": params, "jsonrpc": "2.0", "id": next(self._numbers)}
+
+    def _post(self, what: str, request: Any, *, retry: bool) -> Any:
+        body = json.dumps(request).encode()
+        headers = {"Content-Type": "application/json"}
+        answer = self._http.send("POST", self._http.url, what, retry=retry, data=body, headers=headers)
+        reply = self._http.parse(answer, what, decimals=self._decimals)
+        if not isinstance(reply, (dict, list)):
+            raise self._http.bad(what, "no JSON object")
+        return reply
+
+    def _outcome(self, method: str, reply: Any) -> Any:
+        if not isinstance(reply, dict):
+            raise self._http.bad(method, "no reply to it")
+        error = reply.get("error")
+        if error is not None:
+            return self._refusal(method, error)
+        if "result" not in reply:
+            raise self._http.bad(method, "neither result nor error")
+        return reply["result"]
+
+    def _refusal(self, method: str, error: Any) -> PicopaymentsError:
+        if not isinstance(error, dict):
+            return self._http.refused(f"{method} was refused: {error}", call=method)
+        code, data = error.get("code"), error.get("data")
+        details = data if isinstance(data, dict) else {}
+        text = str(details.get("message") or error.get("message"))[:MAX_TEXT]
+        if code == _WARMING_UP:
+            return self._http.silent(method, text)
+        named = error_class(details.get("type"))
+        if named is not None:
+            known = named(text)
+            known.data = details["data"] if isinstance(details.get("data"), dict) else {}
+            return known
+        if code == -32601:
+            return UnknownMethod(f"The server at {self.url} has no method {method}.", call=method)
+        if code == -32602:
+            return InvalidParams(f"{method} does not take these arguments: {text}", call=method)
+        return self._http.refused(f"{method} was refused: {text}", call=method, code=code, details=data)
+
+
+def _is_id(reply: Mapping[str, Any]) -> bool:
+    return isinstance(reply.get("id"), int)
+
+
+def error_class(name: Any) -> type[PicopaymentsError] | None:
+    """The class of channel/errors.py that has this name, or None."""
+    found = getattr(errors, name, None) if isinstance(name, str) else None
+    return found if isinstance(found, type) and issubclass(found, PicopaymentsError) else None
+
+
+# REST ---------------------------------------------------------------------------------------------------------------
+
+
+class RestClient:
+    """Calls to one server in the style of Counterparty Core's v2: JSON objects, errors as ``{"error": text}``."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: tuple[float, float] = TIMEOUT,
+        retries: int = RETRIES,
+        verify: bool = True,
+    ) -> None:
+        url = url if url.endswith("/") else url + "/"
+        self._http = _Http(url, timeout=timeout, retries=retries, verify=verify, unreachable=NodeUnreachable)
+
+    @property
+    def url(self) -> str:
+        """The server's URL, without credentials, with a slash at its end."""
+        return self._http.url
+
+    def rest_get(self, path: str, params: Mapping[str, str | int] | None = None) -> dict[str, Any]:
+        """The JSON object at a path; repeated on failure. Raises NodeUnreachable, BadAnswer, and NodeRefused.
+
+        NodeRefused bears the server's text, and the HTTP status in ``data["status"]``.
+        """
+        return self._object(path, self._http.send("GET", self.url + path, path, retry=True, params=params))
+
+    def rest_post(self, path: str, form: Mapping[str, str], *, retry: bool) -> dict[str, Any]:
+        """The JSON object that answers a form. Raises as ``rest_get``."""
+        return self._object(path, self._http.send("POST", self.url + path, path, retry=retry, data=form))
+
+    def bad(self, path: str, reason: str) -> BadAnswer:
+        """The error of an answer whose content is not what the path promises."""
+        return self._http.bad(path, reason)
+
+    def _object(self, path: str, answer: _Answer) -> dict[str, Any]:
+        value = self._http.parse(answer, path)
+        text = value.get("error") if isinstance(value, dict) else None
+        if answer.status >= 500:
+            raise self._http.silent(path, f"HTTP status {answer.status}, {text}")
+        if not isinstance(value, dict) or (answer.status >= 400 and not isinstance(text, str)):
+            raise self._http.bad(path, f"HTTP status {answer.status} and no JSON object of this interface")
+        if answer.status >= 400:
+            raise self._http.refused(f"The node refused {path}: {text}", call=path, status=answer.status, reason=text)
+        return value
