@@ -141,7 +141,9 @@ def main(argv: list[str] | None = None) -> int:
     return _print(result)
 
 
-def _run(debug: bool, *, command: str, network: str, basedir: str | None, hub_url: str | None, **arguments: Any) -> Any:
+def _run(
+    debug: bool, *, command: str, network: str | None, basedir: str | None, hub_url: str | None, **arguments: Any
+) -> Any:
     """The result of a command, ready for JSON. Raises whatever the command raises."""
     if command == "version":
         from picopayments_cli import __version__
@@ -239,7 +241,9 @@ def _parser() -> Parser:
     )
     config = parser.add_argument_group("config arguments")
     network = config.add_mutually_exclusive_group()
-    network.add_argument("--network", choices=NETWORKS, default="mainnet", help="default: %(default)s", metavar="NAME")
+    network.add_argument(
+        "--network", choices=NETWORKS, metavar="NAME", help=f"{', '.join(NETWORKS)} (default: mainnet)"
+    )
     for name in ("testnet", "regtest"):
         network.add_argument(
             f"--{name}", dest="network", action="store_const", const=name, help=f"same as --network {name}"

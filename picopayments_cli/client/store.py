@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,6 +49,7 @@ class Store:
     def __enter__(self) -> Store:
         with _usable(self.basedir):
             self.basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _log.debug("wait for the lock of %s", self.basedir)
         try:
             with _usable(Path(self._lock.lock_file)):
                 self._lock.acquire(timeout=self._lock_wait)
@@ -75,8 +77,8 @@ class Store:
                 mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
             if mode & 0o077:
                 raise StoreUnusable(
-                    f"{path} holds secrets, and other users of this machine may open it. If none of them should have, "
-                    f"run: chmod go= '{path}'",
+                    f"{path} holds secrets, and other users of this machine may open it. To make it private, run: "
+                    f"chmod go= {shlex.quote(str(path))}",
                     path=str(path),
                     mode=f"{mode:04o}",
                 )
