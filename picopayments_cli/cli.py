@@ -133,12 +133,12 @@ def main(argv: list[str] | None = None) -> int:
     arguments = vars(_parser().parse_args(_dashed(sys.argv[1:] if argv is None else argv)))
     debug = arguments.pop("debug")
     try:
-        result = _run(debug, **arguments)
+        document = json.dumps(_run(debug, **arguments), indent=2, sort_keys=True)
     except KeyboardInterrupt:
         return _fail(130, "Interrupted", "Interrupted. Run the command again: it goes on where it stopped.")
     except Exception as error:
         return _refuse(error, debug)
-    return _print(result)
+    return _print(document)
 
 
 def _run(
@@ -169,9 +169,9 @@ def _log_to_stderr(debug: bool) -> None:
 # What goes out ------------------------------------------------------------------------------------------------------
 
 
-def _print(result: Any) -> int:
+def _print(document: str) -> int:
     try:
-        print(json.dumps(result, indent=2, sort_keys=True), flush=True)
+        print(document, flush=True)
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit would fail once more
         return _fail(1, "OutputLost", f"The command was carried out, but its result could not be written: {error}.")
