@@ -1,0 +1,105 @@
+"""What the node keeps on disk: raw blocks in the order of their arrival, the mempool, and a few named values."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from picopayments_cli.channel.errors import StoreDamaged, StoreNewer
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS blocks (number INTEGER PRIMARY KEY, hash BLOB NOT NULL UNIQUE, raw BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS mempool (number INTEGER PRIMARY KEY, raw BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS named (name TEXT PRIMARY KEY, value BLOB NOT NULL);
+"""
+
+
+class Journal:
+    """The node's SQLite file; hashes in wire order.
+
+    A write is with the operating system when the call returns, so it survives the process's death at any time.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            version = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if version > _VERSION:
+                raise StoreNewer(f"{path} was written by a newer version of this program: use that.", path=str(path))
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=NORMAL")
+            self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version={_VERSION}")
+        except sqlite3.DatabaseError as error:
+            raise StoreDamaged(
+                f"{path} can't be read as the regtest chain's journal ({error}). Start in another folder, or remove "
+                "this one: its coins are worth nothing.",
+                path=str(path),
+            ) from error
+        self._depth = 0
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Write all that happens inside at once, or, when it raises or the process dies, nothing of it."""
+        self._depth += 1
+        if self._depth == 1:
+            self._db.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            if self._depth == 1:
+                self._db.execute("ROLLBACK")
+            raise
+        else:
+            if self._depth == 1:
+                self._db.execute("COMMIT")
+        finally:
+            self._depth -= 1
+
+    def get(self, name: str) -> bytes | None:
+        """A named value."""
+        row = self._db.execute("SELECT value FROM named WHERE name = ?", (name,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def put(self, name: str, value: bytes) -> None:
+        """Write a named value."""
+        self._db.execute("INSERT OR REPLACE INTO named VALUES (?, ?)", (name, value))
+
+    def add_block(self, block_hash: bytes, raw: bytes) -> None:
+        """Append a block."""
+        self._db.execute("INSERT INTO blocks (hash, raw) VALUES (?, ?)", (block_hash, raw))
+
+    def drop_block(self, block_hash: bytes) -> None:
+        """Forget a block that the kernel refused."""
+        self._db.execute("DELETE FROM blocks WHERE hash = ?", (block_hash,))
+
+    def blocks(self) -> Iterator[tuple[bytes, bytes]]:
+        """Hash and raw bytes of all blocks, stale ones included, in the order of their arrival."""
+        for found, raw in self._db.execute("SELECT hash, raw FROM blocks ORDER BY number"):
+            yield bytes(found), bytes(raw)
+
+    def block(self, block_hash: bytes) -> bytes | None:
+        """A raw block, stale or not."""
+        row = self._db.execute("SELECT raw FROM blocks WHERE hash = ?", (block_hash,)).fetchone()
+        return None if row is None else bytes(row[0])
+
+    def next_number(self) -> int:
+        """A number that no block in the journal has."""
+        return int(self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM blocks").fetchone()[0])
+
+    def mempool(self) -> list[bytes]:
+        """The raw transactions of the mempool, parents first."""
+        return [bytes(row[0]) for row in self._db.execute("SELECT raw FROM mempool ORDER BY number")]
+
+    def set_mempool(self, raws: Sequence[bytes]) -> None:
+        """Replace the mempool."""
+        with self.batch():
+            self._db.execute("DELETE FROM mempool")
+            self._db.executemany("INSERT INTO mempool (raw) VALUES (?)", [(raw,) for raw in raws])

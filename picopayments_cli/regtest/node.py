@@ -1,0 +1,189 @@
+"""The regtest node: kernel, journal, index, mempool and ledger, kept at one tip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from picopayments_cli.channel.errors import InvalidTime, StoreLocked, StoreUnusable
+from picopayments_cli.channel.networks import NETWORKS, script_of_address
+from picopayments_cli.regtest.blocks import Template, build_block
+from picopayments_cli.regtest.index import Index
+from picopayments_cli.regtest.journal import Journal
+from picopayments_cli.regtest.kernel import Kernel
+from picopayments_cli.regtest.ledger import Ledger
+from picopayments_cli.regtest.mempool import Mempool, decode
+from picopayments_cli.regtest.treasury import Treasury
+
+REGTEST = NETWORKS["regtest"]
+MAX_GENERATE = 10_000  # blocks of one call
+
+
+class BlockRefused(Exception):
+    """The kernel found a block invalid; the chain is as it was."""
+
+
+class Node:
+    """A regtest chain in a folder, for one process and one thread.
+
+    ``block_time`` None: every transaction that the mempool takes is mined at once; 0: blocks come by ``generate``
+    alone; N: whoever runs the node calls ``generate`` every N seconds. Every call returns with mempool, index and
+    ledger at the tip. Raises StoreLocked, StoreUnusable, StoreDamaged, StoreNewer.
+    """
+
+    def __init__(self, folder: Path, block_time: int | None = None) -> None:
+        self.block_time = block_time
+        self.fee_rate: int | None = None  # sat/kvB, what it estimates when asked; None: it has no estimate
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreUnusable(f"The folder {folder} can't be made: {error.strerror}.", path=str(folder)) from error
+        self._lock = FileLock(folder / "node.lock", timeout=0)
+        try:
+            self._lock.acquire()
+        except Timeout as error:
+            raise StoreLocked(
+                f"Another process runs the regtest chain in {folder}. Use that one, end it, or choose another folder.",
+                path=str(folder),
+            ) from error
+        self.journal = Journal(folder / "journal.sqlite")
+        self.kernel = Kernel(folder / "kernel")
+        self.index = Index()
+        self.ledger = Ledger(script_of_address(REGTEST, REGTEST.burn_address))
+        self.mempool = Mempool(self.index)
+        self.treasury = Treasury(self.index, self.mempool, self.ledger, self.journal)
+        self._replay()
+        if self.journal.get("funded") is None:
+            self._fund()
+
+    def close(self) -> None:
+        """Free the folder for another process."""
+        self.journal.close()
+        self._lock.release()
+
+    # What it does ----------------------------------------------------------------------------------------------
+
+    def submit(self, raws: Sequence[bytes]) -> list[bytes]:
+        """Take signed transactions into the mempool and, by the mining policy, into a block; their txids.
+
+        Raises Refused at the first that the mempool does not take; those before it stay.
+        """
+        txids: list[bytes] = []
+        try:
+            txids.extend(map(self.mempool.accept, raws))
+        finally:
+            if txids:
+                self.journal.set_mempool(self._waiting())
+                if self.block_time is None:
+                    self.generate(1)
+        return txids
+
+    def generate(self, blocks: int) -> list[bytes]:
+        """Mine blocks with what waits in the mempool; their hashes. Raises InvalidTime."""
+        _check_blocks(blocks, MAX_GENERATE, "Between 1 and {} blocks can be mined at once.")
+        return [self.mine([entry.item.raw for entry in self.mempool.select()]) for _ in range(blocks)]
+
+    def mine(self, transactions: Iterable[bytes]) -> bytes:
+        """Mine one block of exactly these raw transactions, whatever the mempool thinks of them; its hash.
+
+        Raises BlockRefused where the kernel finds it invalid.
+        """
+        tip = self.index.height
+        txs = [decode(raw) for raw in transactions]
+        fees = sum(entry.fee for tx in txs if (entry := self.mempool.entries.get(bytes(tx.GetTxid()))) is not None)
+        template = self._template(self.index.blocks[tip].hash, tip + 1, self.index.median_time(tip) + 1, fees)
+        found, raw = build_block(template, txs)
+        self._submit_block(found, raw)
+        self._follow()
+        return found
+
+    def reorganise(self, depth: int) -> tuple[list[bytes], list[bytes]]:
+        """Replace the last ``depth`` blocks by ``depth + 1`` empty ones; what the tip loses and gains, in order.
+
+        The transactions of the lost blocks wait in the mempool again, as far as they are still valid there.
+        Raises InvalidTime.
+        """
+        tip = self.index.height
+        _check_blocks(depth, tip - self._funded_height(), "Between 1 and {} blocks can be reorganised.")
+        base = tip - depth
+        lost = [block.hash for block in reversed(self.index.blocks[base + 1 :])]
+        gained: list[bytes] = []
+        previous = self.index.blocks[base].hash
+        times = [block.time for block in self.index.blocks[max(0, base - 10) : base + 1]]
+        with self.journal.batch():
+            for height in range(base + 1, tip + 2):
+                recent = sorted(times[-11:])
+                times.append(recent[len(recent) // 2] + 1)
+                found, raw = build_block(self._template(previous, height, times[-1], 0), [])
+                self._submit_block(found, raw)
+                gained.append(found)
+                previous = found
+            self._follow()
+        return lost, gained
+
+    def faucet(self, script: bytes, satoshis: int, asset: str, quantity: int) -> list[bytes]:
+        """Pay bitcoins and an asset from the treasury; the txids. Raises InsufficientFunds and its kind."""
+        return self.submit(self.treasury.pay(script, satoshis, asset, quantity))
+
+    # Keeping together ------------------------------------------------------------------------------------------
+
+    def _template(self, previous: bytes, height: int, time: int, fees: int) -> Template:
+        return Template(previous, height, time, fees, self.treasury.script, self.journal.next_number())
+
+    def _submit_block(self, block_hash: bytes, raw: bytes) -> None:
+        self.journal.add_block(block_hash, raw)
+        reason = self.kernel.submit(raw)
+        if reason is not None:
+            self.journal.drop_block(block_hash)
+            raise BlockRefused(reason)
+
+    def _follow(self) -> None:
+        """Bring index, ledger and mempool to the kernel's tip."""
+        returned: list[bytes] = []
+        while self.index.blocks[-1].hash != self._kernel_hash(self.index.height):
+            block = self.index.disconnect()
+            self.ledger.disconnect()
+            returned[:0] = [item.raw for item in block.transactions[1:]]
+        for height in range(self.index.height + 1, self.kernel.height + 1):
+            found = self.kernel.hash_at(height)
+            raw = self.journal.block(found)
+            if raw is None:
+                raise RuntimeError(f"the journal lacks block {found[::-1].hex()} of the kernel's chain")
+            self.ledger.connect(self.index.connect(raw, found))
+        waiting = returned + self._waiting()
+        if waiting:
+            self.mempool.rebuild(waiting)
+            self.journal.set_mempool(self._waiting())
+
+    def _kernel_hash(self, height: int) -> bytes | None:
+        return self.kernel.hash_at(height) if height <= self.kernel.height else None
+
+    def _waiting(self) -> list[bytes]:
+        return [entry.item.raw for entry in self.mempool.entries.values()]
+
+    def _replay(self) -> None:
+        """Tell a new kernel all that the journal knows, then take up its tip and the mempool."""
+        genesis = self.kernel.genesis()
+        self.ledger.connect(self.index.connect(genesis, self.kernel.hash_at(0)))
+        refused = [found for found, raw in self.journal.blocks() if self.kernel.submit(raw) is not None]
+        for found in refused:  # the process died between writing a block and its verdict
+            self.journal.drop_block(found)
+        self._follow()
+        self.mempool.rebuild(self.journal.mempool())
+
+    def _fund(self) -> None:
+        """Mine and burn what the treasury pays from: all of it is written, or nothing."""
+        with self.journal.batch():
+            for transactions in self.treasury.endow():
+                self.mine(transactions)
+            self.journal.put("funded", self.index.height.to_bytes(4, "big"))
+
+    def _funded_height(self) -> int:
+        return int.from_bytes(self.journal.get("funded") or b"", "big")
+
+
+def _check_blocks(number: int, limit: int, message: str) -> None:
+    if isinstance(number, bool) or not isinstance(number, int) or not 1 <= number <= limit:
+        raise InvalidTime(message.format(limit), limit=limit)

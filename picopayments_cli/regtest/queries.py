@@ -1,0 +1,86 @@
+"""Questions about addresses and transactions that every interface of the node asks alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from picopayments_cli.channel.errors import InvalidHex, UnknownTransaction
+from picopayments_cli.channel.networks import NETWORKS, script_of_address
+from picopayments_cli.channel.values import from_hex
+from picopayments_cli.regtest.index import Block, Tx
+from picopayments_cli.regtest.node import Node
+from picopayments_cli.regtest.shapes import display, esplora_coin, esplora_tx
+
+VERSION = "11.2.0"  # of Counterparty Core, whose interface this is
+_REGTEST = NETWORKS["regtest"]
+_MIN_ESTIMATE = 1024  # sat/kvB: what Counterparty Core shows at least
+
+
+def script_of(address: str) -> bytes:
+    """The scriptPubKey of a regtest address. Raises InvalidAddress."""
+    return script_of_address(_REGTEST, address)
+
+
+def txid_of(text: Any) -> bytes:
+    """The wire-order txid of a display-order one. Raises InvalidHex."""
+    return from_hex(text, "txid", 32)[::-1]
+
+
+def find(node: Node, txid: bytes) -> tuple[Tx, Block | None]:
+    """A transaction and its block, None while it waits in the mempool. Raises UnknownTransaction."""
+    entry = node.mempool.entries.get(txid)
+    if entry is not None:
+        return entry.item, None
+    found = node.index.find(txid)
+    if found is None:
+        raise UnknownTransaction(
+            "No such mempool or blockchain transaction. Check the txid, or broadcast it again.", txid=display(txid)
+        )
+    return found
+
+
+def raw_of(text: Any) -> bytes:
+    """The bytes of a transaction in hex of either case. Raises InvalidHex."""
+    if not isinstance(text, str):
+        raise InvalidHex("The transaction must be hex.", what="transaction")
+    return from_hex(text.lower(), "transaction")
+
+
+def coins(node: Node, script: bytes, unconfirmed: bool) -> list[dict[str, Any]]:
+    """Unspent outputs as Esplora shows them; what the mempool spends is left out in both cases."""
+    found = {
+        outpoint: out for outpoint, out in node.index.coins_of(script).items() if node.mempool.spender(outpoint) is None
+    }
+    if unconfirmed:
+        found |= node.mempool.coins_of(script)
+    return [esplora_coin(node, outpoint, out) for outpoint, out in found.items()]
+
+
+def history(node: Node, script: bytes, unconfirmed: bool) -> list[dict[str, Any]]:
+    """All transactions of a script as Esplora shows them: the mempool's first, then the newest first."""
+    waiting = node.mempool.history(script) if unconfirmed else []
+    txids = [*reversed(waiting), *reversed(node.index.history(script))]
+    return [esplora_tx(*find(node, txid)) for txid in txids]
+
+
+def estimate(node: Node) -> int | None:
+    """The fee rate in sat/kvB as Counterparty Core shows it."""
+    return None if node.fee_rate is None else max(node.fee_rate, _MIN_ESTIMATE)
+
+
+def mempool_info(node: Node) -> dict[str, Any]:
+    """The mempool as a whole."""
+    entries = node.mempool.entries.values()
+    return {
+        "loaded": True,
+        "size": len(entries),
+        "bytes": sum(entry.vsize for entry in entries),
+        "usage": sum(len(entry.item.raw) for entry in entries),
+        "total_fee": sum(entry.fee for entry in entries) / 100_000_000,
+        "maxmempool": 300_000_000,
+        "mempoolminfee": 0.00001,
+        "minrelaytxfee": 0.00001,
+        "incrementalrelayfee": 0.00001,
+        "unbroadcastcount": 0,
+        "fullrbf": True,
+    }
