@@ -5,26 +5,25 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from decimal import Decimal
 from typing import Any, NoReturn
 
 MAX_DEPTH = 64  # of nested objects and lists: what handles them later recurses and must not run out of stack
 
 
-def parse_json(body: bytes, *, decimals: bool = False) -> Any:
-    """The value of a JSON text in UTF-8; numbers with a point as Decimal if ``decimals``, else as float.
+def parse_json(body: bytes) -> Any:
+    """The value of a JSON text in UTF-8.
 
     Raises ValueError for what is no JSON, and for NaN, infinities, nesting deeper than MAX_DEPTH, and text that is not
     Unicode (half a surrogate pair).
     """
     try:
-        value = (_decode_decimals if decimals else _decode)(body.decode("utf-8"))
+        value = _decode(body.decode("utf-8"))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _deeper(value, MAX_DEPTH):
         raise ValueError("nested too deeply")
     if b"\\u" in body:
-        json.dumps(value, ensure_ascii=False, default=str).encode("utf-8")
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
     return value
 
 
@@ -40,7 +39,6 @@ def _finite(text: str) -> float:
 
 
 _decode: Callable[[str], Any] = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite).decode
-_decode_decimals: Callable[[str], Any] = json.JSONDecoder(parse_constant=_no_constant, parse_float=Decimal).decode
 
 
 def _deeper(value: Any, limit: int) -> bool:

@@ -128,10 +128,10 @@ class _Http:
         """The error of a refusal that has no class of its own."""
         return self._refused(text[:MAX_TEXT], **data)
 
-    def parse(self, answer: _Answer, what: str, *, decimals: bool = False) -> Any:
+    def parse(self, answer: _Answer, what: str) -> Any:
         """The JSON of an answer. Raises BadAnswer, or Unreachable for a server's failure."""
         try:
-            return parse_json(answer.body, decimals=decimals)
+            return parse_json(answer.body)
         except ValueError as error:
             if answer.status >= 500:
                 raise self.silent(what, f"HTTP status {answer.status}") from error
@@ -222,8 +222,8 @@ class RpcClient:
     """Calls to one JSON-RPC server. ``timeout``: seconds for a connection, and for each wait on it.
 
     ``retries``: how often a call that is safe to repeat is repeated; ``auth``: user and password (as in the URL), or a
-    function that adds them to a request; ``unreachable``: the error of silence, which also tells hub from node;
-    ``decimals``: numbers with a point become Decimal. One connection is kept; threads may share a client.
+    function that adds them to a request; ``unreachable``: the error of silence, which also tells hub from node.
+    One connection is kept; threads may share a client.
     """
 
     def __init__(
@@ -235,10 +235,8 @@ class RpcClient:
         verify: bool = True,
         auth: Auth = None,
         unreachable: type[Unreachable] = HubUnreachable,
-        decimals: bool = False,
     ) -> None:
         self._http = _Http(url, timeout=timeout, retries=retries, verify=verify, auth=auth, unreachable=unreachable)
-        self._decimals = decimals
         self._numbers = itertools.count()
 
     @property
@@ -292,7 +290,7 @@ class RpcClient:
         body = json.dumps(request).encode()
         headers = {"Content-Type": "application/json"}
         answer = self._http.send("POST", self._http.url, what, retry=retry, data=body, headers=headers)
-        reply = self._http.parse(answer, what, decimals=self._decimals)
+        reply = self._http.parse(answer, what)
         if not isinstance(reply, (dict, list)):
             raise self._http.bad(what, "no JSON object")
         return reply

@@ -1,0 +1,106 @@
+"""What nodes and hubs tell about the chain, checked before it is believed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Any
+
+from bitcoin.core import CTransaction
+from bitcoin.core.serialize import SerializationError
+
+from picopayments_cli.channel.errors import BadAnswer, BadPreviousTransaction, InvalidHex
+from picopayments_cli.channel.values import MAX_QUANTITY, from_hex
+
+MAX_MONEY = 21_000_000 * 10**8
+_REQUIRED = object()
+
+
+def member(value: Any, name: str, kind: type | tuple[type, ...], default: Any = _REQUIRED) -> Any:
+    """A member of a JSON object, of that kind (a boolean is no number). Raises BadAnswer."""
+    if not isinstance(value, dict):
+        raise BadAnswer(f"The answer about the chain has no object where {name} is expected.", member=name)
+    found = value.get(name)
+    if found is None and default is not _REQUIRED:
+        return default
+    if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
+        raise BadAnswer(f"The answer about the chain has no usable {name}.", member=name)
+    return found
+
+
+def members(value: Any, what: str) -> list[Any]:
+    """A JSON list. Raises BadAnswer."""
+    if not isinstance(value, list):
+        raise BadAnswer(f"The answer about the chain has no list of {what}.", member=what)
+    return value
+
+
+def whole(value: Any, name: str, least: int = 0, most: int = MAX_QUANTITY) -> int:
+    """A whole number inside its limits, member of a JSON object. Raises BadAnswer."""
+    number: int = member(value, name, int)
+    if not least <= number <= most:
+        raise BadAnswer(f"The answer about the chain has an impossible {name}: {number}.", member=name, value=number)
+    return number
+
+
+def txid_of(text: Any, name: str = "txid") -> bytes:
+    """A txid in wire order from its hex in display order. Raises BadAnswer."""
+    try:
+        return from_hex(text, name, 32)[::-1]
+    except InvalidHex as error:
+        raise BadAnswer(f"The answer about the chain has a bad {name}: {error.message}", member=name) from error
+
+
+def raw_of(text: Any, name: str = "transaction") -> bytes:
+    """Bytes from hex. Raises BadAnswer."""
+    try:
+        return from_hex(text, name)
+    except InvalidHex as error:
+        raise BadAnswer(f"The answer about the chain has a bad {name}: {error.message}", member=name) from error
+
+
+def checked_transaction(raw: bytes, txid: bytes) -> bytes:
+    """A raw transaction whose hash, without its witness, is the txid. Raises BadPreviousTransaction."""
+    try:
+        found = bytes(CTransaction.deserialize(raw).GetTxid())
+    except (SerializationError, ValueError, MemoryError):
+        found = b""
+    if found != txid:
+        shown = txid[::-1].hex()
+        raise BadPreviousTransaction(
+            f"What was given as transaction {shown} does not hash to that. Ask another node or hub.",
+            txid=shown,
+            found=found[::-1].hex(),
+        )
+    return raw
+
+
+def txid_of_raw(raw: bytes) -> bytes:
+    """The txid, in wire order, of a transaction of our own."""
+    return bytes(CTransaction.deserialize(raw).GetTxid())
+
+
+def satoshis_of(amount: float | str) -> Decimal:
+    """The satoshis of an amount in BTC, exactly as its shortest text says. Raises ValueError."""
+    try:
+        found = Decimal(str(amount)).scaleb(8)
+        possible = 0 <= found <= MAX_MONEY
+    except ArithmeticError as error:
+        raise ValueError(f"{amount!r} is no number") from error
+    if not possible:
+        raise ValueError(f"{amount!r} is no amount of bitcoins")
+    return found
+
+
+class Moved(Exception):
+    """The chain went on while it was asked about: ask again."""
+
+
+def settled(ask: Callable[[], Any], otherwise: Callable[[], Exception], attempts: int = 5) -> Any:
+    """The first answer that is not Moved; after that many attempts the exception that ``otherwise`` makes."""
+    for _ in range(attempts):
+        try:
+            return ask()
+        except Moved:
+            continue
+    raise otherwise()

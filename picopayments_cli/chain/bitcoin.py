@@ -1,0 +1,160 @@
+"""Bitcoin Core's JSON-RPC, as far as somebody needs it who follows blocks and mempool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import ROUND_CEILING
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from picopayments_cli.chain.answers import (
+    checked_transaction,
+    member,
+    members,
+    raw_of,
+    satoshis_of,
+    txid_of,
+    txid_of_raw,
+    whole,
+)
+from picopayments_cli.channel.errors import (
+    BadAnswer,
+    BroadcastRefused,
+    NodeRefused,
+    NodeUnreachable,
+    PicopaymentsError,
+    UnknownTransaction,
+)
+from picopayments_cli.rpc import RETRIES, TIMEOUT, RpcClient
+
+_NOT_FOUND = -5
+_OUT_OF_RANGE = -8
+_ALREADY_IN_CHAIN = -27
+_ALREADY_KNOWN = ("txn-already-known", "txn-already-in-mempool", "already in utxo set", "already in block chain")
+_FEE_BLOCKS = 3
+
+
+class BitcoinNode:
+    """Typed calls of one Bitcoin Core node. Hashes of blocks and txids are bytes in wire order.
+
+    ``url`` may hold user and password; ``cookie`` names the node's cookie file instead. ``timeout``: seconds for a
+    connection, and for each wait on it. Every call raises NodeUnreachable, BadAnswer, NodeRefused.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: tuple[float, float] = TIMEOUT,
+        retries: int = RETRIES,
+        cookie: Path | None = None,
+    ) -> None:
+        self._rpc = RpcClient(
+            url,
+            timeout=timeout,
+            retries=retries,
+            auth=None if cookie is None else _Cookie(cookie),
+            unreachable=NodeUnreachable,
+        )
+
+    def best_block(self) -> bytes:
+        """The hash of the tip."""
+        return txid_of(self._call("getbestblockhash"), "block hash")
+
+    def height_of(self, block_hash: bytes) -> int:
+        """A block's height. Raises NodeRefused where the node knows no such block."""
+        return whole(self._call("getblockheader", block_hash[::-1].hex(), True), "height")
+
+    def block_hash(self, height: int) -> bytes | None:
+        """The hash of the best chain's block at a height; None above its tip."""
+        try:
+            return txid_of(self._call("getblockhash", height), "block hash")
+        except NodeRefused as error:
+            if error.data.get("code") != _OUT_OF_RANGE:
+                raise
+            return None
+
+    def block(self, block_hash: bytes) -> bytes:
+        """A block's bytes. Raises NodeRefused where the node has it not (any more)."""
+        return raw_of(self._call("getblock", block_hash[::-1].hex(), 0), "block")
+
+    def mempool(self) -> list[bytes]:
+        """The txids of the mempool."""
+        return [txid_of(text) for text in members(self._call("getrawmempool"), "txids")]
+
+    def transactions(self, txids: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Raw transactions by txid in one round trip, each checked against it; unknown ones are left out.
+
+        Without an index of transactions the node knows those of its mempool only.
+        """
+        wanted = list(dict.fromkeys(txids))
+        outcomes = self._rpc.outcomes([("getrawtransaction", [txid[::-1].hex()]) for txid in wanted])
+        found = {}
+        for txid, outcome in zip(wanted, outcomes, strict=True):
+            if not isinstance(outcome, PicopaymentsError):
+                found[txid] = checked_transaction(raw_of(outcome), txid)
+            elif outcome.data.get("code") != _NOT_FOUND:
+                raise outcome
+        return found
+
+    def verbose_transaction(self, txid: bytes) -> dict[str, Any]:
+        """A transaction as the node tells it, amounts in BTC. Raises UnknownTransaction."""
+        shown = txid[::-1].hex()
+        try:
+            answer = self._call("getrawtransaction", shown, True)
+        except NodeRefused as error:
+            if error.data.get("code") != _NOT_FOUND:
+                raise
+            raise UnknownTransaction(f"The node knows no transaction {shown}.", txid=shown) from error
+        found: dict[str, Any] = member({"transaction": answer}, "transaction", dict)
+        return found
+
+    def broadcast(self, raw: bytes) -> bytes:
+        """Hand a transaction to the network; its txid. One that the node has already is no error.
+
+        Raises BroadcastRefused with the node's reason.
+        """
+        try:
+            self._call("sendrawtransaction", raw.hex())
+        except NodeRefused as error:
+            known = error.data.get("code") == _ALREADY_IN_CHAIN
+            if not known and not any(words in error.message.lower() for words in _ALREADY_KNOWN):
+                raise BroadcastRefused(
+                    f"The node refused the transaction: {error.message}",
+                    txid=txid_of_raw(raw)[::-1].hex(),
+                    reason=error.message,
+                    code=error.data.get("code"),
+                ) from error
+        return txid_of_raw(raw)
+
+    def fee_rate(self) -> int:
+        """The rate for three blocks in sat/vB, rounded up; 1 where the node has no estimate."""
+        rate = member(self._call("estimatesmartfee", _FEE_BLOCKS), "feerate", (int, float), 0)
+        try:
+            return max(1, int((satoshis_of(rate) / 1000).to_integral_value(ROUND_CEILING)))
+        except ValueError as error:
+            raise BadAnswer(f"The node estimates an impossible fee rate: {rate} BTC/kvB.", feerate=rate) from error
+
+    def _call(self, method: str, *params: Any) -> Any:
+        return self._rpc.call(method, params, retry=True)
+
+
+class _Cookie:
+    """Adds the credentials that the node wrote at its last start."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        try:
+            user, _, password = self._path.read_text().strip().partition(":")
+        except OSError as error:
+            raise NodeUnreachable(
+                f"The cookie file {self._path} can't be read ({error.strerror}). Start the node, or give its user and "
+                "password in the URL.",
+                path=str(self._path),
+            ) from error
+        request.prepare_auth((user, password))
+        return request

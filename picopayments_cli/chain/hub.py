@@ -1,0 +1,159 @@
+"""The chain as a hub tells it, by the Counterparty methods that it proxies: a client's default."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from picopayments_cli.chain import Asset, Coin, Entry, Query, View
+from picopayments_cli.chain.answers import (
+    MAX_MONEY,
+    Moved,
+    checked_transaction,
+    member,
+    members,
+    raw_of,
+    satoshis_of,
+    settled,
+    txid_of,
+    txid_of_raw,
+    whole,
+)
+from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID
+from picopayments_cli.channel.errors import BadAnswer, NodeBehind, UnknownAsset
+from picopayments_cli.channel.networks import Network, script_of_address
+from picopayments_cli.channel.values import Height, Outpoint
+from picopayments_cli.rpc import RpcClient
+
+_INFO: tuple[str, dict[str, Any]] = ("get_running_info", {})
+_MAX_RATE = 100_000
+_TRANSACTIONS = 100  # in one call
+
+
+class HubChain:
+    """A Chain (see the package) asked of a hub, one POST for each view.
+
+    Heights, amounts and lists are the hub's word; raw transactions are checked against their txids, and scripts come
+    from the addresses.
+    """
+
+    def __init__(self, rpc: RpcClient, network: Network) -> None:
+        self._rpc = rpc
+        self._network = network
+
+    def view(self, query: Query) -> View:
+        """All that the query asks, as of one block.
+
+        Raises HubUnreachable, NodeUnreachable (the hub's), NodeBehind, BadAnswer, BadPreviousTransaction,
+        InvalidAddress.
+        """
+        view: View = settled(
+            lambda: self._view(query),
+            lambda: NodeBehind("The chain went on with every question. Repeat the command.", url=self._rpc.url),
+        )
+        return view
+
+    def asset(self, name: str) -> Asset:
+        """An asset by its name or subasset longname. Raises UnknownAsset, HubUnreachable, BadAnswer."""
+        if name in ("BTC", "XCP"):
+            return Asset(name, BTC_ID if name == "BTC" else XCP_ID, True)
+        rows = members(self._rpc.call("get_asset_info", {"assets": [name]}, retry=True), "assets")
+        if not rows:
+            raise UnknownAsset(f"The ledger knows no asset {name!r}.", asset=name)
+        number = member(rows[0], "asset_id", str)
+        if not number.isdecimal() or not number.isascii() or len(number) > 20:
+            raise BadAnswer(f"The hub gave {number!r} as the id of {name}.", asset=name)
+        return Asset(member(rows[0], "asset", str), int(number), member(rows[0], "divisible", bool))
+
+    def broadcast(self, raw: bytes) -> bytes:
+        """Hand a signed transaction to the network; its txid. Raises BroadcastRefused, HubUnreachable."""
+        self._rpc.call("sendrawtransaction", {"tx_hex": raw.hex()}, retry=True)
+        return txid_of_raw(raw)
+
+    def _view(self, query: Query) -> View:
+        """One batch that begins and ends with the height. Raises Moved."""
+        with_coins = list(dict.fromkeys([*query.coins, *query.balances]))
+        with_history, with_balances = list(dict.fromkeys(query.history)), list(dict.fromkeys(query.balances))
+        scripts = {address: script_of_address(self._network, address) for address in [*with_coins, *with_history]}
+        calls: list[tuple[str, dict[str, Any]]] = [
+            _INFO,
+            *(("get_unspent_txouts", {"address": address, "unconfirmed": True}) for address in with_coins),
+            *(("search_raw_transactions", {"address": address, "unconfirmed": True}) for address in with_history),
+            *(("get_balances", {"filters": [_is(address)]}) for address in with_balances),
+        ]
+        if query.transactions:
+            calls.append(
+                ("getrawtransaction_batch", {"txhash_list": [txid[::-1].hex() for txid in query.transactions]})
+            )
+        results = self._rpc.batch([*calls, _INFO])
+        height = whole(results[0], "bitcoin_block_count")
+        if whole(results[-1], "bitcoin_block_count") != height:
+            raise Moved
+        answers = iter(results[1:-1])
+        coins = {address: _coins(next(answers), scripts[address], height) for address in with_coins}
+        return View(
+            height=Height(height),
+            fee_rate=whole(results[0], "fee_rate", 1, _MAX_RATE),
+            coins={address: coins[address] for address in query.coins},
+            history={address: _entries(next(answers), height) for address in with_history},
+            balances={address: _balances(next(answers), address, coins[address]) for address in with_balances},
+            transactions=_transactions(answers, query.transactions),
+        )
+
+
+def _is(address: str) -> dict[str, str]:
+    return {"field": "address", "op": "==", "value": address}
+
+
+def _coins(answer: Any, script: bytes, tip: int) -> tuple[Coin, ...]:
+    coins = []
+    for item in members(answer, "coins"):
+        outpoint = Outpoint(txid_of(member(item, "txid", str)), whole(item, "vout", 0, 2**32 - 1))
+        coins.append(Coin(outpoint, _satoshis(item), script, _height(item, tip)))
+    return tuple(coins)
+
+
+def _satoshis(item: Any) -> int:
+    """A coin's satoshis: ``value``, else ``amount`` in BTC by decimal arithmetic on its shortest text."""
+    if member(item, "value", int, None) is not None:
+        return whole(item, "value", 0, MAX_MONEY)
+    amount = member(item, "amount", (int, float, str))
+    try:
+        exact = satoshis_of(amount)
+        if exact == int(exact):
+            return int(exact)
+    except ValueError:
+        pass
+    raise BadAnswer(f"The hub gave {amount!r} as an amount of bitcoins.", member="amount")
+
+
+def _height(item: Any, tip: int) -> Height | None:
+    if not member(item, "confirmations", int, 0):
+        return None
+    return Height(tip - whole(item, "confirmations", 1, tip + 1) + 1)
+
+
+def _entries(answer: Any, tip: int) -> tuple[Entry, ...]:
+    entries = []
+    for item in members(answer, "transactions"):
+        txid = txid_of(member(item, "txid", str))
+        entries.append(Entry(txid, checked_transaction(raw_of(member(item, "hex", str)), txid), _height(item, tip)))
+    return tuple(entries)
+
+
+def _balances(answer: Any, address: str, coins: Sequence[Coin]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for row in members(answer, "balances"):
+        if member(row, "address", str, None) == address and member(row, "utxo", str, None) is None:
+            asset = member(row, "asset", str)
+            found[asset] = found.get(asset, 0) + whole(row, "quantity")
+    found["BTC"] = sum(coin.value for coin in coins if coin.height is not None)
+    return found
+
+
+def _transactions(answers: Iterable[Any], txids: Iterable[bytes]) -> dict[bytes, bytes]:
+    told: dict[str, Any] = {}
+    for answer in answers:
+        told |= member({"batch": answer}, "batch", dict)
+    wanted = {txid: told.get(txid[::-1].hex()) for txid in txids}
+    return {txid: checked_transaction(raw_of(raw), txid) for txid, raw in wanted.items() if raw is not None}

@@ -1,0 +1,268 @@
+"""The chain as a Counterparty Core node tells it: the v2 REST, and v1's batch of raw transactions."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from picopayments_cli.chain import Asset, Coin, Entry, Query, View
+from picopayments_cli.chain.answers import (
+    MAX_MONEY,
+    Moved,
+    checked_transaction,
+    member,
+    members,
+    raw_of,
+    settled,
+    txid_of,
+    txid_of_raw,
+    whole,
+)
+from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID
+from picopayments_cli.channel.errors import (
+    BadAnswer,
+    BroadcastRefused,
+    NodeBehind,
+    NodeRefused,
+    NodeUnreachable,
+    TruncatedHistory,
+    UnknownAsset,
+    WrongNetwork,
+)
+from picopayments_cli.channel.networks import Network, script_of_address
+from picopayments_cli.channel.values import Height, Outpoint
+from picopayments_cli.rpc import RETRIES, TIMEOUT, RestClient, RpcClient
+
+PATIENCE = 10.0  # seconds for a ledger that lags behind its chain
+PAGE = 25  # confirmed transactions that a page of an Esplora server holds
+_ADDRESSES = 50  # in one URL
+_TRANSACTIONS = 100  # in one call
+_LIMIT = 1000
+_NETWORK_NAMES = {"testnet": "testnet3"}
+
+
+class NodeChain:
+    """A Chain (see the package) asked of a Counterparty Core node of version 11.
+
+    ``url``: the node's base, before ``v2/``; ``timeout``: seconds for a connection, and for each wait on it;
+    ``patience``: seconds that a ledger may lag behind its chain before NodeBehind.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        network: Network,
+        *,
+        timeout: tuple[float, float] = TIMEOUT,
+        retries: int = RETRIES,
+        patience: float = PATIENCE,
+    ) -> None:
+        self._rest = RestClient(url, timeout=timeout, retries=retries)
+        v1 = url.rstrip("/") + "/v1/"
+        self._rpc = RpcClient(v1, timeout=timeout, retries=retries, unreachable=NodeUnreachable)
+        self._network = network
+        self._patience = patience
+        self._nonces = map("{}-{}".format, itertools.repeat(os.urandom(6).hex()), itertools.count())
+
+    def view(self, query: Query) -> View:
+        """All that the query asks, as of one block.
+
+        Raises NodeUnreachable, NodeBehind, BadAnswer, TruncatedHistory, WrongNetwork, BadPreviousTransaction,
+        InvalidAddress.
+        """
+        view: View = settled(
+            lambda: self._view(query),
+            lambda: NodeBehind("The chain went on with every question. Repeat the command.", url=self._rest.url),
+        )
+        return view
+
+    def asset(self, name: str) -> Asset:
+        """An asset by its name or subasset longname. Raises UnknownAsset, NodeUnreachable, BadAnswer."""
+        if name in ("BTC", "XCP"):
+            return Asset(name, BTC_ID if name == "BTC" else XCP_ID, True)
+        try:
+            found = self._get(f"v2/assets/{quote(name, safe='')}")
+        except NodeRefused as error:
+            if error.data.get("status") not in (400, 404):
+                raise
+            raise UnknownAsset(f"The ledger knows no asset {name!r}.", asset=name) from error
+        number = member(found, "asset_id", str)
+        if not number.isdecimal() or not number.isascii() or len(number) > 20:
+            raise BadAnswer(f"The node gave {number!r} as the id of {name}.", asset=name)
+        return Asset(member(found, "asset", str), int(number), member(found, "divisible", bool))
+
+    def broadcast(self, raw: bytes) -> bytes:
+        """Hand a signed transaction to the network; its txid. Raises BroadcastRefused, NodeUnreachable.
+
+        The node's text can't tell a refusal from a transaction that it has, so it is asked whether it knows it.
+        """
+        txid = txid_of_raw(raw)
+        try:
+            self._rest.rest_post("v2/bitcoin/transactions", {"signedhex": raw.hex()}, retry=True)
+        except NodeRefused as error:
+            if txid not in self._raw_transactions([txid]):
+                reason = str(error.data.get("reason"))
+                raise BroadcastRefused(
+                    f"The node refused the transaction: {reason}", txid=txid[::-1].hex(), reason=reason
+                ) from error
+        return txid
+
+    # One view ---------------------------------------------------------------------------------------------------
+
+    def _view(self, query: Query) -> View:
+        height = self._height()
+        coins = self._coins([*query.coins, *query.balances])
+        found = self._histories(query.history)
+        wanted = [txid for entries in found.values() for txid, _ in entries]
+        raws = self._raw_transactions([*wanted, *query.transactions])
+        history = {
+            address: tuple(Entry(txid, self._present(raws, txid), depth) for txid, depth in entries)
+            for address, entries in found.items()
+        }
+        balances = self._balances(query.balances, coins)
+        fee_rate = self._fee_rate()
+        if self._height() != height:
+            raise Moved
+        return View(
+            height=Height(height),
+            fee_rate=fee_rate,
+            coins={address: coins[address] for address in query.coins},
+            history=history,
+            balances=balances,
+            transactions={txid: raws[txid] for txid in query.transactions if txid in raws},
+        )
+
+    @staticmethod
+    def _present(raws: Mapping[bytes, bytes], txid: bytes) -> bytes:
+        if txid not in raws:
+            raise Moved  # it was replaced in the mempool since the list was made
+        return raws[txid]
+
+    def _height(self) -> int:
+        """The chain's height once the ledger has reached it. Raises NodeBehind, WrongNetwork."""
+        deadline = time.monotonic() + self._patience
+        while True:
+            server = self._get("v2/")
+            name = member(server, "network", str)
+            if name != _NETWORK_NAMES.get(self._network.name, self._network.name):
+                raise WrongNetwork(
+                    f"The node at {self._rest.url} is on {name}, not on {self._network.name}.", network=name
+                )
+            chain, ledger = whole(server, "backend_height"), whole(server, "counterparty_height")
+            if ledger >= chain:
+                return chain
+            if time.monotonic() >= deadline:
+                raise NodeBehind(
+                    f"The node's ledger is at block {ledger}, its chain at {chain}. Repeat the command later.",
+                    ledger=ledger,
+                    chain=chain,
+                )
+            time.sleep(0.1)
+
+    def _coins(self, addresses: Sequence[str]) -> dict[str, tuple[Coin, ...]]:
+        found: dict[str, list[Coin]] = {address: [] for address in addresses}
+        scripts = {address: script_of_address(self._network, address) for address in found}
+        for part in _parts(list(found), _ADDRESSES):
+            params = {"addresses": ",".join(part), "unconfirmed": "true"}
+            for item in members(self._get("v2/bitcoin/addresses/utxos", params), "coins"):
+                address = member(item, "address", str)
+                if address not in part:
+                    raise BadAnswer(f"The node told of {address}, which was not asked for.", address=address)
+                outpoint = Outpoint(txid_of(member(item, "txid", str)), whole(item, "vout", 0, 2**32 - 1))
+                value = whole(item, "value", 0, MAX_MONEY)
+                found[address].append(Coin(outpoint, value, scripts[address], _height_of(item)))
+        return {address: tuple(coins) for address, coins in found.items()}
+
+    def _histories(self, addresses: Sequence[str]) -> dict[str, list[tuple[bytes, Height | None]]]:
+        found = {}
+        for address in dict.fromkeys(addresses):
+            script_of_address(self._network, address)  # nothing but an address goes into the path
+            items = members(self._get(f"v2/bitcoin/addresses/{address}/transactions", {"unconfirmed": "true"}), "txs")
+            entries = [(txid_of(member(item, "txid", str)), _height_of(item)) for item in items]
+            confirmed = sum(height is not None for _, height in entries)
+            if confirmed >= PAGE and self._network.name != "regtest":
+                raise TruncatedHistory(
+                    f"The node lists {confirmed} transactions of {address}: perhaps not all. "
+                    "Use a Bitcoin node (bitcoin_url) or a hub's chain.",
+                    address=address,
+                    listed=confirmed,
+                )
+            found[address] = entries
+        return found
+
+    def _raw_transactions(self, txids: Sequence[bytes]) -> dict[bytes, bytes]:
+        found = {}
+        for part in _parts(list(dict.fromkeys(txids)), _TRANSACTIONS):
+            asked = {txid[::-1].hex(): txid for txid in part}
+            answer = self._rpc.call("getrawtransaction_batch", {"txhash_list": list(asked)}, retry=True)
+            for text, txid in asked.items():
+                raw = member(answer, text, str, None)
+                if raw is not None:
+                    found[txid] = checked_transaction(raw_of(raw), txid)
+        return found
+
+    def _balances(
+        self, addresses: Sequence[str], coins: Mapping[str, tuple[Coin, ...]]
+    ) -> dict[str, Mapping[str, int]]:
+        found: dict[str, dict[str, int]] = {address: {} for address in addresses}
+        for part in _parts(list(found), _ADDRESSES):
+            params = {"addresses": ",".join(part), "type": "address"}
+            for row in self._pages("v2/addresses/balances", params):
+                asset = member(row, "asset", str)
+                for holding in members(member(row, "addresses", list), "holdings"):
+                    address = member(holding, "address", str, None)
+                    if address in part and member(holding, "utxo", str, None) is None:
+                        quantity = whole(holding, "quantity")
+                        found[address][asset] = found[address].get(asset, 0) + quantity
+        for address, holdings in found.items():
+            holdings["BTC"] = sum(coin.value for coin in coins[address] if coin.height is not None)
+        return dict(found)
+
+    def _fee_rate(self) -> int:
+        try:
+            rate = whole({"rate": self._get("v2/bitcoin/estimatesmartfee", {"conf_target": 3})}, "rate")
+        except NodeRefused as error:
+            if error.data.get("status") != 404:
+                raise
+            return 1  # no estimate: the usual state of a chain with few payments
+        return max(1, -(-rate // 1000))
+
+    # The wire ---------------------------------------------------------------------------------------------------
+
+    def _fresh(self, params: Mapping[str, str | int] | None) -> dict[str, str | int]:
+        """The node keeps answers for a whole block by URL; ``verbose`` changes the URL and nothing else."""
+        return {**(params or {}), "verbose": next(self._nonces)}
+
+    def _get(self, path: str, params: Mapping[str, str | int] | None = None) -> Any:
+        answer = self._rest.rest_get(path, self._fresh(params))
+        if "result" not in answer:
+            raise self._rest.bad(path, "no result")
+        return answer["result"]
+
+    def _pages(self, path: str, params: Mapping[str, str | int]) -> Iterator[Any]:
+        cursor: dict[str, str | int] = {}
+        seen = set()
+        while True:
+            answer = self._rest.rest_get(path, self._fresh({**params, **cursor, "limit": _LIMIT}))
+            yield from members(answer.get("result"), "rows")
+            following = answer.get("next_cursor")
+            if following is None:
+                return
+            if not isinstance(following, (int, str)) or following in seen:
+                raise self._rest.bad(path, "pages without end")
+            seen.add(following)
+            cursor = {"cursor": following}
+
+
+def _height_of(item: Any) -> Height | None:
+    status = member(item, "status", dict)
+    return Height(whole(status, "block_height")) if member(status, "confirmed", bool) else None
+
+
+def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
