@@ -113,7 +113,7 @@ COMMANDS = {
         "Without arguments it gives the wallet 1 BTC and 100 XCP.",
         "--regtest faucet --asset XCP --quantity 5000000000",
         argument("address", "who gets them (default: the wallet)", metavar="ADDRESS", nargs="?"),
-        argument("--btc", "how many bitcoins, in satoshis", type=positive),
+        argument("--btc", "how many bitcoins, in satoshis", metavar="QUANTITY", type=positive),
         argument("--asset", "which asset"),
         argument("--quantity", "how much of the asset, in satoshis", type=positive),
     ),

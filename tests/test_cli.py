@@ -184,3 +184,11 @@ def test_an_interrupt_is_code_130(tmp_path: Path) -> None:
             waiting.kill()
     assert (waiting.returncode, out) == (130, "")
     assert error_of(err)["name"] == "Interrupted"
+
+
+def test_every_command_stands_in_the_readme() -> None:
+    readme = (Path(__file__).parent.parent / "README.rst").read_text(encoding="utf-8")
+    for name, command in cli.COMMANDS.items():
+        section = readme.split(f"\n{name}\n{'=' * len(name)}\n")[1].split("\n\n\n")[0]
+        for flag, settings in command.arguments:
+            assert f"``{flag if flag.startswith('--') else settings['metavar']}" in section, (name, flag)
