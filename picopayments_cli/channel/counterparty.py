@@ -86,10 +86,7 @@ def asset_name(number: int) -> str:
     while rest:
         rest, digit = divmod(rest, 26)
         letters.append(_LETTERS[digit])
-    name = "".join(reversed(letters))
-    if name.startswith("A") or len(name) < 4:
-        raise InvalidAsset(f"No asset has the id {number}.", asset_id=number)
-    return name
+    return "".join(reversed(letters))
 
 
 # Messages -----------------------------------------------------------------------------------------------------------
@@ -132,7 +129,7 @@ def _unpack_enhanced(body: bytes) -> Send | None:
         destination, memo = _legacy_script(body[16:37]), body[37:]
     else:
         return None
-    if destination is None or len(memo) > 34 or not 0 < quantity <= MAX_QUANTITY:
+    if destination is None or len(memo) > 34 or not (0 < quantity <= MAX_QUANTITY and 0 <= number <= _NUMERIC_MAX):
         return None
     return Send(number, quantity, destination, memo)
 
@@ -205,10 +202,10 @@ def read_transaction(tx: CTransaction, spent_script: bytes, burn_script: bytes =
 
 def message_of(script: bytes, first_txid: bytes) -> bytes | None:
     """The message in an OP_RETURN output, or None where Counterparty reads none in it."""
-    pushes = script_pushes(script[1:])
-    if script[:1] != b"\x6a" or pushes is None or len(pushes) != 1:
+    words = _words(script)
+    if script[:1] != b"\x6a" or words is None or len(words) != 2 or words[1] is None:
         return None
-    plain: bytes = ARC4(first_txid[::-1]).decrypt(pushes[0])
+    plain: bytes = ARC4(first_txid[::-1]).decrypt(words[1])
     return plain[len(PREFIX) :] if plain.startswith(PREFIX) else None
 
 
@@ -221,9 +218,15 @@ def _sighash_accepted(tx: CTransaction) -> bool:
 
 
 def script_pushes(script: bytes) -> list[bytes] | None:
-    """The data that a script pushes, in order (numbers pushed by an opcode are left out); None: it does not parse."""
+    """The data that a script pushes, in order (1 to 16 pushed by an opcode are left out); None: it does not parse."""
+    words = _words(script)
+    return None if words is None else [word for word in words if word is not None]
+
+
+def _words(script: bytes) -> list[bytes | None] | None:
+    """The data of each opcode of a script, None for one that pushes none; None alone: it does not parse."""
     try:
-        return [bytes(data) for _, data, _ in CScript(script).raw_iter() if data is not None]
+        return [None if data is None else bytes(data) for _, data, _ in CScript(script).raw_iter()]
     except CScriptInvalidError:
         return None
 
