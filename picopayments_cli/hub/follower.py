@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from bitcoin.core import CBlock, CTransaction
 from sqlalchemy import Connection, Row, bindparam, or_, select
 
-from picopayments_cli.chain import Chain, Coin, Entry, Query
+from picopayments_cli.chain import Chain, Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.errors import DatabaseUnusable, NodeBehind
 from picopayments_cli.channel.networks import Network, script_of_address
-from picopayments_cli.channel.values import Height, Outpoint
+from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint
 from picopayments_cli.hub.database import Database, blocks, outputs, reservations, scripts, transactions
 
 log = logging.getLogger(__name__)
@@ -123,7 +123,7 @@ class Follower:
             for _ in range(_ATTEMPTS):
                 height, tip = self._follow_blocks()
                 mempool = self._bitcoin.mempool()
-                if self._bitcoin.best_block() == tip:  # else a block may have taken what the mempool now lacks
+                if self._bitcoin.best_block() == tip:  # else a block may have taken what the mempool lacks
                     self._follow_mempool(mempool)
                     self._read_fee_rate()
                     return height
@@ -172,7 +172,7 @@ class Follower:
 
     def _begin(self) -> tuple[Height, bytes]:
         tip = self._bitcoin.best_block()
-        height = self._bitcoin.height_of(tip)
+        height = Height(self._bitcoin.height_of(tip))
         with self._database.transaction("first block") as connection:
             connection.execute(_ADD_BLOCK, {"height": height, "hash": tip})
         return height, tip

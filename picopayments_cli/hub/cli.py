@@ -1,0 +1,197 @@
+"""The hub's command line: arguments in, one JSON line on stdout once it serves, logs on stderr, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from picopayments_cli.channel.networks import Network
+    from picopayments_cli.hub.folder import Folder
+    from picopayments_cli.hub.hub import Hub, Urls
+
+PROG = "picopayments-hub"
+NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
+EXAMPLE = "example:\n  picopayments-hub --regtest --basedir /tmp/hub"
+MAX_PORT = 65535
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a hub until SIGINT or SIGTERM; the exit code. Raises SystemExit for a usage error and ``--help``."""
+    parser = _parser()
+    args = parser.parse_args(_dashed(sys.argv[1:] if argv is None else argv))
+    _check(parser, args)
+    try:
+        _run(args, os.environ)
+    except KeyboardInterrupt:
+        return 0  # before it served: nothing was promised to anybody
+    except Exception as error:
+        return _refuse(error, args.debug)
+    return 0
+
+
+def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    from contextlib import ExitStack
+
+    from picopayments_cli import config
+    from picopayments_cli.hub.embedded import EmbeddedNode
+    from picopayments_cli.hub.folder import Folder
+    from picopayments_cli.hub.hub import Urls
+    from picopayments_cli.hub.logs import log_to_stderr
+
+    log_to_stderr(args.debug)
+    network = config.choose_network(args.network, environ)
+    folder = Folder(config.choose_basedir(args.basedir, environ), network)
+    with ExitStack() as stack:
+        stack.enter_context(folder.locked())
+        chain_url = args.counterparty_url or environ.get("PICOPAYMENTS_CHAIN_URL")
+        if chain_url is None and network.name == "regtest":
+            port = network.node_port if args.node_port is None else args.node_port
+            node = EmbeddedNode(folder.basedir / "node", port, args.block_time)
+            stack.callback(node.stop)
+            chain_url = node.chain_url
+        chain_url = chain_url or f"http://127.0.0.1:{network.node_port}/"
+        bitcoin_url = args.bitcoin_url or environ.get("PICOPAYMENTS_BITCOIN_URL") or _bitcoin_url(network, chain_url)
+        _serve(args, folder, Urls(chain_url, bitcoin_url))
+
+
+def _bitcoin_url(network: Network, chain_url: str) -> str:
+    from picopayments_cli.channel.errors import InvalidSetting
+
+    if network.name == "regtest":
+        return chain_url.rstrip("/") + "/bitcoin/"
+    raise InvalidSetting(
+        "The hub needs Bitcoin Core's JSON-RPC: name it in PICOPAYMENTS_BITCOIN_URL (its password stays out of the "
+        "list of processes) or with --bitcoin-url http://USER:PASSWORD@HOST:PORT/."
+    )
+
+
+def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
+    from picopayments_cli.hub.database import Database, default_url
+    from picopayments_cli.hub.hub import Hub
+    from picopayments_cli.hub.methods import Methods
+    from picopayments_cli.hub.server import create_app
+    from picopayments_cli.web import WebServer
+
+    offer = folder.offer()
+    database = Database(args.database or default_url(folder.basedir, folder.network.name))
+    hub = Hub(folder.network, folder.key(), offer, database, urls)
+    try:
+        hub.prepare()
+        port = folder.network.hub_port if args.port is None else args.port
+        certificate = {"ssl_cert": args.ssl_cert, "ssl_key": args.ssl_key}
+        app = create_app(hub, Methods(hub).table(), Methods.SLOW)
+        server = WebServer(app, host=args.host, port=port, **certificate)
+        server.run(lambda url: _announce(url, hub))
+    finally:
+        hub.stop()
+
+
+def _announce(url: str, hub: Hub) -> None:
+    line = {"hub_url": f"{url}/api/", "network": hub.network.name, "chain_url": hub.chain_url}
+    print(json.dumps(line), flush=True)
+
+
+# What goes out ------------------------------------------------------------------------------------------------------
+
+
+def _refuse(error: Exception, debug: bool) -> int:
+    from picopayments_cli.channel.errors import PicopaymentsError
+
+    if debug:
+        import traceback
+
+        traceback.print_exception(type(error), error, error.__traceback__)
+    if isinstance(error, PicopaymentsError):
+        return _fail(error.exit_code, error.as_json())
+    text = f"A fault of this program; --debug shows where. {type(error).__name__}: {error}"
+    return _fail(1, {"name": "InternalError", "message": text, "data": {}})
+
+
+def _fail(code: int, error: dict[str, Any]) -> int:
+    print(json.dumps({"error": error}, default=str), file=sys.stderr, flush=True)
+    return code
+
+
+# What comes in ------------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse's parser, where a usage error ends in the JSON line that every failure ends in."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print usage, message and JSON on stderr; exit with code 2."""
+        self.print_usage(sys.stderr)
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        text = f"{message} (`{self.prog} --help` shows the usage)"
+        sys.exit(_fail(2, {"name": "UsageError", "message": text, "data": {}}))
+
+
+def _dashed(argv: Sequence[str]) -> list[str]:
+    """The same arguments, with ``-`` for every ``_`` in the names of options."""
+    words = []
+    for word in argv:
+        name, equals, value = word.partition("=")
+        words.append(name.replace("_", "-") + equals + value if word.startswith("--") else word)
+    return words
+
+
+def _port(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() else -1
+    if not 0 <= number <= MAX_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 (a free one) to {MAX_PORT}")
+    return number
+
+
+def _seconds(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or len(text) > 6:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds")
+    return int(text)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROG,
+        description="Serve micropayment channels in Counterparty assets.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument("--network", choices=NETWORKS, help="default: mainnet")
+    for name in ("testnet", "regtest"):
+        network.add_argument(f"--{name}", dest="network", action="store_const", const=name, help=f"--network {name}")
+    parser.add_argument("--basedir", metavar="PATH", help="folder of key, terms and database (PICOPAYMENTS_BASEDIR)")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
+    parser.add_argument("--port", type=_port, help="0: a free one (default: 5000, test networks 15000, regtest 25000)")
+    parser.add_argument("--counterparty-url", metavar="URL", help="Counterparty Core's API (PICOPAYMENTS_CHAIN_URL)")
+    parser.add_argument("--bitcoin-url", metavar="URL", help="Bitcoin Core's JSON-RPC (PICOPAYMENTS_BITCOIN_URL)")
+    parser.add_argument("--database", metavar="URL", help="as SQLAlchemy takes it (default: SQLite in the basedir)")
+    parser.add_argument("--ssl-cert", metavar="FILE", help="serve HTTPS with this certificate")
+    parser.add_argument("--ssl-key", metavar="FILE", help="the certificate's key")
+    parser.add_argument("--node-port", type=_port, help="of the embedded regtest node; 0: a free one (default: 24000)")
+    parser.add_argument(
+        "--block-time",
+        metavar="SECONDS",
+        type=_seconds,
+        help="the embedded node mines every so many seconds; 0: never (default: at every transaction)",
+    )
+    parser.add_argument("--debug", action="store_true", help="log more, tracebacks included")
+    return parser
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if (args.ssl_cert is None) != (args.ssl_key is None):
+        parser.error("--ssl-cert and --ssl-key belong together")
+    embedded = {"--node-port": args.node_port, "--block-time": args.block_time}
+    given = [name for name, value in embedded.items() if value is not None]
+    if given and (args.network != "regtest" or args.counterparty_url):
+        parser.error(f"{given[0]} is for the embedded node: with --regtest and without --counterparty-url")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

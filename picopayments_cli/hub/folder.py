@@ -1,0 +1,98 @@
+"""The hub's own files beside its database: the lock, the key and the terms, in a folder that is private."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import coincurve
+from filelock import FileLock, Timeout
+
+from picopayments_cli.channel.errors import InvalidKey, StoreDamaged, StoreLocked, StoreUnusable
+from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.networks import Network, secret_of_wif, wif_of_secret
+from picopayments_cli.hub.terms import Offer, default_text, read_offer
+
+log = logging.getLogger(__name__)
+
+
+class Folder:
+    """The files of one hub: ``hub.<network>.wif``, ``hub.<network>.terms.json`` and ``hub.<network>.lock``."""
+
+    def __init__(self, basedir: Path, network: Network) -> None:
+        self.basedir = basedir
+        self.network = network
+        self.wif_path = basedir / f"hub.{network.name}.wif"
+        self.terms_path = basedir / f"hub.{network.name}.terms.json"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other hubs out; the lock ends with the process. Raises StoreLocked, StoreUnusable."""
+        with _usable():
+            self.basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            lock = FileLock(self.basedir / f"hub.{self.network.name}.lock", mode=0o600, fallback_to_soft=False)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise StoreLocked(
+                    f"A hub of {self.network.name} runs already on {self.basedir}: stop it, or name another --basedir.",
+                    basedir=str(self.basedir),
+                ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def key(self) -> Key:
+        """The hub's key, made where there is none: on disk before its first use. Raises StoreDamaged, StoreUnusable."""
+        with _usable():
+            if not self.wif_path.exists():
+                _write(self.wif_path, wif_of_secret(self.network, coincurve.PrivateKey().secret) + "\n")
+            try:
+                return Key(secret_of_wif(self.network, self.wif_path.read_text("ascii")))
+            except (InvalidKey, UnicodeDecodeError):
+                # without its cause, which may quote the file
+                raise StoreDamaged(
+                    f"{self.wif_path} holds no private key of {self.network.name} (WIF, compressed). Restore it from "
+                    "your backup; nothing was changed.",
+                    path=str(self.wif_path),
+                ) from None
+
+    def offer(self) -> Offer:
+        """What the terms file offers; a new hub's file is written first. Raises InvalidSetting, StoreUnusable."""
+        if not self.terms_path.exists():
+            with _usable():
+                _write(self.terms_path, default_text(self.network))
+            log.info("wrote the default terms", extra={"fields": {"path": str(self.terms_path)}})
+        return read_offer(self.terms_path, self.network)
+
+
+@contextmanager
+def _usable() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnusable(
+            f"{error.filename} can't be used: {error.strerror}. Mend its rights or the disk, or choose another "
+            "--basedir.",
+            path=str(error.filename),
+        ) from error
+
+
+def _write(path: Path, text: str) -> None:
+    """Put a new file in place, private, whole, and on disk when this returns."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.unlink(missing_ok=True)  # left by a process that was killed
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,113 @@
+"""One hub: what it owns, and the thread that follows the chain and does the chores."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from picopayments_cli.chain.bitcoin import BitcoinNode
+from picopayments_cli.chain.node import NodeChain
+from picopayments_cli.channel.counterparty import p2pkh
+from picopayments_cli.channel.errors import NodeUnreachable, PicopaymentsError
+from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.networks import Network, address_of_script
+from picopayments_cli.channel.values import hash160
+from picopayments_cli.hub.database import Database, meta_get, meta_set
+from picopayments_cli.hub.follower import Follower
+from picopayments_cli.hub.terms import Offer
+from picopayments_cli.rpc import RpcClient
+
+log = logging.getLogger(__name__)
+
+PASS_SECONDS = 1.0
+REGTEST_PASS_SECONDS = 0.2
+MAX_PASS_SECONDS = 30.0
+STOP_SECONDS = 10
+WALLET = "wallet"  # the kind of script that the hub's own address is
+_FUNDED = "funded by the faucet"
+_FUNDS_COINS, _FUNDS_SATOSHIS, _FUNDS_XCP = 20, 50_000_000, 1_000_000_000_000
+
+
+@dataclass(frozen=True)
+class Urls:
+    """Where the hub's nodes are: Counterparty Core's API, and Bitcoin Core's JSON-RPC."""
+
+    chain: str
+    bitcoin: str
+
+
+class Hub:
+    """One hub, with all that its methods and chores work on. ``once`` is one round of following and chores."""
+
+    def __init__(self, network: Network, key: Key, offer: Offer, database: Database, urls: Urls) -> None:
+        self.network = network
+        self.key = key
+        self.script = p2pkh(hash160(key.pubkey))
+        self.address = str(address_of_script(network, self.script))
+        self.offer = offer
+        self.database = database
+        self.chain_url = urls.chain
+        self.bitcoin = BitcoinNode(urls.bitcoin)
+        self.chain = NodeChain(urls.chain, network)
+        self.node = RpcClient(urls.chain.rstrip("/") + "/v1/", unreachable=NodeUnreachable)
+        self.follower = Follower(database, self.bitcoin, network)
+        self._passing = threading.RLock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def prepare(self) -> None:
+        """What comes before the first request: the chain read, the wallet watched, on regtest funded.
+
+        Raises NodeUnreachable and its kind.
+        """
+        self.follower.catch_up()
+        self.follower.import_address(self.chain, self.address, WALLET)
+        if self.network.name == "regtest":
+            self._fund()
+
+    def _fund(self) -> None:
+        with self.database.reading() as connection:
+            funded = meta_get(connection, _FUNDED)
+        if funded is not None:
+            return
+        for _ in range(_FUNDS_COINS):
+            self.node.call("faucet", {"address": self.address, "btc": _FUNDS_SATOSHIS}, retry=False)
+        self.node.call("faucet", {"address": self.address, "asset": "XCP", "quantity": _FUNDS_XCP}, retry=False)
+        self.node.call("generate", {"blocks": 1}, retry=False)
+        with self.database.transaction("funded") as connection:
+            meta_set(connection, _FUNDED, "yes")
+        log.info("funded", extra={"fields": {"address": self.address, "xcp": _FUNDS_XCP}})
+        self.follower.catch_up()
+
+    def once(self) -> None:
+        """Follow the chain to its tip, then do every chore once. Raises what either raises."""
+        from picopayments_cli.hub import chores
+
+        with self._passing:
+            self.follower.catch_up()
+            chores.run(self)
+
+    def start(self) -> None:
+        """Do ``once`` over and over in a thread, until ``stop``."""
+        self._thread = threading.Thread(target=self._work, name="chores", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread, which finishes the round under way, and close the database."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+        self.database.close()
+
+    def _work(self) -> None:
+        usual = REGTEST_PASS_SECONDS if self.network.name == "regtest" else PASS_SECONDS
+        pause = usual
+        while not self._stop.wait(pause):
+            try:
+                self.once()
+                pause = usual
+            except Exception as error:  # whatever it is, the next round is tried
+                level = logging.WARNING if isinstance(error, PicopaymentsError) else logging.ERROR
+                log.log(level, "round failed", exc_info=error)
+                pause = min(2 * pause, MAX_PASS_SECONDS)

@@ -1,0 +1,202 @@
+"""What the hub answers about the chain for clients without a node: the counterparty methods, in the shapes of 9.55."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from picopayments_cli.chain import Chain, Query
+from picopayments_cli.chain.bitcoin import BitcoinNode
+from picopayments_cli.channel.errors import InvalidParams, UnknownTransaction
+from picopayments_cli.channel.networks import Network, script_of_address
+from picopayments_cli.channel.values import Coin, Entry, from_hex
+from picopayments_cli.rpc import RpcClient
+
+MAX_TXIDS = 100  # of one getrawtransaction_batch
+MAX_ASSETS = 100  # of one get_asset_info
+MAX_TRANSACTION = 400_000  # bytes: what a node relays
+MAX_FILTERS = 10
+_COIN = 100_000_000
+_BALANCE_FIELDS = ("address", "asset")
+_FAUCET_NAMES = ("address", "btc", "asset", "quantity")
+
+Method = Callable[..., Any]
+
+
+class Proxy:
+    """The methods, each named as on the wire. They ask the hub's nodes, and never its database.
+
+    Every method raises InvalidParams and its kind for what a stranger sent, and NodeUnreachable and its kind.
+    """
+
+    def __init__(
+        self, network: Network, chain: Chain, bitcoin: BitcoinNode, node: RpcClient, after_blocks: Callable[[], None]
+    ) -> None:
+        """``node``: the Counterparty node's JSON-RPC; ``after_blocks`` runs when a call has made blocks on regtest."""
+        self._network = network
+        self._chain = chain
+        self._bitcoin = bitcoin
+        self._node = node
+        self._after_blocks = after_blocks
+
+    def methods(self) -> dict[str, Method]:
+        """What is on offer; on regtest also what makes blocks and money."""
+        offered: list[Method] = [
+            self.get_balances,
+            self.get_unspent_txouts,
+            self.search_raw_transactions,
+            self.getrawtransaction,
+            self.getrawtransaction_batch,
+            self.sendrawtransaction,
+            self.get_assets,
+            self.get_asset_info,
+            self.get_running_info,
+            self.fee_per_kb,
+        ]
+        if self._network.name == "regtest":
+            offered += [self.generate, self.faucet, self.reorganise]
+        return {method.__name__: method for method in offered}
+
+    # Addresses ------------------------------------------------------------------------------------------------------
+
+    def get_balances(self, filters: Any = (), filterop: str = "AND") -> list[dict[str, Any]]:
+        """The confirmed balances of one address, BTC included; attached holdings left out."""
+        wanted = self._filters(filters)
+        if "address" not in wanted or filterop != "AND":
+            raise InvalidParams('get_balances needs a filter {"field": "address", "op": "==", "value": ADDRESS}.')
+        address = wanted["address"]
+        balances = self._chain.view(Query(balances=[address])).balances[address]
+        return [
+            {"address": address, "asset": asset, "quantity": quantity}
+            for asset, quantity in balances.items()
+            if wanted.get("asset", asset) == asset
+        ]
+
+    def _filters(self, filters: Any) -> dict[str, str]:
+        wanted = {}
+        if isinstance(filters, Mapping):
+            filters = [filters]
+        if not isinstance(filters, Sequence) or len(filters) > MAX_FILTERS:
+            raise InvalidParams("filters must be a list of objects.")
+        for item in filters:
+            if not isinstance(item, Mapping) or item.get("op") not in ("=", "=="):
+                raise InvalidParams('A filter must be {"field": "address" or "asset", "op": "==", "value": text}.')
+            field, value = item.get("field"), item.get("value")
+            if field not in _BALANCE_FIELDS or not isinstance(value, str):
+                raise InvalidParams('A filter must be {"field": "address" or "asset", "op": "==", "value": text}.')
+            wanted[field] = self._address(value) if field == "address" else value
+        return wanted
+
+    def get_unspent_txouts(self, address: str, unconfirmed: bool = False) -> list[dict[str, Any]]:
+        """The coins of an address, by txid; with ``unconfirmed`` those of the mempool too."""
+        view = self._chain.view(Query(coins=[self._address(address)]))
+        coins = [coin for coin in view.coins[address] if unconfirmed or coin.height is not None]
+        return [_coin(coin, view.height) for coin in sorted(coins, key=lambda coin: str(coin.outpoint))]
+
+    def search_raw_transactions(self, address: str, unconfirmed: bool = True) -> list[dict[str, Any]]:
+        """The transactions of an address: unconfirmed first, then from the oldest to the newest."""
+        view = self._chain.view(Query(history=[self._address(address)]))
+        entries = [entry for entry in view.history[address] if unconfirmed or entry.height is not None]
+        entries.sort(key=lambda entry: (entry.height is not None, entry.height or 0))
+        return [_entry(entry, view.height) for entry in entries]
+
+    def _address(self, address: Any) -> str:
+        if not isinstance(address, str):
+            raise InvalidParams("The address must be text.")
+        script_of_address(self._network, address)
+        return address
+
+    # Transactions ---------------------------------------------------------------------------------------------------
+
+    def getrawtransaction(self, tx_hash: str, verbose: bool = False) -> Any:
+        """A transaction as hex, or with ``verbose`` as the Bitcoin node tells it. Raises UnknownTransaction."""
+        txid = _txid(tx_hash)
+        if verbose:
+            return self._bitcoin.verbose_transaction(txid)
+        found = self._bitcoin.transactions([txid])
+        if txid not in found:
+            raise UnknownTransaction(f"The node knows no transaction {tx_hash}.", txid=tx_hash)
+        return found[txid].hex()
+
+    def getrawtransaction_batch(self, txhash_list: Any) -> dict[str, str]:
+        """Transactions as hex, in the order asked; unknown ones are left out."""
+        if not isinstance(txhash_list, list) or len(txhash_list) > MAX_TXIDS:
+            raise InvalidParams(f"txhash_list must be a list of at most {MAX_TXIDS} txids.", limit=MAX_TXIDS)
+        txids = [_txid(text) for text in txhash_list]
+        found = self._bitcoin.transactions(txids)
+        return {txid[::-1].hex(): found[txid].hex() for txid in txids if txid in found}
+
+    def sendrawtransaction(self, tx_hex: str) -> str:
+        """Hand a signed transaction to the network; its txid. Raises BroadcastRefused."""
+        raw = from_hex(tx_hex, "transaction")
+        if len(raw) > MAX_TRANSACTION:
+            raise InvalidParams(f"A transaction has at most {MAX_TRANSACTION} bytes.", limit=MAX_TRANSACTION)
+        txid = self._chain.broadcast(raw)
+        if self._network.name == "regtest":
+            self._after_blocks()  # the node may have mined it at once
+        return txid[::-1].hex()
+
+    # The ledger -----------------------------------------------------------------------------------------------------
+
+    def get_assets(self) -> Any:
+        """The assets as the node lists them, its newest thousand."""
+        return self._node.call("get_assets", {}, retry=True)
+
+    def get_asset_info(self, assets: Any = None, asset: Any = None) -> list[dict[str, Any]]:
+        """What the node tells about assets, with their ``asset_id`` in decimal; unknown ones are left out."""
+        names = assets if asset is None else [asset]
+        if not isinstance(names, list) or len(names) > MAX_ASSETS or not all(isinstance(name, str) for name in names):
+            raise InvalidParams(f"assets must be a list of at most {MAX_ASSETS} names.", limit=MAX_ASSETS)
+        rows = self._node.call("get_asset_info", {"assets": names}, retry=True)
+        return [row | {"asset_id": str(self._chain.asset(row["asset"]).number)} for row in rows]
+
+    def get_running_info(self) -> dict[str, Any]:
+        """The node's state, with the block at which its ledger stands and the fee rate in sat/vB."""
+        view = self._chain.view(Query())
+        info: dict[str, Any] = self._node.call("get_running_info", {}, retry=True)
+        return info | {"bitcoin_block_count": view.height, "fee_rate": view.fee_rate}
+
+    def fee_per_kb(self, conf_target: int = 3, nblocks: int = 3) -> int:
+        """The node's estimate for 3 blocks in satoshis per 1000 vB, whatever the target asked for."""
+        return 1000 * self._chain.view(Query()).fee_rate
+
+    # Regtest --------------------------------------------------------------------------------------------------------
+
+    def generate(self, blocks: int = 1) -> Any:
+        """Mine blocks; their hashes. The hub has read them, and done its chores, when this answers."""
+        return self._make_blocks("generate", {"blocks": blocks})
+
+    def reorganise(self, depth: int) -> Any:
+        """Replace the last blocks by a longer branch. The hub has read it when this answers."""
+        return self._make_blocks("reorganise", {"depth": depth})
+
+    def faucet(self, **asked: Any) -> Any:
+        """Give an address bitcoins and assets; the txids."""
+        if not set(asked) <= set(_FAUCET_NAMES):
+            raise InvalidParams(f"faucet takes {', '.join(_FAUCET_NAMES)}.")
+        return self._make_blocks("faucet", asked)
+
+    def _make_blocks(self, method: str, params: Mapping[str, Any]) -> Any:
+        result = self._node.call(method, params, retry=False)
+        self._after_blocks()
+        return result
+
+
+def _txid(text: Any) -> bytes:
+    return from_hex(text, "txid", 32)[::-1]
+
+
+def _coin(coin: Coin, tip: int) -> dict[str, Any]:
+    return {
+        "txid": coin.outpoint.txid[::-1].hex(),
+        "vout": coin.outpoint.vout,
+        "amount": coin.value / _COIN,  # the nearest double: its 8 decimals are exact
+        "value": coin.value,
+        "confirmations": coin.depth(tip),
+        "scriptPubKey": coin.script.hex(),
+    }
+
+
+def _entry(entry: Entry, tip: int) -> dict[str, Any]:
+    told: dict[str, Any] = {"txid": entry.txid[::-1].hex(), "hex": entry.raw.hex()}
+    return told if entry.height is None else told | {"confirmations": entry.depth(tip)}

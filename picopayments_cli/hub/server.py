@@ -1,0 +1,40 @@
+"""The hub's web application: its own methods and the proxied ones, JSON-RPC at any path."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.proxy import Proxy
+from picopayments_cli.web import JsonRpcEndpoint
+
+log = logging.getLogger(__name__)
+
+
+def create_app(hub: Hub, methods: Mapping[str, Callable[..., Any]], slow: Collection[str]) -> Starlette:
+    """The application, which starts the hub's thread and stops the hub at its own end.
+
+    ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others.
+    """
+    proxied = Proxy(hub.network, hub.chain, hub.bitcoin, hub.node, hub.once).methods()
+    endpoint = JsonRpcEndpoint({**proxied, **methods}, slow={*proxied, *slow}, on_error=_log_unexpected)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        hub.start()
+        try:
+            yield
+        finally:
+            hub.stop()
+
+    return Starlette(routes=[Mount("", endpoint)], lifespan=lifespan)
+
+
+def _log_unexpected(method: str, error: Exception) -> None:
+    log.error("request failed", extra={"fields": {"method": method}}, exc_info=error)

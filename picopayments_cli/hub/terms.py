@@ -1,0 +1,71 @@
+"""The terms that the hub's operator offers, asset by asset, in a JSON file; the fee rate is added as of the moment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from picopayments_cli.channel.errors import BadTerms, InvalidSetting
+from picopayments_cli.channel.networks import Network
+from picopayments_cli.channel.terms import Terms
+from picopayments_cli.channel.transactions import commit_rate
+
+REAL_DEPOSIT_MIN = 100_000
+MEMBERS = ("deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_min", "sync_fee")
+
+
+class Offer:
+    """What the hub offers: an asset's members as they stand in the file, checked when it is read."""
+
+    def __init__(self, members: dict[str, dict[str, Any]]) -> None:
+        self._members = members
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """The assets that connections are offered in."""
+        return tuple(self._members)
+
+    def terms(self, asset: str, fee_rate: int) -> Terms | None:
+        """The terms of an asset at the node's estimate of ``fee_rate`` sat/vB; None where it is not offered."""
+        members = self._members.get(asset)
+        return None if members is None else Terms.parse(members | {"fee_rate": commit_rate(fee_rate)})
+
+
+def default_text(network: Network) -> str:
+    """The file of a new hub; on a real network small deposits are refused, since each locks the hub's capital."""
+    deposit_min = 0 if network.name == "regtest" else REAL_DEPOSIT_MIN
+    times = {"expire_min": network.expire_min, "expire_max": 0}
+    members = {"deposit_min": deposit_min, "deposit_max": 0, "deposit_ratio": 1.0, **times, "sync_fee": 1}
+    return json.dumps({"XCP": members}, indent=2) + "\n"
+
+
+def read_offer(path: Path, network: Network) -> Offer:
+    """What a file offers. Raises InvalidSetting."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidSetting(f"The terms in {path} can't be read: {error}. Mend the file, or move it away.") from error
+    if not isinstance(content, dict) or not content:
+        raise InvalidSetting(f"The terms in {path} must be a JSON object of assets and their terms.")
+    offer = Offer(content)
+    for asset, members in content.items():
+        _check(f"{path}, {asset}", members, network)
+    return offer
+
+
+def _check(where: str, members: Any, network: Network) -> None:
+    if not isinstance(members, dict) or set(members) != set(MEMBERS):
+        raise InvalidSetting(f"{where}: the members of terms are {', '.join(MEMBERS)}, all of them and no other.")
+    try:
+        terms = Terms.parse(members | {"fee_rate": 1})
+    except BadTerms as error:
+        raise InvalidSetting(f"{where}: {error.message}", **error.data) from error
+    longest = terms.expire_max or network.expire_max
+    if not network.expire_min <= terms.expire_min <= longest <= network.expire_max:
+        raise InvalidSetting(
+            f"{where}: the times must lie between {network.expire_min} and {network.expire_max} blocks, expire_min not "
+            "above expire_max.",
+            expire_min=terms.expire_min,
+            expire_max=terms.expire_max,
+        )
