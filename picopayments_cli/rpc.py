@@ -211,8 +211,13 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request  # keeps requests from looking for a password in the user's .netrc
 
 
-def _tail(error: Exception) -> str:
-    return str(error).rpartition(": ")[2].strip("()'\" ") or type(error).__name__
+def _tail(error: BaseException) -> str:
+    """What the innermost of nested errors says."""
+    inner = [part for part in (*error.args, getattr(error, "reason", None)) if isinstance(part, BaseException)]
+    if inner:
+        return _tail(inner[-1])
+    text = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
+    return text.removesuffix(".") or type(error).__name__
 
 
 # JSON-RPC -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,307 @@
+"""What a client of our servers sees, well-behaved or hostile; and how a server starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from servers import json_rpc
+
+from picopayments_cli import web
+from picopayments_cli.channel.errors import HubUnreachable, InvalidSetting, PortUnusable, UnknownHandle
+from picopayments_cli.rpc import RpcClient
+from picopayments_cli.web import JsonRpcEndpoint, RawJson, WebServer
+
+unexpected: list[tuple[str, Exception]] = []
+
+
+def echo(**members: Any) -> Any:
+    return members
+
+
+def add(a: int, b: int = 1) -> int:
+    return a + b
+
+
+def no_handle() -> None:
+    raise UnknownHandle("No such connection: see status.", handle="00ff")
+
+
+def broken() -> None:
+    raise KeyError("the operator's secret")
+
+
+def mistyped() -> int:
+    return len(5)  # type: ignore[arg-type]
+
+
+def whole(params: dict[str, Any]) -> dict[str, Any]:
+    return params
+
+
+whole.takes_params = True  # type: ignore[attr-defined]
+
+
+async def later() -> str:
+    await asyncio.sleep(0)
+    return "later"
+
+
+ENDPOINT = JsonRpcEndpoint(
+    {
+        "echo": echo,
+        "add": add,
+        "no_handle": no_handle,
+        "broken": broken,
+        "mistyped": mistyped,
+        "whole": whole,
+        "later": later,
+        "stored": lambda: RawJson('{"b":  1.0, "a": null}'),
+        "nan": lambda: float("nan"),
+    },
+    on_error=lambda name, error: unexpected.append((name, error)),
+)
+
+
+def answer(body: Any) -> Any:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    text = asyncio.run(ENDPOINT.answer(data))
+    return json.loads(text) if text else None
+
+
+def error_of(method: str, params: Any = None) -> dict[str, Any]:
+    reply = answer({"method": method, "params": params, "id": 7})
+    assert reply["id"] == 7
+    assert reply["jsonrpc"] == "2.0"
+    error: dict[str, Any] = reply["error"]
+    return error
+
+
+def test_the_forms_of_a_request() -> None:
+    forms: list[dict[str, Any]] = [{"params": {}}, {"params": []}, {"params": None}, {}]
+    for params in forms:
+        assert answer({"method": "echo", "id": 0, **params}) == {"result": {}, "id": 0, "jsonrpc": "2.0"}
+    assert answer({"method": "echo", "params": {"a": [1.0]}, "id": "x"})["result"] == {"a": [1.0]}
+    assert answer({"method": "add", "params": [1, 5], "id": 1})["result"] == 6
+    assert answer({"method": "later", "id": 1})["result"] == "later"
+    assert answer({"method": "whole", "params": {"any thing": None}, "id": 1})["result"] == {"any thing": None}
+    assert answer({"method": "whole", "id": 1})["result"] == {}
+
+
+def test_a_batch_is_answered_in_its_order() -> None:
+    calls: list[Any] = [{"method": "add", "params": {"a": n}, "id": n} for n in range(3)]
+    replies = answer([*calls, 5, {"method": "echo", "jsonrpc": "2.0"}])
+    assert [reply.get("result") for reply in replies] == [1, 2, 3, None]
+    assert replies[3]["error"]["code"] == -32600
+    assert answer([{"method": "echo", "jsonrpc": "2.0"}]) is None
+    assert answer([])["error"]["code"] == -32600
+    assert answer([{}] * (web.MAX_BATCH + 1))["error"]["code"] == -32600
+
+
+def test_a_stored_reply_is_repeated_byte_for_byte() -> None:
+    assert '"result":{"b":  1.0, "a": null},' in asyncio.run(ENDPOINT.answer(b'{"method":"stored","id":1}'))
+
+
+def test_refusals() -> None:
+    assert error_of("no_handle") == {
+        "code": -32000,
+        "message": "Server error",
+        "data": {
+            "type": "UnknownHandle",
+            "args": ["No such connection: see status."],
+            "message": "No such connection: see status.",
+            "data": {"handle": "00ff"},
+        },
+    }
+    assert error_of("nowhere") == {"code": -32601, "message": "Method not found"}
+    wrong: list[Any] = [{"a": 1, "c": 2}, {}, [1, 2, 3]]
+    for params in wrong:
+        error = error_of("add", params)
+        assert (error["code"], error["message"], error["data"]["type"]) == (-32602, "Invalid params", "TypeError")
+    assert error_of("whole", [{"a": 1}])["code"] == -32602
+    assert error_of("echo", 5)["code"] == -32600
+    assert answer({"method": 5, "id": 1})["error"]["code"] == -32600
+    assert answer({"method": "echo", "id": [1]})["error"]["code"] == -32600
+
+
+@pytest.mark.parametrize("method", ["broken", "mistyped", "nan"])
+def test_an_unexpected_error_shows_nothing_of_itself(method: str) -> None:
+    unexpected.clear()
+    error = error_of(method)
+    assert error["code"] == -32000
+    assert error["data"]["type"] == "InternalError"
+    assert "secret" not in str(error)
+    assert [name for name, _ in unexpected] == [method]
+
+
+NOT_JSON = {
+    "empty": b"",
+    "text": b"hello",
+    "cut": b'{"method":"echo"',
+    "deep": b"[" * 100_000,
+    "closed deep": b'{"method":"echo","id":1,"params":{"a":' + b"[" * 70 + b"]" * 70 + b"}}",
+    "NaN": b'{"method":"echo","params":{"a":NaN},"id":1}',
+    "infinity": b'{"method":"echo","params":{"a":-Infinity},"id":1}',
+    "overflow": b'{"method":"echo","params":{"a":1e999},"id":1}',
+    "long number": b'{"method":"echo","params":{"a":' + b"9" * 10_000 + b'},"id":1}',
+    "latin": b'{"method":"echo","params":{"a":"\xff"},"id":1}',
+    "half a pair": b'{"method":"echo","params":{"a":"\\ud800"},"id":1}',
+}
+
+
+@pytest.mark.parametrize("case", NOT_JSON)
+def test_what_is_no_json_is_a_parse_error(case: str) -> None:
+    assert answer(NOT_JSON[case]) == {"error": {"code": -32700, "message": "Parse error"}, "id": None, "jsonrpc": "2.0"}
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(JSON_VALUES | st.fixed_dictionaries({"method": st.sampled_from(["whole", 3]), "params": JSON_VALUES}))
+def test_any_json_is_answered_or_a_notification(body: Any) -> None:
+    reply = answer(json.dumps(body).encode())
+    for item in reply if isinstance(reply, list) else [reply]:
+        assert item["jsonrpc"] == "2.0"
+        assert ("result" in item) != ("error" in item)
+    if isinstance(body, dict) and body.get("method") == "whole" and isinstance(body["params"], dict):
+        assert reply["result"] == body["params"]
+
+
+# Over HTTP ----------------------------------------------------------------------------------------------------------
+
+
+def test_verbs_and_sizes() -> None:
+    with json_rpc({"echo": echo}, max_bytes=1000) as url:
+        with requests.Session() as session:
+            reply = session.get(url)
+            assert (reply.status_code, reply.json()["error"]["code"]) == (200, -32700)
+            body = b'{"method":"echo","params":{"a":1},"id":1}'
+            for verb in ("POST", "PUT"):
+                reply = session.request(verb, url, data=body, headers={"Content-Type": "text/plain"})
+                assert (reply.status_code, reply.json()["result"]) == (200, {"a": 1})
+            assert session.post(url, data=b'{"method":"echo","jsonrpc":"2.0"}').status_code == 204
+        assert requests.post(url, data=b" " * 1001, timeout=20).status_code == 413
+        chunks = iter([b" " * 600, b" " * 600])
+        assert requests.post(url, data=chunks, timeout=20).status_code == 413
+        assert requests.post(url, data=iter([b" " * 600, body]), timeout=20).json()["result"] == {"a": 1}
+
+
+def test_a_body_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "BODY_SECONDS", 0.3)
+    with json_rpc({"echo": echo}) as url:
+        port = urlsplit(url).port
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(b"POST /api/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            assert connection.recv(100).startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_that_goes_away_harms_nobody() -> None:
+    with json_rpc({"echo": echo}) as url:
+        port = urlsplit(url).port
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as connection:
+            connection.sendall(b"POST /api/ HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        assert RpcClient(url).call("echo", {"a": 1}, retry=False) == {"a": 1}
+
+
+def test_slow_methods_do_not_hold_up_others() -> None:
+    begun, finish = threading.Event(), threading.Event()
+
+    def slow() -> str:
+        begun.set()
+        return "slow" if finish.wait(20) else "given up"
+
+    with json_rpc({"echo": echo, "slow": slow}, slow={"slow"}) as url:
+        results: list[str] = []
+        thread = threading.Thread(target=lambda: results.append(RpcClient(url).call("slow", {}, retry=False)))
+        thread.start()
+        assert begun.wait(20)
+        assert RpcClient(url).call("echo", {"a": 1}, retry=False) == {"a": 1}
+        assert not results, "the quick call had to wait for the slow one"
+        finish.set()
+        thread.join(20)
+        assert results == ["slow"]
+
+
+def test_replies_do_not_wait_for_acknowledgements() -> None:
+    with json_rpc({"echo": echo}) as url:
+        connection = http.client.HTTPConnection(url.split("/")[2])
+        start = time.monotonic()
+        for _ in range(50):
+            connection.request("POST", "/api/", b'{"method":"echo","id":1}')
+            connection.getresponse().read()
+        connection.close()
+        assert time.monotonic() - start < 1.5  # with Nagle's algorithm: 40 ms each
+
+
+# Start and stop -----------------------------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+from starlette.applications import Starlette
+from starlette.routing import Route
+from picopayments_cli.web import JsonRpcEndpoint, run
+app = Starlette(routes=[Route("/api/", JsonRpcEndpoint({"add": lambda a: a + 1}))])
+run(app, host="127.0.0.1", port=0, ready=lambda url: print(url, flush=True), shutdown=lambda: print("cleaned up"))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
+    with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        assert RpcClient(f"{url}/api/").call("add", {"a": 1}, retry=True) == 2
+        process.send_signal(number)
+        assert process.wait(20) == 0
+        assert process.stdout.read() == "cleaned up\n"
+
+
+def test_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(PortUnusable, match=f"Port {port}.*in use") as refused:
+            WebServer(ENDPOINT, port=port)
+        assert refused.value.data["port"] == port
+    with pytest.raises(PortUnusable):
+        WebServer(ENDPOINT, host="192.0.2.1")
+    with pytest.raises(PortUnusable):
+        WebServer(ENDPOINT, port=70_000)
+
+
+@pytest.mark.filterwarnings("ignore:Unverified HTTPS")
+def test_tls(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
+    command = [*make.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("needs openssl to make a certificate")
+    with json_rpc({"echo": echo}) as plain, pytest.raises(HubUnreachable, match="did not answer"):
+        RpcClient(plain.replace("http:", "https:")).call("echo", {}, retry=False)
+    with json_rpc({"echo": echo}, server={"ssl_cert": str(cert), "ssl_key": str(key)}) as url:
+        assert url.startswith("https://127.0.0.1:")
+        assert RpcClient(url, verify=False).call("echo", {"a": 1}, retry=False) == {"a": 1}
+        with pytest.raises(HubUnreachable, match="TLS certificate does not hold"):
+            RpcClient(url).call("echo", {}, retry=False)
+    with pytest.raises(InvalidSetting, match="certificate"):
+        WebServer(ENDPOINT, ssl_cert=str(tmp_path / "none.pem"), ssl_key=str(key))
