@@ -6,6 +6,7 @@ between, everything but ASCII escaped; its SHA-256 is signed with ECDSA. Origina
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 from collections.abc import Mapping
@@ -59,3 +60,10 @@ def named_key(body: Mapping[str, Any]) -> Pubkey | None:
     except InvalidHex:
         return None
     return Pubkey(data) if is_pubkey(data) else None
+
+
+def sign_message(key: Key, text: str) -> str:
+    """A Bitcoin signed message (base64): proof that the owner of the key's address wrote the text, of ASCII."""
+    magic = b"\x18Bitcoin Signed Message:\n" + bytes((len(text),)) + text.encode("ascii")
+    hashed = hashlib.sha256(hashlib.sha256(magic).digest()).digest()
+    return base64.b64encode(key.sign_recoverable(hashed)).decode("ascii")

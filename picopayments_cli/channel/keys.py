@@ -36,6 +36,11 @@ class Key:
         """The DER signature of a 32-byte digest: nonce by RFC 6979, low S."""
         return bytes(self._private.sign(digest, hasher=None))
 
+    def sign_recoverable(self, digest: bytes) -> bytes:
+        """The 65-byte signature of a 32-byte digest that tells the compressed key: header, r, s."""
+        compact = self._private.sign_recoverable(digest, hasher=None)
+        return bytes((31 + compact[64],)) + bytes(compact[:64])
+
 
 @lru_cache(maxsize=16384)
 def _public(pubkey: bytes) -> coincurve.PublicKey:

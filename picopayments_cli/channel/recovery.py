@@ -53,6 +53,22 @@ def spender(outpoint: Outpoint, history: Iterable[Entry]) -> Entry | None:
     return None
 
 
+def unspent(script: bytes, history: Iterable[Entry]) -> tuple[Coin, ...]:
+    """The unspent outputs that pay a scriptPubKey, from its complete history: values out of hashed bytes."""
+    coins: dict[Outpoint, Coin] = {}
+    spent: set[Outpoint] = set()
+    for entry in history:
+        tx = parse_transaction(entry.raw)
+        if tx is None:
+            continue
+        spent.update(spent_outpoints(tx))
+        for n, out in enumerate(tx.vout):
+            if bytes(out.scriptPubKey) == script:
+                outpoint = Outpoint(entry.txid, n)
+                coins[outpoint] = Coin(outpoint, out.nValue, script, entry.height)
+    return tuple(coin for outpoint, coin in coins.items() if outpoint not in spent)
+
+
 def anchor_spender(channel: Channel, facts: Facts) -> Entry | None:
     """What spends the anchor: the published commit, or the payer's recovery."""
     return spender(channel.anchor.outpoint, facts.history) if channel.anchor else None

@@ -1,7 +1,8 @@
 """The client's own files: the wallet's key and one JSON document per connection, private, whole, one writer at a time.
 
-In the basedir stand ``<network>.wif``, ``<network>.connections/<handle>.json`` and ``<network>.lock``. Nothing is
-written before the first save, except the lock's file and the folder it stands in.
+In the basedir stand ``<network>.wif``, ``<network>.connections/<handle>.json``, ``<network>.hubs`` (the hubs' public
+keys) and ``<network>.lock``. Nothing is written before the first save, except the lock's file and the folder it stands
+in.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class Store:
         self.network = network
         self.wif_path = basedir / f"{network.name}.wif"
         self.folder = basedir / f"{network.name}.connections"
+        self.hubs_path = basedir / f"{network.name}.hubs"
         self._lock_wait = lock_wait
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
         self._seen: set[Handle] = set()  # files known to be ours, since the lock was taken
@@ -137,6 +139,30 @@ class Store:
         header = {"format": FORMAT, "version": VERSION, "network": self.network.name}
         self._write(path, json.dumps({**header, **document}, allow_nan=False, separators=(",", ":")) + "\n", label)
         self._seen.add(handle)
+
+    def remove(self, handle: Handle) -> None:
+        """Take a connection's document away; it need not be there. Raises StoreUnusable."""
+        path = self._path(handle)
+        with _usable(path):
+            path.unlink(missing_ok=True)
+        self._seen.discard(handle)
+
+    # Hubs ----------------------------------------------------------------------------------------------------------
+
+    def hub_keys(self) -> dict[str, str]:
+        """The public key (hex) that each hub's URL is bound to. Raises StoreDamaged."""
+        text = _read(self.hubs_path)
+        try:
+            keys = json.loads(text) if text is not None else {}
+        except ValueError:
+            raise damaged(self.hubs_path, "it is not JSON") from None
+        if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
+            raise damaged(self.hubs_path, "it does not map URLs to keys")
+        return keys
+
+    def save_hub_key(self, url: str, key: str) -> None:
+        """Bind a hub's URL to its public key (hex). Raises StoreUnusable, StoreDamaged."""
+        self._write(self.hubs_path, json.dumps({**self.hub_keys(), url: key}, indent=2) + "\n", "hub key")
 
     def _path(self, handle: Handle) -> Path:
         return self.folder / f"{handle.hex()}.json"

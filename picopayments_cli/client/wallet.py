@@ -26,15 +26,19 @@ class Wallet:
 
     @staticmethod
     def open(store: Store, network: Network) -> Wallet:
-        """The store's wallet; a new key is on disk before it is used. Raises StoreDamaged, StoreUnusable."""
+        """The store's wallet, or a new one that ``keep`` writes. Raises StoreDamaged, StoreUnusable."""
         wif = store.load_wif()
         if wif is None:
-            wif = wif_of_secret(network, coincurve.PrivateKey().secret)
-            store.save_wif(wif)
+            return Wallet(network, Key(coincurve.PrivateKey().secret))
         try:
             return Wallet(network, Key(secret_of_wif(network, wif)))
         except InvalidKey:
             raise damaged(store.wif_path, f"it holds no private key of {network.name} (WIF, compressed)") from None
+
+    def keep(self, store: Store) -> None:
+        """Have the key on disk, which must be so before anything that depends on it leaves. Raises StoreUnusable."""
+        if store.load_wif() is None:
+            store.save_wif(wif_of_secret(self.network, self.key.secret))
 
     @property
     def script(self) -> bytes:

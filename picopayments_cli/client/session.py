@@ -1,0 +1,233 @@
+"""What a command works with: settings, store, wallet, hub and chain, and the doors through which things leave."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from picopayments_cli.chain import Chain, Query, View
+from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel.errors import (
+    BadHubSignature,
+    BadPreviousTransaction,
+    BadReply,
+    FeeTooHigh,
+    PicopaymentsError,
+)
+from picopayments_cli.channel.networks import address_of_script
+from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.state import Channel
+from picopayments_cli.channel.transactions import Draft, Output, output_of
+from picopayments_cli.channel.values import Handle, Pubkey
+from picopayments_cli.client.record import ASKED, Connection, from_document, to_document
+from picopayments_cli.client.store import Store, damaged
+from picopayments_cli.client.wallet import Wallet
+from picopayments_cli.config import Settings
+from picopayments_cli.rpc import RpcClient
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Signed:
+    """A reply that the hub signed for one of the requests that were sent."""
+
+    body: Mapping[str, Any]
+    request: bytes
+
+
+class Session:
+    """One command's resources; opened as they are needed, given back by ``close``."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.network = settings.network
+        self._stack = ExitStack()
+
+    def close(self) -> None:
+        """Give back the store's lock."""
+        self._stack.close()
+
+    @cached_property
+    def store(self) -> Store:
+        """The local files, locked from here on. Raises StoreLocked, StoreUnusable."""
+        return self._stack.enter_context(Store(self.settings.basedir, self.network))
+
+    @cached_property
+    def wallet(self) -> Wallet:
+        """The wallet; a new one is not on disk before ``keep_wallet``."""
+        return Wallet.open(self.store, self.network)
+
+    def keep_wallet(self) -> None:
+        """Have the wallet's key on disk."""
+        self.wallet.keep(self.store)
+
+    @cached_property
+    def rpc(self) -> RpcClient:
+        """The hub. Raises InvalidSetting where none is set."""
+        settings = self.settings
+        return RpcClient(
+            settings.require_hub_url,
+            timeout=(min(10.0, settings.timeout), settings.timeout),
+            verify=settings.verify_tls,
+            auth=settings.hub_auth,
+        )
+
+    @cached_property
+    def chain(self) -> Chain:
+        """The chain, seen through the hub."""
+        from picopayments_cli.chain.hub import HubChain
+
+        return HubChain(self.rpc, self.network)
+
+    # Connections ----------------------------------------------------------------------------------------------------
+
+    def connections(self) -> dict[Handle, Connection]:
+        """All connections. A handle asked for, and never got, is dropped: nothing was deposited for it."""
+        found = {}
+        for handle, document in self.store.load_all().items():
+            if document.get("stage") != ASKED:
+                found[handle] = self._connection(handle, document)
+        return found
+
+    def connection(self, handle: Handle) -> Connection:
+        """One connection. Raises UnknownHandle, StoreDamaged."""
+        return self._connection(handle, self.store.load(handle))
+
+    def _connection(self, handle: Handle, document: Mapping[str, Any]) -> Connection:
+        try:
+            return from_document(handle, document)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, PicopaymentsError) as error:
+            raise damaged(
+                self.store.folder / f"{handle.hex()}.json", f"a member is missing or wrong ({type(error).__name__})"
+            ) from error
+
+    # The doors ------------------------------------------------------------------------------------------------------
+
+    def save(self, connection: Connection, label: str) -> Connection:
+        """Put a connection on disk."""
+        self.store.save(connection.handle, to_document(connection), label)
+        return connection
+
+    def call(self, method: str, requests: Iterable[Mapping[str, Any]], hub_key: Pubkey | None) -> Signed:
+        """Send the newest of the signed requests; the hub's signed reply, which must answer one of them.
+
+        ``hub_key`` None: the hub is new, and the key that its reply names is taken. Raises BadHubSignature, BadReply,
+        and what the hub refuses.
+        """
+        sent = list(requests)
+        body = self.rpc.call(method, sent[-1], retry=True)
+        if not isinstance(body, Mapping):
+            raise BadReply("The hub's reply is not an object.", method=method)
+        key = hub_key or envelope.named_key(body)
+        if key is None or envelope.signed_by(body, key) is None:
+            raise BadHubSignature(
+                "The hub's reply is not signed with the key that this hub is known by. Nothing of it was taken. If the "
+                "operator has not announced a new key, somebody stands between: try from another network.",
+                method=method,
+                hub_url=self.settings.hub_url,
+            )
+        named = body.get("request_sha256")
+        answered = [request for request in sent if envelope.digest(request).hex() == named]
+        if not answered:
+            raise BadReply("The hub's reply answers another request. Nothing of it was taken.", method=method)
+        return Signed(body, envelope.digest(answered[0]))
+
+    def broadcast(self, raw: bytes, label: str) -> str:
+        """Hand a signed transaction to the network; its txid in hex."""
+        txid = self.chain.broadcast(raw)[::-1].hex()
+        log.debug("broadcast %s: %s", label, txid)
+        return txid
+
+    # The chain ------------------------------------------------------------------------------------------------------
+
+    def address(self, channel: Channel) -> str:
+        """The address of a channel's deposit."""
+        return str(address_of_script(self.network, channel.script.output))
+
+    def rate(self, view: View) -> int:
+        """The fee rate of what this party signs alone, in sat/vB. Raises FeeTooHigh."""
+        rate = self.settings.fee_rate or view.fee_rate
+        if rate > self.settings.fee_ceiling:
+            raise FeeTooHigh(
+                f"The network asks {rate} sat/vB, more than the fee_ceiling of {self.settings.fee_ceiling}. Wait, or "
+                "raise the ceiling in the settings.",
+                rate=rate,
+                fee_ceiling=self.settings.fee_ceiling,
+            )
+        return rate
+
+    def check_inputs(self, draft: Draft) -> None:
+        """Compare each wallet coin with the transaction that made it. Raises BadPreviousTransaction.
+
+        Legacy signatures don't commit to values: a wrong one would go to the miners.
+        """
+        txids = sorted({coin.outpoint.txid for coin in draft.inputs})
+        known = self.chain.view(Query(transactions=txids)).transactions
+        for coin in draft.inputs:
+            made = output_of(known.get(coin.outpoint.txid, b""), coin.outpoint)
+            if made != Output(coin.value, self.wallet.script):
+                raise BadPreviousTransaction(
+                    f"The coin {coin.outpoint} holds {made.value} satoshis, not the {coin.value} that were named. Nothing "
+                    "was signed.",
+                    outpoint=str(coin.outpoint),
+                    value=made.value,
+                    named=coin.value,
+                )
+
+    def look(self, connections: Iterable[Connection], *, wallet: bool = False, settle: bool = True) -> Look:
+        """What the chain shows of these connections, and of the wallet's balances where asked.
+
+        One round trip; a second one where a deposit is spent and ``settle`` asks who spent the commit.
+        """
+        looked_at = list(connections)
+        channels = [channel for item in looked_at for channel in (item.duplex.sending, item.duplex.receiving)]
+        addresses = [self.address(channel) for channel in channels]
+        unseen = [self.address(item.duplex.receiving) for item in looked_at if item.duplex.receiving.anchor is None]
+        balances = [*unseen, *([self.wallet.address] if wallet else [])]
+        view = self.chain.view(Query(history=addresses, balances=balances))
+        facts = [
+            Facts(view.height, view.history[address], recovery.unspent(channel.script.output, view.history[address]))
+            for channel, address in zip(channels, addresses, strict=True)
+        ]
+        if settle:
+            facts = self._with_commits(channels, facts)
+        pairs = {item.handle: (facts[2 * n], facts[2 * n + 1]) for n, item in enumerate(looked_at)}
+        return Look(view, pairs)
+
+    def _with_commits(self, channels: list[Channel], facts: list[Facts]) -> list[Facts]:
+        """The facts with what became of the outputs that the anchors' spenders pay first."""
+        paid: dict[int, bytes] = {}
+        for n, (channel, seen) in enumerate(zip(channels, facts, strict=True)):
+            entry = recovery.anchor_spender(channel, seen)
+            if entry is not None:
+                paid[n] = recovery.first_output(entry)
+        addresses = {n: address_of_script(self.network, script) for n, script in paid.items()}
+        asked = [address for address in addresses.values() if address]
+        if not asked:
+            return facts
+        history = self.chain.view(Query(history=asked)).history
+        found = list(facts)
+        for n, address in addresses.items():
+            if address:
+                entries = history[address]
+                found[n] = replace(
+                    facts[n], commit_history=entries, commit_coins=recovery.unspent(paid[n], entries)
+                )
+        return found
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look at the chain: the view, and per connection the facts of c2h and h2c."""
+
+    view: View
+    facts: Mapping[Handle, tuple[Facts, Facts]]
+
+    def held(self, address: str, asset: str) -> int:
+        """What the ledger says an address holds, where it was asked."""
+        return self.view.balances.get(address, {}).get(asset, 0)

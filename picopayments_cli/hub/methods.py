@@ -1,0 +1,448 @@
+"""The hub's own methods: what a client asks of it, decided by the channel's rules and written in one transaction."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from picopayments_cli.chain import Query
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.duplex import (
+    Duplex,
+    Half,
+    accept,
+    add_request,
+    deliverable,
+    hand_out,
+    most_transferable,
+    transfer,
+)
+from picopayments_cli.channel.errors import (
+    AddressUsed,
+    AmountExceedsSpendable,
+    AssetMismatch,
+    AssetNotInTerms,
+    BadClientSignature,
+    BadDepositScript,
+    BadRequest,
+    BadSecret,
+    ConnectionNotOpen,
+    DepositAlreadyGiven,
+    InsufficientLiquidity,
+    InvalidParams,
+    PaymentExceedsReceivable,
+    PicopaymentsError,
+    UnknownAsset,
+)
+from picopayments_cli.channel.messages import (
+    ConnectReply,
+    ConnectRequest,
+    DepositMessage,
+    Payment,
+    Receipt,
+    Refusal,
+    SyncReply,
+    SyncRequest,
+    spend_secret_in,
+)
+from picopayments_cli.channel.networks import address_of_script
+from picopayments_cli.channel.scripts import DepositScript
+from picopayments_cli.channel.state import Channel
+from picopayments_cli.channel.terms import Terms, check_delay
+from picopayments_cli.channel.values import (
+    HANDLE_SIZE,
+    Handle,
+    Hash,
+    Pubkey,
+    Quantity,
+    Secret,
+    check_secret,
+    from_hex,
+    hash_of,
+)
+from picopayments_cli.hub import chores
+from picopayments_cli.hub.book import AGREED, CLOSED, CLOSING, OPEN, REQUESTED, Account, Work
+from picopayments_cli.hub.server import Hub
+from picopayments_cli.web import RawJson
+
+log = logging.getLogger(__name__)
+SALT_SIZE = 16
+_SHOWN = {AGREED: "opening", OPEN: "open"}
+
+
+class Methods:
+    """``mph_status``, ``mph_request``, ``mph_deposit``, ``mph_sync`` and ``mph_close`` of one hub."""
+
+    # What asks the chain, so that it must not hold up the others.
+    SLOW = frozenset(("mph_status", "mph_request", "mph_deposit", "mph_close"))
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+
+    def table(self) -> dict[str, Callable[..., Any]]:
+        """The methods by name."""
+        return {
+            "mph_status": self.status,
+            "mph_request": _whole(self.request),
+            "mph_deposit": _whole(self.deposit),
+            "mph_sync": _whole(self.sync),
+            "mph_close": _whole(self.close),
+        }
+
+    # mph_status -----------------------------------------------------------------------------------------------------
+
+    def status(self, assets: Sequence[str] | None = None) -> dict[str, Any]:
+        """What the hub offers and holds, and the connections in these assets (None: all).
+
+        Raises UnknownAsset for one that is not offered.
+        """
+        wanted = set(self._hub.offer.assets) if assets is None else _asset_list(assets)
+        offered: dict[str, Terms] = {}
+        for asset in sorted(wanted):
+            terms = self._hub.offer.terms(asset, self._hub.follower.fee_rate())
+            if terms is None:
+                raise UnknownAsset(f"The hub offers no connections in {asset!r}.", asset=asset)
+            offered[asset] = terms
+        held = self._hub.chain.view(Query(balances=[self._hub.address])).balances[self._hub.address]
+        message = os.urandom(32).hex()
+        return {
+            "funds": {
+                "address": self._hub.address,
+                "message": message,
+                "signature": envelope.sign_message(self._hub.key, message),
+                "liquidity": {asset: held.get(asset, 0) for asset in (*offered, "BTC")},
+            },
+            "current_terms": {asset: terms.as_json() for asset, terms in offered.items()},
+            "connections": self._connections(wanted),
+        }
+
+    def _connections(self, assets: set[str]) -> dict[str, Any]:
+        shown = {}
+        with self._hub.book.transaction("status") as work:
+            for handle in work.in_stage(AGREED, OPEN):
+                account = work.get(handle)
+                if account.asset in assets:
+                    shown[handle.hex()] = {
+                        "asset": account.asset,
+                        "balance": account.channels.sending.quantity - account.channels.sending.moved
+                        + account.channels.receiving.moved,
+                        "ttl": chores.ttl(self._hub, work, account),
+                        "status": _SHOWN[account.stage],
+                    }  # fmt: skip
+        return shown
+
+    # mph_request ----------------------------------------------------------------------------------------------------
+
+    def request(self, body: Mapping[str, Any]) -> RawJson:
+        """A new connection: handle, the hub's spend hash and terms. Raises AssetNotInTerms, BadClientSignature."""
+        asked = ConnectRequest.parse(body)
+        client = envelope.named_key(body)
+        if client is None:
+            raise BadClientSignature("The request names no public key.")
+        digest = _signed(body, client)
+        terms = self._hub.offer.terms(asked.asset, self._hub.follower.fee_rate())
+        if terms is None:
+            raise AssetNotInTerms(
+                f"The hub offers no connections in {asked.asset!r}, but in {', '.join(self._hub.offer.assets)}.",
+                asset=asked.asset,
+            )
+        asset = self._hub.chain.asset(asked.asset)
+        handle, salt = Handle(os.urandom(HANDLE_SIZE)), os.urandom(SALT_SIZE)
+        account = Account(handle, client, asked.asset, asset.number, terms, salt, asked.spend_hash)
+        spend_hash = account.secrets(self._hub.key).spend_hash
+        with self._hub.book.transaction("request") as work:
+            work.add(account)
+            work.take_hash(handle, asked.spend_hash)
+        return self._reply(ConnectReply(handle, spend_hash, terms.as_json()).as_json(), digest)
+
+    # mph_deposit ----------------------------------------------------------------------------------------------------
+
+    def deposit(self, body: Mapping[str, Any]) -> RawJson:
+        """Agree to the client's deposit, and to the hub's own; the same request is answered with the same reply.
+
+        Raises UnknownHandle, DepositAlreadyGiven, BadDepositScript, DepositRefused, InvalidTime, AddressUsed,
+        InsufficientLiquidity.
+        """
+        asked = DepositMessage.parse(body, BadRequest)
+        handle = _handle(body)
+        with self._hub.book.transaction("look up") as work:
+            account = work.get(handle)
+        digest = _signed(body, account.client)
+        if account.stage != REQUESTED:
+            return _same_deposit(account, digest)
+        duplex = self._agreed(account, asked)
+        address = str(address_of_script(self._hub.network, duplex.receiving.script.output))
+        view = self._hub.chain.view(Query(history=[address], balances=[self._hub.address]))
+        if view.history[address]:
+            raise AddressUsed("The deposit's address has a history already: ask for another connection.")
+        held = view.balances[self._hub.address].get(account.asset, 0)
+        with self._hub.book.transaction("deposit") as work:
+            account = work.get(handle)
+            if account.stage != REQUESTED:
+                return _same_deposit(account, digest)
+            self._check_liquidity(work, account, duplex.sending.quantity, held)
+            work.take_hash(handle, asked.next_hash)
+            secrets = account.secrets(self._hub.key)
+            account.numbers[secrets.revoke_hash(0)] = 0
+            duplex = hand_out(add_request(duplex, asked.next_hash), secrets.revoke_hash(0))
+            own = DepositMessage(
+                duplex.sending.script.redeem,
+                secrets.revoke_hash(0),
+                duplex.sending.quantity,
+                duplex.sending.delay,
+            )
+            reply = self._reply(own.as_json(), digest)
+            for channel in (duplex.sending, duplex.receiving):
+                self._hub.follower.watch(work.db, channel.script.output, chores.DEPOSIT)
+            agreed = replace(
+                account,
+                stage=AGREED,
+                duplex=duplex,
+                agreed_height=view.height,
+                deposit_digest=digest,
+                deposit_reply=reply.text,
+                next_number=1,
+            )
+            work.put(agreed, fixed=True)
+        return reply
+
+    def _agreed(self, account: Account, asked: DepositMessage) -> Duplex:
+        """The two channels of a connection, as the client proposes them and the terms allow."""
+        secrets = account.secrets(self._hub.key)
+        proposed = DepositScript.parse(asked.script)
+        script = DepositScript(account.client, self._hub.key.pubkey, secrets.spend_hash, proposed.expire)
+        if proposed != script:
+            raise BadDepositScript("The deposit script has other keys or another spend hash than agreed.")
+        account.terms.check_deposit(asked.quantity, script.expire, self._hub.network)
+        check_delay(asked.delay)
+        matching = account.terms.matching_deposit(asked.quantity)
+        if matching < 1:
+            raise InsufficientLiquidity("The hub would deposit nothing: deposit more.", quantity=asked.quantity)
+        own = DepositScript(self._hub.key.pubkey, account.client, account.client_hash, script.expire)
+        rate = account.terms.fee_rate
+        return Duplex(
+            Channel(account.asset_id, own, Quantity(matching), self._hub.delay, rate),
+            Channel(account.asset_id, script, asked.quantity, asked.delay, rate),
+        )
+
+    def _check_liquidity(self, work: Work, account: Account, quantity: int, held: int) -> None:
+        """Refuse what can't be funded: what is promised to others and still in the wallet is not there."""
+        promised = 0
+        for handle in work.in_stage(AGREED):
+            other = work.get(handle)
+            if other.asset == account.asset and not chores.is_funded(self._hub, work, other):
+                promised += other.channels.sending.quantity
+        if quantity > held - promised:
+            raise InsufficientLiquidity(
+                f"The hub can deposit at most {max(held - promised, 0)} of {account.asset} now, not the {quantity} that "
+                "match this deposit: connect with less, or later.",
+                asset=account.asset,
+                quantity=quantity,
+                available=max(held - promised, 0),
+            )
+
+    # mph_sync -------------------------------------------------------------------------------------------------------
+
+    def sync(self, body: Mapping[str, Any]) -> RawJson:
+        """One exchange: the client's half is taken, its payments are booked, and what it is owed goes into the reply.
+
+        A request whose ``next_revoke_secret_hash`` is that of the last one is that one again, and gets its stored
+        reply. Raises what the channel's rules refuse, ConnectionNotOpen, StaleRequest, AmountExceedsSpendable.
+        """
+        request = SyncRequest.parse(body)
+        with self._hub.book.transaction("sync") as work:
+            account = work.get(request.handle)
+            digest = _signed(body, account.client)
+            if request.next_hash == account.last_hash and account.last_reply is not None:
+                return RawJson(account.last_reply)
+            work.take_hash(request.handle, request.next_hash)
+            if account.stage != OPEN:
+                raise ConnectionNotOpen(
+                    "The connection is not open at the hub. Run status; a connection that is closing settles by itself.",
+                    handle=request.handle.hex(),
+                    stage=account.stage,
+                )
+            if account.listed:
+                work.finish_payments(account.handle)
+            account, refused = self._take(work, account, request, partial=body.get("partial") is True)
+            return self._give(work, account, request, refused, digest)
+
+    def _take(
+        self, work: Work, account: Account, request: SyncRequest, *, partial: bool
+    ) -> tuple[Account, tuple[Refusal, ...]]:
+        """Apply the client's half, take the fee, and book the payments."""
+        before = account.channels
+        after = accept(before, request.half)
+        due = account.due + after.net - before.net - account.terms.sync_fee
+        if due < 0:
+            raise AmountExceedsSpendable(
+                f"The request moves {after.net - before.net}, too little for the fee of {account.terms.sync_fee}.",
+                moved=after.net - before.net,
+                sync_fee=account.terms.sync_fee,
+            )
+        fresh = after.sending.revoked[len(before.sending.revoked) :]
+        work.revoke(account.handle, [(item.revoke_hash, item.secret) for item in fresh])
+        if request.half.offer:
+            work.add_commit(account, after.receiving.active[-1], sent=False)
+        account = replace(account, duplex=after, due=due, listed=False)
+        work.keep(account)
+        refused = []
+        for payment in request.payments:
+            try:
+                account = self._book(work, account, payment)
+            except PicopaymentsError as error:
+                if not partial:
+                    raise
+                refused.append(Refusal(payment.token, error.name))
+        return account, tuple(refused)
+
+    def _book(self, work: Work, account: Account, payment: Payment) -> Account:
+        """Book one payment to its payee, whose connection must be able to take it with all that waits for it."""
+        if payment.amount > account.due:
+            raise AmountExceedsSpendable(
+                f"A payment of {payment.amount} exceeds the {account.due} that the request moved for it.",
+                amount=payment.amount,
+                spendable=account.due,
+            )
+        payee = work.get(payment.payee) if payment.payee else None
+        if payee is not None:
+            _check_payee(account, payee, payment)
+        booked = work.add_payment(account.handle, payment.payee, payment.amount, payment.token)
+        account = replace(account, due=account.due - payment.amount)
+        work.keep(account)
+        if payee is not None:
+            receiver = account if payee.handle == account.handle else payee
+            receiver = replace(receiver, waiting=(*receiver.waiting, booked))
+            work.keep(receiver)
+            account = receiver if payee.handle == account.handle else account
+        return account
+
+    def _give(
+        self, work: Work, account: Account, request: SyncRequest, refused: tuple[Refusal, ...], digest: bytes
+    ) -> RawJson:
+        """Move what is due and what waits to the client, and write the reply before it leaves."""
+        count, total = deliverable(account.channels, account.due, [item.amount for item in account.waiting])
+        listed = account.waiting[:count]
+        duplex, half = self._transfer(work, account, total)
+        number = account.next_number
+        own_hash = account.secrets(self._hub.key).revoke_hash(number)
+        account.numbers[own_hash] = number
+        duplex = hand_out(add_request(duplex, request.next_hash), own_hash)
+        receipts = tuple(Receipt(item.payer, item.amount, item.token) for item in listed)
+        reply = self._reply(SyncReply(half, receipts, own_hash, refused).as_json(), digest)
+        work.list_payments(listed)
+        due = account.due + sum(item.amount for item in listed) - total
+        work.put(
+            replace(
+                account,
+                duplex=duplex,
+                due=due,
+                next_number=number + 1,
+                listed=bool(listed),
+                waiting=account.waiting[count:],
+                last_hash=request.next_hash,
+                last_reply=reply.text,
+            )
+        )
+        return reply
+
+    def _transfer(self, work: Work, account: Account, total: int) -> tuple[Duplex, Half]:
+        secrets = account.secrets(self._hub.key)
+
+        def secret_of(revoke_hash: Hash) -> Secret:
+            return secrets.revoke(account.numbers[revoke_hash])
+
+        duplex, half = transfer(account.channels, total, self._hub.key, secret_of)
+        work.revoke(account.handle, [(hash_of(secret), None) for secret in half.revokes])
+        if half.offer:
+            work.add_commit(account, duplex.sending.active[-1], sent=True)
+        return duplex, half
+
+    # mph_close ------------------------------------------------------------------------------------------------------
+
+    def close(self, body: Mapping[str, Any]) -> RawJson:
+        """Close a connection: the hub publishes its commit before it answers, or gives its spend secret.
+
+        Raises UnknownHandle, BadSecret.
+        """
+        given = spend_secret_in(body, BadRequest)
+        handle = _handle(body)
+        with self._hub.book.transaction("close") as work:
+            account = work.get(handle)
+            digest = _signed(body, account.client)
+            if account.duplex is None:
+                raise ConnectionNotOpen("The connection has no deposit yet: there is nothing to close.")
+            if given is not None and hash_of(check_secret(given)) != account.client_hash:
+                raise BadSecret("The spend secret is not the one of the hub's deposit.", handle=handle.hex())
+            # One row orders the two: once the secret has left, no sync finds the connection open.
+            revealed = not account.channels.receiving.active
+            account = replace(
+                account,
+                stage=account.stage if account.stage == CLOSED else CLOSING,
+                client_secret=Secret(given) if given else account.client_secret,
+                revealed=account.revealed or revealed,
+            )
+            work.put(account, fixed=True)
+            secret = account.secrets(self._hub.key).spend if revealed else None
+        chores.settle(self._hub, handle)
+        return self._reply({"spend_secret": secret.hex() if secret else None}, digest)
+
+    def _reply(self, body: Mapping[str, Any], digest: bytes) -> RawJson:
+        sealed = envelope.seal(self._hub.key, {**body, "request_sha256": digest.hex()})
+        return RawJson(json.dumps(sealed))
+
+
+def _whole(method: Callable[[Mapping[str, Any]], RawJson]) -> Callable[[Mapping[str, Any]], RawJson]:
+    """A method that takes all its params as one: what is signed is signed with its unknown members."""
+
+    def called(params: Mapping[str, Any]) -> RawJson:
+        return method(params)
+
+    called.takes_params = True  # type: ignore[attr-defined]
+    return called
+
+
+def _asset_list(assets: Any) -> set[str]:
+    if not isinstance(assets, list) or not all(isinstance(asset, str) for asset in assets):
+        raise InvalidParams("assets must be a list of names, or null for all.")
+    return set(assets)
+
+
+def _handle(body: Mapping[str, Any]) -> Handle:
+    return Handle(from_hex(body.get("handle"), "handle", HANDLE_SIZE))
+
+
+def _signed(body: Mapping[str, Any], client: Pubkey) -> bytes:
+    digest = envelope.signed_by(body, client)
+    if digest is None:
+        raise BadClientSignature("The request is not signed by the connection's key.")
+    return digest
+
+
+def _same_deposit(account: Account, digest: bytes) -> RawJson:
+    if digest != account.deposit_digest:
+        raise DepositAlreadyGiven(
+            "The connection has its deposit already: ask for another connection.", handle=account.handle.hex()
+        )
+    return RawJson(account.deposit_reply)
+
+
+def _check_payee(account: Account, payee: Account, payment: Payment) -> None:
+    if payee.asset_id != account.asset_id:
+        raise AssetMismatch(
+            f"The payee is connected in {payee.asset}, not in {account.asset}.", asset=account.asset, payee=payee.asset
+        )
+    if payee.stage != OPEN:
+        raise ConnectionNotOpen("The payee's connection is not open.", handle=payee.handle.hex(), stage=payee.stage)
+    pending = payee.due + sum(item.amount for item in payee.waiting) + payment.amount
+    most = most_transferable(payee.channels, pending)
+    if most < pending:
+        raise PaymentExceedsReceivable(
+            f"The payee can take {max(most - pending + payment.amount, 0)} now, not {payment.amount}.",
+            amount=payment.amount,
+            receivable=max(most - pending + payment.amount, 0),
+        )
