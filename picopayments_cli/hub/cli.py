@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    import signal
     from contextlib import ExitStack
 
     from picopayments_cli import config
@@ -43,6 +44,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
     from picopayments_cli.hub.hub import Urls
     from picopayments_cli.hub.logs import log_to_stderr
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends the start as well as the service
     log_to_stderr(args.debug)
     network = config.choose_network(args.network, environ)
     folder = Folder(config.choose_basedir(args.basedir, environ), network)

@@ -26,7 +26,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
 from picopayments_cli.channel.errors import DatabaseUnusable
 
@@ -122,12 +122,14 @@ class Database:
         """One writing transaction: durable once the block is left, undone if an error leaves it.
 
         ``label`` names what is written. Transactions of a process wait for one another. Raises DatabaseUnusable
-        where the database fails.
+        where the database fails, and SQLAlchemy's IntegrityError where a row breaks a table's rules.
         """
         with self._lock:
             try:
                 with self._writer.begin():
                     yield self._writer
+            except IntegrityError:
+                raise
             except DBAPIError as error:
                 raise DatabaseUnusable(
                     f"The hub's database failed at {label!r}, and nothing of it was written: {_reason(error)}. "

@@ -182,8 +182,7 @@ class Follower:
         with self._database.transaction("block") as connection:
             connection.execute(_ADD_BLOCK, {"height": height, "hash": tip})
             connection.execute(_FORGET_BLOCKS, {"below": height - KEPT_BLOCKS})
-            for match in matches:
-                self._record(connection, match, height)
+            _record(connection, [(match, height) for match in matches])
 
     def _follow_mempool(self, mempool: Sequence[bytes]) -> None:
         present = set(mempool)
@@ -199,8 +198,7 @@ class Follower:
             with self._database.transaction("mempool") as connection:
                 for txid in gone:  # before what may replace it
                     _forget(connection, txid)
-                for match in matches:
-                    self._record(connection, match, None)
+                _record(connection, [(match, None) for match in matches])
         self._seen = present
 
     def _matches(self, txs: Sequence[CTransaction]) -> list[_Match]:
@@ -226,20 +224,6 @@ class Follower:
             if spent or position in paid:
                 matches.append(_Match(tx.GetTxid(), tx.serialize(), paid.get(position, []), spent))
         return matches
-
-    @staticmethod
-    def _record(connection: Connection, match: _Match, height: Height | None) -> None:
-        """Enter a transaction; it prevails over whatever the index has for the spender of the same outputs."""
-        if connection.execute(_TRANSACTION, {"id": match.txid}).first() is None:
-            connection.execute(_ADD_TRANSACTION, {"txid": match.txid, "raw": match.raw, "height": height})
-        elif height is not None:
-            connection.execute(_CONFIRM, {"id": match.txid, "at": height})
-        for vout, script, value in match.paid:
-            if connection.execute(_OUTPUT, {"id": match.txid, "n": vout}).first() is None:
-                row = {"txid": match.txid, "vout": vout, "script": script, "value": value, "spent_by": None}
-                connection.execute(_ADD_OUTPUT, row)
-        for outpoint in match.spent:
-            connection.execute(_SPEND, {"id": outpoint.txid, "n": outpoint.vout, "by": match.txid})
 
     def _read_fee_rate(self) -> None:
         if time.monotonic() - self._fee_read > _FEE_SECONDS:
@@ -282,8 +266,8 @@ class Follower:
         entries = {entry.txid: entry for entry in history}
         with self._database.transaction("imported address") as connection:
             self.watch(connection, script, kind)
-            for match in self._matches([CTransaction.deserialize(entry.raw) for entry in entries.values()]):
-                self._record(connection, match, entries[match.txid].height)
+            matches = self._matches([CTransaction.deserialize(entry.raw) for entry in entries.values()])
+            _record(connection, [(match, entries[match.txid].height) for match in matches])
 
     # Queries --------------------------------------------------------------------------------------------------------
 
@@ -338,6 +322,25 @@ class Follower:
     def release(connection: Connection, purpose: str) -> None:
         """Give back what a purpose had reserved."""
         connection.execute(_RELEASE, {"of": purpose})
+
+
+def _record(connection: Connection, found: Sequence[tuple[_Match, Height | None]]) -> None:
+    """Enter transactions and their heights, in whatever order they come.
+
+    They prevail over what the index has for the spender of the same outputs.
+    """
+    for match, height in found:
+        if connection.execute(_TRANSACTION, {"id": match.txid}).first() is None:
+            connection.execute(_ADD_TRANSACTION, {"txid": match.txid, "raw": match.raw, "height": height})
+        elif height is not None:
+            connection.execute(_CONFIRM, {"id": match.txid, "at": height})
+        for vout, script, value in match.paid:
+            if connection.execute(_OUTPUT, {"id": match.txid, "n": vout}).first() is None:
+                row = {"txid": match.txid, "vout": vout, "script": script, "value": value, "spent_by": None}
+                connection.execute(_ADD_OUTPUT, row)
+    for match, _ in found:
+        for outpoint in match.spent:
+            connection.execute(_SPEND, {"id": outpoint.txid, "n": outpoint.vout, "by": match.txid})
 
 
 def _forget(connection: Connection, txid: bytes) -> None:

@@ -18,7 +18,6 @@ MAX_TRANSACTION = 400_000  # bytes: what a node relays
 MAX_FILTERS = 10
 _COIN = 100_000_000
 _BALANCE_FIELDS = ("address", "asset")
-_FAUCET_NAMES = ("address", "btc", "asset", "quantity")
 
 Method = Callable[..., Any]
 
@@ -30,7 +29,7 @@ class Proxy:
     """
 
     def __init__(
-        self, network: Network, chain: Chain, bitcoin: BitcoinNode, node: RpcClient, after_blocks: Callable[[], None]
+        self, network: Network, chain: Chain, bitcoin: BitcoinNode, node: RpcClient, after_blocks: Callable[[], object]
     ) -> None:
         """``node``: the Counterparty node's JSON-RPC; ``after_blocks`` runs when a call has made blocks on regtest."""
         self._network = network
@@ -170,10 +169,9 @@ class Proxy:
         """Replace the last blocks by a longer branch. The hub has read it when this answers."""
         return self._make_blocks("reorganise", {"depth": depth})
 
-    def faucet(self, **asked: Any) -> Any:
-        """Give an address bitcoins and assets; the txids."""
-        if not set(asked) <= set(_FAUCET_NAMES):
-            raise InvalidParams(f"faucet takes {', '.join(_FAUCET_NAMES)}.")
+    def faucet(self, address: str, btc: int = 0, asset: str = "XCP", quantity: int = 0) -> Any:
+        """Give an address satoshis and a quantity of an asset; the txids."""
+        asked = {"address": self._address(address), "btc": btc, "asset": asset, "quantity": quantity}
         return self._make_blocks("faucet", asked)
 
     def _make_blocks(self, method: str, params: Mapping[str, Any]) -> Any:

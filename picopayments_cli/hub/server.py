@@ -22,7 +22,7 @@ def create_app(hub: Hub, methods: Mapping[str, Callable[..., Any]], slow: Collec
 
     ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others.
     """
-    proxied = Proxy(hub.network, hub.chain, hub.bitcoin, hub.node, hub.once).methods()
+    proxied = Proxy(hub.network, hub.chain, hub.bitcoin, hub.node, hub.round).methods()
     endpoint = JsonRpcEndpoint({**proxied, **methods}, slow={*proxied, *slow}, on_error=_log_unexpected)
 
     @asynccontextmanager
