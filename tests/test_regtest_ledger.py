@@ -182,8 +182,8 @@ def test_two_sends_in_one_block_share_what_is_there(node: Node) -> None:
 
 def test_the_first_input_alone_is_the_source(node: Node) -> None:
     node.faucet(BOB_SCRIPT, BTC, "XCP", 100 * XCP)
-    (alices, value), (bobs, _) = only_coin(node, ALICE_SCRIPT), only_coin(node, BOB_SCRIPT)
-    outputs = send_outputs(alices, XCP_ID, XCP, CAROL_SCRIPT, (value, ALICE_SCRIPT))
+    (alices, value), (bobs, more) = only_coin(node, ALICE_SCRIPT), only_coin(node, BOB_SCRIPT)
+    outputs = send_outputs(alices, XCP_ID, XCP, CAROL_SCRIPT, (value + more - 2000, ALICE_SCRIPT))
     signed = [Spend(key, [alices, bobs], outputs).signed() for key in (ALICE, BOB)]
     (first, _), (_, second) = map(script_sigs, signed)
     node.submit([with_script_sigs(signed[0], [first, second])])

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=NETWORKS["regtest"].node_port, help="0 takes a free one")
     parser.add_argument(
-        "--block-time", type=int, help="mine every so many seconds; left out: at every transaction; 0: never"
+        "--block-time", type=_seconds, help="mine every so many seconds; left out: at every transaction; 0: never"
     )
     parser.add_argument("--cached", action="store_true", help="answer as stale as a real Counterparty server does")
     parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")
@@ -37,6 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(json.dumps({"error": error.as_json()}), file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _seconds(text: str) -> int:
+    seconds = int(text)
+    if seconds < 0:
+        raise argparse.ArgumentTypeError("not below zero")
+    return seconds
 
 
 def _serve(args: argparse.Namespace) -> None:

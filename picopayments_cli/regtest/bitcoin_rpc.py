@@ -121,7 +121,8 @@ class BitcoinRpc:
             return raw.hex()
         txs = parse_block(raw).vtx
         shown = self._header(found, raw)
-        shown |= {"size": len(raw), "strippedsize": len(raw), "weight": sum(weight(tx) for tx in txs) + 4 * 81}
+        witness = sum(len(tx.serialize()) - len(tx.serialize({"include_witness": False})) for tx in txs)
+        shown |= {"size": len(raw), "strippedsize": len(raw) - witness, "weight": 4 * len(raw) - 3 * witness}
         if verbosity is True or verbosity == 1:
             return shown | {"tx": [display(bytes(tx.GetTxid())) for tx in txs]}
         items = [Tx(tx, tx.serialize(), bytes(tx.GetTxid())) for tx in txs]

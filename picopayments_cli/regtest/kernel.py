@@ -19,6 +19,7 @@ class Kernel:
     """
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         shutil.rmtree(folder, ignore_errors=True)
         self._verdicts: dict[bytes, str | None] = {}
         # what a callback raises is lost, so it only takes notes
@@ -33,6 +34,11 @@ class Kernel:
     def _note(self, _data: Any, block: Any, state: Any) -> None:
         valid = state.validation_mode == pbk.ValidationMode.VALID
         self._verdicts[bytes(block.block_hash)] = None if valid else str(state.block_validation_result.name).lower()
+
+    def close(self) -> None:
+        """End the kernel and remove its files; nothing else can be asked afterwards."""
+        del self._chain, self._manager
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     @property
     def height(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -131,7 +131,7 @@ class Ledger:
         self._set(self._burned, reading.source, before + counted)
         self._credit(reading.source, XCP, earned)
         row = self._assets[XCP]
-        self._set(self._assets, XCP, AssetRow(**{**vars(row), "supply": row.supply + earned}))
+        self._set(self._assets, XCP, replace(row, supply=row.supply + earned))
 
     def _send(self, reading: Reading, _height: int) -> bool:
         send = unpack_send(reading.message or b"")

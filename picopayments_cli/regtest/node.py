@@ -36,18 +36,7 @@ class Node:
     def __init__(self, folder: Path, block_time: int | None = None) -> None:
         self.block_time = block_time
         self.fee_rate: int | None = None  # sat/kvB, what it estimates when asked; None: it has no estimate
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreUnusable(f"The folder {folder} can't be made: {error.strerror}.", path=str(folder)) from error
-        self._lock = FileLock(folder / "node.lock", timeout=0)
-        try:
-            self._lock.acquire()
-        except Timeout as error:
-            raise StoreLocked(
-                f"Another process runs the regtest chain in {folder}. Use that one, end it, or choose another folder.",
-                path=str(folder),
-            ) from error
+        self._lock = _locked(folder)
         self.journal = Journal(folder / "journal.sqlite")
         self.kernel = Kernel(folder / "kernel")
         self.index = Index()
@@ -60,6 +49,7 @@ class Node:
 
     def close(self) -> None:
         """Free the folder for another process."""
+        self.kernel.close()
         self.journal.close()
         self._lock.release()
 
@@ -182,6 +172,23 @@ class Node:
 
     def _funded_height(self) -> int:
         return int.from_bytes(self.journal.get("funded") or b"", "big")
+
+
+def _locked(folder: Path) -> FileLock:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = FileLock(folder / "node.lock", timeout=0)
+        lock.acquire()
+    except Timeout as error:
+        raise StoreLocked(
+            f"Another process runs the regtest chain in {folder}. Use that one, end it, or choose another folder.",
+            path=str(folder),
+        ) from error
+    except OSError as error:
+        raise StoreUnusable(
+            f"The folder {folder} can't be used for a chain: {error.strerror}. Choose another one.", path=str(folder)
+        ) from error
+    return lock
 
 
 def _check_blocks(number: int, limit: int, message: str) -> None:

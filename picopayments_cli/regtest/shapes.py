@@ -46,7 +46,7 @@ def address(script: bytes) -> str | None:
     return address_of_script(_REGTEST, script)
 
 
-def _kind(script: bytes) -> str:  # one return for each form
+def _kind(script: bytes) -> str:
     if script[:1] == b"\x6a":
         return "op_return"
     if is_witness_program(script):
@@ -63,11 +63,10 @@ def asm(script: bytes) -> str:
     words = []
     try:
         for opcode, data, _ in CScript(script).raw_iter():
-            small = 0 if opcode == 0 else opcode - 0x50
             if data:
                 words.append(data.hex())
             elif opcode == 0 or 0x51 <= opcode <= 0x60:
-                words.append(str(small))
+                words.append(str(opcode and opcode - 0x50))
             else:
                 words.append(OPCODE_NAMES.get(opcode, "OP_UNKNOWN"))
     except CScriptInvalidError:
