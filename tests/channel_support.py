@@ -248,4 +248,3 @@ def connect(
     h2c = channel(hub, client, hub_deposit)
     client.duplex, hub.duplex = Duplex(c2h, h2c), Duplex(h2c, c2h)
     return client, hub
-
