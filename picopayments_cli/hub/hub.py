@@ -19,6 +19,7 @@ from picopayments_cli.channel.errors import (
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, address_of_script
 from picopayments_cli.channel.values import hash160
+from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.database import Database, meta_get, meta_set
 from picopayments_cli.hub.follower import Follower
 from picopayments_cli.hub.terms import Offer
@@ -26,6 +27,7 @@ from picopayments_cli.rpc import RpcClient
 
 log = logging.getLogger(__name__)
 
+DELAY, REGTEST_DELAY = 12, 2  # blocks that a client's payout from the hub's deposit waits for after its commit
 PASS_SECONDS = 1.0
 REGTEST_PASS_SECONDS = 0.2
 MAX_PASS_SECONDS = 30.0
@@ -53,6 +55,8 @@ class Hub:
         self.address = str(address_of_script(network, self.script))
         self.offer = offer
         self.database = database
+        self.book = Book(database)
+        self.delay = REGTEST_DELAY if network.name == "regtest" else DELAY
         self.bitcoin = BitcoinNode(urls.bitcoin)
         self.chain = NodeChain(urls.chain, network)
         self.node = RpcClient(urls.chain.rstrip("/") + "/v1/", unreachable=NodeUnreachable)

@@ -14,6 +14,8 @@ from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.proxy import Proxy
 from picopayments_cli.web import JsonRpcEndpoint
 
+__all__ = ["Hub", "create_app"]
+
 log = logging.getLogger(__name__)
 
 
