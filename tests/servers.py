@@ -7,11 +7,8 @@ import json
 import queue
 import re
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -87,16 +84,3 @@ def saying(body: bytes | str | Any, status: str = "200 OK", headers: str = "") -
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = f"HTTP/1.1 {status}\r\nContent-Length: {len(data)}\r\nConnection: close\r\n{headers}\r\n"
     return lambda connection: connection.sendall(head.encode() + data)
-
-
-@contextlib.contextmanager
-def regtest_node(basedir: Path, *options: str) -> Iterator[str]:
-    """The URL of a regtest node in a process of its own."""
-    command = [sys.executable, "-m", "picopayments_cli.regtest", "--basedir", str(basedir), "--port", "0", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            assert process.stdout is not None
-            yield json.loads(process.stdout.readline())["chain_url"]
-        finally:
-            process.terminate()
-            process.wait(20)

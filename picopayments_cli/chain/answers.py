@@ -6,10 +6,10 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
-from bitcoin.core import CTransaction
-from bitcoin.core.serialize import SerializationError
-
-from picopayments_cli.channel.errors import BadAnswer, BadPreviousTransaction, InvalidHex
+from picopayments_cli.chain import Asset
+from picopayments_cli.channel.counterparty import XCP_ID
+from picopayments_cli.channel.errors import BadAnswer, BadPreviousTransaction, BroadcastRefused, InvalidHex
+from picopayments_cli.channel.transactions import parse_transaction
 from picopayments_cli.channel.values import MAX_QUANTITY, from_hex
 
 MAX_MONEY = 21_000_000 * 10**8
@@ -61,10 +61,8 @@ def raw_of(text: Any, name: str = "transaction") -> bytes:
 
 def checked_transaction(raw: bytes, txid: bytes) -> bytes:
     """A raw transaction whose hash, without its witness, is the txid. Raises BadPreviousTransaction."""
-    try:
-        found = bytes(CTransaction.deserialize(raw).GetTxid())
-    except (SerializationError, ValueError, MemoryError):
-        found = b""
+    tx = parse_transaction(raw)
+    found = b"" if tx is None else bytes(tx.GetTxid())
     if found != txid:
         shown = txid[::-1].hex()
         raise BadPreviousTransaction(
@@ -75,9 +73,12 @@ def checked_transaction(raw: bytes, txid: bytes) -> bytes:
     return raw
 
 
-def txid_of_raw(raw: bytes) -> bytes:
-    """The txid, in wire order, of a transaction of our own."""
-    return bytes(CTransaction.deserialize(raw).GetTxid())
+def txid_to_broadcast(raw: bytes) -> bytes:
+    """The txid, in wire order, of a transaction that is to go out. Raises BroadcastRefused for other bytes."""
+    tx = parse_transaction(raw)
+    if tx is None:
+        raise BroadcastRefused("These bytes are no transaction.", size=len(raw))
+    return bytes(tx.GetTxid())
 
 
 def satoshis_of(amount: float | str) -> Decimal:
@@ -90,6 +91,14 @@ def satoshis_of(amount: float | str) -> Decimal:
     if not possible:
         raise ValueError(f"{amount!r} is no amount of bitcoins")
     return found
+
+
+def asset_of(row: Any) -> Asset:
+    """An asset of the ledger, of which the server gives name, id (in decimal) and divisibility. Raises BadAnswer."""
+    name, text = member(row, "asset", str), member(row, "asset_id", str)
+    if not text.isdecimal() or not text.isascii() or len(text) > 20 or not XCP_ID < int(text) < 2**64:
+        raise BadAnswer(f"The answer about {name} has an impossible asset_id: {text[:30]!r}.", member="asset_id")
+    return Asset(name, int(text), member(row, "divisible", bool))
 
 
 class Moved(Exception):

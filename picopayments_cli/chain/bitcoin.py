@@ -16,7 +16,7 @@ from picopayments_cli.chain.answers import (
     raw_of,
     satoshis_of,
     txid_of,
-    txid_of_raw,
+    txid_to_broadcast,
     whole,
 )
 from picopayments_cli.channel.errors import (
@@ -116,6 +116,7 @@ class BitcoinNode:
 
         Raises BroadcastRefused with the node's reason.
         """
+        txid = txid_to_broadcast(raw)
         try:
             self._call("sendrawtransaction", raw.hex())
         except NodeRefused as error:
@@ -123,11 +124,11 @@ class BitcoinNode:
             if not known and not any(words in error.message.lower() for words in _ALREADY_KNOWN):
                 raise BroadcastRefused(
                     f"The node refused the transaction: {error.message}",
-                    txid=txid_of_raw(raw)[::-1].hex(),
+                    txid=txid[::-1].hex(),
                     reason=error.message,
                     code=error.data.get("code"),
                 ) from error
-        return txid_of_raw(raw)
+        return txid
 
     def fee_rate(self) -> int:
         """The rate for three blocks in sat/vB, rounded up; 1 where the node has no estimate."""

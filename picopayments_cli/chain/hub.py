@@ -9,6 +9,7 @@ from picopayments_cli.chain import Asset, Coin, Entry, Query, View
 from picopayments_cli.chain.answers import (
     MAX_MONEY,
     Moved,
+    asset_of,
     checked_transaction,
     member,
     members,
@@ -16,7 +17,7 @@ from picopayments_cli.chain.answers import (
     satoshis_of,
     settled,
     txid_of,
-    txid_of_raw,
+    txid_to_broadcast,
     whole,
 )
 from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID
@@ -60,15 +61,13 @@ class HubChain:
         rows = members(self._rpc.call("get_asset_info", {"assets": [name]}, retry=True), "assets")
         if not rows:
             raise UnknownAsset(f"The ledger knows no asset {name!r}.", asset=name)
-        number = member(rows[0], "asset_id", str)
-        if not number.isdecimal() or not number.isascii() or len(number) > 20:
-            raise BadAnswer(f"The hub gave {number!r} as the id of {name}.", asset=name)
-        return Asset(member(rows[0], "asset", str), int(number), member(rows[0], "divisible", bool))
+        return asset_of(rows[0])
 
     def broadcast(self, raw: bytes) -> bytes:
         """Hand a signed transaction to the network; its txid. Raises BroadcastRefused, HubUnreachable."""
+        txid = txid_to_broadcast(raw)
         self._rpc.call("sendrawtransaction", {"tx_hex": raw.hex()}, retry=True)
-        return txid_of_raw(raw)
+        return txid
 
     def _view(self, query: Query) -> View:
         """One batch that begins and ends with the height. Raises Moved."""
@@ -81,10 +80,9 @@ class HubChain:
             *(("search_raw_transactions", {"address": address, "unconfirmed": True}) for address in with_history),
             *(("get_balances", {"filters": [_is(address)]}) for address in with_balances),
         ]
-        if query.transactions:
-            calls.append(
-                ("getrawtransaction_batch", {"txhash_list": [txid[::-1].hex() for txid in query.transactions]})
-            )
+        txids = [txid[::-1].hex() for txid in dict.fromkeys(query.transactions)]
+        for start in range(0, len(txids), _TRANSACTIONS):
+            calls.append(("getrawtransaction_batch", {"txhash_list": txids[start : start + _TRANSACTIONS]}))
         results = self._rpc.batch([*calls, _INFO])
         height = whole(results[0], "bitcoin_block_count")
         if whole(results[-1], "bitcoin_block_count") != height:

@@ -13,13 +13,14 @@ from picopayments_cli.chain import Asset, Coin, Entry, Query, View
 from picopayments_cli.chain.answers import (
     MAX_MONEY,
     Moved,
+    asset_of,
     checked_transaction,
     member,
     members,
     raw_of,
     settled,
     txid_of,
-    txid_of_raw,
+    txid_to_broadcast,
     whole,
 )
 from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID
@@ -42,6 +43,7 @@ PAGE = 25  # confirmed transactions that a page of an Esplora server holds
 _ADDRESSES = 50  # in one URL
 _TRANSACTIONS = 100  # in one call
 _LIMIT = 1000
+_RATE_FLOOR = 1024  # sat/kvB that the node tells where Bitcoin Core has 1 sat/vB or less
 _NETWORK_NAMES = {"testnet": "testnet3"}
 
 
@@ -90,17 +92,14 @@ class NodeChain:
             if error.data.get("status") not in (400, 404):
                 raise
             raise UnknownAsset(f"The ledger knows no asset {name!r}.", asset=name) from error
-        number = member(found, "asset_id", str)
-        if not number.isdecimal() or not number.isascii() or len(number) > 20:
-            raise BadAnswer(f"The node gave {number!r} as the id of {name}.", asset=name)
-        return Asset(member(found, "asset", str), int(number), member(found, "divisible", bool))
+        return asset_of(found)
 
     def broadcast(self, raw: bytes) -> bytes:
         """Hand a signed transaction to the network; its txid. Raises BroadcastRefused, NodeUnreachable.
 
         The node's text can't tell a refusal from a transaction that it has, so it is asked whether it knows it.
         """
-        txid = txid_of_raw(raw)
+        txid = txid_to_broadcast(raw)
         try:
             self._rest.rest_post("v2/bitcoin/transactions", {"signedhex": raw.hex()}, retry=True)
         except NodeRefused as error:
@@ -229,7 +228,7 @@ class NodeChain:
             if error.data.get("status") != 404:
                 raise
             return 1  # no estimate: the usual state of a chain with few payments
-        return max(1, -(-rate // 1000))
+        return 1 if rate <= _RATE_FLOOR else -(-rate // 1000)
 
     # The wire ---------------------------------------------------------------------------------------------------
 
