@@ -101,7 +101,7 @@ def to_document(connection: Connection) -> dict[str, Any]:
 
 
 def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
-    """The connection of a document. Raises KeyError, TypeError, ValueError or a PicopaymentsError where it is damaged."""
+    """The connection of a document. Raises KeyError, TypeError, ValueError, PicopaymentsError where it is damaged."""
     terms = Terms.parse(document["terms"])
     asset_id = int(document["asset_id"])
     pending = document["pending"]

@@ -22,7 +22,7 @@ from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.transactions import Draft, Output, output_of
-from picopayments_cli.channel.values import Handle, Pubkey
+from picopayments_cli.channel.values import PUBKEY_SIZE, Handle, Pubkey, from_hex
 from picopayments_cli.client.record import ASKED, Connection, from_document, to_document
 from picopayments_cli.client.store import Store, damaged
 from picopayments_cli.client.wallet import Wallet
@@ -34,10 +34,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Signed:
-    """A reply that the hub signed for one of the requests that were sent."""
+    """A reply that the hub signed with ``hub_key``, and the digest of the request that it answers."""
 
     body: Mapping[str, Any]
     request: bytes
+    hub_key: Pubkey
 
 
 class Session:
@@ -106,6 +107,16 @@ class Session:
                 self.store.folder / f"{handle.hex()}.json", f"a member is missing or wrong ({type(error).__name__})"
             ) from error
 
+    def hub_key(self) -> Pubkey | None:
+        """The key that the hub's URL is bound to, or None where it is new. Raises StoreDamaged."""
+        text = self.store.hub_keys().get(self.settings.require_hub_url)
+        return None if text is None else Pubkey(from_hex(text, "hub's key", PUBKEY_SIZE))
+
+    def pin_hub(self, key: Pubkey) -> None:
+        """Bind the hub's URL to its key, from the first answer on."""
+        if self.hub_key() is None:
+            self.store.save_hub_key(self.settings.require_hub_url, key.hex())
+
     # The doors ------------------------------------------------------------------------------------------------------
 
     def save(self, connection: Connection, label: str) -> Connection:
@@ -135,7 +146,7 @@ class Session:
         answered = [request for request in sent if envelope.digest(request).hex() == named]
         if not answered:
             raise BadReply("The hub's reply answers another request. Nothing of it was taken.", method=method)
-        return Signed(body, envelope.digest(answered[0]))
+        return Signed(body, envelope.digest(answered[0]), key)
 
     def broadcast(self, raw: bytes, label: str) -> str:
         """Hand a signed transaction to the network; its txid in hex."""
@@ -172,8 +183,8 @@ class Session:
             made = output_of(known.get(coin.outpoint.txid, b""), coin.outpoint)
             if made != Output(coin.value, self.wallet.script):
                 raise BadPreviousTransaction(
-                    f"The coin {coin.outpoint} holds {made.value} satoshis, not the {coin.value} that were named. Nothing "
-                    "was signed.",
+                    f"The coin {coin.outpoint} holds {made.value} satoshis, not the {coin.value} that were named. "
+                    "Nothing was signed.",
                     outpoint=str(coin.outpoint),
                     value=made.value,
                     named=coin.value,

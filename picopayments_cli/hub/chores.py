@@ -26,7 +26,7 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Handle, Outpoint
 from picopayments_cli.hub.book import AGREED, CLOSED, CLOSING, OPEN, Account, Work
-from picopayments_cli.hub.server import Hub
+from picopayments_cli.hub.hub import Hub
 
 log = logging.getLogger(__name__)
 
@@ -211,9 +211,10 @@ def _recover(hub: Hub, handle: Handle) -> None:
             return
     secret = account.secrets(hub.key).spend
     wallet = hub.script
+    channels, given = account.channels, account.client_secret
     steps: tuple[tuple[str, Callable[[], Draft | None]], ...] = (
-        ("payout", lambda: recovery.payout(account.channels.receiving, receiving, secret, wallet, rate, depth)),
-        ("change", lambda: recovery.change(account.channels.sending, sending, account.client_secret, wallet, rate, depth)),
+        ("payout", lambda: recovery.payout(channels.receiving, receiving, secret, wallet, rate, depth)),
+        ("change", lambda: recovery.change(channels.sending, sending, given, wallet, rate, depth)),
     )
     for name, compose in steps:
         try:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Row, bindparam, or_, select
 
 from picopayments_cli.chain import Chain, Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
+from picopayments_cli.channel.counterparty import is_p2sh
 from picopayments_cli.channel.errors import DatabaseUnusable, NodeBehind
 from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint
@@ -20,9 +21,10 @@ from picopayments_cli.hub.database import Database, blocks, outputs, reservation
 
 log = logging.getLogger(__name__)
 
+DEPOSIT, COMMIT = "deposit", "commit"  # kinds of scripts: what spends the one is watched where it pays first
 KEPT_BLOCKS = 200  # how deep a reorganisation can be followed
 _FETCHED_AT_ONCE = 500  # transactions of the mempool in one batch
-_FEE_SECONDS = 60.0
+_FEE_SECONDS = 10.0
 _ATTEMPTS = 20  # to read blocks, mempool or an address at one and the same tip
 
 _TIP = select(blocks.c.height, blocks.c.hash).order_by(blocks.c.height.desc()).limit(1)
@@ -32,11 +34,11 @@ _FORGET_BLOCKS = blocks.delete().where(blocks.c.height <= bindparam("below"))
 _DROP_BLOCK = blocks.delete().where(blocks.c.height == bindparam("at"))
 _DROP_HEIGHT = transactions.update().where(transactions.c.height == bindparam("at")).values(height=None)
 
-_SCRIPTS = select(scripts.c.script)
+_SCRIPTS = select(scripts.c.script, scripts.c.kind)
 _SCRIPT = select(scripts.c.kind).where(scripts.c.script == bindparam("of"))
 _ADD_SCRIPT = scripts.insert()
 
-_OUTPOINTS = select(outputs.c.txid, outputs.c.vout)
+_OUTPOINTS = select(outputs.c.txid, outputs.c.vout, outputs.c.script)
 _OUTPUT = select(outputs.c.vout).where(outputs.c.txid == bindparam("id"), outputs.c.vout == bindparam("n"))
 _ADD_OUTPUT = outputs.insert()
 _SPEND = (
@@ -89,6 +91,7 @@ class _Match:
     raw: bytes
     paid: Sequence[tuple[int, bytes, int]]  # vout, script, satoshis
     spent: Sequence[Outpoint]
+    commit: bytes | None  # where it pays first, if it spends a deposit
 
 
 class Follower:
@@ -108,8 +111,9 @@ class Follower:
         self._fee_rate = 1
         self._fee_read = float("-inf")
         with database.reading() as connection:
-            self._scripts = {bytes(script) for (script,) in connection.execute(_SCRIPTS)}
-            self._outpoints = {(bytes(txid), vout) for txid, vout in connection.execute(_OUTPOINTS)}
+            self._scripts = {bytes(script): str(kind) for script, kind in connection.execute(_SCRIPTS)}
+            found = connection.execute(_OUTPOINTS)
+            self._outpoints = {(bytes(txid), vout): bytes(script) for txid, vout, script in found}
 
     # Following ------------------------------------------------------------------------------------------------------
 
@@ -202,7 +206,10 @@ class Follower:
         self._seen = present
 
     def _matches(self, txs: Sequence[CTransaction]) -> list[_Match]:
-        """What of these pays or spends what is watched; the order of the transactions does not matter."""
+        """What of these pays or spends what is watched; the order of the transactions does not matter.
+
+        A commit is found by what it spends, and from then on its own address is watched, for the payout.
+        """
         paid: dict[int, list[tuple[int, bytes, int]]] = {}
         for position, tx in enumerate(txs):
             found = [
@@ -213,7 +220,7 @@ class Follower:
             if found:
                 paid[position] = found
                 txid = tx.GetTxid()
-                self._outpoints.update((txid, n) for n, _, _ in found)
+                self._outpoints.update(((txid, n), script) for n, script, _ in found)
         matches = []
         for position, tx in enumerate(txs):
             spent = [
@@ -222,8 +229,18 @@ class Follower:
                 if (item.prevout.hash, item.prevout.n) in self._outpoints
             ]
             if spent or position in paid:
-                matches.append(_Match(tx.GetTxid(), tx.serialize(), paid.get(position, []), spent))
-        return matches
+                commit = self._commit_script(tx, spent)
+                matches.append(_Match(tx.GetTxid(), tx.serialize(), paid.get(position, []), spent, commit))
+        fresh = {match.commit for match in matches if match.commit is not None} - self._scripts.keys()
+        if not fresh:
+            return matches
+        self._scripts.update(dict.fromkeys(fresh, COMMIT))
+        return self._matches(txs)
+
+    def _commit_script(self, tx: CTransaction, spent: Sequence[Outpoint]) -> bytes | None:
+        kinds = (self._scripts.get(self._outpoints[(item.txid, item.vout)]) for item in spent)
+        paid = bytes(tx.vout[0].scriptPubKey)
+        return paid if DEPOSIT in kinds and is_p2sh(paid) else None
 
     def _read_fee_rate(self) -> None:
         if time.monotonic() - self._fee_read > _FEE_SECONDS:
@@ -237,10 +254,8 @@ class Follower:
 
         Watching again changes nothing.
         """
-        if connection.execute(_SCRIPT, {"of": script}).first() is None:
-            since = self.tip(connection)
-            connection.execute(_ADD_SCRIPT, {"script": script, "kind": kind, "since_height": since})
-        self._scripts.add(script)
+        _add_script(connection, script, kind)
+        self._scripts.setdefault(script, kind)
 
     def import_address(self, chain: Chain, address: str, kind: str) -> None:
         """Watch an address that may have a past, and read that past from ``chain``; once for each address.
@@ -262,7 +277,7 @@ class Follower:
         raise NodeBehind("Counterparty node and Bitcoin node do not stand at the same block: wait, and try again.")
 
     def _import(self, script: bytes, kind: str, history: Iterable[Entry]) -> None:
-        self._scripts.add(script)
+        self._scripts[script] = kind
         entries = {entry.txid: entry for entry in history}
         with self._database.transaction("imported address") as connection:
             self.watch(connection, script, kind)
@@ -280,7 +295,7 @@ class Follower:
         return Height(row.height)
 
     def fee_rate(self) -> int:
-        """The node's estimate for 3 blocks in sat/vB, at least 1, at most a minute old."""
+        """The node's estimate for 3 blocks in sat/vB, at least 1; 10 seconds older than the last ``catch_up`` at most."""
         return self._fee_rate
 
     @staticmethod
@@ -324,6 +339,12 @@ class Follower:
         connection.execute(_RELEASE, {"of": purpose})
 
 
+def _add_script(connection: Connection, script: bytes, kind: str) -> None:
+    if connection.execute(_SCRIPT, {"of": script}).first() is None:
+        since = Follower.tip(connection)
+        connection.execute(_ADD_SCRIPT, {"script": script, "kind": kind, "since_height": since})
+
+
 def _record(connection: Connection, found: Sequence[tuple[_Match, Height | None]]) -> None:
     """Enter transactions and their heights, in whatever order they come.
 
@@ -334,6 +355,8 @@ def _record(connection: Connection, found: Sequence[tuple[_Match, Height | None]
             connection.execute(_ADD_TRANSACTION, {"txid": match.txid, "raw": match.raw, "height": height})
         elif height is not None:
             connection.execute(_CONFIRM, {"id": match.txid, "at": height})
+        if match.commit is not None:
+            _add_script(connection, match.commit, COMMIT)
         for vout, script, value in match.paid:
             if connection.execute(_OUTPUT, {"id": match.txid, "n": vout}).first() is None:
                 row = {"txid": match.txid, "vout": vout, "script": script, "value": value, "spent_by": None}

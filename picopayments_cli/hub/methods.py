@@ -66,7 +66,8 @@ from picopayments_cli.channel.values import (
 )
 from picopayments_cli.hub import chores
 from picopayments_cli.hub.book import AGREED, CLOSED, CLOSING, OPEN, REQUESTED, Account, Work
-from picopayments_cli.hub.server import Hub
+from picopayments_cli.hub.follower import DEPOSIT
+from picopayments_cli.hub.hub import Hub
 from picopayments_cli.web import RawJson
 
 log = logging.getLogger(__name__)
@@ -197,7 +198,7 @@ class Methods:
             )
             reply = self._reply(own.as_json(), digest)
             for channel in (duplex.sending, duplex.receiving):
-                self._hub.follower.watch(work.db, channel.script.output, chores.DEPOSIT)
+                self._hub.follower.watch(work.db, channel.script.output, DEPOSIT)
             agreed = replace(
                 account,
                 stage=AGREED,
@@ -238,8 +239,8 @@ class Methods:
                 promised += other.channels.sending.quantity
         if quantity > held - promised:
             raise InsufficientLiquidity(
-                f"The hub can deposit at most {max(held - promised, 0)} of {account.asset} now, not the {quantity} that "
-                "match this deposit: connect with less, or later.",
+                f"The hub can deposit at most {max(held - promised, 0)} of {account.asset} now, not the {quantity} "
+                "that match this deposit: connect with less, or later.",
                 asset=account.asset,
                 quantity=quantity,
                 available=max(held - promised, 0),
@@ -262,7 +263,7 @@ class Methods:
             work.take_hash(request.handle, request.next_hash)
             if account.stage != OPEN:
                 raise ConnectionNotOpen(
-                    "The connection is not open at the hub. Run status; a connection that is closing settles by itself.",
+                    "The connection is not open at the hub. Run status: one that is closing settles by itself.",
                     handle=request.handle.hex(),
                     stage=account.stage,
                 )

@@ -1,0 +1,259 @@
+"""One function per command: what the command line calls. Plain arguments in, what JSON can hold out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from picopayments_cli.chain import Query
+from picopayments_cli.channel import recovery
+from picopayments_cli.channel.errors import (
+    InvalidAsset,
+    InvalidHex,
+    PicopaymentsError,
+    TokenInUse,
+    WrongNetwork,
+)
+from picopayments_cli.channel.messages import Payment, Receipt
+from picopayments_cli.channel.networks import script_of_address
+from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.transactions import txid_of
+from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, check_quantity, from_hex
+from picopayments_cli.client import connection as life
+from picopayments_cli.client.record import CLOSED, Connection
+from picopayments_cli.client.session import Session
+from picopayments_cli.config import choose_basedir, choose_network, load_settings
+
+log = logging.getLogger(__name__)
+TOKEN_SIZE = 32
+FAUCET_BTC = 100_000_000
+FAUCET_XCP = 10_000_000_000
+
+
+@contextmanager
+def open_session(
+    network: str | None, basedir: str | None, hub_url: str | None, environ: Mapping[str, str]
+) -> Iterator[Session]:
+    """The session of one command. Raises WrongNetwork, InvalidSetting, InvalidUrl, StoreDamaged."""
+    chosen = choose_network(network, environ)
+    settings = load_settings(chosen, choose_basedir(basedir, environ), {"hub_url": hub_url}, environ)
+    session = Session(settings)
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+# The hub and the wallet ---------------------------------------------------------------------------------------------
+
+
+def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
+    """The hub's connections, current terms, funding addresses and liquidity, of one asset or all."""
+    answer = session.rpc.call("mph_status", {"assets": None if asset is None else [asset]}, retry=True)
+    terms, funds = answer["current_terms"], answer["funds"]
+    held, address = funds["liquidity"], funds["address"]
+    return {
+        "connections": answer["connections"],
+        "current_terms": terms,
+        "funding_addresses": {name: address for name in ("BTC", *terms)},
+        "liquidity": {
+            "addresses": {
+                name: [{"address": address, "balances": {"BTC": held["BTC"], name: held[name]}}] for name in terms
+            },
+            "total": held,
+        },
+    }
+
+
+def balances(session: Session, asset: str | None = None, address: str | None = None) -> dict[str, int]:
+    """The confirmed funds of an address, the wallet's by default: asset to quantity, in satoshis."""
+    own = address is None
+    if address is None:
+        address = session.wallet.address
+    else:
+        script_of_address(session.network, address)
+    held = session.chain.view(Query(balances=[address])).balances[address]
+    if own:
+        session.keep_wallet()
+    return dict(held) if asset is None else {asset: held.get(asset, 0)}
+
+
+# Connections --------------------------------------------------------------------------------------------------------
+
+
+def connect(
+    session: Session, asset: str, quantity: int, expire_time: int = 1024, delay_time: int = 2
+) -> dict[str, str]:
+    """Open a connection by a deposit of ``quantity`` satoshis; times in blocks. The deposit's txid and the handle."""
+    if asset == "BTC":
+        raise InvalidAsset("Connections are in Counterparty assets; bitcoin is none.", asset=asset)
+    known = session.chain.asset(asset)
+    made = life.connect(session, known, check_quantity(quantity), expire_time, delay_time)
+    anchor = made.duplex.sending.anchor
+    return {"send_deposit_txid": str(anchor.outpoint).partition(":")[0] if anchor else "", "handle": made.handle.hex()}
+
+
+def queuepayment(session: Session, source: str, destination: str, quantity: int, token: str | None = None) -> str:
+    """Queue a payment for the next sync; its token, drawn where none is given. Repeating one with its token is safe."""
+    payee = Handle(from_hex(destination, "destination handle", HANDLE_SIZE))
+    payer = Handle(from_hex(source, "source handle", HANDLE_SIZE))
+    drawn = os.urandom(TOKEN_SIZE) if token is None else from_hex(token, "token")
+    if not 0 < len(drawn) <= MAX_TOKEN_SIZE:
+        raise InvalidHex(f"A token has 1 to {MAX_TOKEN_SIZE} bytes.", what="token", size=len(drawn))
+    payment = Payment(payee, check_quantity(quantity), Token(drawn))
+    connection = session.connection(payer)
+    sent = connection.pending.payments if connection.pending else ()
+    for other in (*connection.queue, *sent):
+        if other.token == payment.token:
+            if other != payment:
+                raise TokenInUse(
+                    f"The token is that of a queued payment of {other.amount}: leave it out to have one drawn.",
+                    token=payment.token.hex(),
+                    quantity=other.amount,
+                )
+            return payment.token.hex()
+    life.queue(session, connection, payment)
+    return payment.token.hex()
+
+
+def status(session: Session, handle: str | None = None, verbose: bool = False) -> dict[str, Any]:
+    """The connections and the wallet. ``verbose`` adds what moved each way, and what is pending."""
+    chosen = _chosen(session, handle)
+    look = session.look((item for item in chosen if item.stage != CLOSED), wallet=True, settle=False)
+    shown = {}
+    for item in chosen:
+        facts = look.facts.get(item.handle)
+        if facts is not None:
+            held = look.held(session.address(item.duplex.receiving), item.asset)
+            item = life.observe(session, item, facts, held)  # noqa: PLW2901
+        shown[item.handle.hex()] = _status_of(session, item, facts, verbose)
+    session.keep_wallet()
+    wallet = session.wallet.address
+    return {"connections": shown, "wallet": {"address": wallet, "balances": dict(look.view.balances[wallet])}}
+
+
+def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
+    """Sync what is open, recover what is closed: per handle the transactions published and the payments received.
+
+    One connection that fails does not stop the others; its error is raised when they are done.
+    """
+    chosen = [item for item in _chosen(session, handle) if item.stage != CLOSED]
+    if not chosen:
+        return {}
+    look = session.look(chosen)
+    rate = session.rate(look.view)
+    results: dict[str, Any] = {}
+    failed: list[PicopaymentsError] = []
+    for item in chosen:
+        held = look.held(session.address(item.duplex.receiving), item.asset)
+        try:
+            outcome = life.sync(session, item, look.facts[item.handle], held, rate)
+        except PicopaymentsError as error:
+            failed.append(error)
+            log.warning("connection %s: %s", item.handle.hex(), error.message)
+            continue
+        results[item.handle.hex()] = {
+            "txids": outcome.txids,
+            "received_payments": [_receipt(receipt) for receipt in outcome.receipts],
+        }
+    if failed:
+        if results:
+            log.warning("the other connections: %s", json.dumps(results))
+        raise failed[0]
+    return results
+
+
+def close(session: Session, handle: str) -> str | None:
+    """Close a connection and settle it on chain: the txid of the commit, or None where nothing was received."""
+    wanted = Handle(from_hex(handle, "handle", HANDLE_SIZE))
+    closed = life.close(session, session.connection(wanted))
+    return txid_of(closed.commit_raw)[::-1].hex() if closed.commit_raw else None
+
+
+def _chosen(session: Session, handle: str | None) -> list[Connection]:
+    """One connection, or all of them. Raises InvalidHex, UnknownHandle."""
+    if handle is not None:
+        return [session.connection(Handle(from_hex(handle, "handle", HANDLE_SIZE)))]
+    return list(session.connections().values())
+
+
+def _receipt(receipt: Receipt) -> dict[str, Any]:
+    return {"payer_handle": receipt.payer.hex(), "amount": receipt.amount, "token": receipt.token.hex()}
+
+
+def _status_of(
+    session: Session, item: Connection, facts: tuple[Facts, Facts] | None, verbose: bool
+) -> dict[str, Any]:
+    shown: dict[str, Any] = {
+        "asset": item.asset,
+        "balance": item.duplex.guaranteed if facts else 0,
+        "status": life.status(session, item, facts) if facts else recovery.CLOSED,
+        "ttl": recovery.connection_ttl(item.duplex, *facts) if facts else None,
+        "payments_queued": [
+            {"payee_handle": payment.payee.hex() if payment.payee else None, "amount": payment.amount,
+             "token": payment.token.hex()}
+            for payment in item.queue
+        ],
+    }  # fmt: skip
+    if verbose:
+        shown |= {
+            "deposit": item.duplex.sending.quantity,
+            "hub_deposit": item.duplex.receiving.quantity,
+            "sent": item.duplex.sending.moved,
+            "received": item.duplex.receiving.moved,
+            "sync_pending": item.pending is not None,
+            "owed": item.owed,
+            "terms": item.terms.as_json(),
+            "chain": "hub",
+        }
+    return shown
+
+
+# Regtest ------------------------------------------------------------------------------------------------------------
+
+
+def mine(session: Session, blocks: int = 1) -> list[str]:
+    """Mine blocks on regtest; their hashes. Raises WrongNetwork elsewhere."""
+    _only_regtest(session, "mine")
+    return list(session.rpc.call("generate", {"blocks": blocks}, retry=False))
+
+
+def faucet(
+    session: Session,
+    address: str | None = None,
+    btc: int | None = None,
+    asset: str | None = None,
+    quantity: int | None = None,
+) -> list[str]:
+    """Give an address bitcoins and an asset on regtest, by default the wallet 1 BTC and 100 XCP; the txids."""
+    _only_regtest(session, "faucet")
+    if address is None:
+        address = session.wallet.address
+        session.keep_wallet()
+    else:
+        script_of_address(session.network, address)
+    if btc is None and asset is None and quantity is None:
+        btc, quantity = FAUCET_BTC, FAUCET_XCP
+    params = {"address": address, "btc": btc or 0, "asset": asset or "XCP", "quantity": quantity or 0}
+    return list(session.rpc.call("faucet", params, retry=False))
+
+
+def demo(session: Session) -> dict[str, Any]:
+    """The whole life of a connection, on a network of its own. Raises WrongNetwork but on regtest."""
+    _only_regtest(session, "demo")
+    from picopayments_cli.client import demo as show
+
+    return show.run()
+
+
+def _only_regtest(session: Session, command: str) -> None:
+    if session.network.name != "regtest":
+        raise WrongNetwork(
+            f"The command {command} exists on regtest only: put --regtest before it.",
+            command=command,
+            network=session.network.name,
+        )

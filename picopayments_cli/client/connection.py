@@ -1,0 +1,503 @@
+"""The life of a connection at the client: proposed, agreed, synced, closed, recovered.
+
+Opens no file and no socket: what lasts or leaves goes through the session's doors, and what moves money is on disk
+before it leaves. Every function may be cut off anywhere and called again.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from picopayments_cli.chain import Asset, Query
+from picopayments_cli.channel import duplex as pair
+from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel.errors import (
+    AddressUsed,
+    AmountExceedsSpendable,
+    AssetMismatch,
+    BadDepositScript,
+    BadReply,
+    BadSecret,
+    BadTerms,
+    BroadcastRefused,
+    ConnectionNotOpen,
+    InsufficientBitcoin,
+    InsufficientFunds,
+    NotTransferable,
+    PaymentExceedsReceivable,
+    PicopaymentsError,
+    RepeatedHash,
+    Unreachable,
+)
+from picopayments_cli.channel.keys import Secrets
+from picopayments_cli.channel.messages import (
+    ConnectReply,
+    ConnectRequest,
+    DepositMessage,
+    Payment,
+    Receipt,
+    SyncReply,
+    SyncRequest,
+    close_request,
+    spend_secret_in,
+)
+from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.scripts import DepositScript
+from picopayments_cli.channel.state import Channel, finished
+from picopayments_cli.channel.terms import Terms, check_delay
+from picopayments_cli.channel.transactions import (
+    Anchor,
+    Draft,
+    compose_deposit,
+    parse_transaction,
+    spent_outpoints,
+    txid_of,
+)
+from picopayments_cli.channel.values import Handle, Hash, Outpoint, Quantity, Secret, check_secret, hash_of
+from picopayments_cli.client.record import AGREED, ASKED, CLOSED, CLOSING, PROPOSED, Connection, Pending
+from picopayments_cli.client.session import Session
+from picopayments_cli.client.wallet import spendable
+
+log = logging.getLogger(__name__)
+SALT_SIZE = 16
+WALLET_RESERVE = 20_000  # satoshis that a deposit leaves in the wallet, for fees that can't wait
+# Causes that lie in the payments: without them the hub takes the same commit and revocations.
+_ABOUT_PAYMENTS = (AmountExceedsSpendable, PaymentExceedsReceivable, AssetMismatch)
+
+
+@dataclass
+class Outcome:
+    """What one sync of a connection brought: transactions published (txids, hex) and payments received."""
+
+    txids: list[str] = field(default_factory=list)
+    receipts: list[Receipt] = field(default_factory=list)
+
+
+# Connecting ---------------------------------------------------------------------------------------------------------
+
+
+def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: int) -> Connection:
+    """Open a connection: agree with the hub on both deposits, then publish the client's.
+
+    ``expire`` and ``delay`` in blocks. Raises what terms, funds and the hub refuse; then nothing was deposited.
+    """
+    check_delay(delay)
+    _check_funds(session, asset, quantity)
+    session.keep_wallet()
+    secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))
+    # The handle is the hub's to draw: until it is known, the secrets wait under a name of their own.
+    waiting = Handle(envelope.text_digest(secrets.salt.hex()))
+    session.store.save(waiting, {"stage": ASKED, "salt": secrets.salt.hex()}, "asked")
+    request = envelope.seal(session.wallet.key, ConnectRequest(asset.name, secrets.spend_hash).as_json())
+    known = session.hub_key()
+    reply = session.call("mph_request", [request], known)
+    answer = ConnectReply.parse(reply.body)
+    session.pin_hub(reply.hub_key)
+    terms = Terms.parse(answer.terms)
+    terms.check_deposit(quantity, expire, session.network)
+    if answer.spend_hash == secrets.spend_hash:
+        raise RepeatedHash("The hub's spend hash is the client's own.", hash=answer.spend_hash.hex())
+    own, hubs = session.wallet.key.pubkey, reply.hub_key
+    c2h = DepositScript(own, hubs, answer.spend_hash, expire)
+    h2c = DepositScript(hubs, own, secrets.spend_hash, expire)
+    matching = terms.matching_deposit(quantity)
+    if matching < 1:
+        raise BadTerms("The hub would deposit nothing in return.", deposit_ratio=terms.deposit_ratio)
+    raw, anchor = _make_deposit(session, c2h, asset, quantity, terms)
+    message = DepositMessage(c2h.redeem, secrets.revoke_hash(0), Quantity(quantity), delay)
+    channels = pair.Duplex(
+        Channel(asset.number, c2h, Quantity(quantity), delay, terms.fee_rate, anchor),
+        Channel(asset.number, h2c, Quantity(matching), delay, terms.fee_rate),
+    )
+    proposed = Connection(
+        handle=answer.handle,
+        hub_url=session.settings.require_hub_url,
+        hub_key=hubs,
+        asset=asset.name,
+        terms=terms,
+        salt=secrets.salt,
+        duplex=pair.hand_out(channels, secrets.revoke_hash(0)),
+        stage=PROPOSED,
+        proposal=envelope.seal(session.wallet.key, message.as_json(asset.name, answer.handle)),
+        deposit_raw=raw,
+        next_number=1,
+        numbers={secrets.revoke_hash(0): 0},
+    )
+    session.save(proposed, "proposed")
+    session.store.remove(waiting)
+    try:
+        agreed = agree(session, proposed)
+    except PicopaymentsError:
+        session.store.remove(proposed.handle)  # nothing was deposited, and nothing will be
+        raise
+    session.broadcast(agreed.deposit_raw, "deposit")
+    return agreed
+
+
+def _check_funds(session: Session, asset: Asset, quantity: int) -> None:
+    """Refuse a deposit that the wallet's confirmed assets, less those on their way, don't cover."""
+    others = [item for item in session.connections().values() if item.stage in (PROPOSED, AGREED)]
+    look = session.look(others, wallet=True, settle=False)
+    held = look.held(session.wallet.address, asset.name)
+    leaving = sum(
+        item.duplex.sending.quantity
+        for item in others
+        if item.asset == asset.name and not recovery.deposit_depth(item.duplex.sending, look.facts[item.handle][0])
+    )
+    if held - leaving < quantity:
+        raise InsufficientFunds(
+            f"The wallet {session.wallet.address} holds {held - leaving} of {asset.name} that can be deposited, less "
+            f"than {quantity}. Send it some, and wait until that is confirmed.",
+            asset=asset.name,
+            needed=quantity,
+            available=held - leaving,
+            address=session.wallet.address,
+        )
+
+
+def _make_deposit(
+    session: Session, script: DepositScript, asset: Asset, quantity: int, terms: Terms
+) -> tuple[bytes, Anchor]:
+    """The signed deposit and its anchor; coins of deposits that are not out yet are left alone."""
+    wallet = session.wallet
+    view = session.chain.view(Query(coins=[wallet.address]))
+    taken = {
+        outpoint
+        for item in session.connections().values()
+        for tx in [parse_transaction(item.deposit_raw)]
+        if tx is not None
+        for outpoint in spent_outpoints(tx)
+    }
+    coins = [coin for coin in spendable(view.coins[wallet.address]) if coin[0] not in taken]
+    budget, rate = Channel(asset.number, script, Quantity(quantity), 1, terms.fee_rate).budget, session.rate(view)
+    draft = compose_deposit(coins, wallet.unlock, script, asset.number, quantity, budget, rate)
+    left = sum(value for _, value in coins) - budget.deposit - draft.fee
+    if left < WALLET_RESERVE:
+        raise InsufficientBitcoin(
+            f"The deposit would leave {left} satoshis in the wallet; {WALLET_RESERVE} must stay for fees that can't "
+            f"wait. Send bitcoin to {wallet.address}.",
+            needed=budget.deposit + draft.fee + WALLET_RESERVE,
+            available=sum(value for _, value in coins),
+        )
+    session.check_inputs(draft)
+    tx = draft.signed(wallet.key)
+    return tx.serialize(), Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value)
+
+
+def agree(session: Session, connection: Connection) -> Connection:
+    """Have the hub agree to the deposits; the same request is answered the same.
+
+    Raises BadDepositScript, BadReply, AddressUsed: then the client's deposit was not published.
+    """
+    reply = session.call("mph_deposit", [connection.proposal], connection.hub_key)
+    answer = DepositMessage.parse(reply.body, BadReply)
+    h2c = connection.duplex.receiving
+    if answer.script != h2c.script.redeem:
+        raise BadDepositScript("The hub's deposit script is not the agreed one. Nothing was deposited.")
+    if answer.quantity < h2c.quantity:
+        raise BadReply(
+            f"The hub would deposit {answer.quantity} where its terms say {h2c.quantity}. Nothing was deposited.",
+            quantity=answer.quantity,
+            expected=h2c.quantity,
+        )
+    check_delay(answer.delay)
+    address = session.address(h2c)
+    view = session.chain.view(Query(history=[address]))
+    if view.history[address]:
+        raise AddressUsed("The hub's deposit address has a history already. Nothing was deposited.", address=address)
+    channels = replace(connection.duplex, receiving=replace(h2c, delay=answer.delay, quantity=answer.quantity))
+    agreed = replace(
+        connection,
+        stage=AGREED,
+        duplex=pair.add_request(channels, answer.next_hash),
+        agreed_height=view.height,
+    )
+    return session.save(agreed, "agreed")
+
+
+# Looking ------------------------------------------------------------------------------------------------------------
+
+
+def observe(session: Session, connection: Connection, facts: tuple[Facts, Facts], held: int) -> Connection:
+    """The connection with the hub's deposit accepted, once it is buried and holds the asset."""
+    h2c = recovery.see_deposit(connection.duplex.receiving, facts[1], held, session.network.safe_depth)
+    return replace(connection, duplex=replace(connection.duplex, receiving=h2c))
+
+
+def status(session: Session, connection: Connection, facts: tuple[Facts, Facts]) -> str:
+    """Opening, open, closing or closed."""
+    if connection.stage in (CLOSING, CLOSED):
+        return recovery.CLOSED if connection.stage == CLOSED else recovery.CLOSING
+    if recovery.is_open(connection.duplex, *facts, session.network.safe_depth):
+        return recovery.OPEN
+    channels = (connection.duplex.sending, connection.duplex.receiving)
+    for channel, seen in zip(channels, facts, strict=True):
+        if recovery.anchor_spender(channel, seen) is not None or recovery.time_to_live(channel, seen) == 0:
+            return recovery.CLOSING
+    return recovery.OPENING
+
+
+# Syncing ------------------------------------------------------------------------------------------------------------
+
+
+def sync(session: Session, connection: Connection, facts: tuple[Facts, Facts], held: int, rate: int) -> Outcome:
+    """Whatever is next for a connection: finish opening, exchange payments, settle, or recover."""
+    outcome = Outcome()
+    if connection.stage == PROPOSED:
+        connection = agree(session, connection)
+    if connection.stage == AGREED:
+        seen = observe(session, connection, facts, held)
+        shown = status(session, seen, facts)
+        if shown == recovery.OPENING:
+            _republish(session, seen, facts, outcome)
+        elif shown == recovery.OPEN:
+            exchange(session, seen, outcome)
+        else:
+            connection = session.save(replace(seen, stage=CLOSING), "closing")
+    if connection.stage == CLOSING:
+        settle(session, connection, facts, rate, outcome)
+    return outcome
+
+
+def _republish(session: Session, connection: Connection, facts: tuple[Facts, Facts], outcome: Outcome) -> None:
+    """Publish the deposit where the chain does not show it."""
+    if all(entry.txid != txid_of(connection.deposit_raw) for entry in facts[0].history):
+        outcome.txids.append(session.broadcast(connection.deposit_raw, "deposit"))
+
+
+def exchange(session: Session, connection: Connection, outcome: Outcome) -> Connection:
+    """Finish the sync that has no answer yet, if there is one; then sync, unless that left nothing to send."""
+    if connection.pending is not None:
+        connection = finish(session, connection, outcome)
+        if not connection.queue:
+            return connection
+    return finish(session, prepare(session, connection), outcome)
+
+
+def prepare(session: Session, connection: Connection) -> Connection:
+    """Put the next sync on disk, whole: the oldest queued payments that the connection can move, and the fee.
+
+    Raises NotTransferable where it can't even move the fee.
+    """
+    fee = connection.terms.sync_fee
+    count, total = len(connection.queue), 0
+    while True:
+        total = fee + sum(payment.amount for payment in connection.queue[:count])
+        if count == 0 or pair.transferable(connection.duplex, total):
+            break
+        count -= 1
+    if not pair.transferable(connection.duplex, total):
+        raise NotTransferable(
+            f"The connection {connection.handle.hex()} can't move the fee of {fee} for a sync: close it.",
+            handle=connection.handle.hex(),
+            sync_fee=fee,
+        )
+    key, secrets = session.wallet.key, connection.secrets(session.wallet.key)
+
+    def secret_of(revoke_hash: Hash) -> Secret:
+        return secrets.revoke(connection.numbers[revoke_hash])
+
+    moved, half = pair.transfer(connection.duplex, total, key, secret_of)
+    number = connection.next_number
+    own_hash = secrets.revoke_hash(number)
+    payments = connection.queue[:count]
+    body = envelope.seal(key, SyncRequest(connection.handle, half, payments, own_hash).as_json())
+    prepared = replace(
+        connection,
+        duplex=pair.hand_out(moved, own_hash),
+        next_number=number + 1,
+        numbers={**connection.numbers, own_hash: number},
+        queue=connection.queue[count:],
+        pending=Pending((body,), payments),
+    )
+    return session.save(prepared, "sync prepared")
+
+
+def finish(session: Session, connection: Connection, outcome: Outcome) -> Connection:
+    """Send the pending sync until the hub answers it, and settle; a sync refused for its payments goes without them.
+
+    Raises what the hub refuses and what its reply fails; the sync stays pending then.
+    """
+    pending = connection.pending
+    if pending is None:
+        return connection
+    try:
+        reply = session.call("mph_sync", pending.bodies, connection.hub_key)
+    except _ABOUT_PAYMENTS:
+        if not pending.bodies[-1].get("sends"):
+            raise
+        connection = repair(session, connection, pending)
+        return finish(session, connection, outcome)
+    answer = SyncReply.parse(reply.body)
+    sent = next(body for body in pending.bodies if envelope.digest(body) == reply.request)
+    settled = _settle_reply(connection, pending, answer, sent)
+    session.save(settled, "sync settled")
+    outcome.receipts.extend(answer.receipts)
+    for refusal in answer.refused:
+        log.warning("payment %s was refused (%s); its amount comes back", refusal.token.hex(), refusal.cause)
+    return settled
+
+
+def repair(session: Session, connection: Connection, pending: Pending) -> Connection:
+    """The same sync without its payments: commit and revocations have left the machine, and stay as they are."""
+    body = envelope.seal(session.wallet.key, {**pending.bodies[-1], "sends": []})
+    repaired = replace(connection, pending=replace(pending, bodies=(*pending.bodies, body)))
+    return session.save(repaired, "sync repaired")
+
+
+def _settle_reply(
+    connection: Connection, pending: Pending, answer: SyncReply, sent: Mapping[str, Any]
+) -> Connection:
+    """The connection with a reply applied. Raises what the channel's rules refuse; then nothing of it counts."""
+    carried = {item["token"] for item in sent["sends"]}
+    refused = {refusal.token.hex() for refusal in answer.refused}
+    if not refused <= carried:
+        raise BadReply("The hub refuses payments that the sync did not carry. Nothing of the reply was taken.")
+    kept_back = [payment for payment in pending.payments if payment.token.hex() in refused | _left_out(pending, sent)]
+    expected = sum(receipt.amount for receipt in answer.receipts)
+    channels, surplus = pair.settle(connection.duplex, answer.half, expected)
+    owed = connection.owed + sum(payment.amount for payment in kept_back)
+    return replace(
+        connection,
+        duplex=pair.add_request(channels, answer.next_hash),
+        pending=None,
+        owed=max(owed - surplus, 0),
+    )
+
+
+def _left_out(pending: Pending, sent: Mapping[str, Any]) -> set[str]:
+    """The tokens of payments that the answered version did not carry."""
+    carried = {item["token"] for item in sent["sends"]}
+    return {payment.token.hex() for payment in pending.payments} - carried
+
+
+# Closing ------------------------------------------------------------------------------------------------------------
+
+
+def close(session: Session, connection: Connection) -> Connection:
+    """Close a connection: sync once more where that can be, publish what was received, and tell the hub.
+
+    Raises Unreachable where nothing could be published and the hub does not answer: ``sync`` goes on from there.
+    """
+    if connection.stage == PROPOSED:
+        return session.save(replace(connection, stage=CLOSED), "given up")
+    look = session.look([connection])
+    facts = look.facts[connection.handle]
+    outcome = Outcome()
+    if connection.stage == AGREED:
+        held = look.held(session.address(connection.duplex.receiving), connection.asset)
+        seen = observe(session, connection, facts, held)
+        if status(session, seen, facts) == recovery.OPEN:
+            seen = _last_sync(session, seen, outcome)
+        connection = session.save(replace(seen, stage=CLOSING), "closing")
+    return settle(session, connection, facts, session.rate(look.view), outcome)
+
+
+def _last_sync(session: Session, connection: Connection, outcome: Outcome) -> Connection:
+    """Send and receive what waits, once, if that can be."""
+    try:
+        return exchange(session, connection, outcome)
+    except (Unreachable, ConnectionNotOpen, NotTransferable) as error:
+        log.warning("closing without a last sync: %s", error.message)
+        return session.connection(connection.handle)
+
+
+def settle(
+    session: Session, connection: Connection, facts: tuple[Facts, Facts], rate: int, outcome: Outcome
+) -> Connection:
+    """Take a closing connection as far as it goes now; may be repeated."""
+    connection = _publish(session, connection, facts[1], outcome)
+    if not connection.told:
+        connection = _tell(session, connection)
+    return _recover(session, connection, facts, rate, outcome)
+
+
+def _publish(session: Session, connection: Connection, facts: Facts, outcome: Outcome) -> Connection:
+    """Publish the highest commit received whose secret never left, unless the anchor is spent."""
+    channel = connection.duplex.receiving
+    if not channel.active or channel.anchor is None or recovery.anchor_spender(channel, facts) is not None:
+        return connection
+    if connection.commit_raw is None:
+        raw = finished(channel, channel.active[-1], session.wallet.key)
+        connection = session.save(replace(connection, commit_raw=raw), "commit signed")
+    if connection.commit_raw is not None:
+        outcome.txids.append(session.broadcast(connection.commit_raw, "commit"))
+    return connection
+
+
+def _tell(session: Session, connection: Connection) -> Connection:
+    """Tell the hub, and take its spend secret where it gives one.
+
+    The own one goes along where nothing received is left to pay out: no commit was accepted that is not given back, and
+    no sync is unanswered, which might bring one.
+    """
+    nothing_received = not connection.duplex.receiving.active and connection.pending is None
+    secret = connection.secrets(session.wallet.key).spend if nothing_received else None
+    if secret is not None and not connection.revealed:
+        connection = session.save(replace(connection, revealed=True), "spend secret leaves")
+    request = envelope.seal(session.wallet.key, close_request(connection.handle, secret))
+    try:
+        reply = session.call("mph_close", [request], connection.hub_key)
+    except Unreachable as error:
+        if connection.commit_raw is None:
+            raise
+        log.warning("the hub was not told: %s", error.message)
+        return connection
+    given = spend_secret_in(reply.body, BadReply)
+    if given is not None and hash_of(check_secret(given)) != connection.duplex.sending.script.spend_hash:
+        raise BadSecret("The hub's spend secret is not the one of the client's deposit. It was not used.")
+    told = replace(connection, told=True, hub_secret=Secret(given) if given else None)
+    return session.save(told, "hub told")
+
+
+def _recover(
+    session: Session, connection: Connection, facts: tuple[Facts, Facts], rate: int, outcome: Outcome
+) -> Connection:
+    """Pay out and take change where it is time; the connection is over when nothing is left."""
+    channels, depth = connection.duplex, session.network.safe_depth
+    if recovery.is_over(channels, *facts, rate, depth):
+        return session.save(replace(connection, stage=CLOSED), "closed")
+    wallet, secret = session.wallet, connection.secrets(session.wallet.key).spend
+    given = connection.hub_secret
+    steps: tuple[tuple[str, Callable[[], Draft | None]], ...] = (
+        ("payout", lambda: recovery.payout(channels.receiving, facts[1], secret, wallet.script, rate, depth)),
+        ("change", lambda: recovery.change(channels.sending, facts[0], given, wallet.script, rate, depth)),
+    )
+    for name, compose in steps:  # one that fails does not stop the others
+        try:
+            draft = compose()
+            if draft is not None:
+                outcome.txids.append(session.broadcast(draft.signed(wallet.key).serialize(), name))
+        except (InsufficientBitcoin, BroadcastRefused) as error:
+            log.warning("the %s waits: %s", name, error.message)
+    return connection
+
+
+# Queueing -----------------------------------------------------------------------------------------------------------
+
+
+def queue(session: Session, connection: Connection, payment: Payment) -> Connection:
+    """Queue a payment for the next sync, if the connection can move it with all that is queued.
+
+    Raises ConnectionNotOpen, NotTransferable.
+    """
+    if connection.stage not in (PROPOSED, AGREED):
+        raise ConnectionNotOpen(
+            "The connection is closed: pay from another one.", handle=connection.handle.hex(), stage=connection.stage
+        )
+    amounts = [item.amount for item in connection.queue]
+    total = sum(amounts) + payment.amount + connection.terms.sync_fee
+    if not pair.transferable(connection.duplex, total):
+        raise NotTransferable(
+            f"The connection can't move {payment.amount} on top of {sum(amounts)} queued and the sync's fee of "
+            f"{connection.terms.sync_fee}: it can move {pair.most_transferable(connection.duplex, total)} in all.",
+            quantity=payment.amount,
+            queued=sum(amounts),
+            sync_fee=connection.terms.sync_fee,
+            transferable=pair.most_transferable(connection.duplex, total),
+        )
+    return session.save(replace(connection, queue=(*connection.queue, payment)), "payment queued")
