@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 from picopayments_cli.channel.errors import BadTerms, DepositRefused, InvalidTime
@@ -67,7 +67,7 @@ class Terms:
 
     def matching_deposit(self, quantity: int) -> int:
         """What the hub deposits for a client's deposit, rounded down."""
-        return int(Decimal(repr(self.deposit_ratio)) * quantity)
+        return int(Fraction(repr(self.deposit_ratio)) * quantity)
 
     def check_deposit(self, quantity: int, expire: int, network: Network) -> None:
         """Refuse a deposit outside the terms or the network's limits. Raises DepositRefused, InvalidTime."""
