@@ -1,4 +1,4 @@
-"""What all tests share."""
+"""How hard hypothesis tries: HYPOTHESIS_PROFILE=slow tries ten times as hard."""
 
 from __future__ import annotations
 

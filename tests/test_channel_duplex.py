@@ -201,6 +201,7 @@ class Exchange:
 
 
 amounts = st.integers(0, 12) | st.integers(0, 400)
+deposits = st.integers(1, 300)
 
 
 class Connection(RuleBasedStateMachine):
@@ -346,7 +347,7 @@ class Connection(RuleBasedStateMachine):
                 assert settle_on_chain(victim, peer, cheat, revoked=True) == kept
 
 
-Connection.TestCase.settings = settings(settings.default, stateful_step_count=20)
+Connection.TestCase.settings = settings(stateful_step_count=20)
 TestConnection = Connection.TestCase
 
 
@@ -369,7 +370,7 @@ def duplex_of(room: int, levels: Sequence[int]) -> Duplex:
     return Duplex(sending, with_commits(open_channel(30), levels))
 
 
-@settings(max_examples=4 * settings.default.max_examples)
+@settings(max_examples=4 * settings().max_examples)
 @given(st.integers(0, 40), levels_of, st.integers(0, 60))
 def test_what_can_be_moved_agrees_with_brute_force(room: int, levels: list[int], amount: int) -> None:
     duplex = duplex_of(room, levels)
@@ -377,7 +378,7 @@ def test_what_can_be_moved_agrees_with_brute_force(room: int, levels: list[int],
     assert most_transferable(duplex, amount) == max(x for x in range(amount + 1) if feasible(room, levels, x))
 
 
-@settings(max_examples=4 * settings.default.max_examples)
+@settings(max_examples=4 * settings().max_examples)
 @given(st.integers(0, 40), levels_of, st.integers(0, 20), st.lists(st.integers(1, 20), max_size=4))
 def test_what_can_be_delivered_agrees_with_brute_force(
     room: int, levels: list[int], due: int, waiting: list[int]
