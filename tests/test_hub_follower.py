@@ -9,16 +9,18 @@ from pathlib import Path
 
 import pytest
 from bitcoin.core import CTransaction
+from bitcoin.core.script import OP_CHECKSIG, CScript
 from sqlalchemy.exc import IntegrityError
 
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
+from picopayments_cli.channel.counterparty import p2sh
 from picopayments_cli.channel.errors import DatabaseUnusable, NodeBehind
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.values import Coin, Entry, Outpoint
+from picopayments_cli.channel.values import Coin, Entry, Outpoint, hash160
 from picopayments_cli.hub.database import Database, default_url
-from picopayments_cli.hub.follower import Follower
+from picopayments_cli.hub.follower import DEPOSIT, Follower
 from tests.regtest_support import REGTEST, NodeProcess, Spend, address_of, key_of, running_node, script_of_key
 
 ALICE, BOB, CAROL = (key_of(name) for name in ("alice", "bob", "carol"))
@@ -306,3 +308,31 @@ def test_whatever_happens_the_index_is_what_the_node_tells(index: Index, node: N
                     if action == "replace":
                         pay(node, payer, coin, chance.choice(keys), 20 * FEE)
         index.agrees_with_the_node(*keys)
+
+
+def test_what_spends_a_deposit_is_followed_to_where_it_pays(index: Index, node: NodeProcess) -> None:
+    redeem = {key: bytes(CScript([key.pubkey, OP_CHECKSIG])) for key in (ALICE, BOB)}
+    deposit, commit = (p2sh(hash160(redeem[key])) for key in (ALICE, BOB))
+    index.follower.catch_up()
+    with index.database.transaction("watch") as connection:
+        index.follower.watch(connection, deposit, DEPOSIT)
+    node.rpc("faucet", address=address_of(deposit), btc=100_000)
+    index.follower.catch_up()
+    with index.database.reading() as connection:
+        (anchor,) = index.follower.coins(connection, deposit)
+    published = Spend(ALICE, [anchor.outpoint], [(90_000, commit)], redeem=redeem[ALICE]).signed()
+    made = Outpoint(bytes(CTransaction.deserialize(published).GetTxid()), 0)
+    payout = Spend(BOB, [made], [(80_000, script_of_key(BOB))], redeem=redeem[BOB]).signed()
+    for raw in (published, payout):  # both between two looks
+        node.bitcoin("sendrawtransaction", raw.hex())
+    node.rpc("generate", blocks=1)
+    tip = index.follower.catch_up()
+    with index.database.reading() as connection:
+        assert index.follower.spender(connection, anchor.outpoint) == Entry(made.txid, published, tip)
+        assert [entry.raw for entry in index.follower.history(connection, commit)] in (
+            [published, payout],
+            [payout, published],
+        )
+        spender = index.follower.spender(connection, made)
+    assert spender is not None
+    assert spender.raw == payout

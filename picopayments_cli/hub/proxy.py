@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from picopayments_cli.chain import Chain, Query
+from picopayments_cli.chain.answers import member, whole
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.errors import InvalidParams, UnknownTransaction
 from picopayments_cli.channel.networks import Network, script_of_address
@@ -22,6 +24,15 @@ _BALANCE_FIELDS = ("address", "asset")
 Method = Callable[..., Any]
 
 
+@dataclass(frozen=True)
+class Nodes:
+    """Where the answers come from; ``counterparty`` is the Counterparty node's JSON-RPC."""
+
+    chain: Chain
+    bitcoin: BitcoinNode
+    counterparty: RpcClient
+
+
 class Proxy:
     """The methods, each named as on the wire. They ask the hub's nodes, and never its database.
 
@@ -29,14 +40,15 @@ class Proxy:
     """
 
     def __init__(
-        self, network: Network, chain: Chain, bitcoin: BitcoinNode, node: RpcClient, after_blocks: Callable[[], object]
+        self, network: Network, nodes: Nodes, fee_rate: Callable[[], int], after: Callable[[], object]
     ) -> None:
-        """``node``: the Counterparty node's JSON-RPC; ``after_blocks`` runs when a call has made blocks on regtest."""
+        """``fee_rate``: the estimate in sat/vB; ``after`` runs when a call may have made a block on regtest."""
         self._network = network
-        self._chain = chain
-        self._bitcoin = bitcoin
-        self._node = node
-        self._after_blocks = after_blocks
+        self._chain = nodes.chain
+        self._bitcoin = nodes.bitcoin
+        self._node = nodes.counterparty
+        self._fee_rate = fee_rate
+        self._after = after
 
     def methods(self) -> dict[str, Method]:
         """What is on offer; on regtest also what makes blocks and money."""
@@ -132,7 +144,7 @@ class Proxy:
             raise InvalidParams(f"A transaction has at most {MAX_TRANSACTION} bytes.", limit=MAX_TRANSACTION)
         txid = self._chain.broadcast(raw)
         if self._network.name == "regtest":
-            self._after_blocks()  # the node may have mined it at once
+            self._after()  # the node may have mined it at once
         return txid[::-1].hex()
 
     # The ledger -----------------------------------------------------------------------------------------------------
@@ -150,14 +162,20 @@ class Proxy:
         return [row | {"asset_id": str(self._chain.asset(row["asset"]).number)} for row in rows]
 
     def get_running_info(self) -> dict[str, Any]:
-        """The node's state, with the block at which its ledger stands and the fee rate in sat/vB."""
-        view = self._chain.view(Query())
+        """The node's state once its ledger stands at the tip, with the fee rate in sat/vB. Raises NodeBehind."""
+        info = self._info()
+        if whole(member(info, "last_block", dict), "block_index") < whole(info, "bitcoin_block_count"):
+            self._chain.view(Query())  # waits for the ledger
+            info = self._info()
+        return info | {"fee_rate": self._fee_rate()}
+
+    def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = self._node.call("get_running_info", {}, retry=True)
-        return info | {"bitcoin_block_count": view.height, "fee_rate": view.fee_rate}
+        return info
 
     def fee_per_kb(self, conf_target: int = 3, nblocks: int = 3) -> int:
         """The node's estimate for 3 blocks in satoshis per 1000 vB, whatever the target asked for."""
-        return 1000 * self._chain.view(Query()).fee_rate
+        return 1000 * self._fee_rate()
 
     # Regtest --------------------------------------------------------------------------------------------------------
 
@@ -176,7 +194,7 @@ class Proxy:
 
     def _make_blocks(self, method: str, params: Mapping[str, Any]) -> Any:
         result = self._node.call(method, params, retry=False)
-        self._after_blocks()
+        self._after()
         return result
 
 

@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from picopayments_cli.hub.hub import Hub
-from picopayments_cli.hub.proxy import Proxy
+from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.web import JsonRpcEndpoint
 
 __all__ = ["Hub", "create_app"]
@@ -24,7 +24,8 @@ def create_app(hub: Hub, methods: Mapping[str, Callable[..., Any]], slow: Collec
 
     ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others.
     """
-    proxied = Proxy(hub.network, hub.chain, hub.bitcoin, hub.node, hub.round).methods()
+    nodes = Nodes(hub.chain, hub.bitcoin, hub.node)
+    proxied = Proxy(hub.network, nodes, hub.follower.fee_rate, hub.round).methods()
     endpoint = JsonRpcEndpoint({**proxied, **methods}, slow={*proxied, *slow}, on_error=_log_unexpected)
 
     @asynccontextmanager
