@@ -14,8 +14,6 @@ from picopayments_cli.channel.errors import BadDeposit
 from picopayments_cli.channel.scripts import change_unlock, payout_unlock
 from picopayments_cli.channel.state import Channel, Commit
 from picopayments_cli.channel.transactions import (
-    CHANGE_SIZE,
-    DUST,
     Draft,
     Input,
     check_deposit,
@@ -199,23 +197,37 @@ def worth_spending(coins: Sequence[Input], rate: int) -> list[Input]:
     return [coin for n, coin in enumerate(ordered) if n == 0 or coin.value > rate * (43 + coin.unlock.max_size)]
 
 
-def is_over(duplex: Duplex, sending: Facts, receiving: Facts, rate: int, safe_depth: int) -> bool:
+def is_recovered(facts: Facts, script: bytes, wallet_script: bytes) -> bool:
+    """Whether the payer has taken back what was on its deposit's address: a spend of it pays the wallet first."""
+    own = [entry for entry in facts.history if first_output(entry) == wallet_script]
+    made = {(entry.txid, n) for entry in facts.history for n in _outputs_to(entry, script)}
+    return any(
+        (outpoint.txid, outpoint.vout) in made
+        for entry in own
+        for tx in [parse_transaction(entry.raw)]
+        if tx is not None
+        for outpoint in spent_outpoints(tx)
+    )
+
+
+def _outputs_to(entry: Entry, script: bytes) -> list[int]:
+    tx = parse_transaction(entry.raw)
+    return [n for n, out in enumerate(tx.vout) if bytes(out.scriptPubKey) == script] if tx is not None else []
+
+
+def is_over(duplex: Duplex, sending: Facts, receiving: Facts, wallet_script: bytes, safe_depth: int) -> bool:
     """Whether a closed connection holds nothing more for this party, finally.
 
-    Nothing worth its fee is left on its own deposit, and its own commit, if one was published, is paid out; all of it
-    buried.
+    Its own deposit never reached the chain or is taken back, and its own commit, if there is one, is paid out; all of
+    it buried.
     """
     if any(entry.depth(sending.tip) < safe_depth for entry in (*sending.history, *receiving.commit_history)):
         return False
-    if any(coin.value > rate * CHANGE_SIZE + DUST for coin in sending.coins):
+    if sending.history and not is_recovered(sending, duplex.sending.script.output, wallet_script):
         return False
-    published = published_commit(duplex.receiving, receiving)
     entry = anchor_spender(duplex.receiving, receiving)
-    if duplex.receiving.active and entry is None:
-        return False
-    if published is None or entry is None:
+    if entry is None:
+        return not duplex.receiving.active
+    if published_commit(duplex.receiving, receiving) is None:
         return True
     return spender(Outpoint(entry.txid, 0), receiving.commit_history) is not None
-
-
-

@@ -459,9 +459,9 @@ def _recover(
 ) -> Connection:
     """Pay out and take change where it is time; the connection is over when nothing is left."""
     channels, depth = connection.duplex, session.network.safe_depth
-    if recovery.is_over(channels, *facts, rate, depth):
-        return session.save(replace(connection, stage=CLOSED), "closed")
     wallet, secret = session.wallet, connection.secrets(session.wallet.key).spend
+    if recovery.is_over(channels, *facts, wallet.script, depth):
+        return session.save(replace(connection, stage=CLOSED), "closed")
     given = connection.hub_secret
     steps: tuple[tuple[str, Callable[[], Draft | None]], ...] = (
         ("payout", lambda: recovery.payout(channels.receiving, facts[1], secret, wallet.script, rate, depth)),

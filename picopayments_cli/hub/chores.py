@@ -204,7 +204,7 @@ def _recover(hub: Hub, handle: Handle) -> None:
         account = work.get(handle)
         sending, receiving = _both(hub, work, account)
         rate, depth = hub.follower.fee_rate(), hub.network.safe_depth
-        if recovery.is_over(account.channels, sending, receiving, rate, depth):
+        if recovery.is_over(account.channels, sending, receiving, hub.script, depth):
             work.put(replace(account, stage=CLOSED))
             hub.follower.release(work.db, f"deposit {handle.hex()}")
             _note("closed", account)

@@ -295,7 +295,7 @@ class Follower:
         return Height(row.height)
 
     def fee_rate(self) -> int:
-        """The node's estimate for 3 blocks in sat/vB, at least 1; 10 seconds older than the last ``catch_up`` at most."""
+        """The node's estimate for 3 blocks in sat/vB, at least 1; at most 10 seconds older than the last round."""
         return self._fee_rate
 
     @staticmethod

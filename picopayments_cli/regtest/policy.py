@@ -28,6 +28,9 @@ DUST_RATE = 3  # sat/vB
 _LOCK_IS_TIME = 500_000_000
 _SEQUENCE_DISABLED, _SEQUENCE_IS_TIME, _SEQUENCE_MASK = 1 << 31, 1 << 22, 0xFFFF
 _FINAL = 0xFFFFFFFF
+MAX_KEYS = 20
+_OP_1, _OP_16 = 0x51, 0x60
+_CHECKSIG, _CHECKSIGVERIFY, _CHECKMULTISIG, _CHECKMULTISIGVERIFY = 0xAC, 0xAD, 0xAE, 0xAF
 
 
 class Refused(Exception):
@@ -166,10 +169,19 @@ def check_inputs(tx: CTransaction, spent: Sequence[Output], tip: int) -> int:
 
 
 def _sigops(script_sig: bytes) -> int:
+    """The signature checks in a redeem script; a multisig counts its number of keys, 20 where that is no number."""
     pushes = script_pushes(bytes(script_sig))
     if not pushes or script_pushes(pushes[-1]) is None:
         return 0
-    return int(CScript(pushes[-1]).GetSigOpCount(True))
+    count, before = 0, 0
+    for opcode, _, _ in CScript(pushes[-1]).raw_iter():
+        if opcode in (_CHECKSIG, _CHECKSIGVERIFY):
+            count += 1
+        elif opcode in (_CHECKMULTISIG, _CHECKMULTISIGVERIFY):
+            keys = before - _OP_1 + 1
+            count += keys if 1 <= keys <= _OP_16 - _OP_1 + 1 else MAX_KEYS
+        before = opcode
+    return count
 
 
 def check_scripts(raw: bytes, spent: Sequence[Output]) -> None:
