@@ -6,7 +6,6 @@ other, and a ledger in memory moves the asset as Counterparty reads the publishe
 
 from __future__ import annotations
 
-import hashlib
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -55,7 +54,7 @@ from picopayments_cli.channel.errors import (
 from picopayments_cli.channel.scripts import change_unlock, expire_unlock, payout_unlock, revoke_unlock
 from picopayments_cli.channel.state import Channel, Commit, commit, finished, give_back
 from picopayments_cli.channel.transactions import Input, Output, compose_recovery, find_secret
-from picopayments_cli.channel.values import Hash, Outpoint
+from picopayments_cli.channel.values import Hash, Outpoint, hash160
 
 # The oracle ---------------------------------------------------------------------------------------------------------
 
@@ -73,10 +72,6 @@ def quantity_in(raw: bytes) -> int:
 def revoke_hash_in(script: bytes) -> Hash:
     """The revoke hash that stands in a commit's script."""
     return Hash(script[-57:-37])
-
-
-def hash160_of(data: bytes) -> bytes:
-    return hashlib.new("ripemd160", hashlib.sha256(data).digest()).digest()
 
 
 @dataclass
@@ -107,14 +102,14 @@ class Book:
     def leaves(self, name: str, half: Half) -> None:
         """A half leaves the machine of that party."""
         peer = "hub" if name == "client" else "client"
-        self.by_payer[peer].told |= {hash160_of(data) for data in half.revokes}
+        self.by_payer[peer].told |= {hash160(data) for data in half.revokes}
         if half.offer:
             self.by_payer[name].signed[revoke_hash_in(half.offer.script)] = quantity_in(half.offer.raw)
 
     def arrives(self, sender: str, half: Half) -> None:
         """The peer of the sender has it."""
         peer = "hub" if sender == "client" else "client"
-        self.by_payer[peer].learned |= {hash160_of(data) for data in half.revokes}
+        self.by_payer[peer].learned |= {hash160(data) for data in half.revokes}
         if half.offer:
             self.by_payer[sender].held.add(revoke_hash_in(half.offer.script))
 

@@ -57,6 +57,7 @@ from picopayments_cli.channel.transactions import (
     draft_size,
     finish_commit,
     output_of,
+    parse_transaction,
 )
 from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint, hash160
 
@@ -271,6 +272,19 @@ def test_a_recovery_takes_all_of_the_asset_and_all_the_coins() -> None:
     assert ledger.balance(wallet_script(PAYER)) == MAX_QUANTITY
 
 
+def test_a_recovery_leaves_dust_or_is_refused_with_its_numbers() -> None:
+    fee = 7 * recoveries(DEPOSIT, COMMIT)["change"].size
+
+    def recovered(held: int) -> Draft:
+        coin = Input(outpoint(1), held, change_unlock(DEPOSIT, SPEND_SECRET))
+        return compose_recovery([coin], wallet_script(PAYER), ASSET, 7)
+
+    assert recovered(fee + DUST).outputs[0].value == DUST
+    with pytest.raises(InsufficientBitcoin) as refused:
+        recovered(fee + DUST - 1)
+    assert refused.value.data == {"needed": fee + DUST, "available": fee + DUST - 1}
+
+
 @pytest.mark.parametrize("name", ["payout", "expire"])
 def test_a_relative_lock_one_block_short_or_in_version_1_is_refused(name: str) -> None:
     """By script alone: the kernel refuses what does not commit to the age that the script asks for."""
@@ -331,3 +345,17 @@ def test_a_value_counts_only_out_of_the_bytes_that_hash_to_the_txid() -> None:
     ):
         with pytest.raises(BadPreviousTransaction):
             output_of(given_raw, wanted)
+
+
+def test_a_transaction_has_one_serialisation() -> None:
+    raw = (
+        compose_send(wallet_coins([50_000]), WALLET, Output(9_000, PAYEE_SCRIPT), b"m", rate=1)
+        .signed(PAYER)
+        .serialize()
+    )
+    assert raw[4] == 1
+    long_count = raw[:4] + b"\xfd\x01\x00" + raw[5:]
+    empty_witness = raw[:4] + b"\x00\x01" + raw[4:-4] + b"\x00" + raw[-4:]
+    assert parse_transaction(raw) is not None
+    for broken in (long_count, empty_witness, raw[:-1], raw + b"\x00"):
+        assert parse_transaction(broken) is None

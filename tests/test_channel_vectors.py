@@ -308,6 +308,13 @@ def test_tampered_envelopes_are_refused(body: dict[str, Any]) -> None:
     assert signed_by(body, PAYER.pubkey) is None
 
 
+def test_an_envelope_that_names_another_key_than_its_signers_is_refused() -> None:
+    body = {"a": 1, "pubkey": PAYEE.pubkey.hex()}
+    signed = {**body, "signature": PAYER.sign(digest(body)).hex()}
+    assert signed_by(signed, PAYER.pubkey) is None
+    assert signed_by(signed, PAYEE.pubkey) is None
+
+
 def test_an_envelope_of_another_key_is_refused() -> None:
     assert signed_by(seal(PAYEE, {"a": 1}), PAYER.pubkey) is None
     assert signed_by(seal(PAYEE, {"a": 1}), PAYEE.pubkey) is not None
