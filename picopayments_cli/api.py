@@ -41,7 +41,8 @@ def open_session(
     """The session of one command. Raises WrongNetwork, InvalidSetting, InvalidUrl, StoreDamaged."""
     chosen = choose_network(network, environ)
     settings = load_settings(chosen, choose_basedir(basedir, environ), {"hub_url": hub_url}, environ)
-    session = Session(settings)
+    given = basedir or environ.get("PICOPAYMENTS_BASEDIR")
+    session = Session(settings, settings.basedir if given else None)
     try:
         yield session
     finally:
@@ -245,9 +246,9 @@ def faucet(
 def demo(session: Session) -> dict[str, Any]:
     """The whole life of a connection, on a network of its own. Raises WrongNetwork but on regtest."""
     _only_regtest(session, "demo")
-    from picopayments_cli.client import demo as show
+    from picopayments_cli.client.demo import run
 
-    return show.run()
+    return run(session.given_basedir)
 
 
 def _only_regtest(session: Session, command: str) -> None:

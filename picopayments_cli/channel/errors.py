@@ -316,6 +316,10 @@ class BadPreviousTransaction(PeerMisbehaved):
     """A previous transaction whose hash is not the txid asked for."""
 
 
+class DemoFailed(PicopaymentsError):
+    """A step of the demonstration failed, or its sums do not add up."""
+
+
 class WaitRanOut(PicopaymentsError):
     """What was waited for did not happen in time."""
 

@@ -36,8 +36,8 @@ class Connection:
     """A connection: this party sends on c2h and receives on h2c.
 
     ``numbers``: of the own revoke hashes that are requested or active. ``proposal``: the signed mph_deposit.
-    ``owed``: refused payments that have not come back yet. ``hub_secret``: the spend secret of c2h, that the hub gave at
-    the close; ``revealed``: whether the own one has left; ``told``: whether the hub has answered the close.
+    ``owed``: refused payments that have not come back yet. ``hub_secret``: the spend secret of c2h, that the hub gave
+    at the close; ``revealed``: whether the own one has left; ``told``: whether the hub has answered the close.
     """
 
     handle: Handle

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from picopayments_cli.chain import Chain, Query, View
@@ -44,8 +45,10 @@ class Signed:
 class Session:
     """One command's resources; opened as they are needed, given back by ``close``."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, given_basedir: Path | None = None) -> None:
+        """``given_basedir``: the basedir where the user named one, None where it is the default."""
         self.settings = settings
+        self.given_basedir = given_basedir
         self.network = settings.network
         self._stack = ExitStack()
 
