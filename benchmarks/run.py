@@ -1,0 +1,76 @@
+"""Measures what a user feels, and prints one JSON document: ``python benchmarks/run.py [--seconds N] [--seed N]``.
+
+``syncs``: syncs of one hub process over HTTP, each durable before its answer, under a mixed load (idle syncs, one
+payment or several, both ways) of connections that were really opened; the load is signed beforehand and sent by
+another process, so on two cores or more the hub has one for itself. The hub does its chores meanwhile. Saturated; at
+half that rate; and one connection that has 10,000 syncs behind it beside a new one. Not in it: the client's own work,
+TLS, a network, nodes of a real chain.
+
+``commands``: HTTP requests and time of ``status`` and ``sync`` as processes, and the start of ``version`` and
+``--help`` beside a bare interpreter that imports argparse and json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import commands
+import syncs
+
+from picopayments_cli import __version__
+
+PACKAGES = (
+    "coincurve",
+    "httptools",
+    "python-bitcoinlib",
+    "requests",
+    "SQLAlchemy",
+    "starlette",
+    "uvicorn",
+)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description="Measure, and print one JSON document.", allow_abbrev=False)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each of the two loads (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the payments (default: %(default)s)")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="picopayments-bench-") as folder:
+        base = Path(folder)
+        load = syncs.prepare(base, args.seconds, args.seed)
+        results = {
+            "syncs": syncs.measure(base, load, args.seconds, args.seed),
+            "commands": commands.measure(base / "commands"),
+        }
+    document = {
+        "machine": _machine(),
+        "versions": {"picopayments-cli": __version__} | {name: version(name) for name in PACKAGES},
+        "seed": args.seed,
+        "seconds": args.seconds,
+        "results": results,
+    }
+    print(json.dumps(document, indent=2))
+
+
+def _machine() -> dict[str, Any]:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+if __name__ == "__main__":
+    main()
