@@ -19,9 +19,9 @@ from pycoin.satoshi import flags
 from picopayments_cli.channel.counterparty import p2pkh, read_transaction, unpack_send
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.scripts import PLACEHOLDER, DepositScript, push
+from picopayments_cli.channel.scripts import PLACEHOLDER, DepositScript, push, wallet_unlock
 from picopayments_cli.channel.state import Channel, Commit, finished, request_commit
-from picopayments_cli.channel.transactions import Anchor, Budget, Draft, Output, parse_transaction
+from picopayments_cli.channel.transactions import Anchor, Budget, Draft, Output, Purse, parse_transaction
 from picopayments_cli.channel.values import Hash, Outpoint, Quantity, Secret, hash160
 
 ASSET = 121892899915  # PEPECASH
@@ -62,6 +62,11 @@ def secret(name: str) -> Secret:
 def hashed(name: str) -> Hash:
     """The hash of the secret of that name."""
     return Hash(hash160(secret(name)))
+
+
+def purse(owner: Key, rate: int) -> Purse:
+    """A wallet without coins of its own, at a fee rate."""
+    return Purse(wallet_unlock(owner.pubkey, wallet_script(owner)), (), rate)
 
 
 def wallet_script(owner: Key) -> bytes:

@@ -96,7 +96,8 @@ def test_a_commit_finished_by_its_payee_passes_pycoin_and_the_kernel() -> None:
     assert sent is not None
     assert (sent.asset_id, sent.quantity) == (ASSET, 400)
     assert tx.vout[0].scriptPubKey == payee.commit_script(hashed("one")).output
-    assert (payer.moved, payee.moved, payee.room) == (400, 400, 600)
+    assert (payer.moved, payee.moved, payee.room) == (400, 400, 0)  # no room: no hash for another commit is out
+    assert request_commit(payee, hashed("two")).room == 600
 
 
 def test_the_kernel_refuses_a_commit_finished_by_another() -> None:

@@ -18,6 +18,7 @@ from channel_support import (
     judge,
     kernel_accepts,
     parsed,
+    purse,
     secret,
     signed_spend,
     wallet_script,
@@ -95,7 +96,7 @@ def recoveries(deposit: DepositScript, commit: CommitScript, value: int = 100_00
         "expire": (Input(outpoint(1), value, expire_unlock(deposit), deposit.expire), PAYER, 2),
     }
     return {
-        name: compose_recovery([coin], wallet_script(owner), ASSET, 1, version)
+        name: compose_recovery([coin], purse(owner, 1), ASSET, version)
         for name, (coin, owner, version) in coins.items()
     }
 
@@ -164,11 +165,11 @@ def test_a_deposit_pays_for_commit_payout_and_change(rate: int) -> None:
     payout = Input(Outpoint(tx.GetTxid(), 0), commit_out.value, payout_unlock(COMMIT, SPEND_SECRET), LONGEST_DELAY)
     change = Input(Outpoint(tx.GetTxid(), 2), change_out.value, change_unlock(DEPOSIT, SPEND_SECRET))
     for coin, owner, version, spent in ((payout, PAYEE, 2, commit_out), (change, PAYER, 1, change_out)):
-        recovery = compose_recovery([coin], wallet_script(owner), ASSET, budget.recovery_rate, version)
+        recovery = compose_recovery([coin], purse(owner, budget.recovery_rate), ASSET, version)
         assert recovery.outputs[0].value == DUST
         ledger.apply(signed_spend(recovery, owner, spent), spent.script)
         with pytest.raises(InsufficientBitcoin):
-            compose_recovery([coin], wallet_script(owner), ASSET, budget.recovery_rate + 1, version)
+            compose_recovery([coin], purse(owner, budget.recovery_rate + 1), ASSET, version)
     assert (ledger.balance(wallet_script(PAYEE)), ledger.balance(wallet_script(PAYER))) == (700, 300)
 
 
@@ -262,7 +263,7 @@ def test_a_recovery_takes_all_of_the_asset_and_all_the_coins() -> None:
     spent = [Output(value, DEPOSIT.output) for value in (600, 30_000, 700)]
     unlock = change_unlock(DEPOSIT, SPEND_SECRET)
     coins = [Input(outpoint(number), out.value, unlock) for number, out in enumerate(spent)]
-    draft = compose_recovery(coins, wallet_script(PAYER), ASSET, 4)
+    draft = compose_recovery(coins, purse(PAYER, 4), ASSET)
     tx = draft.signed(PAYER)
     judge(tx.serialize(), spent)
     assert kernel_accepts(tx.serialize(), spent)
@@ -277,7 +278,7 @@ def test_a_recovery_leaves_dust_or_is_refused_with_its_numbers() -> None:
 
     def recovered(held: int) -> Draft:
         coin = Input(outpoint(1), held, change_unlock(DEPOSIT, SPEND_SECRET))
-        return compose_recovery([coin], wallet_script(PAYER), ASSET, 7)
+        return compose_recovery([coin], purse(PAYER, 7), ASSET)
 
     assert recovered(fee + DUST).outputs[0].value == DUST
     with pytest.raises(InsufficientBitcoin) as refused:
@@ -320,7 +321,7 @@ def test_a_recovery_with_another_secret_is_refused() -> None:
         (change_unlock(DEPOSIT, secret("one")), PAYER, 0xFFFFFFFD, 1),
     ):
         coin = Input(outpoint(1), 100_000, unlock, sequence)
-        tx = compose_recovery([coin], wallet_script(owner), ASSET, 1, version).signed(owner)
+        tx = compose_recovery([coin], purse(owner, 1), ASSET, version).signed(owner)
         assert not kernel_accepts(tx.serialize(), [Output(100_000, hash_output(coin))])
 
 

@@ -22,7 +22,7 @@ from picopayments_cli.channel.state import (
     revoke,
     to_revoke,
 )
-from picopayments_cli.channel.values import Hash, Secret
+from picopayments_cli.channel.values import HASH_SIZE, Hash, Secret
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,10 @@ class Plan:
 
 
 def plan(duplex: Duplex, amount: int) -> Plan | None:
-    """How to move an amount to the peer: give back first, then commit to the rest. None: it can't be done."""
+    """How to move an amount to the peer: give back first, then commit to the rest. None: it can't be done.
+
+    Giving back comes first because it frees room on both sides, where a commit uses it up.
+    """
     given_back = to_revoke(duplex.receiving, amount)
     rest = amount - _returned(duplex.receiving, given_back)
     if rest > duplex.sending.room:
@@ -155,18 +158,23 @@ def hand_out(duplex: Duplex, own_hash: Hash) -> Duplex:
     return replace(duplex, receiving=request_commit(duplex.receiving, own_hash))
 
 
+def expecting(duplex: Duplex) -> Duplex:
+    """The state as it will be once the peer's next hash is there, for what is to be moved later."""
+    if duplex.sending.requested:
+        return duplex
+    return replace(duplex, sending=replace(duplex.sending, requested=(Hash(bytes(HASH_SIZE)),)))
+
+
 def deliverable(duplex: Duplex, due: int, amounts: Sequence[int]) -> tuple[int, int]:
     """What can be moved to the peer now, of what is due and of amounts that wait, oldest first.
 
-    How many of the amounts, and the sum to move: those and all that is due. Where even what is due can't be moved
-    whole, as much of it as can, and none of the amounts.
+    How many of the amounts, and the sum to move: those and all that is due. Where no such sum can be moved whole, as
+    much of what is due as can, and none of the amounts.
     """
-    best = 0, most_transferable(duplex, due)
-    if best[1] < due:
-        return best
+    best: tuple[int, int] | None = None
     total = due
-    for count, amount in enumerate(amounts, 1):
-        total += amount
+    for count in range(len(amounts) + 1):
+        total += amounts[count - 1] if count else 0
         if transferable(duplex, total):  # not every smaller sum needs to be: whole commits are given back
             best = count, total
-    return best
+    return best or (0, most_transferable(duplex, due))

@@ -1,22 +1,33 @@
 """What the chain shows of a channel, and what either party may take back by it.
 
 A commit is found by what spends the anchor, never by its txid. Heights decide, as of the tip that the facts name;
-``safe_depth`` is the number of blocks after which what a block holds counts as final.
+``safe_depth`` is the number of blocks after which what a block holds counts as final. Whoever can spend any coin of an
+address moves every asset on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.errors import BadDeposit
-from picopayments_cli.channel.scripts import change_unlock, payout_unlock
-from picopayments_cli.channel.state import Channel, Commit
+from picopayments_cli.channel.errors import BadDeposit, InsufficientBitcoin
+from picopayments_cli.channel.scripts import (
+    Unlock,
+    change_unlock,
+    expire_unlock,
+    payout_unlock,
+    revoke_unlock,
+)
+from picopayments_cli.channel.state import Channel, Commit, Revoked
 from picopayments_cli.channel.transactions import (
+    DUST,
     Draft,
     Input,
+    Output,
+    Purse,
     check_deposit,
+    compose_payment,
     compose_recovery,
     find_secret,
     parse_transaction,
@@ -25,6 +36,8 @@ from picopayments_cli.channel.transactions import (
 from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint, Secret
 
 WIRE_CLEARANCE = 6  # blocks before expiry at which a connection's time to live is over
+MIN_MARGIN, MAX_MARGIN = 6, 144  # blocks before expiry by which a payee settles
+WATCHED_REVOKED = 100  # revoked commits that a client without a Bitcoin node can watch
 OPENING, OPEN, CLOSING, CLOSED = "opening", "open", "closing", "closed"
 
 
@@ -33,6 +46,8 @@ class Facts:
     """What is known of one channel at the tip: history and unspent outputs of the deposit's address.
 
     ``commit_history`` and ``commit_coins`` are those of the address that the anchor's spender pays first.
+    ``revoked_coins``: on the addresses of revoked commits. ``assets`` and ``commit_assets``: the ids of what the ledger
+    shows on either address, None where it was not asked.
     """
 
     tip: Height
@@ -40,6 +55,9 @@ class Facts:
     coins: tuple[Coin, ...]
     commit_history: tuple[Entry, ...] = ()
     commit_coins: tuple[Coin, ...] = ()
+    revoked_coins: tuple[tuple[Revoked, Coin], ...] = ()
+    assets: tuple[int, ...] | None = None
+    commit_assets: tuple[int, ...] | None = None
 
 
 def spender(outpoint: Outpoint, history: Iterable[Entry]) -> Entry | None:
@@ -78,7 +96,7 @@ def first_output(entry: Entry) -> bytes:
     return bytes(tx.vout[0].scriptPubKey) if tx is not None and tx.vout else b""
 
 
-# The deposit --------------------------------------------------------------------------------------------------------
+# The deposit and its deadlines --------------------------------------------------------------------------------------
 
 
 def see_deposit(channel: Channel, facts: Facts, held: int, safe_depth: int) -> Channel:
@@ -108,9 +126,11 @@ def deposit_depth(channel: Channel, facts: Facts) -> int:
 
 
 def time_to_live(channel: Channel, facts: Facts) -> int | None:
-    """Blocks left until six before the deposit expires, at least 0; None while it is unconfirmed."""
-    depth = deposit_depth(channel, facts)
-    return max(channel.script.expire - depth - WIRE_CLEARANCE, 0) if depth else None
+    """Blocks left until six before anything on the deposit's address can expire, at least 0; None if unconfirmed."""
+    if not deposit_depth(channel, facts):
+        return None
+    oldest = max(entry.depth(facts.tip) for entry in facts.history)
+    return max(channel.script.expire - oldest - WIRE_CLEARANCE, 0)
 
 
 def connection_ttl(duplex: Duplex, sending: Facts, receiving: Facts) -> int | None:
@@ -119,15 +139,59 @@ def connection_ttl(duplex: Duplex, sending: Facts, receiving: Facts) -> int | No
     return None if None in times else min(time for time in times if time is not None)
 
 
-def is_open(duplex: Duplex, sending: Facts, receiving: Facts, safe_depth: int) -> bool:
-    """Whether both deposits are buried, unspent and not about to expire."""
+def settle_height(channel: Channel, agreed: int) -> int:
+    """The height at which the payee settles: an eighth of the expiry before anything there can expire, 6 to 144 blocks.
+
+    The address was virgin at height ``agreed``, so that no coin on it is older, whatever a history shows: dust that the
+    payer sends early moves the whole asset when it expires.
+    """
+    expire = channel.script.expire
+    return agreed + 1 + expire - min(max(expire // 8, MIN_MARGIN), MAX_MARGIN)
+
+
+def is_open(duplex: Duplex, sending: Facts, receiving: Facts, agreed: int, safe_depth: int) -> bool:
+    """Whether both deposits are buried and unspent, and the deadline to settle by lies ahead."""
     pairs = ((duplex.sending, sending), (duplex.receiving, receiving))
-    return all(
+    return receiving.tip < settle_height(duplex.receiving, agreed) and all(
         deposit_depth(channel, facts) >= safe_depth
         and anchor_spender(channel, facts) is None
         and bool(time_to_live(channel, facts))
         for channel, facts in pairs
     )
+
+
+def must_close(duplex: Duplex, sending: Facts, receiving: Facts, agreed: int) -> bool:
+    """Whether it is time to settle: a deposit is spent, or the deadline is there."""
+    return (
+        receiving.tip >= settle_height(duplex.receiving, agreed)
+        or anchor_spender(duplex.sending, sending) is not None
+        or anchor_spender(duplex.receiving, receiving) is not None
+        or time_to_live(duplex.sending, sending) == 0
+        or time_to_live(duplex.receiving, receiving) == 0
+    )
+
+
+# Watching -----------------------------------------------------------------------------------------------------------
+
+
+def exposed(channel: Channel) -> tuple[Revoked, ...]:
+    """The payer's revoked commits that would take more than the highest active one, if published; greatest first."""
+    found = [item for item in channel.revoked if item.quantity > channel.moved]
+    return tuple(sorted(found, key=lambda item: -item.quantity))
+
+
+def at_risk(duplex: Duplex) -> int:
+    """What is lost at most if this party does not look at the chain in time.
+
+    What the greatest revoked commit would take from its deposit, and what it received and has not settled.
+    """
+    most = max((item.quantity for item in duplex.sending.revoked), default=0)
+    return max(most - duplex.sending.moved, 0) + duplex.receiving.moved
+
+
+def check_every(channel: Channel) -> int:
+    """How often a payer looks, in blocks, so that a revoked commit is punished before its delay is over."""
+    return max(channel.delay - 1, 1)
 
 
 # What a party may take ----------------------------------------------------------------------------------------------
@@ -142,25 +206,105 @@ def published_commit(channel: Channel, facts: Facts) -> Commit | None:
     return next((item for item in channel.active if channel.commit_script(item.revoke_hash).output == paid), None)
 
 
-def payout(
-    channel: Channel, facts: Facts, secret: Secret, wallet_script: bytes, rate: int, safe_depth: int
-) -> Draft | None:
-    """The payee's payout: of output 0 of its own published commit, old enough and buried; None before that.
+def published_revoked(channel: Channel, facts: Facts) -> Revoked | None:
+    """The revoked commit that the payee has published, if it has."""
+    entry = anchor_spender(channel, facts)
+    if entry is None:
+        return None
+    paid = first_output(entry)
+    return next((item for item in channel.revoked if channel.commit_script(item.revoke_hash).output == paid), None)
 
-    It publishes the spend secret, so it waits until no reorganisation can take the commit away: with the secret known
-    and the anchor unspent the payer could take the whole deposit. No other coin is ever a reason for it. Raises
-    InsufficientBitcoin.
+
+@dataclass(frozen=True)
+class Step:
+    """One thing that a party does now to have its own back: a transaction to sign and publish, or why it waits."""
+
+    name: str
+    draft: Draft | None
+    waits: InsufficientBitcoin | None = None
+
+
+def recoveries(
+    duplex: Duplex,
+    sending: Facts,
+    receiving: Facts,
+    *,
+    secret: Secret,
+    given: Secret | None,
+    purse: Purse,
+    safe_depth: int,
+) -> tuple[Step, ...]:
+    """Everything that a party may take back now, each apart from the others, the urgent first.
+
+    ``secret``: its own spend secret. ``given``: the peer's, where it gave it in a signed close. Coins of the purse are
+    used once.
+    """
+    steps: list[Step] = []
+    for name, compose in (
+        ("revoke", lambda purse: punish(duplex.sending, sending, purse)),
+        ("payout", lambda purse: payouts(duplex.receiving, receiving, secret, purse, safe_depth)),
+        ("change", lambda purse: changes(duplex.sending, sending, given, purse, safe_depth)),
+        ("expire", lambda purse: expiries(duplex.sending, sending, given, purse, safe_depth)),
+    ):
+        purse = _collect(steps, name, compose, purse)
+    return tuple(steps)
+
+
+def _collect(
+    steps: list[Step], name: str, compose: Callable[[Purse], Iterator[Draft]], purse: Purse
+) -> Purse:
+    """Add what ``compose`` makes, and take what it spends out of the purse."""
+    try:
+        for draft in compose(purse):
+            steps.append(Step(name, draft))
+            purse = purse.without(draft)
+    except InsufficientBitcoin as error:
+        steps.append(Step(name, None, error))
+    return purse
+
+
+def punish(channel: Channel, facts: Facts, purse: Purse) -> Iterator[Draft]:
+    """The payer's revoke of a published commit, and of coins sent to addresses of revoked commits.
+
+    At once, in the mempool too: after the delay the commit is the payee's, and an older coin on its address would let
+    the payee take the asset without any delay. Raises InsufficientBitcoin.
+    """
+    entry, published = anchor_spender(channel, facts), published_revoked(channel, facts)
+    own: list[Input] = []
+    if entry is not None and published is not None:
+        unlock = revoke_unlock(channel.commit_script(published.revoke_hash), published.secret)
+        first = Outpoint(entry.txid, 0)
+        coins = sorted(facts.commit_coins, key=lambda coin: coin.outpoint != first)
+        own = [Input(coin.outpoint, coin.value, unlock) for coin in coins]
+    taken = {coin.outpoint for coin in own}
+    dust = [
+        Input(coin.outpoint, coin.value, revoke_unlock(channel.commit_script(item.revoke_hash), item.secret))
+        for item, coin in facts.revoked_coins
+        if coin.outpoint not in taken and item.quantity > channel.moved
+    ]
+    if own or dust:
+        yield compose_recovery([*own, *dust], purse, channel.asset_id if own else None, urgent=True)
+
+
+def payouts(channel: Channel, facts: Facts, secret: Secret, purse: Purse, safe_depth: int) -> Iterator[Draft]:
+    """The payee's payouts: of output 0 of its own published commit, old enough and buried; none before that.
+
+    A payout publishes the spend secret, so it waits until no reorganisation can take the commit away: with the secret
+    known and the anchor unspent the payer could take the whole deposit. No other coin is ever a reason for one; others
+    ride along. Raises InsufficientBitcoin.
     """
     entry, published = anchor_spender(channel, facts), published_commit(channel, facts)
-    if entry is None or published is None or entry.depth(facts.tip) < max(channel.delay, safe_depth):
-        return None
-    coin = next((coin for coin in facts.commit_coins if coin.outpoint == Outpoint(entry.txid, 0)), None)
-    if coin is None:
-        return None
+    age = max(channel.delay, safe_depth)
+    if entry is None or published is None or entry.depth(facts.tip) < age:
+        return
     unlock = payout_unlock(channel.commit_script(published.revoke_hash), secret)
-    return compose_recovery(
-        [Input(coin.outpoint, coin.value, unlock, channel.delay)], wallet_script, channel.asset_id, rate, version=2
-    )
+    first = Outpoint(entry.txid, 0)
+    ripe = [coin for coin in facts.commit_coins if coin.depth(facts.tip) >= channel.delay]
+    if all(coin.outpoint != first for coin in ripe) and spender(first, facts.commit_history) is None:
+        return
+    inputs = [Input(coin.outpoint, coin.value, unlock, channel.delay) for coin in ripe]
+    script = channel.commit_script(published.revoke_hash).output
+    yield from _take(inputs, first, channel.asset_id, facts.commit_assets, purse, script, version=2)
 
 
 def shown_secret(channel: Channel, facts: Facts, safe_depth: int) -> Secret | None:
@@ -173,41 +317,108 @@ def shown_secret(channel: Channel, facts: Facts, safe_depth: int) -> Secret | No
     return find_secret(tx, channel.script.spend_hash) if tx is not None else None
 
 
-def change(
-    channel: Channel, facts: Facts, given: Secret | None, wallet_script: bytes, rate: int, safe_depth: int
-) -> Draft | None:
-    """The payer's change: all that is left on the deposit's address, once the spend secret is known; None before.
+def changes(
+    channel: Channel, facts: Facts, given: Secret | None, purse: Purse, safe_depth: int
+) -> Iterator[Draft]:
+    """The payer's change: all that is left on the deposit's address, once the spend secret is known; none before.
 
     ``given``: the secret that the payee gave in a signed close; only then may the anchor itself be spent. A secret
     shown on chain counts once the commit is buried. Raises InsufficientBitcoin.
     """
     secret = given or shown_secret(channel, facts, safe_depth)
     if secret is None:
-        return None
+        return
     unlock = change_unlock(channel.script, secret)
-    coins = worth_spending(
-        [Input(coin.outpoint, coin.value, unlock) for coin in facts.coins if coin.height is not None], rate
-    )
-    return compose_recovery(coins, wallet_script, channel.asset_id, rate) if coins else None
+    inputs = [Input(coin.outpoint, coin.value, unlock) for coin in facts.coins if coin.height is not None]
+    yield from _take(inputs, None, channel.asset_id, facts.assets, purse, channel.script.output)
+
+
+def expiries(
+    channel: Channel, facts: Facts, given: Secret | None, purse: Purse, safe_depth: int
+) -> Iterator[Draft]:
+    """The payer's expiry: the coins on the deposit's address that are old enough, each by its own age.
+
+    Where the spend secret is known the change path takes them. Raises InsufficientBitcoin.
+    """
+    if (given or shown_secret(channel, facts, safe_depth)) is not None:
+        return
+    expire = channel.script.expire
+    inputs = [
+        Input(coin.outpoint, coin.value, expire_unlock(channel.script), expire)
+        for coin in facts.coins
+        if coin.depth(facts.tip) >= expire
+    ]
+    waiting = any(coin.depth(facts.tip) < expire for coin in facts.coins)
+    if inputs or not waiting:
+        yield from _take(inputs, None, channel.asset_id, facts.assets, purse, channel.script.output, version=2)
+
+
+def _take(
+    inputs: Sequence[Input],
+    first: Outpoint | None,
+    asset_id: int,
+    held: tuple[int, ...] | None,
+    purse: Purse,
+    script: bytes,
+    version: int = 1,
+) -> Iterator[Draft]:
+    """Every asset on an address to the wallet: a coin for each, the channel's asset first, the rest with the last one.
+
+    An asset without a coin gets one from the purse, to be spent when it may. ``first``: the coin that goes first.
+    """
+    ordered = sorted(inputs, key=lambda coin: (coin.outpoint != first, -coin.value, coin.outpoint))
+    if not ordered:
+        if held:
+            yield compose_payment(purse, Output(DUST, script))
+        return
+    if held is not None and not held:
+        yield from _sweep(ordered, purse, version)
+        return
+    assets = _assets(asset_id, held)
+    count = min(len(assets), len(ordered))
+    for n in range(count):
+        coins = ordered[n : n + 1] if n < count - 1 else worth_spending(ordered[n:], purse.rate)
+        yield (draft := compose_recovery(coins, purse, assets[n], version))
+        purse = purse.without(draft)
+
+
+def _sweep(coins: Sequence[Input], purse: Purse, version: int) -> Iterator[Draft]:
+    """Coins on an address that holds no asset, where they bring more than they cost."""
+    worth = [coin for coin in coins if coin.value > purse.rate * _input_size(coin.unlock)]
+    try:
+        if worth:
+            yield compose_recovery(worth, purse.without_coins(), None, version)
+    except InsufficientBitcoin:
+        return
+
+
+def _assets(asset_id: int, held: tuple[int, ...] | None) -> list[int]:
+    """The assets to take: the channel's first. Where the ledger was not asked, the channel's."""
+    return [asset_id] if held is None else sorted(held, key=lambda item: (item != asset_id, item))
 
 
 def worth_spending(coins: Sequence[Input], rate: int) -> list[Input]:
-    """The coins, largest first, that bring more than they cost at a rate; the largest in any case."""
-    ordered = sorted(coins, key=lambda coin: (-coin.value, coin.outpoint))
-    return [coin for n, coin in enumerate(ordered) if n == 0 or coin.value > rate * (43 + coin.unlock.max_size)]
+    """The first coin, and the others that bring more than they cost at a rate."""
+    return [coin for n, coin in enumerate(coins) if n == 0 or coin.value > rate * _input_size(coin.unlock)]
+
+
+def _input_size(unlock: Unlock) -> int:
+    return 43 + unlock.max_size
+
+
+# The end ------------------------------------------------------------------------------------------------------------
 
 
 def is_recovered(facts: Facts, script: bytes, wallet_script: bytes) -> bool:
     """Whether the payer has taken back what was on its deposit's address: a spend of it pays the wallet first."""
     own = [entry for entry in facts.history if first_output(entry) == wallet_script]
-    made = {(entry.txid, n) for entry in facts.history for n in _outputs_to(entry, script)}
-    return any(
-        (outpoint.txid, outpoint.vout) in made
-        for entry in own
-        for tx in [parse_transaction(entry.raw)]
-        if tx is not None
-        for outpoint in spent_outpoints(tx)
-    )
+    made = {Outpoint(entry.txid, n) for entry in facts.history for n in _outputs_to(entry, script)}
+    return any(made.intersection(_spent(entry)) for entry in own)
+
+
+def _spent(entry: Entry) -> tuple[Outpoint, ...]:
+    tx = parse_transaction(entry.raw)
+    return spent_outpoints(tx) if tx is not None else ()
 
 
 def _outputs_to(entry: Entry, script: bytes) -> list[int]:
@@ -218,16 +429,19 @@ def _outputs_to(entry: Entry, script: bytes) -> list[int]:
 def is_over(duplex: Duplex, sending: Facts, receiving: Facts, wallet_script: bytes, safe_depth: int) -> bool:
     """Whether a closed connection holds nothing more for this party, finally.
 
-    Its own deposit never reached the chain or is taken back, and its own commit, if there is one, is paid out; all of
-    it buried.
+    Its own deposit never reached the chain or is taken back, its own commit, if there is one, is paid out, no asset is
+    left on either address; all of it buried.
     """
-    if any(entry.depth(sending.tip) < safe_depth for entry in (*sending.history, *receiving.commit_history)):
+    entries = (*sending.history, *sending.commit_history, *receiving.commit_history)
+    if any(entry.depth(sending.tip) < safe_depth for entry in entries):
         return False
     if sending.history and not is_recovered(sending, duplex.sending.script.output, wallet_script):
+        return False
+    if sending.assets or (published_revoked(duplex.sending, sending) and sending.commit_coins):
         return False
     entry = anchor_spender(duplex.receiving, receiving)
     if entry is None:
         return not duplex.receiving.active
     if published_commit(duplex.receiving, receiving) is None:
         return True
-    return spender(Outpoint(entry.txid, 0), receiving.commit_history) is not None
+    return spender(Outpoint(entry.txid, 0), receiving.commit_history) is not None and not receiving.commit_assets

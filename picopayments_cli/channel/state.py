@@ -6,8 +6,8 @@ one counts, and lower ones stay active so that the payee can fall back on them w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from picopayments_cli.channel.errors import (
@@ -25,10 +25,10 @@ from picopayments_cli.channel.transactions import (
     Anchor,
     Budget,
     Draft,
-    commit_quantity,
+    check_commit,
     compose_commit,
     finish_commit,
-    payer_signature,
+    read_commit,
 )
 from picopayments_cli.channel.values import Hash, Quantity, Secret, check_secret, hash_of
 
@@ -71,7 +71,7 @@ class Channel:
     """A one-way channel. ``delay`` in blocks; ``fee_rate`` of its commits in sat/vB; ``active`` by quantity, ascending.
 
     ``requested``: hashes that the payee handed out and no commit has used. ``revoked`` is kept by the payer, who may
-    have to punish; the payee derives its secrets and keeps none.
+    have to punish; the payee derives its secrets and keeps none. ``used``: the hashes of commits, gathered once asked.
     """
 
     asset_id: int
@@ -83,6 +83,7 @@ class Channel:
     requested: tuple[Hash, ...] = ()
     active: tuple[Commit, ...] = ()
     revoked: tuple[Revoked, ...] = ()
+    used: tuple[frozenset[Hash], ...] | None = field(default=None, repr=False, compare=False)
 
     @property
     def moved(self) -> int:
@@ -91,8 +92,8 @@ class Channel:
 
     @property
     def room(self) -> int:
-        """What can still be moved by a new commit."""
-        return self.quantity - self.moved
+        """What can still be moved by a new commit: nothing without a hash for it."""
+        return self.quantity - self.moved if self.requested else 0
 
     @property
     def budget(self) -> Budget:
@@ -120,19 +121,32 @@ def request_commit(channel: Channel, revoke_hash: Hash) -> Channel:
 
     A hash that was seen before could be one whose secret is known.
     """
+    used = channel.used if channel.used is not None else _all_used(channel)
     if (
         revoke_hash == channel.script.spend_hash
         or revoke_hash in channel.requested
-        or any(commit.revoke_hash == revoke_hash for commit in channel.active)
-        or any(commit.revoke_hash == revoke_hash for commit in channel.revoked)
+        or any(revoke_hash in some for some in used)
     ):
         raise RepeatedHash("The hash for the next commit was used before in this connection.", hash=revoke_hash.hex())
-    return replace(channel, requested=(*channel.requested, revoke_hash)[-KEPT_REQUESTS:])
+    return replace(channel, requested=(*channel.requested, revoke_hash)[-KEPT_REQUESTS:], used=used)
 
 
-def _use_hash(channel: Channel, revoke_hash: Hash) -> tuple[Hash, ...]:
-    """The hashes left once one is used: those handed out before it never will be."""
-    return channel.requested[channel.requested.index(revoke_hash) + 1 :]
+def _all_used(channel: Channel) -> tuple[frozenset[Hash], ...]:
+    return (frozenset(item.revoke_hash for item in (*channel.active, *channel.revoked)),)
+
+
+def _with_commit(channel: Channel, made: Commit) -> Channel:
+    """The channel with a new highest commit; hashes handed out before its hash will never be used."""
+    used = channel.used
+    if used is not None:
+        # Sets that double in size: a set of ten thousand is not copied for each commit, and there are few to look in.
+        newest = frozenset((made.revoke_hash,))
+        while used and len(used[-1]) <= len(newest):
+            newest |= used[-1]
+            used = used[:-1]
+        used = (*used, newest)
+    left = channel.requested[channel.requested.index(made.revoke_hash) + 1 :]
+    return replace(channel, active=(*channel.active, made), requested=left, used=used)
 
 
 # The payer commits --------------------------------------------------------------------------------------------------
@@ -154,18 +168,9 @@ def commit(channel: Channel, quantity: int, payer: Key) -> tuple[Channel, Offer]
         raise UnknownRevokeHash("The payee has given no hash for another commit. Run sync again, or close.")
     revoke_hash = channel.requested[-1]
     draft = channel.draft(quantity, revoke_hash)
-    signature = payer.sign(draft.digest()) + b"\x01"
-    made = Commit(Quantity(quantity), revoke_hash, signature)
-    return (
-        replace(channel, active=(*channel.active, made), requested=_use_hash(channel, revoke_hash)),
-        offer(channel, made),
-    )
-
-
-def offer(channel: Channel, made: Commit) -> Offer:
-    """A commit as it travels: half-signed."""
-    draft = channel.draft(made.quantity, made.revoke_hash)
-    return Offer(draft.with_signatures([made.signature]).serialize(), channel.commit_script(made.revoke_hash).redeem)
+    made = Commit(Quantity(quantity), revoke_hash, payer.sign(draft.digest()) + b"\x01")
+    raw = draft.with_signatures([made.signature]).serialize()
+    return _with_commit(channel, made), Offer(raw, channel.commit_script(revoke_hash).redeem)
 
 
 def accept_commit(channel: Channel, offered: Offer) -> Channel:
@@ -178,7 +183,7 @@ def accept_commit(channel: Channel, offered: Offer) -> Channel:
         raise BadCommitScript("The commit's script has other keys, spend hash or delay.", script=offered.script.hex())
     if script.revoke_hash not in channel.requested:
         raise UnknownRevokeHash("The commit is on a hash that is not open for one.", hash=script.revoke_hash.hex())
-    quantity = commit_quantity(offered.raw, channel.asset_id)
+    quantity, given = read_commit(offered.raw, channel.asset_id)
     if not channel.moved < quantity <= channel.quantity:
         raise BadCommitQuantity(
             f"A commit of {quantity} does not lie between the {channel.moved} moved and the deposit of "
@@ -188,11 +193,8 @@ def accept_commit(channel: Channel, offered: Offer) -> Channel:
             deposit=channel.quantity,
         )
     draft = channel.draft(quantity, script.revoke_hash)
-    signature = payer_signature(offered.raw, draft, channel.script)
-    received = Commit(Quantity(quantity), script.revoke_hash, signature)
-    return replace(
-        channel, active=(*channel.active, received), requested=_use_hash(channel, script.revoke_hash)
-    )
+    signature = check_commit(offered.raw, given, draft, channel.script)
+    return _with_commit(channel, Commit(Quantity(quantity), script.revoke_hash, signature))
 
 
 def finished(channel: Channel, chosen: Commit, payee: Key) -> bytes:
@@ -221,8 +223,23 @@ def to_revoke(channel: Channel, amount: int) -> tuple[Commit, ...]:
 
 def give_back(channel: Channel, commits: Sequence[Commit]) -> Channel:
     """The payee's channel without commits whose secrets leave the machine: they are never published."""
-    gone = {item.revoke_hash for item in commits}
-    return replace(channel, active=tuple(item for item in channel.active if item.revoke_hash not in gone))
+    kept, _ = _take_out(channel.active, {item.revoke_hash for item in commits})
+    return replace(channel, active=kept)
+
+
+def _take_out(active: tuple[Commit, ...], hashes: Collection[Hash]) -> tuple[tuple[Commit, ...], dict[Hash, Commit]]:
+    """The commits left without those on some hashes, and these, by hash; looked for from the highest down."""
+    found: dict[Hash, Commit] = {}
+    above: list[Commit] = []
+    place = len(active)
+    while place and len(found) < len(hashes):
+        place -= 1
+        item = active[place]
+        if item.revoke_hash in hashes:
+            found[item.revoke_hash] = item
+        else:
+            above.append(item)
+    return (*active[:place], *reversed(above)), found
 
 
 def revoke(channel: Channel, secrets: Sequence[bytes]) -> Channel:
@@ -230,19 +247,15 @@ def revoke(channel: Channel, secrets: Sequence[bytes]) -> Channel:
 
     Raises BadSecret, SecretLikeSignature: then nothing is credited.
     """
-    open_commits = {item.revoke_hash: item for item in channel.active} if secrets else {}
-    revoked: list[Revoked] = []
-    for data in secrets:
-        secret = check_secret(data)
-        found = open_commits.pop(hash_of(secret), None)
-        if found is None:
-            raise BadSecret("A secret was revealed that revokes no active commit.", hash=hash_of(secret).hex())
-        revoked.append(Revoked(found.quantity, secret))
-    if not revoked:
+    if not secrets:
         return channel
-    gone = {item.revoke_hash for item in revoked}
-    return replace(
-        channel,
-        active=tuple(item for item in channel.active if item.revoke_hash not in gone),
-        revoked=(*channel.revoked, *revoked),
-    )
+    given = [check_secret(data) for data in secrets]
+    hashes = [hash_of(secret) for secret in given]
+    kept, found = _take_out(channel.active, set(hashes))
+    revoked = []
+    for secret, revoke_hash in zip(given, hashes, strict=True):
+        taken = found.pop(revoke_hash, None)
+        if taken is None:
+            raise BadSecret("A secret was revealed that revokes no active commit.", hash=revoke_hash.hex())
+        revoked.append(Revoked(taken.quantity, secret))
+    return replace(channel, active=kept, revoked=(*channel.revoked, *revoked))
