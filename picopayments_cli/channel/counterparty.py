@@ -1,4 +1,4 @@
-"""Counterparty's messages as its ledger reads them: asset ids, sends, and which transaction carries what.
+"""Counterparty's messages as its ledger reads them: asset ids, sends, issuances, and which transaction carries what.
 
 The facts are those of Counterparty Core 11: the message type is one byte, or four zero bytes for a classic send;
 the message stands ARC4-encrypted in one OP_RETURN, keyed with the first input's txid in display order.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import cbor2
 from arc4 import ARC4
@@ -20,13 +21,19 @@ from picopayments_cli.channel.values import MAX_QUANTITY, looks_like_signature
 PREFIX = b"CNTRPRTY"
 CLASSIC_SEND = 0
 ENHANCED_SEND = 2
+ISSUANCE, SUBASSET = 22, 23  # what Counterparty Core 11 composes
 BTC_ID = 0
 XCP_ID = 1
+_ISSUANCES, _SUBASSETS = (20, ISSUANCE), (21, SUBASSET)
 _SEND = struct.Struct(">IQQ")
+_ISSUE = struct.Struct(">QQ???")
 _LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _NAMED_MIN = 26**3
 _NAMED_LIMIT = 26**12
 _NUMERIC_MAX = 2**64 - 1
+_LONGNAME_DIGITS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_@!"  # worth 1 to 67
+_MAX_LONGNAME, _MAX_COMPACTED = 250, 200
+_KEEP_DESCRIPTION = b"\xc0NULL"  # in the older layout, which has no null
 _ACCEPTED_SIGHASHES = frozenset((0x01, 0x81))
 
 
@@ -38,6 +45,19 @@ class Send:
     quantity: int
     destination: bytes | None = None
     memo: bytes = b""
+
+
+@dataclass(frozen=True)
+class Issuance:
+    """An issuance: ``description`` None keeps the last one; ``longname`` is that of a new subasset, else None."""
+
+    asset_id: int
+    quantity: int
+    divisible: bool = True
+    lock: bool = False
+    reset: bool = False
+    description: str | None = ""
+    longname: str | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +109,37 @@ def asset_name(number: int) -> str:
     return "".join(reversed(letters))
 
 
+def parent_of(longname: str) -> str:
+    """The name of the asset that a subasset ``PARENT.child`` belongs to. Raises InvalidAsset.
+
+    The child has letters, digits and ``.-_@!``, no dot at its ends and no two together; 250 characters in all.
+    """
+    parent, _, child = longname.partition(".")
+    well_formed = all(child.split(".")) and all(letter in _LONGNAME_DIGITS for letter in child)
+    if not well_formed or len(longname) > _MAX_LONGNAME or asset_id(parent) <= XCP_ID:
+        raise InvalidAsset(f"{longname!r} is not the name of a Counterparty subasset.", asset=longname)
+    return parent
+
+
+def compact_longname(longname: str) -> bytes:
+    """A subasset's longname as messages carry it: a number in base 68, big-endian."""
+    number = 0
+    for letter in longname:
+        number = number * 68 + _LONGNAME_DIGITS.index(letter) + 1
+    return number.to_bytes((number.bit_length() + 7) // 8, "big")
+
+
+def expand_longname(packed: bytes) -> str | None:
+    """The longname that was compacted, or None where it is none."""
+    number = int.from_bytes(packed[: _MAX_COMPACTED + 1], "big")
+    letters = []
+    while number:
+        number, digit = divmod(number, 68)
+        letters.append(_LONGNAME_DIGITS[digit - 1])
+    longname = "".join(reversed(letters))
+    return longname if longname and len(packed) <= _MAX_COMPACTED else None
+
+
 # Messages -----------------------------------------------------------------------------------------------------------
 
 
@@ -104,23 +155,87 @@ def pack_enhanced_send(number: int, quantity: int, destination: bytes, memo: byt
 
 def unpack_send(message: bytes) -> Send | None:
     """The send that a message is, classic or enhanced (both layouts), or None where it is none."""
-    if not message:
-        return None
-    if message[0]:
-        return _unpack_enhanced(message[1:]) if message[0] == ENHANCED_SEND else None
-    if message[:4] == b"\0\0\0\x02":
-        return _unpack_enhanced(message[4:])
-    if len(message) != _SEND.size or message[:4] != b"\0\0\0\0":
+    kind, body = _split(message)
+    if kind == ENHANCED_SEND:
+        return _unpack_enhanced(body)
+    if kind != CLASSIC_SEND or len(message) != _SEND.size:
         return None
     _, number, quantity = _SEND.unpack(message)
     return Send(number, min(quantity, MAX_QUANTITY))
 
 
-def _unpack_enhanced(body: bytes) -> Send | None:
+def pack_issuance(issuance: Issuance) -> bytes:
+    """The message of an issuance in the layout of Counterparty Core 11: type 22, or 23 for a new subasset, and CBOR."""
+    text = None if issuance.description is None else issuance.description.encode()
+    fields: list[Any] = [issuance.asset_id, issuance.quantity]
+    fields += [int(flag) for flag in (issuance.divisible, issuance.lock, issuance.reset)]
+    if issuance.longname is None:
+        return bytes((ISSUANCE,)) + cbor2.dumps([*fields, "", text])
+    compacted = compact_longname(issuance.longname)
+    return bytes((SUBASSET,)) + cbor2.dumps([*fields, len(compacted), compacted, "", text])
+
+
+def unpack_issuance(message: bytes) -> Issuance | None:
+    """The issuance that a message is, in either layout, or None where it is none."""
+    kind, body = _split(message)
+    if kind in _ISSUANCES:
+        return _cbor_issuance(body, []) or _older_issuance(body, b"")
+    if kind not in _SUBASSETS:
+        return None
+    found = _cbor_issuance(body, [int, bytes])
+    if found is None and len(body) > _ISSUE.size:
+        end = _ISSUE.size + 1 + body[_ISSUE.size]
+        found = _older_issuance(body[: _ISSUE.size] + body[end:], body[_ISSUE.size + 1 : end])
+    return None if found is None or found.longname is None else found
+
+
+def _split(message: bytes) -> tuple[int | None, bytes]:
+    """Type and body; the type is one byte, or four that begin with 0."""
+    if message[:1] > b"\0":
+        return message[0], message[1:]
+    return (int.from_bytes(message[:4], "big"), message[4:]) if len(message) >= 4 else (None, b"")
+
+
+def _cbor(body: bytes) -> Any:
     try:
-        fields = cbor2.loads(body)
+        return cbor2.loads(body)
     except (cbor2.CBORError, ValueError):
-        fields = None
+        return None
+
+
+def _cbor_issuance(body: bytes, middle: list[type]) -> Issuance | None:
+    """An issuance as a CBOR array; ``middle``: the kinds of what a subasset's has more, the length and the longname."""
+    fields = _cbor(body)
+    if not isinstance(fields, list) or len(fields) != 7 + len(middle):
+        return None
+    number, quantity, divisible, lock, reset, *extra, mime, text = fields
+    if [type(item) for item in (number, quantity, *extra, mime)] != [int, int, *middle, str]:
+        return None
+    if not all(isinstance(flag, int) for flag in fields[2:5]) or not isinstance(text, (bytes, type(None))):
+        return None
+    longname = expand_longname(extra[1]) if middle else None
+    return Issuance(number, quantity, bool(divisible), bool(lock), bool(reset), _description(text), longname)
+
+
+def _older_issuance(body: bytes, compacted: bytes) -> Issuance | None:
+    if len(body) < _ISSUE.size:
+        return None
+    number, quantity, divisible, lock, reset = _ISSUE.unpack(body[: _ISSUE.size])
+    text: bytes | None = body[_ISSUE.size :]
+    if text == _KEEP_DESCRIPTION:
+        text = None
+    return Issuance(number, quantity, divisible, lock, reset, _description(text), expand_longname(compacted))
+
+
+def _description(text: bytes | None) -> str | None:
+    try:
+        return None if text is None else text.decode()
+    except UnicodeDecodeError:
+        return ""
+
+
+def _unpack_enhanced(body: bytes) -> Send | None:
+    fields = _cbor(body)
     if isinstance(fields, list) and [type(field) for field in fields] == [int, int, bytes, bytes]:
         number, quantity, packed, memo = fields
         destination = _unpack_script(packed)
