@@ -32,6 +32,10 @@ log = logging.getLogger(__name__)
 TOKEN_SIZE = 32
 FAUCET_BTC = 100_000_000
 FAUCET_XCP = 10_000_000_000
+_CHAIN_NOTES = {
+    "own": "chain: own. Deposits, commits and heights are read from the node at chain_url.",
+    "hub": "chain: hub. What the blockchain holds is the hub's word; with chain_url, a node of one's own, it is not.",
+}
 
 
 @contextmanager
@@ -93,6 +97,7 @@ def connect(
     if asset == "BTC":
         raise InvalidAsset("Connections are in Counterparty assets; bitcoin is none.", asset=asset)
     known = session.chain.asset(asset)
+    log.info(_CHAIN_NOTES[session.chain_source])
     made = life.connect(session, known, check_quantity(quantity), expire_time, delay_time)
     anchor = made.duplex.sending.anchor
     return {"send_deposit_txid": str(anchor.outpoint).partition(":")[0] if anchor else "", "handle": made.handle.hex()}
@@ -122,7 +127,10 @@ def queuepayment(session: Session, source: str, destination: str, quantity: int,
 
 
 def status(session: Session, handle: str | None = None, verbose: bool = False) -> dict[str, Any]:
-    """The connections and the wallet. ``verbose`` adds what moved each way, and what is pending."""
+    """The connections, the wallet, and whose word about the chain this is: ``own`` (one's own node's) or ``hub``.
+
+    ``verbose`` adds what moved each way, and what is pending.
+    """
     chosen = _chosen(session, handle)
     look = session.look((item for item in chosen if item.stage != CLOSED), wallet=True, settle=False)
     shown = {}
@@ -134,7 +142,11 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
         shown[item.handle.hex()] = _status_of(session, item, facts, verbose)
     session.keep_wallet()
     wallet = session.wallet.address
-    return {"connections": shown, "wallet": {"address": wallet, "balances": dict(look.view.balances[wallet])}}
+    return {
+        "chain": session.chain_source,
+        "connections": shown,
+        "wallet": {"address": wallet, "balances": dict(look.view.balances[wallet])},
+    }
 
 
 def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
@@ -186,9 +198,7 @@ def _receipt(receipt: Receipt) -> dict[str, Any]:
     return {"payer_handle": receipt.payer.hex(), "amount": receipt.amount, "token": receipt.token.hex()}
 
 
-def _status_of(
-    session: Session, item: Connection, facts: tuple[Facts, Facts] | None, verbose: bool
-) -> dict[str, Any]:
+def _status_of(session: Session, item: Connection, facts: tuple[Facts, Facts] | None, verbose: bool) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "asset": item.asset,
         "balance": item.duplex.guaranteed if facts else 0,
@@ -209,7 +219,6 @@ def _status_of(
             "sync_pending": item.pending is not None,
             "owed": item.owed,
             "terms": item.terms.as_json(),
-            "chain": "hub",
         }
     return shown
 

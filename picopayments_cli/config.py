@@ -23,6 +23,8 @@ ENVIRONMENT = {
 class Settings:
     """What a client needs to know beside its command. Rates in sat/vB, ``timeout`` in seconds for one answer.
 
+    ``chain_url``: a Counterparty node of one's own, without which the chain is asked of the hub; ``bitcoin_url``: a
+    Bitcoin node of one's own beside it.
     ``hub_auth``: user and password for the hub, where its operator demands them (HTTP Basic).
     """
 
@@ -171,6 +173,11 @@ def _settings(network: Network, basedir: Path, given: dict[str, Any]) -> Setting
     settings = Settings(network, basedir, **given)
     if legacy["hub_username"] and legacy["hub_password"]:
         settings = replace(settings, hub_auth=(legacy["hub_username"], legacy["hub_password"]))
+    if settings.bitcoin_url is not None and settings.chain_url is None:
+        raise InvalidSetting(
+            "bitcoin_url is of use beside chain_url only: a Bitcoin node knows no assets. Set both or neither.",
+            setting="bitcoin_url",
+        )
     if settings.fee_rate is not None and settings.fee_rate > settings.fee_ceiling:
         raise InvalidSetting(
             f"The fee_rate of {settings.fee_rate} sat/vB is above the fee_ceiling of {settings.fee_ceiling} sat/vB.",

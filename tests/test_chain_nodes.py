@@ -36,7 +36,7 @@ from picopayments_cli.channel.errors import (
 )
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.values import Outpoint
-from picopayments_cli.hub.proxy import Proxy
+from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.rpc import RpcClient
 
 ALICE, BOB = key_of("alice"), key_of("bob")
@@ -46,16 +46,17 @@ ALL = Query(coins=[A, B], history=[A, B], balances=[A, B])
 
 @dataclass
 class Sources:
-    """A node in its own process, as stale as a real one, and every way to ask it."""
+    """A node in its own process, as stale as a real one, and every way to ask it; ``both`` asks Bitcoin too."""
 
     process: NodeProcess
     node: NodeChain
+    both: NodeChain
     hub: HubChain
     bitcoin: BitcoinNode
 
     @property
-    def chains(self) -> tuple[Chain, Chain]:
-        return self.node, self.hub
+    def chains(self) -> tuple[Chain, ...]:
+        return self.node, self.both, self.hub
 
 
 @pytest.fixture
@@ -64,10 +65,11 @@ def sources(tmp_path: Path) -> Iterator[Sources]:
         node = NodeChain(process.url, REGTEST)
         bitcoin = BitcoinNode(process.url + "bitcoin/")
         counterparty = RpcClient(process.url + "v1/", unreachable=NodeUnreachable)
-        proxy = Proxy(REGTEST, node, bitcoin, counterparty, lambda: None)
+        proxy = Proxy(REGTEST, Nodes(node, bitcoin, counterparty), bitcoin.fee_rate, lambda: None)
         methods = proxy.methods()
         with json_rpc(methods, slow=methods) as url:
-            yield Sources(process, node, HubChain(RpcClient(url), REGTEST), bitcoin)
+            both = NodeChain(process.url, REGTEST, bitcoin=bitcoin)
+            yield Sources(process, node, both, HubChain(RpcClient(url), REGTEST), bitcoin)
 
 
 def fund(sources: Sources, satoshis: int = 1_000_000, quantity: int = 0) -> None:
@@ -94,7 +96,8 @@ def test_every_source_tells_the_same(sources: Sources) -> None:
             sources.process.rpc("generate", blocks=2)
         query = Query(coins=[A, B], history=[A, B], balances=[A, B], transactions=[txid, bytes(32)])
         view = sources.node.view(query)
-        told = sources.hub.view(query)
+        told, both = sources.hub.view(query), sources.both.view(query)
+        assert both == view
         assert told.height == view.height == sources.process.rpc("get_running_info")["bitcoin_block_count"]
         assert told.fee_rate == view.fee_rate == sources.bitcoin.fee_rate() == 1
         assert told.transactions == view.transactions == {txid: raw}
@@ -175,7 +178,7 @@ def test_fee_rates_are_rounded_up_to_whole_satoshis(sources: Sources) -> None:
     for rate, expected in ((58_675, 59), (2000, 2), (2001, 3), (1000, 1), (None, 1)):
         sources.process.rpc("setfeerate", sat_per_kvb=rate)
         assert sources.bitcoin.fee_rate() == expected
-        assert [chain.view(Query()).fee_rate for chain in sources.chains] == [expected, expected]
+        assert [chain.view(Query()).fee_rate for chain in sources.chains] == [expected] * 3
 
 
 def test_following_blocks(sources: Sources) -> None:

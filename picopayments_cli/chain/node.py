@@ -6,6 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
 
@@ -23,6 +24,7 @@ from picopayments_cli.chain.answers import (
     txid_to_broadcast,
     whole,
 )
+from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID
 from picopayments_cli.channel.errors import (
     BadAnswer,
@@ -43,6 +45,7 @@ PAGE = 25  # confirmed transactions that a page of an Esplora server holds
 _ADDRESSES = 50  # in one URL
 _TRANSACTIONS = 100  # in one call
 _LIMIT = 1000
+_AT_ONCE = 8  # questions to a node
 _RATE_FLOOR = 1024  # sat/kvB that the node tells where Bitcoin Core has 1 sat/vB or less
 _NETWORK_NAMES = {"testnet": "testnet3"}
 
@@ -51,7 +54,8 @@ class NodeChain:
     """A Chain (see the package) asked of a Counterparty Core node of version 11.
 
     ``url``: the node's base, before ``v2/``; ``timeout``: seconds for a connection, and for each wait on it;
-    ``patience``: seconds that a ledger may lag behind its chain before NodeBehind.
+    ``patience``: seconds that a ledger may lag behind its chain before NodeBehind. ``bitcoin``: the Bitcoin node that
+    is asked for raw transactions and the fee rate instead, and that broadcasts.
     """
 
     def __init__(
@@ -62,12 +66,14 @@ class NodeChain:
         timeout: tuple[float, float] = TIMEOUT,
         retries: int = RETRIES,
         patience: float = PATIENCE,
+        bitcoin: BitcoinNode | None = None,
     ) -> None:
         self._rest = RestClient(url, timeout=timeout, retries=retries)
         v1 = url.rstrip("/") + "/v1/"
         self._rpc = RpcClient(v1, timeout=timeout, retries=retries, unreachable=NodeUnreachable)
         self._network = network
         self._patience = patience
+        self._bitcoin = bitcoin
         self._nonces = map("{}-{}".format, itertools.repeat(os.urandom(6).hex()), itertools.count())
 
     def view(self, query: Query) -> View:
@@ -99,6 +105,8 @@ class NodeChain:
 
         The node's text can't tell a refusal from a transaction that it has, so it is asked whether it knows it.
         """
+        if self._bitcoin is not None:
+            return self._bitcoin.broadcast(raw)
         txid = txid_to_broadcast(raw)
         try:
             self._rest.rest_post("v2/bitcoin/transactions", {"signedhex": raw.hex()}, retry=True)
@@ -113,25 +121,30 @@ class NodeChain:
     # One view ---------------------------------------------------------------------------------------------------
 
     def _view(self, query: Query) -> View:
+        """Four rounds, however many addresses: the height, what concerns addresses, raw transactions, the height."""
         height = self._height()
-        coins = self._coins([*query.coins, *query.balances])
-        found = self._histories(query.history)
+        addresses = list(dict.fromkeys(query.history))
+        for address in addresses:
+            script_of_address(self._network, address)  # nothing but an address goes into a path
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # the interface has no call for several histories
+            asked_coins = pool.submit(self._coins, [*query.coins, *query.balances])
+            asked_balances = pool.submit(self._balances, query.balances)
+            asked_rate = pool.submit(self._fee_rate)
+            found = dict(zip(addresses, pool.map(self._history, addresses), strict=True))
+            coins, balances, fee_rate = asked_coins.result(), asked_balances.result(), asked_rate.result()
         wanted = [txid for entries in found.values() for txid, _ in entries]
         raws = self._raw_transactions([*wanted, *query.transactions])
-        history = {
-            address: tuple(Entry(txid, self._present(raws, txid), depth) for txid, depth in entries)
-            for address, entries in found.items()
-        }
-        balances = self._balances(query.balances, coins)
-        fee_rate = self._fee_rate()
         if self._height() != height:
             raise Moved
         return View(
             height=Height(height),
             fee_rate=fee_rate,
             coins={address: coins[address] for address in query.coins},
-            history=history,
-            balances=balances,
+            history={
+                address: tuple(Entry(txid, self._present(raws, txid), depth) for txid, depth in entries)
+                for address, entries in found.items()
+            },
+            balances={address: {**held, "BTC": _confirmed(coins[address])} for address, held in balances.items()},
             transactions={txid: raws[txid] for txid in query.transactions if txid in raws},
         )
 
@@ -176,26 +189,24 @@ class NodeChain:
                 found[address].append(Coin(outpoint, value, scripts[address], _height_of(item)))
         return {address: tuple(coins) for address, coins in found.items()}
 
-    def _histories(self, addresses: Sequence[str]) -> dict[str, list[tuple[bytes, Height | None]]]:
-        found = {}
-        for address in dict.fromkeys(addresses):
-            script_of_address(self._network, address)  # nothing but an address goes into the path
-            items = members(self._get(f"v2/bitcoin/addresses/{address}/transactions", {"unconfirmed": "true"}), "txs")
-            entries = [(txid_of(member(item, "txid", str)), _height_of(item)) for item in items]
-            confirmed = sum(height is not None for _, height in entries)
-            if confirmed >= PAGE and self._network.name != "regtest":
-                raise TruncatedHistory(
-                    f"The node lists {confirmed} transactions of {address}: perhaps not all. "
-                    "Use a Bitcoin node (bitcoin_url) or a hub's chain.",
-                    address=address,
-                    listed=confirmed,
-                )
-            found[address] = entries
-        return found
+    def _history(self, address: str) -> list[tuple[bytes, Height | None]]:
+        items = members(self._get(f"v2/bitcoin/addresses/{address}/transactions", {"unconfirmed": "true"}), "txs")
+        entries = [(txid_of(member(item, "txid", str)), _height_of(item)) for item in items]
+        confirmed = sum(height is not None for _, height in entries)
+        if confirmed >= PAGE and self._network.name != "regtest":
+            raise TruncatedHistory(
+                f"The node lists {confirmed} transactions of {address}: perhaps not all. Let the hub's chain be asked "
+                "for this once, by leaving chain_url out of the settings.",
+                address=address,
+                listed=confirmed,
+            )
+        return entries
 
     def _raw_transactions(self, txids: Sequence[bytes]) -> dict[bytes, bytes]:
-        found = {}
-        for part in _parts(list(dict.fromkeys(txids)), _TRANSACTIONS):
+        """Those that are known, each checked against its txid. A Bitcoin node without an index knows few."""
+        unasked = list(dict.fromkeys(txids))
+        found = {} if self._bitcoin is None else self._bitcoin.transactions(unasked)
+        for part in _parts([txid for txid in unasked if txid not in found], _TRANSACTIONS):
             asked = {txid[::-1].hex(): txid for txid in part}
             answer = self._rpc.call("getrawtransaction_batch", {"txhash_list": list(asked)}, retry=True)
             for text, txid in asked.items():
@@ -204,9 +215,7 @@ class NodeChain:
                     found[txid] = checked_transaction(raw_of(raw), txid)
         return found
 
-    def _balances(
-        self, addresses: Sequence[str], coins: Mapping[str, tuple[Coin, ...]]
-    ) -> dict[str, Mapping[str, int]]:
+    def _balances(self, addresses: Sequence[str]) -> dict[str, dict[str, int]]:
         found: dict[str, dict[str, int]] = {address: {} for address in addresses}
         for part in _parts(list(found), _ADDRESSES):
             params = {"addresses": ",".join(part), "type": "address"}
@@ -217,11 +226,11 @@ class NodeChain:
                     if address in part and member(holding, "utxo", str, None) is None:
                         quantity = whole(holding, "quantity")
                         found[address][asset] = found[address].get(asset, 0) + quantity
-        for address, holdings in found.items():
-            holdings["BTC"] = sum(coin.value for coin in coins[address] if coin.height is not None)
-        return dict(found)
+        return found
 
     def _fee_rate(self) -> int:
+        if self._bitcoin is not None:
+            return self._bitcoin.fee_rate()
         try:
             rate = whole({"rate": self._get("v2/bitcoin/estimatesmartfee", {"conf_target": 3})}, "rate")
         except NodeRefused as error:
@@ -260,6 +269,10 @@ class NodeChain:
 def _height_of(item: Any) -> Height | None:
     status = member(item, "status", dict)
     return Height(whole(status, "block_height")) if member(status, "confirmed", bool) else None
+
+
+def _confirmed(coins: Sequence[Coin]) -> int:
+    return sum(coin.value for coin in coins if coin.height is not None)
 
 
 def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:

@@ -76,17 +76,33 @@ class Session:
         settings = self.settings
         return RpcClient(
             settings.require_hub_url,
-            timeout=(min(10.0, settings.timeout), settings.timeout),
+            timeout=self._timeout,
             verify=settings.verify_tls,
             auth=settings.hub_auth,
         )
 
     @cached_property
     def chain(self) -> Chain:
-        """The chain, seen through the hub."""
-        from picopayments_cli.chain.hub import HubChain
+        """The chain, seen by a node of one's own where the settings name one; else through the hub."""
+        settings = self.settings
+        if settings.chain_url is None:
+            from picopayments_cli.chain.hub import HubChain
 
-        return HubChain(self.rpc, self.network)
+            return HubChain(self.rpc, self.network)
+        from picopayments_cli.chain.bitcoin import BitcoinNode
+        from picopayments_cli.chain.node import NodeChain
+
+        bitcoin = settings.bitcoin_url and BitcoinNode(settings.bitcoin_url, timeout=self._timeout)
+        return NodeChain(settings.chain_url, self.network, timeout=self._timeout, bitcoin=bitcoin or None)
+
+    @property
+    def chain_source(self) -> str:
+        """Whose word about the chain is believed: ``own`` (a node's of one's own) or ``hub``."""
+        return "hub" if self.settings.chain_url is None else "own"
+
+    @property
+    def _timeout(self) -> tuple[float, float]:
+        return min(10.0, self.settings.timeout), self.settings.timeout
 
     # Connections ----------------------------------------------------------------------------------------------------
 
@@ -229,9 +245,7 @@ class Session:
         for n, address in addresses.items():
             if address:
                 entries = history[address]
-                found[n] = replace(
-                    facts[n], commit_history=entries, commit_coins=recovery.unspent(paid[n], entries)
-                )
+                found[n] = replace(facts[n], commit_history=entries, commit_coins=recovery.unspent(paid[n], entries))
         return found
 
 
