@@ -25,10 +25,10 @@ from picopayments_cli.channel.transactions import (
     Anchor,
     Budget,
     Draft,
-    check_commit,
+    commit_quantity,
     compose_commit,
     finish_commit,
-    read_commit,
+    payer_signature,
 )
 from picopayments_cli.channel.values import Hash, Quantity, Secret, check_secret, hash_of
 
@@ -132,7 +132,8 @@ def request_commit(channel: Channel, revoke_hash: Hash) -> Channel:
 
 
 def _all_used(channel: Channel) -> tuple[frozenset[Hash], ...]:
-    return (frozenset(item.revoke_hash for item in (*channel.active, *channel.revoked)),)
+    active = frozenset(item.revoke_hash for item in channel.active)
+    return (active.union(item.revoke_hash for item in channel.revoked),)
 
 
 def _with_commit(channel: Channel, made: Commit) -> Channel:
@@ -183,7 +184,7 @@ def accept_commit(channel: Channel, offered: Offer) -> Channel:
         raise BadCommitScript("The commit's script has other keys, spend hash or delay.", script=offered.script.hex())
     if script.revoke_hash not in channel.requested:
         raise UnknownRevokeHash("The commit is on a hash that is not open for one.", hash=script.revoke_hash.hex())
-    quantity, given = read_commit(offered.raw, channel.asset_id)
+    quantity = commit_quantity(offered.raw, channel.asset_id)
     if not channel.moved < quantity <= channel.quantity:
         raise BadCommitQuantity(
             f"A commit of {quantity} does not lie between the {channel.moved} moved and the deposit of "
@@ -193,7 +194,7 @@ def accept_commit(channel: Channel, offered: Offer) -> Channel:
             deposit=channel.quantity,
         )
     draft = channel.draft(quantity, script.revoke_hash)
-    signature = check_commit(offered.raw, given, draft, channel.script)
+    signature = payer_signature(offered.raw, draft, channel.script)
     return _with_commit(channel, Commit(Quantity(quantity), script.revoke_hash, signature))
 
 

@@ -16,7 +16,9 @@ from bitcoin.core.serialize import SerializationError
 from picopayments_cli.channel.counterparty import (
     PREFIX,
     data_script,
+    is_p2pkh,
     message_of,
+    p2sh,
     pack_send,
     script_pushes,
     unpack_send,
@@ -58,6 +60,11 @@ class Input:
     value: int
     unlock: Unlock
     sequence: int = REPLACEABLE
+
+    @property
+    def script(self) -> bytes:
+        """The scriptPubKey that it spends: the wallet's, or the hash of a redeem script."""
+        return self.unlock.script if is_p2pkh(self.unlock.script) else p2sh(hash160(self.unlock.script))
 
 
 @dataclass(frozen=True)
@@ -318,11 +325,8 @@ def compose_commit(
     return Draft((coin,), (Output(budget.commit_value, commit.output), data, Output(change, deposit.output)))
 
 
-def read_commit(raw: bytes, asset_id: int) -> tuple[int, bytes]:
-    """What a half-signed commit names: the cumulative quantity, and what stands in its signature's place, unchecked.
-
-    Raises BadCommit.
-    """
+def commit_quantity(raw: bytes, asset_id: int) -> int:
+    """The cumulative quantity that a half-signed commit names. Raises BadCommit."""
     tx = parse_transaction(raw)
     if tx is None or len(tx.vin) != 1 or len(tx.vout) != 3:
         raise BadCommit("The commit is not a transaction of the agreed form.", commit=raw.hex())
@@ -330,15 +334,17 @@ def read_commit(raw: bytes, asset_id: int) -> tuple[int, bytes]:
     sent = unpack_send(message) if message else None
     if sent is None or sent.destination is not None or sent.asset_id != asset_id:
         raise BadCommit("The commit does not send the connection's asset.", commit=raw.hex())
-    script_sig = bytes(tx.vin[0].scriptSig)
-    return sent.quantity, script_sig[2 : 2 + script_sig[1]] if len(script_sig) > 1 else b""
+    return sent.quantity
 
 
-def check_commit(raw: bytes, signature: bytes, draft: Draft, deposit: DepositScript) -> bytes:
-    """The payer's signature (DER, low S, and hash type) on a half-signed commit, from what stands in its place.
+def payer_signature(raw: bytes, draft: Draft, deposit: DepositScript) -> bytes:
+    """The payer's signature (DER, low S, and hash type) on a half-signed commit.
 
     The rest must be byte for byte the draft. Raises BadCommit, BadPayerSignature.
     """
+    # Behind version, number of inputs, outpoint and length; what stands elsewhere fails the comparison.
+    script_sig = raw[44:] if raw[41:42] == b"\xfd" else raw[42:]
+    signature = script_sig[2 : 2 + script_sig[1]] if len(script_sig) > 1 else b""
     if not 0 < len(signature) <= 75 or draft.with_signatures([signature]).serialize() != raw:
         raise BadCommit("The commit is not byte for byte the agreed one.", commit=raw.hex())
     low = normalise(signature[:-1])
