@@ -282,7 +282,7 @@ def _legacy_script(packed: bytes) -> bytes | None:
 def data_script(message: bytes, first_txid: bytes) -> bytes:
     """The OP_RETURN output of a message; ``first_txid``: the first input's, in wire order."""
     data = ARC4(first_txid[::-1]).encrypt(PREFIX + message)
-    return bytes(CScript([0x6A, data])) if len(data) > 75 else b"\x6a" + bytes((len(data),)) + data
+    return b"\x6a" + bytes(CScript([data]))
 
 
 def read_transaction(tx: CTransaction, spent_script: bytes, burn_script: bytes = b"") -> Reading | None:

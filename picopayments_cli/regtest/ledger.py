@@ -1,4 +1,4 @@
-"""The regtest Counterparty ledger: burns and sends, applied block by block and undone block by block."""
+"""The regtest Counterparty ledger: burns, sends and issuances, applied block by block and undone block by block."""
 
 from __future__ import annotations
 
@@ -7,7 +7,17 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from picopayments_cli.channel.counterparty import BTC_ID, Reading, Send, asset_name, read_transaction, unpack_send
+from picopayments_cli.channel.counterparty import (
+    BTC_ID,
+    XCP_ID,
+    Issuance,
+    Reading,
+    asset_name,
+    parent_of,
+    read_transaction,
+    unpack_issuance,
+    unpack_send,
+)
 from picopayments_cli.channel.errors import InvalidAsset
 from picopayments_cli.channel.values import MAX_QUANTITY
 from picopayments_cli.regtest.blocks import COIN
@@ -18,11 +28,16 @@ BURN_START, BURN_END = 101, 150_000_000
 BURN_CAP = COIN  # satoshis that one address can burn in all
 _UNITS_PER_SATOSHI, _BONUS = 1000, 500
 XCP = "XCP"
+ISSUANCE_FEE = 50_000_000  # satoshis of XCP, for a name of letters
+_LOCK, _LOCK_DESCRIPTION = "lock", "lock_description"  # descriptions that are commands, in any case
 
 
 @dataclass(frozen=True)
 class AssetRow:
-    """An asset: name, decimal id (None for XCP, as the API shows it), longname, owner's script, quantity issued."""
+    """An asset: name, id (None for XCP, as the API shows it), longname, quantity issued, heights of its issuances.
+
+    ``owner`` may issue more, ``issuer`` was the first to do so; both are scripts.
+    """
 
     name: str
     number: int | None
@@ -33,6 +48,9 @@ class AssetRow:
     supply: int
     description: str
     issued_at: int
+    issuer: bytes | None = None
+    changed_at: int = 0
+    description_locked: bool = False
 
 
 _XCP_ROW = AssetRow(XCP, None, None, None, True, False, 0, "The Counterparty protocol native currency", 0)
@@ -57,7 +75,7 @@ class Ledger:
         self._assets: dict[str, AssetRow] = {XCP: _XCP_ROW}
         self._of_script: dict[bytes, dict[str, int]] = {}
         self._undo: list[list[tuple[dict[Any, Any], Any, Any]]] = []
-        self._handlers: tuple[Callable[[Reading, int], bool], ...] = (self._send,)
+        self._handlers: tuple[Callable[[Reading, int], bool], ...] = (self._send, self._issue)
 
     # What it knows ---------------------------------------------------------------------------------------------
 
@@ -137,7 +155,7 @@ class Ledger:
         send = unpack_send(reading.message or b"")
         if send is None:
             return False
-        name = _name_of(send)
+        name = _name_of(send.asset_id)
         held = None if name is None else self._balances.get((reading.source, name))
         if name is None or held is None:
             return True
@@ -149,6 +167,102 @@ class Ledger:
             self._set_balance(reading.source, name, held - quantity)
             self._credit(destination, name, quantity)
         return True
+
+    def _issue(self, reading: Reading, height: int) -> bool:
+        issuance = unpack_issuance(reading.message or b"")
+        if issuance is None:
+            return False
+        name = _name_of(issuance.asset_id)
+        if name is None or issuance.asset_id == XCP_ID or not 0 <= issuance.quantity <= MAX_QUANTITY:
+            return True
+        row = self._assets.get(name)
+        if row is None:
+            self._first_issue(name, issuance, reading, height)
+        elif row.owner == reading.source:
+            self._issue_again(row, issuance, reading, height)
+        return True
+
+    def _first_issue(self, name: str, issuance: Issuance, reading: Reading, height: int) -> None:
+        """Create an asset, for a fee where it is named; an output before the data gets the right to issue more."""
+        source, longname = reading.source, issuance.longname
+        named = not name.startswith("A")
+        if longname is not None and (named or not self._may_be_child(longname, source)):
+            return
+        fee = ISSUANCE_FEE if named else 0
+        held = self._balances.get((source, XCP), 0)
+        description = issuance.description or ""
+        if held < fee or issuance.reset or description.lower() == _LOCK:
+            return
+        if fee:
+            self._set_balance(source, XCP, held - fee)
+            xcp = self._assets[XCP]
+            self._set(self._assets, XCP, replace(xcp, supply=xcp.supply - fee))
+        locks_description = description.lower() == _LOCK_DESCRIPTION
+        row = AssetRow(
+            name=name,
+            number=issuance.asset_id,
+            longname=longname,
+            owner=(reading.destinations or (source,))[0],
+            divisible=issuance.divisible,
+            locked=issuance.lock,
+            supply=issuance.quantity,
+            description=description,
+            issued_at=height,
+            issuer=source,
+            changed_at=height,
+            description_locked=locks_description,
+        )
+        self._set(self._assets, name, row)
+        self._credit(source, name, issuance.quantity)
+
+    def _may_be_child(self, longname: str, source: bytes) -> bool:
+        try:
+            parent = self._assets.get(parent_of(longname))
+        except InvalidAsset:
+            return False
+        taken = any(row.longname == longname for row in self._assets.values())
+        return parent is not None and parent.owner == source and not taken
+
+    def _issue_again(self, row: AssetRow, issuance: Issuance, reading: Reading, height: int) -> None:
+        """Issue more, lock, describe or hand over an asset, or start it anew where nobody else holds any of it."""
+        source, given = reading.source, issuance.description
+        if row.locked and (issuance.quantity or issuance.reset):
+            return
+        if row.description_locked and (given is not None or issuance.reset):
+            return
+        if issuance.reset:
+            self._reset(row, issuance, source, height)
+            return
+        if row.divisible != issuance.divisible or row.supply + issuance.quantity > MAX_QUANTITY:
+            return
+        command = (given or "").lower()
+        changed = replace(
+            row,
+            owner=(reading.destinations or (source,))[0],
+            locked=row.locked or issuance.lock or command == _LOCK,
+            supply=row.supply + issuance.quantity,
+            description=row.description if given is None or command in (_LOCK, _LOCK_DESCRIPTION) else given,
+            description_locked=row.description_locked or command == _LOCK_DESCRIPTION,
+            changed_at=height,
+        )
+        self._set(self._assets, row.name, changed)
+        self._credit(source, row.name, issuance.quantity)
+
+    def _reset(self, row: AssetRow, issuance: Issuance, source: bytes, height: int) -> None:
+        holders = {script for (script, name), held in self._balances.items() if name == row.name and held}
+        if not holders <= {source}:
+            return
+        description = row.description if issuance.description is None else issuance.description
+        changed = replace(
+            row,
+            divisible=issuance.divisible,
+            locked=issuance.lock,
+            supply=issuance.quantity,
+            description=description,
+            changed_at=height,
+        )
+        self._set(self._assets, row.name, changed)
+        self._set_balance(source, row.name, issuance.quantity)
 
     def _credit(self, script: bytes, asset: str, quantity: int) -> None:
         held = self._balances.get((script, asset), 0)
@@ -164,10 +278,10 @@ class Ledger:
         table[key] = value
 
 
-def _name_of(send: Send) -> str | None:
-    if send.asset_id == BTC_ID:
+def _name_of(number: int) -> str | None:
+    if number == BTC_ID:
         return None
     try:
-        return asset_name(send.asset_id)
+        return asset_name(number)
     except InvalidAsset:
         return None

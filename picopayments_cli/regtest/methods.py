@@ -10,6 +10,7 @@ from bitcoin.core import CTransaction, CTxIn
 
 from picopayments_cli.channel.counterparty import asset_id, read_transaction, unpack_send
 from picopayments_cli.channel.errors import (
+    InvalidAsset,
     InvalidParams,
     InvalidQuantity,
     UnknownTransaction,
@@ -64,10 +65,16 @@ class Methods:
         return {"disconnected": [display(found) for found in lost], "connected": [display(found) for found in gained]}
 
     def faucet(self, address: str, btc: int = 0, asset: str = "XCP", quantity: int = 0) -> list[str]:
-        """Pay satoshis and a quantity of an asset from the treasury; the txids."""
+        """Pay satoshis and a quantity of an asset from the treasury; the txids.
+
+        An asset that nobody has issued yet is issued first; that mines a block, even where blocks come by ``generate``
+        alone, or two for a subasset and its parent.
+        """
         for amount in (btc, quantity):
             if not isinstance(amount, int) or isinstance(amount, bool) or not 0 <= amount <= MAX_QUANTITY:
                 raise InvalidQuantity("Quantities are whole numbers of satoshis, not below zero.", value=str(amount))
+        if not isinstance(asset, str):
+            raise InvalidAsset("The asset is its name, a text.", asset=str(asset))
         return [display(txid) for txid in self._node.faucet(script_of(address), btc, asset, quantity)]
 
     def setfeerate(self, sat_per_kvb: int | None = None) -> int | None:
@@ -191,7 +198,7 @@ class Methods:
         for name in [*(assets or []), *([asset] if asset else [])]:
             row = _BTC_ROW if name == "BTC" else self._node.ledger.asset(name)
             if row is not None:
-                owner = None if row.owner is None else address(row.owner)
+                owner, issuer = (None if script is None else address(script) for script in (row.owner, row.issuer))
                 found.append(
                     {
                         "asset": row.name,
@@ -201,7 +208,7 @@ class Methods:
                         "locked": row.locked,
                         "supply": row.supply,
                         "description": row.description,
-                        "issuer": owner,
+                        "issuer": issuer,
                     }
                 )
         return found

@@ -114,7 +114,16 @@ class Node:
         return lost, gained
 
     def faucet(self, script: bytes, satoshis: int, asset: str, quantity: int) -> list[bytes]:
-        """Pay bitcoins and an asset from the treasury; the txids. Raises InsufficientFunds and its kind."""
+        """Pay bitcoins and an asset from the treasury; the txids.
+
+        An asset that nobody has issued yet is issued first, in a block that is mined for it whatever ``block_time``
+        says (a subasset's parent, if need be, in one before). Raises InsufficientFunds and its kind, InvalidAsset.
+        """
+        self.treasury.check_output(script, satoshis)
+        for issuance in self.treasury.issue(asset) if quantity else ():
+            self.submit([issuance])
+            if self.block_time is not None:
+                self.generate(1)
         return self.submit(self.treasury.pay(script, satoshis, asset, quantity))
 
     # Keeping together ------------------------------------------------------------------------------------------

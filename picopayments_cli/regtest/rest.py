@@ -184,14 +184,12 @@ class RestApi:
     # Balances and assets ---------------------------------------------------------------------------------------
 
     def _balances(self, params: Params) -> _Page:
-        wanted = params.get("asset")
-        rows = self._rows([params["address"]], None if wanted is None else wanted.upper(), params)
+        rows = self._rows([params["address"]], params.get("asset"), params)
         return _page([row for row in rows if row["quantity"]], params)
 
     def _balances_of_many(self, params: Params) -> _Page:
-        wanted = params.get("asset")
         grouped: dict[str, dict[str, Any]] = {}
-        for row in self._rows(_addresses(params), None if wanted is None else wanted.upper(), params):
+        for row in self._rows(_addresses(params), params.get("asset"), params):
             if row["quantity"]:
                 group = grouped.setdefault(
                     row["asset"],
@@ -208,7 +206,7 @@ class RestApi:
         for owner in addresses:
             for name, quantity in self._node.ledger.balances(_script(owner)).items():
                 longname = self._node.ledger.assets()[name].longname
-                if asset in (None, name, longname):
+                if asset is None or asset == longname or asset.upper() == name:
                     rows.append(
                         {
                             "address": owner,
@@ -309,19 +307,19 @@ def _page(rows: Sequence[Any], params: Params) -> _Page:
 
 
 def _asset_row(row: AssetRow) -> dict[str, Any]:
-    owner = None if row.owner is None else address(row.owner)
+    owner, issuer = (None if script is None else address(script) for script in (row.owner, row.issuer))
     return {
         "asset": row.name,
         "asset_id": None if row.number is None else str(row.number),
         "asset_longname": row.longname,
-        "issuer": owner,
+        "issuer": issuer,
         "owner": owner,
         "divisible": row.divisible,
         "locked": row.locked,
         "supply": row.supply,
         "description": row.description,
-        "description_locked": False,
+        "description_locked": row.description_locked,
         "first_issuance_block_index": row.issued_at or None,
-        "last_issuance_block_index": row.issued_at or None,
+        "last_issuance_block_index": row.changed_at or None,
         "mime_type": "text/plain",
     }

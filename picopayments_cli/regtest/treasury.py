@@ -1,4 +1,4 @@
-"""The treasury of the regtest chain: keys of its own, real burns, and payments of bitcoins and assets to who asks."""
+"""The treasury of the regtest chain: keys of its own, real burns and issuances, payments of all that to who asks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,31 @@ from dataclasses import dataclass
 from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxOut
 from bitcoin.core.script import SIGHASH_ALL, CScript, SignatureHash
 
-from picopayments_cli.channel.counterparty import asset_id, data_script, p2pkh, pack_send, unpack_send
-from picopayments_cli.channel.errors import InsufficientBitcoin, InsufficientFunds, InvalidQuantity, UnknownAsset
+from picopayments_cli.channel.counterparty import (
+    XCP_ID,
+    Issuance,
+    asset_id,
+    data_script,
+    p2pkh,
+    pack_issuance,
+    pack_send,
+    parent_of,
+    unpack_send,
+)
+from picopayments_cli.channel.errors import (
+    InsufficientBitcoin,
+    InsufficientFunds,
+    InvalidAsset,
+    InvalidQuantity,
+    UnknownAsset,
+)
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.channel.values import Outpoint, hash160
 from picopayments_cli.regtest.blocks import COIN, MATURITY
 from picopayments_cli.regtest.index import Index, Output
 from picopayments_cli.regtest.journal import Journal
-from picopayments_cli.regtest.ledger import BURN_CAP, Ledger
+from picopayments_cli.regtest.ledger import BURN_CAP, ISSUANCE_FEE, XCP, Ledger
 from picopayments_cli.regtest.mempool import Mempool
 from picopayments_cli.regtest.policy import dust_limit
 
@@ -29,6 +45,8 @@ _EMPTY_BLOCKS = 120
 _FEE_RATE = 2  # sat/vB
 _INPUT_SIZE, _OUTPUT_SIZE, _BASE_SIZE = 148, 43, 12  # bytes at most; the outputs: data or P2WSH
 _MIN_OUTPUT = 546
+_FIRST_NUMERIC = 26**12 + 1
+ISSUED = 10**18  # satoshis of each asset that the treasury issues
 
 
 @dataclass(frozen=True)
@@ -66,6 +84,37 @@ class Treasury:
             for number, key in enumerate(self._holders)
         ]
 
+    @staticmethod
+    def check_output(script: bytes, satoshis: int) -> None:
+        """Refuse satoshis too few for an output; 0 asks for none. Raises InvalidQuantity."""
+        least = dust_limit(script)
+        if satoshis and satoshis < least:
+            raise InvalidQuantity(
+                f"An output of less than {least} satoshis is not relayed.", value=satoshis, least=least
+            )
+
+    def issue(self, asset: str) -> Iterator[bytes]:
+        """Signed issuances that give the treasury an asset, divisible, each to be mined before the next is asked for.
+
+        None where the asset is there; a subasset's parent, where it is not, comes first.
+        Raises InvalidAsset, InsufficientFunds, and UnknownAsset for a subasset of somebody else's asset.
+        """
+        if self._ledger.asset(asset) is not None:
+            return
+        name = parent_of(asset) if "." in asset else asset
+        if asset_id(name) <= XCP_ID:
+            raise InvalidAsset(f"{asset} is not issued; ask for bitcoins by their own option.", asset=asset)
+        if self._ledger.asset(name) is None:
+            payer, _ = self._shares(XCP, ISSUANCE_FEE)[0]
+            yield self._issue(payer, Issuance(asset_id(name), ISSUED))
+        if name == asset:
+            return
+        parent = self._ledger.asset(name)
+        owner = next((key for key in self._holders if parent is not None and _script(key) == parent.owner), None)
+        if owner is None:
+            raise UnknownAsset(f"Nobody has issued {asset} yet, and only the owner of {name} can.", asset=asset)
+        yield self._issue(owner, Issuance(subasset_id(asset), ISSUED, longname=asset))
+
     def pay(self, script: bytes, satoshis: int, asset: str, quantity: int) -> list[bytes]:
         """Signed transactions that pay satoshis and a quantity of an asset (0: none) to a script.
 
@@ -73,12 +122,10 @@ class Treasury:
         satoshis where none were asked for. Raises InvalidQuantity, UnknownAsset, InsufficientFunds,
         InsufficientBitcoin.
         """
+        self.check_output(script, satoshis)
         least = dust_limit(script)
-        if satoshis and satoshis < least:
-            raise InvalidQuantity(
-                f"An output of less than {least} satoshis is not relayed.", value=satoshis, least=least
-            )
         used: set[Outpoint] = set()
+        asset = self._name(asset) if quantity else asset
         shares = self._shares(asset, quantity) if quantity else []
         if not shares:
             return [self._pay_bitcoin(script, satoshis, used)] if satoshis else []
@@ -98,12 +145,17 @@ class Treasury:
         least = dust_limit(output[1])
         coins = self._choose(key, least, 3, used)
         extra = output[0] - least
-        data = data_script(pack_send(self._number(asset), quantity), coins[0].outpoint.txid)
+        data = data_script(pack_send(asset_id(asset), quantity), coins[0].outpoint.txid)
         changes = [(key, least)]
         if extra:
             coins += self._choose(self._bank, extra, 1, used)
             changes.append((self._bank, extra))
         return self._finish(coins, [output, (0, data)], changes)
+
+    def _issue(self, key: Key, issuance: Issuance) -> bytes:
+        coins = self._choose(key, 0, 2, set())
+        data = data_script(pack_issuance(issuance), coins[0].outpoint.txid)
+        return self._finish(coins, [(0, data)], [(key, 0)])
 
     def _finish(self, coins: list[_Coin], outputs: list[tuple[int, bytes]], changes: list[tuple[Key, int]]) -> bytes:
         """Sign, with a change output for each key that pays: its coins less what it owes and its share of the fee."""
@@ -146,16 +198,16 @@ class Treasury:
 
     # What there is ---------------------------------------------------------------------------------------------
 
-    def _number(self, asset: str) -> int:
+    def _name(self, asset: str) -> str:
+        """The name that balances go by. Raises UnknownAsset."""
         row = self._ledger.asset(asset)
         if row is None:
             raise UnknownAsset(f"The ledger knows no asset {asset!r}.", asset=asset)
-        return row.number if row.number is not None else asset_id(row.name)
+        return row.name
 
     def _shares(self, asset: str, quantity: int) -> list[tuple[Key, int]]:
         """Which treasury address sends how much: the one that holds just enough, else the richest together."""
-        number = self._number(asset)
-        held = sorted(((self._available(key, asset, number), position) for position, key in enumerate(self._holders)))
+        held = sorted((self._available(key, asset), position) for position, key in enumerate(self._holders))
         enough = next(((have, position) for have, position in held if have >= quantity), None)
         chosen = [enough] if enough else []
         while not enough and sum(have for have, _ in chosen) < quantity:
@@ -174,14 +226,14 @@ class Treasury:
             quantity -= shares[-1][1]
         return shares
 
-    def _available(self, key: Key, asset: str, number: int) -> int:
+    def _available(self, key: Key, asset: str) -> int:
         """A holder's balance less what sends in the mempool take from it."""
         script = _script(key)
         have = self._ledger.balances(script).get(asset, 0)
         for entry in self._mempool.entries.values():
             reading = self._ledger.read(entry.item) if entry.item.spent[0].script == script else None
             send = unpack_send(reading.message or b"") if reading else None
-            if send is not None and send.asset_id == number:
+            if send is not None and send.asset_id == asset_id(asset):
                 have -= send.quantity
         return max(have, 0)
 
@@ -195,6 +247,12 @@ class Treasury:
             and not (out.coinbase and self._index.height + 1 - (out.height or 0) < MATURITY)
         }
         return [_Coin(outpoint, out.value, key) for outpoint, out in (ripe or self._mempool.coins_of(script)).items()]
+
+
+def subasset_id(longname: str) -> int:
+    """The numeric asset that a new subasset becomes, as Counterparty Core picks it on regtest."""
+    drawn = int.from_bytes(hashlib.shake_256(longname.encode()).digest(4), "big")
+    return _FIRST_NUMERIC + drawn
 
 
 def _derive(seed: bytes, number: int) -> Key:
