@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,15 +20,19 @@ from picopayments_cli.channel.errors import (
     AmountExceedsSpendable,
     AssetMismatch,
     BadDepositScript,
+    BadPreviousTransaction,
     BadReply,
     BadSecret,
     BadTerms,
     BroadcastRefused,
     ConnectionNotOpen,
+    ConnectionWornOut,
+    DirtyCommitAddress,
     InsufficientBitcoin,
     InsufficientFunds,
     NotTransferable,
     PaymentExceedsReceivable,
+    PeerMisbehaved,
     PicopaymentsError,
     RepeatedHash,
     Unreachable,
@@ -51,20 +55,16 @@ from picopayments_cli.channel.state import Channel, finished
 from picopayments_cli.channel.terms import Terms, check_delay
 from picopayments_cli.channel.transactions import (
     Anchor,
-    Draft,
+    Budget,
     compose_deposit,
-    parse_transaction,
-    spent_outpoints,
     txid_of,
 )
 from picopayments_cli.channel.values import Handle, Hash, Outpoint, Quantity, Secret, check_secret, hash_of
 from picopayments_cli.client.record import AGREED, ASKED, CLOSED, CLOSING, PROPOSED, Connection, Pending
-from picopayments_cli.client.session import Session
-from picopayments_cli.client.wallet import spendable
+from picopayments_cli.client.session import Look, Session
 
 log = logging.getLogger(__name__)
 SALT_SIZE = 16
-WALLET_RESERVE = 20_000  # satoshis that a deposit leaves in the wallet, for fees that can't wait
 # Causes that lie in the payments: without them the hub takes the same commit and revocations.
 _ABOUT_PAYMENTS = (AmountExceedsSpendable, PaymentExceedsReceivable, AssetMismatch)
 
@@ -75,6 +75,7 @@ class Outcome:
 
     txids: list[str] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
+    hub_silent: Unreachable | None = None  # why the hub was not told that a connection closes
 
 
 # Connecting ---------------------------------------------------------------------------------------------------------
@@ -92,11 +93,25 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
     # The handle is the hub's to draw: until it is known, the secrets wait under a name of their own.
     waiting = Handle(envelope.text_digest(secrets.salt.hex()))
     session.store.save(waiting, {"stage": ASKED, "salt": secrets.salt.hex()}, "asked")
+    try:
+        proposed = session.save(_propose(session, secrets, asset, quantity, expire, delay), "proposed")
+    finally:
+        session.store.remove(waiting)
+    try:
+        agreed = agree(session, proposed)
+    except PicopaymentsError:
+        session.store.remove(proposed.handle)  # nothing was deposited, and nothing will be
+        raise
+    session.broadcast(agreed.deposit_raw, "deposit")
+    return agreed
+
+
+def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, expire: int, delay: int) -> Connection:
+    """Ask the hub for a connection, and sign the deposit that its terms allow; nothing of it has left."""
     request = envelope.seal(session.wallet.key, ConnectRequest(asset.name, secrets.spend_hash).as_json())
     known = session.hub_key()
     reply = session.call("mph_request", [request], known)
     answer = ConnectReply.parse(reply.body)
-    session.pin_hub(reply.hub_key)
     terms = Terms.parse(answer.terms)
     terms.check_deposit(quantity, expire, session.network)
     if answer.spend_hash == secrets.spend_hash:
@@ -113,7 +128,8 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
         Channel(asset.number, c2h, Quantity(quantity), delay, terms.fee_rate, anchor),
         Channel(asset.number, h2c, Quantity(matching), delay, terms.fee_rate),
     )
-    proposed = Connection(
+    session.pin_hub(reply.hub_key)
+    return Connection(
         handle=answer.handle,
         hub_url=session.settings.require_hub_url,
         hub_key=hubs,
@@ -127,21 +143,12 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
         next_number=1,
         numbers={secrets.revoke_hash(0): 0},
     )
-    session.save(proposed, "proposed")
-    session.store.remove(waiting)
-    try:
-        agreed = agree(session, proposed)
-    except PicopaymentsError:
-        session.store.remove(proposed.handle)  # nothing was deposited, and nothing will be
-        raise
-    session.broadcast(agreed.deposit_raw, "deposit")
-    return agreed
 
 
 def _check_funds(session: Session, asset: Asset, quantity: int) -> None:
     """Refuse a deposit that the wallet's confirmed assets, less those on their way, don't cover."""
     others = [item for item in session.connections().values() if item.stage in (PROPOSED, AGREED)]
-    look = session.look(others, wallet=True, settle=False)
+    look = session.look(others, settle=False)
     held = look.held(session.wallet.address, asset.name)
     leaving = sum(
         item.duplex.sending.quantity
@@ -162,26 +169,19 @@ def _check_funds(session: Session, asset: Asset, quantity: int) -> None:
 def _make_deposit(
     session: Session, script: DepositScript, asset: Asset, quantity: int, terms: Terms
 ) -> tuple[bytes, Anchor]:
-    """The signed deposit and its anchor; coins of deposits that are not out yet are left alone."""
+    """The signed deposit and its anchor. Raises InsufficientBitcoin."""
     wallet = session.wallet
-    view = session.chain.view(Query(coins=[wallet.address]))
-    taken = {
-        outpoint
-        for item in session.connections().values()
-        for tx in [parse_transaction(item.deposit_raw)]
-        if tx is not None
-        for outpoint in spent_outpoints(tx)
-    }
-    coins = [coin for coin in spendable(view.coins[wallet.address]) if coin[0] not in taken]
-    budget, rate = Channel(asset.number, script, Quantity(quantity), 1, terms.fee_rate).budget, session.rate(view)
-    draft = compose_deposit(coins, wallet.unlock, script, asset.number, quantity, budget, rate)
-    left = sum(value for _, value in coins) - budget.deposit - draft.fee
-    if left < WALLET_RESERVE:
+    purse = session.purse(session.chain.view(Query(coins=[wallet.address])))
+    budget = Budget(terms.fee_rate)
+    draft = compose_deposit(purse.coins, wallet.unlock, script, asset.number, quantity, budget, purse.rate)
+    held = sum(value for _, value in purse.coins)
+    left = held - budget.deposit - draft.fee
+    if left < purse.reserve:
         raise InsufficientBitcoin(
-            f"The deposit would leave {left} satoshis in the wallet; {WALLET_RESERVE} must stay for fees that can't "
+            f"The deposit would leave {left} satoshis in the wallet; {purse.reserve} must stay for fees that can't "
             f"wait. Send bitcoin to {wallet.address}.",
-            needed=budget.deposit + draft.fee + WALLET_RESERVE,
-            available=sum(value for _, value in coins),
+            needed=budget.deposit + draft.fee + purse.reserve,
+            available=held,
         )
     session.check_inputs(draft)
     tx = draft.signed(wallet.key)
@@ -232,35 +232,46 @@ def status(session: Session, connection: Connection, facts: tuple[Facts, Facts])
     """Opening, open, closing or closed."""
     if connection.stage in (CLOSING, CLOSED):
         return recovery.CLOSED if connection.stage == CLOSED else recovery.CLOSING
-    if recovery.is_open(connection.duplex, *facts, session.network.safe_depth):
-        return recovery.OPEN
-    channels = (connection.duplex.sending, connection.duplex.receiving)
-    for channel, seen in zip(channels, facts, strict=True):
-        if recovery.anchor_spender(channel, seen) is not None or recovery.time_to_live(channel, seen) == 0:
-            return recovery.CLOSING
-    return recovery.OPENING
+    duplex, agreed = connection.duplex, connection.agreed_height
+    if connection.stage == AGREED and recovery.must_close(duplex, *facts, agreed):
+        return recovery.CLOSING
+    opened = recovery.is_open(duplex, *facts, agreed, session.network.safe_depth)
+    return recovery.OPEN if opened else recovery.OPENING
 
 
 # Syncing ------------------------------------------------------------------------------------------------------------
 
 
-def sync(session: Session, connection: Connection, facts: tuple[Facts, Facts], held: int, rate: int) -> Outcome:
-    """Whatever is next for a connection: finish opening, exchange payments, settle, or recover."""
-    outcome = Outcome()
+def sync(session: Session, connection: Connection, look: Look, outcome: Outcome) -> None:
+    """Whatever is next for a connection: finish opening, exchange payments, close in time, settle, or recover."""
+    facts = look.facts[connection.handle]
     if connection.stage == PROPOSED:
         connection = agree(session, connection)
     if connection.stage == AGREED:
-        seen = observe(session, connection, facts, held)
-        shown = status(session, seen, facts)
-        if shown == recovery.OPENING:
-            _republish(session, seen, facts, outcome)
-        elif shown == recovery.OPEN:
-            exchange(session, seen, outcome)
-        else:
-            connection = session.save(replace(seen, stage=CLOSING), "closing")
+        connection = _live(session, connection, look, outcome)
     if connection.stage == CLOSING:
-        settle(session, connection, facts, rate, outcome)
-    return outcome
+        settle(session, connection, facts, look, outcome)
+
+
+def _live(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
+    """One round of a connection that is not closing; it may be, afterwards."""
+    facts = look.facts[connection.handle]
+    held = look.held(session.address(connection.duplex.receiving), connection.asset)
+    seen = observe(session, connection, facts, held)
+    if facts[0].revoked_coins:
+        log.warning("somebody paid to a revoked commit's address: its coins are taken away")
+        _recover(session, seen, facts, look, outcome)
+    shown = status(session, seen, facts)
+    if shown == recovery.OPENING:
+        _republish(session, seen, facts, outcome)
+        return seen
+    if shown == recovery.CLOSING:
+        return session.save(replace(seen, stage=CLOSING), "closing")
+    try:
+        return exchange(session, seen, outcome)
+    except (ConnectionNotOpen, DirtyCommitAddress) as error:
+        log.warning("connection %s closes: %s", connection.handle.hex(), error.message)
+        return session.save(replace(session.connection(connection.handle), stage=CLOSING), "closing")
 
 
 def _republish(session: Session, connection: Connection, facts: tuple[Facts, Facts], outcome: Outcome) -> None:
@@ -281,27 +292,24 @@ def exchange(session: Session, connection: Connection, outcome: Outcome) -> Conn
 def prepare(session: Session, connection: Connection) -> Connection:
     """Put the next sync on disk, whole: the oldest queued payments that the connection can move, and the fee.
 
-    Raises NotTransferable where it can't even move the fee.
+    Raises NotTransferable where it can't even move the fee, DirtyCommitAddress, ConnectionWornOut.
     """
-    fee = connection.terms.sync_fee
-    count, total = len(connection.queue), 0
-    while True:
-        total = fee + sum(payment.amount for payment in connection.queue[:count])
-        if count == 0 or pair.transferable(connection.duplex, total):
-            break
-        count -= 1
-    if not pair.transferable(connection.duplex, total):
-        raise NotTransferable(
-            f"The connection {connection.handle.hex()} can't move the fee of {fee} for a sync: close it.",
+    watched = len(recovery.exposed(connection.duplex.sending))
+    if watched >= recovery.WATCHED_REVOKED:
+        raise ConnectionWornOut(
+            f"The connection has {watched} revoked commits to watch, and no more can be watched: close it, and connect "
+            "anew.",
             handle=connection.handle.hex(),
-            sync_fee=fee,
+            revoked=watched,
         )
+    count, total = _payable(connection)
+    giving_back = _check_addresses(session, connection, total)
     key, secrets = session.wallet.key, connection.secrets(session.wallet.key)
 
     def secret_of(revoke_hash: Hash) -> Secret:
         return secrets.revoke(connection.numbers[revoke_hash])
 
-    moved, half = pair.transfer(connection.duplex, total, key, secret_of)
+    moved, half = pair.transfer(connection.duplex, total, key, secret_of, giving_back=giving_back)
     number = connection.next_number
     own_hash = secrets.revoke_hash(number)
     payments = connection.queue[:count]
@@ -315,6 +323,41 @@ def prepare(session: Session, connection: Connection) -> Connection:
         pending=Pending((body,), payments),
     )
     return session.save(prepared, "sync prepared")
+
+
+def _payable(connection: Connection) -> tuple[int, int]:
+    """How many of the queued payments go into the next sync, and what they and its fee come to."""
+    fee = connection.terms.sync_fee
+    for count in range(len(connection.queue), -1, -1):
+        total = fee + sum(payment.amount for payment in connection.queue[:count])
+        if pair.transferable(connection.duplex, total):
+            return count, total
+    raise NotTransferable(
+        f"The connection {connection.handle.hex()} can't move the fee of {fee} for a sync: close it.",
+        handle=connection.handle.hex(),
+        sync_fee=fee,
+    )
+
+
+def _check_addresses(session: Session, connection: Connection, total: int) -> bool:
+    """Whether commits may be given back in the next sync. Raises DirtyCommitAddress where nothing may be signed.
+
+    A coin that waits on the address of the commit to be signed would get round its delay, once it is revoked; one on
+    the address of a commit to be given back lets the hub refuse to credit that.
+    """
+    sending, receiving = connection.duplex.sending, connection.duplex.receiving
+    planned = pair.plan(connection.duplex, total)
+    if planned is None:
+        return True
+    back = [receiving.commit_script(item.revoke_hash).output for item in planned.given_back]
+    signed = sending.commit_script(sending.requested[-1]).output if sending.requested else None
+    dirty = session.dirty([*back, *([signed] if signed and planned.quantity else [])])
+    if signed in dirty:
+        raise DirtyCommitAddress(
+            "Somebody has paid to the address of the commit that is to be signed. The connection is closed.",
+            handle=connection.handle.hex(),
+        )
+    return not dirty
 
 
 def finish(session: Session, connection: Connection, outcome: Outcome) -> Connection:
@@ -334,12 +377,23 @@ def finish(session: Session, connection: Connection, outcome: Outcome) -> Connec
         return finish(session, connection, outcome)
     answer = SyncReply.parse(reply.body)
     sent = next(body for body in pending.bodies if envelope.digest(body) == reply.request)
-    settled = _settle_reply(connection, pending, answer, sent)
+    settled = _settle_reply(connection, pending, _creditable(session, connection, answer), sent)
     session.save(settled, "sync settled")
     outcome.receipts.extend(answer.receipts)
     for refusal in answer.refused:
         log.warning("payment %s was refused (%s); its amount comes back", refusal.token.hex(), refusal.cause)
     return settled
+
+
+def _creditable(session: Session, connection: Connection, answer: SyncReply) -> SyncReply:
+    """The reply without the revocations of commits whose address is not clean: those are not credited."""
+    sending = connection.duplex.sending
+    scripts = {secret: sending.commit_script(hash_of(secret)).output for secret in answer.half.revokes}
+    dirty = session.dirty(scripts.values())
+    if dirty:
+        log.warning("somebody paid to the address of a commit that is revoked: that is not credited")
+    clean = tuple(secret for secret in answer.half.revokes if scripts[secret] not in dirty)
+    return replace(answer, half=replace(answer.half, revokes=clean))
 
 
 def repair(session: Session, connection: Connection, pending: Pending) -> Connection:
@@ -394,26 +448,40 @@ def close(session: Session, connection: Connection) -> Connection:
         if status(session, seen, facts) == recovery.OPEN:
             seen = _last_sync(session, seen, outcome)
         connection = session.save(replace(seen, stage=CLOSING), "closing")
-    return settle(session, connection, facts, session.rate(look.view), outcome)
+    if connection.stage == CLOSING:
+        connection = settle(session, connection, facts, look, outcome)
+    if outcome.hub_silent is not None and connection.commit_raw is None:
+        raise outcome.hub_silent
+    return connection
 
 
 def _last_sync(session: Session, connection: Connection, outcome: Outcome) -> Connection:
     """Send and receive what waits, once, if that can be."""
     try:
         return exchange(session, connection, outcome)
-    except (Unreachable, ConnectionNotOpen, NotTransferable) as error:
+    except PeerMisbehaved as error:
+        log.warning("the last sync failed: %s", error.message)
+    except (Unreachable, ConnectionNotOpen, NotTransferable, ConnectionWornOut) as error:
         log.warning("closing without a last sync: %s", error.message)
-        return session.connection(connection.handle)
+    return session.connection(connection.handle)
 
 
 def settle(
-    session: Session, connection: Connection, facts: tuple[Facts, Facts], rate: int, outcome: Outcome
+    session: Session, connection: Connection, facts: tuple[Facts, Facts], look: Look, outcome: Outcome
 ) -> Connection:
-    """Take a closing connection as far as it goes now; may be repeated."""
+    """Take a closing connection as far as it goes now; may be repeated, with or without the hub."""
     connection = _publish(session, connection, facts[1], outcome)
     if not connection.told:
-        connection = _tell(session, connection)
-    return _recover(session, connection, facts, rate, outcome)
+        try:
+            connection = _tell(session, connection)
+        except Unreachable as error:
+            log.warning("the hub was not told: %s", error.message)
+            outcome.hub_silent = error
+            connection = session.connection(connection.handle)
+        except PicopaymentsError as error:
+            log.warning("the hub does not close: %s", error.message)
+            connection = session.connection(connection.handle)
+    return _recover(session, connection, facts, look, outcome)
 
 
 def _publish(session: Session, connection: Connection, facts: Facts, outcome: Outcome) -> Connection:
@@ -425,7 +493,10 @@ def _publish(session: Session, connection: Connection, facts: Facts, outcome: Ou
         raw = finished(channel, channel.active[-1], session.wallet.key)
         connection = session.save(replace(connection, commit_raw=raw), "commit signed")
     if connection.commit_raw is not None:
-        outcome.txids.append(session.broadcast(connection.commit_raw, "commit"))
+        try:
+            outcome.txids.append(session.broadcast(connection.commit_raw, "commit"))
+        except BroadcastRefused as error:
+            log.warning("the commit waits: %s", error.message)
     return connection
 
 
@@ -440,13 +511,7 @@ def _tell(session: Session, connection: Connection) -> Connection:
     if secret is not None and not connection.revealed:
         connection = session.save(replace(connection, revealed=True), "spend secret leaves")
     request = envelope.seal(session.wallet.key, close_request(connection.handle, secret))
-    try:
-        reply = session.call("mph_close", [request], connection.hub_key)
-    except Unreachable as error:
-        if connection.commit_raw is None:
-            raise
-        log.warning("the hub was not told: %s", error.message)
-        return connection
+    reply = session.call("mph_close", [request], connection.hub_key)
     given = spend_secret_in(reply.body, BadReply)
     if given is not None and hash_of(check_secret(given)) != connection.duplex.sending.script.spend_hash:
         raise BadSecret("The hub's spend secret is not the one of the client's deposit. It was not used.")
@@ -455,25 +520,35 @@ def _tell(session: Session, connection: Connection) -> Connection:
 
 
 def _recover(
-    session: Session, connection: Connection, facts: tuple[Facts, Facts], rate: int, outcome: Outcome
+    session: Session, connection: Connection, facts: tuple[Facts, Facts], look: Look, outcome: Outcome
 ) -> Connection:
-    """Pay out and take change where it is time; the connection is over when nothing is left."""
-    channels, depth = connection.duplex, session.network.safe_depth
-    wallet, secret = session.wallet, connection.secrets(session.wallet.key).spend
-    if recovery.is_over(channels, *facts, wallet.script, depth):
+    """Take back whatever it is time for; a closing connection is over when nothing is left."""
+    wallet, depth = session.wallet, session.network.safe_depth
+    if connection.stage == CLOSING and recovery.is_over(
+        connection.duplex,
+        *facts,
+        wallet_script=wallet.script,
+        safe_depth=depth,
+        deposited=True,
+        agreed=connection.agreed_height,
+    ):
         return session.save(replace(connection, stage=CLOSED), "closed")
-    given = connection.hub_secret
-    steps: tuple[tuple[str, Callable[[], Draft | None]], ...] = (
-        ("payout", lambda: recovery.payout(channels.receiving, facts[1], secret, wallet.script, rate, depth)),
-        ("change", lambda: recovery.change(channels.sending, facts[0], given, wallet.script, rate, depth)),
+    steps = recovery.recoveries(
+        connection.duplex,
+        *facts,
+        secret=connection.secrets(wallet.key).spend,
+        given=connection.hub_secret,
+        purse=session.purse(look.view),
+        safe_depth=depth,
     )
-    for name, compose in steps:  # one that fails does not stop the others
+    for step in steps:  # one that fails does not stop the others
         try:
-            draft = compose()
-            if draft is not None:
-                outcome.txids.append(session.broadcast(draft.signed(wallet.key).serialize(), name))
-        except (InsufficientBitcoin, BroadcastRefused) as error:
-            log.warning("the %s waits: %s", name, error.message)
+            if step.draft is not None:
+                outcome.txids.append(session.publish(step.draft, step.name))
+        except (BroadcastRefused, BadPreviousTransaction) as error:
+            log.warning("the %s waits: %s", step.name, error.message)
+        if step.waits is not None:
+            log.warning("the %s waits: %s", step.name, step.waits.message)
     return connection
 
 
@@ -491,13 +566,14 @@ def queue(session: Session, connection: Connection, payment: Payment) -> Connect
         )
     amounts = [item.amount for item in connection.queue]
     total = sum(amounts) + payment.amount + connection.terms.sync_fee
-    if not pair.transferable(connection.duplex, total):
+    duplex = pair.expecting(connection.duplex)
+    if not pair.transferable(duplex, total):
         raise NotTransferable(
             f"The connection can't move {payment.amount} on top of {sum(amounts)} queued and the sync's fee of "
-            f"{connection.terms.sync_fee}: it can move {pair.most_transferable(connection.duplex, total)} in all.",
+            f"{connection.terms.sync_fee}: it can move {pair.most_transferable(duplex, total)} in all.",
             quantity=payment.amount,
             queued=sum(amounts),
             sync_fee=connection.terms.sync_fee,
-            transferable=pair.most_transferable(connection.duplex, total),
+            transferable=pair.most_transferable(duplex, total),
         )
     return session.save(replace(connection, queue=(*connection.queue, payment)), "payment queued")
