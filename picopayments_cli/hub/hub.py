@@ -6,6 +6,7 @@ import logging
 import threading
 from dataclasses import dataclass
 
+from picopayments_cli.chain import Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.counterparty import p2pkh
@@ -19,7 +20,7 @@ from picopayments_cli.channel.errors import (
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, address_of_script
 from picopayments_cli.channel.values import hash160
-from picopayments_cli.hub.book import Book
+from picopayments_cli.hub.book import AGREED, OPEN, Book
 from picopayments_cli.hub.database import Database, meta_get, meta_set
 from picopayments_cli.hub.follower import Follower
 from picopayments_cli.hub.terms import Offer
@@ -62,6 +63,7 @@ class Hub:
         self.node = RpcClient(urls.chain.rstrip("/") + "/v1/", unreachable=NodeUnreachable)
         self.chain_url = self.node.url.removesuffix("v1/")  # without credentials
         self.follower = Follower(database, self.bitcoin, network)
+        self._looked_at = -1  # the height of the last look at the wallet's assets
         self._passing = threading.RLock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -75,6 +77,8 @@ class Hub:
         self.follower.import_address(self.chain, self.address, WALLET)
         if self.network.name == "regtest":
             self._fund()
+            with self.book.transaction("offer") as work:
+                self.offer.include({work.get(handle).asset for handle in work.in_stage(AGREED, OPEN)})
 
     def _fund(self) -> None:
         """Let the regtest node's faucet fund the wallet, once, with coins enough for many transactions at a time."""
@@ -97,8 +101,16 @@ class Hub:
         from picopayments_cli.hub import chores
 
         with self._passing:
-            self.follower.catch_up()
+            self._offer_holdings(self.follower.catch_up())
             chores.run(self)
+
+    def _offer_holdings(self, height: int) -> None:
+        """On regtest, offer what the wallet holds; looked at once in each block."""
+        if self.network.name != "regtest" or height == self._looked_at:
+            return
+        held = self.chain.view(Query(balances=[self.address])).balances[self.address]
+        self.offer.include(asset for asset, quantity in held.items() if quantity and asset != "BTC")
+        self._looked_at = height
 
     def start(self) -> None:
         """Do ``round`` over and over in a thread, until ``stop``."""

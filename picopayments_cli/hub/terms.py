@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from picopayments_cli.channel.errors import BadTerms, InvalidSetting
+from picopayments_cli.channel.counterparty import BTC_ID, asset_id
+from picopayments_cli.channel.errors import BadTerms, InvalidAsset, InvalidSetting
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import commit_rate
@@ -16,15 +18,29 @@ MEMBERS = ("deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_
 
 
 class Offer:
-    """What the hub offers: an asset's members as they stand in the file, checked when it is read."""
+    """What the hub offers: an asset's members as they stand in the file, checked when it is read.
 
-    def __init__(self, members: dict[str, dict[str, Any]]) -> None:
+    An asset whose members are null is not on offer. On regtest an asset that the file does not name has default terms
+    once the hub has held it (``include``); elsewhere ``default`` is None.
+    """
+
+    def __init__(self, members: dict[str, dict[str, Any] | None], default: dict[str, Any] | None = None) -> None:
         self._members = members
+        self._default = default
 
     @property
     def assets(self) -> tuple[str, ...]:
         """The assets that connections are offered in."""
-        return tuple(self._members)
+        return tuple(asset for asset, members in self._members.items() if members is not None)
+
+    def include(self, assets: Iterable[str]) -> None:
+        """Offer these assets too, where the network has default terms; they stay on offer while the hub runs.
+
+        What its deposits have emptied out of the wallet must not end the connections that hold it.
+        """
+        fresh = [asset for asset in assets if asset not in self._members]
+        if fresh and self._default is not None:
+            self._members = {**self._members, **dict.fromkeys(fresh, self._default)}  # others read it meanwhile
 
     def terms(self, asset: str, fee_rate: int) -> Terms | None:
         """The terms of an asset at the node's estimate of ``fee_rate`` sat/vB; None where it is not offered."""
@@ -33,11 +49,15 @@ class Offer:
 
 
 def default_text(network: Network) -> str:
-    """The file of a new hub; on a real network small deposits are refused, since each locks the hub's capital."""
+    """The file of a new hub."""
+    return json.dumps({"XCP": _default_members(network)}, indent=2) + "\n"
+
+
+def _default_members(network: Network) -> dict[str, Any]:
+    """Default terms; on a real network small deposits are refused, since each locks the hub's capital."""
     deposit_min = 0 if network.name == "regtest" else REAL_DEPOSIT_MIN
     times = {"expire_min": network.expire_min, "expire_max": 0}
-    members = {"deposit_min": deposit_min, "deposit_max": 0, "deposit_ratio": 1.0, **times, "sync_fee": 1}
-    return json.dumps({"XCP": members}, indent=2) + "\n"
+    return {"deposit_min": deposit_min, "deposit_max": 0, "deposit_ratio": 1.0, **times, "sync_fee": 1}
 
 
 def read_offer(path: Path, network: Network) -> Offer:
@@ -48,10 +68,24 @@ def read_offer(path: Path, network: Network) -> Offer:
         raise InvalidSetting(f"The terms in {path} can't be read: {error}. Mend the file, or move it away.") from error
     if not isinstance(content, dict) or not content:
         raise InvalidSetting(f"The terms in {path} must be a JSON object of assets and their terms.")
-    offer = Offer(content)
     for asset, members in content.items():
-        _check(f"{path}, {asset}", members, network)
-    return offer
+        _check_asset(f"{path}, {asset}", asset)
+        if members is not None:
+            _check(f"{path}, {asset}", members, network)
+    return Offer(content, _default_members(network) if network.name == "regtest" else None)
+
+
+def _check_asset(where: str, asset: str) -> None:
+    try:
+        valid = asset_id(asset) != BTC_ID
+    except InvalidAsset:
+        valid = False
+    if not valid:
+        raise InvalidSetting(
+            f"{where}: not the name of an asset. A subasset goes by its numeric name, A and a number, which the "
+            "Counterparty node tells.",
+            asset=asset,
+        )
 
 
 def _check(where: str, members: Any, network: Network) -> None:
