@@ -142,7 +142,7 @@ def test_broadcast_twice_is_once_and_a_refusal_has_its_reason(sources: Sources) 
     raw = pay(sources, 5000)
     conflict = pay(sources, 4000)
     txid = bytes(CTransaction.deserialize(raw).GetTxid())
-    broadcasters = (*sources.chains, sources.bitcoin)
+    broadcasters: tuple[Chain | BitcoinNode, ...] = (*sources.chains, sources.bitcoin)
     for confirmed in (False, True):
         for source in broadcasters:
             assert source.broadcast(raw) == txid

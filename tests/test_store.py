@@ -93,21 +93,22 @@ def test_files_are_private_under_any_umask(store: Store) -> None:
     old = os.umask(0)
     try:
         with store:
-            Wallet.open(store, REGTEST)
-            store.save(ONE, DOCUMENT, "test")
+            Wallet.open(store, REGTEST).keep(store)
+            store.save(ONE, DOCUMENT, "test", [{"action": "closed"}])
+            store.save(TWO, DOCUMENT, "test", [{"action": "closed"}])
+            store.archive(TWO)
     finally:
         os.umask(old)
-    assert [mode_of(path) for path in (store.basedir, store.folder)] == [0o700, 0o700]
-    assert [mode_of(path) for path in (store.wif_path, file_of(store, ONE), store.basedir / "regtest.lock")] == [
-        0o600
-    ] * 3
+    assert [mode_of(path) for path in (store.basedir, store.folder, store.archive_folder)] == [0o700] * 3
+    files = (store.wif_path, file_of(store, ONE), store.history_path, *store.archive_folder.iterdir())
+    assert {mode_of(path) for path in (*files, store.basedir / "regtest.lock")} == {0o600}
 
 
 @pytest.mark.parametrize("which", ["wallet", "connection", "folder"])
 def test_files_open_to_others_are_refused_with_the_command_that_helps(store: Store, which: str) -> None:
     path = saved(store)
     with store:
-        Wallet.open(store, REGTEST)
+        Wallet.open(store, REGTEST).keep(store)
     open_path = {"wallet": store.wif_path, "connection": path, "folder": store.folder}[which]
     open_path.chmod(mode_of(open_path) | 0o040)
     with pytest.raises(StoreUnusable, match="chmod go= ") as refused, store:
@@ -305,6 +306,7 @@ def test_nothing_is_written_without_the_lock(store: Store) -> None:
 def test_the_key_is_made_once_and_kept(store: Store) -> None:
     with store:
         wallet = Wallet.open(store, REGTEST)
+        wallet.keep(store)
         assert Wallet.open(store, REGTEST) == wallet
     with Store(store.basedir, REGTEST) as again:
         assert Wallet.open(again, REGTEST).address == wallet.address

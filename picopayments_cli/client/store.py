@@ -1,7 +1,8 @@
 """The client's own files: the wallet's key and one JSON document per connection, private, whole, one writer at a time.
 
 In the basedir stand ``<network>.wif``, ``<network>.connections/<handle>.json``, ``<network>.hubs`` (the hubs' public
-keys) and ``<network>.lock``. Nothing is written before the first save, except the lock's file and the folder it stands
+keys), ``<network>.history.jsonl`` (past events, one a line), ``<network>.archive/`` (connections that are over and put
+aside) and ``<network>.lock``. Nothing is written before the first save, except the lock's file and the folder it stands
 in.
 """
 
@@ -12,23 +13,34 @@ import logging
 import os
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
 from picopayments_cli.channel.errors import StoreDamaged, StoreLocked, StoreNewer, StoreUnusable, UnknownHandle
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle
+from picopayments_cli.client.history import Action, Event, events_of
 
 FORMAT = "picopayments-connection"
 VERSION = 1
 LOCK_WAIT = 60.0
-_HEADER = frozenset(("format", "version", "network"))
+_CHUNK = 4096
+_HEADER = frozenset(("format", "version", "network", "event_count", "events"))
 _HEX = frozenset("0123456789abcdef")
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Outbox:
+    """The events that a document on disk carries, and how many the connection has had in all."""
+
+    count: int
+    events: list[Event]
 
 
 class Store:
@@ -43,10 +55,12 @@ class Store:
         self.network = network
         self.wif_path = basedir / f"{network.name}.wif"
         self.folder = basedir / f"{network.name}.connections"
+        self.archive_folder = basedir / f"{network.name}.archive"
         self.hubs_path = basedir / f"{network.name}.hubs"
+        self.history_path = basedir / f"{network.name}.history.jsonl"
         self._lock_wait = lock_wait
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
-        self._seen: set[Handle] = set()  # files known to be ours, since the lock was taken
+        self._outboxes: dict[Handle, _Outbox] = {}  # of files known to be ours, since the lock was taken
 
     def __enter__(self) -> Store:
         with _usable(self.basedir):
@@ -70,11 +84,11 @@ class Store:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._seen.clear()
+        self._outboxes.clear()
         self._lock.release()
 
     def _check_modes(self) -> None:
-        for path in (self.wif_path, self.folder, *self._files()):
+        for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, *self._files()):
             with _usable(path):
                 mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
             if mode & 0o077:
@@ -117,35 +131,78 @@ class Store:
                 handle=handle.hex(),
             )
         document = self._parse(path, text)
-        self._seen.add(handle)
-        return document
+        self._outboxes[handle] = _outbox(path, document)
+        return {name: value for name, value in document.items() if name not in _HEADER}
 
     def load_all(self) -> dict[Handle, dict[str, Any]]:
         """The documents of all connections, in the order of their handles. Raises StoreDamaged, StoreNewer."""
         return {handle: self.load(handle) for handle in self.handles()}
 
-    def save(self, handle: Handle, document: dict[str, Any], label: str) -> None:
+    def save(self, handle: Handle, document: dict[str, Any], label: str, actions: Sequence[Action] = ()) -> None:
         """Keep a connection's document, on disk when this returns. The one door of every durable change to it.
 
-        ``label`` names the occasion, for the log and for tests that stand at this door. The members ``format``,
-        ``version`` and ``network`` are the store's own. A file that is damaged or newer is not overwritten. Raises
-        StoreUnusable, StoreDamaged, StoreNewer.
+        ``label`` names the occasion, for the log and for tests that stand at this door. ``actions`` go into the history
+        together with the change, or not at all: the document carries them until its next change, and before that they
+        are put into the history's file. The members ``format``, ``version``, ``network``, ``events`` and
+        ``event_count`` are the store's own. A file that is damaged or newer is not overwritten. Raises StoreUnusable,
+        StoreDamaged, StoreNewer.
         """
         if not _HEADER.isdisjoint(document):
             raise ValueError(f"a document has no members named {', '.join(sorted(_HEADER))}")
         path = self._path(handle)
-        if handle not in self._seen and path.exists():
-            self.load(handle)
+        before = self._moved_events(handle)
+        events = events_of(handle, actions, before)
+        count = before + len(events)
         header = {"format": FORMAT, "version": VERSION, "network": self.network.name}
-        self._write(path, json.dumps({**header, **document}, allow_nan=False, separators=(",", ":")) + "\n", label)
-        self._seen.add(handle)
+        whole = {**header, **document, "event_count": count, "events": events}
+        self._write(path, json.dumps(whole, allow_nan=False, separators=(",", ":")) + "\n", label)
+        self._outboxes[handle] = _Outbox(count, events)
 
     def remove(self, handle: Handle) -> None:
-        """Take a connection's document away; it need not be there. Raises StoreUnusable."""
+        """Take a connection's document away; it need not be there. Its history stays. Raises as ``save``."""
         path = self._path(handle)
+        self._moved_events(handle)
         with _usable(path):
             path.unlink(missing_ok=True)
-        self._seen.discard(handle)
+        self._outboxes.pop(handle, None)
+
+    def archive(self, handle: Handle) -> None:
+        """Put a connection's document into the archive, and then take it away here. Raises as ``load`` and ``save``."""
+        self.load(handle)
+        path = self._path(handle)
+        self._write(self.archive_folder / path.name, _read(path) or "", "archived")
+        self.remove(handle)
+
+    # History -------------------------------------------------------------------------------------------------------
+
+    def history(self) -> list[Event]:
+        """The events of all connections, in no order; one may occur twice. Raises StoreDamaged, StoreNewer."""
+        found: list[Event] = []
+        with _usable(self.history_path):
+            data = self.history_path.read_bytes() if self.history_path.exists() else b""
+        for line in data[: data.rfind(b"\n") + 1].splitlines():  # what follows was cut off: a document has it still
+            try:
+                event = json.loads(line)
+                found.append({**event, "number": int(event["number"]), "time": str(event["time"])})
+            except (ValueError, TypeError, KeyError):
+                raise damaged(self.history_path, f"line {len(found) + 1} is no event") from None
+        for handle in self.handles():
+            self.load(handle)
+            found += self._outboxes[handle].events
+        return found
+
+    def _moved_events(self, handle: Handle) -> int:
+        """Have the events that a document carries in the history's file; how many the connection has had."""
+        if handle not in self._outboxes:
+            if not self._path(handle).exists():
+                return 0
+            self.load(handle)
+        outbox = self._outboxes[handle]
+        if outbox.events:
+            lines = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in outbox.events)
+            with _usable(self.history_path):
+                _append(self.history_path, lines.encode())
+        return outbox.count
 
     # Hubs ----------------------------------------------------------------------------------------------------------
 
@@ -192,7 +249,7 @@ class Store:
             )
         if document.get("network") != self.network.name:
             raise damaged(path, f"it belongs to another network than {self.network.name}")
-        return {name: value for name, value in document.items() if name not in _HEADER}
+        return document
 
     def _write(self, path: Path, text: str, label: str) -> None:
         if not self._lock.is_locked:
@@ -210,6 +267,13 @@ def damaged(path: Path, why: str) -> StoreDamaged:
     return StoreDamaged(
         f"{path} can't be used: {why}. Restore it from your backup; nothing was changed.", path=str(path)
     )
+
+
+def _outbox(path: Path, document: dict[str, Any]) -> _Outbox:
+    count, events = document.get("event_count", 0), document.get("events", [])
+    if not isinstance(count, int) or not isinstance(events, list):
+        raise damaged(path, "its events are wrong")
+    return _Outbox(count, events)
 
 
 def _is_connection(name: str) -> bool:
@@ -257,6 +321,32 @@ def _replace(path: Path, data: bytes) -> None:
         temporary.unlink(missing_ok=True)
         raise
     _flush_folder(path.parent)
+
+
+def _append(path: Path, data: bytes) -> None:
+    """Add lines to a file, and wait until they are on disk; a last line that was cut off is dropped first."""
+    is_new = not path.exists()
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+        file.truncate(_end_of_lines(file))
+        file.seek(0, os.SEEK_END)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        _flush_folder(path.parent)
+
+
+def _end_of_lines(file: IO[bytes]) -> int:
+    """Where the last whole line of a file ends."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(end - _CHUNK, 0)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
 
 
 def _flush_folder(folder: Path) -> None:
