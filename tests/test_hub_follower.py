@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from bitcoin.core import CTransaction
 from bitcoin.core.script import OP_CHECKSIG, CScript
+from regtest_support import REGTEST, NodeProcess, Spend, address_of, key_of, running_node, script_of_key
 from sqlalchemy.exc import IntegrityError
 
 from picopayments_cli.chain import Query
@@ -21,7 +22,6 @@ from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.values import Coin, Entry, Outpoint, hash160
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.follower import DEPOSIT, Follower
-from tests.regtest_support import REGTEST, NodeProcess, Spend, address_of, key_of, running_node, script_of_key
 
 ALICE, BOB, CAROL = (key_of(name) for name in ("alice", "bob", "carol"))
 FEE = 1000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import stat
@@ -16,6 +15,8 @@ from typing import Any
 
 import pytest
 import requests
+from network_support import HUB, WAIT, HubProcess, running_hub
+from regtest_support import REGTEST, Spend, address_of, key_of, running_node, script_of_key
 
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.hub import HubChain
@@ -25,54 +26,9 @@ from picopayments_cli.channel.networks import NETWORKS, secret_of_wif
 from picopayments_cli.hub import cli
 from picopayments_cli.hub.terms import read_offer
 from picopayments_cli.rpc import RpcClient
-from tests.regtest_support import REGTEST, Spend, address_of, key_of, running_node, script_of_key
 
-WAIT = 30.0  # seconds
 ALICE, BOB = key_of("alice"), key_of("bob")
 ADDRESS = address_of(script_of_key(ALICE))
-HUB = [sys.executable, "-m", "picopayments_cli.hub.cli"]
-
-
-class HubProcess:
-    """``picopayments-hub --regtest`` on free ports; its log is kept in a file."""
-
-    def __init__(self, basedir: Path, *options: str, ports: tuple[str, ...] = ("--node-port", "0")) -> None:
-        self.log = basedir.parent / f"{basedir.name}.log"
-        command = [*HUB, "--regtest", "--port", "0", "--basedir", str(basedir), *ports, *options]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        self.ready: dict[str, str] = json.loads(line) if line else {}
-        if line:
-            self.rpc = RpcClient(self.ready["hub_url"])
-
-    def call(self, method: str, **params: Any) -> Any:
-        return self.rpc.call(method, params, retry=False)
-
-    def end(self, how: signal.Signals) -> int:
-        """Send a signal, wait for the end; the exit code."""
-        self.process.send_signal(how)
-        code = self.process.wait(WAIT)
-        assert self.process.stdout is not None
-        assert self.process.stdout.read() == ""
-        self.process.stdout.close()
-        return code
-
-    def logged(self) -> list[dict[str, Any]]:
-        lines = self.log.read_text().splitlines()
-        return [json.loads(line) for line in lines if line.startswith("{")]
-
-
-@contextlib.contextmanager
-def running_hub(basedir: Path, *options: str, ports: tuple[str, ...] = ("--node-port", "0")) -> Iterator[HubProcess]:
-    hub = HubProcess(basedir, *options, ports=ports)
-    try:
-        assert hub.ready, hub.log.read_text()
-        yield hub
-    finally:
-        if hub.process.poll() is None:
-            hub.end(signal.SIGTERM)
 
 
 @pytest.fixture(scope="module")

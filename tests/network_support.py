@@ -1,0 +1,356 @@
+"""What system tests share: a hub as a process with its regtest network, and clients that type commands."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bitcoin.core import CBlock, CTransaction
+from regtest_support import REGTEST, script_of_key
+
+from picopayments_cli import cli
+from picopayments_cli.chain.bitcoin import BitcoinNode
+from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.networks import secret_of_wif
+from picopayments_cli.channel.transactions import Output, spent_outpoints
+from picopayments_cli.channel.values import Handle, Outpoint
+from picopayments_cli.client.record import Connection, from_document
+from picopayments_cli.rpc import RpcClient
+
+WAIT = 30.0  # seconds
+HUB = [sys.executable, "-m", "picopayments_cli.hub.cli"]
+COINS, ASSETS = 100_000_000, 10_000_000_000  # what the faucet gives a wallet: satoshis of BTC and of XCP
+DEPOSIT = 1_000_000
+ROUNDS = 12  # of a block and a sync, until a connection is settled
+
+
+def wait_until(condition: Callable[[], object], what: str = "condition") -> None:
+    """Ask until the answer is true. Raises TimeoutError."""
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {WAIT:g} s for: {what}")
+        time.sleep(0.02)
+
+
+# The hub ------------------------------------------------------------------------------------------------------------
+
+
+class HubProcess:
+    """``picopayments-hub --regtest`` on free ports, or those named; its log is kept in a file."""
+
+    def __init__(
+        self, basedir: Path, *options: str, ports: tuple[str, ...] = ("--node-port", "0"), port: int = 0
+    ) -> None:
+        self.log = basedir.parent / f"{basedir.name}.log"
+        command = [*HUB, "--regtest", "--port", str(port), "--basedir", str(basedir), *ports, *options]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        self.ready: dict[str, str] = json.loads(line) if line else {}
+        if line:
+            self.rpc = RpcClient(self.ready["hub_url"])
+
+    def call(self, method: str, **params: Any) -> Any:
+        """The result of a method of the hub."""
+        return self.rpc.call(method, params, retry=False)
+
+    def end(self, how: signal.Signals) -> int:
+        """Send a signal, wait for the end; the exit code."""
+        self.process.send_signal(how)
+        code = self.process.wait(WAIT)
+        assert self.process.stdout is not None
+        assert self.process.stdout.read() == ""
+        self.process.stdout.close()
+        return code
+
+    def logged(self) -> list[dict[str, Any]]:
+        """The lines of the log that are JSON."""
+        lines = self.log.read_text().splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+@contextlib.contextmanager
+def running_hub(basedir: Path, *options: str, ports: tuple[str, ...] = ("--node-port", "0")) -> Iterator[HubProcess]:
+    """A hub for the length of a ``with`` block."""
+    hub = HubProcess(basedir, *options, ports=ports)
+    try:
+        assert hub.ready, hub.log.read_text()
+        yield hub
+    finally:
+        if hub.process.poll() is None:
+            hub.end(signal.SIGTERM)
+
+
+def _port_of(url: str) -> int:
+    return int(url.split(":")[2].partition("/")[0])
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    with contextlib.suppress(OSError):
+        return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+class Network:
+    """A hub with its regtest node, which may be killed and started again, and its clients' folders."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.basedir = folder / "hub"
+        self._options = options
+        self.hub = HubProcess(self.basedir, *options)
+        assert self.hub.ready, self.hub.log.read_text()
+        self.hub_url = self.hub.ready["hub_url"]
+        self.chain_url = self.hub.ready["chain_url"]
+        self._blocks: dict[bytes, list[CTransaction]] = {}
+
+    def kill(self) -> None:
+        """SIGKILL for the hub and its node together, as a machine that loses power does."""
+        children = _children(self.hub.process.pid)
+        os.kill(self.hub.process.pid, signal.SIGKILL)
+        for child in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        self.hub.end(signal.SIGKILL)
+        self._blocks.clear()
+
+    def restart(self) -> None:
+        """Start both again on the same folder and ports, once the node's are free."""
+        ports = ("--node-port", str(_port_of(self.chain_url)))
+        self.hub = HubProcess(self.basedir, *self._options, ports=ports, port=_port_of(self.hub_url))
+        assert self.hub.ready, self.hub.log.read_text()
+
+    def stop(self) -> None:
+        """SIGTERM, where it still runs."""
+        if self.hub.process.poll() is None:
+            self.hub.end(signal.SIGTERM)
+
+    def mine(self, blocks: int = 1) -> None:
+        """Mine; the hub does its chores after each block."""
+        for _ in range(blocks):
+            self.hub.call("generate", blocks=1)
+
+    @property
+    def height(self) -> int:
+        """The tip's height."""
+        height: int = self.hub.call("get_running_info")["bitcoin_block_count"]
+        return height
+
+    def bitcoin(self, method: str, *params: Any) -> Any:
+        """The result of a call of the node's Bitcoin Core interface."""
+        return RpcClient(self.chain_url + "bitcoin/").call(method, params, retry=True)
+
+    def blocks(self) -> list[list[CTransaction]]:
+        """The transactions of every block of the chain, by height; stale ones left out."""
+        node = BitcoinNode(self.chain_url + "bitcoin/")
+        found = []
+        for height in range(node.height_of(node.best_block()) + 1):
+            block_hash = node.block_hash(height)
+            assert block_hash is not None
+            if block_hash not in self._blocks:
+                self._blocks[block_hash] = list(CBlock.deserialize(node.block(block_hash)).vtx)
+            found.append(self._blocks[block_hash])
+        return found
+
+    def client(self, name: str, *, funded: bool = True, hub_url: str | None = None) -> Client:
+        """A client with a folder of its own; funded: with what the faucet gives, confirmed."""
+        client = Client(self.folder / name, hub_url or self.hub_url)
+        if funded:
+            client.run("faucet")
+            self.mine()
+        return client
+
+    def open_connection(self, client: Client, *options: str, quantity: int = DEPOSIT) -> str:
+        """The handle of a new connection, once it is open."""
+        handle: str = client.run("connect", "XCP", str(quantity), *options)["handle"]
+        self.mine(2)  # its deposit, then the hub's
+        wait_until(lambda: client.shown(handle)["status"] == "open", "an open connection")
+        return handle
+
+    def settle(self, client: Client, *handles: str) -> list[str]:
+        """Mine and sync until the connections are closed; the txids of what was published."""
+        txids = []
+        for _ in range(ROUNDS):
+            if all(client.shown(handle)["status"] == "closed" for handle in handles):
+                break
+            self.mine()
+            for brought in client.run("sync").values():
+                txids += brought["txids"]
+        assert [client.shown(handle)["status"] for handle in handles] == ["closed"] * len(handles)
+        return txids
+
+    def raw(self, txid: str) -> CTransaction:
+        """A transaction, by its txid as commands print it."""
+        return CTransaction.deserialize(bytes.fromhex(self.hub.call("getrawtransaction", tx_hash=txid)))
+
+    def mined_at(self, txid: str) -> int:
+        """The height of the block that holds a transaction."""
+        confirmations: int = self.hub.call("getrawtransaction", tx_hash=txid, verbose=True)["confirmations"]
+        return self.height - confirmations + 1
+
+    def spent_by(self, tx: CTransaction) -> list[Output]:
+        """The outputs that a transaction spends."""
+        found = []
+        for outpoint in spent_outpoints(tx):
+            out = self.raw(outpoint.txid[::-1].hex()).vout[outpoint.vout]
+            found.append(Output(out.nValue, bytes(out.scriptPubKey)))
+        return found
+
+    def own_fees(self, client: Client) -> int:
+        """What the client's transactions have cost in fees, as the blocks tell.
+
+        Its own are those that begin with an output of its own: of the wallet, of its deposits, of commits to it.
+        """
+        wallet = client.wallet_script
+        duplexes = [client.connection(handle).duplex for handle in client.handles()]
+        own = {wallet, *(duplex.sending.script.output for duplex in duplexes)}
+        hubs = {duplex.receiving.script.output for duplex in duplexes}
+        outputs: dict[Outpoint, Output] = {}
+        fees = 0
+        for tx in (tx for block in self.blocks() for tx in block):
+            spent = [outputs[outpoint] for outpoint in spent_outpoints(tx) if outpoint in outputs]
+            if spent and spent[0].script in hubs and bytes(tx.vout[0].scriptPubKey)[:1] == b"\xa9":
+                own.add(bytes(tx.vout[0].scriptPubKey))  # the hub's deposit is spent to a commit to the client
+            if spent and spent[0].script in own:
+                fees += sum(out.value for out in spent) - sum(out.nValue for out in tx.vout)
+            for number, out in enumerate(tx.vout):
+                outputs[Outpoint(tx.GetTxid(), number)] = Output(out.nValue, bytes(out.scriptPubKey))
+        return fees
+
+
+@contextlib.contextmanager
+def running_network(folder: Path, *options: str) -> Iterator[Network]:
+    """A network for the length of a ``with`` block; ``options``: of the hub, ``--block-time 0`` where there are none."""
+    network = Network(folder, *(options or ("--block-time", "0")))
+    try:
+        yield network
+    finally:
+        network.stop()
+
+
+# Clients ------------------------------------------------------------------------------------------------------------
+
+
+class CommandFailed(Exception):
+    """A command that was expected to succeed did not."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left behind: exit code, what it printed, and the error that stderr ends in."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def result(self) -> Any:
+        """The JSON document on stdout. Raises CommandFailed where the exit code is not 0."""
+        if self.code != 0:
+            raise CommandFailed(f"exit code {self.code}: {self.stderr}")
+        return json.loads(self.stdout)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The error of a command that failed."""
+        assert self.code != 0, self.stdout
+        assert self.stdout == ""
+        error: dict[str, Any] = json.loads(self.stderr.splitlines()[-1])["error"]
+        return error
+
+
+class Client:
+    """The command line on a folder of its own: inside this process, or as processes."""
+
+    def __init__(self, basedir: Path, hub_url: str) -> None:
+        self.basedir = basedir
+        self.hub_url = hub_url
+
+    def words(self, *words: str) -> list[str]:
+        """A command's whole argv."""
+        return ["--regtest", "--basedir", str(self.basedir), "--hub-url", self.hub_url, *words]
+
+    def done(self, *words: str) -> Done:
+        """Run a command inside this process."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = cli.main(self.words(*words))
+        return Done(code, out.getvalue(), err.getvalue())
+
+    def run(self, *words: str) -> Any:
+        """What a command prints. Raises CommandFailed."""
+        return self.done(*words).result
+
+    def fails(self, *words: str) -> tuple[int, str]:
+        """The exit code and the error's name of a command that fails."""
+        done = self.done(*words)
+        return done.code, done.error["name"]
+
+    def typed(self, *words: str) -> Any:
+        """What a command prints that is run as a process."""
+        command = [sys.executable, "-m", "picopayments_cli", *self.words(*words)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)
+        return Done(done.returncode, done.stdout, done.stderr).result
+
+    # What it holds ---------------------------------------------------------------------------------------------------
+
+    def shown(self, handle: str) -> dict[str, Any]:
+        """A connection, as ``status --verbose`` shows it."""
+        shown: dict[str, Any] = self.run("status", "--verbose", "--handle", handle)["connections"][handle]
+        return shown
+
+    def balances(self) -> dict[str, int]:
+        """The wallet's confirmed balances."""
+        balances: dict[str, int] = self.run("balances")
+        return balances
+
+    def files(self) -> dict[str, bytes]:
+        """Every file but locks and logs."""
+        return {
+            str(path.relative_to(self.basedir)): path.read_bytes()
+            for path in sorted(self.basedir.rglob("*"))
+            if path.is_file() and "lock" not in path.name and "log" not in path.name
+        }
+
+    def handles(self) -> list[str]:
+        """The handles of the connections on disk; those that were only asked for left out."""
+        paths = sorted((self.basedir / "regtest.connections").glob("*.json"))
+        return [path.stem for path in paths if json.loads(path.read_bytes())["stage"] != "asked"]
+
+    def connection(self, handle: str) -> Connection:
+        """A connection as it is on disk."""
+        text = (self.basedir / "regtest.connections" / f"{handle}.json").read_bytes()
+        return from_document(Handle(bytes.fromhex(handle)), json.loads(text))
+
+    @property
+    def key(self) -> Key:
+        """The wallet's key."""
+        return key_in(self.basedir / "regtest.wif")
+
+    @property
+    def wallet_script(self) -> bytes:
+        """The wallet's scriptPubKey."""
+        return script_of_key(self.key)
+
+
+def key_in(path: Path) -> Key:
+    """The key of a WIF file."""
+    return Key(secret_of_wif(REGTEST, path.read_text().strip()))
+
+
+def tokens_of(result: Mapping[str, Any], handle: str) -> list[str]:
+    """The tokens of the payments that a sync received on a connection."""
+    return [payment["token"] for payment in result[handle]["received_payments"]]

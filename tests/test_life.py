@@ -1,0 +1,395 @@
+"""The life of connections as their owners see it: commands typed, what they print, and balances to the satoshi."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from network_support import (
+    ASSETS,
+    COINS,
+    DEPOSIT,
+    Client,
+    Network,
+    running_network,
+    tokens_of,
+    wait_until,
+)
+
+from picopayments_cli.channel.transactions import Budget
+
+FEE = 1  # for a sync
+TOKEN = "ab" * 32
+STRANGER = "cd" * 32
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """One network for all, which mines only when told."""
+    with running_network(tmp_path_factory.mktemp("life")) as running:
+        yield running
+
+
+@pytest.fixture
+def pair(network: Network, request: pytest.FixtureRequest) -> tuple[Client, str, Client, str]:
+    """Two clients, each with an open connection."""
+    name = request.node.name
+    alice, bob = network.client(f"{name}-alice"), network.client(f"{name}-bob")
+    return alice, network.open_connection(alice), bob, network.open_connection(bob)
+
+
+def pay(payer: Client, source: str, payee: str, *amounts: int) -> list[str]:
+    """Queue payments; their tokens."""
+    return [payer.run("queuepayment", source, payee, str(amount)) for amount in amounts]
+
+
+def amounts(client: Client, handle: str) -> tuple[int, int]:
+    """What has moved on a connection: sent and received."""
+    shown = client.shown(handle)
+    return shown["sent"], shown["received"]
+
+
+# The whole life -----------------------------------------------------------------------------------------------------
+
+
+def test_a_whole_life_typed_command_by_command(tmp_path: Path) -> None:
+    """As a stranger would type it: real processes, and a network that mines what arrives."""
+    with running_network(tmp_path, "--node-port", "0") as network:
+        alice, bob = Client(tmp_path / "alice", network.hub_url), Client(tmp_path / "bob", network.hub_url)
+        for client in (alice, bob):
+            assert client.typed("faucet")
+            assert client.typed("balances") == {"BTC": COINS, "XCP": ASSETS}
+        a = alice.typed("connect", "XCP", str(DEPOSIT))["handle"]
+        made = bob.typed("connect", "XCP", str(DEPOSIT), "--expire_time", "100", "--delay_time", "3")
+        b = made["handle"]
+        assert network.raw(made["send_deposit_txid"]).vout[0].nValue == Budget(5).anchor
+        wait_until(lambda: {client.run("status")["connections"][h]["status"] for client, h in ((alice, a), (bob, b))}
+                   == {"open"}, "both connections open")  # fmt: skip
+        assert alice.typed("queuepayment", a, b, "1000", "--token", TOKEN) == TOKEN
+        second = alice.typed("queuepayment", a, b, "337")
+        assert alice.typed("status")["connections"][a]["payments_queued"] == [
+            {"payee_handle": b, "amount": 1000, "token": TOKEN},
+            {"payee_handle": b, "amount": 337, "token": second},
+        ]
+        assert alice.typed("sync") == {a: {"txids": [], "received_payments": []}}
+        assert bob.typed("sync") == {
+            b: {
+                "txids": [],
+                "received_payments": [
+                    {"payer_handle": a, "amount": 1000, "token": TOKEN},
+                    {"payer_handle": a, "amount": 337, "token": second},
+                ],
+            }
+        }
+        back = bob.typed("queuepayment", b, a, "7")
+        bob.typed("sync")
+        assert alice.typed("sync")[a]["received_payments"] == [{"payer_handle": b, "amount": 7, "token": back}]
+        shown = [client.typed("status")["connections"][handle] for client, handle in ((alice, a), (bob, b))]
+        # Two syncs each, and the 7 came back by revoking: not a unit more or less.
+        assert [item["balance"] for item in shown] == [DEPOSIT - 1337 + 7 - 2 * FEE, DEPOSIT + 1337 - 7 - 2 * FEE]
+        commits = [alice.typed("close", a), bob.typed("close", b)]
+        for txid in commits:
+            assert network.mined_at(txid) <= network.height
+        for _ in range(3):
+            alice.typed("mine", "3")
+            alice.typed("sync")
+            bob.typed("sync")
+        for client, handle, change in ((alice, a, -1337 + 7 - 3 * FEE), (bob, b, 1337 - 7 - 3 * FEE)):
+            status = client.typed("status")
+            assert status["connections"][handle]["status"] == "closed"
+            assert status["wallet"]["balances"] == {
+                "XCP": ASSETS + change,
+                "BTC": COINS - network.own_fees(client),
+            }
+
+
+# Paying -------------------------------------------------------------------------------------------------------------
+
+
+def test_many_payments_go_in_one_sync_for_one_fee(pair: tuple[Client, str, Client, str]) -> None:
+    alice, a, bob, b = pair
+    tokens = pay(alice, a, b, *range(1, 21))
+    alice.run("sync")
+    assert tokens_of(bob.run("sync"), b) == tokens
+    assert alice.shown(a)["balance"] == DEPOSIT - sum(range(1, 21)) - FEE
+    assert bob.shown(b)["balance"] == DEPOSIT + sum(range(1, 21)) - FEE
+    assert alice.shown(a)["payments_queued"] == []
+
+
+def test_payments_cross_and_neither_is_lost(pair: tuple[Client, str, Client, str]) -> None:
+    alice, a, bob, b = pair
+    (there,), (back,) = pay(alice, a, b, 500), pay(bob, b, a, 300)
+    assert tokens_of(alice.run("sync"), a) == []
+    assert tokens_of(bob.run("sync"), b) == [there]
+    assert tokens_of(alice.run("sync"), a) == [back]
+    assert alice.shown(a)["balance"] == DEPOSIT - 500 + 300 - 2 * FEE
+    assert bob.shown(b)["balance"] == DEPOSIT + 500 - 300 - FEE
+
+
+def test_the_client_gives_back_what_it_received_before_it_spends_its_deposit(
+    pair: tuple[Client, str, Client, str],
+) -> None:
+    alice, a, bob, b = pair
+    for amount in (1000, 300):
+        pay(alice, a, b, amount)
+        alice.run("sync")
+        bob.run("sync")
+    assert amounts(bob, b) == (0, 1298)  # the hub gave the fees back first
+    pay(bob, b, a, 298)
+    bob.run("sync")
+    assert amounts(bob, b) == (0, 999)  # payment and fee by a revocation alone
+    pay(bob, b, a, 1500)
+    bob.run("sync")
+    assert amounts(bob, b) == (502, 0)
+    alice.run("sync")
+    assert bob.shown(b)["balance"] == DEPOSIT + 1300 - 1798 - 4 * FEE
+    assert alice.shown(a)["balance"] == DEPOSIT - 1300 + 1798 - 3 * FEE
+
+
+def test_the_hub_gives_back_too(pair: tuple[Client, str, Client, str]) -> None:
+    alice, a, bob, b = pair
+    for amount in (1000, 300):
+        pay(alice, a, b, amount)
+        alice.run("sync")
+    assert amounts(alice, a) == (1302, 0)
+    bob.run("sync")
+    pay(bob, b, a, 302)
+    bob.run("sync")
+    alice.run("sync")
+    assert amounts(alice, a) == (1001, 0)  # the fee's own commit and the second payment's are revoked
+
+
+def test_a_payment_to_oneself_comes_back_in_the_same_sync(pair: tuple[Client, str, Client, str]) -> None:
+    alice, a, _, _ = pair
+    (token,) = pay(alice, a, a, 250)
+    assert tokens_of(alice.run("sync"), a) == [token]
+    assert alice.shown(a)["balance"] == DEPOSIT - FEE
+
+
+def test_an_unknown_payee_is_refused_and_the_amount_comes_back(pair: tuple[Client, str, Client, str]) -> None:
+    alice, a, bob, b = pair
+    (_, good) = pay(alice, a, STRANGER, 400), pay(alice, a, b, 100)
+    done = alice.done("sync")
+    assert done.result == {a: {"txids": [], "received_payments": []}}
+    assert "UnknownHandle" in done.stderr
+    shown = alice.shown(a)
+    assert (shown["balance"], shown["owed"], shown["payments_queued"]) == (DEPOSIT - 100 - FEE, 0, [])
+    assert tokens_of(bob.run("sync"), b) == good
+
+
+def test_a_payee_that_can_take_no_more_is_refused_until_it_can(network: Network, tmp_path: Path) -> None:
+    alice = network.client("rich-alice")
+    bob = network.client("poor-bob")
+    a, b = network.open_connection(alice), network.open_connection(bob, quantity=1000)
+    pay(alice, a, b, 1002)  # with the sync's fee given back that would be 1001, and the hub's deposit is 1000
+    assert "PaymentExceedsReceivable" in alice.done("sync").stderr
+    assert alice.shown(a)["balance"] == DEPOSIT - FEE
+    tokens = pay(alice, a, b, 600, 400)
+    alice.run("sync")
+    assert tokens_of(bob.run("sync"), b) == tokens
+    assert bob.shown(b)["balance"] == 2000 - FEE
+
+
+def test_a_closing_payee_is_refused_and_the_amount_comes_back(
+    network: Network, pair: tuple[Client, str, Client, str]
+) -> None:
+    alice, a, bob, b = pair
+    bob.run("close", b)
+    pay(alice, a, b, 400)
+    assert "ConnectionNotOpen" in alice.done("sync").stderr
+    assert (alice.shown(a)["balance"], alice.shown(a)["owed"]) == (DEPOSIT - FEE, 0)
+    assert bob.fails("queuepayment", b, a, "1") == (1, "ConnectionNotOpen")
+
+
+def test_a_payment_queued_twice_with_one_token_is_one_payment(pair: tuple[Client, str, Client, str]) -> None:
+    alice, a, bob, b = pair
+    for _ in range(2):
+        assert alice.run("queuepayment", a, b, "70", "--token", TOKEN) == TOKEN
+    before = alice.files()
+    for words in ((a, b, "71"), (a, STRANGER, "70")):
+        assert alice.fails("queuepayment", *words, "--token", TOKEN) == (1, "TokenInUse")
+    assert alice.files() == before
+    alice.run("sync")
+    assert tokens_of(bob.run("sync"), b) == [TOKEN]
+    assert bob.shown(b)["balance"] == DEPOSIT + 70 - FEE
+
+
+def test_no_more_is_queued_than_the_connection_can_move(pair: tuple[Client, str, Client, str]) -> None:
+    alice, a, bob, b = pair
+    pay(alice, a, b, 600_000)
+    before = alice.files()
+    for amount in (DEPOSIT - 600_000, 2**63 - 1):  # the sync's fee is part of it
+        assert alice.fails("queuepayment", a, b, str(amount)) == (1, "NotTransferable")
+    assert alice.files() == before
+    pay(alice, a, b, DEPOSIT - 600_000 - FEE)
+    alice.run("sync")
+    bob.run("sync")
+    assert alice.shown(a)["balance"] == 0
+    assert bob.shown(b)["balance"] == 2 * DEPOSIT - 2 * FEE
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        (("queuepayment", STRANGER, STRANGER, "5"), "UnknownHandle"),
+        (("close", STRANGER), "UnknownHandle"),
+        (("sync", "--handle", STRANGER), "UnknownHandle"),
+        (("status", "--handle", STRANGER), "UnknownHandle"),
+        (("close", "xyz"), "InvalidHex"),
+        (("queuepayment", STRANGER, "ab", "5"), "InvalidHex"),
+        (("connect", "BTC", "5"), "InvalidAsset"),
+        (("connect", "NOSUCHASSET", "5"), "UnknownAsset"),
+        (("connect", "XCP", "5", "--expire_time", "11"), "InvalidTime"),
+        (("connect", "XCP", "5", "--delay_time", "2017"), "InvalidTime"),
+        (("connect", "XCP", str(ASSETS + 1)), "InsufficientFunds"),
+        (("hubstatus", "--asset", "NOSUCHASSET"), "UnknownAsset"),
+        (("balances", "--address", "nowhere"), "InvalidAddress"),
+    ],
+)
+def test_a_refused_command_names_the_cause_and_writes_nothing(
+    network: Network, words: tuple[str, ...], error: str
+) -> None:
+    client = network.client(f"refused-{error}-{words[-1]}", funded=words[0] == "connect")
+    before = client.files()
+    assert client.fails(*words) == (1, error)
+    assert client.files() == before
+
+
+# Several connections ------------------------------------------------------------------------------------------------
+
+
+def test_one_client_may_have_several_connections_and_sync_one(network: Network) -> None:
+    client = network.client("several")
+    first, second = network.open_connection(client), network.open_connection(client, quantity=5000)
+    (token,) = pay(client, first, second, 1234)
+    assert list(client.run("sync", "--handle", first)) == [first]
+    assert amounts(client, second) == (0, 0)
+    result = client.run("sync")
+    assert sorted(result) == sorted([first, second])
+    assert tokens_of(result, second) == [token]
+    assert client.shown(first)["balance"] == DEPOSIT - 1234 - 2 * FEE
+    assert client.shown(second)["balance"] == 5000 + 1234 - FEE
+    assert set(client.run("status", "--handle", second)["connections"]) == {second}
+    assert set(client.run("status")["connections"]) == {first, second}
+
+
+# Closing ------------------------------------------------------------------------------------------------------------
+
+
+def test_who_received_publishes_a_commit_and_ends_with_every_satoshi(
+    network: Network, pair: tuple[Client, str, Client, str]
+) -> None:
+    alice, a, bob, b = pair
+    pay(alice, a, b, 4321)
+    alice.run("sync")
+    commit = bob.run("close", b)  # which receives what waits first
+    assert bytes(network.raw(commit).vout[0].scriptPubKey)[:1] == b"\xa9"
+    assert bob.shown(b)["status"] == "closing"
+    payout, *_ = network.settle(bob, b)
+    assert bytes(network.raw(payout).vout[0].scriptPubKey) == bob.wallet_script
+    assert bob.balances()["XCP"] == ASSETS + 4321 - FEE
+    assert bob.run("sync") == {}
+    assert alice.shown(a)["balance"] == DEPOSIT - 4321 - FEE
+
+
+def test_who_received_nothing_publishes_nothing(network: Network, pair: tuple[Client, str, Client, str]) -> None:
+    alice, a, _, b = pair
+    pay(alice, a, b, 1000)
+    alice.run("sync")
+    assert alice.run("close", a) is None
+    network.settle(alice, a)
+    balances = alice.balances()
+    assert balances["XCP"] == ASSETS - 1000 - 2 * FEE
+    # The commit to the hub holds what the hub pays its payout from.
+    assert balances["BTC"] == COINS - network.own_fees(alice) - Budget(5).commit_value
+
+
+def test_a_connection_closed_before_it_opened_gives_the_deposit_back_at_once(network: Network) -> None:
+    client = network.client("early")
+    handle = client.run("connect", "XCP", str(DEPOSIT))["handle"]
+    assert client.shown(handle)["status"] == "opening"
+    assert client.run("close", handle) is None
+    network.mine()  # the deposit
+    result = client.run("sync")
+    (txid,) = result[handle]["txids"]
+    assert bytes(network.raw(txid).vout[0].scriptPubKey) == client.wallet_script
+    network.settle(client, handle)
+    assert client.balances() == {"XCP": ASSETS, "BTC": COINS - network.own_fees(client)}
+
+
+def test_the_hub_ends_with_the_fees_and_all_of_its_own(tmp_path: Path) -> None:
+    with running_network(tmp_path) as network:
+        before = network.hub.call("mph_status", assets=None)["funds"]["liquidity"]["XCP"]
+        alice, bob = network.client("alice"), network.client("bob")
+        a, b = network.open_connection(alice), network.open_connection(bob)
+        pay(alice, a, b, 5000)
+        alice.run("sync")
+        bob.run("sync")
+        pay(bob, b, a, 100)
+        bob.run("sync")
+        alice.run("close", a)
+        bob.run("close", b)
+        network.settle(alice, a)
+        network.settle(bob, b)
+        network.mine(6)  # for the hub's own payouts and changes
+        held = network.hub.call("mph_status", assets=None)["funds"]["liquidity"]["XCP"]
+        assert held == before + 5 * FEE
+        assert alice.balances()["XCP"] + bob.balances()["XCP"] == 2 * ASSETS - 5 * FEE
+
+
+# Shapes -------------------------------------------------------------------------------------------------------------
+
+
+def test_status_has_its_documented_shape(network: Network, pair: tuple[Client, str, Client, str]) -> None:
+    alice, a, _, b = pair
+    pay(alice, a, b, 5)
+    status = alice.run("status")
+    assert set(status) == {"connections", "wallet"}
+    shown = status["connections"][a]
+    assert set(shown) == {"asset", "balance", "status", "ttl", "payments_queued"}
+    assert (shown["asset"], shown["balance"], shown["status"]) == ("XCP", DEPOSIT, "open")
+    anchor = alice.connection(a).duplex.sending.anchor
+    assert anchor is not None
+    depth = network.height - network.mined_at(anchor.outpoint.txid[::-1].hex()) + 1
+    assert shown["ttl"] == 1024 - 6 - depth
+    assert status["wallet"]["balances"] == alice.balances()
+    assert set(status["wallet"]) == {"address", "balances"}
+    assert alice.run("balances", "--asset", "XCP") == {"XCP": ASSETS - DEPOSIT}
+    assert alice.run("balances", "--address", status["wallet"]["address"]) == alice.balances()
+
+
+def test_hubstatus_has_its_documented_shape(network: Network, pair: tuple[Client, str, Client, str]) -> None:
+    alice, a, _, b = pair
+    status = alice.run("hubstatus")
+    assert set(status) == {"connections", "current_terms", "funding_addresses", "liquidity"}
+    assert {a, b} <= set(status["connections"])
+    shown = status["connections"][a]
+    assert set(shown) == {"asset", "balance", "status", "ttl"}
+    assert (shown["asset"], shown["balance"], shown["status"]) == ("XCP", DEPOSIT, "open")
+    assert shown["ttl"] == alice.shown(a)["ttl"]
+    terms = status["current_terms"]["XCP"]
+    names = {"deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_min", "sync_fee", "fee_rate"}
+    assert set(terms) == names
+    assert (terms["sync_fee"], terms["expire_min"], terms["deposit_ratio"]) == (FEE, 12, 1.0)
+    address = status["funding_addresses"]["XCP"]
+    assert status["funding_addresses"] == {"BTC": address, "XCP": address}
+    (row,) = status["liquidity"]["addresses"]["XCP"]
+    assert row["address"] == address
+    assert row["balances"] == status["liquidity"]["total"] == alice.run("balances", "--address", address)
+    assert alice.run("hubstatus", "--asset", "XCP")["connections"].keys() >= {a, b}
+
+
+# The hub away -------------------------------------------------------------------------------------------------------
+
+
+def test_without_the_hub_commands_fail_with_3_and_change_nothing(tmp_path: Path) -> None:
+    with running_network(tmp_path) as network:
+        client = network.client("alone")
+        handle = network.open_connection(client)
+        pay(client, handle, STRANGER, 5)
+        before = client.files()
+        network.kill()
+        for words in ("sync", "status", "balances", "hubstatus", f"close {handle}", "connect XCP 9"):
+            assert client.fails(*words.split()) == (3, "HubUnreachable")
+        assert client.files() == before
