@@ -7,8 +7,14 @@ from decimal import Decimal
 from typing import Any
 
 from picopayments_cli.chain import Asset
-from picopayments_cli.channel.counterparty import XCP_ID
-from picopayments_cli.channel.errors import BadAnswer, BadPreviousTransaction, BroadcastRefused, InvalidHex
+from picopayments_cli.channel.counterparty import XCP_ID, asset_name
+from picopayments_cli.channel.errors import (
+    BadAnswer,
+    BadPreviousTransaction,
+    BroadcastRefused,
+    InvalidAsset,
+    InvalidHex,
+)
 from picopayments_cli.channel.transactions import parse_transaction
 from picopayments_cli.channel.values import MAX_QUANTITY, from_hex
 
@@ -93,11 +99,22 @@ def satoshis_of(amount: float | str) -> Decimal:
     return found
 
 
-def asset_of(row: Any) -> Asset:
-    """An asset of the ledger, of which the server gives name, id (in decimal) and divisibility. Raises BadAnswer."""
+def asset_of(row: Any, asked: str) -> Asset:
+    """An asset of the ledger, of which the server gives name, id (in decimal) and divisibility. Raises BadAnswer.
+
+    The name follows from the id, and is the one asked for or that of the subasset asked for: who could give another
+    would have an asset deposited that its owner did not name. Only a subasset's id is the server's word.
+    """
     name, text = member(row, "asset", str), member(row, "asset_id", str)
     if not text.isdecimal() or not text.isascii() or len(text) > 20 or not XCP_ID < int(text) < 2**64:
         raise BadAnswer(f"The answer about {name} has an impossible asset_id: {text[:30]!r}.", member="asset_id")
+    try:
+        right = asset_name(int(text)) == name
+    except InvalidAsset:
+        right = False
+    subasset = name.startswith("A") and asked.upper() == member(row, "asset_longname", str, "").upper()
+    if not right or not (subasset or asked.upper() == name):
+        raise BadAnswer(f"The answer about {asked} names {name} and the id {text}.", asset=asked, asset_id=text)
     return Asset(name, int(text), member(row, "divisible", bool))
 
 

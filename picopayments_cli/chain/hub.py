@@ -61,7 +61,7 @@ class HubChain:
         rows = members(self._rpc.call("get_asset_info", {"assets": [name]}, retry=True), "assets")
         if not rows:
             raise UnknownAsset(f"The ledger knows no asset {name!r}.", asset=name)
-        return asset_of(rows[0])
+        return asset_of(rows[0], name)
 
     def broadcast(self, raw: bytes) -> bytes:
         """Hand a signed transaction to the network; its txid. Raises BroadcastRefused, HubUnreachable."""

@@ -98,7 +98,7 @@ class NodeChain:
             if error.data.get("status") not in (400, 404):
                 raise
             raise UnknownAsset(f"The ledger knows no asset {name!r}.", asset=name) from error
-        return asset_of(found)
+        return asset_of(found, name)
 
     def broadcast(self, raw: bytes) -> bytes:
         """Hand a signed transaction to the network; its txid. Raises BroadcastRefused, NodeUnreachable.
