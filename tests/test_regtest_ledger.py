@@ -38,14 +38,19 @@ from regtest_support import (
 
 from picopayments_cli.channel.counterparty import (
     XCP_ID,
+    Issuance,
+    asset_id,
+    compact_longname,
     data_script,
     p2sh,
     pack_enhanced_send,
+    pack_issuance,
     pack_send,
 )
+from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.values import MAX_QUANTITY, hash160
-from picopayments_cli.regtest.ledger import BURN_END, BURN_START, burn_reward
+from picopayments_cli.regtest.ledger import BURN_END, BURN_START, ISSUANCE_FEE, AssetRow, burn_reward
 from picopayments_cli.regtest.node import Node
 
 ALICE, BOB, CAROL = key_of("Alice"), key_of("Bob"), key_of("Carol")
@@ -255,6 +260,177 @@ def test_an_enhanced_send_to_a_script_hash_arrives_there(node: Node) -> None:
     script = p2sh(b"\x22" * 20)
     mine(node, [data(node, pack_enhanced_send(XCP_ID, XCP, script)), (BTC - 9000, ALICE_SCRIPT)])
     assert node.ledger.balances(script) == {"XCP": XCP}
+
+
+# Issuances ----------------------------------------------------------------------------------------------------------
+
+TEST = asset_id("TEST")
+NUMERIC, CHILD = 26**12 + 1, 95428959371716303
+
+
+def issue(node: Node, issuance: Issuance | bytes, key: Key = ALICE, to: bytes | None = None) -> None:
+    """Spend the key's one coin for an issuance, or what is given as its message; ``to`` gets the right to it."""
+    script = script_of_key(key)
+    coin, value = only_coin(node, script)
+    message = issuance if isinstance(issuance, bytes) else pack_issuance(issuance)
+    outputs = [(0, data_script(message, coin.txid)), (value - 5000, script)]
+    node.submit([Spend(key, [coin], [*([(546, to)] if to else []), *outputs]).signed()])
+
+
+def row_of(node: Node, name: str = "TEST") -> AssetRow:
+    row = node.ledger.asset(name)
+    assert row is not None
+    return row
+
+
+def test_a_named_asset_costs_half_an_xcp_and_goes_to_its_issuer(node: Node) -> None:
+    supply = row_of(node, "XCP").supply
+    issue(node, Issuance(TEST, 700, description="a test"))
+    height = node.index.height
+    assert node.ledger.balances(ALICE_SCRIPT) == {"XCP": 100 * XCP - ISSUANCE_FEE, "TEST": 700}
+    assert row_of(node, "XCP").supply == supply - ISSUANCE_FEE
+    row = row_of(node, "test")
+    assert (row.name, row.number, row.longname, row.supply, row.description) == ("TEST", TEST, None, 700, "a test")
+    assert (row.owner, row.issuer, row.divisible, row.locked) == (ALICE_SCRIPT, ALICE_SCRIPT, True, False)
+    assert (row.issued_at, row.changed_at) == (height, height)
+    mine(node, classic(node, 300, TEST))
+    assert node.ledger.balances(BOB_SCRIPT) == {"TEST": 300}
+    node.reorganise(2)
+    assert node.ledger.asset("TEST") is None
+    assert node.ledger.balances(ALICE_SCRIPT) == {"XCP": 100 * XCP}
+    assert row_of(node, "XCP").supply == supply
+    node.generate(1)
+    assert (node.ledger.balances(ALICE_SCRIPT)["TEST"], node.ledger.balances(BOB_SCRIPT)["TEST"]) == (400, 300)
+
+
+def test_a_name_that_can_t_be_paid_for_is_not_issued_and_a_numeric_one_is_free(node: Node) -> None:
+    node.faucet(BOB_SCRIPT, BTC, "XCP", ISSUANCE_FEE - 1)
+    issue(node, Issuance(TEST, 700), BOB)
+    assert node.ledger.asset("TEST") is None
+    issue(node, Issuance(NUMERIC, 700, divisible=False), BOB)
+    assert node.ledger.balances(BOB_SCRIPT) == {"XCP": ISSUANCE_FEE - 1, f"A{NUMERIC}": 700}
+    assert not row_of(node, f"A{NUMERIC}").divisible
+
+
+OLDER = TEST.to_bytes(8, "big") + (700).to_bytes(8, "big") + bytes((1, 0, 0))
+
+
+@pytest.mark.parametrize("head", [b"\x14", b"\x16", b"\0\0\0\x14", b"\0\0\0\x16"])
+def test_the_older_layout_issues_too(node: Node, head: bytes) -> None:
+    issue(node, head + OLDER + b"older")
+    assert (row_of(node).supply, row_of(node).description) == (700, "older")
+    issue(node, head + OLDER[:-1] + b"\0" + b"\xc0NULL")
+    assert (row_of(node).supply, row_of(node).description) == (1400, "older")
+
+
+def test_a_subasset_belongs_to_its_parents_owner(node: Node) -> None:
+    child = Issuance(CHILD, 5, longname="TEST.child")
+    issue(node, child)  # the parent is not there
+    issue(node, Issuance(TEST, 0))
+    node.faucet(BOB_SCRIPT, BTC, "XCP", 100 * XCP)
+    issue(node, child, BOB)
+    issue(node, replace(child, longname="TEST..child"))
+    issue(node, replace(child, longname="TEST"))
+    issue(node, replace(child, asset_id=asset_id("CHILD")))
+    assert [name for name in node.ledger.assets() if name not in ("XCP", "TEST")] == []
+    compacted = compact_longname("TEST.child")
+    older = CHILD.to_bytes(8, "big") + (5).to_bytes(8, "big") + bytes((0, 0, 0, len(compacted)))
+    issue(node, b"\x15" + older + compacted + b"a child")
+    row = row_of(node, "test.CHILD")
+    assert (row.name, row.longname, row.supply, row.description) == (f"A{CHILD}", "TEST.child", 5, "a child")
+    assert not row.divisible
+    assert node.ledger.balances(ALICE_SCRIPT)[f"A{CHILD}"] == 5
+    issue(node, replace(child, asset_id=CHILD + 1))  # the longname is taken
+    assert node.ledger.asset(f"A{CHILD + 1}") is None
+    issue(node, replace(child, longname="TEST.other", asset_id=CHILD + 1))
+    issue(node, Issuance(CHILD, 6, divisible=False))
+    assert row_of(node, "TEST.child").supply == 11
+    assert row_of(node, "TEST.other").name == f"A{CHILD + 1}"
+
+
+@pytest.mark.parametrize(
+    ("again", "counts"),
+    [
+        (Issuance(TEST, 1), True),
+        (Issuance(TEST, MAX_QUANTITY - 700), True),
+        (Issuance(TEST, MAX_QUANTITY - 699), False),
+        (Issuance(TEST, MAX_QUANTITY + 1), False),
+        (Issuance(TEST, -1), False),
+        (Issuance(TEST, 1, divisible=False), False),
+        (Issuance(TEST, 0, lock=True), True),
+        (Issuance(TEST, 0, description="Lock"), True),
+        (Issuance(TEST, 0, description="other"), True),
+        (Issuance(TEST, 9, divisible=False, reset=True), True),
+        (Issuance(XCP_ID, 1), False),
+        (Issuance(0, 1), False),
+        (Issuance(2**64, 1), False),
+    ],
+)
+def test_the_owner_alone_issues_more_within_the_limits(node: Node, again: Issuance, counts: bool) -> None:
+    issue(node, Issuance(TEST, 700, description="first"))
+    node.faucet(BOB_SCRIPT, BTC, "XCP", 100 * XCP)
+    before = dict(node.ledger.assets())
+    issue(node, again, BOB)
+    assert node.ledger.assets() == before
+    issue(node, again)
+    assert (node.ledger.assets() != before) == counts
+    assert row_of(node).supply == node.ledger.balances(ALICE_SCRIPT)["TEST"]
+
+
+def test_a_first_issuance_can_neither_reset_nor_lock_by_its_description(node: Node) -> None:
+    for refused in (Issuance(TEST, 5, reset=True), Issuance(TEST, 5, description="LOCK")):
+        issue(node, refused)
+    assert node.ledger.asset("TEST") is None
+    issue(node, Issuance(TEST, 5, lock=True))
+    assert row_of(node).locked
+
+
+def test_a_locked_asset_is_neither_issued_nor_reset_but_still_described(node: Node) -> None:
+    issue(node, Issuance(TEST, 700, description="first"))
+    issue(node, Issuance(TEST, 1, description="lock"))
+    assert (row_of(node).locked, row_of(node).supply, row_of(node).description) == (True, 701, "first")
+    for refused in (Issuance(TEST, 1, description="more"), Issuance(TEST, 0, description="reset", reset=True)):
+        issue(node, refused)
+    assert (row_of(node).supply, row_of(node).description) == (701, "first")
+    issue(node, Issuance(TEST, 0, description="described"))
+    issue(node, Issuance(TEST, 0, description=None))
+    assert (row_of(node).locked, row_of(node).description) == (True, "described")
+
+
+def test_a_locked_description_stays(node: Node) -> None:
+    issue(node, Issuance(TEST, 700, description="first"))
+    issue(node, Issuance(TEST, 0, description="LOCK_DESCRIPTION"))
+    issue(node, Issuance(TEST, 1, description="second"))
+    assert (row_of(node).supply, row_of(node).description, row_of(node).description_locked) == (700, "first", True)
+    issue(node, Issuance(TEST, 1, description=None))
+    assert row_of(node).supply == 701
+
+
+def test_an_output_before_the_data_takes_the_right_to_issue(node: Node) -> None:
+    node.faucet(BOB_SCRIPT, BTC, "XCP", 100 * XCP)
+    issue(node, Issuance(TEST, 700), to=BOB_SCRIPT)
+    assert node.ledger.balances(ALICE_SCRIPT)["TEST"] == 700  # the quantity is its source's all the same
+    assert (row_of(node).owner, row_of(node).issuer) == (BOB_SCRIPT, ALICE_SCRIPT)
+    issue(node, Issuance(TEST, 1))
+    assert row_of(node).supply == 700
+    coins = [coin for coin in coins_of(node, BOB_SCRIPT) if coin[1] > 546]
+    outputs = [(546, CAROL_SCRIPT), (0, data_script(pack_issuance(Issuance(TEST, 2)), coins[0][0].txid))]
+    node.submit([Spend(BOB, [coins[0][0]], [*outputs, (coins[0][1] - 5000, BOB_SCRIPT)]).signed()])
+    assert (row_of(node).owner, row_of(node).supply) == (CAROL_SCRIPT, 702)
+    assert node.ledger.balances(BOB_SCRIPT)["TEST"] == 2
+    node.reorganise(1)
+    assert (row_of(node).owner, row_of(node).supply) == (BOB_SCRIPT, 700)
+
+
+def test_only_an_asset_that_its_owner_holds_alone_is_reset(node: Node) -> None:
+    issue(node, Issuance(TEST, 700))
+    issue(node, Issuance(TEST, 9, divisible=False, reset=True))
+    assert (row_of(node).supply, row_of(node).divisible) == (9, False)
+    assert node.ledger.balances(ALICE_SCRIPT)["TEST"] == 9
+    mine(node, classic(node, 1, TEST))
+    issue(node, Issuance(TEST, 5, reset=True))
+    assert (row_of(node).supply, row_of(node).divisible) == (9, False)
+    assert node.ledger.balances(ALICE_SCRIPT)["TEST"] == 8
 
 
 # Signatures ---------------------------------------------------------------------------------------------------------
