@@ -233,7 +233,7 @@ class Network:
 
 @contextlib.contextmanager
 def running_network(folder: Path, *options: str) -> Iterator[Network]:
-    """A network for the length of a ``with`` block; ``options``: of the hub, ``--block-time 0`` where there are none."""
+    """A network for the length of a ``with`` block; hub ``options``: ``--block-time 0`` where none are given."""
     network = Network(folder, *(options or ("--block-time", "0")))
     try:
         yield network
