@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.chain import Query
@@ -24,6 +25,7 @@ from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, check_quantity, from_hex
 from picopayments_cli.client import connection as life
+from picopayments_cli.client.history import in_order
 from picopayments_cli.client.record import CLOSED, Connection
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import choose_basedir, choose_network, load_settings
@@ -126,13 +128,31 @@ def queuepayment(session: Session, source: str, destination: str, quantity: int,
     return payment.token.hex()
 
 
+def cancelpayment(session: Session, token: str) -> bool:
+    """Take a queued payment out of the queue: whether it was there. What a sync has sent can't be cancelled."""
+    wanted = Token(from_hex(token, "token"))
+    cancelled = False
+    for connection in session.connections().values():
+        queue = tuple(payment for payment in connection.queue if payment.token != wanted)
+        if queue != connection.queue:
+            session.save(replace(connection, queue=queue), "payment cancelled")
+            cancelled = True
+        elif connection.pending and any(payment.token == wanted for payment in connection.pending.payments):
+            log.info(
+                "The payment is in a sync of %s that has left, or may have: it can't be cancelled. The next sync "
+                "brings that one to its end.",
+                connection.handle.hex(),
+            )
+    return cancelled
+
+
 def status(session: Session, handle: str | None = None, verbose: bool = False) -> dict[str, Any]:
     """The connections, the wallet, and whose word about the chain this is: ``own`` (one's own node's) or ``hub``.
 
     ``verbose`` adds what moved each way, and what is pending.
     """
     chosen = _chosen(session, handle)
-    look = session.look((item for item in chosen if item.stage != CLOSED), wallet=True, settle=False)
+    look = session.look((item for item in chosen if item.stage != CLOSED), settle=False)
     shown = {}
     for item in chosen:
         facts = look.facts.get(item.handle)
@@ -158,17 +178,15 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     if not chosen:
         return {}
     look = session.look(chosen)
-    rate = session.rate(look.view)
     results: dict[str, Any] = {}
     failed: list[PicopaymentsError] = []
     for item in chosen:
-        held = look.held(session.address(item.duplex.receiving), item.asset)
+        outcome = life.Outcome()
         try:
-            outcome = life.sync(session, item, look.facts[item.handle], held, rate)
+            life.sync(session, item, look, outcome)
         except PicopaymentsError as error:
             failed.append(error)
             log.warning("connection %s: %s", item.handle.hex(), error.message)
-            continue
         results[item.handle.hex()] = {
             "txids": outcome.txids,
             "received_payments": [_receipt(receipt) for receipt in outcome.receipts],
@@ -185,6 +203,18 @@ def close(session: Session, handle: str) -> str | None:
     wanted = Handle(from_hex(handle, "handle", HANDLE_SIZE))
     closed = life.close(session, session.connection(wanted))
     return txid_of(closed.commit_raw)[::-1].hex() if closed.commit_raw else None
+
+
+def history(session: Session, handle: str | None = None) -> list[dict[str, Any]]:
+    """The past actions of one connection or all, oldest first; of those too that were culled. Raises UnknownHandle."""
+    wanted = None if handle is None else Handle(from_hex(handle, "handle", HANDLE_SIZE))
+    events = in_order(session.store.history())
+    if wanted is None:
+        return events
+    found = [event for event in events if event["handle"] == wanted.hex()]
+    if not found:
+        session.connection(wanted)
+    return found
 
 
 def _chosen(session: Session, handle: str | None) -> list[Connection]:
@@ -218,6 +248,9 @@ def _status_of(session: Session, item: Connection, facts: tuple[Facts, Facts] | 
             "received": item.duplex.receiving.moved,
             "sync_pending": item.pending is not None,
             "owed": item.owed,
+            "settle_height": recovery.settle_height(item.duplex.receiving, item.agreed_height),
+            "check_every": recovery.check_every(item.duplex.sending),
+            "at_risk": recovery.at_risk(item.duplex),
             "terms": item.terms.as_json(),
         }
     return shown

@@ -63,12 +63,12 @@ class Plan:
     quantity: int | None
 
 
-def plan(duplex: Duplex, amount: int) -> Plan | None:
+def plan(duplex: Duplex, amount: int, *, giving_back: bool = True) -> Plan | None:
     """How to move an amount to the peer: give back first, then commit to the rest. None: it can't be done.
 
     Giving back comes first because it frees room on both sides, where a commit uses it up.
     """
-    given_back = to_revoke(duplex.receiving, amount)
+    given_back = to_revoke(duplex.receiving, amount) if giving_back else ()
     rest = amount - _returned(duplex.receiving, given_back)
     if rest > duplex.sending.room:
         return None
@@ -92,12 +92,14 @@ def transferable(duplex: Duplex, amount: int) -> bool:
     return plan(duplex, amount) is not None
 
 
-def transfer(duplex: Duplex, amount: int, key: Key, secret_of: Callable[[Hash], Secret]) -> tuple[Duplex, Half]:
+def transfer(
+    duplex: Duplex, amount: int, key: Key, secret_of: Callable[[Hash], Secret], *, giving_back: bool = True
+) -> tuple[Duplex, Half]:
     """The state once an amount is on its way to the peer, and what carries it.
 
     ``secret_of`` gives this party's revoke secret of a hash. Raises NotTransferable.
     """
-    planned = plan(duplex, amount)
+    planned = plan(duplex, amount, giving_back=giving_back)
     if planned is None:
         raise NotTransferable(
             f"The connection can't move {amount} now: its deposit has room for {duplex.sending.room}, and of the "

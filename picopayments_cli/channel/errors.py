@@ -155,6 +155,14 @@ class ConnectionNotOpen(PicopaymentsError):
     """The connection is opening, closing or closed."""
 
 
+class ConnectionNotOver(PicopaymentsError):
+    """The connection holds, or may yet hold, something of this party's."""
+
+
+class HubDraining(PicopaymentsError):
+    """The hub takes no new connections, since it is shutting down."""
+
+
 class DepositAlreadyGiven(PicopaymentsError):
     """The hub has already agreed to another deposit for this handle."""
 
@@ -165,6 +173,10 @@ class DepositRefused(PicopaymentsError):
 
 class AddressUsed(PicopaymentsError):
     """A channel's address has a history where it must have none."""
+
+
+class ConnectionWornOut(PicopaymentsError):
+    """More revoked commits than can be watched: the connection is to be closed, and made anew."""
 
 
 class SyncPending(PicopaymentsError):
@@ -306,6 +318,10 @@ class BadSecret(PeerMisbehaved):
 
 class SecretLikeSignature(PeerMisbehaved):
     """A secret that Counterparty would take for a signature, so that it could not punish a revoked commit."""
+
+
+class DirtyCommitAddress(PeerMisbehaved):
+    """Somebody has paid to a commit's address before its time: an old coin there would get round the delay."""
 
 
 class AmountsDiffer(PeerMisbehaved):

@@ -426,22 +426,36 @@ def _outputs_to(entry: Entry, script: bytes) -> list[int]:
     return [n for n, out in enumerate(tx.vout) if bytes(out.scriptPubKey) == script] if tx is not None else []
 
 
-def is_over(duplex: Duplex, sending: Facts, receiving: Facts, wallet_script: bytes, safe_depth: int) -> bool:
+def is_over(
+    duplex: Duplex,
+    sending: Facts,
+    receiving: Facts,
+    *,
+    wallet_script: bytes,
+    safe_depth: int,
+    deposited: bool,
+    agreed: int,
+) -> bool:
     """Whether a closed connection holds nothing more for this party, finally.
 
-    Its own deposit never reached the chain or is taken back, its own commit, if there is one, is paid out, no asset is
-    left on either address; all of it buried.
+    Its own deposit is taken back (or, ``deposited`` as it was, has not reached the chain until it would have expired),
+    its own commit, if there is one, is paid out, no asset is left on either address; all of it buried.
     """
     entries = (*sending.history, *sending.commit_history, *receiving.commit_history)
     if any(entry.depth(sending.tip) < safe_depth for entry in entries):
         return False
-    if sending.history and not is_recovered(sending, duplex.sending.script.output, wallet_script):
-        return False
-    if sending.assets or (published_revoked(duplex.sending, sending) and sending.commit_coins):
-        return False
-    entry = anchor_spender(duplex.receiving, receiving)
+    if sending.history:
+        taken_back = is_recovered(sending, duplex.sending.script.output, wallet_script)
+    else:
+        taken_back = not deposited or sending.tip >= agreed + duplex.sending.script.expire
+    unpunished = published_revoked(duplex.sending, sending) is not None and bool(sending.commit_coins)
+    return taken_back and not unpunished and not sending.assets and _is_paid_out(duplex.receiving, receiving)
+
+
+def _is_paid_out(channel: Channel, facts: Facts) -> bool:
+    entry = anchor_spender(channel, facts)
     if entry is None:
-        return not duplex.receiving.active
-    if published_commit(duplex.receiving, receiving) is None:
+        return not channel.active
+    if published_commit(channel, facts) is None:
         return True
-    return spender(Outpoint(entry.txid, 0), receiving.commit_history) is not None and not receiving.commit_assets
+    return spender(Outpoint(entry.txid, 0), facts.commit_history) is not None and not facts.commit_assets

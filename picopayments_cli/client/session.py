@@ -12,6 +12,7 @@ from typing import Any
 
 from picopayments_cli.chain import Chain, Query, View
 from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel.counterparty import asset_id, is_p2sh
 from picopayments_cli.channel.errors import (
     BadHubSignature,
     BadPreviousTransaction,
@@ -21,16 +22,24 @@ from picopayments_cli.channel.errors import (
 )
 from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.recovery import Facts
-from picopayments_cli.channel.state import Channel
-from picopayments_cli.channel.transactions import Draft, Output, output_of
+from picopayments_cli.channel.state import Channel, Revoked
+from picopayments_cli.channel.transactions import (
+    Draft,
+    Output,
+    Purse,
+    output_of,
+    parse_transaction,
+    spent_outpoints,
+)
 from picopayments_cli.channel.values import PUBKEY_SIZE, Handle, Pubkey, from_hex
-from picopayments_cli.client.record import ASKED, Connection, from_document, to_document
+from picopayments_cli.client.record import ASKED, CLOSING, Connection, from_document, to_document
 from picopayments_cli.client.store import Store, damaged
-from picopayments_cli.client.wallet import Wallet
+from picopayments_cli.client.wallet import Wallet, spendable
 from picopayments_cli.config import Settings
 from picopayments_cli.rpc import RpcClient
 
 log = logging.getLogger(__name__)
+WALLET_RESERVE = 20_000  # satoshis that stay in the wallet, for fees that can't wait
 
 
 @dataclass(frozen=True)
@@ -192,7 +201,7 @@ class Session:
         return rate
 
     def check_inputs(self, draft: Draft) -> None:
-        """Compare each wallet coin with the transaction that made it. Raises BadPreviousTransaction.
+        """Compare each coin that is to be spent with the transaction that made it. Raises BadPreviousTransaction.
 
         Legacy signatures don't commit to values: a wrong one would go to the miners.
         """
@@ -200,7 +209,7 @@ class Session:
         known = self.chain.view(Query(transactions=txids)).transactions
         for coin in draft.inputs:
             made = output_of(known.get(coin.outpoint.txid, b""), coin.outpoint)
-            if made != Output(coin.value, self.wallet.script):
+            if made != Output(coin.value, coin.script):
                 raise BadPreviousTransaction(
                     f"The coin {coin.outpoint} holds {made.value} satoshis, not the {coin.value} that were named. "
                     "Nothing was signed.",
@@ -209,19 +218,51 @@ class Session:
                     named=coin.value,
                 )
 
-    def look(self, connections: Iterable[Connection], *, wallet: bool = False, settle: bool = True) -> Look:
-        """What the chain shows of these connections, and of the wallet's balances where asked.
+    def publish(self, draft: Draft, label: str) -> str:
+        """Sign what only this party signs, and hand it to the network; the txid in hex."""
+        self.check_inputs(draft)
+        return self.broadcast(draft.signed(self.wallet.key).serialize(), label)
 
-        One round trip; a second one where a deposit is spent and ``settle`` asks who spent the commit.
+    def dirty(self, scripts: Iterable[bytes]) -> set[bytes]:
+        """Those of these scripts that have a history, the mempool included."""
+        addresses = {str(address_of_script(self.network, script)): script for script in scripts}
+        if not addresses:
+            return set()
+        history = self.chain.view(Query(history=list(addresses))).history
+        return {script for address, script in addresses.items() if history[address]}
+
+    def look(self, connections: Iterable[Connection], *, settle: bool = True) -> Look:
+        """What the chain shows of these connections and the wallet.
+
+        One round trip; with ``settle`` a second one where a deposit is spent, to see what became of the commit.
         """
         looked_at = list(connections)
         channels = [channel for item in looked_at for channel in (item.duplex.sending, item.duplex.receiving)]
         addresses = [self.address(channel) for channel in channels]
-        unseen = [self.address(item.duplex.receiving) for item in looked_at if item.duplex.receiving.anchor is None]
-        balances = [*unseen, *([self.wallet.address] if wallet else [])]
-        view = self.chain.view(Query(history=addresses, balances=balances))
+        watched = self._revoked(item.duplex.sending for item in looked_at)
+        wallet = self.wallet.address
+        # What the ledger shows on a channel matters when it opens and when it ends.
+        asked = [
+            self.address(channel)
+            for item in looked_at
+            if item.stage == CLOSING or item.duplex.receiving.anchor is None
+            for channel in (item.duplex.sending, item.duplex.receiving)
+        ]
+        query = Query(history=addresses, coins=[wallet, *watched], balances=[wallet, *asked])
+        view = self.chain.view(query)
         facts = [
-            Facts(view.height, view.history[address], recovery.unspent(channel.script.output, view.history[address]))
+            Facts(
+                view.height,
+                view.history[address],
+                recovery.unspent(channel.script.output, view.history[address]),
+                revoked_coins=tuple(
+                    (revoked, coin)
+                    for watched_address, (of, revoked) in watched.items()
+                    if of == channel
+                    for coin in view.coins[watched_address]
+                ),
+                assets=_asset_ids(view.balances[address]) if address in view.balances else None,
+            )
             for channel, address in zip(channels, addresses, strict=True)
         ]
         if settle:
@@ -229,24 +270,47 @@ class Session:
         pairs = {item.handle: (facts[2 * n], facts[2 * n + 1]) for n, item in enumerate(looked_at)}
         return Look(view, pairs)
 
+    def _revoked(self, channels: Iterable[Channel]) -> dict[str, tuple[Channel, Revoked]]:
+        """The addresses of revoked commits that are to be watched, the greatest exposures of each channel."""
+        return {
+            str(address_of_script(self.network, channel.commit_script(item.revoke_hash).output)): (channel, item)
+            for channel in channels
+            for item in recovery.exposed(channel)[: recovery.WATCHED_REVOKED]
+        }
+
     def _with_commits(self, channels: list[Channel], facts: list[Facts]) -> list[Facts]:
         """The facts with what became of the outputs that the anchors' spenders pay first."""
         paid: dict[int, bytes] = {}
         for n, (channel, seen) in enumerate(zip(channels, facts, strict=True)):
             entry = recovery.anchor_spender(channel, seen)
-            if entry is not None:
+            if entry is not None and is_p2sh(recovery.first_output(entry)):
                 paid[n] = recovery.first_output(entry)
-        addresses = {n: address_of_script(self.network, script) for n, script in paid.items()}
-        asked = [address for address in addresses.values() if address]
-        if not asked:
+        if not paid:
             return facts
-        history = self.chain.view(Query(history=asked)).history
+        addresses = {n: str(address_of_script(self.network, script)) for n, script in paid.items()}
+        asked = list(addresses.values())
+        view = self.chain.view(Query(history=asked, balances=asked))
         found = list(facts)
         for n, address in addresses.items():
-            if address:
-                entries = history[address]
-                found[n] = replace(facts[n], commit_history=entries, commit_coins=recovery.unspent(paid[n], entries))
+            found[n] = replace(
+                facts[n],
+                commit_history=view.history[address],
+                commit_coins=recovery.unspent(paid[n], view.history[address]),
+                commit_assets=_asset_ids(view.balances[address]),
+            )
         return found
+
+    def purse(self, view: View) -> Purse:
+        """The wallet's confirmed coins, less those of deposits that are not on the chain yet. Raises FeeTooHigh."""
+        taken = {
+            outpoint
+            for item in self.connections().values()
+            for tx in [parse_transaction(item.deposit_raw)]
+            if tx is not None
+            for outpoint in spent_outpoints(tx)
+        }
+        coins = tuple(coin for coin in spendable(view.coins[self.wallet.address]) if coin[0] not in taken)
+        return Purse(self.wallet.unlock, coins, self.rate(view), WALLET_RESERVE)
 
 
 @dataclass(frozen=True)
@@ -259,3 +323,7 @@ class Look:
     def held(self, address: str, asset: str) -> int:
         """What the ledger says an address holds, where it was asked."""
         return self.view.balances.get(address, {}).get(asset, 0)
+
+
+def _asset_ids(balances: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(asset_id(name) for name, quantity in balances.items() if quantity and name != "BTC")

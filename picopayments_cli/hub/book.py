@@ -23,6 +23,8 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    not_,
+    or_,
     select,
 )
 from sqlalchemy.exc import IntegrityError
@@ -31,23 +33,42 @@ from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.errors import DatabaseUnusable, StaleRequest, UnknownHandle
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.scripts import DepositScript
-from picopayments_cli.channel.state import Channel, Commit, Revoked
+from picopayments_cli.channel.state import KEPT_REQUESTS, Channel, Commit, Revoked
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Anchor
-from picopayments_cli.channel.values import Handle, Hash, Outpoint, Pubkey, Quantity, Secret, Token
-from picopayments_cli.hub.database import METADATA, Database
+from picopayments_cli.channel.values import (
+    Coin,
+    Handle,
+    Hash,
+    Height,
+    Outpoint,
+    Pubkey,
+    Quantity,
+    Secret,
+    Token,
+)
+from picopayments_cli.hub.database import METADATA, Database, outputs, transactions
 
 REQUESTED, AGREED, OPEN, CLOSING, CLOSED = "requested", "agreed", "open", "closing", "closed"
-WAITING, LISTED, DONE = "waiting", "listed", "done"
+WAITING, LISTED, DONE, RETURNED = "waiting", "listed", "done", "returned"
 
 connections = Table(
     "connections",
     METADATA,
     Column("handle", LargeBinary, primary_key=True),
-    Column("version", Integer, nullable=False),
     Column("stage", Text, nullable=False, index=True),
     Column("fixed", Text, nullable=False),  # what changes once or twice in a connection's life
-    Column("head", Text, nullable=False),  # what every sync changes
+    Column("sending_script", LargeBinary, index=True),
+    Column("receiving_script", LargeBinary, index=True),
+    Column("due_height", Integer, nullable=False, index=True),  # when it must settle, or is forgotten
+)
+# What every sync changes, apart: the fewer pages of the file a sync touches, the sooner it is on disk.
+heads = Table(
+    "heads",
+    METADATA,
+    Column("handle", LargeBinary, primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("head", Text, nullable=False),
     Column("last_hash", LargeBinary),
     Column("last_reply", Text),
 )
@@ -56,6 +77,7 @@ hashes = Table(
     METADATA,
     Column("handle", LargeBinary, primary_key=True),
     Column("hash", LargeBinary, primary_key=True),
+    sqlite_with_rowid=False,
 )
 commits = Table(
     "commits",
@@ -65,9 +87,11 @@ commits = Table(
     Column("sent", Boolean, nullable=False),  # the hub is its payer
     Column("quantity", BigInteger, nullable=False),
     Column("signature", LargeBinary, nullable=False),
+    Column("script", LargeBinary, index=True),  # that it pays to, where the hub is its payer
     Column("number", Integer),  # of the hub's own revoke secret
     Column("revoked", Boolean, nullable=False),
     Column("secret", LargeBinary),  # that the client revealed
+    sqlite_with_rowid=False,
 )
 payments = Table(
     "payments",
@@ -81,23 +105,60 @@ payments = Table(
 )
 Index("ix_payments_payee_state", payments.c.payee, payments.c.state)
 
-_LOAD = select(connections).where(connections.c.handle == bindparam("of"))
+_LOAD = (
+    select(connections, heads.c.version, heads.c.head, heads.c.last_hash, heads.c.last_reply)
+    .join(heads, heads.c.handle == connections.c.handle)
+    .where(connections.c.handle == bindparam("of"))
+)
 _ADD = connections.insert()
+_ADD_HEAD = heads.insert()
 _WRITE_HEAD = (
-    connections.update()
-    .where(connections.c.handle == bindparam("of"), connections.c.version == bindparam("before"))
+    heads.update()
+    .where(heads.c.handle == bindparam("of"), heads.c.version == bindparam("before"))
     .values(
         version=bindparam("version"),
-        stage=bindparam("stage"),
         head=bindparam("head"),
         last_hash=bindparam("last_hash"),
         last_reply=bindparam("last_reply"),
     )
 )
-_WRITE_FIXED = connections.update().where(connections.c.handle == bindparam("of")).values(fixed=bindparam("fixed"))
+_WRITE_FIXED = (
+    connections.update()
+    .where(connections.c.handle == bindparam("of"))
+    .values(
+        stage=bindparam("stage"),
+        fixed=bindparam("fixed"),
+        sending_script=bindparam("sending_script"),
+        receiving_script=bindparam("receiving_script"),
+        due_height=bindparam("due_height"),
+    )
+)
 _IN_STAGE = select(connections.c.handle).where(connections.c.stage == bindparam("stage"))
+_DUE = select(connections.c.handle).where(
+    connections.c.stage.in_((AGREED, OPEN)), connections.c.due_height <= bindparam("height")
+)
+_FORGOTTEN = select(connections.c.handle).where(
+    connections.c.stage == REQUESTED, connections.c.due_height <= bindparam("height")
+)
+_FORGET = connections.delete().where(connections.c.handle == bindparam("of"))
+_FORGET_HEAD = heads.delete().where(heads.c.handle == bindparam("of"))
+_FORGET_HASHES = hashes.delete().where(hashes.c.handle == bindparam("of"))
+_BY_SCRIPT = select(connections.c.handle).where(
+    or_(connections.c.sending_script == bindparam("script"), connections.c.receiving_script == bindparam("script"))
+)
+_BY_COMMIT = select(commits.c.handle).where(commits.c.script == bindparam("script"))
+_REVOKED_COINS = (
+    select(commits.c.quantity, commits.c.secret, outputs, transactions.c.height)
+    .join(outputs, outputs.c.script == commits.c.script)
+    .join(transactions, transactions.c.txid == outputs.c.txid)
+    .where(commits.c.handle == bindparam("of"), commits.c.secret.is_not(None), outputs.c.spent_by.is_(None))
+)
 _ADD_HASH = hashes.insert()
-_COMMITS = select(commits).where(commits.c.handle == bindparam("of")).order_by(commits.c.quantity)
+_COMMITS = (
+    select(commits)
+    .where(commits.c.handle == bindparam("of"), or_(commits.c.sent, not_(commits.c.revoked)))
+    .order_by(commits.c.quantity)
+)
 _ADD_COMMIT = commits.insert()
 _REVOKE = (
     commits.update()
@@ -111,6 +172,7 @@ _PENDING = (
     .order_by(payments.c.number)
 )
 _LIST = payments.update().where(payments.c.number == bindparam("of")).values(state=LISTED)
+_RETURN = payments.update().where(payments.c.number == bindparam("of")).values(state=RETURNED)
 _DONE = (
     payments.update().where(payments.c.payee == bindparam("of"), payments.c.state == LISTED).values(state=DONE)
 )
@@ -130,7 +192,9 @@ class Waiting:
 class Account:
     """A connection as the hub knows it: it sends on h2c and receives on c2h.
 
-    ``due``: what the hub owes the client beyond what has moved. ``listed``: whether the last reply listed payments.
+    ``due``: what the hub owes the client beyond what has moved. ``unchecked``: the client's hashes for commits whose
+    addresses have not been looked at yet. ``due_height``: when it must settle; before mph_deposit, when it is
+    forgotten. ``listed``: whether the last reply listed payments.
     ``numbers``: of the hub's own revoke hashes. ``client_secret``: the spend secret of h2c, that the client gave at its
     close; ``revealed``: whether the hub's own has left. ``deposit_raw``, ``commit_raw``: signed, ready to publish.
     """
@@ -153,6 +217,8 @@ class Account:
     revealed: bool = False
     due: int = 0
     next_number: int = 0
+    unchecked: tuple[Hash, ...] = ()
+    due_height: int = 0
     listed: bool = False
     last_hash: Hash | None = None
     last_reply: str | None = None
@@ -188,26 +254,62 @@ class Work:
 
     def add(self, account: Account) -> None:
         """A new connection."""
-        row = {"handle": account.handle, "fixed": _fixed_text(account), **_head_row(account)}
-        self.db.execute(_ADD, row)
+        self.db.execute(_ADD, {"handle": account.handle, **_fixed_row(account)})
+        self.db.execute(_ADD_HEAD, {"handle": account.handle, **_head_row(account)})
         self.touched[account.handle] = account
 
     def put(self, account: Account, *, fixed: bool = False) -> Account:
-        """Write what a sync changes, and with ``fixed`` the rest. Raises DatabaseUnusable where another hub wrote."""
-        written = replace(account, version=account.version + 1)
+        """Write what a sync changes; with ``fixed``, and with a new stage, the rest too.
+
+        Raises DatabaseUnusable where another hub wrote.
+        """
+        written = replace(account, version=account.version + 1, numbers=_numbers_in_use(account))
         row = {"of": account.handle, "before": account.version, **_head_row(written)}
         if self.db.execute(_WRITE_HEAD, row).rowcount != 1:
             raise DatabaseUnusable(
                 "Another hub has written to this database: stop all of them but one.", handle=account.handle.hex()
             )
-        if fixed:
-            self.db.execute(_WRITE_FIXED, {"of": account.handle, "fixed": _fixed_text(written)})
+        if fixed or account.stage != self.get(account.handle).stage:
+            self.db.execute(_WRITE_FIXED, {"of": account.handle, **_fixed_row(written)})
         self.touched[account.handle] = written
         return written
 
     def in_stage(self, *stages: str) -> list[Handle]:
         """The handles of all connections in these stages."""
         return [Handle(bytes(row.handle)) for stage in stages for row in self.db.execute(_IN_STAGE, {"stage": stage})]
+
+    def due(self, height: int) -> list[Handle]:
+        """The handles of connections whose time to settle has come."""
+        return [Handle(bytes(row.handle)) for row in self.db.execute(_DUE, {"height": height})]
+
+    def touching(self, script: bytes) -> list[Handle]:
+        """The handles of connections with that deposit's, or that commit's, scriptPubKey."""
+        rows = [*self.db.execute(_BY_SCRIPT, {"script": script}), *self.db.execute(_BY_COMMIT, {"script": script})]
+        return [Handle(bytes(row.handle)) for row in rows]
+
+    def forget(self, height: int) -> int:
+        """Drop connections that were asked for and never deposited on in time; how many."""
+        handles = [bytes(row.handle) for row in self.db.execute(_FORGOTTEN, {"height": height})]
+        for statement in (_FORGET, _FORGET_HEAD, _FORGET_HASHES) if handles else ():
+            self.db.execute(statement, [{"of": handle} for handle in handles])
+        for handle in handles:
+            self._kept.pop(Handle(handle), None)
+        return len(handles)
+
+    def revoked_coins(self, handle: Handle) -> tuple[tuple[Revoked, Coin], ...]:
+        """The unspent outputs on the addresses of commits that the client has revoked."""
+        return tuple(
+            (
+                Revoked(Quantity(row.quantity), Secret(bytes(row.secret))),
+                Coin(
+                    Outpoint(bytes(row.txid), row.vout),
+                    row.value,
+                    bytes(row.script),
+                    None if row.height is None else Height(row.height),
+                ),
+            )
+            for row in self.db.execute(_REVOKED_COINS, {"of": handle})
+        )
 
     def take_hash(self, handle: Handle, *taken: Hash) -> None:
         """Enter hashes that the client gave. Raises StaleRequest where one was given before."""
@@ -227,6 +329,7 @@ class Work:
             "sent": sent,
             "quantity": made.quantity,
             "signature": made.signature,
+            "script": account.channels.sending.commit_script(made.revoke_hash).output if sent else None,
             "number": None if sent else account.numbers[made.revoke_hash],
             "revoked": False,
             "secret": None,
@@ -256,6 +359,10 @@ class Work:
         if rows:
             self.db.execute(_LIST, rows)
 
+    def return_payment(self, item: Waiting) -> None:
+        """A payment that goes back to its payer."""
+        self.db.execute(_RETURN, {"of": item.number})
+
     def finish_payments(self, payee: Handle) -> None:
         """The payments of the last reply have arrived: the next request says so."""
         self.db.execute(_DONE, {"of": payee})
@@ -268,6 +375,11 @@ class Book:
         self._database = database
         self._kept: dict[Handle, Account] = {}
         self._lock = threading.RLock()
+
+    def lacks_checked_hash(self, handle: Handle) -> bool:
+        """Whether a kept connection has hashes from its client, but none whose address was looked at."""
+        account = self._kept.get(handle)
+        return bool(account and account.unchecked and account.duplex and not account.duplex.sending.requested)
 
     @contextmanager
     def transaction(self, label: str) -> Iterator[Work]:
@@ -288,10 +400,20 @@ class Book:
 # Rows ---------------------------------------------------------------------------------------------------------------
 
 
+def _numbers_in_use(account: Account) -> dict[Hash, int]:
+    """The numbers without those of hashes that are gone; looked through once they make up half."""
+    if account.duplex is None:
+        return account.numbers
+    receiving = account.duplex.receiving
+    if len(account.numbers) <= 2 * (len(receiving.active) + KEPT_REQUESTS):
+        return account.numbers
+    in_use = (*receiving.requested, *(item.revoke_hash for item in receiving.active))
+    return {item: account.numbers[item] for item in in_use}
+
+
 def _head_row(account: Account) -> dict[str, Any]:
     return {
         "version": account.version,
-        "stage": account.stage,
         "head": json.dumps(_head(account)),
         "last_hash": account.last_hash,
         "last_reply": account.last_reply,
@@ -301,9 +423,21 @@ def _head_row(account: Account) -> dict[str, Any]:
 def _head(account: Account) -> dict[str, Any]:
     head: dict[str, Any] = {"due": account.due, "next": account.next_number, "listed": account.listed}
     if account.duplex is not None:
+        head["unchecked"] = [item.hex() for item in account.unchecked]
         head["asked"] = [item.hex() for item in account.duplex.sending.requested]
         head["given"] = [[item.hex(), account.numbers[item]] for item in account.duplex.receiving.requested]
     return head
+
+
+def _fixed_row(account: Account) -> dict[str, Any]:
+    duplex = account.duplex
+    return {
+        "stage": account.stage,
+        "fixed": _fixed_text(account),
+        "sending_script": duplex.sending.script.output if duplex else None,
+        "receiving_script": duplex.receiving.script.output if duplex else None,
+        "due_height": account.due_height,
+    }
 
 
 def _fixed_text(account: Account) -> str:
@@ -361,6 +495,8 @@ def _load(db: Connection, handle: Handle) -> Account:
         client_secret=Secret(secret) if (secret := _optional_bytes(fixed["client_secret"])) else None,
         revealed=fixed["revealed"],
         due=head["due"],
+        unchecked=tuple(Hash(bytes.fromhex(text)) for text in head.get("unchecked", ())),
+        due_height=row.due_height,
         next_number=head["next"],
         listed=head["listed"],
         last_hash=Hash(bytes(row.last_hash)) if row.last_hash else None,
@@ -380,12 +516,13 @@ def _with_channels(db: Connection, account: Account, fixed: dict[str, Any], head
     revoked: list[Revoked] = []
     for row in db.execute(_COMMITS, {"of": account.handle}):
         made = Commit(Quantity(row.quantity), Hash(bytes(row.revoke_hash)), bytes(row.signature))
-        if row.number is not None:
-            account.numbers[made.revoke_hash] = row.number
-        if not row.revoked:
-            (sent if row.sent else received).append(made)
-        elif row.sent:
+        if row.revoked:
             revoked.append(Revoked(made.quantity, Secret(bytes(row.secret))))
+        elif row.sent:
+            sent.append(made)
+        else:
+            received.append(made)
+            account.numbers[made.revoke_hash] = row.number
     given = [(Hash(bytes.fromhex(text)), number) for text, number in head["given"]]
     account.numbers.update(given)
     asked = tuple(Hash(bytes.fromhex(text)) for text in head["asked"])

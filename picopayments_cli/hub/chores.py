@@ -1,45 +1,89 @@
-"""What the hub does by itself: fund its deposits, see connections open, publish, pay out, take change.
+"""What the hub does by itself: fund its deposits, see connections open, close them in time, have its own back.
 
-Each round looks at every connection that is not over. A connection's step reads the index, writes what it decides,
-and only then speaks to the network; one that fails is logged and does not stop the others.
+A round looks at the connections that something has happened to: a block, a transaction of theirs, a deadline, a failure
+before. A step reads the index, writes what it decides, and only then speaks to the network; one that fails is logged,
+tried again in the next round, and does not stop the others.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import recovery
-from picopayments_cli.channel.errors import BroadcastRefused, InsufficientBitcoin, PicopaymentsError
+from picopayments_cli.channel.counterparty import asset_id
+from picopayments_cli.channel.duplex import add_request
+from picopayments_cli.channel.errors import BroadcastRefused, PicopaymentsError
 from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import wallet_unlock
 from picopayments_cli.channel.state import Channel, finished
 from picopayments_cli.channel.transactions import (
     Anchor,
-    Draft,
+    Purse,
     compose_deposit,
     spent_outpoints,
     txid_of,
 )
 from picopayments_cli.channel.values import Handle, Outpoint
 from picopayments_cli.hub.book import AGREED, CLOSED, CLOSING, OPEN, Account, Work
+from picopayments_cli.hub.follower import COMMIT
 from picopayments_cli.hub.hub import Hub
 
 log = logging.getLogger(__name__)
 
+WALLET_RESERVE = 100_000  # satoshis that stay in the wallet, for fees that can't wait
+CHECKED_AT_ONCE = 50  # addresses in one question
+
 
 def run(hub: Hub) -> None:
-    """One round over all connections that are not over."""
+    """One round. Raises what the database raises; then the next round looks at everything."""
+    agenda = hub.agenda
+    agenda.spent.clear()
+    try:
+        _plan_round(hub)
+    except PicopaymentsError:
+        agenda.tip = None
+        raise
+    waiting = {agenda.unchecked.popleft() for _ in range(len(agenda.unchecked))}
+    for start in range(0, len(waiting), CHECKED_AT_ONCE):
+        some = sorted(waiting)[start : start + CHECKED_AT_ONCE]
+        if not _guarded(partial(check_hashes, hub, some)):
+            agenda.unchecked.extend(some)
+    for handle in sorted(agenda.handles):
+        if _guarded(partial(settle, hub, handle), handle):
+            agenda.handles.discard(handle)
+
+
+def _plan_round(hub: Hub) -> None:
+    """Put on the agenda what blocks, transactions and deadlines bring."""
+    agenda = hub.agenda
+    touched, shaken = hub.follower.take_changes()
     with hub.book.transaction("round") as work:
-        handles = work.in_stage(AGREED, OPEN, CLOSING)
-    for handle in handles:
-        try:
-            settle(hub, handle)
-        except PicopaymentsError as error:
-            log.warning("chore failed", extra={"fields": {"handle": handle.hex(), "error": error.as_json()}})
+        tip = hub.follower.tip(work.db)
+        for script in touched:
+            agenda.handles.update(work.touching(script))
+        if shaken or agenda.tip is None:
+            agenda.handles.update(work.in_stage(AGREED, OPEN, CLOSING))
+        elif tip != agenda.tip:
+            agenda.handles.update(work.in_stage(AGREED, CLOSING), work.due(tip))
+        if tip != agenda.tip and (forgotten := work.forget(tip)):
+            log.info("requests forgotten", extra={"fields": {"number": forgotten}})
+    agenda.tip = tip
+
+
+def _guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
+    """Do a step; whether it succeeded. A failure is logged."""
+    try:
+        step()
+    except PicopaymentsError as error:
+        fields = {"handle": handle.hex() if handle else None, "error": error.as_json()}
+        log.warning("chore failed", extra={"fields": fields})
+        return False
+    return True
 
 
 def settle(hub: Hub, handle: Handle) -> None:
@@ -49,10 +93,10 @@ def settle(hub: Hub, handle: Handle) -> None:
     if stage == AGREED:
         _see_deposit(hub, handle)
         _fund(hub, handle)
-        _open(hub, handle)
+        stage = _open(hub, handle)
     elif stage == OPEN:
-        _watch(hub, handle)
-    elif stage == CLOSING:
+        stage = _watch(hub, handle)
+    if stage == CLOSING:
         _publish(hub, handle)
         _recover(hub, handle)
 
@@ -75,7 +119,10 @@ def facts_of(hub: Hub, work: Work, channel: Channel) -> Facts:
 
 def _both(hub: Hub, work: Work, account: Account) -> tuple[Facts, Facts]:
     """The facts of the channels that the hub sends and receives on."""
-    return facts_of(hub, work, account.channels.sending), facts_of(hub, work, account.channels.receiving)
+    sending = facts_of(hub, work, account.channels.sending)
+    if account.channels.sending.revoked:
+        sending = replace(sending, revoked_coins=work.revoked_coins(account.handle))
+    return sending, facts_of(hub, work, account.channels.receiving)
 
 
 def ttl(hub: Hub, work: Work, account: Account) -> int | None:
@@ -88,6 +135,41 @@ def is_funded(hub: Hub, work: Work, account: Account) -> bool:
     """Whether the hub's deposit is in a block, and so no longer in its wallet."""
     channel = account.channels.sending
     return recovery.deposit_depth(channel, facts_of(hub, work, channel)) > 0
+
+
+# Hashes for commits -------------------------------------------------------------------------------------------------
+
+
+def check_hashes(hub: Hub, handles: Iterable[Handle]) -> None:
+    """Look at the addresses of the next commits, in one question, before a hash is used for one.
+
+    A coin that waits there would get round the commit's delay, once it is revoked: such a connection is closed. From
+    here on the addresses are watched.
+    """
+    with hub.book.transaction("hashes to check") as work:
+        accounts = [work.get(handle) for handle in handles]
+    scripts = {
+        (account.handle, item): account.channels.sending.commit_script(item).output
+        for account in accounts
+        for item in account.unchecked
+    }
+    addresses = {script: str(address_of_script(hub.network, script)) for script in scripts.values()}
+    if not addresses:
+        return
+    coins = hub.chain.view(Query(coins=sorted(addresses.values()))).coins
+    with hub.book.transaction("hashes checked") as work:
+        for (handle, item), script in scripts.items():
+            account = work.get(handle)
+            if item not in account.unchecked or account.stage not in (AGREED, OPEN):
+                continue
+            left = tuple(other for other in account.unchecked if other != item)
+            if coins[addresses[script]]:
+                _note("commit address not clean", account)
+                begin_closing(hub, work, replace(account, unchecked=left))
+                hub.agenda.handles.add(handle)
+                continue
+            hub.follower.watch(work.db, script, COMMIT)
+            work.put(replace(account, unchecked=left, duplex=add_request(account.channels, item)))
 
 
 # Opening ------------------------------------------------------------------------------------------------------------
@@ -115,7 +197,7 @@ def _fund(hub: Hub, handle: Handle) -> None:
     """Make the hub's own deposit, once; publish it until it is in a block."""
     with hub.book.transaction("fund") as work:
         account = work.get(handle)
-        if account.deposit_raw is None:
+        if account.deposit_raw is None and not hub.draining:
             account = _compose_deposit(hub, work, account)
         raw = account.deposit_raw
         if raw is None or hub.follower.transaction(work.db, txid_of(raw)) is not None:
@@ -134,14 +216,10 @@ def _compose_deposit(hub: Hub, work: Work, account: Account) -> Account:
         or left < receiving.script.expire // 2 - recovery.WIRE_CLEARANCE
     ):
         return account
-    coins = [
-        (coin.outpoint, coin.value)
-        for coin in hub.follower.spendable(work.db, hub.script)
-        if coin.height is not None
-    ]
-    unlock = wallet_unlock(hub.key.pubkey, hub.script)
-    rate = hub.follower.fee_rate()
-    draft = compose_deposit(coins, unlock, sending.script, account.asset_id, sending.quantity, sending.budget, rate)
+    purse = _purse(hub, work)
+    draft = compose_deposit(
+        purse.coins, purse.unlock, sending.script, account.asset_id, sending.quantity, sending.budget, purse.rate
+    )
     tx = draft.signed(hub.key)
     hub.follower.reserve(work.db, spent_outpoints(tx), f"deposit {account.handle.hex()}")
     anchored = replace(sending, anchor=Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value))
@@ -151,34 +229,72 @@ def _compose_deposit(hub: Hub, work: Work, account: Account) -> Account:
     )
 
 
-def _open(hub: Hub, handle: Handle) -> None:
+def _purse(hub: Hub, work: Work) -> Purse:
+    """The hub's confirmed coins that nothing is reserved for, and that this round has not used."""
+    coins = tuple(
+        (coin.outpoint, coin.value)
+        for coin in hub.follower.spendable(work.db, hub.script)
+        if coin.height is not None and coin.outpoint not in hub.agenda.spent
+    )
+    return Purse(wallet_unlock(hub.key.pubkey, hub.script), coins, hub.follower.fee_rate(), WALLET_RESERVE)
+
+
+def _open(hub: Hub, handle: Handle) -> str:
+    """See whether a connection is open now; its stage."""
     with hub.book.transaction("open") as work:
         account = work.get(handle)
-        sending, receiving = _both(hub, work, account)
-        if recovery.is_open(account.channels, sending, receiving, hub.network.safe_depth):
+        facts = _both(hub, work, account)
+        if _withdrawn(hub, account) or recovery.must_close(account.channels, *facts, account.agreed_height):
+            begin_closing(hub, work, account)
+            return CLOSING
+        if recovery.is_open(account.channels, *facts, account.agreed_height, hub.network.safe_depth):
             work.put(replace(account, stage=OPEN))
             _note("open", account)
-        elif recovery.anchor_spender(account.channels.receiving, receiving) is not None:
-            work.put(replace(account, stage=CLOSING))
-            _note("closed by the client", account)
+            return OPEN
+    return AGREED
 
 
-def _watch(hub: Hub, handle: Handle) -> None:
-    """Close a connection whose deposits are spent or about to expire; not open is one whose block was taken away."""
+def _watch(hub: Hub, handle: Handle) -> str:
+    """See whether an open connection still is; its stage.
+
+    It closes when a deposit is spent, when it is time to settle, and when the hub does not offer it any more. One whose
+    block was taken away is not open until it is in a block again.
+    """
     with hub.book.transaction("watch") as work:
         account = work.get(handle)
-        sending, receiving = _both(hub, work, account)
-        if recovery.is_open(account.channels, sending, receiving, hub.network.safe_depth):
-            return
-        buried = all(
-            recovery.deposit_depth(channel, facts) >= hub.network.safe_depth
-            for channel, facts in ((account.channels.sending, sending), (account.channels.receiving, receiving))
-        )
-        work.put(replace(account, stage=CLOSING if buried else AGREED))
-        _note("closing" if buried else "no longer confirmed", account)
+        facts = _both(hub, work, account)
+        if _withdrawn(hub, account) or recovery.must_close(account.channels, *facts, account.agreed_height):
+            begin_closing(hub, work, account)
+            return CLOSING
+        if not recovery.is_open(account.channels, *facts, account.agreed_height, hub.network.safe_depth):
+            work.put(replace(account, stage=AGREED))
+            _note("no longer confirmed", account)
+            return AGREED
+    if facts[0].revoked_coins:
+        _recover(hub, handle)
+    return OPEN
+
+
+def _withdrawn(hub: Hub, account: Account) -> bool:
+    """Whether the hub has stopped offering connections of the kind."""
+    return hub.draining or account.asset not in hub.offer.assets
 
 
 # Closing ------------------------------------------------------------------------------------------------------------
+
+
+def begin_closing(hub: Hub, work: Work, account: Account) -> Account:
+    """The connection on its way to the chain; what waits for it goes back to its payers, as payments from it."""
+    for item in account.waiting:
+        payer = work.get(item.payer)
+        if payer.stage != OPEN or payer.handle == account.handle:
+            _note("payment stranded", account, amount=item.amount)
+            continue
+        work.return_payment(item)
+        back = work.add_payment(account.handle, item.payer, item.amount, item.token)
+        work.keep(replace(payer, waiting=(*payer.waiting, back)))
+    _note("closing", account)
+    return work.put(replace(account, stage=CLOSING, waiting=()), fixed=True)
 
 
 def _publish(hub: Hub, handle: Handle) -> None:
@@ -199,31 +315,68 @@ def _publish(hub: Hub, handle: Handle) -> None:
 
 
 def _recover(hub: Hub, handle: Handle) -> None:
-    """Pay out, take change, and end the connection when nothing is left."""
-    with hub.book.transaction("recover") as work:
+    """Take back whatever it is time for, and end the connection when nothing is left."""
+    with hub.book.transaction("look") as work:
         account = work.get(handle)
-        sending, receiving = _both(hub, work, account)
-        rate, depth = hub.follower.fee_rate(), hub.network.safe_depth
-        if recovery.is_over(account.channels, sending, receiving, hub.script, depth):
-            work.put(replace(account, stage=CLOSED))
+        facts = _both(hub, work, account)
+    facts = _with_assets(hub, account, *facts)
+    with hub.book.transaction("recover") as work:
+        if account.stage == CLOSING and _is_over(hub, account, *facts):
+            work.put(replace(work.get(handle), stage=CLOSED))
             hub.follower.release(work.db, f"deposit {handle.hex()}")
             _note("closed", account)
             return
-    secret = account.secrets(hub.key).spend
-    wallet = hub.script
-    channels, given = account.channels, account.client_secret
-    steps: tuple[tuple[str, Callable[[], Draft | None]], ...] = (
-        ("payout", lambda: recovery.payout(channels.receiving, receiving, secret, wallet, rate, depth)),
-        ("change", lambda: recovery.change(channels.sending, sending, given, wallet, rate, depth)),
+        purse = _purse(hub, work)
+    steps = recovery.recoveries(
+        account.channels,
+        *facts,
+        secret=account.secrets(hub.key).spend,
+        given=account.client_secret,
+        purse=purse,
+        safe_depth=hub.network.safe_depth,
     )
-    for name, compose in steps:
+    for step in steps:
+        fields = {"handle": handle.hex(), "step": step.name}
+        if step.waits is not None:
+            log.warning("recovery waits", extra={"fields": {**fields, "error": step.waits.as_json()}})
+        if step.draft is None:
+            continue
         try:
-            draft = compose()
-            if draft is not None:
-                hub.chain.broadcast(draft.signed(hub.key).serialize())
-                _note(name, account, fee=draft.fee)
-        except (InsufficientBitcoin, BroadcastRefused) as error:
-            log.warning(f"{name} waits", extra={"fields": {"handle": handle.hex(), "error": error.as_json()}})
+            hub.chain.broadcast(step.draft.signed(hub.key).serialize())
+            hub.agenda.spent.update(coin.outpoint for coin in step.draft.inputs)
+            _note(step.name, account, fee=step.draft.fee)
+        except BroadcastRefused as error:
+            log.warning("recovery waits", extra={"fields": {**fields, "error": error.as_json()}})
+
+
+def _is_over(hub: Hub, account: Account, sending: Facts, receiving: Facts) -> bool:
+    return recovery.is_over(
+        account.channels,
+        sending,
+        receiving,
+        wallet_script=hub.script,
+        safe_depth=hub.network.safe_depth,
+        deposited=account.deposit_raw is not None,
+        agreed=account.agreed_height,
+    )
+
+
+def _with_assets(hub: Hub, account: Account, sending: Facts, receiving: Facts) -> tuple[Facts, Facts]:
+    """The facts with what the ledger shows on the hub's deposit, and on its own published commit."""
+    deposit = address_of_script(hub.network, account.channels.sending.script.output)
+    entry = recovery.anchor_spender(account.channels.receiving, receiving)
+    own = entry is not None and recovery.published_commit(account.channels.receiving, receiving) is not None
+    commit = address_of_script(hub.network, recovery.first_output(entry)) if entry and own else None
+    asked = [address for address in (deposit, commit) if address]
+    balances = hub.chain.view(Query(balances=asked)).balances
+    held = {
+        address: tuple(asset_id(name) for name, quantity in balances[address].items() if quantity and name != "BTC")
+        for address in asked
+    }
+    return (
+        replace(sending, assets=held.get(str(deposit))),
+        replace(receiving, commit_assets=held.get(str(commit))),
+    )
 
 
 def _note(event: str, account: Account, **numbers: int) -> None:

@@ -107,6 +107,8 @@ class Follower:
         self._bitcoin = bitcoin
         self._network = network
         self._lock = threading.RLock()
+        self._touched: set[bytes] = set()
+        self._shaken = False
         self._seen: set[bytes] = set()  # the mempool at the last look
         self._fee_rate = 1
         self._fee_read = float("-inf")
@@ -114,6 +116,18 @@ class Follower:
             self._scripts = {bytes(script): str(kind) for script, kind in connection.execute(_SCRIPTS)}
             found = connection.execute(_OUTPOINTS)
             self._outpoints = {(bytes(txid), vout): bytes(script) for txid, vout, script in found}
+
+    def take_changes(self) -> tuple[set[bytes], bool]:
+        """The watched scripts that were paid or spent since the last call, and whether anything was taken back."""
+        with self._lock:
+            touched, shaken = self._touched, self._shaken
+            self._touched, self._shaken = set(), False
+        return touched, shaken
+
+    def _note(self, matches: Iterable[_Match]) -> None:
+        for match in matches:
+            self._touched.update(script for _, script, _ in match.paid)
+            self._touched.update(self._outpoints[(item.txid, item.vout)] for item in match.spent)
 
     # Following ------------------------------------------------------------------------------------------------------
 
@@ -171,6 +185,7 @@ class Follower:
             with self._database.transaction("block taken back") as connection:
                 connection.execute(_DROP_BLOCK, {"at": height})
                 connection.execute(_DROP_HEIGHT, {"at": height})
+            self._shaken = True
             log.warning("block taken back", extra={"fields": {"height": height}})
         return Height(common[0]), common[1]
 
@@ -187,6 +202,7 @@ class Follower:
             connection.execute(_ADD_BLOCK, {"height": height, "hash": tip})
             connection.execute(_FORGET_BLOCKS, {"below": height - KEPT_BLOCKS})
             _record(connection, [(match, height) for match in matches])
+        self._note(matches)
 
     def _follow_mempool(self, mempool: Sequence[bytes]) -> None:
         present = set(mempool)
@@ -203,6 +219,8 @@ class Follower:
                 for txid in gone:  # before what may replace it
                     _forget(connection, txid)
                 _record(connection, [(match, None) for match in matches])
+            self._note(matches)
+            self._shaken |= bool(gone)
         self._seen = present
 
     def _matches(self, txs: Sequence[CTransaction]) -> list[_Match]:

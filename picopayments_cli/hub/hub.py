@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
@@ -19,7 +20,7 @@ from picopayments_cli.channel.errors import (
 )
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, address_of_script
-from picopayments_cli.channel.values import hash160
+from picopayments_cli.channel.values import Handle, Outpoint, hash160
 from picopayments_cli.hub.book import AGREED, OPEN, Book
 from picopayments_cli.hub.database import Database, meta_get, meta_set
 from picopayments_cli.hub.follower import Follower
@@ -36,6 +37,16 @@ STOP_SECONDS = 10
 WALLET = "wallet"  # the kind of script that the hub's own address is
 _FUNDED = "funded by the faucet"
 _FUNDS_COINS, _FUNDS_SATOSHIS, _FUNDS_XCP = 20, 50_000_000, 1_000_000_000_000
+
+
+@dataclass
+class Agenda:
+    """What the next round of chores has to look at; in memory, since the first round looks at everything."""
+
+    tip: int | None = None  # that the last round looked at
+    handles: set[Handle] = field(default_factory=set)  # besides what the chain brings
+    unchecked: deque[Handle] = field(default_factory=deque)  # connections with hashes whose address is to be looked at
+    spent: set[Outpoint] = field(default_factory=set)  # coins of the wallet that this round has used
 
 
 @dataclass(frozen=True)
@@ -64,8 +75,11 @@ class Hub:
         self.chain_url = self.node.url.removesuffix("v1/")  # without credentials
         self.follower = Follower(database, self.bitcoin, network)
         self._looked_at = -1  # the height of the last look at the wallet's assets
+        self.draining = False  # no new connections; those that are open are closed
+        self.agenda = Agenda()
         self._passing = threading.RLock()
         self._stop = threading.Event()
+        self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
     def prepare(self) -> None:
@@ -112,6 +126,10 @@ class Hub:
         self.offer.include(asset for asset, quantity in held.items() if quantity and asset != "BTC")
         self._looked_at = height
 
+    def wake(self) -> None:
+        """Let the next round begin now."""
+        self._wake.set()
+
     def start(self) -> None:
         """Do ``round`` over and over in a thread, until ``stop``."""
         self._thread = threading.Thread(target=self._work, name="chores", daemon=True)
@@ -120,6 +138,7 @@ class Hub:
     def stop(self) -> None:
         """End the thread, which finishes the round under way, and close the database."""
         self._stop.set()
+        self._wake.set()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
         self.database.close()
@@ -137,5 +156,9 @@ class Hub:
     def _work(self) -> None:
         usual = REGTEST_PASS_SECONDS if self.network.name == "regtest" else PASS_SECONDS
         pause = usual
-        while not self._stop.wait(pause):
+        while not self._stop.is_set():
+            self._wake.wait(pause)
+            self._wake.clear()
+            if self._stop.is_set():
+                return
             pause = usual if self.round() else min(2 * pause, MAX_PASS_SECONDS)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+
+from starlette.concurrency import run_in_threadpool
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import envelope
@@ -17,6 +19,7 @@ from picopayments_cli.channel.duplex import (
     accept,
     add_request,
     deliverable,
+    expecting,
     hand_out,
     most_transferable,
     transfer,
@@ -32,6 +35,8 @@ from picopayments_cli.channel.errors import (
     BadSecret,
     ConnectionNotOpen,
     DepositAlreadyGiven,
+    DirtyCommitAddress,
+    HubDraining,
     InsufficientLiquidity,
     InvalidParams,
     PaymentExceedsReceivable,
@@ -50,8 +55,9 @@ from picopayments_cli.channel.messages import (
     spend_secret_in,
 )
 from picopayments_cli.channel.networks import address_of_script
+from picopayments_cli.channel.recovery import settle_height
 from picopayments_cli.channel.scripts import DepositScript
-from picopayments_cli.channel.state import Channel
+from picopayments_cli.channel.state import KEPT_REQUESTS, Channel
 from picopayments_cli.channel.terms import Terms, check_delay
 from picopayments_cli.channel.values import (
     HANDLE_SIZE,
@@ -65,13 +71,15 @@ from picopayments_cli.channel.values import (
     hash_of,
 )
 from picopayments_cli.hub import chores
-from picopayments_cli.hub.book import AGREED, CLOSED, CLOSING, OPEN, REQUESTED, Account, Work
+from picopayments_cli.hub.book import AGREED, OPEN, REQUESTED, Account, Work
 from picopayments_cli.hub.follower import DEPOSIT
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.web import RawJson
 
 log = logging.getLogger(__name__)
 SALT_SIZE = 16
+FORGOTTEN_AFTER = 144  # blocks after which a connection without a deposit agreed to is dropped
+Reply = RawJson | Awaitable[RawJson]
 _SHOWN = {AGREED: "opening", OPEN: "open"}
 
 
@@ -145,6 +153,8 @@ class Methods:
         if client is None:
             raise BadClientSignature("The request names no public key.")
         digest = _signed(body, client)
+        if self._hub.draining:
+            raise HubDraining("The hub is shutting down and takes no new connections: choose another one, or wait.")
         terms = self._hub.offer.terms(asked.asset, self._hub.follower.fee_rate())
         if terms is None:
             raise AssetNotInTerms(
@@ -156,6 +166,7 @@ class Methods:
         account = Account(handle, client, asked.asset, asset.number, terms, salt, asked.spend_hash)
         spend_hash = account.secrets(self._hub.key).spend_hash
         with self._hub.book.transaction("request") as work:
+            account = replace(account, due_height=self._hub.follower.tip(work.db) + FORGOTTEN_AFTER)
             work.add(account)
             work.take_hash(handle, asked.spend_hash)
         return self._reply(ConnectReply(handle, spend_hash, terms.as_json()).as_json(), digest)
@@ -189,7 +200,8 @@ class Methods:
             work.take_hash(handle, asked.next_hash)
             secrets = account.secrets(self._hub.key)
             account.numbers[secrets.revoke_hash(0)] = 0
-            duplex = hand_out(add_request(duplex, asked.next_hash), secrets.revoke_hash(0))
+            add_request(duplex, asked.next_hash)  # refuses a repeated one; it counts once its address was looked at
+            duplex = hand_out(duplex, secrets.revoke_hash(0))
             own = DepositMessage(
                 duplex.sending.script.redeem,
                 secrets.revoke_hash(0),
@@ -204,12 +216,20 @@ class Methods:
                 stage=AGREED,
                 duplex=duplex,
                 agreed_height=view.height,
+                due_height=settle_height(duplex.receiving, view.height),
+                unchecked=(asked.next_hash,),
                 deposit_digest=digest,
                 deposit_reply=reply.text,
                 next_number=1,
             )
             work.put(agreed, fixed=True)
+        self._look_at_hashes(handle)
         return reply
+
+    def _look_at_hashes(self, handle: Handle) -> None:
+        """Have the next round look at the addresses of the client's next commits."""
+        self._hub.agenda.unchecked.append(handle)
+        self._hub.wake()
 
     def _agreed(self, account: Account, asked: DepositMessage) -> Duplex:
         """The two channels of a connection, as the client proposes them and the terms allow."""
@@ -248,13 +268,23 @@ class Methods:
 
     # mph_sync -------------------------------------------------------------------------------------------------------
 
-    def sync(self, body: Mapping[str, Any]) -> RawJson:
+    def sync(self, body: Mapping[str, Any]) -> Reply:
         """One exchange: the client's half is taken, its payments are booked, and what it is owed goes into the reply.
 
         A request whose ``next_revoke_secret_hash`` is that of the last one is that one again, and gets its stored
         reply. Raises what the channel's rules refuse, ConnectionNotOpen, StaleRequest, AmountExceedsSpendable.
         """
         request = SyncRequest.parse(body)
+        if self._hub.book.lacks_checked_hash(request.handle):
+            return self._checked_sync(body, request)
+        return self._sync(body, request)
+
+    async def _checked_sync(self, body: Mapping[str, Any], request: SyncRequest) -> RawJson:
+        """The same, when the client is faster than the rounds that look at the addresses of its next commits."""
+        await run_in_threadpool(chores.check_hashes, self._hub, [request.handle])
+        return self._sync(body, request)
+
+    def _sync(self, body: Mapping[str, Any], request: SyncRequest) -> RawJson:
         with self._hub.book.transaction("sync") as work:
             account = work.get(request.handle)
             digest = _signed(body, account.client)
@@ -270,7 +300,9 @@ class Methods:
             if account.listed:
                 work.finish_payments(account.handle)
             account, refused = self._take(work, account, request, partial=body.get("partial") is True)
-            return self._give(work, account, request, refused, digest)
+            reply = self._give(work, account, request, refused, digest)
+        self._look_at_hashes(request.handle)
+        return reply
 
     def _take(
         self, work: Work, account: Account, request: SyncRequest, *, partial: bool
@@ -278,6 +310,7 @@ class Methods:
         """Apply the client's half, take the fee, and book the payments."""
         before = account.channels
         after = accept(before, request.half)
+        self._check_clean(work, before, request.half)
         due = account.due + after.net - before.net - account.terms.sync_fee
         if due < 0:
             raise AmountExceedsSpendable(
@@ -300,6 +333,16 @@ class Methods:
                     raise
                 refused.append(Refusal(payment.token, error.name))
         return account, tuple(refused)
+
+    def _check_clean(self, work: Work, channels: Duplex, half: Half) -> None:
+        """Credit no revocation of a commit to whose address somebody has paid. Raises DirtyCommitAddress."""
+        for secret in half.revokes:
+            script = channels.sending.commit_script(hash_of(secret)).output
+            if self._hub.follower.history(work.db, script):
+                raise DirtyCommitAddress(
+                    "Somebody has paid to the address of a commit that is given back. Close the connection.",
+                    hash=hash_of(secret).hex(),
+                )
 
     def _book(self, work: Work, account: Account, payment: Payment) -> Account:
         """Book one payment to its payee, whose connection must be able to take it with all that waits for it."""
@@ -332,7 +375,8 @@ class Methods:
         number = account.next_number
         own_hash = account.secrets(self._hub.key).revoke_hash(number)
         account.numbers[own_hash] = number
-        duplex = hand_out(add_request(duplex, request.next_hash), own_hash)
+        add_request(duplex, request.next_hash)  # refuses a repeated one; it counts once its address was looked at
+        duplex = hand_out(duplex, own_hash)
         receipts = tuple(Receipt(item.payer, item.amount, item.token) for item in listed)
         reply = self._reply(SyncReply(half, receipts, own_hash, refused).as_json(), digest)
         work.list_payments(listed)
@@ -343,6 +387,7 @@ class Methods:
                 duplex=duplex,
                 due=due,
                 next_number=number + 1,
+                unchecked=(*account.unchecked, request.next_hash)[-KEPT_REQUESTS:],
                 listed=bool(listed),
                 waiting=account.waiting[count:],
                 last_hash=request.next_hash,
@@ -383,11 +428,13 @@ class Methods:
             revealed = not account.channels.receiving.active
             account = replace(
                 account,
-                stage=account.stage if account.stage == CLOSED else CLOSING,
                 client_secret=Secret(given) if given else account.client_secret,
                 revealed=account.revealed or revealed,
             )
-            work.put(account, fixed=True)
+            if account.stage in (AGREED, OPEN):
+                account = chores.begin_closing(self._hub, work, account)
+            else:
+                account = work.put(account, fixed=True)
             secret = account.secrets(self._hub.key).spend if revealed else None
         chores.settle(self._hub, handle)
         return self._reply({"spend_secret": secret.hex() if secret else None}, digest)
@@ -397,10 +444,10 @@ class Methods:
         return RawJson(json.dumps(sealed))
 
 
-def _whole(method: Callable[[Mapping[str, Any]], RawJson]) -> Callable[[Mapping[str, Any]], RawJson]:
+def _whole(method: Callable[[Mapping[str, Any]], Reply]) -> Callable[[Mapping[str, Any]], Reply]:
     """A method that takes all its params as one: what is signed is signed with its unknown members."""
 
-    def called(params: Mapping[str, Any]) -> RawJson:
+    def called(params: Mapping[str, Any]) -> Reply:
         return method(params)
 
     called.takes_params = True  # type: ignore[attr-defined]
@@ -440,7 +487,7 @@ def _check_payee(account: Account, payee: Account, payment: Payment) -> None:
     if payee.stage != OPEN:
         raise ConnectionNotOpen("The payee's connection is not open.", handle=payee.handle.hex(), stage=payee.stage)
     pending = payee.due + sum(item.amount for item in payee.waiting) + payment.amount
-    most = most_transferable(payee.channels, pending)
+    most = most_transferable(expecting(payee.channels), pending)
     if most < pending:
         raise PaymentExceedsReceivable(
             f"The payee can take {max(most - pending + payment.amount, 0)} now, not {payment.amount}.",

@@ -12,9 +12,16 @@ def upgrade() -> None:
     op.create_table(
         "connections",
         sa.Column("handle", sa.LargeBinary, primary_key=True),
-        sa.Column("version", sa.Integer, nullable=False),
         sa.Column("stage", sa.Text, nullable=False, index=True),
         sa.Column("fixed", sa.Text, nullable=False),
+        sa.Column("sending_script", sa.LargeBinary, index=True),
+        sa.Column("receiving_script", sa.LargeBinary, index=True),
+        sa.Column("due_height", sa.Integer, nullable=False, index=True),
+    )
+    op.create_table(
+        "heads",
+        sa.Column("handle", sa.LargeBinary, primary_key=True),
+        sa.Column("version", sa.Integer, nullable=False),
         sa.Column("head", sa.Text, nullable=False),
         sa.Column("last_hash", sa.LargeBinary),
         sa.Column("last_reply", sa.Text),
@@ -23,6 +30,7 @@ def upgrade() -> None:
         "hashes",
         sa.Column("handle", sa.LargeBinary, primary_key=True),
         sa.Column("hash", sa.LargeBinary, primary_key=True),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "commits",
@@ -31,9 +39,11 @@ def upgrade() -> None:
         sa.Column("sent", sa.Boolean, nullable=False),
         sa.Column("quantity", sa.BigInteger, nullable=False),
         sa.Column("signature", sa.LargeBinary, nullable=False),
+        sa.Column("script", sa.LargeBinary, index=True),
         sa.Column("number", sa.Integer),
         sa.Column("revoked", sa.Boolean, nullable=False),
         sa.Column("secret", sa.LargeBinary),
+        sqlite_with_rowid=False,
     )
     op.create_table(
         "payments",
