@@ -345,7 +345,8 @@ def test_status_has_its_documented_shape(network: Network, pair: tuple[Client, s
     alice, a, _, b = pair
     pay(alice, a, b, 5)
     status = alice.run("status")
-    assert set(status) == {"connections", "wallet"}
+    assert set(status) == {"chain", "connections", "wallet"}
+    assert status["chain"] == "hub"  # whose word it is
     shown = status["connections"][a]
     assert set(shown) == {"asset", "balance", "status", "ttl", "payments_queued"}
     assert (shown["asset"], shown["balance"], shown["status"]) == ("XCP", DEPOSIT, "open")
