@@ -13,6 +13,7 @@ from typing import Any
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import recovery
 from picopayments_cli.channel.errors import (
+    ConnectionNotOver,
     InvalidAsset,
     InvalidHex,
     PicopaymentsError,
@@ -25,6 +26,7 @@ from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, check_quantity, from_hex
 from picopayments_cli.client import connection as life
+from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
 from picopayments_cli.client.record import CLOSED, Connection
 from picopayments_cli.client.session import Session
@@ -217,6 +219,24 @@ def history(session: Session, handle: str | None = None) -> list[dict[str, Any]]
     return found
 
 
+def cull(session: Session, handle: str | None = None) -> list[str]:
+    """Put connections that are over into the archive; their handles.
+
+    Raises ConnectionNotOver for the one that is named; without a name those that are not over are left alone.
+    """
+    chosen = _chosen(session, handle)
+    rest = not_over(session, chosen)
+    culled = []
+    for item in chosen:
+        still_to_come = rest[item.handle]
+        if still_to_come is None:
+            session.store.archive(item.handle)
+            culled.append(item.handle.hex())
+        elif handle is not None:
+            raise ConnectionNotOver(still_to_come, handle=item.handle.hex(), stage=item.stage)
+    return culled
+
+
 def _chosen(session: Session, handle: str | None) -> list[Connection]:
     """One connection, or all of them. Raises InvalidHex, UnknownHandle."""
     if handle is not None:
@@ -262,7 +282,7 @@ def _status_of(session: Session, item: Connection, facts: tuple[Facts, Facts] | 
 def mine(session: Session, blocks: int = 1) -> list[str]:
     """Mine blocks on regtest; their hashes. Raises WrongNetwork elsewhere."""
     _only_regtest(session, "mine")
-    return list(session.rpc.call("generate", {"blocks": blocks}, retry=False))
+    return list(session.regtest.call("generate", {"blocks": blocks}, retry=False))
 
 
 def faucet(
@@ -282,7 +302,7 @@ def faucet(
     if btc is None and asset is None and quantity is None:
         btc, quantity = FAUCET_BTC, FAUCET_XCP
     params = {"address": address, "btc": btc or 0, "asset": asset or "XCP", "quantity": quantity or 0}
-    return list(session.rpc.call("faucet", params, retry=False))
+    return list(session.regtest.call("faucet", params, retry=False))
 
 
 def demo(session: Session) -> dict[str, Any]:

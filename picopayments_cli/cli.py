@@ -86,6 +86,12 @@ COMMANDS = {
         argument("quantity", "how much, in satoshis of the asset", metavar="QUANTITY", type=positive),
         argument("--token", "what the payee knows the payment by (default: one is drawn)"),
     ),
+    "cancelpayment": Command(
+        "Cancel a queued payment. Prints whether it was queued.\n\n"
+        "A payment that a sync has sent can't be cancelled, answered or not.",
+        "--testnet cancelpayment b3f1c2a0d4e59687",
+        argument("token", "the payment's token, as queuepayment printed it", metavar="TOKEN"),
+    ),
     "status": Command(
         "Show the connections and the wallet.",
         "--testnet status",
@@ -102,6 +108,17 @@ COMMANDS = {
         "Close a connection and settle it on the blockchain.",
         "--testnet close HANDLE",
         argument("handle", "the connection's handle", metavar="HANDLE"),
+    ),
+    "history": Command(
+        "List what was done: deposits, payments, fees, transactions.",
+        "--testnet history",
+        HANDLE,
+    ),
+    "cull": Command(
+        "Put connections that are over into the archive. Prints their handles.\n\n"
+        "Over is a connection that is closed and of which nothing is left, finally.",
+        "--testnet cull",
+        HANDLE,
     ),
     "mine": Command(
         "Mine blocks (regtest only). Prints their hashes.",

@@ -60,6 +60,7 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Handle, Hash, Outpoint, Quantity, Secret, check_secret, hash_of
+from picopayments_cli.client import history, outgoing
 from picopayments_cli.client.record import AGREED, ASKED, CLOSED, CLOSING, PROPOSED, Connection, Pending
 from picopayments_cli.client.session import Look, Session
 
@@ -216,7 +217,8 @@ def agree(session: Session, connection: Connection) -> Connection:
         duplex=pair.add_request(channels, answer.next_hash),
         agreed_height=view.height,
     )
-    return session.save(agreed, "agreed")
+    txid = txid_of(agreed.deposit_raw)[::-1].hex()
+    return session.save(agreed, "agreed", history.connected(agreed.asset, channels.sending.quantity, txid))
 
 
 # Looking ------------------------------------------------------------------------------------------------------------
@@ -245,6 +247,7 @@ def status(session: Session, connection: Connection, facts: tuple[Facts, Facts])
 def sync(session: Session, connection: Connection, look: Look, outcome: Outcome) -> None:
     """Whatever is next for a connection: finish opening, exchange payments, close in time, settle, or recover."""
     facts = look.facts[connection.handle]
+    connection = outgoing.resume(session, connection)
     if connection.stage == PROPOSED:
         connection = agree(session, connection)
     if connection.stage == AGREED:
@@ -266,12 +269,12 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
         _republish(session, seen, facts, outcome)
         return seen
     if shown == recovery.CLOSING:
-        return session.save(replace(seen, stage=CLOSING), "closing")
+        return _closing(session, seen)
     try:
         return exchange(session, seen, outcome)
     except (ConnectionNotOpen, DirtyCommitAddress) as error:
         log.warning("connection %s closes: %s", connection.handle.hex(), error.message)
-        return session.save(replace(session.connection(connection.handle), stage=CLOSING), "closing")
+        return _closing(session, session.connection(connection.handle))
 
 
 def _republish(session: Session, connection: Connection, facts: tuple[Facts, Facts], outcome: Outcome) -> None:
@@ -370,15 +373,16 @@ def finish(session: Session, connection: Connection, outcome: Outcome) -> Connec
         return connection
     try:
         reply = session.call("mph_sync", pending.bodies, connection.hub_key)
-    except _ABOUT_PAYMENTS:
+    except _ABOUT_PAYMENTS as error:
         if not pending.bodies[-1].get("sends"):
             raise
-        connection = repair(session, connection, pending)
+        connection = repair(session, connection, pending, error.name)
         return finish(session, connection, outcome)
     answer = SyncReply.parse(reply.body)
     sent = next(body for body in pending.bodies if envelope.digest(body) == reply.request)
     settled = _settle_reply(connection, pending, _creditable(session, connection, answer), sent)
-    session.save(settled, "sync settled")
+    actions = history.synced(_carried(pending, sent), answer.refused, connection.terms.sync_fee, answer.receipts)
+    session.save(settled, "sync settled", *actions)
     outcome.receipts.extend(answer.receipts)
     for refusal in answer.refused:
         log.warning("payment %s was refused (%s); its amount comes back", refusal.token.hex(), refusal.cause)
@@ -396,11 +400,15 @@ def _creditable(session: Session, connection: Connection, answer: SyncReply) -> 
     return replace(answer, half=replace(answer.half, revokes=clean))
 
 
-def repair(session: Session, connection: Connection, pending: Pending) -> Connection:
-    """The same sync without its payments: commit and revocations have left the machine, and stay as they are."""
+def repair(session: Session, connection: Connection, pending: Pending, cause: str) -> Connection:
+    """The same sync without its payments: commit and revocations have left the machine, and stay as they are.
+
+    ``cause``: the name of the error that the payments were refused with.
+    """
     body = envelope.seal(session.wallet.key, {**pending.bodies[-1], "sends": []})
     repaired = replace(connection, pending=replace(pending, bodies=(*pending.bodies, body)))
-    return session.save(repaired, "sync repaired")
+    refused = [history.refused(payment, cause) for payment in _carried(pending, pending.bodies[-1])]
+    return session.save(repaired, "sync repaired", *refused)
 
 
 def _settle_reply(
@@ -423,6 +431,12 @@ def _settle_reply(
     )
 
 
+def _carried(pending: Pending, sent: Mapping[str, Any]) -> list[Payment]:
+    """The payments that a version of a sync carries."""
+    carried = {item["token"] for item in sent["sends"]}
+    return [payment for payment in pending.payments if payment.token.hex() in carried]
+
+
 def _left_out(pending: Pending, sent: Mapping[str, Any]) -> set[str]:
     """The tokens of payments that the answered version did not carry."""
     carried = {item["token"] for item in sent["sends"]}
@@ -438,7 +452,8 @@ def close(session: Session, connection: Connection) -> Connection:
     Raises Unreachable where nothing could be published and the hub does not answer: ``sync`` goes on from there.
     """
     if connection.stage == PROPOSED:
-        return session.save(replace(connection, stage=CLOSED), "given up")
+        return session.save(replace(connection, stage=CLOSED), "given up", history.closed())
+    connection = outgoing.resume(session, connection)
     look = session.look([connection])
     facts = look.facts[connection.handle]
     outcome = Outcome()
@@ -447,12 +462,17 @@ def close(session: Session, connection: Connection) -> Connection:
         seen = observe(session, connection, facts, held)
         if status(session, seen, facts) == recovery.OPEN:
             seen = _last_sync(session, seen, outcome)
-        connection = session.save(replace(seen, stage=CLOSING), "closing")
+        connection = _closing(session, seen)
     if connection.stage == CLOSING:
         connection = settle(session, connection, facts, look, outcome)
     if outcome.hub_silent is not None and connection.commit_raw is None:
         raise outcome.hub_silent
     return connection
+
+
+def _closing(session: Session, connection: Connection) -> Connection:
+    """The connection from here on: nothing but settled."""
+    return session.save(replace(connection, stage=CLOSING), "closing", history.closing())
 
 
 def _last_sync(session: Session, connection: Connection, outcome: Outcome) -> Connection:
@@ -494,7 +514,7 @@ def _publish(session: Session, connection: Connection, facts: Facts, outcome: Ou
         connection = session.save(replace(connection, commit_raw=raw), "commit signed")
     if connection.commit_raw is not None:
         try:
-            outcome.txids.append(session.broadcast(connection.commit_raw, "commit"))
+            connection = outgoing.publish(session, connection, "commit", connection.commit_raw, outcome.txids)
         except BroadcastRefused as error:
             log.warning("the commit waits: %s", error.message)
     return connection
@@ -524,15 +544,8 @@ def _recover(
 ) -> Connection:
     """Take back whatever it is time for; a closing connection is over when nothing is left."""
     wallet, depth = session.wallet, session.network.safe_depth
-    if connection.stage == CLOSING and recovery.is_over(
-        connection.duplex,
-        *facts,
-        wallet_script=wallet.script,
-        safe_depth=depth,
-        deposited=True,
-        agreed=connection.agreed_height,
-    ):
-        return session.save(replace(connection, stage=CLOSED), "closed")
+    if connection.stage == CLOSING and is_over(session, connection, facts):
+        return session.save(replace(connection, stage=CLOSED), "closed", history.closed())
     steps = recovery.recoveries(
         connection.duplex,
         *facts,
@@ -544,12 +557,25 @@ def _recover(
     for step in steps:  # one that fails does not stop the others
         try:
             if step.draft is not None:
-                outcome.txids.append(session.publish(step.draft, step.name))
+                raw = session.signed(step.draft)
+                connection = outgoing.publish(session, connection, step.name, raw, outcome.txids)
         except (BroadcastRefused, BadPreviousTransaction) as error:
             log.warning("the %s waits: %s", step.name, error.message)
         if step.waits is not None:
             log.warning("the %s waits: %s", step.name, step.waits.message)
     return connection
+
+
+def is_over(session: Session, connection: Connection, facts: tuple[Facts, Facts]) -> bool:
+    """Whether nothing of a closing connection is left for this party, finally."""
+    return recovery.is_over(
+        connection.duplex,
+        *facts,
+        wallet_script=session.wallet.script,
+        safe_depth=session.network.safe_depth,
+        deposited=bool(connection.agreed_height),
+        agreed=connection.agreed_height,
+    )
 
 
 # Queueing -----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from picopayments_cli.channel.messages import Payment, Receipt
+from picopayments_cli.channel.messages import Payment, Receipt, Refusal
 from picopayments_cli.channel.values import Handle
 
 Action = Mapping[str, Any]
@@ -22,16 +22,15 @@ def connected(asset: str, quantity: int, txid: str) -> Action:
     return {"action": "connected", "asset": asset, "quantity": quantity, "txid": txid}
 
 
-def synced(sent: Iterable[Payment], refused: Mapping[str, str], fee: int, received: Iterable[Receipt]) -> list[Action]:
-    """One answered sync: what was paid, the fee, what was received. ``refused``: causes by token."""
-    actions: list[Action] = []
-    for payment in sent:
-        token = payment.token.hex()
-        told = {"payee_handle": payment.payee.hex() if payment.payee else None, "amount": payment.amount}
-        if token in refused:
-            actions.append({"action": "refused", **told, "token": token, "cause": refused[token]})
-        else:
-            actions.append({"action": "sent", **told, "token": token})
+def synced(
+    payments: Iterable[Payment], refusals: Iterable[Refusal], fee: int, received: Iterable[Receipt]
+) -> list[Action]:
+    """One answered sync: the payments it carried, its fee, what was received."""
+    causes = {refusal.token: refusal.cause for refusal in refusals}
+    actions = [
+        refused(payment, causes[payment.token]) if payment.token in causes else {"action": "sent", **_told(payment)}
+        for payment in payments
+    ]
     if fee:
         actions.append({"action": "fee", "sync_fee": fee})
     for receipt in received:
@@ -40,8 +39,23 @@ def synced(sent: Iterable[Payment], refused: Mapping[str, str], fee: int, receiv
     return actions
 
 
+def refused(payment: Payment, cause: str) -> Action:
+    """A payment that the hub did not take; its amount stays, or comes back. ``cause``: the error's name."""
+    return {"action": "refused", **_told(payment), "cause": cause}
+
+
+def _told(payment: Payment) -> dict[str, Any]:
+    payee = payment.payee.hex() if payment.payee else None
+    return {"payee_handle": payee, "amount": payment.amount, "token": payment.token.hex()}
+
+
+def closing() -> Action:
+    """From here on the connection is only settled."""
+    return {"action": "closing"}
+
+
 def closed() -> Action:
-    """The connection was given up: from here on it is only settled."""
+    """Nothing of the connection is left, or nothing was ever deposited."""
     return {"action": "closed"}
 
 

@@ -38,6 +38,8 @@ class Connection:
     ``numbers``: of the own revoke hashes that are requested or active. ``proposal``: the signed mph_deposit.
     ``owed``: refused payments that have not come back yet. ``hub_secret``: the spend secret of c2h, that the hub gave
     at the close; ``revealed``: whether the own one has left; ``told``: whether the hub has answered the close.
+    ``publishing``: name and txid (hex) of the transaction that is about to leave; ``published``: txids of those that
+    left.
     """
 
     handle: Handle
@@ -60,6 +62,8 @@ class Connection:
     revealed: bool = False
     told: bool = False
     commit_raw: bytes | None = None
+    publishing: tuple[str, str] | None = None
+    published: tuple[str, ...] = ()
 
     def secrets(self, key: Key) -> Secrets:
         """This party's own secrets of the connection."""
@@ -97,6 +101,8 @@ def to_document(connection: Connection) -> dict[str, Any]:
         "revealed": connection.revealed,
         "told": connection.told,
         "commit": _hex(connection.commit_raw),
+        "publishing": connection.publishing,
+        "published": list(connection.published),
     }
 
 
@@ -131,6 +137,8 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         revealed=document["revealed"],
         told=document["told"],
         commit_raw=_bytes(document["commit"]),
+        publishing=None if document["publishing"] is None else (document["publishing"][0], document["publishing"][1]),
+        published=tuple(document["published"]),
     )
 
 

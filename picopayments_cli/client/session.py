@@ -18,6 +18,7 @@ from picopayments_cli.channel.errors import (
     BadPreviousTransaction,
     BadReply,
     FeeTooHigh,
+    NodeUnreachable,
     PicopaymentsError,
 )
 from picopayments_cli.channel.networks import address_of_script
@@ -32,6 +33,7 @@ from picopayments_cli.channel.transactions import (
     spent_outpoints,
 )
 from picopayments_cli.channel.values import PUBKEY_SIZE, Handle, Pubkey, from_hex
+from picopayments_cli.client.history import Action
 from picopayments_cli.client.record import ASKED, CLOSING, Connection, from_document, to_document
 from picopayments_cli.client.store import Store, damaged
 from picopayments_cli.client.wallet import Wallet, spendable
@@ -91,6 +93,12 @@ class Session:
         )
 
     @cached_property
+    def regtest(self) -> RpcClient:
+        """What mines and gives on regtest: the node of one's own, or the hub, which asks its node."""
+        url = self.settings.chain_url
+        return self.rpc if url is None else RpcClient(url.rstrip("/") + "/v1/", unreachable=NodeUnreachable)
+
+    @cached_property
     def chain(self) -> Chain:
         """The chain, seen by a node of one's own where the settings name one; else through the hub."""
         settings = self.settings
@@ -147,9 +155,9 @@ class Session:
 
     # The doors ------------------------------------------------------------------------------------------------------
 
-    def save(self, connection: Connection, label: str) -> Connection:
-        """Put a connection on disk."""
-        self.store.save(connection.handle, to_document(connection), label)
+    def save(self, connection: Connection, label: str, *actions: Action) -> Connection:
+        """Put a connection on disk, and the actions that this comes to into its history with it."""
+        self.store.save(connection.handle, to_document(connection), label, actions)
         return connection
 
     def call(self, method: str, requests: Iterable[Mapping[str, Any]], hub_key: Pubkey | None) -> Signed:
@@ -218,10 +226,11 @@ class Session:
                     named=coin.value,
                 )
 
-    def publish(self, draft: Draft, label: str) -> str:
-        """Sign what only this party signs, and hand it to the network; the txid in hex."""
+    def signed(self, draft: Draft) -> bytes:
+        """The transaction that only this party signs, in bytes. Raises BadPreviousTransaction."""
         self.check_inputs(draft)
-        return self.broadcast(draft.signed(self.wallet.key).serialize(), label)
+        raw: bytes = draft.signed(self.wallet.key).serialize()
+        return raw
 
     def dirty(self, scripts: Iterable[bytes]) -> set[bytes]:
         """Those of these scripts that have a history, the mempool included."""

@@ -1,0 +1,31 @@
+"""Which connections are over for good, and may be put aside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from picopayments_cli.channel.values import Handle
+from picopayments_cli.client import connection as life
+from picopayments_cli.client.record import CLOSED, CLOSING, Connection
+from picopayments_cli.client.session import Session
+
+_OPEN = "It is not closed: close it first."
+_SETTLING = "It is being settled: let `sync` go on until `status` says closed."
+_UNDONE = "What settled it is not final on the blockchain, or something is left there: wait for blocks."
+
+
+def not_over(session: Session, connections: Iterable[Connection]) -> dict[Handle, str | None]:
+    """For each connection what is still to come, or None where it is over: as the chain and the ledger show it now."""
+    chosen = list(connections)
+    # Asked as of one that is being settled: for those the ledger is asked, too, whether an asset is left.
+    closed = {item.handle: replace(item, stage=CLOSING) for item in chosen if item.stage == CLOSED}
+    look = session.look(closed.values()) if closed else None
+    found: dict[Handle, str | None] = {}
+    for item in chosen:
+        if look is None or item.handle not in closed:
+            found[item.handle] = _SETTLING if item.stage == CLOSING else _OPEN
+        else:
+            over = life.is_over(session, item, look.facts[item.handle])
+            found[item.handle] = None if over else _UNDONE
+    return found
