@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import select
 import signal
 import subprocess
@@ -17,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
@@ -32,6 +34,7 @@ DEPOSIT = 1_000_000
 DELAY = 2
 START_SECONDS = 60
 STOP_SECONDS = 20
+LONG_EXPIRY, SHORT_EXPIRY = 1024, 24  # blocks
 ROUNDS = 20  # of mining a block and syncing, until everything is settled
 
 
@@ -50,20 +53,29 @@ class Party:
 
 @dataclass
 class Demo:
-    """The running demonstration; ``hub`` is a party too, whose income are the fees."""
+    """The running demonstration; ``hub`` is a party too, whose income are the fees.
+
+    ``own_chain``: whether the clients look at the chain through the node itself, as they must where the hub is gone.
+    """
 
     hub_url: str
     chain_url: str
     hub: Party
     clients: tuple[Party, ...]
     sync_fee: int = 1
+    own_chain: bool = False
 
     def command(self, party: Party, *words: str) -> Any:
         """Run one command, say so, and return what it printed. Raises DemoFailed with the command's own error."""
         options = ["--regtest", "--basedir", str(party.basedir), "--hub-url", self.hub_url]
-        log.info("  $ picopayments-cli %s", " ".join((*options, *words)))
+        extra = {"PICOPAYMENTS_CHAIN_URL": self.chain_url} if self.own_chain else {}
+        shown = [f"{name}={value}" for name, value in extra.items()]
+        log.info("  $ %s", " ".join((*shown, "picopayments-cli", *options, *words)))
         line = [sys.executable, "-m", "picopayments_cli", *options, *words]
-        done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)  # noqa: S603
+        environment = {**os.environ, **extra}
+        done = subprocess.run(  # noqa: S603
+            line, capture_output=True, text=True, check=False, timeout=120, env=environment
+        )
         if done.returncode:
             raise DemoFailed(
                 f"{party.name}: `{' '.join(words)}` failed with exit code {done.returncode}: {done.stderr.strip()}",
@@ -101,10 +113,15 @@ def run(basedir: Path | None) -> dict[str, Any]:
         stack.enter_context(_stopped_by_sigterm())
         if basedir is None:
             basedir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="picopayments-demo-")))
-        urls = stack.enter_context(_running_hub(basedir / "hub"))
-        clients = tuple(Party(name, basedir / name) for name in ("alice", "bob"))
-        demo = Demo(urls["hub_url"], urls["chain_url"], Party("hub", basedir / "hub"), clients)
-        return _show(demo)
+        basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log.info("A Bitcoin chain validated by Bitcoin Core's kernel, with a Counterparty ledger; and a hub:")
+        words = ["--basedir", str(basedir / "node"), "--port", "0", "--with-parent"]
+        node = stack.enter_context(_Service("picopayments_cli.regtest", words, basedir / "node.log"))
+        words = ["--regtest", "--counterparty-url", node.ready["chain_url"], "--basedir", str(basedir / "hub")]
+        hub = stack.enter_context(_Service("picopayments_cli.hub.cli", [*words, "--port", "0"], basedir / "hub.log"))
+        clients = tuple(Party(name, basedir / name) for name in ("alice", "bob", "carol", "dave"))
+        demo = Demo(hub.ready["hub_url"], node.ready["chain_url"], Party("hub", basedir / "hub"), clients)
+        return _show(demo, hub)
 
 
 @contextmanager
@@ -121,44 +138,59 @@ def _stopped_by_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-@contextmanager
-def _running_hub(basedir: Path) -> Iterator[dict[str, str]]:
-    """A hub with its regtest node, until the block is left; its log stands beside its files."""
-    words = ["--regtest", "--port", "0", "--node-port", "0", "--basedir", str(basedir)]
-    log.info("A hub, and a Bitcoin chain of its own, validated by Bitcoin Core's kernel:")
-    log.info("  $ picopayments-hub %s", " ".join(words))
-    basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (basedir / "hub.log").open("a") as messages:
-        line = [sys.executable, "-m", "picopayments_cli.hub.cli", *words]
-        hub = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=messages, text=True)  # noqa: S603
+class _Service:
+    """A server of ours as a process: ``ready`` is the line that it prints once it serves. Its log stands in a file."""
+
+    def __init__(self, module: str, words: Sequence[str], messages: Path) -> None:
+        self._module = module
+        self._words = list(words)
+        self._messages = messages
+        self.ready: dict[str, str] = {}
+
+    def __enter__(self) -> _Service:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop(kill=False)
+
+    def start(self) -> None:
+        """Start it, and wait until it serves; from the second time on with the port of the first. Raises DemoFailed."""
+        if self.ready.get("hub_url"):
+            self._words[-1] = str(urlsplit(self.ready["hub_url"]).port)
+        names = {"picopayments_cli.hub.cli": "picopayments-hub"}
+        log.info("  $ %s %s", names.get(self._module, f"python -m {self._module}"), " ".join(self._words))
+        with self._messages.open("a") as messages:
+            line = [sys.executable, "-m", self._module, *self._words]
+            self._process = subprocess.Popen(  # noqa: S603
+                line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=messages, text=True
+            )
+        output = self._process.stdout
+        text = output.readline() if output and select.select([output], [], [], START_SECONDS)[0] else ""
+        if not text:
+            self.stop(kill=True)
+            raise DemoFailed(f"{self._module} did not start: {self._messages.read_text()[-2000:].strip()}")
+        self.ready = json.loads(text)
+
+    def stop(self, *, kill: bool) -> None:
+        """End it, at once and without warning where ``kill``."""
+        self._process.kill() if kill else self._process.terminate()
         try:
-            yield _ready_line(hub, basedir / "hub.log")
-        finally:
-            hub.terminate()
-            try:
-                hub.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                hub.kill()
-                hub.wait()
-            if hub.stdout is not None:
-                hub.stdout.close()
-
-
-def _ready_line(hub: subprocess.Popen[str], messages: Path) -> dict[str, str]:
-    output = hub.stdout
-    line = output.readline() if output and select.select([output], [], [], START_SECONDS)[0] else ""
-    if not line:
-        raise DemoFailed(f"The hub did not start: {messages.read_text()[-2000:].strip()}")
-    urls: dict[str, str] = json.loads(line)
-    return urls
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 # The story ----------------------------------------------------------------------------------------------------------
 
 
-def _show(demo: Demo) -> dict[str, Any]:
-    alice, bob = demo.clients
-    log.info("Two wallets, each with 1 bitcoin and 100 XCP:")
+def _show(demo: Demo, hub: _Service) -> dict[str, Any]:
+    alice, bob, carol, dave = demo.clients
+    log.info("Four wallets, each with 1 bitcoin and 100 XCP:")
     for party in demo.clients:
         demo.command(party, "faucet")
     demo.mine()
@@ -171,15 +203,31 @@ def _show(demo: Demo) -> dict[str, Any]:
 
     log.info("Each connects to the hub by a deposit, and the hub matches it:")
     for party in demo.clients:
-        made = demo.command(party, "connect", ASSET, str(DEPOSIT), "--delay_time", str(DELAY))
-        party.handle = made["handle"]
+        expiry = SHORT_EXPIRY if party in (carol, dave) else LONG_EXPIRY
+        words = ["connect", ASSET, str(DEPOSIT), "--expire_time", str(expiry), "--delay_time", str(DELAY)]
+        party.handle = demo.command(party, *words)["handle"]
     _until_open(demo)
+    _pay(demo)
 
-    log.info("Alice pays Bob eight times; all of it goes out with one sync, and no transaction:")
-    demo.pay(alice, bob, [1000, 2000, 3000, 4000, 5, 6, 7, 31337])
-    demo.sync_open(alice)
-    demo.sync_open(bob)
+    log.info("Alice and Bob close, and settle on the chain:")
+    commits = {}
+    for party in (alice, bob):
+        party.fees += demo.sync_fee
+        commits[party.name] = demo.command(party, "close", party.handle)
+    _until_closed(demo, (alice, bob))
+    _survive(demo, hub, commits, _total(before))
+    after, _ = _holdings(demo)
+    return _summary(demo, before, after, start, commits)
 
+
+def _pay(demo: Demo) -> None:
+    """Payments both ways, and one that revokes."""
+    alice, bob, _, dave = demo.clients
+    log.info("Alice pays Bob and Dave: all of it goes out with one sync, and no transaction:")
+    demo.pay(alice, bob, [1000, 2000, 3000, 31337])
+    demo.pay(alice, dave, [4000])
+    for party in (alice, bob, dave):
+        demo.sync_open(party)
     log.info("Bob pays some of it back, by a commit of his own:")
     demo.pay(bob, alice, [20000, 337])
     demo.sync_open(bob)
@@ -187,18 +235,25 @@ def _show(demo: Demo) -> dict[str, Any]:
     held = _received_in_channel(demo, bob)
     demo.pay(bob, alice, [held])
     demo.sync_open(bob)
-    if _received_in_channel(demo, bob) >= held:
-        raise DemoFailed("Bob's payment revoked nothing.", before=held, after=_received_in_channel(demo, bob))
+    if (left := _received_in_channel(demo, bob)) >= held:
+        raise DemoFailed("Bob's payment revoked nothing.", before=held, after=left)
     demo.sync_open(alice)
 
-    log.info("Both close, and settle on the chain:")
-    commits = {}
-    for party in demo.clients:
-        party.fees += demo.sync_fee
-        commits[party.name] = demo.command(party, "close", party.handle)
-    _until_settled(demo, before)
-    after, _ = _holdings(demo)
-    return _summary(demo, before, after, start, commits)
+
+def _survive(demo: Demo, hub: _Service, commits: dict[str, Any], total: int) -> None:
+    """The hub goes silent; those who are left have their own back alone, and then the hub has its own."""
+    _, _, carol, dave = demo.clients
+    log.info("The hub goes silent. Dave, who was paid, closes alone, with a node of his own to look at the chain:")
+    hub.stop(kill=True)
+    demo.own_chain = True
+    commits[dave.name] = demo.command(dave, "close", dave.handle)
+    log.info("Carol did nothing at all. Both wait until their deposits expire, and take them back:")
+    demo.mine(SHORT_EXPIRY)
+    _until_closed(demo, (carol, dave))
+    log.info("The hub comes back, and takes back its own:")
+    hub.start()
+    demo.own_chain = False
+    _until_hub_is_free(demo, total)
 
 
 def _received_in_channel(demo: Demo, party: Party) -> int:
@@ -207,31 +262,39 @@ def _received_in_channel(demo: Demo, party: Party) -> int:
     return received
 
 
-def _statuses(demo: Demo) -> list[str]:
-    found = [demo.command(party, "status") for party in demo.clients]
-    return [connection["status"] for shown in found for connection in shown["connections"].values()]
-
-
 def _until_open(demo: Demo) -> None:
+    """Mine until every connection is open."""
+    waiting = list(demo.clients)
     for _ in range(ROUNDS):
         demo.mine()
-        if set(_statuses(demo)) == {"open"}:
+        while waiting:
+            shown = demo.command(waiting[0], "status")["connections"]
+            if any(connection["status"] != "open" for connection in shown.values()):
+                break
+            waiting.pop(0)
+        if not waiting:
             return
-    raise WaitRanOut(f"The connections are not open after {ROUNDS} blocks.", statuses=_statuses(demo))
+    raise WaitRanOut(f"The connections are not open after {ROUNDS} blocks.")
 
 
-def _until_settled(demo: Demo, before: dict[str, dict[str, int]]) -> None:
-    """Mine and sync until both connections are over, and the hub has its own back."""
+def _until_closed(demo: Demo, parties: Sequence[Party]) -> None:
+    """Mine and sync until these parties' connections are over: there is nothing to sync any more."""
+    waiting = list(parties)
     for _ in range(ROUNDS):
         demo.mine()
-        for party in demo.clients:
-            demo.sync(party)
-        held = _holdings(demo)[0]
-        if sum(of[ASSET] for of in held.values()) < sum(of[ASSET] for of in before.values()):
-            continue  # some of it is still on a channel's address
-        if set(_statuses(demo)) == {"closed"}:
+        waiting = [party for party in waiting if demo.sync(party)]
+        if not waiting:
             return
-    raise WaitRanOut(f"The connections are not settled after {ROUNDS} blocks.", statuses=_statuses(demo))
+    raise WaitRanOut(f"The connections are not closed after {ROUNDS} blocks.")
+
+
+def _until_hub_is_free(demo: Demo, total: int) -> None:
+    """Mine until no asset is on a channel's address any more."""
+    for _ in range(ROUNDS):
+        demo.mine()
+        if _total(_holdings(demo)[0]) == total:
+            return
+    raise WaitRanOut(f"The hub has not its own back after {ROUNDS} blocks.")
 
 
 # The sums -----------------------------------------------------------------------------------------------------------
@@ -244,6 +307,10 @@ def _holdings(demo: Demo) -> tuple[dict[str, dict[str, int]], int]:
     view = chain.view(Query(balances=[party.address for party in parties]))
     held = {party.name: view.balances[party.address] for party in parties}
     return {name: {"BTC": of.get("BTC", 0), ASSET: of.get(ASSET, 0)} for name, of in held.items()}, view.height
+
+
+def _total(held: dict[str, dict[str, int]]) -> int:
+    return sum(of[ASSET] for of in held.values())
 
 
 def _summary(
