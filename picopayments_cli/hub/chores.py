@@ -56,6 +56,11 @@ def run(hub: Hub) -> None:
     for handle in sorted(agenda.handles):
         if _guarded(partial(settle, hub, handle), handle):
             agenda.handles.discard(handle)
+    if hub.draining and not agenda.handles:
+        with hub.book.transaction("drained") as work:
+            left = work.in_stage(AGREED, OPEN, CLOSING)
+        if not left:
+            hub.when_drained()
 
 
 def _plan_round(hub: Hub) -> None:

@@ -82,12 +82,14 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
     offer = folder.offer()
     database = Database(args.database or default_url(folder.basedir, folder.network.name))
     hub = Hub(folder.network, folder.key(), offer, database, urls)
+    hub.draining = args.drain
     try:
         hub.prepare()
         port = folder.network.hub_port if args.port is None else args.port
         certificate = {"ssl_cert": args.ssl_cert, "ssl_key": args.ssl_key}
         app = create_app(hub, Methods(hub).table(), Methods.SLOW)
         server = WebServer(app, host=args.host, port=port, **certificate)
+        hub.when_drained = server.stop
         server.run(lambda url: _announce(url, hub))
     finally:
         hub.stop()
@@ -181,6 +183,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         type=_seconds,
         help="the embedded node mines every so many seconds; 0: never (default: at every transaction)",
+    )
+    parser.add_argument(
+        "--drain",
+        action="store_true",
+        help="take no new connections, close those that are open, and end when the hub has all its own back",
     )
     parser.add_argument("--debug", action="store_true", help="log more, tracebacks included")
     return parser

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from picopayments_cli.chain import Query
@@ -37,6 +38,10 @@ STOP_SECONDS = 10
 WALLET = "wallet"  # the kind of script that the hub's own address is
 _FUNDED = "funded by the faucet"
 _FUNDS_COINS, _FUNDS_SATOSHIS, _FUNDS_XCP = 20, 50_000_000, 1_000_000_000_000
+
+
+def _do_nothing() -> None:
+    """What a hub does that nobody asked to end."""
 
 
 @dataclass
@@ -76,6 +81,7 @@ class Hub:
         self.follower = Follower(database, self.bitcoin, network)
         self._looked_at = -1  # the height of the last look at the wallet's assets
         self.draining = False  # no new connections; those that are open are closed
+        self.when_drained: Callable[[], None] = _do_nothing  # called once none is left then
         self.agenda = Agenda()
         self._passing = threading.RLock()
         self._stop = threading.Event()
