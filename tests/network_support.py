@@ -43,6 +43,32 @@ def wait_until(condition: Callable[[], object], what: str = "condition") -> None
         time.sleep(0.02)
 
 
+# Runs a command that is killed before whatever lasts or leaves comes to pass for the nth time.
+_KILLED = """
+import os, signal, sys
+from picopayments_cli import cli
+from picopayments_cli.client.store import Store
+from picopayments_cli.rpc import RpcClient
+
+left = int(sys.argv[1])
+
+def stand_at(owner, name):
+    real = getattr(owner, name)
+    def door(*args, **kwargs):
+        global left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        return real(*args, **kwargs)
+    setattr(owner, name, door)
+
+for name in ("save", "remove", "save_wif", "save_hub_key"):
+    stand_at(Store, name)
+stand_at(RpcClient, "call")
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
 # The hub ------------------------------------------------------------------------------------------------------------
 
 
@@ -304,6 +330,13 @@ class Client:
         command = [sys.executable, "-m", "picopayments_cli", *self.words(*words)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)
         return Done(done.returncode, done.stdout, done.stderr).result
+
+    def killed(self, doors: int, *words: str) -> bool:
+        """Run a command as a process that passes so many doors and is killed at the next; whether it came to that."""
+        command = [sys.executable, "-c", _KILLED, str(doors), *self.words(*words)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)
+        assert done.returncode in (0, -signal.SIGKILL), done.stderr
+        return done.returncode != 0
 
     # What it holds ---------------------------------------------------------------------------------------------------
 
