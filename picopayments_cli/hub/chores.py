@@ -16,7 +16,7 @@ from picopayments_cli.chain import Query
 from picopayments_cli.channel import recovery
 from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.duplex import add_request
-from picopayments_cli.channel.errors import BroadcastRefused, PicopaymentsError
+from picopayments_cli.channel.errors import BroadcastRefused, InsufficientFunds, PicopaymentsError
 from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import wallet_unlock
@@ -36,6 +36,7 @@ from picopayments_cli.hub.hub import Hub
 log = logging.getLogger(__name__)
 
 WALLET_RESERVE = 100_000  # satoshis that stay in the wallet, for fees that can't wait
+RETRY_ROUNDS = 25  # after which what failed is tried again, at the latest
 CHECKED_AT_ONCE = 50  # addresses in one question
 
 
@@ -43,6 +44,10 @@ def run(hub: Hub) -> None:
     """One round. Raises what the database raises; then the next round looks at everything."""
     agenda = hub.agenda
     agenda.spent.clear()
+    agenda.rounds += 1
+    if agenda.rounds % RETRY_ROUNDS == 0:
+        agenda.handles |= agenda.later
+        agenda.later.clear()
     try:
         _plan_round(hub)
     except PicopaymentsError:
@@ -54,9 +59,10 @@ def run(hub: Hub) -> None:
         if not _guarded(partial(check_hashes, hub, some)):
             agenda.unchecked.extend(some)
     for handle in sorted(agenda.handles):
-        if _guarded(partial(settle, hub, handle), handle):
-            agenda.handles.discard(handle)
-    if hub.draining and not agenda.handles:
+        if not _guarded(partial(settle, hub, handle), handle):
+            agenda.later.add(handle)
+        agenda.handles.discard(handle)
+    if hub.draining:
         with hub.book.transaction("drained") as work:
             left = work.in_stage(AGREED, OPEN, CLOSING)
         if not left:
@@ -97,7 +103,8 @@ def settle(hub: Hub, handle: Handle) -> None:
         stage = work.get(handle).stage
     if stage == AGREED:
         _see_deposit(hub, handle)
-        _fund(hub, handle)
+        if not _guarded(partial(_fund, hub, handle), handle):  # what can't be funded is closed in time all the same
+            hub.agenda.later.add(handle)
         stage = _open(hub, handle)
     elif stage == OPEN:
         stage = _watch(hub, handle)
@@ -199,7 +206,18 @@ def _see_deposit(hub: Hub, handle: Handle) -> None:
 
 
 def _fund(hub: Hub, handle: Handle) -> None:
-    """Make the hub's own deposit, once; publish it until it is in a block."""
+    """Make the hub's own deposit, once; publish it until it is in a block. Raises InsufficientFunds."""
+    with hub.book.transaction("look at funds") as work:
+        account = work.get(handle)
+    if account.deposit_raw is None and account.channels.receiving.anchor is not None:
+        held = hub.chain.view(Query(balances=[hub.address])).balances[hub.address].get(account.asset, 0)
+        if held < account.channels.sending.quantity:
+            raise InsufficientFunds(
+                f"The hub's wallet holds {held} of {account.asset}, too little for a deposit that it agreed to.",
+                asset=account.asset,
+                needed=account.channels.sending.quantity,
+                available=held,
+            )
     with hub.book.transaction("fund") as work:
         account = work.get(handle)
         if account.deposit_raw is None and not hub.draining:

@@ -50,6 +50,8 @@ class Agenda:
 
     tip: int | None = None  # that the last round looked at
     handles: set[Handle] = field(default_factory=set)  # besides what the chain brings
+    later: set[Handle] = field(default_factory=set)  # what failed, and is tried again after a while
+    rounds: int = 0
     unchecked: deque[Handle] = field(default_factory=deque)  # connections with hashes whose address is to be looked at
     spent: set[Outpoint] = field(default_factory=set)  # coins of the wallet that this round has used
 

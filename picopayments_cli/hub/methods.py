@@ -131,17 +131,18 @@ class Methods:
 
     def _connections(self, assets: set[str]) -> dict[str, Any]:
         shown = {}
-        with self._hub.book.transaction("status") as work:
-            for handle in work.in_stage(AGREED, OPEN):
+        with self._hub.book.transaction("handles") as work:
+            handles = work.in_stage(AGREED, OPEN)
+        for handle in handles:  # one at a time: syncs go on in between
+            with self._hub.book.transaction("status") as work:
                 account = work.get(handle)
-                if account.asset in assets:
+                if account.asset in assets and account.stage in _SHOWN:
                     shown[handle.hex()] = {
                         "asset": account.asset,
-                        "balance": account.channels.sending.quantity - account.channels.sending.moved
-                        + account.channels.receiving.moved,
+                        "balance": account.channels.guaranteed,
                         "ttl": chores.ttl(self._hub, work, account),
                         "status": _SHOWN[account.stage],
-                    }  # fmt: skip
+                    }
         return shown
 
     # mph_request ----------------------------------------------------------------------------------------------------
