@@ -17,6 +17,8 @@ ENVIRONMENT = {
     "chain_url": "PICOPAYMENTS_CHAIN_URL",
     "bitcoin_url": "PICOPAYMENTS_BITCOIN_URL",
 }
+SAFE_DEPTH = "PICOPAYMENTS_SAFE_DEPTH"  # regtest only, for tests: as many blocks as on a real network
+MAX_SAFE_DEPTH = 100
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,17 @@ def settings_file(network: Network, basedir: Path) -> Path:
 
 
 def choose_network(flag: str | None, environ: Mapping[str, str]) -> Network:
-    """The network of a flag, else of PICOPAYMENTS_NETWORK, else mainnet. Raises WrongNetwork."""
-    return network_named(flag or environ.get("PICOPAYMENTS_NETWORK") or "mainnet")
+    """The network of a flag, else of PICOPAYMENTS_NETWORK, else mainnet. Raises WrongNetwork, InvalidSetting.
+
+    On regtest PICOPAYMENTS_SAFE_DEPTH sets after how many blocks something is final, where one is too quick for a test.
+    """
+    network = network_named(flag or environ.get("PICOPAYMENTS_NETWORK") or "mainnet")
+    depth = environ.get(SAFE_DEPTH)
+    if network.name != "regtest" or not depth:
+        return network
+    if not depth.isdecimal() or not depth.isascii() or not 1 <= int(depth) <= MAX_SAFE_DEPTH:
+        raise InvalidSetting(f"{SAFE_DEPTH} must be a whole number from 1 to {MAX_SAFE_DEPTH}.", setting=SAFE_DEPTH)
+    return replace(network, safe_depth=int(depth))
 
 
 def choose_basedir(flag: str | None, environ: Mapping[str, str]) -> Path:

@@ -115,3 +115,13 @@ def test_network_and_folder(tmp_path: Path) -> None:
     assert choose_basedir(None, {"PICOPAYMENTS_BASEDIR": str(tmp_path)}) == tmp_path
     assert choose_basedir("~/x", {"PICOPAYMENTS_BASEDIR": str(tmp_path)}) == Path.home() / "x"
     assert choose_basedir(None, {}).name == "picopayments-cli"
+
+
+def test_how_deep_is_final_can_be_set_on_regtest_only() -> None:
+    variable = {"PICOPAYMENTS_SAFE_DEPTH": "6"}
+    assert choose_network("regtest", {}).safe_depth == 1
+    assert choose_network("regtest", variable).safe_depth == 6
+    assert choose_network("mainnet", {"PICOPAYMENTS_SAFE_DEPTH": "1"}) == NETWORKS["mainnet"]
+    for wrong in ("0", "101", "-1", "six", "1.5"):
+        with pytest.raises(InvalidSetting):
+            choose_network("regtest", {"PICOPAYMENTS_SAFE_DEPTH": wrong})

@@ -352,6 +352,18 @@ def test_after_a_reorganisation_a_spend_that_comes_too_early_does_not_wait(node:
     assert spend.outpoints[0].txid in node.mempool.entries
 
 
+def test_a_reorganisation_may_leave_what_it_drops_to_be_published_again(node: Node) -> None:
+    (txid,) = node.faucet(BOB_SCRIPT, 0, "XCP", 5 * XCP)
+    raw = node.mempool.entries[txid].item.raw
+    node.generate(1)
+    node.reorganise(1, forget=True)
+    node.generate(1)
+    assert (node.index.find(txid), node.ledger.balances(BOB_SCRIPT)) == (None, {})
+    node.submit([raw])
+    node.generate(1)
+    assert node.ledger.balances(BOB_SCRIPT) == {"XCP": 5 * XCP}
+
+
 def test_the_treasurys_own_blocks_can_not_be_reorganised(node: Node) -> None:
     with pytest.raises(InvalidTime):
         node.reorganise(node.index.height)

@@ -183,9 +183,12 @@ class Proxy:
         """Mine blocks; their hashes. The hub has read them, and done its chores, when this answers."""
         return self._make_blocks("generate", {"blocks": blocks})
 
-    def reorganise(self, depth: int) -> Any:
-        """Replace the last blocks by a longer branch. The hub has read it when this answers."""
-        return self._make_blocks("reorganise", {"depth": depth})
+    def reorganise(self, depth: int, forget: bool = False) -> Any:
+        """Replace the last blocks by a longer branch. The hub has read it when this answers.
+
+        What they held goes back to the mempool, with ``forget`` nowhere.
+        """
+        return self._make_blocks("reorganise", {"depth": depth, "forget": forget})
 
     def faucet(self, address: str, btc: int = 0, asset: str = "XCP", quantity: int = 0) -> Any:
         """Give an address satoshis and a quantity of an asset; the txids."""

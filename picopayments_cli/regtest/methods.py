@@ -59,9 +59,14 @@ class Methods:
         """Mine blocks; their hashes."""
         return [display(found) for found in self._node.generate(blocks)]
 
-    def reorganise(self, depth: int) -> dict[str, list[str]]:
-        """Replace the last blocks by a longer branch of empty ones; the hashes of both."""
-        lost, gained = self._node.reorganise(depth)
+    def reorganise(self, depth: int, forget: bool = False) -> dict[str, list[str]]:
+        """Replace the last blocks by a longer branch of empty ones; the hashes of both.
+
+        Their transactions go back to the mempool, or with ``forget`` nowhere, as if no node had kept them.
+        """
+        if not isinstance(forget, bool):
+            raise InvalidParams("forget is true or false.")
+        lost, gained = self._node.reorganise(depth, forget=forget)
         return {"disconnected": [display(found) for found in lost], "connected": [display(found) for found in gained]}
 
     def faucet(self, address: str, btc: int = 0, asset: str = "XCP", quantity: int = 0) -> list[str]:

@@ -89,11 +89,11 @@ class Node:
         self._follow()
         return found
 
-    def reorganise(self, depth: int) -> tuple[list[bytes], list[bytes]]:
+    def reorganise(self, depth: int, *, forget: bool = False) -> tuple[list[bytes], list[bytes]]:
         """Replace the last ``depth`` blocks by ``depth + 1`` empty ones; what the tip loses and gains, in order.
 
-        The transactions of the lost blocks wait in the mempool again, as far as they are still valid there.
-        Raises InvalidTime.
+        The transactions of the lost blocks wait in the mempool again, as far as they are still valid there; with
+        ``forget`` they are gone until somebody publishes them again. Raises InvalidTime.
         """
         tip = self.index.height
         _check_blocks(depth, tip - self._funded_height(), "Between 1 and {} blocks can be reorganised.")
@@ -110,7 +110,7 @@ class Node:
                 self._submit_block(found, raw)
                 gained.append(found)
                 previous = found
-            self._follow()
+            self._follow(forget=forget)
         return lost, gained
 
     def faucet(self, script: bytes, satoshis: int, asset: str, quantity: int) -> list[bytes]:
@@ -138,8 +138,8 @@ class Node:
             self.journal.drop_block(block_hash)
             raise BlockRefused(reason)
 
-    def _follow(self) -> None:
-        """Bring index, ledger and mempool to the kernel's tip."""
+    def _follow(self, *, forget: bool = False) -> None:
+        """Bring index, ledger and mempool to the kernel's tip; ``forget``: without what lost blocks held."""
         returned: list[bytes] = []
         while self.index.blocks[-1].hash != self._kernel_hash(self.index.height):
             block = self.index.disconnect()
@@ -151,8 +151,8 @@ class Node:
             if raw is None:
                 raise RuntimeError(f"the journal lacks block {found[::-1].hex()} of the kernel's chain")
             self.ledger.connect(self.index.connect(raw, found))
-        waiting = returned + self._waiting()
-        if waiting:
+        waiting = [*(() if forget else returned), *self._waiting()]
+        if returned or waiting:
             self.mempool.rebuild(waiting)
             self.journal.set_mempool(self._waiting())
 
