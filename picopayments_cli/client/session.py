@@ -34,7 +34,7 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import PUBKEY_SIZE, Handle, Pubkey, from_hex
 from picopayments_cli.client.history import Action
-from picopayments_cli.client.record import ASKED, CLOSING, Connection, from_document, to_document
+from picopayments_cli.client.record import ASKED, CLOSED, CLOSING, Connection, from_document, to_document
 from picopayments_cli.client.store import Store, damaged
 from picopayments_cli.client.wallet import Wallet, spendable
 from picopayments_cli.config import Settings
@@ -314,6 +314,7 @@ class Session:
         taken = {
             outpoint
             for item in self.connections().values()
+            if item.stage != CLOSED
             for tx in [parse_transaction(item.deposit_raw)]
             if tx is not None
             for outpoint in spent_outpoints(tx)
