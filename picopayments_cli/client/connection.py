@@ -28,8 +28,6 @@ from picopayments_cli.channel.errors import (
     ConnectionNotOpen,
     ConnectionWornOut,
     DirtyCommitAddress,
-    InsufficientBitcoin,
-    InsufficientFunds,
     NotTransferable,
     PaymentExceedsReceivable,
     PeerMisbehaved,
@@ -62,6 +60,7 @@ from picopayments_cli.channel.transactions import (
 from picopayments_cli.channel.values import Handle, Hash, Outpoint, Quantity, Secret, check_secret, hash_of
 from picopayments_cli.client import history, outgoing
 from picopayments_cli.client.record import AGREED, ASKED, CLOSED, CLOSING, PROPOSED, Connection, Pending
+from picopayments_cli.client.send import check_funds, check_reserve
 from picopayments_cli.client.session import Look, Session
 
 log = logging.getLogger(__name__)
@@ -88,7 +87,7 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
     ``expire`` and ``delay`` in blocks. Raises what terms, funds and the hub refuse; then nothing was deposited.
     """
     check_delay(delay)
-    _check_funds(session, asset, quantity)
+    check_funds(session, asset, quantity)
     session.keep_wallet()
     secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))
     # The handle is the hub's to draw: until it is known, the secrets wait under a name of their own.
@@ -146,27 +145,6 @@ def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, ex
     )
 
 
-def _check_funds(session: Session, asset: Asset, quantity: int) -> None:
-    """Refuse a deposit that the wallet's confirmed assets, less those on their way, don't cover."""
-    others = [item for item in session.connections().values() if item.stage in (PROPOSED, AGREED)]
-    look = session.look(others, settle=False)
-    held = look.held(session.wallet.address, asset.name)
-    leaving = sum(
-        item.duplex.sending.quantity
-        for item in others
-        if item.asset == asset.name and not recovery.deposit_depth(item.duplex.sending, look.facts[item.handle][0])
-    )
-    if held - leaving < quantity:
-        raise InsufficientFunds(
-            f"The wallet {session.wallet.address} holds {held - leaving} of {asset.name} that can be deposited, less "
-            f"than {quantity}. Send it some, and wait until that is confirmed.",
-            asset=asset.name,
-            needed=quantity,
-            available=held - leaving,
-            address=session.wallet.address,
-        )
-
-
 def _make_deposit(
     session: Session, script: DepositScript, asset: Asset, quantity: int, terms: Terms
 ) -> tuple[bytes, Anchor]:
@@ -175,15 +153,7 @@ def _make_deposit(
     purse = session.purse(session.chain.view(Query(coins=[wallet.address])))
     budget = Budget(terms.fee_rate)
     draft = compose_deposit(purse.coins, wallet.unlock, script, asset.number, quantity, budget, purse.rate)
-    held = sum(value for _, value in purse.coins)
-    left = held - budget.deposit - draft.fee
-    if left < purse.reserve:
-        raise InsufficientBitcoin(
-            f"The deposit would leave {left} satoshis in the wallet; {purse.reserve} must stay for fees that can't "
-            f"wait. Send bitcoin to {wallet.address}.",
-            needed=budget.deposit + draft.fee + purse.reserve,
-            available=held,
-        )
+    check_reserve(session, purse, draft)
     session.check_inputs(draft)
     tx = draft.signed(wallet.key)
     return tx.serialize(), Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value)
