@@ -24,7 +24,7 @@ from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import secret_of_wif
 from picopayments_cli.channel.transactions import Output, spent_outpoints
 from picopayments_cli.channel.values import Handle, Outpoint
-from picopayments_cli.client.record import Connection, from_document
+from picopayments_cli.client.record import CLOSED, Connection, from_document
 from picopayments_cli.rpc import RpcClient
 
 WAIT = 30.0  # seconds
@@ -210,7 +210,7 @@ class Network:
         """Mine and sync until the connections are closed; the txids of what was published."""
         txids = []
         for _ in range(ROUNDS):
-            if all(client.shown(handle)["status"] == "closed" for handle in handles):
+            if all(client.connection(handle).stage == CLOSED for handle in handles):
                 break
             self.mine()
             for brought in client.run("sync").values():
