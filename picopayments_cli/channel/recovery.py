@@ -267,23 +267,31 @@ def punish(channel: Channel, facts: Facts, purse: Purse) -> Iterator[Draft]:
     """The payer's revoke of a published commit, and of coins sent to addresses of revoked commits.
 
     At once, in the mempool too: after the delay the commit is the payee's, and an older coin on its address would let
-    the payee take the asset without any delay. Raises InsufficientBitcoin.
+    the payee take the asset without any delay. What is there once the commit's own output is spent can wait. Raises
+    InsufficientBitcoin.
     """
     entry, published = anchor_spender(channel, facts), published_revoked(channel, facts)
     own: list[Input] = []
+    rest: list[Input] = []
     if entry is not None and published is not None:
-        unlock = revoke_unlock(channel.commit_script(published.revoke_hash), published.secret)
+        script = channel.commit_script(published.revoke_hash)
         first = Outpoint(entry.txid, 0)
         coins = sorted(facts.commit_coins, key=lambda coin: coin.outpoint != first)
-        own = [Input(coin.outpoint, coin.value, unlock) for coin in coins]
-    taken = {coin.outpoint for coin in own}
+        found = [Input(coin.outpoint, coin.value, revoke_unlock(script, published.secret)) for coin in coins]
+        own, rest = (found, []) if coins and coins[0].outpoint == first else ([], found)
+    taken = {coin.outpoint for coin in (*own, *rest)}
     dust = [
         Input(coin.outpoint, coin.value, revoke_unlock(channel.commit_script(item.revoke_hash), item.secret))
         for item, coin in facts.revoked_coins
         if coin.outpoint not in taken and item.quantity > channel.moved
     ]
     if own or dust:
-        yield compose_recovery([*own, *dust], purse, channel.asset_id if own else None, urgent=True)
+        yield (draft := compose_recovery([*own, *dust], purse, channel.asset_id if own else None, urgent=True))
+        purse = purse.without(draft)
+    if published is not None and not own:
+        yield from _take(rest, None, channel.asset_id, facts.commit_assets, purse)
+        if _lacks_coin(facts.commit_coins, facts.commit_history, facts.commit_assets):
+            yield compose_payment(purse, Output(DUST, channel.commit_script(published.revoke_hash).output))
 
 
 def payouts(channel: Channel, facts: Facts, secret: Secret, purse: Purse, safe_depth: int) -> Iterator[Draft]:
@@ -303,8 +311,9 @@ def payouts(channel: Channel, facts: Facts, secret: Secret, purse: Purse, safe_d
     if all(coin.outpoint != first for coin in ripe) and spender(first, facts.commit_history) is None:
         return
     inputs = [Input(coin.outpoint, coin.value, unlock, channel.delay) for coin in ripe]
-    script = channel.commit_script(published.revoke_hash).output
-    yield from _take(inputs, first, channel.asset_id, facts.commit_assets, purse, script, version=2)
+    yield from _take(inputs, first, channel.asset_id, facts.commit_assets, purse, version=2)
+    if _lacks_coin(facts.commit_coins, facts.commit_history, facts.commit_assets):
+        yield compose_payment(purse, Output(DUST, channel.commit_script(published.revoke_hash).output))
 
 
 def shown_secret(channel: Channel, facts: Facts, safe_depth: int) -> Secret | None:
@@ -330,7 +339,9 @@ def changes(
         return
     unlock = change_unlock(channel.script, secret)
     inputs = [Input(coin.outpoint, coin.value, unlock) for coin in facts.coins if coin.height is not None]
-    yield from _take(inputs, None, channel.asset_id, facts.assets, purse, channel.script.output)
+    yield from _take(inputs, None, channel.asset_id, facts.assets, purse)
+    if _lacks_coin(facts.coins, facts.history, facts.assets):
+        yield compose_payment(purse, Output(DUST, channel.script.output))
 
 
 def expiries(
@@ -348,9 +359,17 @@ def expiries(
         for coin in facts.coins
         if coin.depth(facts.tip) >= expire
     ]
-    waiting = any(coin.depth(facts.tip) < expire for coin in facts.coins)
-    if inputs or not waiting:
-        yield from _take(inputs, None, channel.asset_id, facts.assets, purse, channel.script.output, version=2)
+    yield from _take(inputs, None, channel.asset_id, facts.assets, purse, version=2)
+    if _lacks_coin(facts.coins, facts.history, facts.assets):
+        yield compose_payment(purse, Output(DUST, channel.script.output))
+
+
+def _lacks_coin(coins: Sequence[Coin], history: Sequence[Entry], held: tuple[int, ...] | None) -> bool:
+    """Whether an asset is left on an address without any coin to spend: it is given one, to be spent when it may.
+
+    What the mempool holds is waited for: it may be the coin, or what takes the asset.
+    """
+    return bool(held) and not coins and all(entry.height is not None for entry in history)
 
 
 def _take(
@@ -359,18 +378,13 @@ def _take(
     asset_id: int,
     held: tuple[int, ...] | None,
     purse: Purse,
-    script: bytes,
     version: int = 1,
 ) -> Iterator[Draft]:
     """Every asset on an address to the wallet: a coin for each, the channel's asset first, the rest with the last one.
 
-    An asset without a coin gets one from the purse, to be spent when it may. ``first``: the coin that goes first.
+    ``first``: the coin that goes first.
     """
     ordered = sorted(inputs, key=lambda coin: (coin.outpoint != first, -coin.value, coin.outpoint))
-    if not ordered:
-        if held:
-            yield compose_payment(purse, Output(DUST, script))
-        return
     if held is not None and not held:
         yield from _sweep(ordered, purse, version)
         return
@@ -431,7 +445,7 @@ def is_over(
     sending: Facts,
     receiving: Facts,
     *,
-    wallet_script: bytes,
+    purse: Purse,
     safe_depth: int,
     deposited: bool,
     agreed: int,
@@ -439,23 +453,52 @@ def is_over(
     """Whether a closed connection holds nothing more for this party, finally.
 
     Its own deposit is taken back (or, ``deposited`` as it was, has not reached the chain until it would have expired),
-    its own commit, if there is one, is paid out, no asset is left on either address; all of it buried.
+    with every coin of it that brings more than it costs at the purse's rate; its own commit, if there is one, is paid
+    out; the ledger was asked, and no asset is left on either address; all of it buried.
     """
     entries = (*sending.history, *sending.commit_history, *receiving.commit_history)
     if any(entry.depth(sending.tip) < safe_depth for entry in entries):
         return False
     if sending.history:
-        taken_back = is_recovered(sending, duplex.sending.script.output, wallet_script)
+        taken_back = is_recovered(sending, duplex.sending.script.output, purse.script)
     else:
         taken_back = not deposited or sending.tip >= agreed + duplex.sending.script.expire
-    unpunished = published_revoked(duplex.sending, sending) is not None and bool(sending.commit_coins)
-    return taken_back and not unpunished and not sending.assets and _is_paid_out(duplex.receiving, receiving)
+    return (
+        taken_back
+        and sending.assets == ()
+        and not _is_unpunished(duplex.sending, sending)
+        and not _has_own_coins(duplex.sending, sending, purse)
+        and _is_paid_out(duplex.receiving, receiving, agreed, safe_depth)
+    )
 
 
-def _is_paid_out(channel: Channel, facts: Facts) -> bool:
+def _is_unpunished(channel: Channel, facts: Facts) -> bool:
+    entry = anchor_spender(channel, facts)
+    if entry is None or published_revoked(channel, facts) is None:
+        return False
+    return spender(Outpoint(entry.txid, 0), facts.commit_history) is None or bool(facts.commit_assets)
+
+
+def _has_own_coins(channel: Channel, facts: Facts, purse: Purse) -> bool:
+    """Whether coins of the deposit itself are left that are worth waiting for; other people's never keep it open."""
+    own = {entry.txid for entry in (anchor_spender(channel, facts),) if entry is not None}
+    if channel.anchor is not None:
+        own.add(channel.anchor.outpoint.txid)
+    inputs = [
+        Input(coin.outpoint, coin.value, expire_unlock(channel.script))
+        for coin in facts.coins
+        if coin.outpoint.txid in own
+    ]
+    return next(_sweep(inputs, purse, 2), None) is not None
+
+
+def _is_paid_out(channel: Channel, facts: Facts, agreed: int, safe_depth: int) -> bool:
     entry = anchor_spender(channel, facts)
     if entry is None:
-        return not channel.active
+        vanished = facts.tip >= agreed + channel.script.expire and not deposit_depth(channel, facts)
+        return vanished or not channel.active
+    if channel.active and entry.depth(facts.tip) < safe_depth:
+        return False
     if published_commit(channel, facts) is None:
         return True
     return spender(Outpoint(entry.txid, 0), facts.commit_history) is not None and not facts.commit_assets

@@ -28,11 +28,12 @@ from picopayments_cli.channel.errors import (
     ConnectionNotOpen,
     ConnectionWornOut,
     DirtyCommitAddress,
+    LocalFiles,
     NotTransferable,
     PaymentExceedsReceivable,
-    PeerMisbehaved,
     PicopaymentsError,
     RepeatedHash,
+    UnknownHandle,
     Unreachable,
 )
 from picopayments_cli.channel.keys import Secrets
@@ -54,6 +55,7 @@ from picopayments_cli.channel.terms import Terms, check_delay
 from picopayments_cli.channel.transactions import (
     Anchor,
     Budget,
+    Purse,
     compose_deposit,
     txid_of,
 )
@@ -223,7 +225,21 @@ def sync(session: Session, connection: Connection, look: Look, outcome: Outcome)
     if connection.stage == AGREED:
         connection = _live(session, connection, look, outcome)
     if connection.stage == CLOSING:
+        connection = _last_answer(session, connection, outcome)
         settle(session, connection, facts, look, outcome)
+
+
+def _last_answer(session: Session, connection: Connection, outcome: Outcome) -> Connection:
+    """Fetch the answer to the sync that is unanswered yet: the payments in it are this party's, until it settles."""
+    if connection.pending is None or connection.commit_raw is not None or connection.told:
+        return connection
+    try:
+        return finish(session, connection, outcome)
+    except LocalFiles:
+        raise
+    except PicopaymentsError as error:
+        log.warning("the last sync stays unanswered: %s", error.message)
+    return session.connection(connection.handle)
 
 
 def _live(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
@@ -233,7 +249,7 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
     seen = observe(session, connection, facts, held)
     if facts[0].revoked_coins:
         log.warning("somebody paid to a revoked commit's address: its coins are taken away")
-        _recover(session, seen, facts, look, outcome)
+        seen = _recover(session, seen, facts, look, outcome)
     shown = status(session, seen, facts)
     if shown == recovery.OPENING:
         _republish(session, seen, facts, outcome)
@@ -242,7 +258,7 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
         return _closing(session, seen)
     try:
         return exchange(session, seen, outcome)
-    except (ConnectionNotOpen, DirtyCommitAddress) as error:
+    except (ConnectionNotOpen, DirtyCommitAddress, UnknownHandle) as error:
         log.warning("connection %s closes: %s", connection.handle.hex(), error.message)
         return _closing(session, session.connection(connection.handle))
 
@@ -324,13 +340,13 @@ def _check_addresses(session: Session, connection: Connection, total: int) -> bo
         return True
     back = [receiving.commit_script(item.revoke_hash).output for item in planned.given_back]
     signed = sending.commit_script(sending.requested[-1]).output if sending.requested else None
-    dirty = session.dirty([*back, *([signed] if signed and planned.quantity else [])])
-    if signed in dirty:
+    dirty = session.dirty([*back, *([signed] if signed and (planned.quantity or back) else [])])
+    if signed in dirty and (planned.quantity or dirty.intersection(back)):
         raise DirtyCommitAddress(
             "Somebody has paid to the address of the commit that is to be signed. The connection is closed.",
             handle=connection.handle.hex(),
         )
-    return not dirty
+    return not dirty.intersection(back)
 
 
 def finish(session: Session, connection: Connection, outcome: Outcome) -> Connection:
@@ -449,9 +465,9 @@ def _last_sync(session: Session, connection: Connection, outcome: Outcome) -> Co
     """Send and receive what waits, once, if that can be."""
     try:
         return exchange(session, connection, outcome)
-    except PeerMisbehaved as error:
-        log.warning("the last sync failed: %s", error.message)
-    except (Unreachable, ConnectionNotOpen, NotTransferable, ConnectionWornOut) as error:
+    except LocalFiles:
+        raise
+    except PicopaymentsError as error:  # whatever the hub answers, the connection is closed
         log.warning("closing without a last sync: %s", error.message)
     return session.connection(connection.handle)
 
@@ -514,7 +530,7 @@ def _recover(
 ) -> Connection:
     """Take back whatever it is time for; a closing connection is over when nothing is left."""
     wallet, depth = session.wallet, session.network.safe_depth
-    if connection.stage == CLOSING and is_over(session, connection, facts):
+    if connection.stage == CLOSING and is_over(session, connection, look):
         return session.save(replace(connection, stage=CLOSED), "closed", history.closed())
     steps = recovery.recoveries(
         connection.duplex,
@@ -536,12 +552,12 @@ def _recover(
     return connection
 
 
-def is_over(session: Session, connection: Connection, facts: tuple[Facts, Facts]) -> bool:
+def is_over(session: Session, connection: Connection, look: Look) -> bool:
     """Whether nothing of a closing connection is left for this party, finally."""
     return recovery.is_over(
         connection.duplex,
-        *facts,
-        wallet_script=session.wallet.script,
+        *look.facts[connection.handle],
+        purse=Purse(session.wallet.unlock, (), look.view.fee_rate),
         safe_depth=session.network.safe_depth,
         deposited=bool(connection.agreed_height),
         agreed=connection.agreed_height,

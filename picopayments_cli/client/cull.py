@@ -26,6 +26,6 @@ def not_over(session: Session, connections: Iterable[Connection]) -> dict[Handle
         if look is None or item.handle not in closed:
             found[item.handle] = _SETTLING if item.stage == CLOSING else _OPEN
         else:
-            over = life.is_over(session, item, look.facts[item.handle])
+            over = life.is_over(session, item, look)
             found[item.handle] = None if over else _UNDONE
     return found

@@ -14,7 +14,7 @@ from functools import partial
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import recovery
-from picopayments_cli.channel.counterparty import asset_id
+from picopayments_cli.channel.counterparty import asset_id, is_p2sh
 from picopayments_cli.channel.duplex import add_request
 from picopayments_cli.channel.errors import BroadcastRefused, InsufficientFunds, PicopaymentsError
 from picopayments_cli.channel.networks import address_of_script
@@ -334,7 +334,10 @@ def _publish(hub: Hub, handle: Handle) -> None:
             account = work.put(replace(account, commit_raw=raw), fixed=True)
             _note("commit published", account, quantity=channel.moved)
     if account.commit_raw is not None:
-        hub.chain.broadcast(account.commit_raw)
+        try:
+            hub.chain.broadcast(account.commit_raw)
+        except BroadcastRefused as error:  # tried again with every block; what else there is to recover goes on
+            log.warning("commit waits", extra={"fields": {"handle": handle.hex(), "error": error.as_json()}})
 
 
 def _recover(hub: Hub, handle: Handle) -> None:
@@ -344,12 +347,12 @@ def _recover(hub: Hub, handle: Handle) -> None:
         facts = _both(hub, work, account)
     facts = _with_assets(hub, account, *facts)
     with hub.book.transaction("recover") as work:
-        if account.stage == CLOSING and _is_over(hub, account, *facts):
+        purse = _purse(hub, work)
+        if account.stage == CLOSING and _is_over(hub, account, *facts, purse):
             work.put(replace(work.get(handle), stage=CLOSED))
             hub.follower.release(work.db, f"deposit {handle.hex()}")
             _note("closed", account)
             return
-        purse = _purse(hub, work)
     steps = recovery.recoveries(
         account.channels,
         *facts,
@@ -372,12 +375,12 @@ def _recover(hub: Hub, handle: Handle) -> None:
             log.warning("recovery waits", extra={"fields": {**fields, "error": error.as_json()}})
 
 
-def _is_over(hub: Hub, account: Account, sending: Facts, receiving: Facts) -> bool:
+def _is_over(hub: Hub, account: Account, sending: Facts, receiving: Facts, purse: Purse) -> bool:
     return recovery.is_over(
         account.channels,
         sending,
         receiving,
-        wallet_script=hub.script,
+        purse=purse,
         safe_depth=hub.network.safe_depth,
         deposited=account.deposit_raw is not None,
         agreed=account.agreed_height,
@@ -385,21 +388,32 @@ def _is_over(hub: Hub, account: Account, sending: Facts, receiving: Facts) -> bo
 
 
 def _with_assets(hub: Hub, account: Account, sending: Facts, receiving: Facts) -> tuple[Facts, Facts]:
-    """The facts with what the ledger shows on the hub's deposit, and on its own published commit."""
-    deposit = address_of_script(hub.network, account.channels.sending.script.output)
-    entry = recovery.anchor_spender(account.channels.receiving, receiving)
-    own = entry is not None and recovery.published_commit(account.channels.receiving, receiving) is not None
-    commit = address_of_script(hub.network, recovery.first_output(entry)) if entry and own else None
-    asked = [address for address in (deposit, commit) if address]
-    balances = hub.chain.view(Query(balances=asked)).balances
+    """The facts with what the ledger shows on the hub's deposit and on published commits, as of the same block."""
+    channels = account.channels
+    deposit = str(address_of_script(hub.network, channels.sending.script.output))
+    commits = [
+        _commit_address(hub, channels.sending, sending),
+        _commit_address(hub, channels.receiving, receiving),
+    ]
+    view = hub.chain.view(Query(balances=[deposit, *(address for address in commits if address)]))
+    if view.height != sending.tip:
+        return sending, receiving  # what the ledger shows is of another moment: the next round may know
     held = {
-        address: tuple(asset_id(name) for name, quantity in balances[address].items() if quantity and name != "BTC")
-        for address in asked
+        address: tuple(asset_id(name) for name, quantity in balances.items() if quantity and name != "BTC")
+        for address, balances in view.balances.items()
     }
+    of_sending, of_receiving = (held.get(address) if address else None for address in commits)
     return (
-        replace(sending, assets=held.get(str(deposit))),
-        replace(receiving, commit_assets=held.get(str(commit))),
+        replace(sending, assets=held[deposit], commit_assets=of_sending),
+        replace(receiving, commit_assets=of_receiving),
     )
+
+
+def _commit_address(hub: Hub, channel: Channel, facts: Facts) -> str | None:
+    """Where the commit that spends a channel's anchor pays, if one does."""
+    entry = recovery.anchor_spender(channel, facts)
+    paid = None if entry is None else recovery.first_output(entry)
+    return str(address_of_script(hub.network, paid)) if paid is not None and is_p2sh(paid) else None
 
 
 def _note(event: str, account: Account, **numbers: int) -> None:
