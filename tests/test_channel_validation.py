@@ -639,12 +639,11 @@ def broken_bodies() -> list[Any]:
 def test_a_member_missing_or_of_a_wrong_type(
     body: dict[str, Any], parse: Callable[[Any], Any], error: type[PicopaymentsError], member: str, bad: Any
 ) -> None:
-    if bad is MISSING:
-        del body[member]
-    else:
-        body[member] = bad
+    changed_body = {name: value for name, value in body.items() if name != member}
+    if bad is not MISSING:
+        changed_body[member] = bad
     with pytest.raises(error) as caught:
-        parse(body)
+        parse(changed_body)
     assert type(caught.value) is error
     assert caught.value.exit_code == 5
 

@@ -1,0 +1,347 @@
+"""What stands outside a session's doors, in memory: a chain that Bitcoin Core's kernel judges, and a hub's answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bitcoin.core import CTransaction
+from channel_support import PAYEE, kernel_accepts, parsed
+
+from picopayments_cli.chain import Asset, Query, View
+from picopayments_cli.channel import duplex as pair
+from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel.counterparty import asset_id, asset_name, is_p2sh, read_transaction, unpack_send
+from picopayments_cli.channel.errors import BroadcastRefused, HubUnreachable
+from picopayments_cli.channel.keys import Key, Secrets
+from picopayments_cli.channel.messages import (
+    ConnectReply,
+    ConnectRequest,
+    DepositMessage,
+    Receipt,
+    SyncReply,
+    SyncRequest,
+    close_request,
+    spend_secret_in,
+)
+from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
+from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.scripts import DepositScript, Unlock, wallet_unlock
+from picopayments_cli.channel.state import Channel, Commit, Revoked, finished
+from picopayments_cli.channel.terms import Terms
+from picopayments_cli.channel.transactions import (
+    DUST,
+    Anchor,
+    Draft,
+    Input,
+    Output,
+    Purse,
+    compose_deposit,
+    spent_outpoints,
+)
+from picopayments_cli.channel.values import (
+    Coin,
+    Entry,
+    Handle,
+    Hash,
+    Height,
+    Outpoint,
+    Quantity,
+    Secret,
+    Token,
+    hash160,
+)
+
+REGTEST = NETWORKS["regtest"]
+START = 1000  # the height at which every story begins
+STRANGER = Key(hashlib.sha256(b"a stranger").digest())
+
+
+class MemoryChain:
+    """Transactions and their heights. What is published must spend what is there, by its scripts and at its age."""
+
+    def __init__(self) -> None:
+        self.tip = Height(START)
+        self.entries: list[Entry] = []
+        self.granted: list[tuple[bytes, int, int]] = []
+        self._made = 0
+
+    # What the tests do with it ---------------------------------------------------------------------------------------
+
+    def grant(self, script: bytes, asset: int, quantity: int) -> None:
+        """An asset that was always there."""
+        self.granted.append((script, asset, quantity))
+
+    def fund(self, script: bytes, value: int, *, mined: bool = True) -> Outpoint:
+        """Bitcoins out of nowhere, in the tip's block or in the mempool."""
+        self._made += 1
+        nowhere = Outpoint(hashlib.sha256(f"nowhere {self._made}".encode()).digest(), 0)
+        unlock = wallet_unlock(STRANGER.pubkey, b"\x76\xa9\x14" + hash160(STRANGER.pubkey) + b"\x88\xac")
+        tx = Draft((Input(nowhere, value + 1000, unlock),), (Output(value, script),)).signed(STRANGER)
+        self.entries.append(Entry(tx.GetTxid(), tx.serialize(), self.tip if mined else None))
+        return Outpoint(tx.GetTxid(), 0)
+
+    def mine(self, blocks: int = 1) -> None:
+        """Blocks, the first of which takes the whole mempool."""
+        first = Height(self.tip + 1)
+        self.entries = [replace(item, height=first) if item.height is None else item for item in self.entries]
+        self.tip = Height(self.tip + blocks)
+
+    def disconnect(self, blocks: int) -> None:
+        """Take blocks away, and put as many empty ones in their place: what they held is in the mempool again."""
+        kept = self.tip - blocks
+        self.entries = [
+            replace(item, height=None) if item.height is not None and item.height > kept else item
+            for item in self.entries
+        ]
+
+    def drop(self, txid: bytes) -> None:
+        """Forget a transaction."""
+        self.entries = [item for item in self.entries if item.txid != txid]
+
+    def facts(self, channel: Channel, revoked: Sequence[Revoked] = (), *, asked: bool = True) -> Facts:
+        """What a party knows of a channel; ``asked``: of the ledger too."""
+        script = channel.script.output
+        coins = tuple(
+            (item, coin) for item in revoked for coin in self._coins(channel.commit_script(item.revoke_hash).output)
+        )
+        found = Facts(
+            self.tip,
+            self._history(script),
+            self._coins(script),
+            revoked_coins=coins,
+            assets=self._asset_ids(script) if asked else None,
+        )
+        entry = recovery.anchor_spender(channel, found)
+        paid = recovery.first_output(entry) if entry else b""
+        if not is_p2sh(paid):
+            return found
+        return replace(
+            found,
+            commit_history=self._history(paid),
+            commit_coins=self._coins(paid),
+            commit_assets=self._asset_ids(paid) if asked else None,
+        )
+
+    def held(self, script: bytes, asset: int) -> int:
+        """What the confirmed ledger says a script holds of an asset."""
+        return self._balances().get((script, asset), 0)
+
+    def output(self, outpoint: Outpoint) -> tuple[Output, Height | None] | None:
+        """An output that was made, and the height of its block."""
+        for entry in self.entries:
+            if entry.txid == outpoint.txid:
+                out = parsed(entry.raw).vout[outpoint.vout]
+                return Output(out.nValue, bytes(out.scriptPubKey)), entry.height
+        return None
+
+    # The Chain that a session sees -----------------------------------------------------------------------------------
+
+    def view(self, query: Query) -> View:
+        """Whatever is asked, as of the tip."""
+        scripts = {item: script_of_address(REGTEST, item) for item in (*query.coins, *query.history, *query.balances)}
+        known = {entry.txid: entry.raw for entry in self.entries}
+        return View(
+            self.tip,
+            1,
+            coins={item: self._coins(scripts[item]) for item in query.coins},
+            history={item: self._history(scripts[item]) for item in query.history},
+            balances={item: self._named(scripts[item]) for item in query.balances},
+            transactions={txid: known[txid] for txid in query.transactions if txid in known},
+        )
+
+    def asset(self, name: str) -> Asset:
+        """An asset, indivisible but for XCP."""
+        return Asset(name, asset_id(name), name == "XCP")
+
+    def broadcast(self, raw: bytes) -> bytes:
+        """Take a transaction into the mempool. Raises BroadcastRefused."""
+        tx = parsed(raw)
+        txid = bytes(tx.GetTxid())
+        if all(entry.txid != txid for entry in self.entries):
+            self._check(tx, raw)
+            self.entries.append(Entry(txid, raw, None))
+        return txid
+
+    def _check(self, tx: CTransaction, raw: bytes) -> None:
+        taken = {outpoint for entry in self.entries for outpoint in spent_outpoints(parsed(entry.raw))}
+        spent: list[Output] = []
+        for coin, outpoint in zip(tx.vin, spent_outpoints(tx), strict=True):
+            found = self.output(outpoint)
+            if found is None or outpoint in taken:
+                raise BroadcastRefused(f"{outpoint} is missing or spent.")
+            output, height = found
+            depth = 0 if height is None else self.tip - height + 1
+            if tx.nVersion >= 2 and coin.nSequence < 2**31 and depth < coin.nSequence:
+                raise BroadcastRefused(f"{outpoint} is {depth} blocks old, not {coin.nSequence}.")
+            spent.append(output)
+        if not kernel_accepts(raw, spent):
+            raise BroadcastRefused("A script is not fulfilled.")
+        made = sum(out.nValue for out in tx.vout)
+        fee = sum(out.value for out in spent) - made
+        small = any(out.nValue < DUST and bytes(out.scriptPubKey)[:1] != b"\x6a" for out in tx.vout)
+        if fee < len(raw) or small:
+            raise BroadcastRefused(f"A fee of {fee} for {len(raw)} bytes, or dust.")
+
+    def _history(self, script: bytes) -> tuple[Entry, ...]:
+        made: set[Outpoint] = set()
+        found = []
+        for entry in self.entries:
+            tx = parsed(entry.raw)
+            paid = {Outpoint(entry.txid, n) for n, out in enumerate(tx.vout) if bytes(out.scriptPubKey) == script}
+            if paid or made.intersection(spent_outpoints(tx)):
+                found.append(entry)
+            made |= paid
+        return tuple(found)
+
+    def _coins(self, script: bytes) -> tuple[Coin, ...]:
+        return recovery.unspent(script, self._history(script))
+
+    def _balances(self) -> dict[tuple[bytes, int], int]:
+        held: dict[tuple[bytes, int], int] = {}
+        for script, asset, quantity in self.granted:
+            held[script, asset] = held.get((script, asset), 0) + quantity
+        mined = [entry for entry in self.entries if entry.height is not None]
+        for entry in sorted(mined, key=lambda item: item.height or 0):
+            tx = parsed(entry.raw)
+            source = self.output(spent_outpoints(tx)[0])
+            reading = read_transaction(tx, source[0].script) if source else None
+            send = unpack_send(reading.message) if reading and reading.message else None
+            if reading is None or send is None:
+                continue
+            (target,) = reading.destinations
+            moved = min(send.quantity, held.get((reading.source, send.asset_id), 0))
+            held[reading.source, send.asset_id] = held.get((reading.source, send.asset_id), 0) - moved
+            held[target, send.asset_id] = held.get((target, send.asset_id), 0) + moved
+        return held
+
+    def _asset_ids(self, script: bytes) -> tuple[int, ...]:
+        return tuple(asset for (at, asset), quantity in self._balances().items() if at == script and quantity)
+
+    def _named(self, script: bytes) -> Mapping[str, int]:
+        return {asset_name(asset): self.held(script, asset) for asset in self._asset_ids(script)}
+
+
+class HandHub:
+    """A hub's answers, made by the channel's own rules; what it does on the chain, the test tells it to do."""
+
+    url = "http://hub.invalid/api/"
+
+    def __init__(self, chain: MemoryChain, terms: Terms) -> None:
+        self.chain = chain
+        self.terms = terms
+        self.key = PAYEE
+        self.secrets = Secrets(self.key, b"salt of the hub.")
+        self.handle = Handle(hashlib.sha256(b"handle").digest())
+        self.refuses: Exception | None = None  # what it answers instead
+        self.reveals = True  # its spend secret, at a close
+        self.to_pay: list[int] = []  # what others have paid to the client
+        self.accepted: list[Commit] = []
+        self.client_secret: Secret | None = None
+        self.duplex: pair.Duplex
+        self._client_hash: Hash
+        self._due = 0
+        self._drawn: dict[Hash, Secret] = {}
+
+    @property
+    def script(self) -> bytes:
+        """The scriptPubKey of its wallet."""
+        return b"\x76\xa9\x14" + hash160(self.key.pubkey) + b"\x88\xac"
+
+    def call(self, method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
+        """The signed reply to a signed request."""
+        if self.refuses is not None:
+            raise self.refuses
+        methods: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+            "mph_request": self._request,
+            "mph_deposit": self._deposit,
+            "mph_sync": self._sync,
+            "mph_close": self._close,
+        }
+        answer = {**methods[method](params), "request_sha256": envelope.digest(params).hex()}
+        return envelope.seal(self.key, answer)
+
+    def _draw(self) -> Hash:
+        number = len(self._drawn)
+        made = self.secrets.revoke_hash(number)
+        self._drawn[made] = self.secrets.revoke(number)
+        return made
+
+    def _request(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        self._client_hash = ConnectRequest.parse(body).spend_hash
+        return ConnectReply(self.handle, self.secrets.spend_hash, self.terms.as_json()).as_json()
+
+    def _deposit(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        asked = DepositMessage.parse(body, HubUnreachable)
+        c2h = DepositScript.parse(asked.script)
+        h2c = DepositScript(self.key.pubkey, c2h.payer, self._client_hash, c2h.expire)
+        matching, asset = Quantity(self.terms.matching_deposit(asked.quantity)), asset_id(body["asset"])
+        channels = pair.Duplex(
+            Channel(asset, h2c, matching, asked.delay, self.terms.fee_rate),
+            Channel(asset, c2h, asked.quantity, asked.delay, self.terms.fee_rate),
+        )
+        own = self._draw()
+        self.duplex = pair.hand_out(pair.add_request(channels, asked.next_hash), own)
+        return DepositMessage(h2c.redeem, own, matching, asked.delay).as_json()
+
+    def _sync(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        request = SyncRequest.parse(body)
+        taken = pair.accept(self.duplex, request.half)
+        paid = sum(payment.amount for payment in request.payments)
+        self._due += taken.net - self.duplex.net - self.terms.sync_fee - paid
+        if request.half.offer:
+            self.accepted.append(taken.receiving.active[-1])
+        count, total = pair.deliverable(taken, self._due, self.to_pay)
+        moved, half = pair.transfer(taken, total, self.key, self._drawn.__getitem__)
+        self._due += sum(self.to_pay[:count]) - total
+        own = self._draw()
+        self.duplex = pair.hand_out(pair.add_request(moved, request.next_hash), own)
+        receipts = tuple(
+            Receipt(self.handle, Quantity(amount), Token(b"paid %d" % amount)) for amount in self.to_pay[:count]
+        )
+        del self.to_pay[:count]
+        return SyncReply(half, receipts, own).as_json()
+
+    def _close(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        given = spend_secret_in(body, HubUnreachable)
+        self.client_secret = Secret(given) if given else None
+        reveals = self.reveals and not self.duplex.receiving.active
+        return close_request(self.handle, self.secrets.spend if reveals else None)
+
+    # On the chain ----------------------------------------------------------------------------------------------------
+
+    def fund(self) -> None:
+        """Publish its deposit."""
+        channel = self.duplex.sending
+        unlock: Unlock = wallet_unlock(self.key.pubkey, self.script)
+        coin = self.chain.fund(self.script, 1_000_000)
+        draft = compose_deposit(
+            [(coin, 1_000_000)], unlock, channel.script, channel.asset_id, channel.quantity, channel.budget, 1
+        )
+        tx = draft.signed(self.key)
+        self.chain.broadcast(tx.serialize())
+        anchor = Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value)
+        self.duplex = replace(self.duplex, sending=replace(channel, anchor=anchor))
+
+    def see(self, anchor: Anchor | None) -> None:
+        """Take the client's deposit for confirmed."""
+        self.duplex = replace(self.duplex, receiving=replace(self.duplex.receiving, anchor=anchor))
+
+    def publish(self, commit: Commit) -> bytes:
+        """Publish a commit that it has received, revoked or not; its txid."""
+        return self.chain.broadcast(finished(self.duplex.receiving, commit, self.key))
+
+    def pay_out(self) -> bytes:
+        """Publish the payout of its published commit; its txid."""
+        receiving = self.duplex.receiving
+        facts = self.chain.facts(receiving)
+        purse = Purse(wallet_unlock(self.key.pubkey, self.script), (), 1)
+        (draft,) = recovery.payouts(receiving, facts, self.secrets.spend, purse, REGTEST.safe_depth)
+        return self.chain.broadcast(draft.signed(self.key).serialize())
+
+
+def address(script: bytes) -> str:
+    """The regtest address of a script."""
+    return str(address_of_script(REGTEST, script))

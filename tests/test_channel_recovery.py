@@ -1,0 +1,528 @@
+"""What may be taken back, and when: each rule at its border, judged by Bitcoin Core's kernel and a ledger in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import pytest
+from channel_support import ASSET, PAYEE, PAYER, SPEND_SECRET, deposit_script, hashed, secret, wallet_script
+from memory_support import MemoryChain
+
+from picopayments_cli.channel import recovery
+from picopayments_cli.channel.duplex import Duplex
+from picopayments_cli.channel.errors import BroadcastRefused, InsufficientBitcoin
+from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.recovery import Facts, Step
+from picopayments_cli.channel.scripts import wallet_unlock
+from picopayments_cli.channel.state import (
+    Channel,
+    Commit,
+    Revoked,
+    commit,
+    finished,
+    give_back,
+    request_commit,
+    revoke,
+)
+from picopayments_cli.channel.transactions import DUST, Draft, Purse, compose_deposit
+from picopayments_cli.channel.values import Height, Outpoint, Quantity
+
+XCP, OTHER = 1, 26**3
+EXPIRE, SAFE = 144, 6
+DEPOSIT = 1000
+
+
+def purse(owner: Key, coins: Iterable[tuple[Outpoint, int]] = (), *, rate: int = 1, reserve: int = 0) -> Purse:
+    return Purse(wallet_unlock(owner.pubkey, wallet_script(owner)), tuple(coins), rate, reserve)
+
+
+class Scene:
+    """A channel from PAYER to PAYEE on a chain, its deposit confirmed at START + 1, with commits of some quantities."""
+
+    def __init__(self, *quantities: int, delay: int = 2, expire: int = EXPIRE) -> None:
+        self.chain = MemoryChain()
+        self.chain.grant(wallet_script(PAYER), ASSET, DEPOSIT)
+        channel = Channel(ASSET, deposit_script(expire), Quantity(DEPOSIT), delay, 5)
+        coin = self.chain.fund(wallet_script(PAYER), 100_000)
+        draft = compose_deposit(
+            [(coin, 100_000)], purse(PAYER).unlock, channel.script, ASSET, DEPOSIT, channel.budget, 1
+        )
+        self.deposit = self.publish(draft, PAYER)
+        self.chain.mine()
+        held = self.chain.held(channel.script.output, ASSET)
+        self.channel = recovery.see_deposit(channel, self.chain.facts(channel), held, 1)
+        assert self.channel.anchor is not None
+        for quantity in quantities:
+            self.channel, _ = commit(request_commit(self.channel, hashed(f"c{quantity}")), quantity, PAYER)
+        self.commits: dict[int, Commit] = {item.quantity: item for item in self.channel.active}
+
+    @property
+    def tip(self) -> Height:
+        return self.chain.tip
+
+    def facts(self, *revoked: Revoked, asked: bool = True) -> Facts:
+        return self.chain.facts(self.channel, revoked, asked=asked)
+
+    def publish(self, draft: Draft, owner: Key) -> bytes:
+        return self.chain.broadcast(draft.signed(owner).serialize())
+
+    def publish_commit(self, quantity: int) -> bytes:
+        return self.chain.broadcast(finished(self.channel, self.commits[quantity], PAYEE))
+
+    def revoke(self, *quantities: int) -> None:
+        """The payer learns the secrets of these commits."""
+        self.channel = revoke(self.channel, [secret(f"c{quantity}") for quantity in quantities])
+
+    def give_back(self, *quantities: int) -> None:
+        """The payee reveals them."""
+        self.channel = give_back(self.channel, [self.commits[quantity] for quantity in quantities])
+
+    def commit_address(self, chosen: Commit | Revoked) -> bytes:
+        return self.channel.commit_script(chosen.revoke_hash).output
+
+    # Drafts ------------------------------------------------------------------------------------------------------
+
+    def payouts(self, coins: Iterable[tuple[Outpoint, int]] = (), *, safe: int = SAFE) -> list[Draft]:
+        return list(recovery.payouts(self.channel, self.facts(), SPEND_SECRET, purse(PAYEE, coins), safe))
+
+    def changes(self, *, given: bool = False, safe: int = SAFE) -> list[Draft]:
+        secret_given = SPEND_SECRET if given else None
+        return list(recovery.changes(self.channel, self.facts(), secret_given, purse(PAYER), safe))
+
+    def expiries(
+        self, coins: Iterable[tuple[Outpoint, int]] = (), *, given: bool = False, safe: int = SAFE
+    ) -> list[Draft]:
+        secret_given = SPEND_SECRET if given else None
+        return list(recovery.expiries(self.channel, self.facts(), secret_given, purse(PAYER, coins), safe))
+
+    def punish(self, *revoked: Revoked, wallet: Purse | None = None) -> list[Draft]:
+        return list(recovery.punish(self.channel, self.facts(*revoked), wallet or purse(PAYER)))
+
+    def home(self, owner: Key, asset: int = ASSET) -> int:
+        """What the owner's wallet holds, once all that is published is mined."""
+        self.chain.mine()
+        return self.chain.held(wallet_script(owner), asset)
+
+    def wallet_coin(self, owner: Key, value: int) -> tuple[Outpoint, int]:
+        return self.chain.fund(wallet_script(owner), value), value
+
+
+# The payout ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("delay", "safe"), [(1, 1), (2, 6), (6, 6), (7, 6), (12, 6)])
+def test_a_payout_waits_until_the_commit_is_ripe_and_buried(delay: int, safe: int) -> None:
+    scene = Scene(300, delay=delay)
+    scene.publish_commit(300)
+    assert scene.payouts(safe=safe) == []
+    for _ in range(max(delay, safe) - 1):
+        scene.chain.mine()
+        assert scene.payouts(safe=safe) == []
+    scene.chain.mine()
+    (draft,) = scene.payouts(safe=safe)
+    assert (draft.version, draft.inputs[0].sequence) == (2, delay)
+    scene.publish(draft, PAYEE)
+    assert scene.home(PAYEE) == 300
+    assert scene.payouts(safe=safe) == []
+
+
+def test_a_payout_is_of_a_commit_that_was_not_given_back() -> None:
+    scene = Scene(300, 400)
+    scene.publish_commit(400)
+    scene.chain.mine(20)
+    assert scene.payouts()
+    scene.give_back(400)
+    assert scene.payouts() == []
+
+
+def test_an_old_coin_on_the_address_of_an_unpublished_commit_is_no_reason_for_a_payout() -> None:
+    scene = Scene(300)
+    scene.chain.fund(scene.commit_address(scene.commits[300]), 6000)
+    scene.chain.mine(50)
+    assert scene.payouts() == []
+
+
+def test_an_older_coin_on_the_address_of_a_commit_waits_for_the_commit_and_rides_along() -> None:
+    scene = Scene(300, delay=10)
+    old = scene.chain.fund(scene.commit_address(scene.commits[300]), 6000)
+    scene.chain.mine(20)
+    out = Outpoint(scene.publish_commit(300), 0)
+    scene.chain.mine(9)
+    young = scene.chain.fund(scene.commit_address(scene.commits[300]), 6000)
+    assert scene.payouts() == []
+    scene.chain.mine()
+    (draft,) = scene.payouts()
+    assert [coin.outpoint for coin in draft.inputs] == [out, old]
+    assert young not in [coin.outpoint for coin in draft.inputs]
+    scene.publish(draft, PAYEE)
+    assert scene.home(PAYEE) == 300
+
+
+def test_what_comes_to_a_commits_address_after_its_payout_is_paid_out_too() -> None:
+    scene = Scene(300, delay=3)
+    scene.publish_commit(300)
+    scene.chain.mine(6)
+    scene.publish(scene.payouts()[0], PAYEE)
+    scene.chain.mine()
+    late = scene.chain.fund(scene.commit_address(scene.commits[300]), 6000)
+    scene.chain.mine(1)
+    assert scene.payouts() == []
+    scene.chain.mine(1)
+    (draft,) = scene.payouts()
+    assert [coin.outpoint for coin in draft.inputs] == [late]
+    scene.publish(draft, PAYEE)
+
+
+def test_no_payout_where_something_else_spent_the_anchor() -> None:
+    scene = Scene(300)
+    scene.publish(scene.changes(given=True)[0], PAYER)
+    scene.chain.fund(scene.commit_address(scene.commits[300]), 6000)
+    scene.chain.mine(50)
+    assert scene.payouts() == []
+
+
+def test_a_payout_that_a_reorganisation_unconfirms_is_not_made() -> None:
+    scene = Scene(300)
+    scene.publish_commit(300)
+    scene.chain.mine(6)
+    assert scene.payouts()
+    scene.chain.disconnect(6)
+    assert scene.payouts() == []
+
+
+# The change ---------------------------------------------------------------------------------------------------------
+
+
+def test_change_by_a_given_secret_takes_the_anchor_at_once() -> None:
+    scene = Scene()
+    assert scene.changes() == []
+    (draft,) = scene.changes(given=True)
+    assert scene.channel.anchor is not None
+    assert scene.channel.anchor.outpoint in [coin.outpoint for coin in draft.inputs]
+    assert (draft.version, len(draft.inputs)) == (1, 2)
+    scene.publish(draft, PAYER)
+    assert scene.home(PAYER) == DEPOSIT
+
+
+def test_change_leaves_what_is_not_confirmed() -> None:
+    scene = Scene()
+    loose = scene.chain.fund(scene.channel.script.output, 6000, mined=False)
+    (draft,) = scene.changes(given=True)
+    assert loose not in [coin.outpoint for coin in draft.inputs]
+
+
+@pytest.mark.parametrize("safe", [2, 6, 20])
+def test_change_by_a_secret_that_a_payout_shows_waits_until_the_commit_is_buried(safe: int) -> None:
+    scene = Scene(300)
+    scene.publish_commit(300)
+    scene.chain.mine(2)
+    scene.publish(scene.payouts(safe=2)[0], PAYEE)
+    for depth in range(2, safe):
+        assert scene.changes(safe=safe) == [], depth
+        scene.chain.mine()
+    (draft,) = scene.changes(safe=safe)
+    assert len(draft.inputs) == 2  # the commit's change, and the spare
+    scene.publish(draft, PAYER)
+    assert scene.home(PAYER) == DEPOSIT - 300
+    assert scene.home(PAYEE) == 300
+
+
+def test_change_never_takes_the_anchor_by_a_shown_secret() -> None:
+    scene = Scene(300)
+    txid = scene.publish_commit(300)
+    scene.chain.mine(6)
+    payout = scene.publish(scene.payouts()[0], PAYEE)
+    known = scene.facts()
+    scene.chain.drop(payout)
+    scene.chain.drop(txid)
+    forked = replace(scene.facts(), commit_history=known.commit_history)
+    assert list(recovery.changes(scene.channel, forked, None, purse(PAYER), SAFE)) == []
+    assert recovery.shown_secret(scene.channel, forked, SAFE) is None
+
+
+def test_a_spend_that_shows_no_secret_is_no_reason_for_a_change() -> None:
+    scene = Scene(300, 400)
+    scene.publish_commit(400)
+    scene.revoke(400)
+    scene.publish(scene.punish()[0], PAYER)
+    scene.chain.mine(20)
+    assert scene.changes() == []
+
+
+# The expiry ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_deposit_expires_at_its_age_and_not_a_block_sooner() -> None:
+    scene = Scene()
+    scene.chain.mine(EXPIRE - 2)
+    assert scene.expiries() == []
+    scene.chain.mine()
+    (draft,) = scene.expiries()
+    assert (draft.version, len(draft.inputs)) == (2, 2)
+    assert {coin.sequence for coin in draft.inputs} == {EXPIRE}
+    scene.publish(draft, PAYER)
+    assert scene.home(PAYER) == DEPOSIT
+    assert scene.expiries() == []
+
+
+def test_the_spare_frees_the_rest_of_a_deposit_whose_commit_came_late() -> None:
+    scene = Scene(300)
+    scene.chain.mine(EXPIRE - 10)
+    scene.publish_commit(300)
+    scene.chain.mine(9)
+    (draft,) = scene.expiries([scene.wallet_coin(PAYER, 50_000)])
+    assert draft.inputs[0].outpoint == Outpoint(scene.deposit, 3)
+    scene.publish(draft, PAYER)
+    assert scene.home(PAYER) == DEPOSIT - 300
+    assert scene.expiries() == []
+    scene.chain.mine(EXPIRE)
+    (rest,) = scene.expiries()  # the commit's change, of bitcoins only
+    assert len(rest.outputs) == 1
+    scene.publish(rest, PAYER)
+
+
+def test_a_young_coin_does_not_stop_what_has_expired() -> None:
+    scene = Scene()
+    scene.chain.mine(EXPIRE - 1)
+    young = scene.chain.fund(scene.channel.script.output, 6000)
+    (draft,) = scene.expiries()
+    assert young not in [coin.outpoint for coin in draft.inputs]
+    scene.publish(draft, PAYER)
+    assert scene.home(PAYER) == DEPOSIT
+
+
+def test_nothing_expires_whose_secret_is_known() -> None:
+    scene = Scene(300)
+    scene.publish_commit(300)
+    scene.chain.mine(6)
+    scene.publish(scene.payouts()[0], PAYEE)
+    scene.chain.mine(EXPIRE)
+    assert scene.expiries() == []
+    assert scene.changes()
+    other = Scene()
+    other.chain.mine(EXPIRE)
+    assert other.expiries(given=True) == []
+    assert other.expiries()
+
+
+def test_an_asset_without_a_coin_gets_one_once() -> None:
+    scene = Scene()
+    scene.chain.mine(EXPIRE)
+    scene.publish(scene.expiries()[0], PAYER)
+    scene.chain.mine()
+    assert scene.expiries() == []
+    scene.chain.grant(scene.channel.script.output, XCP, 7)
+    with pytest.raises(InsufficientBitcoin):
+        scene.expiries()
+    (draft,) = scene.expiries([scene.wallet_coin(PAYER, 50_000)])
+    assert draft.outputs[0].script == scene.channel.script.output
+    assert draft.outputs[0].value == DUST
+    scene.publish(draft, PAYER)
+    coin = scene.wallet_coin(PAYER, 50_000)
+    assert scene.expiries([coin]) == []  # the coin is on its way
+    scene.chain.mine(EXPIRE - 1)
+    assert scene.expiries([coin]) == []
+    scene.chain.mine()
+    (taken,) = scene.expiries([coin])
+    scene.publish(taken, PAYER)
+    assert scene.home(PAYER, XCP) == 7
+
+
+# The punishment -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mined", [False, True])
+def test_a_revoked_commit_is_punished_in_the_mempool_or_in_a_block(mined: bool) -> None:
+    scene = Scene(300, 400)
+    assert scene.punish() == []
+    out = Outpoint(scene.publish_commit(400), 0)
+    assert scene.punish() == []  # not revoked
+    scene.revoke(400)
+    if mined:
+        scene.chain.mine(5)
+    (draft,) = scene.punish()
+    assert [coin.outpoint for coin in draft.inputs] == [out]
+    scene.publish(draft, PAYER)
+    assert scene.home(PAYER) == 400
+    assert scene.punish() == []
+
+
+def test_dust_on_the_address_of_a_published_revoked_commit_goes_behind_its_output() -> None:
+    scene = Scene(300, 400)
+    dust = scene.chain.fund(scene.commit_address(scene.commits[400]), 600)
+    scene.revoke(400)
+    (item,) = scene.channel.revoked
+    scene.publish_commit(400)
+    (draft,) = scene.punish(item)
+    assert [coin.outpoint for coin in draft.inputs[1:]] == [dust]
+    scene.publish(draft, PAYER)
+    assert scene.home(PAYER) == 400
+
+
+def test_dust_of_exposed_revoked_commits_is_taken_before_anything_is_published() -> None:
+    scene = Scene(300, 350, 400)
+    for quantity in (350, 400):
+        scene.chain.fund(scene.commit_address(scene.commits[quantity]), 2000, mined=False)
+    scene.revoke(350, 400)
+    (draft,) = scene.punish(*scene.channel.revoked)
+    assert len(draft.inputs) == 2
+    assert len(draft.outputs) == 1  # no asset, no message
+    assert draft.version == 1
+    scene.publish(draft, PAYER)
+
+
+def test_dust_of_a_revoked_commit_that_would_take_nothing_is_left() -> None:
+    scene = Scene(300, 350)
+    scene.revoke(350)
+    again, _ = commit(request_commit(scene.channel, hashed("again")), 350, PAYER)
+    scene.chain.fund(scene.commit_address(scene.channel.revoked[0]), 2000)
+    assert len(scene.punish(*scene.channel.revoked)) == 1
+    scene.channel = again
+    assert recovery.exposed(scene.channel) == ()
+    assert scene.punish(*scene.channel.revoked) == []
+
+
+def test_punishing_is_urgent_and_may_use_the_reserve() -> None:
+    scene = Scene(300, 400)
+    scene.revoke(400)
+    scene.publish_commit(400)
+    coin = scene.wallet_coin(PAYER, 90_000)
+    (draft,) = scene.punish(wallet=purse(PAYER, [coin], rate=100, reserve=90_000))
+    assert [item.outpoint for item in draft.inputs[1:]] == [coin[0]]
+    with pytest.raises(InsufficientBitcoin):
+        scene.punish(wallet=purse(PAYER, rate=100))
+
+
+# What pays for it ---------------------------------------------------------------------------------------------------
+
+
+def test_wallet_coins_go_behind_the_channels_and_leave_the_reserve() -> None:
+    scene = Scene(300)
+    out = Outpoint(scene.publish_commit(300), 0)
+    scene.chain.mine(6)
+    small, large = scene.wallet_coin(PAYEE, 20_000), scene.wallet_coin(PAYEE, 60_000)
+
+    def payout(reserve: int) -> Draft:
+        wallet = purse(PAYEE, [small, large], rate=50, reserve=reserve)
+        (draft,) = recovery.payouts(scene.channel, scene.facts(), SPEND_SECRET, wallet, SAFE)
+        return draft
+
+    draft = payout(0)
+    assert [coin.outpoint for coin in draft.inputs] == [out, large[0]]
+    assert payout(80_000 - (draft.fee + DUST - draft.inputs[0].value)) == draft
+    with pytest.raises(InsufficientBitcoin):
+        payout(80_000)
+    scene.publish(draft, PAYEE)
+    assert scene.home(PAYEE) == 300
+
+
+def steps(scene: Scene, wallet: Purse, sending: Scene | None = None) -> tuple[Step, ...]:
+    """What PAYEE may take of the scene's channel; ``sending``: of one that it pays on."""
+    out = sending or scene
+    idle = replace(out.facts(), coins=(), history=()) if sending is None else out.facts()
+    return recovery.recoveries(
+        Duplex(out.channel, scene.channel),
+        idle,
+        scene.facts(),
+        secret=SPEND_SECRET,
+        given=None,
+        purse=wallet,
+        safe_depth=SAFE,
+    )
+
+
+def test_one_recovery_that_waits_does_not_stop_the_others() -> None:
+    paid, paying = Scene(300), Scene(300, 400)
+    paying.revoke(400)
+    paying.publish_commit(400)
+    paid.publish_commit(300)
+    paid.chain.mine(6)
+    poor = steps(paid, purse(PAYEE, rate=4), paying)
+    assert [(step.name, step.draft is None) for step in poor] == [("revoke", True), ("payout", True)]
+    assert all(step.waits is not None for step in poor)
+    coins = [paid.wallet_coin(PAYEE, 5_000), paid.wallet_coin(PAYEE, 5_000)]
+    rich = steps(paid, purse(PAYEE, coins, rate=4), paying)
+    assert [(step.name, step.waits) for step in rich] == [("revoke", None), ("payout", None)]
+    used = [coin.outpoint for step in rich if step.draft for coin in step.draft.inputs[1:]]
+    assert sorted(used) == sorted(outpoint for outpoint, _ in coins)  # each once
+    half = steps(paid, purse(PAYEE, coins[:1], rate=4), paying)
+    assert [(step.name, step.draft is None) for step in half] == [("revoke", False), ("payout", True)]
+
+
+# Other assets -------------------------------------------------------------------------------------------------------
+
+
+def test_every_asset_on_the_address_comes_home_the_channels_first() -> None:
+    scene = Scene()
+    scene.chain.grant(scene.channel.script.output, XCP, 7)
+    scene.chain.grant(scene.channel.script.output, OTHER, 9)
+    scene.chain.fund(scene.channel.script.output, 6000)
+    scene.chain.fund(scene.channel.script.output, 5000)
+    scene.chain.mine()
+    drafts = scene.changes(given=True)
+    assert [len(draft.inputs) for draft in drafts] == [1, 1, 2]
+    for draft in drafts:
+        scene.publish(draft, PAYER)
+    assert [scene.home(PAYER, asset) for asset in (ASSET, XCP, OTHER)] == [DEPOSIT, 7, 9]
+    assert scene.changes(given=True) == []
+
+
+def test_where_coins_are_fewer_than_assets_the_next_round_pays_one() -> None:
+    scene = Scene()
+    scene.chain.grant(scene.channel.script.output, XCP, 7)
+    scene.chain.grant(scene.channel.script.output, OTHER, 9)
+    wallet = [scene.wallet_coin(PAYER, 50_000)]
+
+    def changes() -> list[Draft]:
+        drafts = recovery.changes(scene.channel, scene.facts(), SPEND_SECRET, purse(PAYER, wallet), SAFE)
+        found = list(drafts)
+        for draft in found:
+            scene.publish(draft, PAYER)
+        scene.chain.mine()
+        wallet[:] = [scene.wallet_coin(PAYER, 50_000)]
+        return found
+
+    assert len(changes()) == 2  # anchor and spare
+    assert [scene.home(PAYER, asset) for asset in (ASSET, XCP, OTHER)] == [DEPOSIT, 7, 0]
+    (paid,) = changes()
+    assert paid.outputs[0].script == scene.channel.script.output
+    (taken,) = changes()
+    assert taken.outputs[0].script == wallet_script(PAYER)
+    assert scene.home(PAYER, OTHER) == 9
+    assert changes() == []
+
+
+def test_where_the_ledger_was_not_asked_the_channels_asset_is_taken() -> None:
+    scene = Scene()
+    (draft,) = recovery.changes(scene.channel, scene.facts(asked=False), SPEND_SECRET, purse(PAYER), SAFE)
+    scene.publish(draft, PAYER)
+    assert scene.home(PAYER) == DEPOSIT
+
+
+def test_coins_without_an_asset_are_taken_where_they_bring_more_than_they_cost() -> None:
+    scene = Scene()
+    scene.publish(scene.changes(given=True)[0], PAYER)
+    scene.chain.mine()
+    scene.chain.fund(scene.channel.script.output, 6000)
+    (swept,) = scene.changes(given=True)
+    assert (len(swept.inputs), len(swept.outputs)) == (1, 1)
+    scene.publish(swept, PAYER)
+    scene.chain.mine()
+    scene.chain.fund(scene.channel.script.output, 600)
+    assert scene.changes(given=True) == []
+
+
+def test_a_stolen_secret_or_a_wrong_age_helps_nobody() -> None:
+    scene = Scene(300)
+    (draft,) = scene.changes(given=True)
+    with pytest.raises(BroadcastRefused):
+        scene.publish(draft, PAYEE)
+    scene.publish_commit(300)
+    scene.chain.mine(6)
+    (payout,) = scene.payouts()
+    with pytest.raises(BroadcastRefused):
+        scene.publish(payout, PAYER)
+    early = replace(payout, inputs=(replace(payout.inputs[0], sequence=1),))
+    with pytest.raises(BroadcastRefused):
+        scene.publish(early, PAYEE)
