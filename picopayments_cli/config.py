@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,9 +16,20 @@ ENVIRONMENT = {
     "hub_url": "PICOPAYMENTS_HUB_URL",
     "chain_url": "PICOPAYMENTS_CHAIN_URL",
     "bitcoin_url": "PICOPAYMENTS_BITCOIN_URL",
+    "timeout": "PICOPAYMENTS_TIMEOUT",
 }
+FLAG, VARIABLE, FILE, DEFAULT = "flag", "environment", "file", "default"
+HIDDEN = "***"
 SAFE_DEPTH = "PICOPAYMENTS_SAFE_DEPTH"  # regtest only, for tests: as many blocks as on a real network
 MAX_SAFE_DEPTH = 100
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The value of a setting, and where it comes from: flag, environment, file or default."""
+
+    value: Any
+    source: str
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,7 @@ class Settings:
     ``chain_url``: a Counterparty node of one's own, without which the chain is asked of the hub; ``bitcoin_url``: a
     Bitcoin node of one's own beside it.
     ``hub_auth``: user and password for the hub, where its operator demands them (HTTP Basic).
+    ``choices``: every setting by its name in the file, with its source.
     """
 
     network: Network
@@ -40,6 +52,7 @@ class Settings:
     fee_ceiling: int = 100
     fee_rate: int | None = None
     hub_auth: tuple[str, str] | None = None
+    choices: Mapping[str, Choice] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def require_hub_url(self) -> str:
@@ -87,21 +100,58 @@ def load_settings(network: Network, basedir: Path, flags: Mapping[str, Any], env
 
     Raises InvalidSetting (an unknown name, an impossible value), InvalidUrl, StoreDamaged (the file is no JSON object).
     """
+    chosen = _defaults(network)
+    for source, given in (
+        (FILE, read_settings(network, basedir)),
+        (VARIABLE, {name: _from_text(name, environ.get(variable, "")) for name, variable in ENVIRONMENT.items()}),
+        (FLAG, flags),
+    ):
+        chosen |= {name: Choice(value, source) for name, value in given.items() if value is not None}
+    return _settings(network, basedir, chosen)
+
+
+def read_settings(network: Network, basedir: Path) -> dict[str, Any]:
+    """What stands in the settings file, unchecked but for the names. Raises InvalidSetting, StoreDamaged."""
     path = settings_file(network, basedir)
     given = _read(path)
-    unknown = sorted(set(given) - set(_CHECKS))
-    if unknown:
-        raise InvalidSetting(
-            f"{path} holds {unknown[0]!r}, which is no setting. Known are: {', '.join(sorted(_CHECKS))}.",
-            setting=unknown[0],
-            known=sorted(_CHECKS),
-        )
-    given = {"hub_url": _default_hub_url(network)} | _without_none(given)
-    given |= {name: environ[variable] for name, variable in ENVIRONMENT.items() if environ.get(variable)}
-    given |= _without_none(flags)
-    for name, value in given.items():
-        _check(name, value)
-    return _settings(network, basedir, given)
+    for name in sorted(set(given) - set(_CHECKS)):
+        raise _unknown(name, f"{path} holds {name!r}, which is no setting.")
+    return given
+
+
+def with_setting(network: Network, basedir: Path, name: str, text: str) -> dict[str, Any]:
+    """What the settings file is to hold for a setting to have the value of a text; no text takes the setting out.
+
+    The file must be right as a whole then. Raises InvalidSetting, InvalidUrl, StoreDamaged.
+    """
+    check_name(name)
+    given = {key: value for key, value in read_settings(network, basedir).items() if key != name}
+    if text:
+        given[name] = _from_text(name, text)
+    chosen = {key: Choice(value, FILE) for key, value in given.items() if value is not None}
+    _settings(network, basedir, _defaults(network) | chosen)
+    return given
+
+
+def check_name(name: str) -> None:
+    """Refuse what is no setting's name. Raises InvalidSetting."""
+    if name not in _CHECKS:
+        raise _unknown(name, f"There is no setting {name!r}.")
+
+
+def shown(name: str, value: Any) -> Any:
+    """A setting's value as it may be shown: a password, and user and password in a URL, are hidden."""
+    if name == "hub_password" and value is not None:
+        return HIDDEN
+    if name.endswith("_url") and value is not None and "@" in value:
+        parts = urlsplit(value)
+        return parts._replace(netloc=f"{HIDDEN}@{parts.netloc.rpartition('@')[2]}").geturl()
+    return value
+
+
+def _unknown(name: str, message: str) -> InvalidSetting:
+    known = sorted(_CHECKS)
+    return InvalidSetting(f"{message} Known are: {', '.join(known)}.", setting=name, known=known)
 
 
 def check_url(url: Any, what: str) -> str:
@@ -117,8 +167,22 @@ def check_url(url: Any, what: str) -> str:
     return text
 
 
-def _default_hub_url(network: Network) -> str | None:
-    return f"http://127.0.0.1:{network.hub_port}/api/" if network.name == "regtest" else None
+def _defaults(network: Network) -> dict[str, Choice]:
+    """Every setting's default, None where it has none."""
+    ours = {item.name: item.default for item in fields(Settings)}
+    if network.name == "regtest":
+        ours["hub_url"] = f"http://127.0.0.1:{network.hub_port}/api/"
+    return {name: Choice(ours.get(name), DEFAULT) for name in _CHECKS}
+
+
+def _from_text(name: str, text: str) -> Any:
+    """The value that a text stands for: itself, or JSON where the setting is no text. None for none."""
+    if not text or _CHECKS[name][0] is _is_text:
+        return text or None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text  # which the setting's own check refuses
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -131,10 +195,6 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StoreDamaged(f"The settings in {path} are no JSON object. Mend the file or take it away.")
     return value
-
-
-def _without_none(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _is_text(value: Any) -> bool:
@@ -153,6 +213,7 @@ def _is_rate(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10_000
 
 
+_OLDER = ("hub_username", "hub_password", "hub_verify_ssl_cert")  # the original client's
 _CHECKS = {
     "hub_url": (_is_text, "a URL"),
     "chain_url": (_is_text, "a URL"),
@@ -161,7 +222,7 @@ _CHECKS = {
     "verify_tls": (_is_switch, "true or false"),
     "fee_ceiling": (_is_rate, "a whole number of sat/vB from 1 to 10000"),
     "fee_rate": (_is_rate, "a whole number of sat/vB from 1 to 10000"),
-    "hub_username": (_is_text, "text"),  # these three: the original client's
+    "hub_username": (_is_text, "text"),
     "hub_password": (_is_text, "text"),
     "hub_verify_ssl_cert": (_is_switch, "true or false"),
 }
@@ -177,13 +238,16 @@ def _check(name: str, value: Any) -> None:
         check_url(value, name)
 
 
-def _settings(network: Network, basedir: Path, given: dict[str, Any]) -> Settings:
-    legacy = {name: given.pop(name, None) for name in ("hub_username", "hub_password", "hub_verify_ssl_cert")}
-    if legacy["hub_verify_ssl_cert"] is not None:
-        given.setdefault("verify_tls", legacy["hub_verify_ssl_cert"])
-    settings = Settings(network, basedir, **given)
-    if legacy["hub_username"] and legacy["hub_password"]:
-        settings = replace(settings, hub_auth=(legacy["hub_username"], legacy["hub_password"]))
+def _settings(network: Network, basedir: Path, choices: dict[str, Choice]) -> Settings:
+    for name, choice in choices.items():
+        _check(name, choice.value)
+    older = choices["hub_verify_ssl_cert"]
+    if older.value is not None and choices["verify_tls"].source == DEFAULT:
+        choices["verify_tls"] = older
+    values = {name: choice.value for name, choice in choices.items()}
+    user, password, _ = (values.pop(name, None) for name in _OLDER)
+    auth = (user, password) if user and password else None
+    settings = Settings(network, basedir, **values, hub_auth=auth, choices=choices)
     if settings.bitcoin_url is not None and settings.chain_url is None:
         raise InvalidSetting(
             "bitcoin_url is of use beside chain_url only: a Bitcoin node knows no assets. Set both or neither.",
