@@ -32,7 +32,7 @@ from picopayments_cli.channel.transactions import (
     parse_transaction,
     spent_outpoints,
 )
-from picopayments_cli.channel.values import PUBKEY_SIZE, Handle, Pubkey, from_hex
+from picopayments_cli.channel.values import PUBKEY_SIZE, Handle, Outpoint, Pubkey, from_hex
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.record import ASKED, CLOSED, CLOSING, Connection, from_document, to_document
 from picopayments_cli.client.store import Store, damaged
@@ -62,6 +62,7 @@ class Session:
         self.given_basedir = given_basedir
         self.network = settings.network
         self._stack = ExitStack()
+        self._spent: set[Outpoint] = set()  # by what this command has published, which its look was before
 
     def close(self) -> None:
         """Give back the store's lock."""
@@ -187,6 +188,8 @@ class Session:
     def broadcast(self, raw: bytes, label: str) -> str:
         """Hand a signed transaction to the network; its txid in hex."""
         txid = self.chain.broadcast(raw)[::-1].hex()
+        tx = parse_transaction(raw)
+        self._spent.update(spent_outpoints(tx) if tx is not None else ())
         log.debug("broadcast %s: %s", label, txid)
         return txid
 
@@ -319,6 +322,7 @@ class Session:
             if tx is not None
             for outpoint in spent_outpoints(tx)
         }
+        taken |= self._spent
         coins = tuple(coin for coin in spendable(view.coins[self.wallet.address]) if coin[0] not in taken)
         return Purse(self.wallet.unlock, coins, self.rate(view), WALLET_RESERVE)
 

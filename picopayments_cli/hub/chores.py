@@ -80,7 +80,7 @@ def _plan_round(hub: Hub) -> None:
         if shaken or agenda.tip is None:
             agenda.handles.update(work.in_stage(AGREED, OPEN, CLOSING))
         elif tip != agenda.tip:
-            agenda.handles.update(work.in_stage(AGREED, CLOSING), work.due(tip))
+            agenda.handles.update(work.in_stage(AGREED, CLOSING), work.due(tip), agenda.leaving)
         if tip != agenda.tip and (forgotten := work.forget(tip)):
             log.info("requests forgotten", extra={"fields": {"number": forgotten}})
     agenda.tip = tip
@@ -267,7 +267,7 @@ def _open(hub: Hub, handle: Handle) -> str:
     with hub.book.transaction("open") as work:
         account = work.get(handle)
         facts = _both(hub, work, account)
-        if _withdrawn(hub, account) or recovery.must_close(account.channels, *facts, account.agreed_height):
+        if _leaves(hub, account) or recovery.must_close(account.channels, *facts, account.agreed_height):
             begin_closing(hub, work, account)
             return CLOSING
         if recovery.is_open(account.channels, *facts, account.agreed_height, hub.network.safe_depth):
@@ -286,7 +286,7 @@ def _watch(hub: Hub, handle: Handle) -> str:
     with hub.book.transaction("watch") as work:
         account = work.get(handle)
         facts = _both(hub, work, account)
-        if _withdrawn(hub, account) or recovery.must_close(account.channels, *facts, account.agreed_height):
+        if _leaves(hub, account) or recovery.must_close(account.channels, *facts, account.agreed_height):
             begin_closing(hub, work, account)
             return CLOSING
         if not recovery.is_open(account.channels, *facts, account.agreed_height, hub.network.safe_depth):
@@ -298,9 +298,16 @@ def _watch(hub: Hub, handle: Handle) -> str:
     return OPEN
 
 
-def _withdrawn(hub: Hub, account: Account) -> bool:
-    """Whether the hub has stopped offering connections of the kind."""
-    return hub.draining or account.asset not in hub.offer.assets
+def _leaves(hub: Hub, account: Account) -> bool:
+    """Whether the hub ends a connection by itself, since it has stopped offering the kind.
+
+    Not before its client has fetched what waits for it: where all close at once, there is nobody to give it back to.
+    """
+    withdrawn = hub.draining or account.asset not in hub.offer.assets
+    if withdrawn and account.waiting:
+        hub.agenda.leaving.add(account.handle)
+        return False
+    return withdrawn
 
 
 # Closing ------------------------------------------------------------------------------------------------------------
@@ -310,13 +317,14 @@ def begin_closing(hub: Hub, work: Work, account: Account) -> Account:
     """The connection on its way to the chain; what waits for it goes back to its payers, as payments from it."""
     for item in account.waiting:
         payer = work.get(item.payer)
-        if payer.stage != OPEN or payer.handle == account.handle:
+        if payer.stage not in (AGREED, OPEN) or payer.handle == account.handle:
             _note("payment stranded", account, amount=item.amount)
             continue
         work.return_payment(item)
         back = work.add_payment(account.handle, item.payer, item.amount, item.token)
         work.keep(replace(payer, waiting=(*payer.waiting, back)))
     _note("closing", account)
+    hub.agenda.leaving.discard(account.handle)
     return work.put(replace(account, stage=CLOSING, waiting=()), fixed=True)
 
 

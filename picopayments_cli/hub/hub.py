@@ -53,6 +53,7 @@ class Agenda:
     later: set[Handle] = field(default_factory=set)  # what failed, and is tried again after a while
     rounds: int = 0
     unchecked: deque[Handle] = field(default_factory=deque)  # connections with hashes whose address is to be looked at
+    leaving: set[Handle] = field(default_factory=set)  # what closes once its client has fetched what waits
     spent: set[Outpoint] = field(default_factory=set)  # coins of the wallet that this round has used
 
 
