@@ -9,16 +9,16 @@ from typing import Any
 from picopayments_cli.chain import Chain, Query
 from picopayments_cli.chain.answers import member, whole
 from picopayments_cli.chain.bitcoin import BitcoinNode
+from picopayments_cli.chain.shapes import coins_shown, history_shown
 from picopayments_cli.channel.errors import InvalidParams, UnknownTransaction
 from picopayments_cli.channel.networks import Network, script_of_address
-from picopayments_cli.channel.values import Coin, Entry, from_hex
+from picopayments_cli.channel.values import from_hex
 from picopayments_cli.rpc import RpcClient
 
 MAX_TXIDS = 100  # of one getrawtransaction_batch
 MAX_ASSETS = 100  # of one get_asset_info
 MAX_TRANSACTION = 400_000  # bytes: what a node relays
 MAX_FILTERS = 10
-_COIN = 100_000_000
 _BALANCE_FIELDS = ("address", "asset")
 
 Method = Callable[..., Any]
@@ -101,15 +101,12 @@ class Proxy:
     def get_unspent_txouts(self, address: str, unconfirmed: bool = False) -> list[dict[str, Any]]:
         """The coins of an address, by txid; with ``unconfirmed`` those of the mempool too."""
         view = self._chain.view(Query(coins=[self._address(address)]))
-        coins = [coin for coin in view.coins[address] if unconfirmed or coin.height is not None]
-        return [_coin(coin, view.height) for coin in sorted(coins, key=lambda coin: str(coin.outpoint))]
+        return coins_shown(view, address, unconfirmed)
 
     def search_raw_transactions(self, address: str, unconfirmed: bool = True) -> list[dict[str, Any]]:
         """The transactions of an address: unconfirmed first, then from the oldest to the newest."""
         view = self._chain.view(Query(history=[self._address(address)]))
-        entries = [entry for entry in view.history[address] if unconfirmed or entry.height is not None]
-        entries.sort(key=lambda entry: (entry.height is not None, entry.height or 0))
-        return [_entry(entry, view.height) for entry in entries]
+        return history_shown(view, address, unconfirmed)
 
     def _address(self, address: Any) -> str:
         if not isinstance(address, str):
@@ -203,19 +200,3 @@ class Proxy:
 
 def _txid(text: Any) -> bytes:
     return from_hex(text, "txid", 32)[::-1]
-
-
-def _coin(coin: Coin, tip: int) -> dict[str, Any]:
-    return {
-        "txid": coin.outpoint.txid[::-1].hex(),
-        "vout": coin.outpoint.vout,
-        "amount": coin.value / _COIN,  # the nearest double: its 8 decimals are exact
-        "value": coin.value,
-        "confirmations": coin.depth(tip),
-        "scriptPubKey": coin.script.hex(),
-    }
-
-
-def _entry(entry: Entry, tip: int) -> dict[str, Any]:
-    told: dict[str, Any] = {"txid": entry.txid[::-1].hex(), "hex": entry.raw.hex()}
-    return told if entry.height is None else told | {"confirmations": entry.depth(tip)}
