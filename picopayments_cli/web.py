@@ -26,9 +26,11 @@ from jsonrpc.exceptions import (
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from picopayments_cli.channel.errors import InvalidSetting, PicopaymentsError, PortUnusable
 from picopayments_cli.jsontext import parse_json
+from picopayments_cli.limits import Limiter, Limits, TooMuch, party
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +39,9 @@ BODY_SECONDS = 30.0
 KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS = 5
 MAX_CONNECTIONS = 500  # stays below the usual limit of 1,024 open files
+MAX_CONNECTIONS_EACH = 100  # of one address
+HEAD_SECONDS = 30.0  # for a request's line and headers
+MAX_HEAD_BYTES = 65_536
 _INVALID_REQUEST = {"code": JSONRPCInvalidRequest.CODE, "message": JSONRPCInvalidRequest.MESSAGE}
 _PARSE_ERROR = {"code": JSONRPCParseError.CODE, "message": JSONRPCParseError.MESSAGE}
 _NOT_FOUND = {"code": JSONRPCMethodNotFound.CODE, "message": JSONRPCMethodNotFound.MESSAGE}
@@ -94,7 +99,9 @@ class JsonRpcEndpoint:
     positional ones); a callable whose attribute ``takes_params`` is true gets the whole params object as its one
     argument. Methods run one at a time in the event loop; those named in ``slow`` in a thread; coroutines are awaited.
     A PicopaymentsError is answered with its name, message and data; any other exception goes to ``on_error`` and is
-    answered as InternalError. Bodies over ``max_bytes`` are refused with 413, those not complete in 30 s with 408.
+    answered as InternalError. Bodies over ``max_bytes`` are refused with 413, those not complete in 30 s with 408, and
+    what goes beyond the ``limits`` of an address with 429; behind a proxy on this machine the address is the one that
+    ``X-Forwarded-For`` names.
     """
 
     def __init__(
@@ -104,18 +111,31 @@ class JsonRpcEndpoint:
         max_bytes: int = 1_000_000,
         slow: Container[str] = (),
         on_error: Callable[[str, Exception], None] = log_unexpected,
+        limits: Limits | None = None,
     ) -> None:
         self._methods = methods
         self._max_bytes = max_bytes
         self._slow = slow
         self._on_error = on_error
+        self._limiter = Limiter(limits) if limits is not None else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a request in bounded size and time, and answer it."""
         status, close = 200, False
+        headers = {}
         try:
-            body = await asyncio.wait_for(_read(scope, receive, self._max_bytes), BODY_SECONDS)
-            text = await self.answer(body)
+            if self._limiter is None:
+                text = await self.answer(await self._body(scope, receive))
+            else:
+                client = scope.get("client")
+                with self._limiter.request(client[0] if client else None) as spend:
+                    body = await self._body(scope, receive)
+                    spend(1, len(body))
+                    text = await self.answer(body, lambda calls: spend(calls - 1, 0))
+        except TooMuch as error:
+            status, close = 429, True
+            text = _error_reply(_INVALID_REQUEST | {"message": str(error)}, None)
+            headers["retry-after"] = f"{error.seconds:.0f}"
         except _Disconnected:
             return
         except _TooLarge:
@@ -124,12 +144,17 @@ class JsonRpcEndpoint:
         except asyncio.TimeoutError:
             status, close = 408, True
             text = _error_reply(_INVALID_REQUEST | {"data": f"Not complete in {BODY_SECONDS:.0f} s."}, None)
-        headers = {"connection": "close"} if close else None
+        if close:
+            headers["connection"] = "close"
         response = Response(text, status if text else 204, headers, "application/json")
         await response(scope, receive, send)
 
-    async def answer(self, body: bytes) -> str:
-        """The JSON text that answers a request's body; empty for notifications."""
+    async def _body(self, scope: Scope, receive: Receive) -> bytes:
+        return await asyncio.wait_for(_read(scope, receive, self._max_bytes), BODY_SECONDS)
+
+    async def answer(self, body: bytes, spend: Callable[[int], None] | None = None) -> str:
+        """The JSON text that answers a request's body; empty for notifications. ``spend`` is told the size of a batch.
+        """
         try:
             request = parse_json(body)
         except ValueError:
@@ -138,6 +163,8 @@ class JsonRpcEndpoint:
             return await self._answer_one(request) or ""
         if not 0 < len(request) <= MAX_BATCH:
             return _error_reply(_INVALID_REQUEST | {"data": f"A batch has 1 to {MAX_BATCH} requests."}, None)
+        if spend is not None:
+            spend(len(request))
         replies = []
         for item in request:
             replies.append(await self._answer_one(item))
@@ -230,7 +257,7 @@ class WebServer:
     ) -> None:
         config = uvicorn.Config(
             app,
-            http="httptools",
+            http=_Protocol,
             loop="asyncio",
             ws="none",
             lifespan="on",
@@ -265,6 +292,57 @@ class WebServer:
     def stop(self) -> None:
         """Let ``run`` return soon; callable from any thread."""
         self._server.should_exit = True
+
+
+class _Protocol(HttpToolsProtocol):
+    """Uvicorn's, but no address takes all connections, and none waits for ever, or without end, for a request."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._in_body = False
+        self._head_bytes = 0
+        self._patience: asyncio.TimerHandle | None = None
+        self._party = party(self.client[0]) if self.client else None
+        same = [other for other in self.connections if isinstance(other, _Protocol) and other._party == self._party]
+        if self._party is not None and len(same) > MAX_CONNECTIONS_EACH:
+            transport.write(b"HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+            transport.close()
+            return
+        self._wait_for_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_there()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._in_body:
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            self.transport.close()
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._wait_for_head()
+
+    def on_headers_complete(self) -> None:
+        self._in_body = True
+        self._head_bytes = 0
+        self._head_is_there()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_body = False
+        super().on_message_complete()
+
+    def _wait_for_head(self) -> None:
+        if self._patience is None:
+            self._patience = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _head_is_there(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
 
 class _Server(uvicorn.Server):

@@ -394,7 +394,9 @@ class Book:
                 for handle in work.touched if work else ():
                     self._kept.pop(handle, None)
                 raise
-            self._kept.update(work.touched)
+            for handle, account in work.touched.items():
+                if account.stage != REQUESTED:  # anybody may ask, as often as they like: such a one is read again
+                    self._kept[handle] = account
 
 
 # Rows ---------------------------------------------------------------------------------------------------------------

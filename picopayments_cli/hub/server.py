@@ -12,6 +12,7 @@ from starlette.routing import Mount
 
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.proxy import Nodes, Proxy
+from picopayments_cli.limits import Limits
 from picopayments_cli.web import JsonRpcEndpoint
 
 __all__ = ["Hub", "create_app"]
@@ -26,7 +27,9 @@ def create_app(hub: Hub, methods: Mapping[str, Callable[..., Any]], slow: Collec
     """
     nodes = Nodes(hub.chain, hub.bitcoin, hub.node)
     proxied = Proxy(hub.network, nodes, hub.follower.fee_rate, hub.round).methods()
-    endpoint = JsonRpcEndpoint({**proxied, **methods}, slow={*proxied, *slow}, on_error=_log_unexpected)
+    endpoint = JsonRpcEndpoint(
+        {**proxied, **methods}, slow={*proxied, *slow}, on_error=_log_unexpected, limits=Limits()
+    )
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
