@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from hub_process import open_connections, running_hub, wait_until_open
+from hub_process import running_hub
+
+from picopayments_cli import api
 
 CLI = [sys.executable, "-m", "picopayments_cli"]
 BARE = [sys.executable, "-c", "import argparse, json"]
@@ -79,9 +81,12 @@ def _round_trips(base: Path) -> dict[str, Any]:
     with running_hub(base / "hub") as hub, Counter(hub.url).running() as counter:
         for count in (1, 5):
             basedir = base / f"with_{count}"
-            open_connections(counter.url, basedir, count)
+            with api.open_session("regtest", str(basedir), counter.url, {}) as session:
+                api.faucet(session)
+                for _ in range(count):
+                    api.connect(session, "XCP", 1_000_000)
             opened += count
-            wait_until_open(hub.url, opened)
+            hub.wait_until_open(opened)
             config = [*CLI, "--regtest", "--basedir", str(basedir), "--hub-url", counter.url]
             results[f"connections_{count}"] = {
                 command: _command([*config, command], counter) for command in ("status", "sync")

@@ -1,4 +1,4 @@
-"""A hub on regtest as a process of its own, connections opened with it, and what the kernel says of its use."""
+"""A hub on regtest as a process of its own, and what the kernel says of its use."""
 
 from __future__ import annotations
 
@@ -13,14 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from picopayments_cli import api
-from picopayments_cli.client.record import Connection
 from picopayments_cli.rpc import RpcClient
 
-ASSET = "XCP"
-DEPOSIT = 50_000_000
-EXPIRE = 8000  # blocks; many are mined while connections are opened
-OPEN_SECONDS = 60.0
+OPEN_SECONDS = 120.0
+_MEMORY = {"now": "VmRSS", "peak": "VmHWM"}
 
 
 @dataclass(frozen=True)
@@ -40,8 +36,25 @@ class HubProcess:
         lines = dict(line.split(":", 1) for line in Path(f"/proc/{self.pid}/status").read_text().splitlines())
         return {name: round(int(lines[key].split()[0]) * 1.024e-3, 1) for name, key in _MEMORY.items()}
 
+    def cpu_share(self, seconds: float) -> float:
+        """The share of one core that it uses in the next seconds."""
+        before, begun = self.cpu_seconds(), time.monotonic()
+        time.sleep(seconds)
+        return round((self.cpu_seconds() - before) / (time.monotonic() - begun), 3)
 
-_MEMORY = {"now": "VmRSS", "peak": "VmHWM"}
+    def wait_until_open(self, count: int) -> None:
+        """Mine until that many connections are open."""
+        hub = RpcClient(self.url)
+        deadline = time.monotonic() + OPEN_SECONDS
+        while True:
+            shown = hub.call("mph_status", {}, retry=True)["connections"].values()
+            are_open = sum(item["status"] == "open" for item in shown)
+            if are_open >= count:
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"Of {count} connections {are_open} are open after {OPEN_SECONDS:g} s.")
+            hub.call("generate", {"blocks": 1}, retry=False)
+            time.sleep(0.3)
 
 
 @contextmanager
@@ -50,51 +63,12 @@ def running_hub(basedir: Path) -> Iterator[HubProcess]:
     basedir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "picopayments_cli.hub.cli", "--regtest", "--port", "0", "--node-port", "0"]
     with open(basedir / "hub.log", "a", encoding="utf-8") as log:
-        process = subprocess.Popen(
-            [*command, "--basedir", str(basedir)], stdout=subprocess.PIPE, stderr=log, text=True
-        )
+        process = subprocess.Popen([*command, "--basedir", str(basedir)], stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         line = process.stdout.readline() if process.stdout else ""
         if not line:
-            raise RuntimeError(f"The hub did not start: {basedir / 'hub.log'} says why.")
+            raise RuntimeError(f"The hub did not start: {(basedir / 'hub.log').read_text()[-2000:]}")
         yield HubProcess(json.loads(line)["hub_url"], process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
-
-
-def open_connections(url: str, basedir: Path, count: int) -> None:
-    """Open connections of one new wallet, by the client's own code."""
-    with api.open_session("regtest", str(basedir), url, {}) as session:
-        api.faucet(session)
-        for _ in range(count):
-            api.connect(session, ASSET, DEPOSIT, EXPIRE)
-
-
-def wait_until_open(url: str, count: int) -> None:
-    """Mine until the hub shows that many connections as open."""
-    hub = RpcClient(url)
-    deadline = time.monotonic() + OPEN_SECONDS
-    while True:
-        shown = hub.call("mph_status", {}, retry=True)["connections"].values()
-        if sum(item["status"] == "open" for item in shown) >= count:
-            return
-        if time.monotonic() > deadline:
-            raise RuntimeError(f"Of {count} connections only {len(shown)} are open after {OPEN_SECONDS:g} s.")
-        hub.call("generate", {"blocks": 1}, retry=False)
-        time.sleep(0.2)
-
-
-def opened_connections(url: str, basedir: Path) -> tuple[bytes, list[Connection]]:
-    """The wallet's private key, and its connections with the hub's deposits as the chain shows them."""
-    from picopayments_cli.client import connection as life
-
-    with api.open_session("regtest", str(basedir), url, {}) as session:
-        known = list(session.connections().values())
-        look = session.look(known)
-        held = [look.held(session.address(item.duplex.receiving), item.asset) for item in known]
-        seen = [
-            life.observe(session, item, look.facts[item.handle], quantity)
-            for item, quantity in zip(known, held, strict=True)
-        ]
-        return session.wallet.key.secret, seen
+        process.wait(60)

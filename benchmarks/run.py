@@ -1,10 +1,10 @@
 """Measures what a user feels, and prints one JSON document: ``python benchmarks/run.py [--seconds N] [--seed N]``.
 
 ``syncs``: syncs of one hub process over HTTP, each durable before its answer, under a mixed load (idle syncs, one
-payment or several, both ways) of connections that were really opened; the load is signed beforehand and sent by
-another process, so on two cores or more the hub has one for itself. The hub does its chores meanwhile. Saturated; at
-half that rate; and one connection that has 10,000 syncs behind it beside a new one. Not in it: the client's own work,
-TLS, a network, nodes of a real chain.
+payment or several, both ways and so with give-backs) of connections that were really opened. The clients are in another
+process, and every sync is signed before it is due: on two cores or more the hub has one nearly for itself, less what
+its node takes. The hub does its chores meanwhile. Saturated; at half that rate; and one pair of connections with 10,000
+syncs behind it beside a new one. Not in it: the client's own work and disk, TLS, a network, nodes of a real chain.
 
 ``commands``: HTTP requests and time of ``status`` and ``sync`` as processes, and the start of ``version`` and
 ``--help`` beside a bare interpreter that imports argparse and json.
@@ -45,9 +45,8 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="picopayments-bench-") as folder:
         base = Path(folder)
-        load = syncs.prepare(base, args.seconds, args.seed)
         results = {
-            "syncs": syncs.measure(base, load, args.seconds, args.seed),
+            "syncs": syncs.measure(base, args.seconds, args.seed),
             "commands": commands.measure(base / "commands"),
         }
     document = {

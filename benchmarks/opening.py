@@ -1,0 +1,102 @@
+"""Many connections, really opened but in a hurry: all agreed on first, then published, then seen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from hub_process import HubProcess
+from party import Party
+
+from picopayments_cli.chain import Query
+from picopayments_cli.chain.hub import HubChain
+from picopayments_cli.channel import duplex as pair
+from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel.counterparty import p2pkh
+from picopayments_cli.channel.duplex import Duplex
+from picopayments_cli.channel.errors import BadReply
+from picopayments_cli.channel.keys import Key, Secrets
+from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositMessage
+from picopayments_cli.channel.networks import address_of_script, network_named
+from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.scripts import DepositScript, wallet_unlock
+from picopayments_cli.channel.state import Channel
+from picopayments_cli.channel.terms import Terms
+from picopayments_cli.channel.transactions import Anchor, compose_deposit
+from picopayments_cli.channel.values import Coin, Outpoint, Quantity, hash160
+from picopayments_cli.rpc import RpcClient
+
+ASSET = "XCP"
+DEPOSIT = 20_000_000
+EXPIRE = 20_000  # blocks; every transaction is mined in one of its own
+DELAY = 2
+COIN = 1_000_000  # satoshis, one for each deposit
+NETWORK = network_named("regtest")
+
+
+def open_connections(hub: HubProcess, count: int) -> list[Party]:
+    """Connections of one new wallet."""
+    rpc = RpcClient(hub.url)
+    chain = HubChain(rpc, NETWORK)
+    key = Key(os.urandom(32))
+    script = p2pkh(hash160(key.pubkey))
+    address = str(address_of_script(NETWORK, script))
+    hubs = rpc.call("mph_status", {}, retry=True)["funds"]["address"]
+    for owner in (address, hubs):
+        for _ in range(count):
+            rpc.call("faucet", {"address": owner, "btc": COIN}, retry=False)
+    rpc.call("faucet", {"address": address, "asset": ASSET, "quantity": count * DEPOSIT}, retry=False)
+    view = chain.view(Query(coins=[address]))
+    coins = [coin for coin in view.coins[address] if coin.value == COIN]
+    number = chain.asset(ASSET).number
+    agreed = [_agree(rpc, key, number, coin, view.fee_rate) for coin in coins[:count]]
+    for _, raw in agreed:
+        chain.broadcast(raw)
+    hub.wait_until_open(count)
+    return _with_hubs_deposits(chain, [party for party, _ in agreed])
+
+
+def _agree(rpc: RpcClient, key: Key, asset: int, coin: Coin, rate: int) -> tuple[Party, bytes]:
+    """A connection agreed on, and its deposit's raw transaction, from one coin of the wallet."""
+    salt = os.urandom(16)
+    secrets = Secrets(key, salt)
+    asked = ConnectRequest(ASSET, secrets.spend_hash)
+    body = rpc.call("mph_request", envelope.seal(key, asked.as_json()), retry=False)
+    hubs = envelope.named_key(body)
+    if hubs is None:
+        raise BadReply("The hub names no key.")
+    answer = ConnectReply.parse(body)
+    terms = Terms.parse(answer.terms)
+    c2h = Channel(
+        asset, DepositScript(key.pubkey, hubs, answer.spend_hash, EXPIRE), Quantity(DEPOSIT), DELAY, terms.fee_rate
+    )
+    h2c_script = DepositScript(hubs, key.pubkey, secrets.spend_hash, EXPIRE)
+    message = DepositMessage(c2h.script.redeem, secrets.revoke_hash(0), Quantity(DEPOSIT), DELAY)
+    own = envelope.seal(key, message.as_json(ASSET, answer.handle))
+    reply = DepositMessage.parse(rpc.call("mph_deposit", own, retry=False), BadReply)
+    unlock = wallet_unlock(key.pubkey, p2pkh(hash160(key.pubkey)))
+    draft = compose_deposit([(coin.outpoint, coin.value)], unlock, c2h.script, asset, DEPOSIT, c2h.budget, rate)
+    tx = draft.signed(key)
+    channels = Duplex(
+        Channel(
+            asset, c2h.script, c2h.quantity, DELAY, terms.fee_rate,
+            Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value),
+        ),
+        Channel(asset, h2c_script, reply.quantity, reply.delay, terms.fee_rate),
+    )  # fmt: skip
+    channels = pair.hand_out(pair.add_request(channels, reply.next_hash), secrets.revoke_hash(0))
+    party = Party(key, salt, answer.handle, terms.sync_fee, channels, numbers={secrets.revoke_hash(0): 0})
+    return party, tx.serialize()
+
+
+def _with_hubs_deposits(chain: HubChain, parties: Sequence[Party]) -> list[Party]:
+    """The parties, each with the hub's deposit as the chain shows it."""
+    addresses = [str(address_of_script(NETWORK, party.duplex.receiving.script.output)) for party in parties]
+    view = chain.view(Query(history=addresses, balances=addresses))
+    for party, address in zip(parties, addresses, strict=True):
+        channel, history = party.duplex.receiving, view.history[address]
+        facts = Facts(view.height, history, recovery.unspent(channel.script.output, history))
+        held = view.balances[address].get(ASSET, 0)
+        seen = recovery.see_deposit(channel, facts, held, NETWORK.safe_depth)
+        party.duplex = Duplex(party.duplex.sending, seen)
+    return list(parties)
