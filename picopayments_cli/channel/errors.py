@@ -97,6 +97,10 @@ class UnknownHandle(PicopaymentsError):
     """No connection of that handle."""
 
 
+class AmbiguousHandle(PicopaymentsError):
+    """The first digits of more than one connection's handle."""
+
+
 class UnknownAsset(PicopaymentsError):
     """The ledger knows no such asset."""
 

@@ -97,7 +97,9 @@ class Session:
     def regtest(self) -> RpcClient:
         """What mines and gives on regtest: the node of one's own, or the hub, which asks its node."""
         url = self.settings.chain_url
-        return self.rpc if url is None else RpcClient(url.rstrip("/") + "/v1/", unreachable=NodeUnreachable)
+        if url is None:
+            return self.rpc
+        return RpcClient(url.rstrip("/") + "/v1/", timeout=self._timeout, unreachable=NodeUnreachable)
 
     @cached_property
     def chain(self) -> Chain:

@@ -25,6 +25,7 @@ from picopayments_cli.channel.errors import StoreDamaged, StoreLocked, StoreNewe
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle
 from picopayments_cli.client.history import Action, Event, events_of
+from picopayments_cli.config import settings_file
 
 FORMAT = "picopayments-connection"
 VERSION = 1
@@ -113,6 +114,11 @@ class Store:
         if self.wif_path.exists():
             raise StoreUnusable(f"{self.wif_path} holds a key already. Nothing was changed.", path=str(self.wif_path))
         self._write(self.wif_path, wif + "\n", "new wallet")
+
+    def save_settings(self, settings: dict[str, Any]) -> None:
+        """Keep the network's settings file. Raises StoreUnusable."""
+        text = json.dumps(settings, indent=2, allow_nan=False) + "\n"
+        self._write(settings_file(self.network, self.basedir), text, "settings")
 
     # Connections ---------------------------------------------------------------------------------------------------
 

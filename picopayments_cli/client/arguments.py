@@ -1,0 +1,73 @@
+"""What the words of a command mean: the asset, quantity or connection that its user names."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from picopayments_cli.chain import Asset
+from picopayments_cli.channel.counterparty import asset_id, parent_of
+from picopayments_cli.channel.errors import (
+    AmbiguousHandle,
+    InvalidAsset,
+    InvalidQuantity,
+    UnknownAsset,
+    UnknownHandle,
+)
+from picopayments_cli.channel.quantities import read_quantity
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, check_quantity, from_hex
+from picopayments_cli.client.session import Session
+
+MIN_DIGITS = 8  # of a handle that is not given in full
+
+
+def asset_named(session: Session, name: str) -> Asset:
+    """An asset of the ledger, by its name or longname. Raises UnknownAsset."""
+    try:
+        _ = parent_of(name) if "." in name else asset_id(name)
+    except InvalidAsset as error:
+        raise UnknownAsset(
+            f"{name!r} can't be the name of an asset: those are XCP, BTC, 4 to 12 capital letters, A and a long "
+            "number, or a subasset such as PARENT.child.",
+            asset=name,
+        ) from error
+    return session.chain.asset(name)
+
+
+def quantity_of(session: Session, value: int | str, asset: str, what: str = "quantity") -> Quantity:
+    """The satoshis of what was written, a number or with the asset as its unit. Raises InvalidQuantity, UnknownAsset.
+
+    ``asset``: the name of what the command is about, not the longname, which may be written as well.
+    """
+    if not isinstance(value, str):
+        return check_quantity(value, what)
+    written = read_quantity(value, what)
+    unit = written.unit
+    if unit is None:
+        return written.quantity(False, what)
+    known = session.chain.asset(unit) if unit == asset or "." in unit else None
+    if known is None or asset not in (unit, known.name):
+        raise InvalidQuantity(
+            f"The {what} {value} is in {unit}, where it is {asset} that counts.", what=what, value=value, unit=asset
+        )
+    return written.quantity(known.divisible, what)
+
+
+def handle_named(text: str, known: Collection[Handle]) -> Handle:
+    """The one of these handles that begins with the digits of a text, 8 at least; for what changes nothing.
+
+    Raises InvalidHex, UnknownHandle, AmbiguousHandle.
+    """
+    part = MIN_DIGITS <= len(text) <= 2 * HANDLE_SIZE
+    from_hex(text + "0" * (part * len(text) % 2), "handle", None if part else HANDLE_SIZE)
+    found = sorted(handle for handle in known if handle.hex().startswith(text))
+    if not found:
+        raise UnknownHandle(
+            f"There is no connection {text} here; `picopayments-cli status` lists those that there are.", handle=text
+        )
+    if len(found) > 1:
+        raise AmbiguousHandle(
+            f"{len(found)} handles begin with {text}: give more digits.",
+            handle=text,
+            handles=[handle.hex() for handle in found],
+        )
+    return found[0]
