@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -274,6 +274,22 @@ def _status_of(session: Session, item: Connection, facts: tuple[Facts, Facts] | 
             "terms": item.terms.as_json(),
         }
     return shown
+
+
+# For programs of this machine ---------------------------------------------------------------------------------------
+
+
+def serve(
+    session: Session,
+    commands: Mapping[str, Callable[..., Any]],
+    ready: Callable[[dict[str, str]], None],
+    host: str = "127.0.0.1",
+    port: int | None = None,
+) -> None:
+    """Serve commands over JSON-RPC until SIGINT or SIGTERM, as client/serve.py says."""
+    from picopayments_cli.client.serve import serve as run
+
+    run(session.settings, commands, ready, host=host, port=port)
 
 
 # Regtest ------------------------------------------------------------------------------------------------------------

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 PROG = "picopayments-cli"
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
 MAX_NUMBER = 2**63 - 1
+MAX_SECONDS = 3600
 HELP_WIDTH = 80
+NOT_SERVED = ("serve", "demo")
 
 
 def positive(text: str) -> int:
@@ -27,6 +29,43 @@ def positive(text: str) -> int:
     if not 0 < number <= MAX_NUMBER:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MAX_NUMBER}")
     return number
+
+
+def port(text: str) -> int:
+    """A TCP port, 0 for a free one. Raises argparse.ArgumentTypeError."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= len("65535") and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port: a whole number from 0 to 65535")
+    return int(text)
+
+
+def quantity(text: str) -> int | str:
+    """A quantity: satoshis as ``positive`` takes them, or text such as 1.5XCP, of which the unit is still to be judged.
+
+    Raises argparse.ArgumentTypeError.
+    """
+    if text.isdecimal() or not text[:1].isdecimal() or not text[-1:].isascii() or not any(map(str.isupper, text)):
+        return positive(text)
+    from picopayments_cli.channel.errors import InvalidQuantity
+    from picopayments_cli.channel.quantities import read_quantity
+
+    try:
+        return str(read_quantity(text))
+    except InvalidQuantity as error:
+        raise argparse.ArgumentTypeError(error.message) from error
+
+
+def quantity_or_zero(text: str) -> int | str:
+    """A quantity, or 0. Raises argparse.ArgumentTypeError."""
+    return 0 if text == "0" else quantity(text)
+
+
+def seconds(text: str) -> float:
+    """Seconds in plain decimal digits, more than 0 and at most MAX_SECONDS. Raises argparse.ArgumentTypeError."""
+    whole, _, rest = text.partition(".")
+    plain = text.isascii() and whole.isdecimal() and len(text) <= len("3600.000") and (not rest or rest.isdecimal())
+    if not plain or not 0 < float(text) <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, and at most {MAX_SECONDS}")
+    return float(text)
 
 
 class Command:
@@ -45,6 +84,9 @@ def argument(name: str, text: str, **settings: Any) -> tuple[str, dict[str, Any]
 
 ASSET = argument("--asset", "only this asset")
 HANDLE = argument("--handle", "only the connection of this handle")
+SEEN = argument("--handle", "only the connection whose handle begins so, with 8 digits or more")
+UNCONFIRMED = argument("--unconfirmed", "those of the mempool, too", action="store_true")
+UNITS = "in satoshis, or with its unit such as 1.5XCP"
 COMMANDS = {
     "version": Command("Print the version of this program.", "version"),
     "hubstatus": Command(
@@ -56,12 +98,31 @@ COMMANDS = {
         ASSET,
         argument("--address", "the address to look at instead of the wallet's"),
     ),
+    "blocksend": Command(
+        "Send an asset, or BTC, by a transaction of its own. Prints its txid.\n\n"
+        "Typed again it pays again. An asset comes with 546 satoshis at least. Some\n"
+        "bitcoin stays in the wallet for fees that can't wait.",
+        "--testnet blocksend XCP mvCounterpartyXXXXXXXXXXXXXXW24Hef 1.5XCP",
+        argument("asset", "the asset to send, or BTC", metavar="ASSET"),
+        argument("destination", "the address that gets it", metavar="DESTINATION"),
+        argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
+        argument(
+            "--extra-btc",
+            "bitcoin that goes with an asset, in satoshis, instead of the least possible",
+            metavar="QUANTITY",
+            type=quantity_or_zero,
+            default=0,
+        ),
+    ),
     "connect": Command(
         "Open a connection with the hub, by a deposit that payments draw on.",
         "--testnet connect XCP 1000000",
         argument("asset", "the asset to pay and be paid in", metavar="ASSET"),
         argument(
-            "quantity", "the deposit in satoshis: the most that can be paid from it", metavar="QUANTITY", type=positive
+            "quantity",
+            f"the deposit, {UNITS}: the most that can be paid from it",
+            metavar="QUANTITY",
+            type=quantity,
         ),
         argument(
             "--expire-time",
@@ -83,7 +144,7 @@ COMMANDS = {
         "--testnet queuepayment SOURCE DESTINATION 1337",
         argument("source", "handle of the connection that pays", metavar="SOURCE"),
         argument("destination", "handle of the connection that is paid", metavar="DESTINATION"),
-        argument("quantity", "how much, in satoshis of the asset", metavar="QUANTITY", type=positive),
+        argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
         argument("--token", "what the payee knows the payment by (default: one is drawn)"),
     ),
     "cancelpayment": Command(
@@ -95,7 +156,7 @@ COMMANDS = {
     "status": Command(
         "Show the connections and the wallet.",
         "--testnet status",
-        HANDLE,
+        SEEN,
         argument("--verbose", "show more of each connection", action="store_true"),
     ),
     "sync": Command(
@@ -112,13 +173,51 @@ COMMANDS = {
     "history": Command(
         "List what was done: deposits, payments, fees, transactions.",
         "--testnet history",
-        HANDLE,
+        SEEN,
     ),
     "cull": Command(
         "Put connections that are over into the archive. Prints their handles.\n\n"
         "Over is a connection that is closed and of which nothing is left, finally.",
         "--testnet cull",
         HANDLE,
+    ),
+    "listutxos": Command(
+        "List the unspent outputs of an address.",
+        "--testnet listutxos mvCounterpartyXXXXXXXXXXXXXXW24Hef --unconfirmed",
+        argument("address", "the address", metavar="ADDRESS"),
+        UNCONFIRMED,
+    ),
+    "searchrawtxs": Command(
+        "List the transactions of an address, oldest first.",
+        "--testnet searchrawtxs mvCounterpartyXXXXXXXXXXXXXXW24Hef --unconfirmed",
+        argument("address", "the address", metavar="ADDRESS"),
+        UNCONFIRMED,
+    ),
+    "getrawtx": Command(
+        "Print a transaction in hex, or null where it is unknown.",
+        "--testnet getrawtx TXID --verbose",
+        argument("txid", "the transaction's id", metavar="TXID"),
+        argument("--verbose", "print its parts: an object", action="store_true"),
+    ),
+    "config": Command(
+        "Show the settings and where they come from, or set one in the settings file.\n\n"
+        "Passwords are not shown. An empty VALUE takes a setting out of the file.",
+        "--testnet config timeout 20",
+        argument("key", "only this setting", metavar="KEY", nargs="?"),
+        argument("value", "the value to set", metavar="VALUE", nargs="?"),
+    ),
+    "serve": Command(
+        "Serve the commands over JSON-RPC, for programs of this machine.\n\n"
+        "Once it accepts requests it prints its URL and the path of the cookie file,\n"
+        "whose content is user:password for HTTP Basic authentication. Methods are\n"
+        "named like commands, their parameters like arguments. Ctrl-C stops it.",
+        "--testnet serve --port 0",
+        argument("--host", "the loopback address to serve at (default: %(default)s)", default="127.0.0.1"),
+        argument(
+            "--port",
+            "the port, 0 for a free one (default: 6000 on mainnet, 16000 on test networks, 26000 on regtest)",
+            type=port,
+        ),
     ),
     "mine": Command(
         "Mine blocks (regtest only). Prints their hashes.",
@@ -130,9 +229,9 @@ COMMANDS = {
         "Without arguments it gives the wallet 1 BTC and 100 XCP.",
         "--regtest faucet --asset XCP --quantity 5000000000",
         argument("address", "who gets them (default: the wallet)", metavar="ADDRESS", nargs="?"),
-        argument("--btc", "how many bitcoins, in satoshis", metavar="QUANTITY", type=positive),
+        argument("--btc", "how many bitcoins, in satoshis or such as 0.1BTC", metavar="QUANTITY", type=quantity),
         argument("--asset", "which asset"),
-        argument("--quantity", "how much of the asset, in satoshis", type=positive),
+        argument("--quantity", f"how much of the asset, {UNITS}", type=quantity),
     ),
     "demo": Command(
         "Show whole payments on this machine (regtest only).\n\n"
@@ -150,6 +249,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = vars(_parser().parse_args(_dashed(sys.argv[1:] if argv is None else argv)))
     debug = arguments.pop("debug")
     try:
+        if arguments["command"] == "serve":
+            return _serve(debug, **arguments)
         document = json.dumps(_run(debug, **arguments), indent=2, sort_keys=True)
     except KeyboardInterrupt:
         return _fail(130, "Interrupted", "Interrupted. Run the command again: it goes on where it stopped.")
@@ -159,7 +260,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(
-    debug: bool, *, command: str, network: str | None, basedir: str | None, hub_url: str | None, **arguments: Any
+    debug: bool,
+    *,
+    command: str,
+    network: str | None,
+    basedir: str | None,
+    hub_url: str | None,
+    timeout: float | None,
+    **arguments: Any,
 ) -> Any:
     """The result of a command, ready for JSON. Raises whatever the command raises."""
     if command == "version":
@@ -169,8 +277,22 @@ def _run(
     _log_to_stderr(debug)
     from picopayments_cli import api
 
-    with api.open_session(network, basedir, hub_url, os.environ) as session:
+    with api.open_session(network, basedir, hub_url, os.environ, timeout) as session:
         return getattr(api, command)(session, **arguments)
+
+
+def _serve(debug: bool, *, command: str, host: str, port: int | None, **config: Any) -> int:
+    """Serve the other commands, with the same config arguments, until a signal comes; the exit code."""
+
+    def offered(name: str) -> Any:
+        return lambda *values, **members: _run(debug, command=name, **config, **_from_json(name, values, members))
+
+    def ready(where: dict[str, str]) -> None:
+        print(json.dumps(where, sort_keys=True), flush=True)
+
+    commands = {name: offered(name) for name in COMMANDS if name not in NOT_SERVED}
+    _run(debug, command=command, host=host, port=port, commands=commands, ready=ready, **config)
+    return 0
 
 
 def _log_to_stderr(debug: bool) -> None:
@@ -249,6 +371,72 @@ def _dashed(argv: list[str]) -> list[str]:
     return words
 
 
+class Checker(argparse.ArgumentParser):
+    """argparse's parser for what comes as JSON. Raises UsageError."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the call."""
+        _off(self.prog, message)
+
+
+def _off(command: str, message: str) -> NoReturn:
+    from picopayments_cli.channel.errors import UsageError
+
+    raise UsageError(f"{command}: {message}.", command=command)
+
+
+def _from_json(command: str, values: tuple[Any, ...], members: dict[str, Any]) -> dict[str, Any]:
+    """A command's arguments, checked as if they had been typed; null is not given. Raises UsageError.
+
+    ``values``: by place, in the order in which the command declares them, options included; or ``members``: by name.
+    """
+    declared = {_plain(name): (name, settings) for name, settings in COMMANDS[command].arguments}
+    if len(values) > len(declared):
+        _off(command, f"it takes {len(declared)} arguments, not {len(values)}")
+    given = dict(zip(declared, values)) if values else {_plain(name): members[name] for name in members}  # noqa: B905
+    unknown = sorted(set(given).difference(declared))
+    if unknown:
+        _off(command, f"it has no argument {unknown[0]!r}; it has: {', '.join(declared) or 'none'}")
+    if len(given) < len(members):
+        _off(command, "an argument is named twice")
+    parser = Checker(prog=command, add_help=False, allow_abbrev=False)
+    options: list[str] = []
+    places: list[str] = []
+    left_out = ""
+    for plain, (name, settings) in declared.items():
+        parser.add_argument(name, **settings)
+        words = _words(command, name, settings, given.get(plain))
+        if name.startswith("--"):
+            options += words
+        elif words and left_out:
+            _off(command, f"{plain} needs {left_out}, too")
+        else:
+            places += words
+            left_out = left_out or ("" if words else plain)
+    return vars(parser.parse_args([*options, *(["--", *places] if places else [])]))
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("--").replace("-", "_")
+
+
+def _words(command: str, name: str, settings: dict[str, Any], value: Any) -> list[str]:
+    """A JSON value as words of a command line."""
+    if value is None:
+        return []
+    if settings.get("action") == "store_true":
+        if not isinstance(value, bool):
+            _off(command, f"{_plain(name)} must be true or false")
+        return [name] if value else []
+    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "--":
+        _off(command, f"{_plain(name)} must be text or a whole number")
+    try:
+        text = str(value)
+    except ValueError:
+        _off(command, f"{_plain(name)} has too many digits")
+    return [f"{name}={text}" if name.startswith("--") else text]
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog=PROG,
@@ -267,6 +455,12 @@ def _parser() -> Parser:
         )
     config.add_argument("--basedir", metavar="PATH", help="folder of keys and connections (PICOPAYMENTS_BASEDIR)")
     config.add_argument("--hub-url", metavar="URL", help="the hub's address (PICOPAYMENTS_HUB_URL)")
+    config.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=seconds,
+        help="how long an answer may take (PICOPAYMENTS_TIMEOUT; default: 60)",
+    )
     config.add_argument("--debug", action="store_true", help="tell more on stderr, tracebacks included")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="<command>", required=True, prog=PROG)
     for name, command in COMMANDS.items():
