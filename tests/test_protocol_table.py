@@ -1,0 +1,559 @@
+"""docs/protocol.rst as a promise: the doors that `sync` goes through in every state, and the numbers it names.
+
+Connections are brought into each state by the client's own functions, on real files; what stands outside the doors is
+in memory.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from memory_support import REGTEST, HandHub, MemoryChain
+
+from picopayments_cli import api
+from picopayments_cli.channel import errors, messages, recovery, state, terms, transactions
+from picopayments_cli.channel.errors import HubUnreachable, PaymentExceedsReceivable
+from picopayments_cli.channel.messages import Payment
+from picopayments_cli.channel.scripts import CommitScript, DepositScript, wallet_unlock
+from picopayments_cli.channel.terms import Terms
+from picopayments_cli.channel.transactions import Purse
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Hash, Pubkey, Quantity, Token
+from picopayments_cli.client import connection as life
+from picopayments_cli.client import session as sessions
+from picopayments_cli.client.history import Action
+from picopayments_cli.client.record import Connection
+from picopayments_cli.client.session import Session
+from picopayments_cli.client.store import Store
+from picopayments_cli.config import Settings
+from picopayments_cli.hub import chores, methods
+
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "protocol.rst").read_text(encoding="utf-8")
+XCP, QUANTITY, EXPIRE, DELAY = 1, 1000, 144, 2
+SILENT = HubUnreachable("The hub does not answer.")
+
+
+class Killed(BaseException):
+    """The process ended at a door."""
+
+
+@dataclass
+class Doors:
+    """What went through the doors, and where the process is to be killed."""
+
+    passed: list[str] = field(default_factory=list)
+    deadly: str | None = None
+
+    def through(self, label: str) -> None:
+        self.passed.append(label)
+        self.end_here(label)
+
+    def end_here(self, label: str) -> None:
+        if label == self.deadly:
+            self.deadly = None
+            raise Killed
+
+
+class WatchedStore(Store):
+    """The real files, with somebody at the door."""
+
+    doors: Doors
+
+    def save(self, handle: Handle, document: dict[str, Any], label: str, actions: Sequence[Action] = ()) -> None:
+        super().save(handle, document, label, actions)
+        self.doors.through(f"save {label}")
+
+    def remove(self, handle: Handle) -> None:
+        super().remove(handle)
+        self.doors.through("remove")
+
+
+class WatchedHub:
+    """A hub with somebody at the door."""
+
+    def __init__(self, hub: HandHub, doors: Doors) -> None:
+        self.hub, self.doors, self.url = hub, doors, hub.url
+
+    def call(self, method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
+        self.doors.through(f"call {method}")
+        return self.hub.call(method, params, retry=retry)
+
+
+class WatchedSession(Session):
+    """A session whose hub and chain are in memory."""
+
+    def __init__(self, basedir: Path, hub: HandHub, chain: MemoryChain, doors: Doors) -> None:
+        super().__init__(Settings(REGTEST, basedir, hub_url=hub.url))
+        self.doors = doors
+        store = WatchedStore(basedir, REGTEST)
+        store.doors = doors
+        self.__dict__.update(store=self._stack.enter_context(store), rpc=WatchedHub(hub, doors), chain=chain)
+
+    def broadcast(self, raw: bytes, label: str) -> str:
+        self.doors.through(f"broadcast {label}")
+        txid = super().broadcast(raw, label)
+        self.doors.end_here(f"{label} is out")
+        return txid
+
+
+class Story:
+    """One client, its hub and their chain."""
+
+    def __init__(self, basedir: Path) -> None:
+        self.chain = MemoryChain()
+        self.hub = HandHub(self.chain, Terms(0, 0, 1.0, 0, 12, 1, 5))
+        self.doors = Doors()
+        self.session = WatchedSession(basedir, self.hub, self.chain, self.doors)
+        wallet = self.session.wallet.script
+        self.chain.grant(wallet, XCP, QUANTITY)
+        self.chain.grant(self.hub.script, XCP, QUANTITY)
+        for _ in range(3):
+            self.chain.fund(wallet, 1_000_000)
+
+    @property
+    def connection(self) -> Connection:
+        (found,) = self.session.connections().values()
+        return found
+
+    @property
+    def handle(self) -> str:
+        return self.connection.handle.hex()
+
+    def sync(self) -> list[str]:
+        """The doors that one sync went through, whatever became of it."""
+        self.doors.passed.clear()
+        with suppress(HubUnreachable, PaymentExceedsReceivable, Killed):
+            api.sync(self.session)
+        return list(self.doors.passed)
+
+    def killed_at(self, label: str, step: Callable[[], object]) -> None:
+        self.doors.deadly = label
+        with pytest.raises(Killed):
+            step()
+
+    # The way ---------------------------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        life.connect(self.session, self.chain.asset("XCP"), QUANTITY, EXPIRE, DELAY)
+
+    def open(self) -> None:
+        self.connect()
+        self.chain.mine()
+        self.hub.see(self.connection.duplex.sending.anchor)
+        self.hub.fund()
+        self.chain.mine()
+
+    def queue(self, amount: int) -> None:
+        payment = Payment(Handle(bytes(HANDLE_SIZE)), Quantity(amount), Token(b"token"))
+        life.queue(self.session, self.connection, payment)
+
+    def close(self) -> None:
+        with suppress(HubUnreachable):
+            life.close(self.session, self.connection)
+
+    def close_silently(self) -> None:
+        """Close while the hub does not answer."""
+        self.hub.refuses = SILENT
+        self.close()
+
+    def receive(self, amount: int = 300) -> None:
+        """Open, and receive a payment."""
+        self.open()
+        self.hub.to_pay = [amount]
+        self.sync()
+        assert self.connection.duplex.receiving.moved == amount - 1 or self.connection.duplex.receiving.active
+
+    def pay_and_get_back(self) -> None:
+        """Open, pay, and receive so that the hub gives a commit back."""
+        self.open()
+        self.queue(300)
+        self.sync()
+        self.hub.to_pay = [200]
+        self.sync()
+        assert recovery.exposed(self.connection.duplex.sending)
+
+    def until(self, height: int) -> None:
+        self.chain.mine(height - self.chain.tip)
+
+    @property
+    def deadline(self) -> int:
+        connection = self.connection
+        return recovery.settle_height(connection.duplex.receiving, connection.agreed_height)
+
+    @property
+    def expiry(self) -> int:
+        """The height from which the client's deposit, confirmed a block after the agreement, is old enough."""
+        return self.connection.agreed_height + EXPIRE
+
+
+STATES: dict[str, Callable[[Story], object]] = {}
+
+
+def story(name: str) -> Callable[[Callable[[Story], object]], Callable[[Story], object]]:
+    """Names the state of the table that a function brings about."""
+
+    def named(function: Callable[[Story], object]) -> Callable[[Story], object]:
+        STATES[name] = function
+        return function
+
+    return named
+
+
+# Opening ------------------------------------------------------------------------------------------------------------
+
+
+@story("asked")
+def asked(it: Story) -> None:
+    it.killed_at("call mph_request", it.connect)
+
+
+@story("proposed")
+def proposed(it: Story) -> None:
+    it.killed_at("save proposed", it.connect)
+
+
+@story("agreed, deposit unseen")
+def agreed(it: Story) -> None:
+    it.killed_at("save agreed", it.connect)
+
+
+@story("agreed, deposit unconfirmed")
+def unconfirmed(it: Story) -> None:
+    it.connect()
+
+
+@story("agreed, the hub's deposit missing")
+def unmatched(it: Story) -> None:
+    it.connect()
+    it.chain.mine(3)
+
+
+@story("agreed, the hub's deposit missing at the deadline")
+def never_matched(it: Story) -> None:
+    unmatched(it)
+    it.until(it.deadline)
+
+
+# Open ---------------------------------------------------------------------------------------------------------------
+
+
+@story("open, idle")
+def idle(it: Story) -> None:
+    it.open()
+
+
+@story("open, payments queued")
+def queued(it: Story) -> None:
+    it.open()
+    it.queue(100)
+
+
+@story("open, a sync unanswered, nothing queued")
+def unanswered(it: Story) -> None:
+    queued(it)
+    it.hub.refuses = SILENT
+    it.sync()
+    it.hub.refuses = None
+
+
+@story("open, a sync unanswered, payments queued")
+def unanswered_and_queued(it: Story) -> None:
+    unanswered(it)
+    it.queue(5)
+
+
+@story("open, the hub does not answer")
+def unreachable(it: Story) -> None:
+    queued(it)
+    it.hub.refuses = SILENT
+
+
+@story("open, a sync refused for its payments")
+def refused(it: Story) -> None:
+    queued(it)
+    answer = it.hub.call
+
+    def choosy(method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
+        if params.get("sends"):
+            raise PaymentExceedsReceivable("The payee can take nothing.")
+        return answer(method, params, retry=retry)
+
+    it.hub.call = choosy  # type: ignore[method-assign]
+
+
+@story("open, a coin on the address of a revoked commit")
+def dusted(it: Story) -> None:
+    it.pay_and_get_back()
+    sending = it.connection.duplex.sending
+    (item,) = recovery.exposed(sending)
+    it.chain.fund(sending.commit_script(item.revoke_hash).output, 2000)
+
+
+@story("open, a coin on the address of the next commit")
+def dirty(it: Story) -> None:
+    it.open()
+    sending = it.connection.duplex.sending
+    it.chain.fund(sending.commit_script(sending.requested[-1]).output, 600)
+
+
+@story("open, the anchor of h2c spent")
+def spent(it: Story) -> None:
+    it.open()
+    channel = it.hub.duplex.sending
+    secret = it.connection.secrets(it.session.wallet.key).spend
+    purse = Purse(wallet_unlock(it.hub.key.pubkey, it.hub.script), (), 1)
+    (draft,) = recovery.changes(channel, it.chain.facts(channel), secret, purse, 1)
+    it.chain.broadcast(draft.signed(it.hub.key).serialize())
+
+
+@story("open, the anchor of c2h spent by the hub's commit")
+def hub_settles(it: Story) -> None:
+    queued(it)
+    it.sync()
+    it.hub.publish(it.hub.accepted[-1])
+
+
+@story("open, the deadline reached, nothing received")
+def deadline(it: Story) -> None:
+    it.open()
+    it.until(it.deadline)
+
+
+@story("open, the deadline reached, payments received")
+def deadline_with_receipts(it: Story) -> None:
+    it.receive()
+    it.until(it.deadline)
+
+
+# Closing ------------------------------------------------------------------------------------------------------------
+
+
+@story("closing, the hub not told")
+def untold(it: Story) -> None:
+    it.open()
+    it.killed_at("call mph_close", it.close)
+
+
+@story("closing, a sync unanswered")
+def closing_unanswered(it: Story) -> None:
+    it.open()
+    it.close_silently()
+    it.hub.refuses = None
+
+
+@story("closing, the hub silent")
+def silent(it: Story) -> None:
+    untold(it)
+    it.hub.refuses = SILENT
+
+
+@story("closing, the hub told, and no secret given")
+def told(it: Story) -> None:
+    untold(it)
+    it.sync()
+
+
+@story("closing, the hub's secret given")
+def given(it: Story) -> None:
+    unmatched(it)
+    it.killed_at("save hub told", it.close)
+
+
+@story("closing, commit unconfirmed")
+def commit_unconfirmed(it: Story) -> None:
+    it.receive()
+    it.hub.reveals = False
+    it.close()
+
+
+@story("closing, commit lost from the mempool")
+def commit_lost(it: Story) -> None:
+    commit_unconfirmed(it)
+    it.chain.drop(bytes.fromhex(it.connection.published[0])[::-1])
+
+
+@story("closing, commit confirmed, not ripe")
+def commit_young(it: Story) -> None:
+    commit_unconfirmed(it)
+    it.chain.mine(DELAY - 1)
+
+
+@story("closing, commit ripe")
+def commit_ripe(it: Story) -> None:
+    commit_unconfirmed(it)
+    it.chain.mine(DELAY)
+
+
+@story("closing, paid out")
+def paid_out(it: Story) -> None:
+    commit_ripe(it)
+    it.sync()
+    it.chain.mine()
+
+
+@story("closing, the hub's payout shows its secret")
+def shown(it: Story) -> None:
+    told(it)
+    it.hub.publish(it.hub.accepted[-1])
+    it.chain.mine(DELAY)
+    it.hub.pay_out()
+    it.chain.mine()
+
+
+@story("closing, a revoked commit published")
+def cheated(it: Story) -> None:
+    it.pay_and_get_back()
+    it.close_silently()
+    it.hub.duplex = replace(it.hub.duplex, receiving=replace(it.hub.duplex.receiving, active=tuple(it.hub.accepted)))
+    it.hub.publish(it.hub.accepted[-1])
+
+
+@story("closing, the deposit expired")
+def expired(it: Story) -> None:
+    silent(it)
+    it.until(it.expiry)
+
+
+@story("closing, a transaction that was to leave has left")
+def left(it: Story) -> None:
+    given(it)
+    it.killed_at("change is out", lambda: api.sync(it.session))
+
+
+@story("closing, a transaction that was to leave has not left")
+def leaving(it: Story) -> None:
+    given(it)
+    it.killed_at("broadcast change", lambda: api.sync(it.session))
+
+
+@story("closing, all taken back, not buried")
+def taken_back(it: Story) -> None:
+    given(it)
+    it.sync()
+
+
+@story("closing, all taken back and buried")
+def buried(it: Story) -> None:
+    taken_back(it)
+    it.chain.mine()
+
+
+@story("closed")
+def closed(it: Story) -> None:
+    buried(it)
+    it.sync()
+
+
+# The walk -----------------------------------------------------------------------------------------------------------
+
+
+def rows(title: str) -> list[list[str]]:
+    """The cells of the document's table with that title, row by row, without its header."""
+    found = re.search(
+        rf"^\.\. list-table:: {title}.*?\n\n(.*?)\n\n(?=\S)", DOCUMENT + "\n\n.", re.MULTILINE | re.DOTALL
+    )
+    assert found is not None, title
+    lines = ("\n" + found[1]).split("\n   * - ")[2:]
+    return [[" ".join(cell.split()) for cell in line.split("\n     - ")] for line in lines]
+
+
+def table() -> dict[str, list[str]]:
+    """By the name of each state the doors that a sync goes through in it."""
+    return {name: re.findall(r"``([^`]+)``", doors) for name, _, doors in rows("What ``sync`` does next")}
+
+
+@pytest.fixture
+def it(tmp_path: Path) -> Iterator[Story]:
+    made = Story(tmp_path)
+    yield made
+    made.session.close()
+
+
+@pytest.mark.parametrize("name", sorted(table().keys() | STATES.keys()))
+def test_sync_goes_through_the_doors_that_the_table_names(name: str, it: Story) -> None:
+    STATES[name](it)
+    assert it.sync() == table()[name]
+
+
+def test_whatever_the_state_all_comes_home(it: Story) -> None:
+    commit_ripe(it)
+    it.hub.reveals = True
+    for _ in range(3):
+        it.sync()
+        it.chain.mine()
+    assert it.chain.held(it.session.wallet.script, XCP) == 299
+    it.until(it.expiry)
+    for _ in range(3):
+        it.sync()
+        it.chain.mine()
+    assert it.connection.stage == "closed"
+    assert it.sync() == []
+    assert it.chain.held(it.session.wallet.script, XCP) == QUANTITY + 299
+
+
+# The numbers --------------------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
+    budget = transactions.Budget(5)
+    numbers = {
+        "dust": transactions.DUST,
+        "commit size": transactions.COMMIT_SIZE,
+        "payout size": transactions.PAYOUT_SIZE,
+        "change size": transactions.CHANGE_SIZE,
+        "greatest commit rate": transactions.MAX_COMMIT_RATE,
+        "least commit rate": transactions.commit_rate(1),
+        "commit fee at 5 sat/vB": budget.commit_fee,
+        "commit output at 5 sat/vB": budget.commit_value,
+        "anchor at 5 sat/vB": budget.anchor,
+        "deposit at 5 sat/vB": budget.deposit,
+        "greatest delay": terms.MAX_DELAY,
+        "wire clearance": recovery.WIRE_CLEARANCE,
+        "least margin": recovery.MIN_MARGIN,
+        "greatest margin": recovery.MAX_MARGIN,
+        "revoked commits watched": recovery.WATCHED_REVOKED,
+        "hashes kept": state.KEPT_REQUESTS,
+        "protocol": messages.PROTOCOL,
+        "client's reserve": sessions.WALLET_RESERVE,
+        "hub's reserve": chores.WALLET_RESERVE,
+        "forgotten after": methods.FORGOTTEN_AFTER,
+        "safe depth": 6,
+        "safe depth on regtest": REGTEST.safe_depth,
+        "least expiry on regtest": REGTEST.expire_min,
+        "greatest expiry": REGTEST.expire_max,
+    }
+    found = {name: int(number) for name, number in re.findall(r"^ \* ([^:\n]+): (\d+)", DOCUMENT, re.MULTILINE)}
+    assert found == numbers
+
+
+def test_the_checks_of_the_document_are_errors_of_the_program() -> None:
+    checks = rows("What is checked")
+    assert len(checks) > 20
+    for rule, when, refusal in checks:
+        names = re.findall(r"``([^`]+)``", refusal)
+        assert names, (rule, when)
+        assert all(issubclass(getattr(errors, name), errors.PicopaymentsError) for name in names), names
+
+
+PAYER, PAYEE, SPEND, REVOKE = Pubkey(b"\x02" * 33), Pubkey(b"\x03" * 33), Hash(b"\x04" * 20), Hash(b"\x05" * 20)
+
+
+@pytest.mark.parametrize(
+    ("title", "redeem"),
+    [
+        ("expiry 1024::", DepositScript(PAYER, PAYEE, SPEND, 1024).redeem),
+        ("for 2)::", CommitScript(PAYER, PAYEE, SPEND, REVOKE, 2).redeem),
+    ],
+)
+def test_the_scripts_of_the_document_are_byte_for_byte_those_of_the_code(title: str, redeem: bytes) -> None:
+    shown_bytes = re.search(re.escape(title) + r"\n\n((?: +[0-9a-z<> ]+\n)+)", DOCUMENT)
+    assert shown_bytes is not None
+    text = "".join(shown_bytes[1].split())
+    for name, data in (("payer", PAYER), ("payee", PAYEE), ("spendhash", SPEND), ("revokehash", REVOKE)):
+        text = text.replace(f"<{name}>", data.hex())
+    assert text == redeem.hex()
