@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.chain import Query
+from picopayments_cli.chain.shapes import coins_shown, history_shown
 from picopayments_cli.channel import recovery
 from picopayments_cli.channel.errors import (
     ConnectionNotOver,
@@ -24,13 +25,26 @@ from picopayments_cli.channel.messages import Payment, Receipt
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.transactions import txid_of
-from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, check_quantity, from_hex
+from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, from_hex
 from picopayments_cli.client import connection as life
+from picopayments_cli.client import send
+from picopayments_cli.client.arguments import asset_named, handle_named, quantity_of
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
+from picopayments_cli.client.lookup import raw_transaction, transaction_shown
 from picopayments_cli.client.record import CLOSED, Connection
 from picopayments_cli.client.session import Session
-from picopayments_cli.config import choose_basedir, choose_network, load_settings
+from picopayments_cli.config import (
+    DEFAULT,
+    FILE,
+    Choice,
+    check_name,
+    choose_basedir,
+    choose_network,
+    load_settings,
+    shown,
+    with_setting,
+)
 
 log = logging.getLogger(__name__)
 TOKEN_SIZE = 32
@@ -44,11 +58,19 @@ _CHAIN_NOTES = {
 
 @contextmanager
 def open_session(
-    network: str | None, basedir: str | None, hub_url: str | None, environ: Mapping[str, str]
+    network: str | None,
+    basedir: str | None,
+    hub_url: str | None,
+    environ: Mapping[str, str],
+    timeout: float | None = None,
 ) -> Iterator[Session]:
-    """The session of one command. Raises WrongNetwork, InvalidSetting, InvalidUrl, StoreDamaged."""
+    """The session of one command; ``timeout`` in seconds, for one answer.
+
+    Raises WrongNetwork, InvalidSetting, InvalidUrl, StoreDamaged.
+    """
     chosen = choose_network(network, environ)
-    settings = load_settings(chosen, choose_basedir(basedir, environ), {"hub_url": hub_url}, environ)
+    flags = {"hub_url": hub_url, "timeout": timeout}
+    settings = load_settings(chosen, choose_basedir(basedir, environ), flags, environ)
     given = basedir or environ.get("PICOPAYMENTS_BASEDIR")
     session = Session(settings, settings.basedir if given else None)
     try:
@@ -62,6 +84,8 @@ def open_session(
 
 def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
     """The hub's connections, current terms, funding addresses and liquidity, of one asset or all."""
+    if asset is not None and "." in asset:
+        asset = asset_named(session, asset).name
     answer = session.rpc.call("mph_status", {"assets": None if asset is None else [asset]}, retry=True)
     terms, funds = answer["current_terms"], answer["funds"]
     held, address = funds["liquidity"], funds["address"]
@@ -79,43 +103,114 @@ def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
 
 
 def balances(session: Session, asset: str | None = None, address: str | None = None) -> dict[str, int]:
-    """The confirmed funds of an address, the wallet's by default: asset to quantity, in satoshis."""
+    """The confirmed funds of an address, the wallet's by default: asset to quantity, in satoshis.
+
+    Raises InvalidAddress, UnknownAsset.
+    """
     own = address is None
     if address is None:
         address = session.wallet.address
     else:
         script_of_address(session.network, address)
     held = session.chain.view(Query(balances=[address])).balances[address]
+    if asset is not None and asset not in held:
+        asset = asset_named(session, asset).name
     if own:
         session.keep_wallet()
     return dict(held) if asset is None else {asset: held.get(asset, 0)}
+
+
+def blocksend(session: Session, asset: str, destination: str, quantity: int | str, extra_btc: int | str = 0) -> str:
+    """Send an asset, or BTC, from the wallet by a transaction of its own; the txid. Each call is another payment.
+
+    ``extra_btc``: satoshis to go with an asset; at least the dust that an output must hold does. Raises what
+    ``client.send.blocksend`` does, and UnknownAsset.
+    """
+    script_of_address(session.network, destination)
+    known = asset_named(session, asset)
+    extra = 0 if extra_btc in (0, "0") else quantity_of(session, extra_btc, "BTC", "extra_btc")
+    return send.blocksend(session, known, destination, quantity_of(session, quantity, known.name), extra)
+
+
+# The blockchain -----------------------------------------------------------------------------------------------------
+
+
+def listutxos(session: Session, address: str, unconfirmed: bool = False) -> list[dict[str, Any]]:
+    """The coins of an address, by txid; with ``unconfirmed`` those of the mempool too. Raises InvalidAddress."""
+    script_of_address(session.network, address)
+    return coins_shown(session.chain.view(Query(coins=[address])), address, unconfirmed)
+
+
+def searchrawtxs(session: Session, address: str, unconfirmed: bool = False) -> list[dict[str, Any]]:
+    """The transactions of an address, oldest first; with ``unconfirmed`` those of the mempool before them.
+
+    Raises InvalidAddress, TruncatedHistory.
+    """
+    script_of_address(session.network, address)
+    return history_shown(session.chain.view(Query(history=[address])), address, unconfirmed)
+
+
+def getrawtx(session: Session, txid: str, verbose: bool = False) -> str | dict[str, Any] | None:
+    """A transaction as hex, with ``verbose`` in its parts; None where it is unknown. Raises InvalidHex."""
+    raw = raw_transaction(session, from_hex(txid, "txid", 32)[::-1])
+    if raw is None:
+        return None
+    return transaction_shown(session, raw) if verbose else raw.hex()
+
+
+# Settings -----------------------------------------------------------------------------------------------------------
+
+
+def config(session: Session, key: str | None = None, value: str | None = None) -> dict[str, Any]:
+    """The settings, each with its source, or one of them; ``value`` puts one into the settings file, "" takes it out.
+
+    Raises InvalidSetting, InvalidUrl, StoreDamaged, StoreUnusable.
+    """
+    choices = session.settings.choices
+    if key is None:
+        return {name: _choice(name, choice) for name, choice in sorted(choices.items())}
+    check_name(key)
+    choice = choices[key]
+    if value is not None:
+        store, network, basedir = session.store, session.network, session.settings.basedir
+        store.save_settings(with_setting(network, basedir, key, value))
+        if choice.source in (FILE, DEFAULT):
+            choice = load_settings(network, basedir, {}, {}).choices[key]
+        else:
+            log.warning("It is in the settings file, but the %s goes before that.", choice.source)
+    return _choice(key, choice)
+
+
+def _choice(name: str, choice: Choice) -> dict[str, Any]:
+    return {"value": shown(name, choice.value), "source": choice.source}
 
 
 # Connections --------------------------------------------------------------------------------------------------------
 
 
 def connect(
-    session: Session, asset: str, quantity: int, expire_time: int = 1024, delay_time: int = 2
+    session: Session, asset: str, quantity: int | str, expire_time: int = 1024, delay_time: int = 2
 ) -> dict[str, str]:
     """Open a connection by a deposit of ``quantity`` satoshis; times in blocks. The deposit's txid and the handle."""
     if asset == "BTC":
         raise InvalidAsset("Connections are in Counterparty assets; bitcoin is none.", asset=asset)
-    known = session.chain.asset(asset)
+    known = asset_named(session, asset)
+    deposit = quantity_of(session, quantity, known.name)
     log.info(_CHAIN_NOTES[session.chain_source])
-    made = life.connect(session, known, check_quantity(quantity), expire_time, delay_time)
+    made = life.connect(session, known, deposit, expire_time, delay_time)
     anchor = made.duplex.sending.anchor
     return {"send_deposit_txid": str(anchor.outpoint).partition(":")[0] if anchor else "", "handle": made.handle.hex()}
 
 
-def queuepayment(session: Session, source: str, destination: str, quantity: int, token: str | None = None) -> str:
+def queuepayment(session: Session, source: str, destination: str, quantity: int | str, token: str | None = None) -> str:
     """Queue a payment for the next sync; its token, drawn where none is given. Repeating one with its token is safe."""
     payee = Handle(from_hex(destination, "destination handle", HANDLE_SIZE))
     payer = Handle(from_hex(source, "source handle", HANDLE_SIZE))
     drawn = os.urandom(TOKEN_SIZE) if token is None else from_hex(token, "token")
     if not 0 < len(drawn) <= MAX_TOKEN_SIZE:
         raise InvalidHex(f"A token has 1 to {MAX_TOKEN_SIZE} bytes.", what="token", size=len(drawn))
-    payment = Payment(payee, check_quantity(quantity), Token(drawn))
     connection = session.connection(payer)
+    payment = Payment(payee, quantity_of(session, quantity, connection.asset), Token(drawn))
     sent = connection.pending.payments if connection.pending else ()
     for other in (*connection.queue, *sent):
         if other.token == payment.token:
@@ -153,7 +248,8 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
 
     ``verbose`` adds what moved each way, and what is pending.
     """
-    chosen = _chosen(session, handle)
+    connections = session.connections()
+    chosen = list(connections.values()) if handle is None else [connections[handle_named(handle, connections)]]
     look = session.look((item for item in chosen if item.stage != CLOSED), settle=False)
     shown = {}
     for item in chosen:
@@ -209,14 +305,12 @@ def close(session: Session, handle: str) -> str | None:
 
 def history(session: Session, handle: str | None = None) -> list[dict[str, Any]]:
     """The past actions of one connection or all, oldest first; of those too that were culled. Raises UnknownHandle."""
-    wanted = None if handle is None else Handle(from_hex(handle, "handle", HANDLE_SIZE))
     events = in_order(session.store.history())
-    if wanted is None:
+    if handle is None:
         return events
-    found = [event for event in events if event["handle"] == wanted.hex()]
-    if not found:
-        session.connection(wanted)
-    return found
+    known = {*session.connections(), *(Handle(bytes.fromhex(event["handle"])) for event in events)}
+    wanted = handle_named(handle, known).hex()
+    return [event for event in events if event["handle"] == wanted]
 
 
 def cull(session: Session, handle: str | None = None) -> list[str]:
@@ -304,9 +398,9 @@ def mine(session: Session, blocks: int = 1) -> list[str]:
 def faucet(
     session: Session,
     address: str | None = None,
-    btc: int | None = None,
+    btc: int | str | None = None,
     asset: str | None = None,
-    quantity: int | None = None,
+    quantity: int | str | None = None,
 ) -> list[str]:
     """Give an address bitcoins and an asset on regtest, by default the wallet 1 BTC and 100 XCP; the txids."""
     _only_regtest(session, "faucet")
@@ -317,7 +411,13 @@ def faucet(
         script_of_address(session.network, address)
     if btc is None and asset is None and quantity is None:
         btc, quantity = FAUCET_BTC, FAUCET_XCP
-    params = {"address": address, "btc": btc or 0, "asset": asset or "XCP", "quantity": quantity or 0}
+    asset = asset or "XCP"
+    params = {
+        "address": address,
+        "btc": 0 if btc is None else quantity_of(session, btc, "BTC", "btc"),
+        "asset": asset,
+        "quantity": 0 if quantity is None else quantity_of(session, quantity, asset),
+    }
     return list(session.regtest.call("faucet", params, retry=False))
 
 

@@ -43,7 +43,7 @@ def quantity(text: str) -> int | str:
 
     Raises argparse.ArgumentTypeError.
     """
-    if text.isdecimal() or not text[:1].isdecimal() or not text[-1:].isascii() or not any(map(str.isupper, text)):
+    if not any(map(str.isupper, text)):
         return positive(text)
     from picopayments_cli.channel.errors import InvalidQuantity
     from picopayments_cli.channel.quantities import read_quantity
@@ -102,7 +102,7 @@ COMMANDS = {
         "Send an asset, or BTC, by a transaction of its own. Prints its txid.\n\n"
         "Typed again it pays again. An asset comes with 546 satoshis at least. Some\n"
         "bitcoin stays in the wallet for fees that can't wait.",
-        "--testnet blocksend XCP mvCounterpartyXXXXXXXXXXXXXXW24Hef 1.5XCP",
+        "--testnet blocksend XCP DESTINATION 1.5XCP",
         argument("asset", "the asset to send, or BTC", metavar="ASSET"),
         argument("destination", "the address that gets it", metavar="DESTINATION"),
         argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
@@ -183,13 +183,13 @@ COMMANDS = {
     ),
     "listutxos": Command(
         "List the unspent outputs of an address.",
-        "--testnet listutxos mvCounterpartyXXXXXXXXXXXXXXW24Hef --unconfirmed",
+        "--testnet listutxos ADDRESS --unconfirmed",
         argument("address", "the address", metavar="ADDRESS"),
         UNCONFIRMED,
     ),
     "searchrawtxs": Command(
         "List the transactions of an address, oldest first.",
-        "--testnet searchrawtxs mvCounterpartyXXXXXXXXXXXXXXW24Hef --unconfirmed",
+        "--testnet searchrawtxs ADDRESS --unconfirmed",
         argument("address", "the address", metavar="ADDRESS"),
         UNCONFIRMED,
     ),
