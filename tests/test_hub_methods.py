@@ -271,6 +271,21 @@ def test_what_is_promised_to_one_is_not_promised_to_another(tmp_path: Path) -> N
         second.call("mph_deposit", second.deposit(hubs, quantity=Quantity(10)).as_json("XCP", handle))
 
 
+def test_what_is_promised_to_one_who_never_deposits_is_free_again_after_144_blocks(tmp_path: Path) -> None:
+    with running_network(tmp_path) as network:
+        funds = network.hub.call("mph_status", assets=["XCP"])["funds"]["liquidity"]["XCP"]
+        absent, other = Hand(network, "absent"), Hand(network, "other")
+        handle, hubs = absent.request()
+        promised = absent.deposit(hubs, quantity=Quantity(funds), expire=1024)
+        absent.call("mph_deposit", promised.as_json("XCP", handle))
+        network.mine(144)
+        handle, hubs = other.request()
+        body = other.deposit(hubs, quantity=Quantity(1)).as_json("XCP", handle)
+        assert name_of(network, "mph_deposit", envelope.seal(other.key, body)) == "InsufficientLiquidity"
+        network.mine(1)
+        assert other.call("mph_deposit", body)["quantity"] == 1
+
+
 # mph_sync -----------------------------------------------------------------------------------------------------------
 
 

@@ -36,6 +36,7 @@ from picopayments_cli.hub.hub import Hub
 log = logging.getLogger(__name__)
 
 WALLET_RESERVE = 100_000  # satoshis that stay in the wallet, for fees that can't wait
+UNFUNDED_BLOCKS = 144  # without the client's deposit, after which the hub's promise is dropped
 RETRY_ROUNDS = 25  # after which what failed is tried again, at the latest
 CHECKED_AT_ONCE = 50  # addresses in one question
 
@@ -267,7 +268,12 @@ def _open(hub: Hub, handle: Handle) -> str:
     with hub.book.transaction("open") as work:
         account = work.get(handle)
         facts = _both(hub, work, account)
-        if _leaves(hub, account) or recovery.must_close(account.channels, *facts, account.agreed_height):
+        unfunded = not facts[1].history and facts[1].tip > account.agreed_height + UNFUNDED_BLOCKS
+        if (
+            unfunded
+            or _leaves(hub, account)
+            or recovery.must_close(account.channels, *facts, account.agreed_height)
+        ):
             begin_closing(hub, work, account)
             return CLOSING
         if recovery.is_open(account.channels, *facts, account.agreed_height, hub.network.safe_depth):
