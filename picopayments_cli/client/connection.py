@@ -116,6 +116,12 @@ def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, ex
     answer = ConnectReply.parse(reply.body)
     terms = Terms.parse(answer.terms)
     terms.check_deposit(quantity, expire, session.network)
+    if terms.sync_fee >= quantity:
+        raise BadTerms(
+            f"The hub asks {terms.sync_fee} for each sync: a deposit of {quantity} would move nothing.",
+            sync_fee=terms.sync_fee,
+            quantity=quantity,
+        )
     if answer.spend_hash == secrets.spend_hash:
         raise RepeatedHash("The hub's spend hash is the client's own.", hash=answer.spend_hash.hex())
     own, hubs = session.wallet.key.pubkey, reply.hub_key
