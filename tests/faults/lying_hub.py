@@ -1,0 +1,318 @@
+"""Part: a hub that lies in its signed replies, to a client with a chain view of its own."""
+
+from __future__ import annotations
+
+import os
+import random
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from network_support import ASSETS, DEPOSIT, Network, running_network
+
+from faults.mutations import Known, Mutation, mutations
+from faults.party import EXPIRE, Heard, Party, handle_of, heard, hub_key
+from faults.proxy import LOST_AFTER, PASS, Exchange, Proxy, between
+from faults.result import Budget, Result
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.errors import PicopaymentsError, Unreachable
+from picopayments_cli.channel.keys import Key
+from picopayments_cli.client.record import Connection
+
+QUICK = 40  # changes of each reply
+UNSIGNED = ("pubkey", "signature")  # members whose change is not signed over
+TRIES = 3  # of a call whose answer is lost
+
+
+class Liar:
+    """A network whose hub's key the proxy knows, and what was guaranteed to whom."""
+
+    def __init__(self, network: Network, proxy: Proxy, rng: random.Random, result: Result, warnings: Heard) -> None:
+        self.network = network
+        self.proxy = proxy
+        self.rng = rng
+        self.result = result
+        self.warnings = warnings
+        self.key = hub_key(network)
+        self.bob = Party(network, "bob").fund()
+        self.bobs = self.bob.open()
+        self.stranger = os.urandom(32).hex()
+
+    @contextmanager
+    def lying(self, method: str, mutation: Mutation, *, sign: bool = True) -> Iterator[None]:
+        """Have every reply of a method changed, signed again or not."""
+
+        def change(asked: str, _params: Any, said: Any) -> Any:
+            return forged(said, mutation, self.key if sign else None) if asked == method else said
+
+        self.proxy.change = change
+        try:
+            yield
+        finally:
+            self.proxy.change = None
+
+    def tried(self, party: Party, what: str, command: str, *args: Any) -> str | None:
+        """Do a command; the name of the error that it fails with. An error without a name is a failure."""
+        try:
+            party.do(command, *args)
+        except PicopaymentsError as error:
+            return error.name
+        except Exception:
+            self.result.failures.append(f"{what}: {traceback.format_exc()}")
+            return "InternalError"
+        return None
+
+    def chosen(self, found: Sequence[Mutation], budget: Budget) -> list[Mutation]:
+        """The changes to try."""
+        return self.rng.sample(found, min(QUICK, len(found))) if budget.quick else list(found)
+
+    def enter(self, method: str, mutation: Mutation, rule: str) -> None:
+        """Note what became of a change."""
+        self.result.trials += 1
+        if rule.startswith("harmless"):
+            self.result.recovered += 1
+        else:
+            self.result.refused += 1
+        self.result.pairs[f"{method} {mutation.pair}"] = rule
+
+
+def forged(said: Any, mutation: Mutation, key: Key | None) -> Any:
+    """A changed reply, signed again where there is a key, and where the change leaves anything to sign."""
+    changed = mutation.apply(said)
+    if key is None or not isinstance(changed, Mapping) or mutation.member in UNSIGNED or mutation.member == "(whole)":
+        return changed if mutation.kind != "additional member" or key is None else resealed(changed, key)
+    return resealed(changed, key)
+
+
+def resealed(body: Mapping[str, Any], key: Key) -> dict[str, Any]:
+    """A body signed again."""
+    return envelope.seal(key, {name: value for name, value in body.items() if name not in ("pubkey", "signature")})
+
+
+def run(rng: random.Random, budget: Budget) -> Result:
+    """Replies of mph_request, mph_deposit, mph_sync and mph_close, changed in every member by every kind of change."""
+    result = Result("lying hub")
+    with running_network(budget.folder) as network, between(network.hub_url) as proxy, heard() as warnings:
+        liar = Liar(network, proxy, rng, result, warnings)
+        _syncs(liar, budget)
+        _connects(liar, budget)
+        for received in (False, True):
+            _closes(liar, budget, received)
+    return result
+
+
+# mph_sync -----------------------------------------------------------------------------------------------------------
+
+
+def _syncs(liar: Liar, budget: Budget) -> None:
+    alice = Party(liar.network, "alice", liar.proxy.url).fund()
+    handle, kept, reply = _pending(liar, alice, alice.open())
+    known = _known(liar, alice, handle)
+    for mutation in liar.chosen(mutations(reply, known, liar.rng), budget):
+        alice.restore(kept)
+        before = alice.guaranteed(handle)
+        with liar.lying("mph_sync", mutation):
+            name = liar.tried(alice, mutation.pair, "sync", handle)
+        liar.result.keep(before, alice.guaranteed(handle), f"after {mutation.pair}")
+        if name is not None:
+            liar.enter("mph_sync", mutation, name)
+            continue
+        handle, kept, _ = _afterwards(liar, alice, handle, mutation)
+        known.hashes, known.secrets = _own_hashes(alice, handle), _own_secrets(alice, handle)
+    _unsigned(liar, alice, handle, kept, budget)
+    alice.restore(kept)
+    _settled(liar, alice)
+
+
+def _pending(liar: Liar, alice: Party, handle: str) -> tuple[str, Path, Mapping[str, Any]]:
+    """A sync that the hub has answered with secrets, a commit, receipts and a refusal, and the client has not heard."""
+    for amount in (500, 700, 30):
+        alice.do("queuepayment", handle, liar.bobs, amount)
+        alice.do("sync", handle)
+    liar.bob.do("sync")
+    for amount in (600, 300):
+        liar.bob.do("queuepayment", liar.bobs, handle, amount)
+    liar.bob.do("sync")
+    alice.do("queuepayment", handle, liar.stranger, 40)
+    liar.proxy.faults.extend([LOST_AFTER] * TRIES)
+    try:
+        alice.do("sync", handle)
+    except Unreachable:
+        reply = _last(liar, "mph_sync").reply["result"]
+        whole = all(reply[name] for name in ("revokes", "commit", "receive", "refused"))
+        liar.result.hold(whole, "the reply that is to be changed lacks something")
+        return handle, alice.copy("kept"), reply
+    raise RuntimeError("the answer was not lost")
+
+
+def _last(liar: Liar, method: str) -> Exchange:
+    return next(item for item in reversed(liar.proxy.seen) if item.method == method and "result" in item.reply)
+
+
+def _known(liar: Liar, alice: Party, handle: str) -> Known:
+    """What a lying hub can put into a reply: hashes, secrets, the connection's older reply, another connection's."""
+    syncs = [item for item in liar.proxy.seen if item.method == "mph_sync" and "result" in item.reply]
+    bob = Party(liar.network, "bobs double", liar.proxy.url)
+    bob.basedir.mkdir()
+    bob.restore(liar.bob.basedir)
+    bob.do("sync")
+    other = _last(liar, "mph_sync").reply["result"]
+    liar.bob.restore(bob.basedir)
+    messages = {"of an older reply": syncs[0].reply["result"], "of the reply before": syncs[-4].reply["result"],
+                "of another connection's reply": other}  # fmt: skip
+    return Known(_own_hashes(alice, handle), _own_secrets(alice, handle), messages)
+
+
+def _own_hashes(party: Party, handle: str) -> dict[str, str]:
+    duplex = party.connection(handle).duplex
+    found = {
+        "the hub's spend hash": duplex.sending.script.spend_hash,
+        "the client's spend hash": duplex.receiving.script.spend_hash,
+    }
+    named = [("a hash handed out", duplex.receiving.requested), ("a hash given before", duplex.sending.requested)]
+    named += [("hash of an active commit", tuple(item.revoke_hash for item in duplex.sending.active))]
+    named += [("hash of a received commit", tuple(item.revoke_hash for item in duplex.receiving.active))]
+    named += [("hash of a revoked commit", tuple(item.revoke_hash for item in duplex.sending.revoked))]
+    found |= {name: hashes[-1] for name, hashes in named if hashes}
+    return {name: item.hex() for name, item in found.items()}
+
+
+def _own_secrets(party: Party, handle: str) -> dict[str, str]:
+    connection = party.connection(handle)
+    own = connection.secrets(party.key())
+    found = {"the client's spend secret": own.spend.hex(), "a revoke secret of the client's": own.revoke(0).hex()}
+    if connection.duplex.sending.revoked:
+        found["a secret revealed before"] = connection.duplex.sending.revoked[-1].secret.hex()
+    return found
+
+
+def _afterwards(liar: Liar, alice: Party, handle: str, mutation: Mutation) -> tuple[str, Path, Mapping[str, Any]]:
+    """What a change did that was taken: the next honest sync works, or the connection closes with all of its own."""
+    before = alice.guaranteed(handle)
+    name = liar.tried(alice, f"after {mutation.pair}", "sync", handle)
+    if name is None:
+        liar.result.keep(before - 1, alice.guaranteed(handle), f"synced after {mutation.pair}")
+        liar.enter("mph_sync", mutation, "harmless: the next sync works")
+        return _pending(liar, alice, handle)
+    liar.tried(alice, f"closing after {mutation.pair}", "close", handle)
+    liar.enter("mph_sync", mutation, f"harmless: the next sync is refused ({name}), the connection closes")
+    return _pending(liar, alice, alice.open())
+
+
+def _unsigned(liar: Liar, alice: Party, handle: str, kept: Path, budget: Budget) -> None:
+    """The same changes by somebody without the hub's key: each is refused for its signature."""
+    alice.restore(kept)
+    reply = _last(liar, "mph_sync").reply["result"]
+    rules: dict[str, int] = {}
+    for mutation in liar.chosen(mutations(reply, Known(), liar.rng), budget):
+        before = alice.guaranteed(handle)
+        with liar.lying("mph_sync", mutation, sign=False):
+            name = liar.tried(alice, mutation.pair, "sync", handle)
+        rules[str(name)] = rules.get(str(name), 0) + 1
+        liar.result.trials += 1
+        liar.result.refused += name is not None
+        same_text = mutation.member == "signature" and mutation.kind == "high S"
+        liar.result.hold(name is not None or same_text, f"unsigned change taken: {mutation.pair}")
+        if name is None:
+            alice.restore(kept)
+        liar.result.keep(before, alice.guaranteed(handle), f"after unsigned {mutation.pair}")
+    liar.result.notes.append(f"changes that the hub's key did not sign: {rules}")
+
+
+def _settled(liar: Liar, party: Party) -> None:
+    """All of a client's connections close and settle, and the wallet holds what was guaranteed."""
+    for handle in party.handles():
+        if party.connection(handle).stage != "closing":
+            liar.tried(party, "closing at the end", "close", handle)
+    connections = [party.connection(handle) for handle in party.handles()]
+    deposited = [item for item in connections if item.agreed_height]
+    guaranteed = sum(item.duplex.guaranteed for item in deposited)
+    liar.result.in_flight += sum(_under_way(item) for item in deposited)
+    liar.result.hold(party.settle(), f"{party.name} is not settled")
+    spent = sum(item.duplex.sending.quantity for item in deposited)
+    liar.result.keep(guaranteed, party.held() - ASSETS + spent, f"{party.name} on chain, {len(deposited)} connections")
+
+
+def _under_way(connection: Connection) -> int:
+    sent = connection.pending.payments if connection.pending else ()
+    return sum(payment.amount for payment in sent) + connection.owed
+
+
+# mph_request and mph_deposit ----------------------------------------------------------------------------------------
+
+
+def _connects(liar: Liar, budget: Budget) -> None:
+    carol = Party(liar.network, "carol", liar.proxy.url).fund()
+    first = carol.open()
+    known = Known(_own_hashes(carol, first), _own_secrets(carol, first))
+    for method in ("mph_request", "mph_deposit"):
+        seen = [item.reply["result"] for item in liar.proxy.seen if item.method == method and "result" in item.reply]
+        known.messages = {"of another connection's reply": seen[0]}
+        for mutation in liar.chosen(mutations(seen[-1], known, liar.rng), budget):
+            handles = set(carol.handles())
+            with liar.lying(method, mutation):
+                name = liar.tried(carol, mutation.pair, "connect", "XCP", DEPOSIT // 100, EXPIRE)
+            made = set(carol.handles()) - handles
+            if name is not None:
+                liar.enter(method, mutation, name)
+                liar.result.hold(not made, f"a connection is left after {mutation.pair}")
+                continue
+            _take_up(liar, carol, made.pop(), method, mutation)
+    _settled(liar, carol)
+
+
+def _take_up(liar: Liar, carol: Party, handle: str, method: str, mutation: Mutation) -> None:
+    """A connection made by a changed reply: it works, or closes with all of its own."""
+    liar.network.mine(2)
+    shown = carol.status_of(handle)
+    name: str | None = f"it stays {shown}"
+    if shown == "open":
+        liar.bob.do("queuepayment", liar.bobs, handle, 10)
+        liar.bob.do("sync")
+        name = liar.tried(carol, mutation.pair, "sync", handle)
+    liar.tried(carol, mutation.pair, "close", handle)
+    if carol.connection(handle).stage == "agreed":
+        liar.result.failures.append(f"{mutation.pair} made a connection that does not close")
+    text = "harmless: the connection works" if name is None else f"harmless: {name}, the connection closes"
+    liar.enter(method, mutation, text)
+
+
+# mph_close ----------------------------------------------------------------------------------------------------------
+
+
+def _closes(liar: Liar, budget: Budget, received: bool) -> None:
+    """Replies to a close, which the hub answers the same whenever it is asked."""
+    party = Party(liar.network, f"closer{received:d}", liar.proxy.url).fund()
+    if received:  # the hub, by a sync's fee
+        handle = party.open()
+        liar.proxy.faults.append(PASS)  # the last sync
+    else:
+        handle = party.do("connect", "XCP", DEPOSIT, EXPIRE)["handle"]
+    liar.proxy.faults.extend([LOST_AFTER] * TRIES)
+    liar.tried(party, "close", "close", handle)
+    liar.proxy.faults.clear()
+    kept = party.copy("kept")
+    liar.result.hold(not party.connection(handle).told, "the answer to the close was not lost")
+    reply = _last(liar, "mph_close").reply["result"]
+    known = Known(_own_hashes(party, handle), _own_secrets(party, handle))
+    known.messages = {"of another method's reply": _last(liar, "mph_deposit").reply["result"]}
+    others = [item.reply["result"] for item in liar.proxy.seen if item.method == "mph_close" and "result" in item.reply]
+    known.messages |= {"of another connection's reply": others[0]}
+    right = reply["spend_secret"]
+    for mutation in liar.chosen(mutations(reply, known, liar.rng), budget):
+        party.restore(kept)
+        liar.warnings.texts.clear()
+        with liar.lying("mph_close", mutation):
+            liar.tried(party, mutation.pair, "sync", handle)
+        after = party.connection(handle)
+        taken = after.hub_secret.hex() if after.hub_secret else None
+        liar.result.hold(taken in (None, right), f"a wrong secret was taken: {mutation.pair}")
+        liar.result.hold(after.handle == handle_of(handle), "the connection is another one")
+        refusals = [text for text in liar.warnings.texts if "hub" in text]
+        rule = refusals[0].partition(": ")[2].partition(".")[0] if not after.told and refusals else ""
+        case = "mph_close without a secret" if right is None else "mph_close with a secret"
+        liar.enter(case, mutation, rule or "harmless: nothing wrong was taken")
+    party.restore(kept)
+    _settled(liar, party)
