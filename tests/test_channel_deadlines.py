@@ -341,3 +341,59 @@ def test_a_payment_of_somebody_elses_to_the_wallet_is_no_recovery() -> None:
     assert recovery.is_recovered(facts, two.out.channel.script.output, wallet_script(PAYER))
     assert not recovery.is_recovered(facts, other.output, wallet_script(PAYER))
     assert not recovery.is_recovered(facts, two.out.channel.script.output, wallet_script(PAYEE))
+
+
+def test_not_over_while_a_coin_of_the_deposit_is_left_that_brings_more_than_it_costs() -> None:
+    two = Two()
+    idle = received_nothing(two)
+    two.mine(EXPIRE - 10)
+    two.out.publish_commit(400)
+    two.mine(9)
+    two.out.publish(two.out.expiries([two.out.wallet_coin(PAYER, 50_000)])[0], PAYER)
+    two.mine(1)
+    assert not over(two, pair=idle)  # the commit's change
+    two.mine(EXPIRE)
+    two.out.publish(two.out.expiries()[0], PAYER)
+    two.mine(1)
+    assert over(two, pair=idle)
+    two.out.chain.fund(two.out.channel.script.output, 6000)  # somebody else's never keeps it
+    assert over(two, pair=idle)
+
+
+def test_a_deposits_own_anchor_is_such_a_coin() -> None:
+    two = Two()
+    two.out.publish(two.out.changes(given=True)[0], PAYER)
+    two.mine(1)
+    idle = received_nothing(two)
+    assert over(two, pair=idle)
+    facts = two.out.facts()
+    anchor = two.out.channel.anchor
+    assert anchor is not None
+    left = Coin(anchor.outpoint, anchor.value, two.out.channel.script.output, Height(START + 1))
+    assert not over(two, pair=idle, sending=replace(facts, coins=(left,)))
+    assert over(two, pair=idle, sending=replace(facts, coins=(replace(left, value=200),)))
+
+
+def test_an_asset_on_a_punished_commits_address_keeps_a_connection() -> None:
+    two = Two()
+    two.out.publish_commit(400)
+    two.out.revoke(400)
+    two.out.publish(two.out.punish()[0], PAYER)
+    two.mine(EXPIRE + 1)
+    two.out.publish(two.out.expiries()[0], PAYER)
+    two.mine(1)
+    idle = Duplex(two.out.channel, received_nothing(two).receiving)
+    assert over(two, pair=idle)
+    two.out.chain.grant(two.out.commit_address(two.out.commits[400]), XCP, 7)
+    assert not over(two, pair=idle)
+
+
+def test_a_commit_on_a_deposit_that_vanished_counts_until_it_would_have_expired() -> None:
+    two = Two()
+    two.out.publish(two.out.changes(given=True)[0], PAYER)
+    two.mine(1)
+    gone = replace(two.back.facts(), history=(), coins=())
+    last = AGREED + EXPIRE
+    assert not over(two, receiving=replace(gone, tip=Height(last - 1)))
+    assert over(two, receiving=replace(gone, tip=Height(last)))
+    assert not over(two, receiving=replace(two.back.facts(), tip=Height(last)))

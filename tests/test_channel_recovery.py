@@ -526,3 +526,80 @@ def test_a_stolen_secret_or_a_wrong_age_helps_nobody() -> None:
     early = replace(payout, inputs=(replace(payout.inputs[0], sequence=1),))
     with pytest.raises(BroadcastRefused):
         scene.publish(early, PAYEE)
+
+
+def own_steps(scene: Scene, coin: tuple[Outpoint, int], *, given: bool) -> tuple[Step, ...]:
+    """What PAYER may take of the scene's channel at a rate that its wallet must help with."""
+    idle = replace(scene.facts(), history=(), coins=())
+    return recovery.recoveries(
+        Duplex(scene.channel, Scene().channel),
+        scene.facts(),
+        idle,
+        secret=SPEND_SECRET,
+        given=SPEND_SECRET if given else None,
+        purse=purse(PAYER, [coin], rate=50),
+        safe_depth=SAFE,
+    )
+
+
+def test_change_and_expire_are_steps_that_the_wallet_helps_with() -> None:
+    scene = Scene()
+    coin = scene.wallet_coin(PAYER, 60_000)
+    assert own_steps(scene, coin, given=False) == ()
+    (change,) = own_steps(scene, coin, given=True)
+    scene.chain.mine(EXPIRE)
+    (expire,) = own_steps(scene, coin, given=False)
+    (still,) = own_steps(scene, coin, given=True)
+    assert [step.name for step in (change, expire, still)] == ["change", "expire", "change"]
+    for step in (change, expire, still):
+        assert step.draft is not None
+        assert step.draft.inputs[-1].outpoint == coin[0]
+    assert expire.draft is not None
+    scene.publish(expire.draft, PAYER)
+    assert scene.home(PAYER) == DEPOSIT
+
+
+# What is there once a revoked commit was punished -------------------------------------------------------------------
+
+
+def punished() -> Scene:
+    """A scene whose commit of 400 was revoked, published and punished; that of 350 is revoked, too."""
+    scene = Scene(300, 350, 400)
+    scene.revoke(350, 400)
+    scene.publish_commit(400)
+    scene.publish(scene.punish()[0], PAYER)
+    assert scene.home(PAYER) == 400
+    return scene
+
+
+def test_an_asset_that_comes_to_a_punished_commits_address_is_fetched_with_a_coin() -> None:
+    scene = punished()
+    script = scene.commit_address(scene.commits[400])
+    assert scene.punish() == []
+    scene.chain.grant(script, XCP, 7)
+    coins = [scene.wallet_coin(PAYER, 50_000)]
+    (paid,) = scene.punish(wallet=purse(PAYER, coins))
+    assert (paid.outputs[0].value, paid.outputs[0].script) == (DUST, script)
+    scene.publish(paid, PAYER)
+    coins = [scene.wallet_coin(PAYER, 50_000)]
+    (taken,) = scene.punish(wallet=purse(PAYER, coins))
+    scene.publish(taken, PAYER)
+    assert scene.punish(wallet=purse(PAYER, coins)) == []  # the mempool holds what takes it
+    assert scene.home(PAYER, XCP) == 7
+
+
+def test_what_is_left_after_a_punishment_can_wait_and_shares_the_wallet() -> None:
+    scene = punished()
+    scene.chain.grant(scene.commit_address(scene.commits[400]), XCP, 7)
+    left = scene.chain.fund(scene.commit_address(scene.commits[400]), 600)
+    dust = scene.chain.fund(scene.commit_address(scene.commits[350]), 600)
+    revoked = scene.channel.revoked
+    one, two = scene.wallet_coin(PAYER, 30_000), scene.wallet_coin(PAYER, 20_000)
+    urgent, rest = scene.punish(*revoked, wallet=purse(PAYER, [one, two], rate=20))
+    assert [coin.outpoint for coin in urgent.inputs] == [dust, one[0]]
+    assert [coin.outpoint for coin in rest.inputs] == [left, two[0]]
+    with pytest.raises(InsufficientBitcoin):
+        scene.punish(wallet=purse(PAYER, [one, two], rate=20, reserve=50_000))
+    for draft in (urgent, rest):
+        scene.publish(draft, PAYER)
+    assert scene.home(PAYER, XCP) == 7
