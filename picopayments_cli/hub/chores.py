@@ -402,14 +402,18 @@ def _is_over(hub: Hub, account: Account, sending: Facts, receiving: Facts, purse
 
 
 def _with_assets(hub: Hub, account: Account, sending: Facts, receiving: Facts) -> tuple[Facts, Facts]:
-    """The facts with what the ledger shows on the hub's deposit and on published commits, as of the same block."""
+    """The facts with what the ledger shows on the hub's deposit and on published commits, as of the same block.
+
+    And with the coins on the hub's own commit that were there before it was published, when nobody followed them.
+    """
     channels = account.channels
     deposit = str(address_of_script(hub.network, channels.sending.script.output))
     commits = [
         _commit_address(hub, channels.sending, sending),
         _commit_address(hub, channels.receiving, receiving),
     ]
-    view = hub.chain.view(Query(balances=[deposit, *(address for address in commits if address)]))
+    known = [address for address in commits if address]
+    view = hub.chain.view(Query(balances=[deposit, *known], coins=known))
     if view.height != sending.tip:
         return sending, receiving  # what the ledger shows is of another moment: the next round may know
     held = {
@@ -419,7 +423,7 @@ def _with_assets(hub: Hub, account: Account, sending: Facts, receiving: Facts) -
     of_sending, of_receiving = (held.get(address) if address else None for address in commits)
     return (
         replace(sending, assets=held[deposit], commit_assets=of_sending),
-        replace(receiving, commit_assets=of_receiving),
+        replace(receiving, commit_assets=of_receiving, commit_coins=view.coins.get(commits[1] or "", ())),
     )
 
 
