@@ -58,12 +58,14 @@ class HubProcess:
 
 
 @contextmanager
-def running_hub(basedir: Path) -> Iterator[HubProcess]:
+def running_hub(basedir: Path, *options: str) -> Iterator[HubProcess]:
     """A hub with its regtest node on free ports, stopped at the end; its log goes to ``hub.log`` in the basedir."""
     basedir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "picopayments_cli.hub.cli", "--regtest", "--port", "0", "--node-port", "0"]
     with open(basedir / "hub.log", "a", encoding="utf-8") as log:
-        process = subprocess.Popen([*command, "--basedir", str(basedir)], stdout=subprocess.PIPE, stderr=log, text=True)
+        process = subprocess.Popen(
+            [*command, "--basedir", str(basedir), *options], stdout=subprocess.PIPE, stderr=log, text=True
+        )
     try:
         line = process.stdout.readline() if process.stdout else ""
         if not line:

@@ -17,39 +17,43 @@ from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.errors import BadReply
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositMessage
-from picopayments_cli.channel.networks import address_of_script, network_named
+from picopayments_cli.channel.networks import address_of_script, network_named, script_of_address
 from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import DepositScript, wallet_unlock
 from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.transactions import Anchor, compose_deposit
+from picopayments_cli.channel.transactions import Anchor, Draft, Input, Output, compose_deposit
 from picopayments_cli.channel.values import Coin, Outpoint, Quantity, hash160
 from picopayments_cli.rpc import RpcClient
 
 ASSET = "XCP"
 DEPOSIT = 20_000_000
-EXPIRE = 20_000  # blocks; every transaction is mined in one of its own
+EXPIRE = 2000
 DELAY = 2
-COIN = 1_000_000  # satoshis, one for each deposit
+COIN = 500_000  # satoshis; one for each deposit, the hub's too
 NETWORK = network_named("regtest")
 
 
 def open_connections(hub: HubProcess, count: int) -> list[Party]:
-    """Connections of one new wallet."""
+    """Connections of one new wallet, with a hub that mines only when told."""
     rpc = RpcClient(hub.url)
     chain = HubChain(rpc, NETWORK)
     key = Key(os.urandom(32))
     script = p2pkh(hash160(key.pubkey))
     address = str(address_of_script(NETWORK, script))
     hubs = rpc.call("mph_status", {}, retry=True)["funds"]["address"]
-    for owner in (address, hubs):
-        for _ in range(count):
-            rpc.call("faucet", {"address": owner, "btc": COIN}, retry=False)
-    rpc.call("faucet", {"address": address, "asset": ASSET, "quantity": count * DEPOSIT}, retry=False)
+    funds = {"btc": 3 * COIN * count, "asset": ASSET, "quantity": count * DEPOSIT}
+    rpc.call("faucet", {"address": address, **funds}, retry=False)
+    rpc.call("generate", {"blocks": 1}, retry=False)
+    largest = max(chain.view(Query(coins=[address])).coins[address], key=lambda coin: coin.value)
+    unlock = wallet_unlock(key.pubkey, script)
+    outputs = [Output(COIN, script), Output(COIN, script_of_address(NETWORK, hubs))] * count
+    chain.broadcast(Draft((Input(largest.outpoint, largest.value, unlock),), tuple(outputs)).signed(key).serialize())
+    rpc.call("generate", {"blocks": 1}, retry=False)
     view = chain.view(Query(coins=[address]))
     coins = [coin for coin in view.coins[address] if coin.value == COIN]
     number = chain.asset(ASSET).number
-    agreed = [_agree(rpc, key, number, coin, view.fee_rate) for coin in coins[:count]]
+    agreed = [_agree(rpc, key, number, coin, view.fee_rate) for coin in coins]
     for _, raw in agreed:
         chain.broadcast(raw)
     hub.wait_until_open(count)

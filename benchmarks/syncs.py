@@ -58,7 +58,7 @@ class Generator:
 def measure(base: Path, seconds: float, seed: int) -> dict[str, Any]:
     """Open connections with a hub process, age two of them, and load another process on the same database."""
     begun = time.monotonic()
-    with running_hub(base / "hub") as hub:
+    with running_hub(base / "hub", "--block-time", "0") as hub:
         parties = open_connections(hub, CONNECTIONS)
     opened = time.monotonic() - begun
     aged = age(base / "hub", parties[0], parties[1], AGED_SYNCS, seed)

@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 DELAY, REGTEST_DELAY = 12, 2  # blocks that a client's payout from the hub's deposit waits for after its commit
 PASS_SECONDS = 1.0
 REGTEST_PASS_SECONDS = 0.2
+GATHER_SECONDS = 0.1  # that a round waits for more to do once it is called: a busy hub is asked for one all the time
 MAX_PASS_SECONDS = 30.0
 STOP_SECONDS = 10
 WALLET = "wallet"  # the kind of script that the hub's own address is
@@ -136,7 +137,7 @@ class Hub:
         self._looked_at = height
 
     def wake(self) -> None:
-        """Let the next round begin now."""
+        """Let the next round begin soon."""
         self._wake.set()
 
     def start(self) -> None:
@@ -166,7 +167,8 @@ class Hub:
         usual = REGTEST_PASS_SECONDS if self.network.name == "regtest" else PASS_SECONDS
         pause = usual
         while not self._stop.is_set():
-            self._wake.wait(pause)
+            if self._wake.wait(pause):
+                self._stop.wait(GATHER_SECONDS)
             self._wake.clear()
             if self._stop.is_set():
                 return

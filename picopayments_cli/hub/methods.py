@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import os
@@ -91,6 +92,7 @@ class Methods:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        self._checking = asyncio.Lock()
 
     def table(self) -> dict[str, Callable[..., Any]]:
         """The methods by name."""
@@ -281,8 +283,14 @@ class Methods:
         return self._sync(body, request)
 
     async def _checked_sync(self, body: Mapping[str, Any], request: SyncRequest) -> RawJson:
-        """The same, when the client is faster than the rounds that look at the addresses of its next commits."""
-        await run_in_threadpool(chores.check_hashes, self._hub, [request.handle])
+        """The same, when the client is faster than the rounds that look at the addresses of its next commits.
+
+        Whoever comes meanwhile waits, and finds that the one question was asked for all.
+        """
+        async with self._checking:
+            if self._hub.book.lacks_checked_hash(request.handle):
+                waiting = {request.handle, *self._hub.agenda.unchecked}
+                await run_in_threadpool(chores.check_hashes, self._hub, waiting)
         return self._sync(body, request)
 
     def _sync(self, body: Mapping[str, Any], request: SyncRequest) -> RawJson:
