@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import struct
 from dataclasses import replace
 
 import coincurve
@@ -26,7 +27,15 @@ from channel_support import (
 )
 
 from picopayments_cli.channel import envelope, values
-from picopayments_cli.channel.counterparty import data_script, p2sh, pack_enhanced_send
+from picopayments_cli.channel.counterparty import (
+    Send,
+    data_script,
+    is_address,
+    p2pkh,
+    p2sh,
+    pack_enhanced_send,
+    unpack_send,
+)
 from picopayments_cli.channel.duplex import Half, accept, expecting, plan, transfer
 from picopayments_cli.channel.errors import (
     BadCommit,
@@ -290,6 +299,8 @@ def test_coins_of_one_value_are_taken_in_the_order_of_their_outpoints() -> None:
     assert [coin.outpoint for coin in draft.inputs] == [outpoint(1), outpoint(2)]
     paid = compose_payment(Purse(WALLET, tuple(coins), 1), target)
     assert [coin.outpoint for coin in paid.inputs] == [outpoint(1), outpoint(2)]
+    larger = Purse(WALLET, ((outpoint(1), 5000), (outpoint(2), 90_000)), 1)
+    assert [coin.outpoint for coin in compose_payment(larger, target).inputs] == [outpoint(2)]
 
 
 def test_a_plain_payment_pays_exactly_and_returns_the_rest() -> None:
@@ -315,3 +326,79 @@ def test_a_purse_without_what_a_draft_spends() -> None:
     assert purse.without(draft) == replace(purse, coins=((outpoint(2), 4000),))
     assert purse.without_coins() == replace(purse, coins=())
     assert key("payer").pubkey == PAYER.pubkey
+
+
+# What Counterparty reads --------------------------------------------------------------------------------------------
+
+HASHED = bytes(range(20))
+NUMERIC_MAX = 2**64 - 1
+
+
+def older_send(packed: bytes, memo: bytes = b"", quantity: int = 5, asset: int = 1) -> Send | None:
+    """What is read in an enhanced send of the older layout."""
+    return unpack_send(b"\x02" + struct.pack(">QQ", asset, quantity) + packed + memo)
+
+
+@pytest.mark.parametrize(
+    ("version", "script"),
+    [
+        (0x00, p2pkh(HASHED)),
+        (0x6F, p2pkh(HASHED)),
+        (0x05, p2sh(HASHED)),
+        (0xC4, p2sh(HASHED)),
+        (0x80, b"\0\x14" + HASHED),
+    ],
+)
+def test_addresses_of_the_older_layout(version: int, script: bytes) -> None:
+    packed = bytes((version,)) + HASHED
+    assert older_send(packed) == Send(1, 5, script)
+    assert older_send(packed, bytes(34)) == Send(1, 5, script, bytes(34))
+    assert older_send(packed, bytes(35)) is None
+    assert older_send(packed[:-1]) is None
+    assert older_send(bytes((version + 1,)) + HASHED) is None
+
+
+def test_numbers_of_an_enhanced_send_at_their_borders() -> None:
+    packed = b"\0" + HASHED
+    for asset in (0, NUMERIC_MAX):
+        assert older_send(packed, asset=asset) == Send(asset, 5, p2pkh(HASHED))
+    for quantity in (1, MAX_QUANTITY):
+        assert older_send(packed, quantity=quantity) == Send(1, quantity, p2pkh(HASHED))
+    for quantity in (0, MAX_QUANTITY + 1, NUMERIC_MAX):
+        assert older_send(packed, quantity=quantity) is None
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        p2pkh(HASHED),
+        p2sh(HASHED),
+        b"\0\x14" + HASHED,
+        b"\0\x20" + bytes(32),
+        b"\x51\x20" + bytes(32),
+        b"\x60\x14" + HASHED,
+    ],
+)
+def test_an_enhanced_send_comes_out_as_it_went_in(script: bytes) -> None:
+    assert unpack_send(pack_enhanced_send(7, 9, script, b"memo")) == Send(7, 9, script, b"memo")
+
+
+def multisig(needed: int, keys: list[int], total: int, end: bytes = b"\xae") -> bytes:
+    return bytes((0x50 + needed,)) + b"".join(push(bytes(size)) for size in keys) + bytes((0x50 + total,)) + end
+
+
+def test_small_bare_multisig_is_an_address() -> None:
+    for needed, keys in ((1, [33, 33]), (2, [33, 65]), (1, [33, 33, 33]), (3, [65, 65, 65])):
+        assert is_address(multisig(needed, keys, len(keys)))
+    for bad in (
+        multisig(1, [33], 1),
+        multisig(1, [33] * 4, 4),
+        multisig(3, [33, 33], 2),
+        multisig(0, [33, 33], 2),
+        multisig(1, [33, 33], 3),
+        multisig(1, [33, 34], 2),
+        multisig(1, [33, 66], 2),
+        multisig(1, [33, 33], 2, b"\xac"),
+        multisig(1, [33, 33], 2)[:-3] + b"\xae",
+    ):
+        assert not is_address(bad)

@@ -493,11 +493,30 @@ def test_where_coins_are_fewer_than_assets_the_next_round_pays_one() -> None:
     assert changes() == []
 
 
-def test_where_the_ledger_was_not_asked_the_channels_asset_is_taken() -> None:
+@pytest.mark.parametrize("by", ["change", "expire"])
+def test_where_the_ledger_was_not_asked_the_channels_asset_is_taken(by: str) -> None:
     scene = Scene()
-    (draft,) = recovery.changes(scene.channel, scene.facts(asked=False), SPEND_SECRET, purse(PAYER), SAFE)
+    scene.chain.mine(EXPIRE)
+    facts = scene.facts(asked=False)
+    taken = {
+        "change": recovery.changes(scene.channel, facts, SPEND_SECRET, purse(PAYER), SAFE),
+        "expire": recovery.expiries(scene.channel, facts, None, purse(PAYER), SAFE),
+    }
+    (draft,) = taken[by]
     scene.publish(draft, PAYER)
     assert scene.home(PAYER) == DEPOSIT
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_the_channels_asset_goes_before_others(given: bool) -> None:
+    scene = Scene()
+    scene.chain.grant(scene.channel.script.output, XCP, 7)
+    scene.chain.mine(EXPIRE)
+    first, second = scene.changes(given=True) if given else scene.expiries([scene.wallet_coin(PAYER, 50_000)])
+    scene.publish(first, PAYER)
+    assert (scene.home(PAYER), scene.home(PAYER, XCP)) == (DEPOSIT, 0)
+    scene.publish(second, PAYER)
+    assert scene.home(PAYER, XCP) == 7
 
 
 def test_coins_without_an_asset_are_taken_where_they_bring_more_than_they_cost() -> None:
