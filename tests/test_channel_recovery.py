@@ -511,8 +511,9 @@ def test_where_the_ledger_was_not_asked_the_channels_asset_is_taken(by: str) -> 
 def test_the_channels_asset_goes_before_others(given: bool) -> None:
     scene = Scene()
     scene.chain.grant(scene.channel.script.output, XCP, 7)
+    scene.chain.fund(scene.channel.script.output, 6000)
     scene.chain.mine(EXPIRE)
-    first, second = scene.changes(given=True) if given else scene.expiries([scene.wallet_coin(PAYER, 50_000)])
+    first, second = scene.changes(given=True) if given else scene.expiries()
     scene.publish(first, PAYER)
     assert (scene.home(PAYER), scene.home(PAYER, XCP)) == (DEPOSIT, 0)
     scene.publish(second, PAYER)
