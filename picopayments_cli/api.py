@@ -27,7 +27,7 @@ from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, from_hex
 from picopayments_cli.client import connection as life
-from picopayments_cli.client import send
+from picopayments_cli.client import legacy, send
 from picopayments_cli.client.arguments import asset_named, handle_named, quantity_of
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
@@ -39,9 +39,10 @@ from picopayments_cli.config import (
     FILE,
     Choice,
     check_name,
-    choose_basedir,
+    choose_client_basedir,
     choose_network,
     load_settings,
+    settings_file,
     shown,
     with_setting,
 )
@@ -70,7 +71,7 @@ def open_session(
     """
     chosen = choose_network(network, environ)
     flags = {"hub_url": hub_url, "timeout": timeout}
-    settings = load_settings(chosen, choose_basedir(basedir, environ), flags, environ)
+    settings = load_settings(chosen, choose_client_basedir(basedir, environ), flags, environ)
     given = basedir or environ.get("PICOPAYMENTS_BASEDIR")
     session = Session(settings, settings.basedir if given else None)
     try:
@@ -173,7 +174,10 @@ def config(session: Session, key: str | None = None, value: str | None = None) -
     choice = choices[key]
     if value is not None:
         store, network, basedir = session.store, session.network, session.settings.basedir
-        store.save_settings(with_setting(network, basedir, key, value))
+        settings = with_setting(network, basedir, key, value)
+        if legacy.is_original_settings(path := settings_file(network, basedir)):
+            legacy.keep_backup(path)
+        store.save_settings(settings)
         if choice.source in (FILE, DEFAULT):
             choice = load_settings(network, basedir, {}, {}).choices[key]
         else:
@@ -305,7 +309,8 @@ def close(session: Session, handle: str) -> str | None:
 
 def history(session: Session, handle: str | None = None) -> list[dict[str, Any]]:
     """The past actions of one connection or all, oldest first; of those too that were culled. Raises UnknownHandle."""
-    events = in_order(session.store.history())
+    imported = legacy.read_history(session.store.basedir, session.network)
+    events = [*imported, *in_order(session.store.history())]
     if handle is None:
         return events
     known = {*session.connections(), *(Handle(bytes.fromhex(event["handle"])) for event in events)}

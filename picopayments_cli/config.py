@@ -95,6 +95,14 @@ def choose_basedir(flag: str | None, environ: Mapping[str, str]) -> Path:
     return Path(chosen).expanduser()
 
 
+def choose_client_basedir(flag: str | None, environ: Mapping[str, str]) -> Path:
+    """As ``choose_basedir``; the original client's folder where that is the default, is not there, and this one is."""
+    chosen = choose_basedir(flag, environ)
+    original = Path.home() / ".picopayments"
+    given = flag or environ.get("PICOPAYMENTS_BASEDIR")
+    return chosen if given or chosen.exists() or not original.is_dir() else original
+
+
 def load_settings(network: Network, basedir: Path, flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
     """All settings of a network. ``flags`` has the names of Settings' members; None means not given.
 

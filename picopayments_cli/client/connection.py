@@ -60,7 +60,7 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Handle, Hash, Outpoint, Quantity, Secret, check_secret, hash_of
-from picopayments_cli.client import history, outgoing
+from picopayments_cli.client import history, legacy, outgoing
 from picopayments_cli.client.record import AGREED, ASKED, CLOSED, CLOSING, PROPOSED, Connection, Pending
 from picopayments_cli.client.send import check_funds, check_reserve
 from picopayments_cli.client.session import Look, Session
@@ -482,6 +482,9 @@ def settle(
     session: Session, connection: Connection, facts: tuple[Facts, Facts], look: Look, outcome: Outcome
 ) -> Connection:
     """Take a closing connection as far as it goes now; may be repeated, with or without the hub."""
+    if connection.duplex.sending.anchor is None:
+        connection, look = _locate(session, connection, look)
+        facts = look.facts[connection.handle]
     connection = _publish(session, connection, facts[1], outcome)
     if not connection.told:
         try:
@@ -494,6 +497,16 @@ def settle(
             log.warning("the hub does not close: %s", error.message)
             connection = session.connection(connection.handle)
     return _recover(session, connection, facts, look, outcome)
+
+
+def _locate(session: Session, connection: Connection, look: Look) -> tuple[Connection, Look]:
+    """Find the deposit of the original client's connection, which the chain only tells; and look again."""
+    located = legacy.located(connection, look.facts[connection.handle][0])
+    if located == connection:
+        return connection, look
+    actions = () if connection.agreed_height else (history.closing(),)
+    located = session.save(located, "taken over", *actions)
+    return located, session.look([located])
 
 
 def _publish(session: Session, connection: Connection, facts: Facts, outcome: Outcome) -> Connection:
@@ -519,7 +532,7 @@ def _tell(session: Session, connection: Connection) -> Connection:
     no sync is unanswered, which might bring one.
     """
     nothing_received = not connection.duplex.receiving.active and connection.pending is None
-    secret = connection.secrets(session.wallet.key).spend if nothing_received else None
+    secret = connection.spend_secret(session.wallet.key) if nothing_received else None
     if secret is not None and not connection.revealed:
         connection = session.save(replace(connection, revealed=True), "spend secret leaves")
     request = envelope.seal(session.wallet.key, close_request(connection.handle, secret))
@@ -541,7 +554,7 @@ def _recover(
     steps = recovery.recoveries(
         connection.duplex,
         *facts,
-        secret=connection.secrets(wallet.key).spend,
+        secret=connection.spend_secret(wallet.key),
         given=connection.hub_secret,
         purse=session.purse(look.view),
         safe_depth=depth,

@@ -39,7 +39,7 @@ class Connection:
     ``owed``: refused payments that have not come back yet. ``hub_secret``: the spend secret of c2h, that the hub gave
     at the close; ``revealed``: whether the own one has left; ``told``: whether the hub has answered the close.
     ``publishing``: name and txid (hex) of the transaction that is about to leave; ``published``: txids of those that
-    left.
+    left. ``own_spend``: the own spend secret of a connection of the original client, which drew its secrets.
     """
 
     handle: Handle
@@ -64,6 +64,11 @@ class Connection:
     commit_raw: bytes | None = None
     publishing: tuple[str, str] | None = None
     published: tuple[str, ...] = ()
+    own_spend: Secret | None = None
+
+    def spend_secret(self, key: Key) -> Secret:
+        """This party's own spend secret."""
+        return self.own_spend or self.secrets(key).spend
 
     def secrets(self, key: Key) -> Secrets:
         """This party's own secrets of the connection."""
@@ -103,6 +108,7 @@ def to_document(connection: Connection) -> dict[str, Any]:
         "commit": _hex(connection.commit_raw),
         "publishing": connection.publishing,
         "published": list(connection.published),
+        "own_spend": _hex(connection.own_spend),
     }
 
 
@@ -112,6 +118,7 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
     asset_id = int(document["asset_id"])
     pending = document["pending"]
     secret = _bytes(document["hub_secret"])
+    own_spend = _bytes(document.get("own_spend"))
     return Connection(
         handle=handle,
         hub_url=document["hub_url"],
@@ -139,6 +146,7 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         commit_raw=_bytes(document["commit"]),
         publishing=None if document["publishing"] is None else (document["publishing"][0], document["publishing"][1]),
         published=tuple(document["published"]),
+        own_spend=Secret(own_spend) if own_spend else None,
     )
 
 

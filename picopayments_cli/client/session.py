@@ -33,6 +33,7 @@ from picopayments_cli.channel.transactions import (
     spent_outpoints,
 )
 from picopayments_cli.channel.values import PUBKEY_SIZE, Handle, Outpoint, Pubkey, from_hex
+from picopayments_cli.client import legacy
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.record import ASKED, CLOSED, CLOSING, Connection, from_document, to_document
 from picopayments_cli.client.store import Store, damaged
@@ -71,6 +72,7 @@ class Session:
     @cached_property
     def store(self) -> Store:
         """The local files, locked from here on. Raises StoreLocked, StoreUnusable."""
+        legacy.make_private(self.settings.basedir, self.network)
         return self._stack.enter_context(Store(self.settings.basedir, self.network))
 
     @cached_property
@@ -132,11 +134,24 @@ class Session:
         for handle, document in self.store.load_all().items():
             if document.get("stage") != ASKED:
                 found[handle] = self._connection(handle, document)
-        return found
+        return {**self._imported(), **found}
 
     def connection(self, handle: Handle) -> Connection:
         """One connection. Raises UnknownHandle, StoreDamaged."""
+        imported = self._imported().get(handle)
+        if imported is not None:
+            return imported
         return self._connection(handle, self.store.load(handle))
+
+    @cached_property
+    def _originals(self) -> Mapping[Handle, Connection]:
+        """The original client's connections, as its data file has them. Raises StoreDamaged, StoreUnusable."""
+        path = legacy.data_file(self.store.basedir, self.network)
+        return legacy.read_connections(path, self.wallet.key, self.settings.hub_url or "") if path.exists() else {}
+
+    def _imported(self) -> dict[Handle, Connection]:
+        """Those of the original client's connections that have no document of ours yet."""
+        return {handle: item for handle, item in self._originals.items() if not self.store.knows(handle)}
 
     def _connection(self, handle: Handle, document: Mapping[str, Any]) -> Connection:
         try:
@@ -160,6 +175,8 @@ class Session:
 
     def save(self, connection: Connection, label: str, *actions: Action) -> Connection:
         """Put a connection on disk, and the actions that this comes to into its history with it."""
+        if connection.handle in self._originals:
+            legacy.keep_backup(legacy.data_file(self.store.basedir, self.network))
         self.store.save(connection.handle, to_document(connection), label, actions)
         return connection
 

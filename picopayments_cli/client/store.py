@@ -126,6 +126,12 @@ class Store:
         """The handles of all connections, in order."""
         return [Handle(bytes.fromhex(path.stem)) for path in self._files()]
 
+    def knows(self, handle: Handle) -> bool:
+        """Whether there is a document of a connection, in its place or in the archive. Raises StoreUnusable."""
+        path = self._path(handle)
+        with _usable(path):
+            return path.exists() or (self.archive_folder / path.name).exists()
+
     def load(self, handle: Handle) -> dict[str, Any]:
         """The document of a connection. Raises UnknownHandle, StoreDamaged, StoreNewer."""
         path = self._path(handle)
