@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -290,6 +291,24 @@ def test_the_deposit_comes_back_at_once_with_a_secret_that_the_hub_gave(network:
     assert original.client.run("close", HANDLE) is None
     assert until_closed(network, original.client, 12) == ["change"]
     assert original.client.balances()["XCP"] == before + DEPOSIT
+
+
+def test_a_commit_that_spends_a_deposit_and_its_top_up(network: Network) -> None:
+    original = OriginalHub(network, "iris")
+    before = original.client.balances()["XCP"]
+    top_up = original.deposit(original.key, original.h2c, H2C_VALUE, DEPOSIT)
+    network.mine()
+    whole = DEPOSIT + 5
+    draft, script = original.draft(original.h2c, original.h2c_anchor, whole, "received")
+    more = replace(draft.inputs[0], outpoint=top_up.outpoint, value=top_up.value)
+    draft = replace(draft, inputs=(*draft.inputs, more))
+    signatures = [original.key.sign(draft.digest(place)) + b"\x01" for place in range(2)]
+    raw = draft.with_signatures(signatures).serialize()
+    state = original.kept()["h2c_state"]
+    state["commits_active"].append({"rawtx": raw.hex(), "script": script.redeem.hex()})
+    original.leave(h2c_state=state)
+    assert until_closed(network, original.client) == ["commit", "payout", "expire"]
+    assert original.client.balances()["XCP"] == before + DEPOSIT + whole
 
 
 # Nothing new is handed out, nothing is lost -------------------------------------------------------------------------
