@@ -254,10 +254,12 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
     """
     connections = session.connections()
     chosen = list(connections.values()) if handle is None else [connections[handle_named(handle, connections)]]
-    look = session.look((item for item in chosen if item.stage != CLOSED), settle=False)
+    looked_at = [item for item in chosen if not item.final]
+    look = session.look(looked_at, settle=any(item.stage == CLOSED for item in looked_at))
     shown = {}
     for item in chosen:
-        facts = look.facts.get(item.handle)
+        item = life.as_seen(session, item, look)  # noqa: PLW2901
+        facts = None if item.stage == CLOSED else look.facts.get(item.handle)
         if facts is not None:
             held = look.held(session.address(item.duplex.receiving), item.asset)
             item = life.observe(session, item, facts, held)  # noqa: PLW2901
@@ -276,7 +278,7 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
 
     One connection that fails does not stop the others; its error is raised when they are done.
     """
-    chosen = [item for item in _chosen(session, handle) if item.stage != CLOSED]
+    chosen = [item for item in _chosen(session, handle) if not item.final]
     if not chosen:
         return {}
     look = session.look(chosen)
@@ -289,6 +291,8 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
         except PicopaymentsError as error:
             failed.append(error)
             log.warning("connection %s: %s", item.handle.hex(), error.message)
+        if item.stage == CLOSED and life.as_seen(session, item, look).stage == CLOSED:
+            continue
         results[item.handle.hex()] = {
             "txids": outcome.txids,
             "received_payments": [_receipt(receipt) for receipt in outcome.receipts],

@@ -37,6 +37,7 @@ from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint, Secre
 
 WIRE_CLEARANCE = 6  # blocks before expiry at which a connection's time to live is over
 MIN_MARGIN, MAX_MARGIN = 6, 144  # blocks before expiry by which a payee settles
+FINAL_DEPTH = 7  # blocks that no reorganisation of six takes away
 WATCHED_REVOKED = 100  # revoked commits that a client without a Bitcoin node can watch
 OPENING, OPEN, CLOSING, CLOSED = "opening", "open", "closing", "closed"
 

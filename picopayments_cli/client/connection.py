@@ -219,6 +219,13 @@ def status(session: Session, connection: Connection, facts: tuple[Facts, Facts])
     return recovery.OPEN if opened else recovery.OPENING
 
 
+def as_seen(session: Session, connection: Connection, look: Look) -> Connection:
+    """The connection as closing, where it was closed and the chain shows that it is not over any more."""
+    if connection.stage != CLOSED or connection.final or is_over(session, connection, look):
+        return connection
+    return replace(connection, stage=CLOSING)
+
+
 # Syncing ------------------------------------------------------------------------------------------------------------
 
 
@@ -226,6 +233,8 @@ def sync(session: Session, connection: Connection, look: Look, outcome: Outcome)
     """Whatever is next for a connection: finish opening, exchange payments, close in time, settle, or recover."""
     facts = look.facts[connection.handle]
     connection = outgoing.resume(session, connection)
+    if connection.stage == CLOSED:
+        connection = _look_again(session, connection, look)
     if connection.stage == PROPOSED:
         connection = agree(session, connection)
     if connection.stage == AGREED:
@@ -265,14 +274,39 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
     try:
         return exchange(session, seen, outcome)
     except (ConnectionNotOpen, DirtyCommitAddress, UnknownHandle) as error:
+        if isinstance(error, ConnectionNotOpen) and error.data.get("stage") == AGREED:
+            log.warning("connection %s: the hub does not see it open yet; sync again", connection.handle.hex())
+            return session.connection(connection.handle)
         log.warning("connection %s closes: %s", connection.handle.hex(), error.message)
         return _closing(session, session.connection(connection.handle))
+
+
+def _look_again(session: Session, connection: Connection, look: Look) -> Connection:
+    """A closed connection, settled once more where a reorganisation has undone what closed it, until it is final."""
+    if as_seen(session, connection, look).stage == CLOSING:
+        log.warning("connection %s is not over any more: it is settled again", connection.handle.hex())
+        return _closing(session, connection)
+    if is_over(session, connection, look, recovery.FINAL_DEPTH):
+        return session.save(replace(connection, final=True), "final")
+    return connection
 
 
 def _republish(session: Session, connection: Connection, facts: tuple[Facts, Facts], outcome: Outcome) -> None:
     """Publish the deposit where the chain does not show it."""
     if all(entry.txid != txid_of(connection.deposit_raw) for entry in facts[0].history):
         outcome.txids.append(session.broadcast(connection.deposit_raw, "deposit"))
+
+
+def _republish_claimed(
+    session: Session, connection: Connection, facts: tuple[Facts, Facts], outcome: Outcome
+) -> None:
+    """Publish the deposit of a closing connection again: the hub may have a claim on it, and the rest comes back."""
+    if not connection.deposit_raw or facts[0].tip >= connection.agreed_height + connection.duplex.sending.script.expire:
+        return  # the original client made it, or it was given up
+    try:
+        _republish(session, connection, facts, outcome)
+    except BroadcastRefused as error:
+        log.warning("the deposit waits: %s", error.message)
 
 
 def exchange(session: Session, connection: Connection, outcome: Outcome) -> Connection:
@@ -485,6 +519,7 @@ def settle(
     if connection.duplex.sending.anchor is None:
         connection, look = _locate(session, connection, look)
         facts = look.facts[connection.handle]
+    _republish_claimed(session, connection, facts, outcome)
     connection = _publish(session, connection, facts[1], outcome)
     if not connection.told:
         try:
@@ -571,13 +606,13 @@ def _recover(
     return connection
 
 
-def is_over(session: Session, connection: Connection, look: Look) -> bool:
-    """Whether nothing of a closing connection is left for this party, finally."""
+def is_over(session: Session, connection: Connection, look: Look, depth: int = 0) -> bool:
+    """Whether nothing of a closing connection is left for this party: buried ``safe_depth``, or ``depth`` if more."""
     return recovery.is_over(
         connection.duplex,
         *look.facts[connection.handle],
         purse=Purse(session.wallet.unlock, (), look.view.fee_rate),
-        safe_depth=session.network.safe_depth,
+        safe_depth=max(session.network.safe_depth, depth),
         deposited=bool(connection.agreed_height),
         agreed=connection.agreed_height,
     )

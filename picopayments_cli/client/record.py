@@ -38,6 +38,7 @@ class Connection:
     ``numbers``: of the own revoke hashes that are requested or active. ``proposal``: the signed mph_deposit.
     ``owed``: refused payments that have not come back yet. ``hub_secret``: the spend secret of c2h, that the hub gave
     at the close; ``revealed``: whether the own one has left; ``told``: whether the hub has answered the close.
+    ``final``: closed, and too deep in the chain to be looked at again.
     ``publishing``: name and txid (hex) of the transaction that is about to leave; ``published``: txids of those that
     left. ``own_spend``: the own spend secret of a connection of the original client, which drew its secrets.
     """
@@ -62,6 +63,7 @@ class Connection:
     revealed: bool = False
     told: bool = False
     commit_raw: bytes | None = None
+    final: bool = False
     publishing: tuple[str, str] | None = None
     published: tuple[str, ...] = ()
     own_spend: Secret | None = None
@@ -106,6 +108,7 @@ def to_document(connection: Connection) -> dict[str, Any]:
         "revealed": connection.revealed,
         "told": connection.told,
         "commit": _hex(connection.commit_raw),
+        "final": connection.final,
         "publishing": connection.publishing,
         "published": list(connection.published),
         "own_spend": _hex(connection.own_spend),
@@ -144,6 +147,7 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         revealed=document["revealed"],
         told=document["told"],
         commit_raw=_bytes(document["commit"]),
+        final=document.get("final", False) is True,
         publishing=None if document["publishing"] is None else (document["publishing"][0], document["publishing"][1]),
         published=tuple(document["published"]),
         own_spend=Secret(own_spend) if own_spend else None,

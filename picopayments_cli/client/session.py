@@ -276,7 +276,7 @@ class Session:
         asked = [
             self.address(channel)
             for item in looked_at
-            if item.stage == CLOSING or item.duplex.receiving.anchor is None
+            if item.stage in (CLOSING, CLOSED) or item.duplex.receiving.anchor is None
             for channel in (item.duplex.sending, item.duplex.receiving)
         ]
         query = Query(history=addresses, coins=[wallet, *watched], balances=[wallet, *asked])

@@ -137,6 +137,9 @@ _IN_STAGE = select(connections.c.handle).where(connections.c.stage == bindparam(
 _DUE = select(connections.c.handle).where(
     connections.c.stage.in_((AGREED, OPEN)), connections.c.due_height <= bindparam("height")
 )
+_CLOSED_SINCE = select(connections.c.handle).where(
+    connections.c.stage == CLOSED, connections.c.due_height > bindparam("height")
+)
 _FORGOTTEN = select(connections.c.handle).where(
     connections.c.stage == REQUESTED, connections.c.due_height <= bindparam("height")
 )
@@ -194,7 +197,7 @@ class Account:
 
     ``due``: what the hub owes the client beyond what has moved. ``unchecked``: the client's hashes for commits whose
     addresses have not been looked at yet. ``due_height``: when it must settle; before mph_deposit, when it is
-    forgotten. ``listed``: whether the last reply listed payments.
+    forgotten; once closed, when that was. ``listed``: whether the last reply listed payments.
     ``numbers``: of the hub's own revoke hashes. ``client_secret``: the spend secret of h2c, that the client gave at its
     close; ``revealed``: whether the hub's own has left. ``deposit_raw``, ``commit_raw``: signed, ready to publish.
     """
@@ -277,6 +280,10 @@ class Work:
     def in_stage(self, *stages: str) -> list[Handle]:
         """The handles of all connections in these stages."""
         return [Handle(bytes(row.handle)) for stage in stages for row in self.db.execute(_IN_STAGE, {"stage": stage})]
+
+    def closed_since(self, height: int) -> list[Handle]:
+        """The handles of connections that were closed after a height."""
+        return [Handle(bytes(row.handle)) for row in self.db.execute(_CLOSED_SINCE, {"height": height})]
 
     def due(self, height: int) -> list[Handle]:
         """The handles of connections whose time to settle has come."""

@@ -30,7 +30,7 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Handle, Outpoint
 from picopayments_cli.hub.book import AGREED, CLOSED, CLOSING, OPEN, Account, Work
-from picopayments_cli.hub.follower import COMMIT
+from picopayments_cli.hub.follower import COMMIT, KEPT_BLOCKS
 from picopayments_cli.hub.hub import Hub
 
 log = logging.getLogger(__name__)
@@ -79,7 +79,7 @@ def _plan_round(hub: Hub) -> None:
         for script in touched:
             agenda.handles.update(work.touching(script))
         if shaken or agenda.tip is None:
-            agenda.handles.update(work.in_stage(AGREED, OPEN, CLOSING))
+            agenda.handles.update(work.in_stage(AGREED, OPEN, CLOSING), work.closed_since(tip - KEPT_BLOCKS))
         elif tip != agenda.tip:
             agenda.handles.update(work.in_stage(AGREED, CLOSING), work.due(tip), agenda.leaving)
         if tip != agenda.tip and (forgotten := work.forget(tip)):
@@ -109,7 +109,10 @@ def settle(hub: Hub, handle: Handle) -> None:
         stage = _open(hub, handle)
     elif stage == OPEN:
         stage = _watch(hub, handle)
+    elif stage == CLOSED:
+        stage = _look_again(hub, handle)
     if stage == CLOSING:
+        _republish(hub, handle)
         _publish(hub, handle)
         _recover(hub, handle)
 
@@ -334,6 +337,37 @@ def begin_closing(hub: Hub, work: Work, account: Account) -> Account:
     return work.put(replace(account, stage=CLOSING, waiting=()), fixed=True)
 
 
+def _look_again(hub: Hub, handle: Handle) -> str:
+    """See whether a closed connection still is over, or a reorganisation has undone what closed it; its stage."""
+    with hub.book.transaction("look again") as work:
+        account = work.get(handle)
+        if account.duplex is None:
+            return CLOSED
+        sending, receiving = _both(hub, work, account)
+        # No asset comes back unless a transaction is undone: the ledger need not be asked.
+        facts = replace(sending, assets=(), commit_assets=()), replace(receiving, commit_assets=())
+        if _is_over(hub, account, *facts, _purse(hub, work)):
+            return CLOSED
+        _note("no longer closed", account)
+        work.put(replace(account, stage=CLOSING))
+    return CLOSING
+
+
+def _republish(hub: Hub, handle: Handle) -> None:
+    """Publish the hub's deposit of a closing connection again: the client may have a claim on it."""
+    with hub.book.transaction("look for own deposit") as work:
+        account = work.get(handle)
+        raw, given_up = account.deposit_raw, account.agreed_height + account.channels.sending.script.expire
+        if raw is None or hub.follower.tip(work.db) >= given_up:
+            return
+        if hub.follower.transaction(work.db, txid_of(raw)) is not None:
+            return
+    try:
+        hub.chain.broadcast(raw)
+    except BroadcastRefused as error:
+        log.warning("deposit waits", extra={"fields": {"handle": handle.hex(), "error": error.as_json()}})
+
+
 def _publish(hub: Hub, handle: Handle) -> None:
     """Publish the highest commit received, until the index shows what spends the anchor."""
     with hub.book.transaction("publish") as work:
@@ -363,8 +397,9 @@ def _recover(hub: Hub, handle: Handle) -> None:
     with hub.book.transaction("recover") as work:
         purse = _purse(hub, work)
         if account.stage == CLOSING and _is_over(hub, account, *facts, purse):
-            work.put(replace(work.get(handle), stage=CLOSED))
-            hub.follower.release(work.db, f"deposit {handle.hex()}")
+            work.put(replace(work.get(handle), stage=CLOSED, due_height=hub.follower.tip(work.db)))
+            if not facts[0].history:  # else its coins are spent, and stay its own where a block is taken away
+                hub.follower.release(work.db, f"deposit {handle.hex()}")
             _note("closed", account)
             return
     steps = recovery.recoveries(
