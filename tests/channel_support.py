@@ -104,7 +104,7 @@ def open_channel(quantity: int = 1000, delay: int = 2, fee_rate: int = 5, hashes
 def with_commits(channel: Channel, quantities: Sequence[int]) -> Channel:
     """The channel with active commits of those quantities, on hashes named by their numbers (unsigned)."""
     commits = tuple(Commit(Quantity(quantity), hashed(f"commit {quantity}"), b"") for quantity in quantities)
-    return replace(channel, active=commits)
+    return replace(channel, active=commits, used=None)
 
 
 def half_signed(tx: CTransaction, deposit: DepositScript, payer: Key, hash_type: int = 1) -> bytes:

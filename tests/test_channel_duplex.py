@@ -495,7 +495,7 @@ def test_a_hash_of_the_connection_is_not_taken_for_a_new_one(which: str) -> None
 
 def with_one_commit(channel: Channel) -> Channel:
     """A payee's channel that has an active commit."""
-    return replace(channel, active=with_commits(channel, [5]).active)
+    return with_commits(channel, [5])
 
 
 def test_a_commit_whose_secret_left_is_never_the_one_to_publish() -> None:

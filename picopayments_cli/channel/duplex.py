@@ -18,6 +18,7 @@ from picopayments_cli.channel.state import (
     accept_commit,
     commit,
     give_back,
+    is_known,
     request_commit,
     revoke,
     to_revoke,
@@ -148,9 +149,7 @@ def add_request(duplex: Duplex, next_hash: Hash) -> Duplex:
 
     It must differ from every hash of the connection, on either side.
     """
-    own = duplex.receiving
-    taken = {own.script.spend_hash, *own.requested, *(item.revoke_hash for item in own.active)}
-    if next_hash in taken:
+    if is_known(duplex.receiving, next_hash):
         raise RepeatedHash("The hash for the next commit is one of this connection's own.", hash=next_hash.hex())
     return replace(duplex, sending=request_commit(duplex.sending, next_hash))
 
