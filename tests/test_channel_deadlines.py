@@ -82,6 +82,7 @@ def test_no_time_to_live_while_a_deposit_is_not_in_a_block() -> None:
     assert recovery.deposit_depth(scene.channel, scene.facts()) == 0
     unknown = replace(scene.channel, anchor=None)
     assert recovery.deposit_depth(unknown, scene.facts()) == 0
+    assert recovery.deposit_depth(scene.channel, replace(scene.facts(), history=())) == 0
 
 
 def test_a_connection_lives_as_long_as_its_first_deposit_to_expire() -> None:
@@ -337,7 +338,8 @@ def test_a_payment_of_somebody_elses_to_the_wallet_is_no_recovery() -> None:
     assert not recovery.is_recovered(facts, two.out.channel.script.output, wallet_script(PAYER))
     other = DepositScript(PAYEE.pubkey, PAYER.pubkey, Hash(hashed("x")), EXPIRE)
     two.out.publish(two.out.changes(given=True)[0], PAYER)
-    facts = two.out.facts()
+    damaged = Entry(b"\1" * 32, b"no transaction", Height(START))
+    facts = replace(two.out.facts(), history=(damaged, *two.out.facts().history))
     assert recovery.is_recovered(facts, two.out.channel.script.output, wallet_script(PAYER))
     assert not recovery.is_recovered(facts, other.output, wallet_script(PAYER))
     assert not recovery.is_recovered(facts, two.out.channel.script.output, wallet_script(PAYEE))

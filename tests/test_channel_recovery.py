@@ -14,7 +14,7 @@ from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.errors import BroadcastRefused, InsufficientBitcoin
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.recovery import Facts, Step
-from picopayments_cli.channel.scripts import wallet_unlock
+from picopayments_cli.channel.scripts import change_unlock, wallet_unlock
 from picopayments_cli.channel.state import (
     Channel,
     Commit,
@@ -25,7 +25,7 @@ from picopayments_cli.channel.state import (
     request_commit,
     revoke,
 )
-from picopayments_cli.channel.transactions import DUST, Draft, Purse, compose_deposit
+from picopayments_cli.channel.transactions import DUST, Draft, Purse, compose_deposit, draft_size
 from picopayments_cli.channel.values import Height, Outpoint, Quantity
 
 XCP, OTHER = 1, 26**3
@@ -189,6 +189,44 @@ def test_a_payout_that_a_reorganisation_unconfirms_is_not_made() -> None:
     assert scene.payouts()
     scene.chain.disconnect(6)
     assert scene.payouts() == []
+
+
+def test_an_asset_that_comes_to_a_paid_out_commits_address_is_fetched_with_a_coin() -> None:
+    scene = Scene(300, delay=3)
+    scene.publish_commit(300)
+    scene.chain.mine(6)
+    scene.publish(scene.payouts()[0], PAYEE)
+    scene.chain.mine()
+    script = scene.commit_address(scene.commits[300])
+    scene.chain.grant(script, XCP, 7)
+    (paid,) = scene.payouts([scene.wallet_coin(PAYEE, 50_000)])
+    assert (paid.outputs[0].value, paid.outputs[0].script) == (DUST, script)
+    scene.publish(paid, PAYEE)
+    coin = scene.wallet_coin(PAYEE, 50_000)
+    assert scene.payouts([coin]) == []
+    scene.chain.mine(2)
+    assert scene.payouts([coin]) == []
+    scene.chain.mine()
+    (taken,) = scene.payouts([coin])
+    scene.publish(taken, PAYEE)
+    assert scene.payouts([coin]) == []
+    assert scene.home(PAYEE, XCP) == 7
+
+
+def test_every_asset_on_a_commits_address_is_paid_out_in_turn() -> None:
+    scene = Scene(300)
+    scene.publish_commit(300)
+    scene.chain.fund(scene.commit_address(scene.commits[300]), 6000)
+    scene.chain.grant(scene.commit_address(scene.commits[300]), XCP, 7)
+    scene.chain.mine(6)
+    unasked = recovery.payouts(scene.channel, scene.facts(asked=False), SPEND_SECRET, purse(PAYEE), SAFE)
+    (one,) = unasked
+    assert len(one.outputs) == 2
+    first, second = scene.payouts()
+    scene.publish(first, PAYEE)
+    assert (scene.home(PAYEE), scene.home(PAYEE, XCP)) == (300, 0)
+    scene.publish(second, PAYEE)
+    assert scene.home(PAYEE, XCP) == 7
 
 
 # The change ---------------------------------------------------------------------------------------------------------
@@ -491,6 +529,19 @@ def test_where_coins_are_fewer_than_assets_the_next_round_pays_one() -> None:
     assert taken.outputs[0].script == wallet_script(PAYER)
     assert scene.home(PAYER, OTHER) == 9
     assert changes() == []
+
+
+@pytest.mark.parametrize("rate", [1, 3])
+@pytest.mark.parametrize("held", [True, False])
+def test_a_coin_is_worth_taking_along_when_it_brings_more_than_it_costs(rate: int, held: bool) -> None:
+    scene = Scene()
+    unlock = change_unlock(scene.channel.script, SPEND_SECRET)
+    cost = rate * (draft_size([unlock, unlock], [25]) - draft_size([unlock], [25]))
+    coins = {value: scene.chain.fund(scene.channel.script.output, value) for value in (cost, cost + 1)}
+    facts = replace(scene.facts(), assets=(ASSET,) if held else ())
+    (draft,) = recovery.changes(scene.channel, facts, SPEND_SECRET, purse(PAYER, rate=rate), SAFE)
+    taken = {coin.outpoint for coin in draft.inputs}
+    assert [outpoint in taken for outpoint in coins.values()] == [False, True]
 
 
 @pytest.mark.parametrize("by", ["change", "expire"])
