@@ -402,3 +402,9 @@ def test_small_bare_multisig_is_an_address() -> None:
         multisig(1, [33, 33], 2)[:-3] + b"\xae",
     ):
         assert not is_address(bad)
+
+
+def test_a_wallets_coin_is_unlocked_by_signature_and_key_alone() -> None:
+    signature = PAYER.sign(bytes(32)) + b"\x01"
+    unlock = wallet_unlock(PAYER.pubkey, wallet_script(PAYER))
+    assert unlock.script_sig(signature) == push(signature) + push(PAYER.pubkey)
