@@ -258,7 +258,8 @@ class Methods:
         promised = 0
         for handle in work.in_stage(AGREED):
             other = work.get(handle)
-            if other.asset == account.asset and not chores.is_funded(self._hub, work, other):
+            unmade = other.deposit_raw is None  # of the many that strangers asked for and never fund
+            if other.asset == account.asset and (unmade or not chores.is_funded(self._hub, work, other)):
                 promised += other.channels.sending.quantity
         if quantity > held - promised:
             raise InsufficientLiquidity(
