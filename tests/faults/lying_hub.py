@@ -110,7 +110,11 @@ def _syncs(liar: Liar, budget: Budget) -> None:
     alice = Party(liar.network, "alice", liar.proxy.url).fund()
     handle, kept, reply = _pending(liar, alice, alice.open())
     known = _known(liar, alice, handle)
-    for mutation in liar.chosen(mutations(reply, known, liar.rng), budget):
+    current = {mutation.pair: mutation for mutation in mutations(reply, known, liar.rng)}
+    for pair in [mutation.pair for mutation in liar.chosen(list(current.values()), budget)]:
+        if pair not in current:
+            continue
+        mutation = current[pair]
         alice.restore(kept)
         before = alice.guaranteed(handle)
         with liar.lying("mph_sync", mutation):
@@ -119,8 +123,10 @@ def _syncs(liar: Liar, budget: Budget) -> None:
         if name is not None:
             liar.enter("mph_sync", mutation, name)
             continue
-        handle, kept, _ = _afterwards(liar, alice, handle, mutation)
+        handle, kept, reply = _afterwards(liar, alice, handle, mutation)
         known.hashes, known.secrets = _own_hashes(alice, handle), _own_secrets(alice, handle)
+        known.messages = {**known.messages, **_older(liar, handle)}
+        current = {mutation.pair: mutation for mutation in mutations(reply, known, liar.rng)}
     _unsigned(liar, alice, handle, kept, budget)
     alice.restore(kept)
     _settled(liar, alice)
@@ -128,6 +134,10 @@ def _syncs(liar: Liar, budget: Budget) -> None:
 
 def _pending(liar: Liar, alice: Party, handle: str) -> tuple[str, Path, Mapping[str, Any]]:
     """A sync that the hub has answered with secrets, a commit, receipts and a refusal, and the client has not heard."""
+    if alice.worn(handle):
+        handle = alice.open()
+    if liar.bob.worn(liar.bobs):
+        liar.bobs = liar.bob.open()
     for amount in (500, 700, 30):
         alice.do("queuepayment", handle, liar.bobs, amount)
         alice.do("sync", handle)
@@ -153,16 +163,21 @@ def _last(liar: Liar, method: str) -> Exchange:
 
 def _known(liar: Liar, alice: Party, handle: str) -> Known:
     """What a lying hub can put into a reply: hashes, secrets, the connection's older reply, another connection's."""
-    syncs = [item for item in liar.proxy.seen if item.method == "mph_sync" and "result" in item.reply]
     bob = Party(liar.network, "bobs double", liar.proxy.url)
     bob.basedir.mkdir()
     bob.restore(liar.bob.basedir)
     bob.do("sync")
     other = _last(liar, "mph_sync").reply["result"]
     liar.bob.restore(bob.basedir)
-    messages = {"of an older reply": syncs[0].reply["result"], "of the reply before": syncs[-4].reply["result"],
-                "of another connection's reply": other}  # fmt: skip
+    messages = {**_older(liar, handle), "of another connection's reply": other}
     return Known(_own_hashes(alice, handle), _own_secrets(alice, handle), messages)
+
+
+def _older(liar: Liar, handle: str) -> dict[str, Mapping[str, Any]]:
+    """A connection's first reply, and the one before the last."""
+    syncs = [item for item in liar.proxy.seen if item.method == "mph_sync" and "result" in item.reply]
+    replies = [item.reply["result"] for item in syncs if item.params["handle"] == handle]
+    return {"of an older reply": replies[0], "of the reply before": replies[-TRIES - 1]}
 
 
 def _own_hashes(party: Party, handle: str) -> dict[str, str]:

@@ -14,6 +14,7 @@ from network_support import DEPOSIT, Client, Network, key_in, wait_until
 
 from picopayments_cli import api
 from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.recovery import WATCHED_REVOKED, exposed
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client.record import CLOSED, Connection
 from picopayments_cli.client.session import Session
@@ -82,6 +83,10 @@ class Party:
     def guaranteed(self, handle: str) -> int:
         """The guaranteed balance, as what is on disk tells it."""
         return self.connection(handle).duplex.guaranteed
+
+    def worn(self, handle: str) -> bool:
+        """Whether a connection has so many revoked commits that another one is called for."""
+        return len(exposed(self.connection(handle).duplex.sending)) > WATCHED_REVOKED // 2
 
     def handles(self) -> list[str]:
         """The handles on disk."""

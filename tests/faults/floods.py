@@ -1,0 +1,162 @@
+"""Part: floods of the hub: connections that are never funded, and more requests than one address may make."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+from network_support import Network, running_network
+
+from faults.party import EXPIRE, Party, heard
+from faults.result import Budget, Result
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.keys import Key, Secrets
+from picopayments_cli.channel.messages import ConnectRequest, DepositMessage
+from picopayments_cli.channel.scripts import DepositScript
+from picopayments_cli.channel.values import Handle, Hash, Pubkey, Quantity
+
+CONNECTIONS, QUICK_CONNECTIONS = 1000, 150
+SILENT = 90  # connections of one address that say nothing
+MAX_GROWTH = 30_000_000  # bytes of memory that a thousand connections may cost the hub
+MAX_SECONDS = 5.0  # for an honest client's sync in between
+WAIT = 30
+
+
+def run(rng: random.Random, budget: Budget) -> Result:
+    """Strangers agree with the hub and never deposit; an address asks without end; an honest client is served."""
+    result = Result("floods")
+    with running_network(budget.folder) as network, heard():
+        alice, bob = Party(network, "alice").fund(), Party(network, "bob").fund()
+        handles = alice.open(), bob.open()
+        flood = Flood(network, rng, result, alice, bob, handles)
+        flood.unfunded(budget.share(CONNECTIONS, QUICK_CONNECTIONS))
+        flood.one_address(budget.share(4000, 2500))
+        flood.silent()
+        for party in (alice, bob):
+            guaranteed = sum(party.guaranteed(handle) for handle in party.handles())
+            before = party.held()
+            for handle in party.handles():
+                party.do("close", handle)
+                guaranteed -= 1  # for the last sync
+            result.hold(party.settle(), f"{party.name} is not settled")
+            result.keep(guaranteed, party.held() - before, f"{party.name} on chain")
+        failed = [line for line in network.hub.logged() if line.get("level") == "ERROR"]
+        result.hold(not failed, f"the hub logged errors: {failed[:3]}")
+    return result
+
+
+class Flood:
+    """A network, and the honest clients that must be served all the while."""
+
+    def __init__(
+        self,
+        network: Network,
+        rng: random.Random,
+        result: Result,
+        alice: Party,
+        bob: Party,
+        handles: tuple[str, str],
+    ) -> None:
+        self.network = network
+        self.rng = rng
+        self.result = result
+        self.alice = alice
+        self.bob = bob
+        self.handles = handles
+
+    def served(self, when: str) -> float:
+        """Have a payment made and received; the seconds of both syncs."""
+        begun = time.monotonic()
+        token = self.alice.do("queuepayment", *self.handles, 3)
+        self.alice.do("sync")
+        received = self.bob.do("sync")[self.handles[1]]["received_payments"]
+        seconds = time.monotonic() - begun
+        self.result.trials += 1
+        self.result.recovered += 1
+        self.result.hold([item["token"] for item in received] == [token], f"not served {when}")
+        self.result.hold(seconds < MAX_SECONDS, f"served after {seconds:.1f} s {when}")
+        return seconds
+
+    def unfunded(self, number: int) -> None:
+        """As many connections asked for and agreed on from as many addresses, none of them funded."""
+        slowest = self.served("before the flood")
+        before, asked = self._memory(), 0
+        with ThreadPoolExecutor(4) as pool:
+            seeds = [self.rng.randbytes(32) for _ in range(number)]
+            for start in range(0, number, 50):
+                outcomes = list(pool.map(self._agree, range(start, start + 50), seeds[start : start + 50]))
+                asked += sum(outcomes)
+                slowest = max(slowest, self.served(f"after {start + 50} connections"))
+        self.result.hold(asked == number, f"only {asked} of {number} strangers were answered")
+        begun = time.monotonic()
+        self.network.mine(2)
+        block = (time.monotonic() - begun) / 2
+        slowest = max(slowest, self.served("after the flood"))
+        grown = self._memory() - before
+        self.result.trials += number
+        self.result.hold(grown < MAX_GROWTH, f"the hub grew by {grown} bytes")
+        self.result.notes.append(
+            f"{number} connections never funded: the hub grew by {grown / 1e6:.1f} MB, an honest client's payment took "
+            f"at most {slowest:.2f} s, a block {block:.2f} s"
+        )
+
+    def _agree(self, number: int, seed: bytes) -> bool:
+        """A stranger's mph_request and mph_deposit."""
+        key = Key(seed)
+        secrets = Secrets(key, seed[:16])
+        sender = {"X-Forwarded-For": f"203.0.{113 + number // 250}.{number % 250 + 1}"}
+        request = envelope.seal(key, ConnectRequest("XCP", secrets.spend_hash).as_json())
+        reply = self._call("mph_request", request, sender).json()["result"]
+        hubs = Pubkey(bytes.fromhex(reply["pubkey"]))
+        script = DepositScript(key.pubkey, hubs, Hash(bytes.fromhex(reply["spend_secret_hash"])), EXPIRE)
+        message = DepositMessage(script.redeem, secrets.revoke_hash(0), Quantity(1000), 2)
+        body = envelope.seal(key, message.as_json("XCP", Handle(bytes.fromhex(reply["handle"]))))
+        return "result" in self._call("mph_deposit", body, sender).json()
+
+    def _call(self, method: str, params: Any, headers: dict[str, str]) -> requests.Response:
+        call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+        return requests.post(self.network.hub_url, json=call, headers=headers, timeout=WAIT)
+
+    def one_address(self, number: int) -> None:
+        """More requests than one address may make: it is told to wait, and others are served."""
+        sender = {"X-Forwarded-For": "198.51.100.7"}
+        statuses: dict[int, int] = {}
+        with requests.Session() as session:
+            for _ in range(number):
+                call = {"id": 1, "method": "mph_close", "params": {}}
+                status = session.post(self.network.hub_url, json=call, headers=sender, timeout=WAIT).status_code
+                statuses[status] = statuses.get(status, 0) + 1
+                if status == 429:
+                    session.close()
+                    if statuses[429] > 50:
+                        break
+        refused = statuses.get(429, 0)
+        self.result.trials += refused
+        self.result.refused += refused
+        self.result.hold(refused, f"an address may ask without end: {statuses}")
+        seconds = self.served("while one address is told to wait")
+        text = f"one address, without pause: HTTP statuses {statuses}; others served in {seconds:.2f} s"
+        self.result.notes.append(text)
+
+    def silent(self) -> None:
+        """Connections that say nothing, or half a request: others are served."""
+        port = urlsplit(self.network.hub_url).port
+        with contextlib.ExitStack() as stack:
+            for number in range(SILENT):
+                source = (f"127.0.0.{9 + number % 4}", 0)
+                opened = stack.enter_context(socket.create_connection(("127.0.0.1", port), WAIT, source))
+                opened.sendall(b"POST /api/ HTTP/1.1\r\nHost: x\r\n" if number % 2 else b"")
+            self.served(f"beside {SILENT} silent connections")
+
+    def _memory(self) -> int:
+        """The bytes that the hub's process holds."""
+        status = Path(f"/proc/{self.network.hub.process.pid}/status").read_text()
+        line = next(line for line in status.splitlines() if line.startswith("VmRSS"))
+        return int(line.split()[1]) * 1024
