@@ -27,13 +27,14 @@ from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, from_hex
 from picopayments_cli.client import connection as life
-from picopayments_cli.client import legacy, send
+from picopayments_cli.client import legacy, opening, send
 from picopayments_cli.client.arguments import asset_named, handle_named, quantity_of
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
 from picopayments_cli.client.lookup import raw_transaction, transaction_shown
 from picopayments_cli.client.record import CLOSED, Connection
 from picopayments_cli.client.session import Session
+from picopayments_cli.client.settling import Outcome
 from picopayments_cli.config import (
     DEFAULT,
     FILE,
@@ -201,7 +202,7 @@ def connect(
     known = asset_named(session, asset)
     deposit = quantity_of(session, quantity, known.name)
     log.info(_CHAIN_NOTES[session.chain_source])
-    made = life.connect(session, known, deposit, expire_time, delay_time)
+    made = opening.connect(session, known, deposit, expire_time, delay_time)
     anchor = made.duplex.sending.anchor
     return {"send_deposit_txid": str(anchor.outpoint).partition(":")[0] if anchor else "", "handle": made.handle.hex()}
 
@@ -285,7 +286,7 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     results: dict[str, Any] = {}
     failed: list[PicopaymentsError] = []
     for item in chosen:
-        outcome = life.Outcome()
+        outcome = Outcome()
         try:
             life.sync(session, item, look, outcome)
         except PicopaymentsError as error:

@@ -25,6 +25,7 @@ from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Purse
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Hash, Pubkey, Quantity, Token
 from picopayments_cli.client import connection as life
+from picopayments_cli.client import opening
 from picopayments_cli.client import session as sessions
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.record import Connection
@@ -139,7 +140,7 @@ class Story:
     # The way ---------------------------------------------------------------------------------------------------------
 
     def connect(self) -> None:
-        life.connect(self.session, self.chain.asset("XCP"), QUANTITY, EXPIRE, DELAY)
+        opening.connect(self.session, self.chain.asset("XCP"), QUANTITY, EXPIRE, DELAY)
 
     def open(self) -> None:
         self.connect()

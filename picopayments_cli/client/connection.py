@@ -1,4 +1,4 @@
-"""The life of a connection at the client: proposed, agreed, synced, closed, recovered.
+"""The life of a connection at the client: what its status is, what a sync does next, what is queued, how it closes.
 
 Opens no file and no socket: what lasts or leaves goes through the session's doors, and what moves money is on disk
 before it leaves. Every function may be cut off anywhere and called again.
@@ -7,24 +7,16 @@ before it leaves. Every function may be cut off anywhere and called again.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
-from picopayments_cli.chain import Asset, Query
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope, recovery
 from picopayments_cli.channel.errors import (
-    AddressUsed,
     AmountExceedsSpendable,
     AssetMismatch,
-    BadDepositScript,
-    BadPreviousTransaction,
     BadReply,
-    BadSecret,
-    BadTerms,
-    BroadcastRefused,
     ConnectionNotOpen,
     ConnectionWornOut,
     DirtyCommitAddress,
@@ -32,171 +24,23 @@ from picopayments_cli.channel.errors import (
     NotTransferable,
     PaymentExceedsReceivable,
     PicopaymentsError,
-    RepeatedHash,
     UnknownHandle,
-    Unreachable,
 )
-from picopayments_cli.channel.keys import Secrets
 from picopayments_cli.channel.messages import (
-    ConnectReply,
-    ConnectRequest,
-    DepositMessage,
     Payment,
-    Receipt,
     SyncReply,
     SyncRequest,
-    close_request,
-    spend_secret_in,
 )
 from picopayments_cli.channel.recovery import Facts
-from picopayments_cli.channel.scripts import DepositScript
-from picopayments_cli.channel.state import Channel, finished
-from picopayments_cli.channel.terms import Terms, check_delay
-from picopayments_cli.channel.transactions import (
-    Anchor,
-    Budget,
-    Purse,
-    compose_deposit,
-    txid_of,
-)
-from picopayments_cli.channel.values import Handle, Hash, Outpoint, Quantity, Secret, check_secret, hash_of
-from picopayments_cli.client import history, legacy, outgoing
-from picopayments_cli.client.record import AGREED, ASKED, CLOSED, CLOSING, PROPOSED, Connection, Pending
-from picopayments_cli.client.send import check_funds, check_reserve
+from picopayments_cli.channel.values import Hash, Secret, hash_of
+from picopayments_cli.client import history, opening, outgoing
+from picopayments_cli.client.record import AGREED, CLOSED, CLOSING, PROPOSED, Connection, Pending
 from picopayments_cli.client.session import Look, Session
+from picopayments_cli.client.settling import Outcome, is_over, recover, republish, settle
 
 log = logging.getLogger(__name__)
-SALT_SIZE = 16
 # Causes that lie in the payments: without them the hub takes the same commit and revocations.
 _ABOUT_PAYMENTS = (AmountExceedsSpendable, PaymentExceedsReceivable, AssetMismatch)
-
-
-@dataclass
-class Outcome:
-    """What one sync of a connection brought: transactions published (txids, hex) and payments received."""
-
-    txids: list[str] = field(default_factory=list)
-    receipts: list[Receipt] = field(default_factory=list)
-    hub_silent: Unreachable | None = None  # why the hub was not told that a connection closes
-
-
-# Connecting ---------------------------------------------------------------------------------------------------------
-
-
-def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: int) -> Connection:
-    """Open a connection: agree with the hub on both deposits, then publish the client's.
-
-    ``expire`` and ``delay`` in blocks. Raises what terms, funds and the hub refuse; then nothing was deposited.
-    """
-    check_delay(delay)
-    check_funds(session, asset, quantity)
-    session.keep_wallet()
-    secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))
-    # The handle is the hub's to draw: until it is known, the secrets wait under a name of their own.
-    waiting = Handle(envelope.text_digest(secrets.salt.hex()))
-    session.store.save(waiting, {"stage": ASKED, "salt": secrets.salt.hex()}, "asked")
-    try:
-        proposed = session.save(_propose(session, secrets, asset, quantity, expire, delay), "proposed")
-    finally:
-        session.store.remove(waiting)
-    try:
-        agreed = agree(session, proposed)
-    except PicopaymentsError:
-        session.store.remove(proposed.handle)  # nothing was deposited, and nothing will be
-        raise
-    session.broadcast(agreed.deposit_raw, "deposit")
-    return agreed
-
-
-def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, expire: int, delay: int) -> Connection:
-    """Ask the hub for a connection, and sign the deposit that its terms allow; nothing of it has left."""
-    request = envelope.seal(session.wallet.key, ConnectRequest(asset.name, secrets.spend_hash).as_json())
-    known = session.hub_key()
-    reply = session.call("mph_request", [request], known)
-    answer = ConnectReply.parse(reply.body)
-    terms = Terms.parse(answer.terms)
-    terms.check_deposit(quantity, expire, session.network)
-    if terms.sync_fee >= quantity:
-        raise BadTerms(
-            f"The hub asks {terms.sync_fee} for each sync: a deposit of {quantity} would move nothing.",
-            sync_fee=terms.sync_fee,
-            quantity=quantity,
-        )
-    if answer.spend_hash == secrets.spend_hash:
-        raise RepeatedHash("The hub's spend hash is the client's own.", hash=answer.spend_hash.hex())
-    own, hubs = session.wallet.key.pubkey, reply.hub_key
-    c2h = DepositScript(own, hubs, answer.spend_hash, expire)
-    h2c = DepositScript(hubs, own, secrets.spend_hash, expire)
-    matching = terms.matching_deposit(quantity)
-    if matching < 1:
-        raise BadTerms("The hub would deposit nothing in return.", deposit_ratio=terms.deposit_ratio)
-    raw, anchor = _make_deposit(session, c2h, asset, quantity, terms)
-    message = DepositMessage(c2h.redeem, secrets.revoke_hash(0), Quantity(quantity), delay)
-    channels = pair.Duplex(
-        Channel(asset.number, c2h, Quantity(quantity), delay, terms.fee_rate, anchor),
-        Channel(asset.number, h2c, Quantity(matching), delay, terms.fee_rate),
-    )
-    session.pin_hub(reply.hub_key)
-    return Connection(
-        handle=answer.handle,
-        hub_url=session.settings.require_hub_url,
-        hub_key=hubs,
-        asset=asset.name,
-        terms=terms,
-        salt=secrets.salt,
-        duplex=pair.hand_out(channels, secrets.revoke_hash(0)),
-        stage=PROPOSED,
-        proposal=envelope.seal(session.wallet.key, message.as_json(asset.name, answer.handle)),
-        deposit_raw=raw,
-        next_number=1,
-        numbers={secrets.revoke_hash(0): 0},
-    )
-
-
-def _make_deposit(
-    session: Session, script: DepositScript, asset: Asset, quantity: int, terms: Terms
-) -> tuple[bytes, Anchor]:
-    """The signed deposit and its anchor. Raises InsufficientBitcoin."""
-    wallet = session.wallet
-    purse = session.purse(session.chain.view(Query(coins=[wallet.address])))
-    budget = Budget(terms.fee_rate)
-    draft = compose_deposit(purse.coins, wallet.unlock, script, asset.number, quantity, budget, purse.rate)
-    check_reserve(session, purse, draft)
-    session.check_inputs(draft)
-    tx = draft.signed(wallet.key)
-    return tx.serialize(), Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value)
-
-
-def agree(session: Session, connection: Connection) -> Connection:
-    """Have the hub agree to the deposits; the same request is answered the same.
-
-    Raises BadDepositScript, BadReply, AddressUsed: then the client's deposit was not published.
-    """
-    reply = session.call("mph_deposit", [connection.proposal], connection.hub_key)
-    answer = DepositMessage.parse(reply.body, BadReply)
-    h2c = connection.duplex.receiving
-    if answer.script != h2c.script.redeem:
-        raise BadDepositScript("The hub's deposit script is not the agreed one. Nothing was deposited.")
-    if answer.quantity < h2c.quantity:
-        raise BadReply(
-            f"The hub would deposit {answer.quantity} where its terms say {h2c.quantity}. Nothing was deposited.",
-            quantity=answer.quantity,
-            expected=h2c.quantity,
-        )
-    check_delay(answer.delay)
-    address = session.address(h2c)
-    view = session.chain.view(Query(history=[address]))
-    if view.history[address]:
-        raise AddressUsed("The hub's deposit address has a history already. Nothing was deposited.", address=address)
-    channels = replace(connection.duplex, receiving=replace(h2c, delay=answer.delay, quantity=answer.quantity))
-    agreed = replace(
-        connection,
-        stage=AGREED,
-        duplex=pair.add_request(channels, answer.next_hash),
-        agreed_height=view.height,
-    )
-    txid = txid_of(agreed.deposit_raw)[::-1].hex()
-    return session.save(agreed, "agreed", history.connected(agreed.asset, channels.sending.quantity, txid))
 
 
 # Looking ------------------------------------------------------------------------------------------------------------
@@ -236,7 +80,7 @@ def sync(session: Session, connection: Connection, look: Look, outcome: Outcome)
     if connection.stage == CLOSED:
         connection = _look_again(session, connection, look)
     if connection.stage == PROPOSED:
-        connection = agree(session, connection)
+        connection = opening.agree(session, connection)
     if connection.stage == AGREED:
         connection = _live(session, connection, look, outcome)
     if connection.stage == CLOSING:
@@ -264,10 +108,10 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
     seen = observe(session, connection, facts, held)
     if facts[0].revoked_coins:
         log.warning("somebody paid to a revoked commit's address: its coins are taken away")
-        seen = _recover(session, seen, facts, look, outcome)
+        seen = recover(session, seen, facts, look, outcome)
     shown = status(session, seen, facts)
     if shown == recovery.OPENING:
-        _republish(session, seen, facts, outcome)
+        republish(session, seen, facts, outcome)
         return seen
     if shown == recovery.CLOSING:
         return _closing(session, seen)
@@ -289,24 +133,6 @@ def _look_again(session: Session, connection: Connection, look: Look) -> Connect
     if is_over(session, connection, look, recovery.FINAL_DEPTH):
         return session.save(replace(connection, final=True), "final")
     return connection
-
-
-def _republish(session: Session, connection: Connection, facts: tuple[Facts, Facts], outcome: Outcome) -> None:
-    """Publish the deposit where the chain does not show it."""
-    if all(entry.txid != txid_of(connection.deposit_raw) for entry in facts[0].history):
-        outcome.txids.append(session.broadcast(connection.deposit_raw, "deposit"))
-
-
-def _republish_claimed(
-    session: Session, connection: Connection, facts: tuple[Facts, Facts], outcome: Outcome
-) -> None:
-    """Publish the deposit of a closing connection again: the hub may have a claim on it, and the rest comes back."""
-    if not connection.deposit_raw or facts[0].tip >= connection.agreed_height + connection.duplex.sending.script.expire:
-        return  # the original client made it, or it was given up
-    try:
-        _republish(session, connection, facts, outcome)
-    except BroadcastRefused as error:
-        log.warning("the deposit waits: %s", error.message)
 
 
 def exchange(session: Session, connection: Connection, outcome: Outcome) -> Connection:
@@ -510,112 +336,6 @@ def _last_sync(session: Session, connection: Connection, outcome: Outcome) -> Co
     except PicopaymentsError as error:  # whatever the hub answers, the connection is closed
         log.warning("closing without a last sync: %s", error.message)
     return session.connection(connection.handle)
-
-
-def settle(
-    session: Session, connection: Connection, facts: tuple[Facts, Facts], look: Look, outcome: Outcome
-) -> Connection:
-    """Take a closing connection as far as it goes now; may be repeated, with or without the hub."""
-    if connection.duplex.sending.anchor is None:
-        connection, look = _locate(session, connection, look)
-        facts = look.facts[connection.handle]
-    _republish_claimed(session, connection, facts, outcome)
-    connection = _publish(session, connection, facts[1], outcome)
-    if not connection.told:
-        try:
-            connection = _tell(session, connection)
-        except Unreachable as error:
-            log.warning("the hub was not told: %s", error.message)
-            outcome.hub_silent = error
-            connection = session.connection(connection.handle)
-        except PicopaymentsError as error:
-            log.warning("the hub does not close: %s", error.message)
-            connection = session.connection(connection.handle)
-    return _recover(session, connection, facts, look, outcome)
-
-
-def _locate(session: Session, connection: Connection, look: Look) -> tuple[Connection, Look]:
-    """Find the deposit of the original client's connection, which the chain only tells; and look again."""
-    located = legacy.located(connection, look.facts[connection.handle][0])
-    if located == connection:
-        return connection, look
-    actions = () if connection.agreed_height else (history.closing(),)
-    located = session.save(located, "taken over", *actions)
-    return located, session.look([located])
-
-
-def _publish(session: Session, connection: Connection, facts: Facts, outcome: Outcome) -> Connection:
-    """Publish the highest commit received whose secret never left, unless the anchor is spent."""
-    channel = connection.duplex.receiving
-    if not channel.active or channel.anchor is None or recovery.anchor_spender(channel, facts) is not None:
-        return connection
-    if connection.commit_raw is None:
-        raw = finished(channel, channel.active[-1], session.wallet.key)
-        connection = session.save(replace(connection, commit_raw=raw), "commit signed")
-    if connection.commit_raw is not None:
-        try:
-            connection = outgoing.publish(session, connection, "commit", connection.commit_raw, outcome.txids)
-        except BroadcastRefused as error:
-            log.warning("the commit waits: %s", error.message)
-    return connection
-
-
-def _tell(session: Session, connection: Connection) -> Connection:
-    """Tell the hub, and take its spend secret where it gives one.
-
-    The own one goes along where nothing received is left to pay out: no commit was accepted that is not given back, and
-    no sync is unanswered, which might bring one.
-    """
-    nothing_received = not connection.duplex.receiving.active and connection.pending is None
-    secret = connection.spend_secret(session.wallet.key) if nothing_received else None
-    if secret is not None and not connection.revealed:
-        connection = session.save(replace(connection, revealed=True), "spend secret leaves")
-    request = envelope.seal(session.wallet.key, close_request(connection.handle, secret))
-    reply = session.call("mph_close", [request], connection.hub_key)
-    given = spend_secret_in(reply.body, BadReply)
-    if given is not None and hash_of(check_secret(given)) != connection.duplex.sending.script.spend_hash:
-        raise BadSecret("The hub's spend secret is not the one of the client's deposit. It was not used.")
-    told = replace(connection, told=True, hub_secret=Secret(given) if given else None)
-    return session.save(told, "hub told")
-
-
-def _recover(
-    session: Session, connection: Connection, facts: tuple[Facts, Facts], look: Look, outcome: Outcome
-) -> Connection:
-    """Take back whatever it is time for; a closing connection is over when nothing is left."""
-    wallet, depth = session.wallet, session.network.safe_depth
-    if connection.stage == CLOSING and is_over(session, connection, look):
-        return session.save(replace(connection, stage=CLOSED), "closed", history.closed())
-    steps = recovery.recoveries(
-        connection.duplex,
-        *facts,
-        secret=connection.spend_secret(wallet.key),
-        given=connection.hub_secret,
-        purse=session.purse(look.view),
-        safe_depth=depth,
-    )
-    for step in steps:  # one that fails does not stop the others
-        try:
-            if step.draft is not None:
-                raw = session.signed(step.draft)
-                connection = outgoing.publish(session, connection, step.name, raw, outcome.txids)
-        except (BroadcastRefused, BadPreviousTransaction) as error:
-            log.warning("the %s waits: %s", step.name, error.message)
-        if step.waits is not None:
-            log.warning("the %s waits: %s", step.name, step.waits.message)
-    return connection
-
-
-def is_over(session: Session, connection: Connection, look: Look, depth: int = 0) -> bool:
-    """Whether nothing of a closing connection is left for this party: buried ``safe_depth``, or ``depth`` if more."""
-    return recovery.is_over(
-        connection.duplex,
-        *look.facts[connection.handle],
-        purse=Purse(session.wallet.unlock, (), look.view.fee_rate),
-        safe_depth=max(session.network.safe_depth, depth),
-        deposited=bool(connection.agreed_height),
-        agreed=connection.agreed_height,
-    )
 
 
 # Queueing -----------------------------------------------------------------------------------------------------------

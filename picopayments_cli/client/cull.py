@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.client import connection as life
 from picopayments_cli.client.record import CLOSED, CLOSING, Connection
 from picopayments_cli.client.session import Session
+from picopayments_cli.client.settling import is_over
 
 _OPEN = "It is not closed: close it first."
 _SETTLING = "It is being settled: let `sync` go on until `status` says closed."
@@ -26,6 +26,6 @@ def not_over(session: Session, connections: Iterable[Connection]) -> dict[Handle
         if look is None or item.handle not in closed:
             found[item.handle] = _SETTLING if item.stage == CLOSING else _OPEN
         else:
-            over = life.is_over(session, item, look)
+            over = is_over(session, item, look)
             found[item.handle] = None if over else _UNDONE
     return found

@@ -331,8 +331,11 @@ class Session:
             )
         return found
 
-    def purse(self, view: View) -> Purse:
-        """The wallet's confirmed coins, less those of deposits that are not on the chain yet. Raises FeeTooHigh."""
+    def purse(self, view: View, *, can_wait: bool = True) -> Purse:
+        """The wallet's confirmed coins, less those of deposits that are not on the chain yet, and the fee rate.
+
+        What can't wait pays the ceiling where the network asks more. Raises FeeTooHigh for what can.
+        """
         taken = {
             outpoint
             for item in self.connections().values()
@@ -343,7 +346,8 @@ class Session:
         }
         taken |= self._spent
         coins = tuple(coin for coin in spendable(view.coins[self.wallet.address]) if coin[0] not in taken)
-        return Purse(self.wallet.unlock, coins, self.rate(view), WALLET_RESERVE)
+        rate = self.rate(view) if can_wait else min(self.settings.fee_rate or view.fee_rate, self.settings.fee_ceiling)
+        return Purse(self.wallet.unlock, coins, rate, WALLET_RESERVE)
 
 
 @dataclass(frozen=True)
