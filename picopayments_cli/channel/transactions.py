@@ -93,10 +93,6 @@ class Draft:
         """Worst-case size in virtual bytes."""
         return draft_size([coin.unlock for coin in self.inputs], [len(out.script) for out in self.outputs])
 
-    def unsigned(self) -> CTransaction:
-        """The transaction with empty scriptSigs."""
-        return self._with([b""] * len(self.inputs))
-
     def _with(self, script_sigs: Sequence[bytes]) -> CTransaction:
         return CTransaction(
             [
@@ -408,9 +404,10 @@ def compose_recovery(
         held = sum(coin.value for coin in inputs)
         fee = purse.rate * draft_size([coin.unlock for coin in inputs], [len(out.script) for out in outputs])
         paid_by_wallet = fee + DUST - sum(coin.value for coin in coins)
-        if held - fee >= DUST:
+        affordable = paid_by_wallet <= max(kept, 0)
+        if affordable and held - fee >= DUST:
             return Draft(tuple(inputs), (Output(held - fee, purse.script), *outputs[1:]), version)
-        if not spare or paid_by_wallet > kept:
+        if not spare or not affordable:
             raise InsufficientBitcoin(
                 f"Recovering these coins costs {fee} satoshis at {purse.rate} sat/vB; they hold "
                 f"{sum(coin.value for coin in coins)}, and the wallet can add {max(kept, 0)}. Send bitcoin to the "
