@@ -108,7 +108,7 @@ class Draft:
         """What a SIGHASH_ALL signature of an input signs.
 
         That is the transaction with the input's script in place of its scriptSig, and the hash type behind it (no
-        script here has an OP_CODESEPARATOR): bitcoinlib's RawSignatureHash makes it in four times the time.
+        script here has an OP_CODESEPARATOR): bitcoinlib's RawSignatureHash takes twice as long.
         """
         scripts = [b""] * len(self.inputs)
         scripts[index] = self.inputs[index].unlock.script
