@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.chain import Query
+from picopayments_cli.chain.answers import member, members, whole
 from picopayments_cli.chain.shapes import coins_shown, history_shown
 from picopayments_cli.channel import recovery
 from picopayments_cli.channel.errors import (
@@ -89,15 +90,16 @@ def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
     if asset is not None and "." in asset:
         asset = asset_named(session, asset).name
     answer = session.rpc.call("mph_status", {"assets": None if asset is None else [asset]}, retry=True)
-    terms, funds = answer["current_terms"], answer["funds"]
-    held, address = funds["liquidity"], funds["address"]
+    terms, funds = member(answer, "current_terms", dict), member(answer, "funds", dict)
+    held, address = member(funds, "liquidity", dict), member(funds, "address", str)
+    bitcoins = whole(held, "BTC")
     return {
-        "connections": answer["connections"],
+        "connections": member(answer, "connections", dict),
         "current_terms": terms,
         "funding_addresses": {name: address for name in ("BTC", *terms)},
         "liquidity": {
             "addresses": {
-                name: [{"address": address, "balances": {"BTC": held["BTC"], name: held[name]}}] for name in terms
+                name: [{"address": address, "balances": {"BTC": bitcoins, name: whole(held, name)}}] for name in terms
             },
             "total": held,
         },
@@ -402,7 +404,7 @@ def serve(
 def mine(session: Session, blocks: int = 1) -> list[str]:
     """Mine blocks on regtest; their hashes. Raises WrongNetwork elsewhere."""
     _only_regtest(session, "mine")
-    return list(session.regtest.call("generate", {"blocks": blocks}, retry=False))
+    return members(session.regtest.call("generate", {"blocks": blocks}, retry=False), "block hashes")
 
 
 def faucet(
@@ -428,7 +430,7 @@ def faucet(
         "asset": asset,
         "quantity": 0 if quantity is None else quantity_of(session, quantity, asset),
     }
-    return list(session.regtest.call("faucet", params, retry=False))
+    return members(session.regtest.call("faucet", params, retry=False), "txids")
 
 
 def demo(session: Session) -> dict[str, Any]:

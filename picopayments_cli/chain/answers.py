@@ -25,19 +25,19 @@ _REQUIRED = object()
 def member(value: Any, name: str, kind: type | tuple[type, ...], default: Any = _REQUIRED) -> Any:
     """A member of a JSON object, of that kind (a boolean is no number). Raises BadAnswer."""
     if not isinstance(value, dict):
-        raise BadAnswer(f"The answer about the chain has no object where {name} is expected.", member=name)
+        raise BadAnswer(f"The answer has no object where {name} is expected.", member=name)
     found = value.get(name)
     if found is None and default is not _REQUIRED:
         return default
     if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
-        raise BadAnswer(f"The answer about the chain has no usable {name}.", member=name)
+        raise BadAnswer(f"The answer has no usable {name}.", member=name)
     return found
 
 
 def members(value: Any, what: str) -> list[Any]:
     """A JSON list. Raises BadAnswer."""
     if not isinstance(value, list):
-        raise BadAnswer(f"The answer about the chain has no list of {what}.", member=what)
+        raise BadAnswer(f"The answer has no list of {what}.", member=what)
     return value
 
 
@@ -45,7 +45,7 @@ def whole(value: Any, name: str, least: int = 0, most: int = MAX_QUANTITY) -> in
     """A whole number inside its limits, member of a JSON object. Raises BadAnswer."""
     number: int = member(value, name, int)
     if not least <= number <= most:
-        raise BadAnswer(f"The answer about the chain has an impossible {name}: {number}.", member=name, value=number)
+        raise BadAnswer(f"The answer has an impossible {name}: {number}.", member=name, value=number)
     return number
 
 
@@ -54,7 +54,7 @@ def txid_of(text: Any, name: str = "txid") -> bytes:
     try:
         return from_hex(text, name, 32)[::-1]
     except InvalidHex as error:
-        raise BadAnswer(f"The answer about the chain has a bad {name}: {error.message}", member=name) from error
+        raise BadAnswer(f"The answer has a bad {name}: {error.message}", member=name) from error
 
 
 def raw_of(text: Any, name: str = "transaction") -> bytes:
@@ -62,7 +62,7 @@ def raw_of(text: Any, name: str = "transaction") -> bytes:
     try:
         return from_hex(text, name)
     except InvalidHex as error:
-        raise BadAnswer(f"The answer about the chain has a bad {name}: {error.message}", member=name) from error
+        raise BadAnswer(f"The answer has a bad {name}: {error.message}", member=name) from error
 
 
 def checked_transaction(raw: bytes, txid: bytes) -> bytes:

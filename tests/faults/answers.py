@@ -13,7 +13,7 @@ from faults.proxy import FAULTS, LATE, Proxy, between
 from faults.result import Budget, Result
 from picopayments_cli.channel.errors import BadAnswer, BadReply, PicopaymentsError, Unreachable
 
-SCHEDULES, QUICK_SCHEDULES = 210, 24
+SCHEDULES, QUICK_SCHEDULES = 210, 20
 IN_ONE_NETWORK = 70
 SHORT = 0.4  # seconds that a client waits while answers are lost
 ALLOWED = (Unreachable, BadAnswer, BadReply)

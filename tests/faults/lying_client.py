@@ -26,7 +26,7 @@ from picopayments_cli.channel.state import commit
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash, Quantity
 from picopayments_cli.rpc import RpcClient
 
-QUICK = 40  # changes of each request
+QUICK = 12  # changes of each request
 TRIES = 3
 AMOUNT = 250  # of the payment in the sync that is changed
 

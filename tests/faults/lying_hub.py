@@ -21,7 +21,7 @@ from picopayments_cli.channel.errors import PicopaymentsError, Unreachable
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.client.record import Connection
 
-QUICK = 40  # changes of each reply
+QUICK = 12  # changes of each reply
 UNSIGNED = ("pubkey", "signature")  # members whose change is not signed over
 TRIES = 3  # of a call whose answer is lost
 

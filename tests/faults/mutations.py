@@ -49,12 +49,12 @@ def mutations(message: Mapping[str, Any], known: Known, rng: random.Random) -> l
     found: dict[str, Mutation] = {}
     for path, value in _members(message, ()):
         for kind, replacement in _kinds(path, value, known, rng):
-            change = Mutation(_name(path), kind, _setter(path, replacement))
+            change = Mutation(_name(path), kind, setter(path, replacement))
             found.setdefault(change.pair, change)
         for kind, other in known.messages.items():
             taken = _get(other, path)
             if taken is not _DELETED and taken != value:
-                change = Mutation(_name(path), kind, _setter(path, taken))
+                change = Mutation(_name(path), kind, setter(path, taken))
                 found.setdefault(change.pair, change)
     for kind, other in known.messages.items():
         found[f"(whole) | {kind}"] = Mutation("(whole)", kind, _constant(other))
@@ -83,7 +83,8 @@ def _members(value: Any, path: Path) -> Iterator[tuple[Path, Any]]:
 def _name(path: Path) -> str:
     text = ""
     for part in path:
-        text += "[]" if isinstance(part, int) else f".{part}" if text else part
+        shown = part if isinstance(part, int) or not _is_hex(part) else "{}"  # the key of a table
+        text += "[]" if isinstance(shown, int) else f".{shown}" if text else shown
     return text
 
 
@@ -96,7 +97,9 @@ def _get(message: Any, path: Path) -> Any:
     return message
 
 
-def _setter(path: Path, value: Any) -> Callable[[Any], Any]:
+def setter(path: Path, value: Any) -> Callable[[Any], Any]:
+    """What puts a value in the place that a path names."""
+
     def apply(message: Any) -> Any:
         changed = json.loads(json.dumps(message))
         place = changed
