@@ -50,7 +50,8 @@ def mutations(message: Mapping[str, Any], known: Known, rng: random.Random) -> l
     for path, value in _members(message, ()):
         for kind, replacement in _kinds(path, value, known, rng):
             change = Mutation(_name(path), kind, setter(path, replacement))
-            found.setdefault(change.pair, change)
+            if replacement is _DELETED or json.dumps(replacement) != json.dumps(value):
+                found.setdefault(change.pair, change)
         for kind, other in known.messages.items():
             taken = _get(other, path)
             if taken is not _DELETED and taken != value:
