@@ -444,10 +444,34 @@ def buried(it: Story) -> None:
     it.chain.mine()
 
 
+@story("closing, the deposit lost with all that spent it")
+def deposit_lost(it: Story) -> None:
+    taken_back(it)
+    it.chain.entries = [item for item in it.chain.entries if item.txid not in _own(it)]
+
+
 @story("closed")
 def closed(it: Story) -> None:
     buried(it)
     it.sync()
+
+
+@story("closed, seven blocks deep")
+def final(it: Story) -> None:
+    closed(it)
+    it.chain.mine(recovery.FINAL_DEPTH)
+
+
+@story("closed, then undone by a reorganisation")
+def undone(it: Story) -> None:
+    closed(it)
+    it.chain.entries = [item for item in it.chain.entries if item.txid not in _own(it)]
+
+
+def _own(it: Story) -> set[bytes]:
+    """The txids of the deposit and of what was published after it."""
+    published = {bytes.fromhex(txid)[::-1] for txid in it.connection.published}
+    return {transactions.txid_of(it.connection.deposit_raw), *published}
 
 
 # The walk -----------------------------------------------------------------------------------------------------------

@@ -76,9 +76,14 @@ def republish(session: Session, connection: Connection, facts: tuple[Facts, Fact
 def _republish_claimed(
     session: Session, connection: Connection, facts: tuple[Facts, Facts], outcome: Outcome
 ) -> None:
-    """Publish the deposit of a closing connection again: the hub may have a claim on it, and the rest comes back."""
-    if not connection.deposit_raw or facts[0].tip >= connection.agreed_height + connection.duplex.sending.script.expire:
-        return  # the original client made it, or it was given up
+    """Publish the deposit of a closing connection again, if it was ever in a block: the hub may have a claim on it.
+
+    The hub's own deposit, commits to the hub, and recoveries tell that it was. One that nobody has seen stays unseen.
+    """
+    c2h, h2c = connection.duplex.sending, connection.duplex.receiving
+    seen = h2c.anchor is not None or c2h.active or connection.published
+    if not (seen and connection.deposit_raw) or facts[0].tip >= connection.agreed_height + c2h.script.expire:
+        return
     try:
         republish(session, connection, facts, outcome)
     except BroadcastRefused as error:
