@@ -284,7 +284,7 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     chosen = [item for item in _chosen(session, handle) if not item.final]
     if not chosen:
         return {}
-    look = session.look(chosen)
+    look = session.look(chosen, beside=[script for item in chosen for script in life.to_look_at(item)])
     results: dict[str, Any] = {}
     failed: list[PicopaymentsError] = []
     for item in chosen:

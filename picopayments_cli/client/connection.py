@@ -194,18 +194,33 @@ def _payable(connection: Connection) -> tuple[int, int]:
     )
 
 
+def _commit_scripts(connection: Connection, planned: pair.Plan) -> tuple[bytes | None, list[bytes]]:
+    """The scriptPubKeys of the commit that a sync may sign next, and of those that it is to give back."""
+    sending, receiving = connection.duplex.sending, connection.duplex.receiving
+    back = [receiving.commit_script(item.revoke_hash).output for item in planned.given_back]
+    return (sending.commit_script(sending.requested[-1]).output if sending.requested else None), back
+
+
+def to_look_at(connection: Connection) -> list[bytes]:
+    """The scriptPubKeys that the next sync must know to be clean: asked for beforehand, they cost no round trip."""
+    if connection.stage != AGREED or connection.pending is not None:
+        return []
+    total = connection.terms.sync_fee + sum(payment.amount for payment in connection.queue)
+    planned = pair.plan(connection.duplex, total)
+    signed, back = _commit_scripts(connection, planned) if planned else (None, [])
+    return [*back, *([signed] if signed else [])]
+
+
 def _check_addresses(session: Session, connection: Connection, total: int) -> bool:
     """Whether commits may be given back in the next sync. Raises DirtyCommitAddress where nothing may be signed.
 
     A coin that waits on the address of the commit to be signed would get round its delay, once it is revoked; one on
     the address of a commit to be given back lets the hub refuse to credit that.
     """
-    sending, receiving = connection.duplex.sending, connection.duplex.receiving
     planned = pair.plan(connection.duplex, total)
     if planned is None:
         return True
-    back = [receiving.commit_script(item.revoke_hash).output for item in planned.given_back]
-    signed = sending.commit_script(sending.requested[-1]).output if sending.requested else None
+    signed, back = _commit_scripts(connection, planned)
     dirty = session.dirty([*back, *([signed] if signed and (planned.quantity or back) else [])])
     if signed in dirty and (planned.quantity or dirty.intersection(back)):
         raise DirtyCommitAddress(
@@ -245,7 +260,7 @@ def _creditable(session: Session, connection: Connection, answer: SyncReply) -> 
     """The reply without the revocations of commits whose address is not clean: those are not credited."""
     sending = connection.duplex.sending
     scripts = {secret: sending.commit_script(hash_of(secret)).output for secret in answer.half.revokes}
-    dirty = session.dirty(scripts.values())
+    dirty = session.dirty(scripts.values(), again=True)
     if dirty:
         log.warning("somebody paid to the address of a commit that is revoked: that is not credited")
     clean = tuple(secret for secret in answer.half.revokes if scripts[secret] not in dirty)
@@ -306,7 +321,7 @@ def close(session: Session, connection: Connection) -> Connection:
     if connection.stage == PROPOSED:
         return session.save(replace(connection, stage=CLOSED), "given up", history.closed())
     connection = outgoing.resume(session, connection)
-    look = session.look([connection])
+    look = session.look([connection], beside=to_look_at(connection))
     facts = look.facts[connection.handle]
     outcome = Outcome()
     if connection.stage == AGREED:

@@ -62,6 +62,7 @@ class Session:
         self.settings = settings
         self.given_basedir = given_basedir
         self.network = settings.network
+        self._dirty: dict[bytes, bool] = {}  # whether a script has a history, as this command saw it
         self._stack = ExitStack()
         self._spent: set[Outpoint] = set()  # by what this command has published, which its look was before
 
@@ -254,19 +255,30 @@ class Session:
         raw: bytes = draft.signed(self.wallet.key).serialize()
         return raw
 
-    def dirty(self, scripts: Iterable[bytes]) -> set[bytes]:
-        """Those of these scripts that have a history, the mempool included."""
-        addresses = {str(address_of_script(self.network, script)): script for script in scripts}
-        if not addresses:
-            return set()
-        history = self.chain.view(Query(history=list(addresses))).history
-        return {script for address, script in addresses.items() if history[address]}
+    def dirty(self, scripts: Iterable[bytes], *, again: bool = False) -> set[bytes]:
+        """Those of these scripts that have a history, the mempool included.
 
-    def look(self, connections: Iterable[Connection], *, settle: bool = True) -> Look:
-        """What the chain shows of these connections and the wallet.
+        Asks the chain only for those that this command has not looked at yet, or for all of them ``again``.
+        """
+        wanted = set(scripts)
+        unknown = wanted if again else wanted - self._dirty.keys()
+        if unknown:
+            self._note_histories(unknown, self.chain.view(Query(history=list(self._addresses(unknown)))))
+        return {script for script in wanted if self._dirty[script]}
+
+    def _addresses(self, scripts: Iterable[bytes]) -> dict[str, bytes]:
+        return {str(address_of_script(self.network, script)): script for script in scripts}
+
+    def _note_histories(self, scripts: Iterable[bytes], view: View) -> None:
+        for address, script in self._addresses(scripts).items():
+            self._dirty[script] = bool(view.history[address])
+
+    def look(self, connections: Iterable[Connection], *, beside: Iterable[bytes] = (), settle: bool = True) -> Look:
+        """What the chain shows of these connections and the wallet, and, for ``dirty``, of the scripts beside.
 
         One round trip; with ``settle`` a second one where a deposit is spent, to see what became of the commit.
         """
+        scripts = list(beside)
         looked_at = list(connections)
         channels = [channel for item in looked_at for channel in (item.duplex.sending, item.duplex.receiving)]
         addresses = [self.address(channel) for channel in channels]
@@ -279,8 +291,9 @@ class Session:
             if item.stage in (CLOSING, CLOSED) or item.duplex.receiving.anchor is None
             for channel in (item.duplex.sending, item.duplex.receiving)
         ]
-        query = Query(history=addresses, coins=[wallet, *watched], balances=[wallet, *asked])
-        view = self.chain.view(query)
+        history = [*addresses, *self._addresses(scripts)]
+        view = self.chain.view(Query(history=history, coins=[wallet, *watched], balances=[wallet, *asked]))
+        self._note_histories(scripts, view)
         facts = [
             Facts(
                 view.height,
