@@ -201,6 +201,25 @@ def test_a_life_in_which_blocks_are_lost_at_every_stage(
     _check_end(life)
 
 
+@pytest.mark.parametrize("forget", [False, True])
+def test_what_was_closed_at_once_is_settled_again(
+    networks: Networks, forget: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commit and payout are lost together, so that the payout comes too early for the mempool: somebody must know."""
+    monkeypatch.setenv(SAFE_DEPTH, "1")
+    life = Life(networks(1), (DEEPEST,), forget)
+    alice, bob = life.connect("early-alice", "early-bob")
+    life.until(lambda: alice.status == bob.status == "open", "both open")
+    _pay(alice, bob, 5000)
+    life.network.mine(DEEPEST)
+    alice.close()
+    bob.close()
+    life.shake(life.is_over, "the end")
+    actions = [event["action"] for event in bob.client.run("history")]
+    assert actions[-3:] == ["closed", "closing", "closed"]  # what left again is no new action
+    _check_end(life)
+
+
 def _pay(payer: Party, payee: Party, amount: int) -> None:
     payer.client.run("queuepayment", payer.handle, payee.handle, str(amount))
     payer.sync()
