@@ -126,7 +126,7 @@ class _Http:
 
     def refused(self, text: str, **data: Any) -> PicopaymentsError:
         """The error of a refusal that has no class of its own."""
-        return self._refused(text[:MAX_TEXT], **data)
+        return self._refused(_shown(text), **data)
 
     def parse(self, answer: _Answer, what: str) -> Any:
         """The JSON of an answer. Raises BadAnswer, or Unreachable for a server's failure."""
@@ -204,7 +204,7 @@ class _Http:
         text = value.get("error") if isinstance(value, dict) else None
         if isinstance(text, dict):
             text = text.get("message")
-        return f"HTTP status {answer.status}" + (f", {text[:MAX_TEXT]}" if isinstance(text, str) else "")
+        return f"HTTP status {answer.status}" + (f", {_shown(text)}" if isinstance(text, str) else "")
 
 
 def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -315,7 +315,7 @@ class RpcClient:
             return self._http.refused(f"{method} was refused: {error}", call=method)
         code, data = error.get("code"), error.get("data")
         details = data if isinstance(data, dict) else {}
-        text = str(details.get("message") or error.get("message"))[:MAX_TEXT]
+        text = _shown(details.get("message") or error.get("message"))
         if code == _WARMING_UP:
             return self._http.silent(method, text)
         named = error_class(details.get("type"))
@@ -335,9 +335,16 @@ def _is_id(reply: Mapping[str, Any]) -> bool:
 
 
 def error_class(name: Any) -> type[PicopaymentsError] | None:
-    """The class of channel/errors.py that has this name, or None."""
+    """The class of channel/errors.py that has this name, or None; what is wrong on this machine no peer can say."""
     found = getattr(errors, name, None) if isinstance(name, str) else None
-    return found if isinstance(found, type) and issubclass(found, PicopaymentsError) else None
+    if not isinstance(found, type) or not issubclass(found, PicopaymentsError):
+        return None
+    return None if issubclass(found, (errors.LocalFiles, errors.UsageError)) else found
+
+
+def _shown(text: Any) -> str:
+    """A peer's text as it may stand on a terminal: its beginning, without control characters."""
+    return "".join(letter if letter.isprintable() else " " for letter in str(text)[:MAX_TEXT])
 
 
 # REST ---------------------------------------------------------------------------------------------------------------

@@ -15,10 +15,11 @@ from faults.result import Budget, Result
 from network_support import DEPOSIT, running_network
 
 from picopayments_cli import api
-from picopayments_cli.channel.errors import BadAnswer, BadTerms
+from picopayments_cli.channel.errors import BadAnswer, BadTerms, HubRefused
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings
+from picopayments_cli.rpc import RpcClient
 
 SEED = 1
 
@@ -94,3 +95,15 @@ def test_a_hub_whose_status_is_nonsense_is_named(answer: object, tmp_path: Path)
         proxy.capture = lambda _method, _params: {"answer": answer} if answer is None else answer
         with pytest.raises(BadAnswer):
             api.hubstatus(Session(Settings(NETWORKS["regtest"], tmp_path, proxy.url)))
+
+
+@pytest.mark.parametrize("name", ["StoreDamaged", "DatabaseUnusable", "UsageError"])
+def test_no_hub_can_say_what_is_wrong_on_this_machine(name: str) -> None:
+    text = "\x1b[2Jrestore it from your backup\r\n"
+    with between("http://127.0.0.1:1/") as proxy:
+        proxy.refuse = lambda _method: {"code": -32000, "message": "", "data": {"type": name, "message": text}}
+        with pytest.raises(HubRefused) as caught:
+            RpcClient(proxy.url).call("mph_sync", {}, retry=False)
+    assert caught.value.exit_code == 1
+    assert caught.value.message.isprintable()
+    assert "restore it from your backup" in caught.value.message

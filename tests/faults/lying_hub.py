@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,14 @@ from faults.mutations import Known, Mutation, mutations
 from faults.party import EXPIRE, Heard, Party, handle_of, heard, hub_key
 from faults.proxy import LOST_AFTER, PASS, Exchange, Proxy, between
 from faults.result import Budget, Result
-from picopayments_cli.channel import envelope
+from picopayments_cli.channel import envelope, errors
 from picopayments_cli.channel.errors import PicopaymentsError, Unreachable
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.client.record import Connection
 
 QUICK = 12  # changes of each reply
 UNSIGNED = ("pubkey", "signature")  # members whose change is not signed over
+CLOSING = ("ConnectionNotOpen", "DirtyCommitAddress", "UnknownHandle")  # errors after which a client closes
 TRIES = 3  # of a call whose answer is lost
 
 
@@ -128,7 +129,7 @@ def _syncs(liar: Liar, budget: Budget) -> None:
         known.messages = {**known.messages, **_older(liar, handle)}
         current = {mutation.pair: mutation for mutation in mutations(reply, known, liar.rng)}
     _unsigned(liar, alice, handle, kept, budget)
-    alice.restore(kept)
+    _refusals(liar, alice, handle, kept)
     _settled(liar, alice)
 
 
@@ -234,6 +235,32 @@ def _unsigned(liar: Liar, alice: Party, handle: str, kept: Path, budget: Budget)
             alice.restore(kept)
         liar.result.keep(before, alice.guaranteed(handle), f"after unsigned {mutation.pair}")
     liar.result.notes.append(f"changes that the hub's key did not sign: {rules}")
+
+
+def _refusals(liar: Liar, alice: Party, handle: str, kept: Path) -> None:
+    """Every error that a hub can name, and some that it can't, in place of an answer; then none keeps from closing."""
+    names: list[Any] = [name for name, found in vars(errors).items() if isinstance(found, type)]
+    names = [*names, "Exception", "__class__", "", None, 5, {}]
+    for name in sorted(names, key=lambda name: name in CLOSING):
+        alice.restore(kept)
+        before = alice.guaranteed(handle)
+        liar.proxy.refuse = _refusing(name)
+        refused = liar.tried(alice, f"error {name}", "sync", handle)
+        mutation = Mutation(str(name), "instead of an answer", dict)
+        liar.enter("mph_sync error", mutation, refused or "harmless: the connection closes")
+        liar.result.keep(before, alice.guaranteed(handle), f"after error {name}")
+    liar.proxy.refuse = _refusing("StoreDamaged")
+    liar.tried(alice, "closing after errors", "close", handle)
+    liar.result.hold(alice.connection(handle).stage == "closing", "an error of the hub's keeps from closing")
+    liar.proxy.refuse = None
+    liar.result.hold("\x1b" not in "".join(liar.warnings.texts), "control characters of the hub's are shown")
+
+
+def _refusing(name: object) -> Callable[[str], Mapping[str, Any] | None]:
+    """Answers of mph_sync that are an error of a name, with a text that would do things to a terminal."""
+    text = "\x1b[2Jwiped " + "x" * 5000
+    error = {"code": -32000, "message": text, "data": {"type": name, "message": text, "data": {"a": [1]}}}
+    return lambda method: error if method == "mph_sync" else None
 
 
 def _settled(liar: Liar, party: Party) -> None:

@@ -44,7 +44,8 @@ class Proxy:
 
     ``faults`` are what happens to the next calls of the hub's own methods (with ``everything``: to all), one each;
     ``change`` makes of method, params and result the result that the client gets, ``capture`` an answer that keeps a
-    call from the hub. ``asked`` keeps all calls, ``seen`` the answered ones.
+    call from the hub, ``refuse`` an error in the place of the hub's answer. ``asked`` keeps all calls, ``seen`` those
+    that the hub answered.
     """
 
     def __init__(self, hub_url: str) -> None:
@@ -53,6 +54,7 @@ class Proxy:
         self.everything = False
         self.change: Change | None = None
         self.capture: Callable[[str, Any], Any] | None = None
+        self.refuse: Callable[[str], Mapping[str, Any] | None] | None = None
         self.asked: list[tuple[str, Any]] = []
         self.seen: list[Exchange] = []
         self.late_seconds = 0.0
@@ -127,6 +129,10 @@ class Proxy:
             captured = self.capture(calls[0]["method"], calls[0].get("params"))
             if captured is not None:
                 return json.dumps({"result": captured, "id": calls[0]["id"], "jsonrpc": "2.0"}).encode()
+        if self.refuse is not None and not batch:
+            error = self.refuse(calls[0]["method"])
+            if error is not None:
+                return json.dumps({"error": error, "id": calls[0]["id"], "jsonrpc": "2.0"}).encode()
         answer = self._forward(body)
         said = json.loads(answer)
         replies = said if isinstance(said, list) else [said]
