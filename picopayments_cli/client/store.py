@@ -26,6 +26,7 @@ from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle
 from picopayments_cli.client.history import Action, Event, events_of
 from picopayments_cli.config import settings_file
+from picopayments_cli.files import flush_folder, replace_file
 
 FORMAT = "picopayments-connection"
 VERSION = 1
@@ -270,8 +271,8 @@ class Store:
         with _usable(path):
             if not path.parent.exists():
                 path.parent.mkdir(mode=0o700)
-                _flush_folder(path.parent.parent)
-            _replace(path, text.encode())
+                flush_folder(path.parent.parent)
+            replace_file(path, text.encode())
 
 
 def damaged(path: Path, why: str) -> StoreDamaged:
@@ -318,23 +319,6 @@ def _read(path: Path) -> str | None:
             raise damaged(path, "it is not text") from None
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Put the data in the file's place, all or nothing, and wait until it is on disk."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)  # left by a process that was killed
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _flush_folder(path.parent)
-
-
 def _append(path: Path, data: bytes) -> None:
     """Add lines to a file, and wait until they are on disk; a last line that was cut off is dropped first."""
     is_new = not path.exists()
@@ -345,7 +329,7 @@ def _append(path: Path, data: bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     if is_new:
-        _flush_folder(path.parent)
+        flush_folder(path.parent)
 
 
 def _end_of_lines(file: IO[bytes]) -> int:
@@ -359,11 +343,3 @@ def _end_of_lines(file: IO[bytes]) -> int:
             return start + found + 1
         end = start
     return 0
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ from filelock import FileLock, Timeout
 from picopayments_cli.channel.errors import InvalidKey, StoreDamaged, StoreLocked, StoreUnusable
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, secret_of_wif, wif_of_secret
+from picopayments_cli.files import replace_file
 from picopayments_cli.hub.terms import Offer, default_text, read_offer
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,8 @@ class Folder:
         """The hub's key, made where there is none: on disk before its first use. Raises StoreDamaged, StoreUnusable."""
         with _usable():
             if not self.wif_path.exists():
-                _write(self.wif_path, wif_of_secret(self.network, coincurve.PrivateKey().secret) + "\n")
+                wif = wif_of_secret(self.network, coincurve.PrivateKey().secret)
+                replace_file(self.wif_path, f"{wif}\n".encode("ascii"))
             try:
                 return Key(secret_of_wif(self.network, self.wif_path.read_text("ascii")))
             except (InvalidKey, UnicodeDecodeError):
@@ -65,7 +66,7 @@ class Folder:
         """What the terms file offers; a new hub's file is written first. Raises InvalidSetting, StoreUnusable."""
         if not self.terms_path.exists():
             with _usable():
-                _write(self.terms_path, default_text(self.network))
+                replace_file(self.terms_path, default_text(self.network).encode("ascii"))
             log.info("wrote the default terms", extra={"fields": {"path": str(self.terms_path)}})
         return read_offer(self.terms_path, self.network)
 
@@ -80,19 +81,3 @@ def _usable() -> Iterator[None]:
             "--basedir.",
             path=str(error.filename),
         ) from error
-
-
-def _write(path: Path, text: str) -> None:
-    """Put a new file in place, private, whole, and on disk when this returns."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.unlink(missing_ok=True)  # left by a process that was killed
-    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
