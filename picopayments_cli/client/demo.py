@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,6 +84,15 @@ class Demo:
                 exit_code=done.returncode,
             )
         return json.loads(done.stdout)
+
+    def each(self, parties: Sequence[Party], do: Callable[[Party], Any]) -> list[Any]:
+        """What each party does apart from the others, two at a time; the results in the parties' order."""
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(do, parties))
+
+    def status(self, party: Party) -> Any:
+        """Ask for the status."""
+        return self.command(party, "status")
 
     def sync(self, party: Party) -> Any:
         """Sync, and count what it brought and cost."""
@@ -191,21 +201,23 @@ class _Service:
 def _show(demo: Demo, hub: _Service) -> dict[str, Any]:
     alice, bob, carol, dave = demo.clients
     log.info("Four wallets, each with 1 bitcoin and 100 XCP:")
-    for party in demo.clients:
-        demo.command(party, "faucet")
+    demo.each(demo.clients, lambda party: demo.command(party, "faucet"))
     demo.mine()
-    for party in demo.clients:
-        party.address = demo.command(party, "status")["wallet"]["address"]
+    for party, shown in zip(demo.clients, demo.each(demo.clients, demo.status), strict=True):
+        party.address = shown["wallet"]["address"]
     status = demo.command(alice, "hubstatus")
     demo.hub.address = status["funding_addresses"][ASSET]
     demo.sync_fee = status["current_terms"][ASSET]["sync_fee"]
     before, start = _holdings(demo)
 
     log.info("Each connects to the hub by a deposit, and the hub matches it:")
-    for party in demo.clients:
+
+    def connect(party: Party) -> None:
         expiry = SHORT_EXPIRY if party in (carol, dave) else LONG_EXPIRY
         words = ["connect", ASSET, str(DEPOSIT), "--expire_time", str(expiry), "--delay_time", str(DELAY)]
         party.handle = demo.command(party, *words)["handle"]
+
+    demo.each(demo.clients, connect)
     _until_open(demo)
     _pay(demo)
 
@@ -282,7 +294,8 @@ def _until_closed(demo: Demo, parties: Sequence[Party]) -> None:
     waiting = list(parties)
     for _ in range(ROUNDS):
         demo.mine()
-        waiting = [party for party in waiting if demo.sync(party)]
+        left = demo.each(waiting, demo.sync)
+        waiting = [party for party, brought in zip(waiting, left, strict=True) if brought]
         if not waiting:
             return
     raise WaitRanOut(f"The connections are not closed after {ROUNDS} blocks.")
