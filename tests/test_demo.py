@@ -1,0 +1,39 @@
+"""The demonstration, as a stranger runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+DEMO = [sys.executable, "-m", "picopayments_cli", "--regtest"]
+
+
+def test_the_demo_adds_up_and_leaves_nothing_running(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*DEMO, "--basedir", str(tmp_path), "demo"], capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert told["conserved"] is True
+    assert set(told["parties"]) == {"alice", "bob", "carol", "dave", "hub"}
+    for sums in told["parties"].values():
+        asset, btc = sums["XCP"], sums["BTC"]
+        assert asset["after"] == asset["before"] + asset["received"] - asset["paid"] - asset["sync_fees"]
+        assert btc["after"] == btc["before"] + btc["received"] - btc["paid"] - btc["transaction_fees"]
+    for moment in ("before", "after"):
+        assert sum(sums["XCP"][moment] for sums in told["parties"].values()) == 4 * 10**10 + 10**12
+    paid = told["parties"]["alice"]["XCP"]["paid"]
+    assert paid == 1000 + 2000 + 3000 + 31337 + 4000
+    commands = [line.strip() for line in done.stderr.splitlines() if line.strip().startswith("$ ")]
+    assert any(" queuepayment " in line for line in commands)
+    processes = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+    assert str(tmp_path) not in processes
+
+
+def test_the_demo_is_for_regtest_only(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "picopayments_cli", "--testnet", "--basedir", str(tmp_path), "demo"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert (done.returncode, error["name"], done.stdout) == (1, "WrongNetwork", "")
