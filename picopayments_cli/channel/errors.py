@@ -183,10 +183,6 @@ class ConnectionWornOut(PicopaymentsError):
     """More revoked commits than can be watched: the connection is to be closed, and made anew."""
 
 
-class SyncPending(PicopaymentsError):
-    """An unfinished sync must be finished first."""
-
-
 class StaleRequest(PicopaymentsError):
     """A request that was already answered and has been overtaken."""
 

@@ -27,6 +27,7 @@ from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.errors import DemoFailed, WaitRanOut
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.client.sums import btc_flows
+from picopayments_cli.processes import end
 
 log = logging.getLogger(__name__)
 
@@ -184,15 +185,9 @@ class _Service:
 
     def stop(self, *, kill: bool) -> None:
         """End it, at once and without warning where ``kill``."""
-        self._process.kill() if kill else self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+        if kill:
             self._process.kill()
-            self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        end(self._process, STOP_SECONDS)
 
 
 # The story ----------------------------------------------------------------------------------------------------------

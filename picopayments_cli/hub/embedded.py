@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from picopayments_cli.channel.errors import NodeUnreachable
+from picopayments_cli.processes import end
 
 START_SECONDS = 60
 STOP_SECONDS = 10
@@ -51,12 +52,4 @@ class EmbeddedNode:
 
     def stop(self) -> None:
         """End it cleanly; by force where it does not end in time."""
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
+        end(self._process, STOP_SECONDS)

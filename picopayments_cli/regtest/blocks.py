@@ -19,7 +19,6 @@ from bitcoin.core import (
 )
 from bitcoin.core.script import CScript, CScriptWitness
 
-GENESIS_TIME = 1296688602  # seconds; every later block stands one second after the median of the eleven before it
 BITS = 0x207FFFFF
 BLOCK_VERSION = 0x20000000
 COIN = 100_000_000
