@@ -20,6 +20,7 @@ from picopayments_cli.channel.errors import (
     InvalidHex,
     PicopaymentsError,
     TokenInUse,
+    TruncatedHistory,
     WrongNetwork,
 )
 from picopayments_cli.channel.messages import Payment, Receipt
@@ -151,7 +152,15 @@ def searchrawtxs(session: Session, address: str, unconfirmed: bool = False) -> l
     Raises InvalidAddress, TruncatedHistory.
     """
     script_of_address(session.network, address)
-    return history_shown(session.chain.view(Query(history=[address])), address, unconfirmed)
+    view = session.chain.view(Query(history=[address]))
+    if address in view.truncated:
+        listed = len(view.history[address])
+        raise TruncatedHistory(
+            f"The node lists only the newest {listed} transactions of {address}: ask a block explorer for them all.",
+            address=address,
+            listed=listed,
+        )
+    return history_shown(view, address, unconfirmed)
 
 
 def getrawtx(session: Session, txid: str, verbose: bool = False) -> str | dict[str, Any] | None:

@@ -22,7 +22,7 @@ from starlette.routing import Mount, Route
 from picopayments_cli.chain import Asset, Chain, Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.hub import HubChain
-from picopayments_cli.chain.node import NodeChain
+from picopayments_cli.chain.node import PAGE, NodeChain
 from picopayments_cli.channel.errors import (
     BadAnswer,
     BadPreviousTransaction,
@@ -31,7 +31,6 @@ from picopayments_cli.channel.errors import (
     NodeRefused,
     NodeUnreachable,
     PicopaymentsError,
-    TruncatedHistory,
     UnknownAsset,
 )
 from picopayments_cli.channel.networks import NETWORKS, address_of_script
@@ -298,12 +297,18 @@ def test_a_ledger_that_lags_is_waited_for_and_then_refused() -> None:
 
 def test_a_history_of_a_full_page_is_not_taken_for_the_whole() -> None:
     path = f"bitcoin/addresses/{ADDRESS}/transactions"
-    with node(changed(NODE, (path,), [NODE[path][1]] * 25), RAWS) as chain:
-        with pytest.raises(TruncatedHistory) as truncated:
-            chain.view(QUERY)
-        assert truncated.value.data == {"address": ADDRESS, "listed": 25}
-    with node(changed(NODE, (path,), [NODE[path][1]] * 24), RAWS) as chain:
-        assert len(chain.view(QUERY).history[ADDRESS]) == 24
+    many = [transaction(value) for value in range(1000, 1000 + PAGE)]
+    listed = [{"txid": shown(tx.GetTxid()), "status": OLD_STATUS} for tx in many]
+    raws = {shown(tx.GetTxid()): tx.serialize().hex() for tx in many} | RAWS
+    with node(changed(NODE, (path,), listed), raws) as chain:
+        view = chain.view(QUERY)
+    assert view.truncated == {ADDRESS}
+    # what made the address's coins is added to what is listed
+    assert {entry.txid for entry in view.history[ADDRESS]} == {tx.GetTxid() for tx in many} | {OLD_ID, NEW_ID}
+    with node(changed(NODE, (path,), listed[1:]), raws) as chain:
+        view = chain.view(QUERY)
+    assert not view.truncated
+    assert len(view.history[ADDRESS]) == PAGE - 1
 
 
 def test_a_node_without_an_address_index_says_so() -> None:

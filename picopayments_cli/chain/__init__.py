@@ -26,8 +26,10 @@ class View:
     """The answer to a query, as of block ``height``; every address and txid asked for is a key.
 
     ``fee_rate`` in sat/vB (at least 1). ``coins`` leaves out what the mempool spends and includes what it makes.
-    ``history`` is complete or the query fails. ``balances`` count the confirmed ledger, BTC included (confirmed
+    ``history`` is complete, but for ``truncated``. ``balances`` count the confirmed ledger, BTC included (confirmed
     coins), attached holdings left out. ``transactions`` are raw and hash to their txid; unknown ones are left out.
+    ``truncated``: addresses with a longer history than the source lists. What is listed is its newest part and all that
+    made the address's coins, so that the coins follow from it, and whether there ever was a transaction.
     """
 
     height: Height
@@ -36,6 +38,7 @@ class View:
     history: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
     balances: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     transactions: Mapping[bytes, bytes] = field(default_factory=dict)
+    truncated: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

@@ -89,13 +89,15 @@ class HubChain:
             raise Moved
         answers = iter(results[1:-1])
         coins = {address: _coins(next(answers), scripts[address], height) for address in with_coins}
+        histories = {address: members(next(answers), "transactions") for address in with_history}
         return View(
             height=Height(height),
             fee_rate=whole(results[0], "fee_rate", 1, _MAX_RATE),
             coins={address: coins[address] for address in query.coins},
-            history={address: _entries(next(answers), height) for address in with_history},
+            history={address: _entries(items, height) for address, items in histories.items()},
             balances={address: _balances(next(answers), address, coins[address]) for address in with_balances},
             transactions=_transactions(answers, query.transactions),
+            truncated=frozenset(address for address, items in histories.items() if _is_truncated(items)),
         )
 
 
@@ -131,9 +133,13 @@ def _height(item: Any, tip: int) -> Height | None:
     return Height(tip - whole(item, "confirmations", 1, tip + 1) + 1)
 
 
-def _entries(answer: Any, tip: int) -> tuple[Entry, ...]:
+def _is_truncated(items: Iterable[Any]) -> bool:
+    return any(member(item, "truncated", bool, False) for item in items)
+
+
+def _entries(items: Iterable[Any], tip: int) -> tuple[Entry, ...]:
     entries = []
-    for item in members(answer, "transactions"):
+    for item in items:
         txid = txid_of(member(item, "txid", str))
         entries.append(Entry(txid, checked_transaction(raw_of(member(item, "hex", str)), txid), _height(item, tip)))
     return tuple(entries)

@@ -32,7 +32,6 @@ from picopayments_cli.channel.errors import (
     NodeBehind,
     NodeRefused,
     NodeUnreachable,
-    TruncatedHistory,
     UnknownAsset,
     WrongNetwork,
 )
@@ -41,7 +40,7 @@ from picopayments_cli.channel.values import Height, Outpoint
 from picopayments_cli.rpc import RETRIES, TIMEOUT, RestClient, RpcClient
 
 PATIENCE = 10.0  # seconds for a ledger that lags behind its chain
-PAGE = 25  # confirmed transactions that a page of an Esplora server holds
+PAGE, MEMPOOL_PAGE = 25, 50  # confirmed and unconfirmed transactions that a page of an Esplora server holds
 _ADDRESSES = 50  # in one URL
 _TRANSACTIONS = 100  # in one call
 _LIMIT = 1000
@@ -79,8 +78,7 @@ class NodeChain:
     def view(self, query: Query) -> View:
         """All that the query asks, as of one block.
 
-        Raises NodeUnreachable, NodeBehind, BadAnswer, TruncatedHistory, WrongNetwork, BadPreviousTransaction,
-        InvalidAddress.
+        Raises NodeUnreachable, NodeBehind, BadAnswer, WrongNetwork, BadPreviousTransaction, InvalidAddress.
         """
         view: View = settled(
             lambda: self._view(query),
@@ -121,7 +119,10 @@ class NodeChain:
     # One view ---------------------------------------------------------------------------------------------------
 
     def _view(self, query: Query) -> View:
-        """Four rounds, however many addresses: the height, what concerns addresses, raw transactions, the height."""
+        """Four rounds, however many addresses: the height, what concerns addresses, raw transactions, the height.
+
+        A fifth one where a history is longer than its list: the coins of the address.
+        """
         height = self._height()
         addresses = list(dict.fromkeys(query.history))
         for address in addresses:
@@ -130,9 +131,13 @@ class NodeChain:
             asked_coins = pool.submit(self._coins, [*query.coins, *query.balances])
             asked_balances = pool.submit(self._balances, query.balances)
             asked_rate = pool.submit(self._fee_rate)
-            found = dict(zip(addresses, pool.map(self._history, addresses), strict=True))
+            pages = dict(zip(addresses, pool.map(self._history, addresses), strict=True))
             coins, balances, fee_rate = asked_coins.result(), asked_balances.result(), asked_rate.result()
-        wanted = [txid for entries in found.values() for txid, _ in entries]
+        found = {address: entries for address, (entries, _) in pages.items()}
+        truncated = frozenset(address for address, (_, complete) in pages.items() if not complete)
+        for address, unspent in self._coins(sorted(truncated)).items():
+            found[address] |= {coin.outpoint.txid: coin.height for coin in unspent}
+        wanted = [txid for entries in found.values() for txid in entries]
         raws = self._raw_transactions([*wanted, *query.transactions])
         if self._height() != height:
             raise Moved
@@ -141,11 +146,12 @@ class NodeChain:
             fee_rate=fee_rate,
             coins={address: coins[address] for address in query.coins},
             history={
-                address: tuple(Entry(txid, self._present(raws, txid), depth) for txid, depth in entries)
+                address: tuple(Entry(txid, self._present(raws, txid), height) for txid, height in entries.items())
                 for address, entries in found.items()
             },
             balances={address: {**held, "BTC": _confirmed(coins[address])} for address, held in balances.items()},
             transactions={txid: raws[txid] for txid in query.transactions if txid in raws},
+            truncated=truncated,
         )
 
     @staticmethod
@@ -189,18 +195,18 @@ class NodeChain:
                 found[address].append(Coin(outpoint, value, scripts[address], _height_of(item)))
         return {address: tuple(coins) for address, coins in found.items()}
 
-    def _history(self, address: str) -> list[tuple[bytes, Height | None]]:
-        items = members(self._get(f"v2/bitcoin/addresses/{address}/transactions", {"unconfirmed": "true"}), "txs")
-        entries = [(txid_of(member(item, "txid", str)), _height_of(item)) for item in items]
-        confirmed = sum(height is not None for _, height in entries)
-        if confirmed >= PAGE and self._network.name != "regtest":
-            raise TruncatedHistory(
-                f"The node lists {confirmed} transactions of {address}: perhaps not all. Let the hub's chain be asked "
-                "for this once, by leaving chain_url out of the settings.",
-                address=address,
-                listed=confirmed,
-            )
-        return entries
+    def _history(self, address: str) -> tuple[dict[bytes, Height | None], bool]:
+        """The listed transactions of an address with their heights, and whether these are all.
+
+        The interface has one page and says nothing of a next one. A node that counts them lists them all.
+        """
+        path = f"v2/bitcoin/addresses/{address}/transactions"
+        answer = self._answer(path, {"unconfirmed": "true"})
+        items = members(answer["result"], "txs")
+        entries = {txid_of(member(item, "txid", str)): _height_of(item) for item in items}
+        waiting = sum(height is None for height in entries.values())
+        complete = len(entries) - waiting < PAGE and waiting < MEMPOOL_PAGE
+        return entries, complete or answer.get("result_count") == len(items)
 
     def _raw_transactions(self, txids: Sequence[bytes]) -> dict[bytes, bytes]:
         """Those that are known, each checked against its txid. A Bitcoin node without an index knows few."""
@@ -246,10 +252,13 @@ class NodeChain:
         return {**(params or {}), "verbose": next(self._nonces)}
 
     def _get(self, path: str, params: Mapping[str, str | int] | None = None) -> Any:
+        return self._answer(path, params)["result"]
+
+    def _answer(self, path: str, params: Mapping[str, str | int] | None) -> dict[str, Any]:
         answer = self._rest.rest_get(path, self._fresh(params))
         if "result" not in answer:
             raise self._rest.bad(path, "no result")
-        return answer["result"]
+        return answer
 
     def _pages(self, path: str, params: Mapping[str, str | int]) -> Iterator[Any]:
         cursor: dict[str, str | int] = {}

@@ -17,10 +17,14 @@ def coins_shown(view: View, address: str, unconfirmed: bool) -> list[dict[str, A
 
 
 def history_shown(view: View, address: str, unconfirmed: bool) -> list[dict[str, Any]]:
-    """The transactions of an address: with ``unconfirmed`` the mempool's first, then from the oldest to the newest."""
+    """The transactions of an address: with ``unconfirmed`` the mempool's first, then from the oldest to the newest.
+
+    Each says ``truncated`` where these are not all.
+    """
     entries = [entry for entry in view.history[address] if unconfirmed or entry.height is not None]
     entries.sort(key=lambda entry: (entry.height is not None, entry.height or 0))
-    return [_entry(entry, view.height) for entry in entries]
+    mark = {"truncated": True} if address in view.truncated else {}
+    return [_entry(entry, view.height) | mark for entry in entries]
 
 
 def _coin(coin: Coin, tip: int) -> dict[str, Any]:

@@ -48,7 +48,9 @@ class Facts:
 
     ``commit_history`` and ``commit_coins`` are those of the address that the anchor's spender pays first.
     ``revoked_coins``: on the addresses of revoked commits. ``assets`` and ``commit_assets``: the ids of what the ledger
-    shows on either address, None where it was not asked.
+    shows on either address, None where it was not asked. ``truncated``: the deposit's history is longer than what is
+    listed, as it is when somebody floods the address to hide what spends the deposit. A commit is listed all the same
+    while its change is unspent, which pays to that address.
     """
 
     tip: Height
@@ -59,6 +61,7 @@ class Facts:
     revoked_coins: tuple[tuple[Revoked, Coin], ...] = ()
     assets: tuple[int, ...] | None = None
     commit_assets: tuple[int, ...] | None = None
+    truncated: bool = False
 
 
 def spender(outpoint: Outpoint, history: Iterable[Entry]) -> Entry | None:
@@ -162,9 +165,11 @@ def is_open(duplex: Duplex, sending: Facts, receiving: Facts, agreed: int, safe_
 
 
 def must_close(duplex: Duplex, sending: Facts, receiving: Facts, agreed: int) -> bool:
-    """Whether it is time to settle: a deposit is spent, or the deadline is there."""
+    """Whether it is time to settle: a deposit is spent, the deadline is there, or a history can't be seen whole."""
     return (
         receiving.tip >= settle_height(duplex.receiving, agreed)
+        or sending.truncated
+        or receiving.truncated
         or anchor_spender(duplex.sending, sending) is not None
         or anchor_spender(duplex.receiving, receiving) is not None
         or time_to_live(duplex.sending, sending) == 0

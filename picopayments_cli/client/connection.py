@@ -114,6 +114,8 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
         republish(session, seen, facts, outcome)
         return seen
     if shown == recovery.CLOSING:
+        if any(channel.truncated for channel in facts):
+            log.warning("so many payments went to a deposit's address that its history can't be seen whole: it closes")
         return _closing(session, seen)
     try:
         return exchange(session, seen, outcome)

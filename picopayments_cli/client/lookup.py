@@ -7,7 +7,6 @@ from typing import Any
 from bitcoin.core import CTransaction, CTxIn
 
 from picopayments_cli.chain import Query
-from picopayments_cli.channel.errors import TruncatedHistory
 from picopayments_cli.channel.networks import Network, address_of_script
 from picopayments_cli.channel.transactions import parse_transaction
 from picopayments_cli.client.session import Session
@@ -43,10 +42,7 @@ def transaction_shown(session: Session, raw: bytes) -> dict[str, Any]:
 
 
 def _confirmations(session: Session, txid: bytes, address: str) -> int | None:
-    try:
-        view = session.chain.view(Query(history=[address]))
-    except TruncatedHistory:
-        return None
+    view = session.chain.view(Query(history=[address]))
     return next((entry.depth(view.height) for entry in view.history[address] if entry.txid == txid), None)
 
 

@@ -306,6 +306,7 @@ class Session:
                     for coin in view.coins[watched_address]
                 ),
                 assets=_asset_ids(view.balances[address]) if address in view.balances else None,
+                truncated=address in view.truncated,
             )
             for channel, address in zip(channels, addresses, strict=True)
         ]

@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--block-time", type=_seconds, help="mine every so many seconds; left out: at every transaction; 0: never"
     )
-    parser.add_argument("--cached", action="store_true", help="answer as stale as a real Counterparty server does")
+    parser.add_argument(
+        "--cached", action="store_true", help="answer as stale, and as little of a history, as a real server does"
+    )
     parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")
     args = parser.parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")

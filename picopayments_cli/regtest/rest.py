@@ -30,6 +30,7 @@ from picopayments_cli.regtest.shapes import address, core_tx, display
 
 MAX_BODY = 1_000_000  # bytes
 _DEFAULT_LIMIT, _MAX_LIMIT = 100, 1000
+_HISTORY_PAGE, _MEMPOOL_PAGE = 25, 50  # what an Esplora server lists of a history
 _PAGING = ("cursor", "limit", "offset")
 Params = Mapping[str, str]
 
@@ -48,8 +49,8 @@ class _Page:
 class RestApi:
     """Answers in Counterparty Core's shapes, in its envelopes, with its headers.
 
-    ``cached`` does what the real server does to its clients: each 200 to a GET is kept until the next block, and a
-    transaction looked up before it confirmed never shows confirmations.
+    ``cached`` does what the real server does to its clients: each 200 to a GET is kept until the next block, a
+    transaction looked up before it confirmed never shows confirmations, and a history is one page of it, not counted.
     """
 
     def __init__(self, node: Node, cached: bool = False) -> None:
@@ -242,7 +243,11 @@ class RestApi:
         return _Page(rows)
 
     def _history(self, params: Params) -> _Page:
-        return _Page(history(self._node, _script(params["address"]), _boolean(params, "unconfirmed")))
+        rows = history(self._node, _script(params["address"]), _boolean(params, "unconfirmed"))
+        if not self._cached:
+            return _Page(rows, count=len(rows))
+        waiting = [row for row in rows if not row["status"]["confirmed"]]
+        return _Page([*waiting[:_MEMPOOL_PAGE], *rows[len(waiting) :][:_HISTORY_PAGE]])
 
     def _transaction(self, params: Params) -> Any:
         txid = txid_of(params["tx_hash"])
