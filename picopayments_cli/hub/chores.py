@@ -101,7 +101,8 @@ def _guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
 def settle(hub: Hub, handle: Handle) -> None:
     """Whatever one connection needs now; may be repeated at any time. Raises what the chain raises."""
     with hub.book.transaction("stage") as work:
-        stage = work.get(handle).stage
+        account = work.get(handle)
+    stage = account.stage
     if stage == AGREED:
         _see_deposit(hub, handle)
         if not _guarded(partial(_fund, hub, handle), handle):  # what can't be funded is closed in time all the same
@@ -112,6 +113,8 @@ def settle(hub: Hub, handle: Handle) -> None:
     elif stage == CLOSED:
         stage = _look_again(hub, handle)
     if stage == CLOSING:
+        if account.restored:
+            _see_deposit(hub, handle)  # which may have come after the backup
         _republish(hub, handle)
         _publish(hub, handle)
         _recover(hub, handle)
@@ -229,7 +232,7 @@ def _fund(hub: Hub, handle: Handle) -> None:
         raw = account.deposit_raw
         if raw is None or hub.follower.transaction(work.db, txid_of(raw)) is not None:
             return
-    hub.chain.broadcast(raw)
+    hub.broadcast(raw, "deposit")
 
 
 def _compose_deposit(hub: Hub, work: Work, account: Account) -> Account:
@@ -363,7 +366,7 @@ def _republish(hub: Hub, handle: Handle) -> None:
         if hub.follower.transaction(work.db, txid_of(raw)) is not None:
             return
     try:
-        hub.chain.broadcast(raw)
+        hub.broadcast(raw, "deposit")
     except BroadcastRefused as error:
         log.warning("deposit waits", extra={"fields": {"handle": handle.hex(), "error": error.as_json()}})
 
@@ -373,7 +376,7 @@ def _publish(hub: Hub, handle: Handle) -> None:
     with hub.book.transaction("publish") as work:
         account = work.get(handle)
         channel = account.channels.receiving
-        if account.revealed or not channel.active or channel.anchor is None:
+        if account.restored or account.revealed or not channel.active or channel.anchor is None:
             return
         if recovery.anchor_spender(channel, facts_of(hub, work, channel)) is not None:
             return
@@ -383,7 +386,7 @@ def _publish(hub: Hub, handle: Handle) -> None:
             _note("commit published", account, quantity=channel.moved)
     if account.commit_raw is not None:
         try:
-            hub.chain.broadcast(account.commit_raw)
+            hub.broadcast(account.commit_raw, "commit")
         except BroadcastRefused as error:  # tried again with every block; what else there is to recover goes on
             log.warning("commit waits", extra={"fields": {"handle": handle.hex(), "error": error.as_json()}})
 
@@ -417,7 +420,7 @@ def _recover(hub: Hub, handle: Handle) -> None:
         if step.draft is None:
             continue
         try:
-            hub.chain.broadcast(step.draft.signed(hub.key).serialize())
+            hub.broadcast(step.draft.signed(hub.key).serialize(), step.name)
             hub.agenda.spent.update(coin.outpoint for coin in step.draft.inputs)
             _note(step.name, account, fee=step.draft.fee)
         except BroadcastRefused as error:

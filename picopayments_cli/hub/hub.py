@@ -86,6 +86,7 @@ class Hub:
         self._looked_at = -1  # the height of the last look at the wallet's assets
         self.draining = False  # no new connections; those that are open are closed
         self.when_drained: Callable[[], None] = _do_nothing  # called once none is left then
+        self.note: Callable[[], None] = _do_nothing  # called after each round, and at the end
         self.agenda = Agenda()
         self._passing = threading.RLock()
         self._stop = threading.Event()
@@ -120,6 +121,11 @@ class Hub:
             meta_set(connection, _FUNDED, "yes")
         self.follower.catch_up()
 
+    def broadcast(self, raw: bytes, label: str) -> None:
+        """Hand one of the hub's own transactions to the network; ``label`` names it. Raises as ``Chain.broadcast``."""
+        txid = self.chain.broadcast(raw)
+        log.debug("broadcast", extra={"fields": {"label": label, "txid": txid[::-1].hex()}})
+
     def once(self) -> None:
         """Follow the chain to its tip, then do every chore once. Raises what either raises."""
         from picopayments_cli.hub import chores
@@ -127,6 +133,7 @@ class Hub:
         with self._passing:
             self._offer_holdings(self.follower.catch_up())
             chores.run(self)
+            self.note()
 
     def _offer_holdings(self, height: int) -> None:
         """On regtest, offer what the wallet holds; looked at once in each block."""
@@ -151,6 +158,7 @@ class Hub:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
+        self.note()
         self.database.close()
 
     def round(self) -> bool:
