@@ -77,6 +77,7 @@ HUB: dict[str, Any] = {
         {"address": None, "asset": "XCP", "quantity": 90, "utxo": f"{shown(OLD_ID)}:0", "utxo_address": ADDRESS},
     ],
     "getrawtransaction_batch": {shown(OLD_ID): OLD_RAW.hex()},
+    "utxos_with_balances": {f"{shown(OLD_ID)}:0": False, f"{shown(NEW_ID)}:0": True},
     "get_asset_info": [{"asset": "A18446744073709551615", "asset_id": "18446744073709551615", "divisible": False}],
 }
 
@@ -101,6 +102,7 @@ NODE: dict[str, Any] = {
         }
     ],
     "bitcoin/estimatesmartfee": 2500,
+    "utxos/withbalances": HUB["utxos_with_balances"],
     "assets/A18446744073709551615": HUB["get_asset_info"][0],
 }
 RAWS = {shown(OLD_ID): OLD_RAW.hex(), shown(NEW_ID): NEW_RAW.hex()}
@@ -153,6 +155,9 @@ def holds_the_truth(chain: Chain) -> None:
     assert set(view.history[ADDRESS]) == {Entry(OLD_ID, OLD_RAW, Height(195)), Entry(NEW_ID, NEW_RAW, None)}
     assert view.balances == {ADDRESS: {"XCP": 7, "BTC": 123_456_789}}
     assert view.transactions == {OLD_ID: OLD_RAW}
+    assert chain.attached({Outpoint(OLD_ID, 0), Outpoint(NEW_ID, 0)}) == {Outpoint(NEW_ID, 0)}
+    with pytest.raises(BadAnswer):
+        chain.attached({Outpoint(OLD_ID, 1)})
     name = "A18446744073709551615"
     assert chain.asset(name) == Asset(name, 2**64 - 1, False)
 
@@ -218,6 +223,8 @@ def survives(chain: Chain) -> None:
             assert bytes(CTransaction.deserialize(entry.raw).GetTxid()) == entry.txid
         assert all(quantity >= 0 for quantity in view.balances[ADDRESS].values())
         assert view.transactions in ({OLD_ID: OLD_RAW}, {})
+    with contextlib.suppress(PicopaymentsError):
+        assert chain.attached({Outpoint(OLD_ID, 0)}) in (set(), {Outpoint(OLD_ID, 0)})
     with contextlib.suppress(PicopaymentsError):
         assert 0 <= chain.asset("A18446744073709551615").number < 2**64
 

@@ -187,12 +187,13 @@ def test_the_reserve_stays_in_the_wallet(network: Network) -> None:
 @contextlib.contextmanager
 def lying(network: Network, **answers: Callable[..., Any]) -> Iterator[str]:
     """A hub that answers some methods itself, and hands on the calls of all others that ``blocksend`` needs."""
-    handed_on = ("get_running_info", "get_unspent_txouts", "get_balances", "getrawtransaction_batch")
+    handed_on = ("get_running_info", "get_unspent_txouts", "utxos_with_balances", "get_balances")
 
     def handing_on(name: str) -> Callable[..., Any]:
         return lambda **params: network.hub.call(name, **params)
 
-    with json_rpc({name: handing_on(name) for name in (*handed_on, "sendrawtransaction")} | answers) as url:
+    transactions = ("getrawtransaction_batch", "sendrawtransaction")
+    with json_rpc({name: handing_on(name) for name in (*handed_on, *transactions)} | answers) as url:
         yield url
 
 
@@ -207,6 +208,29 @@ def test_a_coin_of_another_value_is_not_spent(network: Network, alice: Client) -
             outcome = refusal(Client(alice.basedir, url), "blocksend", asset, stranger(), "1000")
             assert outcome[:2] == (5, "BadPreviousTransaction")
     assert network.bitcoin("getrawmempool") == []
+
+
+def test_a_coin_that_assets_are_attached_to_is_not_spent(network: Network) -> None:
+    """Whoever spends it moves them; the regtest ledger has none, so the hub is made to say so."""
+    client = network.client("attached")
+    client.run("faucet")
+    network.mine()
+    coins = client.run("listutxos", address_of(client))
+    kept = {f"{coin['txid']}:{coin['vout']}" for coin in coins[1:]}
+
+    def told(utxos: list[str]) -> dict[str, bool]:
+        return {utxo: utxo in kept for utxo in utxos}
+
+    with lying(network, utxos_with_balances=told) as url:
+        done = Client(client.basedir, url).done("blocksend", "BTC", stranger(), "1000")
+        assert f"{len(kept)} coins of the wallet are left alone" in done.stderr
+        network.mine()
+        left = client.run("listutxos", address_of(client))
+        assert kept < {f"{coin['txid']}:{coin['vout']}" for coin in left}
+        outcome = refusal(Client(client.basedir, url), "blocksend", "BTC", stranger(), str(COINS))
+        assert outcome[:2] == (1, "InsufficientBitcoin")
+    with lying(network, utxos_with_balances=lambda utxos: {}) as url:  # silent on what was asked
+        assert refusal(Client(client.basedir, url), "blocksend", "BTC", stranger(), "1000")[1] == "BadAnswer"
 
 
 def test_an_answer_that_is_lost_names_the_payment_that_may_have_left(network: Network, alice: Client) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from picopayments_cli.channel.values import Coin, Entry, Height
+from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint
 
 __all__ = ["Asset", "Chain", "Coin", "Entry", "Query", "View"]
 
@@ -58,6 +58,9 @@ class Chain(Protocol):
 
     def asset(self, name: str) -> Asset:
         """An asset by its name or subasset longname. Raises UnknownAsset."""
+
+    def attached(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
+        """Those of these confirmed coins that assets are attached to: whoever spends one moves them with it."""
 
     def broadcast(self, raw: bytes) -> bytes:
         """Hand a signed transaction to the network; the wire-order txid.

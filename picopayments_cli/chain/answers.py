@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any
 
@@ -16,7 +16,7 @@ from picopayments_cli.channel.errors import (
     InvalidHex,
 )
 from picopayments_cli.channel.transactions import parse_transaction
-from picopayments_cli.channel.values import MAX_QUANTITY, from_hex
+from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint, from_hex
 
 MAX_MONEY = 21_000_000 * 10**8
 _REQUIRED = object()
@@ -116,6 +116,11 @@ def asset_of(row: Any, asked: str) -> Asset:
     if not right or not (subasset or asked.upper() == name):
         raise BadAnswer(f"The answer about {asked} names {name} and the id {text}.", asset=asked, asset_id=text)
     return Asset(name, int(text), member(row, "divisible", bool))
+
+
+def attached_of(told: Any, outpoints: Iterable[Outpoint]) -> set[Outpoint]:
+    """The coins, of those asked for, that the answer says hold assets. Raises BadAnswer where it is silent on one."""
+    return {outpoint for outpoint in outpoints if member(told, str(outpoint), bool)}
 
 
 class Moved(Exception):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from picopayments_cli.chain import Asset, Coin, Entry, Query, View
@@ -10,6 +10,7 @@ from picopayments_cli.chain.answers import (
     MAX_MONEY,
     Moved,
     asset_of,
+    attached_of,
     checked_transaction,
     member,
     members,
@@ -28,7 +29,7 @@ from picopayments_cli.rpc import RpcClient
 
 _INFO: tuple[str, dict[str, Any]] = ("get_running_info", {})
 _MAX_RATE = 100_000
-_TRANSACTIONS = 100  # in one call
+_TRANSACTIONS = _OUTPOINTS = 100  # in one call
 
 
 class HubChain:
@@ -62,6 +63,15 @@ class HubChain:
         if not rows:
             raise UnknownAsset(f"The ledger knows no asset {name!r}.", asset=name)
         return asset_of(rows[0], name)
+
+    def attached(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
+        """Those of these confirmed coins that hold attached assets. Raises HubUnreachable, BadAnswer, HubRefused."""
+        asked, found = list(outpoints), set()
+        for start in range(0, len(asked), _OUTPOINTS):
+            part = asked[start : start + _OUTPOINTS]
+            told = self._rpc.call("utxos_with_balances", {"utxos": list(map(str, part))}, retry=True)
+            found |= attached_of(told, part)
+        return found
 
     def broadcast(self, raw: bytes) -> bytes:
         """Hand a signed transaction to the network; its txid. Raises BroadcastRefused, HubUnreachable."""

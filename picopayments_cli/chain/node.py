@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import quote
@@ -15,6 +15,7 @@ from picopayments_cli.chain.answers import (
     MAX_MONEY,
     Moved,
     asset_of,
+    attached_of,
     checked_transaction,
     member,
     members,
@@ -41,7 +42,7 @@ from picopayments_cli.rpc import RETRIES, TIMEOUT, RestClient, RpcClient
 
 PATIENCE = 10.0  # seconds for a ledger that lags behind its chain
 PAGE, MEMPOOL_PAGE = 25, 50  # confirmed and unconfirmed transactions that a page of an Esplora server holds
-_ADDRESSES = 50  # in one URL
+_ADDRESSES = _OUTPOINTS = 50  # in one URL
 _TRANSACTIONS = 100  # in one call
 _LIMIT = 1000
 _AT_ONCE = 8  # questions to a node
@@ -97,6 +98,14 @@ class NodeChain:
                 raise
             raise UnknownAsset(f"The ledger knows no asset {name!r}.", asset=name) from error
         return asset_of(found, name)
+
+    def attached(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
+        """Those of these confirmed coins that hold attached assets. Raises NodeUnreachable, BadAnswer, NodeRefused."""
+        found = set()
+        for part in _parts(list(outpoints), _OUTPOINTS):
+            told = self._get("v2/utxos/withbalances", {"utxos": ",".join(map(str, part))})
+            found |= attached_of(told, part)
+        return found
 
     def broadcast(self, raw: bytes) -> bytes:
         """Hand a signed transaction to the network; its txid. Raises BroadcastRefused, NodeUnreachable.

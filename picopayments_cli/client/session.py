@@ -63,6 +63,7 @@ class Session:
         self.given_basedir = given_basedir
         self.network = settings.network
         self._dirty: dict[bytes, bool] = {}  # whether a script has a history, as this command saw it
+        self._attached: dict[Outpoint, bool] = {}  # whether assets are attached to a coin of the wallet
         self._stack = ExitStack()
         self._spent: set[Outpoint] = set()  # by what this command has published, which its look was before
 
@@ -346,7 +347,7 @@ class Session:
         return found
 
     def purse(self, view: View, *, can_wait: bool = True) -> Purse:
-        """The wallet's confirmed coins, less those of deposits that are not on the chain yet, and the fee rate.
+        """The wallet's confirmed plain coins, less those of deposits that are not on the chain yet, and the fee rate.
 
         What can't wait pays the ceiling where the network asks more. Raises FeeTooHigh for what can.
         """
@@ -360,8 +361,24 @@ class Session:
         }
         taken |= self._spent
         coins = tuple(coin for coin in spendable(view.coins[self.wallet.address]) if coin[0] not in taken)
+        coins = self._plain(coins, can_wait)
         rate = self.rate(view) if can_wait else min(self.settings.fee_rate or view.fee_rate, self.settings.fee_ceiling)
         return Purse(self.wallet.unlock, coins, rate, WALLET_RESERVE)
+
+    def _plain(self, coins: tuple[tuple[Outpoint, int], ...], can_wait: bool) -> tuple[tuple[Outpoint, int], ...]:
+        """The coins without attached assets; what can't wait does without any where that can't be known."""
+        unknown = {outpoint for outpoint, _ in coins} - self._attached.keys()
+        try:
+            attached = self.chain.attached(unknown) if unknown else set()
+        except PicopaymentsError as error:
+            if can_wait:
+                raise
+            log.warning("the wallet's coins are left alone, since assets may be attached to them: %s", error.message)
+            return ()
+        if attached:
+            log.warning("%d coins of the wallet are left alone: assets are attached to them", len(attached))
+        self._attached |= {outpoint: outpoint in attached for outpoint in unknown}
+        return tuple(coin for coin in coins if not self._attached[coin[0]])
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.shapes import coins_shown, history_shown
 from picopayments_cli.channel.errors import InvalidParams, UnknownTransaction
 from picopayments_cli.channel.networks import Network, script_of_address
-from picopayments_cli.channel.values import from_hex
+from picopayments_cli.channel.values import Outpoint, from_hex
 from picopayments_cli.rpc import RpcClient
 
 MAX_TXIDS = 100  # of one getrawtransaction_batch
+MAX_UTXOS = 100  # of one utxos_with_balances
 MAX_ASSETS = 100  # of one get_asset_info
 MAX_TRANSACTION = 400_000  # bytes: what a node relays
 MAX_FILTERS = 10
@@ -55,6 +56,7 @@ class Proxy:
         offered: list[Method] = [
             self.get_balances,
             self.get_unspent_txouts,
+            self.utxos_with_balances,
             self.search_raw_transactions,
             self.getrawtransaction,
             self.getrawtransaction_batch,
@@ -102,6 +104,14 @@ class Proxy:
         """The coins of an address, by txid; with ``unconfirmed`` those of the mempool too."""
         view = self._chain.view(Query(coins=[self._address(address)]))
         return coins_shown(view, address, unconfirmed)
+
+    def utxos_with_balances(self, utxos: Any) -> dict[str, bool]:
+        """Whether assets are attached to each of these confirmed coins, each written ``<txid>:<number>``."""
+        if not isinstance(utxos, list) or len(utxos) > MAX_UTXOS or not all(isinstance(utxo, str) for utxo in utxos):
+            raise InvalidParams(f"utxos must be a list of at most {MAX_UTXOS} coins, <txid>:<number>.", limit=MAX_UTXOS)
+        asked = {utxo: Outpoint.parse(utxo) for utxo in utxos}
+        attached = self._chain.attached(set(asked.values()))
+        return {utxo: outpoint in attached for utxo, outpoint in asked.items()}
 
     def search_raw_transactions(self, address: str, unconfirmed: bool = True) -> list[dict[str, Any]]:
         """The transactions of an address: unconfirmed first, then from the oldest to the newest."""

@@ -27,7 +27,7 @@ QUICK = 2  # changes of each method's answer at each stage
 MAX_RATE = 100  # sat/vB: the default fee_ceiling, and the most that a commit's terms may say
 CHANGED = (
     *("get_running_info", "get_unspent_txouts", "search_raw_transactions", "get_balances"),
-    *("getrawtransaction_batch", "get_asset_info", "sendrawtransaction", "mph_status"),
+    *("getrawtransaction_batch", "utxos_with_balances", "get_asset_info", "sendrawtransaction", "mph_status"),
 )
 READ = {
     "get_running_info": ("bitcoin_block_count", "fee_rate"),
