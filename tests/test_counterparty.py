@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import cbor2
 import pytest
 from arc4 import ARC4
 from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxOut
@@ -13,17 +15,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from picopayments_cli.channel.counterparty import (
+    Issuance,
     Send,
     asset_id,
     asset_name,
+    compact_longname,
     data_script,
+    expand_longname,
     is_address,
     message_of,
     p2pkh,
     p2sh,
     pack_enhanced_send,
+    pack_issuance,
     pack_send,
     read_transaction,
+    unpack_issuance,
     unpack_send,
 )
 from picopayments_cli.channel.errors import InvalidAsset
@@ -135,6 +142,86 @@ def test_a_classic_send_of_zero_or_of_too_much_is_one() -> None:
 def test_no_message_makes_the_reader_fail(message: bytes) -> None:
     sent = unpack_send(message)
     assert sent is None or 0 <= sent.quantity <= MAX_QUANTITY
+
+
+# Issuances ----------------------------------------------------------------------------------------------------------
+
+TEST = 337135
+DEMO = Issuance(TEST, 100_000_000, divisible=True, description="demo")
+DEMO_STRUCT = bytes.fromhex("1600000000000524ef0000000005f5e10001000064656d6f")
+DEMO_CBOR = bytes.fromhex("16871a000524ef1a05f5e100010000604464656d6f")
+LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_@!"
+
+
+def test_both_layouts_of_an_issuance() -> None:
+    assert pack_issuance(DEMO) == DEMO_CBOR
+    assert unpack_issuance(DEMO_CBOR) == unpack_issuance(DEMO_STRUCT) == DEMO
+    for kind in (20, 22):  # of v9 and of v11, in one byte or in four
+        assert unpack_issuance(bytes((kind,)) + DEMO_STRUCT[1:]) == DEMO
+        assert unpack_issuance(bytes((0, 0, 0, kind)) + DEMO_STRUCT[1:]) == DEMO
+
+
+@pytest.mark.parametrize(
+    ("longname", "packed"), [("PARENT.child", "014a74856171cbc166c4"), ("PARENT.a", "01034bec72f89d")]
+)
+def test_longnames_are_compacted(longname: str, packed: str) -> None:
+    assert compact_longname(longname).hex() == packed
+    assert expand_longname(bytes.fromhex(packed)) == longname
+
+
+@given(st.text(alphabet=LETTERS, min_size=1, max_size=250))
+def test_every_longname_comes_back(longname: str) -> None:
+    assert expand_longname(compact_longname(longname)) == longname
+
+
+def test_what_is_no_longname() -> None:
+    assert expand_longname(b"") is expand_longname(b"\0" * 5) is None
+    assert expand_longname(compact_longname("a" * 250)) == "a" * 250
+    assert expand_longname(b"\1" * 201) is None
+
+
+issuances = st.builds(
+    Issuance,
+    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**64 - 1),
+    st.booleans(),
+    st.booleans(),
+    st.booleans(),
+    st.none() | st.text(max_size=60),
+    st.none() | st.text(alphabet=LETTERS, min_size=1, max_size=40),
+)
+
+
+@given(issuances)
+def test_every_issuance_comes_back(issuance: Issuance) -> None:
+    assert unpack_issuance(pack_issuance(issuance)) == issuance
+
+
+@given(issuances, st.sampled_from([20, 21, 22, 23]))
+def test_the_older_layout(issuance: Issuance, kind: int) -> None:
+    child = kind in (21, 23)
+    longname = (issuance.longname or "x") if child else None
+    issuance = replace(issuance, asset_id=issuance.asset_id % 2**56, longname=longname)  # no CBOR array begins with 0
+    text = b"\xc0NULL" if issuance.description is None else issuance.description.encode()
+    head = issuance.asset_id.to_bytes(8, "big") + issuance.quantity.to_bytes(8, "big")
+    head += bytes((issuance.divisible, issuance.lock, issuance.reset))
+    compacted = compact_longname(longname or "")
+    named = bytes((len(compacted),)) + compacted if child else b""
+    assert unpack_issuance(bytes((kind,)) + head + named + text) == issuance
+    if child:
+        assert unpack_issuance(bytes((kind,)) + head + b"\0" + text) is None
+
+
+NO_FIELDS: list[Any] = [[], {}, [1] * 9, [1, 2, 0, 0, 0, 3, "x", "", b""]]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [b"", b"\0\0", bytes((2,)) + DEMO_CBOR[1:], DEMO_STRUCT[:19], bytes((22,)), bytes((23,)) + DEMO_CBOR[1:]]
+    + [bytes((23,)) + cbor2.dumps(fields) for fields in NO_FIELDS],
+)
+def test_what_is_no_issuance(message: bytes) -> None:
+    assert unpack_issuance(message) is None
 
 
 # Transactions -------------------------------------------------------------------------------------------------------
