@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -89,22 +90,32 @@ class Town:
     def _database(self) -> Path:
         return self.basedir / "regtest.db"
 
+    @property
+    def _witness(self) -> Path:
+        return self.basedir / "hub.regtest.witness.json"
+
     def copy_books(self) -> Path:
-        """A copy of the hub's database as it is now."""
+        """A copy of the hub's database as it is now, and of the file that counts what is written to it."""
         copy = self.folder / "copy.db"
         with contextlib.closing(sqlite3.connect(self._database)) as live, contextlib.closing(
             sqlite3.connect(copy)
         ) as kept:
             live.backup(kept)
+        shutil.copy(self._witness, copy.with_suffix(".json"))
         return copy
 
     def cheat(self, copy: Path) -> None:
         """Have the hub go back to an older database, and close everything: so it publishes what it has revoked."""
+        self.restore(copy)
+        shutil.copy(copy.with_suffix(".json"), self._witness)
+        self.restart_hub(NOTHING)
+
+    def restore(self, copy: Path) -> None:
+        """Stop the hub, and put an older database in the place of its own."""
         self.stop_hub()
         for path in self.basedir.glob("regtest.db*"):
             path.unlink()
         self._database.write_bytes(copy.read_bytes())
-        self.restart_hub(NOTHING)
 
     def stages(self) -> dict[str, str]:
         """How far the hub's connections are, by handle."""
@@ -226,7 +237,7 @@ class Town:
         for asset in assets:
             assert after.total(asset) == before.total(asset), (asset, before, after)
         gained = {name: of.get("XCP", 0) - before.held[name].get("XCP", 0) for name, of in after.held.items()}
-        assert gained == {name: changes.get(name, 0) for name in gained}
+        assert gained == {name: changes.get(name, 0) for name in gained}, (gained, changes)
         left = self.left_behind()
         assert left == {}, left
         assert before.total("BTC") - after.total("BTC") == self._fees_since(before.height)

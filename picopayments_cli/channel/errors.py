@@ -163,6 +163,10 @@ class ConnectionNotOver(PicopaymentsError):
     """The connection holds, or may yet hold, something of this party's."""
 
 
+class HubRestored(PicopaymentsError):
+    """The hub has an old database, and does not know the connection's newest state: it is to be closed."""
+
+
 class HubDraining(PicopaymentsError):
     """The hub takes no new connections, since it is shutting down."""
 
@@ -251,6 +255,10 @@ class StoreUnusable(LocalFiles):
 
 class DatabaseUnusable(LocalFiles):
     """The hub's database can't be opened, or is newer than this program."""
+
+
+class DatabaseOutdated(LocalFiles):
+    """The hub's database is older than one that it has used, or another one."""
 
 
 class PortUnusable(LocalFiles):

@@ -177,8 +177,17 @@ def commit(channel: Channel, quantity: int, payer: Key) -> tuple[Channel, Offer]
     revoke_hash = channel.requested[-1]
     draft = channel.draft(quantity, revoke_hash)
     made = Commit(Quantity(quantity), revoke_hash, payer.sign(draft.digest()) + b"\x01")
+    return _with_commit(channel, made), _offer(channel, draft, made)
+
+
+def offer_of(channel: Channel, made: Commit) -> Offer:
+    """What went to the payee for a commit. Raises ConnectionNotOpen."""
+    return _offer(channel, channel.draft(made.quantity, made.revoke_hash), made)
+
+
+def _offer(channel: Channel, draft: Draft, made: Commit) -> Offer:
     raw = draft.with_signatures([made.signature]).serialize()
-    return _with_commit(channel, made), Offer(raw, channel.commit_script(revoke_hash).redeem)
+    return Offer(raw, channel.commit_script(made.revoke_hash).redeem)
 
 
 def accept_commit(channel: Channel, offered: Offer) -> Channel:

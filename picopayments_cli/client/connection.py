@@ -20,6 +20,7 @@ from picopayments_cli.channel.errors import (
     ConnectionNotOpen,
     ConnectionWornOut,
     DirtyCommitAddress,
+    HubRestored,
     LocalFiles,
     NotTransferable,
     PaymentExceedsReceivable,
@@ -119,7 +120,7 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
         return _closing(session, seen)
     try:
         return exchange(session, seen, outcome)
-    except (ConnectionNotOpen, DirtyCommitAddress, UnknownHandle) as error:
+    except (ConnectionNotOpen, DirtyCommitAddress, HubRestored, UnknownHandle) as error:
         if isinstance(error, ConnectionNotOpen) and error.data.get("stage") == AGREED:
             log.warning("connection %s: the hub does not see it open yet; sync again", connection.handle.hex())
             return session.connection(connection.handle)

@@ -23,7 +23,7 @@ from picopayments_cli.channel.messages import (
     spend_secret_in,
 )
 from picopayments_cli.channel.recovery import Facts
-from picopayments_cli.channel.state import finished
+from picopayments_cli.channel.state import finished, offer_of
 from picopayments_cli.channel.transactions import (
     Purse,
     txid_of,
@@ -126,7 +126,9 @@ def _tell(session: Session, connection: Connection) -> Connection:
     secret = connection.spend_secret(session.wallet.key) if nothing_received else None
     if secret is not None and not connection.revealed:
         connection = session.save(replace(connection, revealed=True), "spend secret leaves")
-    request = envelope.seal(session.wallet.key, close_request(connection.handle, secret))
+    sending = connection.duplex.sending
+    highest = offer_of(sending, sending.active[-1]) if sending.active and sending.anchor else None
+    request = envelope.seal(session.wallet.key, close_request(connection.handle, secret, highest))
     reply = session.call("mph_close", [request], connection.hub_key)
     given = spend_secret_in(reply.body, BadReply)
     if given is not None and hash_of(check_secret(given)) != connection.duplex.sending.script.spend_hash:

@@ -200,6 +200,7 @@ class Account:
     forgotten; once closed, when that was. ``listed``: whether the last reply listed payments.
     ``numbers``: of the hub's own revoke hashes. ``client_secret``: the spend secret of h2c, that the client gave at its
     close; ``revealed``: whether the hub's own has left. ``deposit_raw``, ``commit_raw``: signed, ready to publish.
+    ``restored``: whether its newest state may be missing, and its client has not told it yet.
     """
 
     handle: Handle
@@ -218,6 +219,7 @@ class Account:
     commit_raw: bytes | None = None
     client_secret: Secret | None = None
     revealed: bool = False
+    restored: bool = False
     due: int = 0
     next_number: int = 0
     unchecked: tuple[Hash, ...] = ()
@@ -248,6 +250,7 @@ class Work:
         self.db = db
         self._kept = kept
         self.touched: dict[Handle, Account] = {}
+        self.wrote = False  # a connection
 
     def get(self, handle: Handle) -> Account:
         """A connection. Raises UnknownHandle."""
@@ -275,6 +278,7 @@ class Work:
         if fixed or account.stage != self.get(account.handle).stage:
             self.db.execute(_WRITE_FIXED, {"of": account.handle, **_fixed_row(written)})
         self.touched[account.handle] = written
+        self.wrote = True
         return written
 
     def in_stage(self, *stages: str) -> list[Handle]:
@@ -380,6 +384,7 @@ class Book:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.changed = False  # since somebody took note of it
         self._kept: dict[Handle, Account] = {}
         self._lock = threading.RLock()
 
@@ -401,6 +406,7 @@ class Book:
                 for handle in work.touched if work else ():
                     self._kept.pop(handle, None)
                 raise
+            self.changed |= work.wrote
             for handle, account in work.touched.items():
                 if account.stage != REQUESTED:  # anybody may ask, as often as they like: such a one is read again
                     self._kept[handle] = account
@@ -463,6 +469,7 @@ def _fixed_text(account: Account) -> str:
         "commit_raw": account.commit_raw.hex() if account.commit_raw else None,
         "client_secret": account.client_secret.hex() if account.client_secret else None,
         "revealed": account.revealed,
+        "restored": account.restored,
         "agreed_height": account.agreed_height,
     }
     if account.duplex is not None:
@@ -503,6 +510,7 @@ def _load(db: Connection, handle: Handle) -> Account:
         commit_raw=_optional_bytes(fixed["commit_raw"]),
         client_secret=Secret(secret) if (secret := _optional_bytes(fixed["client_secret"])) else None,
         revealed=fixed["revealed"],
+        restored=fixed.get("restored", False),
         due=head["due"],
         unchecked=tuple(Hash(bytes.fromhex(text)) for text in head.get("unchecked", ())),
         due_height=row.due_height,

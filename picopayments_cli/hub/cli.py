@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from picopayments_cli.channel.networks import Network
     from picopayments_cli.hub.folder import Folder
     from picopayments_cli.hub.hub import Hub, Urls
+    from picopayments_cli.hub.restored import Witness
 
 PROG = "picopayments-hub"
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
@@ -76,6 +77,7 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
     from picopayments_cli.hub.database import Database, default_url
     from picopayments_cli.hub.hub import Hub
     from picopayments_cli.hub.methods import Methods
+    from picopayments_cli.hub.restored import Witness
     from picopayments_cli.hub.server import create_app
     from picopayments_cli.web import WebServer
 
@@ -84,6 +86,7 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
     hub = Hub(folder.network, folder.key(), offer, database, urls)
     hub.draining = args.drain
     try:
+        _see_age(hub, Witness(folder.witness_path, database, hub.book), args.restored)
         hub.prepare()
         port = folder.network.hub_port if args.port is None else args.port
         certificate = {"ssl_cert": args.ssl_cert, "ssl_key": args.ssl_key}
@@ -93,6 +96,18 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
         server.run(lambda url: _announce(url, hub))
     finally:
         hub.stop()
+
+
+def _see_age(hub: Hub, witness: Witness, restored: bool) -> None:
+    """Refuse a database that is not the newest there was, unless the operator says that it was restored."""
+    from picopayments_cli.hub.restored import give_up
+
+    if restored:
+        give_up(hub)
+        witness.begin()
+    else:
+        witness.check()
+    hub.note = witness.note
 
 
 def _announce(url: str, hub: Hub) -> None:
@@ -188,6 +203,11 @@ def _parser() -> argparse.ArgumentParser:
         "--drain",
         action="store_true",
         help="take no new connections, close those that are open, and end when the hub has all its own back",
+    )
+    parser.add_argument(
+        "--restored",
+        action="store_true",
+        help="go on with a database from a backup, once: close what was open in it, as its clients say it stands",
     )
     parser.add_argument("--debug", action="store_true", help="log more, tracebacks included")
     return parser

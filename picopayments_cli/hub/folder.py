@@ -20,13 +20,14 @@ log = logging.getLogger(__name__)
 
 
 class Folder:
-    """The files of one hub: ``hub.<network>.wif``, ``hub.<network>.terms.json`` and ``hub.<network>.lock``."""
+    """The files of one hub: ``hub.<network>.wif``, and likewise ``terms.json``, ``witness.json`` and ``lock``."""
 
     def __init__(self, basedir: Path, network: Network) -> None:
         self.basedir = basedir
         self.network = network
         self.wif_path = basedir / f"hub.{network.name}.wif"
         self.terms_path = basedir / f"hub.{network.name}.terms.json"
+        self.witness_path = basedir / f"hub.{network.name}.witness.json"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -45,6 +45,10 @@ def _do_nothing() -> None:
     """What a hub does that nobody asked to end."""
 
 
+def _note_nothing(_at_once: bool) -> None:
+    """What a hub notes of what it writes that nobody gave a place for it."""
+
+
 @dataclass
 class Agenda:
     """What the next round of chores has to look at; in memory, since the first round looks at everything."""
@@ -86,7 +90,7 @@ class Hub:
         self._looked_at = -1  # the height of the last look at the wallet's assets
         self.draining = False  # no new connections; those that are open are closed
         self.when_drained: Callable[[], None] = _do_nothing  # called once none is left then
-        self.note: Callable[[], None] = _do_nothing  # called after each round, and at the end
+        self.note: Callable[[bool], None] = _note_nothing  # called after each round, and with True at the end
         self.agenda = Agenda()
         self._passing = threading.RLock()
         self._stop = threading.Event()
@@ -133,7 +137,7 @@ class Hub:
         with self._passing:
             self._offer_holdings(self.follower.catch_up())
             chores.run(self)
-            self.note()
+            self.note(False)
 
     def _offer_holdings(self, height: int) -> None:
         """On regtest, offer what the wallet holds; looked at once in each block."""
@@ -158,7 +162,7 @@ class Hub:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(STOP_SECONDS)
-        self.note()
+        self.note(True)
         self.database.close()
 
     def round(self) -> bool:

@@ -38,11 +38,13 @@ from picopayments_cli.channel.errors import (
     DepositAlreadyGiven,
     DirtyCommitAddress,
     HubDraining,
+    HubRestored,
     InsufficientLiquidity,
     InvalidParams,
     PaymentExceedsReceivable,
     PicopaymentsError,
     UnknownAsset,
+    UnknownRevokeHash,
 )
 from picopayments_cli.channel.messages import (
     ConnectReply,
@@ -53,6 +55,8 @@ from picopayments_cli.channel.messages import (
     Refusal,
     SyncReply,
     SyncRequest,
+    commit_in,
+    names_commit,
     spend_secret_in,
 )
 from picopayments_cli.channel.networks import address_of_script
@@ -71,7 +75,7 @@ from picopayments_cli.channel.values import (
     from_hex,
     hash_of,
 )
-from picopayments_cli.hub import chores
+from picopayments_cli.hub import chores, restored
 from picopayments_cli.hub.book import AGREED, OPEN, REQUESTED, Account, Work
 from picopayments_cli.hub.follower import DEPOSIT
 from picopayments_cli.hub.hub import Hub
@@ -184,9 +188,10 @@ class Methods:
         """
         asked = DepositMessage.parse(body, BadRequest)
         handle = _handle(body)
-        with self._hub.book.transaction("look up") as work:
-            account = work.get(handle)
+        account = self._account(handle)
         digest = _signed(body, account.client)
+        if account.restored:
+            raise _restored(handle)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
         duplex = self._agreed(account, asked)
@@ -281,7 +286,7 @@ class Methods:
         request = SyncRequest.parse(body)
         if self._hub.book.lacks_checked_hash(request.handle):
             return self._checked_sync(body, request)
-        return self._sync(body, request)
+        return self._known_sync(body, request)
 
     async def _checked_sync(self, body: Mapping[str, Any], request: SyncRequest) -> RawJson:
         """The same, when the client is faster than the rounds that look at the addresses of its next commits.
@@ -292,12 +297,27 @@ class Methods:
             if self._hub.book.lacks_checked_hash(request.handle):
                 waiting = {request.handle, *self._hub.agenda.unchecked}
                 await run_in_threadpool(chores.check_hashes, self._hub, waiting)
-        return self._sync(body, request)
+        return self._known_sync(body, request)
+
+    def _known_sync(self, body: Mapping[str, Any], request: SyncRequest) -> RawJson:
+        """The same, unless the request shows that the hub has an old database. Raises HubRestored then."""
+        try:
+            return self._sync(body, request)
+        except UnknownRevokeHash:
+            if restored.notice(self._hub, self._account(request.handle), request.half.offer):
+                raise _restored(request.handle) from None
+            raise
+
+    def _account(self, handle: Handle) -> Account:
+        with self._hub.book.transaction("look up") as work:
+            return work.get(handle)
 
     def _sync(self, body: Mapping[str, Any], request: SyncRequest) -> RawJson:
         with self._hub.book.transaction("sync") as work:
             account = work.get(request.handle)
             digest = _signed(body, account.client)
+            if account.restored:
+                raise _restored(account.handle)
             if request.next_hash == account.last_hash and account.last_reply is not None:
                 return RawJson(account.last_reply)
             work.take_hash(request.handle, request.next_hash)
@@ -423,19 +443,25 @@ class Methods:
     def close(self, body: Mapping[str, Any]) -> RawJson:
         """Close a connection: the hub publishes its commit before it answers, or gives its spend secret.
 
-        Raises UnknownHandle, BadSecret.
+        After a restore the commit is the one that the client names. Raises UnknownHandle, BadSecret, and what a commit
+        is refused for.
         """
         given = spend_secret_in(body, BadRequest)
+        named = commit_in(body) if names_commit(body) else None
         handle = _handle(body)
+        known = self._account(handle)
+        digest = _signed(body, known.client)
+        restored.notice(self._hub, known, named)
         with self._hub.book.transaction("close") as work:
             account = work.get(handle)
-            digest = _signed(body, account.client)
             if account.duplex is None:
                 raise ConnectionNotOpen("The connection has no deposit yet: there is nothing to close.")
             if given is not None and hash_of(check_secret(given)) != account.client_hash:
                 raise BadSecret("The spend secret is not the one of the hub's deposit.", handle=handle.hex())
             # One row orders the two: once the secret has left, no sync finds the connection open.
-            revealed = not account.channels.receiving.active
+            if account.restored and names_commit(body):
+                account = restored.believe(self._hub, work, account, named)
+            revealed = not account.restored and not account.channels.receiving.active
             account = replace(
                 account,
                 client_secret=Secret(given) if given else account.client_secret,
@@ -462,6 +488,13 @@ def _whole(method: Callable[[Mapping[str, Any]], Reply]) -> Callable[[Mapping[st
 
     called.takes_params = True  # type: ignore[attr-defined]
     return called
+
+
+def _restored(handle: Handle) -> HubRestored:
+    return HubRestored(
+        "The hub has been restored from a backup, and does not know the newest state of the connection: close it.",
+        handle=handle.hex(),
+    )
 
 
 def _asset_list(assets: Any) -> set[str]:

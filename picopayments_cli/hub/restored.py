@@ -1,0 +1,188 @@
+"""A database that is not the newest there was: how the hub notices, and how connections end then.
+
+What the hub gave back, and the hashes that it handed out, after a backup was made are not in it. A commit that it holds
+may be revoked: none is published, and no sync is answered. Its client names the highest commit that is not given back,
+and that one is published. A client that lies gains nothing: without its word it would keep the whole deposit.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from picopayments_cli.channel.errors import DatabaseOutdated, UnknownRevokeHash
+from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.scripts import CommitScript
+from picopayments_cli.channel.state import Offer, accept_commit
+from picopayments_cli.channel.values import Hash
+from picopayments_cli.files import replace_file
+from picopayments_cli.hub.book import AGREED, CLOSING, OPEN, Account, Book, Work
+from picopayments_cli.hub.database import Database, meta_get, meta_set
+from picopayments_cli.hub.hub import Hub
+
+log = logging.getLogger(__name__)
+
+NOTED_EVERY = 1.0  # seconds between two notes, at least
+FORGOTTEN = 1000  # syncs of one connection after the backup by which the hub still knows its own hashes again
+_KEY = "witness"
+_EVER = 2**31 - 1  # as a height: later than all
+
+
+# Noticed at the start -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Note:
+    """Which database it is, and how often something was written since it was noted first."""
+
+    database: str
+    count: int
+
+    @staticmethod
+    def parse(text: str | None) -> _Note | None:
+        """The note of a text; None where there is none, and one that no database has where it is garbled."""
+        if text is None:
+            return None
+        try:
+            body = json.loads(text)
+            return _Note(str(body["database"]), int(body["count"]))
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return _Note("", _EVER)
+
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps({"database": self.database, "count": self.count})
+
+
+class Witness:
+    """A count in the database and, a moment later, in a file that no backup of the database brings back."""
+
+    def __init__(self, path: Path, database: Database, book: Book) -> None:
+        self._path = path
+        self._database = database
+        self._book = book
+        self._noted_at = 0.0
+
+    def check(self) -> None:
+        """Compare the two. Raises DatabaseOutdated where the file knows a newer database, or another one."""
+        beside, inside = self._beside(), self._inside()
+        if inside is None and (beside is None or beside.count == 0):
+            self.begin()
+        elif beside is None:
+            raise self._outdated("is not there, in which this database was counted")
+        elif inside is None or inside.database != beside.database:
+            raise self._outdated("was written with another database")
+        elif inside.count < beside.count:
+            raise self._outdated("was written with a newer state of this database")
+
+    def _outdated(self, why: str) -> DatabaseOutdated:
+        return DatabaseOutdated(
+            f"{self._path} {why}. What is missing could be what was revoked since: use the newest database. If there "
+            "is none, start once with --restored: it closes all connections, and relies on their clients' word.",
+            path=str(self._path),
+        )
+
+    def begin(self) -> None:
+        """Take the database as it is for the newest."""
+        note = _Note(os.urandom(16).hex(), 0)
+        replace_file(self._path, note.text().encode())  # first: a file of count 0 hinders nothing
+        self._keep(note)
+
+    def note(self, at_once: bool) -> None:
+        """Count what was written to the book, in the database and then beside it: ``at_once``, or now and then."""
+        due = at_once or time.monotonic() >= self._noted_at + NOTED_EVERY
+        inside = self._inside() if self._book.changed and due else None
+        if inside is None:
+            return
+        self._book.changed = False
+        self._noted_at = time.monotonic()
+        note = replace(inside, count=inside.count + 1)
+        self._keep(note)
+        try:
+            replace_file(self._path, note.text().encode())
+        except OSError as error:
+            log.warning("not noted", extra={"fields": {"path": str(self._path), "reason": str(error)}})
+
+    def _beside(self) -> _Note | None:
+        return _Note.parse(self._path.read_text("utf-8", "replace") if self._path.exists() else None)
+
+    def _inside(self) -> _Note | None:
+        with self._database.reading() as connection:
+            return _Note.parse(meta_get(connection, _KEY))
+
+    def _keep(self, note: _Note) -> None:
+        with self._database.transaction("note") as connection:
+            meta_set(connection, _KEY, note.text())
+
+
+# Noticed by what a client says --------------------------------------------------------------------------------------
+
+
+def own_number(account: Account, key: Key, revoke_hash: Hash) -> int | None:
+    """The number of a revoke hash of the hub's own, one that it has forgotten included; None where it is not."""
+    known = account.numbers.get(revoke_hash)
+    if known is not None:
+        return known
+    secrets = account.secrets(key)
+    later = range(account.next_number, account.next_number + FORGOTTEN)
+    return next((number for number in later if secrets.revoke_hash(number) == revoke_hash), None)
+
+
+def notice(hub: Hub, account: Account, offer: Offer | None) -> bool:
+    """Whether a commit shows that the database is old: it is on a hash of the hub's own that is not in it.
+
+    Only the hub can have handed that out. All connections are given up then.
+    """
+    if offer is None or account.stage not in (AGREED, OPEN):
+        return False
+    revoke_hash = CommitScript.parse(offer.script).revoke_hash
+    if revoke_hash in account.numbers or own_number(account, hub.key, revoke_hash) is None:
+        return False
+    log.error("the database is not the newest there was", extra={"fields": {"handle": account.handle.hex()}})
+    give_up(hub)
+    return True
+
+
+# How connections end ------------------------------------------------------------------------------------------------
+
+
+def give_up(hub: Hub) -> None:
+    """Close all connections that go on as if their newest state were missing."""
+    with hub.book.transaction("restored") as work:
+        handles = work.in_stage(AGREED, OPEN)
+        for handle in handles:
+            work.put(replace(work.get(handle), stage=CLOSING, waiting=(), restored=True), fixed=True)
+        work.forget(_EVER)
+    hub.agenda.handles.update(handles)
+    log.warning("connections given up", extra={"fields": {"number": len(handles)}})
+
+
+def believe(hub: Hub, work: Work, account: Account, offer: Offer | None) -> Account:
+    """The connection with the commit that its client says is its highest in the place of all that are higher.
+
+    Raises UnknownRevokeHash where it is not on a hash of the hub's, and what ``accept_commit`` raises.
+    """
+    receiving = account.channels.receiving
+    claimed = CommitScript.parse(offer.script).revoke_hash if offer else None
+    if offer is None or claimed is None:
+        kept = receiving.active[:0]
+    elif any(item.revoke_hash == claimed for item in receiving.active):
+        place = next(n for n, item in enumerate(receiving.active) if item.revoke_hash == claimed)
+        kept = receiving.active[: place + 1]
+    else:
+        number = own_number(account, hub.key, claimed)
+        if number is None:
+            raise UnknownRevokeHash("The commit is on a hash that the hub never gave.", hash=claimed.hex())
+        accepted = accept_commit(replace(receiving, active=(), requested=(claimed,)), offer)
+        below = tuple(item for item in receiving.active if item.quantity < accepted.moved)
+        account.numbers[claimed] = number
+        work.add_commit(account, accepted.active[-1], sent=False)
+        kept = (*below, accepted.active[-1])
+    gone = [(item.revoke_hash, None) for item in receiving.active if item not in kept]
+    work.revoke(account.handle, gone)
+    channels = replace(account.channels, receiving=replace(receiving, active=kept, used=None))
+    return replace(account, duplex=channels, restored=False)
