@@ -8,8 +8,8 @@ from typing import Any
 import cbor2
 import pytest
 from arc4 import ARC4
-from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxOut
-from bitcoin.core.script import CScript
+from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxInWitness, CTxOut, CTxWitness
+from bitcoin.core.script import CScript, CScriptWitness
 from channel_support import ASSET, PAYER, changed, der, parsed, vectors, wallet_script, with_script_sig
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,12 +23,15 @@ from picopayments_cli.channel.counterparty import (
     data_script,
     expand_longname,
     is_address,
+    is_p2pkh,
+    is_p2sh,
     message_of,
     p2pkh,
     p2sh,
     pack_enhanced_send,
     pack_issuance,
     pack_send,
+    parent_of,
     read_transaction,
     unpack_issuance,
     unpack_send,
@@ -76,6 +79,24 @@ def test_every_name_that_is_taken_is_the_name_of_its_id(name: str) -> None:
     except InvalidAsset:
         return
     assert asset_name(number) == name
+
+
+@pytest.mark.parametrize("child", ["c", "child", "a.b", "A0-_@!z", "x" * (250 - len("PARENT."))])
+def test_the_parent_of_a_subasset(child: str) -> None:
+    assert parent_of(f"PARENT.{child}") == "PARENT"
+    assert parent_of(f"A95428956661682177.{child[:200]}") == "A95428956661682177"
+
+
+@pytest.mark.parametrize(
+    "longname",
+    [
+        *("PARENT", "PARENT.", "PARENT..a", "PARENT.a.", "PARENT.a..b", "PARENT.a b", "PARENT.a/b", ".a", "", "."),
+        *("XCP.a", "BTC.a", "parent.a", "AB.a", "PARENT." + "x" * 244),
+    ],
+)
+def test_what_is_no_subasset(longname: str) -> None:
+    with pytest.raises(InvalidAsset):
+        parent_of(longname)
 
 
 # Messages -----------------------------------------------------------------------------------------------------------
@@ -136,6 +157,59 @@ def test_what_is_no_send_is_none(message: bytes) -> None:
 def test_a_classic_send_of_zero_or_of_too_much_is_one() -> None:
     assert unpack_send(pack_send(1, 0)) == Send(1, 0)
     assert unpack_send(pack_send(1, 2**64 - 1)) == Send(1, MAX_QUANTITY)
+
+
+HASHED = bytes(range(20))
+
+
+@pytest.mark.parametrize(
+    ("packed", "script"),
+    [
+        (b"\x01" + HASHED, p2pkh(HASHED)),
+        (b"\x02" + HASHED, p2sh(HASHED)),
+        (b"\x03\x00" + HASHED, b"\0\x14" + HASHED),
+        (b"\x03\x01" + HASHED + bytes(12), b"\x51\x20" + HASHED + bytes(12)),
+        (b"\x03\x10" + HASHED, b"\x60\x14" + HASHED),
+        *((packed, None) for packed in (b"\x03\x11" + HASHED, b"\x04\x00" + HASHED, b"\x02" + HASHED + b"\0")),
+        *((packed, None) for packed in (b"\x02" + HASHED[1:], b"\x03\x00" + HASHED[1:], b"\x03", b"")),
+        (b"\x09" + HASHED, None),
+    ],
+    ids=str,
+)
+def test_destinations_of_the_new_layout(packed: bytes, script: bytes | None) -> None:
+    found = unpack_send(b"\x02" + cbor2.dumps([1, 7, packed, b""]))
+    assert found == (None if script is None else Send(1, 7, script))
+
+
+@pytest.mark.parametrize(
+    ("version", "script"),
+    [
+        *((version, p2pkh(HASHED)) for version in (0x00, 0x6F)),
+        *((version, p2sh(HASHED)) for version in (0x05, 0xC4)),
+        (0x80, b"\0\x14" + HASHED),
+        *((version, None) for version in (1, 4, 6, 0x6E, 0x70, 0x7F, 0x81, 0xC3, 0xC5, 0xFF)),
+    ],
+    ids=str,
+)
+def test_destinations_of_the_older_layout(version: int, script: bytes | None) -> None:
+    body = (1).to_bytes(8, "big") + (7).to_bytes(8, "big") + bytes((version,)) + HASHED
+    assert unpack_send(b"\x02" + body) == (None if script is None else Send(1, 7, script))
+
+
+@pytest.mark.parametrize(
+    ("number", "quantity", "memo", "taken"),
+    [
+        *((1, 1, b"", True), (0, 1, b"", True), (1, MAX_QUANTITY, b"", True), (2**64 - 1, 1, b"m" * 34, True)),
+        *((1, 0, b"", False), (1, MAX_QUANTITY + 1, b"", False), (1, 1, b"m" * 35, False)),
+    ],
+)
+def test_limits_of_an_enhanced_send(number: int, quantity: int, memo: bytes, taken: bool) -> None:
+    older = number.to_bytes(8, "big") + quantity.to_bytes(8, "big") + b"\0" + HASHED + memo
+    for message in (b"\x02" + older, pack_enhanced_send(number, quantity, p2pkh(HASHED), memo)):
+        assert (unpack_send(message) == Send(number, quantity, p2pkh(HASHED), memo)) is taken
+        assert (unpack_send(message) is not None) is taken
+    for impossible in (-1, 2**64):
+        assert unpack_send(b"\x02" + cbor2.dumps([impossible, 1, b"\x01" + HASHED, b""])) is None
 
 
 @given(st.binary(max_size=90) | st.binary(max_size=80).map(lambda body: b"\x02" + body))
@@ -306,6 +380,66 @@ def test_a_small_bare_multisig_is_an_address() -> None:
     reading = read_transaction(outputs(MULTISIG, DATA), SOURCE)
     assert reading is not None
     assert reading.destinations == (bytes(MULTISIG.scriptPubKey),)
+
+
+PUBKEY, LONG_KEY = PAYER.pubkey, b"\x04" + bytes(64)
+ADDRESSED = [
+    *(p2pkh(bytes(range(20))), p2sh(bytes(range(20)))),
+    *(b"\0\x14" + bytes(20), b"\0\x20" + bytes(32), b"\x51\x20" + bytes(32)),
+    b"\x51" + pushed(PUBKEY, PUBKEY) + b"\x52\xae",
+    b"\x52" + pushed(PUBKEY, LONG_KEY) + b"\x52\xae",
+    b"\x53" + pushed(PUBKEY, PUBKEY, PUBKEY) + b"\x53\xae",
+]
+
+
+@pytest.mark.parametrize("script", ADDRESSED, ids=bytes.hex)
+def test_scripts_that_are_addresses(script: bytes) -> None:
+    assert is_address(script)
+    assert is_p2pkh(script) == (script == ADDRESSED[0])
+    assert is_p2sh(script) == (script == ADDRESSED[1])
+    for other in (script[:-1], script + b"\0", script[1:], b"\0" + script):
+        assert not is_address(other)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        *(p2pkh(bytes(19)), p2pkh(bytes(20))[:-2] + b"\x88\xad", p2sh(bytes(19)), p2sh(bytes(20))[:-1] + b"\x88"),
+        *(bytes(25), bytes(23), b"", b"\0", b"\0\x14", b"\0\x15" + bytes(21), b"\x52\x20" + bytes(32)),
+        b"\x50" + pushed(PUBKEY, PUBKEY) + b"\x52\xae",  # none needed
+        b"\x53" + pushed(PUBKEY, PUBKEY) + b"\x52\xae",  # more needed than there are
+        b"\x51" + pushed(PUBKEY, PUBKEY) + b"\x53\xae",
+        b"\x51" + pushed(PUBKEY) + b"\x51\xae",
+        b"\x51" + pushed(*[PUBKEY] * 4) + b"\x54\xae",
+        b"\x51" + pushed(PUBKEY, bytes(34)) + b"\x52\xae",
+        b"\x51" + pushed(PUBKEY, PUBKEY) + b"\x52\xaf",
+    ],
+    ids=bytes.hex,
+)
+def test_scripts_that_are_no_addresses(script: bytes) -> None:
+    assert not is_address(script)
+    assert not is_p2pkh(script)
+    assert not is_p2sh(script)
+
+
+def test_a_message_stands_behind_op_return_only() -> None:
+    data = bytes(DATA.scriptPubKey)
+    txid = SIGNED.vin[0].prevout.hash
+    assert message_of(data, txid) == bytes.fromhex(VECTORS["classic_sends"][0]["message"])
+    assert message_of(b"\x61" + data[1:], txid) is None
+
+
+def test_a_signature_in_the_witness_counts() -> None:
+    """Of a source that is segwit; of the first input only."""
+    stack = CScriptWitness([PLAIN_SIGNATURE + b"\x01", PAYER.pubkey])
+    first, second = SIGNED.vin[0], CTxIn(COutPoint(b"\x05" * 32, 0))
+    vin = [CTxIn(first.prevout, CScript(b"")), second]
+    read = []
+    for witnesses in ([stack, CScriptWitness()], [CScriptWitness(), stack]):
+        wit = CTxWitness([CTxInWitness(item) for item in witnesses])
+        read.append(read_transaction(CTransaction(vin, SIGNED.vout, 0, 2, wit), b"\0\x14" + bytes(20)))
+    assert read[0] is not None
+    assert read[1] is None
 
 
 @pytest.mark.parametrize("before", [b"\x51", b"\x00", b"\x01\x05"])
