@@ -547,7 +547,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "client's reserve": sessions.WALLET_RESERVE,
         "hub's reserve": chores.WALLET_RESERVE,
         "forgotten after": methods.FORGOTTEN_AFTER,
-        "safe depth": 6,
+        "safe depth": NETWORKS["mainnet"].safe_depth,
         "safe depth on regtest": REGTEST.safe_depth,
         "least expiry on regtest": REGTEST.expire_min,
         "greatest expiry": REGTEST.expire_max,

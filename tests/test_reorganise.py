@@ -168,7 +168,7 @@ class Life:
         )
 
 
-@pytest.mark.parametrize(("safe_depth", "forget", "depths"), [(1, False, ALL), (6, True, ALL), (1, True, (DEEPEST,))])
+@pytest.mark.parametrize(("safe_depth", "forget", "depths"), [(1, False, ALL), (7, True, ALL), (1, True, (DEEPEST,))])
 def test_a_life_in_which_blocks_are_lost_at_every_stage(
     networks: Networks, safe_depth: int, forget: bool, depths: Sequence[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -242,7 +242,7 @@ def _check_end(life: Life) -> None:
         assert party.client.balances()["BTC"] == bitcoins
 
 
-@pytest.mark.parametrize(("safe_depth", "forget"), [(1, False), (6, True)])
+@pytest.mark.parametrize(("safe_depth", "forget"), [(1, False), (7, True)])
 def test_blocks_lost_while_deposits_expire(
     networks: Networks, safe_depth: int, forget: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ class Network:
     hub_port: int
     node_port: int
     burn_address: str
-    safe_depth: int = 6  # blocks after which what a block holds counts as final
+    safe_depth: int = 7  # confirmations with which something is final: a reorganisation of six takes away six
     expire_min: int = 144
     expire_max: int = 65535
 

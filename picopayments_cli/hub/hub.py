@@ -30,7 +30,6 @@ from picopayments_cli.rpc import RpcClient
 
 log = logging.getLogger(__name__)
 
-DELAY, REGTEST_DELAY = 12, 2  # blocks that a client's payout from the hub's deposit waits for after its commit
 PASS_SECONDS = 1.0
 REGTEST_PASS_SECONDS = 0.2
 GATHER_SECONDS = 0.1  # that a round waits for more to do once it is called: a busy hub is asked for one all the time
@@ -66,8 +65,8 @@ class Agenda:
 class Urls:
     """Where the hub's nodes are: Counterparty Core's API, and Bitcoin Core's JSON-RPC."""
 
-    chain: str
-    bitcoin: str
+    chain: str = field(repr=False)  # either may have a password in it
+    bitcoin: str = field(repr=False)
 
 
 class Hub:
@@ -81,7 +80,8 @@ class Hub:
         self.offer = offer
         self.database = database
         self.book = Book(database)
-        self.delay = REGTEST_DELAY if network.name == "regtest" else DELAY
+        # Of commits to clients, in blocks: so the hub can punish one again whose punishment a reorganisation took away.
+        self.delay = 2 * network.safe_depth
         self.bitcoin = BitcoinNode(urls.bitcoin)
         self.chain = NodeChain(urls.chain, network)
         self.node = RpcClient(urls.chain.rstrip("/") + "/v1/", unreachable=NodeUnreachable)
