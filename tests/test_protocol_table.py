@@ -20,6 +20,7 @@ from picopayments_cli import api
 from picopayments_cli.channel import errors, messages, recovery, state, terms, transactions
 from picopayments_cli.channel.errors import HubUnreachable, PaymentExceedsReceivable
 from picopayments_cli.channel.messages import Payment
+from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import CommitScript, DepositScript, wallet_unlock
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Purse
