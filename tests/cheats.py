@@ -97,11 +97,11 @@ class Town:
     def copy_books(self) -> Path:
         """A copy of the hub's database as it is now, and of the file that counts what is written to it."""
         copy = self.folder / "copy.db"
+        shutil.copy(self._witness, copy.with_suffix(".json"))  # first: the hub may count on between the two
         with contextlib.closing(sqlite3.connect(self._database)) as live, contextlib.closing(
             sqlite3.connect(copy)
         ) as kept:
             live.backup(kept)
-        shutil.copy(self._witness, copy.with_suffix(".json"))
         return copy
 
     def cheat(self, copy: Path) -> None:
