@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 from picopayments_cli.channel.errors import InvalidSetting, InvalidUrl, StoreDamaged
 from picopayments_cli.channel.networks import Network, network_named
+from picopayments_cli.files import check_private
 
 ENVIRONMENT = {
     "hub_url": "PICOPAYMENTS_HUB_URL",
@@ -28,7 +29,7 @@ MAX_SAFE_DEPTH = 100
 class Choice:
     """The value of a setting, and where it comes from: flag, environment, file or default."""
 
-    value: Any
+    value: Any = field(repr=False)  # it may be a password
     source: str
 
 
@@ -44,14 +45,14 @@ class Settings:
 
     network: Network
     basedir: Path
-    hub_url: str | None = None
-    chain_url: str | None = None
-    bitcoin_url: str | None = None
+    hub_url: str | None = field(default=None, repr=False)
+    chain_url: str | None = field(default=None, repr=False)
+    bitcoin_url: str | None = field(default=None, repr=False)
     timeout: float = 60.0
     verify_tls: bool = True
     fee_ceiling: int = 100
     fee_rate: int | None = None
-    hub_auth: tuple[str, str] | None = None
+    hub_auth: tuple[str, str] | None = field(default=None, repr=False)
     choices: Mapping[str, Choice] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -119,11 +120,17 @@ def load_settings(network: Network, basedir: Path, flags: Mapping[str, Any], env
 
 
 def read_settings(network: Network, basedir: Path) -> dict[str, Any]:
-    """What stands in the settings file, unchecked but for the names. Raises InvalidSetting, StoreDamaged."""
+    """What stands in the settings file, unchecked but for the names.
+
+    One that holds a password must be private; the original client's, which never is, becomes so with its other files.
+    Raises InvalidSetting, StoreDamaged, StoreUnusable.
+    """
     path = settings_file(network, basedir)
     given = _read(path)
     for name in sorted(set(given) - set(_CHECKS)):
         raise _unknown(name, f"{path} holds {name!r}, which is no setting.")
+    if _OLDER[-1] not in given and any(shown(name, value) != value for name, value in given.items()):
+        check_private(path)
     return given
 
 
@@ -151,7 +158,7 @@ def shown(name: str, value: Any) -> Any:
     """A setting's value as it may be shown: a password, and user and password in a URL, are hidden."""
     if name == "hub_password" and value is not None:
         return HIDDEN
-    if name.endswith("_url") and value is not None and "@" in value:
+    if name.endswith("_url") and isinstance(value, str) and "@" in value:
         parts = urlsplit(value)
         return parts._replace(netloc=f"{HIDDEN}@{parts.netloc.rpartition('@')[2]}").geturl()
     return value
@@ -171,7 +178,8 @@ def check_url(url: Any, what: str) -> str:
     except ValueError:
         usable = False
     if not usable or not text.isprintable() or " " in text:
-        raise InvalidUrl(f"The {what} must be a URL like http://127.0.0.1:25000/api/, not {url!r}.", what=what)
+        seen = "***" if "@" in text else repr(url)
+        raise InvalidUrl(f"The {what} must be a URL like http://127.0.0.1:25000/api/, not {seen}.", what=what)
     return text
 
 

@@ -3,7 +3,23 @@
 from __future__ import annotations
 
 import os
+import shlex
+import stat
 from pathlib import Path
+
+from picopayments_cli.channel.errors import StoreUnusable
+
+
+def check_private(path: Path) -> None:
+    """Refuse a file or folder with secrets in it that other users may open. Raises StoreUnusable, OSError."""
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
+    if mode & 0o077:
+        raise StoreUnusable(
+            f"{path} holds secrets, and other users of this machine may open it. To make it private, run: "
+            f"chmod go= {shlex.quote(str(path))}",
+            path=str(path),
+            mode=f"{mode:04o}",
+        )
 
 
 def replace_file(path: Path, data: bytes) -> None:

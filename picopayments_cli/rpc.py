@@ -39,7 +39,7 @@ MAX_TEXT = 2000  # characters of a peer's message that are kept
 BATCH = 500  # calls in one POST
 _BUSY = (429, 502, 503, 504)
 _WARMING_UP = -28  # Bitcoin Core's code while it starts
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _NEXT_STEP = {
     "hub": "See that it runs and that --hub-url names it, then repeat the command.",
     "node": "See that it runs and that its URL in the settings is right, then repeat the command.",
@@ -76,7 +76,7 @@ class _Http:
         self._retries = retries
         self._verify = verify
         self._unreachable = unreachable
-        self._local = parts.hostname in _LOOPBACK
+        self._local = parts.hostname in LOOPBACK
         self._peer = "node" if issubclass(unreachable, NodeUnreachable) else "hub"
         self._refused = NodeRefused if self._peer == "node" else HubRefused
         self._sessions: dict[bool, requests.Session] = {}

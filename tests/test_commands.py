@@ -550,6 +550,7 @@ def settings_of(client: Client) -> Any:
 def test_settings_and_where_they_come_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(tmp_path, "https://user:secret@hub/api/")
     path = tmp_path / "regtest.cfg"
+    path.touch(0o600)
     path.write_text(json.dumps({"fee_rate": 7, "hub_username": "u", "hub_password": "secret", "timeout": 20}))
     monkeypatch.setenv("PICOPAYMENTS_BITCOIN_URL", "http://u:secret@[::1]:8332/x?y=1")
     monkeypatch.setenv("PICOPAYMENTS_CHAIN_URL", "http://node:4000/")

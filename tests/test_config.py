@@ -18,7 +18,9 @@ REGTEST = NETWORKS["regtest"]
 
 def load(basedir: Path, file: Any = None, flags: Any = None, environ: Any = None, network: Any = TESTNET) -> Settings:
     if file is not None:
-        settings_file(network, basedir).write_text(file if isinstance(file, str) else json.dumps(file))
+        path = settings_file(network, basedir)
+        path.touch(0o600)
+        path.write_text(file if isinstance(file, str) else json.dumps(file))
     return load_settings(network, basedir, flags or {}, environ or {})
 
 

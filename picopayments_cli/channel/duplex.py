@@ -7,7 +7,7 @@ other. What has left the machine counts, answered or not.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from picopayments_cli.channel.errors import AmountsDiffer, NotTransferable, RepeatedHash
 from picopayments_cli.channel.keys import Key
@@ -52,8 +52,18 @@ class Duplex:
 class Half:
     """One party's half of a sync: revoke secrets of commits given back, and a new commit for the rest."""
 
-    revokes: tuple[Secret, ...] = ()
+    revokes: tuple[Secret, ...] = field(default=(), repr=False)
     offer: Offer | None = None
+
+
+def standing(channel: Channel) -> Half:
+    """A payer's highest commit that was not given back, and the secrets of those that were and are not lower.
+
+    By it a payee that has lost its newest state knows which commit it may publish.
+    """
+    given_back = tuple(item.secret for item in channel.revoked if item.quantity >= channel.moved)
+    known = channel.active and channel.anchor is not None
+    return Half(given_back, offer_of(channel, channel.active[-1]) if known else None)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ it is ``expire`` blocks old. A *commit* is spent by the payee with the spend sec
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from picopayments_cli.channel.counterparty import p2sh
@@ -142,8 +142,8 @@ class Unlock:
     """What unlocks an output: the words before and after the signature made last, and the script it commits to."""
 
     script: bytes
-    before: bytes
-    after: bytes
+    before: bytes = field(repr=False)  # a secret may be among the words
+    after: bytes = field(repr=False)
 
     def script_sig(self, signature: bytes) -> bytes:
         """The scriptSig with that signature (DER and hash type)."""

@@ -27,7 +27,7 @@ class Pending:
     same, because what left the machine counts.
     """
 
-    bodies: tuple[Mapping[str, Any], ...]
+    bodies: tuple[Mapping[str, Any], ...] = field(repr=False)
     payments: tuple[Payment, ...]
 
 
@@ -48,7 +48,7 @@ class Connection:
     hub_key: Pubkey
     asset: str
     terms: Terms
-    salt: bytes
+    salt: bytes = field(repr=False)
     duplex: Duplex
     stage: str
     proposal: Mapping[str, Any]
@@ -59,14 +59,14 @@ class Connection:
     queue: tuple[Payment, ...] = ()
     pending: Pending | None = None
     owed: int = 0
-    hub_secret: Secret | None = None
+    hub_secret: Secret | None = field(default=None, repr=False)
     revealed: bool = False
     told: bool = False
     commit_raw: bytes | None = None
     final: bool = False
     publishing: tuple[str, str] | None = None
     published: tuple[str, ...] = ()
-    own_spend: Secret | None = None
+    own_spend: Secret | None = field(default=None, repr=False)
 
     def spend_secret(self, key: Key) -> Secret:
         """This party's own spend secret."""

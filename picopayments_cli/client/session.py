@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from picopayments_cli.chain import Chain, Query, View
 from picopayments_cli.channel import envelope, recovery
@@ -39,7 +40,7 @@ from picopayments_cli.client.record import ASKED, CLOSED, CLOSING, Connection, f
 from picopayments_cli.client.store import Store, damaged
 from picopayments_cli.client.wallet import Wallet, spendable
 from picopayments_cli.config import Settings
-from picopayments_cli.rpc import RpcClient
+from picopayments_cli.rpc import LOOPBACK, RpcClient
 
 log = logging.getLogger(__name__)
 WALLET_RESERVE = 20_000  # satoshis that stay in the wallet, for fees that can't wait
@@ -90,6 +91,7 @@ class Session:
     def rpc(self) -> RpcClient:
         """The hub. Raises InvalidSetting where none is set."""
         settings = self.settings
+        _warn_of("hub_url", settings.require_hub_url, settings.verify_tls)
         return RpcClient(
             settings.require_hub_url,
             timeout=self._timeout,
@@ -116,6 +118,8 @@ class Session:
         from picopayments_cli.chain.bitcoin import BitcoinNode
         from picopayments_cli.chain.node import NodeChain
 
+        _warn_of("chain_url", settings.chain_url)
+        _warn_of("bitcoin_url", settings.bitcoin_url)
         bitcoin = settings.bitcoin_url and BitcoinNode(settings.bitcoin_url, timeout=self._timeout)
         return NodeChain(settings.chain_url, self.network, timeout=self._timeout, bitcoin=bitcoin or None)
 
@@ -391,6 +395,15 @@ class Look:
     def held(self, address: str, asset: str) -> int:
         """What the ledger says an address holds, where it was asked."""
         return self.view.balances.get(address, {}).get(asset, 0)
+
+
+def _warn_of(name: str, url: str | None, verify: bool = True) -> None:
+    """Say which way to another machine is not protected; money does not depend on the hub's, privacy does."""
+    parts = urlsplit(url or "")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        log.warning("%s is http: others on the way to %s can read what passes, passwords too", name, parts.hostname)
+    elif parts.scheme == "https" and not verify:
+        log.warning("verify_tls is false: whoever stands between can pose as %s at TLS", parts.hostname)
 
 
 def _asset_ids(balances: Mapping[str, int]) -> tuple[int, ...]:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shlex
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +24,7 @@ from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle
 from picopayments_cli.client.history import Action, Event, events_of
 from picopayments_cli.config import settings_file
-from picopayments_cli.files import flush_folder, replace_file
+from picopayments_cli.files import check_private, flush_folder, replace_file
 
 FORMAT = "picopayments-connection"
 VERSION = 1
@@ -92,14 +90,7 @@ class Store:
     def _check_modes(self) -> None:
         for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, *self._files()):
             with _usable(path):
-                mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
-            if mode & 0o077:
-                raise StoreUnusable(
-                    f"{path} holds secrets, and other users of this machine may open it. To make it private, run: "
-                    f"chmod go= {shlex.quote(str(path))}",
-                    path=str(path),
-                    mode=f"{mode:04o}",
-                )
+                check_private(path)
 
     # The wallet's key ----------------------------------------------------------------------------------------------
 

@@ -208,7 +208,7 @@ class Account:
     asset: str
     asset_id: int
     terms: Terms
-    salt: bytes
+    salt: bytes = field(repr=False)
     client_hash: Hash
     stage: str = REQUESTED
     duplex: Duplex | None = None
@@ -217,7 +217,7 @@ class Account:
     deposit_reply: str = ""
     deposit_raw: bytes | None = None
     commit_raw: bytes | None = None
-    client_secret: Secret | None = None
+    client_secret: Secret | None = field(default=None, repr=False)
     revealed: bool = False
     restored: bool = False
     due: int = 0

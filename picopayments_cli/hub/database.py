@@ -29,6 +29,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
 from picopayments_cli.channel.errors import DatabaseUnusable
+from picopayments_cli.files import check_private
 
 # The conventions of index names, so that revisions made later can name what they alter.
 METADATA = MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s"})
@@ -105,7 +106,7 @@ class Database:
     """One database, open. Written by one transaction at a time, read by any thread meanwhile."""
 
     def __init__(self, url: str | URL) -> None:
-        """Open it, and bring its tables up to date. Raises DatabaseUnusable, with nothing changed."""
+        """Open it, and bring its tables up to date. Raises DatabaseUnusable and StoreUnusable, with nothing changed."""
         self._lock = threading.RLock()
         try:
             self.engine = _engine(url)
@@ -175,9 +176,11 @@ def _engine(url: str | URL) -> Engine:
 
 
 def _make_private(path: Path) -> None:
-    """The folder and the file for nobody else, before anything is written to them."""
+    """The folder and the file for nobody else, before anything is written to them. Raises StoreUnusable, OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    for name in (path.name, f"{path.name}-wal"):
+        check_private(path.with_name(name))
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

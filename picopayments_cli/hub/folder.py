@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from picopayments_cli.channel.errors import InvalidKey, StoreDamaged, StoreLocked, StoreUnusable
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, secret_of_wif, wif_of_secret
-from picopayments_cli.files import replace_file
+from picopayments_cli.files import check_private, replace_file
 from picopayments_cli.hub.terms import Offer, default_text, read_offer
 
 log = logging.getLogger(__name__)
@@ -53,6 +53,7 @@ class Folder:
             if not self.wif_path.exists():
                 wif = wif_of_secret(self.network, coincurve.PrivateKey().secret)
                 replace_file(self.wif_path, f"{wif}\n".encode("ascii"))
+            check_private(self.wif_path)
             try:
                 return Key(secret_of_wif(self.network, self.wif_path.read_text("ascii")))
             except (InvalidKey, UnicodeDecodeError):
