@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from faults import answers, floods, lying_chain, lying_client, lying_hub, run
+from faults import answers, floods, lying_chain, lying_client, lying_hub, reorganisations, run
 from faults.mutations import Mutation, setter
 from faults.party import Party, heard, hub_key
 from faults.proxy import between
@@ -26,7 +26,14 @@ SEED = 1
 
 @pytest.mark.parametrize(
     ("part", "trials", "pairs"),
-    [(answers, 20, 0), (lying_hub, 60, 45), (lying_client, 100, 90), (lying_chain, 40, 30), (floods, 100, 0)],
+    [
+        (answers, 20, 0),
+        (lying_hub, 60, 45),
+        (lying_client, 100, 90),
+        (lying_chain, 40, 30),
+        (floods, 100, 0),
+        (reorganisations, 3, 0),
+    ],
     ids=lambda value: value.__name__.partition(".")[2] if isinstance(value, ModuleType) else "",
 )
 def test_nobody_loses_anything(part: ModuleType, trials: int, pairs: int, tmp_path: Path) -> None:
