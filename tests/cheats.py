@@ -7,7 +7,7 @@ import json
 import shutil
 import signal
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,6 +136,14 @@ class Town:
     def mine_to(self, height: int) -> None:
         """Mine up to a height."""
         self.mine(height - self.height)
+
+    def mine_until(self, reached: Callable[[], object], what: str, rounds: int = 120) -> None:
+        """Mine until something is so. Raises TimeoutError."""
+        for _ in range(rounds):
+            if reached():
+                return
+            self.mine()
+        raise TimeoutError(f"after {rounds} blocks there is not: {what}")
 
     @property
     def height(self) -> int:

@@ -56,6 +56,7 @@ from picopayments_cli.channel.values import (
 
 REGTEST = NETWORKS["regtest"]
 START = 1000  # the height at which every story begins
+HANDLE = Handle(hashlib.sha256(b"handle").digest())
 STRANGER = Key(hashlib.sha256(b"a stranger").digest())
 
 
@@ -224,17 +225,14 @@ class MemoryChain:
         return {asset_name(asset): self.held(script, asset) for asset in self._asset_ids(script)}
 
 
-class HandHub:
-    """A hub's answers, made by the channel's own rules; what it does on the chain, the test tells it to do."""
+class HubAnswers:
+    """A hub's answers on one connection, made by the channel's own rules; it knows nothing of a chain."""
 
-    url = "http://hub.invalid/api/"
-
-    def __init__(self, chain: MemoryChain, terms: Terms) -> None:
-        self.chain = chain
+    def __init__(self, terms: Terms, key: Key = PAYEE, handle: Handle = HANDLE) -> None:
         self.terms = terms
-        self.key = PAYEE
+        self.key = key
         self.secrets = Secrets(self.key, b"salt of the hub.")
-        self.handle = Handle(hashlib.sha256(b"handle").digest())
+        self.handle = handle
         self.refuses: Exception | None = None  # what it answers instead
         self.reveals = True  # its spend secret, at a close
         self.to_pay: list[int] = []  # what others have paid to the client
@@ -310,24 +308,36 @@ class HandHub:
         reveals = self.reveals and not self.duplex.receiving.active
         return close_request(self.handle, self.secrets.spend if reveals else None)
 
-    # On the chain ----------------------------------------------------------------------------------------------------
-
-    def fund(self) -> None:
-        """Publish its deposit."""
-        channel = self.duplex.sending
-        unlock: Unlock = wallet_unlock(self.key.pubkey, self.script)
-        coin = self.chain.fund(self.script, 1_000_000)
-        draft = compose_deposit(
-            [(coin, 1_000_000)], unlock, channel.script, channel.asset_id, channel.quantity, channel.budget, 1
-        )
-        tx = draft.signed(self.key)
-        self.chain.broadcast(tx.serialize())
-        anchor = Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value)
-        self.duplex = replace(self.duplex, sending=replace(channel, anchor=anchor))
-
     def see(self, anchor: Anchor | None) -> None:
         """Take the client's deposit for confirmed."""
         self.duplex = replace(self.duplex, receiving=replace(self.duplex.receiving, anchor=anchor))
+
+    def deposited(self, coins: Sequence[tuple[Outpoint, int]], rate: int = 1) -> bytes:
+        """Its deposit, signed, out of coins of its wallet; from here on its commits spend that."""
+        channel = self.duplex.sending
+        unlock: Unlock = wallet_unlock(self.key.pubkey, self.script)
+        draft = compose_deposit(
+            coins, unlock, channel.script, channel.asset_id, channel.quantity, channel.budget, rate
+        )
+        tx = draft.signed(self.key)
+        anchor = Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value)
+        self.duplex = replace(self.duplex, sending=replace(channel, anchor=anchor))
+        return bytes(tx.serialize())
+
+
+class HandHub(HubAnswers):
+    """A hub on a chain in memory; what it does there, the test tells it to do."""
+
+    url = "http://hub.invalid/api/"
+
+    def __init__(self, chain: MemoryChain, terms: Terms) -> None:
+        super().__init__(terms)
+        self.chain = chain
+
+    def fund(self) -> None:
+        """Publish its deposit."""
+        coin = self.chain.fund(self.script, 1_000_000)
+        self.chain.broadcast(self.deposited([(coin, 1_000_000)]))
 
     def publish(self, commit: Commit) -> bytes:
         """Publish a commit that it has received, revoked or not; its txid."""
