@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from starlette.applications import Starlette
 from starlette.routing import Mount
@@ -84,3 +85,58 @@ def saying(body: bytes | str | Any, status: str = "200 OK", headers: str = "") -
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     head = f"HTTP/1.1 {status}\r\nContent-Length: {len(data)}\r\nConnection: close\r\n{headers}\r\n"
     return lambda connection: connection.sendall(head.encode() + data)
+
+
+def port_of(url: str) -> int:
+    """The port that a URL names."""
+    return urlsplit(url).port or 0
+
+
+class Relay:
+    """A TCP server on a free port that hands on what comes either way to another port, and keeps it."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._streams: list[bytearray] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                threading.Thread(target=self._connect, args=(near,), daemon=True).start()
+
+    def _connect(self, near: socket.socket) -> None:
+        with near, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._target)) as far:
+            back = threading.Thread(target=self._pump, args=(far, near), daemon=True)
+            back.start()
+            self._pump(near, far)
+            back.join()
+
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
+        kept = bytearray()
+        self._streams.append(kept)
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                kept += data
+                target.sendall(data)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+    def traffic(self) -> bytes:
+        """All that passed, without the header that is there for passwords."""
+        whole = b"\n".join(bytes(stream) for stream in self._streams)
+        return re.sub(rb"(?im)^authorization: [^\r\n]*", b"", whole)
+
+    def paths(self) -> set[str]:
+        """The paths asked for, without what follows a question mark."""
+        found = re.findall(rb"(?m)^(?:GET|POST|PUT|DELETE) ([^ ?]*)[^ ]* HTTP/1\.1\r$", self.traffic())
+        return {path.decode() for path in found}
+
+    def stop(self) -> None:
+        """Give the port back."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import requests
+import trustme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import json_rpc
@@ -290,12 +291,9 @@ def test_a_port_that_is_taken() -> None:
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS")
 def test_tls(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    make = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=127.0.0.1"
-    command = [*make.split(), "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
-    try:
-        subprocess.run(command, check=True, capture_output=True)
-    except FileNotFoundError:
-        pytest.skip("needs openssl to make a certificate")
+    made = trustme.CA().issue_cert("127.0.0.1")
+    made.cert_chain_pems[0].write_to_path(str(cert))
+    made.private_key_pem.write_to_path(str(key))
     with json_rpc({"echo": echo}) as plain, pytest.raises(HubUnreachable, match="did not answer"):
         RpcClient(plain.replace("http:", "https:")).call("echo", {}, retry=False)
     with json_rpc({"echo": echo}, server={"ssl_cert": str(cert), "ssl_key": str(key)}) as url:

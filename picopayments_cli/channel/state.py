@@ -50,7 +50,7 @@ class Revoked:
     """A commit that the payer can punish, since its payee revealed the revoke secret."""
 
     quantity: Quantity
-    secret: Secret
+    secret: Secret = field(repr=False)
 
     @cached_property
     def revoke_hash(self) -> Hash:
