@@ -91,6 +91,29 @@ def dust_before_signing(town: Stage) -> str:
     return "the hub closes"
 
 
+def dust_after_the_check(town: Stage) -> str:
+    """Dust comes to the next commit's address when the hub has looked at it, and before it signs."""
+    it = Raid(town)
+    it.open()
+    mallory = it.mallory
+    mallory.sync(1)
+    town.mine()
+    channel = mallory.duplex.receiving
+    dusts = [mallory.pay(channel.commit_script(item).output) for item in channel.requested]
+    town.mine(channel.delay)
+    mallory.sync(5001, mallory.payment(5000, mallory.handle))
+    stolen = mallory.received[-1]
+    before = it.fault()
+    name = refusal(lambda: mallory.sync(5000, mallory.payment(4999, None)))
+    town.result.hold(name == "DirtyCommitAddress", f"credited for a dirty address: {name}")
+    town.result.hold(it.fault() == before, "a revocation that was refused moved something")
+    mallory.publish(stolen)
+    taken = mallory.tries(lambda: mallory.payout(channel, stolen.revoke_hash, mallory.secrets.spend, dusts))
+    town.result.hold(taken, "the aged dust does not get round the delay: the trial is none")
+    it.end("dust after the check", mallory.rob)
+    return "signed, and never taken back"
+
+
 def dust_before_revoking(town: Stage) -> str:
     """Dust grows old on the address of a commit to the client, which then revokes it."""
     it = Raid(town)
@@ -252,6 +275,7 @@ TRIALS = (
     revoked_at_last_block,
     old_books,
     dust_before_signing,
+    dust_after_the_check,
     dust_before_revoking,
     dust_after_revoking,
     dust_on_what_is_given_back,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+
+from cheats import DEPOSIT
 from network_support import wait_until
 
 from faults.forgery import odd_transactions
-from faults.stage import DEEPEST, Raid, Stage
-from faults.thieves import LENGTHS, Thief, commit_script, refusal, shaped_like_signature, shown_secret
+from faults.stage import DEEPEST, PAYEE, Raid, Stage
+from faults.thieves import DELAY, EXPIRE, LENGTHS, Thief, commit_script, refusal, shaped_like_signature, shown_secret
 from picopayments_cli.channel.recovery import settle_height
-from picopayments_cli.channel.values import Secret
+from picopayments_cli.channel.scripts import DepositScript
+from picopayments_cli.channel.values import Handle, Secret
 
 # Deadlines and blocks -----------------------------------------------------------------------------------------------
 
@@ -142,6 +146,120 @@ def amounts_that_differ(town: Stage) -> str:
     return f"{name}, {late}"
 
 
+def restored_files(town: Stage) -> str:
+    """A client goes back to an older copy of its folder, in which a commit that it has given back is its own."""
+    it = Raid(town)
+    it.open()
+    alice = town.honest_client(town.hub_url)
+    had = town.held(alice.wallet_script)
+    handle = alice.run("connect", "XCP", str(DEPOSIT), "--expire_time", str(EXPIRE))["handle"]
+    town.mine_until(lambda: alice.shown(handle)["status"] == "open", "an open connection")
+    it.mallory.sync(3001, it.mallory.payment(3000, Handle(bytes.fromhex(handle))))
+    alice.run("sync")
+    kept = alice.basedir.with_name(f"{alice.basedir.name}.kept")
+    shutil.copytree(alice.basedir, kept)
+    alice.run("queuepayment", handle, PAYEE, "2998")
+    alice.run("queuepayment", handle, it.mallory.handle.hex(), "2998")
+    alice.run("sync")
+    guaranteed = alice.connection(handle).duplex.guaranteed
+    it.others.append(handle)
+    it.fault()
+    shutil.rmtree(alice.basedir)
+    kept.rename(alice.basedir)
+    for _ in range(3):
+        done = alice.done("sync")
+        town.result.hold(done.code != 0, "a sync of an older copy is taken")
+        town.mine()
+        town.result.hold(alice.shown(handle)["status"] == "open", "an older copy closes by itself")
+    alice.done("close", handle)
+    it.end("restored files", lambda: alice.done("sync"))
+    has = town.held(alice.wallet_script) - had + DEPOSIT
+    return f"{done.error['name']}; {guaranteed - has} lost by its owner"
+
+
+# Before it opens, and after it closes -------------------------------------------------------------------------------
+
+
+def used_address(town: Stage) -> str:
+    """The deposit's address has a coin before the hub agrees: one that is older than the hub would think."""
+    it = Raid(town)
+
+    def dust(script: DepositScript) -> None:
+        it.mallory.pay(script.output)
+        town.mine()
+
+    name = refusal(lambda: it.mallory.agree(meanwhile=dust))
+    town.result.hold(name == "AddressUsed", f"a deposit on a used address: {name}")
+    town.result.keep(it.had, it.hub_holds(), "a used address")
+    return str(name)
+
+
+def deposit_taken_back(town: Stage) -> str:
+    """The deposit is in a block, which a reorganisation takes away; its coins go elsewhere."""
+    it = Raid(town)
+    mallory = it.mallory
+    raw = mallory.agree()
+    town.miner.mine_exactly(raw)
+    town.mine(DEEPEST - 1)
+    town.reorganise(DEEPEST)
+    town.miner.mine_exactly(mallory.spending_again(raw))
+    town.mine(DELAY + DEEPEST)
+    town.result.hold(it.hub_holds() == it.had, "the hub deposited for a deposit that is not there")
+    town.result.hold(it.stages() == {"agreed"}, f"the connection is {it.stages()}")
+    it.guaranteed = DEPOSIT  # that it never made
+    it.end("a deposit that is taken back")
+    return "the hub waits for the deposit to be buried"
+
+
+def sync_after_the_secret(town: Stage) -> str:
+    """The hub has given its secret, so that commits to it are worth nothing: then the client pays by one."""
+    it = Raid(town)
+    it.open()
+    mallory = it.mallory
+    it.fault()
+    given = mallory.close()["spend_secret"]
+    town.result.hold(given is not None, "the hub, which received nothing, gives no secret")
+    name = refusal(lambda: mallory.sync(5001, mallory.payment(5000, mallory.handle)))
+    town.result.hold(name == "ConnectionNotOpen", f"a commit after the secret: {name}")
+    mallory.tries(lambda: mallory.change(mallory.duplex.sending, Secret(bytes.fromhex(given))))
+    it.end("a sync after the secret", mallory.rob)
+    return str(name)
+
+
+def payout_in_disguise(town: Stage) -> str:
+    """A payout whose scriptSig shows the secret in another place, and by another push."""
+    it = Raid(town)
+    it.open()
+    mallory = it.mallory
+    mallory.sync(5001, mallory.payment(5000, mallory.handle))
+    it.fault()
+    commit = mallory.received[-1]
+    mallory.publish(commit)
+    town.mine(mallory.duplex.receiving.delay)
+    raw = mallory.disguised(mallory.paying_out(commit), mallory.secrets.spend)
+    town.result.hold(town.miner.would_mine(raw), "no miner takes the disguised payout: the trial is none")
+    town.mine(2)
+    early = town.height < mallory.agreed + mallory.duplex.receiving.script.expire
+    spare = mallory.coins(mallory.duplex.receiving.script.output)
+    town.result.hold(early and not spare, "the secret was not found")
+    it.end("a payout in disguise", mallory.rob)
+    return "found among all pushes"
+
+
+def commit_never_paid_out(town: Stage) -> str:
+    """The client publishes its commit and never pays it out, so that its secret stays unknown."""
+    it = Raid(town)
+    it.open()
+    mallory = it.mallory
+    mallory.sync(5001, mallory.payment(5000, mallory.handle))
+    it.fault()
+    mallory.publish(mallory.received[-1])
+    it.end("a commit that is never paid out")
+    left = it.hub_holds() - it.had + DEPOSIT
+    town.result.hold(left == it.guaranteed, "more came back than was the hub's")
+    return "the spare frees the rest at expiry"
+
+
 TRIALS = (
     respent_at_expiry,
     reorganised_payout,
@@ -150,4 +268,10 @@ TRIALS = (
     odd_things_everywhere,
     same_secrets_twice,
     amounts_that_differ,
+    restored_files,
+    used_address,
+    deposit_taken_back,
+    sync_after_the_secret,
+    payout_in_disguise,
+    commit_never_paid_out,
 )

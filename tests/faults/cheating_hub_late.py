@@ -11,7 +11,7 @@ from cheats import DEPOSIT
 
 from faults.forgery import odd_transactions
 from faults.stage import DEEPEST, PAYEE, Robbery, Stage, robbery
-from faults.thieves import LENGTHS, shaped_like_signature, shown_secret
+from faults.thieves import DELAY, EXPIRE, LENGTHS, shaped_like_signature, shown_secret
 from picopayments_cli.channel.errors import HubUnreachable
 
 # Deadlines ----------------------------------------------------------------------------------------------------------
@@ -118,6 +118,9 @@ def commit_of_an_unanswered_sync(town: Stage) -> str:
         it.publish(commit)
         it.sync()
         town.mine()
+        it.sync()
+        given = [body["spend_secret"] for method, body in it.hub.asked if method == "mph_close"]
+        town.result.hold(not any(given), "the secret was given while a sync is unanswered")
         it.silence()
         it.end("a commit of an unanswered sync", lambda: (it.grabs(commit), it.rob()))
     return "what left counts"
@@ -210,6 +213,75 @@ def _listing(amount: int) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
     return shape
 
 
+# Before it opens, and after it closes -------------------------------------------------------------------------------
+
+
+def used_address(town: Stage) -> str:
+    """The hub's deposit address has a coin before the hub agrees: one that is older than the client would think."""
+    with robbery(town) as it:
+
+        def dusted(method: str, body: dict[str, Any]) -> dict[str, Any]:
+            if method == "mph_deposit":
+                it.thief.pay(it.hub.h2c.script.output)
+            return body
+
+        it.hub.shape = dusted
+        _, name = it.alice.fails("connect", "XCP", str(DEPOSIT), "--expire_time", str(EXPIRE))
+        town.result.hold(name == "AddressUsed", f"a deposit on a used address: {name}")
+        town.mine()
+        town.result.keep(it.had, town.held(it.alice.wallet_script), "a used address")
+    return name
+
+
+def deposit_taken_back(town: Stage) -> str:
+    """The hub's deposit is in a block, which a reorganisation takes away; its coins go elsewhere."""
+    with robbery(town) as it:
+        it.connect()
+        town.mine(DEEPEST)
+        raw = it.hub.deposited(it.thief.purse.coins)
+        town.miner.mine_exactly(raw)
+        town.mine(DEEPEST - 1)
+        town.result.hold(it.status() == "opening", f"{it.status()} by a deposit that six blocks hold")
+        town.reorganise(DEEPEST)
+        town.miner.mine_exactly(it.thief.spending_again(raw))
+        it.fault()
+        it.alice.done("close", it.handle)
+        it.silence()
+        it.end("a deposit that is taken back")
+    return "the client waits for the deposit to be buried"
+
+
+def payout_in_disguise(town: Stage) -> str:
+    """A payout whose scriptSig shows the secret in another place, and by another push."""
+    with robbery(town) as it:
+        it.open()
+        it.pay(5000)
+        it.fault()
+        it.silence()
+        commit = it.hub.accepted[-1]
+        it.publish(commit)
+        town.mine(DELAY)
+        raw = it.thief.disguised(it.payout(commit), it.hub.secrets.spend)
+        town.result.hold(town.miner.would_mine(raw), "no miner takes the disguised payout: the trial is none")
+        it.sync()
+        town.mine()
+        town.result.hold(not town.coins(it.hub.c2h.script.output), "the secret was not found")
+        it.end("a payout in disguise")
+    return "found among all pushes"
+
+
+def commit_never_paid_out(town: Stage) -> str:
+    """The hub publishes its commit and never pays it out, so that its secret stays unknown."""
+    with robbery(town) as it:
+        it.open()
+        it.pay(5000)
+        it.fault()
+        it.silence()
+        it.publish(it.hub.accepted[-1])
+        it.end("a commit that is never paid out", it.rob)
+    return "the spare frees the rest at expiry"
+
+
 TRIALS = (
     respent_at_expiry,
     reorganised_payout,
@@ -220,4 +292,8 @@ TRIALS = (
     odd_things_everywhere,
     two_wallets_on_one_key,
     amounts_that_differ,
+    used_address,
+    deposit_taken_back,
+    payout_in_disguise,
+    commit_never_paid_out,
 )

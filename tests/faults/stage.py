@@ -285,6 +285,7 @@ class Raid:
         self.town = town
         self.clients = [CheatingClient(town, town.rng) for _ in range(clients)]
         self.mallory = self.clients[0]
+        self.others: list[str] = []  # handles
         for client in self.clients:
             client.fund()
         self.had = self.hub_holds()
@@ -301,8 +302,14 @@ class Raid:
 
     def fault(self) -> int:
         """Take note of the hub's guaranteed balance in all of the connections, as it is now."""
-        self.guaranteed = sum(client.guaranteed_to_hub() for client in self.clients)
+        shown = self.town.hub.call("mph_status", assets=None)["connections"]
+        self.guaranteed = sum(shown[handle]["balance"] for handle in self.handles)
         return self.guaranteed
+
+    @property
+    def handles(self) -> list[str]:
+        """The connections, those of honest clients too."""
+        return [*(client.handle.hex() for client in self.clients), *self.others]
 
     def give_back(self) -> Commit:
         """Mallory is paid 5000 and gives it back, so that the hub can punish that commit."""
@@ -315,7 +322,7 @@ class Raid:
     def stages(self) -> set[str]:
         """How far the connections are at the hub."""
         found = self.town.stages()
-        return {found[client.handle.hex()] for client in self.clients}
+        return {found[handle] for handle in self.handles}
 
     def wake(self) -> None:
         """Start the hub, and wait until it has looked at the chain."""
@@ -334,5 +341,5 @@ class Raid:
         self.town.result.hold(self.stages() == {"closed"}, f"{what}: the connections are {self.stages()} at the hub")
         if self.guaranteed is None:
             raise RuntimeError(f"{what}: nobody took note of what was guaranteed")
-        has = self.hub_holds() - self.had + DEPOSIT * len(self.clients)
+        has = self.hub_holds() - self.had + DEPOSIT * len(self.handles)
         self.town.result.keep(self.guaranteed, has, what)

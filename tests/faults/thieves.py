@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from bitcoin.core import CTransaction
+from bitcoin.core import CMutableTransaction, CTransaction
+from bitcoin.core.script import CScript
 from cheats import DEPOSIT, Town
 from memory_support import HubAnswers
 from regtest_support import address_of, script_of_key
@@ -25,7 +26,6 @@ from picopayments_cli.channel.messages import (
     Payment,
     SyncReply,
     SyncRequest,
-    close_request,
 )
 from picopayments_cli.channel.scripts import (
     DepositScript,
@@ -33,12 +33,14 @@ from picopayments_cli.channel.scripts import (
     change_unlock,
     expire_unlock,
     payout_unlock,
+    push,
     wallet_unlock,
 )
 from picopayments_cli.channel.state import Channel, Commit, finished
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import (
     Anchor,
+    Draft,
     Input,
     Output,
     Purse,
@@ -48,6 +50,7 @@ from picopayments_cli.channel.transactions import (
     compose_recovery,
     find_secret,
     parse_transaction,
+    spent_outpoints,
 )
 from picopayments_cli.channel.values import (
     HANDLE_SIZE,
@@ -111,6 +114,14 @@ class Thief:
         self.town.broadcast(tx.serialize())
         return Outpoint(tx.GetTxid(), 0)
 
+    def spending_again(self, raw: bytes) -> bytes:
+        """The coins that a transaction of the wallet's spends, back to the wallet."""
+        coins = spent_outpoints(CTransaction.deserialize(raw))
+        known = dict(self.purse.coins)
+        inputs = tuple(Input(coin, known[coin], self.purse.unlock) for coin in coins)
+        value = sum(coin.value for coin in inputs) - 10_000
+        return bytes(Draft(inputs, (Output(value, self.script),)).signed(self.key).serialize())
+
     # Spends of channels, whenever they suit ---------------------------------------------------------------------------
 
     def finished(self, channel: Channel, commit: Commit) -> bytes:
@@ -141,6 +152,14 @@ class Thief:
             for coin in found
         ]
         return bytes(compose_recovery(inputs, self.purse, XCP, version, urgent=True).signed(self.key).serialize())
+
+    def disguised(self, raw: bytes, secret: bytes) -> bytes:
+        """A payout with another push of the secret, another selector, and something in front: only a miner takes it."""
+        tx = CMutableTransaction.from_tx(CTransaction.deserialize(raw))
+        words = bytes(tx.vin[0].scriptSig)
+        found = b"\x01\x2a" + words.replace(push(secret) + b"\x51", b"\x4d\x20\x00" + secret + b"\x02\x00\x01")
+        tx.vin[0].scriptSig = CScript(found)
+        return bytes(tx.serialize())
 
     def tries(self, compose: Callable[[], bytes]) -> bool:
         """Compose something and hand it to the network; whether it was taken."""
@@ -278,14 +297,17 @@ class CheatingClient(Thief):
         """The revoke secret of a hash that it drew."""
         return Secret(self._drawn[wanted])
 
-    def agree(self, expire: int = EXPIRE, delay: int = DELAY) -> bytes:
-        """Agree on a connection; the deposit, signed."""
+    def agree(
+        self, expire: int = EXPIRE, delay: int = DELAY, meanwhile: Callable[[DepositScript], object] = bool
+    ) -> bytes:
+        """Agree on a connection; the deposit, signed. ``meanwhile``: what is done before the hub is told its script."""
         answer = self.call("mph_request", ConnectRequest("XCP", self.secrets.spend_hash).as_json())
         reply, hub = ConnectReply.parse(answer), Pubkey(bytes.fromhex(answer["pubkey"]))
         rate = Terms.parse(reply.terms).fee_rate
         self.handle = reply.handle
         c2h = DepositScript(self.key.pubkey, hub, reply.spend_hash, expire)
         h2c = DepositScript(hub, self.key.pubkey, self.secrets.spend_hash, expire)
+        meanwhile(c2h)
         own = self.drawn()
         message = DepositMessage(c2h.redeem, own, Quantity(DEPOSIT), delay).as_json("XCP", self.handle)
         self.agreed = self.town.height
@@ -352,13 +374,8 @@ class CheatingClient(Thief):
         return self.agreed + self.duplex.sending.script.expire
 
     def close(self, secret: Secret | None = None) -> Any:
-        """Close the connection; the hub's answer."""
-        return self.call("mph_close", close_request(self.handle, secret))
-
-    def guaranteed_to_hub(self) -> int:
-        """What the hub says that it has in the connection."""
-        found: dict[str, Any] = self.town.hub.call("mph_status", assets=None)["connections"]
-        return int(found[self.handle.hex()]["balance"])
+        """Close the connection, saying no more than the original client did; the hub's answer."""
+        return self.call("mph_close", {"handle": self.handle.hex(), "spend_secret": secret.hex() if secret else None})
 
     # What it does on the chain ----------------------------------------------------------------------------------------
 
