@@ -115,6 +115,7 @@ class Town:
         self.stop_hub()
         for path in self.basedir.glob("regtest.db*"):
             path.unlink()
+        self._database.touch(0o600)
         self._database.write_bytes(copy.read_bytes())
 
     def stages(self) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -156,6 +156,10 @@ class MemoryChain:
     def asset(self, name: str) -> Asset:
         """An asset, indivisible but for XCP."""
         return Asset(name, asset_id(name), name == "XCP")
+
+    def attached(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
+        """None: no asset is ever attached to a coin here."""
+        return set()
 
     def broadcast(self, raw: bytes) -> bytes:
         """Take a transaction into the mempool. Raises BroadcastRefused."""

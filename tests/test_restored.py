@@ -14,10 +14,17 @@ from cheats import Town, running_town
 from network_support import Client, HubProcess, wait_until
 from regtest_support import running_node
 
-from picopayments_cli.channel import envelope
-from picopayments_cli.channel.errors import BadClientSignature, DatabaseOutdated, HubRestored, UnknownRevokeHash
+from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel.duplex import Half, standing
+from picopayments_cli.channel.errors import (
+    BadClientSignature,
+    BadRequest,
+    DatabaseOutdated,
+    HubRestored,
+    UnknownRevokeHash,
+)
 from picopayments_cli.channel.messages import close_request
-from picopayments_cli.channel.state import Channel, Commit, Offer, offer_of
+from picopayments_cli.channel.state import Channel, Commit, offer_of
 from picopayments_cli.channel.values import Handle, Hash
 from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.database import Database, default_url
@@ -65,8 +72,8 @@ class Story:
         return {"alice": alice, "bob": bob, "hub": -alice - bob}
 
 
-def close_body(client: Client, handle: str, commit: Offer | None) -> dict[str, Any]:
-    return envelope.seal(client.key, close_request(Handle(bytes.fromhex(handle)), None, commit))
+def close_body(client: Client, handle: str, said: Half | None) -> dict[str, Any]:
+    return envelope.seal(client.key, close_request(Handle(bytes.fromhex(handle)), None, said))
 
 
 def revoked_scripts(channel: Channel) -> set[bytes]:
@@ -209,23 +216,60 @@ def test_a_restored_hub_believes_only_what_it_can_check(town: Town) -> None:
     town.restore(story.copy)
     town.start_hub("--restored")
     hub = RpcClient(town.hub_url)
-    body = close_body(story.alice, story.a, None)
-    silent = envelope.seal(story.alice.key, {name: body[name] for name in ("handle", "spend_secret")})
+    silent = close_body(story.alice, story.a, None)
     assert hub.call("mph_close", silent, retry=False)["spend_secret"] is None  # as the original client says it
     town.mine(3)
     channel = story.alice.connection(story.a).duplex.sending
     assert town.published(channel) is None
     strange = Commit(channel.active[-1].quantity, Hash(bytes(20)), channel.active[-1].signature)
+    said = standing(channel)
     with pytest.raises(UnknownRevokeHash):
-        hub.call("mph_close", close_body(story.alice, story.a, offer_of(channel, strange)), retry=False)
+        hub.call("mph_close", close_body(story.alice, story.a, Half((), offer_of(channel, strange))), retry=False)
     with pytest.raises(BadClientSignature):
-        hub.call("mph_close", close_body(story.bob, story.a, None), retry=False)
+        hub.call("mph_close", close_body(story.bob, story.a, said), retry=False)
+    given_back = offer_of(story.then, story.then.active[-1])
+    with pytest.raises(BadRequest):
+        hub.call("mph_close", close_body(story.alice, story.a, Half(said.revokes, given_back)), retry=False)
     proposal = dict(story.alice.connection(story.a).proposal)
     with pytest.raises(HubRestored):
         hub.call("mph_deposit", proposal, retry=False)
     assert town.published(channel) is None
-    then = story.then
-    lowest = offer_of(then, then.active[0])
-    reply = hub.call("mph_close", close_body(story.alice, story.a, lowest), retry=False)
+    assert hub.call("mph_close", close_body(story.alice, story.a, said), retry=False)["spend_secret"] is None
+    highest = channel.commit_script(channel.active[-1].revoke_hash).output
+    wait_until(lambda: town.published(channel) == highest, "that commit")
+
+
+@pytest.mark.parametrize("named", [0, None], ids=["a lower one", "none"])
+def test_what_was_not_given_back_can_not_be_denied(town: Town, named: int | None) -> None:
+    alice, bob = town.client("alice"), town.client("bob")
+    a, b = town.open(alice), town.open(bob)
+    for amount in (100, 5000):
+        pay(alice, a, b, amount)
+    town.restore(town.copy_books())
+    town.start_hub("--restored")
+    channel = alice.connection(a).duplex.sending
+    said = Half((), None if named is None else offer_of(channel, channel.active[named]))
+    reply = RpcClient(town.hub_url).call("mph_close", close_body(alice, a, said), retry=False)
     assert reply["spend_secret"] is None
-    wait_until(lambda: town.published(then) == then.commit_script(then.active[0].revoke_hash).output, "that commit")
+    highest = channel.commit_script(channel.active[-1].revoke_hash).output
+    wait_until(lambda: town.published(channel) == highest, "the highest commit")
+
+
+def test_without_its_clients_word_a_restored_hub_publishes_at_the_deadline(town: Town) -> None:
+    alice, bob = town.client("alice"), town.client("bob")
+    before = town.books()
+    a, b = town.open(alice, expire=40), town.open(bob, expire=40)
+    pay(alice, a, b, 5000)
+    bob.run("sync")
+    town.restore(town.copy_books())
+    town.start_hub("--restored")
+    bob.run("close", b)
+    connection = alice.connection(a)
+    channel = connection.duplex.sending
+    deadline = recovery.settle_height(channel, connection.agreed_height)
+    town.mine_to(deadline - 1)
+    assert town.published(channel) is None
+    town.mine()
+    wait_until(lambda: town.published(channel), "the commit")
+    town.settle()
+    town.check(before, alice=-5000 - FEE, bob=5000 - 2 * FEE, hub=3 * FEE)  # one fee of a sync that is refused

@@ -19,6 +19,7 @@ from picopayments_cli.channel.state import (
     commit,
     give_back,
     is_known,
+    offer_of,
     request_commit,
     revoke,
     to_revoke,

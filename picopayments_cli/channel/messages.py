@@ -94,25 +94,21 @@ class _Reader:
                 revokes.append(Secret(from_hex(item, "revoke secret")))
             except InvalidHex as refused:
                 raise self.error(refused.message, member="revokes") from refused
-        return Half(tuple(revokes), self.offer())
-
-    def offer(self) -> Offer | None:
-        """The member ``commit``."""
         body = self.member("commit")
         if body is None:
-            return None
+            return Half(tuple(revokes))
         commit = _Reader(body, self.error)
         if set(commit.body) != _COMMIT:
             raise self.error("A commit has exactly the members rawtx and script.", member="commit")
-        return Offer(commit.hex("rawtx"), commit.hex("script"))
+        return Half(tuple(revokes), Offer(commit.hex("rawtx"), commit.hex("script")))
 
 
 def _half_json(half: Half) -> dict[str, Any]:
-    return {"revokes": [secret.hex() for secret in half.revokes], "commit": _offer_json(half.offer)}
-
-
-def _offer_json(offer: Offer | None) -> dict[str, str] | None:
-    return {"rawtx": offer.raw.hex(), "script": offer.script.hex()} if offer else None
+    offer = half.offer
+    return {
+        "revokes": [secret.hex() for secret in half.revokes],
+        "commit": {"rawtx": offer.raw.hex(), "script": offer.script.hex()} if offer else None,
+    }
 
 
 # mph_request --------------------------------------------------------------------------------------------------------
@@ -318,23 +314,18 @@ class SyncReply:
 # mph_close ----------------------------------------------------------------------------------------------------------
 
 
-def close_request(handle: Handle, spend_secret: Secret | None, commit: Offer | None = None) -> dict[str, Any]:
+def close_request(handle: Handle, spend_secret: Secret | None, standing: Half | None = None) -> dict[str, Any]:
     """The body of mph_close, unsigned: the spend secret where nothing received is left to pay out.
 
-    ``commit``: the highest one that the client signed and that was not given back.
+    ``standing``: how the client's deposit stands, as ``duplex.standing`` has it; the original client says none.
     """
-    secret = spend_secret.hex() if spend_secret else None
-    return {"handle": handle.hex(), "spend_secret": secret, "commit": _offer_json(commit)}
+    body = {"handle": handle.hex(), "spend_secret": spend_secret.hex() if spend_secret else None}
+    return body if standing is None else body | _half_json(standing)
 
 
-def names_commit(body: Mapping[str, Any]) -> bool:
-    """Whether a request of mph_close says which commit is the client's highest; the original client's does not."""
-    return "commit" in body
-
-
-def commit_in(body: Any) -> Offer | None:
-    """The commit in a request of mph_close. Raises BadRequest."""
-    return _Reader(body, BadRequest).offer()
+def standing_in(body: Mapping[str, Any]) -> Half | None:
+    """How the client's deposit stands by its request of mph_close; None in the original client's. Raises BadRequest."""
+    return _Reader(body, BadRequest).half() if "commit" in body else None
 
 
 def spend_secret_in(body: Any, error: type[PicopaymentsError]) -> bytes | None:

@@ -9,6 +9,7 @@ import logging
 from dataclasses import dataclass, field, replace
 
 from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel.duplex import standing
 from picopayments_cli.channel.errors import (
     BadPreviousTransaction,
     BadReply,
@@ -23,7 +24,7 @@ from picopayments_cli.channel.messages import (
     spend_secret_in,
 )
 from picopayments_cli.channel.recovery import Facts
-from picopayments_cli.channel.state import finished, offer_of
+from picopayments_cli.channel.state import finished
 from picopayments_cli.channel.transactions import (
     Purse,
     txid_of,
@@ -126,9 +127,8 @@ def _tell(session: Session, connection: Connection) -> Connection:
     secret = connection.spend_secret(session.wallet.key) if nothing_received else None
     if secret is not None and not connection.revealed:
         connection = session.save(replace(connection, revealed=True), "spend secret leaves")
-    sending = connection.duplex.sending
-    highest = offer_of(sending, sending.active[-1]) if sending.active and sending.anchor else None
-    request = envelope.seal(session.wallet.key, close_request(connection.handle, secret, highest))
+    body = close_request(connection.handle, secret, standing(connection.duplex.sending))
+    request = envelope.seal(session.wallet.key, body)
     reply = session.call("mph_close", [request], connection.hub_key)
     given = spend_secret_in(reply.body, BadReply)
     if given is not None and hash_of(check_secret(given)) != connection.duplex.sending.script.spend_hash:

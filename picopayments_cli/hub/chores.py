@@ -372,11 +372,16 @@ def _republish(hub: Hub, handle: Handle) -> None:
 
 
 def _publish(hub: Hub, handle: Handle) -> None:
-    """Publish the highest commit received, until the index shows what spends the anchor."""
+    """Publish the highest commit received, until the index shows what spends the anchor.
+
+    After a restore it may be one that was given back, which its payer takes: without the client's word not before the
+    deadline, when there is nothing to lose any more.
+    """
     with hub.book.transaction("publish") as work:
         account = work.get(handle)
         channel = account.channels.receiving
-        if account.restored or account.revealed or not channel.active or channel.anchor is None:
+        waits = account.restored and hub.follower.tip(work.db) < account.due_height
+        if waits or account.revealed or not channel.active or channel.anchor is None:
             return
         if recovery.anchor_spender(channel, facts_of(hub, work, channel)) is not None:
             return

@@ -55,9 +55,8 @@ from picopayments_cli.channel.messages import (
     Refusal,
     SyncReply,
     SyncRequest,
-    commit_in,
-    names_commit,
     spend_secret_in,
+    standing_in,
 )
 from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.recovery import settle_height
@@ -443,15 +442,15 @@ class Methods:
     def close(self, body: Mapping[str, Any]) -> RawJson:
         """Close a connection: the hub publishes its commit before it answers, or gives its spend secret.
 
-        After a restore the commit is the one that the client names. Raises UnknownHandle, BadSecret, and what a commit
-        is refused for.
+        After a restore the commit is the one that the client shows to be its highest. Raises UnknownHandle, BadSecret,
+        and what a commit is refused for.
         """
         given = spend_secret_in(body, BadRequest)
-        named = commit_in(body) if names_commit(body) else None
+        standing = standing_in(body)
         handle = _handle(body)
         known = self._account(handle)
         digest = _signed(body, known.client)
-        restored.notice(self._hub, known, named)
+        restored.notice(self._hub, known, standing.offer if standing else None)
         with self._hub.book.transaction("close") as work:
             account = work.get(handle)
             if account.duplex is None:
@@ -459,8 +458,8 @@ class Methods:
             if given is not None and hash_of(check_secret(given)) != account.client_hash:
                 raise BadSecret("The spend secret is not the one of the hub's deposit.", handle=handle.hex())
             # One row orders the two: once the secret has left, no sync finds the connection open.
-            if account.restored and names_commit(body):
-                account = restored.believe(self._hub, work, account, named)
+            if account.restored and standing is not None:
+                account = restored.believe(self._hub, work, account, standing)
             revealed = not account.restored and not account.channels.receiving.active
             account = replace(
                 account,

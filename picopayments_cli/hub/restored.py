@@ -1,8 +1,9 @@
 """A database that is not the newest there was: how the hub notices, and how connections end then.
 
 What the hub gave back, and the hashes that it handed out, after a backup was made are not in it. A commit that it holds
-may be revoked: none is published, and no sync is answered. Its client names the highest commit that is not given back,
-and that one is published. A client that lies gains nothing: without its word it would keep the whole deposit.
+may be revoked, and who publishes that loses it all: so none is published at first, and no sync is answered. The client
+names the highest commit that was not given back, with the secrets of those that were; what it can't show to be given
+back counts. Where no client comes the highest known is published at the deadline: there is nothing to lose any more.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from picopayments_cli.channel.errors import DatabaseOutdated, UnknownRevokeHash
+from picopayments_cli.channel.duplex import Half
+from picopayments_cli.channel.errors import BadRequest, DatabaseOutdated, UnknownRevokeHash
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.scripts import CommitScript
-from picopayments_cli.channel.state import Offer, accept_commit
-from picopayments_cli.channel.values import Hash
+from picopayments_cli.channel.state import Commit, Offer, accept_commit
+from picopayments_cli.channel.values import Hash, hash_of
 from picopayments_cli.files import replace_file
 from picopayments_cli.hub.book import AGREED, CLOSING, OPEN, Account, Book, Work
 from picopayments_cli.hub.database import Database, meta_get, meta_set
@@ -161,28 +163,35 @@ def give_up(hub: Hub) -> None:
     log.warning("connections given up", extra={"fields": {"number": len(handles)}})
 
 
-def believe(hub: Hub, work: Work, account: Account, offer: Offer | None) -> Account:
-    """The connection with the commit that its client says is its highest in the place of all that are higher.
+def believe(hub: Hub, work: Work, account: Account, standing: Half) -> Account:
+    """The connection with the commit that its client names as its highest, and with those that it may not deny.
 
-    Raises UnknownRevokeHash where it is not on a hash of the hub's, and what ``accept_commit`` raises.
+    One that is not lower counts as given back only with its revoke secret, which left the hub then and not before.
+    Raises UnknownRevokeHash where the named one is not on a hash of the hub's, BadRequest where it is said to be given
+    back as well, and what ``accept_commit`` raises.
     """
     receiving = account.channels.receiving
-    claimed = CommitScript.parse(offer.script).revoke_hash if offer else None
-    if offer is None or claimed is None:
-        kept = receiving.active[:0]
-    elif any(item.revoke_hash == claimed for item in receiving.active):
-        place = next(n for n, item in enumerate(receiving.active) if item.revoke_hash == claimed)
-        kept = receiving.active[: place + 1]
-    else:
-        number = own_number(account, hub.key, claimed)
-        if number is None:
-            raise UnknownRevokeHash("The commit is on a hash that the hub never gave.", hash=claimed.hex())
-        accepted = accept_commit(replace(receiving, active=(), requested=(claimed,)), offer)
-        below = tuple(item for item in receiving.active if item.quantity < accepted.moved)
-        account.numbers[claimed] = number
-        work.add_commit(account, accepted.active[-1], sent=False)
-        kept = (*below, accepted.active[-1])
-    gone = [(item.revoke_hash, None) for item in receiving.active if item not in kept]
-    work.revoke(account.handle, gone)
-    channels = replace(account.channels, receiving=replace(receiving, active=kept, used=None))
+    given_back = {hash_of(secret) for secret in standing.revokes}
+    kept = [item for item in receiving.active if item.revoke_hash not in given_back]
+    if standing.offer is not None:
+        named = CommitScript.parse(standing.offer.script).revoke_hash
+        if named in given_back:
+            raise BadRequest("The commit is named as the highest, and as given back.", hash=named.hex())
+        kept = _with_named(hub, work, account, kept, standing.offer)
+    work.revoke(account.handle, [(item.revoke_hash, None) for item in receiving.active if item not in kept])
+    channels = replace(account.channels, receiving=replace(receiving, active=tuple(kept), used=None))
     return replace(account, duplex=channels, restored=False)
+
+
+def _with_named(hub: Hub, work: Work, account: Account, kept: list[Commit], offer: Offer) -> list[Commit]:
+    """The commits, by quantity, with the one that the client names where the database does not know it."""
+    named = CommitScript.parse(offer.script).revoke_hash
+    if any(item.revoke_hash == named for item in kept):
+        return kept
+    number = own_number(account, hub.key, named)
+    if number is None:
+        raise UnknownRevokeHash("The commit is on a hash that the hub never gave.", hash=named.hex())
+    (made,) = accept_commit(replace(account.channels.receiving, active=(), requested=(named,)), offer).active
+    account.numbers[named] = number
+    work.add_commit(account, made, sent=False)
+    return sorted([*kept, made], key=lambda item: item.quantity)
