@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -282,6 +283,17 @@ def test_a_second_server_of_the_same_folder_is_refused(lonely: Served) -> None:
     assert (done.code, done.error["name"]) == (4, "StoreLocked")
     assert lonely.cookie.read_text() == lonely.secret
     assert lonely.result("history") == []
+
+
+def test_nothing_begins_anew_where_the_folder_was_taken_away(tmp_path: Path) -> None:
+    basedir = tmp_path / "basedir"
+    with served(basedir, NOBODY) as server:
+        shutil.move(basedir, tmp_path / "away")
+        name, message = server.error("status")
+        assert (name, "taken away" in message) == ("StoreUnusable", True)
+        assert not basedir.exists()
+        shutil.move(tmp_path / "away", basedir)
+        assert server.result("history") == []
 
 
 def test_a_port_that_is_taken(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -106,9 +107,9 @@ def test_files_are_private_under_any_umask(store: Store) -> None:
 
 @pytest.mark.parametrize("which", ["wallet", "connection", "folder"])
 def test_files_open_to_others_are_refused_with_the_command_that_helps(store: Store, which: str) -> None:
-    path = saved(store)
     with store:
         Wallet.open(store, REGTEST).keep(store)
+    path = saved(store)
     open_path = {"wallet": store.wif_path, "connection": path, "folder": store.folder}[which]
     open_path.chmod(mode_of(open_path) | 0o040)
     with pytest.raises(StoreUnusable, match="chmod go= ") as refused, store:
@@ -294,6 +295,21 @@ def test_the_lock_is_waited_for_named_and_freed_by_sigkill(store: Store) -> None
         holder.stdout.close()
 
 
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_written_once_the_lock_was_taken_away(store: Store, replaced: bool) -> None:
+    path = saved(store)
+    before = path.read_bytes()
+    with store:
+        lock = store.basedir / "regtest.lock"
+        lock.unlink()
+        if replaced:
+            lock.touch()
+        for write in (lambda: store.save(ONE, {"new": True}, "test"), lambda: store.remove(ONE)):
+            with pytest.raises(StoreUnusable, match="taken away"):
+                write()
+    assert path.read_bytes() == before
+
+
 def test_nothing_is_written_without_the_lock(store: Store) -> None:
     with pytest.raises(RuntimeError):
         store.save(ONE, DOCUMENT, "test")
@@ -314,6 +330,21 @@ def test_the_key_is_made_once_and_kept(store: Store) -> None:
             again.save_wif("another")
     assert script_of_address(REGTEST, wallet.address) == wallet.script
     assert wallet.key.secret.hex() not in repr(wallet)
+
+
+@pytest.mark.parametrize("left", ["connections", "archive", "history"])
+def test_no_new_key_takes_the_place_of_one_that_is_missing(store: Store, left: str) -> None:
+    with store:
+        Wallet.open(store, REGTEST).keep(store)
+        store.save(ONE, DOCUMENT, "test", [{"action": "closed"}])
+        if left != "connections":
+            store.archive(ONE)
+    if left == "history":
+        shutil.rmtree(store.archive_folder)
+    store.wif_path.unlink()
+    with store, pytest.raises(StoreDamaged, match=r"regtest\.wif can't be used: it is missing"):
+        Wallet.open(store, REGTEST)
+    assert not store.wif_path.exists()
 
 
 @pytest.mark.parametrize("content", ["", "nonsense", "KwDiBf89QgGbjEhKnhXJuH7LrciVrZi3qYjgd9M7rFU73sVHnoWn"])

@@ -50,22 +50,24 @@ def serve(
     """
     address = _loopback(host)
     lock = asyncio.Lock()
+    name = settings.network.name
+    cookie = settings.basedir / f"{name}.cookie"
 
     def in_turn(command: Callable[..., Any]) -> Callable[..., Any]:
         async def answer(*values: Any, **members: Any) -> Any:
             async with lock:
+                _check_there(cookie)
                 return await run_in_threadpool(command, *values, **members)
 
         return answer
 
-    name = settings.network.name
     with _only_one(settings.basedir / f"{name}.serve.lock"):
         token = secrets.token_hex(TOKEN_SIZE)
         endpoint = JsonRpcEndpoint({command: in_turn(run) for command, run in commands.items()}, on_error=_log_fault)
         chosen = settings.network.hub_port + 1000 if port is None else port
         app = Starlette(routes=[Mount("/", app=Gate(endpoint, token))])
         server = WebServer(app, host=address, port=chosen)
-        with _cookie(settings.basedir / f"{name}.cookie", token) as path:
+        with _cookie(cookie, token) as path:
             server.run(lambda url: ready({"url": f"{url}/", "cookie": str(path)}))
 
 
@@ -177,6 +179,16 @@ def _cookie(path: Path, token: str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             path.unlink()
+
+
+def _check_there(cookie: Path) -> None:
+    """Refuse to begin anew in a folder that was taken away. Raises StoreUnusable."""
+    if not cookie.exists():
+        raise StoreUnusable(
+            f"{cookie} is gone: the folder was taken away or emptied while it is served. Nothing was done. Stop this "
+            "server, put the folder's files back, and start it again.",
+            path=str(cookie),
+        )
 
 
 def _unusable(path: Path, error: OSError) -> StoreUnusable:

@@ -60,6 +60,7 @@ class Store:
         self.history_path = basedir / f"{network.name}.history.jsonl"
         self._lock_wait = lock_wait
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
+        self._locked: tuple[int, int] | None = None  # which file the lock was, when it was taken
         self._outboxes: dict[Handle, _Outbox] = {}  # of files known to be ours, since the lock was taken
 
     def __enter__(self) -> Store:
@@ -69,6 +70,7 @@ class Store:
         try:
             with _usable(Path(self._lock.lock_file)):
                 self._lock.acquire(timeout=self._lock_wait)
+                self._locked = self._lock_file()
         except Timeout:
             raise StoreLocked(
                 f"Another process has been using {self.basedir} for {self._lock_wait:g} seconds. Wait until it is "
@@ -87,6 +89,27 @@ class Store:
         self._outboxes.clear()
         self._lock.release()
 
+    def _lock_file(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._lock.lock_file)
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _check_lock(self) -> None:
+        """Refuse to write without the lock. Raises RuntimeError, StoreUnusable where it was taken away meanwhile."""
+        if not self._lock.is_locked:
+            raise RuntimeError("the store is written inside `with store:` only")
+        path = Path(self._lock.lock_file)
+        with _usable(path):
+            found = self._lock_file()
+        if found is None or found != self._locked:
+            raise StoreUnusable(
+                f"{path} was taken away while it was in use, and another process may write here now: nothing more was "
+                "written. See that all files are there, and run the command again.",
+                path=str(path),
+            )
+
     def _check_modes(self) -> None:
         for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, *self._files()):
             with _usable(path):
@@ -95,8 +118,13 @@ class Store:
     # The wallet's key ----------------------------------------------------------------------------------------------
 
     def load_wif(self) -> str | None:
-        """The wallet's key as WIF text, or None where there is none yet. Raises StoreDamaged."""
+        """The wallet's key as WIF text, or None where there is none yet.
+
+        Raises StoreDamaged, also where there is none any more: a new one could not settle what the old one has signed.
+        """
         text = _read(self.wif_path)
+        if text is None and (self._files() or self.archive_folder.exists() or self.history_path.exists()):
+            raise damaged(self.wif_path, "it is missing, and the connections here are of its key")
         if text is not None and not text.strip():
             raise damaged(self.wif_path, "it is empty")
         return text.strip() if text is not None else None
@@ -165,6 +193,7 @@ class Store:
     def remove(self, handle: Handle) -> None:
         """Take a connection's document away; it need not be there. Its history stays. Raises as ``save``."""
         path = self._path(handle)
+        self._check_lock()
         self._moved_events(handle)
         with _usable(path):
             path.unlink(missing_ok=True)
@@ -256,8 +285,7 @@ class Store:
         return document
 
     def _write(self, path: Path, text: str, label: str) -> None:
-        if not self._lock.is_locked:
-            raise RuntimeError("the store is written inside `with store:` only")
+        self._check_lock()
         _log.debug("write %s: %s", path.name, label)
         with _usable(path):
             if not path.parent.exists():
