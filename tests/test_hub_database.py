@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import URL
 
-from picopayments_cli.channel.errors import DatabaseUnusable, UnknownHandle
+from picopayments_cli.channel.errors import DatabaseUnusable, StoreLocked, UnknownHandle
 from picopayments_cli.hub import book
 from picopayments_cli.hub.database import METADATA, Database, default_url, meta_get, meta_set
 
@@ -138,6 +138,7 @@ def test_another_programs_database_is_left_as_it_is(url: URL) -> None:
     raw.execute("CREATE TABLE theirs (a)")
     raw.commit()
     raw.close()
+    path.chmod(0o600)
     before = path.read_bytes()
     with pytest.raises(DatabaseUnusable, match="another program"):
         Database(url)
@@ -153,6 +154,7 @@ def test_a_url_that_can_hold_no_money_is_refused(url: str) -> None:
 def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "regtest.db"
     path.write_bytes(b"not a database " * 100)
+    path.chmod(0o600)
     with pytest.raises(DatabaseUnusable, match="not a database"):
         Database(default_url(tmp_path, "regtest"))
 
@@ -164,4 +166,44 @@ def test_a_failing_disk_is_named_and_no_parameter_shown(url: URL) -> None:
     with pytest.raises(DatabaseUnusable, match="'sync'") as caught, database.transaction("sync") as connection:
         meta_set(connection, "secret", os.urandom(500_000).hex() + "tell-nobody")
     assert "tell-nobody" not in str(caught.value)
+    database.close()
+
+
+def test_a_database_is_of_one_hub(url: URL) -> None:
+    first = Database(url)
+    with pytest.raises(StoreLocked, match="Another hub uses the database"):
+        Database(url)
+    with first.transaction("test") as connection:
+        meta_set(connection, "goes", "on")
+    first.close()
+    Database(url).close()
+
+
+@pytest.mark.parametrize("end", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_nothing_is_written_into_a_database_that_was_taken_away(url: URL, end: str, replaced: bool) -> None:
+    database = Database(url)
+    for _ in range(2):
+        with database.transaction("test") as connection:
+            meta_set(connection, "key", "value")
+    path = Path(f"{url.database}{end}")
+    kept = path.read_bytes()
+    path.unlink()
+    if replaced:
+        path.write_bytes(kept)
+    with pytest.raises(DatabaseUnusable, match="taken away"), database.transaction("test"):
+        raise AssertionError
+    database.close()
+
+
+def test_what_is_written_while_the_database_is_taken_away_is_not_taken_for_kept(url: URL) -> None:
+    database = Database(url)
+
+    def write() -> None:
+        with database.transaction("test") as connection:
+            meta_set(connection, "key", "value")
+            Path(str(url.database)).unlink()
+
+    with pytest.raises(DatabaseUnusable, match="taken away"):
+        write()
     database.close()

@@ -232,6 +232,7 @@ def test_a_node_that_lags_changes_nothing(index: Index, node: NodeProcess, tmp_p
     index.watch(ALICE)
     fund(node, ALICE)
     node.rpc("generate", blocks=1)
+    index.database.close()
     node.stop()
     shutil.copytree(tmp_path / "node", tmp_path / "lagging")
     with running_node(tmp_path / "node", 0) as ahead:
@@ -257,6 +258,7 @@ def test_another_chain_is_refused(index: Index, node: NodeProcess, tmp_path: Pat
     node.rpc("generate", blocks=1)
     index.follower.catch_up()
     before = index.coins(ALICE)
+    index.database.close()
     with running_node(tmp_path / "other", 0) as other:
         other.rpc("generate", blocks=300)
         there = Index(tmp_path / "hub", other)

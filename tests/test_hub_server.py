@@ -173,6 +173,29 @@ def test_a_second_hub_on_the_same_folder_is_refused(tmp_path: Path) -> None:
     assert error_of(second)["name"] == "StoreLocked"
 
 
+def test_a_second_hub_on_the_same_database_is_refused(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path / 'hub' / 'regtest.db'}"
+    with running_hub(tmp_path / "hub") as first:
+        there = ("--counterparty-url", first.ready["chain_url"], "--database", database)
+        (tmp_path / "hub" / "hub.regtest.lock").unlink()  # which would not keep it out
+        second = refused("--regtest", "--port", "0", "--basedir", str(tmp_path / "hub"), *there)
+        assert second.returncode == 4
+        assert error_of(second)["name"] == "StoreLocked"
+        assert first.call("mph_status", assets=None)["connections"] == {}
+
+
+@pytest.mark.parametrize(("missing", "name"), [("hub.regtest.wif", "StoreDamaged"), ("regtest.db", "DatabaseOutdated")])
+def test_a_hub_does_not_begin_anew_where_it_has_run(tmp_path: Path, missing: str, name: str) -> None:
+    with running_hub(tmp_path / "hub"):
+        pass
+    path = tmp_path / "hub" / missing
+    path.unlink()
+    again = refused("--regtest", "--port", "0", "--node-port", "0", "--basedir", str(tmp_path / "hub"))
+    assert again.returncode == 4
+    assert error_of(again)["name"] == name
+    assert not path.exists()
+
+
 def test_a_taken_port_is_named_and_the_node_ended(tmp_path: Path, hub: HubProcess) -> None:
     port = hub.ready["hub_url"].split(":")[2].partition("/")[0]
     second = refused("--regtest", "--port", port, "--node-port", "0", "--basedir", str(tmp_path / "hub"))

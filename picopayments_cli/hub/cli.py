@@ -74,7 +74,7 @@ def _bitcoin_url(network: Network, chain_url: str) -> str:
 
 
 def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
-    from picopayments_cli.hub.database import Database, default_url
+    from picopayments_cli.hub.database import Database, default_url, sqlite_path
     from picopayments_cli.hub.hub import Hub
     from picopayments_cli.hub.methods import Methods
     from picopayments_cli.hub.restored import Witness
@@ -82,8 +82,13 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
     from picopayments_cli.web import WebServer
 
     offer = folder.offer()
-    database = Database(args.database or default_url(folder.basedir, folder.network.name))
-    hub = Hub(folder.network, folder.key(), offer, database, urls)
+    key = folder.key()
+    url = args.database or default_url(folder.basedir, folder.network.name)
+    path = sqlite_path(url)
+    if path is not None and not args.restored:
+        folder.check_database(path)
+    database = Database(url)
+    hub = Hub(folder.network, key, offer, database, urls)
     hub.draining = args.drain
     try:
         _see_age(hub, Witness(folder.witness_path, database, hub.book), args.restored)

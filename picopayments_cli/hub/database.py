@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
 from picopayments_cli.channel.errors import DatabaseUnusable
-from picopayments_cli.files import check_private
+from picopayments_cli.hub.sqlite_file import SqliteFile
 
 # The conventions of index names, so that revisions made later can name what they alter.
 METADATA = MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s"})
@@ -106,17 +105,23 @@ class Database:
     """One database, open. Written by one transaction at a time, read by any thread meanwhile."""
 
     def __init__(self, url: str | URL) -> None:
-        """Open it, and bring its tables up to date. Raises DatabaseUnusable and StoreUnusable, with nothing changed."""
+        """Open it, and bring its tables up to date.
+
+        Raises DatabaseUnusable, StoreLocked and StoreUnusable, with nothing changed.
+        """
         self._lock = threading.RLock()
         try:
-            self.engine = _engine(url)
-            _prepare(self.engine)
-            # One connection is kept for writing: taking one from the pool for each transaction costs a third more.
-            self._writer = self.engine.connect().execution_options(**{_WRITING: True})
+            with ExitStack() as stack:
+                path = sqlite_path(url)
+                self._file = None if path is None else stack.enter_context(closing(SqliteFile(path)))
+                self.engine = _engine(url)
+                stack.callback(self.engine.dispose)
+                _prepare(self.engine)
+                # One connection is kept for writing: taking one from the pool for each transaction costs a third more.
+                self._writer = stack.enter_context(self.engine.connect()).execution_options(**{_WRITING: True})
+                self._open = stack.pop_all()
         except (ArgumentError, NoSuchModuleError, ImportError, OSError, DBAPIError) as error:
-            raise DatabaseUnusable(
-                f"The hub's database can't be opened: {_reason(error)}. Check --database, and the rights to its folder."
-            ) from error
+            raise _cannot_be_opened(error) from error
 
     @contextmanager
     def transaction(self, label: str) -> Iterator[Connection]:
@@ -126,6 +131,7 @@ class Database:
         where the database fails, and SQLAlchemy's IntegrityError where a row breaks a table's rules.
         """
         with self._lock:
+            self._check_file()
             try:
                 with self._writer.begin():
                     yield self._writer
@@ -137,6 +143,11 @@ class Database:
                     "Check the disk's free space and the rights to the database.",
                     label=label,
                 ) from error
+            self._check_file()  # else what was written is lost with the process
+
+    def _check_file(self) -> None:
+        if self._file is not None:
+            self._file.check()
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
@@ -150,8 +161,26 @@ class Database:
     def close(self) -> None:
         """Give back every connection; waits for the transaction under way."""
         with self._lock:
-            self._writer.close()
-            self.engine.dispose()
+            self._open.close()
+
+
+def sqlite_path(url: str | URL) -> Path | None:
+    """The file of a SQLite database; None for another kind. Raises DatabaseUnusable for one in memory, or no URL."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise _cannot_be_opened(error) from error
+    if parsed.get_backend_name() != "sqlite":
+        return None
+    if parsed.database in (None, "", ":memory:"):
+        raise DatabaseUnusable("A database in memory would lose money with the process: name a file in --database.")
+    return Path(str(parsed.database))
+
+
+def _cannot_be_opened(error: Exception) -> DatabaseUnusable:
+    return DatabaseUnusable(
+        f"The hub's database can't be opened: {_reason(error)}. Check --database, and the rights to its folder."
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -164,23 +193,12 @@ def _engine(url: str | URL) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
         return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
-    if parsed.database in (None, "", ":memory:"):
-        raise DatabaseUnusable("A database in memory would lose money with the process: name a file in --database.")
-    _make_private(Path(str(parsed.database)))
     engine = create_engine(
         parsed, hide_parameters=True, connect_args={"check_same_thread": False, "isolation_level": None}
     )
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
-
-
-def _make_private(path: Path) -> None:
-    """The folder and the file for nobody else, before anything is written to them. Raises StoreUnusable, OSError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-    for name in (path.name, f"{path.name}-wal"):
-        check_private(path.with_name(name))
 
 
 def _set_up_sqlite(connection: Any, _record: Any) -> None:

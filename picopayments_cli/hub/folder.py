@@ -10,7 +10,7 @@ from pathlib import Path
 import coincurve
 from filelock import FileLock, Timeout
 
-from picopayments_cli.channel.errors import InvalidKey, StoreDamaged, StoreLocked, StoreUnusable
+from picopayments_cli.channel.errors import DatabaseOutdated, InvalidKey, StoreDamaged, StoreLocked, StoreUnusable
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, secret_of_wif, wif_of_secret
 from picopayments_cli.files import check_private, replace_file
@@ -48,9 +48,18 @@ class Folder:
             lock.release()
 
     def key(self) -> Key:
-        """The hub's key, made where there is none: on disk before its first use. Raises StoreDamaged, StoreUnusable."""
+        """The hub's key, made where there never was one: on disk before its first use.
+
+        Raises StoreDamaged, StoreUnusable.
+        """
         with _usable():
             if not self.wif_path.exists():
+                if self.witness_path.exists():
+                    raise StoreDamaged(
+                        f"{self.wif_path} is missing, and {self.witness_path} shows that there was one. Restore it "
+                        "from your backup: another key can't have back what this hub has deposited.",
+                        path=str(self.wif_path),
+                    )
                 wif = wif_of_secret(self.network, coincurve.PrivateKey().secret)
                 replace_file(self.wif_path, f"{wif}\n".encode("ascii"))
             check_private(self.wif_path)
@@ -63,6 +72,15 @@ class Folder:
                     "your backup; nothing was changed.",
                     path=str(self.wif_path),
                 ) from None
+
+    def check_database(self, path: Path) -> None:
+        """Refuse to begin anew where there was a database. Raises DatabaseOutdated."""
+        if self.witness_path.exists() and not path.exists():
+            raise DatabaseOutdated(
+                f"{path} is missing, and {self.witness_path} shows that there was a database. Put the newest one in "
+                "place. If it is a backup, or if there is none, start once with --restored.",
+                path=str(path),
+            )
 
     def offer(self) -> Offer:
         """What the terms file offers; a new hub's file is written first. Raises InvalidSetting, StoreUnusable."""
