@@ -69,6 +69,24 @@ def saved(store: Store) -> Path:
     return file_of(store, ONE)
 
 
+def test_a_document_that_was_taken_away_does_not_come_back_after_a_power_cut(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(store)
+    synced = []
+    fsync = os.fsync
+
+    def seen(descriptor: int) -> None:
+        there = os.path.samestat(os.fstat(descriptor), store.folder.stat())
+        synced.append(there and not file_of(store, ONE).exists())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    with store:
+        store.remove(ONE)
+    assert True in synced
+
+
 def test_a_document_comes_back_as_it_was(store: Store) -> None:
     with store:
         store.save(TWO, {"asset": "A"}, "test")

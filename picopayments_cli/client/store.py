@@ -196,7 +196,9 @@ class Store:
         self._check_lock()
         self._moved_events(handle)
         with _usable(path):
-            path.unlink(missing_ok=True)
+            if path.exists():
+                path.unlink()
+                flush_folder(path.parent)
         self._outboxes.pop(handle, None)
 
     def archive(self, handle: Handle) -> None:
