@@ -66,8 +66,10 @@ class Proxy:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                with contextlib.suppress(OSError):
+                try:
                     proxy.exchange(self, body)
+                except OSError:  # the hub did not answer, or the client hung up
+                    _hang_up(self)
 
             def log_message(self, format: str, *args: object) -> None:
                 return
