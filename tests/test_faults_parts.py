@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from faults import answers, cheating, floods, lying_chain, lying_client, lying_hub, reorganisations, run
+from faults import answers, cheating, floods, lying_chain, lying_client, lying_hub, reorganisations, run, writers
 from faults.mutations import Mutation, setter
 from faults.party import Party, heard, hub_key
 from faults.proxy import between
@@ -33,6 +33,7 @@ SEED = 1
         (lying_chain, 40, 30),
         (floods, 100, 0),
         (reorganisations, 3, 0),
+        (writers, 35, 0),
         (cheating, 6, 0),
     ],
     ids=lambda value: value.__name__.partition(".")[2] if isinstance(value, ModuleType) else "",

@@ -78,7 +78,7 @@ def _tell(story: Story, depths: Sequence[int], folder: Path, rng: random.Random,
             story(shaken, depths)
             shaken.end()
         except (AssertionError, TimeoutError) as error:
-            result.failures.append(f"{shaken.story} {depths}: {error}")
+            result.failures.append(f"{shaken.story} {depths}: {str(error)[-500:]}")
         else:
             result.recovered += result.trials - trials
 
@@ -144,7 +144,7 @@ def _send(town: Shaken, depth: int) -> None:
     txid = alice.run("blocksend", "XCP", bob.run("status")["wallet"]["address"], str(MORE))
     town.mine(depth)
     town.shake("blocksend mined", depth)
-    town.mine()
+    town.mine(DEEPEST + 1)  # whatever has become of it is final
     moved = MORE if alice.run("getrawtx", txid) is not None else 0
     now = alice.balances()["XCP"], bob.balances()["XCP"]
     town.result.hold(now == (held[0] - moved, held[1] + moved), f"{now} after {held} and a blocksend of {moved}")
