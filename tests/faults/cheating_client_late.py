@@ -32,6 +32,7 @@ def respent_at_expiry(town: Stage) -> str:
     it.fault()
     town.stop_hub()
     town.mine_to(settle_height(mallory.duplex.sending, mallory.agreed))
+    town.result.hold(not mallory.rob(), "the deposit expires before it must be settled")
     it.wake()
     wait_until(town.mempool, "the hub's commit")
     it.end("a deposit respent at expiry", mallory.rob)

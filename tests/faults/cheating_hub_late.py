@@ -28,6 +28,7 @@ def respent_at_expiry(town: Stage) -> str:
         it.paid()
         it.silence()
         town.mine_to(it.alice.shown(it.handle)["settle_height"])
+        town.result.hold(not it.rob(), "the deposit expires before it must be settled")
         it.end("a deposit respent at expiry", it.rob)
     return "closed by the settle margin"
 

@@ -67,6 +67,7 @@ def bad_commits(channel: Channel, raw: bytes, key: Key, foreign: Outpoint) -> di
         name: _signed(raw, channel, key, lambda _tx: None, hash_type)
         for name, hash_type in (("SIGHASH_NONE", NONE), ("SIGHASH_SINGLE", SINGLE), ("ANYONECANPAY", ANYONE))
     }
+    found["another's signature"] = _signed(raw, channel, Key(hash160(key.secret) + bytes(12)), lambda _tx: None)
     found["a foreign first input"] = _behind(raw, channel, key, foreign)
     return found
 
