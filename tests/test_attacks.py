@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
-from faults import run
+from faults import cheating_client, cheating_hub, run
 from faults.cheating import TRIALS
+from faults.result import Result
+from faults.stage import stage
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "security.rst"
 COLUMNS = {"hub": 1, "client": 2}
@@ -31,3 +35,21 @@ def test_every_attack_was_tried_by_somebody() -> None:
     for row in rows():
         assert len(row) == 4
         assert "``" in row[1] + row[2], row[0]
+
+
+# What the part found ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cheats", [cheating_client, cheating_hub], ids=["client", "hub"])
+def test_dust_that_grew_old_while_nothing_was_at_risk_takes_nothing(cheats: ModuleType, tmp_path: Path) -> None:
+    result = Result("dust")
+    with stage(tmp_path, random.Random(1), result) as town:
+        cheats.dust_while_nothing_is_at_risk(town)
+    assert (result.failures, result.lost) == ([], 0)
+
+
+def test_no_more_is_credited_than_can_be_watched(tmp_path: Path) -> None:
+    result = Result("watched")
+    with stage(tmp_path, random.Random(1), result) as town:
+        assert cheating_hub.more_than_can_be_watched(town) == "ConnectionWornOut"
+    assert (result.failures, result.lost) == ([], 0)

@@ -33,6 +33,7 @@ from picopayments_cli.channel.messages import (
     SyncRequest,
 )
 from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.state import revoke
 from picopayments_cli.channel.values import Hash, Secret, hash_of
 from picopayments_cli.client import history, opening, outgoing
 from picopayments_cli.client.record import AGREED, CLOSED, CLOSING, PROPOSED, Connection, Pending
@@ -152,14 +153,7 @@ def prepare(session: Session, connection: Connection) -> Connection:
 
     Raises NotTransferable where it can't even move the fee, DirtyCommitAddress, ConnectionWornOut.
     """
-    watched = len(recovery.exposed(connection.duplex.sending))
-    if watched >= recovery.WATCHED_REVOKED:
-        raise ConnectionWornOut(
-            f"The connection has {watched} revoked commits to watch, and no more can be watched: close it, and connect "
-            "anew.",
-            handle=connection.handle.hex(),
-            revoked=watched,
-        )
+    _check_watchable(connection, len(recovery.exposed(connection.duplex.sending)) + 1)
     count, total = _payable(connection)
     giving_back = _check_addresses(session, connection, total)
     key, secrets = session.wallet.key, connection.secrets(session.wallet.key)
@@ -260,14 +254,33 @@ def finish(session: Session, connection: Connection, outcome: Outcome) -> Connec
 
 
 def _creditable(session: Session, connection: Connection, answer: SyncReply) -> SyncReply:
-    """The reply without the revocations of commits whose address is not clean: those are not credited."""
-    sending = connection.duplex.sending
-    scripts = {secret: sending.commit_script(hash_of(secret)).output for secret in answer.half.revokes}
-    dirty = session.dirty(scripts.values(), again=True)
+    """The reply without the revocations of commits whose address is not clean: those are not credited.
+
+    None is, where it would expose a commit again that was revoked before, and to whose address somebody has paid
+    meanwhile: nobody has watched that, and its coins may be old. Raises ConnectionWornOut, BadSecret.
+    """
+    sending, secrets = connection.duplex.sending, answer.half.revokes
+    after = recovery.exposed(revoke(sending, secrets)) if secrets else ()
+    _check_watchable(connection, len(after))
+    exposed_again = [item for item in after if item.quantity <= sending.moved and item.secret not in secrets]
+    again = {sending.commit_script(item.revoke_hash).output for item in exposed_again}
+    scripts = {secret: sending.commit_script(hash_of(secret)).output for secret in secrets}
+    dirty = session.dirty([*scripts.values(), *again], again=True)
     if dirty:
         log.warning("somebody paid to the address of a commit that is revoked: that is not credited")
-    clean = tuple(secret for secret in answer.half.revokes if scripts[secret] not in dirty)
+    clean = () if dirty & again else tuple(secret for secret in secrets if scripts[secret] not in dirty)
     return replace(answer, half=replace(answer.half, revokes=clean))
+
+
+def _check_watchable(connection: Connection, revoked: int) -> None:
+    """Refuse more revoked commits than can be watched. Raises ConnectionWornOut."""
+    if revoked > recovery.WATCHED_REVOKED:
+        raise ConnectionWornOut(
+            f"The connection would have {revoked} revoked commits to watch, more than can be: close it, and connect "
+            "anew.",
+            handle=connection.handle.hex(),
+            revoked=revoked,
+        )
 
 
 def repair(session: Session, connection: Connection, pending: Pending, cause: str) -> Connection:

@@ -156,6 +156,17 @@ _REVOKED_COINS = (
     .join(transactions, transactions.c.txid == outputs.c.txid)
     .where(commits.c.handle == bindparam("of"), commits.c.secret.is_not(None), outputs.c.spent_by.is_(None))
 )
+_PAID_REVOKED = (
+    select(commits.c.revoke_hash)
+    .join(outputs, outputs.c.script == commits.c.script)
+    .where(
+        commits.c.handle == bindparam("of"),
+        commits.c.secret.is_not(None),
+        commits.c.quantity > bindparam("above"),
+        commits.c.quantity <= bindparam("up_to"),
+    )
+    .limit(1)
+)
 _ADD_HASH = hashes.insert()
 _COMMITS = (
     select(commits)
@@ -321,6 +332,11 @@ class Work:
             )
             for row in self.db.execute(_REVOKED_COINS, {"of": handle})
         )
+
+    def paid_revoked(self, handle: Handle, above: int, up_to: int) -> Hash | None:
+        """The hash of a revoked commit of a quantity in these bounds to whose address somebody has paid, ever."""
+        row = self.db.execute(_PAID_REVOKED, {"of": handle, "above": above, "up_to": up_to}).first()
+        return None if row is None else Hash(bytes(row.revoke_hash))
 
     def take_hash(self, handle: Handle, *taken: Hash) -> None:
         """Enter hashes that the client gave. Raises StaleRequest where one was given before."""

@@ -339,7 +339,7 @@ class Methods:
         """Apply the client's half, take the fee, and book the payments."""
         before = account.channels
         after = accept(before, request.half)
-        self._check_clean(work, before, request.half)
+        self._check_clean(work, account.handle, before, after)
         due = account.due + after.net - before.net - account.terms.sync_fee
         if due < 0:
             raise AmountExceedsSpendable(
@@ -363,15 +363,23 @@ class Methods:
                 refused.append(Refusal(payment.token, error.name))
         return account, tuple(refused)
 
-    def _check_clean(self, work: Work, channels: Duplex, half: Half) -> None:
-        """Credit no revocation of a commit to whose address somebody has paid. Raises DirtyCommitAddress."""
-        for secret in half.revokes:
-            script = channels.sending.commit_script(hash_of(secret)).output
-            if self._hub.follower.history(work.db, script):
-                raise DirtyCommitAddress(
-                    "Somebody has paid to the address of a commit that is given back. Close the connection.",
-                    hash=hash_of(secret).hex(),
-                )
+    def _check_clean(self, work: Work, handle: Handle, before: Duplex, after: Duplex) -> None:
+        """Credit no revocation of a commit to whose address somebody has paid. Raises DirtyCommitAddress.
+
+        Nor one that would expose a commit again that was revoked before and paid to: its coins may be old by now.
+        """
+        fresh = (item.revoke_hash for item in after.sending.revoked[len(before.sending.revoked) :])
+        paid = next((item for item in fresh if self._paid(work, before.sending, item)), None)
+        if paid is None and after.sending.moved < before.sending.moved:
+            paid = work.paid_revoked(handle, after.sending.moved, before.sending.moved)
+        if paid is not None:
+            raise DirtyCommitAddress(
+                "Somebody has paid to the address of a commit that is given back. Close the connection.",
+                hash=paid.hex(),
+            )
+
+    def _paid(self, work: Work, channel: Channel, revoke_hash: Hash) -> bool:
+        return bool(self._hub.follower.history(work.db, channel.commit_script(revoke_hash).output))
 
     def _book(self, work: Work, account: Account, payment: Payment) -> Account:
         """Book one payment to its payee, whose connection must be able to take it with all that waits for it."""

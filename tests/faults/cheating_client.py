@@ -156,6 +156,25 @@ def dust_after_revoking(town: Stage) -> str:
     return "swept, punished"
 
 
+def dust_while_nothing_is_at_risk(town: Stage) -> str:
+    """Dust grows old on a revoked commit's address while an active one moves more; then that is given back."""
+    it = Raid(town)
+    it.open()
+    mallory = it.mallory
+    stolen = it.give_back()
+    mallory.sync(6001, mallory.payment(6000, mallory.handle))
+    it.fault()
+    channel, spend = mallory.duplex.receiving, mallory.secrets.spend
+    dust = mallory.pay(commit_script(channel, stolen))
+    town.mine(channel.delay)
+    name = refusal(lambda: mallory.sync(6000, mallory.payment(5999, None)))
+    it.fault()
+    mallory.publish(stolen)
+    mallory.tries(lambda: mallory.payout(channel, stolen.revoke_hash, spend, [dust]))
+    it.end("dust while nothing is at risk", lambda: mallory.grabs(stolen))
+    return f"{name}"
+
+
 def dust_on_what_is_given_back(town: Stage) -> str:
     """The client pays dust to the address of a commit that the hub is about to give back, so as not to credit it."""
     it = Raid(town, clients=2)
@@ -278,6 +297,7 @@ TRIALS = (
     dust_after_the_check,
     dust_before_revoking,
     dust_after_revoking,
+    dust_while_nothing_is_at_risk,
     dust_on_what_is_given_back,
     dust_lures_payout,
     dust_without_end,

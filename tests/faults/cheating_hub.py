@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from faults.forgery import bad_commits, with_high_s
 from faults.stage import PAYEE, Robbery, Stage, robbery
 from faults.thieves import COMMIT_ERRORS, DELAY, DUSTS, LENGTHS, shaped_like_signature, shown_secret
+from picopayments_cli.channel.recovery import WATCHED_REVOKED
 
 HIGH_S = "a high S"
 
@@ -127,6 +129,51 @@ def dust_after_revoking(town: Stage) -> str:
         town.result.hold(not taken, "the dust was not taken away")
         it.end("dust after revoking", lambda: it.grabs(stolen))
     return "swept, punished"
+
+
+def dust_while_nothing_is_at_risk(town: Stage) -> str:
+    """Dust grows old on a revoked commit's address while an active one moves more; then that is given back."""
+    with robbery(town) as it:
+        it.open()
+        before, _ = it.give_back()
+        stolen = it.hub.commit_named(before)
+        it.pay(6000)
+        dust = it.thief.pay(it.hub.c2h.commit_script(stolen.revoke_hash).output)
+        town.mine(DELAY - 1)
+        it.alice.run("sync")
+        town.mine(DELAY)
+        it.hub.to_pay.append(6010)
+        name = it.sync()
+        it.fault()
+        payout = partial(it.thief.payout, it.hub.c2h, stolen.revoke_hash, it.hub.secrets.spend, [dust])
+        it.publish(stolen)
+        it.thief.tries(payout)
+        it.end("dust while nothing is at risk", lambda: it.grabs(stolen))
+    return f"{name}"
+
+
+def more_than_can_be_watched(town: Stage) -> str:
+    """The hub gives back more commits at once than the client can watch, and pays dust to the least of them."""
+    with robbery(town) as it:
+        it.open()
+        it.pay(100)
+        it.pay(3000)
+        stolen = it.hub.accepted[-1]
+        for _ in range(WATCHED_REVOKED):
+            it.alice.run("sync")
+        it.hub.to_pay.append(it.hub.c2h.moved - 101)
+        name = it.sync()
+        it.fault()
+        dust = it.thief.pay(it.hub.c2h.commit_script(stolen.revoke_hash).output)
+        town.mine(DELAY - 1)
+        it.sync()
+        it.fault()
+        town.mine()
+        payout = partial(it.thief.payout, it.hub.c2h, stolen.revoke_hash, it.hub.secrets.spend, [dust])
+        it.publish(stolen)
+        it.thief.tries(payout)
+        it.end("more than can be watched", lambda: it.grabs(stolen))
+    return f"{name}"
 
 
 def dust_on_what_is_given_back(town: Stage) -> str:
@@ -279,6 +326,8 @@ TRIALS = (
     dust_before_signing,
     dust_before_revoking,
     dust_after_revoking,
+    dust_while_nothing_is_at_risk,
+    more_than_can_be_watched,
     dust_on_what_is_given_back,
     dust_lures_payout,
     dust_without_end,
