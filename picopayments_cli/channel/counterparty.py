@@ -135,6 +135,8 @@ def expand_longname(packed: bytes) -> str | None:
     letters = []
     while number:
         number, digit = divmod(number, 68)
+        if not digit:
+            return None
         letters.append(_LONGNAME_DIGITS[digit - 1])
     longname = "".join(reversed(letters))
     return longname if longname and len(packed) <= _MAX_COMPACTED else None

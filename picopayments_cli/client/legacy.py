@@ -14,7 +14,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -161,7 +161,7 @@ def read_history(basedir: Path, network: Network) -> list[Event]:
     with _usable(path):
         text = path.read_bytes().decode(errors="replace")
     events: list[Event] = []
-    for row in csv.DictReader(io.StringIO(text)):
+    for row in _rows(text):
         if None in row.values():
             continue
         try:
@@ -173,6 +173,12 @@ def read_history(basedir: Path, network: Network) -> list[Event]:
         time = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         events.append({"handle": handle, "time": time, "imported": True, **rest})
     return events
+
+
+def _rows(text: str) -> Iterator[dict[str, Any]]:
+    """The rows of a CSV text, up to where it is none."""
+    with suppress(csv.Error):
+        yield from csv.DictReader(io.StringIO(text, newline=None))
 
 
 @contextmanager

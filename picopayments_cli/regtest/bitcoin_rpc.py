@@ -14,6 +14,7 @@ from starlette.responses import Response
 from picopayments_cli.channel.errors import PicopaymentsError, UnknownTransaction
 from picopayments_cli.channel.values import Outpoint, from_hex
 from picopayments_cli.jsontext import parse_json
+from picopayments_cli.regtest.arguments import body_of, checked
 from picopayments_cli.regtest.blocks import parse_block
 from picopayments_cli.regtest.index import MEDIAN_SPAN, Block, Tx
 from picopayments_cli.regtest.node import Node
@@ -23,6 +24,7 @@ from picopayments_cli.regtest.rest import MAX_BODY
 from picopayments_cli.regtest.shapes import bitcoins, core_script, core_tx, display
 
 INVALID_PARAMETER, NOT_FOUND, INVALID_PARAMS, NO_METHOD, PARSE_ERROR = -8, -5, -32602, -32601, -32700
+INVALID_REQUEST = -32600
 _DIFFICULTY = 4.656542373906925e-10
 _VERSION = 300000
 
@@ -42,15 +44,13 @@ class BitcoinRpc:
     def __init__(self, node: Node) -> None:
         self._node = node
         names = (name for name in vars(type(self)) if not name.startswith("_") and name != "endpoint")
-        self._calls: dict[str, Callable[..., Any]] = {name: getattr(self, name) for name in names}
+        self._calls: dict[str, Callable[..., Any]] = {name: checked(getattr(self, name)) for name in names}
 
     async def endpoint(self, request: Request) -> Response:
         """Answer one request or a batch, of JSON-RPC 2.0 or of the older form that Bitcoin Core knows."""
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                return Response("", 413)
+        body = await body_of(request, MAX_BODY)
+        if body is None:
+            return Response("", 413)
         try:
             given = parse_json(body)
         except ValueError:
@@ -80,7 +80,9 @@ class BitcoinRpc:
         call = self._calls.get(name) if isinstance(name, str) else None
         if call is None:
             raise RpcError(NO_METHOD, "Method not found")
-        args, kwargs = ([], params) if isinstance(params, dict) else (list(params), {})
+        if not isinstance(params, (dict, list)):
+            raise RpcError(INVALID_REQUEST, "Params must be an array or object")
+        args, kwargs = ([], params) if isinstance(params, dict) else (params, {})
         try:
             inspect.signature(call).bind(*args, **kwargs)
         except TypeError as error:

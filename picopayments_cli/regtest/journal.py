@@ -24,7 +24,8 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
+        self._path = path
+        with self._readable():
             self._db = sqlite3.connect(path, isolation_level=None)
             version = self._db.execute("PRAGMA user_version").fetchone()[0]
             if version > _VERSION:
@@ -33,13 +34,19 @@ class Journal:
             self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version={_VERSION}")
+        self._depth = 0
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        """Raises StoreDamaged in place of the database's own errors."""
+        try:
+            yield
         except sqlite3.DatabaseError as error:
             raise StoreDamaged(
-                f"{path} can't be read as the regtest chain's journal ({error}). Start in another folder, or remove "
-                "this one: its coins are worth nothing.",
-                path=str(path),
+                f"{self._path} can't be read as the regtest chain's journal ({error}). Start in another folder, or "
+                "remove this one: its coins are worth nothing.",
+                path=str(self._path),
             ) from error
-        self._depth = 0
 
     def close(self) -> None:
         """Close the file."""
@@ -65,8 +72,9 @@ class Journal:
 
     def get(self, name: str) -> bytes | None:
         """A named value."""
-        row = self._db.execute("SELECT value FROM named WHERE name = ?", (name,)).fetchone()
-        return None if row is None else bytes(row[0])
+        with self._readable():
+            row = self._db.execute("SELECT value FROM named WHERE name = ?", (name,)).fetchone()
+            return None if row is None else _blob(row[0])
 
     def put(self, name: str, value: bytes) -> None:
         """Write a named value."""
@@ -82,8 +90,9 @@ class Journal:
 
     def blocks(self) -> Iterator[tuple[bytes, bytes]]:
         """Hash and raw bytes of all blocks, stale ones included, in the order of their arrival."""
-        for found, raw in self._db.execute("SELECT hash, raw FROM blocks ORDER BY number"):
-            yield bytes(found), bytes(raw)
+        with self._readable():
+            for found, raw in self._db.execute("SELECT hash, raw FROM blocks ORDER BY number"):
+                yield _blob(found), _blob(raw)
 
     def block(self, block_hash: bytes) -> bytes | None:
         """A raw block, stale or not."""
@@ -96,10 +105,17 @@ class Journal:
 
     def mempool(self) -> list[bytes]:
         """The raw transactions of the mempool, parents first."""
-        return [bytes(row[0]) for row in self._db.execute("SELECT raw FROM mempool ORDER BY number")]
+        with self._readable():
+            return [_blob(row[0]) for row in self._db.execute("SELECT raw FROM mempool ORDER BY number")]
 
     def set_mempool(self, raws: Sequence[bytes]) -> None:
         """Replace the mempool."""
         with self.batch():
             self._db.execute("DELETE FROM mempool")
             self._db.executemany("INSERT INTO mempool (raw) VALUES (?)", [(raw,) for raw in raws])
+
+
+def _blob(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise sqlite3.DataError("a value is of another type")
+    return value

@@ -10,13 +10,13 @@ from bitcoin.core import CTransaction, CTxIn
 
 from picopayments_cli.channel.counterparty import asset_id, read_transaction, unpack_send
 from picopayments_cli.channel.errors import (
-    InvalidAsset,
     InvalidParams,
     InvalidQuantity,
     UnknownTransaction,
 )
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.channel.values import MAX_QUANTITY, from_hex
+from picopayments_cli.regtest.arguments import checked
 from picopayments_cli.regtest.index import Output, outpoint_of
 from picopayments_cli.regtest.ledger import AssetRow
 from picopayments_cli.regtest.mempool import decode
@@ -51,7 +51,7 @@ class Methods:
     def table(self) -> dict[str, Callable[..., Any]]:
         """All methods by name."""
         names = (name for name in vars(type(self)) if not name.startswith("_") and name != "table")
-        return {name: getattr(self, name) for name in names}
+        return {name: checked(getattr(self, name)) for name in names}
 
     # Only on regtest -------------------------------------------------------------------------------------------
 
@@ -64,8 +64,6 @@ class Methods:
 
         Their transactions go back to the mempool, or with ``forget`` nowhere, as if no node had kept them.
         """
-        if not isinstance(forget, bool):
-            raise InvalidParams("forget is true or false.")
         lost, gained = self._node.reorganise(depth, forget=forget)
         return {"disconnected": [display(found) for found in lost], "connected": [display(found) for found in gained]}
 
@@ -76,16 +74,14 @@ class Methods:
         alone, or two for a subasset and its parent.
         """
         for amount in (btc, quantity):
-            if not isinstance(amount, int) or isinstance(amount, bool) or not 0 <= amount <= MAX_QUANTITY:
+            if not 0 <= amount <= MAX_QUANTITY:
                 raise InvalidQuantity("Quantities are whole numbers of satoshis, not below zero.", value=str(amount))
-        if not isinstance(asset, str):
-            raise InvalidAsset("The asset is its name, a text.", asset=str(asset))
         return [display(txid) for txid in self._node.faucet(script_of(address), btc, asset, quantity)]
 
     def setfeerate(self, sat_per_kvb: int | None = None) -> int | None:
         """What the node estimates from now on, in sat/kvB; null: nothing."""
-        if isinstance(sat_per_kvb, bool) or not isinstance(sat_per_kvb, (int, type(None))) or (sat_per_kvb or 1) < 0:
-            raise InvalidParams("sat_per_kvb is a whole number or null.")
+        if sat_per_kvb is not None and sat_per_kvb < 0:
+            raise InvalidParams("sat_per_kvb is not below zero.")
         self._node.fee_rate = sat_per_kvb
         return sat_per_kvb
 
@@ -182,7 +178,7 @@ class Methods:
             }
             for script, name, quantity in self._node.ledger.rows()
         ]
-        return _select(rows, **query)
+        return _selected(rows, query)
 
     def get_assets(self, **query: Any) -> list[dict[str, Any]]:
         """All assets, BTC and XCP included, filtered and ordered."""
@@ -195,7 +191,7 @@ class Methods:
             }
             for row in (_BTC_ROW, *self._node.ledger.assets().values())
         ]
-        return _select(rows, **query)
+        return _selected(rows, query)
 
     def get_asset_info(self, assets: list[str] | None = None, asset: str | None = None) -> list[dict[str, Any]]:
         """Assets by name; unknown ones are left out."""
@@ -252,6 +248,14 @@ class Methods:
 
 def _number(row: AssetRow) -> int:
     return asset_id(row.name) if row.number is None else row.number
+
+
+def _selected(rows: list[dict[str, Any]], query: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows that a stranger's query asks for. Raises InvalidParams."""
+    try:
+        return checked(_select)(rows, **query)
+    except TypeError as error:  # a member that there is not, or values that can't be compared
+        raise InvalidParams(f"The query can't be answered: {error}.") from error
 
 
 def _select(

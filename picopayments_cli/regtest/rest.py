@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from picopayments_cli.channel.errors import PicopaymentsError
+from picopayments_cli.regtest.arguments import body_of
 from picopayments_cli.regtest.ledger import AssetRow
 from picopayments_cli.regtest.node import Node
 from picopayments_cli.regtest.policy import Refused
@@ -132,11 +133,9 @@ class RestApi:
     async def _broadcast(self, request: Request) -> Response:
         params = {name: request.query_params.getlist(name)[0] for name in request.query_params}
         if "x-www-form-urlencoded" in request.headers.get("content-type", ""):
-            body = b""
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY:
-                    return self._reply({"error": "Request too large"}, 413)
+            body = await body_of(request, MAX_BODY)
+            if body is None:
+                return self._reply({"error": "Request too large"}, 413)
             params |= {name: values[0] for name, values in parse_qs(body.decode("latin-1")).items()}
         return self._answer(self._send, params)
 
