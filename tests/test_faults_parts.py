@@ -7,7 +7,18 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from faults import answers, cheating, floods, lying_chain, lying_client, lying_hub, reorganisations, run, writers
+from faults import (
+    answers,
+    cheating,
+    floods,
+    fuzzing,
+    lying_chain,
+    lying_client,
+    lying_hub,
+    reorganisations,
+    run,
+    writers,
+)
 from faults.mutations import Mutation, setter
 from faults.party import Party, heard, hub_key
 from faults.proxy import between
@@ -35,6 +46,7 @@ SEED = 1
         (reorganisations, 3, 0),
         (writers, 35, 0),
         (cheating, 6, 0),
+        (fuzzing, 3000, 0),
     ],
     ids=lambda value: value.__name__.partition(".")[2] if isinstance(value, ModuleType) else "",
 )
