@@ -1,0 +1,253 @@
+"""Part: client and hub killed with SIGKILL anywhere: at lines and opcodes of every function, and beside every door."""
+
+from __future__ import annotations
+
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from network_support import ASSETS, DEPOSIT, Client, running_network
+from original_support import DEPOSIT as ORIGINAL_DEPOSIT
+from original_support import EXPIRE, HANDLE, RECEIVED, OriginalHub
+
+from faults.director import MAIN_DOORS, Director, Where, doors_named
+from faults.fragile import FragileTown, running_stage
+from faults.lives import READS, Life, Stage
+from faults.party import Party, heard, hub_balance
+from faults.result import Budget, Result
+from faults.tracing import AFTER, BEFORE, Record, Runner, Target
+from picopayments_cli.channel.errors import Unreachable
+
+KILLS, QUICK_KILLS = 1000, 50
+TOGETHER, QUICK_TOGETHER = 12, 2  # kills of a hub with its embedded node
+MOST_CHAPTERS = 12
+SELDOM = {"give up": "client save given up", "take over": "client save taken over"}
+# Endings, and whether the client has a chain of its own; without its hub, one that has none sees nothing.
+LIVES = (
+    *(("normal-a", False), ("punished-a", True), ("silent-a", True)),
+    *(("normal-b", True), ("punished-b", False), ("cheating-a", True)),
+)
+
+
+class Killing(Stage):
+    """A stage on which the director has clients and hubs killed; with ``record``, a file to use, only looks on."""
+
+    reads = (*READS, ("serve", "--port", "0"))
+
+    def __init__(
+        self, town: FragileTown, runner: Runner, director: Director, result: Result, record: Path | None
+    ) -> None:
+        super().__init__(town, runner, director.rng, result)
+        self.director = director
+        self.record = record
+        self._unfinished: dict[Path, Target] = {}  # where a client died last, by its folder
+        self._look("first start")
+
+    def perform(self, client: Client, step: str, words: list[str]) -> bool:
+        """Do a command as a process; one of the two may be killed meanwhile."""
+        name = client.basedir.name
+        step += " (own chain)" if name in self.town.own_chain else " (hub's chain)"
+        if self.record:
+            code = self.run(client, words, record=self.record)
+            self.director.note(Where("client", step), Record.from_json(self.record.read_text()))
+            self._look(step)
+        elif self.rng.random() < 0.3 and not self.town.away and not self._wish(client):
+            with self._hub_in_danger(step):
+                code = self.run(client, words)
+        else:
+            target = self._wish(client) or self._named(step) or self.director.draw(Where("client", step))
+            code = self.run(client, words, target=target)
+            if target and code == -signal.SIGKILL:
+                self.died("client", target, step)
+                self._unfinished[client.basedir] = target
+            else:
+                self._unfinished.pop(client.basedir, None)
+        return code == 0
+
+    def again(self, client: Client) -> bool:
+        """Whether something is to happen to the repair, too."""
+        return bool(self._wish(client)) or super().again(client)
+
+    def _wish(self, client: Client) -> Target | None:
+        """Where only a client comes that died before it published what it had put on record."""
+        last = self._unfinished.get(client.basedir)
+        kind, _, what = (last.door if last else "").partition(" broadcast ")
+        if kind == "client" and last and last.side == BEFORE and what not in ("deposit", "blocksend"):
+            open_sides = self.director.open_sides([f"client save {what} did not leave"])
+            return Target(door=open_sides[0][0], side=open_sides[0][1]) if open_sides else None
+        return None
+
+    def _named(self, step: str) -> Target | None:
+        """Beside a door that was not recorded, since nobody comes there in a life without deaths."""
+        doors = [door for name, door in SELDOM.items() if step.startswith(name)]
+        return self.director.draw_door(doors)
+
+    def mine(self, step: str, blocks: int = 1, *, undone: int = 0) -> None:
+        """Mine; the hub may die over its chores."""
+        if self.record or self.town.away:
+            super().mine(step, blocks, undone=undone)
+            self._look(step)
+        else:
+            with self._hub_in_danger(step):
+                super().mine(step, blocks, undone=undone)
+
+    def _look(self, step: str) -> None:
+        if self.record and not self.town.away:
+            self.town.traced.command(record=self.record)
+            self.director.note(Where("hub", step), Record.from_json(self.record.read_text()))
+
+    def look_no_more(self) -> None:
+        """From here on everybody is in danger."""
+        self.town.stop_hub()
+        self.town.start_hub()
+        self._look("start")
+        self.town.traced.command(recording=False)
+        self.record = self.town.record = None
+
+    @contextmanager
+    def _hub_in_danger(self, step: str) -> Iterator[None]:
+        """Have the hub die during a step; then, perhaps, once more as it starts."""
+        target = self.director.draw(Where("hub", step))
+        before = self.town.deaths
+        self.town.traced.command(target)
+        yield
+        self.town.revive()
+        self.town.traced.command()
+        if target and self.town.deaths > before:
+            self.died("hub", target, step)
+            self._restart()
+
+    def _restart(self) -> None:
+        target = self.director.draw(Where("hub", "start")) if self.rng.random() < 0.3 else None
+        if target is not None:
+            self.start_anew(target, "start")
+
+    def start_anew(self, target: Target, step: str, *options: str) -> None:
+        """Start the hub again, to die as it starts."""
+        before = self.town.deaths
+        self.town.stop_hub(signal.SIGKILL)
+        self.town.start_hub(*options, target=target)
+        self.town.traced.command()
+        if self.town.deaths > before:
+            self.died("hub", target, step)
+
+    def died(self, victim: str, target: Target, step: str) -> None:
+        """A process died, as it was to."""
+        self.director.died(victim, target)
+        self.what = f"{victim} died at {step}: {target}"
+        self.result.trials += 1
+        self.result.recovered += 1
+
+
+# The part -----------------------------------------------------------------------------------------------------------
+
+
+def run(rng: random.Random, budget: Budget) -> Result:
+    """Lives without a death, to see where they lead; then lives with as many deaths as are called for."""
+    result = Result("kills")
+    director = Director(rng)
+    least = budget.share(KILLS, QUICK_KILLS)
+    with heard():
+        chapters = 0
+        while budget.goes_on(result.trials, least) or (director.left() and chapters < budget.share(MOST_CHAPTERS, 0)):
+            _chapter(budget, director, result, least)
+            chapters += 1
+        _together(rng, budget, result)
+    named = doors_named()
+    result.hold(director.doors <= named, f"doors that docs/security.rst does not name: {director.doors - named}")
+    sides = [(door, side) for door in named for side in (BEFORE, AFTER)]
+    wanted = [item for item in sides if not budget.quick or item[0] in MAIN_DOORS]
+    missed = sorted(" ".join(item[::-1]) for item in wanted if not director.sides[item])
+    result.hold(not missed, f"nobody died {', '.join(missed)}")
+    hit = sum(bool(director.functions[function]) for function in director.places)
+    result.notes.append(
+        f"{director.deaths['client']} deaths of clients, {director.deaths['hub']} of hubs, in {hit} of "
+        f"{len(director.places)} functions; {len(+director.sides)} sides of {len(director.doors)} doors"
+    )
+    return result
+
+
+def _chapter(budget: Budget, director: Director, result: Result, least: int) -> None:
+    """A town and some lives in it, to the end of all; in the first one some go undisturbed, to see where they lead."""
+    kinds = LIVES[:2] if budget.quick else LIVES
+    looking = 0 if director.records else len(kinds)
+    names = {f"{kind}{n}": own for n in range(3 if looking else 2) for kind, own in kinds}
+    folder = budget.folder / f"town{result.trials}"
+    first = director.draw(Where("hub", "first start"))
+    with running_stage(folder) as (node, runner):
+        town = FragileTown(folder, node, runner, budget.folder / "record" if looking else None, first)
+        try:
+            stage = Killing(town, runner, director, result, town.record)
+            if first and town.deaths:
+                stage.died("hub", first, "first start")
+            stage.set_up(names)
+            for number, name in enumerate(names):
+                if number == looking and looking:
+                    stage.look_no_more()
+                if number < looking or not budget.quick or budget.goes_on(result.trials, least):
+                    reads = budget.share(100, 3) if stage.record else 3
+                    Life(stage, town.clients[name], name.split("-")[0], reads).live()
+            stage.finish()
+            if not budget.quick:
+                _original(stage)
+                _end(stage)
+        finally:
+            town.stop_hub()
+
+
+def _original(stage: Killing) -> None:
+    """A connection of the original client, taken over and settled."""
+    original = OriginalHub(stage.town, "original")
+    client = original.client
+    stage.town.own_chain.discard("original")  # its settings are the original's
+    before = client.balances()["XCP"]
+    original.leave()
+    for number in range(EXPIRE):
+        if client.shown(HANDLE)["status"] == "closed":
+            break
+        stage.strike(client, "original" if number else "take over", "sync")
+        stage.mine("settle original", 3)
+    held = client.balances()["XCP"] - before
+    stage.result.hold(client.shown(HANDLE)["status"] == "closed", f"the original is not settled after {stage.what}")
+    stage.result.keep(ORIGINAL_DEPOSIT + RECEIVED, held, f"the original on chain after {stage.what}")
+
+
+def _end(stage: Killing) -> None:
+    """A hub that is told that its database was restored, and one that is to end when nothing is left."""
+    for option, door in (("--restored", "hub transaction restored"), ("--drain", "hub transaction drained")):
+        target = stage.director.draw_door([door])
+        if target is not None:
+            stage.start_anew(target, option, option)
+
+
+def _together(rng: random.Random, budget: Budget, result: Result) -> None:
+    """A hub and its embedded node killed at once, while a client syncs."""
+    folder = budget.folder / "together"
+    folder.mkdir()
+    with running_network(folder) as network:
+        alice, bob = Party(network, "alice").fund(), Party(network, "bob").fund()
+        a, b = alice.open(), bob.open()
+        for number in range(budget.share(TOGETHER, QUICK_TOGETHER)):
+            alice.do("queuepayment", a, b, 100 + number)
+            before = alice.guaranteed(a) - 100 - number - 2
+            killer = threading.Timer(0.1 * rng.random(), network.kill)
+            killer.start()
+            with suppress(Unreachable):
+                alice.do("sync")
+            killer.join()
+            network.restart()
+            result.trials += 1
+            result.recovered += 1
+            result.keep(before, alice.guaranteed(a), "alice, whose hub and node died")
+            alice.do("sync")
+            bob.do("sync")
+            for party, handle in ((alice, a), (bob, b)):
+                both = party.guaranteed(handle) + (hub_balance(network, handle) or 0)
+                result.hold(both == 2 * DEPOSIT, f"{party.name} and hub have {both}, when hub and node have died")
+        for party, handle in ((alice, a), (bob, b)):
+            guaranteed = party.guaranteed(handle) - 1
+            result.hold(party.settle(), f"{party.name} is not settled")
+            result.keep(guaranteed, party.held() - ASSETS + DEPOSIT, f"{party.name} on chain")

@@ -1,0 +1,415 @@
+"""The lives of clients on a network of their own, step by step, and what must hold whatever dies at a step."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import requests
+from cheats import DEPOSIT
+from network_support import WAIT, Client, key_in, wait_until
+from regtest_support import address_of
+
+from faults.fragile import FragileTown
+from faults.proxy import between
+from faults.result import Result
+from faults.tracing import Runner
+from picopayments_cli.channel.errors import PicopaymentsError
+from picopayments_cli.channel.state import finished
+from picopayments_cli.client.record import AGREED, CLOSED, CLOSING, PROPOSED
+
+FEE = 1  # for a sync
+LONG, SHORT = 1000, 16  # blocks until a deposit expires
+SMALL = 2000  # a deposit too small for large payments
+READS = (
+    ("status",), ("status", "--verbose"), ("balances",), ("history",), ("hubstatus",), ("hubstatus", "--asset", "XCP"),
+    ("config", "timeout", "50"), ("config",), ("version",),
+)  # fmt: skip
+
+
+# The stage ----------------------------------------------------------------------------------------------------------
+
+
+class Stage:
+    """A town, two clients that live long and safely, and what is to hold at every step of the others' lives.
+
+    A part overrides ``perform`` and ``mine``, where things happen to a client or to the hub.
+    """
+
+    def __init__(self, town: FragileTown, runner: Runner, rng: random.Random, result: Result) -> None:
+        self.town = town
+        self.runner = runner
+        self.rng = rng
+        self.result = result
+        self.sent: dict[str, tuple[str, int]] = {}  # token to payee and amount
+        self.paid: dict[str, int] = {}  # what a client has paid on chain, by name
+        self.uneven: set[str] = set()  # who gets more than its own, since its hub was silent or cheated
+
+    def set_up(self, names: dict[str, bool]) -> None:
+        """Give everybody funds, and Bob and Carol a connection. ``names``: whether each has its own chain."""
+        self.bob = self.town.stranger("bob", own_chain=True)
+        self.carol = self.town.stranger("carol", own_chain=False)
+        for client in (self.bob, self.carol):
+            client.run("faucet")
+        for name, own_chain in names.items():
+            client = self.town.stranger(name, own_chain=own_chain)
+            self.strike(client, "faucet", "faucet")
+            if not client.run("listutxos", client.run("status")["wallet"]["address"], "--unconfirmed"):
+                client.run("faucet")
+        self.town.mine()
+        for name in names:
+            if not self.town.clients[name].balances().get("XCP"):  # killed between the two that it gives
+                self.town.clients[name].run("faucet")
+        self.town.mine()
+        self.before = self.town.books()
+        self.b = self.town.open(self.bob, expire=LONG)
+        self.c = self.town.open(self.carol, expire=LONG, quantity=SMALL)
+
+    def perform(self, client: Client, _step: str, words: list[str]) -> bool:
+        """Do a command; whether it was done. Here nothing happens to anybody."""
+        return client.done(*words).code == 0
+
+    def mine(self, _step: str, blocks: int = 1, *, undone: int = 0) -> None:
+        """Have so many blocks undone, and mine. Here nothing happens to anybody."""
+        if undone:
+            self.town.reorganise(undone)
+        self.town.mine(blocks)
+
+    def run(self, client: Client, words: list[str], **fate: Any) -> int:
+        """The exit code of a command as a process (``fate``: as ``Runner.start`` takes it).
+
+        A hub that dies meanwhile is started again at once; a client that serves is called, and stopped.
+        """
+        path = self.town.folder / "said"
+        with Path("/dev/null").open() as nothing, path.open("w") as said:
+            argv = client.words(*words)
+            process = self.runner.start("client", argv, (nothing, said, said), **fate)
+            deadline = time.monotonic() + WAIT
+            asked = words[0] != "serve"
+            while (code := process.poll()) is None:
+                self.town.revive()
+                if not asked and path.stat().st_size:
+                    asked = True
+                    _call(json.loads(path.read_text()))
+                    os.kill(process.pid, signal.SIGTERM)
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{words} did not end: {self.what}")
+                time.sleep(0.002)
+        return code
+
+    def again(self, _client: Client) -> bool:
+        """Whether something is to happen to the repair, too."""
+        return self.rng.random() < 0.3
+
+    def strike(self, client: Client, step: str, *words: str) -> bool:
+        """Do a command at which something may happen, and hold the guaranteed balances; whether it was done."""
+        floors = {handle: self.floor(client, handle) for handle in client.handles()}
+        done = self.perform(client, step, list(words))
+        for handle, floor in floors.items():
+            if (client.basedir / "regtest.connections" / f"{handle}.json").exists():
+                has = client.connection(handle).duplex.guaranteed
+                self.result.keep(floor, has, f"{client.basedir.name} at {step}")
+        return done
+
+    def floor(self, client: Client, handle: str) -> int:
+        """The guaranteed balance less what one sync may take from it: the payments queued, and fees."""
+        kept = client.connection(handle)
+        return kept.duplex.guaranteed - sum(payment.amount for payment in kept.queue) - 2 * FEE
+
+    def clean(self, client: Client, *words: str) -> None:
+        """Do what has to succeed: a sync, where nothing else is named."""
+        done = client.done(*(words or ("sync",)))
+        what = f"{client.basedir.name}: {' '.join(words) or 'sync'} after {self.what}"
+        self.result.hold(done.code == 0, f"{what}: {done.stderr[-500:]}")
+
+    what = "nothing"  # has happened last
+    reads: tuple[tuple[str, ...], ...] = READS
+
+    def pay(self, payer: Client, source: str, payee: str, amount: int) -> str:
+        """Queue a payment, undisturbed; its token."""
+        token: str = payer.run("queuepayment", source, payee, str(amount))
+        self.sent[token] = (payee, amount)
+        return token
+
+    # What holds -----------------------------------------------------------------------------------------------------
+
+    def agree(self, client: Client, handle: str) -> None:
+        """Hold client and hub to the same sums, and the client to its history."""
+        kept = client.connection(handle)
+        name = client.basedir.name
+        self.result.hold(kept.pending is None, f"{name}: a sync is pending after {self.what}")
+        right = DEPOSIT + self.gained(client, handle)
+        has = kept.duplex.guaranteed
+        self.result.hold(has == right, f"{name} has {has}, not {right}, after {self.what}")
+        shown = self.town.hub.call("mph_status", assets=None)["connections"].get(handle)
+        if shown is not None and shown["status"] == "open":
+            both = shown["balance"] + has
+            self.result.hold(both == 2 * DEPOSIT, f"{name} and hub have {both} after {self.what}")
+
+    def gained(self, client: Client, handle: str | None = None) -> int:
+        """What came by payments, less what went, by a client's history."""
+        events = client.run("history", *(("--handle", handle) if handle else ()))
+        sums = {"received": 0, "sent": 0, "fee": 0}
+        for event in events:
+            if event["action"] in sums:
+                sums[event["action"]] += event["sync_fee"] if event["action"] == "fee" else event["amount"]
+        owed = sum(client.connection(item).owed for item in client.handles() if handle in (None, item))
+        return sums["received"] - sums["sent"] - sums["fee"] - owed
+
+    def finish(self) -> None:
+        """Close and settle everything; hold every payment to have arrived once, and everybody's sums."""
+        town = self.town
+        for client in (self.bob, self.carol):
+            for handle in client.handles():
+                client.run("close", handle)
+        try:
+            town.settle()
+            self._delivered()
+            changes = {}
+            after = town.books()
+            for name, client in town.clients.items():
+                right = self.gained(client) - self.paid.get(name, 0)
+                has = after.held[name]["XCP"] - self.before.held[name]["XCP"]
+                changes[name] = has if name in self.uneven else right
+                self.result.keep(right, has, f"{name} in the end")
+            town.check(self.before, hub=-sum(changes.values()), **changes)
+        except (AssertionError, PicopaymentsError) as error:
+            self.result.hold(False, f"in the end: {error!r}")
+
+    def _delivered(self) -> None:
+        arrived: dict[str, list[tuple[str, int]]] = {}
+        for client in self.town.clients.values():
+            for event in client.run("history"):
+                if event["action"] == "received":
+                    arrived.setdefault(event["token"], []).append((event["handle"], event["amount"]))
+        for token, expected in self.sent.items():
+            found = arrived.get(token, [])
+            self.result.hold(found == [expected], f"payment {token} arrived as {found}, not as {expected}")
+
+
+def _call(ready: dict[str, str]) -> None:
+    """Have a client that serves sync, by one who may call it."""
+    with contextlib.suppress(OSError, requests.RequestException):  # it may die over this
+        user, _, password = Path(ready["cookie"]).read_text().partition(":")
+        body = {"jsonrpc": "2.0", "id": 1, "method": "sync", "params": {}}
+        requests.post(ready["url"], json=body, auth=(user, password), timeout=WAIT)
+
+
+# A life -------------------------------------------------------------------------------------------------------------
+
+_REFUSED = {"code": -32000, "message": "", "data": {"type": "PaymentExceedsReceivable", "message": "not now"}}
+ROUNDS = 40  # of a block and a sync
+
+
+class Life:
+    """One client from its connection to the archive; ``ending``: normal, silent or punished (hub), or cheating."""
+
+    def __init__(self, stage: Stage, client: Client, ending: str, reads: int) -> None:
+        self.stage = stage
+        self.client = client
+        self.name = client.basedir.name
+        self.ending = ending
+        self.reads = reads
+        self.handle = ""
+
+    def live(self) -> None:
+        """All of it."""
+        self.connect()
+        self.receive()
+        self.exchange()
+        self.change_mind()
+        self.look()
+        getattr(self, self.ending)()
+        self.settle()
+        self.put_aside()
+
+    def strike(self, step: str, *words: str) -> None:
+        """A command at which something may happen; then what a user does: sync, until that works."""
+        if not self.stage.strike(self.client, step, *words):
+            while self.stage.again(self.client):
+                self.stage.strike(self.client, "sync again", "sync")
+            self.stage.clean(self.client)
+
+    # Opening --------------------------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Connect, with one deposit whatever happens."""
+        expire = LONG if self.ending == "normal" else SHORT
+        words = ("connect", "XCP", str(DEPOSIT), "--expire_time", str(expire))
+        client, stage = self.client, self.stage
+        if not stage.strike(client, "connect", *words):
+            for handle in self._in_stage(PROPOSED):
+                if stage.rng.random() < 0.5:
+                    stage.strike(client, "give up", "close", handle)
+            stage.clean(client)
+        if not self._in_stage(PROPOSED, AGREED):
+            client.run(*words)
+        handles = self._in_stage(PROPOSED, AGREED)
+        stage.result.hold(len(handles) == 1, f"{self.name} has {len(handles)} connections after {stage.what}")
+        self.handle = handles[0]
+        stage.mine("open", 2)
+        wait_until(self._is_open, f"an open connection after {stage.what}")
+        held = client.balances()["XCP"] - stage.before.held[self.name]["XCP"]
+        stage.result.hold(held == -DEPOSIT, f"{self.name} deposited {-held} after {stage.what}")
+
+    def _is_open(self) -> bool:
+        """Whether both say so. A hub that died has made its deposit later, which then waits for a block."""
+        town = self.stage.town
+        if town.mempool():
+            town.mine()
+        return {town.stages()[self.handle], self.client.shown(self.handle)["status"]} == {"open"}
+
+    def _in_stage(self, *stages: str) -> list[str]:
+        return [handle for handle in self.client.handles() if self.client.connection(handle).stage in stages]
+
+    # Paying ---------------------------------------------------------------------------------------------------------
+
+    def receive(self) -> None:
+        """Two payments, so that a later sync has commits to give back."""
+        stage = self.stage
+        for amount in (60, 40):
+            stage.pay(stage.bob, stage.b, self.handle, amount)
+            stage.bob.run("sync")
+            self.strike("receive", "sync")
+        stage.agree(self.client, self.handle)
+        self.received = self.client.connection(self.handle).duplex.receiving
+
+    def queue(self, payee: str, amount: int) -> str:
+        """Queue a payment, once whatever happens; its token."""
+        token = self.stage.rng.randbytes(16).hex()
+        words = ("queuepayment", self.handle, payee, str(amount), "--token", token)
+        if not self.stage.strike(self.client, "queuepayment", *words):
+            self.stage.clean(self.client, *words)
+        queued = [payment.token.hex() for payment in self.client.connection(self.handle).queue]
+        self.stage.result.hold(queued.count(token) == 1, f"{token} is queued {queued.count(token)} times")
+        return token
+
+    def exchange(self) -> None:
+        """Pay more than was received, and receive meanwhile; then pay who can't take it, and be refused once."""
+        stage = self.stage
+        for amount in (150, 7):
+            stage.sent[self.queue(stage.b, amount)] = (stage.b, amount)
+        stage.pay(stage.bob, stage.b, self.handle, 9)
+        stage.bob.run("sync")
+        self.strike("exchange", "sync")
+        stage.agree(self.client, self.handle)
+        self.queue(stage.c, 2 * SMALL)
+        self.strike("refused", "sync")
+        stage.agree(self.client, self.handle)
+        self.queue(stage.b, 5)
+        with between(stage.town.hub_url) as proxy:
+            errors = [_REFUSED]
+            proxy.refuse = lambda method: errors.pop() if errors and method == "mph_sync" else None
+            if not stage.strike(Client(self.client.basedir, proxy.url), "repaired", "sync"):
+                stage.clean(self.client)
+        stage.agree(self.client, self.handle)
+        stage.bob.run("sync")
+
+    def change_mind(self) -> None:
+        """Cancel a payment: it never arrives."""
+        token = self.queue(self.stage.b, 33)
+        if not self.stage.strike(self.client, "cancelpayment", "cancelpayment", token):
+            self.stage.clean(self.client, "cancelpayment", token)
+        queued = self.client.connection(self.handle).queue
+        self.stage.result.hold(not queued, f"{self.name} has {len(queued)} queued after {self.stage.what}")
+
+    # Looking --------------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Commands that change nothing, one that pays on chain, and one that serves."""
+        stage, client = self.stage, self.client
+        address, bobs = (address_of(item.wallet_script) for item in (client, stage.bob))
+        utxos = client.run("listutxos", address)
+        chain = (("listutxos", address), ("searchrawtxs", address), ("balances", "--address", bobs))
+        raw = (("getrawtx", utxos[0]["txid"], "--verbose"), ("getrawtx", utxos[0]["txid"]))
+        every = [*stage.reads, *chain, *raw]
+        before = stage.town.books().held
+        for words in stage.rng.sample(every, min(self.reads, len(every))):
+            stage.strike(client, " ".join(word for word in words if len(word) < 30), *words)
+        stage.strike(client, "blocksend", "blocksend", "XCP", bobs, "777")
+        stage.mine("a block", 1)
+        stage.mine("another branch", 1, undone=1)
+        after = stage.town.books().held
+        moved = before[self.name]["XCP"] - after[self.name]["XCP"]
+        stage.result.hold(moved in (0, 777), f"{self.name} paid {moved} after {stage.what}")
+        stage.paid[self.name] = stage.paid.get(self.name, 0) + moved
+        stage.paid["bob"] = stage.paid.get("bob", 0) - moved
+
+    # Ending ---------------------------------------------------------------------------------------------------------
+
+    def normal(self) -> None:
+        """Close while the hub is there."""
+        self.close("close")
+
+    def silent(self) -> None:
+        """Close and settle while the hub is away."""
+        self.stage.uneven.add(self.name)
+        self.stage.town.stop_hub()
+        self.close("close alone")
+        self.settle(" alone", blocks=3)  # at once, since each sync waits for the hub
+        self.stage.town.start_hub()
+
+    def punished(self) -> None:
+        """The hub publishes a commit that it has given back."""
+        stage, client = self.stage, self.client
+        for amount in (100, 5000):
+            stage.pay(client, self.handle, stage.b, amount)
+            client.run("sync")
+        stage.bob.run("sync")
+        kept = client.connection(self.handle).duplex.sending
+        stage.pay(stage.bob, stage.b, self.handle, 5000 + 2 * FEE)
+        stage.bob.run("sync")
+        client.run("sync")
+        revoked = {item.quantity for item in client.connection(self.handle).duplex.sending.revoked}
+        stage.result.hold(kept.active[-1].quantity in revoked, "the hub has not given back its highest commit")
+        stage.uneven.add(self.name)
+        stage.town.broadcast(finished(kept, kept.active[-1], key_in(stage.town.basedir / "hub.regtest.wif")))
+        self.strike("punish", "sync")
+        self.settle(" punished", blocks=3)  # the rest comes back at expiry
+
+    def cheating(self) -> None:
+        """Publish a commit that was given back: the hub takes it, and leaves the rest alone."""
+        stage = self.stage
+        active = self.client.connection(self.handle).duplex.receiving.active
+        stage.result.hold(self.received.active[-1] not in active, "the client has not given back its highest commit")
+        stage.uneven.add(self.name)
+        stage.town.broadcast(finished(self.received, self.received.active[-1], self.client.key))
+        stage.mine("punished", 2)
+        self.settle(" cheating", blocks=3)
+
+    def close(self, step: str) -> None:
+        """Close, whatever happens."""
+        done = self.stage.strike(self.client, step, "close", self.handle)
+        if not done and self.client.connection(self.handle).stage not in (CLOSING, CLOSED):
+            self.client.done("close", self.handle)
+
+    def settle(self, step: str = "", blocks: int = 1) -> None:
+        """Mine and sync until it is over."""
+        stage, client = self.stage, self.client
+        guaranteed = client.connection(self.handle).duplex.guaranteed
+        for _ in range(ROUNDS):
+            if client.connection(self.handle).stage == CLOSED:
+                break
+            stage.mine(f"settle{step}", blocks)
+            self.strike(f"settle{step}", "sync")
+        kept = client.connection(self.handle)
+        stage.result.hold(kept.stage == CLOSED, f"{self.name} is not settled after {stage.what}")
+        held = client.balances()["XCP"] + stage.paid.get(self.name, 0) - stage.before.held[self.name]["XCP"]
+        stage.result.keep(guaranteed - FEE, held + DEPOSIT, f"{self.name} on chain after {stage.what}")
+
+    def put_aside(self) -> None:
+        """Into the archive, with its history kept."""
+        stage, client = self.stage, self.client
+        stage.mine("bury", 8)
+        before = client.run("history")
+        stage.strike(client, "final", "sync")
+        if not stage.strike(client, "cull", "cull"):
+            stage.clean(client, "cull")
+        stage.result.hold(self.handle not in client.handles(), f"{self.name} is not culled after {stage.what}")
+        stage.result.hold(client.run("history") == before, f"{self.name}'s history differs after {stage.what}")
