@@ -206,6 +206,18 @@ def test_a_connection_closes_when_a_deposit_is_spent(side: str) -> None:
 
 
 @pytest.mark.parametrize("side", ["out", "back"])
+def test_a_connection_closes_when_a_deposit_is_mined_under_another_txid(side: str) -> None:
+    two = Two()
+    scene: Scene = getattr(two, side)
+    anchor = scene.channel.anchor
+    assert anchor is not None
+    scene.channel = replace(scene.channel, anchor=replace(anchor, outpoint=Outpoint(b"\1" * 32, 0)))
+    assert (two.open(), two.must_close()) == (False, True)
+    scene.chain.disconnect(10)
+    assert (two.open(), two.must_close()) == (False, False)  # it is not in a block yet
+
+
+@pytest.mark.parametrize("side", ["out", "back"])
 def test_a_connection_closes_when_early_dust_shortens_its_life(side: str) -> None:
     two = Two()
     scene: Scene = getattr(two, side)

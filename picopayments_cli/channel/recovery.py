@@ -164,12 +164,24 @@ def is_open(duplex: Duplex, sending: Facts, receiving: Facts, agreed: int, safe_
     )
 
 
+def is_replaced(channel: Channel, facts: Facts) -> bool:
+    """Whether the deposit is in a block under another txid than its anchor's: every commit on that is void then.
+
+    Legacy signatures are malleable, and what a reorganisation took away may come back changed.
+    """
+    if channel.anchor is None or any(entry.txid == channel.anchor.outpoint.txid for entry in facts.history):
+        return False
+    return see_deposit(replace(channel, anchor=None), facts, channel.quantity, safe_depth=1).anchor is not None
+
+
 def must_close(duplex: Duplex, sending: Facts, receiving: Facts, agreed: int) -> bool:
-    """Whether it is time to settle: a deposit is spent, the deadline is there, or a history can't be seen whole."""
+    """Whether to settle: a deposit is spent or replaced, the deadline is there, or a history can't be seen whole."""
     return (
         receiving.tip >= settle_height(duplex.receiving, agreed)
         or sending.truncated
         or receiving.truncated
+        or is_replaced(duplex.sending, sending)
+        or is_replaced(duplex.receiving, receiving)
         or anchor_spender(duplex.sending, sending) is not None
         or anchor_spender(duplex.receiving, receiving) is not None
         or time_to_live(duplex.sending, sending) == 0

@@ -179,6 +179,7 @@ def _young_deposit(town: Shaken, depths: Sequence[int], *, replaced: bool) -> No
         town.shake("the deposit mined", depth, GONE, conflict)
         town.mine()
         town.sync(name)
+        town.result.hold(not replaced or town.status(name) == "closing", f"{name} does not close")
 
 
 def _hub_spends_elsewhere(town: Shaken, depths: Sequence[int]) -> None:
@@ -207,6 +208,8 @@ def _hubs_young_deposit(town: Shaken, depths: Sequence[int], payees: Sequence[Cl
         town.shake("the hub's deposit mined", depth, GONE, conflict)
         town.mine()
         town.sync(name)
+        closing = town.town.stages()[town.handles[name]] == "closing"
+        town.result.hold(not replaced or closing, f"the hub does not close {name}")
         town.close(name)
 
 
