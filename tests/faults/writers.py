@@ -24,6 +24,7 @@ from faults.result import Budget, Result
 CROWD = 20
 PATIENCE = 120.0  # seconds, for a crowd on a busy machine
 FEE = 1  # for a sync
+FLUSHES = 4  # of files and folders, and more, for a sync
 EXPIRE = "1000"  # blocks, so that no deadline comes in between
 LOCAL = ("StoreUnusable",)
 HUBS = ("HubRefused", "BadAnswer", "HubUnreachable")
@@ -224,15 +225,16 @@ def _client_disk(pair: Pair, quick: bool) -> None:
     """No space for the nth write of a sync, for any file, and on a small file system where one can be mounted."""
     flushes = 0
     while True:
-        if not quick or flushes in (0, 4):
+        if not quick or flushes in (0, FLUSHES):
             pair.queue()
             done = _process(pair.alice, "sync", full=flushes)
             if done.code == 0:
+                pair.result.hold(flushes > FLUSHES, f"a sync that flushes {flushes} files only")
                 break
             pair.refused(done, f"a sync with space for {flushes} flushes", *LOCAL)
             pair.goes_on(f"a sync with space for {flushes} flushes")
         flushes += 1
-        if quick and flushes > 4:
+        if quick and flushes > FLUSHES:
             break
     pair.goes_on("a sync with space enough")
     several = (["sync"], ["queuepayment", pair.a, pair.b, "7"], ["connect", "XCP", "5000"], ["close", pair.a])
