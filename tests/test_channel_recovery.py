@@ -13,7 +13,7 @@ from picopayments_cli.channel import recovery
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.errors import BroadcastRefused, InsufficientBitcoin
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.recovery import Facts, Step
+from picopayments_cli.channel.recovery import MOST_INPUTS, Facts, Step
 from picopayments_cli.channel.scripts import change_unlock, wallet_unlock
 from picopayments_cli.channel.state import (
     Channel,
@@ -408,6 +408,59 @@ def test_dust_of_exposed_revoked_commits_is_taken_before_anything_is_published()
     assert len(draft.outputs) == 1  # no asset, no message
     assert draft.version == 1
     scene.publish(draft, PAYER)
+
+
+def test_no_flood_of_dust_keeps_a_commit_from_being_punished() -> None:
+    """No node relays a transaction of more than 100,000 bytes."""
+    scene = Scene(300, 350, 400)
+    for quantity in (350, 400):
+        for _ in range(MOST_INPUTS):
+            scene.chain.fund(scene.commit_address(scene.commits[quantity]), DUST)
+    scene.revoke(350, 400)
+    out = Outpoint(scene.publish_commit(400), 0)
+    first, *others = scene.punish(*scene.channel.revoked)
+    assert (first.inputs[0].outpoint, len(first.inputs)) == (out, MOST_INPUTS)
+    assert sum(len(draft.inputs) for draft in others) == MOST_INPUTS
+    assert all(draft.size < 100_000 for draft in (first, *others))
+    scene.publish(first, PAYER)
+    assert scene.home(PAYER) == 400
+
+
+def test_dust_that_the_wallet_cant_pay_for_keeps_no_commit_from_being_punished() -> None:
+    scene = Scene(300, 400)
+    for _ in range(20):
+        scene.chain.fund(scene.commit_address(scene.commits[400]), DUST)
+    scene.revoke(400)
+    out = Outpoint(scene.publish_commit(400), 0)
+    wallet = purse(PAYER, [scene.wallet_coin(PAYER, 3_000)], rate=5)
+    first = next(recovery.punish(scene.channel, scene.facts(*scene.channel.revoked), wallet))
+    assert first.inputs[0].outpoint == out
+    assert 1 < len(first.inputs) < 20
+    scene.publish(first, PAYER)
+    assert scene.home(PAYER) == 400
+
+
+def test_coins_in_no_block_yet_are_swept_apart() -> None:
+    """They may have more ancestors than a node relays."""
+    scene = Scene(300, 400)
+    mined = scene.chain.fund(scene.commit_address(scene.commits[400]), 2000)
+    fresh = scene.chain.fund(scene.commit_address(scene.commits[400]), 2000, mined=False)
+    scene.revoke(400)
+    out = Outpoint(scene.publish_commit(400), 0)
+    drafts = scene.punish(*scene.channel.revoked)
+    assert [[coin.outpoint for coin in draft.inputs] for draft in drafts] == [[out, mined], [fresh]]
+
+
+def test_a_flooded_deposit_is_taken_back_in_parts() -> None:
+    scene = Scene(300)
+    for _ in range(MOST_INPUTS + 8):
+        scene.chain.fund(scene.channel.script.output, 600)
+    (draft,) = scene.changes(given=True)
+    assert (len(draft.inputs), draft.size < 100_000) == (MOST_INPUTS, True)
+    scene.publish(draft, PAYER)
+    assert scene.home(PAYER) == DEPOSIT
+    (rest,) = scene.changes(given=True)
+    assert len(rest.inputs) == 8 + 2  # anchor and spare
 
 
 def test_dust_of_a_revoked_commit_that_would_take_nothing_is_left() -> None:

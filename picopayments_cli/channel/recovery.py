@@ -38,6 +38,7 @@ from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint, Secre
 WIRE_CLEARANCE = 6  # blocks before expiry at which a connection's time to live is over
 MIN_MARGIN, MAX_MARGIN = 6, 144  # blocks before expiry by which a payee settles
 FINAL_DEPTH = 7  # blocks that no reorganisation of six takes away
+MOST_INPUTS = 200  # coins of one transaction: nodes relay 100,000 bytes, and a coin of a deposit takes 300
 WATCHED_REVOKED = 100  # revoked commits that a client without a Bitcoin node can watch
 OPENING, OPEN, CLOSING, CLOSED = "opening", "open", "closing", "closed"
 
@@ -285,31 +286,55 @@ def punish(channel: Channel, facts: Facts, purse: Purse) -> Iterator[Draft]:
     """The payer's revoke of a published commit, and of coins sent to addresses of revoked commits.
 
     At once, in the mempool too: after the delay the commit is the payee's, and an older coin on its address would let
-    the payee take the asset without any delay. What is there once the commit's own output is spent can wait. Raises
-    InsufficientBitcoin.
+    the payee take the asset without any delay. So the commit's own output goes first, then the oldest coins, as many as
+    the wallet can pay for; those that are in no block yet apart, since they could keep the others from being relayed.
+    What is there once the commit's own output is spent can wait. Raises InsufficientBitcoin.
     """
     entry, published = anchor_spender(channel, facts), published_revoked(channel, facts)
-    own: list[Input] = []
+    own: list[tuple[Revoked, Coin]] = []
     rest: list[Input] = []
     if entry is not None and published is not None:
-        script = channel.commit_script(published.revoke_hash)
         first = Outpoint(entry.txid, 0)
-        coins = sorted(facts.commit_coins, key=lambda coin: coin.outpoint != first)
-        found = [Input(coin.outpoint, coin.value, revoke_unlock(script, published.secret)) for coin in coins]
-        own, rest = (found, []) if coins and coins[0].outpoint == first else ([], found)
-    taken = {coin.outpoint for coin in (*own, *rest)}
-    dust = [
-        Input(coin.outpoint, coin.value, revoke_unlock(channel.commit_script(item.revoke_hash), item.secret))
-        for item, coin in facts.revoked_coins
-        if coin.outpoint not in taken and item.quantity > channel.moved
-    ]
-    if own or dust:
-        yield (draft := compose_recovery([*own, *dust], purse, channel.asset_id if own else None, urgent=True))
-        purse = purse.without(draft)
+        coins = sorted(facts.commit_coins, key=lambda coin: (coin.outpoint != first, coin.height or 0))
+        if coins and coins[0].outpoint == first:
+            own = [(published, coin) for coin in coins]
+        else:
+            rest = [_revoking(channel, published, coin) for coin in coins]
+    here = {coin.outpoint for coin in facts.commit_coins} if published is not None else set()
+    dust = [pair for pair in facts.revoked_coins if pair[1].outpoint not in here and pair[0].quantity > channel.moved]
+    dust.sort(key=lambda pair: (-pair[0].quantity, pair[1].height or 0))
+    mined = [pair for pair in (*own[1:MOST_INPUTS], *dust) if pair[1].height is not None]
+    fresh = [pair for pair in (*own[1:MOST_INPUTS], *dust) if pair[1].height is None]
+    asset_id = channel.asset_id if own else None
+    for group in ([*own[:1], *mined], fresh):
+        inputs = [_revoking(channel, item, coin) for item, coin in group]
+        while inputs:
+            draft, number = _affordable(inputs, purse, asset_id)
+            yield draft
+            purse, asset_id, inputs = purse.without(draft), None, inputs[number:]
     if published is not None and not own:
         yield from _take(rest, None, channel.asset_id, facts.commit_assets, purse)
         if _lacks_coin(facts.commit_coins, facts.commit_history, facts.commit_assets):
             yield compose_payment(purse, Output(DUST, channel.commit_script(published.revoke_hash).output))
+
+
+def _revoking(channel: Channel, item: Revoked, coin: Coin) -> Input:
+    return Input(coin.outpoint, coin.value, revoke_unlock(channel.commit_script(item.revoke_hash), item.secret))
+
+
+def _affordable(coins: Sequence[Input], purse: Purse, asset_id: int | None) -> tuple[Draft, int]:
+    """An urgent recovery of as many of the first coins as one transaction takes and the wallet can pay for; how many.
+
+    Raises InsufficientBitcoin where it can't pay for the first one alone.
+    """
+    number = min(len(coins), MOST_INPUTS)
+    while True:
+        try:
+            return compose_recovery(coins[:number], purse, asset_id, urgent=True), number
+        except InsufficientBitcoin:
+            if number == 1:
+                raise
+            number //= 2
 
 
 def payouts(channel: Channel, facts: Facts, secret: Secret, purse: Purse, safe_depth: int) -> Iterator[Draft]:
@@ -409,7 +434,7 @@ def _take(
     assets = _assets(asset_id, held)
     count = min(len(assets), len(ordered))
     for n in range(count):
-        coins = ordered[n : n + 1] if n < count - 1 else worth_spending(ordered[n:], purse.rate)
+        coins = ordered[n : n + 1] if n < count - 1 else worth_spending(ordered[n:], purse.rate)[:MOST_INPUTS]
         yield (draft := compose_recovery(coins, purse, assets[n], version))
         purse = purse.without(draft)
 
@@ -419,7 +444,7 @@ def _sweep(coins: Sequence[Input], purse: Purse, version: int) -> Iterator[Draft
     worth = [coin for coin in coins if coin.value > purse.rate * _input_size(coin.unlock)]
     try:
         if worth:
-            yield compose_recovery(worth, purse.without_coins(), None, version)
+            yield compose_recovery(worth[:MOST_INPUTS], purse.without_coins(), None, version)
     except InsufficientBitcoin:
         return
 

@@ -9,6 +9,7 @@ from faults.stage import Raid, Stage
 from faults.thieves import (
     COMMIT_ERRORS,
     DUSTS,
+    FLOOD,
     LENGTHS,
     commit_script,
     refusal,
@@ -226,6 +227,19 @@ def dust_without_end(town: Stage) -> str:
     return "punished all the same"
 
 
+def dust_against_the_punishment(town: Stage) -> str:
+    """So much dust with a revoked commit that no transaction can spend all of it."""
+    it = Raid(town)
+    it.open()
+    mallory = it.mallory
+    stolen = it.give_back()
+    it.fault()
+    mallory.flood(commit_script(mallory.duplex.receiving, stolen), FLOOD)
+    mallory.publish(stolen)
+    it.end("dust against the punishment", lambda: mallory.grabs(stolen))
+    return "punished first"
+
+
 # Secrets and commits ------------------------------------------------------------------------------------------------
 
 
@@ -301,6 +315,7 @@ TRIALS = (
     dust_on_what_is_given_back,
     dust_lures_payout,
     dust_without_end,
+    dust_against_the_punishment,
     secret_like_a_signature,
     secrets_of_other_lengths,
     malformed_commits,

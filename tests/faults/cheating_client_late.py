@@ -214,13 +214,13 @@ def deposit_taken_back(town: Stage) -> str:
 
 def sync_after_the_secret(town: Stage) -> str:
     """The hub has given its secret, so that commits to it are worth nothing: then the client pays by one."""
-    it = Raid(town)
+    it = Raid(town, clients=2)
     it.open()
-    mallory = it.mallory
+    mallory, other = it.clients
     it.fault()
     given = mallory.close()["spend_secret"]
     town.result.hold(given is not None, "the hub, which received nothing, gives no secret")
-    name = refusal(lambda: mallory.sync(5001, mallory.payment(5000, mallory.handle)))
+    name = refusal(lambda: mallory.sync(5001, mallory.payment(5000, other.handle)))
     town.result.hold(name == "ConnectionNotOpen", f"a commit after the secret: {name}")
     mallory.tries(lambda: mallory.change(mallory.duplex.sending, Secret(bytes.fromhex(given))))
     it.end("a sync after the secret", mallory.rob)

@@ -8,7 +8,7 @@ from typing import Any
 
 from faults.forgery import bad_commits, with_high_s
 from faults.stage import PAYEE, Robbery, Stage, robbery
-from faults.thieves import COMMIT_ERRORS, DELAY, DUSTS, LENGTHS, shaped_like_signature, shown_secret
+from faults.thieves import COMMIT_ERRORS, DELAY, DUSTS, FLOOD, LENGTHS, shaped_like_signature, shown_secret
 from picopayments_cli.channel.recovery import WATCHED_REVOKED
 
 HIGH_S = "a high S"
@@ -231,6 +231,20 @@ def dust_without_end(town: Stage) -> str:
     return "punished all the same"
 
 
+def dust_against_the_punishment(town: Stage) -> str:
+    """So much dust with a revoked commit that no transaction can spend all of it, and the wallet can't pay for it."""
+    with robbery(town) as it:
+        it.open()
+        before, _ = it.give_back()
+        it.fault()
+        it.silence()
+        stolen = it.hub.commit_named(before)
+        it.thief.flood(it.hub.c2h.commit_script(stolen.revoke_hash).output, FLOOD)
+        it.publish(stolen)
+        it.end("dust against the punishment", lambda: it.grabs(stolen))
+    return "punished first"
+
+
 # Secrets and commits ------------------------------------------------------------------------------------------------
 
 
@@ -331,6 +345,7 @@ TRIALS = (
     dust_on_what_is_given_back,
     dust_lures_payout,
     dust_without_end,
+    dust_against_the_punishment,
     secret_like_a_signature,
     secrets_of_other_lengths,
     malformed_commits,

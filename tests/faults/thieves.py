@@ -39,6 +39,7 @@ from picopayments_cli.channel.scripts import (
 from picopayments_cli.channel.state import Channel, Commit, finished
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import (
+    DUST,
     Anchor,
     Draft,
     Input,
@@ -71,6 +72,7 @@ EXPIRE, DELAY = 60, 8  # blocks
 TERMS = Terms(0, 0, 1.0, 0, 12, 1, 5)
 LENGTHS = (31, 33, 521, 600)  # bytes of secrets that are none
 DUSTS = 26  # payments, more than a page of history holds
+FLOOD = 400  # coins, more than one transaction can spend
 COMMIT_ERRORS = ("BadCommit", "BadCommitQuantity", "BadPayerSignature", "AmountsDiffer", "AmountExceedsSpendable")
 RATE = 3  # sat/vB, of what a thief publishes
 
@@ -113,6 +115,14 @@ class Thief:
         tx = compose_payment(self.purse, Output(value, script)).signed(self.key)
         self.town.broadcast(tx.serialize())
         return Outpoint(tx.GetTxid(), 0)
+
+    def flood(self, script: bytes, number: int) -> None:
+        """Pay a script so many times in one transaction."""
+        coin, value = self.purse.coins[0]
+        outputs = [Output(DUST, script)] * number
+        change = Output(value - number * (DUST + 40 * RATE), self.script)
+        draft = Draft((Input(coin, value, self.purse.unlock),), (*outputs, change))
+        self.town.broadcast(draft.signed(self.key).serialize())
 
     def spending_again(self, raw: bytes) -> bytes:
         """The coins that a transaction of the wallet's spends, back to the wallet."""
