@@ -24,7 +24,7 @@ from faults.result import Budget, Result
 CROWD = 20
 PATIENCE = 120.0  # seconds, for a crowd on a busy machine
 FEE = 1  # for a sync
-FLUSHES = 4  # of files and folders, and more, for a sync
+FLUSHES = 3  # of files and folders, and more, for a sync
 EXPIRE = "1000"  # blocks, so that no deadline comes in between
 LOCAL = ("StoreUnusable",)
 HUBS = ("HubRefused", "BadAnswer", "HubUnreachable")
@@ -227,11 +227,14 @@ def _client_disk(pair: Pair, quick: bool) -> None:
     while True:
         if not quick or flushes in (0, FLUSHES):
             pair.queue()
+            before = hub_balance(pair.network, pair.a)
             done = _process(pair.alice, "sync", full=flushes)
             if done.code == 0:
                 pair.result.hold(flushes > FLUSHES, f"a sync that flushes {flushes} files only")
                 break
             pair.refused(done, f"a sync with space for {flushes} flushes", *LOCAL)
+            unsaved = not flushes and hub_balance(pair.network, pair.a) != before
+            pair.result.hold(not unsaved, "a sync left that was not on disk")
             pair.goes_on(f"a sync with space for {flushes} flushes")
         flushes += 1
         if quick and flushes > FLUSHES:
