@@ -238,11 +238,11 @@ class HubRefused(PicopaymentsError):
 
 
 class StoreLocked(LocalFiles):
-    """Another process holds the lock of the folder."""
+    """Another process holds the lock of the folder or database."""
 
 
 class StoreDamaged(LocalFiles):
-    """A file can't be read as what it should be."""
+    """A file is missing, or can't be read as what it should be."""
 
 
 class StoreNewer(LocalFiles):
@@ -254,7 +254,7 @@ class StoreUnusable(LocalFiles):
 
 
 class DatabaseUnusable(LocalFiles):
-    """The hub's database can't be opened, or is newer than this program."""
+    """The hub's database can't be used, or is newer than this program."""
 
 
 class DatabaseOutdated(LocalFiles):
