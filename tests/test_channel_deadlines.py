@@ -187,6 +187,14 @@ def test_a_connection_is_open_until_its_deadline() -> None:
 
 
 @pytest.mark.parametrize("side", ["out", "back"])
+def test_a_history_that_can_not_be_seen_whole_closes(side: str) -> None:
+    two = Two()
+    facts = {"out": two.out.facts(), "back": two.back.facts()}
+    facts[side] = replace(facts[side], truncated=True)
+    assert recovery.must_close(two.pair, facts["out"], facts["back"], AGREED)
+
+
+@pytest.mark.parametrize("side", ["out", "back"])
 def test_a_connection_is_open_once_both_deposits_are_buried(side: str) -> None:
     two = Two()
     two.mine(5)

@@ -41,6 +41,7 @@ from picopayments_cli.channel.duplex import (
     hand_out,
     most_transferable,
     settle,
+    standing,
     transfer,
     transferable,
 )
@@ -52,9 +53,18 @@ from picopayments_cli.channel.errors import (
     UnknownRevokeHash,
 )
 from picopayments_cli.channel.scripts import change_unlock, expire_unlock, payout_unlock, revoke_unlock
-from picopayments_cli.channel.state import Channel, Commit, commit, finished, give_back
+from picopayments_cli.channel.state import (
+    Channel,
+    Commit,
+    Revoked,
+    accept_commit,
+    commit,
+    finished,
+    give_back,
+    request_commit,
+)
 from picopayments_cli.channel.transactions import Input, Output, compose_recovery, find_secret
-from picopayments_cli.channel.values import Hash, Outpoint, hash160
+from picopayments_cli.channel.values import Hash, Outpoint, Quantity, hash160
 
 # The oracle ---------------------------------------------------------------------------------------------------------
 
@@ -506,6 +516,26 @@ def test_a_commit_whose_secret_left_is_never_the_one_to_publish() -> None:
     assert (len(half.revokes), half.offer) == (1, None)
     assert [item.quantity for item in hub.duplex.receiving.active] == [100]
     assert (hub.duplex.guaranteed, client.duplex.guaranteed) == (1100, 850)
+
+
+def test_how_a_payer_stands() -> None:
+    """Its highest commit as it left, and proof of what was given back and is not lower, for who has forgotten it."""
+    fresh = open_channel()
+    assert standing(fresh) == Half()
+    assert standing(replace(fresh, anchor=None)) == Half()
+    channel = fresh
+    for quantity, name in ((300, "two"), (500, "three")):
+        channel = request_commit(commit(channel, quantity, PAYER)[0], hashed(name))
+    given_back = tuple(Revoked(Quantity(number), secret(f"back {number}")) for number in (499, 500, 501))
+    channel = replace(channel, revoked=given_back)
+    said = standing(channel)
+    assert said.revokes == tuple(item.secret for item in given_back[1:])
+    assert said.offer is not None
+    (taken,) = accept_commit(request_commit(open_channel(hashes=()), hashed("two")), said.offer).active
+    assert taken == channel.active[-1]
+    assert standing(replace(channel, active=())).revokes == tuple(item.secret for item in given_back)
+    assert standing(replace(channel, active=())).offer is None
+    assert standing(replace(channel, anchor=None)).offer is None
 
 
 def test_commits_below_the_highest_stay_to_fall_back_on() -> None:

@@ -61,6 +61,7 @@ from picopayments_cli.channel.messages import (
     SyncRequest,
     close_request,
     spend_secret_in,
+    standing_in,
 )
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import PLACEHOLDER, CommitScript, push, push_number, wallet_unlock
@@ -430,7 +431,8 @@ def test_hex_of_another_size() -> None:
             from_hex(value, "thing", 2)
     with pytest.raises(InvalidHex):
         Outpoint.parse("ab:1")
-    for end in ("", "x", "-1", "1.0", "\u00b2"):
+    assert Outpoint.parse(f"{'ab' * 32}:{2**32 - 1}").vout == 2**32 - 1
+    for end in ("", "x", "-1", "1.0", "\u00b2", str(2**32), "9" * 5000, "1:1"):
         with pytest.raises(InvalidHex):
             Outpoint.parse(f"{'ab' * 32}:{end}")
     assert str(Outpoint.parse(f"{'ab' * 31}cd:7")) == f"{'ab' * 31}cd:7"
@@ -531,6 +533,21 @@ def test_an_original_hubs_reply_without_refusals_is_one() -> None:
     body = SYNC_REPLY.as_json()
     del body["refused"]
     assert SyncReply.parse(body).refused == ()
+
+
+def test_how_the_clients_deposit_stands_at_a_close() -> None:
+    said = SyncRequest.parse(SYNC_REQUEST.as_json()).half
+    assert said.revokes
+    assert said.offer
+    body = close_request(HANDLE, None, said)
+    assert standing_in(body) == said
+    assert standing_in(close_request(HANDLE, None, Half())) == Half()
+    assert standing_in(close_request(HANDLE, None)) is None  # the original client's
+    for name, wrong in (("revokes", "ab"), ("revokes", ["zz"]), ("commit", {"rawtx": "ab"}), ("commit", "ab")):
+        with pytest.raises(BadRequest):
+            standing_in({**body, name: wrong})
+    with pytest.raises(BadRequest):
+        standing_in({"commit": None})
 
 
 def test_the_spend_secret_of_a_close() -> None:

@@ -42,7 +42,7 @@ class Outpoint:
     def parse(text: str) -> Outpoint:
         """The outpoint written ``<txid in display order>:<vout>``. Raises InvalidHex."""
         txid, _, vout = text.partition(":")
-        if not (vout.isascii() and vout.isdecimal() and len(vout) <= 10):
+        if not (vout.isascii() and vout.isdecimal() and len(vout) <= 10 and int(vout) < 2**32):
             raise InvalidHex(f"{text!r} is not an outpoint: <txid>:<number>.", value=text)
         return Outpoint(from_hex(txid, "txid", 32)[::-1], int(vout))
 
