@@ -24,6 +24,7 @@ import requests
 from faults.fuzz_inputs import BYTES, VALUES, mutated_bytes, mutated_value
 from faults.result import Result
 from picopayments_cli import cli
+from picopayments_cli.hub.proxy import Proxy as HubProxy
 from picopayments_cli.regtest.bitcoin_rpc import BitcoinRpc
 from picopayments_cli.regtest.methods import Methods
 
@@ -49,7 +50,7 @@ def node_calls(owner: type, samples: Mapping[str, Any]) -> list[Call]:
     """A call of each public method of a class, with arguments by their names, and one without."""
     calls: list[Call] = []
     for name, method in vars(owner).items():
-        if name.startswith("_") or name in ("table", "endpoint", "stop"):
+        if name.startswith("_") or name in ("table", "methods", "endpoint", "stop"):
             continue
         names = [item for item in inspect.signature(method).parameters if item != "self"]
         calls.append({"method": name, "params": {item: samples.get(item, 1) for item in names}})
@@ -226,4 +227,4 @@ def garbling(target: str, change: Callable[[bytes], bytes]) -> Iterator[str]:
         server.server_close()
 
 
-NODE_METHODS, BITCOIN_METHODS = Methods, BitcoinRpc
+HUB_METHODS, NODE_METHODS, BITCOIN_METHODS = HubProxy, Methods, BitcoinRpc

@@ -18,6 +18,7 @@ from network_support import Network, _children, running_network
 
 from faults.fuzz_doors import (
     BITCOIN_METHODS,
+    HUB_METHODS,
     MAX_GROWTH,
     NODE_METHODS,
     Door,
@@ -123,6 +124,7 @@ def _doors(network: Network, proxy: Proxy, alice: Party, given: Samples, doors: 
     hub_calls = [{"method": method, "params": params} for method, params in proxy.asked]
     kinds = sorted({call["method"] for call in hub_calls})
     hub_calls = [call for kind in kinds for call in [item for item in hub_calls if item["method"] == kind][-3:]]
+    hub_calls += node_calls(HUB_METHODS, usual)
     chain = network.chain_url
     paths = (
         "", "healthz", "blocks/last", f"addresses/balances?addresses={usual['address']}", "assets?limit=2&cursor=1",
