@@ -46,7 +46,7 @@ class Director:
         record = self.records.get(where)
         if record is None or not record.places:
             return None
-        target = self.draw_door(record.doors) if self.rng.random() < 0.7 else None
+        target = self.draw_door(record.doors) if self.is_urgent(where) or self.rng.random() < 0.7 else None
         if target is not None:
             return target
         every = sorted(record.places, key=str)
@@ -55,6 +55,11 @@ class Director:
         self.tried[function] += 1
         place = self.rng.choice(sorted(record.places[function]))
         return Target(function, place, nth=1 if function in fresh else self.rng.choice((1, 1, 2, 5)))
+
+    def is_urgent(self, where: Where) -> bool:
+        """Whether a step passes a main door beside which nobody has died yet."""
+        record = self.records.get(where)
+        return record is not None and bool(self.open_sides(record.doors & MAIN_DOORS))
 
     def draw_door(self, doors: Iterable[str]) -> Target | None:
         """A side of one of these doors at which nobody has died yet; the main ones first, then the least tried."""
@@ -89,10 +94,9 @@ class Director:
         """Every function that was recorded."""
         return {function for record in self.records.values() for function in record.places}
 
-    def left(self) -> int:
-        """How many doors' sides and functions have had no death yet, and may still have one."""
-        functions = [item for item in self.places if not self.functions[item] and self.tried[item] < TRIES]
-        return len(self.open_sides(self.doors)) + len(functions)
+    def left(self) -> list[Side]:
+        """The sides of all doors passed at which nobody has died yet, and still may."""
+        return self.open_sides(self.doors)
 
 
 def doors_named() -> set[str]:

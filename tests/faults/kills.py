@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import re
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from network_support import ASSETS, DEPOSIT, Client, running_network
+from network_support import ASSETS, DEPOSIT, WAIT, Client, running_network
 from original_support import DEPOSIT as ORIGINAL_DEPOSIT
 from original_support import EXPIRE, HANDLE, RECEIVED, OriginalHub
 
@@ -21,9 +22,13 @@ from faults.result import Budget, Result
 from faults.tracing import AFTER, BEFORE, Record, Runner, Target
 from picopayments_cli.channel.errors import Unreachable
 
-KILLS, QUICK_KILLS = 1000, 50
+KILLS, QUICK_KILLS = 600, 50
 TOGETHER, QUICK_TOGETHER = 12, 2  # kills of a hub with its embedded node
-MOST_CHAPTERS = 12
+MOST_CHAPTERS = 6
+_BEFORE_LEAVING = re.compile(
+    "(before client broadcast |after client save |before client save )"
+    "(?P<what>commit|payout|change|revoke|expire)(| leaves| did not leave)$"
+)
 SELDOM = {"give up": "client save given up", "take over": "client save taken over"}
 # Endings, and whether the client has a chain of its own; without its hub, one that has none sees nothing.
 LIVES = (
@@ -48,13 +53,15 @@ class Killing(Stage):
 
     def perform(self, client: Client, step: str, words: list[str]) -> bool:
         """Do a command as a process; one of the two may be killed meanwhile."""
-        name = client.basedir.name
-        step += " (own chain)" if name in self.town.own_chain else " (hub's chain)"
+        step += " (own chain)" if client.basedir.name in self.town.own_chain else " (hub's chain)"
+        return self.goes_well(client, step, lambda: self._disturbed(client, step, words))
+
+    def _disturbed(self, client: Client, step: str, words: list[str]) -> int:
         if self.record:
             code = self.run(client, words, record=self.record)
             self.director.note(Where("client", step), Record.from_json(self.record.read_text()))
             self._look(step)
-        elif self.rng.random() < 0.3 and not self.town.away and not self._wish(client):
+        elif self.rng.random() < 0.3 and not self.town.away and not self._must_die(client, step):
             with self._hub_in_danger(step):
                 code = self.run(client, words)
         else:
@@ -65,20 +72,22 @@ class Killing(Stage):
                 self._unfinished[client.basedir] = target
             else:
                 self._unfinished.pop(client.basedir, None)
-        return code == 0
+        return code
+
+    def _must_die(self, client: Client, step: str) -> bool:
+        return bool(self._wish(client)) or self.director.is_urgent(Where("client", step))
 
     def again(self, client: Client) -> bool:
         """Whether something is to happen to the repair, too."""
         return bool(self._wish(client)) or super().again(client)
 
     def _wish(self, client: Client) -> Target | None:
-        """Where only a client comes that died before it published what it had put on record."""
+        """Where only a client comes that died between putting on record what it publishes, and publishing it."""
         last = self._unfinished.get(client.basedir)
-        kind, _, what = (last.door if last else "").partition(" broadcast ")
-        if kind == "client" and last and last.side == BEFORE and what not in ("deposit", "blocksend"):
-            open_sides = self.director.open_sides([f"client save {what} did not leave"])
-            return Target(door=open_sides[0][0], side=open_sides[0][1]) if open_sides else None
-        return None
+        if last is None or (found := _BEFORE_LEAVING.match(f"{last.side} {last.door}")) is None:
+            return None
+        sides = self.director.open_sides([f"client save {found['what']} did not leave"])
+        return Target(door=sides[-1][0], side=sides[-1][1]) if sides else None  # before it, and then after
 
     def _named(self, step: str) -> Target | None:
         """Beside a door that was not recorded, since nobody comes there in a life without deaths."""
@@ -183,6 +192,8 @@ def _chapter(budget: Budget, director: Director, result: Result, least: int) -> 
             stage = Killing(town, runner, director, result, town.record)
             if first and town.deaths:
                 stage.died("hub", first, "first start")
+            if looking and not budget.quick:
+                _original(stage, "original to look at")
             stage.set_up(names)
             for number, name in enumerate(names):
                 if number == looking and looking:
@@ -192,17 +203,17 @@ def _chapter(budget: Budget, director: Director, result: Result, least: int) -> 
                     Life(stage, town.clients[name], name.split("-")[0], reads).live()
             stage.finish()
             if not budget.quick:
-                _original(stage)
+                _original(stage, "original")
                 _end(stage)
         finally:
             town.stop_hub()
 
 
-def _original(stage: Killing) -> None:
+def _original(stage: Killing, name: str) -> None:
     """A connection of the original client, taken over and settled."""
-    original = OriginalHub(stage.town, "original")
+    original = OriginalHub(stage.town, name)
     client = original.client
-    stage.town.own_chain.discard("original")  # its settings are the original's
+    stage.town.own_chain.discard(name)  # its settings are the original's
     before = client.balances()["XCP"]
     original.leave()
     for number in range(EXPIRE):
@@ -211,16 +222,24 @@ def _original(stage: Killing) -> None:
         stage.strike(client, "original" if number else "take over", "sync")
         stage.mine("settle original", 3)
     held = client.balances()["XCP"] - before
-    stage.result.hold(client.shown(HANDLE)["status"] == "closed", f"the original is not settled after {stage.what}")
-    stage.result.keep(ORIGINAL_DEPOSIT + RECEIVED, held, f"the original on chain after {stage.what}")
+    stage.result.hold(client.shown(HANDLE)["status"] == "closed", f"{name} is not settled after {stage.what}")
+    stage.result.keep(ORIGINAL_DEPOSIT + RECEIVED, held, f"{name} on chain after {stage.what}")
+    for gone in (name, f"{name}-hub"):
+        del stage.town.clients[gone]
 
 
 def _end(stage: Killing) -> None:
     """A hub that is told that its database was restored, and one that is to end when nothing is left."""
-    for option, door in (("--restored", "hub transaction restored"), ("--drain", "hub transaction drained")):
-        target = stage.director.draw_door([door])
-        if target is not None:
-            stage.start_anew(target, option, option)
+    target = stage.director.draw_door(["hub transaction restored"])
+    if target is not None:
+        stage.start_anew(target, "restored", "--restored")
+    target = stage.director.draw_door(["hub transaction drained"])
+    if target is not None:
+        town, deaths = stage.town, stage.town.deaths
+        town.stop_hub()
+        town.start_hub("--drain", target=target)
+        if town.traced.process.wait(WAIT) == -signal.SIGKILL or town.deaths > deaths:
+            stage.died("hub", target, "drained")
 
 
 def _together(rng: random.Random, budget: Budget, result: Result) -> None:
@@ -249,5 +268,7 @@ def _together(rng: random.Random, budget: Budget, result: Result) -> None:
                 result.hold(both == 2 * DEPOSIT, f"{party.name} and hub have {both}, when hub and node have died")
         for party, handle in ((alice, a), (bob, b)):
             guaranteed = party.guaranteed(handle) - 1
-            result.hold(party.settle(), f"{party.name} is not settled")
+            settled = party.settle()
+            told = [line for line in network.hub.logged() if line.get("level") != "info"][-5:]
+            result.hold(settled, f"{party.name} is not settled: {party.do('status', None, True)}, hub: {told}")
             result.keep(guaranteed, party.held() - ASSETS + DEPOSIT, f"{party.name} on chain")

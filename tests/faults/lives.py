@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,16 @@ class Stage:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{words} did not end: {self.what}")
                 time.sleep(0.002)
+        self.said = path.read_text()
         return code
+
+    def goes_well(self, client: Client, step: str, do: Callable[[], int]) -> bool:
+        """Whether a command's exit code is 0. It has to be, where nobody died and the hub is there."""
+        deaths = self.town.deaths
+        code = do()
+        excused = self.town.away or self.town.deaths > deaths or code == -signal.SIGKILL
+        self.result.hold(excused or code == 0, f"{client.basedir.name} failed at {step} ({code}): {self.said[-500:]}")
+        return code == 0
 
     def again(self, _client: Client) -> bool:
         """Whether something is to happen to the repair, too."""
@@ -129,6 +139,7 @@ class Stage:
         self.result.hold(done.code == 0, f"{what}: {done.stderr[-500:]}")
 
     what = "nothing"  # has happened last
+    said = ""  # by the last command that was a process
     reads: tuple[tuple[str, ...], ...] = READS
 
     def pay(self, payer: Client, source: str, payee: str, amount: int) -> str:
@@ -230,8 +241,10 @@ class Life:
         self.put_aside()
 
     def strike(self, step: str, *words: str) -> None:
-        """A command at which something may happen; then what a user does: sync, until that works."""
+        """A command at which something may happen; then what a user does: go on, and sync until that works."""
         if not self.stage.strike(self.client, step, *words):
+            if self._in_stage(AGREED) and self.stage.rng.random() < 0.5:
+                self.stage.pay(self.client, self.handle, self.stage.b, 3)
             while self.stage.again(self.client):
                 self.stage.strike(self.client, "sync again", "sync")
             self.stage.clean(self.client)

@@ -81,12 +81,18 @@ class Dark(Stage):
         self._changes: dict[str, int] = {}  # that a step makes, to files or by a door
 
     def perform(self, client: Client, step: str, words: list[str]) -> bool:
-        """Do a command; the power of one of the two may go meanwhile, or the client's right afterwards."""
-        if self.rng.random() < 0.3 and not self.town.away:
-            self._threaten_hub()
-            code = self.run(client, words)
-            self._relieve_hub(step)
-            return code == 0
+        """Do a command as a process; the power of one of the two may go meanwhile, or the client's right afterwards."""
+        return self.goes_well(client, step, lambda: self._disturbed(client, step, words))
+
+    def _disturbed(self, client: Client, step: str, words: list[str]) -> int:
+        if self.rng.random() > 0.3 or self.town.away:
+            return self._darken_client(client, step, words)
+        self._threaten_hub()
+        code = self.run(client, words)
+        self._relieve_hub(step)
+        return code
+
+    def _darken_client(self, client: Client, step: str, words: list[str]) -> int:
         number = self.rng.randint(1, self._changes.get(step, 0) + 1)
         target = Target(nth=number) if step in self._changes else None
         disk, log = Disk(client.basedir), self.town.folder / "changes"
@@ -99,7 +105,7 @@ class Dark(Stage):
         undone = disk.cut(self.rng)
         last = f"{ops[-1]['op']} {Path(ops[-1].get('path', '')).name}{ops[-1].get('label', '')}" if ops else "nothing"
         self._note(f"{client.basedir.name}'s power went at {step}, after {last}", undone)
-        return code == 0
+        return code
 
     def mine(self, step: str, blocks: int = 1, *, undone: int = 0) -> None:
         """Mine; the hub's power may go over its chores."""
