@@ -473,6 +473,12 @@ def _document(life: Life) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.parametrize(("member", "value"), [("proposal", 5), ("pending", {"bodies": [5], "payments": []})])
+def test_a_document_with_other_things_in_it_is_no_connection(life: Life, member: str, value: object) -> None:
+    with pytest.raises(TypeError):  # which the session names StoreDamaged
+        from_document(life.connection("alice").handle, {**_document(life), member: value})
+
+
 def test_the_hubs_own_objects_show_no_secrets(life: Life, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
     with contextlib.closing(sqlite3.connect(life.folder / "hub" / "regtest.db")) as live, contextlib.closing(

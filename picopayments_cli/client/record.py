@@ -133,13 +133,13 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
             _channel(document["c2h"], asset_id, terms.fee_rate), _channel(document["h2c"], asset_id, terms.fee_rate)
         ),
         stage=document["stage"],
-        proposal=document["proposal"],
+        proposal=dict(document["proposal"]),
         deposit_raw=bytes.fromhex(document["deposit"]),
         agreed_height=document["agreed_height"],
         next_number=document["next_number"],
         numbers={Hash(bytes.fromhex(item)): number for item, number in document["numbers"].items()},
         queue=tuple(_payment(item) for item in document["queue"]),
-        pending=Pending(tuple(pending["bodies"]), tuple(_payment(item) for item in pending["payments"]))
+        pending=Pending(tuple(map(dict, pending["bodies"])), tuple(_payment(item) for item in pending["payments"]))
         if pending
         else None,
         owed=document["owed"],

@@ -339,6 +339,7 @@ class _Files:
 
     def __init__(self, given: Samples) -> None:
         self.given = given
+        self._journals = 0
         self.folder = given.folder / "files"
         self.folder.mkdir(mode=0o700)
         (self.folder / "regtest.connections").mkdir(mode=0o700)
@@ -401,9 +402,10 @@ class _Files:
             legacy.read_history(self.folder, REGTEST)
 
     def journal(self, seed: int) -> None:
-        path = self.folder / "journal"
         for old in self.folder.glob("journal*"):
             old.unlink()
+        self._journals += 1
+        path = self.folder / f"journal {self._journals}"
         whole = Journal(path)
         whole.add_block(bytes(32), b"\x01" * 200)
         whole.set_mempool([b"\x02" * 100])

@@ -43,7 +43,7 @@ from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.rpc import RpcClient
 
 REGTEST = NETWORKS["regtest"]
-MAX_CPU = 0.5  # seconds for one input of at most 20 KB
+MAX_CPU = 2.0  # seconds for one input of at most 20 KB
 MAX_OWN_GROWTH = 300_000  # KB of this process, over all inputs
 KNOCKS, QUICK_KNOCKS = 1500, 200  # requests at each door
 EXAMPLES, QUICK_EXAMPLES = 1000, 60  # inputs of each parser
@@ -271,7 +271,8 @@ def feed(parser: Parser, number: int, seed: int, result: Result) -> Counter[str]
     try:
         one()
     except Exception as error:
-        what = "\n".join(getattr(error, "__notes__", ()))[:3000]
+        parts = getattr(error, "exceptions", ())  # of one that did not come again
+        what = "\n".join([*map(repr, parts), *getattr(error, "__notes__", ())])[:3000]
         result.failures.append(f"{parser.name}, seed {seed}: {type(error).__name__}: {error} ({_place(error)})\n{what}")
     result.trials += told.total()
     result.refused += told.total() - told["read"]
