@@ -387,6 +387,11 @@ class CheatingClient(Thief):
         """Close the connection, saying no more than the original client did; the hub's answer."""
         return self.call("mph_close", {"handle": self.handle.hex(), "spend_secret": secret.hex() if secret else None})
 
+    def guaranteed_to_hub(self) -> int:
+        """What the hub says that it has in the connection."""
+        shown = self.town.hub.call("mph_status", assets=None)["connections"]
+        return int(shown[self.handle.hex()]["balance"])
+
     # What it does on the chain ----------------------------------------------------------------------------------------
 
     def publish(self, commit: Commit) -> None:
