@@ -27,14 +27,22 @@ class Journal:
         self._path = path
         with self._readable():
             self._db = sqlite3.connect(path, isolation_level=None)
-            version = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if version > _VERSION:
-                raise StoreNewer(f"{path} was written by a newer version of this program: use that.", path=str(path))
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={_VERSION}")
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()
+                raise
         self._depth = 0
+
+    def _prepare(self) -> None:
+        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if version > _VERSION:
+            path = str(self._path)
+            raise StoreNewer(f"{path} was written by a newer version of this program: use that.", path=path)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=NORMAL")
+        self._db.executescript(_SCHEMA)
+        self._db.execute(f"PRAGMA user_version={_VERSION}")
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

@@ -403,7 +403,7 @@ class _Files:
 
     def journal(self, seed: int) -> None:
         for old in self.folder.glob("journal*"):
-            old.unlink()
+            old.unlink(missing_ok=True)
         self._journals += 1
         path = self.folder / f"journal {self._journals}"
         whole = Journal(path)
