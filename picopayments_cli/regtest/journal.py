@@ -49,7 +49,7 @@ class Journal:
         """Raises StoreDamaged in place of the database's own errors."""
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the second, where its message quotes the file
             raise StoreDamaged(
                 f"{self._path} can't be read as the regtest chain's journal ({error}). Start in another folder, or "
                 "remove this one: its coins are worth nothing.",
