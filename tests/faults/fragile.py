@@ -50,10 +50,14 @@ class TracedHub:
             "record": str(record) if record else None,
             "recording": recording,
         }
-        with contextlib.suppress(BrokenPipeError):
+        try:
             self._commands.write(json.dumps(command) + "\n")
             self._commands.flush()
-            self._said.readline()
+            heard = self._said.readline()
+        except BrokenPipeError:
+            heard = ""
+        if not heard:
+            self.process.wait(WAIT)  # it is dying just now
 
     def end(self, how: signal.Signals) -> int:
         """Send a signal, wait for the end; the exit code."""

@@ -123,8 +123,8 @@ class Killing(Stage):
         before = self.town.deaths
         self.town.traced.command(target)
         yield
-        self.town.revive()
         self.town.traced.command()
+        self.town.revive()
         if target and self.town.deaths > before:
             self.died("hub", target, step)
             self._restart()
@@ -140,6 +140,7 @@ class Killing(Stage):
         self.town.stop_hub(signal.SIGKILL)
         self.town.start_hub(*options, target=target)
         self.town.traced.command()
+        self.town.revive()
         if self.town.deaths > before:
             self.died("hub", target, step)
 

@@ -122,8 +122,8 @@ class Dark(Stage):
         self.town.traced.command(Target(door=ANY, side=side, nth=self.rng.randint(1, MOST_DOORS)))
 
     def _relieve_hub(self, step: str) -> None:
-        self.town.revive()
         self.town.traced.command()
+        self.town.revive()
         if self.town.deaths > self._deaths:
             self._note(f"the hub's power went at {step}", undone=True)
 
