@@ -15,6 +15,7 @@ import pytest
 from arc4 import ARC4
 from channel_support import (
     ASSET,
+    PAYEE,
     PAYER,
     Ledger,
     Party,
@@ -37,6 +38,7 @@ from picopayments_cli.channel.duplex import (
     Half,
     accept,
     add_request,
+    corrected,
     deliverable,
     hand_out,
     most_transferable,
@@ -47,6 +49,7 @@ from picopayments_cli.channel.duplex import (
 )
 from picopayments_cli.channel.errors import (
     AmountsDiffer,
+    BadCommit,
     BadSecret,
     NotTransferable,
     RepeatedHash,
@@ -536,6 +539,37 @@ def test_how_a_payer_stands() -> None:
     assert standing(replace(channel, active=())).revokes == tuple(item.secret for item in given_back)
     assert standing(replace(channel, active=())).offer is None
     assert standing(replace(channel, anchor=None)).offer is None
+
+
+def test_what_a_payer_shows_to_a_payee_with_an_old_state() -> None:
+    """What it proves to be given back is gone, a commit on a hash of the payee's own is taken; nothing else changes."""
+    old = open_channel(hashes=())
+    for quantity, name in ((300, "two"), (500, "three"), (700, "four")):
+        asked = request_commit(old, hashed(name))
+        old = accept_commit(asked, commit(asked, quantity, PAYER)[1])
+    payer = commit(request_commit(replace(old, requested=()), hashed("five")), 900, PAYER)
+    newer = payer[1]
+
+    def of_five(revoke_hash: Hash) -> bool:
+        return revoke_hash == hashed("five")
+
+    def levels(channel: Channel) -> list[int]:
+        return [item.quantity for item in channel.active]
+
+    assert corrected(old, Half(), of_five) is old
+    assert corrected(old, standing(old), of_five) is old
+    assert levels(corrected(old, Half((secret("three"),)), of_five)) == [300, 700]
+    found = corrected(old, Half((secret("four"), secret("three"), secret("else")), newer), of_five)
+    assert levels(found) == [300, 900]
+    assert found.active[-1] == payer[0].active[-1]
+    assert finished(found, found.active[-1], PAYEE) == finished(payer[0], payer[0].active[-1], PAYEE)
+    assert corrected(old, Half((), newer), lambda _: False) is old
+    assert corrected(old, Half((secret("five"),), newer), of_five) is old
+    lower = commit(request_commit(open_channel(hashes=()), hashed("five")), 400, PAYER)[1]
+    assert levels(corrected(old, Half((), lower), of_five)) == [300, 400, 500, 700]
+    broken = replace(newer, raw=newer.raw[:-1] + b"\1")
+    with pytest.raises(BadCommit):
+        corrected(old, Half((), broken), of_five)
 
 
 def test_commits_below_the_highest_stay_to_fall_back_on() -> None:

@@ -59,6 +59,7 @@ from picopayments_cli.channel.messages import (
     Refusal,
     SyncReply,
     SyncRequest,
+    close_reply,
     close_request,
     spend_secret_in,
     standing_in,
@@ -540,14 +541,16 @@ def test_how_the_clients_deposit_stands_at_a_close() -> None:
     assert said.revokes
     assert said.offer
     body = close_request(HANDLE, None, said)
-    assert standing_in(body) == said
-    assert standing_in(close_request(HANDLE, None, Half())) == Half()
-    assert standing_in(close_request(HANDLE, None)) is None  # the original client's
+    reply = close_reply(None, said)
+    assert standing_in(body, BadRequest) == standing_in(reply, BadReply) == said
+    assert (parse_close(reply), parse_close(close_reply(secret("one"), said))) == (None, secret("one"))
+    assert standing_in(close_request(HANDLE, None, Half()), BadRequest) == Half()
+    assert standing_in(close_request(HANDLE, None), BadRequest) is None  # the original client's
     for name, wrong in (("revokes", "ab"), ("revokes", ["zz"]), ("commit", {"rawtx": "ab"}), ("commit", "ab")):
         with pytest.raises(BadRequest):
-            standing_in({**body, name: wrong})
-    with pytest.raises(BadRequest):
-        standing_in({"commit": None})
+            standing_in({**body, name: wrong}, BadRequest)
+    with pytest.raises(BadReply):
+        standing_in({"commit": None}, BadReply)
 
 
 def test_the_spend_secret_of_a_close() -> None:

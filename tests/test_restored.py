@@ -18,7 +18,6 @@ from picopayments_cli.channel import envelope, recovery
 from picopayments_cli.channel.duplex import Half, standing
 from picopayments_cli.channel.errors import (
     BadClientSignature,
-    BadRequest,
     DatabaseOutdated,
     HubRestored,
     UnknownRevokeHash,
@@ -228,7 +227,7 @@ def test_a_restored_hub_believes_only_what_it_can_check(town: Town) -> None:
     with pytest.raises(BadClientSignature):
         hub.call("mph_close", close_body(story.bob, story.a, said), retry=False)
     given_back = offer_of(story.then, story.then.active[-1])
-    with pytest.raises(BadRequest):
+    with pytest.raises(UnknownRevokeHash):
         hub.call("mph_close", close_body(story.alice, story.a, Half(said.revokes, given_back)), retry=False)
     proposal = dict(story.alice.connection(story.a).proposal)
     with pytest.raises(HubRestored):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from picopayments_cli.channel.errors import AmountsDiffer, NotTransferable, RepeatedHash
 from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.scripts import CommitScript
 from picopayments_cli.channel.state import (
     Channel,
     Commit,
@@ -24,7 +25,7 @@ from picopayments_cli.channel.state import (
     revoke,
     to_revoke,
 )
-from picopayments_cli.channel.values import HASH_SIZE, Hash, Secret
+from picopayments_cli.channel.values import HASH_SIZE, Hash, Secret, hash_of
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,30 @@ class Half:
 def standing(channel: Channel) -> Half:
     """A payer's highest commit that was not given back, and the secrets of those that were and are not lower.
 
-    By it a payee that has lost its newest state knows which commit it may publish.
+    By it a payee that has lost its newest state knows which commit it may publish, see ``corrected``.
     """
     given_back = tuple(item.secret for item in channel.revoked if item.quantity >= channel.moved)
     known = channel.active and channel.anchor is not None
     return Half(given_back, offer_of(channel, channel.active[-1]) if known else None)
+
+
+def corrected(channel: Channel, said: Half, is_own: Callable[[Hash], bool]) -> Channel:
+    """A payee's channel with what its payer shows (``standing``) of a state that is newer than the payee's own.
+
+    A commit counts as given back where its revoke secret is shown, which the payee alone could reveal; and one that the
+    payee does not know is taken if it is on a hash that it may have handed out since (``is_own``). What is up to date
+    stays as it is. Raises what ``accept_commit`` raises.
+    """
+    given_back = {hash_of(secret) for secret in said.revokes}
+    active = tuple(item for item in channel.active if item.revoke_hash not in given_back)
+    known = replace(channel, active=active, used=None) if active != channel.active else channel
+    if said.offer is None:
+        return known
+    named = CommitScript.parse(said.offer.script).revoke_hash
+    if named in given_back or any(item.revoke_hash == named for item in active) or not is_own(named):
+        return known
+    (made,) = accept_commit(replace(channel, active=(), requested=(named,), used=None), said.offer).active
+    return replace(known, active=tuple(sorted((*active, made), key=lambda item: item.quantity)), used=None)
 
 
 @dataclass(frozen=True)

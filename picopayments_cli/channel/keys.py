@@ -76,6 +76,9 @@ def verify(pubkey: Pubkey, digest: bytes, signature: bytes) -> bool:
         return False
 
 
+FORGOTTEN = 1000  # syncs of a connection after a backup was made by which its owner still knows its own hashes again
+
+
 @dataclass(frozen=True)
 class Secrets:
     """The secrets of one connection, each derived from the owner's key, the connection's salt, purpose and number.
@@ -107,6 +110,11 @@ class Secrets:
     def revoke_hash(self, number: int) -> Hash:
         """The hash of a revoke secret."""
         return hash_of(self.revoke(number))
+
+    def number_of(self, revoke_hash: Hash, begin: int) -> int | None:
+        """The number of a revoke hash handed out after ``begin`` and forgotten; None where it was none of the next."""
+        later = range(begin, begin + FORGOTTEN)
+        return next((number for number in later if self.revoke_hash(number) == revoke_hash), None)
 
     def _derive(self, purpose: bytes, number: int) -> Secret:
         draw = 0

@@ -323,9 +323,17 @@ def close_request(handle: Handle, spend_secret: Secret | None, standing: Half | 
     return body if standing is None else body | _half_json(standing)
 
 
-def standing_in(body: Mapping[str, Any]) -> Half | None:
-    """How the client's deposit stands by its request of mph_close; None in the original client's. Raises BadRequest."""
-    return _Reader(body, BadRequest).half() if "commit" in body else None
+def close_reply(spend_secret: Secret | None, standing: Half) -> dict[str, Any]:
+    """The result of mph_close, unsigned: the hub's spend secret where nothing received is left to pay out.
+
+    ``standing``: how the hub's deposit stands.
+    """
+    return {"spend_secret": spend_secret.hex() if spend_secret else None, **_half_json(standing)}
+
+
+def standing_in(body: Mapping[str, Any], error: type[PicopaymentsError]) -> Half | None:
+    """How a deposit stands by a request or reply of mph_close; None in the originals'. Raises the given class."""
+    return _Reader(body, error).half() if "commit" in body else None
 
 
 def spend_secret_in(body: Any, error: type[PicopaymentsError]) -> bytes | None:

@@ -6,10 +6,12 @@ Every function may be cut off anywhere and called again; with the hub or without
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from picopayments_cli.channel import envelope, recovery
-from picopayments_cli.channel.duplex import standing
+from picopayments_cli.channel.duplex import corrected, standing
 from picopayments_cli.channel.errors import (
     BadPreviousTransaction,
     BadReply,
@@ -22,6 +24,7 @@ from picopayments_cli.channel.messages import (
     Receipt,
     close_request,
     spend_secret_in,
+    standing_in,
 )
 from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.state import finished
@@ -29,7 +32,7 @@ from picopayments_cli.channel.transactions import (
     Purse,
     txid_of,
 )
-from picopayments_cli.channel.values import Secret, check_secret, hash_of
+from picopayments_cli.channel.values import Hash, Secret, check_secret, hash_of
 from picopayments_cli.client import history, legacy, outgoing
 from picopayments_cli.client.record import CLOSED, CLOSING, Connection
 from picopayments_cli.client.session import Look, Session
@@ -54,7 +57,6 @@ def settle(
         connection, look = _locate(session, connection, look)
         facts = look.facts[connection.handle]
     _republish_claimed(session, connection, facts, outcome)
-    connection = _publish(session, connection, facts[1], outcome)
     if not connection.told:
         try:
             connection = _tell(session, connection)
@@ -65,6 +67,7 @@ def settle(
         except PicopaymentsError as error:
             log.warning("the hub does not close: %s", error.message)
             connection = session.connection(connection.handle)
+    connection = _publish(session, connection, facts[1], outcome)
     return recover(session, connection, facts, look, outcome)
 
 
@@ -118,7 +121,7 @@ def _publish(session: Session, connection: Connection, facts: Facts, outcome: Ou
 
 
 def _tell(session: Session, connection: Connection) -> Connection:
-    """Tell the hub, and take its spend secret where it gives one.
+    """Tell the hub, before anything is published, and take its spend secret where it gives one.
 
     The own one goes along where nothing received is left to pay out: no commit was accepted that is not given back, and
     no sync is unanswered, which might bring one.
@@ -134,7 +137,33 @@ def _tell(session: Session, connection: Connection) -> Connection:
     if given is not None and hash_of(check_secret(given)) != connection.duplex.sending.script.spend_hash:
         raise BadSecret("The hub's spend secret is not the one of the client's deposit. It was not used.")
     told = replace(connection, told=True, hub_secret=Secret(given) if given else None)
-    return session.save(told, "hub told")
+    return session.save(_up_to_date(session, told, reply.body), "hub told")
+
+
+def _up_to_date(session: Session, connection: Connection, reply: Mapping[str, Any]) -> Connection:
+    """The connection with what the hub shows of a newer state: these files may come from a backup.
+
+    So that no commit is published that was given back since, and the highest of those received is.
+    """
+    secrets, numbers = connection.secrets(session.wallet.key), dict(connection.numbers)
+
+    def is_own(revoke_hash: Hash) -> bool:
+        number = secrets.number_of(revoke_hash, connection.next_number)
+        if number is not None:
+            numbers[revoke_hash] = number
+        return revoke_hash in numbers
+
+    before = connection.duplex.receiving
+    try:
+        shown = standing_in(reply, BadReply)
+        after = corrected(before, shown, is_own) if shown else before
+    except PicopaymentsError as error:
+        log.warning("what the hub shows of the connection is not taken: %s", error.message)
+        return connection
+    if after == before:
+        return connection
+    log.warning("the hub shows that this connection's file is not the newest there was: what it shows counts")
+    return replace(connection, duplex=replace(connection.duplex, receiving=after), numbers=numbers, commit_raw=None)
 
 
 def recover(

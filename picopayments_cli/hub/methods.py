@@ -23,6 +23,7 @@ from picopayments_cli.channel.duplex import (
     expecting,
     hand_out,
     most_transferable,
+    standing,
     transfer,
 )
 from picopayments_cli.channel.errors import (
@@ -55,6 +56,7 @@ from picopayments_cli.channel.messages import (
     Refusal,
     SyncReply,
     SyncRequest,
+    close_reply,
     spend_secret_in,
     standing_in,
 )
@@ -450,28 +452,30 @@ class Methods:
     def close(self, body: Mapping[str, Any]) -> RawJson:
         """Close a connection: the hub publishes its commit before it answers, or gives its spend secret.
 
-        After a restore the commit is the one that the client shows to be its highest. Raises UnknownHandle, BadSecret,
-        and what a commit is refused for.
+        After a restore the commit is the one that the client shows to be its highest. A client that gives its secret
+        though it has a commit has old files: the secret is left alone, and the reply says what it has. Raises
+        UnknownHandle, BadSecret, and what a commit is refused for.
         """
         given = spend_secret_in(body, BadRequest)
-        standing = standing_in(body)
+        said = standing_in(body, BadRequest)
         handle = _handle(body)
         known = self._account(handle)
         digest = _signed(body, known.client)
-        restored.notice(self._hub, known, standing.offer if standing else None)
+        restored.notice(self._hub, known, said.offer if said else None)
         with self._hub.book.transaction("close") as work:
             account = work.get(handle)
             if account.duplex is None:
                 raise ConnectionNotOpen("The connection has no deposit yet: there is nothing to close.")
             if given is not None and hash_of(check_secret(given)) != account.client_hash:
                 raise BadSecret("The spend secret is not the one of the hub's deposit.", handle=handle.hex())
+            usable = account.restored or not account.channels.sending.active
             # One row orders the two: once the secret has left, no sync finds the connection open.
-            if account.restored and standing is not None:
-                account = restored.believe(self._hub, work, account, standing)
+            if account.restored and said is not None:
+                account = restored.believe(self._hub, work, account, said)
             revealed = not account.restored and not account.channels.receiving.active
             account = replace(
                 account,
-                client_secret=Secret(given) if given else account.client_secret,
+                client_secret=Secret(given) if given and usable else account.client_secret,
                 revealed=account.revealed or revealed,
             )
             if account.stage in (AGREED, OPEN):
@@ -480,7 +484,7 @@ class Methods:
                 account = work.put(account, fixed=True)
             secret = account.secrets(self._hub.key).spend if revealed else None
         chores.settle(self._hub, handle)
-        return self._reply({"spend_secret": secret.hex() if secret else None}, digest)
+        return self._reply(close_reply(secret, standing(account.channels.sending)), digest)
 
     def _reply(self, body: Mapping[str, Any], digest: bytes) -> RawJson:
         sealed = envelope.seal(self._hub.key, {**body, "request_sha256": digest.hex()})

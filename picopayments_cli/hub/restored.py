@@ -15,12 +15,12 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from picopayments_cli.channel.duplex import Half
-from picopayments_cli.channel.errors import BadRequest, DatabaseOutdated, UnknownRevokeHash
+from picopayments_cli.channel.duplex import Half, corrected
+from picopayments_cli.channel.errors import DatabaseOutdated, UnknownRevokeHash
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.scripts import CommitScript
-from picopayments_cli.channel.state import Commit, Offer, accept_commit
-from picopayments_cli.channel.values import Hash, hash_of
+from picopayments_cli.channel.state import Offer
+from picopayments_cli.channel.values import Hash
 from picopayments_cli.files import replace_file
 from picopayments_cli.hub.book import AGREED, CLOSING, OPEN, Account, Book, Work
 from picopayments_cli.hub.database import Database, meta_get, meta_set
@@ -29,7 +29,6 @@ from picopayments_cli.hub.hub import Hub
 log = logging.getLogger(__name__)
 
 NOTED_EVERY = 1.0  # seconds between two notes, at least
-FORGOTTEN = 1000  # syncs of one connection after the backup by which the hub still knows its own hashes again
 _KEY = "witness"
 _EVER = 2**31 - 1  # as a height: later than all
 
@@ -127,11 +126,7 @@ class Witness:
 def own_number(account: Account, key: Key, revoke_hash: Hash) -> int | None:
     """The number of a revoke hash of the hub's own, one that it has forgotten included; None where it is not."""
     known = account.numbers.get(revoke_hash)
-    if known is not None:
-        return known
-    secrets = account.secrets(key)
-    later = range(account.next_number, account.next_number + FORGOTTEN)
-    return next((number for number in later if secrets.revoke_hash(number) == revoke_hash), None)
+    return account.secrets(key).number_of(revoke_hash, account.next_number) if known is None else known
 
 
 def notice(hub: Hub, account: Account, offer: Offer | None) -> bool:
@@ -166,32 +161,22 @@ def give_up(hub: Hub) -> None:
 def believe(hub: Hub, work: Work, account: Account, standing: Half) -> Account:
     """The connection with the commit that its client names as its highest, and with those that it may not deny.
 
-    One that is not lower counts as given back only with its revoke secret, which left the hub then and not before.
-    Raises UnknownRevokeHash where the named one is not on a hash of the hub's, BadRequest where it is said to be given
-    back as well, and what ``accept_commit`` raises.
+    Raises UnknownRevokeHash where what it names can't be its highest, and what ``duplex.corrected`` raises.
     """
-    receiving = account.channels.receiving
-    given_back = {hash_of(secret) for secret in standing.revokes}
-    kept = [item for item in receiving.active if item.revoke_hash not in given_back]
-    if standing.offer is not None:
-        named = CommitScript.parse(standing.offer.script).revoke_hash
-        if named in given_back:
-            raise BadRequest("The commit is named as the highest, and as given back.", hash=named.hex())
-        kept = _with_named(hub, work, account, kept, standing.offer)
-    work.revoke(account.handle, [(item.revoke_hash, None) for item in receiving.active if item not in kept])
-    channels = replace(account.channels, receiving=replace(receiving, active=tuple(kept), used=None))
-    return replace(account, duplex=channels, restored=False)
+    before = account.channels.receiving
+    numbers: dict[Hash, int | None] = {}
 
+    def is_own(revoke_hash: Hash) -> bool:
+        numbers[revoke_hash] = own_number(account, hub.key, revoke_hash)
+        return numbers[revoke_hash] is not None
 
-def _with_named(hub: Hub, work: Work, account: Account, kept: list[Commit], offer: Offer) -> list[Commit]:
-    """The commits, by quantity, with the one that the client names where the database does not know it."""
-    named = CommitScript.parse(offer.script).revoke_hash
-    if any(item.revoke_hash == named for item in kept):
-        return kept
-    number = own_number(account, hub.key, named)
-    if number is None:
-        raise UnknownRevokeHash("The commit is on a hash that the hub never gave.", hash=named.hex())
-    (made,) = accept_commit(replace(account.channels.receiving, active=(), requested=(named,)), offer).active
-    account.numbers[named] = number
-    work.add_commit(account, made, sent=False)
-    return sorted([*kept, made], key=lambda item: item.quantity)
+    after = corrected(before, standing, is_own)
+    named = CommitScript.parse(standing.offer.script).revoke_hash if standing.offer else None
+    if named is not None and all(item.revoke_hash != named for item in after.active):
+        raise UnknownRevokeHash("The commit is on a hash that was given back, or was never given.", hash=named.hex())
+    work.revoke(account.handle, [(item.revoke_hash, None) for item in before.active if item not in after.active])
+    account.numbers.update({item: number for item, number in numbers.items() if number is not None})
+    for made in after.active:
+        if made not in before.active:
+            work.add_commit(account, made, sent=False)
+    return replace(account, duplex=replace(account.channels, receiving=after), restored=False)

@@ -177,7 +177,8 @@ def restored_files(town: Stage) -> str:
     alice.done("close", handle)
     it.end("restored files", lambda: alice.done("sync"))
     has = town.held(alice.wallet_script) - had + DEPOSIT
-    return f"{done.error['name']}; {guaranteed - has} lost by its owner"
+    town.result.keep(guaranteed - 1, has, "who restored an older copy")  # less what pays for a sync that is refused
+    return f"{done.error['name']}; the hub shows what is newer"
 
 
 # Before it opens, and after it closes -------------------------------------------------------------------------------
