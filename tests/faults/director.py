@@ -12,7 +12,12 @@ from typing import NamedTuple
 from faults.tracing import AFTER, BEFORE, ROOT, Function, Record, Target
 
 TRIES, DOOR_TRIES = 4, 20  # at a function and at a side of a door, after which others come first
-MAIN_DOORS = frozenset(("client save sync prepared", "client call mph_sync", "client broadcast deposit"))
+MAIN_DOORS = frozenset(
+    (
+        *("client save sync prepared", "client call mph_sync", "client broadcast deposit"),
+        *("hub transaction sync", "hub reply mph_sync"),
+    )
+)
 Side = tuple[str, str]  # a door, and before or after
 
 

@@ -61,7 +61,7 @@ class Killing(Stage):
             code = self.run(client, words, record=self.record)
             self.director.note(Where("client", step), Record.from_json(self.record.read_text()))
             self._look(step)
-        elif self.rng.random() < 0.3 and not self.town.away and not self._must_die(client, step):
+        elif not self.town.away and not self._must_die(client, step) and self._hub_is_next(step):
             with self._hub_in_danger(step):
                 code = self.run(client, words)
         else:
@@ -76,6 +76,9 @@ class Killing(Stage):
 
     def _must_die(self, client: Client, step: str) -> bool:
         return bool(self._wish(client)) or self.director.is_urgent(Where("client", step))
+
+    def _hub_is_next(self, step: str) -> bool:
+        return self.director.is_urgent(Where("hub", step)) or self.rng.random() < 0.3
 
     def again(self, client: Client) -> bool:
         """Whether something is to happen to the repair, too."""

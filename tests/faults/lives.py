@@ -243,7 +243,7 @@ class Life:
     def strike(self, step: str, *words: str) -> None:
         """A command at which something may happen; then what a user does: go on, and sync until that works."""
         if not self.stage.strike(self.client, step, *words):
-            if self._in_stage(AGREED) and self.stage.rng.random() < 0.5:
+            if step in ("receive", "exchange", "refused") and self.stage.rng.random() < 0.5:
                 self.stage.pay(self.client, self.handle, self.stage.b, 3)
             while self.stage.again(self.client):
                 self.stage.strike(self.client, "sync again", "sync")
