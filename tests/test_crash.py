@@ -120,6 +120,21 @@ def test_a_client_killed_while_it_connects_deposits_once(network: Network) -> No
         assert client.shown(handle)["balance"] == DEPOSIT - FEE
 
 
+def test_a_close_receives_what_came_after_a_sync_whose_answer_was_lost(network: Network) -> None:
+    """Else it would go back to its payer, or stay with the hub where that has closed, too."""
+    alice, bob = network.client("lost-alice"), network.client("lost-bob")
+    a, b = network.open_connection(alice), network.open_connection(bob)
+    assert bob.killed(2, "sync")  # prepared and answered, but not settled
+    assert bob.shown(b)["sync_pending"]
+    alice.run("queuepayment", a, b, "70")
+    alice.run("sync")
+    alice.run("close", a)
+    bob.run("close", b)
+    (received,) = [event for event in bob.run("history") if event["action"] == "received"]
+    assert (received["handle"], received["amount"]) == (b, 70)
+    assert bob.connection(b).duplex.guaranteed == DEPOSIT + 70 - 2 * FEE
+
+
 def test_a_client_killed_while_it_syncs_pays_and_is_charged_once(network: Network) -> None:
     bob = network.client("bob")
     b = network.open_connection(bob)

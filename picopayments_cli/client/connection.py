@@ -359,9 +359,9 @@ def _closing(session: Session, connection: Connection) -> Connection:
 
 
 def _last_sync(session: Session, connection: Connection, outcome: Outcome) -> Connection:
-    """Send and receive what waits, once, if that can be."""
+    """Send and receive what waits, if that can be: what came since a sync that has no answer yet, too."""
     try:
-        return exchange(session, connection, outcome)
+        return finish(session, prepare(session, finish(session, connection, outcome)), outcome)
     except LocalFiles:
         raise
     except PicopaymentsError as error:  # whatever the hub answers, the connection is closed
