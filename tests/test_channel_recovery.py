@@ -410,6 +410,20 @@ def test_dust_of_exposed_revoked_commits_is_taken_before_anything_is_published()
     scene.publish(draft, PAYER)
 
 
+def test_dust_is_taken_from_the_greatest_exposure_first_and_the_oldest_first() -> None:
+    scene = Scene(300, 350, 400)
+    found: dict[int, list[Outpoint]] = {350: [], 400: []}
+    for quantity in (350, 400, 350, 400):
+        found[quantity].append(scene.chain.fund(scene.commit_address(scene.commits[quantity]), 2000))
+        scene.chain.mine(1)
+    scene.revoke(350, 400)
+    facts = scene.facts(*scene.channel.revoked)
+    facts = replace(facts, revoked_coins=facts.revoked_coins[::-1])
+    (draft,) = recovery.punish(scene.channel, facts, purse(PAYER, [scene.wallet_coin(PAYER, 100_000)]))
+    taken = [coin.outpoint for coin in draft.inputs if coin.outpoint in (*found[350], *found[400])]
+    assert taken == [*found[400], *found[350]]
+
+
 def test_no_flood_of_dust_keeps_a_commit_from_being_punished() -> None:
     """No node relays a transaction of more than 100,000 bytes."""
     scene = Scene(300, 350, 400)

@@ -31,7 +31,7 @@ from picopayments_cli.channel.errors import (
     SecretLikeSignature,
     UnknownRevokeHash,
 )
-from picopayments_cli.channel.keys import Secrets
+from picopayments_cli.channel.keys import FORGOTTEN, Secrets
 from picopayments_cli.channel.state import (
     KEPT_REQUESTS,
     Channel,
@@ -224,6 +224,15 @@ def test_secrets_are_the_same_each_time() -> None:
     assert (one.spend, one.revoke(7)) == (two.spend, two.revoke(7))
     assert (one.spend_hash, one.revoke_hash(7)) == (hash_of(one.spend), hash_of(one.revoke(7)))
     assert one.key.secret.hex() not in repr(one)
+
+
+def test_a_hash_that_was_handed_out_and_forgotten_is_known_again() -> None:
+    secrets = Secrets(key("client"), b"s" * 16)
+    for number in (7, 8, 7 + FORGOTTEN - 1):
+        assert secrets.number_of(secrets.revoke_hash(number), 7) == number
+    assert secrets.number_of(secrets.revoke_hash(6), 7) is None
+    assert secrets.number_of(secrets.revoke_hash(7 + FORGOTTEN), 7) is None
+    assert secrets.number_of(hashed("another's"), 7) is None
 
 
 def test_a_fixed_key_and_salt_give_these_secrets_for_ever() -> None:
