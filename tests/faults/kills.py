@@ -25,6 +25,7 @@ from picopayments_cli.channel.errors import Unreachable
 KILLS, QUICK_KILLS = 600, 50
 TOGETHER, QUICK_TOGETHER = 12, 2  # kills of a hub with its embedded node
 MOST_CHAPTERS = 6
+BEGINNINGS = 12  # of hubs, in each chapter at most
 _BEFORE_LEAVING = re.compile(
     "(before client broadcast |after client save |before client save )"
     "(?P<what>commit|payout|change|revoke|expire)(| leaves| did not leave)$"
@@ -209,6 +210,7 @@ def _chapter(budget: Budget, director: Director, result: Result, least: int) -> 
             if not budget.quick:
                 _original(stage, "original")
                 _end(stage)
+                _begin(director, stage)
         finally:
             town.stop_hub()
 
@@ -244,6 +246,22 @@ def _end(stage: Killing) -> None:
         town.start_hub("--drain", target=target)
         if town.traced.process.wait(WAIT) == -signal.SIGKILL or town.deaths > deaths:
             stage.died("hub", target, "drained")
+
+
+def _begin(director: Director, stage: Killing) -> None:
+    """Hubs that begin, each with a folder of its own, and die at what is done but once."""
+    begun = director.records[Where("hub", "first start")].doors
+    for number in range(BEGINNINGS):
+        target = director.draw_door(begun)
+        if target is None:
+            return
+        folder = stage.town.folder / f"first{number}"
+        folder.mkdir()
+        town = FragileTown(folder, stage.town.node, stage.runner, first=target)
+        town.revive()
+        town.stop_hub()
+        if town.deaths:
+            stage.died("hub", target, "first start")
 
 
 def _together(rng: random.Random, budget: Budget, result: Result) -> None:

@@ -51,6 +51,7 @@ class Stage:
         self.sent: dict[str, tuple[str, int]] = {}  # token to payee and amount
         self.paid: dict[str, int] = {}  # what a client has paid on chain, by name
         self.uneven: set[str] = set()  # who gets more than its own, since its hub was silent or cheated
+        self.guilty: set[str] = set()  # who has cheated, and so may lose what it received
 
     def set_up(self, names: dict[str, bool]) -> None:
         """Give everybody funds, and Bob and Carol a connection. ``names``: whether each has its own chain."""
@@ -187,8 +188,9 @@ class Stage:
             for name, client in town.clients.items():
                 right = self.gained(client) - self.paid.get(name, 0)
                 has = after.held[name]["XCP"] - self.before.held[name]["XCP"]
-                changes[name] = has if name in self.uneven else right
-                self.result.keep(right, has, f"{name} in the end")
+                changes[name] = has if name in self.uneven | self.guilty else right
+                if name not in self.guilty:
+                    self.result.keep(right, has, f"{name} in the end")
             town.check(self.before, hub=-sum(changes.values()), **changes)
         except (AssertionError, PicopaymentsError) as error:
             self.result.hold(False, f"in the end: {error!r}")
@@ -391,7 +393,7 @@ class Life:
         stage = self.stage
         active = self.client.connection(self.handle).duplex.receiving.active
         stage.result.hold(self.received.active[-1] not in active, "the client has not given back its highest commit")
-        stage.uneven.add(self.name)
+        stage.guilty.add(self.name)
         stage.town.broadcast(finished(self.received, self.received.active[-1], self.client.key))
         stage.mine("punished", 2)
         self.settle(" cheating", blocks=3)
@@ -405,7 +407,8 @@ class Life:
     def settle(self, step: str = "", blocks: int = 1) -> None:
         """Mine and sync until it is over."""
         stage, client = self.stage, self.client
-        guaranteed = client.connection(self.handle).duplex.guaranteed
+        duplex = client.connection(self.handle).duplex
+        guaranteed = duplex.guaranteed - (duplex.receiving.moved if self.name in stage.guilty else 0)
         for _ in range(ROUNDS):
             if client.connection(self.handle).stage == CLOSED:
                 break
