@@ -320,6 +320,13 @@ def revoked_commit(kept: Connection, key: Key) -> bytes:
     return finished(channel, channel.active[-1], key)
 
 
+def pay(payer: Client, source: str, payee: str, amount: int) -> str:
+    """Queue a payment and sync; its token."""
+    token: str = payer.run("queuepayment", source, payee, str(amount))
+    payer.run("sync")
+    return token
+
+
 def received(result: Result, handle: str) -> list[tuple[object, ...]]:
     """The payments that a sync brought to a connection: payer, amount and token."""
     return [(item["payer_handle"], item["amount"], item["token"]) for item in result[handle]["received_payments"]]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cheats import Held, Town, running_town
-from network_support import Client, wait_until
+from cheats import Held, Town, pay, running_town
+from network_support import wait_until
 from regtest_support import Spend, address_of, running_node
 
 from picopayments_cli.chain import Query
@@ -54,11 +54,6 @@ class Flood:
             if value == RICH:
                 self._send(Spend(self.stranger.key, [coin], [(DUST, script)]))
         self.town.mine()
-
-
-def pay(payer: Client, source: str, payee: str, amount: int) -> None:
-    payer.run("queuepayment", source, payee, str(amount))
-    payer.run("sync")
 
 
 def test_the_coins_of_an_address_follow_from_what_is_listed(town: Town) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from cheats import DEPOSIT, NOTHING, Town, received, revoked_commit, running_town
+from cheats import DEPOSIT, NOTHING, Town, pay, received, revoked_commit, running_town
 from network_support import Client, wait_until
 from regtest_support import running_node
 from servers import json_rpc
@@ -33,13 +33,6 @@ def town(tmp_path: Path) -> Iterator[Town]:
     """A chain that mines only when told, a hub, and clients of one's own."""
     with running_node(tmp_path / "chain", 0) as node, running_town(tmp_path, node) as running:
         yield running
-
-
-def pay(payer: Client, source: str, payee: str, amount: int) -> str:
-    """Queue a payment and sync; its token."""
-    token: str = payer.run("queuepayment", source, payee, str(amount))
-    payer.run("sync")
-    return token
 
 
 def highest_commit(channel: Channel) -> bytes:

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cheats import Town, running_town
-from network_support import Client
+from cheats import Town, pay, running_town
 from regtest_support import running_node
 
 FEE = 1  # for a sync
@@ -20,11 +19,6 @@ def town(tmp_path: Path) -> Iterator[Town]:
     """A chain that mines only when told, a hub, and clients of one's own."""
     with running_node(tmp_path / "chain", 0) as node, running_town(tmp_path, node) as running:
         yield running
-
-
-def pay(payer: Client, source: str, payee: str, amount: int) -> None:
-    payer.run("queuepayment", source, payee, str(amount))
-    payer.run("sync")
 
 
 class Story:
