@@ -31,7 +31,7 @@ class _CleanChain:
     """A chain on which nobody has paid to a commit's address: all that a sync asks."""
 
     def view(self, query: Query) -> View:
-        return View(Height(0), 1, coins=dict.fromkeys(query.coins, ()))
+        return View(Height(0), 1, history=dict.fromkeys(query.history, ()))
 
 
 def age(basedir: Path, payer: Party, payee: Party, syncs: int, seed: int) -> dict[str, Any]:

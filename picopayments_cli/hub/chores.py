@@ -162,32 +162,34 @@ def is_funded(hub: Hub, work: Work, account: Account) -> bool:
 def check_hashes(hub: Hub, handles: Iterable[Handle]) -> None:
     """Look at the addresses of the next commits, in one question, before a hash is used for one.
 
-    A coin that waits there would get round the commit's delay, once it is revoked: such a connection is closed. From
-    here on the addresses are watched.
+    A coin that waits there would get round the commit's delay, once it is revoked: such a connection is closed. Only a
+    history shows it, since a payout in the mempool, to be replaced later, takes it off the list of coins. What comes
+    once the addresses are watched the index shows.
     """
     with hub.book.transaction("hashes to check") as work:
-        accounts = [work.get(handle) for handle in handles]
-    scripts = {
-        (account.handle, item): account.channels.sending.commit_script(item).output
-        for account in accounts
-        for item in account.unchecked
-    }
+        scripts = {
+            (handle, item): account.channels.sending.commit_script(item).output
+            for handle in handles
+            for account in (work.get(handle),)
+            for item in account.unchecked
+        }
+        for script in scripts.values():
+            hub.follower.watch(work.db, script, COMMIT)
     addresses = {script: str(address_of_script(hub.network, script)) for script in scripts.values()}
     if not addresses:
         return
-    coins = hub.chain.view(Query(coins=sorted(addresses.values()))).coins
+    histories = hub.chain.view(Query(history=sorted(addresses.values()))).history
     with hub.book.transaction("hashes checked") as work:
         for (handle, item), script in scripts.items():
             account = work.get(handle)
             if item not in account.unchecked or account.stage not in (AGREED, OPEN):
                 continue
             left = tuple(other for other in account.unchecked if other != item)
-            if coins[addresses[script]]:
+            if histories[addresses[script]]:
                 _note("commit address not clean", account)
                 begin_closing(hub, work, replace(account, unchecked=left))
                 hub.agenda.handles.add(handle)
                 continue
-            hub.follower.watch(work.db, script, COMMIT)
             work.put(replace(account, unchecked=left, duplex=add_request(account.channels, item)))
 
 

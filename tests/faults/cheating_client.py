@@ -92,6 +92,32 @@ def dust_before_signing(town: Stage) -> str:
     return "the hub closes"
 
 
+def dust_behind_a_payout(town: Stage) -> str:
+    """Dust is old on the next commit's address, but no list of coins shows it: a payout of it waits in the mempool."""
+    it = Raid(town)
+    it.open()
+    mallory = it.mallory
+    channel, spend = mallory.duplex.receiving, mallory.secrets.spend
+    ahead = hash_of(mallory.secrets.revoke(mallory.drawn_hashes))
+    dust = mallory.pay(channel.commit_script(ahead).output)
+    town.mine(channel.delay)
+    hiding = mallory.payout(channel, ahead, spend)
+    town.broadcast(hiding)
+    mallory.sync(5001, mallory.payment(5000, mallory.handle))  # by the first hash, so that only this one is left
+    it.guaranteed = it.fault() + 1
+    name = refusal(lambda: mallory.sync(5001, mallory.payment(5000, mallory.handle)))
+    stolen = next((item for item in mallory.received if item.revoke_hash == ahead), None)
+    town.result.hold(stolen is None, "signed for a dirty address")
+    town.broadcast(mallory.replacing(hiding))
+    if stolen is not None and refusal(lambda: mallory.sync(5000, mallory.payment(4999, None))) is None:
+        it.fault()
+        payout = mallory.payout(channel, ahead, spend, [dust])
+        town.miner.mine_exactly(mallory.finished(channel, stolen), payout)
+    wait_until(lambda: it.stages() == {"closing"}, "a hub that closes")
+    it.end("dust behind a payout", mallory.rob)
+    return f"the hub closes: {name}"
+
+
 def dust_after_the_check(town: Stage) -> str:
     """Dust comes to the next commit's address when the hub has looked at it, and before it signs."""
     it = Raid(town)
@@ -308,6 +334,7 @@ TRIALS = (
     revoked_at_last_block,
     old_books,
     dust_before_signing,
+    dust_behind_a_payout,
     dust_after_the_check,
     dust_before_revoking,
     dust_after_revoking,

@@ -73,12 +73,23 @@ def old_books(town: Stage) -> str:
 
 def dust_before_signing(town: Stage) -> str:
     """Dust grows old on the address of a commit that the client has not signed yet."""
+    return _dust_before_signing(town, hidden=False)
+
+
+def dust_behind_a_payout(town: Stage) -> str:
+    """So it does, and no list of coins shows it: a payout of it waits in the mempool."""
+    return _dust_before_signing(town, hidden=True)
+
+
+def _dust_before_signing(town: Stage, *, hidden: bool) -> str:
     with robbery(town) as it:
         it.open()
         it.pay(100)
         channel = it.alice.connection(it.handle).duplex.sending
         it.thief.pay(channel.commit_script(channel.requested[-1]).output)
         town.mine(DELAY)
+        if hidden:
+            town.broadcast(it.thief.payout(channel, channel.requested[-1], it.hub.secrets.spend))
         it.fault()
         it.alice.run("queuepayment", it.handle, PAYEE, "5000")
         it.sync()
@@ -338,6 +349,7 @@ TRIALS = (
     revoked_at_last_block,
     old_books,
     dust_before_signing,
+    dust_behind_a_payout,
     dust_before_revoking,
     dust_after_revoking,
     dust_while_nothing_is_at_risk,

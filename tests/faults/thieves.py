@@ -50,6 +50,7 @@ from picopayments_cli.channel.transactions import (
     compose_payment,
     compose_recovery,
     find_secret,
+    output_of,
     parse_transaction,
     spent_outpoints,
 )
@@ -131,6 +132,15 @@ class Thief:
         inputs = tuple(Input(coin, known[coin], self.purse.unlock) for coin in coins)
         value = sum(coin.value for coin in inputs) - 10_000
         return bytes(Draft(inputs, (Output(value, self.script),)).signed(self.key).serialize())
+
+    def replacing(self, raw: bytes) -> bytes:
+        """What takes the place of a transaction in the mempool, by the wallet's last coin in it alone."""
+        tx = CTransaction.deserialize(raw)
+        coin = spent_outpoints(tx)[-1]
+        made = self.town.chain.view(Query(transactions=[coin.txid])).transactions[coin.txid]
+        value = output_of(made, coin).value
+        draft = Draft((Input(coin, value, self.purse.unlock),), (Output(value - 50_000, self.script),))
+        return bytes(draft.signed(self.key).serialize())
 
     # Spends of channels, whenever they suit ---------------------------------------------------------------------------
 
