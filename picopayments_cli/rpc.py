@@ -9,10 +9,12 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 import requests
 from requests.adapters import HTTPAdapter
+from requests.auth import HTTPBasicAuth
+from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
 from picopayments_cli.channel import errors
@@ -53,6 +55,13 @@ class _Answer:
     location: str | None
 
 
+class _Session(requests.Session):
+    """Requests' own, but it leaves redirects alone: to say where one leads, that one takes in a body of any size."""
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
 class _Http:
     """One server, and the way to it: keep-alive, time-outs, bounded repetition, no redirects."""
 
@@ -70,8 +79,10 @@ class _Http:
         host = parts.netloc.rpartition("@")[2]
         self.url = urlunsplit(parts._replace(netloc=host))  # without credentials: it is shown in messages
         self._auth: Auth = auth
-        if auth is None and parts.username is not None:
-            self._auth = (unquote(parts.username), unquote(parts.password or ""))
+        if isinstance(auth, tuple):
+            self._auth = HTTPBasicAuth(*(part.encode("utf-8", "replace") for part in auth))
+        elif auth is None and parts.username is not None:
+            self._auth = HTTPBasicAuth(unquote_to_bytes(parts.username), unquote_to_bytes(parts.password or ""))
         self._timeout = timeout
         self._retries = retries
         self._verify = verify
@@ -102,16 +113,16 @@ class _Http:
             answer = outcome.get(timeout=limit)
         except queue.Empty:
             raise self.silent(what, f"no complete answer within {limit:g} s") from None
-        if isinstance(answer, requests.RequestException):
+        if isinstance(answer, (requests.RequestException, HTTPError)):  # some of urllib3's come through requests
             raise self.silent(what, self._reason(answer)) from answer
         if isinstance(answer, Exception):
             raise answer
         if answer.location is not None or 300 <= answer.status < 400:
-            raise self.bad(what, f"a redirect to {answer.location}, which is not followed")
+            raise self.bad(what, f"a redirect to {_shown(answer.location)}, which is not followed")
         if answer.status in (401, 403, 407):
             raise self.bad(what, f"HTTP status {answer.status}: user or password are missing or wrong")
         if answer.status in _BUSY:
-            raise self.silent(what, self._text_of_error(answer))
+            raise self.silent(what, self.text_of_error(answer))
         return answer
 
     def silent(self, what: str, reason: str) -> Unreachable:
@@ -161,7 +172,7 @@ class _Http:
         )
 
     def _new_session(self, adapter: HTTPAdapter) -> requests.Session:
-        session = requests.Session()
+        session = _Session()
         session.trust_env = not self._local  # no proxy to this very machine
         session.headers.update({"Accept-Encoding": "identity"})
         session.mount("http://", adapter)
@@ -186,7 +197,7 @@ class _Http:
                     raise self.bad("a call", f"more than {MAX_ANSWER} bytes")
             return _Answer(response.status_code, bytes(body), response.headers.get("Location"))
 
-    def _reason(self, error: requests.RequestException) -> str:
+    def _reason(self, error: requests.RequestException | HTTPError) -> str:
         if isinstance(error, requests.exceptions.SSLError):
             return f"its TLS certificate does not hold ({_tail(error)})"
         if isinstance(error, requests.exceptions.ConnectTimeout):
@@ -196,7 +207,8 @@ class _Http:
         return _tail(error)
 
     @staticmethod
-    def _text_of_error(answer: _Answer) -> str:
+    def text_of_error(answer: _Answer) -> str:
+        """What a server's failure says of itself."""
         try:
             value = parse_json(answer.body)
         except ValueError:
@@ -388,9 +400,10 @@ class RestClient:
         value = self._http.parse(answer, path)
         text = value.get("error") if isinstance(value, dict) else None
         if answer.status >= 500:
-            raise self._http.silent(path, f"HTTP status {answer.status}, {text}")
+            raise self._http.silent(path, self._http.text_of_error(answer))
         if not isinstance(value, dict) or (answer.status >= 400 and not isinstance(text, str)):
             raise self._http.bad(path, f"HTTP status {answer.status} and no JSON object of this interface")
         if answer.status >= 400:
-            raise self._http.refused(f"The node refused {path}: {text}", call=path, status=answer.status, reason=text)
+            shown = _shown(text)
+            raise self._http.refused(f"The node refused {path}: {shown}", call=path, status=answer.status, reason=shown)
         return value

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 import time
+from base64 import b64encode
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +24,9 @@ from picopayments_cli.channel.errors import (
     InvalidUrl,
     NodeRefused,
     NodeUnreachable,
+    PicopaymentsError,
     UnknownMethod,
+    Unreachable,
 )
 from picopayments_cli.rpc import RestClient, RpcClient
 
@@ -243,3 +248,224 @@ def test_rest_refusals() -> None:
         pytest.raises(NodeUnreachable, match="Internal server error"),
     ):
         RestClient(url).rest_get("v2/x")
+
+
+# Borders ------------------------------------------------------------------------------------------------------------
+
+
+def refused_with(error: Any, status: str = "200 OK") -> PicopaymentsError:
+    """What a refusal is taken for."""
+    with talking(saying({"error": error, "id": 0}, status)) as (url, _), pytest.raises(PicopaymentsError) as refused:
+        RpcClient(url).call("balances", {}, retry=False)
+    return refused.value
+
+
+def test_what_a_refusal_is_taken_for() -> None:
+    data = {"type": "InsufficientFunds", "message": "Too little.", "data": {"missing": 5}}
+    cases: list[tuple[Any, type[PicopaymentsError], dict[str, Any]]] = [
+        ({"code": -32000, "data": data}, InsufficientFunds, {"missing": 5}),
+        ({"code": -32601, "data": data}, InsufficientFunds, {"missing": 5}),
+        ({"code": -32000, "data": data | {"data": [5]}}, InsufficientFunds, {}),
+        ({"code": -32601, "message": "x"}, UnknownMethod, {"call": "balances"}),
+        ({"code": -32602, "message": "x"}, InvalidParams, {"call": "balances"}),
+        ({"code": -32603, "message": "x"}, HubRefused, {"call": "balances", "code": -32603, "details": None}),
+        ({"code": [1], "data": [data]}, HubRefused, {"call": "balances", "code": [1], "details": [data]}),
+        ("no", HubRefused, {"call": "balances"}),
+        (False, HubRefused, {"call": "balances"}),
+        ({}, HubRefused, {"call": "balances", "code": None, "details": None}),
+    ]
+    for error, kind, expected in cases:
+        refused = refused_with(error)
+        assert (type(refused), refused.data) == (kind, expected), error
+    assert isinstance(refused_with({"code": -28, "message": "Loading block index"}), HubUnreachable)
+
+
+@pytest.mark.parametrize("name", ["StoreDamaged", "DatabaseOutdated", "LocalFiles", "UsageError", "NoSuchError", "Any"])
+def test_no_peer_can_say_that_something_is_wrong_on_this_machine(name: str) -> None:
+    assert type(refused_with({"code": -32000, "data": {"type": name, "message": "x"}})) is HubRefused
+
+
+def test_what_a_peer_says_is_cut_and_made_printable() -> None:
+    long = "\x1b[31m\x9b\n" + "x" * 5000
+    for error in (long, {"code": 1, "message": long}, {"data": {"type": "InsufficientFunds", "message": long}}):
+        message = refused_with(error).message
+        assert message.isprintable()
+        assert len(message) <= rpc_module.MAX_TEXT
+        assert message.rstrip("x").endswith(" [31m  ")
+    for status, kind in (("400 x", NodeRefused), ("500 x", NodeUnreachable), ("503 x", NodeUnreachable)):
+        with talking(saying({"error": long}, status)) as (url, _), pytest.raises(PicopaymentsError) as refused:
+            RestClient(url, retries=0).rest_get("v2/x")
+        assert type(refused.value) is kind
+        for text in (refused.value.message, refused.value.data["reason"]):
+            assert text.isprintable()
+            assert len(text) < rpc_module.MAX_TEXT + 200
+
+
+def test_an_error_names_server_call_and_reason() -> None:
+    with talking(saying(HTML)) as (url, _):
+        rpc, rest = RpcClient(url), RestClient(url)
+        for ask in (lambda: rpc.call("balances", {}, retry=True), lambda: rest.rest_get("balances")):
+            with pytest.raises(BadAnswer) as bad:
+                ask()
+            assert (bad.value.data["url"], bad.value.data["call"]) == (url, "balances")
+            assert "HTTP status 200" in bad.value.data["reason"]
+    with talking(SILENT["503"]) as (url, _), pytest.raises(HubUnreachable) as silence:
+        RpcClient(url).call("balances", {}, retry=False)
+    reason = "HTTP status 503, Counterparty not ready"
+    assert silence.value.data == {"url": url, "call": "balances", "reason": reason}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *(("300 x", BadAnswer), ("302 x", BadAnswer), ("399 x", BadAnswer)),
+        *(("401 x", BadAnswer), ("403 x", BadAnswer), ("407 x", BadAnswer)),
+        *(("429 x", HubUnreachable), ("502 x", HubUnreachable), ("503 x", HubUnreachable), ("504 x", HubUnreachable)),
+    ],
+)
+def test_what_a_status_says_counts_more_than_the_body(status: str, kind: type[PicopaymentsError]) -> None:
+    with talking(saying({"result": 5, "id": 0}, status)) as (url, heard):
+        with pytest.raises(kind):
+            RpcClient(url).call("balances", {}, retry=False)
+        assert len(heard) == 1
+
+
+def test_an_answer_of_another_status_is_read() -> None:
+    for status in ("200 x", "299 x", "400 x", "404 x", "500 x", "505 x"):
+        with talking(saying({"result": 5, "id": 0}, status)) as (url, _):
+            assert RpcClient(url).call("balances", {}, retry=False) == 5
+    for status, kind in (("499 x", BadAnswer), ("500 x", HubUnreachable)):
+        with talking(saying(HTML, status)) as (url, _), pytest.raises(kind):
+            RpcClient(url).call("balances", {}, retry=False)
+
+
+def test_where_a_redirect_leads_is_not_even_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc_module, "MAX_ANSWER", 100_000)
+    for place in ("http://[", "//[", "\xff", "http://a..b/", "http://127.0.0.1:1/"):
+        for status in ("200 OK", "302 Found"):
+            with talking(saying({"result": 5}, status, f"Location: {place}\r\n")) as (url, heard):
+                with pytest.raises(BadAnswer, match="redirect"):
+                    RpcClient(url).call("balances", {}, retry=True)
+                assert len(heard) == 1
+
+    def endless(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\n\r\n")
+        while True:
+            connection.sendall(b" " * 65536)
+
+    with talking(endless) as (url, _), pytest.raises(BadAnswer, match="more than 100000 bytes"):
+        RpcClient(url, timeout=QUICK).call("balances", {}, retry=False)
+
+
+def test_an_answer_to_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = b'{"result":5}'
+    with talking(saying(body)) as (url, heard):
+        monkeypatch.setattr(rpc_module, "MAX_ANSWER", len(body))
+        assert RpcClient(url).call("balances", {}, retry=False) == 5
+        monkeypatch.setattr(rpc_module, "MAX_ANSWER", len(body) - 1)
+        with pytest.raises(BadAnswer, match="more than 11 bytes"):
+            RpcClient(url).call("balances", {}, retry=False)
+        assert b"Accept-Encoding: identity\r\n" in heard[0]
+
+
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "ä..b", "*a", "\u2024"])
+def test_a_name_that_no_server_has(host: str) -> None:
+    with pytest.raises(HubUnreachable):
+        RpcClient(f"http://{host}/", retries=0).call("balances", {}, retry=False)
+
+
+def test_passwords_of_any_letters() -> None:
+    right = b"Authorization: Basic " + b64encode("ü€:%/€".encode()) + b"\r\n"
+    with talking(saying({"result": 5})) as (url, heard):
+        RpcClient(url.replace("//", "//%C3%BC%E2%82%AC:%25%2F%E2%82%AC@")).call("balances", {}, retry=False)
+        RpcClient(url, auth=("ü€", "%/€")).call("balances", {}, retry=False)
+        RpcClient(url.replace("//", "//a:b@"), auth=("ü€", "%/€")).call("balances", {}, retry=False)
+        RpcClient(url.replace("//", "//user@")).call("balances", {}, retry=False)
+        RpcClient(url).call("balances", {}, retry=False)
+    assert [right in request for request in heard] == [True, True, True, False, False]
+    assert b"Authorization: Basic " + b64encode(b"user:") in heard[3]
+    assert b"Authorization" not in heard[4]
+
+
+def test_how_often_a_call_is_repeated() -> None:
+    calls: list[tuple[bool, int | None, int]] = [(True, None, 3), (True, 1, 2), (True, 0, 1), (False, None, 1)]
+    for again, retries, times in calls:
+        for case in ("hangs up", "503"):
+            with talking(SILENT[case]) as (url, heard):
+                client = RpcClient(url) if retries is None else RpcClient(url, retries=retries)
+                with pytest.raises(HubUnreachable):
+                    client.call("balances", {}, retry=again)
+                assert len(heard) == times, (case, again, retries)
+    with talking(SILENT["hangs up"]) as (url, heard):
+        for ask in (
+            lambda: RpcClient(url, retries=1).batch([("balances", {})]),
+            lambda: RpcClient(url, retries=1).outcomes([("balances", {})]),
+            lambda: RpcClient(url, retries=1).batch([("balances", {})], retry=False),
+            lambda: RestClient(url, retries=1).rest_get("v2/x"),
+            lambda: RestClient(url, retries=1).rest_post("v2/x", {}, retry=True),
+            lambda: RestClient(url, retries=1).rest_post("v2/x", {}, retry=False),
+        ):
+            with pytest.raises(Unreachable):
+                ask()
+    assert len(heard) == 2 + 2 + 1 + 2 + 2 + 1
+
+
+def test_a_batch_that_is_refused_as_a_whole() -> None:
+    error = {"code": -32000, "data": {"type": "InsufficientFunds", "message": "Too little."}}
+    with talking(saying({"error": error, "id": None})) as (url, _), pytest.raises(InsufficientFunds):
+        RpcClient(url).outcomes([("a", {}), ("b", {})])
+    for reply in ({"result": [1, 2], "id": 0}, {}, [], [1], {"id": 0}):
+        with talking(saying(reply)) as (url, _), pytest.raises(BadAnswer):
+            RpcClient(url).outcomes([("a", {}), ("b", {})])
+    replies: list[dict[str, Any]] = [{"result": 2, "id": 1}, {"id": "0", "result": 3}, {"result": 1, "id": 0}]
+    with talking(saying(replies)) as (url, _):
+        assert RpcClient(url).outcomes([("a", {}), ("b", {})]) == [1, 2]
+
+
+def test_a_call_as_json_rpc_asks_for() -> None:
+    with talking(saying({"result": None, "error": None, "id": 0})) as (url, heard):
+        client = RpcClient(url)
+        assert client.call("balances", {"a": [1]}, retry=False) is None
+        assert client.call("balances", [1], retry=False) is None
+    heads, bodies = zip(*(request.split(b"\r\n\r\n") for request in heard), strict=True)
+    assert [json.loads(body) for body in bodies] == [
+        {"jsonrpc": "2.0", "method": "balances", "params": {"a": [1]}, "id": 0},
+        {"jsonrpc": "2.0", "method": "balances", "params": [1], "id": 1},
+    ]
+    assert all(b"Content-Type: application/json" in head for head in heads)
+
+
+def test_rest_calls() -> None:
+    with talking(saying({"result": 5})) as (url, heard):
+        for base in (url, url.rstrip("/")):
+            assert RestClient(base).rest_get("v2/x", {"limit": 1, "cursor": "a b"}) == {"result": 5}
+            assert RestClient(base).url == url
+        assert RestClient(url).rest_post("v2/x", {"signedhex": "00"}, retry=False) == {"result": 5}
+    assert heard[0].startswith(b"GET /v2/x?limit=1&cursor=a+b HTTP/1.1\r\n")
+    assert heard[1].partition(b"\r\n")[0] == heard[0].partition(b"\r\n")[0]
+    assert heard[2].startswith(b"POST /v2/x HTTP/1.1\r\n")
+    assert heard[2].endswith(b"\r\n\r\nsignedhex=00")
+    bad: list[tuple[Any, str]] = [([], "200 x"), ([5], "400 x"), ({"error": None}, "400 x"), ({"error": [1]}, "404 x")]
+    for body, status in bad:
+        with talking(saying(body, status)) as (url, _), pytest.raises(BadAnswer):
+            RestClient(url).rest_get("v2/x")
+    with talking(saying({"error": "a note", "result": 5}, "299 x")) as (url, _):
+        assert RestClient(url).rest_get("v2/x")["result"] == 5
+
+
+def test_nothing_of_the_environment_reaches_this_very_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login user password hunter2\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        nobody = f"http://127.0.0.1:{closed.getsockname()[1]}/"
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, nobody)
+    with talking(saying({"result": 5})) as (url, heard):
+        assert RpcClient(url).call("balances", {}, retry=False) == 5
+        assert RpcClient(url.replace("127.0.0.1", "localhost")).call("balances", {}, retry=False) == 5
+        monkeypatch.setenv("http_proxy", url)
+        assert RpcClient("http://hub.example/").call("balances", {}, retry=False) == 5
+    assert heard[2].startswith(b"POST http://hub.example/ HTTP/1.1\r\n")
+    assert not any(b"authorization" in request.lower() for request in heard)
