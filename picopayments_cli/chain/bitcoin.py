@@ -150,7 +150,7 @@ class _Cookie:
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
         try:
-            user, _, password = self._path.read_text().strip().partition(":")
+            user, _, password = self._path.read_bytes().strip().partition(b":")
         except OSError as error:
             raise NodeUnreachable(
                 f"The cookie file {self._path} can't be read ({error.strerror}). Start the node, or give its user and "

@@ -45,6 +45,7 @@ PAGE, MEMPOOL_PAGE = 25, 50  # confirmed and unconfirmed transactions that a pag
 _ADDRESSES = _OUTPOINTS = 50  # in one URL
 _TRANSACTIONS = 100  # in one call
 _LIMIT = 1000
+_PAGES = 1000  # of balances: more than anybody has
 _AT_ONCE = 8  # questions to a node
 _RATE_FLOOR = 1024  # sat/kvB that the node tells where Bitcoin Core has 1 sat/vB or less
 _NETWORK_NAMES = {"testnet": "testnet3"}
@@ -271,14 +272,14 @@ class NodeChain:
 
     def _pages(self, path: str, params: Mapping[str, str | int]) -> Iterator[Any]:
         cursor: dict[str, str | int] = {}
-        seen = set()
+        seen: set[int | str] = set()
         while True:
             answer = self._rest.rest_get(path, self._fresh({**params, **cursor, "limit": _LIMIT}))
             yield from members(answer.get("result"), "rows")
             following = answer.get("next_cursor")
             if following is None:
                 return
-            if not isinstance(following, (int, str)) or following in seen:
+            if not isinstance(following, (int, str)) or following in seen or len(seen) == _PAGES:
                 raise self._rest.bad(path, "pages without end")
             seen.add(following)
             cursor = {"cursor": following}
