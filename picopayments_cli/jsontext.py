@@ -43,7 +43,7 @@ _decode: Callable[[str], Any] = json.JSONDecoder(parse_constant=_no_constant, pa
 
 def _deeper(value: Any, limit: int) -> bool:
     level = [value]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         level = [
             child
             for node in level

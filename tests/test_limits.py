@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import socket
 import threading
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -172,3 +174,155 @@ def test_headers_without_end_are_not_kept() -> None:
             with pytest.raises(OSError):  # noqa: PT011
                 connection.sendall(b"X: x\r\n" * 10_000_000)
         assert requests.post(url, json=CALL, timeout=WAIT).status_code == 200
+
+
+# Borders ------------------------------------------------------------------------------------------------------------
+
+
+def wait_of(limiter: Limiter, address: str = "203.0.113.1") -> float:
+    """How long an address is told to wait; 0 where it may go on."""
+    try:
+        with limiter.request(address):
+            return 0
+    except TooMuch as error:
+        return error.seconds
+
+
+def test_the_limits_that_are_documented() -> None:
+    assert Limits() == Limits(calls=100.0, size=1_000_000.0, burst=20.0, open_requests=20, addresses=10_000)
+    assert (web.MAX_CONNECTIONS, web.MAX_CONNECTIONS_EACH) == (500, 100)
+    assert (web.MAX_BATCH, web.MAX_HEAD_BYTES) == (1000, 65_536)
+    assert web.BODY_SECONDS == web.HEAD_SECONDS == 30
+
+
+@pytest.mark.parametrize(
+    ("calls", "size", "wait"),
+    [
+        (3, 0, 0.0),  # a call is left
+        (4, 0, 1 / 2 + 1),
+        (10, 0, 7 / 2 + 1),
+        (0, 400, 0.0),  # nothing is left, nothing is owed
+        (0, 401, 1 / 100 + 1),
+        (0, 900, 5 + 1),
+        (10, 900, 5 + 1),  # the longer one
+        (20, 900, 17 / 2 + 1),
+    ],
+)
+def test_what_is_left_and_what_is_owed(calls: int, size: int, wait: float) -> None:
+    clock = Clock()
+    limiter = Limiter(Limits(calls=2.0, size=100.0, burst=2.0), clock)  # 4 calls and 200 bytes
+    with limiter.request("203.0.113.1") as spend:
+        spend(0, -1000)  # no more than a full bucket, whatever was given back
+    clock.now += 1
+    with limiter.request("203.0.113.1") as spend:
+        spend(calls, size - 200)
+    assert wait_of(limiter) == pytest.approx(wait)
+    if wait:
+        clock.now += wait - 1 - 0.001
+        assert 1 < wait_of(limiter) < 1.01
+        clock.now += 0.002
+        assert wait_of(limiter) == 0
+
+
+def test_who_was_not_seen_for_longest_is_forgotten() -> None:
+    limiter = Limiter(Limits(calls=1.0, burst=1.0, addresses=3), Clock())
+    for address in ("203.0.113.1", "203.0.113.2", "203.0.113.3"):
+        with limiter.request(address) as spend:
+            spend(5, 0)
+    assert wait_of(limiter, "203.0.113.1") == 6  # 1 is owed by all, and this one was seen last
+    assert wait_of(limiter, "203.0.113.4") == 0
+    assert wait_of(limiter, "203.0.113.3") == wait_of(limiter, "203.0.113.1") == 6
+    assert wait_of(limiter, "203.0.113.2") == 0
+
+
+def test_a_request_that_fails_is_not_under_way_any_more() -> None:
+    limiter = Limiter(Limits(open_requests=1), Clock())
+    with contextlib.suppress(KeyError), limiter.request("203.0.113.1"):
+        assert wait_of(limiter) == 1
+        assert wait_of(limiter, "203.0.113.2") == 0
+        raise KeyError
+    assert wait_of(limiter) == 0
+    with limiter.request(None), limiter.request("127.0.0.1") as spend:
+        spend(10**9, 10**12)
+    assert wait_of(limiter, "127.0.0.1") == 0
+
+
+def test_each_call_of_a_batch_is_counted() -> None:
+    limits = Limits(calls=0.001, size=1_000_000.0, burst=10_000.0)  # 10 calls
+    with json_rpc({"nothing": nothing}, limits=limits) as url:
+        cases: list[tuple[Any, list[int]]] = [([CALL] * 9, [200, 429]), ([CALL] * 8, [200, 200, 429])]
+        for body, statuses in [*cases, (CALL, [200] * 9 + [429])]:
+            address = {"X-Forwarded-For": f"203.0.113.{len(statuses)}"}
+            assert requests.post(url, json=body, headers=address, timeout=WAIT).status_code == 200
+            found = [requests.post(url, json=CALL, headers=address, timeout=WAIT) for _ in statuses]
+            assert [reply.status_code for reply in found] == statuses
+            assert found[-1].headers["Connection"] == "close"
+            assert int(found[-1].headers["Retry-After"]) >= 1
+        for text in ("[", "[]", json.dumps([CALL] * 1001)):  # one call each, whatever stands in them
+            address = {"X-Forwarded-For": f"203.0.114.{len(text) % 200}"}
+            found = [requests.post(url, data=text, headers=address, timeout=WAIT) for _ in range(11)]
+            assert [reply.status_code for reply in found] == [200] * 10 + [429]
+
+
+def ask(connection: socket.socket, *headers: str, body: bytes = b"{}") -> bytes:
+    """The answer to a request."""
+    lines = ["POST /api/ HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+    connection.sendall("\r\n".join(lines).encode() + b"\r\n\r\n" + body)
+    answer = b""
+    while part := connection.recv(1000):
+        answer += part
+        head, _, rest = answer.partition(b"\r\n\r\n")
+        length = re.search(rb"content-length: (\d+)", head)
+        if rest and length and len(rest) == int(length[1]):
+            break
+    return answer
+
+
+def test_the_last_connection_of_an_address_is_served() -> None:
+    with json_rpc({"nothing": nothing}) as url, contextlib.ExitStack() as stack:
+
+        def connect(host: str) -> socket.socket:
+            return stack.enter_context(socket.create_connection(("127.0.0.1", urlsplit(url).port), WAIT, (host, 0)))
+
+        for _ in range(web.MAX_CONNECTIONS_EACH - 1):
+            connect("127.0.0.9")
+        last = connect("127.0.0.9")
+        assert ask(last).startswith(b"HTTP/1.1 200")
+        for refused in (connect("127.0.0.9"), connect("127.0.0.9")):
+            assert refused.recv(1000).startswith(b"HTTP/1.1 429")
+            assert refused.recv(1000) == b""
+        assert ask(connect("127.0.0.8")).startswith(b"HTTP/1.1 200")
+        assert ask(last).startswith(b"HTTP/1.1 200")
+        last.close()
+        for _ in range(web.MAX_CONNECTIONS_EACH + 1):
+            connect("127.0.0.1")  # this machine's own
+        assert ask(connect("127.0.0.1")).startswith(b"HTTP/1.1 200")
+
+
+def test_the_headers_of_a_request_have_a_limit_and_its_body_another() -> None:
+    with (
+        json_rpc({"nothing": nothing}) as url,
+        socket.create_connection(("127.0.0.1", urlsplit(url).port), WAIT) as connection,
+    ):
+        for _ in range(3):
+            assert ask(connection, "X: " + "x" * 60_000).startswith(b"HTTP/1.1 200")
+            assert ask(connection, body=b" " * 200_000).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"POST /api/ HTTP/1.1\r\nHost: x\r\nX: " + b"x" * 66_000)
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(1000) == b""
+
+
+def test_an_answer_may_take_longer_than_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "HEAD_SECONDS", 0.2)
+    idle: list[socket.socket] = []
+
+    def slow() -> str:
+        return "closed" if idle[0].recv(1000) == b"" else "said"
+
+    with json_rpc({"slow": slow}, slow={"slow"}) as url:
+        port = urlsplit(url).port
+        with socket.create_connection(("127.0.0.1", port), WAIT) as connection:
+            for _ in range(2):
+                with socket.create_connection(("127.0.0.1", port), WAIT) as other:
+                    idle[:] = [other]  # closed by the server once it has waited for long enough
+                    assert b'"closed"' in ask(connection, body=json.dumps(CALL | {"method": "slow"}).encode())

@@ -24,6 +24,7 @@ from servers import json_rpc
 
 from picopayments_cli import web
 from picopayments_cli.channel.errors import HubUnreachable, InvalidSetting, PortUnusable, UnknownHandle
+from picopayments_cli.jsontext import MAX_DEPTH, parse_json
 from picopayments_cli.rpc import RpcClient
 from picopayments_cli.web import JsonRpcEndpoint, RawJson, WebServer
 
@@ -251,6 +252,54 @@ def test_replies_do_not_wait_for_acknowledgements() -> None:
             connection.getresponse().read()
         connection.close()
         assert time.monotonic() - start < 1.5  # with Nagle's algorithm: 40 ms each
+
+
+def test_a_body_to_its_limit() -> None:
+    with json_rpc({"echo": echo}, max_bytes=1000) as url:
+        for size, status in ((999, 200), (1000, 200), (1001, 413)):
+            for data in (b" " * size, iter([b" " * 500, b" " * (size - 500)])):
+                reply = requests.post(url, data=data, timeout=20)
+                assert reply.status_code == status
+                assert ("close" in reply.headers.get("Connection", "")) == (status == 413)
+    with json_rpc({"echo": echo}) as url:
+        assert requests.post(url, data=b" " * 1_000_000, timeout=20).status_code == 200
+        assert requests.post(url, data=b" " * 1_000_001, timeout=20).status_code == 413
+
+
+def test_batches_and_ids_to_their_limits() -> None:
+    assert len(answer([{"method": "echo", "id": 1}] * web.MAX_BATCH)) == web.MAX_BATCH
+    assert answer([5]) == [answer(5)]
+    ids: list[Any] = ["x", "", 0, -1, 1.5, None, True]
+    for number in ids:
+        assert answer({"method": "echo", "id": number}) == {"result": {}, "id": number, "jsonrpc": "2.0"}
+        assert answer({"method": "nowhere", "id": number})["id"] == number
+    others: list[Any] = [[], {}, [1], {"a": 1}]
+    for number in others:
+        assert answer({"method": "echo", "id": number})["id"] is None
+    for params in (5, "x", True, 0, "", False):
+        assert answer({"method": "echo", "params": params, "id": 1})["error"]["code"] == -32600
+    assert answer({"method": "echo"}) == {"result": {}, "id": None, "jsonrpc": "2.0"}
+    assert answer({"method": "broken", "jsonrpc": "2.0"}) is answer({"method": "no", "jsonrpc": "2.0"}) is None
+    assert answer({"params": {}, "id": 1})["error"]["code"] == -32600
+
+
+@pytest.mark.parametrize("opened", [b"[", b'{"a":'])
+def test_json_is_nested_to_a_depth(opened: bytes) -> None:
+    closed = b"]" if opened == b"[" else b"}"
+
+    def nested(depth: int, inside: bytes) -> bytes:
+        return opened * depth + inside + closed * depth
+
+    for inside in (b"0", b'"["', b'"[[[[{{{{"'):
+        assert parse_json(nested(MAX_DEPTH, inside)) == json.loads(nested(MAX_DEPTH, inside))
+        with pytest.raises(ValueError, match="deep"):
+            parse_json(nested(MAX_DEPTH + 1, inside))
+    assert parse_json(nested(MAX_DEPTH - 1, b"[]")) == json.loads(nested(MAX_DEPTH - 1, b"[]"))
+    with pytest.raises(ValueError, match="deep"):
+        parse_json(b"[0,{},[" + nested(MAX_DEPTH - 1, b"0") + b"]]")
+    wide = b"[" + b"[]," * 500 + b"{}]"
+    assert parse_json(wide) == json.loads(wide)
+    assert parse_json(b'["\\ud83d\\ude00", "\\u00e9", 1e308]') == ["\U0001f600", "é", 1e308]
 
 
 # Start and stop -----------------------------------------------------------------------------------------------------
