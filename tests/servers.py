@@ -87,6 +87,12 @@ def saying(body: bytes | str | Any, status: str = "200 OK", headers: str = "") -
     return lambda connection: connection.sendall(head.encode() + data)
 
 
+def busy_once(body: Any) -> Talk:
+    """A talk of HTTP 503 at first, and of this reply the next time."""
+    turns = iter([saying(b"", "503 Service Unavailable"), saying(body)])
+    return lambda connection: next(turns)(connection)  # noqa: PLW0108
+
+
 def port_of(url: str) -> int:
     """The port that a URL names."""
     return urlsplit(url).port or 0

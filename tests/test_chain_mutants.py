@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
-from servers import json_rpc
+from servers import busy_once, json_rpc, talking
 from test_assets import CHILD, LONGNAME, told
 from test_chain_answers import (
     ADDRESS,
@@ -18,6 +18,7 @@ from test_chain_answers import (
     OLD_ID,
     OLD_RAW,
     QUERY,
+    RAWS,
     TESTNET,
     TIP,
     changed,
@@ -216,10 +217,15 @@ def listening_hub(**answers: Callable[..., Any]) -> Iterator[tuple[HubChain, lis
 
 
 def test_a_hub_is_asked_for_all_at_once_and_for_what_waits_too() -> None:
-    txids = [bytes([number]) * 32 for number in range(101)]
-    with listening_hub(getrawtransaction_batch=lambda txhash_list: {}) as (chain, heard):
+    txids = [OLD_ID, *(bytes([number]) + bytes(31) for number in range(99)), NEW_ID]
+
+    def batch(txhash_list: list[str]) -> dict[str, str]:
+        return {txid: RAWS[txid] for txid in txhash_list if txid in RAWS}
+
+    with listening_hub(getrawtransaction_batch=batch) as (chain, heard):
         query = Query(coins=[ADDRESS, ADDRESS], history=[OTHER], balances=[OTHER], transactions=[*txids, txids[0]])
-        chain.view(Query(history=[OTHER], transactions=[*txids, txids[0]]))
+        known = chain.view(Query(history=[OTHER], transactions=[*txids, txids[0]])).transactions
+        assert known == {OLD_ID: OLD_RAW, NEW_ID: NEW_RAW}
         assert [params for _, params in heard[2:4]] == [
             {"txhash_list": [shown(txid) for txid in txids[:100]]},
             {"txhash_list": [shown(txids[100])]},
@@ -266,10 +272,10 @@ def test_a_hub_is_asked_about_a_hundred_coins_at_a_time() -> None:
     coins = [Outpoint(OLD_ID, number) for number in range(101)]
 
     def told_of(utxos: list[str]) -> dict[str, bool]:
-        return {utxo: utxo.endswith("00") for utxo in utxos}
+        return {utxo: utxo.endswith((":0", ":100")) for utxo in utxos}
 
     with listening_hub(utxos_with_balances=told_of) as (chain, heard):
-        assert chain.attached(coins) == {coins[100]}
+        assert chain.attached(coins) == {coins[0], coins[100]}
         assert [params["utxos"] for _, params in heard] == [[str(coin) for coin in coins[:100]], [str(coins[100])]]
     for lie in ({}, {str(coins[0]): None}, {str(coins[0]): 1}, {str(coins[0]): "false"}, [str(coins[0])]):
         with listening_hub(utxos_with_balances=lambda utxos, lie=lie: lie) as (chain, _), pytest.raises(BadAnswer):
@@ -297,3 +303,17 @@ def test_a_hub_is_handed_the_transaction() -> None:
         with pytest.raises(BroadcastRefused):
             chain.broadcast(NEW_RAW[:-1])
         assert len(heard) == 1
+
+
+def test_what_is_asked_of_a_hub_that_is_busy_is_asked_again() -> None:
+    coin, batch = Outpoint(OLD_ID, 0), [{"result": HUB["get_running_info"], "id": number} for number in (0, 1)]
+    cases: list[tuple[Callable[[HubChain], Any], Any, Any]] = [
+        (lambda chain: chain.view(Query()).height, batch, TIP),
+        (lambda chain: chain.asset("TEST").number, {"result": [told("TEST", 337135)]}, 337135),
+        (lambda chain: chain.attached([coin]), {"result": {str(coin): True}}, {coin}),
+        (lambda chain: chain.broadcast(NEW_RAW), {"result": "anything"}, NEW_ID),
+    ]
+    for ask, reply, expected in cases:
+        with talking(busy_once(reply)) as (url, heard):
+            assert ask(HubChain(RpcClient(url), TESTNET)) == expected
+            assert len(heard) == 2

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-from servers import saying, serving, talking
+from servers import busy_once, saying, serving, talking
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -193,19 +193,24 @@ def test_what_a_node_is_asked() -> None:
 
 def test_a_node_is_asked_in_parts() -> None:
     addresses = [str(address_of_script(TESTNET, b"\xa9\x14" + bytes(19) + bytes([n]) + b"\x87")) for n in range(51)]
-    txids = [bytes([number]) * 32 for number in range(101)]
-    with listening_node({"addresses/balances": {"result": []}, UTXOS: {"result": []}}) as (chain, heard):
+    txids = [OLD_ID, *(bytes([number]) + bytes(31) for number in range(99)), NEW_ID]
+
+    def batch(txhash_list: list[str]) -> dict[str, str]:
+        return {txid: RAWS[txid] for txid in txhash_list if txid in RAWS}
+
+    with listening_node({"addresses/balances": {"result": []}, UTXOS: {"result": []}}, batch) as (chain, heard):
         view = chain.view(Query(coins=addresses, balances=addresses, transactions=[*txids, txids[0]]))
     assert view.balances == {address: {"BTC": 0} for address in addresses}
+    assert view.transactions == {OLD_ID: OLD_RAW, NEW_ID: NEW_RAW}
     for path in (UTXOS, "addresses/balances"):
         parts = [params["addresses"].split(",") for at, params in heard if at == path]
         assert parts == [addresses[:50], addresses[50:]]
     batches = [params["txhash_list"].split() for at, params in heard if at == "batch"]
     assert batches == [[shown(txid) for txid in txids[:100]], [shown(txids[100])]]
     coins = [Outpoint(OLD_ID, number) for number in range(51)]
-    told = {"result": {str(coin): coin.vout == 50 for coin in coins}}
+    told = {"result": {str(coin): coin.vout in (0, 50) for coin in coins}}
     with listening_node({"utxos/withbalances": told}) as (chain, heard):
-        assert chain.attached(coins) == {coins[50]}
+        assert chain.attached(coins) == {coins[0], coins[50]}
         assert [params["utxos"].count(":") for _, params in heard] == [50, 1]
 
 
@@ -303,6 +308,11 @@ def listed(confirmed: int, waiting: int) -> tuple[list[dict[str, Any]], dict[str
     raws = {shown(tx.GetTxid()): tx.serialize().hex() for tx in many}
     states = [OLD_STATUS] * confirmed + [WAITING] * waiting
     return [{"txid": txid, "status": state} for txid, state in zip(raws, states, strict=True)], raws | RAWS
+
+
+def test_the_limits_of_a_nodes_lists() -> None:
+    assert (PAGE, MEMPOOL_PAGE) == (25, 50)  # Esplora's
+    assert (node_module._LIMIT, node_module._PAGES) == (1000, 1000)
 
 
 @pytest.mark.parametrize(
@@ -479,3 +489,10 @@ def test_a_broadcast_that_bitcoin_core_refuses() -> None:
         with pytest.raises(BroadcastRefused):
             one.broadcast(b"\0" + OLD_RAW)
         assert len(heard) == 1
+
+
+def test_what_is_asked_of_a_node_that_is_busy_is_asked_again() -> None:
+    for made in (lambda url: NodeChain(url, TESTNET), BitcoinNode):
+        with talking(busy_once({"result": shown(OLD_ID)})) as (url, heard):
+            assert made(url).broadcast(OLD_RAW) == OLD_ID
+            assert len(heard) == 2

@@ -15,6 +15,7 @@ import pytest
 from servers import Talk, json_rpc, saying, talking
 
 from picopayments_cli import rpc as rpc_module
+from picopayments_cli import web
 from picopayments_cli.channel.errors import (
     BadAnswer,
     HubRefused,
@@ -251,6 +252,13 @@ def test_rest_refusals() -> None:
 
 
 # Borders ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_limits_of_an_answer() -> None:
+    assert rpc_module.MAX_ANSWER == 64_000_000
+    assert list(rpc_module.TIMEOUT) == [10, 60]
+    assert (rpc_module.MAX_TEXT, rpc_module.RETRIES) == (2000, 2)
+    assert rpc_module.BATCH <= web.MAX_BATCH // 2
 
 
 def refused_with(error: Any, status: str = "200 OK") -> PicopaymentsError:

@@ -285,6 +285,7 @@ def test_batches_and_ids_to_their_limits() -> None:
 
 @pytest.mark.parametrize("opened", [b"[", b'{"a":'])
 def test_json_is_nested_to_a_depth(opened: bytes) -> None:
+    assert MAX_DEPTH == 64
     closed = b"]" if opened == b"[" else b"}"
 
     def nested(depth: int, inside: bytes) -> bytes:
