@@ -87,10 +87,15 @@ def saying(body: bytes | str | Any, status: str = "200 OK", headers: str = "") -
     return lambda connection: connection.sendall(head.encode() + data)
 
 
+def in_turn(*talks: Talk) -> Talk:
+    """These talks, one for each connection."""
+    following = iter(talks)
+    return lambda connection: next(following)(connection)  # noqa: PLW0108
+
+
 def busy_once(body: Any) -> Talk:
     """A talk of HTTP 503 at first, and of this reply the next time."""
-    turns = iter([saying(b"", "503 Service Unavailable"), saying(body)])
-    return lambda connection: next(turns)(connection)  # noqa: PLW0108
+    return in_turn(saying(b"", "503 Service Unavailable"), saying(body))
 
 
 def port_of(url: str) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-from servers import busy_once, saying, serving, talking
+from servers import busy_once, in_turn, saying, serving, talking
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -496,3 +497,32 @@ def test_what_is_asked_of_a_node_that_is_busy_is_asked_again() -> None:
         with talking(busy_once({"result": shown(OLD_ID)})) as (url, heard):
             assert made(url).broadcast(OLD_RAW) == OLD_ID
             assert len(heard) == 2
+
+
+def test_a_node_has_the_time_and_the_attempts_that_it_is_given() -> None:
+    def silent(connection: socket.socket) -> None:
+        connection.recv(1)
+
+    told: dict[str, Any] = {"timeout": (1.0, 0.2), "retries": 0}
+    for made in (lambda url: NodeChain(url, TESTNET, **told), lambda url: BitcoinNode(url, **told)):
+        with talking(silent) as (url, heard), pytest.raises(NodeUnreachable, match=r"within 0\.2 s"):
+            made(url).broadcast(OLD_RAW)
+        with talking(saying(b"", "503 x")) as (url, heard), pytest.raises(NodeUnreachable):
+            made(url).broadcast(OLD_RAW)
+        assert len(heard) == 1
+    for second, reason in ((silent, r"within 0\.2 s"), (saying(b"", "503 x"), "503")):
+        with (
+            talking(in_turn(saying({"error": "no"}, "400 x"), second)) as (url, heard),
+            pytest.raises(NodeUnreachable, match=reason),
+        ):
+            NodeChain(url, TESTNET, **told).broadcast(OLD_RAW)  # the second question is whether the node has it
+        assert len(heard) == 2
+        assert heard[1].startswith(b"POST /v1/ HTTP/1.1\r\n")
+
+
+def test_a_ledger_is_waited_for_as_long_as_told() -> None:
+    behind = {"result": NODE[""] | {"counterparty_height": TIP - 1}}
+    with listening_node({"": [behind, behind, *[{"result": NODE[""]}] * 2]}) as (chain, heard):
+        patient = NodeChain(chain._rest.url, TESTNET, patience=60)
+        assert patient.view(Query()).height == TIP
+        assert [path for path, _ in heard].count("") == 4
