@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_support import REGTEST
+from regtest_support import REGTEST
 
 from picopayments_cli.channel.errors import (
     DatabaseOutdated,
@@ -196,6 +197,17 @@ def test_a_folder_is_of_one_hub_of_a_network(folder: Folder) -> None:
     assert (folder.basedir / "hub.regtest.lock").stat().st_mode & 0o777 == 0o600
 
 
+def test_the_folders_of_a_new_hub_are_its_owners_only(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "new" / "hub", REGTEST)
+    for _ in range(2):
+        with folder.locked():
+            assert folder.basedir.stat().st_mode & 0o777 == 0o700
+    path = tmp_path / "other" / "new" / "x.db"
+    for _ in range(2):
+        SqliteFile(path).close()
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+
+
 def test_a_database_is_missed_where_a_hub_has_run_and_only_there(folder: Folder) -> None:
     path = folder.basedir / "regtest.db"
     folder.check_database(path)
@@ -260,6 +272,11 @@ def test_it_is_counted_now_and_then_and_at_the_end(counted: Counted) -> None:
     assert counted.written() == 2
 
 
+def test_what_is_written_first_is_counted_whenever_it_is(counted: Counted) -> None:
+    counted.witness.check()
+    assert counted.written(at_once=False) == 1
+
+
 def test_nothing_is_counted_before_the_age_was_seen(counted: Counted) -> None:
     counted.book.changed = True
     counted.witness.note(at_once=True)
@@ -313,8 +330,11 @@ def test_a_new_database_beside_a_count_is_an_outdated_one(counted: Counted, tmp_
 
 
 def refusal(action: Callable[[], object]) -> str:
+    """The name of an error that leaves no file open."""
+    before = os.listdir("/proc/self/fd")
     with pytest.raises(PicopaymentsError) as caught:
         action()
+    assert len(os.listdir("/proc/self/fd")) == len(before)
     return caught.value.name
 
 

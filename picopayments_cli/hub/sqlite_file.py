@@ -22,7 +22,6 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         """Make the file where there is none, for its owner only. Raises StoreLocked, StoreUnusable, OSError."""
-        self._path = path
         self._parts = tuple(path.with_name(path.name + end) for end in ("", "-wal", "-shm"))
         self._known: dict[Path, tuple[int, int]] = {}
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
