@@ -257,6 +257,40 @@ def test_after_a_restore_the_commit_is_the_one_that_its_client_shows(tmp_path: P
         assert alice.close()["spend_secret"] is None
 
 
+def test_a_close_shows_that_the_database_is_old_too(tmp_path: Path) -> None:
+    with running_desk(tmp_path) as desk:
+        story = Story(desk)
+        alice, carol = story.alice, story.carol
+        alice.sync(7)
+        said = standing(alice.duplex.sending)
+        story.restore()
+        assert desk.account(carol.handle).stage == "open"
+        alice.close(None, said)
+        newest = alice.duplex.sending
+        assert published(desk, newest) == [commit_of(desk, newest, newest.active[-1])]
+        account = desk.account(carol.handle)
+        assert (account.stage, account.restored) == ("closing", True)
+
+
+def test_a_close_that_shows_what_the_database_has_closes_that_connection_alone(tmp_path: Path) -> None:
+    with running_desk(tmp_path) as desk:
+        story = Story(desk)
+        story.alice.close(None, standing(story.alice.duplex.sending))
+        assert {desk.account(hand.handle).stage for hand in (story.bob, story.carol)} == {"open"}
+        assert not desk.account(story.alice.handle).restored
+
+
+def test_a_close_by_old_files_ends_the_connection_by_what_the_hub_has(tmp_path: Path) -> None:
+    with running_desk(tmp_path) as desk:
+        story = Story(desk)
+        alice = story.alice
+        alice.sync(7)
+        highest = alice.duplex.sending.active[-1]
+        alice.close(alice.secrets.spend, Half((), offer_of(story.then, story.given_back[-1])))
+        assert published(desk, story.then) == [commit_of(desk, alice.duplex.sending, highest)]
+        assert desk.account(story.carol.handle).stage == "open"
+
+
 def test_a_client_can_not_deny_what_was_not_given_back(tmp_path: Path) -> None:
     with running_desk(tmp_path) as desk:
         story = Story(desk)

@@ -34,7 +34,7 @@ def ask(desk: Desk, method: str, **params: Any) -> Any:
     return json.loads(desk.call(method, params))
 
 
-def filtered(*pairs: tuple[str, Any], op: str = "==") -> list[dict[str, Any]]:
+def filtered(*pairs: tuple[Any, Any], op: str = "==") -> list[dict[str, Any]]:
     return [{"field": field, "op": op, "value": value} for field, value in pairs]
 
 
@@ -166,10 +166,10 @@ def test_transactions_are_told_a_hundred_at_a_time(desk: Desk) -> None:
     assert list(ask(desk, "getrawtransaction_batch", txhash_list=asked)) == [second, first]
     told = ask(desk, "getrawtransaction_batch", txhash_list=[first] * 100)
     assert told == {first: desk.raw(first).hex()}
-    for wrong in ([first] * 101, first, None, {first: 1}):
-        assert desk.name_of("getrawtransaction_batch", {"txhash_list": wrong}) == "InvalidParams"
-    for wrong in ([first, 5], [None], [first[2:]]):
-        assert desk.name_of("getrawtransaction_batch", {"txhash_list": wrong}) == "InvalidHex"
+    for no_list in ([first] * 101, first, None, {first: 1}):
+        assert desk.name_of("getrawtransaction_batch", {"txhash_list": no_list}) == "InvalidParams"
+    for no_txids in ([first, 5], [None], [first[2:]]):
+        assert desk.name_of("getrawtransaction_batch", {"txhash_list": no_txids}) == "InvalidHex"
 
 
 def test_a_transaction_is_handed_on_whole_and_seen_at_once(desk: Desk) -> None:
