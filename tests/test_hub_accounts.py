@@ -102,6 +102,7 @@ def test_a_connection_is_read_as_it_was_written_all_its_life(desk: Desk, alice: 
     check_reading(desk, alice, bob)
     pay(bob, alice, 5)
     pay(alice, bob, 7)
+    alice.close()
     alice.close(alice.secrets.spend)
     check_reading(desk, alice, bob)
     bob.close()

@@ -14,7 +14,7 @@ from picopayments_cli.channel.duplex import standing
 from picopayments_cli.channel.messages import SyncReply, SyncRequest, close_request
 from picopayments_cli.channel.recovery import settle_height
 from picopayments_cli.channel.transactions import spent_outpoints
-from picopayments_cli.channel.values import Hash, Secret, hash_of
+from picopayments_cli.channel.values import Hash, Outpoint, Secret, hash_of
 
 FEE = 1  # for a sync
 
@@ -141,6 +141,33 @@ def test_dust_on_another_clients_commit_hinders_nobody(
     return_to(carol, 0)
 
 
+def spends(desk: Desk, script: bytes) -> list[str]:
+    """The transactions of the mempool that spend a coin of a script, by txid."""
+    rows = desk.rows(f"select txid, vout from outputs where script = x'{script.hex()}'")
+    coins = {Outpoint(bytes(txid), vout) for txid, vout in rows}
+    assert coins
+    return [txid for txid in desk.mempool() if coins.intersection(spent_outpoints(parsed(desk.raw(txid))))]
+
+
+def test_what_comes_to_a_commit_that_was_given_back_is_taken_away_and_to_others_left(
+    desk: Desk, alice: Hand, bob: Hand
+) -> None:
+    kept, old = receive(alice, bob, 50), receive(alice, bob, 100)
+    return_to(bob, 50)
+    scripts = [bob.duplex.receiving.commit_script(item).output for item in (old, kept)]
+    for script in scripts:
+        desk.node.rpc("faucet", address=address_of(script), btc=20_000)
+    desk.mine()
+    desk.hub.once()
+    (taken,) = spends(desk, scripts[0])
+    assert spends(desk, scripts[1]) == []
+    desk.mine()
+    desk.mine()
+    assert spends(desk, scripts[0]) == []
+    assert desk.node.bitcoin("getrawtransaction", taken, True)["confirmations"] == 2
+    assert desk.account(bob.handle).stage == "open"
+
+
 # mph_close ----------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +239,27 @@ def test_the_clients_secret_is_left_alone_where_it_has_a_commit_and_it_is_told(
     assert reply["commit"] == {"rawtx": said.offer.raw.hex(), "script": said.offer.script.hex()}
     assert reply["revokes"] == [secret.hex() for secret in said.revokes]
     assert len(reply["revokes"]) == 1
+
+
+def test_a_close_of_a_connection_that_opens_ends_it_and_of_one_that_is_closed_changes_nothing(
+    desk: Desk, alice: Hand
+) -> None:
+    opening = Hand(desk, "opening")
+    opening.agree()
+    assert opening.close()["spend_secret"] is not None
+    assert desk.account(opening.handle).stage in ("closing", "closed")
+    opening.fund()
+    desk.mine()
+    desk.mine()
+    assert desk.account(opening.handle).stage in ("closing", "closed")
+    assert desk.account(opening.handle).deposit_raw is None
+    alice.close(alice.secrets.spend)
+    for _ in range(4):
+        desk.mine()
+    assert desk.account(alice.handle).stage == "closed"
+    before = desk.mempool()
+    assert alice.close()["spend_secret"] is not None
+    assert (desk.account(alice.handle).stage, desk.mempool()) == ("closed", before)
 
 
 def test_what_waits_for_one_who_closes_goes_back_to_its_payer(desk: Desk, alice: Hand, bob: Hand) -> None:
