@@ -21,6 +21,7 @@ from picopayments_cli.channel.messages import (
     ConnectRequest,
     DepositMessage,
     Receipt,
+    Refusal,
     SyncReply,
     SyncRequest,
     close_request,
@@ -65,7 +66,9 @@ class MemoryChain:
 
     def __init__(self) -> None:
         self.tip = Height(START)
+        self.fee_rate = 1
         self.entries: list[Entry] = []
+        self.with_assets: set[Outpoint] = set()  # coins that assets are attached to
         self.granted: list[tuple[bytes, int, int]] = []
         self._made = 0
 
@@ -146,7 +149,7 @@ class MemoryChain:
         known = {entry.txid: entry.raw for entry in self.entries}
         return View(
             self.tip,
-            1,
+            self.fee_rate,
             coins={item: self._coins(scripts[item]) for item in query.coins},
             history={item: self._history(scripts[item]) for item in query.history},
             balances={item: self._named(scripts[item]) for item in query.balances},
@@ -158,8 +161,8 @@ class MemoryChain:
         return Asset(name, asset_id(name), name == "XCP")
 
     def attached(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
-        """None: no asset is ever attached to a coin here."""
-        return set()
+        """Those that a test has attached assets to."""
+        return self.with_assets.intersection(outpoints)
 
     def broadcast(self, raw: bytes) -> bytes:
         """Take a transaction into the mempool. Raises BroadcastRefused."""
@@ -239,6 +242,9 @@ class HubAnswers:
         self.handle = handle
         self.refuses: Exception | None = None  # what it answers instead
         self.reveals = True  # its spend secret, at a close
+        self.shows = False  # how its deposit stands, at a close; originals don't
+        self.refusing: set[Token] = set()  # payments that it gives back
+        self.lies: dict[str, Mapping[str, Any]] = {}  # by method, members that it signs in the place of the right ones
         self.to_pay: list[int] = []  # what others have paid to the client
         self.accepted: list[Commit] = []
         self.client_secret: Secret | None = None
@@ -246,6 +252,7 @@ class HubAnswers:
         self._client_hash: Hash
         self._due = 0
         self._drawn: dict[Hash, Secret] = {}
+        self._answers: dict[bytes, dict[str, Any]] = {}
 
     @property
     def script(self) -> bytes:
@@ -253,7 +260,7 @@ class HubAnswers:
         return b"\x76\xa9\x14" + hash160(self.key.pubkey) + b"\x88\xac"
 
     def call(self, method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
-        """The signed reply to a signed request."""
+        """The signed reply to a signed request, the same to the same one."""
         if self.refuses is not None:
             raise self.refuses
         methods: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
@@ -262,8 +269,10 @@ class HubAnswers:
             "mph_sync": self._sync,
             "mph_close": self._close,
         }
-        answer = {**methods[method](params), "request_sha256": envelope.digest(params).hex()}
-        return envelope.seal(self.key, answer)
+        request = envelope.digest(params)
+        if request not in self._answers or method == "mph_close":
+            self._answers[request] = {**methods[method](params), "request_sha256": request.hex()}
+        return envelope.seal(self.key, {**self._answers[request], **self.lies.get(method, {})})
 
     def _draw(self) -> Hash:
         number = len(self._drawn)
@@ -291,7 +300,8 @@ class HubAnswers:
     def _sync(self, body: Mapping[str, Any]) -> dict[str, Any]:
         request = SyncRequest.parse(body)
         taken = pair.accept(self.duplex, request.half)
-        paid = sum(payment.amount for payment in request.payments)
+        back = [item for item in request.payments if item.token in self.refusing]
+        paid = sum(item.amount for item in request.payments if item not in back)
         self._due += taken.net - self.duplex.net - self.terms.sync_fee - paid
         if request.half.offer:
             self.accepted.append(taken.receiving.active[-1])
@@ -304,13 +314,19 @@ class HubAnswers:
             Receipt(self.handle, Quantity(amount), Token(b"paid %d" % amount)) for amount in self.to_pay[:count]
         )
         del self.to_pay[:count]
-        return SyncReply(half, receipts, own).as_json()
+        refused = tuple(Refusal(item.token, "UnknownHandle") for item in back)
+        return SyncReply(half, receipts, own, refused).as_json()
 
     def _close(self, body: Mapping[str, Any]) -> dict[str, Any]:
         given = spend_secret_in(body, HubUnreachable)
         self.client_secret = Secret(given) if given else None
         reveals = self.reveals and not self.duplex.receiving.active
-        return close_request(self.handle, self.secrets.spend if reveals else None)
+        standing = pair.standing(self.duplex.sending) if self.shows else None
+        return close_request(self.handle, self.secrets.spend if reveals else None, standing)
+
+    def owes(self, amount: int) -> None:
+        """Have it move so much more to the client."""
+        self._due += amount
 
     def see(self, anchor: Anchor | None) -> None:
         """Take the client's deposit for confirmed."""

@@ -7,190 +7,26 @@ in memory.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_support import REGTEST, HandHub, MemoryChain
+from memory_support import REGTEST
+from story_support import DELAY, QUANTITY, SILENT, XCP, Story
 
 from picopayments_cli import api
 from picopayments_cli.channel import errors, messages, recovery, state, terms, transactions
-from picopayments_cli.channel.errors import HubUnreachable, PaymentExceedsReceivable
-from picopayments_cli.channel.messages import Payment
+from picopayments_cli.channel.errors import PaymentExceedsReceivable
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import CommitScript, DepositScript, wallet_unlock
-from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Purse
-from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Hash, Pubkey, Quantity, Token
-from picopayments_cli.client import connection as life
-from picopayments_cli.client import opening
+from picopayments_cli.channel.values import Hash, Pubkey
 from picopayments_cli.client import session as sessions
-from picopayments_cli.client.history import Action
-from picopayments_cli.client.record import Connection
-from picopayments_cli.client.session import Session
-from picopayments_cli.client.store import Store
-from picopayments_cli.config import Settings
 from picopayments_cli.hub import chores, methods
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "protocol.rst").read_text(encoding="utf-8")
-XCP, QUANTITY, EXPIRE, DELAY = 1, 1000, 144, 2
-SILENT = HubUnreachable("The hub does not answer.")
-
-
-class Killed(BaseException):
-    """The process ended at a door."""
-
-
-@dataclass
-class Doors:
-    """What went through the doors, and where the process is to be killed."""
-
-    passed: list[str] = field(default_factory=list)
-    deadly: str | None = None
-
-    def through(self, label: str) -> None:
-        self.passed.append(label)
-        self.end_here(label)
-
-    def end_here(self, label: str) -> None:
-        if label == self.deadly:
-            self.deadly = None
-            raise Killed
-
-
-class WatchedStore(Store):
-    """The real files, with somebody at the door."""
-
-    doors: Doors
-
-    def save(self, handle: Handle, document: dict[str, Any], label: str, actions: Sequence[Action] = ()) -> None:
-        super().save(handle, document, label, actions)
-        self.doors.through(f"save {label}")
-
-    def remove(self, handle: Handle) -> None:
-        super().remove(handle)
-        self.doors.through("remove")
-
-
-class WatchedHub:
-    """A hub with somebody at the door."""
-
-    def __init__(self, hub: HandHub, doors: Doors) -> None:
-        self.hub, self.doors, self.url = hub, doors, hub.url
-
-    def call(self, method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
-        self.doors.through(f"call {method}")
-        return self.hub.call(method, params, retry=retry)
-
-
-class WatchedSession(Session):
-    """A session whose hub and chain are in memory."""
-
-    def __init__(self, basedir: Path, hub: HandHub, chain: MemoryChain, doors: Doors) -> None:
-        super().__init__(Settings(REGTEST, basedir, hub_url=hub.url))
-        self.doors = doors
-        store = WatchedStore(basedir, REGTEST)
-        store.doors = doors
-        self.__dict__.update(store=self._stack.enter_context(store), rpc=WatchedHub(hub, doors), chain=chain)
-
-    def broadcast(self, raw: bytes, label: str) -> str:
-        self.doors.through(f"broadcast {label}")
-        txid = super().broadcast(raw, label)
-        self.doors.end_here(f"{label} is out")
-        return txid
-
-
-class Story:
-    """One client, its hub and their chain."""
-
-    def __init__(self, basedir: Path) -> None:
-        self.chain = MemoryChain()
-        self.hub = HandHub(self.chain, Terms(0, 0, 1.0, 0, 12, 1, 5))
-        self.doors = Doors()
-        self.session = WatchedSession(basedir, self.hub, self.chain, self.doors)
-        wallet = self.session.wallet.script
-        self.chain.grant(wallet, XCP, QUANTITY)
-        self.chain.grant(self.hub.script, XCP, QUANTITY)
-        for _ in range(3):
-            self.chain.fund(wallet, 1_000_000)
-
-    @property
-    def connection(self) -> Connection:
-        (found,) = self.session.connections().values()
-        return found
-
-    @property
-    def handle(self) -> str:
-        return self.connection.handle.hex()
-
-    def sync(self) -> list[str]:
-        """The doors that one sync went through, whatever became of it."""
-        self.doors.passed.clear()
-        with suppress(HubUnreachable, PaymentExceedsReceivable, Killed):
-            api.sync(self.session)
-        return list(self.doors.passed)
-
-    def killed_at(self, label: str, step: Callable[[], object]) -> None:
-        self.doors.deadly = label
-        with pytest.raises(Killed):
-            step()
-
-    # The way ---------------------------------------------------------------------------------------------------------
-
-    def connect(self) -> None:
-        opening.connect(self.session, self.chain.asset("XCP"), QUANTITY, EXPIRE, DELAY)
-
-    def open(self) -> None:
-        self.connect()
-        self.chain.mine()
-        self.hub.see(self.connection.duplex.sending.anchor)
-        self.hub.fund()
-        self.chain.mine()
-
-    def queue(self, amount: int) -> None:
-        payment = Payment(Handle(bytes(HANDLE_SIZE)), Quantity(amount), Token(b"token"))
-        life.queue(self.session, self.connection, payment)
-
-    def close(self) -> None:
-        with suppress(HubUnreachable):
-            life.close(self.session, self.connection)
-
-    def close_silently(self) -> None:
-        """Close while the hub does not answer."""
-        self.hub.refuses = SILENT
-        self.close()
-
-    def receive(self, amount: int = 300) -> None:
-        """Open, and receive a payment."""
-        self.open()
-        self.hub.to_pay = [amount]
-        self.sync()
-        assert self.connection.duplex.receiving.moved == amount - 1 or self.connection.duplex.receiving.active
-
-    def pay_and_get_back(self) -> None:
-        """Open, pay, and receive so that the hub gives a commit back."""
-        self.open()
-        self.queue(300)
-        self.sync()
-        self.hub.to_pay = [200]
-        self.sync()
-        assert recovery.exposed(self.connection.duplex.sending)
-
-    def until(self, height: int) -> None:
-        self.chain.mine(height - self.chain.tip)
-
-    @property
-    def deadline(self) -> int:
-        connection = self.connection
-        return recovery.settle_height(connection.duplex.receiving, connection.agreed_height)
-
-    @property
-    def expiry(self) -> int:
-        """The height from which the client's deposit, confirmed a block after the agreement, is old enough."""
-        return self.connection.agreed_height + EXPIRE
 
 
 STATES: dict[str, Callable[[Story], object]] = {}
