@@ -33,7 +33,7 @@ from picopayments_cli.channel.transactions import (
     parse_transaction,
     spent_outpoints,
 )
-from picopayments_cli.channel.values import PUBKEY_SIZE, Handle, Outpoint, Pubkey, from_hex
+from picopayments_cli.channel.values import Handle, Outpoint, Pubkey
 from picopayments_cli.client import legacy
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.record import ASKED, CLOSED, CLOSING, Connection, from_document, to_document
@@ -170,7 +170,12 @@ class Session:
     def hub_key(self) -> Pubkey | None:
         """The key that the hub's URL is bound to, or None where it is new. Raises StoreDamaged."""
         text = self.store.hub_keys().get(self.settings.require_hub_url)
-        return None if text is None else Pubkey(from_hex(text, "hub's key", PUBKEY_SIZE))
+        if text is None:
+            return None
+        key = envelope.named_key({"pubkey": text})
+        if key is None:
+            raise damaged(self.store.hubs_path, "what it holds for the hub is no public key")
+        return key
 
     def pin_hub(self, key: Pubkey) -> None:
         """Bind the hub's URL to its key, from the first answer on."""
