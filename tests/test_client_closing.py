@@ -1,0 +1,399 @@
+"""How a client closes: what leaves the machine, what it believes of the hub's last words, and what comes home."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from channel_support import parsed
+from memory_support import STRANGER
+from story_support import DELAY, QUANTITY, SILENT, XCP, Story, it
+
+from picopayments_cli import api
+from picopayments_cli.channel import recovery
+from picopayments_cli.channel.errors import BroadcastRefused, HubUnreachable, NodeUnreachable, StoreUnusable
+from picopayments_cli.channel.state import finished
+from picopayments_cli.channel.transactions import spent_outpoints, txid_of
+from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.client.record import AGREED, CLOSED, CLOSING
+
+__all__ = ["it"]
+
+
+def closed(it: Story) -> str | None:
+    """Close by command: the commit's txid, if there is one."""
+    return api.close(it.session, it.handle)
+
+
+def shown(it: Story) -> str:
+    """What `status` says of the connection."""
+    return str(api.status(it.session)["connections"][it.handle]["status"])
+
+
+def kinds(it: Story) -> list[str]:
+    """What the history says was published."""
+    return [action["kind"] for action in it.told() if action["action"] == "published"]
+
+
+# At the close -------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_not_agreed_on_is_given_up(it: Story) -> None:
+    it.killed_at("save proposed", it.connect)
+    it.doors.passed.clear()
+    assert closed(it) is None
+    assert it.doors.passed == ["save given up"]
+    assert it.connection.stage == CLOSED
+    assert it.told() == [{"action": "closed"}]
+    it.sync()
+    assert it.connection.stage == CLOSED
+    assert it.chain.held(it.session.wallet.script, XCP) == QUANTITY
+
+
+def test_the_queue_is_paid_before_the_close(it: Story) -> None:
+    it.open()
+    it.queue(100)
+    it.hub.to_pay = [30]
+    assert closed(it) is not None
+    actions = [action["action"] for action in it.told()]
+    assert actions == ["connected", "sent", "fee", "received", "closing", "published"]
+    assert it.hub.accepted[-1].quantity == 101
+
+
+def test_nothing_received_gives_the_secret_and_takes_all_back(it: Story) -> None:
+    it.open()
+    assert closed(it) is None
+    connection = it.connection
+    assert (connection.told, connection.revealed) == (True, True)
+    assert it.hub.client_secret == connection.spend_secret(it.session.wallet.key)
+    assert connection.hub_secret is None  # the hub holds a commit for the fee
+    it.hub.publish(it.hub.accepted[-1])
+    it.chain.mine(DELAY)
+    it.hub.pay_out()
+    it.chain.mine()
+    it.sync()
+    it.chain.mine()
+    it.sync()
+    assert (it.connection.stage, it.chain.held(it.session.wallet.script, XCP)) == (CLOSED, QUANTITY - 1)
+
+
+def test_what_was_received_keeps_the_secret_and_is_published(it: Story) -> None:
+    it.receive()
+    received = it.connection.duplex.receiving
+    txid = closed(it)
+    assert it.hub.client_secret is None
+    assert (it.connection.revealed, it.connection.told) == (False, True)
+    raw = finished(received, it.connection.duplex.receiving.active[-1], it.session.wallet.key)
+    assert txid == txid_of(raw)[::-1].hex()
+    assert it.chain.output(Outpoint(txid_of(raw), 0)) is not None
+    assert kinds(it) == ["commit"]
+
+
+def test_a_silent_hub_is_named_where_nothing_could_be_published(it: Story) -> None:
+    it.open()
+    it.hub.refuses = SILENT
+    with pytest.raises(HubUnreachable):
+        closed(it)
+    assert (it.connection.stage, it.connection.told) == (CLOSING, False)
+
+
+def test_a_silent_hub_keeps_no_commit_from_being_published(it: Story) -> None:
+    it.receive()
+    it.hub.refuses = SILENT
+    assert closed(it) is not None
+    assert kinds(it) == ["commit"]
+
+
+def test_an_unanswered_sync_keeps_the_secret(it: Story) -> None:
+    """The hub may have sent a commit in the answer that was lost."""
+    it.open()
+    it.queue(100)
+    honest = it.hub.call
+
+    def lost(method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
+        answer = honest(method, params, retry=retry)
+        if method == "mph_sync":
+            raise SILENT
+        return answer
+
+    it.hub.call = lost  # type: ignore[method-assign]
+    it.hub.to_pay = [300]
+    assert closed(it) is None
+    assert it.connection.pending is not None
+    assert (it.hub.client_secret, it.connection.revealed) == (None, False)
+
+
+def test_the_answer_to_the_last_sync_is_fetched_before_the_hub_is_told(it: Story) -> None:
+    it.open()
+    it.queue(100)
+    it.hub.to_pay = [300]
+    it.close_silently()
+    it.hub.refuses = None
+    it.sync()
+    assert it.connection.duplex.receiving.moved > 0
+    assert it.hub.client_secret is None
+    assert kinds(it) == ["commit", "change"]
+
+
+def test_files_that_can_not_be_written_are_no_refusal_of_the_hubs(it: Story) -> None:
+    it.open()
+    it.queue(100)
+    honest = it.hub.call
+
+    def unlocked(method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
+        answer = honest(method, params, retry=retry)
+        (it.session.settings.basedir / "regtest.lock").unlink(missing_ok=True)
+        return answer
+
+    it.hub.call = unlocked  # type: ignore[method-assign]
+    with pytest.raises(StoreUnusable):
+        closed(it)
+    assert it.connection.stage == AGREED
+
+
+def test_files_that_can_not_be_written_while_it_closes(it: Story) -> None:
+    it.open()
+    it.queue(100)
+    it.close_silently()
+    it.hub.refuses = None
+    honest = it.hub.call
+
+    def unlocked(method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
+        answer = honest(method, params, retry=retry)
+        (it.session.settings.basedir / "regtest.lock").unlink(missing_ok=True)
+        return answer
+
+    it.hub.call = unlocked  # type: ignore[method-assign]
+    with pytest.raises(StoreUnusable):
+        api.sync(it.session)
+    assert it.connection.pending is not None
+
+
+# The hub's last words -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("secret", ["ab" * 32, "ab", "", "AB" * 32, 5])
+def test_a_spend_secret_that_is_none_is_not_used(it: Story, secret: object) -> None:
+    it.open()
+    it.hub.lies["mph_close"] = {"spend_secret": secret}
+    closed(it)
+    assert (it.connection.hub_secret, it.connection.told) == (None, False)
+    it.hub.lies.clear()
+    it.sync()
+    assert it.connection.told
+
+
+@pytest.mark.parametrize("members", [{"request_sha256": "ab" * 32}, {"pubkey": "ab" * 33}])
+def test_last_words_that_are_not_the_hubs_answer(it: Story, members: Mapping[str, Any]) -> None:
+    it.open()
+    it.hub.lies["mph_close"] = members
+    if "pubkey" in members:
+        it.hub.key = STRANGER
+    closed(it)
+    assert not it.connection.told
+
+
+def test_the_secret_that_the_hub_gives_brings_the_deposit_back_at_once(it: Story) -> None:
+    it.connect()
+    it.chain.mine(3)
+    assert closed(it) is None
+    assert it.connection.hub_secret == it.hub.secrets.spend
+    it.chain.mine()
+    it.sync()
+    assert kinds(it) == ["change"]
+    assert it.connection.stage == CLOSED
+    assert it.chain.held(it.session.wallet.script, XCP) == QUANTITY
+
+
+def received_and_given_back(it: Story) -> tuple[int, int]:
+    """Receive, and give a part back, after a copy was made: the quantities of the lost and of the newest commit."""
+    it.receive(300)
+    folder = it.session.settings.basedir / "regtest.connections"
+    shutil.copytree(folder, folder.with_name("copy"))
+    (older,) = it.connection.duplex.receiving.active
+    it.queue(older.quantity - 1)
+    it.sync()
+    assert it.connection.duplex.receiving.moved == 0
+    it.hub.to_pay = [50]
+    it.sync()
+    (newer,) = it.connection.duplex.receiving.active
+    return older.quantity, newer.quantity
+
+
+def restore(it: Story) -> None:
+    """Put the copy in the place of the connection's file."""
+    folder = it.session.settings.basedir / "regtest.connections"
+    for path in folder.with_name("copy").iterdir():
+        shutil.copy(path, folder / path.name)
+
+
+def test_a_folder_from_a_backup_publishes_what_the_hub_shows_to_count(it: Story) -> None:
+    _, newer = received_and_given_back(it)
+    restore(it)
+    it.hub.shows = True
+    txid = closed(it)
+    active = it.connection.duplex.receiving.active[-1]
+    assert active.quantity == newer
+    assert txid is not None
+    entry = recovery.anchor_spender(it.connection.duplex.receiving, it.chain.facts(it.connection.duplex.receiving))
+    assert entry is not None
+    assert recovery.first_output(entry) == it.connection.duplex.receiving.commit_script(active.revoke_hash).output
+    it.chain.mine(DELAY)
+    it.sync()
+    it.chain.mine()
+    assert it.chain.held(it.session.wallet.script, XCP) == QUANTITY + newer
+
+
+@pytest.mark.parametrize("members", [{"revokes": ["ab"]}, {"revokes": None}, {"commit": 5}, {"commit": {}}])
+def test_last_words_that_make_no_sense_change_nothing(it: Story, members: Mapping[str, Any]) -> None:
+    it.receive()
+    before = it.connection.duplex.receiving.active[-1].quantity
+    it.hub.shows = True
+    it.hub.lies["mph_close"] = members
+    assert closed(it) is not None
+    assert it.connection.duplex.receiving.active[-1].quantity >= before
+    assert it.connection.told
+
+
+def test_a_hub_that_shows_what_is_known_changes_nothing(it: Story) -> None:
+    it.receive()
+    it.hub.shows = True
+    assert closed(it) is not None
+    assert [action["action"] for action in it.told()][-2:] == ["closing", "published"]
+
+
+# Afterwards ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_refused_waits_and_stops_nothing_else(it: Story) -> None:
+    it.receive()
+    honest = it.chain.broadcast
+
+    def picky(raw: bytes) -> bytes:
+        raise BroadcastRefused("Not now.")
+
+    it.chain.broadcast = picky  # type: ignore[method-assign]
+    assert closed(it) is not None
+    assert kinds(it) == []
+    it.chain.broadcast = honest  # type: ignore[method-assign]
+    it.sync()
+    assert kinds(it) == ["commit"]
+    it.chain.mine(DELAY)
+    it.chain.broadcast = picky  # type: ignore[method-assign]
+    it.sync()
+    assert kinds(it) == ["commit"]
+    it.chain.broadcast = honest  # type: ignore[method-assign]
+    it.sync()
+    assert kinds(it) == ["commit", "payout"]
+
+
+def test_what_can_t_wait_pays_the_ceiling_and_no_more(it: Story) -> None:
+    it.connect()
+    it.chain.mine(3)
+    it.chain.fee_rate = 1000
+    closed(it)
+    (change,) = (parsed(entry.raw) for entry in it.chain.entries if entry.height is None)
+    spent = [it.chain.output(outpoint) for outpoint in spent_outpoints(change)]
+    fee = sum(found[0].value for found in spent if found) - sum(out.nValue for out in change.vout)
+    assert 90 <= fee / len(change.serialize()) <= 110
+
+
+def test_what_can_t_wait_spends_no_coin_that_may_carry_assets(it: Story) -> None:
+    it.connect()
+    it.chain.mine(3)
+
+    def silent(outpoints: object) -> set[Outpoint]:
+        raise NodeUnreachable("The node does not answer.")
+
+    it.chain.attached = silent  # type: ignore[method-assign]
+    closed(it)
+    (change,) = (parsed(entry.raw) for entry in it.chain.entries if entry.height is None)
+    deposit = txid_of(it.connection.deposit_raw)
+    assert {outpoint.txid for outpoint in spent_outpoints(change)} == {deposit}
+
+
+def test_the_stages_that_status_shows(it: Story) -> None:
+    it.hub.reveals = False
+    it.connect()
+    assert shown(it) == "opening"
+    it.chain.mine()
+    assert shown(it) == "opening"
+    it.hub.see(it.connection.duplex.sending.anchor)
+    it.hub.fund()
+    assert shown(it) == "opening"
+    it.chain.mine()
+    assert shown(it) == "open"
+    it.until(it.deadline - 1)
+    assert shown(it) == "open"
+    it.until(it.deadline)
+    assert shown(it) == "closing"
+    assert it.connection.stage == AGREED  # looking changes nothing
+    it.sync()
+    assert shown(it) == "closing"
+    it.until(it.expiry)
+    for _ in range(3):
+        it.sync()
+        it.chain.mine()
+    assert shown(it) == "closed"
+    assert kinds(it) == ["expire"]
+
+
+def test_what_is_closed_is_looked_at_until_it_is_final(it: Story) -> None:
+    it.connect()
+    it.chain.mine(3)
+    closed(it)
+    it.chain.mine()
+    it.sync()
+    assert (it.connection.stage, it.connection.final) == (CLOSED, False)
+    it.chain.mine(recovery.FINAL_DEPTH - 2)
+    assert it.sync() == []
+    it.chain.mine()
+    assert it.sync() == ["save final"]
+    assert it.connection.final
+    assert api.sync(it.session) == {}
+
+
+def test_what_a_reorganisation_undoes_is_settled_again(it: Story) -> None:
+    it.connect()
+    it.chain.mine(3)
+    closed(it)
+    it.chain.mine()
+    it.sync()
+    assert shown(it) == "closed"
+    it.chain.disconnect(1)
+    assert shown(it) == "closing"
+    assert it.connection.stage == CLOSED
+    it.sync()
+    assert it.connection.stage == CLOSING
+    it.chain.mine()
+    it.sync()
+    assert it.connection.stage == CLOSED
+    assert kinds(it) == ["change"]
+    assert [action["action"] for action in it.told()].count("closing") == 2
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_a_deposit_that_a_reorganisation_lost_is_published_again_where_the_hub_has_a_claim(
+    it: Story, claimed: bool
+) -> None:
+    if claimed:
+        it.open()
+        it.queue(100)
+        it.sync()
+    else:
+        it.connect()
+    it.hub.reveals = False
+    closed(it)
+    it.chain.drop(txid_of(it.connection.deposit_raw))
+    it.sync()
+    assert (it.doors.passed.count("broadcast deposit") == 1) is claimed
+    it.chain.drop(txid_of(it.connection.deposit_raw))
+    it.until(it.expiry - 1)
+    it.sync()
+    assert (it.doors.passed.count("broadcast deposit") == 1) is claimed
+    it.chain.drop(txid_of(it.connection.deposit_raw))
+    it.until(it.expiry)
+    it.sync()
+    assert "broadcast deposit" not in it.doors.passed
