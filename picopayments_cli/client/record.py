@@ -8,15 +8,29 @@ from typing import Any
 
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.messages import Payment
+from picopayments_cli.channel.messages import Payment, SyncRequest
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.state import Channel, Commit, Revoked
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Anchor
-from picopayments_cli.channel.values import Handle, Hash, Outpoint, Pubkey, Quantity, Secret, Token
+from picopayments_cli.channel.values import (
+    HANDLE_SIZE,
+    PUBKEY_SIZE,
+    SECRET_SIZE,
+    Handle,
+    Hash,
+    Outpoint,
+    Pubkey,
+    Quantity,
+    Secret,
+    Token,
+    check_quantity,
+    from_hex,
+)
 
 # How far a connection has come: a handle asked for; the deposit agreed to by this side, by both; being settled; over.
 ASKED, PROPOSED, AGREED, CLOSING, CLOSED = "asked", "proposed", "agreed", "closing", "closed"
+_STAGES = (PROPOSED, AGREED, CLOSING, CLOSED)
 
 
 @dataclass(frozen=True)
@@ -118,40 +132,84 @@ def to_document(connection: Connection) -> dict[str, Any]:
 def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
     """The connection of a document. Raises KeyError, TypeError, ValueError, PicopaymentsError where it is damaged."""
     terms = Terms.parse(document["terms"])
-    asset_id = int(document["asset_id"])
-    pending = document["pending"]
-    secret = _bytes(document["hub_secret"])
-    own_spend = _bytes(document.get("own_spend"))
+    asset_id = int(_text(document["asset_id"]))
+    pending, publishing = document["pending"], document["publishing"]
+    if document["stage"] not in _STAGES:
+        raise ValueError("a connection is in no such stage")
     return Connection(
         handle=handle,
-        hub_url=document["hub_url"],
-        hub_key=Pubkey(bytes.fromhex(document["hub_key"])),
-        asset=document["asset"],
+        hub_url=_text(document["hub_url"]),
+        hub_key=Pubkey(from_hex(document["hub_key"], "hub's key", PUBKEY_SIZE)),
+        asset=_text(document["asset"]),
         terms=terms,
         salt=bytes.fromhex(document["salt"]),
         duplex=Duplex(
             _channel(document["c2h"], asset_id, terms.fee_rate), _channel(document["h2c"], asset_id, terms.fee_rate)
         ),
         stage=document["stage"],
-        proposal=dict(document["proposal"]),
+        proposal=_object(document["proposal"]),
         deposit_raw=bytes.fromhex(document["deposit"]),
-        agreed_height=document["agreed_height"],
-        next_number=document["next_number"],
-        numbers={Hash(bytes.fromhex(item)): number for item, number in document["numbers"].items()},
-        queue=tuple(_payment(item) for item in document["queue"]),
-        pending=Pending(tuple(map(dict, pending["bodies"])), tuple(_payment(item) for item in pending["payments"]))
-        if pending
-        else None,
-        owed=document["owed"],
-        hub_secret=Secret(secret) if secret else None,
-        revealed=document["revealed"],
-        told=document["told"],
+        agreed_height=_whole(document["agreed_height"]),
+        next_number=_whole(document["next_number"]),
+        numbers={
+            Hash(bytes.fromhex(item)): _whole(number) for item, number in _object(document["numbers"]).items()
+        },
+        queue=_payments(document["queue"]),
+        pending=None if pending is None else _pending(pending),
+        owed=_whole(document["owed"]),
+        hub_secret=_secret(document["hub_secret"]),
+        revealed=_switch(document["revealed"]),
+        told=_switch(document["told"]),
         commit_raw=_bytes(document["commit"]),
-        final=document.get("final", False) is True,
-        publishing=None if document["publishing"] is None else (document["publishing"][0], document["publishing"][1]),
-        published=tuple(document["published"]),
-        own_spend=Secret(own_spend) if own_spend else None,
+        final=_switch(document.get("final", False)),
+        publishing=None if publishing is None else (_text(publishing[0]), _txid(publishing[1])),
+        published=tuple(_txid(item) for item in _list(document["published"])),
+        own_spend=_secret(document.get("own_spend")),
     )
+
+
+def _pending(body: Mapping[str, Any]) -> Pending:
+    bodies = tuple(_object(item) for item in _list(body["bodies"]))
+    for item in bodies:
+        SyncRequest.parse(item)
+    if not bodies:
+        raise ValueError("a sync that waits for its answer has a body")
+    return Pending(bodies, _payments(body["payments"]))
+
+
+# A document may hold anything. What is of another kind is refused here, not where it is used. ---------------------
+
+
+def _of_kind(value: Any, kind: type) -> Any:
+    if type(value) is not kind:  # a boolean is no number
+        raise TypeError(f"it should be {kind.__name__}")
+    return value
+
+
+def _text(value: Any) -> str:
+    return str(_of_kind(value, str))
+
+
+def _switch(value: Any) -> bool:
+    return bool(_of_kind(value, bool))
+
+
+def _list(value: Any) -> list[Any]:
+    return list(_of_kind(value, list))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return dict(_of_kind(value, dict))
+
+
+def _whole(value: Any) -> int:
+    if _of_kind(value, int) < 0:
+        raise ValueError("it should be 0 at least")
+    return int(value)
+
+
+def _txid(value: Any) -> str:
+    return from_hex(value, "txid", 32).hex()
 
 
 def _hex(data: bytes | None) -> str | None:
@@ -162,13 +220,21 @@ def _bytes(text: str | None) -> bytes | None:
     return None if text is None else bytes.fromhex(text)
 
 
+def _secret(text: str | None) -> Secret | None:
+    return None if text is None else Secret(from_hex(text, "secret", SECRET_SIZE))
+
+
 def _payment_json(payment: Payment) -> dict[str, Any]:
     return {"payee": _hex(payment.payee), "amount": payment.amount, "token": payment.token.hex()}
 
 
 def _payment(body: Mapping[str, Any]) -> Payment:
-    payee = _bytes(body["payee"])
-    return Payment(Handle(payee) if payee else None, Quantity(body["amount"]), Token(bytes.fromhex(body["token"])))
+    payee = None if body["payee"] is None else Handle(from_hex(body["payee"], "payee", HANDLE_SIZE))
+    return Payment(payee, check_quantity(body["amount"]), Token(bytes.fromhex(body["token"])))
+
+
+def _payments(value: Any) -> tuple[Payment, ...]:
+    return tuple(_payment(item) for item in _list(value))
 
 
 def _channel_json(channel: Channel) -> dict[str, Any]:
@@ -189,14 +255,20 @@ def _channel(body: Mapping[str, Any], asset_id: int, fee_rate: int) -> Channel:
     return Channel(
         asset_id,
         DepositScript.parse(bytes.fromhex(body["script"])),
-        Quantity(body["quantity"]),
-        body["delay"],
+        _quantity(body["quantity"]),
+        _whole(body["delay"]),
         fee_rate,
-        Anchor(Outpoint.parse(anchor[0]), anchor[1]) if anchor else None,
-        tuple(Hash(bytes.fromhex(item)) for item in body["requested"]),
+        None if anchor is None else Anchor(Outpoint.parse(_text(anchor[0])), _whole(anchor[1])),
+        tuple(Hash(bytes.fromhex(item)) for item in _list(body["requested"])),
         tuple(
-            Commit(Quantity(quantity), Hash(bytes.fromhex(revoke_hash)), bytes.fromhex(signature))
-            for quantity, revoke_hash, signature in body["active"]
+            Commit(_quantity(quantity), Hash(bytes.fromhex(revoke_hash)), bytes.fromhex(signature))
+            for quantity, revoke_hash, signature in _list(body["active"])
         ),
-        tuple(Revoked(Quantity(quantity), Secret(bytes.fromhex(secret))) for quantity, secret in body["revoked"]),
+        tuple(
+            Revoked(_quantity(quantity), Secret(bytes.fromhex(secret))) for quantity, secret in _list(body["revoked"])
+        ),
     )
+
+
+def _quantity(value: Any) -> Quantity:
+    return Quantity(_whole(value))
