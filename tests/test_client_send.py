@@ -183,8 +183,8 @@ def test_a_payment_that_may_have_left_is_named(it: Story, error: PicopaymentsErr
 
 @pytest.mark.parametrize("name", ["xcp", "", "XC", "A1", ".", "XCP.", "parent.child", "PARENT.", "BTC.child"])
 def test_what_can_be_no_assets_name_is_not_asked_for(it: Story, name: str) -> None:
-    def unasked(asset: str) -> Asset:
-        raise AssertionError(asset)
+    def unasked(name: str) -> Asset:
+        raise AssertionError(name)
 
     it.chain.asset = unasked  # type: ignore[method-assign]
     with pytest.raises(UnknownAsset):

@@ -8,9 +8,18 @@ from typing import Any
 
 import pytest
 
-from picopayments_cli.channel.errors import InvalidSetting, InvalidUrl, StoreDamaged, WrongNetwork
+from picopayments_cli.channel.errors import InvalidSetting, InvalidUrl, StoreDamaged, StoreUnusable, WrongNetwork
 from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.config import Settings, choose_basedir, choose_network, load_settings, settings_file
+from picopayments_cli.config import (
+    Settings,
+    choose_basedir,
+    choose_client_basedir,
+    choose_network,
+    load_settings,
+    settings_file,
+    shown,
+    with_setting,
+)
 
 TESTNET = NETWORKS["testnet"]
 REGTEST = NETWORKS["regtest"]
@@ -60,6 +69,25 @@ def test_the_file_of_the_original_client(tmp_path: Path) -> None:
     assert (settings.hub_url, settings.verify_tls, settings.hub_auth) == ("https://h/", False, None)
     settings = load(tmp_path, original | {"hub_username": "u", "hub_password": "p", "verify_tls": True})
     assert (settings.verify_tls, settings.hub_auth) == (True, ("u", "p"))
+    assert load(tmp_path, original | {"hub_username": "u"}).hub_auth is None
+    assert load(tmp_path, original | {"hub_password": "p"}).hub_auth is None
+    assert load(tmp_path, {"hub_verify_ssl_cert": True}).verify_tls is True
+    settings = load(tmp_path, original | {"hub_url": "http://u:p@h/"})
+    settings_file(TESTNET, tmp_path).chmod(0o644)  # which becomes private with the others
+    assert load(tmp_path).hub_url == settings.hub_url
+
+
+def test_the_folder_of_the_original_client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    original, ours = tmp_path / ".picopayments", tmp_path / "data" / "picopayments-cli"
+    assert choose_client_basedir(None, {}) == ours
+    original.mkdir()
+    assert choose_client_basedir(None, {}) == original
+    assert choose_client_basedir(str(tmp_path / "x"), {}) == tmp_path / "x"
+    assert choose_client_basedir(None, {"PICOPAYMENTS_BASEDIR": str(tmp_path / "y")}) == tmp_path / "y"
+    ours.mkdir(parents=True)
+    assert choose_client_basedir(None, {}) == ours
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "5", "[" * 100_000])
@@ -83,16 +111,30 @@ def test_an_unknown_setting_is_named_with_the_known_ones(tmp_path: Path) -> None
 
 IMPOSSIBLE: list[tuple[str, Any]] = [
     ("timeout", 0),
+    ("timeout", -1),
+    ("timeout", 3600.5),
     ("timeout", "10"),
     ("timeout", True),
     ("verify_tls", "no"),
     ("verify_tls", 0),
     ("fee_rate", 0),
+    ("fee_rate", True),
+    ("fee_rate", "7"),
     ("fee_rate", 1.5),
     ("fee_rate", 101),  # above the ceiling
     ("fee_ceiling", -1),
+    ("fee_ceiling", 0),
+    ("fee_ceiling", 10_001),
+    ("fee_ceiling", True),
+    ("fee_ceiling", 2.0),
     ("hub_url", 5),
     ("hub_username", 5),
+    ("hub_password", 5),
+    ("hub_verify_ssl_cert", "yes"),
+    ("hub_verify_ssl_cert", 1),
+    ("chain_url", 5),
+    ("bitcoin_url", 5),
+    ("bitcoin_url", "http://b/"),  # of no use without chain_url
 ]
 
 
@@ -102,7 +144,117 @@ def test_impossible_values(tmp_path: Path, name: str, value: Any) -> None:
         load(tmp_path, {name: value})
 
 
-@pytest.mark.parametrize("url", ["x", "ftp://x/", "http://", "http://h:99999/", "http://a b/", "http://a\n/"])
+def test_values_at_their_limits(tmp_path: Path) -> None:
+    given = {"timeout": 3600, "fee_ceiling": 10_000, "fee_rate": 10_000}
+    settings = load(tmp_path, given)
+    assert (settings.timeout, settings.fee_ceiling, settings.fee_rate) == (3600, 10_000, 10_000)
+    settings = load(tmp_path, {"timeout": 0.001, "fee_ceiling": 1, "fee_rate": 1})
+    assert (settings.timeout, settings.fee_ceiling, settings.fee_rate) == (0.001, 1, 1)
+    assert load(tmp_path, {"fee_rate": 100}).fee_rate == 100
+
+
+def test_values_of_the_environment(tmp_path: Path) -> None:
+    settings = load(
+        tmp_path,
+        environ={
+            "PICOPAYMENTS_HUB_URL": "http://h/",
+            "PICOPAYMENTS_CHAIN_URL": "http://c/",
+            "PICOPAYMENTS_BITCOIN_URL": "http://b/",
+            "PICOPAYMENTS_TIMEOUT": "2.5",
+        },
+    )
+    assert (settings.hub_url, settings.chain_url, settings.bitcoin_url) == ("http://h/", "http://c/", "http://b/")
+    assert settings.timeout == 2.5
+    assert {name for name, choice in settings.choices.items() if choice.source == "environment"} == {
+        "hub_url",
+        "chain_url",
+        "bitcoin_url",
+        "timeout",
+    }
+    for wrong in ("soon", "[" * 100_000, "0", "NaN"):
+        with pytest.raises(InvalidSetting, match="timeout"):
+            load(tmp_path, environ={"PICOPAYMENTS_TIMEOUT": wrong})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"hub_password": "p"},
+        {"hub_url": "http://u:p@h/"},
+        {"chain_url": "http://u:p@h/"},
+        {"chain_url": "http://h/", "bitcoin_url": "http://u:p@h/"},
+    ],
+)
+def test_a_file_with_a_password_that_others_can_read(tmp_path: Path, given: Any) -> None:
+    path = settings_file(TESTNET, tmp_path)
+    path.write_text(json.dumps(given))
+    for mode in (0o640, 0o604, 0o601):
+        path.chmod(mode)
+        with pytest.raises(StoreUnusable, match="chmod go="):
+            load(tmp_path)
+        with pytest.raises(StoreUnusable):
+            with_setting(TESTNET, tmp_path, "timeout", "5")
+    path.chmod(0o600)
+    load(tmp_path)
+    path.write_text(json.dumps({"hub_url": "http://h/@"}))
+    path.chmod(0o644)
+    with pytest.raises(StoreUnusable):
+        load(tmp_path)
+    path.write_text(json.dumps({"hub_url": "http://h/", "timeout": 5, "hub_password": None}))
+    assert load(tmp_path).timeout == 5
+
+
+def test_a_setting_is_set_and_taken_out_where_all_is_right_then(tmp_path: Path) -> None:
+    load(tmp_path, {"fee_rate": 50, "timeout": 5})
+    assert with_setting(TESTNET, tmp_path, "timeout", "7.5") == {"fee_rate": 50, "timeout": 7.5}
+    assert with_setting(TESTNET, tmp_path, "timeout", "") == {"fee_rate": 50}
+    assert with_setting(TESTNET, tmp_path, "verify_tls", "false") == {"fee_rate": 50, "timeout": 5, "verify_tls": False}
+    assert with_setting(TESTNET, tmp_path, "hub_password", "007")["hub_password"] == "007"
+    for name, text in (("fee_ceiling", "49"), ("fee_rate", "101"), ("timeout", "soon"), ("bitcoin_url", "http://b/")):
+        with pytest.raises(InvalidSetting):
+            with_setting(TESTNET, tmp_path, name, text)
+    with pytest.raises(InvalidUrl):
+        with_setting(TESTNET, tmp_path, "hub_url", "x")
+    with pytest.raises(InvalidSetting, match="'network'"):
+        with_setting(TESTNET, tmp_path, "network", "regtest")
+    assert json.loads(settings_file(TESTNET, tmp_path).read_text()) == {"fee_rate": 50, "timeout": 5}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "seen"),
+    [
+        ("hub_password", "p", "***"),
+        ("hub_password", None, None),
+        ("hub_username", "u@h", "u@h"),
+        ("hub_url", "https://u:p@h:1/x?y", "https://***@h:1/x?y"),
+        ("chain_url", "https://p@h/", "https://***@h/"),
+        ("bitcoin_url", "http://u:p@q@h/", "http://***@h/"),
+        ("hub_url", "http://h/", "http://h/"),
+        ("hub_url", None, None),
+    ],
+)
+def test_what_is_shown_of_a_setting(name: str, value: Any, seen: Any) -> None:
+    assert shown(name, value) == seen
+
+
+def test_a_url_with_a_password_is_not_quoted(tmp_path: Path) -> None:
+    for url in ("http://u:p455@h:x/", "ftp://u:p455@h/", "http://u:p455@h h/"):
+        with pytest.raises(InvalidUrl) as refused:
+            load(tmp_path, flags={"hub_url": url})
+        assert "p455" not in refused.value.message
+    with pytest.raises(InvalidUrl, match="not 'nowhere'"):
+        load(tmp_path, flags={"hub_url": "nowhere"})
+
+
+@pytest.mark.parametrize("url", ["http://h:1/", "https://h:65535", "http://[::1]:25000/api/", "HTTP://h/"])
+def test_urls_that_are_right(tmp_path: Path, url: str) -> None:
+    assert load(tmp_path, flags={"hub_url": url}).hub_url == url
+
+
+WRONG_URLS = ["x", "ftp://x/", "http://", "http://h:99999/", "http://h:65536/", "http://a b/", "http://a\n/", "//h/"]
+
+
+@pytest.mark.parametrize("url", WRONG_URLS)
 def test_urls(tmp_path: Path, url: str) -> None:
     with pytest.raises(InvalidUrl, match="hub_url"):
         load(tmp_path, flags={"hub_url": url})
@@ -124,6 +276,8 @@ def test_how_deep_is_final_can_be_set_on_regtest_only() -> None:
     assert choose_network("regtest", {}).safe_depth == 1
     assert choose_network("regtest", variable).safe_depth == 6
     assert choose_network("mainnet", {"PICOPAYMENTS_SAFE_DEPTH": "1"}) == NETWORKS["mainnet"]
-    for wrong in ("0", "101", "-1", "six", "1.5"):
+    assert choose_network("regtest", {"PICOPAYMENTS_SAFE_DEPTH": "100"}).safe_depth == 100
+    assert choose_network("regtest", {"PICOPAYMENTS_SAFE_DEPTH": ""}).safe_depth == 1
+    for wrong in ("0", "101", "-1", "six", "1.5", "\u0663"):
         with pytest.raises(InvalidSetting):
             choose_network("regtest", {"PICOPAYMENTS_SAFE_DEPTH": wrong})
