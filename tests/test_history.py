@@ -118,6 +118,64 @@ def test_a_damaged_line_is_named_and_kept(tmp_path: Path) -> None:
             assert store.history_path.read_bytes() == damage
 
 
+# What every event has, and what can't stand there.
+WRONG: tuple[tuple[str, object], ...] = (
+    ("handle", None), ("handle", 5), ("handle", "ab"), ("handle", "AB" * 32), ("number", None), ("number", "5"),
+    ("number", 1.5), ("number", True), ("time", None), ("time", 5), ("action", None), ("action", []),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
+def test_an_event_without_what_every_event_has_is_none(tmp_path: Path, name: str, value: object) -> None:
+    with Store(tmp_path, REGTEST) as store:
+        for _ in range(2):
+            store.save(ONE, {}, "test", [{"action": "closed"}])
+        whole = json.loads(store.history_path.read_text())
+        for wrong in ({**whole, name: value}, {key: item for key, item in whole.items() if key != name}):
+            store.history_path.write_text(json.dumps(wrong) + "\n")
+            with pytest.raises(StoreDamaged, match="line 1"):
+                store.history()
+        store.history_path.write_text("[" * 100_000 + "\n")
+        with pytest.raises(StoreDamaged, match="line 1"):
+            store.history()
+
+
+CARRIED: tuple[tuple[str, object], ...] = (
+    ("event_count", 0), ("event_count", -1), ("event_count", "1"), ("event_count", True), ("event_count", None),
+    ("events", None), ("events", {}), ("events", [5]), ("events", [{}]), ("events", [[]]),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), CARRIED)
+def test_a_document_that_carries_other_things_than_events_is_damaged(
+    tmp_path: Path, name: str, value: object
+) -> None:
+    """What it carries would go into the history with its next change, and make that unreadable."""
+    with Store(tmp_path, REGTEST) as store:
+        store.save(ONE, {}, "test", [{"action": "connected"}])
+        path = store.folder / f"{ONE.hex()}.json"
+        damage = json.dumps({**json.loads(path.read_text()), name: value})
+    path.write_text(damage)
+    with Store(tmp_path, REGTEST) as store:
+        steps = (store.history, lambda: store.load(ONE), lambda: store.save(ONE, {}, "test"), lambda: store.remove(ONE))
+        for step in steps:
+            with pytest.raises(StoreDamaged, match=path.name):
+                step()
+        assert not store.history_path.exists()
+    assert path.read_text() == damage
+
+
+def test_a_document_carries_events_of_its_own_only(tmp_path: Path) -> None:
+    with Store(tmp_path, REGTEST) as store:
+        store.save(ONE, {}, "test", [{"action": "connected"}])
+        text = (store.folder / f"{ONE.hex()}.json").read_text()
+        other = store.folder / f"{TWO.hex()}.json"
+        other.write_text(text)
+        other.chmod(0o600)
+        with pytest.raises(StoreDamaged, match=other.name):
+            store.load(TWO)
+
+
 def test_what_was_removed_has_its_history(tmp_path: Path) -> None:
     with Store(tmp_path, REGTEST) as store:
         store.save(ONE, {}, "test", [{"action": "connected"}])

@@ -218,9 +218,11 @@ class Store:
         for line in data[: data.rfind(b"\n") + 1].splitlines():  # what follows was cut off: a document has it still
             try:
                 event = json.loads(line)
-                found.append({**event, "number": int(event["number"]), "time": str(event["time"])})
-            except (ValueError, TypeError, KeyError):
-                raise damaged(self.history_path, f"line {len(found) + 1} is no event") from None
+            except (ValueError, RecursionError):
+                event = None
+            if not _is_event(event):
+                raise damaged(self.history_path, f"line {len(found) + 1} is no event")
+            found.append(event)
         for handle in self.handles():
             self.load(handle)
             found += self._outboxes[handle].events
@@ -305,9 +307,19 @@ def damaged(path: Path, why: str) -> StoreDamaged:
 
 def _outbox(path: Path, document: dict[str, Any]) -> _Outbox:
     count, events = document.get("event_count", 0), document.get("events", [])
-    if not isinstance(count, int) or not isinstance(events, list):
+    if type(count) is not int or not isinstance(events, list) or count < len(events):
         raise damaged(path, "its events are wrong")
+    if not all(_is_event(event) and f"{event['handle']}.json" == path.name for event in events):
+        raise damaged(path, "its events are none")
     return _Outbox(count, events)
+
+
+def _is_event(event: Any) -> bool:
+    """Whether it has what every event has."""
+    if not isinstance(event, dict) or type(event.get("number")) is not int:
+        return False
+    texts = [event.get(name) for name in ("handle", "time", "action")]
+    return all(isinstance(text, str) for text in texts) and _is_connection(f"{texts[0]}.json")
 
 
 def _is_connection(name: str) -> bool:
