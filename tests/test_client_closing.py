@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,15 @@ from story_support import DELAY, QUANTITY, SILENT, XCP, Story, it
 
 from picopayments_cli import api
 from picopayments_cli.channel import recovery
-from picopayments_cli.channel.errors import BroadcastRefused, HubUnreachable, NodeUnreachable, StoreUnusable
+from picopayments_cli.channel.errors import (
+    BadRequest,
+    BroadcastRefused,
+    HubUnreachable,
+    NodeUnreachable,
+    PicopaymentsError,
+    StoreUnusable,
+    UnknownHandle,
+)
 from picopayments_cli.channel.state import finished
 from picopayments_cli.channel.transactions import spent_outpoints, txid_of
 from picopayments_cli.channel.values import Outpoint
@@ -289,6 +298,83 @@ def test_what_is_refused_waits_and_stops_nothing_else(it: Story) -> None:
     assert kinds(it) == ["commit", "payout"]
 
 
+def unattached(outpoints: object) -> set[Outpoint]:
+    """A node that does not say which coins assets are attached to."""
+    raise NodeUnreachable("The node does not answer.")
+
+
+def test_a_coin_that_nobody_knows_waits_and_stops_no_command(it: Story) -> None:
+    it.receive()
+    it.hub.reveals = False
+    closed(it)
+    it.chain.mine(DELAY)
+    honest = it.chain.view
+    it.chain.view = lambda query: replace(honest(query), transactions={})  # type: ignore[method-assign]
+    assert api.sync(it.session)[it.handle]["txids"] == []
+    it.chain.view = honest  # type: ignore[method-assign]
+    it.sync()
+    assert kinds(it) == ["commit", "payout"]
+
+
+@pytest.mark.parametrize("error", [BadRequest("Wrong."), UnknownHandle("Which?")])
+def test_a_hub_that_does_not_close_is_told_again(it: Story, error: PicopaymentsError) -> None:
+    it.open()
+    it.hub.refuses = error
+    assert closed(it) is None
+    assert (it.connection.stage, it.connection.told) == (CLOSING, False)
+    it.hub.refuses = None
+    it.sync()
+    assert it.connection.told
+    assert "call mph_close" not in it.sync()
+
+
+def test_a_deposit_that_is_refused_waits(it: Story) -> None:
+    it.open()
+    it.queue(100)
+    it.sync()
+    it.hub.reveals = False
+    closed(it)
+    deposit = it.connection.deposit_raw
+    it.chain.drop(txid_of(deposit))
+    honest = it.chain.broadcast
+
+    def refuse(raw: bytes) -> bytes:
+        raise BroadcastRefused("Not now.")
+
+    it.chain.broadcast = refuse  # type: ignore[method-assign]
+    assert api.sync(it.session)[it.handle]["txids"] == []
+    it.chain.broadcast = honest  # type: ignore[method-assign]
+    assert api.sync(it.session)[it.handle]["txids"] == [txid_of(deposit)[::-1].hex()]
+
+
+def test_what_a_sync_published_is_told(it: Story) -> None:
+    it.killed_at("save agreed", it.connect)
+    deposit = txid_of(it.connection.deposit_raw)[::-1].hex()
+    assert api.sync(it.session) == {it.handle: {"txids": [deposit], "received_payments": []}}
+    assert api.sync(it.session) == {it.handle: {"txids": [], "received_payments": []}}
+    it.chain.mine(3)
+    closed(it)
+    (published,) = (action["txid"] for action in it.told() if action["action"] == "published")
+    assert it.connection.published == (published,)
+    it.chain.drop(bytes.fromhex(published)[::-1])
+    assert api.sync(it.session)[it.handle]["txids"] == [published]
+    assert it.connection.published == (published,)
+    assert kinds(it) == ["change"]
+
+
+@pytest.mark.parametrize("out", [True, False])
+def test_what_was_leaving_when_the_process_ended_is_told_once(it: Story, out: bool) -> None:
+    it.connect()
+    it.chain.mine(3)
+    it.killed_at("change is out" if out else "broadcast change", lambda: closed(it))
+    before = it.connection
+    assert before.publishing is not None
+    it.sync()
+    assert it.connection.publishing is None
+    assert kinds(it) == ["change"]
+    assert len(it.connection.published) == 1
+
+
 def test_what_can_t_wait_pays_the_ceiling_and_no_more(it: Story) -> None:
     it.connect()
     it.chain.mine(3)
@@ -303,11 +389,7 @@ def test_what_can_t_wait_pays_the_ceiling_and_no_more(it: Story) -> None:
 def test_what_can_t_wait_spends_no_coin_that_may_carry_assets(it: Story) -> None:
     it.connect()
     it.chain.mine(3)
-
-    def silent(outpoints: object) -> set[Outpoint]:
-        raise NodeUnreachable("The node does not answer.")
-
-    it.chain.attached = silent  # type: ignore[method-assign]
+    it.chain.attached = unattached  # type: ignore[method-assign]
     closed(it)
     (change,) = (parsed(entry.raw) for entry in it.chain.entries if entry.height is None)
     deposit = txid_of(it.connection.deposit_raw)

@@ -332,14 +332,16 @@ def test_the_hub_gives_no_more_back_than_can_be_watched(it: Story, room: int) ->
 # Dust on commits' addresses -----------------------------------------------------------------------------------------
 
 
-def test_a_commit_whose_address_was_paid_is_not_given_back(it: Story) -> None:
+@pytest.mark.parametrize("paid", [False, True])
+def test_a_commit_whose_address_was_paid_is_not_given_back(it: Story, paid: bool) -> None:
     it.receive(300)
-    (commit,) = it.connection.duplex.receiving.active
-    it.chain.fund(it.connection.duplex.receiving.commit_script(commit.revoke_hash).output, 600, mined=False)
-    it.queue(200)
+    sending, (commit,) = it.connection.duplex.sending, it.connection.duplex.receiving.active
+    if paid:
+        it.chain.fund(it.connection.duplex.receiving.commit_script(commit.revoke_hash).output, 600, mined=False)
+    it.queue(400)
     it.sync()
-    assert it.connection.duplex.receiving.active == (commit,)
-    assert it.hub.accepted[-1].quantity == 201
+    assert it.connection.duplex.receiving.active == ((commit,) if paid else ())
+    assert it.hub.accepted[-1].quantity == sending.moved + 401 - (0 if paid else commit.quantity)
     assert it.connection.pending is None
 
 

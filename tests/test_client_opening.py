@@ -297,9 +297,16 @@ def test_the_network_asks_more_than_the_ceiling(it: Story) -> None:
         it.connect()
     assert refused.value.data == {"rate": 101, "fee_ceiling": 100}
     nothing_left(it)
+    it.chain.fee_rate = it.session.settings.fee_ceiling
+    it.connect()
+    it.chain.fee_rate += 1
+    it.chain.mine()
+    it.chain.grant(it.session.wallet.script, XCP, QUANTITY)
+    it.hub.handle = OTHER
+    with pytest.raises(FeeTooHigh):
+        it.connect()
     it.session.settings = replace(it.session.settings, fee_rate=2)
     it.connect()
-    it.chain.fee_rate = it.session.settings.fee_ceiling
 
 
 def test_a_coin_of_another_value_is_not_spent(it: Story) -> None:
