@@ -123,13 +123,22 @@ def test_files_are_private_under_any_umask(store: Store) -> None:
     assert {mode_of(path) for path in (*files, store.basedir / "regtest.lock")} == {0o600}
 
 
-@pytest.mark.parametrize("which", ["wallet", "connection", "folder"])
-def test_files_open_to_others_are_refused_with_the_command_that_helps(store: Store, which: str) -> None:
+@pytest.mark.parametrize("which", ["wallet", "connection", "folder", "archive", "history"])
+@pytest.mark.parametrize("mode", [0o040, 0o004, 0o001])
+def test_files_open_to_others_are_refused_with_the_command_that_helps(store: Store, which: str, mode: int) -> None:
     with store:
         Wallet.open(store, REGTEST).keep(store)
+        store.save(TWO, DOCUMENT, "test", [{"action": "closed"}])
+        store.archive(TWO)
     path = saved(store)
-    open_path = {"wallet": store.wif_path, "connection": path, "folder": store.folder}[which]
-    open_path.chmod(mode_of(open_path) | 0o040)
+    open_path = {
+        "wallet": store.wif_path,
+        "connection": path,
+        "folder": store.folder,
+        "archive": store.archive_folder,
+        "history": store.history_path,
+    }[which]
+    open_path.chmod(mode_of(open_path) | mode)
     with pytest.raises(StoreUnusable, match="chmod go= ") as refused, store:
         pass
     subprocess.run(refused.value.message.rpartition("run: ")[2], shell=True, check=True)
@@ -148,6 +157,11 @@ def test_files_open_to_others_are_refused_with_the_command_that_helps(store: Sto
         (b"[" * 100_000, StoreDamaged),
         (b'{"format": "picopayments-connection", "network": "regtest"}', StoreDamaged),
         (b'{"format": "picopayments-connection", "version": 1, "network": "mainnet"}', StoreDamaged),
+        (b'{"format": "picopayments-connection", "version": 1}', StoreDamaged),
+        (b'{"format": "picopayments-connection", "version": 0, "network": "regtest"}', StoreDamaged),
+        (b'{"format": "picopayments-connection", "version": "1", "network": "regtest"}', StoreDamaged),
+        (b'{"format": "picopayments-hub", "version": 1, "network": "regtest"}', StoreDamaged),
+        (b'{"version": 1, "network": "regtest"}', StoreDamaged),
         (b'{"format": "picopayments-connection", "version": 2, "network": "regtest"}', StoreNewer),
     ],
 )
@@ -271,6 +285,54 @@ def test_what_a_killed_writer_left_is_no_hindrance(store: Store) -> None:
         assert store.load(ONE) == {"new": True}
     assert mode_of(path) == 0o600
     assert not left.exists()
+
+
+def test_files_of_other_names_are_no_connections(store: Store) -> None:
+    path = saved(store)
+    name = path.name
+    stem = ONE.hex()
+    for other in (name.upper(), f"{name}.tmp", name[2:], f"00{name}", stem, f"{stem}.JSON", f"g{name[1:]}"):
+        (store.folder / other).write_text("nonsense")
+    with store:
+        assert store.handles() == [ONE]
+        assert store.load_all() == {ONE: DOCUMENT}
+
+
+def test_what_is_put_into_the_archive_is_known_there(store: Store) -> None:
+    path = saved(store)
+    content = path.read_bytes()
+    with store:
+        assert (store.knows(ONE), store.knows(TWO)) == (True, False)
+        store.archive(ONE)
+        assert (store.knows(ONE), store.handles()) == (True, [])
+        for step in (store.load, store.archive):
+            with pytest.raises(UnknownHandle):
+                step(ONE)
+        store.save(TWO, DOCUMENT, "test")
+        file_of(store, TWO).write_text("{")
+        with pytest.raises(StoreDamaged):
+            store.archive(TWO)
+        assert file_of(store, TWO).read_text() == "{"
+    assert (store.archive_folder / path.name).read_bytes() == content
+    assert [item.name for item in store.archive_folder.iterdir()] == [path.name]
+
+
+def test_settings_are_kept_for_their_owner_only(store: Store) -> None:
+    with store:
+        store.save_settings({"timeout": 5})
+        with pytest.raises(ValueError, match="JSON"):
+            store.save_settings({"timeout": float("nan")})
+    path = store.basedir / "regtest.cfg"
+    assert (json.loads(path.read_text()), mode_of(path)) == ({"timeout": 5}, 0o600)
+
+
+def test_hubs_are_kept_beside_each_other(store: Store) -> None:
+    with store:
+        assert store.hub_keys() == {}
+        store.save_hub_key("http://a/", "ab")
+        store.save_hub_key("http://b/", "cd")
+        store.save_hub_key("http://a/", "ef")
+        assert store.hub_keys() == {"http://a/": "ef", "http://b/": "cd"}
 
 
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
