@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -144,6 +144,19 @@ def test_the_answer_to_the_last_sync_is_fetched_before_the_hub_is_told(it: Story
     assert it.connection.duplex.receiving.moved > 0
     assert it.hub.client_secret is None
     assert kinds(it) == ["commit", "change"]
+
+
+def test_an_unanswered_sync_is_finished_before_the_last_one(it: Story) -> None:
+    it.open()
+    it.queue(100)
+    it.hub.refuses = SILENT
+    it.sync()
+    it.hub.refuses = None
+    it.queue(5)
+    it.hub.to_pay = [300]
+    assert closed(it) is not None
+    actions = [action["action"] for action in it.told()]
+    assert actions == ["connected", "sent", "fee", "received", "sent", "fee", "closing", "published"]
 
 
 def test_files_that_can_not_be_written_are_no_refusal_of_the_hubs(it: Story) -> None:
@@ -362,14 +375,17 @@ def test_what_a_sync_published_is_told(it: Story) -> None:
     assert kinds(it) == ["change"]
 
 
+@pytest.mark.parametrize("command", [Story.sync, closed])
 @pytest.mark.parametrize("out", [True, False])
-def test_what_was_leaving_when_the_process_ended_is_told_once(it: Story, out: bool) -> None:
+def test_what_was_leaving_when_the_process_ended_is_told_once(
+    it: Story, out: bool, command: Callable[[Story], object]
+) -> None:
     it.connect()
     it.chain.mine(3)
     it.killed_at("change is out" if out else "broadcast change", lambda: closed(it))
     before = it.connection
     assert before.publishing is not None
-    it.sync()
+    command(it)
     assert it.connection.publishing is None
     assert kinds(it) == ["change"]
     assert len(it.connection.published) == 1

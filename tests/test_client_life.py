@@ -421,12 +421,34 @@ def test_an_older_commit_that_would_count_again_must_be_clean(it: Story, dusted:
         assert balance(it) == before + 260 - 1
 
 
+def test_dust_that_is_watched_keeps_nothing_from_being_credited(it: Story) -> None:
+    it.open()
+    for amount, token in ((10, b"one"), (500, b"two")):
+        it.queue(amount, token)
+        it.sync()
+    it.hub.to_pay = [502]
+    it.sync()
+    sending = it.connection.duplex.sending
+    assert ([item.quantity for item in recovery.exposed(sending)], sending.moved) == ([513, 512], 11)
+    it.chain.fund(sending.commit_script(sending.revoked[0].revoke_hash).output, 2000)
+    it.sync()
+    assert gone(it) == ["broadcast revoke"]
+    it.queue(100)
+    it.hub.to_pay = [101]
+    before = balance(it)
+    it.sync()
+    assert balance(it) == before + 101 - 101
+    assert len(it.connection.duplex.sending.revoked) == 3
+
+
 # What can be moved --------------------------------------------------------------------------------------------------
 
 
 def test_all_that_the_deposit_covers_can_be_queued_and_no_more(it: Story) -> None:
     it.open()
+    it.doors.passed.clear()
     it.queue(QUANTITY - 100 - 1)
+    assert it.doors.passed == ["save payment queued"]
     before = it.files()
     with pytest.raises(NotTransferable) as refusal:
         it.queue(101)
