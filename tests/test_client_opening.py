@@ -353,6 +353,24 @@ def test_no_coin_is_spent_where_nobody_says_what_is_attached(it: Story) -> None:
 # What stands afterwards ---------------------------------------------------------------------------------------------
 
 
+def test_each_step_is_on_disk_before_the_next_leaves(it: Story) -> None:
+    it.killed_at("save asked", it.connect)
+    (asked,) = it.session.store.load_all().values()
+    it.doors.passed.clear()
+    it.connect()
+    assert it.doors.passed == [
+        "save asked",
+        "call mph_request",
+        "save proposed",
+        "remove",
+        "call mph_deposit",
+        "save agreed",
+        "broadcast deposit",
+    ]
+    assert asked["stage"] == "asked"
+    assert bytes.fromhex(asked["salt"]) != it.connection.salt
+
+
 def test_what_was_agreed_is_on_disk_before_the_deposit_leaves(it: Story) -> None:
     it.killed_at("save agreed", it.connect)
     agreed = it.connection
