@@ -41,10 +41,11 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
         ("faucet", [[], 0, "XCP", 5]),
         ("getrawtransaction_batch", [5]),
         ("setfeerate", [True]),
+        ("setfeerate", [2**64]),
         ("reorganise", [1, "yes"]),
     ],
 )
-def test_the_node_names_arguments_of_the_wrong_type(method: str, params: object, node: NodeProcess) -> None:
+def test_the_node_names_arguments_that_it_can_not_use(method: str, params: object, node: NodeProcess) -> None:
     error = node.post("", {"jsonrpc": "2.0", "id": 1, "method": method, "params": params})["error"]
     assert error["data"]["type"] in ("InvalidParams", "TypeError")
 

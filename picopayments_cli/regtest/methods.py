@@ -21,7 +21,7 @@ from picopayments_cli.regtest.index import Output, outpoint_of
 from picopayments_cli.regtest.ledger import AssetRow
 from picopayments_cli.regtest.mempool import decode
 from picopayments_cli.regtest.node import Node
-from picopayments_cli.regtest.policy import Refused
+from picopayments_cli.regtest.policy import MAX_MONEY, Refused
 from picopayments_cli.regtest.queries import coins, estimate, find, history, raw_of, script_of, txid_of
 from picopayments_cli.regtest.shapes import address, core_tx, display
 
@@ -80,8 +80,8 @@ class Methods:
 
     def setfeerate(self, sat_per_kvb: int | None = None) -> int | None:
         """What the node estimates from now on, in sat/kvB; null: nothing."""
-        if sat_per_kvb is not None and sat_per_kvb < 0:
-            raise InvalidParams("sat_per_kvb is not below zero.")
+        if sat_per_kvb is not None and not 0 <= sat_per_kvb <= MAX_MONEY:
+            raise InvalidParams(f"sat_per_kvb is between 0 and {MAX_MONEY}.")
         self._node.fee_rate = sat_per_kvb
         return sat_per_kvb
 
