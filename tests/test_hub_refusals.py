@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from hub_support import DELAY, DEPOSIT, STRANGER, Desk, Hand, clients, payment, running_desk
-from regtest_support import address_of, key_of
+from regtest_support import address_of, key_of, script_of_key
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.duplex import Half
@@ -162,6 +162,9 @@ def test_the_same_deposit_has_the_same_answer_and_another_one_none(desk: Desk) -
     first = desk.call("mph_deposit", body)
     assert desk.call("mph_deposit", body) == first
     assert hand.refused("mph_deposit", hand.body(replace(right, delay=DELAY + 1))) == "DepositAlreadyGiven"
+    desk.node.rpc("faucet", address=address_of(DepositScript.parse(right.script).output), btc=1000)
+    desk.mine()
+    assert desk.call("mph_deposit", body) == first
     own = DepositScript.parse(bytes.fromhex(json.loads(first)["deposit_script"]))
     assert (own.payer, own.payee) == (desk.hub.key.pubkey, hand.key.pubkey)
     assert (own.spend_hash, own.expire) == (hand.secrets.spend_hash, DepositScript.parse(right.script).expire)
@@ -218,7 +221,12 @@ def test_a_deposit_stays_in_the_bounds_of_the_terms(tmp_path: Path) -> None:
 
 
 def test_a_deposit_that_the_hub_would_match_by_nothing_is_refused(tmp_path: Path) -> None:
-    with running_desk(tmp_path, json.dumps({"XCP": LIMITED | {"deposit_min": 0, "sync_fee": 1}})) as desk:
+    terms = LIMITED | {"deposit_min": 0, "sync_fee": 1}
+    with running_desk(tmp_path, json.dumps({"XCP": terms, "DEMOCOIN": terms})) as desk:
+        desk.node.rpc("faucet", address=address_of(script_of_key(key_of("other"))), asset="DEMOCOIN", quantity=5000)
+        other = Hand(desk, "of what the hub has none of", "DEMOCOIN")
+        body = other.body(other.proposal(other.request(), 60, 100))
+        assert other.refused("mph_deposit", body) == "InsufficientLiquidity"
         hand = Hand(desk, "little")
         hubs = hand.request()
         assert hand.refused("mph_deposit", hand.body(hand.proposal(hubs, 60, 99))) == "InsufficientLiquidity"

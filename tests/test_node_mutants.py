@@ -34,7 +34,7 @@ from test_chain_answers import (
     transaction,
 )
 
-from picopayments_cli.chain import Query, View
+from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.chain import node as node_module
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import MEMPOOL_PAGE, PAGE, NodeChain
@@ -212,7 +212,8 @@ def test_a_node_is_asked_in_parts() -> None:
     told = {"result": {str(coin): coin.vout in (0, 50) for coin in coins}}
     with listening_node({"utxos/withbalances": told}) as (chain, heard):
         assert chain.attached(coins) == {coins[0], coins[50]}
-        assert [params["utxos"].count(":") for _, params in heard] == [50, 1]
+        parts = [params["utxos"].split(",") for _, params in heard]
+        assert parts == [[str(coin) for coin in coins[:50]], [str(coins[50])]]
 
 
 def test_holdings_of_one_asset_add_up() -> None:
@@ -526,3 +527,33 @@ def test_a_ledger_is_waited_for_as_long_as_told() -> None:
         patient = NodeChain(chain._rest.url, TESTNET, patience=60)
         assert patient.view(Query()).height == TIP
         assert [path for path, _ in heard].count("") == 4
+
+
+def test_what_a_node_says_of_assets() -> None:
+    row = {"asset": "TEST", "asset_id": "337135", "divisible": True}
+    with listening_node({"assets/TEST": {"result": row}, "assets/OTHER": {"result": row}}) as (chain, heard):
+        assert (chain.asset("BTC"), chain.asset("XCP")) == (Asset("BTC", 0, True), Asset("XCP", 1, True))
+        assert not heard
+        assert chain.asset("TEST") == Asset("TEST", 337135, True)
+        with pytest.raises(BadAnswer):
+            chain.asset("OTHER")
+
+
+def test_a_bitcoin_node_beside_it_is_asked_first() -> None:
+    replies = [
+        [{"result": OLD_RAW.hex(), "id": 0}, {"error": {"code": -5, "message": "No such transaction"}, "id": 1}],
+        {"result": {"feerate": 0.00007}},
+        {"result": "anything"},
+    ]
+    with (
+        talking(in_turn(*map(saying, replies))) as (url, heard),
+        listening_node({}, lambda txhash_list: RAWS) as (chain, asked),
+    ):
+        one = BitcoinNode(url)
+        both = NodeChain(chain._rest.url, TESTNET, bitcoin=one)
+        assert both._raw_transactions([OLD_ID, NEW_ID]) == {OLD_ID: OLD_RAW, NEW_ID: NEW_RAW}
+        assert asked == [("batch", {"txhash_list": shown(NEW_ID)})]
+        assert both.view(Query()).fee_rate == 7
+        assert "bitcoin/estimatesmartfee" not in dict(asked)
+        assert both.broadcast(NEW_RAW) == NEW_ID
+        assert NEW_RAW.hex().encode() in heard[2]
