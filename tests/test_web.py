@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import json
 import signal
@@ -264,6 +265,13 @@ def test_a_body_to_its_limit() -> None:
     with json_rpc({"echo": echo}) as url:
         assert requests.post(url, data=b" " * 1_000_000, timeout=20).status_code == 200
         assert requests.post(url, data=b" " * 1_000_001, timeout=20).status_code == 413
+
+
+def test_a_body_in_many_parts_has_the_same_limit() -> None:
+    with json_rpc({"echo": echo}) as url:
+        assert requests.post(url, data=iter([b" " * 9_000] * 100), timeout=20).status_code == 200
+        with contextlib.suppress(requests.ConnectionError):  # refused while it is still being sent
+            assert requests.post(url, data=iter([b" " * 9_000] * 2_000), timeout=20).status_code == 413
 
 
 def test_batches_and_ids_to_their_limits() -> None:
