@@ -101,7 +101,8 @@ class Killing(Stage):
 
         Who gives up has died between a proposal and an agreement.
         """
-        if step.startswith("connect") and self.director.open_sides([SELDOM["give up"]]) and self.rng.random() < 0.5:
+        wanted = self.director.open_sides([SELDOM["give up"]]) and not self.director.is_urgent(Where("client", step))
+        if step.startswith("connect") and wanted and self.rng.random() < 0.5:
             return Target(door="client save proposed", side=AFTER)
         doors = [door for name, door in SELDOM.items() if step.startswith(name)]
         return self.director.draw_door(doors)
