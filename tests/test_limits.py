@@ -312,6 +312,21 @@ def test_the_headers_of_a_request_have_a_limit_and_its_body_another() -> None:
             assert connection.recv(1000) == b""
 
 
+def test_headers_are_limited_however_small_the_pieces_they_come_in() -> None:
+    with (
+        json_rpc({"nothing": nothing}) as url,
+        socket.create_connection(("127.0.0.1", urlsplit(url).port), WAIT) as other,
+        socket.create_connection(("127.0.0.1", urlsplit(url).port), WAIT) as connection,
+        contextlib.suppress(ConnectionError),
+    ):
+        connection.sendall(b"POST /api/ HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n")
+        for _ in range(70):
+            connection.sendall(b"X: " + b"x" * 1000 + b"\r\n")
+            assert ask(other).startswith(b"HTTP/1.1 200")  # the server has read what came before
+        connection.sendall(b"\r\n{}")
+        assert connection.recv(1000) == b""
+
+
 def test_an_answer_may_take_longer_than_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(web, "HEAD_SECONDS", 0.2)
     idle: list[socket.socket] = []

@@ -169,6 +169,7 @@ SILENT: dict[str, Talk] = {
     "endless headers": dribbled_headers,
     "500": saying(HTML, "500 Internal Server Error"),
     "503": saying({"error": "Counterparty not ready"}, "503 Service Unavailable"),
+    "503 with a list": saying(["Counterparty not ready"], "503 Service Unavailable"),
 }
 
 
@@ -416,6 +417,13 @@ def test_how_often_a_call_is_repeated() -> None:
             with pytest.raises(Unreachable):
                 ask()
     assert len(heard) == 2 + 2 + 1 + 2 + 2 + 1
+
+
+def test_how_long_to_wait_is_for_the_caller_to_say() -> None:
+    with talking(saying(b"", "503 Service Unavailable", "Retry-After: 3600\r\n")) as (url, heard):
+        with pytest.raises(HubUnreachable, match="503"):
+            RpcClient(url, timeout=(5.0, 5.0)).call("balances", {}, retry=True)
+        assert len(heard) == 3
 
 
 def test_a_batch_that_is_refused_as_a_whole() -> None:
