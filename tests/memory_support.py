@@ -68,6 +68,7 @@ class MemoryChain:
         self.tip = Height(START)
         self.fee_rate = 1
         self.entries: list[Entry] = []
+        self.options: dict[str, int] = {}  # of addresses
         self.with_assets: set[Outpoint] = set()  # coins that assets are attached to
         self.granted: list[tuple[bytes, int, int]] = []
         self._made = 0
@@ -153,6 +154,7 @@ class MemoryChain:
             coins={item: self._coins(scripts[item]) for item in query.coins},
             history={item: self._history(scripts[item]) for item in query.history},
             balances={item: self._named(scripts[item]) for item in query.balances},
+            options={item: self.options.get(item, 0) for item in query.options},
             transactions={txid: known[txid] for txid in query.transactions if txid in known},
         )
 

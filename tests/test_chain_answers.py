@@ -27,6 +27,7 @@ from picopayments_cli.channel.errors import (
     BadAnswer,
     BadPreviousTransaction,
     BroadcastRefused,
+    MemoRequired,
     NodeBehind,
     NodeRefused,
     NodeUnreachable,
@@ -53,7 +54,7 @@ def transaction(value: int, witness: bool = False) -> CTransaction:
 OLD, NEW = transaction(123_456_789), transaction(546, witness=True)
 OLD_ID, NEW_ID = bytes(OLD.GetTxid()), bytes(NEW.GetTxid())
 OLD_RAW, NEW_RAW = OLD.serialize(), NEW.serialize()
-QUERY = Query(coins=[ADDRESS], history=[ADDRESS], balances=[ADDRESS], transactions=[OLD_ID, bytes(32)])
+QUERY = Query([ADDRESS], [ADDRESS], [ADDRESS], options=[ADDRESS], transactions=[OLD_ID, bytes(32)])
 
 
 def shown(txid: bytes) -> str:
@@ -76,6 +77,7 @@ HUB: dict[str, Any] = {
         {"address": ADDRESS, "asset": "XCP", "quantity": 7},
         {"address": None, "asset": "XCP", "quantity": 90, "utxo": f"{shown(OLD_ID)}:0", "utxo_address": ADDRESS},
     ],
+    "get_address_options": {"address": ADDRESS, "options": 3},
     "getrawtransaction_batch": {shown(OLD_ID): OLD_RAW.hex()},
     "utxos_with_balances": {f"{shown(OLD_ID)}:0": False, f"{shown(NEW_ID)}:0": True},
     "get_asset_info": [{"asset": "A18446744073709551615", "asset_id": "18446744073709551615", "divisible": False}],
@@ -101,6 +103,7 @@ NODE: dict[str, Any] = {
             ],
         }
     ],
+    f"addresses/{ADDRESS}": HUB["get_address_options"],
     "bitcoin/estimatesmartfee": 2500,
     "utxos/withbalances": HUB["utxos_with_balances"],
     "assets/A18446744073709551615": HUB["get_asset_info"][0],
@@ -154,6 +157,9 @@ def holds_the_truth(chain: Chain) -> None:
     }
     assert set(view.history[ADDRESS]) == {Entry(OLD_ID, OLD_RAW, Height(195)), Entry(NEW_ID, NEW_RAW, None)}
     assert view.balances == {ADDRESS: {"XCP": 7, "BTC": 123_456_789}}
+    assert view.options == {ADDRESS: 3}
+    with pytest.raises(MemoRequired, match="options 0"):
+        view.check_takes_sends(ADDRESS)
     assert view.transactions == {OLD_ID: OLD_RAW}
     assert chain.attached({Outpoint(OLD_ID, 0), Outpoint(NEW_ID, 0)}) == {Outpoint(NEW_ID, 0)}
     with pytest.raises(BadAnswer):

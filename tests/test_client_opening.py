@@ -26,6 +26,7 @@ from picopayments_cli.channel.errors import (
     InsufficientBitcoin,
     InsufficientFunds,
     InvalidTime,
+    MemoRequired,
     NodeUnreachable,
     PicopaymentsError,
     RepeatedHash,
@@ -338,6 +339,17 @@ def test_coins_with_assets_attached_are_left_alone(it: Story) -> None:
     it.chain.with_assets = {coin.outpoint for coin in coins[:2]}
     it.connect()
     assert deposits(it) == [{coins[2].outpoint}]
+
+
+@pytest.mark.parametrize("options", [1, 3, 2**63 - 1])
+def test_nothing_is_deposited_that_could_not_come_back_for_want_of_a_memo(it: Story, options: int) -> None:
+    it.chain.options[it.session.wallet.address] = options
+    with pytest.raises(MemoRequired) as refused:
+        it.connect()
+    assert refused.value.data == {"address": it.session.wallet.address}
+    nothing_left(it)
+    it.chain.options[it.session.wallet.address] = 2
+    it.connect()
 
 
 def test_no_coin_is_spent_where_nobody_says_what_is_attached(it: Story) -> None:

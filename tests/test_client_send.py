@@ -24,6 +24,7 @@ from picopayments_cli.channel.errors import (
     InvalidHex,
     InvalidParams,
     InvalidQuantity,
+    MemoRequired,
     NodeUnreachable,
     PicopaymentsError,
     UnknownAsset,
@@ -83,6 +84,19 @@ def test_a_send_that_can_t_be_is_refused(it: Story, words: tuple[Any, ...], erro
     with pytest.raises(error):
         api.blocksend(it.session, *words)
     assert it.chain.entries == before
+
+
+def test_no_asset_is_sent_to_where_the_ledger_wants_a_memo(it: Story) -> None:
+    it.chain.options = {THERE: 1, it.session.wallet.address: 1}
+    before = list(it.chain.entries)
+    with pytest.raises(MemoRequired) as refused:
+        api.blocksend(it.session, "XCP", THERE, 5)
+    assert (refused.value.data, it.chain.entries) == ({"address": THERE}, before)
+    api.blocksend(it.session, "BTC", THERE, 5000)
+    it.chain.options[THERE] = 2
+    api.blocksend(it.session, "XCP", THERE, 5)
+    it.chain.mine()
+    assert it.chain.held(THEIRS, XCP) == 5
 
 
 def test_the_reserve_stays_to_the_satoshi(it: Story) -> None:

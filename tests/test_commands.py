@@ -28,6 +28,7 @@ from picopayments_cli.channel.transactions import DUST
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle
 from picopayments_cli.client.arguments import handle_named
 from picopayments_cli.client.session import WALLET_RESERVE
+from picopayments_cli.rpc import RpcClient
 
 REGTEST = NETWORKS["regtest"]
 LONGNAME, CHILD = "PARENT.child", "A95428959371716303"
@@ -187,7 +188,7 @@ def test_the_reserve_stays_in_the_wallet(network: Network) -> None:
 @contextlib.contextmanager
 def lying(network: Network, **answers: Callable[..., Any]) -> Iterator[str]:
     """A hub that answers some methods itself, and hands on the calls of all others that ``blocksend`` needs."""
-    handed_on = ("get_running_info", "get_unspent_txouts", "utxos_with_balances", "get_balances")
+    handed_on = ("get_running_info", "get_unspent_txouts", "utxos_with_balances", "get_balances", "get_address_options")
 
     def handing_on(name: str) -> Callable[..., Any]:
         return lambda **params: network.hub.call(name, **params)
@@ -195,6 +196,24 @@ def lying(network: Network, **answers: Callable[..., Any]) -> Iterator[str]:
     transactions = ("getrawtransaction_batch", "sendrawtransaction")
     with json_rpc({name: handing_on(name) for name in (*handed_on, *transactions)} | answers) as url:
         yield url
+
+
+def test_where_the_ledger_wants_a_memo_nothing_is_sent_or_deposited(network: Network) -> None:
+    """A wallet whose owner has asked for memos elsewhere: what a connection pays back would never arrive."""
+    client, there = network.client("memo"), stranger()
+    client.run("faucet")
+    network.mine()
+    node = RpcClient(network.chain_url + "v1/")
+    for address in (address_of(client), there):
+        node.call("setaddressoptions", [address, 1], retry=False)
+    before = client.run("balances")
+    assert refusal(client, "connect", "XCP", "1000000")[:2] == (1, "MemoRequired")
+    assert refusal(client, "blocksend", "XCP", there, "1000")[:2] == (1, "MemoRequired")
+    assert network.bitcoin("getrawmempool") == []
+    assert client.run("balances") == before
+    node.call("setaddressoptions", [address_of(client), 0], retry=False)
+    client.run("connect", "XCP", "1000000")
+    network.mine(2)
 
 
 def test_a_coin_of_another_value_is_not_spent(network: Network, alice: Client) -> None:

@@ -136,6 +136,15 @@ def test_coins_and_history_tell_the_mempool_where_it_is_asked_for(desk: Desk) ->
     assert txid in history(unconfirmed=False)
 
 
+def test_an_addresss_options_are_told(desk: Desk) -> None:
+    assert ask(desk, "get_address_options", address=ADDRESS) == {"address": ADDRESS, "options": 0}
+    desk.node.rpc("setaddressoptions", address=ADDRESS, options=5)
+    assert ask(desk, "get_address_options", address=ADDRESS) == {"address": ADDRESS, "options": 5}
+    desk.node.rpc("setaddressoptions", address=ADDRESS, options=0)
+    assert desk.name_of("get_address_options", {"address": None}) == "InvalidParams"
+    assert desk.name_of("get_address_options", {"address": "../v2"}) == "InvalidAddress"
+
+
 def test_coins_are_asked_for_by_at_most_a_hundred_names(desk: Desk) -> None:
     coin = str(give(desk, 32_000))
     ask(desk, "generate", blocks=1)

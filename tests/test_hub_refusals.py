@@ -447,3 +447,14 @@ def test_quantities_beyond_what_the_hub_holds_are_refused(desk: Desk) -> None:
     body = hand.body(replace(hand.proposal(hubs), quantity=Quantity(MAX_QUANTITY)))
     assert hand.refused("mph_deposit", body) == "InsufficientLiquidity"
     assert Handle(bytes.fromhex(body["handle"])) == hand.handle
+
+
+def test_a_hub_to_whose_wallet_nothing_could_come_back_opens_nothing_and_goes_on(desk: Desk, alice: Hand) -> None:
+    hand = Hand(desk, "after a change of the wallet's options")
+    body = hand.body(hand.proposal(hand.request()))
+    desk.node.rpc("setaddressoptions", address=desk.hub.address, options=1)
+    assert hand.refused("mph_deposit", body) == "MemoRequired"
+    desk.hub.prepare()
+    alice.sync(FEE)
+    desk.node.rpc("setaddressoptions", address=desk.hub.address, options=0)
+    hand.call("mph_deposit", body)

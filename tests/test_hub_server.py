@@ -346,6 +346,7 @@ def test_blocks_and_reorganisations_are_read_before_the_answer(hub: HubProcess) 
         ("get_balances", {"filters": 5}),
         ("get_unspent_txouts", {"address": "mvCounterpartyXXXXXXXXXXXXXXW24Hex"}),
         ("get_unspent_txouts", {"address": ["x"]}),
+        ("get_address_options", {"address": "../assets"}),
         ("utxos_with_balances", {"utxos": "00"}),
         ("utxos_with_balances", {"utxos": [5]}),
         ("utxos_with_balances", {"utxos": [f"{'00' * 32}:{'9' * 5000}"]}),

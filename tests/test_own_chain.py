@@ -12,7 +12,10 @@ from network_support import DEPOSIT, Client, Network, running_network, wait_unti
 from servers import json_rpc
 
 NOT_ABOUT_THE_CHAIN = ("mph_status", "mph_request", "mph_deposit", "mph_sync", "mph_close", "faucet")
-CHAIN_METHODS = ("get_running_info", "get_unspent_txouts", "utxos_with_balances", "getrawtransaction_batch")
+CHAIN_METHODS = (
+    *("get_running_info", "get_unspent_txouts", "get_address_options", "utxos_with_balances"),
+    "getrawtransaction_batch",
+)
 NOBODY = "http://127.0.0.1:9/api/"
 
 

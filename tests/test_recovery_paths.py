@@ -21,6 +21,7 @@ ALL_BUT_BROADCAST = (
     "mph_deposit",
     "get_running_info",
     "get_balances",
+    "get_address_options",
     "get_unspent_txouts",
     "utxos_with_balances",
     "getrawtransaction_batch",

@@ -177,6 +177,13 @@ def test_what_can_not_be_answered_is_refused_as_counterparty_does(shared: NodePr
     assert shared.session.get(f"{shared.url}v2/bitcoin/transactions", timeout=TIMEOUT).status_code == 405
 
 
+def test_an_address_has_the_options_that_it_was_given(node: NodeProcess) -> None:
+    assert error_of(node, f"addresses/{ALICE_ADDRESS}") == (404, "Not found")
+    node.rpc("setaddressoptions", address=ALICE_ADDRESS, options=1)
+    assert node.get(f"addresses/{ALICE_ADDRESS}") == {"address": ALICE_ADDRESS, "options": 1, "block_index": None}
+    assert error_of(node, "addresses/xx") == (400, "Invalid address: xx")
+
+
 def test_a_fee_rate_is_estimated_only_once_it_is_set(node: NodeProcess) -> None:
     assert error_of(node, "bitcoin/estimatesmartfee") == (404, "Not found")
     assert node.rpc("fee_per_kb") is None

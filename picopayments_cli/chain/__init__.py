@@ -6,9 +6,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from picopayments_cli.channel.errors import MemoRequired
 from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint
 
 __all__ = ["Asset", "Chain", "Coin", "Entry", "Query", "View"]
+
+REQUIRE_MEMO = 1  # of an address's options: the ledger takes no send to it without a memo
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,7 @@ class Query:
     coins: Sequence[str] = ()
     history: Sequence[str] = ()
     balances: Sequence[str] = ()
+    options: Sequence[str] = ()
     transactions: Sequence[bytes] = ()
 
 
@@ -27,7 +31,8 @@ class View:
 
     ``fee_rate`` in sat/vB (at least 1). ``coins`` leaves out what the mempool spends and includes what it makes.
     ``history`` is complete, but for ``truncated``. ``balances`` count the confirmed ledger, BTC included (confirmed
-    coins), attached holdings left out. ``transactions`` are raw and hash to their txid; unknown ones are left out.
+    coins), attached holdings left out. ``options`` are what the owner of an address has set for it, 0 for none.
+    ``transactions`` are raw and hash to their txid; unknown ones are left out.
     ``truncated``: addresses with a longer history than the source lists. What is listed is its newest part and all that
     made the address's coins, so that the coins follow from it, and whether there ever was a transaction.
     """
@@ -37,8 +42,19 @@ class View:
     coins: Mapping[str, tuple[Coin, ...]] = field(default_factory=dict)
     history: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
     balances: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    options: Mapping[str, int] = field(default_factory=dict)
     transactions: Mapping[bytes, bytes] = field(default_factory=dict)
     truncated: frozenset[str] = frozenset()
+
+    def check_takes_sends(self, address: str) -> None:
+        """Refuse an address that gets nothing without a memo, as nothing has one here. Raises MemoRequired."""
+        if self.options[address] & REQUIRE_MEMO:
+            raise MemoRequired(
+                f"The owner of {address} has set its option to require a memo: the ledger would refuse what is sent "
+                'to it from here, and what connections pay back. A broadcast of "options 0" from that address takes '
+                "the option away.",
+                address=address,
+            )
 
 
 @dataclass(frozen=True)

@@ -83,12 +83,14 @@ class HubChain:
         """One batch that begins and ends with the height. Raises Moved."""
         with_coins = list(dict.fromkeys([*query.coins, *query.balances]))
         with_history, with_balances = list(dict.fromkeys(query.history)), list(dict.fromkeys(query.balances))
+        with_options = list(dict.fromkeys(query.options))
         scripts = {address: script_of_address(self._network, address) for address in [*with_coins, *with_history]}
         calls: list[tuple[str, dict[str, Any]]] = [
             _INFO,
             *(("get_unspent_txouts", {"address": address, "unconfirmed": True}) for address in with_coins),
             *(("search_raw_transactions", {"address": address, "unconfirmed": True}) for address in with_history),
             *(("get_balances", {"filters": [_is(address)]}) for address in with_balances),
+            *(("get_address_options", {"address": address}) for address in with_options),
         ]
         txids = [txid[::-1].hex() for txid in dict.fromkeys(query.transactions)]
         for start in range(0, len(txids), _TRANSACTIONS):
@@ -106,6 +108,7 @@ class HubChain:
             coins={address: coins[address] for address in query.coins},
             history={address: _entries(items, height) for address, items in histories.items()},
             balances={address: _balances(next(answers), address, coins[address]) for address in with_balances},
+            options={address: whole(next(answers), "options") for address in with_options},
             transactions=_transactions(answers, query.transactions),
             truncated=frozenset(address for address, items in histories.items() if _is_truncated(items)),
         )

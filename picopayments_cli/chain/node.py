@@ -135,12 +135,13 @@ class NodeChain:
         """
         height = self._height()
         addresses = list(dict.fromkeys(query.history))
-        for address in addresses:
+        for address in (*addresses, *query.options):
             script_of_address(self._network, address)  # nothing but an address goes into a path
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # the interface has no call for several histories
             asked_coins = pool.submit(self._coins, [*query.coins, *query.balances])
             asked_balances = pool.submit(self._balances, query.balances)
             asked_rate = pool.submit(self._fee_rate)
+            options = dict(zip(query.options, pool.map(self._options, query.options), strict=True))
             pages = dict(zip(addresses, pool.map(self._history, addresses), strict=True))
             coins, balances, fee_rate = asked_coins.result(), asked_balances.result(), asked_rate.result()
         found = {address: entries for address, (entries, _) in pages.items()}
@@ -160,6 +161,7 @@ class NodeChain:
                 for address, entries in found.items()
             },
             balances={address: {**held, "BTC": _confirmed(coins[address])} for address, held in balances.items()},
+            options=options,
             transactions={txid: raws[txid] for txid in query.transactions if txid in raws},
             truncated=truncated,
         )
@@ -243,6 +245,14 @@ class NodeChain:
                         quantity = whole(holding, "quantity")
                         found[address][asset] = found[address].get(asset, 0) + quantity
         return found
+
+    def _options(self, address: str) -> int:
+        try:
+            return whole(self._get(f"v2/addresses/{address}"), "options")
+        except NodeRefused as error:
+            if error.data.get("status") != 404:
+                raise
+            return 0  # it never set any
 
     def _fee_rate(self) -> int:
         if self._bitcoin is not None:

@@ -61,6 +61,10 @@ class InvalidAddress(PicopaymentsError):
     """Not an address of this network."""
 
 
+class MemoRequired(PicopaymentsError):
+    """An address whose owner has told the ledger to refuse whatever is sent to it without a memo."""
+
+
 class InvalidAsset(PicopaymentsError):
     """Not the name of an asset."""
 

@@ -116,9 +116,11 @@ def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, ex
 def _make_deposit(
     session: Session, script: DepositScript, asset: Asset, quantity: int, terms: Terms
 ) -> tuple[bytes, Anchor]:
-    """The signed deposit and its anchor. Raises InsufficientBitcoin."""
+    """The signed deposit and its anchor. Raises InsufficientBitcoin, MemoRequired."""
     wallet = session.wallet
-    purse = session.purse(session.chain.view(Query(coins=[wallet.address])))
+    view = session.chain.view(Query(coins=[wallet.address], options=[wallet.address]))
+    view.check_takes_sends(wallet.address)  # what the connection pays back goes there
+    purse = session.purse(view)
     budget = Budget(terms.fee_rate)
     draft = compose_deposit(purse.coins, wallet.unlock, script, asset.number, quantity, budget, purse.rate)
     check_reserve(session, purse, draft)

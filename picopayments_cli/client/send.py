@@ -33,7 +33,7 @@ def blocksend(session: Session, asset: Asset, destination: str, quantity: int, e
 
     An asset comes with ``extra_btc`` satoshis, and at least with the dust that an output must hold. Nothing is signed
     before everything is checked. Called again it pays again. Raises InvalidAddress, InvalidQuantity, InvalidParams,
-    InsufficientFunds, InsufficientBitcoin, FeeTooHigh, BadPreviousTransaction, BroadcastRefused.
+    MemoRequired, InsufficientFunds, InsufficientBitcoin, FeeTooHigh, BadPreviousTransaction, BroadcastRefused.
     """
     script = _destination(session, asset, destination)
     if asset.number == BTC_ID:
@@ -45,10 +45,12 @@ def blocksend(session: Session, asset: Asset, destination: str, quantity: int, e
             )
     else:
         check_funds(session, asset, quantity)
-    purse = session.purse(session.chain.view(Query(coins=[session.wallet.address])))
+    view = session.chain.view(Query(coins=[session.wallet.address], options=[destination]))
+    purse = session.purse(view)
     if asset.number == BTC_ID:
         draft = compose_payment(purse, Output(quantity, script))
     else:
+        view.check_takes_sends(destination)
         target = Output(max(DUST, extra_btc), script)
         draft = compose_send(purse.coins, purse.unlock, target, pack_send(asset.number, quantity), rate=purse.rate)
     check_reserve(session, purse, draft)

@@ -15,6 +15,7 @@ from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.errors import (
     InsufficientBitcoin,
     InsufficientFunds,
+    MemoRequired,
     NodeUnreachable,
     PicopaymentsError,
     UnknownMethod,
@@ -104,6 +105,10 @@ class Hub:
         """
         self.follower.catch_up()
         self.follower.import_address(self.chain, self.address, WALLET)
+        try:
+            self.chain.view(Query(options=[self.address])).check_takes_sends(self.address)
+        except MemoRequired as error:  # what is open goes on, what is new is refused
+            log.error(error.message)
         if self.network.name == "regtest":
             self._fund()
             with self.book.transaction("offer") as work:

@@ -185,7 +185,7 @@ class Methods:
         """Agree to the client's deposit, and to the hub's own; the same request is answered with the same reply.
 
         Raises UnknownHandle, DepositAlreadyGiven, BadDepositScript, DepositRefused, InvalidTime, AddressUsed,
-        InsufficientLiquidity.
+        InsufficientLiquidity, MemoRequired.
         """
         asked = DepositMessage.parse(body, BadRequest)
         handle = _handle(body)
@@ -197,10 +197,12 @@ class Methods:
             return _same_deposit(account, digest)
         duplex = self._agreed(account, asked)
         address = str(address_of_script(self._hub.network, duplex.receiving.script.output))
-        view = self._hub.chain.view(Query(history=[address], balances=[self._hub.address]))
+        own = self._hub.address
+        view = self._hub.chain.view(Query(history=[address], balances=[own], options=[own]))
+        view.check_takes_sends(own)
         if view.history[address]:
             raise AddressUsed("The deposit's address has a history already: ask for another connection.")
-        held = view.balances[self._hub.address].get(account.asset, 0)
+        held = view.balances[own].get(account.asset, 0)
         with self._hub.book.transaction("deposit") as work:
             account = work.get(handle)
             if account.stage != REQUESTED:
@@ -211,13 +213,13 @@ class Methods:
             account.numbers[secrets.revoke_hash(0)] = 0
             add_request(duplex, asked.next_hash)  # refuses a repeated one; it counts once its address was looked at
             duplex = hand_out(duplex, secrets.revoke_hash(0))
-            own = DepositMessage(
+            matching = DepositMessage(
                 duplex.sending.script.redeem,
                 secrets.revoke_hash(0),
                 duplex.sending.quantity,
                 duplex.sending.delay,
             )
-            reply = self._reply(own.as_json(), digest)
+            reply = self._reply(matching.as_json(), digest)
             for channel in (duplex.sending, duplex.receiving):
                 self._hub.follower.watch(work.db, channel.script.output, DEPOSIT)
             agreed = replace(

@@ -55,6 +55,7 @@ class Proxy:
         """What is on offer; on regtest also what makes blocks and money."""
         offered: list[Method] = [
             self.get_balances,
+            self.get_address_options,
             self.get_unspent_txouts,
             self.utxos_with_balances,
             self.search_raw_transactions,
@@ -99,6 +100,11 @@ class Proxy:
                 raise InvalidParams('A filter must be {"field": "address" or "asset", "op": "==", "value": text}.')
             wanted[field] = self._address(value) if field == "address" else value
         return wanted
+
+    def get_address_options(self, address: str) -> dict[str, Any]:
+        """The options that the owner of an address has set for it, 0 for none."""
+        options = self._chain.view(Query(options=[self._address(address)])).options[address]
+        return {"address": address, "options": options}
 
     def get_unspent_txouts(self, address: str, unconfirmed: bool = False) -> list[dict[str, Any]]:
         """The coins of an address, by txid; with ``unconfirmed`` those of the mempool too."""

@@ -85,6 +85,13 @@ class Methods:
         self._node.fee_rate = sat_per_kvb
         return sat_per_kvb
 
+    def setaddressoptions(self, address: str, options: int) -> int:
+        """What the node tells as an address's options from now on, without a broadcast of its owner."""
+        if not 0 <= options <= MAX_QUANTITY:
+            raise InvalidParams(f"options is between 0 and {MAX_QUANTITY}.")
+        self._node.address_options[script_of(address)] = options
+        return options
+
     # Transactions ----------------------------------------------------------------------------------------------
 
     def getrawtransaction(self, tx_hash: str, verbose: bool = False) -> Any:

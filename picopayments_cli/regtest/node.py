@@ -36,6 +36,7 @@ class Node:
     def __init__(self, folder: Path, block_time: int | None = None) -> None:
         self.block_time = block_time
         self.fee_rate: int | None = None  # sat/kvB, what it estimates when asked; None: it has no estimate
+        self.address_options: dict[bytes, int] = {}  # by scriptPubKey
         self._lock = _locked(folder)
         self.journal = Journal(folder / "journal.sqlite")
         self.kernel = Kernel(folder / "kernel")

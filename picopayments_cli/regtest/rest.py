@@ -67,6 +67,7 @@ class RestApi:
             ("/healthz", self._health, ("check_type",)),
             ("/blocks/last", self._last_block, ()),
             ("/addresses/balances", self._balances_of_many, ("addresses", "asset", "type", *_PAGING)),
+            ("/addresses/{address}", self._address, ()),
             ("/addresses/{address}/balances", self._balances, ("type", "sort", *_PAGING)),
             ("/addresses/{address}/balances/{asset}", self._balances, ("type", *_PAGING)),
             ("/assets", self._assets, ("named", *_PAGING)),
@@ -182,6 +183,10 @@ class RestApi:
         }
 
     # Balances and assets ---------------------------------------------------------------------------------------
+
+    def _address(self, params: Params) -> dict[str, Any] | None:
+        options = self._node.address_options.get(_script(params["address"]))
+        return None if options is None else {"address": params["address"], "options": options, "block_index": None}
 
     def _balances(self, params: Params) -> _Page:
         rows = self._rows([params["address"]], params.get("asset"), params)

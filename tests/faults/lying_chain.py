@@ -26,7 +26,7 @@ from picopayments_cli.channel.transactions import spent_outpoints
 QUICK = 2  # changes of each method's answer at each stage
 MAX_RATE = 100  # sat/vB: the default fee_ceiling, and the most that a commit's terms may say
 CHANGED = (
-    *("get_running_info", "get_unspent_txouts", "search_raw_transactions", "get_balances"),
+    *("get_running_info", "get_unspent_txouts", "search_raw_transactions", "get_balances", "get_address_options"),
     *("getrawtransaction_batch", "utxos_with_balances", "get_asset_info", "sendrawtransaction", "mph_status"),
 )
 READ = {
