@@ -310,10 +310,13 @@ class Client:
         return ["--regtest", "--basedir", str(self.basedir), "--hub-url", self.hub_url, *words]
 
     def done(self, *words: str) -> Done:
-        """Run a command inside this process."""
+        """Run a command inside this process; the parser may refuse it, too."""
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = cli.main(self.words(*words))
+            try:
+                code = cli.main(self.words(*words))
+            except SystemExit as stopped:
+                code = int(str(stopped.code))
         return Done(code, out.getvalue(), err.getvalue())
 
     def run(self, *words: str) -> Any:
@@ -387,3 +390,13 @@ def key_in(path: Path) -> Key:
 def tokens_of(result: Mapping[str, Any], handle: str) -> list[str]:
     """The tokens of the payments that a sync received on a connection."""
     return [payment["token"] for payment in result[handle]["received_payments"]]
+
+
+def refusal(client: Client, *words: str) -> tuple[int, str, dict[str, Any]]:
+    """Exit code, name and data of the refusal of a command that leaves files and mempool as they were."""
+    before = client.files()
+    outcome = client.done(*words)
+    assert "Traceback" not in outcome.stderr
+    error = outcome.error
+    assert client.files() == before
+    return outcome.code, error["name"], error["data"]

@@ -10,7 +10,7 @@ from channel_support import ASSET, PAYEE, PAYER, deposit_script, hashed, wallet_
 from hypothesis import given
 from hypothesis import strategies as st
 from memory_support import START, MemoryChain
-from test_channel_recovery import DEPOSIT, EXPIRE, XCP, Scene, purse
+from recovery_support import DEPOSIT, EXPIRE, XCP, Scene, purse
 
 from picopayments_cli.channel import recovery
 from picopayments_cli.channel.duplex import Duplex
