@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,9 +22,11 @@ from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import ConnectRequest, DepositMessage
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.values import Handle, Hash, Pubkey, Quantity
+from picopayments_cli.limits import Limits
 
 CONNECTIONS, QUICK_CONNECTIONS = 1000, 100
 CALLS = 500  # in one request of the address that asks too much
+OPEN = Limits().open_requests  # at a time, of one address
 SILENT = 90  # connections of one address that say nothing
 MAX_GROWTH = 30_000_000  # bytes of memory that a thousand connections may cost the hub
 MAX_SECONDS = 5.0  # for an honest client's sync in between
@@ -39,6 +42,7 @@ def run(rng: random.Random, budget: Budget) -> Result:
         flood = Flood(network, rng, result, alice, bob, handles)
         flood.unfunded(budget.share(CONNECTIONS, QUICK_CONNECTIONS))
         flood.one_address()
+        flood.curious()
         flood.silent()
         for party in (alice, bob):
             guaranteed = sum(party.guaranteed(handle) for handle in party.handles())
@@ -140,6 +144,24 @@ class Flood:
         seconds = self.served("while one address is told to wait")
         text = f"one address, {CALLS} calls at a time: HTTP statuses {statuses}; others served in {seconds:.2f} s"
         self.result.notes.append(text)
+
+    def curious(self) -> None:
+        """As many questions at a time as one address may have open, each about all connections: others are served."""
+        stopped = threading.Event()
+
+        def ask(_number: int) -> int:
+            answered = 0
+            while not stopped.is_set():
+                answered += self._call("mph_status", {}, {"X-Forwarded-For": "198.51.100.8"}).status_code == 200
+            return answered
+
+        with ThreadPoolExecutor(OPEN) as pool:
+            answers = pool.map(ask, range(OPEN))
+            try:
+                seconds = max(self.served(f"beside {OPEN} questions at a time") for _ in range(5))
+            finally:
+                stopped.set()
+        self.result.notes.append(f"{OPEN} questions at a time, {sum(answers)} in all; others served in {seconds:.2f} s")
 
     def silent(self) -> None:
         """Connections that say nothing, or half a request: others are served."""
