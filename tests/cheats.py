@@ -230,7 +230,8 @@ class Town:
                     for result in client.run("sync").values():
                         brought[name] += result["txids"]
         statuses = {name: client.run("status")["connections"] for name, client in self.clients.items()}
-        raise AssertionError(f"not over after {rounds} blocks: {statuses}, hub: {self.stages()}")
+        told = self.hub.log.read_text()[-2000:]
+        raise AssertionError(f"not over after {rounds} blocks: {statuses}, hub: {self.stages()}; it said: {told}")
 
     def is_over(self, *syncing: Client) -> bool:
         """Whether all connections are closed, at the hub as well where it lives."""

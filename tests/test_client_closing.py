@@ -17,6 +17,7 @@ from picopayments_cli.channel import recovery
 from picopayments_cli.channel.errors import (
     BadRequest,
     BroadcastRefused,
+    HubRefused,
     HubUnreachable,
     NodeUnreachable,
     PicopaymentsError,
@@ -124,14 +125,40 @@ def test_an_unanswered_sync_keeps_the_secret(it: Story) -> None:
     def lost(method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
         answer = honest(method, params, retry=retry)
         if method == "mph_sync":
-            raise SILENT
+            raise HubRefused("The server failed.")
         return answer
 
     it.hub.call = lost  # type: ignore[method-assign]
     it.hub.to_pay = [300]
     assert closed(it) is None
     assert it.connection.pending is not None
-    assert (it.hub.client_secret, it.connection.revealed) == (None, False)
+    assert (it.hub.client_secret, it.connection.revealed, it.connection.told) == (None, False, True)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_hub_that_did_not_answer_the_last_sync_is_not_told_before_it_has(it: Story, times: int) -> None:
+    """What that sync gave back stays so: told without it, the hub could have its deposit at expiry only."""
+    it.receive()
+    it.queue(298)
+    silences = [SILENT] * times
+    honest = it.hub.call
+
+    def down(method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
+        if method == "mph_sync" and silences:
+            raise silences.pop()
+        return honest(method, params, retry=retry)
+
+    it.hub.call = down  # type: ignore[method-assign]
+    with pytest.raises(HubUnreachable):
+        closed(it)
+    for _ in range(times - 1):
+        api.sync(it.session)
+    assert "call mph_close" not in it.doors.passed
+    assert (it.connection.stage, it.connection.duplex.receiving.active) == (CLOSING, ())
+    passed = it.sync()
+    assert passed.index("call mph_sync") < passed.index("call mph_close")
+    assert it.hub.client_secret == it.connection.spend_secret(it.session.wallet.key)
+    assert [action["amount"] for action in it.told() if action["action"] == "sent"] == [298]
 
 
 def test_the_answer_to_the_last_sync_is_fetched_before_the_hub_is_told(it: Story) -> None:

@@ -21,6 +21,7 @@ from picopayments_cli.channel.errors import (
     ConnectionWornOut,
     DirtyCommitAddress,
     HubRestored,
+    HubUnreachable,
     LocalFiles,
     NotTransferable,
     PaymentExceedsReceivable,
@@ -100,7 +101,17 @@ def _last_answer(session: Session, connection: Connection, outcome: Outcome) -> 
         raise
     except PicopaymentsError as error:
         log.warning("the last sync stays unanswered: %s", error.message)
+        _note_silence(outcome, error)
     return session.connection(connection.handle)
+
+
+def _note_silence(outcome: Outcome, error: PicopaymentsError) -> None:
+    """Have a hub that did not answer a sync told nothing yet: told of the close, it would refuse that sync for ever.
+
+    What the sync gave back is not taken back, so that it must be answered while it can.
+    """
+    if isinstance(error, HubUnreachable):
+        outcome.hub_silent = error
 
 
 def _live(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
@@ -366,6 +377,7 @@ def _last_sync(session: Session, connection: Connection, outcome: Outcome) -> Co
         raise
     except PicopaymentsError as error:  # whatever the hub answers, the connection is closed
         log.warning("closing without a last sync: %s", error.message)
+        _note_silence(outcome, error)
     return session.connection(connection.handle)
 
 

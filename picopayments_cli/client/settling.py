@@ -46,7 +46,7 @@ class Outcome:
 
     txids: list[str] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
-    hub_silent: Unreachable | None = None  # why the hub was not told that a connection closes
+    hub_silent: Unreachable | None = None  # why the hub was not told that a connection closes, or was not even asked
 
 
 def settle(
@@ -57,7 +57,7 @@ def settle(
         connection, look = _locate(session, connection, look)
         facts = look.facts[connection.handle]
     _republish_claimed(session, connection, facts, outcome)
-    if not connection.told:
+    if not connection.told and outcome.hub_silent is None:
         try:
             connection = _tell(session, connection)
         except Unreachable as error:

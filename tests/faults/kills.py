@@ -76,7 +76,7 @@ class Killing(Stage):
         return code
 
     def _must_die(self, client: Client, step: str) -> bool:
-        return bool(self._wish(client)) or self.director.is_urgent(Where("client", step))
+        return bool(self._wish(client) or self._seldom(step)) or self.director.is_urgent(Where("client", step))
 
     def _hub_is_next(self, step: str) -> bool:
         """Whether it is the hub's turn: mostly, where it passes doors beside which nobody has died yet."""
@@ -93,8 +93,16 @@ class Killing(Stage):
         last = self._unfinished.get(client.basedir)
         if last is None or (found := _BEFORE_LEAVING.match(f"{last.side} {last.door}")) is None:
             return None
-        sides = self.director.open_sides([f"client save {found['what']} did not leave"])
-        return Target(door=sides[-1][0], side=sides[-1][1]) if sides else None  # before it, and then after
+        return self._beside(f"client save {found['what']} did not leave")
+
+    def _beside(self, door: str) -> Target | None:
+        """Before a door that is passed seldom, and then after it."""
+        sides = self.director.open_sides([door])
+        return Target(door=door, side=sides[-1][1]) if sides else None
+
+    def _seldom(self, step: str) -> Target | None:
+        door = next((door for name, door in SELDOM.items() if step.startswith(name)), None)
+        return self._beside(door) if door else None
 
     def _named(self, step: str) -> Target | None:
         """Beside a door that was not recorded, since nobody comes there in a life without deaths.
@@ -104,8 +112,7 @@ class Killing(Stage):
         wanted = self.director.open_sides([SELDOM["give up"]]) and not self.director.is_urgent(Where("client", step))
         if step.startswith("connect") and wanted and self.rng.random() < 0.5:
             return Target(door="client save proposed", side=AFTER)
-        doors = [door for name, door in SELDOM.items() if step.startswith(name)]
-        return self.director.draw_door(doors)
+        return self._seldom(step)
 
     def mine(self, step: str, blocks: int = 1, *, undone: int = 0) -> None:
         """Mine; the hub may die over its chores."""
@@ -231,10 +238,11 @@ def _original(stage: Killing, name: str) -> None:
     stage.town.own_chain.discard(name)  # its settings are the original's
     before = client.balances()["XCP"]
     original.leave()
-    for number in range(EXPIRE):
+    document = client.basedir / "regtest.connections" / f"{HANDLE}.json"
+    for _ in range(EXPIRE):
         if client.shown(HANDLE)["status"] == "closed":
             break
-        stage.strike(client, "original" if number else "take over", "sync")
+        stage.strike(client, "original" if document.exists() else "take over", "sync")
         stage.mine("settle original", 3)
     held = client.balances()["XCP"] - before
     stage.result.hold(client.shown(HANDLE)["status"] == "closed", f"{name} is not settled after {stage.what}")
