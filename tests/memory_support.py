@@ -57,6 +57,7 @@ from picopayments_cli.channel.values import (
 
 REGTEST = NETWORKS["regtest"]
 START = 1000  # the height at which every story begins
+GONE = 26**3 + 1  # an asset that every address held once
 HANDLE = Handle(hashlib.sha256(b"handle").digest())
 STRANGER = Key(hashlib.sha256(b"a stranger").digest())
 
@@ -153,7 +154,7 @@ class MemoryChain:
             self.fee_rate,
             coins={item: self._coins(scripts[item]) for item in query.coins},
             history={item: self._history(scripts[item]) for item in query.history},
-            balances={item: self._named(scripts[item]) for item in query.balances},
+            balances={item: self._rows(scripts[item]) for item in query.balances},
             options={item: self.options.get(item, 0) for item in query.options},
             transactions={txid: known[txid] for txid in query.transactions if txid in known},
         )
@@ -229,6 +230,11 @@ class MemoryChain:
 
     def _asset_ids(self, script: bytes) -> tuple[int, ...]:
         return tuple(asset for (at, asset), quantity in self._balances().items() if at == script and quantity)
+
+    def _rows(self, script: bytes) -> Mapping[str, int]:
+        """As a node tells them: with the bitcoins, and with what is gone."""
+        confirmed = sum(coin.value for coin in self._coins(script) if coin.height is not None)
+        return {"BTC": confirmed, asset_name(GONE): 0, **self._named(script)}
 
     def _named(self, script: bytes) -> Mapping[str, int]:
         return {asset_name(asset): self.held(script, asset) for asset in self._asset_ids(script)}

@@ -295,6 +295,24 @@ def test_a_folder_from_a_backup_publishes_what_the_hub_shows_to_count(it: Story)
     assert it.chain.held(it.session.wallet.script, XCP) == QUANTITY + newer
 
 
+def test_what_the_hub_shows_may_be_newer_than_any_hash_that_an_old_folder_knows(it: Story) -> None:
+    received_and_given_back(it)
+    for _ in range(12):
+        it.sync()
+    it.hub.to_pay = [500]
+    it.sync()
+    newest = it.connection.duplex.receiving.active[-1]
+    restore(it)
+    assert newest.revoke_hash not in it.connection.numbers
+    it.hub.shows = True
+    closed(it)
+    assert it.connection.duplex.receiving.active[-1] == newest
+    it.chain.mine(DELAY)
+    it.sync()
+    it.chain.mine()
+    assert it.chain.held(it.session.wallet.script, XCP) == QUANTITY + newest.quantity
+
+
 @pytest.mark.parametrize("members", [{"revokes": ["ab"]}, {"revokes": None}, {"commit": 5}, {"commit": {}}])
 def test_last_words_that_make_no_sense_change_nothing(it: Story, members: Mapping[str, Any]) -> None:
     it.receive()
@@ -418,15 +436,17 @@ def test_what_was_leaving_when_the_process_ended_is_told_once(
     assert len(it.connection.published) == 1
 
 
-def test_what_can_t_wait_pays_the_ceiling_and_no_more(it: Story) -> None:
+@pytest.mark.parametrize(("own", "paid"), [(None, 100), (40, 40)])
+def test_what_can_t_wait_pays_the_ceiling_and_no_more_or_ones_own_rate(it: Story, own: int | None, paid: int) -> None:
     it.connect()
     it.chain.mine(3)
     it.chain.fee_rate = 1000
+    it.session.settings = replace(it.session.settings, fee_rate=own)
     closed(it)
     (change,) = (parsed(entry.raw) for entry in it.chain.entries if entry.height is None)
     spent = [it.chain.output(outpoint) for outpoint in spent_outpoints(change)]
     fee = sum(found[0].value for found in spent if found) - sum(out.nValue for out in change.vout)
-    assert 90 <= fee / len(change.serialize()) <= 110
+    assert 0.9 * paid <= fee / len(change.serialize()) <= 1.1 * paid
 
 
 def test_what_can_t_wait_spends_no_coin_that_may_carry_assets(it: Story) -> None:
@@ -499,25 +519,32 @@ def test_what_a_reorganisation_undoes_is_settled_again(it: Story) -> None:
     assert [action["action"] for action in it.told()].count("closing") == 2
 
 
-@pytest.mark.parametrize("claimed", [True, False])
+@pytest.mark.parametrize("claimed", ["a commit", "the hub's deposit", ""])
 def test_a_deposit_that_a_reorganisation_lost_is_published_again_where_the_hub_has_a_claim(
-    it: Story, claimed: bool
+    it: Story, claimed: str
 ) -> None:
-    if claimed:
+    if claimed == "a commit":
         it.open()
         it.queue(100)
         it.sync()
+    elif claimed == "the hub's deposit":  # whose commits the hub has, it knows
+        it.open()
+        it.hub.refuses = SILENT
+        it.until(it.deadline)
+        it.sync()
+        it.hub.refuses = None
     else:
         it.connect()
     it.hub.reveals = False
-    closed(it)
+    if not claimed or claimed == "a commit":
+        closed(it)
     it.chain.drop(txid_of(it.connection.deposit_raw))
     it.sync()
-    assert (it.doors.passed.count("broadcast deposit") == 1) is claimed
+    assert (it.doors.passed.count("broadcast deposit") == 1) is bool(claimed)
     it.chain.drop(txid_of(it.connection.deposit_raw))
     it.until(it.expiry - 1)
     it.sync()
-    assert (it.doors.passed.count("broadcast deposit") == 1) is claimed
+    assert (it.doors.passed.count("broadcast deposit") == 1) is bool(claimed)
     it.chain.drop(txid_of(it.connection.deposit_raw))
     it.until(it.expiry)
     it.sync()

@@ -226,6 +226,16 @@ def test_the_clients_secret_is_taken_where_it_has_no_commit(desk: Desk, alice: H
     assert desk.account(alice.handle).client_secret == alice.secrets.spend
 
 
+def test_the_clients_secret_outlives_the_hubs_process_whenever_it_comes(desk: Desk, alice: Hand, bob: Hand) -> None:
+    alice.close()  # without it, as one closes that waits for an answer
+    for hand in (alice, bob):
+        hand.close(hand.secrets.spend)
+    desk.stop()
+    desk.start()
+    for hand in (alice, bob):
+        assert desk.account(hand.handle).client_secret == hand.secrets.spend
+
+
 def test_the_clients_secret_is_left_alone_where_it_has_a_commit_and_it_is_told(
     desk: Desk, alice: Hand, bob: Hand
 ) -> None:
