@@ -161,6 +161,20 @@ def test_a_hub_that_did_not_answer_the_last_sync_is_not_told_before_it_has(it: S
     assert [action["amount"] for action in it.told() if action["action"] == "sent"] == [298]
 
 
+def test_once_the_commit_is_out_a_sync_without_an_answer_is_not_sent_again(it: Story) -> None:
+    it.receive()
+    it.queue(100)
+    it.hub.refuses = SILENT
+    assert closed(it) is not None
+    assert it.connection.pending is not None
+    it.hub.refuses = None
+    passed = it.sync()
+    assert "call mph_close" in passed
+    assert "call mph_sync" not in passed
+    assert "call mph_sync" not in it.sync()
+    assert it.hub.duplex.net == -299  # nothing has come back
+
+
 def test_the_answer_to_the_last_sync_is_fetched_before_the_hub_is_told(it: Story) -> None:
     it.open()
     it.queue(100)

@@ -12,6 +12,7 @@ from channel_support import parsed
 from hub_support import EXPIRE, Desk, Hand, clients, open_all, payment, running_desk
 
 from picopayments_cli.channel.duplex import Half, standing
+from picopayments_cli.channel.errors import DatabaseUnusable
 from picopayments_cli.channel.messages import SyncReply, close_request
 from picopayments_cli.channel.state import Channel, Commit, Offer, finished, offer_of
 from picopayments_cli.channel.transactions import spent_outpoints
@@ -141,6 +142,16 @@ def test_a_row_that_another_hub_wrote_is_not_written_over(desk: Desk, alice: Han
         connection.exec_driver_sql(f"update heads set version = version - 1 where handle = x'{alice.handle.hex()}'")
     alice.sync(FEE)
     assert alice.paid == 2 * FEE
+
+
+def test_what_was_read_before_another_wrote_is_not_written(desk: Desk, alice: Hand) -> None:
+    old = desk.account(alice.handle)
+    alice.sync(FEE)
+    newest = desk.account(alice.handle)
+    with pytest.raises(DatabaseUnusable), desk.hub.book.transaction("a hub that has read it before") as work:
+        work.put(old)
+    assert desk.account(alice.handle) == newest
+    alice.sync(FEE)
 
 
 def test_what_fails_half_way_is_kept_nowhere(desk: Desk, alice: Hand, bob: Hand) -> None:

@@ -291,3 +291,30 @@ def test_a_connection_closes_by_itself_at_its_deadline(desk: Desk) -> None:
     assert desk.account(hand.handle).stage == "open"
     desk.mine()
     assert desk.account(hand.handle).stage == "closing"
+
+
+def test_what_goes_on_in_the_hubs_wallet_keeps_no_connection_from_being_closed(desk: Desk, alice: Hand) -> None:
+    alice.close(alice.secrets.spend)
+    for _ in range(3):
+        desk.mine()
+        desk.node.rpc("faucet", address=desk.hub.address, btc=10_000)  # in no block yet
+        desk.hub.once()
+    assert desk.account(alice.handle).stage == "closed"
+    desk.mine()
+
+
+def test_a_closed_connection_is_settled_again_where_a_block_is_taken_away(desk: Desk) -> None:
+    hand, other = Hand(desk, "taken away"), Hand(desk, "closed long before")
+    other.open()
+    other.close(other.secrets.spend)
+    desk.mine(2)
+    hand.open()
+    hand.close(hand.secrets.spend)
+    while desk.account(hand.handle).stage != "closed":
+        desk.mine()
+    assert desk.account(other.handle).stage == "closed"
+    desk.node.rpc("reorganise", depth=2)
+    desk.hub.once()
+    assert [desk.account(item.handle).stage for item in (hand, other)] == ["closing", "closed"]
+    desk.mine(3)
+    assert desk.account(hand.handle).stage == "closed"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from picopayments_cli.channel.counterparty import is_p2sh
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.errors import BadDeposit, InsufficientBitcoin
 from picopayments_cli.channel.scripts import (
@@ -47,7 +48,7 @@ OPENING, OPEN, CLOSING, CLOSED = "opening", "open", "closing", "closed"
 class Facts:
     """What is known of one channel at the tip: history and unspent outputs of the deposit's address.
 
-    ``commit_history`` and ``commit_coins`` are those of the address that the anchor's spender pays first.
+    ``commit_history`` and ``commit_coins`` are those of the commit that spends the anchor, where one does.
     ``revoked_coins``: on the addresses of revoked commits. ``assets`` and ``commit_assets``: the ids of what the ledger
     shows on either address, None where it was not asked. ``truncated``: the deposit's history is longer than what is
     listed, as it is when somebody floods the address to hide what spends the deposit. A commit is listed all the same
@@ -99,6 +100,13 @@ def first_output(entry: Entry) -> bytes:
     """The scriptPubKey that a transaction pays first: for a commit, its own address."""
     tx = parse_transaction(entry.raw)
     return bytes(tx.vout[0].scriptPubKey) if tx is not None and tx.vout else b""
+
+
+def paid_commit(channel: Channel, facts: Facts) -> bytes | None:
+    """The scriptPubKey that the spender of a channel's anchor pays first, where that may be a commit's."""
+    entry = anchor_spender(channel, facts)
+    paid = b"" if entry is None else first_output(entry)
+    return paid if is_p2sh(paid) else None
 
 
 # The deposit and its deadlines --------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from picopayments_cli.chain import Chain, Query, View
 from picopayments_cli.channel import envelope, recovery
-from picopayments_cli.channel.counterparty import asset_id, is_p2sh
+from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.errors import (
     BadHubSignature,
     BadPreviousTransaction,
@@ -335,11 +335,8 @@ class Session:
 
     def _with_commits(self, channels: list[Channel], facts: list[Facts]) -> list[Facts]:
         """The facts with what became of the outputs that the anchors' spenders pay first."""
-        paid: dict[int, bytes] = {}
-        for n, (channel, seen) in enumerate(zip(channels, facts, strict=True)):
-            entry = recovery.anchor_spender(channel, seen)
-            if entry is not None and is_p2sh(recovery.first_output(entry)):
-                paid[n] = recovery.first_output(entry)
+        outputs = map(recovery.paid_commit, channels, facts)
+        paid = {n: script for n, script in enumerate(outputs) if script is not None}
         if not paid:
             return facts
         addresses = {n: str(address_of_script(self.network, script)) for n, script in paid.items()}

@@ -14,7 +14,7 @@ from functools import partial
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import recovery
-from picopayments_cli.channel.counterparty import asset_id, is_p2sh
+from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.duplex import add_request
 from picopayments_cli.channel.errors import BroadcastRefused, InsufficientFunds, PicopaymentsError
 from picopayments_cli.channel.networks import address_of_script
@@ -125,10 +125,9 @@ def facts_of(hub: Hub, work: Work, channel: Channel) -> Facts:
     script = channel.script.output
     tip = hub.follower.tip(work.db)
     facts = Facts(tip, tuple(hub.follower.history(work.db, script)), tuple(hub.follower.coins(work.db, script)))
-    entry = recovery.anchor_spender(channel, facts)
-    if entry is None:
+    paid = recovery.paid_commit(channel, facts)
+    if paid is None:
         return facts
-    paid = recovery.first_output(entry)
     return replace(
         facts,
         commit_history=tuple(hub.follower.history(work.db, paid)),
@@ -474,9 +473,8 @@ def _with_assets(hub: Hub, account: Account, sending: Facts, receiving: Facts) -
 
 def _commit_address(hub: Hub, channel: Channel, facts: Facts) -> str | None:
     """Where the commit that spends a channel's anchor pays, if one does."""
-    entry = recovery.anchor_spender(channel, facts)
-    paid = None if entry is None else recovery.first_output(entry)
-    return str(address_of_script(hub.network, paid)) if paid is not None and is_p2sh(paid) else None
+    paid = recovery.paid_commit(channel, facts)
+    return None if paid is None else str(address_of_script(hub.network, paid))
 
 
 def _note(event: str, account: Account, **numbers: int) -> None:
