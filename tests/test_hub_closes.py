@@ -13,6 +13,7 @@ from picopayments_cli.channel import envelope
 from picopayments_cli.channel.duplex import standing
 from picopayments_cli.channel.messages import SyncReply, SyncRequest, close_request
 from picopayments_cli.channel.recovery import settle_height
+from picopayments_cli.channel.state import finished
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Hash, Outpoint, Secret, hash_of
 
@@ -296,11 +297,21 @@ def test_a_connection_closes_by_itself_at_its_deadline(desk: Desk) -> None:
 def test_what_goes_on_in_the_hubs_wallet_keeps_no_connection_from_being_closed(desk: Desk, alice: Hand) -> None:
     alice.close(alice.secrets.spend)
     for _ in range(3):
-        desk.mine()
+        desk.node.rpc("generate", blocks=1)
         desk.node.rpc("faucet", address=desk.hub.address, btc=10_000)  # in no block yet
         desk.hub.once()
     assert desk.account(alice.handle).stage == "closed"
     desk.mine()
+
+
+def test_a_commit_that_its_client_publishes_ends_the_connection_at_once(desk: Desk, alice: Hand, bob: Hand) -> None:
+    receive(alice, bob, 100)
+    commit = finished(bob.duplex.receiving, bob.duplex.receiving.active[-1], bob.key)
+    desk.hub.once()
+    desk.hub.chain.broadcast(commit)
+    desk.hub.once()
+    assert desk.account(bob.handle).stage == "closing"
+    assert desk.account(alice.handle).stage == "open"
 
 
 def test_a_closed_connection_is_settled_again_where_a_block_is_taken_away(desk: Desk) -> None:
