@@ -358,6 +358,17 @@ def test_a_commit_is_given_back_where_the_next_ones_address_alone_was_paid(it: S
     assert it.connection.stage == AGREED
 
 
+@pytest.mark.parametrize("mined", [False, True])
+def test_no_commit_is_signed_on_an_address_that_was_paid(it: Story, mined: bool) -> None:
+    it.open()
+    sending = it.connection.duplex.sending
+    it.chain.fund(sending.commit_script(sending.requested[-1]).output, 600, mined=mined)
+    it.queue(100)
+    assert "call mph_sync" not in it.sync()
+    assert (it.connection.stage, it.connection.pending) == (CLOSING, None)
+    assert it.connection.duplex.sending.active == ()
+
+
 def test_nothing_is_signed_for_an_address_that_was_paid(it: Story) -> None:
     """The commit to be given back was paid to as well: a new one would have to be signed in its place."""
     it.receive(300)
