@@ -184,6 +184,12 @@ def closing_unanswered(it: Story) -> None:
     it.hub.refuses = None
 
 
+@story("closing, a sync unanswered, the hub silent")
+def closing_unanswered_and_silent(it: Story) -> None:
+    it.open()
+    it.close_silently()
+
+
 @story("closing, the hub silent")
 def silent(it: Story) -> None:
     untold(it)
