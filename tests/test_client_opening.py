@@ -367,6 +367,7 @@ def test_no_coin_is_spent_where_nobody_says_what_is_attached(it: Story) -> None:
 
 def test_each_step_is_on_disk_before_the_next_leaves(it: Story) -> None:
     it.killed_at("save asked", it.connect)
+    assert it.session.store.load_wif() is not None  # the key that all of it is signed with
     (asked,) = it.session.store.load_all().values()
     it.doors.passed.clear()
     it.connect()
