@@ -106,6 +106,22 @@ def test_a_long_line_that_was_cut_off(tmp_path: Path) -> None:
     assert json.loads(line)["token"] == "00" * 5000
 
 
+@pytest.mark.parametrize("left", [1, 4094, 4095, 4096, 4097, 8191, 8192])
+def test_what_was_cut_off_is_dropped_to_the_byte(tmp_path: Path, left: int) -> None:
+    """The end of the last whole line may be where what is read at a time begins, or ends."""
+    with Store(tmp_path, REGTEST) as store:
+        for amount in (1, 2):
+            store.save(ONE, {}, "test", [{"action": "sent", "amount": amount}])
+        store.save(ONE, {}, "test")
+        whole = store.history_path.read_bytes()
+        with store.history_path.open("ab") as file:
+            file.write(b"0" * left)
+        store.save(ONE, {}, "test", [{"action": "sent", "amount": 3}])
+        store.save(ONE, {}, "test")
+    assert store.history_path.read_bytes().startswith(whole + b"{")
+    assert amounts(tmp_path) == [1, 2, 3]
+
+
 def test_a_damaged_line_is_named_and_kept(tmp_path: Path) -> None:
     with Store(tmp_path, REGTEST) as store:
         for amount in (1, 2):
