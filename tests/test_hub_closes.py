@@ -131,6 +131,15 @@ def test_an_older_commit_of_more_than_counts_hinders_nothing(desk: Desk, alice: 
     return_to(bob, 0)
 
 
+def test_an_older_commit_that_nobody_paid_to_hinders_nothing(desk: Desk, alice: Hand, bob: Hand) -> None:
+    kept = receive(alice, bob, 40)
+    pay_to_commit(desk, bob, kept)  # which is not given back
+    receive(alice, bob, 100)
+    return_to(bob, 40)
+    receive(alice, bob, 150)
+    return_to(bob, 40)
+
+
 def test_dust_on_another_clients_commit_hinders_nobody(
     desk: Desk, alice: Hand, bob: Hand, opened: Iterator[Hand]
 ) -> None:
