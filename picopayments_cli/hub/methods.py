@@ -355,7 +355,7 @@ class Methods:
         work.revoke(account.handle, [(item.revoke_hash, item.secret) for item in fresh])
         if request.half.offer:
             work.add_commit(account, after.receiving.active[-1], sent=False)
-        account = replace(account, duplex=after, due=due, listed=False)
+        account = replace(account, duplex=after, due=due)
         work.keep(account)
         refused = []
         for payment in request.payments:
