@@ -33,6 +33,7 @@ class Director:
     """Says where the next process dies: first where none has died yet."""
 
     rng: random.Random
+    thorough: bool = False  # whether every door counts as a main one: what comes seldom is left
     records: dict[Where, Record] = field(default_factory=dict)
     functions: Counter[Function] = field(default_factory=Counter)  # deaths in each
     sides: Counter[Side] = field(default_factory=Counter)  # deaths at each side of each door
@@ -62,9 +63,11 @@ class Director:
         return Target(function, place, nth=1 if function in fresh else self.rng.choice((1, 1, 2, 5)))
 
     def is_urgent(self, where: Where) -> bool:
-        """Whether a step passes a main door beside which nobody has died yet."""
+        """Whether a step passes a main door beside which nobody has died yet; where it is thorough, any door."""
         record = self.records.get(where)
-        return record is not None and bool(self.open_sides(record.doors & MAIN_DOORS))
+        if record is None:
+            return False
+        return bool(self.open_sides(record.doors if self.thorough else record.doors & MAIN_DOORS))
 
     def draw_door(self, doors: Iterable[str]) -> Target | None:
         """A side of one of these doors at which nobody has died yet; the main ones first, then the least tried."""

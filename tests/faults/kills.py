@@ -183,6 +183,7 @@ def run(rng: random.Random, budget: Budget) -> Result:
     with heard():
         chapters = 0
         while budget.goes_on(result.trials, least) or (director.left() and chapters < budget.share(MOST_CHAPTERS, 0)):
+            director.thorough = result.trials >= least
             _chapter(budget, director, result, least)
             chapters += 1
         _together(rng, budget, result)
