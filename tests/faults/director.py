@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from faults.tracing import AFTER, BEFORE, ROOT, Function, Record, Target
 
-TRIES, DOOR_TRIES = 4, 40  # at a function and at a side of a door, after which others come first
+TRIES, DOOR_TRIES = 4, 400  # at a function, and at a side of a door, which many steps only seem to pass
 MAIN_DOORS = frozenset(
     (
         *("client save sync prepared", "client call mph_sync", "client broadcast deposit"),
