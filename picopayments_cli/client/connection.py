@@ -7,7 +7,8 @@ before it leaves. Every function may be cut off anywhere and called again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -95,23 +96,26 @@ def _last_answer(session: Session, connection: Connection, outcome: Outcome) -> 
     """Fetch the answer to the sync that is unanswered yet: the payments in it are this party's, until it settles."""
     if connection.pending is None or connection.commit_raw is not None or connection.told:
         return connection
-    try:
-        return finish(session, connection, outcome)
-    except LocalFiles:
-        raise
-    except PicopaymentsError as error:
-        log.warning("the last sync stays unanswered: %s", error.message)
-        _note_silence(outcome, error)
+    with _closing_all_the_same(outcome, "the last sync stays unanswered"):
+        finish(session, connection, outcome)
     return session.connection(connection.handle)
 
 
-def _note_silence(outcome: Outcome, error: PicopaymentsError) -> None:
-    """Have a hub that did not answer a sync told nothing yet: told of the close, it would refuse that sync for ever.
+@contextmanager
+def _closing_all_the_same(outcome: Outcome, otherwise: str) -> Iterator[None]:
+    """Go on whatever the hub answers to a last sync; ``otherwise`` says what that comes to.
 
-    What the sync gave back is not taken back, so that it must be answered while it can.
+    One that does not answer is told nothing yet: told of the close, it would refuse that sync for ever, and what the
+    sync gave back is not taken back.
     """
-    if isinstance(error, HubUnreachable):
-        outcome.hub_silent = error
+    try:
+        yield
+    except LocalFiles:
+        raise
+    except PicopaymentsError as error:
+        log.warning("%s: %s", otherwise, error.message)
+        if isinstance(error, HubUnreachable):
+            outcome.hub_silent = error
 
 
 def _live(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
@@ -371,13 +375,8 @@ def _closing(session: Session, connection: Connection) -> Connection:
 
 def _last_sync(session: Session, connection: Connection, outcome: Outcome) -> Connection:
     """Send and receive what waits, if that can be: what came since a sync that has no answer yet, too."""
-    try:
-        return finish(session, prepare(session, finish(session, connection, outcome)), outcome)
-    except LocalFiles:
-        raise
-    except PicopaymentsError as error:  # whatever the hub answers, the connection is closed
-        log.warning("closing without a last sync: %s", error.message)
-        _note_silence(outcome, error)
+    with _closing_all_the_same(outcome, "closing without a last sync"):
+        finish(session, prepare(session, finish(session, connection, outcome)), outcome)
     return session.connection(connection.handle)
 
 
