@@ -226,19 +226,17 @@ def check_every(channel: Channel) -> int:
 
 def published_commit(channel: Channel, facts: Facts) -> Commit | None:
     """The payee's own unrevoked commit that spends the anchor, if one does."""
-    entry = anchor_spender(channel, facts)
-    if entry is None:
+    paid = paid_commit(channel, facts)
+    if paid is None:
         return None
-    paid = first_output(entry)
     return next((item for item in channel.active if channel.commit_script(item.revoke_hash).output == paid), None)
 
 
 def published_revoked(channel: Channel, facts: Facts) -> Revoked | None:
     """The revoked commit that the payee has published, if it has."""
-    entry = anchor_spender(channel, facts)
-    if entry is None:
+    paid = paid_commit(channel, facts)
+    if paid is None:
         return None
-    paid = first_output(entry)
     return next((item for item in channel.revoked if channel.commit_script(item.revoke_hash).output == paid), None)
 
 
