@@ -45,7 +45,8 @@ def blocksend(session: Session, asset: Asset, destination: str, quantity: int, e
             )
     else:
         check_funds(session, asset, quantity)
-    view = session.chain.view(Query(coins=[session.wallet.address], options=[destination]))
+    asked = [] if asset.number == BTC_ID else [destination]  # bitcoins come without a memo, too
+    view = session.chain.view(Query(coins=[session.wallet.address], options=asked))
     purse = session.purse(view)
     if asset.number == BTC_ID:
         draft = compose_payment(purse, Output(quantity, script))
