@@ -149,6 +149,21 @@ def _read_data(path: Path) -> Mapping[str, Any]:
     return connections
 
 
+def read_sent(basedir: Path, network: Network) -> list[Event]:
+    """The payments that the original client has sent, as events, with what tells one payment from another only.
+
+    One that can't be read is left out. Raises StoreDamaged, StoreUnusable.
+    """
+    path = data_file(basedir, network)
+    found: list[Event] = []
+    for handle, kept in (_read_data(path) if path.exists() else {}).items():
+        with suppress(*_UNREADABLE):
+            for item in kept.get("payments_sent") or []:
+                payment = {"payee_handle": item["handle"], "amount": int(item["amount"]), "token": item["token"]}
+                found.append({"handle": handle, "action": "sent", **payment})
+    return found
+
+
 def read_history(basedir: Path, network: Network) -> list[Event]:
     """The rows of the original client's history as events, in the order of the file. Raises StoreUnusable.
 

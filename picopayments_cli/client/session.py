@@ -149,6 +149,11 @@ class Session:
             return imported
         return self._connection(handle, self.store.load(handle))
 
+    def archived(self) -> dict[Handle, Connection]:
+        """The connections that were culled. Raises StoreDamaged, StoreNewer."""
+        folder = self.store.archive_folder
+        return {handle: self._connection(handle, item, folder) for handle, item in self.store.archived().items()}
+
     @cached_property
     def _originals(self) -> Mapping[Handle, Connection]:
         """The original client's connections, as its data file has them. Raises StoreDamaged, StoreUnusable."""
@@ -159,13 +164,12 @@ class Session:
         """Those of the original client's connections that have no document of ours yet."""
         return {handle: item for handle, item in self._originals.items() if not self.store.knows(handle)}
 
-    def _connection(self, handle: Handle, document: Mapping[str, Any]) -> Connection:
+    def _connection(self, handle: Handle, document: Mapping[str, Any], folder: Path | None = None) -> Connection:
         try:
             return from_document(handle, document)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, PicopaymentsError) as error:
-            raise damaged(
-                self.store.folder / f"{handle.hex()}.json", f"a member is missing or wrong ({type(error).__name__})"
-            ) from error
+            path = (folder or self.store.folder) / f"{handle.hex()}.json"
+            raise damaged(path, f"a member is missing or wrong ({type(error).__name__})") from error
 
     def hub_key(self) -> Pubkey | None:
         """The key that the hub's URL is bound to, or None where it is new. Raises StoreDamaged."""
