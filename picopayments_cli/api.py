@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.chain import Query
@@ -19,7 +18,6 @@ from picopayments_cli.channel.errors import (
     InvalidAsset,
     InvalidHex,
     PicopaymentsError,
-    TokenInUse,
     TruncatedHistory,
     WrongNetwork,
 )
@@ -29,7 +27,7 @@ from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, from_hex
 from picopayments_cli.client import connection as life
-from picopayments_cli.client import legacy, opening, send
+from picopayments_cli.client import legacy, opening, send, tokens
 from picopayments_cli.client.arguments import asset_named, handle_named, quantity_of
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
@@ -219,25 +217,29 @@ def connect(
 
 
 def queuepayment(session: Session, source: str, destination: str, quantity: int | str, token: str | None = None) -> str:
-    """Queue a payment for the next sync; its token, drawn where none is given. Repeating one with its token is safe."""
+    """Queue a payment for the next sync; its token, drawn where none is given.
+
+    A token pays once: the same payment with the same token again is not queued again, however long ago that was. Raises
+    TokenInUse where the token is another payment's.
+    """
     payee = Handle(from_hex(destination, "destination handle", HANDLE_SIZE))
     payer = Handle(from_hex(source, "source handle", HANDLE_SIZE))
     drawn = os.urandom(TOKEN_SIZE) if token is None else from_hex(token, "token")
     if not 0 < len(drawn) <= MAX_TOKEN_SIZE:
         raise InvalidHex(f"A token has 1 to {MAX_TOKEN_SIZE} bytes.", what="token", size=len(drawn))
-    connection = session.connection(payer)
+    given = token is not None  # one that is drawn is new: nothing needs to be read for it
+    live = session.connections() if given else {}
+    known = {**session.archived(), **live} if given else {}
+    connection = known.get(payer) or session.connection(payer)
     payment = Payment(payee, quantity_of(session, quantity, connection.asset), Token(drawn))
-    sent = connection.pending.payments if connection.pending else ()
-    for other in (*connection.queue, *sent):
-        if other.token == payment.token:
-            if other != payment:
-                raise TokenInUse(
-                    f"The token is that of a queued payment of {other.amount}: leave it out to have one drawn.",
-                    token=payment.token.hex(),
-                    quantity=other.amount,
-                )
-            return payment.token.hex()
-    life.queue(session, connection, payment)
+    how_far = tokens.earlier(session, payer, payment, known) if given else None
+    if how_far is not None:
+        log.info("The payment of this token is %s.", how_far)
+        return payment.token.hex()
+    life.queue(session, session.connection(payer), payment)
+    for other in live.values():
+        if other.handle != payer:  # it is closing, and would show the payment as queued for ever
+            life.unqueue(session, other, payment.token)
     return payment.token.hex()
 
 
@@ -246,9 +248,7 @@ def cancelpayment(session: Session, token: str) -> bool:
     wanted = Token(from_hex(token, "token"))
     cancelled = False
     for connection in session.connections().values():
-        queue = tuple(payment for payment in connection.queue if payment.token != wanted)
-        if queue != connection.queue:
-            session.save(replace(connection, queue=queue), "payment cancelled")
+        if life.unqueue(session, connection, wanted):
             cancelled = True
         elif connection.pending and any(payment.token == wanted for payment in connection.pending.payments):
             log.info(

@@ -36,7 +36,7 @@ from picopayments_cli.channel.messages import (
 )
 from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.state import revoke
-from picopayments_cli.channel.values import Hash, Secret, hash_of
+from picopayments_cli.channel.values import Hash, Secret, Token, hash_of
 from picopayments_cli.client import history, opening, outgoing
 from picopayments_cli.client.record import AGREED, CLOSED, CLOSING, PROPOSED, Connection, Pending
 from picopayments_cli.client.session import Look, Session
@@ -405,3 +405,12 @@ def queue(session: Session, connection: Connection, payment: Payment) -> Connect
             transferable=pair.most_transferable(duplex, total),
         )
     return session.save(replace(connection, queue=(*connection.queue, payment)), "payment queued")
+
+
+def unqueue(session: Session, connection: Connection, token: Token) -> bool:
+    """Take a payment out of the queue; whether it was there."""
+    queue = tuple(payment for payment in connection.queue if payment.token != token)
+    if queue == connection.queue:
+        return False
+    session.save(replace(connection, queue=queue), "payment cancelled")
+    return True
