@@ -195,15 +195,12 @@ class Town:
 
     def _draft(self, payer: Client, target: bytes, value: int, asset: str | None, quantity: int) -> Draft:
         address = address_of(payer.wallet_script)
-        coins = tuple(
-            (coin.outpoint, coin.value)
-            for coin in self.chain.view(Query(coins=[address])).coins[address]
-            if coin.height is not None
-        )
-        unlock = wallet_unlock(payer.key.pubkey, payer.wallet_script)
+        coins = self.chain.view(Query(coins=[address])).coins[address]
+        confirmed = tuple(coin for coin in coins if coin.height is not None)
+        purse = Purse(wallet_unlock(payer.key.pubkey, payer.wallet_script), confirmed, 1)
         if asset is None:
-            return compose_payment(Purse(unlock, coins, 1), Output(value, target))
-        return compose_send(coins, unlock, Output(value, target), pack_send(asset_id(asset), quantity), rate=1)
+            return compose_payment(purse, Output(value, target))
+        return compose_send(purse, Output(value, target), pack_send(asset_id(asset), quantity))
 
     # Sums -----------------------------------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ from picopayments_cli.channel.messages import (
 from picopayments_cli.channel.scripts import DepositScript, wallet_unlock
 from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.transactions import compose_deposit
+from picopayments_cli.channel.transactions import Purse, compose_deposit
 from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret, Token
 from picopayments_cli.hub.book import Account
 from picopayments_cli.hub.database import Database, default_url
@@ -202,15 +202,8 @@ class Hand:
         script = script_of_key(self.key)
         address, channel = address_of(script), self.duplex.sending
         coins = self.desk.hub.chain.view(Query(coins=[address])).coins[address]
-        draft = compose_deposit(
-            [(coin.outpoint, coin.value) for coin in coins],
-            wallet_unlock(self.key.pubkey, script),
-            channel.script,
-            channel.asset_id,
-            channel.quantity,
-            channel.budget,
-            1,
-        )
+        purse = Purse(wallet_unlock(self.key.pubkey, script), coins, 1)
+        draft = compose_deposit(purse, channel.script, channel.asset_id, channel.quantity, channel.budget)
         self.desk.hub.chain.broadcast(draft.signed(self.key).serialize())
 
     def fund(self) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from bitcoin.core import CTransaction
-from channel_support import PAYEE, kernel_accepts, parsed
+from channel_support import PAYEE, kernel_accepts, parsed, wallet_coin
 
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.channel import duplex as pair
@@ -29,7 +29,7 @@ from picopayments_cli.channel.messages import (
 )
 from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
 from picopayments_cli.channel.recovery import Facts
-from picopayments_cli.channel.scripts import DepositScript, Unlock, wallet_unlock
+from picopayments_cli.channel.scripts import DepositScript, wallet_unlock
 from picopayments_cli.channel.state import Channel, Commit, Revoked, finished
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import (
@@ -340,13 +340,11 @@ class HubAnswers:
         """Take the client's deposit for confirmed."""
         self.duplex = replace(self.duplex, receiving=replace(self.duplex.receiving, anchor=anchor))
 
-    def deposited(self, coins: Sequence[tuple[Outpoint, int]], rate: int = 1) -> bytes:
+    def deposited(self, coins: Iterable[Coin], rate: int = 1) -> bytes:
         """Its deposit, signed, out of coins of its wallet; from here on its commits spend that."""
         channel = self.duplex.sending
-        unlock: Unlock = wallet_unlock(self.key.pubkey, self.script)
-        draft = compose_deposit(
-            coins, unlock, channel.script, channel.asset_id, channel.quantity, channel.budget, rate
-        )
+        purse = Purse(wallet_unlock(self.key.pubkey, self.script), tuple(coins), rate)
+        draft = compose_deposit(purse, channel.script, channel.asset_id, channel.quantity, channel.budget)
         tx = draft.signed(self.key)
         anchor = Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value)
         self.duplex = replace(self.duplex, sending=replace(channel, anchor=anchor))
@@ -365,7 +363,7 @@ class HandHub(HubAnswers):
     def fund(self) -> None:
         """Publish its deposit."""
         coin = self.chain.fund(self.script, 1_000_000)
-        self.chain.broadcast(self.deposited([(coin, 1_000_000)]))
+        self.chain.broadcast(self.deposited([wallet_coin(coin, 1_000_000)]))
 
     def publish(self, commit: Commit) -> bytes:
         """Publish a commit that it has received, revoked or not; its txid."""

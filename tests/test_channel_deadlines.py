@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from channel_support import ASSET, PAYEE, PAYER, deposit_script, hashed, wallet_script, with_commits
+from channel_support import ASSET, PAYEE, PAYER, deposit_script, hashed, wallet_coin, wallet_script, with_commits
 from hypothesis import given
 from hypothesis import strategies as st
 from memory_support import START, MemoryChain
@@ -62,9 +62,9 @@ def test_dust_sent_before_the_deposit_ends_its_time_to_live_sooner() -> None:
     chain.grant(wallet_script(PAYER), ASSET, DEPOSIT)
     chain.fund(script.output, 600)
     chain.mine(5)
-    coin = chain.fund(wallet_script(PAYER), 100_000)
+    coin = wallet_coin(chain.fund(wallet_script(PAYER), 100_000), 100_000)
     channel = channel_of(20)
-    draft = compose_deposit([(coin, 100_000)], purse(PAYER).unlock, script, ASSET, DEPOSIT, channel.budget, 1)
+    draft = compose_deposit(purse(PAYER, [coin]), script, ASSET, DEPOSIT, channel.budget)
     chain.broadcast(draft.signed(PAYER).serialize())
     assert recovery.time_to_live(channel, chain.facts(channel)) is None
     chain.mine()
@@ -242,7 +242,7 @@ def test_a_connection_closes_when_early_dust_shortens_its_life(side: str) -> Non
 
 
 def revoked(quantity: int) -> Revoked:
-    return Revoked(Quantity(quantity), Secret(bytes([quantity % 256]) * 32))
+    return Revoked.by(Quantity(quantity), Secret(bytes([quantity % 256]) * 32))
 
 
 def test_exposed_are_the_revoked_commits_above_the_highest_active_one() -> None:

@@ -529,7 +529,7 @@ def test_how_a_payer_stands() -> None:
     channel = fresh
     for quantity, name in ((100, "zero"), (300, "two"), (500, "three")):
         channel = request_commit(commit(channel, quantity, PAYER)[0], hashed(name))
-    given_back = tuple(Revoked(Quantity(number), secret(f"back {number}")) for number in (499, 500, 501))
+    given_back = tuple(Revoked.by(Quantity(number), secret(f"back {number}")) for number in (499, 500, 501))
     channel = replace(channel, revoked=given_back)
     said = standing(channel)
     assert said.revokes == tuple(item.secret for item in given_back[1:])

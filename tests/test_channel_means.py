@@ -14,7 +14,7 @@ from picopayments_cli.channel.errors import BroadcastRefused, InsufficientBitcoi
 from picopayments_cli.channel.recovery import Step
 from picopayments_cli.channel.scripts import change_unlock
 from picopayments_cli.channel.transactions import DUST, Draft, Purse, draft_size
-from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.channel.values import Coin, Outpoint
 
 # What pays for it ---------------------------------------------------------------------------------------------------
 
@@ -31,7 +31,7 @@ def test_wallet_coins_go_behind_the_channels_and_leave_the_reserve() -> None:
         return draft
 
     draft = payout(0)
-    assert [coin.outpoint for coin in draft.inputs] == [out, large[0]]
+    assert [coin.outpoint for coin in draft.inputs] == [out, large.outpoint]
     paid = draft.fee + DUST - draft.inputs[0].value  # the fee of the wallet's own coin included
     assert payout(80_000 - paid) == draft
     with pytest.raises(InsufficientBitcoin):
@@ -68,7 +68,7 @@ def test_one_recovery_that_waits_does_not_stop_the_others() -> None:
     rich = steps(paid, purse(PAYEE, coins, rate=4), paying)
     assert [(step.name, step.waits) for step in rich] == [("revoke", None), ("payout", None)]
     used = [coin.outpoint for step in rich if step.draft for coin in step.draft.inputs[1:]]
-    assert sorted(used) == sorted(outpoint for outpoint, _ in coins)  # each once
+    assert sorted(used) == sorted(coin.outpoint for coin in coins)  # each once
     half = steps(paid, purse(PAYEE, coins[:1], rate=4), paying)
     assert [(step.name, step.draft is None) for step in half] == [("revoke", False), ("payout", True)]
 
@@ -184,7 +184,7 @@ def test_a_stolen_secret_or_a_wrong_age_helps_nobody() -> None:
         scene.publish(early, PAYEE)
 
 
-def own_steps(scene: Scene, coin: tuple[Outpoint, int], *, given: bool) -> tuple[Step, ...]:
+def own_steps(scene: Scene, coin: Coin, *, given: bool) -> tuple[Step, ...]:
     """What PAYER may take of the scene's channel at a rate that its wallet must help with."""
     idle = replace(scene.facts(), history=(), coins=())
     return recovery.recoveries(
@@ -209,7 +209,7 @@ def test_change_and_expire_are_steps_that_the_wallet_helps_with() -> None:
     assert [step.name for step in (change, expire, still)] == ["change", "expire", "change"]
     for step in (change, expire, still):
         assert step.draft is not None
-        assert step.draft.inputs[-1].outpoint == coin[0]
+        assert step.draft.inputs[-1].outpoint == coin.outpoint
     assert expire.draft is not None
     scene.publish(expire.draft, PAYER)
     assert scene.home(PAYER) == DEPOSIT
@@ -252,8 +252,8 @@ def test_what_is_left_after_a_punishment_can_wait_and_shares_the_wallet() -> Non
     revoked = scene.channel.revoked
     one, two = scene.wallet_coin(PAYER, 30_000), scene.wallet_coin(PAYER, 20_000)
     urgent, rest = scene.punish(*revoked, wallet=purse(PAYER, [one, two], rate=20))
-    assert [coin.outpoint for coin in urgent.inputs] == [dust, one[0]]
-    assert [coin.outpoint for coin in rest.inputs] == [left, two[0]]
+    assert [coin.outpoint for coin in urgent.inputs] == [dust, one.outpoint]
+    assert [coin.outpoint for coin in rest.inputs] == [left, two.outpoint]
     with pytest.raises(InsufficientBitcoin):
         scene.punish(wallet=purse(PAYER, [one, two], rate=20, reserve=50_000))
     for draft in (urgent, rest):

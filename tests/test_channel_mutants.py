@@ -21,7 +21,9 @@ from channel_support import (
     key,
     open_channel,
     parsed,
+    purse,
     secret,
+    wallet_coin,
     wallet_script,
     with_commits,
 )
@@ -51,7 +53,7 @@ from picopayments_cli.channel.errors import (
 from picopayments_cli.channel.keys import verify
 from picopayments_cli.channel.messages import ConnectRequest, Payment, Refusal, SyncReply, SyncRequest
 from picopayments_cli.channel.scripts import push, wallet_unlock
-from picopayments_cli.channel.state import accept_commit, commit, give_back, request_commit, revoke
+from picopayments_cli.channel.state import accept_commit, commit, request_commit, revoke
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import (
     DUST,
@@ -111,24 +113,14 @@ def test_hashes_handed_out_later_than_a_commits_stay_good() -> None:
         accept_commit(last, commit(open_channel(hashes=["two"]), 30, PAYER)[1])
 
 
-def test_a_hash_that_was_given_back_is_not_taken_again() -> None:
-    paid = open_channel(hashes=["one"])
-    taken = accept_commit(request_commit(paid, hashed("two")), commit(paid, 10, PAYER)[1])
-    empty = give_back(taken, taken.active)
-    assert empty.active == ()
-    with pytest.raises(RepeatedHash):
-        request_commit(empty, hashed("one"))
-
-
-def test_every_used_hash_is_remembered_however_many_there_are() -> None:
+def test_a_payer_takes_no_hash_twice_however_many_there_are() -> None:
     paying = open_channel(1000, hashes=[])
     for number in range(1, 20):
         paying, _ = commit(request_commit(paying, hashed(f"h{number}")), number, PAYER)
-    assert paying.used is not None
-    assert frozenset().union(*paying.used) == {hashed(f"h{number}") for number in range(1, 20)}
+    paying = revoke(paying, [secret(f"h{number}") for number in (3, 11, 17, 18, 19)])
     for number in range(1, 20):
         with pytest.raises(RepeatedHash):
-            request_commit(replace(paying, active=()), hashed(f"h{number}"))
+            request_commit(paying, hashed(f"h{number}"))
 
 
 def test_a_commit_below_others_may_be_revoked_and_the_others_stay() -> None:
@@ -293,13 +285,13 @@ def test_a_commit_by_an_enhanced_send_is_none() -> None:
 
 
 def test_coins_of_one_value_are_taken_in_the_order_of_their_outpoints() -> None:
-    coins = [(outpoint(3), 5000), (outpoint(1), 5000), (outpoint(2), 5000)]
+    wallet = purse(PAYER, 1, [wallet_coin(outpoint(number), 5000) for number in (3, 1, 2)])
     target = Output(8000, wallet_script(PAYEE))
-    draft = compose_send(coins, WALLET, target, b"message", rate=1)
+    draft = compose_send(wallet, target, b"message")
     assert [coin.outpoint for coin in draft.inputs] == [outpoint(1), outpoint(2)]
-    paid = compose_payment(Purse(WALLET, tuple(coins), 1), target)
+    paid = compose_payment(wallet, target)
     assert [coin.outpoint for coin in paid.inputs] == [outpoint(1), outpoint(2)]
-    larger = Purse(WALLET, ((outpoint(1), 5000), (outpoint(2), 90_000)), 1)
+    larger = purse(PAYER, 1, [wallet_coin(outpoint(1), 5000), wallet_coin(outpoint(2), 90_000)])
     assert [coin.outpoint for coin in compose_payment(larger, target).inputs] == [outpoint(2)]
 
 
@@ -307,7 +299,7 @@ def test_a_plain_payment_pays_exactly_and_returns_the_rest() -> None:
     target = Output(DUST, wallet_script(PAYEE))
 
     def paid(value: int, rate: int = 3) -> tuple[Output, ...]:
-        draft = compose_payment(Purse(WALLET, ((outpoint(1), value),), rate), target)
+        draft = compose_payment(purse(PAYER, rate, [wallet_coin(outpoint(1), value)]), target)
         assert draft.fee == rate * draft.size
         assert draft.version == 1
         return draft.outputs
@@ -321,10 +313,11 @@ def test_a_plain_payment_pays_exactly_and_returns_the_rest() -> None:
 
 
 def test_a_purse_without_what_a_draft_spends() -> None:
-    purse = Purse(WALLET, ((outpoint(1), 5000), (outpoint(2), 4000)), 1, 700)
-    draft = compose_payment(purse, Output(DUST, wallet_script(PAYEE)))
-    assert purse.without(draft) == replace(purse, coins=((outpoint(2), 4000),))
-    assert purse.without_coins() == replace(purse, coins=())
+    one, two = wallet_coin(outpoint(1), 5000), wallet_coin(outpoint(2), 4000)
+    wallet = Purse(WALLET, (one, two), 1, 700)
+    draft = compose_payment(wallet, Output(DUST, wallet_script(PAYEE)))
+    assert wallet.without(draft) == replace(wallet, coins=(two,))
+    assert wallet.without_coins() == replace(wallet, coins=())
     assert key("payer").pubkey == PAYER.pubkey
 
 

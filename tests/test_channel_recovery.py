@@ -404,6 +404,6 @@ def test_punishing_is_urgent_and_may_use_the_reserve() -> None:
     scene.publish_commit(400)
     coin = scene.wallet_coin(PAYER, 90_000)
     (draft,) = scene.punish(wallet=purse(PAYER, [coin], rate=100, reserve=90_000))
-    assert [item.outpoint for item in draft.inputs[1:]] == [coin[0]]
+    assert [item.outpoint for item in draft.inputs[1:]] == [coin.outpoint]
     with pytest.raises(InsufficientBitcoin):
         scene.punish(wallet=purse(PAYER, rate=100))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from bitcoin.core import CTransaction
@@ -21,6 +22,7 @@ from channel_support import (
     purse,
     secret,
     signed_spend,
+    wallet_coin,
     wallet_script,
 )
 from hypothesis import given
@@ -49,6 +51,7 @@ from picopayments_cli.channel.transactions import (
     Draft,
     Input,
     Output,
+    Purse,
     check_deposit,
     commit_rate,
     compose_commit,
@@ -73,8 +76,9 @@ def outpoint(number: int) -> Outpoint:
     return Outpoint(hashlib.sha256(number.to_bytes(8, "big")).digest(), number % 4)
 
 
-def wallet_coins(values: Sequence[int]) -> list[tuple[Outpoint, int]]:
-    return [(outpoint(number), value) for number, value in enumerate(values)]
+def filled(values: Sequence[int], rate: int) -> Purse:
+    """The payer's wallet with coins of these values."""
+    return purse(PAYER, rate, [wallet_coin(outpoint(number), value) for number, value in enumerate(values)])
 
 
 def all_signed(draft: Draft, key: Key) -> CTransaction:
@@ -187,9 +191,9 @@ def test_an_anchor_too_small_for_a_commit_makes_none() -> None:
 
 @given(st.lists(st.integers(1, 120_000), max_size=8), RATES, st.integers(1, 50))
 def test_a_deposit_takes_what_coins_it_needs_and_is_as_agreed(values: list[int], commits: int, rate: int) -> None:
-    budget, coins = Budget(commits), wallet_coins(values)
+    budget = Budget(commits)
     try:
-        draft = compose_deposit(coins, WALLET, DEPOSIT, ASSET, 1000, budget, rate)
+        draft = compose_deposit(filled(values, rate), DEPOSIT, ASSET, 1000, budget)
     except InsufficientBitcoin as error:
         refused = error.data
         assert refused["available"] == sum(values) < refused["needed"]
@@ -210,7 +214,7 @@ def test_a_deposit_takes_what_coins_it_needs_and_is_as_agreed(values: list[int],
 @pytest.mark.parametrize("values", [[200_000], [20_000, 30_000, 4_000, 9_000], [1000] * 60])
 def test_a_deposit_is_accepted_by_its_payee_and_read_by_counterparty(values: list[int]) -> None:
     budget = Budget(5)
-    draft = compose_deposit(wallet_coins(values), WALLET, DEPOSIT, ASSET, 1000, budget, 5)
+    draft = compose_deposit(filled(values, 5), DEPOSIT, ASSET, 1000, budget)
     tx = all_signed(draft, PAYER)
     assert kernel_accepts(tx.serialize(), [Output(coin.value, WALLET.script) for coin in draft.inputs])
     assert len(tx.serialize()) <= draft.size
@@ -229,24 +233,24 @@ def test_a_send_pays_exactly_and_says_what_is_missing() -> None:
     target = Output(10_000, wallet_script(PAYEE))
     fee = 3 * draft_size([WALLET], [25, 30, 25])
     enough = 10_000 + fee + DUST
-    draft = compose_send(wallet_coins([enough]), WALLET, target, pack_send(ASSET, 5), rate=3)
+    draft = compose_send(filled([enough], 3), target, pack_send(ASSET, 5))
     assert [out.value for out in draft.outputs] == [10_000, 0, DUST]
     ledger = Ledger({WALLET.script: 7})
     assert ledger.apply(all_signed(draft, PAYER), WALLET.script) == 5
     assert ledger.balance(target.script) == 5
     with pytest.raises(InsufficientBitcoin) as refused:
-        compose_send(wallet_coins([enough - 1]), WALLET, target, pack_send(ASSET, 5), rate=3)
+        compose_send(filled([enough - 1], 3), target, pack_send(ASSET, 5))
     assert refused.value.data == {"needed": enough, "available": enough - 1}
     with pytest.raises(InsufficientBitcoin) as refused:
-        compose_send([], WALLET, target, pack_send(ASSET, 5), rate=3)
+        compose_send(filled([], 3), target, pack_send(ASSET, 5))
     assert refused.value.data == {"needed": enough, "available": 0}
 
 
 def test_the_message_is_encrypted_for_the_first_input_whatever_the_order_of_the_coins() -> None:
-    coins = wallet_coins([9000, 8000, 7000, 6000])
+    wallet = filled([9000, 8000, 7000, 6000], 1)
     drafts = [
-        compose_send(given_order, WALLET, Output(20_000, PAYEE_SCRIPT), pack_send(ASSET, 5), rate=1)
-        for given_order in (coins, coins[::-1])
+        compose_send(replace(wallet, coins=given_order), Output(20_000, PAYEE_SCRIPT), pack_send(ASSET, 5))
+        for given_order in (wallet.coins, wallet.coins[::-1])
     ]
     assert drafts[0] == drafts[1]
     assert len(drafts[0].inputs) == 3
@@ -329,7 +333,7 @@ def test_a_recovery_with_another_secret_is_refused() -> None:
 
 
 def test_a_value_counts_only_out_of_the_bytes_that_hash_to_the_txid() -> None:
-    tx = compose_send(wallet_coins([50_000]), WALLET, Output(9_000, PAYEE_SCRIPT), b"m" * 20, rate=1).signed(PAYER)
+    tx = compose_send(filled([50_000], 1), Output(9_000, PAYEE_SCRIPT), b"m" * 20).signed(PAYER)
     raw, txid = tx.serialize(), tx.GetTxid()
     assert output_of(raw, Outpoint(txid, 0)) == Output(9_000, PAYEE_SCRIPT)
     assert output_of(raw, Outpoint(txid, 2)).script == WALLET.script
@@ -349,11 +353,7 @@ def test_a_value_counts_only_out_of_the_bytes_that_hash_to_the_txid() -> None:
 
 
 def test_a_transaction_has_one_serialisation() -> None:
-    raw = (
-        compose_send(wallet_coins([50_000]), WALLET, Output(9_000, PAYEE_SCRIPT), b"m", rate=1)
-        .signed(PAYER)
-        .serialize()
-    )
+    raw = compose_send(filled([50_000], 1), Output(9_000, PAYEE_SCRIPT), b"m").signed(PAYER).serialize()
     assert raw[4] == 1
     long_count = raw[:4] + b"\xfd\x01\x00" + raw[5:]
     empty_witness = raw[:4] + b"\x00\x01" + raw[4:-4] + b"\x00" + raw[-4:]

@@ -23,6 +23,8 @@ from channel_support import (
     numbers_of,
     open_channel,
     parsed,
+    purse,
+    wallet_coin,
     wallet_script,
     with_payer_signature,
     with_script_sig,
@@ -38,7 +40,7 @@ from picopayments_cli.channel.errors import (
     PicopaymentsError,
     UnknownRevokeHash,
 )
-from picopayments_cli.channel.scripts import PLACEHOLDER, CommitScript, push, push_number, wallet_unlock
+from picopayments_cli.channel.scripts import PLACEHOLDER, CommitScript, push, push_number
 from picopayments_cli.channel.state import Offer, accept_commit, commit, finished, request_commit
 from picopayments_cli.channel.transactions import Budget, Output, check_deposit, compose_deposit
 from picopayments_cli.channel.values import (
@@ -303,9 +305,8 @@ def test_a_hash_is_good_for_one_commit() -> None:
 # Deposits -----------------------------------------------------------------------------------------------------------
 
 BUDGET = Budget(5)
-WALLET = wallet_unlock(PAYER.pubkey, wallet_script(PAYER))
-COINS = [(Outpoint(b"\x07" * 32, 1), 60_000), (Outpoint(b"\x08" * 32, 0), 5_000)]
-DEPOSIT_TX = compose_deposit(COINS, WALLET, DEPOSIT, ASSET, 1000, BUDGET, 5).signed(PAYER)
+COINS = [wallet_coin(Outpoint(b"\x07" * 32, 1), 60_000), wallet_coin(Outpoint(b"\x08" * 32, 0), 5_000)]
+DEPOSIT_TX = compose_deposit(purse(PAYER, 5, COINS), DEPOSIT, ASSET, 1000, BUDGET).signed(PAYER)
 ANCHOR_OUT, SEND_OUT, WALLET_OUT, SPARE_OUT = DEPOSIT_TX.vout
 
 

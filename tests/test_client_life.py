@@ -286,9 +286,8 @@ def test_a_history_that_can_not_be_seen_whole_ends_a_connection(it: Story) -> No
 
 def worn(channel: Channel, revoked: int) -> Channel:
     """A channel on which so many commits were revoked that would take something."""
-    return replace(
-        channel, revoked=tuple(Revoked(Quantity(500), Secret(n.to_bytes(32, "big"))) for n in range(revoked)), used=None
-    )
+    secrets = (Secret(number.to_bytes(32, "big")) for number in range(revoked))
+    return replace(channel, revoked=tuple(Revoked.by(Quantity(500), secret) for secret in secrets))
 
 
 def wear(it: Story, revoked: int) -> Connection:

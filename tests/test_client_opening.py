@@ -13,7 +13,7 @@ from story_support import DELAY, EXPIRE, QUANTITY, XCP, Story, it
 
 from picopayments_cli import api
 from picopayments_cli.chain import Query, View
-from picopayments_cli.channel import envelope
+from picopayments_cli.channel import envelope, keys
 from picopayments_cli.channel.errors import (
     AddressUsed,
     BadDepositScript,
@@ -402,4 +402,4 @@ def test_what_was_agreed_is_on_disk_before_the_deposit_leaves(it: Story) -> None
     it.chain.grant(it.session.wallet.script, XCP, QUANTITY)
     it.connect()
     salts |= {item.salt for item in it.session.connections().values()}
-    assert [len(salt) for salt in salts] == [opening.SALT_SIZE] * 2
+    assert [len(salt) for salt in salts] == [keys.SALT_SIZE] * 2

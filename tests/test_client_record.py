@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from channel_support import PAYEE, PAYER, hashed, open_channel, secret
+from hypothesis import example, given
+from hypothesis import strategies as st
 from story_support import Story, it
 
 from picopayments_cli import api
-from picopayments_cli.channel.errors import StoreDamaged
+from picopayments_cli.channel.duplex import Duplex, corrected, standing
+from picopayments_cli.channel.errors import PicopaymentsError, StoreDamaged
 from picopayments_cli.channel.messages import Payment
-from picopayments_cli.channel.values import Handle, Quantity, Secret, Token
+from picopayments_cli.channel.state import Channel, accept_commit, commit, give_back, request_commit, revoke, to_revoke
+from picopayments_cli.channel.terms import Terms
+from picopayments_cli.channel.values import Handle, Pubkey, Quantity, Secret, Token
 from picopayments_cli.client import connection as life
 from picopayments_cli.client.record import CLOSING, Connection, from_document, to_document
 
@@ -72,6 +78,74 @@ def test_all_of_it_comes_back(it: Story, full: Connection) -> None:
     kept = {*receiving.requested, *(commit.revoke_hash for commit in receiving.active)}
     assert found.numbers == {item: full.numbers[item] for item in kept}
     assert from_document(found.handle, json.loads(json.dumps(to_document(found)))) == found
+
+
+def reloaded(sending: Channel, receiving: Channel) -> tuple[Channel, Channel]:
+    """Two channels as their connection's document gives them back."""
+    kept = Connection(
+        handle=Handle(bytes(32)),
+        hub_url="",
+        hub_key=Pubkey(PAYEE.pubkey),
+        asset="XCP",
+        terms=Terms(0, 0, 1.0, 0, 12, 1, sending.fee_rate),
+        salt=b"",
+        duplex=Duplex(sending, receiving),
+        stage=CLOSING,
+        proposal={},
+        deposit_raw=b"",
+    )
+    found = from_document(kept.handle, json.loads(json.dumps(to_document(kept)))).duplex
+    return found.sending, found.receiving
+
+
+# A payee keeps nothing of what it gave back, reloaded or not.
+FORGOTTEN = [((0, "commit"), "", 5), ((1, "accept"), "", 1), ((1, "give back"), "", 5), ((1, "request"), "one", 1)]
+
+
+def stepped(channel: Channel, step: str, name: str, amount: int, other: Channel) -> tuple[Any, Any]:
+    """A channel after one step of its payer's or payee's, and what was said; or what is raised, and its data."""
+    try:
+        match step:
+            case "request":
+                return request_commit(channel, hashed(name)), None
+            case "commit":
+                return commit(channel, amount, PAYER)
+            case "revoke":
+                return revoke(channel, [secret(name)]), standing(channel)
+            case "accept":
+                offered = standing(other).offer
+                return accept_commit(channel, offered) if offered else channel, None
+            case "correct":
+                return corrected(channel, standing(other), hashed(name).__eq__), None
+            case _:
+                back = to_revoke(channel, amount)
+                return give_back(channel, back), back
+    except PicopaymentsError as refused:
+        return type(refused), refused.data
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([(0, "request"), (0, "commit"), (0, "revoke")])
+            | st.sampled_from([(1, "request"), (1, "accept"), (1, "correct"), (1, "give back")]),
+            st.sampled_from(["one", "two"]),
+            st.integers(1, 40),
+        ),
+        max_size=20,
+    )
+)
+@example(FORGOTTEN)
+def test_a_channel_behaves_alike_after_a_reload(steps: list[tuple[tuple[int, str], str, int]]) -> None:
+    """The payer's and the payee's, each after a life of its own in which it never was reloaded."""
+    ends = [open_channel(100), open_channel(100)]
+    for (side, step), name, amount in steps:
+        again = reloaded(*ends)
+        assert list(again) == ends
+        there = stepped(ends[side], step, name, amount, ends[1 - side])
+        assert stepped(again[side], step, name, amount, again[1 - side]) == there
+        if isinstance(there[0], Channel):
+            ends[side] = there[0]
 
 
 def test_what_has_a_default_may_be_missing(it: Story, full: Connection) -> None:

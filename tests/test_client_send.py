@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from channel_support import parsed
+from channel_support import parsed, wallet_coin
 from memory_support import REGTEST, STRANGER, address
 from story_support import QUANTITY, XCP, Story, it
 
@@ -31,7 +31,7 @@ from picopayments_cli.channel.errors import (
     UnknownHandle,
 )
 from picopayments_cli.channel.scripts import wallet_unlock
-from picopayments_cli.channel.transactions import DUST, Output, compose_send, spent_outpoints
+from picopayments_cli.channel.transactions import DUST, Output, Purse, compose_send, spent_outpoints
 from picopayments_cli.channel.values import Handle, hash160
 from picopayments_cli.client.arguments import asset_named, handle_named, quantity_of
 
@@ -126,10 +126,10 @@ def test_what_is_on_its_way_out_is_not_sent_again(it: Story) -> None:
 
 def test_other_sends_of_the_mempool_are_not_the_wallets(it: Story) -> None:
     """A stranger's send to the wallet, one of another asset, and a payment of bitcoins."""
-    coin = it.chain.fund(THEIRS, 100_000)
+    coin = wallet_coin(it.chain.fund(THEIRS, 100_000), 100_000)
     it.chain.grant(THEIRS, XCP, 500)
-    unlock = wallet_unlock(STRANGER.pubkey, THEIRS)
-    draft = compose_send([(coin, 100_000)], unlock, Output(DUST, it.session.wallet.script), pack_send(XCP, 500), rate=2)
+    purse = Purse(wallet_unlock(STRANGER.pubkey, THEIRS), (coin,), 2)
+    draft = compose_send(purse, Output(DUST, it.session.wallet.script), pack_send(XCP, 500))
     it.chain.broadcast(draft.signed(STRANGER).serialize())
     it.chain.fund(it.session.wallet.script, 5000, mined=False)
     api.blocksend(it.session, "BTC", THERE, 5000)

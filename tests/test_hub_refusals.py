@@ -304,7 +304,7 @@ def test_a_sync_has_one_answer_and_an_overtaken_one_none(desk: Desk, alice: Hand
 def desk_view(desk: Desk, hand: Hand, sending: Channel) -> Channel:
     """A client's channel as it stands once the answers that a test threw away are known."""
     theirs = desk.account(hand.handle).channels.receiving
-    return replace(sending, active=theirs.active, requested=theirs.requested, used=None)
+    return replace(sending, active=theirs.active, requested=theirs.requested)
 
 
 def test_the_fee_and_every_payment_must_be_moved(desk: Desk, alice: Hand) -> None:

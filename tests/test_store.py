@@ -441,4 +441,4 @@ def test_a_key_file_that_holds_no_key_of_the_network_is_refused(store: Store, co
 
 def test_only_confirmed_coins_are_spent() -> None:
     coins = [Coin(Outpoint(bytes([n]) * 32, n), n, b"", Height(n) if n % 2 else None) for n in range(4)]
-    assert spendable(coins) == [(Outpoint(bytes([n]) * 32, n), n) for n in (1, 3)]
+    assert spendable(coins) == [coins[1], coins[3]]

@@ -76,6 +76,7 @@ def verify(pubkey: Pubkey, digest: bytes, signature: bytes) -> bool:
         return False
 
 
+SALT_SIZE = 16  # bytes, random, of each connection and party
 FORGOTTEN = 1000  # syncs of a connection after a backup was made by which its owner still knows its own hashes again
 
 

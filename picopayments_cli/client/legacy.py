@@ -31,6 +31,7 @@ from picopayments_cli.channel.scripts import CommitScript, DepositScript, commit
 from picopayments_cli.channel.state import Channel, Commit, Revoked
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import (
+    HASH_TYPE,
     Anchor,
     Draft,
     Input,
@@ -310,7 +311,7 @@ def _revoked(state: Mapping[str, Any], deposit: DepositScript, most: Quantity) -
         secret = Secret(bytes.fromhex(item["revoke_secret"]))
         if hash_of(secret) != script.revoke_hash:
             raise ValueError("a revoke secret is not that of its commit")
-        found.append((script, Revoked(most, secret)))
+        found.append((script, Revoked(most, script.revoke_hash, secret)))
     return found
 
 
@@ -357,9 +358,9 @@ def finished(raw: bytes, script: CommitScript, deposit: DepositScript, key: Key)
     whole = []
     for place, (coin, signature) in enumerate(zip(inputs, signatures, strict=True)):
         low = normalise(signature[:-1])
-        if signature[-1:] != b"\x01" or low is None or not verify(deposit.payer, draft.digest(place), low):
+        if signature[-1:] != HASH_TYPE or low is None or not verify(deposit.payer, draft.digest(place), low):
             return None
-        whole.append(replace(coin, unlock=commit_unlock(deposit, low + b"\x01")))
+        whole.append(replace(coin, unlock=commit_unlock(deposit, low + HASH_TYPE)))
     return bytes(replace(draft, inputs=tuple(whole)).signed(key).serialize())
 
 

@@ -19,7 +19,7 @@ from picopayments_cli.channel.errors import (
     PicopaymentsError,
     RepeatedHash,
 )
-from picopayments_cli.channel.keys import Secrets
+from picopayments_cli.channel.keys import SALT_SIZE, Secrets
 from picopayments_cli.channel.messages import (
     ConnectReply,
     ConnectRequest,
@@ -39,8 +39,6 @@ from picopayments_cli.client import history
 from picopayments_cli.client.record import AGREED, ASKED, PROPOSED, Connection
 from picopayments_cli.client.send import check_funds, check_reserve
 from picopayments_cli.client.session import Session
-
-SALT_SIZE = 16
 
 
 def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: int) -> Connection:
@@ -121,8 +119,7 @@ def _make_deposit(
     view = session.chain.view(Query(coins=[wallet.address], options=[wallet.address]))
     view.check_takes_sends(wallet.address)  # what the connection pays back goes there
     purse = session.purse(view)
-    budget = Budget(terms.fee_rate)
-    draft = compose_deposit(purse.coins, wallet.unlock, script, asset.number, quantity, budget, purse.rate)
+    draft = compose_deposit(purse, script, asset.number, quantity, Budget(terms.fee_rate))
     check_reserve(session, purse, draft)
     session.check_inputs(draft)
     tx = draft.signed(wallet.key)

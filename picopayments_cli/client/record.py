@@ -270,7 +270,8 @@ def _channel(body: Mapping[str, Any], asset_id: int, fee_rate: int) -> Channel:
             for quantity, revoke_hash, signature in _list(body["active"])
         ),
         tuple(
-            Revoked(_quantity(quantity), Secret(bytes.fromhex(secret))) for quantity, secret in _list(body["revoked"])
+            Revoked.by(_quantity(quantity), Secret(bytes.fromhex(secret)))
+            for quantity, secret in _list(body["revoked"])
         ),
     )
 

@@ -53,7 +53,7 @@ def blocksend(session: Session, asset: Asset, destination: str, quantity: int, e
     else:
         view.check_takes_sends(destination)
         target = Output(max(DUST, extra_btc), script)
-        draft = compose_send(purse.coins, purse.unlock, target, pack_send(asset.number, quantity), rate=purse.rate)
+        draft = compose_send(purse, target, pack_send(asset.number, quantity))
     check_reserve(session, purse, draft)
     return _publish(session, session.signed(draft))
 
@@ -127,7 +127,7 @@ def _unconfirmed_sends(session: Session, coins: tuple[Coin, ...], asset: Asset) 
 
 def check_reserve(session: Session, purse: Purse, draft: Draft) -> None:
     """Refuse a transaction that leaves too little for fees that can't wait. Raises InsufficientBitcoin."""
-    held = sum(value for _, value in purse.coins)
+    held = sum(coin.value for coin in purse.coins)
     paid = draft.fee + sum(out.value for out in draft.outputs if out.script != purse.script)
     if held - paid < purse.reserve:
         raise InsufficientBitcoin(

@@ -33,7 +33,7 @@ from picopayments_cli.channel.transactions import (
     parse_transaction,
     spent_outpoints,
 )
-from picopayments_cli.channel.values import Handle, Outpoint, Pubkey
+from picopayments_cli.channel.values import Coin, Handle, Outpoint, Pubkey
 from picopayments_cli.client import legacy
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.record import ASKED, CLOSED, CLOSING, Connection, from_document, to_document
@@ -370,14 +370,14 @@ class Session:
             for outpoint in spent_outpoints(tx)
         }
         taken |= self._spent
-        coins = tuple(coin for coin in spendable(view.coins[self.wallet.address]) if coin[0] not in taken)
+        coins = tuple(coin for coin in spendable(view.coins[self.wallet.address]) if coin.outpoint not in taken)
         coins = self._plain(coins, can_wait)
         rate = self.rate(view) if can_wait else min(self.settings.fee_rate or view.fee_rate, self.settings.fee_ceiling)
         return Purse(self.wallet.unlock, coins, rate, WALLET_RESERVE)
 
-    def _plain(self, coins: tuple[tuple[Outpoint, int], ...], can_wait: bool) -> tuple[tuple[Outpoint, int], ...]:
+    def _plain(self, coins: tuple[Coin, ...], can_wait: bool) -> tuple[Coin, ...]:
         """The coins without attached assets; what can't wait does without any where that can't be known."""
-        unknown = {outpoint for outpoint, _ in coins} - self._attached.keys()
+        unknown = {coin.outpoint for coin in coins} - self._attached.keys()
         try:
             attached = self.chain.attached(unknown) if unknown else set()
         except PicopaymentsError as error:
@@ -388,7 +388,7 @@ class Session:
         if attached:
             log.warning("%d coins of the wallet are left alone: assets are attached to them", len(attached))
         self._attached |= {outpoint: outpoint in attached for outpoint in unknown}
-        return tuple(coin for coin in coins if not self._attached[coin[0]])
+        return tuple(coin for coin in coins if not self._attached[coin.outpoint])
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from picopayments_cli.channel.errors import InvalidKey
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, address_of_script, secret_of_wif, wif_of_secret
 from picopayments_cli.channel.scripts import Unlock, wallet_unlock
-from picopayments_cli.channel.values import Outpoint, hash160
+from picopayments_cli.channel.values import hash160
 from picopayments_cli.client.store import Store, damaged
 
 
@@ -56,6 +56,6 @@ class Wallet:
         return wallet_unlock(self.key.pubkey, self.script)
 
 
-def spendable(coins: Iterable[Coin]) -> list[tuple[Outpoint, int]]:
-    """The confirmed coins, as outpoint and satoshis: what an unconfirmed one pays may never come."""
-    return [(coin.outpoint, coin.value) for coin in coins if coin.height is not None]
+def spendable(coins: Iterable[Coin]) -> list[Coin]:
+    """The confirmed coins: what an unconfirmed one pays may never come."""
+    return [coin for coin in coins if coin.height is not None]

@@ -151,7 +151,7 @@ _BY_SCRIPT = select(connections.c.handle).where(
 )
 _BY_COMMIT = select(commits.c.handle).where(commits.c.script == bindparam("script"))
 _REVOKED_COINS = (
-    select(commits.c.quantity, commits.c.secret, outputs, transactions.c.height)
+    select(commits.c.quantity, commits.c.revoke_hash, commits.c.secret, outputs, transactions.c.height)
     .join(outputs, outputs.c.script == commits.c.script)
     .join(transactions, transactions.c.txid == outputs.c.txid)
     .where(commits.c.handle == bindparam("of"), commits.c.secret.is_not(None), outputs.c.spent_by.is_(None))
@@ -322,7 +322,7 @@ class Work:
         """The unspent outputs on the addresses of commits that the client has revoked."""
         return tuple(
             (
-                Revoked(Quantity(row.quantity), Secret(bytes(row.secret))),
+                Revoked(Quantity(row.quantity), Hash(bytes(row.revoke_hash)), Secret(bytes(row.secret))),
                 Coin(
                     Outpoint(bytes(row.txid), row.vout),
                     row.value,
@@ -550,7 +550,7 @@ def _with_channels(db: Connection, account: Account, fixed: dict[str, Any], head
     for row in db.execute(_COMMITS, {"of": account.handle}):
         made = Commit(Quantity(row.quantity), Hash(bytes(row.revoke_hash)), bytes(row.signature))
         if row.revoked:
-            revoked.append(Revoked(made.quantity, Secret(bytes(row.secret))))
+            revoked.append(Revoked(made.quantity, made.revoke_hash, Secret(bytes(row.secret))))
         elif row.sent:
             sent.append(made)
         else:

@@ -248,9 +248,7 @@ def _compose_deposit(hub: Hub, work: Work, account: Account) -> Account:
     ):
         return account
     purse = _purse(hub, work)
-    draft = compose_deposit(
-        purse.coins, purse.unlock, sending.script, account.asset_id, sending.quantity, sending.budget, purse.rate
-    )
+    draft = compose_deposit(purse, sending.script, account.asset_id, sending.quantity, sending.budget)
     tx = draft.signed(hub.key)
     hub.follower.reserve(work.db, spent_outpoints(tx), f"deposit {account.handle.hex()}")
     anchored = replace(sending, anchor=Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value))
@@ -263,7 +261,7 @@ def _compose_deposit(hub: Hub, work: Work, account: Account) -> Account:
 def _purse(hub: Hub, work: Work) -> Purse:
     """The hub's confirmed coins that nothing is reserved for, and that this round has not used."""
     coins = tuple(
-        (coin.outpoint, coin.value)
+        coin
         for coin in hub.follower.spendable(work.db, hub.script)
         if coin.height is not None and coin.outpoint not in hub.agenda.spent
     )

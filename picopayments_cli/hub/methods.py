@@ -47,6 +47,7 @@ from picopayments_cli.channel.errors import (
     UnknownAsset,
     UnknownRevokeHash,
 )
+from picopayments_cli.channel.keys import SALT_SIZE
 from picopayments_cli.channel.messages import (
     ConnectReply,
     ConnectRequest,
@@ -83,7 +84,6 @@ from picopayments_cli.hub.hub import Hub
 from picopayments_cli.web import RawJson
 
 log = logging.getLogger(__name__)
-SALT_SIZE = 16
 FORGOTTEN_AFTER = 144  # blocks after which a connection without a deposit agreed to is dropped
 Reply = RawJson | Awaitable[RawJson]
 _SHOWN = {AGREED: "opening", OPEN: "open"}

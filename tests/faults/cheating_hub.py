@@ -336,7 +336,7 @@ def _tried(it: Robbery, name: str, found: dict[str, bytes]) -> str | None:
             return body
         raw = bytes.fromhex(body["commit"]["rawtx"])
         if not found:
-            found.update(bad_commits(it.hub.h2c, raw, it.hub.key, it.thief.purse.coins[0][0]))
+            found.update(bad_commits(it.hub.h2c, raw, it.hub.key, it.thief.purse.coins[0].outpoint))
         chosen = with_high_s(raw, it.hub.h2c, it.hub.key) if name == HIGH_S else found[name]
         return {**body, "commit": {**body["commit"], "rawtx": chosen.hex()}}
 

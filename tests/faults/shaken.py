@@ -276,7 +276,7 @@ class Shaken:
         script = script_of_key(payee)
         address = address_of(script)
         coins = self.town.chain.view(Query(coins=[address])).coins[address]
-        purse = Purse(wallet_unlock(payee.pubkey, script), tuple((item.outpoint, item.value) for item in coins), 3)
+        purse = Purse(wallet_unlock(payee.pubkey, script), coins, 3)
         made: bytes = compose_recovery([coin], purse, channel.asset_id, 2).signed(payee).serialize()
         return made
 
