@@ -113,8 +113,9 @@ def told(asset: str, number: int, longname: str | None = None) -> dict[str, Any]
 
 
 def test_a_server_names_the_asset_that_was_asked_for() -> None:
-    assert asset_of(told("TEST", asset_id("TEST")), "test") == Asset("TEST", 337135, True)
-    assert asset_of(told(CHILD, int(CHILD[1:]), LONGNAME), LONGNAME) == Asset(CHILD, int(CHILD[1:]), True)
+    assert asset_of(told("TEST", asset_id("TEST")), "TEST") == Asset("TEST", 337135, True)
+    for asked in (LONGNAME, CHILD):
+        assert asset_of(told(CHILD, int(CHILD[1:]), LONGNAME), asked) == Asset(CHILD, int(CHILD[1:]), True, LONGNAME)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,8 @@ def test_a_server_names_the_asset_that_was_asked_for() -> None:
     [
         (told("TEST", asset_id("PEPECASH")), "TEST"),
         (told("PEPECASH", asset_id("PEPECASH")), "TEST"),
+        (told("TEST", asset_id("TEST")), "test"),
+        (told(CHILD, int(CHILD[1:]), "PARENT.CHILD"), LONGNAME),
         (told("PEPECASH", asset_id("PEPECASH"), "TEST"), "TEST"),
         (told("PEPECASH", asset_id("PEPECASH"), LONGNAME), LONGNAME),
         (told(CHILD, int(CHILD[1:]), "PARENT.other"), LONGNAME),
@@ -184,12 +187,15 @@ def test_the_faucet_issues_a_subasset_with_its_parent(node: NodeProcess) -> None
     assert node.get(f"assets/{LONGNAME}")["asset"] == CHILD
     assert node.get(f"assets/{LONG}")["asset_longname"] == LONG
     chain = NodeChain(node.url, NETWORKS["regtest"])
-    assert chain.asset(LONGNAME) == chain.asset(CHILD) == Asset(CHILD, int(CHILD[1:]), True)
+    assert chain.asset(LONGNAME) == chain.asset(CHILD) == Asset(CHILD, int(CHILD[1:]), True, LONGNAME)
     with pytest.raises(UnknownAsset):
         chain.asset("PARENT.other")
 
 
-@pytest.mark.parametrize("name", ["ABCD", "AAA", "lower", "democoin", "parent.child", "BTC", "XCP.sub", "TEST.", "A1", "TOOLONGANAMEX"])
+@pytest.mark.parametrize(
+    "name",
+    ["ABCD", "AAA", "lower", "democoin", "parent.child", "BTC", "XCP.sub", "TEST.", "A1", "TOOLONGANAMEX"],
+)
 def test_the_faucet_refuses_what_is_no_asset_and_mines_nothing(node: NodeProcess, name: str) -> None:
     height = node.bitcoin("getblockcount")
     request = {"address": ALICE, "asset": name, "quantity": 1}

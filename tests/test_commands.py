@@ -117,7 +117,7 @@ def test_a_subasset_is_sent_by_either_name(network: Network, alice: Client) -> N
     network.mine()
     alice.run("blocksend", CHILD, destination, f"0.00000003{CHILD}")
     network.mine()
-    assert alice.run("balances", "--address", destination, "--asset", LONGNAME) == {CHILD: 103}
+    assert alice.run("balances", "--address", destination, "--asset", LONGNAME) == {LONGNAME: 103}
 
 
 def test_the_same_command_again_is_another_payment(network: Network) -> None:

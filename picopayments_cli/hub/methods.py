@@ -408,7 +408,7 @@ class Methods:
             )
         payee = work.get(payment.payee) if payment.payee else None
         if payee is not None:
-            _check_payee(account, payee, payment, self._hub.longnames)
+            _check_payee(account, payee, payment)
         booked = work.add_payment(account.handle, payment.payee, payment.amount, payment.token)
         account = replace(account, due=account.due - payment.amount)
         work.keep(account)
@@ -548,13 +548,10 @@ def _same_deposit(account: Account, digest: bytes) -> RawJson:
     return RawJson(account.deposit_reply)
 
 
-def _check_payee(account: Account, payee: Account, payment: Payment, longnames: Mapping[str, str | None]) -> None:
+def _check_payee(account: Account, payee: Account, payment: Payment) -> None:
     if payee.asset_id != account.asset_id:
-        theirs, own = (both_names(item.asset, longnames.get(item.asset)) for item in (payee, account))
         raise AssetMismatch(
-            f"The payee is connected in {theirs}, not in {own}.",
-            **asset_members(account.asset, longnames.get(account.asset)),
-            payee=payee.asset,
+            f"The payee is connected in {payee.asset}, not in {account.asset}.", asset=account.asset, payee=payee.asset
         )
     if payee.stage != OPEN:
         raise ConnectionNotOpen("The payee's connection is not open.", handle=payee.handle.hex(), stage=payee.stage)

@@ -44,7 +44,9 @@ class Offer:
             except UnknownAsset as error:
                 raise InvalidSetting(f"The terms: {error.message}", **error.data) from error
             if asset in found:
-                raise InvalidSetting(f"The terms name {both_names(asset, name)} twice.", asset=name)
+                raise InvalidSetting(
+                    f"The terms name {both_names(asset, chain.asset(asset).longname)} twice.", asset=name
+                )
             found[asset] = members
         self._members = found
 
