@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
-from picopayments_cli.channel.counterparty import p2pkh
+from picopayments_cli.channel.counterparty import asset_id, asset_name, p2pkh
 from picopayments_cli.channel.errors import (
     InsufficientBitcoin,
     InsufficientFunds,
@@ -139,7 +139,7 @@ class Hub:
         """The long name of a subasset, for showing; None where it has none, or the node can't tell now."""
         if asset.startswith("A") and asset not in self.longnames:
             try:
-                self.longnames[asset] = self.chain.asset(asset).longname
+                self.longnames[asset] = self.chain.asset(asset_name(asset_id(asset))).longname
             except PicopaymentsError:
                 return None
         return self.longnames.get(asset)
