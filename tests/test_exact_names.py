@@ -117,8 +117,8 @@ def test_another_spelling_is_refused_by_those_that_there_are(
 def test_a_name_in_small_letters_is_refused_by_the_right_one(client: Client) -> None:
     for words in (("balances", "--asset", "xcp"), ("blocksend", "xcp", stranger(), "5"), ("connect", "xcp", "5")):
         assert refusal_of(client, *words)["data"] == {"asset": "xcp", "spellings": ["XCP"]}
-    error = refusal_of(client, "blocksend", "TWINSY.silver", stranger(), "5")
-    assert (error["name"], error["data"]) == ("UnknownAsset", {"asset": "TWINSY.silver"})
+    error = refusal_of(client, "blocksend", "TWINSY.copper", stranger(), "5")
+    assert (error["name"], error["data"]) == ("UnknownAsset", {"asset": "TWINSY.copper"})
 
 
 def test_a_quantity_in_the_other_asset_is_refused(network: Network, client: Client) -> None:
