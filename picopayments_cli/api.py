@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from picopayments_cli.chain import Query
-from picopayments_cli.chain.answers import member, members, whole
-from picopayments_cli.chain.shapes import coins_shown, history_shown
+from picopayments_cli.chain.answers import longnames_of, member, members, whole
+from picopayments_cli.chain.shapes import by_longname, coins_shown, history_shown
 from picopayments_cli.channel import recovery
+from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.errors import (
     ConnectionNotOver,
     InvalidAsset,
@@ -28,7 +29,7 @@ from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, from_hex
 from picopayments_cli.client import connection as life
 from picopayments_cli.client import legacy, opening, send, tokens
-from picopayments_cli.client.arguments import asset_named, handle_named, quantity_of
+from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
 from picopayments_cli.client.lookup import raw_transaction, transaction_shown
@@ -89,8 +90,10 @@ def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
     if asset is not None and "." in asset:
         asset = asset_named(session, asset).name
     answer = session.rpc.call("mph_status", {"assets": None if asset is None else [asset]}, retry=True)
-    terms, funds = member(answer, "current_terms", dict), member(answer, "funds", dict)
-    held, address = member(funds, "liquidity", dict), member(funds, "address", str)
+    funds, told = member(answer, "funds", dict), member(answer, "longnames", dict, {})
+    longnames = longnames_of({"asset": name, "asset_longname": longname} for name, longname in told.items())
+    terms = by_longname(member(answer, "current_terms", dict), longnames)
+    held, address = by_longname(member(funds, "liquidity", dict), longnames), member(funds, "address", str)
     bitcoins = whole(held, "BTC")
     return {
         "connections": member(answer, "connections", dict),
@@ -108,19 +111,22 @@ def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
 def balances(session: Session, asset: str | None = None, address: str | None = None) -> dict[str, int]:
     """The confirmed funds of an address, the wallet's by default: asset to quantity, in satoshis.
 
-    Raises InvalidAddress, UnknownAsset.
+    A subasset goes by its long name. Raises InvalidAddress, UnknownAsset.
     """
     own = address is None
     if address is None:
         address = session.wallet.address
     else:
         script_of_address(session.network, address)
-    held = session.chain.view(Query(balances=[address])).balances[address]
+    view = session.chain.view(Query(balances=[address]))
+    held, longnames = view.balances[address], dict(view.longnames)
     if asset is not None and asset not in held:
-        asset = asset_named(session, asset).name
+        known = asset_named(session, asset)
+        asset = known.name
+        longnames = {asset: known.longname} if known.longname else {}
     if own:
         session.keep_wallet()
-    return dict(held) if asset is None else {asset: held.get(asset, 0)}
+    return by_longname(held if asset is None else {asset: held.get(asset, 0)}, longnames)
 
 
 def blocksend(session: Session, asset: str, destination: str, quantity: int | str, extra_btc: int | str = 0) -> str:
@@ -275,13 +281,14 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
         if facts is not None:
             held = look.held(session.address(item.duplex.receiving), item.asset)
             item = life.observe(session, item, facts, held)  # noqa: PLW2901
-        shown[item.handle.hex()] = _status_of(session, item, facts, verbose)
+        longname = item.longname or look.view.longnames.get(item.asset)
+        shown[item.handle.hex()] = asset_members(item.asset, longname) | _status_of(session, item, facts, verbose)
     session.keep_wallet()
     wallet = session.wallet.address
     return {
         "chain": session.chain_source,
         "connections": shown,
-        "wallet": {"address": wallet, "balances": dict(look.view.balances[wallet])},
+        "wallet": {"address": wallet, "balances": by_longname(look.view.balances[wallet], look.view.longnames)},
     }
 
 
@@ -365,7 +372,6 @@ def _receipt(receipt: Receipt) -> dict[str, Any]:
 
 def _status_of(session: Session, item: Connection, facts: tuple[Facts, Facts] | None, verbose: bool) -> dict[str, Any]:
     shown: dict[str, Any] = {
-        "asset": item.asset,
         "balance": item.duplex.guaranteed if facts else 0,
         "status": life.status(session, item, facts) if facts else recovery.CLOSED,
         "ttl": recovery.connection_ttl(item.duplex, *facts) if facts else None,
@@ -432,7 +438,7 @@ def faucet(
         script_of_address(session.network, address)
     if btc is None and asset is None and quantity is None:
         btc, quantity = FAUCET_BTC, FAUCET_XCP
-    asset = asset or "XCP"
+    asset = exact_name(session, asset or "XCP")
     params = {
         "address": address,
         "btc": 0 if btc is None else quantity_of(session, btc, "BTC", "btc"),

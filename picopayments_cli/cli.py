@@ -43,7 +43,7 @@ def quantity(text: str) -> int | str:
 
     Raises argparse.ArgumentTypeError.
     """
-    if not any(map(str.isupper, text)):
+    if not any(map(str.isalpha, text)):
         return positive(text)
     from picopayments_cli.channel.errors import InvalidQuantity
     from picopayments_cli.channel.quantities import read_quantity

@@ -113,8 +113,9 @@ def told(asset: str, number: int, longname: str | None = None) -> dict[str, Any]
 
 
 def test_a_server_names_the_asset_that_was_asked_for() -> None:
-    assert asset_of(told("TEST", asset_id("TEST")), "test") == Asset("TEST", 337135, True)
-    assert asset_of(told(CHILD, int(CHILD[1:]), LONGNAME), LONGNAME) == Asset(CHILD, int(CHILD[1:]), True)
+    assert asset_of(told("TEST", asset_id("TEST")), "TEST") == Asset("TEST", 337135, True)
+    for asked in (LONGNAME, CHILD):
+        assert asset_of(told(CHILD, int(CHILD[1:]), LONGNAME), asked) == Asset(CHILD, int(CHILD[1:]), True, LONGNAME)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +123,8 @@ def test_a_server_names_the_asset_that_was_asked_for() -> None:
     [
         (told("TEST", asset_id("PEPECASH")), "TEST"),
         (told("PEPECASH", asset_id("PEPECASH")), "TEST"),
+        (told("TEST", asset_id("TEST")), "test"),
+        (told(CHILD, int(CHILD[1:]), "PARENT.CHILD"), LONGNAME),
         (told("PEPECASH", asset_id("PEPECASH"), "TEST"), "TEST"),
         (told("PEPECASH", asset_id("PEPECASH"), LONGNAME), LONGNAME),
         (told(CHILD, int(CHILD[1:]), "PARENT.other"), LONGNAME),
@@ -156,7 +159,7 @@ def test_the_faucet_issues_what_nobody_has_issued_in_one_block(node: NodeProcess
     assert node.bitcoin("getblockcount") == height + 1
     assert node.bitcoin("getrawmempool") == [txid]
     node.rpc("generate", blocks=1)
-    node.rpc("faucet", address=ALICE, btc=BTC, asset="democoin", quantity=5)
+    node.rpc("faucet", address=ALICE, btc=BTC, asset="DEMOCOIN", quantity=5)
     assert node.bitcoin("getblockcount") == height + 2  # it is there: no block of its own
     node.rpc("generate", blocks=1)
     assert holdings(node)["DEMOCOIN"] == 1005
@@ -184,12 +187,15 @@ def test_the_faucet_issues_a_subasset_with_its_parent(node: NodeProcess) -> None
     assert node.get(f"assets/{LONGNAME}")["asset"] == CHILD
     assert node.get(f"assets/{LONG}")["asset_longname"] == LONG
     chain = NodeChain(node.url, NETWORKS["regtest"])
-    assert chain.asset(LONGNAME) == chain.asset(CHILD) == Asset(CHILD, int(CHILD[1:]), True)
+    assert chain.asset(LONGNAME) == chain.asset(CHILD) == Asset(CHILD, int(CHILD[1:]), True, LONGNAME)
     with pytest.raises(UnknownAsset):
         chain.asset("PARENT.other")
 
 
-@pytest.mark.parametrize("name", ["ABCD", "AAA", "lower", "BTC", "XCP.sub", "TEST.", "A1", "TOOLONGANAMEX"])
+@pytest.mark.parametrize(
+    "name",
+    ["ABCD", "AAA", "lower", "democoin", "parent.child", "BTC", "XCP.sub", "TEST.", "A1", "TOOLONGANAMEX"],
+)
 def test_the_faucet_refuses_what_is_no_asset_and_mines_nothing(node: NodeProcess, name: str) -> None:
     height = node.bitcoin("getblockcount")
     request = {"address": ALICE, "asset": name, "quantity": 1}
@@ -247,8 +253,8 @@ def test_terms_that_are_null_are_withdrawn(tmp_path: Path) -> None:
         hub.end(signal.SIGTERM)
 
 
-@pytest.mark.parametrize("name", ["BTC", LONGNAME, "lower", ""])
-def test_a_terms_file_names_assets_as_balances_do(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["BTC", "parent.child", "PARENT.", "lower", ""])
+def test_a_terms_file_names_assets_exactly(tmp_path: Path, name: str) -> None:
     path = tmp_path / "terms.json"
     for network in (NETWORKS["regtest"], NETWORKS["mainnet"]):
         members = json.loads(default_text(network))["XCP"]
@@ -312,6 +318,11 @@ NAMED = {CHILD: LONGNAME}  # what the clients type
 PAID = {"XCP": 100, "DEMOCOIN": 1_234_567_890, "TICKET": 4, CHILD: 77}
 
 
+def holdings_of(client: Client) -> dict[str, int]:
+    """The wallet's balances, by name or number."""
+    return {CHILD if name == LONGNAME else name: quantity for name, quantity in client.balances().items()}
+
+
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     """A network whose hub holds four assets, one of them indivisible and one a subasset."""
@@ -337,7 +348,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
 def test_three_clients_pay_each_other_in_four_assets_and_all_come_home(network: Network) -> None:
     before = network.hub.call("mph_status", assets=None)["funds"]["liquidity"]
     clients = [Client(network.folder / name, network.hub_url) for name in ("alice", "bob", "carol")]
-    assert [START.items() <= client.balances().items() for client in clients] == [True] * 3
+    assert [START.items() <= holdings_of(client).items() for client in clients] == [True] * 3
     handles: list[dict[str, str]] = [{}, {}, {}]
     for asset, deposit in DEPOSITS.items():
         for client, own in zip(clients, handles, strict=True):
@@ -371,7 +382,7 @@ def test_three_clients_pay_each_other_in_four_assets_and_all_come_home(network: 
     network.mine(4)
     syncs = (3, 3, 2)  # one when paying, one to be paid, one at the close
     for client, count in zip(clients, syncs, strict=True):
-        held = client.balances()
+        held = holdings_of(client)
         assert {asset: held[asset] for asset in START} == {asset: START[asset] - count * FEE for asset in START}
     after = network.hub.call("mph_status", assets=None)["funds"]["liquidity"]
     assert {asset: after[asset] - before[asset] for asset in START} == dict.fromkeys(START, sum(syncs) * FEE)

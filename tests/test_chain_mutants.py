@@ -96,8 +96,9 @@ def test_an_asset_has_a_possible_id() -> None:
     assert asset_of({"asset": "TEST", "asset_id": "337135", "divisible": False}, "TEST") == Asset("TEST", 337135, False)
     last = f"A{2**64 - 1}"
     assert asset_of(told(last, 2**64 - 1), last).number == 2**64 - 1
-    assert asset_of(told(CHILD, int(CHILD[1:]), LONGNAME), LONGNAME.lower()).name == CHILD
-    assert asset_of(told(CHILD, int(CHILD[1:]), LONGNAME.lower()), LONGNAME).name == CHILD
+    for longname, asked in ((LONGNAME, "PARENT.Child"), ("PARENT.Child", LONGNAME), (LONGNAME, "parent.child")):
+        with pytest.raises(BadAnswer):
+            asset_of(told(CHILD, int(CHILD[1:]), longname), asked)
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,7 @@ def test_a_payment_that_may_have_left_is_named(it: Story, error: PicopaymentsErr
 # Words --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["xcp", "", "XC", "A1", ".", "XCP.", "parent.child", "PARENT.", "BTC.child"])
+@pytest.mark.parametrize("name", ["", "XC", "xc", "A1", ".", "XCP.", "xcp.", "PARENT.", "parent..child", "BTC.child"])
 def test_what_can_be_no_assets_name_is_not_asked_for(it: Story, name: str) -> None:
     def unasked(name: str) -> Asset:
         raise AssertionError(name)

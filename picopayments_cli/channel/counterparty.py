@@ -121,6 +121,24 @@ def parent_of(longname: str) -> str:
     return parent
 
 
+def is_longname(text: object) -> bool:
+    """Whether this can be the long name of a subasset."""
+    try:
+        return isinstance(text, str) and bool(parent_of(text))
+    except InvalidAsset:
+        return False
+
+
+def both_names(asset: str, longname: str | None) -> str:
+    """An asset as messages name it: a subasset by its long name and its number."""
+    return f"{longname} ({asset})" if longname else asset
+
+
+def asset_members(asset: str, longname: str | None) -> dict[str, str]:
+    """An asset as JSON objects name it: ``asset``, and for a subasset ``asset_longname`` beside it."""
+    return {"asset": asset, "asset_longname": longname} if longname else {"asset": asset}
+
+
 def compact_longname(longname: str) -> bytes:
     """A subasset's longname as messages carry it: a number in base 68, big-endian."""
     number = 0

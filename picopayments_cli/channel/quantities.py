@@ -9,7 +9,9 @@ from picopayments_cli.channel.errors import InvalidQuantity
 from picopayments_cli.channel.values import Quantity, check_quantity
 
 DECIMALS = 8  # of a divisible asset, and of bitcoin
-_NAME = r"(?:BTC|XCP|A[0-9]{17,20}|[B-Z][A-Z]{3,11})(?:\.[A-Za-z0-9.\-_@!]+)?"
+_CHILD = r"\.[A-Za-z0-9.\-_@!]+"
+_ANY_CASE = rf"[A-Za-z]{{3,12}}{_CHILD}"  # which the ledger refuses by the name that it has
+_NAME = rf"(?:BTC|XCP|A[0-9]{{17,20}}|[B-Z][A-Z]{{3,11}})(?:{_CHILD})?|{_ANY_CASE}"
 _WRITTEN = re.compile(rf"([0-9]{{1,30}})(?:\.([0-9]{{1,30}}))?({_NAME})?")
 
 

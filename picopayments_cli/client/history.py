@@ -17,9 +17,9 @@ Action = Mapping[str, Any]
 Event = dict[str, Any]
 
 
-def connected(asset: str, quantity: int, txid: str) -> Action:
+def connected(asset: Mapping[str, str], quantity: int, txid: str) -> Action:
     """A deposit was agreed on by both sides, and is published from here on."""
-    return {"action": "connected", "asset": asset, "quantity": quantity, "txid": txid}
+    return {"action": "connected", **asset, "quantity": quantity, "txid": txid}
 
 
 def synced(

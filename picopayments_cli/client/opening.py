@@ -11,6 +11,7 @@ from dataclasses import replace
 from picopayments_cli.chain import Asset, Query
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
+from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.errors import (
     AddressUsed,
     BadDepositScript,
@@ -100,6 +101,7 @@ def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, ex
         hub_url=session.settings.require_hub_url,
         hub_key=hubs,
         asset=asset.name,
+        longname=asset.longname,
         terms=terms,
         salt=secrets.salt,
         duplex=pair.hand_out(channels, secrets.revoke_hash(0)),
@@ -155,4 +157,5 @@ def agree(session: Session, connection: Connection) -> Connection:
         agreed_height=view.height,
     )
     txid = txid_of(agreed.deposit_raw)[::-1].hex()
-    return session.save(agreed, "agreed", history.connected(agreed.asset, channels.sending.quantity, txid))
+    members = asset_members(agreed.asset, agreed.longname)
+    return session.save(agreed, "agreed", history.connected(members, channels.sending.quantity, txid))

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import Payment, SyncRequest
@@ -55,6 +56,7 @@ class Connection:
     ``final``: closed, and too deep in the chain to be looked at again.
     ``publishing``: name and txid (hex) of the transaction that is about to leave; ``published``: txids of those that
     left. ``own_spend``: the own spend secret of a connection of the original client, which drew its secrets.
+    ``longname``: that of a subasset, whose ``asset`` is a number; for showing.
     """
 
     handle: Handle
@@ -81,6 +83,7 @@ class Connection:
     publishing: tuple[str, str] | None = None
     published: tuple[str, ...] = ()
     own_spend: Secret | None = field(default=None, repr=False)
+    longname: str | None = None
 
     @property
     def is_original(self) -> bool:
@@ -103,7 +106,7 @@ def to_document(connection: Connection) -> dict[str, Any]:
     return {
         "hub_url": connection.hub_url,
         "hub_key": connection.hub_key.hex(),
-        "asset": connection.asset,
+        **asset_members(connection.asset, connection.longname),
         "asset_id": str(duplex.sending.asset_id),
         "terms": connection.terms.as_json(),
         "salt": connection.salt.hex(),
@@ -170,6 +173,7 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         publishing=None if publishing is None else (_text(publishing[0]), _txid(publishing[1])),
         published=tuple(_txid(item) for item in _list(document["published"])),
         own_spend=_secret(document.get("own_spend")),
+        longname=None if document.get("asset_longname") is None else _text(document["asset_longname"]),
     )
 
 

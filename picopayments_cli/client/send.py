@@ -96,9 +96,9 @@ def check_funds(session: Session, asset: Asset, quantity: int) -> None:
     free = look.held(address, asset.name) - sum(leaving.values())
     if free < quantity:
         raise InsufficientFunds(
-            f"The wallet {address} holds {free} of {asset.name} that can be spent, less than {quantity}. Send it some, "
-            "and wait until that is confirmed.",
-            asset=asset.name,
+            f"The wallet {address} holds {free} of {asset} that can be spent, less than {quantity}. Send it some, and "
+            "wait until that is confirmed.",
+            **asset.members,
             needed=quantity,
             available=free,
             address=address,

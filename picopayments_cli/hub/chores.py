@@ -14,7 +14,7 @@ from functools import partial
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import recovery
-from picopayments_cli.channel.counterparty import asset_id
+from picopayments_cli.channel.counterparty import asset_id, asset_members, both_names
 from picopayments_cli.channel.duplex import add_request
 from picopayments_cli.channel.errors import BroadcastRefused, InsufficientFunds, PicopaymentsError
 from picopayments_cli.channel.networks import address_of_script
@@ -220,9 +220,11 @@ def _fund(hub: Hub, handle: Handle) -> None:
     if account.deposit_raw is None and account.channels.receiving.anchor is not None:
         held = hub.chain.view(Query(balances=[hub.address])).balances[hub.address].get(account.asset, 0)
         if held < account.channels.sending.quantity:
+            longname = hub.longname(account.asset)
             raise InsufficientFunds(
-                f"The hub's wallet holds {held} of {account.asset}, too little for a deposit that it agreed to.",
-                asset=account.asset,
+                f"The hub's wallet holds {held} of {both_names(account.asset, longname)}, too little for a deposit "
+                "that it agreed to.",
+                **asset_members(account.asset, longname),
                 needed=account.channels.sending.quantity,
                 available=held,
             )

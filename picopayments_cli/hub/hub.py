@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
-from picopayments_cli.channel.counterparty import p2pkh
+from picopayments_cli.channel.counterparty import asset_id, asset_name, p2pkh
 from picopayments_cli.channel.errors import (
     InsufficientBitcoin,
     InsufficientFunds,
@@ -89,6 +89,7 @@ class Hub:
         self.chain_url = self.node.url.removesuffix("v1/")  # without credentials
         self.follower = Follower(database, self.bitcoin, network)
         self._looked_at = -1  # the height of the last look at the wallet's assets
+        self.longnames: dict[str, str | None] = {}  # of the numbered assets that ``longname`` has found: they stay
         self.draining = False  # no new connections; those that are open are closed
         self.when_drained: Callable[[], None] = _do_nothing  # called once none is left then
         self.note: Callable[[bool], None] = _note_nothing  # called after each round, and with True at the end
@@ -101,7 +102,7 @@ class Hub:
     def prepare(self) -> None:
         """What comes before the first request: the chain read, the wallet watched, on regtest funded.
 
-        Raises NodeUnreachable and its kind.
+        Raises NodeUnreachable and its kind, InvalidSetting for terms of what is no asset.
         """
         self.follower.catch_up()
         self.follower.import_address(self.chain, self.address, WALLET)
@@ -109,10 +110,14 @@ class Hub:
             self.chain.view(Query(options=[self.address])).check_takes_sends(self.address)
         except MemoRequired as error:  # what is open goes on, what is new is refused
             log.error(error.message)
+        self.offer.resolve(self.chain)
+        with self.book.transaction("offer") as work:
+            used = {work.get(handle).asset for handle in work.in_stage(AGREED, OPEN)}
         if self.network.name == "regtest":
             self._fund()
-            with self.book.transaction("offer") as work:
-                self.offer.include({work.get(handle).asset for handle in work.in_stage(AGREED, OPEN)})
+            self.offer.include(used)
+        for asset in (*self.offer.assets, *used):
+            self.longname(asset)
 
     def _fund(self) -> None:
         """Let the regtest node's faucet fund the wallet, once, with coins enough for many transactions at a time."""
@@ -129,6 +134,15 @@ class Hub:
         with self.database.transaction("funded") as connection:
             meta_set(connection, _FUNDED, "yes")
         self.follower.catch_up()
+
+    def longname(self, asset: str) -> str | None:
+        """The long name of a subasset, for showing; None where it has none, or the node can't tell now."""
+        if asset.startswith("A") and asset not in self.longnames:
+            try:
+                self.longnames[asset] = self.chain.asset(asset_name(asset_id(asset))).longname
+            except PicopaymentsError:
+                return None
+        return self.longnames.get(asset)
 
     def broadcast(self, raw: bytes, label: str) -> None:
         """Hand one of the hub's own transactions to the network; ``label`` names it. Raises as ``Chain.broadcast``."""
@@ -149,7 +163,10 @@ class Hub:
         if self.network.name != "regtest" or height == self._looked_at:
             return
         held = self.chain.view(Query(balances=[self.address])).balances[self.address]
-        self.offer.include(asset for asset, quantity in held.items() if quantity and asset != "BTC")
+        found = [asset for asset, quantity in held.items() if quantity and asset != "BTC"]
+        self.offer.include(found)
+        for asset in found:
+            self.longname(asset)
         self._looked_at = height
 
     def wake(self) -> None:

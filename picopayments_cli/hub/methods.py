@@ -14,6 +14,7 @@ from starlette.concurrency import run_in_threadpool
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import envelope
+from picopayments_cli.channel.counterparty import asset_members, both_names
 from picopayments_cli.channel.duplex import (
     Duplex,
     Half,
@@ -121,7 +122,11 @@ class Methods:
         for asset in sorted(wanted):
             terms = self._hub.offer.terms(asset, self._hub.follower.fee_rate())
             if terms is None:
-                raise UnknownAsset(f"The hub offers no connections in {asset!r}.", asset=asset)
+                longname = self._hub.longname(asset)
+                raise UnknownAsset(
+                    f"The hub offers no connections in {both_names(asset, longname)!r}.",
+                    **asset_members(asset, longname),
+                )
             offered[asset] = terms
         held = self._hub.chain.view(Query(balances=[self._hub.address])).balances[self._hub.address]
         message = os.urandom(32).hex()
@@ -133,6 +138,7 @@ class Methods:
                 "liquidity": {asset: held.get(asset, 0) for asset in (*offered, "BTC")},
             },
             "current_terms": {asset: terms.as_json() for asset, terms in offered.items()},
+            "longnames": {asset: longname for asset in offered if (longname := self._hub.longname(asset)) is not None},
             "connections": self._connections(wanted),
         }
 
@@ -145,7 +151,7 @@ class Methods:
                 account = work.get(handle)
                 if account.asset in assets and account.stage in _SHOWN:
                     shown[handle.hex()] = {
-                        "asset": account.asset,
+                        **asset_members(account.asset, self._hub.longnames.get(account.asset)),
                         "balance": account.channels.guaranteed,
                         "ttl": chores.ttl(self._hub, work, account),
                         "status": _SHOWN[account.stage],
@@ -165,11 +171,14 @@ class Methods:
             raise HubDraining("The hub is shutting down and takes no new connections: choose another one, or wait.")
         terms = self._hub.offer.terms(asked.asset, self._hub.follower.fee_rate())
         if terms is None:
+            longname = self._hub.longname(asked.asset)
             raise AssetNotInTerms(
-                f"The hub offers no connections in {asked.asset!r}, but in {', '.join(self._hub.offer.assets)}.",
-                asset=asked.asset,
+                f"The hub offers no connections in {both_names(asked.asset, longname)!r}, but in "
+                f"{', '.join(map(self._both_names, self._hub.offer.assets))}.",
+                **asset_members(asked.asset, longname),
             )
         asset = self._hub.chain.asset(asked.asset)
+        self._hub.longnames[asset.name] = asset.longname
         handle, salt = Handle(os.urandom(HANDLE_SIZE)), os.urandom(SALT_SIZE)
         account = Account(handle, client, asked.asset, asset.number, terms, salt, asked.spend_hash)
         spend_hash = account.secrets(self._hub.key).spend_hash
@@ -178,6 +187,9 @@ class Methods:
             work.add(account)
             work.take_hash(handle, asked.spend_hash)
         return self._reply(ConnectReply(handle, spend_hash, terms.as_json()).as_json(), digest)
+
+    def _both_names(self, asset: str) -> str:
+        return both_names(asset, self._hub.longname(asset))
 
     # mph_deposit ----------------------------------------------------------------------------------------------------
 
@@ -270,10 +282,11 @@ class Methods:
             if other.asset == account.asset and (unmade or not chores.is_funded(self._hub, work, other)):
                 promised += other.channels.sending.quantity
         if quantity > held - promised:
+            longname = self._hub.longnames.get(account.asset)
             raise InsufficientLiquidity(
-                f"The hub can deposit at most {max(held - promised, 0)} of {account.asset} now, not the {quantity} "
-                "that match this deposit: connect with less, or later.",
-                asset=account.asset,
+                f"The hub can deposit at most {max(held - promised, 0)} of {both_names(account.asset, longname)} now, "
+                f"not the {quantity} that match this deposit: connect with less, or later.",
+                **asset_members(account.asset, longname),
                 quantity=quantity,
                 available=max(held - promised, 0),
             )

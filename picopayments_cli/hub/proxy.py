@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from picopayments_cli.chain import Chain, Query
-from picopayments_cli.chain.answers import member, whole
+from picopayments_cli.chain import Asset, Chain, Query
+from picopayments_cli.chain.answers import member, members, whole
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.shapes import coins_shown, history_shown
-from picopayments_cli.channel.errors import InvalidParams, UnknownTransaction
+from picopayments_cli.channel.counterparty import asset_id, asset_members, asset_name, is_longname
+from picopayments_cli.channel.errors import InvalidAsset, InvalidParams, UnknownAsset, UnknownTransaction
 from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import Outpoint, from_hex
 from picopayments_cli.rpc import RpcClient
@@ -64,6 +65,7 @@ class Proxy:
             self.sendrawtransaction,
             self.get_assets,
             self.get_asset_info,
+            self.get_asset_spellings,
             self.get_running_info,
             self.fee_per_kb,
         ]
@@ -79,10 +81,10 @@ class Proxy:
         if "address" not in wanted or filterop != "AND":
             raise InvalidParams('get_balances needs a filter {"field": "address", "op": "==", "value": ADDRESS}.')
         address = wanted["address"]
-        balances = self._chain.view(Query(balances=[address])).balances[address]
+        view = self._chain.view(Query(balances=[address]))
         return [
-            {"address": address, "asset": asset, "quantity": quantity}
-            for asset, quantity in balances.items()
+            {"address": address, **asset_members(asset, view.longnames.get(asset)), "quantity": quantity}
+            for asset, quantity in view.balances[address].items()
             if wanted.get("asset", asset) == asset
         ]
 
@@ -167,12 +169,33 @@ class Proxy:
         return self._node.call("get_assets", {}, retry=True)
 
     def get_asset_info(self, assets: Any = None, asset: Any = None) -> list[dict[str, Any]]:
-        """What the node tells about assets, with their ``asset_id`` in decimal; unknown ones are left out."""
+        """What the node tells about assets, with their ``asset_id`` in decimal; unknown ones are left out.
+
+        Names are exact: a long name in other capitals is unknown, whatever the node makes of it.
+        """
         names = assets if asset is None else [asset]
         if not isinstance(names, list) or len(names) > MAX_ASSETS or not all(isinstance(name, str) for name in names):
             raise InvalidParams(f"assets must be a list of at most {MAX_ASSETS} names.", limit=MAX_ASSETS)
-        rows = self._node.call("get_asset_info", {"assets": names}, retry=True)
-        return [row | {"asset_id": str(self._chain.asset(row["asset"]).number)} for row in rows]
+        known = [found for name in dict.fromkeys(names) if (found := self._known(name)) is not None]
+        rows = self._node.call("get_asset_info", {"assets": [asset.name for asset in known]}, retry=True)
+        told = {member(row, "asset", str): row for row in members(rows, "assets")}
+        return [told[asset.name] | _shown(asset) for asset in known if asset.name in told]
+
+    def get_asset_spellings(self, asset: Any) -> list[str]:
+        """The long names of subassets that differ from this one in capitals only."""
+        if not is_longname(asset):
+            return []
+        try:
+            return [self._chain.asset(asset).longname or asset]
+        except UnknownAsset as error:
+            return list(error.data.get("spellings", ()))
+
+    def _known(self, name: str) -> Asset | None:
+        """An asset by its exact name; None where there is none, or the name can be none."""
+        try:
+            return self._chain.asset(name if is_longname(name) else asset_name(asset_id(name)))
+        except (InvalidAsset, UnknownAsset):
+            return None
 
     def get_running_info(self) -> dict[str, Any]:
         """The node's state once its ledger stands at the tip, with the fee rate in sat/vB. Raises NodeBehind."""
@@ -212,6 +235,10 @@ class Proxy:
         result = self._node.call(method, params, retry=False)
         self._after()
         return result
+
+
+def _shown(asset: Asset) -> dict[str, Any]:
+    return {"asset_id": str(asset.number), "asset_longname": asset.longname, "divisible": asset.divisible}
 
 
 def _txid(text: Any) -> bytes:

@@ -201,10 +201,10 @@ class Methods:
         return _selected(rows, query)
 
     def get_asset_info(self, assets: list[str] | None = None, asset: str | None = None) -> list[dict[str, Any]]:
-        """Assets by name; unknown ones are left out."""
+        """Assets by their exact name or longname; unknown ones are left out."""
         found = []
         for name in [*(assets or []), *([asset] if asset else [])]:
-            row = _BTC_ROW if name == "BTC" else self._node.ledger.asset(name)
+            row = _BTC_ROW if name == "BTC" else self._node.ledger.named(name)
             if row is not None:
                 owner, issuer = (None if script is None else address(script) for script in (row.owner, row.issuer))
                 found.append(

@@ -72,6 +72,7 @@ class RestApi:
             ("/addresses/{address}/balances/{asset}", self._balances, ("type", *_PAGING)),
             ("/assets", self._assets, ("named", *_PAGING)),
             ("/assets/{asset}", self._asset, ()),
+            ("/assets/{asset}/subassets", self._subassets, _PAGING),
             ("/utxos/withbalances", self._with_balances, ("utxos",)),
             ("/bitcoin/addresses/utxos", self._utxos, ("addresses", "unconfirmed", "unspent_tx_hash")),
             ("/bitcoin/addresses/{address}/utxos", self._utxos, ("unconfirmed", "unspent_tx_hash")),
@@ -230,6 +231,11 @@ class RestApi:
 
     def _assets(self, params: Params) -> _Page:
         return _page([_asset_row(row) for row in self._node.ledger.assets().values()], params)
+
+    def _subassets(self, params: Params) -> _Page:
+        parent = f"{params['asset'].upper()}."
+        rows = self._node.ledger.assets().values()
+        return _page([_asset_row(row) for row in rows if (row.longname or "").upper().startswith(parent)], params)
 
     def _with_balances(self, params: Params) -> dict[str, bool]:
         return {utxo: False for utxo in params.get("utxos", "").split(",") if utxo}

@@ -99,17 +99,17 @@ class Treasury:
         None where the asset is there; a subasset's parent, where it is not, comes first.
         Raises InvalidAsset, InsufficientFunds, and UnknownAsset for a subasset of somebody else's asset.
         """
-        if self._ledger.asset(asset) is not None:
+        if self._ledger.named(asset) is not None:
             return
         name = parent_of(asset) if "." in asset else asset
         if asset_id(name) <= XCP_ID:
             raise InvalidAsset(f"{asset} is not issued; ask for bitcoins by their own option.", asset=asset)
-        if self._ledger.asset(name) is None:
+        if self._ledger.named(name) is None:
             payer, _ = self._shares(XCP, ISSUANCE_FEE)[0]
             yield self._issue(payer, Issuance(asset_id(name), ISSUED))
         if name == asset:
             return
-        parent = self._ledger.asset(name)
+        parent = self._ledger.named(name)
         owner = next((key for key in self._holders if parent is not None and _script(key) == parent.owner), None)
         if owner is None:
             raise UnknownAsset(f"Nobody has issued {asset} yet, and only the owner of {name} can.", asset=asset)
@@ -200,7 +200,7 @@ class Treasury:
 
     def _name(self, asset: str) -> str:
         """The name that balances go by. Raises UnknownAsset."""
-        row = self._ledger.asset(asset)
+        row = self._ledger.named(asset)
         if row is None:
             raise UnknownAsset(f"The ledger knows no asset {asset!r}.", asset=asset)
         return row.name
