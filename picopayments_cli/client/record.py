@@ -82,6 +82,11 @@ class Connection:
     published: tuple[str, ...] = ()
     own_spend: Secret | None = field(default=None, repr=False)
 
+    @property
+    def of_original(self) -> bool:
+        """Whether the original client made it, whose hubs are gone: it drew its secrets, from no salt."""
+        return not self.salt
+
     def spend_secret(self, key: Key) -> Secret:
         """This party's own spend secret."""
         return self.own_spend or self.secrets(key).spend
