@@ -279,10 +279,12 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
 
 def _as_seen(group: hubs.Seen, item: Connection, verbose: bool) -> dict[str, Any]:
     """A connection as its chain shows it; with the error where it shows nothing, or no deposit."""
-    session, look = group.session, group.outcome
-    if isinstance(look, PicopaymentsError):
-        log.warning("connection %s: %s", item.handle.hex(), look.message)
-        unknown = {"balance": item.duplex.guaranteed, "status": _UNKNOWN, "error": look.as_json()}
+    session = group.session
+    try:
+        look = group.look()
+    except PicopaymentsError as error:
+        log.warning("connection %s: %s", item.handle.hex(), error.message)
+        unknown = {"balance": item.duplex.guaranteed, "status": _UNKNOWN, "error": error.as_json()}
         return _status_of(session, item, None, verbose) | (unknown if item.stage != CLOSED else {})
     item = life.as_seen(session, item, look)
     facts = None if item.stage == CLOSED else look.facts[item.handle]
@@ -300,32 +302,32 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     Each connection with its own hub. One that fails does not stop the others; its error is raised when they are done.
     """
     chosen = [item for item in _chosen(session, handle) if not item.final]
-    results: dict[str, Any] = {}
+    brought: dict[str, Outcome] = {}
     failed: list[PicopaymentsError] = []
     for group in hubs.seen(session, chosen, beside=life.to_look_at):
         for item in group.connections:
             outcome = Outcome()
             try:
-                if isinstance(group.outcome, PicopaymentsError):
-                    raise group.outcome
-                life.sync(group.session, item, group.outcome, outcome)
+                look = group.look()
+                if item.stage != CLOSED or life.as_seen(group.session, item, look).stage != CLOSED:
+                    brought[item.handle.hex()] = outcome
+                life.sync(group.session, item, look, outcome)
             except PicopaymentsError as error:
                 failed.append(error)
                 log.warning("connection %s: %s", item.handle.hex(), error.message)
-            look = group.outcome
-            if isinstance(look, PicopaymentsError):
-                continue
-            if item.stage == CLOSED and life.as_seen(session, item, look).stage == CLOSED:
-                continue
-            results[item.handle.hex()] = {
-                "txids": outcome.txids,
-                "received_payments": [_receipt(receipt) for receipt in outcome.receipts],
-            }
+    results = {name: _brought(outcome) for name, outcome in brought.items()}
     if failed:
         if results:
             log.warning("the other connections: %s", json.dumps(results))
         raise failed[0]
     return results
+
+
+def _brought(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "txids": outcome.txids,
+        "received_payments": [_receipt(receipt) for receipt in outcome.receipts],
+    }
 
 
 def close(session: Session, handle: str) -> str | None:

@@ -25,8 +25,8 @@ def not_over(session: Session, connections: Iterable[Connection]) -> dict[Handle
     found: dict[Handle, str | None] = {item.handle: _SETTLING if item.stage == CLOSING else _OPEN for item in chosen}
     for group in hubs.seen(session, closed.values()):
         for item in group.connections:
-            if isinstance(group.outcome, PicopaymentsError):
-                found[item.handle] = group.outcome.message
-            else:
-                found[item.handle] = None if is_over(group.session, item, group.outcome) else _UNDONE
+            try:
+                found[item.handle] = None if is_over(group.session, item, group.look()) else _UNDONE
+            except PicopaymentsError as error:
+                found[item.handle] = error.message
     return found

@@ -25,6 +25,12 @@ class Seen:
     connections: Sequence[Connection]
     outcome: Look | PicopaymentsError
 
+    def look(self) -> Look:
+        """The look. Raises what stood in its way."""
+        if isinstance(self.outcome, PicopaymentsError):
+            raise self.outcome
+        return self.outcome
+
 
 def _nothing(_connection: Connection) -> list[bytes]:
     return []
