@@ -28,12 +28,12 @@ from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, from_hex
 from picopayments_cli.client import connection as life
-from picopayments_cli.client import legacy, opening, send, tokens
+from picopayments_cli.client import hubs, legacy, opening, send, tokens
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
 from picopayments_cli.client.lookup import raw_transaction, transaction_shown
-from picopayments_cli.client.record import CLOSED, Connection
+from picopayments_cli.client.record import CLOSED, PROPOSED, Connection
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.settling import Outcome
 from picopayments_cli.config import (
@@ -53,6 +53,7 @@ log = logging.getLogger(__name__)
 TOKEN_SIZE = 32
 FAUCET_BTC = 100_000_000
 FAUCET_XCP = 10_000_000_000
+_UNKNOWN = "unknown"  # the status of a connection whose hub does not tell what the chain holds
 _CHAIN_NOTES = {
     "own": "chain: own. Deposits, commits and heights are read from the node at chain_url.",
     "hub": "chain: hub. What the blockchain holds is the hub's word; with chain_url, a node of one's own, it is not.",
@@ -273,49 +274,58 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
     connections = session.connections()
     chosen = list(connections.values()) if handle is None else [connections[handle_named(handle, connections)]]
     looked_at = [item for item in chosen if not item.final]
-    look = session.look(looked_at, settle=any(item.stage == CLOSED for item in looked_at))
-    shown = {}
-    for item in chosen:
-        item = life.as_seen(session, item, look)  # noqa: PLW2901
-        facts = None if item.stage == CLOSED else look.facts.get(item.handle)
-        if facts is not None:
-            held = look.held(session.address(item.duplex.receiving), item.asset)
-            item = life.observe(session, item, facts, held)  # noqa: PLW2901
-        longname = item.longname or look.view.longnames.get(item.asset)
-        shown[item.handle.hex()] = asset_members(item.asset, longname) | _status_of(session, item, facts, verbose)
-    session.keep_wallet()
     wallet = session.wallet.address
+    view = session.chain.view(Query(balances=[wallet]))
+    shown = {item.handle.hex(): _status_of(session, item, None, verbose) for item in chosen}
+    for group in hubs.seen(session, looked_at, settle=any(item.stage == CLOSED for item in looked_at)):
+        shown |= {item.handle.hex(): _as_seen(group, item, verbose) for item in group.connections}
+    session.keep_wallet()
     return {
         "chain": session.chain_source,
         "connections": shown,
-        "wallet": {"address": wallet, "balances": by_longname(look.view.balances[wallet], look.view.longnames)},
+        "wallet": {"address": wallet, "balances": by_longname(view.balances[wallet], view.longnames)},
     }
+
+
+def _as_seen(group: hubs.Seen, item: Connection, verbose: bool) -> dict[str, Any]:
+    """A connection as its chain shows it; with the error where it shows nothing, or no deposit."""
+    session = group.session
+    try:
+        look = group.look()
+    except PicopaymentsError as error:
+        log.warning("connection %s: %s", item.handle.hex(), error.message)
+        unknown = {"balance": item.duplex.guaranteed, "status": _UNKNOWN, "error": error.as_json()}
+        return _status_of(session, item, None, verbose) | (unknown if item.stage != CLOSED else {})
+    item = life.as_seen(session, item, look)
+    facts = None if item.stage == CLOSED else look.facts[item.handle]
+    if facts is not None:
+        held = look.held(session.address(item.duplex.receiving), item.asset)
+        item = life.observe(session, item, facts, held)
+    shown = _status_of(session, item, facts, verbose, look.view.longnames)
+    missing = life.unknown_deposit(session, item, facts) if facts else None
+    return shown if missing is None else shown | {"error": missing.as_json()}
 
 
 def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     """Sync what is open, recover what is closed: per handle the transactions published and the payments received.
 
-    One connection that fails does not stop the others; its error is raised when they are done.
+    Each connection with its own hub. One that fails does not stop the others; its error is raised when they are done.
     """
     chosen = [item for item in _chosen(session, handle) if not item.final]
-    if not chosen:
-        return {}
-    look = session.look(chosen, beside=[script for item in chosen for script in life.to_look_at(item)])
-    results: dict[str, Any] = {}
+    brought: dict[str, Outcome] = {}
     failed: list[PicopaymentsError] = []
-    for item in chosen:
-        outcome = Outcome()
-        try:
-            life.sync(session, item, look, outcome)
-        except PicopaymentsError as error:
-            failed.append(error)
-            log.warning("connection %s: %s", item.handle.hex(), error.message)
-        if item.stage == CLOSED and life.as_seen(session, item, look).stage == CLOSED:
-            continue
-        results[item.handle.hex()] = {
-            "txids": outcome.txids,
-            "received_payments": [_receipt(receipt) for receipt in outcome.receipts],
-        }
+    for group in hubs.seen(session, chosen, beside=life.to_look_at):
+        for item in group.connections:
+            outcome = Outcome()
+            try:
+                look = group.look()
+                if item.stage != CLOSED or life.as_seen(group.session, item, look).stage != CLOSED:
+                    brought[item.handle.hex()] = outcome
+                life.sync(group.session, item, look, outcome)
+            except PicopaymentsError as error:
+                failed.append(error)
+                log.warning("connection %s: %s", item.handle.hex(), error.message)
+    results = {name: _brought(outcome) for name, outcome in brought.items()}
     if failed:
         if results:
             log.warning("the other connections: %s", json.dumps(results))
@@ -323,10 +333,20 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     return results
 
 
+def _brought(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "txids": outcome.txids,
+        "received_payments": [_receipt(receipt) for receipt in outcome.receipts],
+    }
+
+
 def close(session: Session, handle: str) -> str | None:
     """Close a connection and settle it on chain: the txid of the commit, or None where nothing was received."""
     wanted = Handle(from_hex(handle, "handle", HANDLE_SIZE))
-    closed = life.close(session, session.connection(wanted))
+    connection = session.connection(wanted)
+    if connection.stage != PROPOSED:
+        session = hubs.alone(session, connection)
+    closed = life.close(session, connection)
     return txid_of(closed.commit_raw)[::-1].hex() if closed.commit_raw else None
 
 
@@ -370,8 +390,16 @@ def _receipt(receipt: Receipt) -> dict[str, Any]:
     return {"payer_handle": receipt.payer.hex(), "amount": receipt.amount, "token": receipt.token.hex()}
 
 
-def _status_of(session: Session, item: Connection, facts: tuple[Facts, Facts] | None, verbose: bool) -> dict[str, Any]:
+def _status_of(
+    session: Session,
+    item: Connection,
+    facts: tuple[Facts, Facts] | None,
+    verbose: bool,
+    longnames: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """A connection as ``status`` shows it; ``longnames``: of the subassets that the chain told of, by number."""
     shown: dict[str, Any] = {
+        **asset_members(item.asset, item.longname or (longnames or {}).get(item.asset)),
         "balance": item.duplex.guaranteed if facts else 0,
         "status": life.status(session, item, facts) if facts else recovery.CLOSED,
         "ttl": recovery.connection_ttl(item.duplex, *facts) if facts else None,

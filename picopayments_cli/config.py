@@ -183,6 +183,23 @@ def check_url(url: Any, what: str) -> str:
     return text
 
 
+def place_of(url: str) -> str:
+    """Where a hub is, however its URL is spelled: scheme, host and port, the scheme's own left out.
+
+    A text that is no URL is its own place.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return url
+    if not host:
+        return url
+    shown_host = f"[{host}]" if ":" in host else host
+    own = port is None or port == {"http": 80, "https": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{shown_host}" + ("" if own else f":{port}")
+
+
 def _defaults(network: Network) -> dict[str, Choice]:
     """Every setting's default, None where it has none."""
     ours = {item.name: item.default for item in fields(Settings)}

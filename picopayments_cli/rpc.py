@@ -334,6 +334,7 @@ class RpcClient:
         if named is not None:
             known = named(text)
             known.data = details["data"] if isinstance(details.get("data"), dict) else {}
+            known.said = details
             return known
         if code == -32601:
             return UnknownMethod(f"The server at {self.url} has no method {method}.", call=method)

@@ -272,6 +272,7 @@ class HubAnswers:
         if self.refuses is not None:
             raise self.refuses
         methods: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+            "mph_key": lambda _body: {},
             "mph_request": self._request,
             "mph_deposit": self._deposit,
             "mph_sync": self._sync,

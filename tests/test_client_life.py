@@ -243,7 +243,6 @@ def test_a_sync_without_payments_that_is_refused_for_them_is_not_sent_again(it: 
 @pytest.mark.parametrize(
     "cause",
     [
-        UnknownHandle("Which?"),
         HubRestored("Lost."),
         ConnectionNotOpen("It closes.", stage=CLOSING),
         ConnectionNotOpen("It is over."),
@@ -257,7 +256,9 @@ def test_a_hub_that_goes_on_with_it_no_more_ends_a_connection(it: Story, cause: 
     assert {"action": "closing"} in it.told()
 
 
-@pytest.mark.parametrize("cause", [BadRequest("Wrong."), SILENT, NotTransferable("No."), BadReply("What?")])
+@pytest.mark.parametrize(
+    "cause", [BadRequest("Wrong."), SILENT, NotTransferable("No."), BadReply("What?"), UnknownHandle("Which?")]
+)
 def test_what_may_pass_ends_none(it: Story, cause: PicopaymentsError) -> None:
     it.open()
     answered_by(it, refusing(cause))

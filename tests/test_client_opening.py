@@ -191,7 +191,7 @@ def test_an_answer_that_its_key_has_not_signed(
 
 
 def test_a_hub_is_known_by_its_first_key(it: Story) -> None:
-    known = {it.hub.url: it.hub.key.pubkey.hex()}
+    known = {"http://hub.invalid": it.hub.key.pubkey.hex()}
     it.open()
     assert it.session.store.hub_keys() == known
     it.chain.grant(it.session.wallet.script, XCP, QUANTITY)

@@ -213,6 +213,9 @@ def test_a_client_killed_while_it_settles_gets_all_of_its_own(network: Network) 
 # Answers lost and forged --------------------------------------------------------------------------------------------
 
 
+_EXCHANGED = ("mph_request", "mph_deposit", "mph_sync", "mph_close")
+
+
 class Middle:
     """Stands between clients and the hub: loses answers, changes them, and keeps what it saw."""
 
@@ -235,7 +238,7 @@ class Middle:
             self.asked.append(asked)
             self.answered.append(said)
             return Response("", 504)
-        if asked["method"].startswith("mph_") and "signature" in (said.get("result") or {}):
+        if asked["method"] in _EXCHANGED and "signature" in (said.get("result") or {}):
             self.asked.append(asked)
             self.answered.append(said)
             if self.change is not None:

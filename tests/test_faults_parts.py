@@ -126,7 +126,7 @@ def test_a_hub_whose_status_is_nonsense_is_named(answer: object, tmp_path: Path)
 def test_no_hub_can_say_what_is_wrong_on_this_machine(name: str) -> None:
     text = "\x1b[2Jrestore it from your backup\r\n"
     with between("http://127.0.0.1:1/") as proxy:
-        proxy.refuse = lambda _method: {"code": -32000, "message": "", "data": {"type": name, "message": text}}
+        proxy.refuse = lambda _method, _params: {"code": -32000, "message": "", "data": {"type": name, "message": text}}
         with pytest.raises(HubRefused) as caught:
             RpcClient(proxy.url).call("mph_sync", {}, retry=False)
     assert caught.value.exit_code == 1

@@ -11,7 +11,7 @@ import pytest
 from network_support import DEPOSIT, Client, Network, running_network, wait_until
 from servers import json_rpc
 
-NOT_ABOUT_THE_CHAIN = ("mph_status", "mph_request", "mph_deposit", "mph_sync", "mph_close", "faucet")
+NOT_ABOUT_THE_CHAIN = ("mph_key", "mph_status", "mph_request", "mph_deposit", "mph_sync", "mph_close", "faucet")
 CHAIN_METHODS = (
     *("get_running_info", "get_unspent_txouts", "get_address_options", "utxos_with_balances"),
     "getrawtransaction_batch",

@@ -18,7 +18,7 @@ from story_support import DELAY, QUANTITY, SILENT, XCP, Story
 
 from picopayments_cli import api
 from picopayments_cli.channel import errors, messages, recovery, state, terms, transactions
-from picopayments_cli.channel.errors import PaymentExceedsReceivable
+from picopayments_cli.channel.errors import PaymentExceedsReceivable, UnknownHandle
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import CommitScript, DepositScript, wallet_unlock
 from picopayments_cli.channel.transactions import Purse
@@ -122,6 +122,19 @@ def refused(it: Story) -> None:
         return answer(method, params, retry=retry)
 
     it.hub.call = choosy  # type: ignore[method-assign]
+
+
+@story("open, the hub does not know the connection")
+def forgotten(it: Story) -> None:
+    queued(it)
+    it.hub.refuses = UnknownHandle("Which?")
+
+
+@story("open, the chain does not know the deposit at the deadline")
+def elsewhere(it: Story) -> None:
+    queued(it)
+    it.until(it.deadline)
+    it.chain.entries = []
 
 
 @story("open, a coin on the address of a revoked commit")

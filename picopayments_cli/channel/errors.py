@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 
@@ -10,10 +11,11 @@ class PicopaymentsError(Exception):
 
     ``message`` says what is wrong and what to do next; ``data`` holds the numbers involved, ready for JSON.
     ``exit_code`` is what the command line returns: 1 refused, 2 usage, 3 unreachable, 4 local files,
-    5 the peer misbehaved, 6 a wait ran out.
+    5 the peer misbehaved, 6 a wait ran out. ``said`` is the object in which a peer says it, signed or not.
     """
 
     exit_code: ClassVar[int] = 1
+    said: Mapping[str, Any] | None = None
 
     def __init__(self, message: str, **data: Any) -> None:
         super().__init__(message)
@@ -181,6 +183,10 @@ class DepositAlreadyGiven(PicopaymentsError):
 
 class DepositRefused(PicopaymentsError):
     """A deposit outside the terms."""
+
+
+class UnknownDeposit(PicopaymentsError):
+    """The chain does not know a connection's deposit."""
 
 
 class AddressUsed(PicopaymentsError):

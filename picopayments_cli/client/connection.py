@@ -18,6 +18,7 @@ from picopayments_cli.channel.errors import (
     AmountExceedsSpendable,
     AssetMismatch,
     BadReply,
+    BroadcastRefused,
     ConnectionNotOpen,
     ConnectionWornOut,
     DirtyCommitAddress,
@@ -27,6 +28,7 @@ from picopayments_cli.channel.errors import (
     NotTransferable,
     PaymentExceedsReceivable,
     PicopaymentsError,
+    UnknownDeposit,
     UnknownHandle,
 )
 from picopayments_cli.channel.messages import (
@@ -36,11 +38,13 @@ from picopayments_cli.channel.messages import (
 )
 from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.state import revoke
+from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import Hash, Secret, Token, hash_of
 from picopayments_cli.client import history, opening, outgoing
 from picopayments_cli.client.record import AGREED, CLOSED, CLOSING, PROPOSED, Connection, Pending
 from picopayments_cli.client.session import Look, Session
 from picopayments_cli.client.settling import Outcome, is_over, recover, republish, settle
+from picopayments_cli.config import place_of
 
 log = logging.getLogger(__name__)
 # Causes that lie in the payments: without them the hub takes the same commit and revocations.
@@ -72,6 +76,21 @@ def as_seen(session: Session, connection: Connection, look: Look) -> Connection:
     if connection.stage != CLOSED or connection.final or is_over(session, connection, look):
         return connection
     return replace(connection, stage=CLOSING)
+
+
+def unknown_deposit(session: Session, connection: Connection, facts: tuple[Facts, Facts]) -> UnknownDeposit | None:
+    """What to tell of a connection that goes on, where the chain does not know its deposit; None where it does."""
+    if connection.stage != AGREED or facts[0].history:
+        return None
+    txid = txid_of(connection.deposit_raw)[::-1].hex()
+    return UnknownDeposit(
+        f"The chain does not know the deposit {txid} of the connection {connection.handle.hex()}. If it was lost on "
+        "the way, `sync` publishes it again. If not, this is another chain than that of the connection: see that hub "
+        "and node are right, or ask their operator. Nothing is closed by it; `close` does that.",
+        handle=connection.handle.hex(),
+        txid=txid,
+        height=facts[0].tip,
+    )
 
 
 # Syncing ------------------------------------------------------------------------------------------------------------
@@ -127,21 +146,47 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
         log.warning("somebody paid to a revoked commit's address: its coins are taken away")
         seen = recover(session, seen, facts, look, outcome)
     shown = status(session, seen, facts)
+    missing = unknown_deposit(session, seen, facts)
     if shown == recovery.OPENING:
-        republish(session, seen, facts, outcome)
+        with _instead(BroadcastRefused, missing):
+            republish(session, seen, facts, outcome)
         return seen
     if shown == recovery.CLOSING:
+        if missing is not None:
+            raise missing
         if any(channel.truncated for channel in facts):
             log.warning("so many payments went to a deposit's address that its history can't be seen whole: it closes")
         return _closing(session, seen)
     try:
         return exchange(session, seen, outcome)
-    except (ConnectionNotOpen, DirtyCommitAddress, HubRestored, UnknownHandle) as error:
+    except UnknownHandle as error:
+        raise _unknown_to_hub(connection) from error
+    except (ConnectionNotOpen, DirtyCommitAddress, HubRestored) as error:  # signed by the hub, or found on the chain
         if isinstance(error, ConnectionNotOpen) and error.data.get("stage") == AGREED:
             log.warning("connection %s: the hub does not see it open yet; sync again", connection.handle.hex())
             return session.connection(connection.handle)
         log.warning("connection %s closes: %s", connection.handle.hex(), error.message)
         return _closing(session, session.connection(connection.handle))
+
+
+@contextmanager
+def _instead(refusal: type[PicopaymentsError], error: PicopaymentsError | None) -> Iterator[None]:
+    """Raise an error, where there is one, in the place of a refusal."""
+    try:
+        yield
+    except refusal as refused:
+        raise error or refused from refused
+
+
+def _unknown_to_hub(connection: Connection) -> UnknownHandle:
+    """A hub that has lost its database may find it again, and settles nothing till then: no reason to close."""
+    return UnknownHandle(
+        f"The hub does not know the connection {connection.handle.hex()}. It stays open here. Wait and sync again, or "
+        "ask the hub's operator, who may have to bring its database back; `close` settles without the hub, and the "
+        "deposit is back when it expires.",
+        handle=connection.handle.hex(),
+        hub_url=place_of(connection.hub_url),
+    )
 
 
 def _look_again(session: Session, connection: Connection, look: Look) -> Connection:

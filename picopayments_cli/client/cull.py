@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from picopayments_cli.channel.errors import PicopaymentsError
 from picopayments_cli.channel.values import Handle
+from picopayments_cli.client import hubs
 from picopayments_cli.client.record import CLOSED, CLOSING, Connection
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.settling import is_over
@@ -20,12 +22,11 @@ def not_over(session: Session, connections: Iterable[Connection]) -> dict[Handle
     chosen = list(connections)
     # Asked as of one that is being settled: for those the ledger is asked, too, whether an asset is left.
     closed = {item.handle: replace(item, stage=CLOSING) for item in chosen if item.stage == CLOSED}
-    look = session.look(closed.values()) if closed else None
-    found: dict[Handle, str | None] = {}
-    for item in chosen:
-        if look is None or item.handle not in closed:
-            found[item.handle] = _SETTLING if item.stage == CLOSING else _OPEN
-        else:
-            over = is_over(session, item, look)
-            found[item.handle] = None if over else _UNDONE
+    found: dict[Handle, str | None] = {item.handle: _SETTLING if item.stage == CLOSING else _OPEN for item in chosen}
+    for group in hubs.seen(session, closed.values()):
+        for item in group.connections:
+            try:
+                found[item.handle] = None if is_over(group.session, item, group.look()) else _UNDONE
+            except PicopaymentsError as error:
+                found[item.handle] = error.message
     return found

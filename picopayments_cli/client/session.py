@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from picopayments_cli.channel.errors import (
     BadPreviousTransaction,
     BadReply,
     FeeTooHigh,
+    LocalFiles,
     NodeUnreachable,
     PicopaymentsError,
 )
@@ -39,11 +41,12 @@ from picopayments_cli.client.history import Action
 from picopayments_cli.client.record import ASKED, CLOSED, CLOSING, Connection, from_document, to_document
 from picopayments_cli.client.store import Store, damaged
 from picopayments_cli.client.wallet import Wallet, spendable
-from picopayments_cli.config import Settings
+from picopayments_cli.config import Settings, place_of
 from picopayments_cli.rpc import LOOPBACK, RpcClient
 
 log = logging.getLogger(__name__)
 WALLET_RESERVE = 20_000  # satoshis that stay in the wallet, for fees that can't wait
+_NONCE_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,17 @@ class Session:
     def close(self) -> None:
         """Give back the store's lock."""
         self._stack.close()
+
+    def with_hub(self, url: str) -> Session:
+        """The same files and wallet with the hub at another URL. User and password of the settings are not for it."""
+        other = Session(replace(self.settings, hub_url=url, hub_auth=None), self.given_basedir)
+        other.__dict__.update(store=self.store, wallet=self.wallet, _originals=self._originals, _spent=self._spent)
+        return other.seen_through(self) if self.chain_source == "own" else other
+
+    def seen_through(self, other: Session) -> Session:
+        """This session, seeing the chain as another one does."""
+        self.__dict__.update(chain=other.chain, _dirty=other._dirty, _attached=other._attached)
+        return self
 
     @cached_property
     def store(self) -> Store:
@@ -172,8 +186,10 @@ class Session:
             raise damaged(path, f"a member is missing or wrong ({type(error).__name__})") from error
 
     def hub_key(self) -> Pubkey | None:
-        """The key that the hub's URL is bound to, or None where it is new. Raises StoreDamaged."""
-        text = self.store.hub_keys().get(self.settings.require_hub_url)
+        """The key that the hub's scheme, host and port are bound to; None where it is new. Raises StoreDamaged."""
+        url, known = self.settings.require_hub_url, self.store.hub_keys()
+        # Older files have the URL as it was spelled.
+        text = known.get(url) or next((key for of, key in known.items() if place_of(of) == place_of(url)), None)
         if text is None:
             return None
         key = envelope.named_key({"pubkey": text})
@@ -181,10 +197,28 @@ class Session:
             raise damaged(self.store.hubs_path, "what it holds for the hub is no public key")
         return key
 
+    @cached_property
+    def known_key(self) -> Pubkey | None:
+        """The key of the hub: the one that it is bound to, else the one that it proves now; None where it can't."""
+        try:
+            return self.hub_key() or self.proven_key(None)
+        except LocalFiles:
+            raise
+        except PicopaymentsError as error:
+            log.debug("whose hub it is is not known: %s", error.message)
+            return None
+
     def pin_hub(self, key: Pubkey) -> None:
-        """Bind the hub's URL to its key, from the first answer on."""
+        """Bind scheme, host and port of the hub to its key, from the first answer on."""
         if self.hub_key() is None:
-            self.store.save_hub_key(self.settings.require_hub_url, key.hex())
+            self.store.save_hub_key(place_of(self.settings.require_hub_url), key.hex())
+
+    def proven_key(self, hub_key: Pubkey | None) -> Pubkey:
+        """The key with which the hub signs a request drawn for this; ``hub_key``, where it is known by that.
+
+        Raises BadHubSignature, BadReply, HubUnreachable and its kind.
+        """
+        return self.call("mph_key", [{"nonce": os.urandom(_NONCE_SIZE).hex()}], hub_key).hub_key
 
     # The doors ------------------------------------------------------------------------------------------------------
 
@@ -202,22 +236,38 @@ class Session:
         and what the hub refuses.
         """
         sent = list(requests)
-        body = self.rpc.call(method, sent[-1], retry=True)
+        try:
+            body = self.rpc.call(method, sent[-1], retry=True)
+        except PicopaymentsError as error:
+            if error.said is not None and hub_key is not None:
+                self._check_refusal(error, sent[-1], hub_key)
+            raise
         if not isinstance(body, Mapping):
             raise BadReply("The hub's reply is not an object.", method=method)
         key = hub_key or envelope.named_key(body)
         if key is None or envelope.signed_by(body, key) is None:
-            raise BadHubSignature(
-                "The hub's reply is not signed with the key that this hub is known by. Nothing of it was taken. If the "
-                "operator has not announced a new key, somebody stands between: try from another network.",
-                method=method,
-                hub_url=self.settings.hub_url,
-            )
+            raise self._not_the_hub("The hub's reply", method=method)
         named = body.get("request_sha256")
         answered = [request for request in sent if envelope.digest(request).hex() == named]
         if not answered:
             raise BadReply("The hub's reply answers another request. Nothing of it was taken.", method=method)
         return Signed(body, envelope.digest(answered[0]), key)
+
+    def _check_refusal(self, error: PicopaymentsError, sent: Mapping[str, Any], hub_key: Pubkey) -> None:
+        """Believe the hub alone that it refuses a request. Raises BadHubSignature."""
+        said = error.said or {}
+        right = said.get("type") == error.name and said.get("request_sha256") == envelope.digest(sent).hex()
+        if not right or envelope.signed_by(said, hub_key) is None:
+            raise self._not_the_hub(f"The refusal {error.name}", refusal=error.name) from error
+
+    def _not_the_hub(self, what: str, **data: Any) -> BadHubSignature:
+        return BadHubSignature(
+            f"{what} is not signed with the key that this hub is known by. Nothing of it was taken. See that the URL "
+            "is right. If it is, another hub stands there, or somebody stands between: wait, try from another network, "
+            "ask the operator, or `close` the connection alone.",
+            hub_url=self.rpc.url,
+            **data,
+        )
 
     def broadcast(self, raw: bytes, label: str) -> str:
         """Hand a signed transaction to the network; its txid in hex."""

@@ -82,16 +82,17 @@ from picopayments_cli.hub import chores, restored
 from picopayments_cli.hub.book import AGREED, OPEN, REQUESTED, Account, Work
 from picopayments_cli.hub.follower import DEPOSIT
 from picopayments_cli.hub.hub import Hub
-from picopayments_cli.web import RawJson
+from picopayments_cli.web import RawJson, Refused, refusal
 
 log = logging.getLogger(__name__)
 FORGOTTEN_AFTER = 144  # blocks after which a connection without a deposit agreed to is dropped
 Reply = RawJson | Awaitable[RawJson]
+Answer = RawJson | Refused
 _SHOWN = {AGREED: "opening", OPEN: "open"}
 
 
 class Methods:
-    """``mph_status``, ``mph_request``, ``mph_deposit``, ``mph_sync`` and ``mph_close`` of one hub."""
+    """``mph_status``, ``mph_key``, ``mph_request``, ``mph_deposit``, ``mph_sync`` and ``mph_close`` of one hub."""
 
     # What asks the chain, so that it must not hold up the others.
     SLOW = frozenset(("mph_status", "mph_request", "mph_deposit", "mph_close"))
@@ -104,11 +105,46 @@ class Methods:
         """The methods by name."""
         return {
             "mph_status": self.status,
-            "mph_request": _whole(self.request),
-            "mph_deposit": _whole(self.deposit),
-            "mph_sync": _whole(self.sync),
-            "mph_close": _whole(self.close),
+            "mph_key": self._whole(self.prove),
+            "mph_request": self._whole(self.request),
+            "mph_deposit": self._whole(self.deposit),
+            "mph_sync": self._whole(self.sync),
+            "mph_close": self._whole(self.close),
         }
+
+    def _whole(
+        self, method: Callable[[Mapping[str, Any]], Reply]
+    ) -> Callable[[Mapping[str, Any]], Answer | Awaitable[Answer]]:
+        """A method that takes all its params as one: what is signed is signed with its unknown members.
+
+        What it refuses is signed, too.
+        """
+
+        def called(params: Mapping[str, Any]) -> Answer | Awaitable[Answer]:
+            try:
+                reply = method(params)
+            except PicopaymentsError as error:
+                return self._refused(error, params)
+            return reply if isinstance(reply, RawJson) else awaited(reply, params)
+
+        async def awaited(reply: Awaitable[RawJson], params: Mapping[str, Any]) -> Answer:
+            try:
+                return await reply
+            except PicopaymentsError as error:
+                return self._refused(error, params)
+
+        called.takes_params = True  # type: ignore[attr-defined]
+        return called
+
+    def _refused(self, error: PicopaymentsError, params: Mapping[str, Any]) -> Refused:
+        """What is refused and which request, signed: a refusal may end a connection, so not everybody may say it."""
+        return Refused(self._sealed(refusal(error.name, error.message, error.data), envelope.digest(params)))
+
+    # mph_key --------------------------------------------------------------------------------------------------------
+
+    def prove(self, body: Mapping[str, Any]) -> RawJson:
+        """Nothing but the signature of an answer to this request: proof that this is the hub of that key."""
+        return self._reply({}, envelope.digest(body))
 
     # mph_status -----------------------------------------------------------------------------------------------------
 
@@ -502,18 +538,10 @@ class Methods:
         return self._reply(close_reply(secret, standing(account.channels.sending)), digest)
 
     def _reply(self, body: Mapping[str, Any], digest: bytes) -> RawJson:
-        sealed = envelope.seal(self._hub.key, {**body, "request_sha256": digest.hex()})
-        return RawJson(json.dumps(sealed))
+        return RawJson(json.dumps(self._sealed(body, digest)))
 
-
-def _whole(method: Callable[[Mapping[str, Any]], Reply]) -> Callable[[Mapping[str, Any]], Reply]:
-    """A method that takes all its params as one: what is signed is signed with its unknown members."""
-
-    def called(params: Mapping[str, Any]) -> Reply:
-        return method(params)
-
-    called.takes_params = True  # type: ignore[attr-defined]
-    return called
+    def _sealed(self, body: Mapping[str, Any], digest: bytes) -> dict[str, Any]:
+        return envelope.seal(self._hub.key, {**body, "request_sha256": digest.hex()})
 
 
 def _restored(handle: Handle) -> HubRestored:
