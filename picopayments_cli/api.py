@@ -27,8 +27,7 @@ from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, from_hex
-from picopayments_cli.client import connection as life
-from picopayments_cli.client import hubs, legacy, opening, send, tokens
+from picopayments_cli.client import hubs, legacy, life, opening, send, tokens
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order

@@ -21,7 +21,7 @@ from picopayments_cli.channel.messages import Payment
 from picopayments_cli.channel.state import Channel, accept_commit, commit, give_back, request_commit, revoke, to_revoke
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import Handle, Pubkey, Quantity, Secret, Token
-from picopayments_cli.client import connection as life
+from picopayments_cli.client import life
 from picopayments_cli.client.record import CLOSING, Connection, from_document, to_document
 
 __all__ = ["it"]
