@@ -18,8 +18,8 @@ from picopayments_cli.channel.messages import Payment
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
 from picopayments_cli.client import life, opening
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import Action
-from picopayments_cli.client.record import Connection
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
 from picopayments_cli.config import Settings

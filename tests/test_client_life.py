@@ -32,7 +32,7 @@ from picopayments_cli.channel.errors import (
 )
 from picopayments_cli.channel.state import Channel, Revoked
 from picopayments_cli.channel.values import HANDLE_SIZE, Quantity, Secret, Token
-from picopayments_cli.client.record import AGREED, CLOSING, Connection
+from picopayments_cli.client.connection import AGREED, CLOSING, Connection
 
 __all__ = ["it"]
 NOBODY = "00" * HANDLE_SIZE

@@ -22,7 +22,7 @@ from picopayments_cli.channel.state import Channel, accept_commit, commit, give_
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import Handle, Pubkey, Quantity, Secret, Token
 from picopayments_cli.client import life
-from picopayments_cli.client.record import CLOSING, Connection, from_document, to_document
+from picopayments_cli.client.connection import CLOSING, Connection, from_document, to_document
 
 __all__ = ["it"]
 

@@ -16,7 +16,7 @@ from picopayments_cli.channel.keys import Secrets
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client import opening
-from picopayments_cli.client.record import CLOSED, Connection
+from picopayments_cli.client.connection import CLOSED, Connection
 
 __all__ = ["it"]
 

@@ -19,8 +19,8 @@ from picopayments_cli.channel.errors import NotTransferable, PaymentExceedsRecei
 from picopayments_cli.channel.messages import Payment, Refusal
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
+from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING, PROPOSED, Connection, Pending
 from picopayments_cli.client.history import Event, events_of, refused, synced
-from picopayments_cli.client.record import AGREED, CLOSED, CLOSING, PROPOSED, Connection, Pending
 from picopayments_cli.client.store import Store
 from picopayments_cli.client.tokens import QUEUED, SENT, UNANSWERED, standing
 

@@ -12,7 +12,7 @@ from original_support import HANDLE, PAYEE, OriginalHub
 from original_support import TOKEN as QUEUED_THERE
 from test_cull import dying
 
-from picopayments_cli.client.record import CLOSED, CLOSING
+from picopayments_cli.client.connection import CLOSED, CLOSING
 
 FEE = 1  # for a sync
 TOKEN, STRANGER = "ab" * 16, "ef" * 32

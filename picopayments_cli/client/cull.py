@@ -8,7 +8,7 @@ from dataclasses import replace
 from picopayments_cli.channel.errors import PicopaymentsError
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client import hubs
-from picopayments_cli.client.record import CLOSED, CLOSING, Connection
+from picopayments_cli.client.connection import CLOSED, CLOSING, Connection
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.settling import is_over
 

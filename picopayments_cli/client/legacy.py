@@ -51,8 +51,8 @@ from picopayments_cli.channel.values import (
     Token,
     hash_of,
 )
+from picopayments_cli.client.connection import CLOSING, Connection
 from picopayments_cli.client.history import Event
-from picopayments_cli.client.record import CLOSING, Connection
 
 log = logging.getLogger(__name__)
 BACKUP = ".1.0.4.backup"

@@ -37,7 +37,7 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Handle, Outpoint, Quantity
 from picopayments_cli.client import history
-from picopayments_cli.client.record import AGREED, ASKED, PROPOSED, Connection
+from picopayments_cli.client.connection import AGREED, ASKED, PROPOSED, Connection
 from picopayments_cli.client.send import check_funds, check_reserve
 from picopayments_cli.client.session import Session
 

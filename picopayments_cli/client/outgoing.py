@@ -7,7 +7,7 @@ from dataclasses import replace
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.client import history
-from picopayments_cli.client.record import Connection
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Session
 
 

@@ -24,7 +24,7 @@ from picopayments_cli.channel.transactions import (
     parse_transaction,
     txid_of,
 )
-from picopayments_cli.client.record import AGREED, PROPOSED
+from picopayments_cli.client.connection import AGREED, PROPOSED
 from picopayments_cli.client.session import Session
 
 

@@ -34,7 +34,7 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Hash, Secret, check_secret, hash_of
 from picopayments_cli.client import history, legacy, outgoing
-from picopayments_cli.client.record import CLOSED, CLOSING, Connection
+from picopayments_cli.client.connection import CLOSED, CLOSING, Connection
 from picopayments_cli.client.session import Look, Session
 
 log = logging.getLogger(__name__)

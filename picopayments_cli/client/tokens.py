@@ -13,8 +13,8 @@ from picopayments_cli.channel.errors import TokenInUse
 from picopayments_cli.channel.messages import Payment
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client import legacy
+from picopayments_cli.client.connection import AGREED, PROPOSED, Connection
 from picopayments_cli.client.history import Event, told
-from picopayments_cli.client.record import AGREED, PROPOSED, Connection
 from picopayments_cli.client.session import Session
 
 # How far a payment has come.

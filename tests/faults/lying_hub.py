@@ -19,7 +19,7 @@ from faults.result import Budget, Result
 from picopayments_cli.channel import envelope, errors
 from picopayments_cli.channel.errors import PicopaymentsError, Unreachable
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.client.record import Connection
+from picopayments_cli.client.connection import Connection
 
 QUICK = 12  # changes of each reply
 UNSIGNED = ("pubkey", "signature")  # members whose change is not signed over

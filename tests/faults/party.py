@@ -16,7 +16,7 @@ from picopayments_cli import api
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.recovery import WATCHED_REVOKED, exposed
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.client.record import CLOSED, Connection
+from picopayments_cli.client.connection import CLOSED, Connection
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings, choose_network
 

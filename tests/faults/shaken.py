@@ -35,7 +35,7 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Entry, Outpoint
-from picopayments_cli.client.record import AGREED, CLOSED, CLOSING, Connection
+from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING, Connection
 
 DEEPEST = 6  # blocks that are taken away at most
 SAFE = NETWORKS["mainnet"].safe_depth

@@ -25,7 +25,7 @@ from picopayments_cli.chain import Query
 from picopayments_cli.channel.errors import BroadcastRefused, HubDraining
 from picopayments_cli.channel.state import Commit
 from picopayments_cli.channel.values import Height
-from picopayments_cli.client.record import CLOSED
+from picopayments_cli.client.connection import CLOSED
 from picopayments_cli.config import SAFE_DEPTH
 from picopayments_cli.regtest.node import BlockRefused, Node
 from picopayments_cli.regtest.server import create_app
