@@ -41,9 +41,9 @@ from picopayments_cli.channel.state import revoke
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import Hash, Secret, Token, hash_of
 from picopayments_cli.client import history, opening, outgoing
+from picopayments_cli.client.closing import Outcome, is_over, recover, republish, settle
 from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING, PROPOSED, Connection, Pending
 from picopayments_cli.client.session import Look, Session
-from picopayments_cli.client.settling import Outcome, is_over, recover, republish, settle
 from picopayments_cli.config import place_of
 
 log = logging.getLogger(__name__)
