@@ -33,7 +33,7 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Hash, Secret, check_secret, hash_of
-from picopayments_cli.client import history, legacy, outgoing
+from picopayments_cli.client import history, legacy, publishing
 from picopayments_cli.client.connection import CLOSED, CLOSING, Connection
 from picopayments_cli.client.session import Look, Session
 
@@ -114,7 +114,7 @@ def _publish(session: Session, connection: Connection, facts: Facts, outcome: Ou
         connection = session.save(replace(connection, commit_raw=raw), "commit signed")
     if connection.commit_raw is not None:
         try:
-            connection = outgoing.publish(session, connection, "commit", connection.commit_raw, outcome.txids)
+            connection = publishing.publish(session, connection, "commit", connection.commit_raw, outcome.txids)
         except BroadcastRefused as error:
             log.warning("the commit waits: %s", error.message)
     return connection
@@ -185,7 +185,7 @@ def recover(
         try:
             if step.draft is not None:
                 raw = session.signed(step.draft)
-                connection = outgoing.publish(session, connection, step.name, raw, outcome.txids)
+                connection = publishing.publish(session, connection, step.name, raw, outcome.txids)
         except (BroadcastRefused, BadPreviousTransaction) as error:
             log.warning("the %s waits: %s", step.name, error.message)
         if step.waits is not None:

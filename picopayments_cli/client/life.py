@@ -40,7 +40,7 @@ from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.state import revoke
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import Hash, Secret, Token, hash_of
-from picopayments_cli.client import history, opening, outgoing
+from picopayments_cli.client import history, opening, publishing
 from picopayments_cli.client.closing import Outcome, is_over, recover, republish, settle
 from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING, PROPOSED, Connection, Pending
 from picopayments_cli.client.session import Look, Session
@@ -99,7 +99,7 @@ def unknown_deposit(session: Session, connection: Connection, facts: tuple[Facts
 def sync(session: Session, connection: Connection, look: Look, outcome: Outcome) -> None:
     """Whatever is next for a connection: finish opening, exchange payments, close in time, settle, or recover."""
     facts = look.facts[connection.handle]
-    connection = outgoing.resume(session, connection)
+    connection = publishing.resume(session, connection)
     if connection.stage == CLOSED:
         connection = _look_again(session, connection, look)
     if connection.stage == PROPOSED:
@@ -396,7 +396,7 @@ def close(session: Session, connection: Connection) -> Connection:
     """
     if connection.stage == PROPOSED:
         return session.save(replace(connection, stage=CLOSED), "given up", history.closed())
-    connection = outgoing.resume(session, connection)
+    connection = publishing.resume(session, connection)
     look = session.look([connection], beside=to_look_at(connection))
     facts = look.facts[connection.handle]
     outcome = Outcome()
