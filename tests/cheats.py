@@ -27,7 +27,7 @@ from picopayments_cli.channel.state import Channel, finished
 from picopayments_cli.channel.transactions import Draft, Output, Purse, compose_payment, compose_send, spent_outpoints
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.client.connection import Connection
-from picopayments_cli.client.sums import btc_flows
+from picopayments_cli.client.demo_flows import btc_flows
 
 DEPOSIT = 1_000_000
 NOTHING = '{"XCP": null}'  # terms that offer nothing
