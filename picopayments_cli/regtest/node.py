@@ -10,12 +10,12 @@ from filelock import FileLock, Timeout
 from picopayments_cli.channel.errors import InvalidTime, StoreLocked, StoreUnusable
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.regtest.blocks import Template, build_block
+from picopayments_cli.regtest.faucet import Treasury
 from picopayments_cli.regtest.index import Index
 from picopayments_cli.regtest.journal import Journal
 from picopayments_cli.regtest.kernel import Kernel
 from picopayments_cli.regtest.ledger import Ledger
 from picopayments_cli.regtest.mempool import Mempool, decode
-from picopayments_cli.regtest.treasury import Treasury
 
 REGTEST = NETWORKS["regtest"]
 MAX_GENERATE = 10_000  # blocks of one call
