@@ -10,7 +10,7 @@ from pathlib import Path
 from faults.director import MAIN_DOORS, doors_named
 from faults.disk import Disk, read_log, tear
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 60
 OLD, NEW = b"old content", b"content that is new"
 

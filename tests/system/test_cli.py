@@ -187,7 +187,7 @@ def test_an_interrupt_is_code_130(tmp_path: Path) -> None:
 
 
 def test_every_command_stands_in_the_readme() -> None:
-    readme = (Path(__file__).parent.parent / "README.rst").read_text(encoding="utf-8")
+    readme = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
     for name, command in cli.COMMANDS.items():
         section = readme.split(f"\n{name}\n{'=' * len(name)}\n")[1].split("\n\n\n")[0]
         for flag, settings in command.arguments:

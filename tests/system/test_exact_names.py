@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chain.test_answers import TESTNET
 from network_support import Client, HubProcess, Network, running_network, wait_until
+from regtest.test_mutants import listening_node, refusal
 from servers import json_rpc
-from test_assets import told
-from test_chain_answers import TESTNET
-from test_commands import stranger
-from test_node_mutants import listening_node, refusal
 
 from picopayments_cli.chain.answers import longnames_of
 from picopayments_cli.chain.hub import HubChain
@@ -23,6 +21,8 @@ from picopayments_cli.channel.errors import BadAnswer, InvalidSetting, Picopayme
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.hub.terms import default_text, read_offer
 from picopayments_cli.rpc import RpcClient
+from system.test_assets import told
+from system.test_commands import stranger
 
 SMALL, CAPITAL, MIXED = "TWINSY.gold", "TWINSY.GOLD", "TWINSY.Gold"
 HELD = 10**9

@@ -60,7 +60,7 @@ def test_what_was_committed_survives_sigkill(url: URL) -> None:
         "    meta_set(connection, 'kept', 'no')\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     killed = subprocess.run([sys.executable, "-c", program, url.render_as_string()], cwd=root, timeout=60, check=False)
     assert killed.returncode == -9
     database = Database(url)

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from servers import busy_once, json_rpc, talking
-from test_assets import CHILD, LONGNAME, told
-from test_chain_answers import (
+from system.test_assets import CHILD, LONGNAME, told
+
+from chain.test_answers import (
     ADDRESS,
     HUB,
     NEW_ID,
@@ -25,7 +26,6 @@ from test_chain_answers import (
     hub,
     shown,
 )
-
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.chain.answers import asset_of, member, members, satoshis_of, txid_of, whole
 from picopayments_cli.chain.hub import HubChain

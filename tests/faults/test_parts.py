@@ -7,6 +7,8 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from network_support import DEPOSIT, running_network
+
 from faults import (
     answers,
     cheating,
@@ -25,8 +27,6 @@ from faults.mutations import Mutation, setter
 from faults.party import Party, heard, hub_key
 from faults.proxy import between
 from faults.result import Budget, Result
-from network_support import DEPOSIT, running_network
-
 from picopayments_cli import api
 from picopayments_cli.channel.errors import BadAnswer, BadTerms, HubRefused
 from picopayments_cli.channel.networks import NETWORKS

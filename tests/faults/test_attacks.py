@@ -8,12 +8,13 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+
 from faults import cheating_client, cheating_hub, run
 from faults.cheating import TRIALS
 from faults.result import Result
 from faults.stage import stage
 
-DOCUMENT = Path(__file__).parents[1] / "docs" / "security.rst"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "security.rst"
 COLUMNS = {"hub": 1, "client": 2}
 
 

@@ -40,7 +40,7 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.client import legacy
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "data"
 
 
 def mode_of(path: Path) -> int:

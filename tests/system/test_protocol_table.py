@@ -26,7 +26,7 @@ from picopayments_cli.channel.values import Hash, Pubkey
 from picopayments_cli.client import session as sessions
 from picopayments_cli.hub import chores, methods
 
-DOCUMENT = (Path(__file__).parents[1] / "docs" / "protocol.rst").read_text(encoding="utf-8")
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.rst").read_text(encoding="utf-8")
 
 
 STATES: dict[str, Callable[[Story], object]] = {}

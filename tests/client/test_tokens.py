@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from story_support import SILENT, Story
-from test_history import ONE, TWO
 
+from client.test_history import ONE, TWO
 from picopayments_cli import api
 from picopayments_cli.channel.errors import NotTransferable, PaymentExceedsReceivable, StoreDamaged, TokenInUse
 from picopayments_cli.channel.messages import Payment, Refusal

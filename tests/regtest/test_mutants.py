@@ -11,12 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import pytest
-from servers import busy_once, in_turn, saying, serving, talking
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Mount, Route
-from test_chain_answers import (
+from chain.test_answers import (
     ADDRESS,
     NEW_ID,
     NEW_RAW,
@@ -33,6 +28,11 @@ from test_chain_answers import (
     shown,
     transaction,
 )
+from servers import busy_once, in_turn, saying, serving, talking
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
 
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.chain import node as node_module

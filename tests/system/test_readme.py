@@ -14,7 +14,7 @@ from network_support import Client, running_network, wait_until
 
 from picopayments_cli.channel import errors
 
-README = (Path(__file__).parent.parent / "README.rst").read_text(encoding="utf-8")
+README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
 BASES = {errors.PicopaymentsError, errors.Unreachable, errors.LocalFiles, errors.PeerMisbehaved}
 
 

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from client.test_cull import dying
 from network_support import DEPOSIT, WAIT, Client, Network, running_network, tokens_of
 from original_support import HANDLE, PAYEE, OriginalHub
 from original_support import TOKEN as QUEUED_THERE
-from test_cull import dying
 
 from picopayments_cli.client.connection import CLOSED, CLOSING
 
