@@ -24,7 +24,8 @@ from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import secret_of_wif
 from picopayments_cli.channel.transactions import Output, spent_outpoints
 from picopayments_cli.channel.values import Handle, Outpoint
-from picopayments_cli.client.connection import CLOSED, Connection, from_document
+from picopayments_cli.client.connection import CLOSED, Connection
+from picopayments_cli.client.document import from_document
 from picopayments_cli.rpc import RpcClient
 
 WAIT = 30.0  # seconds

@@ -37,7 +37,8 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Coin, Handle, Outpoint, Pubkey
 from picopayments_cli.client import legacy
-from picopayments_cli.client.connection import ASKED, CLOSED, CLOSING, Connection, from_document, to_document
+from picopayments_cli.client.connection import ASKED, CLOSED, CLOSING, Connection
+from picopayments_cli.client.document import from_document, to_document
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.store import Store, damaged
 from picopayments_cli.client.wallet import Wallet, spendable

@@ -22,7 +22,8 @@ from picopayments_cli.channel.state import Channel, accept_commit, commit, give_
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import Handle, Pubkey, Quantity, Secret, Token
 from picopayments_cli.client import life
-from picopayments_cli.client.connection import CLOSING, Connection, from_document, to_document
+from picopayments_cli.client.connection import CLOSING, Connection
+from picopayments_cli.client.document import from_document, to_document
 
 __all__ = ["it"]
 

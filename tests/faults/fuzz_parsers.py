@@ -34,7 +34,8 @@ from picopayments_cli.channel.state import Offer, accept_commit
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import Outpoint, from_hex
 from picopayments_cli.client import arguments, legacy
-from picopayments_cli.client.connection import Connection, to_document
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.document import to_document
 from picopayments_cli.client.session import Session
 from picopayments_cli.hub.terms import default_text, read_offer
 from picopayments_cli.jsontext import parse_json

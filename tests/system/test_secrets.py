@@ -34,7 +34,8 @@ from picopayments_cli.channel.keys import Secrets
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import DepositScript, change_unlock
 from picopayments_cli.channel.values import Handle, Secret, hash_of
-from picopayments_cli.client.connection import Connection, Pending, from_document
+from picopayments_cli.client.connection import Connection, Pending
+from picopayments_cli.client.document import from_document
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.hub.book import Book, Work
