@@ -20,6 +20,7 @@ from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
 from picopayments_cli.client import life, opening
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import Action
+from picopayments_cli.client.looking import Sight
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
 from picopayments_cli.config import Settings
@@ -82,7 +83,8 @@ class WatchedSession(Session):
         self.doors = doors
         store = WatchedStore(basedir, REGTEST)
         store.doors = doors
-        self.__dict__.update(store=self._stack.enter_context(store), rpc=WatchedHub(hub, doors), chain=chain)
+        self.home.__dict__.update(store=self.home._stack.enter_context(store))
+        self.__dict__.update(rpc=WatchedHub(hub, doors), sight=Sight(REGTEST, chain))
 
     def broadcast(self, raw: bytes, label: str) -> str:
         self.doors.through(f"broadcast {label}")

@@ -33,9 +33,10 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Hash, Secret, check_secret, hash_of
-from picopayments_cli.client import history, legacy, publishing
+from picopayments_cli.client import funds, history, legacy, publishing
 from picopayments_cli.client.connection import CLOSED, CLOSING, Connection
-from picopayments_cli.client.session import Look, Session
+from picopayments_cli.client.looking import Look
+from picopayments_cli.client.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -77,9 +78,7 @@ def republish(session: Session, connection: Connection, facts: tuple[Facts, Fact
         outcome.txids.append(session.broadcast(connection.deposit_raw, "deposit"))
 
 
-def _republish_claimed(
-    session: Session, connection: Connection, facts: tuple[Facts, Facts], outcome: Outcome
-) -> None:
+def _republish_claimed(session: Session, connection: Connection, facts: tuple[Facts, Facts], outcome: Outcome) -> None:
     """Publish the deposit of a closing connection again, if it was ever in a block: the hub may have a claim on it.
 
     The hub's own deposit, commits to the hub, and recoveries tell that it was. One that nobody has seen stays unseen.
@@ -101,7 +100,7 @@ def _locate(session: Session, connection: Connection, look: Look) -> tuple[Conne
         return connection, look
     actions = () if connection.agreed_height else (history.closing(),)
     located = session.save(located, "taken over", *actions)
-    return located, session.look([located])
+    return located, session.sight.look(session.wallet.address, [located])
 
 
 def _publish(session: Session, connection: Connection, facts: Facts, outcome: Outcome) -> Connection:
@@ -178,13 +177,13 @@ def recover(
         *facts,
         secret=connection.spend_secret(wallet.key),
         given=connection.hub_secret,
-        purse=session.purse(look.view, can_wait=False),
+        purse=funds.purse(session, look.view, can_wait=False),
         safe_depth=depth,
     )
     for step in steps:  # one that fails does not stop the others
         try:
             if step.draft is not None:
-                raw = session.signed(step.draft)
+                raw = funds.signed(session, step.draft)
                 connection = publishing.publish(session, connection, step.name, raw, outcome.txids)
         except (BroadcastRefused, BadPreviousTransaction) as error:
             log.warning("the %s waits: %s", step.name, error.message)

@@ -89,9 +89,7 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         deposit_raw=bytes.fromhex(document["deposit"]),
         agreed_height=_whole(document["agreed_height"]),
         next_number=_whole(document["next_number"]),
-        numbers={
-            Hash(bytes.fromhex(item)): _whole(number) for item, number in _object(document["numbers"]).items()
-        },
+        numbers={Hash(bytes.fromhex(item)): _whole(number) for item, number in _object(document["numbers"]).items()},
         queue=_payments(document["queue"]),
         pending=None if pending is None else _pending(pending),
         owed=_whole(document["owed"]),

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from picopayments_cli.channel.errors import LocalFiles, PicopaymentsError
 from picopayments_cli.client.connection import AGREED, PROPOSED, Connection
-from picopayments_cli.client.session import Look, Session
+from picopayments_cli.client.looking import Look
+from picopayments_cli.client.session import Session
 from picopayments_cli.config import place_of
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def seen(
     beside: Callable[[Connection], list[bytes]] = _nothing,
     settle: bool = True,
 ) -> list[Seen]:
-    """A look at each connection, one for all of a hub; ``beside`` and ``settle`` as in ``Session.look``.
+    """A look at each connection, one for all of a hub; ``beside`` and ``settle`` as in ``Sight.look``.
 
     A hub that is silent, or not the one that it was, does not stop the others. What is closing already is seen through
     the settings' hub then, if that is another one. Raises what is wrong with local files.
@@ -52,7 +53,7 @@ def seen(
     def look(at: Session, group: Sequence[Connection]) -> Seen:
         scripts = [script for item in group for script in beside(item)]
         try:
-            return Seen(at, group, at.look(group, beside=scripts, settle=settle))
+            return Seen(at, group, at.sight.look(at.wallet.address, group, beside=scripts, settle=settle))
         except LocalFiles:
             raise
         except PicopaymentsError as error:
@@ -128,4 +129,5 @@ def _seen_otherwise(session: Session, at: Session, error: PicopaymentsError) -> 
     if at is session or session.settings.hub_url is None:
         return None
     log.warning("%s The chain is seen through the hub of the settings.", error.message)
-    return at.seen_through(session)
+    at.sight = session.sight
+    return at

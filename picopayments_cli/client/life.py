@@ -43,7 +43,8 @@ from picopayments_cli.channel.values import Hash, Secret, Token, hash_of
 from picopayments_cli.client import history, opening, publishing
 from picopayments_cli.client.closing import Outcome, is_over, recover, republish, settle
 from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING, PROPOSED, Connection, Pending
-from picopayments_cli.client.session import Look, Session
+from picopayments_cli.client.looking import Look
+from picopayments_cli.client.session import Session
 from picopayments_cli.config import place_of
 
 log = logging.getLogger(__name__)
@@ -278,7 +279,7 @@ def _check_addresses(session: Session, connection: Connection, total: int) -> bo
     if planned is None:
         return True
     signed, back = _commit_scripts(connection, planned)
-    dirty = session.dirty([*back, *([signed] if signed and (planned.quantity or back) else [])])
+    dirty = session.sight.dirty([*back, *([signed] if signed and (planned.quantity or back) else [])])
     if signed in dirty and (planned.quantity or dirty.intersection(back)):
         raise DirtyCommitAddress(
             "Somebody has paid to the address of the commit that is to be signed. The connection is closed.",
@@ -325,7 +326,7 @@ def _creditable(session: Session, connection: Connection, answer: SyncReply) -> 
     exposed_again = [item for item in after if item.quantity <= sending.moved and item.secret not in secrets]
     again = {sending.commit_script(item.revoke_hash).output for item in exposed_again}
     scripts = {secret: sending.commit_script(hash_of(secret)).output for secret in secrets}
-    dirty = session.dirty([*scripts.values(), *again], again=True)
+    dirty = session.sight.dirty([*scripts.values(), *again], again=True)
     if dirty:
         log.warning("somebody paid to the address of a commit that is revoked: that is not credited")
     clean = () if dirty & again else tuple(secret for secret in secrets if scripts[secret] not in dirty)
@@ -354,9 +355,7 @@ def repair(session: Session, connection: Connection, pending: Pending, cause: st
     return session.save(repaired, "sync repaired", *refused)
 
 
-def _settle_reply(
-    connection: Connection, pending: Pending, answer: SyncReply, sent: Mapping[str, Any]
-) -> Connection:
+def _settle_reply(connection: Connection, pending: Pending, answer: SyncReply, sent: Mapping[str, Any]) -> Connection:
     """The connection with a reply applied. Raises what the channel's rules refuse; then nothing of it counts."""
     carried = {item["token"] for item in sent["sends"]}
     refused = {refusal.token.hex() for refusal in answer.refused}
@@ -397,7 +396,7 @@ def close(session: Session, connection: Connection) -> Connection:
     if connection.stage == PROPOSED:
         return session.save(replace(connection, stage=CLOSED), "given up", history.closed())
     connection = publishing.resume(session, connection)
-    look = session.look([connection], beside=to_look_at(connection))
+    look = session.sight.look(session.wallet.address, [connection], beside=to_look_at(connection))
     facts = look.facts[connection.handle]
     outcome = Outcome()
     if connection.stage == AGREED:

@@ -36,9 +36,8 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Handle, Outpoint, Quantity
-from picopayments_cli.client import history
+from picopayments_cli.client import funds, history
 from picopayments_cli.client.connection import AGREED, ASKED, PROPOSED, Connection
-from picopayments_cli.client.send import check_funds, check_reserve
 from picopayments_cli.client.session import Session
 
 
@@ -48,7 +47,7 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
     ``expire`` and ``delay`` in blocks. Raises what terms, funds and the hub refuse; then nothing was deposited.
     """
     check_delay(delay)
-    check_funds(session, asset, quantity)
+    funds.check_funds(session, asset, quantity)
     session.keep_wallet()
     secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))
     # The handle is the hub's to draw: until it is known, the secrets wait under a name of their own.
@@ -120,10 +119,10 @@ def _make_deposit(
     wallet = session.wallet
     view = session.chain.view(Query(coins=[wallet.address], options=[wallet.address]))
     view.check_takes_sends(wallet.address)  # what the connection pays back goes there
-    purse = session.purse(view)
+    purse = funds.purse(session, view)
     draft = compose_deposit(purse, script, asset.number, quantity, Budget(terms.fee_rate))
-    check_reserve(session, purse, draft)
-    session.check_inputs(draft)
+    funds.check_reserve(session, purse, draft)
+    funds.check_inputs(session, draft)
     tx = draft.signed(wallet.key)
     return tx.serialize(), Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value)
 

@@ -1,4 +1,4 @@
-"""What a command works with: settings, store, wallet, hub and chain, and the doors through which things leave."""
+"""Hold what a command works with, files, wallet, hub and chain, and the doors through which things leave."""
 
 from __future__ import annotations
 
@@ -12,41 +12,33 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from picopayments_cli.chain import Chain, Query, View
-from picopayments_cli.channel import envelope, recovery
-from picopayments_cli.channel.counterparty import asset_id
+from picopayments_cli.chain import Chain
+from picopayments_cli.channel import envelope
 from picopayments_cli.channel.errors import (
     BadHubSignature,
-    BadPreviousTransaction,
     BadReply,
-    FeeTooHigh,
     LocalFiles,
     NodeUnreachable,
     PicopaymentsError,
 )
 from picopayments_cli.channel.networks import address_of_script
-from picopayments_cli.channel.recovery import Facts
-from picopayments_cli.channel.state import Channel, Revoked
+from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.transactions import (
-    Draft,
-    Output,
-    Purse,
-    output_of,
     parse_transaction,
     spent_outpoints,
 )
-from picopayments_cli.channel.values import Coin, Handle, Outpoint, Pubkey
+from picopayments_cli.channel.values import Handle, Outpoint, Pubkey
 from picopayments_cli.client import legacy
-from picopayments_cli.client.connection import ASKED, CLOSED, CLOSING, Connection
+from picopayments_cli.client.connection import ASKED, Connection
 from picopayments_cli.client.document import from_document, to_document
 from picopayments_cli.client.history import Action
+from picopayments_cli.client.looking import Sight
 from picopayments_cli.client.store import Store, damaged
-from picopayments_cli.client.wallet import Wallet, spendable
+from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.config import Settings, place_of
 from picopayments_cli.rpc import LOOPBACK, RpcClient
 
 log = logging.getLogger(__name__)
-WALLET_RESERVE = 20_000  # satoshis that stay in the wallet, for fees that can't wait
 _NONCE_SIZE = 32
 
 
@@ -59,44 +51,67 @@ class Signed:
     hub_key: Pubkey
 
 
-class Session:
-    """One command's resources; opened as they are needed, given back by ``close``."""
+class Home:
+    """What the sessions of one command share: its files, its wallet and what it has spent."""
 
-    def __init__(self, settings: Settings, given_basedir: Path | None = None) -> None:
-        """``given_basedir``: the basedir where the user named one, None where it is the default."""
-        self.settings = settings
-        self.given_basedir = given_basedir
-        self.network = settings.network
-        self._dirty: dict[bytes, bool] = {}  # whether a script has a history, as this command saw it
-        self._attached: dict[Outpoint, bool] = {}  # whether assets are attached to a coin of the wallet
+    def __init__(self, settings: Settings) -> None:
+        self.spent: set[Outpoint] = set()  # by what this command has published since it looked at the chain
+        self._settings = settings
         self._stack = ExitStack()
-        self._spent: set[Outpoint] = set()  # by what this command has published, which its look was before
 
     def close(self) -> None:
         """Give back the store's lock."""
         self._stack.close()
 
-    def with_hub(self, url: str) -> Session:
-        """The same files and wallet with the hub at another URL. User and password of the settings are not for it."""
-        other = Session(replace(self.settings, hub_url=url, hub_auth=None), self.given_basedir)
-        other.__dict__.update(store=self.store, wallet=self.wallet, _originals=self._originals, _spent=self._spent)
-        return other.seen_through(self) if self.chain_source == "own" else other
-
-    def seen_through(self, other: Session) -> Session:
-        """This session, seeing the chain as another one does."""
-        self.__dict__.update(chain=other.chain, _dirty=other._dirty, _attached=other._attached)
-        return self
-
     @cached_property
     def store(self) -> Store:
         """The local files, locked from here on. Raises StoreLocked, StoreUnusable."""
-        legacy.make_private(self.settings.basedir, self.network)
-        return self._stack.enter_context(Store(self.settings.basedir, self.network))
+        basedir, network = self._settings.basedir, self._settings.network
+        legacy.make_private(basedir, network)
+        return self._stack.enter_context(Store(basedir, network))
 
     @cached_property
     def wallet(self) -> Wallet:
+        """The wallet, which may not be on disk yet. Raises StoreDamaged, StoreUnusable."""
+        return Wallet.open(self.store, self._settings.network)
+
+    @cached_property
+    def originals(self) -> Mapping[Handle, Connection]:
+        """The original client's connections, as its data file has them. Raises StoreDamaged, StoreUnusable."""
+        path = legacy.data_file(self.store.basedir, self._settings.network)
+        return legacy.read_connections(path, self.wallet.key, self._settings.hub_url or "") if path.exists() else {}
+
+
+class Session:
+    """One command's resources; opened as they are needed, given back by ``close``."""
+
+    def __init__(self, settings: Settings, given_basedir: Path | None = None, home: Home | None = None) -> None:
+        """``given_basedir``: the basedir where the user named one, None where it is the default."""
+        self.settings = settings
+        self.given_basedir = given_basedir
+        self.network = settings.network
+        self.home = home or Home(settings)
+
+    def close(self) -> None:
+        """Give back the store's lock."""
+        self.home.close()
+
+    def with_hub(self, url: str) -> Session:
+        """The same files and wallet with the hub at another URL. User and password of the settings are not for it."""
+        other = Session(replace(self.settings, hub_url=url, hub_auth=None), self.given_basedir, self.home)
+        if self.chain_source == "own":
+            other.sight = self.sight
+        return other
+
+    @property
+    def store(self) -> Store:
+        """The local files, locked from here on. Raises StoreLocked, StoreUnusable."""
+        return self.home.store
+
+    @property
+    def wallet(self) -> Wallet:
         """The wallet; a new one is not on disk before ``keep_wallet``."""
-        return Wallet.open(self.store, self.network)
+        return self.home.wallet
 
     def keep_wallet(self) -> None:
         """Have the wallet's key on disk."""
@@ -123,20 +138,26 @@ class Session:
         return RpcClient(url.rstrip("/") + "/v1/", timeout=self._timeout, unreachable=NodeUnreachable)
 
     @cached_property
-    def chain(self) -> Chain:
-        """The chain, seen by a node of one's own where the settings name one; else through the hub."""
+    def sight(self) -> Sight:
+        """The chain as this command sees it: by a node of one's own where the settings name one, else by the hub."""
         settings = self.settings
         if settings.chain_url is None:
             from picopayments_cli.chain.hub import HubChain
 
-            return HubChain(self.rpc, self.network)
+            return Sight(self.network, HubChain(self.rpc, self.network))
         from picopayments_cli.chain.bitcoin import BitcoinNode
         from picopayments_cli.chain.node import NodeChain
 
         _warn_of("chain_url", settings.chain_url)
         _warn_of("bitcoin_url", settings.bitcoin_url)
         bitcoin = settings.bitcoin_url and BitcoinNode(settings.bitcoin_url, timeout=self._timeout)
-        return NodeChain(settings.chain_url, self.network, timeout=self._timeout, bitcoin=bitcoin or None)
+        node = NodeChain(settings.chain_url, self.network, timeout=self._timeout, bitcoin=bitcoin or None)
+        return Sight(self.network, node)
+
+    @property
+    def chain(self) -> Chain:
+        """The chain itself, for what need not be remembered."""
+        return self.sight.chain
 
     @property
     def chain_source(self) -> str:
@@ -169,15 +190,9 @@ class Session:
         folder = self.store.archive_folder
         return {handle: self._connection(handle, item, folder) for handle, item in self.store.archived().items()}
 
-    @cached_property
-    def _originals(self) -> Mapping[Handle, Connection]:
-        """The original client's connections, as its data file has them. Raises StoreDamaged, StoreUnusable."""
-        path = legacy.data_file(self.store.basedir, self.network)
-        return legacy.read_connections(path, self.wallet.key, self.settings.hub_url or "") if path.exists() else {}
-
     def _imported(self) -> dict[Handle, Connection]:
         """Those of the original client's connections that have no document of ours yet."""
-        return {handle: item for handle, item in self._originals.items() if not self.store.knows(handle)}
+        return {handle: item for handle, item in self.home.originals.items() if not self.store.knows(handle)}
 
     def _connection(self, handle: Handle, document: Mapping[str, Any], folder: Path | None = None) -> Connection:
         try:
@@ -225,7 +240,7 @@ class Session:
 
     def save(self, connection: Connection, label: str, *actions: Action) -> Connection:
         """Put a connection on disk, and the actions that this comes to into its history with it."""
-        if connection.handle in self._originals:
+        if connection.handle in self.home.originals:
             legacy.keep_backup(legacy.data_file(self.store.basedir, self.network))
         self.store.save(connection.handle, to_document(connection), label, actions)
         return connection
@@ -274,184 +289,13 @@ class Session:
         """Hand a signed transaction to the network; its txid in hex."""
         txid = self.chain.broadcast(raw)[::-1].hex()
         tx = parse_transaction(raw)
-        self._spent.update(spent_outpoints(tx) if tx is not None else ())
+        self.home.spent.update(spent_outpoints(tx) if tx is not None else ())
         log.debug("broadcast %s: %s", label, txid)
         return txid
-
-    # The chain ------------------------------------------------------------------------------------------------------
 
     def address(self, channel: Channel) -> str:
         """The address of a channel's deposit."""
         return str(address_of_script(self.network, channel.script.output))
-
-    def rate(self, view: View) -> int:
-        """The fee rate of what this party signs alone, in sat/vB. Raises FeeTooHigh."""
-        rate = self.settings.fee_rate or view.fee_rate
-        if rate > self.settings.fee_ceiling:
-            raise FeeTooHigh(
-                f"The network asks {rate} sat/vB, more than the fee_ceiling of {self.settings.fee_ceiling}. Wait, or "
-                "raise the ceiling in the settings.",
-                rate=rate,
-                fee_ceiling=self.settings.fee_ceiling,
-            )
-        return rate
-
-    def check_inputs(self, draft: Draft) -> None:
-        """Compare each coin that is to be spent with the transaction that made it. Raises BadPreviousTransaction.
-
-        Legacy signatures don't commit to values: a wrong one would go to the miners.
-        """
-        txids = sorted({coin.outpoint.txid for coin in draft.inputs})
-        known = self.chain.view(Query(transactions=txids)).transactions
-        for coin in draft.inputs:
-            made = output_of(known.get(coin.outpoint.txid, b""), coin.outpoint)
-            if made != Output(coin.value, coin.script):
-                raise BadPreviousTransaction(
-                    f"The coin {coin.outpoint} holds {made.value} satoshis, not the {coin.value} that were named. "
-                    "Nothing was signed.",
-                    outpoint=str(coin.outpoint),
-                    value=made.value,
-                    named=coin.value,
-                )
-
-    def signed(self, draft: Draft) -> bytes:
-        """The transaction that only this party signs, in bytes. Raises BadPreviousTransaction."""
-        self.check_inputs(draft)
-        raw: bytes = draft.signed(self.wallet.key).serialize()
-        return raw
-
-    def dirty(self, scripts: Iterable[bytes], *, again: bool = False) -> set[bytes]:
-        """Those of these scripts that have a history, the mempool included.
-
-        Asks the chain only for those that this command has not looked at yet, or for all of them ``again``.
-        """
-        wanted = set(scripts)
-        unknown = wanted if again else wanted - self._dirty.keys()
-        if unknown:
-            self._note_histories(unknown, self.chain.view(Query(history=list(self._addresses(unknown)))))
-        return {script for script in wanted if self._dirty[script]}
-
-    def _addresses(self, scripts: Iterable[bytes]) -> dict[str, bytes]:
-        return {str(address_of_script(self.network, script)): script for script in scripts}
-
-    def _note_histories(self, scripts: Iterable[bytes], view: View) -> None:
-        for address, script in self._addresses(scripts).items():
-            self._dirty[script] = bool(view.history[address])
-
-    def look(self, connections: Iterable[Connection], *, beside: Iterable[bytes] = (), settle: bool = True) -> Look:
-        """What the chain shows of these connections and the wallet, and, for ``dirty``, of the scripts beside.
-
-        One round trip; with ``settle`` a second one where a deposit is spent, to see what became of the commit.
-        """
-        scripts = list(beside)
-        looked_at = list(connections)
-        channels = [channel for item in looked_at for channel in (item.duplex.sending, item.duplex.receiving)]
-        addresses = [self.address(channel) for channel in channels]
-        watched = self._revoked(item.duplex.sending for item in looked_at)
-        wallet = self.wallet.address
-        # What the ledger shows on a channel matters when it opens and when it ends.
-        asked = [
-            self.address(channel)
-            for item in looked_at
-            if item.stage in (CLOSING, CLOSED) or item.duplex.receiving.anchor is None
-            for channel in (item.duplex.sending, item.duplex.receiving)
-        ]
-        history = [*addresses, *self._addresses(scripts)]
-        view = self.chain.view(Query(history=history, coins=[wallet, *watched], balances=[wallet, *asked]))
-        self._note_histories(scripts, view)
-        facts = [
-            Facts(
-                view.height,
-                view.history[address],
-                recovery.unspent(channel.script.output, view.history[address]),
-                revoked_coins=tuple(
-                    (revoked, coin)
-                    for watched_address, (of, revoked) in watched.items()
-                    if of == channel
-                    for coin in view.coins[watched_address]
-                ),
-                assets=_asset_ids(view.balances[address]) if address in view.balances else None,
-                truncated=address in view.truncated,
-            )
-            for channel, address in zip(channels, addresses, strict=True)
-        ]
-        if settle:
-            facts = self._with_commits(channels, facts)
-        pairs = {item.handle: (facts[2 * n], facts[2 * n + 1]) for n, item in enumerate(looked_at)}
-        return Look(view, pairs)
-
-    def _revoked(self, channels: Iterable[Channel]) -> dict[str, tuple[Channel, Revoked]]:
-        """The addresses of revoked commits that are to be watched, the greatest exposures of each channel."""
-        return {
-            str(address_of_script(self.network, channel.commit_script(item.revoke_hash).output)): (channel, item)
-            for channel in channels
-            for item in recovery.exposed(channel)[: recovery.WATCHED_REVOKED]
-        }
-
-    def _with_commits(self, channels: list[Channel], facts: list[Facts]) -> list[Facts]:
-        """The facts with what became of the outputs that the anchors' spenders pay first."""
-        outputs = map(recovery.paid_commit, channels, facts)
-        paid = {n: script for n, script in enumerate(outputs) if script is not None}
-        if not paid:
-            return facts
-        addresses = {n: str(address_of_script(self.network, script)) for n, script in paid.items()}
-        asked = list(addresses.values())
-        view = self.chain.view(Query(history=asked, balances=asked))
-        found = list(facts)
-        for n, address in addresses.items():
-            found[n] = replace(
-                facts[n],
-                commit_history=view.history[address],
-                commit_coins=recovery.unspent(paid[n], view.history[address]),
-                commit_assets=_asset_ids(view.balances[address]),
-            )
-        return found
-
-    def purse(self, view: View, *, can_wait: bool = True) -> Purse:
-        """The wallet's confirmed plain coins, less those of deposits that are not on the chain yet, and the fee rate.
-
-        What can't wait pays the ceiling where the network asks more. Raises FeeTooHigh for what can.
-        """
-        taken = {
-            outpoint
-            for item in self.connections().values()
-            if item.stage != CLOSED
-            for tx in [parse_transaction(item.deposit_raw)]
-            if tx is not None
-            for outpoint in spent_outpoints(tx)
-        }
-        taken |= self._spent
-        coins = tuple(coin for coin in spendable(view.coins[self.wallet.address]) if coin.outpoint not in taken)
-        coins = self._plain(coins, can_wait)
-        rate = self.rate(view) if can_wait else min(self.settings.fee_rate or view.fee_rate, self.settings.fee_ceiling)
-        return Purse(self.wallet.unlock, coins, rate, WALLET_RESERVE)
-
-    def _plain(self, coins: tuple[Coin, ...], can_wait: bool) -> tuple[Coin, ...]:
-        """The coins without attached assets; what can't wait does without any where that can't be known."""
-        unknown = {coin.outpoint for coin in coins} - self._attached.keys()
-        try:
-            attached = self.chain.attached(unknown) if unknown else set()
-        except PicopaymentsError as error:
-            if can_wait:
-                raise
-            log.warning("the wallet's coins are left alone, since assets may be attached to them: %s", error.message)
-            return ()
-        if attached:
-            log.warning("%d coins of the wallet are left alone: assets are attached to them", len(attached))
-        self._attached |= {outpoint: outpoint in attached for outpoint in unknown}
-        return tuple(coin for coin in coins if not self._attached[coin.outpoint])
-
-
-@dataclass(frozen=True)
-class Look:
-    """One look at the chain: the view, and per connection the facts of c2h and h2c."""
-
-    view: View
-    facts: Mapping[Handle, tuple[Facts, Facts]]
-
-    def held(self, address: str, asset: str) -> int:
-        """What the ledger says an address holds, where it was asked."""
-        return self.view.balances.get(address, {}).get(asset, 0)
 
 
 def _warn_of(name: str, url: str | None, verify: bool = True) -> None:
@@ -461,7 +305,3 @@ def _warn_of(name: str, url: str | None, verify: bool = True) -> None:
         log.warning("%s is http: others on the way to %s can read what passes, passwords too", name, parts.hostname)
     elif parts.scheme == "https" and not verify:
         log.warning("verify_tls is false: whoever stands between can pose as %s at TLS", parts.hostname)
-
-
-def _asset_ids(balances: Mapping[str, int]) -> tuple[int, ...]:
-    return tuple(asset_id(name) for name, quantity in balances.items() if quantity and name != "BTC")

@@ -22,7 +22,7 @@ from picopayments_cli.channel.quantities import read_quantity
 from picopayments_cli.channel.transactions import DUST
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle
 from picopayments_cli.client.arguments import handle_named
-from picopayments_cli.client.session import WALLET_RESERVE
+from picopayments_cli.client.funds import WALLET_RESERVE
 from picopayments_cli.rpc import RpcClient
 
 REGTEST = NETWORKS["regtest"]

@@ -23,7 +23,7 @@ from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import CommitScript, DepositScript, wallet_unlock
 from picopayments_cli.channel.transactions import Purse
 from picopayments_cli.channel.values import Hash, Pubkey
-from picopayments_cli.client import session as sessions
+from picopayments_cli.client import funds
 from picopayments_cli.hub import chores, methods
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.rst").read_text(encoding="utf-8")
@@ -400,7 +400,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "revoked commits watched": recovery.WATCHED_REVOKED,
         "hashes kept": state.KEPT_REQUESTS,
         "protocol": messages.PROTOCOL,
-        "client's reserve": sessions.WALLET_RESERVE,
+        "client's reserve": funds.WALLET_RESERVE,
         "hub's reserve": chores.WALLET_RESERVE,
         "forgotten after": methods.FORGOTTEN_AFTER,
         "safe depth": NETWORKS["mainnet"].safe_depth,
