@@ -27,7 +27,7 @@ from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, from_hex
-from picopayments_cli.client import hubs, legacy, life, opening, send, tokens
+from picopayments_cli.client import exchange, hubs, legacy, life, opening, send, tokens
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import CLOSED, PROPOSED, Connection
@@ -313,7 +313,7 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     chosen = [item for item in _chosen(session, handle) if not item.final]
     brought: dict[str, Outcome] = {}
     failed: list[PicopaymentsError] = []
-    for group in hubs.seen(session, chosen, beside=life.to_look_at):
+    for group in hubs.seen(session, chosen, beside=exchange.to_look_at):
         for item in group.connections:
             outcome = Outcome()
             try:

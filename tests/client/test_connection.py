@@ -21,7 +21,7 @@ from picopayments_cli.channel.messages import Payment
 from picopayments_cli.channel.state import Channel, accept_commit, commit, give_back, request_commit, revoke, to_revoke
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import Handle, Pubkey, Quantity, Secret, Token
-from picopayments_cli.client import life
+from picopayments_cli.client import exchange, life
 from picopayments_cli.client.connection import CLOSING, Connection
 from picopayments_cli.client.document import from_document, to_document
 
@@ -46,7 +46,7 @@ def full(it: Story) -> Connection:
     it.sync()
     it.queue(100, b"sent")
     life.queue(it.session, it.connection, Payment(None, Quantity(5), Token(b"to the hub")))
-    it.session.save(life.prepare(it.session, it.connection), "test")
+    it.session.save(exchange.prepare(it.session, it.connection), "test")
     it.queue(7, b"waits")
     made = replace(
         it.connection,
