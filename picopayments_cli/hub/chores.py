@@ -1,8 +1,6 @@
 """What the hub does by itself: fund its deposits, see connections open, close them in time, have its own back.
 
-A round looks at the connections that something has happened to: a block, a transaction of theirs, a deadline, a failure
-before. A step reads the index, writes what it decides, and only then speaks to the network; one that fails is logged,
-tried again in the next round, and does not stop the others.
+A step reads the index, writes what it decides, and only then speaks to the network.
 """
 
 from __future__ import annotations
@@ -30,64 +28,16 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Handle, Outpoint
 from picopayments_cli.hub.book import AGREED, CLOSED, CLOSING, OPEN, Account, Work
-from picopayments_cli.hub.follower import COMMIT, KEPT_BLOCKS
+from picopayments_cli.hub.follower import COMMIT
 from picopayments_cli.hub.hub import Hub
 
 log = logging.getLogger(__name__)
 
 WALLET_RESERVE = 100_000  # satoshis that stay in the wallet, for fees that can't wait
 UNFUNDED_BLOCKS = 144  # without the client's deposit, after which the hub's promise is dropped
-RETRY_ROUNDS = 25  # after which what failed is tried again, at the latest
-CHECKED_AT_ONCE = 50  # addresses in one question
 
 
-def run(hub: Hub) -> None:
-    """One round. Raises what the database raises; then the next round looks at everything."""
-    agenda = hub.agenda
-    agenda.spent.clear()
-    agenda.rounds += 1
-    if agenda.rounds % RETRY_ROUNDS == 0:
-        agenda.handles |= agenda.later
-        agenda.later.clear()
-    try:
-        _plan_round(hub)
-    except PicopaymentsError:
-        agenda.tip = None
-        raise
-    waiting = {agenda.unchecked.popleft() for _ in range(len(agenda.unchecked))}
-    for start in range(0, len(waiting), CHECKED_AT_ONCE):
-        some = sorted(waiting)[start : start + CHECKED_AT_ONCE]
-        if not _guarded(partial(check_hashes, hub, some)):
-            agenda.unchecked.extend(some)
-    for handle in sorted(agenda.handles):
-        if not _guarded(partial(settle, hub, handle), handle):
-            agenda.later.add(handle)
-        agenda.handles.discard(handle)
-    if hub.draining:
-        with hub.book.transaction("drained") as work:
-            left = work.in_stage(AGREED, OPEN, CLOSING)
-        if not left:
-            hub.when_drained()
-
-
-def _plan_round(hub: Hub) -> None:
-    """Put on the agenda what blocks, transactions and deadlines bring."""
-    agenda = hub.agenda
-    touched, shaken = hub.follower.take_changes()
-    with hub.book.transaction("round") as work:
-        tip = hub.follower.tip(work.db)
-        for script in touched:
-            agenda.handles.update(work.touching(script))
-        if shaken or agenda.tip is None:
-            agenda.handles.update(work.in_stage(AGREED, OPEN, CLOSING), work.closed_since(tip - KEPT_BLOCKS))
-        elif tip != agenda.tip:
-            agenda.handles.update(work.in_stage(AGREED, CLOSING), work.due(tip), agenda.leaving)
-        if tip != agenda.tip and (forgotten := work.forget(tip)):
-            log.info("requests forgotten", extra={"fields": {"number": forgotten}})
-    agenda.tip = tip
-
-
-def _guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
+def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
     """Do a step; whether it succeeded. A failure is logged."""
     try:
         step()
@@ -105,7 +55,7 @@ def settle(hub: Hub, handle: Handle) -> None:
     stage = account.stage
     if stage == AGREED:
         _see_deposit(hub, handle)
-        if not _guarded(partial(_fund, hub, handle), handle):  # what can't be funded is closed in time all the same
+        if not guarded(partial(_fund, hub, handle), handle):  # what can't be funded is closed in time all the same
             hub.agenda.later.add(handle)
         stage = _open(hub, handle)
     elif stage == OPEN:

@@ -74,10 +74,13 @@ def _bitcoin_url(network: Network, chain_url: str) -> str:
 
 
 def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
+    from contextlib import closing
+
     from picopayments_cli.hub.database import Database, default_url, sqlite_path
     from picopayments_cli.hub.hub import Hub
     from picopayments_cli.hub.methods import Methods
     from picopayments_cli.hub.restored import Witness
+    from picopayments_cli.hub.rounds import Rounds
     from picopayments_cli.hub.server import create_app
     from picopayments_cli.web import WebServer
 
@@ -87,20 +90,22 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
     path = sqlite_path(url)
     if path is not None and not args.restored:
         folder.check_database(path)
-    database = Database(url)
-    hub = Hub(folder.network, key, offer, database, urls)
-    hub.draining = args.drain
-    try:
-        _see_age(hub, Witness(folder.witness_path, database, hub.book), args.restored)
-        hub.prepare()
-        port = folder.network.hub_port if args.port is None else args.port
-        certificate = {"ssl_cert": args.ssl_cert, "ssl_key": args.ssl_key}
-        app = create_app(hub, Methods(hub).table(), Methods.SLOW)
-        server = WebServer(app, host=args.host, port=port, **certificate)
-        hub.when_drained = server.stop
-        server.run(lambda url: _announce(url, hub))
-    finally:
-        hub.stop()
+    with closing(Database(url)) as database:
+        hub = Hub(folder.network, key, offer, database, urls)
+        hub.draining = args.drain
+        witness = Witness(folder.witness_path, database, hub.book)
+        _see_age(hub, witness, args.restored)
+        rounds = Rounds(hub, witness.note)
+        try:
+            rounds.prepare()
+            port = folder.network.hub_port if args.port is None else args.port
+            certificate = {"ssl_cert": args.ssl_cert, "ssl_key": args.ssl_key}
+            app = create_app(rounds, Methods(hub).table(), Methods.SLOW)
+            server = WebServer(app, host=args.host, port=port, **certificate)
+            rounds.when_drained = server.stop
+            server.run(lambda url: _announce(url, hub))
+        finally:
+            rounds.stop()
 
 
 def _see_age(hub: Hub, witness: Witness, restored: bool) -> None:
@@ -112,7 +117,6 @@ def _see_age(hub: Hub, witness: Witness, restored: bool) -> None:
         witness.begin()
     else:
         witness.check()
-    hub.note = witness.note
 
 
 def _announce(url: str, hub: Hub) -> None:
