@@ -17,7 +17,7 @@ from picopayments_cli.channel.messages import SyncReply, close_request
 from picopayments_cli.channel.state import Channel, Commit, Offer, finished, offer_of
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Handle, Hash
-from picopayments_cli.hub import book, restored
+from picopayments_cli.hub import book, stale_database
 
 FEE = 1  # for a sync
 
@@ -247,7 +247,7 @@ def test_after_a_restore_the_commit_is_the_one_that_its_client_shows(tmp_path: P
         alice.sync(7)
         newest = alice.duplex.sending
         story.restore()
-        restored.give_up(desk.hub)
+        stale_database.give_up(desk.hub)
         assert alice.close()["spend_secret"] is None  # as an original client closes
         desk.mine()
         assert published(desk, channel) == []
@@ -307,7 +307,7 @@ def test_a_client_can_not_deny_what_was_not_given_back(tmp_path: Path) -> None:
     with running_desk(tmp_path) as desk:
         story = Story(desk)
         story.restore()
-        restored.give_up(desk.hub)
+        stale_database.give_up(desk.hub)
         alice, bob = story.alice, story.bob
         assert alice.close(None, Half())["spend_secret"] is None
         assert published(desk, story.then) == [commit_of(desk, story.then, story.then.active[-1])]
@@ -320,7 +320,7 @@ def test_without_its_clients_word_the_highest_is_published_at_the_deadline(tmp_p
     with running_desk(tmp_path) as desk:
         story = Story(desk, expire=60)
         story.restore()
-        restored.give_up(desk.hub)
+        stale_database.give_up(desk.hub)
         account = desk.account(story.alice.handle)
         desk.mine(account.due_height - 1 - desk.node.bitcoin("getblockcount"))
         assert published(desk, story.then) == []
@@ -331,7 +331,7 @@ def test_without_its_clients_word_the_highest_is_published_at_the_deadline(tmp_p
 def test_a_connection_where_nothing_moved_reveals_nothing_after_a_restore(tmp_path: Path) -> None:
     with running_desk(tmp_path) as desk:
         hand = Hand(desk, "quiet").open()
-        restored.give_up(desk.hub)
+        stale_database.give_up(desk.hub)
         assert hand.close()["spend_secret"] is None
         assert not desk.account(hand.handle).revealed
         assert hand.close(None, Half())["spend_secret"] is not None  # it says that there is no commit

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from picopayments_cli.channel.networks import Network
     from picopayments_cli.hub.folder import Folder
     from picopayments_cli.hub.hub import Hub, Urls
-    from picopayments_cli.hub.restored import Witness
+    from picopayments_cli.hub.stale_database import Witness
 
 PROG = "picopayments-hub"
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
@@ -79,9 +79,9 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
     from picopayments_cli.hub.database import Database, default_url, sqlite_path
     from picopayments_cli.hub.hub import Hub
     from picopayments_cli.hub.methods import Methods
-    from picopayments_cli.hub.restored import Witness
     from picopayments_cli.hub.rounds import Rounds
     from picopayments_cli.hub.server import create_app
+    from picopayments_cli.hub.stale_database import Witness
     from picopayments_cli.web import WebServer
 
     offer = folder.offer()
@@ -110,7 +110,7 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
 
 def _see_age(hub: Hub, witness: Witness, restored: bool) -> None:
     """Refuse a database that is not the newest there was, unless the operator says that it was restored."""
-    from picopayments_cli.hub.restored import give_up
+    from picopayments_cli.hub.stale_database import give_up
 
     if restored:
         give_up(hub)

@@ -76,7 +76,7 @@ from picopayments_cli.channel.values import (
     from_hex,
     hash_of,
 )
-from picopayments_cli.hub import chores, restored
+from picopayments_cli.hub import chores, stale_database
 from picopayments_cli.hub.book import AGREED, OPEN, REQUESTED, Account, Work
 from picopayments_cli.hub.follower import DEPOSIT
 from picopayments_cli.hub.hub import Hub
@@ -307,7 +307,7 @@ class Methods:
         try:
             return self._sync(body, request)
         except UnknownRevokeHash:
-            if restored.notice(self._hub, self._account(request.handle), request.half.offer):
+            if stale_database.notice(self._hub, self._account(request.handle), request.half.offer):
                 raise _restored(request.handle) from None
             raise
 
@@ -463,7 +463,7 @@ class Methods:
         handle = _handle(body)
         known = self._account(handle)
         digest = _signed(body, known.client)
-        restored.notice(self._hub, known, said.offer if said else None)
+        stale_database.notice(self._hub, known, said.offer if said else None)
         with self._hub.book.transaction("close") as work:
             account = work.get(handle)
             if account.duplex is None:
@@ -473,7 +473,7 @@ class Methods:
             usable = account.restored or not account.channels.sending.active
             # One row orders the two: once the secret has left, no sync finds the connection open.
             if account.restored and said is not None:
-                account = restored.believe(self._hub, work, account, said)
+                account = stale_database.believe(self._hub, work, account, said)
             revealed = not account.restored and not account.channels.receiving.active
             account = replace(
                 account,
