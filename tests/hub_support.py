@@ -35,7 +35,7 @@ from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import compose_deposit
 from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret, Token
-from picopayments_cli.hub.book import Account
+from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
 from picopayments_cli.hub.hub import Hub, Urls

@@ -17,7 +17,8 @@ from picopayments_cli.channel.messages import SyncReply, close_request
 from picopayments_cli.channel.state import Channel, Commit, Offer, finished, offer_of
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Handle, Hash
-from picopayments_cli.hub import book, stale_database
+from picopayments_cli.hub import stale_database
+from picopayments_cli.hub.account import Account
 
 FEE = 1  # for a sync
 
@@ -60,7 +61,7 @@ def pay(alice: Hand, bob: Hand, amount: int) -> None:
 # Read again ---------------------------------------------------------------------------------------------------------
 
 
-def known_numbers(account: book.Account) -> dict[Hash, int]:
+def known_numbers(account: Account) -> dict[Hash, int]:
     """The numbers of the hub's own hashes that commits are on, or may be."""
     receiving = account.channels.receiving
     return {item: account.numbers[item] for item in (*receiving.requested, *(c.revoke_hash for c in receiving.active))}

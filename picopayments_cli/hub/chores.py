@@ -27,7 +27,8 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Handle, Outpoint
-from picopayments_cli.hub.book import AGREED, CLOSED, CLOSING, OPEN, Account, Work
+from picopayments_cli.hub.account import AGREED, CLOSED, CLOSING, OPEN, Account
+from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.follower import COMMIT
 from picopayments_cli.hub.hub import Hub
 
@@ -70,7 +71,7 @@ def settle(hub: Hub, handle: Handle) -> None:
         _recover(hub, handle)
 
 
-def facts_of(hub: Hub, work: Work, channel: Channel) -> Facts:
+def facts_of(hub: Hub, work: UnitOfWork, channel: Channel) -> Facts:
     """What the index shows of a channel."""
     script = channel.script.output
     tip = hub.follower.tip(work.db)
@@ -85,7 +86,7 @@ def facts_of(hub: Hub, work: Work, channel: Channel) -> Facts:
     )
 
 
-def _both(hub: Hub, work: Work, account: Account) -> tuple[Facts, Facts]:
+def _both(hub: Hub, work: UnitOfWork, account: Account) -> tuple[Facts, Facts]:
     """The facts of the channels that the hub sends and receives on."""
     sending = facts_of(hub, work, account.channels.sending)
     if account.channels.sending.revoked:
@@ -93,13 +94,13 @@ def _both(hub: Hub, work: Work, account: Account) -> tuple[Facts, Facts]:
     return sending, facts_of(hub, work, account.channels.receiving)
 
 
-def ttl(hub: Hub, work: Work, account: Account) -> int | None:
+def ttl(hub: Hub, work: UnitOfWork, account: Account) -> int | None:
     """Blocks that a connection has left, or None while a deposit is unconfirmed."""
     sending, receiving = _both(hub, work, account)
     return recovery.connection_ttl(account.channels, sending, receiving)
 
 
-def is_funded(hub: Hub, work: Work, account: Account) -> bool:
+def is_funded(hub: Hub, work: UnitOfWork, account: Account) -> bool:
     """Whether the hub's deposit is in a block, and so no longer in its wallet."""
     channel = account.channels.sending
     return recovery.deposit_depth(channel, facts_of(hub, work, channel)) > 0
@@ -186,7 +187,7 @@ def _fund(hub: Hub, handle: Handle) -> None:
     hub.broadcast(raw, "deposit")
 
 
-def _compose_deposit(hub: Hub, work: Work, account: Account) -> Account:
+def _compose_deposit(hub: Hub, work: UnitOfWork, account: Account) -> Account:
     """The connection with the hub's deposit signed and its coins reserved, where it is time for it."""
     sending, receiving = account.channels.sending, account.channels.receiving
     facts = facts_of(hub, work, receiving)
@@ -210,7 +211,7 @@ def _compose_deposit(hub: Hub, work: Work, account: Account) -> Account:
     )
 
 
-def _purse(hub: Hub, work: Work) -> Purse:
+def _purse(hub: Hub, work: UnitOfWork) -> Purse:
     """The hub's confirmed coins that nothing is reserved for, and that this round has not used."""
     coins = tuple(
         (coin.outpoint, coin.value)
@@ -276,7 +277,7 @@ def _leaves(hub: Hub, account: Account) -> bool:
 # Closing ------------------------------------------------------------------------------------------------------------
 
 
-def begin_closing(hub: Hub, work: Work, account: Account) -> Account:
+def begin_closing(hub: Hub, work: UnitOfWork, account: Account) -> Account:
     """The connection on its way to the chain; what waits for it goes back to its payers, as payments from it."""
     for item in account.waiting:
         payer = work.get(item.payer)

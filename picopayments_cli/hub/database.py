@@ -1,4 +1,4 @@
-"""The hub's database: its tables, and the one door through which they are written."""
+"""The hub's database: one door through which its tables are written, another through which they are read."""
 
 from __future__ import annotations
 
@@ -8,71 +8,13 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Engine,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Table,
-    Text,
-    bindparam,
-    create_engine,
-    event,
-    inspect,
-    select,
-)
+from sqlalchemy import Connection, Engine, bindparam, create_engine, event, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
 from picopayments_cli.channel.errors import DatabaseUnusable
+from picopayments_cli.hub.schema import meta
 from picopayments_cli.hub.sqlite_file import SqliteFile
-
-# The conventions of index names, so that revisions made later can name what they alter.
-METADATA = MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s"})
-
-meta = Table("meta", METADATA, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
-
-# The chain's index. A txid stands in wire order. What is in the mempool has the height NULL.
-blocks = Table(
-    "blocks",
-    METADATA,
-    Column("height", Integer, primary_key=True, autoincrement=False),
-    Column("hash", LargeBinary, nullable=False),
-)
-scripts = Table(
-    "scripts",
-    METADATA,
-    Column("script", LargeBinary, primary_key=True),
-    Column("kind", Text, nullable=False),
-    Column("since_height", Integer, nullable=False),
-)
-transactions = Table(
-    "transactions",
-    METADATA,
-    Column("txid", LargeBinary, primary_key=True),
-    Column("raw", LargeBinary, nullable=False),
-    Column("height", Integer, index=True),
-)
-outputs = Table(
-    "outputs",
-    METADATA,
-    Column("txid", LargeBinary, primary_key=True),
-    Column("vout", Integer, primary_key=True, autoincrement=False),
-    Column("script", LargeBinary, nullable=False, index=True),
-    Column("value", BigInteger, nullable=False),
-    Column("spent_by", LargeBinary, index=True),
-)
-# Kept apart from the outputs: a coin that a reorganisation hides for a while stays reserved.
-reservations = Table(
-    "reservations",
-    METADATA,
-    Column("txid", LargeBinary, primary_key=True),
-    Column("vout", Integer, primary_key=True, autoincrement=False),
-    Column("purpose", Text, nullable=False, index=True),
-)
 
 # Statements are built once: building one takes longer than SQLite takes to run it.
 _META_GET = select(meta.c.value).where(meta.c.key == bindparam("k"))

@@ -17,7 +17,8 @@ from picopayments_cli.channel.counterparty import is_p2sh
 from picopayments_cli.channel.errors import DatabaseUnusable, NodeBehind
 from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint
-from picopayments_cli.hub.database import Database, blocks, outputs, reservations, scripts, transactions
+from picopayments_cli.hub.database import Database
+from picopayments_cli.hub.schema import blocks, outputs, reservations, scripts, transactions
 
 log = logging.getLogger(__name__)
 

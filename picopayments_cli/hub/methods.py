@@ -77,7 +77,8 @@ from picopayments_cli.channel.values import (
     hash_of,
 )
 from picopayments_cli.hub import chores, stale_database
-from picopayments_cli.hub.book import AGREED, OPEN, REQUESTED, Account, Work
+from picopayments_cli.hub.account import AGREED, OPEN, REQUESTED, Account
+from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.follower import DEPOSIT
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.web import RawJson
@@ -261,7 +262,7 @@ class Methods:
             Channel(account.asset_id, script, asked.quantity, asked.delay, rate),
         )
 
-    def _check_liquidity(self, work: Work, account: Account, quantity: int, held: int) -> None:
+    def _check_liquidity(self, work: UnitOfWork, account: Account, quantity: int, held: int) -> None:
         """Refuse what can't be funded: what is promised to others and still in the wallet is not there."""
         promised = 0
         for handle in work.in_stage(AGREED):
@@ -338,7 +339,7 @@ class Methods:
         return reply
 
     def _take(
-        self, work: Work, account: Account, request: SyncRequest, *, partial: bool
+        self, work: UnitOfWork, account: Account, request: SyncRequest, *, partial: bool
     ) -> tuple[Account, tuple[Refusal, ...]]:
         """Apply the client's half, take the fee, and book the payments."""
         before = account.channels
@@ -367,7 +368,7 @@ class Methods:
                 refused.append(Refusal(payment.token, error.name))
         return account, tuple(refused)
 
-    def _check_clean(self, work: Work, handle: Handle, before: Duplex, after: Duplex) -> None:
+    def _check_clean(self, work: UnitOfWork, handle: Handle, before: Duplex, after: Duplex) -> None:
         """Credit no revocation of a commit to whose address somebody has paid. Raises DirtyCommitAddress.
 
         Nor one that would expose a commit again that was revoked before and paid to: its coins may be old by now.
@@ -382,10 +383,10 @@ class Methods:
                 hash=paid.hex(),
             )
 
-    def _paid(self, work: Work, channel: Channel, revoke_hash: Hash) -> bool:
+    def _paid(self, work: UnitOfWork, channel: Channel, revoke_hash: Hash) -> bool:
         return bool(self._hub.follower.history(work.db, channel.commit_script(revoke_hash).output))
 
-    def _book(self, work: Work, account: Account, payment: Payment) -> Account:
+    def _book(self, work: UnitOfWork, account: Account, payment: Payment) -> Account:
         """Book one payment to its payee, whose connection must be able to take it with all that waits for it."""
         if payment.amount > account.due:
             raise AmountExceedsSpendable(
@@ -407,7 +408,7 @@ class Methods:
         return account
 
     def _give(
-        self, work: Work, account: Account, request: SyncRequest, refused: tuple[Refusal, ...], digest: bytes
+        self, work: UnitOfWork, account: Account, request: SyncRequest, refused: tuple[Refusal, ...], digest: bytes
     ) -> RawJson:
         """Move what is due and what waits to the client, and write the reply before it leaves."""
         count, total = deliverable(account.channels, account.due, [item.amount for item in account.waiting])
@@ -437,7 +438,7 @@ class Methods:
         )
         return reply
 
-    def _transfer(self, work: Work, account: Account, total: int) -> tuple[Duplex, Half]:
+    def _transfer(self, work: UnitOfWork, account: Account, total: int) -> tuple[Duplex, Half]:
         secrets = account.secrets(self._hub.key)
 
         def secret_of(revoke_hash: Hash) -> Secret:

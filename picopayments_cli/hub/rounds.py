@@ -19,7 +19,7 @@ from picopayments_cli.channel.errors import (
     PicopaymentsError,
     UnknownMethod,
 )
-from picopayments_cli.hub.book import AGREED, CLOSING, OPEN
+from picopayments_cli.hub.account import AGREED, CLOSING, OPEN
 from picopayments_cli.hub.chores import check_hashes, guarded, settle
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS

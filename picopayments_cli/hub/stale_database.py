@@ -22,7 +22,8 @@ from picopayments_cli.channel.scripts import CommitScript
 from picopayments_cli.channel.state import Offer
 from picopayments_cli.channel.values import Hash
 from picopayments_cli.files import replace_file
-from picopayments_cli.hub.book import AGREED, CLOSING, OPEN, Account, Book, Work
+from picopayments_cli.hub.account import AGREED, CLOSING, OPEN, Account
+from picopayments_cli.hub.book import Book, UnitOfWork
 from picopayments_cli.hub.database import Database, meta_get, meta_set
 from picopayments_cli.hub.hub import Hub
 
@@ -158,7 +159,7 @@ def give_up(hub: Hub) -> None:
     log.warning("connections given up", extra={"fields": {"number": len(handles)}})
 
 
-def believe(hub: Hub, work: Work, account: Account, standing: Half) -> Account:
+def believe(hub: Hub, work: UnitOfWork, account: Account, standing: Half) -> Account:
     """The connection with the commit that its client names as its highest, and with those that it may not deny.
 
     Raises UnknownRevokeHash where what it names can't be its highest, and what ``duplex.corrected`` raises.
