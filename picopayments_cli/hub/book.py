@@ -277,6 +277,11 @@ class Book:
         account = self._kept.get(handle)
         return bool(account and account.unchecked and account.duplex and not account.duplex.sending.requested)
 
+    def look_up(self, handle: Handle) -> Account:
+        """A connection as it stands. Raises UnknownHandle."""
+        with self.transaction("look up") as work:
+            return work.get(handle)
+
     @contextmanager
     def transaction(self, label: str) -> Iterator[UnitOfWork]:
         """One writing transaction; what it changed is kept once it is committed, and forgotten where it fails."""

@@ -71,6 +71,11 @@ class Hub:
         txid = self.chain.broadcast(raw)
         log.debug("broadcast", extra={"fields": {"label": label, "txid": txid[::-1].hex()}})
 
+    def look_at_hashes(self, handle: Handle) -> None:
+        """Ask the next round to look at the addresses of a client's next commits."""
+        self.agenda.unchecked.append(handle)
+        self.wake()
+
     def wake(self) -> None:
         """Let the next round begin soon."""
         self.woken.set()

@@ -16,11 +16,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from picopayments_cli.channel.duplex import Half, corrected
-from picopayments_cli.channel.errors import DatabaseOutdated, UnknownRevokeHash
+from picopayments_cli.channel.errors import DatabaseOutdated, HubRestored, UnknownRevokeHash
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.scripts import CommitScript
 from picopayments_cli.channel.state import Offer
-from picopayments_cli.channel.values import Hash
+from picopayments_cli.channel.values import Handle, Hash
 from picopayments_cli.files import replace_file
 from picopayments_cli.hub.account import AGREED, CLOSING, OPEN, Account
 from picopayments_cli.hub.book import Book, UnitOfWork
@@ -157,6 +157,14 @@ def give_up(hub: Hub) -> None:
         work.forget(_EVER)
     hub.agenda.handles.update(handles)
     log.warning("connections given up", extra={"fields": {"number": len(handles)}})
+
+
+def refusal(handle: Handle) -> HubRestored:
+    """The answer where the newest state of a connection may be missing."""
+    return HubRestored(
+        "The hub has been restored from a backup, and does not know the newest state of the connection: close it.",
+        handle=handle.hex(),
+    )
 
 
 def believe(hub: Hub, work: UnitOfWork, account: Account, standing: Half) -> Account:
