@@ -270,7 +270,13 @@ class Book:
         self._database = database
         self.changed = False  # since somebody took note of it
         self._kept: dict[Handle, Account] = {}
+        self._unchecked: set[Handle] = set()
         self._lock = threading.RLock()
+
+    def unchecked(self) -> list[Handle]:
+        """The connections whose clients gave hashes, for commits to addresses that nobody has looked at yet."""
+        with self._lock:
+            return sorted(self._unchecked)
 
     def lacks_checked_hash(self, handle: Handle) -> bool:
         """Whether a kept connection has hashes from its client, but none whose address was looked at."""
@@ -299,6 +305,10 @@ class Book:
             for handle, account in work.touched.items():
                 if account.stage != REQUESTED:  # anybody may ask, as often as they like: such a one is read again
                     self._kept[handle] = account
+                if account.unchecked and account.stage in (AGREED, OPEN):
+                    self._unchecked.add(handle)
+                else:
+                    self._unchecked.discard(handle)
 
 
 def _load(db: Connection, handle: Handle) -> Account:

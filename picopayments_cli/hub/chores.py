@@ -30,12 +30,13 @@ from picopayments_cli.channel.values import Handle, Outpoint
 from picopayments_cli.hub.account import AGREED, CLOSED, CLOSING, OPEN, Account
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.follower import COMMIT
-from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.hub import Ask, Hub
 
 log = logging.getLogger(__name__)
 
 WALLET_RESERVE = 100_000  # satoshis that stay in the wallet, for fees that can't wait
 UNFUNDED_BLOCKS = 144  # without the client's deposit, after which the hub's promise is dropped
+CHECKED_AT_ONCE = 50  # connections in one question
 
 
 def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
@@ -57,7 +58,7 @@ def settle(hub: Hub, handle: Handle) -> None:
     if stage == AGREED:
         _see_deposit(hub, handle)
         if not guarded(partial(_fund, hub, handle), handle):  # what can't be funded is closed in time all the same
-            hub.agenda.later.add(handle)
+            hub.ask(Ask.LATER, handle)
         stage = _open(hub, handle)
     elif stage == OPEN:
         stage = _watch(hub, handle)
@@ -138,7 +139,7 @@ def check_hashes(hub: Hub, handles: Iterable[Handle]) -> None:
             if histories[addresses[script]]:
                 _note("commit address not clean", account)
                 begin_closing(hub, work, replace(account, unchecked=left))
-                hub.agenda.handles.add(handle)
+                hub.ask(Ask.NOW, handle)
                 continue
             work.put(replace(account, unchecked=left, duplex=add_request(account.channels, item)))
 
@@ -177,7 +178,7 @@ def _fund(hub: Hub, handle: Handle) -> None:
                 needed=account.channels.sending.quantity,
                 available=held,
             )
-    with hub.book.transaction("fund") as work:
+    with hub.spending, hub.book.transaction("fund") as work:
         account = work.get(handle)
         if account.deposit_raw is None and not hub.draining:
             account = _compose_deposit(hub, work, account)
@@ -212,11 +213,11 @@ def _compose_deposit(hub: Hub, work: UnitOfWork, account: Account) -> Account:
 
 
 def _purse(hub: Hub, work: UnitOfWork) -> Purse:
-    """The hub's confirmed coins that nothing is reserved for, and that this round has not used."""
+    """The hub's confirmed coins that are neither reserved nor spent."""
     coins = tuple(
         (coin.outpoint, coin.value)
         for coin in hub.follower.spendable(work.db, hub.script)
-        if coin.height is not None and coin.outpoint not in hub.agenda.spent
+        if coin.height is not None and coin.outpoint not in hub.spent
     )
     return Purse(wallet_unlock(hub.key.pubkey, hub.script), coins, hub.follower.fee_rate(), WALLET_RESERVE)
 
@@ -269,7 +270,7 @@ def _leaves(hub: Hub, account: Account) -> bool:
     """
     withdrawn = hub.draining or account.asset not in hub.offer.assets
     if withdrawn and account.waiting:
-        hub.agenda.leaving.add(account.handle)
+        hub.ask(Ask.LEAVING, account.handle)
         return False
     return withdrawn
 
@@ -288,7 +289,6 @@ def begin_closing(hub: Hub, work: UnitOfWork, account: Account) -> Account:
         back = work.add_payment(account.handle, item.payer, item.amount, item.token)
         work.keep(replace(payer, waiting=(*payer.waiting, back)))
     _note("closing", account)
-    hub.agenda.leaving.discard(account.handle)
     return work.put(replace(account, stage=CLOSING, waiting=()), fixed=True)
 
 
@@ -354,6 +354,13 @@ def _recover(hub: Hub, handle: Handle) -> None:
         account = work.get(handle)
         facts = _both(hub, work, account)
     facts = _with_assets(hub, account, *facts)
+    with hub.spending:
+        _recover_by(hub, account, facts)
+
+
+def _recover_by(hub: Hub, account: Account, facts: tuple[Facts, Facts]) -> None:
+    """Do what these facts call for."""
+    handle = account.handle
     with hub.book.transaction("recover") as work:
         purse = _purse(hub, work)
         if account.stage == CLOSING and _is_over(hub, account, *facts, purse):
@@ -378,7 +385,7 @@ def _recover(hub: Hub, handle: Handle) -> None:
             continue
         try:
             hub.broadcast(step.draft.signed(hub.key).serialize(), step.name)
-            hub.agenda.spent.update(coin.outpoint for coin in step.draft.inputs)
+            hub.spent.update(coin.outpoint for coin in step.draft.inputs)
             _note(step.name, account, fee=step.draft.fee)
         except BroadcastRefused as error:
             log.warning("recovery waits", extra={"fields": {**fields, "error": error.as_json()}})

@@ -65,13 +65,13 @@ class Exchange:
         return self._exchange(body, request)
 
     async def _check_and_exchange(self, body: Mapping[str, Any], request: SyncRequest) -> RawJson:
-        """Look at the addresses of all waiting connections in one question, then answer.
+        """Look at the addresses of all connections that wait for it in one question, then answer.
 
         The client is faster than the rounds that look at them. A request that comes meanwhile waits for that question.
         """
         async with self._checking:
             if self._hub.book.lacks_checked_hash(request.handle):
-                waiting = {request.handle, *self._hub.agenda.unchecked}
+                waiting = {request.handle, *self._hub.book.unchecked()[: chores.CHECKED_AT_ONCE]}
                 await run_in_threadpool(chores.check_hashes, self._hub, waiting)
         return self._exchange(body, request)
 
@@ -100,7 +100,7 @@ class Exchange:
             if stale_database.notice(self._hub, self._hub.book.look_up(request.handle), request.half.offer):
                 raise stale_database.refusal(request.handle) from None
             raise
-        self._hub.look_at_hashes(request.handle)
+        self._hub.wake()  # to look at the addresses of the client's next commits
         return reply
 
     def _take(

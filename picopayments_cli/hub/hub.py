@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from dataclasses import dataclass, field
+from enum import Enum
+from queue import SimpleQueue
 
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
@@ -23,17 +24,12 @@ from picopayments_cli.rpc import RpcClient
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class Agenda:
-    """What the next round of chores has to look at; in memory, since the first round looks at everything."""
+class Ask(Enum):
+    """When a round is to look at a connection that it is asked to look at."""
 
-    tip: int | None = None  # that the last round looked at
-    handles: set[Handle] = field(default_factory=set)  # besides what the chain brings
-    later: set[Handle] = field(default_factory=set)  # what failed, and is tried again after a while
-    rounds: int = 0
-    unchecked: deque[Handle] = field(default_factory=deque)  # connections with hashes whose address is to be looked at
-    leaving: set[Handle] = field(default_factory=set)  # what closes once its client has fetched what waits
-    spent: set[Outpoint] = field(default_factory=set)  # coins of the wallet that this round has used
+    NOW = "now"
+    LATER = "later"  # after a while: something failed
+    LEAVING = "leaving"  # at each block: it closes once its client has fetched what waits
 
 
 @dataclass(frozen=True)
@@ -63,18 +59,19 @@ class Hub:
         self.chain_url = self.node.url.removesuffix("v1/")  # without credentials
         self.follower = Follower(database, self.bitcoin, network)
         self.draining = False  # no new connections; those that are open are closed
-        self.agenda = Agenda()
+        self.asked: SimpleQueue[tuple[Ask, Handle]] = SimpleQueue()  # put there by any thread, taken by the rounds'
         self.woken = threading.Event()
+        self.spending = threading.Lock()  # held from the choice of the wallet's coins until they are in ``spent``
+        self.spent: set[Outpoint] = set()  # coins of the wallet that are spent, while the index may not know it
 
     def broadcast(self, raw: bytes, label: str) -> None:
         """Hand one of the hub's own transactions to the network; ``label`` names it. Raises as ``Chain.broadcast``."""
         txid = self.chain.broadcast(raw)
         log.debug("broadcast", extra={"fields": {"label": label, "txid": txid[::-1].hex()}})
 
-    def look_at_hashes(self, handle: Handle) -> None:
-        """Ask the next round to look at the addresses of a client's next commits."""
-        self.agenda.unchecked.append(handle)
-        self.wake()
+    def ask(self, when: Ask, handle: Handle) -> None:
+        """Ask the rounds to look at a connection; from any thread."""
+        self.asked.put((when, handle))
 
     def wake(self) -> None:
         """Let the next round begin soon."""

@@ -212,7 +212,7 @@ class Methods:
                 next_number=1,
             )
             work.put(agreed, fixed=True)
-        self._hub.look_at_hashes(handle)
+        self._hub.wake()  # to look at the addresses of the client's next commits
         return reply
 
     def _agreed(self, account: Account, asked: DepositMessage) -> Duplex:

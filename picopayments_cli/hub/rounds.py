@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from functools import partial
+from queue import SimpleQueue
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.errors import (
@@ -19,11 +20,12 @@ from picopayments_cli.channel.errors import (
     PicopaymentsError,
     UnknownMethod,
 )
+from picopayments_cli.channel.values import Handle
 from picopayments_cli.hub.account import AGREED, CLOSING, OPEN
-from picopayments_cli.hub.chores import check_hashes, guarded, settle
+from picopayments_cli.hub.chores import CHECKED_AT_ONCE, check_hashes, guarded, settle
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
-from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.hub import Ask, Hub
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +35,16 @@ GATHER_SECONDS = 0.1  # that a round waits for more to do once it is called: a b
 MAX_PASS_SECONDS = 30.0
 STOP_SECONDS = 10
 RETRY_ROUNDS = 25  # after which what failed is tried again, at the latest
-CHECKED_AT_ONCE = 50  # connections in one question
 WALLET = "wallet"  # the kind of script that the hub's own address is
 _FUNDED = "funded by the faucet"
 _FUNDS_COINS, _FUNDS_SATOSHIS, _FUNDS_XCP = 20, 50_000_000, 1_000_000_000_000
 
 
 class Rounds:
-    """The rounds of one hub. ``once`` is one round; ``start`` begins to repeat it in a thread, ``stop`` ends that."""
+    """The rounds of one hub. ``once`` is one round; ``start`` begins to repeat it in a thread, ``stop`` ends that.
+
+    One thread does the rounds, and it alone knows what they are to look at: others ask the hub for it.
+    """
 
     def __init__(self, hub: Hub, note: Callable[[bool], None] | None = None) -> None:
         """``note`` is called after each round, and with True at the end."""
@@ -48,7 +52,10 @@ class Rounds:
         self.when_drained: Callable[[], None] | None = None  # called once a draining hub has no connection left
         self._note = note
         self._looked_at = -1  # the height of the last look at the wallet's assets
-        self._passing = threading.RLock()
+        self._tip: int | None = None  # that the last round looked at
+        self._count = 0
+        self._asked: dict[Ask, set[Handle]] = {when: set() for when in Ask}  # in memory: the first round looks at all
+        self._waiting: SimpleQueue[threading.Event] = SimpleQueue()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -102,11 +109,12 @@ class Rounds:
 
     def once(self) -> None:
         """Follow the chain to its tip, then do every chore once. Raises what either raises."""
-        with self._passing:
-            self._offer_holdings(self.hub.follower.catch_up())
-            self._run()
-            if self._note is not None:
-                self._note(False)
+        before = frozenset(self.hub.spent)
+        self._offer_holdings(self.hub.follower.catch_up())
+        self.hub.spent -= before  # the index knows
+        self._run()
+        if self._note is not None:
+            self._note(False)
 
     def _offer_holdings(self, height: int) -> None:
         """On regtest, offer what the wallet holds; looked at once in each block."""
@@ -119,47 +127,56 @@ class Rounds:
 
     def _run(self) -> None:
         """Do the chores. Raises what the database raises; then the next round looks at everything."""
-        hub, agenda = self.hub, self.hub.agenda
-        agenda.spent.clear()
-        agenda.rounds += 1
-        if agenda.rounds % RETRY_ROUNDS == 0:
-            agenda.handles |= agenda.later
-            agenda.later.clear()
+        hub, now = self.hub, self._asked[Ask.NOW]
+        self._count += 1
+        if self._count % RETRY_ROUNDS == 0:
+            now |= self._taken(Ask.LATER)
         try:
-            self._plan()
+            self._plan(now)
         except PicopaymentsError:
-            agenda.tip = None
+            self._tip = None
             raise
-        waiting = {agenda.unchecked.popleft() for _ in range(len(agenda.unchecked))}
-        for start in range(0, len(waiting), CHECKED_AT_ONCE):
-            some = sorted(waiting)[start : start + CHECKED_AT_ONCE]
-            if not guarded(partial(check_hashes, hub, some)):
-                agenda.unchecked.extend(some)
-        for handle in sorted(agenda.handles):
+        unchecked = hub.book.unchecked()
+        for start in range(0, len(unchecked), CHECKED_AT_ONCE):
+            guarded(partial(check_hashes, hub, unchecked[start : start + CHECKED_AT_ONCE]))
+        self._take_in()
+        for handle in sorted(now):
             if not guarded(partial(settle, hub, handle), handle):
-                agenda.later.add(handle)
-            agenda.handles.discard(handle)
+                hub.ask(Ask.LATER, handle)
+            now.discard(handle)
         if hub.draining and self.when_drained is not None:
             with hub.book.transaction("drained") as work:
                 left = work.in_stage(AGREED, OPEN, CLOSING)
             if not left:
                 self.when_drained()
 
-    def _plan(self) -> None:
-        """Put on the agenda what blocks, transactions and deadlines bring."""
-        hub, agenda = self.hub, self.hub.agenda
+    def _plan(self, now: set[Handle]) -> None:
+        """Add the connections that blocks, transactions and deadlines bring."""
+        hub = self.hub
         touched, shaken = hub.follower.take_changes()
         with hub.book.transaction("round") as work:
             tip = hub.follower.tip(work.db)
             for script in touched:
-                agenda.handles.update(work.touching(script))
-            if shaken or agenda.tip is None:
-                agenda.handles.update(work.in_stage(AGREED, OPEN, CLOSING), work.closed_since(tip - KEPT_BLOCKS))
-            elif tip != agenda.tip:
-                agenda.handles.update(work.in_stage(AGREED, CLOSING), work.due(tip), agenda.leaving)
-            if tip != agenda.tip and (forgotten := work.forget(tip)):
+                now.update(work.touching(script))
+            if shaken or self._tip is None:
+                now.update(work.in_stage(AGREED, OPEN, CLOSING), work.closed_since(tip - KEPT_BLOCKS))
+            elif tip != self._tip:
+                now.update(work.in_stage(AGREED, CLOSING), work.due(tip), self._taken(Ask.LEAVING))
+            if tip != self._tip and (forgotten := work.forget(tip)):
                 log.info("requests forgotten", extra={"fields": {"number": forgotten}})
-        agenda.tip = tip
+        self._tip = tip
+
+    def _taken(self, when: Ask) -> set[Handle]:
+        """The connections to be looked at then, which are taken off the list."""
+        self._take_in()
+        taken, self._asked[when] = self._asked[when], set()
+        return taken
+
+    def _take_in(self) -> None:
+        """Take over what was asked for."""
+        for _ in range(self.hub.asked.qsize()):
+            when, handle = self.hub.asked.get()
+            self._asked[when].add(handle)
 
     # The thread -----------------------------------------------------------------------------------------------------
 
@@ -167,6 +184,14 @@ class Rounds:
         """Do ``round`` over and over in a thread, until ``stop``."""
         self._thread = threading.Thread(target=self._work, name="chores", daemon=True)
         self._thread.start()
+
+    def await_round(self) -> None:
+        """Have the thread do a round that begins from now on, and wait until it, or the thread, has ended."""
+        done = threading.Event()
+        self._waiting.put(done)
+        self.hub.wake()
+        while not done.wait(PASS_SECONDS) and self._thread is not None and self._thread.is_alive():
+            pass
 
     def stop(self) -> None:
         """End the thread, which finishes the round under way."""
@@ -181,9 +206,12 @@ class Rounds:
         usual = REGTEST_PASS_SECONDS if self.hub.network.name == "regtest" else PASS_SECONDS
         pause = usual
         while not self._stop.is_set():
-            if self.hub.woken.wait(pause):
+            if self.hub.woken.wait(pause) and self._waiting.empty():
                 self._stop.wait(GATHER_SECONDS)
             self.hub.woken.clear()
+            waiting = [self._waiting.get() for _ in range(self._waiting.qsize())]
             if self._stop.is_set():
                 return
             pause = usual if self.round() else min(2 * pause, MAX_PASS_SECONDS)
+            for done in waiting:
+                done.set()

@@ -25,7 +25,7 @@ def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: 
     """
     hub = rounds.hub
     nodes = Nodes(hub.chain, hub.bitcoin, hub.node)
-    proxied = Proxy(hub.network, nodes, hub.follower.fee_rate, rounds.round).methods()
+    proxied = Proxy(hub.network, nodes, hub.follower.fee_rate, rounds.await_round).methods()
     endpoint = JsonRpcEndpoint(
         {**proxied, **methods}, slow={*proxied, *slow}, on_error=_log_unexpected, limits=Limits()
     )

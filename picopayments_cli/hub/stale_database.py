@@ -25,7 +25,7 @@ from picopayments_cli.files import replace_file
 from picopayments_cli.hub.account import AGREED, CLOSING, OPEN, Account
 from picopayments_cli.hub.book import Book, UnitOfWork
 from picopayments_cli.hub.database import Database, meta_get, meta_set
-from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.hub import Ask, Hub
 
 log = logging.getLogger(__name__)
 
@@ -155,7 +155,8 @@ def give_up(hub: Hub) -> None:
         for handle in handles:
             work.put(replace(work.get(handle), stage=CLOSING, waiting=(), restored=True), fixed=True)
         work.forget(_EVER)
-    hub.agenda.handles.update(handles)
+    for handle in handles:
+        hub.ask(Ask.NOW, handle)
     log.warning("connections given up", extra={"fields": {"number": len(handles)}})
 
 
