@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.channel import duplex as pair
-from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel import envelope, messages, recovery
 from picopayments_cli.channel.errors import (
     AmountExceedsSpendable,
     AssetMismatch,
@@ -137,7 +137,7 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
     try:
         return exchange(session, seen, outcome)
     except (ConnectionNotOpen, DirtyCommitAddress, HubRestored, UnknownHandle) as error:
-        if isinstance(error, ConnectionNotOpen) and error.data.get("stage") == AGREED:
+        if isinstance(error, ConnectionNotOpen) and error.data.get("stage") == messages.AGREED:
             log.warning("connection %s: the hub does not see it open yet; sync again", connection.handle.hex())
             return session.connection(connection.handle)
         log.warning("connection %s closes: %s", connection.handle.hex(), error.message)

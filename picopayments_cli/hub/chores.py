@@ -15,6 +15,7 @@ from picopayments_cli.channel import recovery
 from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.duplex import add_request
 from picopayments_cli.channel.errors import BroadcastRefused, InsufficientFunds, PicopaymentsError
+from picopayments_cli.channel.messages import AGREED, CLOSED, CLOSING, OPEN
 from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import wallet_unlock
@@ -27,7 +28,7 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Handle, Outpoint
-from picopayments_cli.hub.account import AGREED, CLOSED, CLOSING, OPEN, Account
+from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.follower import COMMIT
 from picopayments_cli.hub.hub import Ask, Hub

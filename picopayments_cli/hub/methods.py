@@ -32,6 +32,9 @@ from picopayments_cli.channel.errors import (
     UnknownAsset,
 )
 from picopayments_cli.channel.messages import (
+    AGREED,
+    OPEN,
+    REQUESTED,
     ConnectReply,
     ConnectRequest,
     DepositMessage,
@@ -54,7 +57,7 @@ from picopayments_cli.channel.values import (
     hash_of,
 )
 from picopayments_cli.hub import chores, stale_database
-from picopayments_cli.hub.account import AGREED, OPEN, REQUESTED, Account
+from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.exchange import Exchange, Reply, signed
 from picopayments_cli.hub.follower import DEPOSIT

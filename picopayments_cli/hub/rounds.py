@@ -20,8 +20,8 @@ from picopayments_cli.channel.errors import (
     PicopaymentsError,
     UnknownMethod,
 )
+from picopayments_cli.channel.messages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.hub.account import AGREED, CLOSING, OPEN
 from picopayments_cli.hub.chores import CHECKED_AT_ONCE, check_hashes, guarded, settle
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
