@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -132,6 +134,17 @@ def test_a_connection_goes_on_after_many_syncs_and_a_restart(desk: Desk, alice: 
     check_reading(desk, alice, bob)
     assert len(desk.account(bob.handle).numbers) <= 2 * (len(known_numbers(desk.account(bob.handle))) + 8)
     assert (alice.paid, bob.paid) == (12 * 31 + 25 - 250, 12 + 25 * 11 - 360)
+
+
+def test_who_reads_does_not_wait_for_who_writes(desk: Desk, alice: Hand) -> None:
+    with ThreadPoolExecutor(1) as pool, desk.hub.book.transaction("another request") as work:
+        work.keep(replace(work.get(alice.handle), due=5))
+        status = json.loads(pool.submit(desk.call, "mph_status", {}).result(timeout=60))
+        account = pool.submit(desk.hub.book.look_up, alice.handle).result(timeout=60)
+    assert status["connections"][alice.handle.hex()]["status"] == "open"
+    assert account.due == 0  # as it was committed
+    with desk.hub.book.transaction("undo") as work:
+        work.keep(account)
 
 
 def test_a_row_that_another_hub_wrote_is_not_written_over(desk: Desk, alice: Hand) -> None:

@@ -1,12 +1,12 @@
 """The hub's book of connections: each as one value, read from the database once and kept, written as it changes.
 
-Connections are read and changed inside ``Book.transaction`` only, so that what is kept is what was committed.
+Connections are changed inside ``Book.transaction`` only, so that what is kept is what was committed.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -119,20 +119,66 @@ _DONE = (
 )
 
 
-class UnitOfWork:
-    """The book inside one writing transaction; ``db`` is that transaction."""
+class Reading:
+    """The book in one consistent state; ``db`` reads it."""
 
-    def __init__(self, db: Connection, kept: dict[Handle, Account]) -> None:
+    def __init__(self, db: Connection, kept: Mapping[Handle, Account]) -> None:
         self.db = db
         self._kept = kept
+
+    def get(self, handle: Handle) -> Account:
+        """A connection. Raises UnknownHandle."""
+        return self._kept.get(handle) or _load(self.db, handle)
+
+    def in_stage(self, *stages: str) -> list[Handle]:
+        """The handles of all connections in these stages."""
+        return [Handle(bytes(row.handle)) for stage in stages for row in self.db.execute(_IN_STAGE, {"stage": stage})]
+
+    def closed_since(self, height: int) -> list[Handle]:
+        """The handles of connections that were closed after a height."""
+        return [Handle(bytes(row.handle)) for row in self.db.execute(_CLOSED_SINCE, {"height": height})]
+
+    def due(self, height: int) -> list[Handle]:
+        """The handles of connections whose time to settle has come."""
+        return [Handle(bytes(row.handle)) for row in self.db.execute(_DUE, {"height": height})]
+
+    def touching(self, script: bytes) -> list[Handle]:
+        """The handles of connections with that deposit's, or that commit's, scriptPubKey."""
+        rows = [*self.db.execute(_BY_SCRIPT, {"script": script}), *self.db.execute(_BY_COMMIT, {"script": script})]
+        return [Handle(bytes(row.handle)) for row in rows]
+
+    def revoked_coins(self, handle: Handle) -> tuple[tuple[Revoked, Coin], ...]:
+        """The unspent outputs on the addresses of commits that the client has revoked."""
+        return tuple(
+            (
+                Revoked(Quantity(row.quantity), Secret(bytes(row.secret))),
+                Coin(
+                    Outpoint(bytes(row.txid), row.vout),
+                    row.value,
+                    bytes(row.script),
+                    None if row.height is None else Height(row.height),
+                ),
+            )
+            for row in self.db.execute(_REVOKED_COINS, {"of": handle})
+        )
+
+    def paid_revoked(self, handle: Handle, above: int, up_to: int) -> Hash | None:
+        """The hash of a revoked commit of a quantity in these bounds to whose address somebody has paid, ever."""
+        row = self.db.execute(_PAID_REVOKED, {"of": handle, "above": above, "up_to": up_to}).first()
+        return None if row is None else Hash(bytes(row.revoke_hash))
+
+
+class UnitOfWork(Reading):
+    """The book inside one writing transaction; ``db`` is that transaction."""
+
+    def __init__(self, db: Connection, kept: Mapping[Handle, Account]) -> None:
+        super().__init__(db, kept)
         self.touched: dict[Handle, Account] = {}
         self.wrote = False  # a connection
 
     def get(self, handle: Handle) -> Account:
         """A connection. Raises UnknownHandle."""
-        account = self.touched.get(handle) or self._kept.get(handle) or _load(self.db, handle)
-        self.touched.setdefault(handle, account)
-        return account
+        return self.touched.setdefault(handle, self.touched.get(handle) or super().get(handle))
 
     def add(self, account: Account) -> None:
         """A new connection."""
@@ -157,51 +203,12 @@ class UnitOfWork:
         self.wrote = True
         return written
 
-    def in_stage(self, *stages: str) -> list[Handle]:
-        """The handles of all connections in these stages."""
-        return [Handle(bytes(row.handle)) for stage in stages for row in self.db.execute(_IN_STAGE, {"stage": stage})]
-
-    def closed_since(self, height: int) -> list[Handle]:
-        """The handles of connections that were closed after a height."""
-        return [Handle(bytes(row.handle)) for row in self.db.execute(_CLOSED_SINCE, {"height": height})]
-
-    def due(self, height: int) -> list[Handle]:
-        """The handles of connections whose time to settle has come."""
-        return [Handle(bytes(row.handle)) for row in self.db.execute(_DUE, {"height": height})]
-
-    def touching(self, script: bytes) -> list[Handle]:
-        """The handles of connections with that deposit's, or that commit's, scriptPubKey."""
-        rows = [*self.db.execute(_BY_SCRIPT, {"script": script}), *self.db.execute(_BY_COMMIT, {"script": script})]
-        return [Handle(bytes(row.handle)) for row in rows]
-
     def forget(self, height: int) -> int:
         """Drop connections that were asked for and never deposited on in time; how many."""
         handles = [bytes(row.handle) for row in self.db.execute(_FORGOTTEN, {"height": height})]
         for statement in (_FORGET, _FORGET_HEAD, _FORGET_HASHES) if handles else ():
             self.db.execute(statement, [{"of": handle} for handle in handles])
-        for handle in handles:
-            self._kept.pop(Handle(handle), None)
         return len(handles)
-
-    def revoked_coins(self, handle: Handle) -> tuple[tuple[Revoked, Coin], ...]:
-        """The unspent outputs on the addresses of commits that the client has revoked."""
-        return tuple(
-            (
-                Revoked(Quantity(row.quantity), Secret(bytes(row.secret))),
-                Coin(
-                    Outpoint(bytes(row.txid), row.vout),
-                    row.value,
-                    bytes(row.script),
-                    None if row.height is None else Height(row.height),
-                ),
-            )
-            for row in self.db.execute(_REVOKED_COINS, {"of": handle})
-        )
-
-    def paid_revoked(self, handle: Handle, above: int, up_to: int) -> Hash | None:
-        """The hash of a revoked commit of a quantity in these bounds to whose address somebody has paid, ever."""
-        row = self.db.execute(_PAID_REVOKED, {"of": handle, "above": above, "up_to": up_to}).first()
-        return None if row is None else Hash(bytes(row.revoke_hash))
 
     def take_hash(self, handle: Handle, *taken: Hash) -> None:
         """Enter hashes that the client gave. Raises StaleRequest where one was given before."""
@@ -280,10 +287,16 @@ class Book:
         account = self._kept.get(handle)
         return bool(account and account.unchecked and account.duplex and not account.duplex.sending.requested)
 
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """What was committed, for reading only: it neither waits for who writes nor makes anybody wait."""
+        with self._database.reading() as db:
+            yield Reading(db, self._kept)
+
     def look_up(self, handle: Handle) -> Account:
         """A connection as it stands. Raises UnknownHandle."""
-        with self.transaction("look up") as work:
-            return work.get(handle)
+        with self.reading() as reading:
+            return reading.get(handle)
 
     @contextmanager
     def transaction(self, label: str) -> Iterator[UnitOfWork]:

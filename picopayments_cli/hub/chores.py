@@ -29,7 +29,7 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Handle, Outpoint
 from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.book import UnitOfWork
+from picopayments_cli.hub.book import Reading, UnitOfWork
 from picopayments_cli.hub.follower import COMMIT
 from picopayments_cli.hub.hub import Ask, Hub
 
@@ -53,8 +53,7 @@ def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
 
 def settle(hub: Hub, handle: Handle) -> None:
     """Whatever one connection needs now; may be repeated at any time. Raises what the chain raises."""
-    with hub.book.transaction("stage") as work:
-        account = work.get(handle)
+    account = hub.book.look_up(handle)
     stage = account.stage
     if stage == AGREED:
         _see_deposit(hub, handle)
@@ -73,39 +72,39 @@ def settle(hub: Hub, handle: Handle) -> None:
         _recover(hub, handle)
 
 
-def facts_of(hub: Hub, work: UnitOfWork, channel: Channel) -> Facts:
+def facts_of(hub: Hub, book: Reading, channel: Channel) -> Facts:
     """What the index shows of a channel."""
     script = channel.script.output
-    tip = hub.follower.tip(work.db)
-    facts = Facts(tip, tuple(hub.follower.history(work.db, script)), tuple(hub.follower.coins(work.db, script)))
+    tip = hub.follower.tip(book.db)
+    facts = Facts(tip, tuple(hub.follower.history(book.db, script)), tuple(hub.follower.coins(book.db, script)))
     paid = recovery.paid_commit(channel, facts)
     if paid is None:
         return facts
     return replace(
         facts,
-        commit_history=tuple(hub.follower.history(work.db, paid)),
-        commit_coins=tuple(hub.follower.coins(work.db, paid)),
+        commit_history=tuple(hub.follower.history(book.db, paid)),
+        commit_coins=tuple(hub.follower.coins(book.db, paid)),
     )
 
 
-def _both(hub: Hub, work: UnitOfWork, account: Account) -> tuple[Facts, Facts]:
+def _both(hub: Hub, book: Reading, account: Account) -> tuple[Facts, Facts]:
     """The facts of the channels that the hub sends and receives on."""
-    sending = facts_of(hub, work, account.channels.sending)
+    sending = facts_of(hub, book, account.channels.sending)
     if account.channels.sending.revoked:
-        sending = replace(sending, revoked_coins=work.revoked_coins(account.handle))
-    return sending, facts_of(hub, work, account.channels.receiving)
+        sending = replace(sending, revoked_coins=book.revoked_coins(account.handle))
+    return sending, facts_of(hub, book, account.channels.receiving)
 
 
-def ttl(hub: Hub, work: UnitOfWork, account: Account) -> int | None:
+def ttl(hub: Hub, book: Reading, account: Account) -> int | None:
     """Blocks that a connection has left, or None while a deposit is unconfirmed."""
-    sending, receiving = _both(hub, work, account)
+    sending, receiving = _both(hub, book, account)
     return recovery.connection_ttl(account.channels, sending, receiving)
 
 
-def is_funded(hub: Hub, work: UnitOfWork, account: Account) -> bool:
+def is_funded(hub: Hub, book: Reading, account: Account) -> bool:
     """Whether the hub's deposit is in a block, and so no longer in its wallet."""
     channel = account.channels.sending
-    return recovery.deposit_depth(channel, facts_of(hub, work, channel)) > 0
+    return recovery.deposit_depth(channel, facts_of(hub, book, channel)) > 0
 
 
 # Hashes for commits -------------------------------------------------------------------------------------------------
@@ -150,10 +149,10 @@ def check_hashes(hub: Hub, handles: Iterable[Handle]) -> None:
 
 def _see_deposit(hub: Hub, handle: Handle) -> None:
     """Accept the client's deposit once it is buried and the ledger shows the asset there."""
-    with hub.book.transaction("look for deposit") as work:
-        account = work.get(handle)
+    with hub.book.reading() as book:
+        account = book.get(handle)
         channel = account.channels.receiving
-        facts = facts_of(hub, work, channel)
+        facts = facts_of(hub, book, channel)
     if channel.anchor is not None or not any(e.depth(facts.tip) >= hub.network.safe_depth for e in facts.history):
         return
     address = str(address_of_script(hub.network, channel.script.output))
@@ -168,8 +167,7 @@ def _see_deposit(hub: Hub, handle: Handle) -> None:
 
 def _fund(hub: Hub, handle: Handle) -> None:
     """Make the hub's own deposit, once; publish it until it is in a block. Raises InsufficientFunds."""
-    with hub.book.transaction("look at funds") as work:
-        account = work.get(handle)
+    account = hub.book.look_up(handle)
     if account.deposit_raw is None and account.channels.receiving.anchor is not None:
         held = hub.chain.view(Query(balances=[hub.address])).balances[hub.address].get(account.asset, 0)
         if held < account.channels.sending.quantity:
@@ -213,11 +211,11 @@ def _compose_deposit(hub: Hub, work: UnitOfWork, account: Account) -> Account:
     )
 
 
-def _purse(hub: Hub, work: UnitOfWork) -> Purse:
+def _purse(hub: Hub, book: Reading) -> Purse:
     """The hub's confirmed coins that are neither reserved nor spent."""
     coins = tuple(
         (coin.outpoint, coin.value)
-        for coin in hub.follower.spendable(work.db, hub.script)
+        for coin in hub.follower.spendable(book.db, hub.script)
         if coin.height is not None and coin.outpoint not in hub.spent
     )
     return Purse(wallet_unlock(hub.key.pubkey, hub.script), coins, hub.follower.fee_rate(), WALLET_RESERVE)
@@ -311,12 +309,12 @@ def _look_again(hub: Hub, handle: Handle) -> str:
 
 def _republish(hub: Hub, handle: Handle) -> None:
     """Publish the hub's deposit of a closing connection again: the client may have a claim on it."""
-    with hub.book.transaction("look for own deposit") as work:
-        account = work.get(handle)
+    with hub.book.reading() as book:
+        account = book.get(handle)
         raw, given_up = account.deposit_raw, account.agreed_height + account.channels.sending.script.expire
-        if raw is None or hub.follower.tip(work.db) >= given_up:
+        if raw is None or hub.follower.tip(book.db) >= given_up:
             return
-        if hub.follower.transaction(work.db, txid_of(raw)) is not None:
+        if hub.follower.transaction(book.db, txid_of(raw)) is not None:
             return
     try:
         hub.broadcast(raw, "deposit")
@@ -351,9 +349,9 @@ def _publish(hub: Hub, handle: Handle) -> None:
 
 def _recover(hub: Hub, handle: Handle) -> None:
     """Take back whatever it is time for, and end the connection when nothing is left."""
-    with hub.book.transaction("look") as work:
-        account = work.get(handle)
-        facts = _both(hub, work, account)
+    with hub.book.reading() as book:
+        account = book.get(handle)
+        facts = _both(hub, book, account)
     facts = _with_assets(hub, account, *facts)
     with hub.spending:
         _recover_by(hub, account, facts)

@@ -94,6 +94,7 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """One consistent state, for reading only; never waits for a writer. Raises DatabaseUnusable."""
+        self._check_file()
         try:
             with self.engine.connect() as connection:
                 yield connection

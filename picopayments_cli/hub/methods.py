@@ -58,7 +58,7 @@ from picopayments_cli.channel.values import (
 )
 from picopayments_cli.hub import chores, stale_database
 from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.book import UnitOfWork
+from picopayments_cli.hub.book import Reading
 from picopayments_cli.hub.exchange import Exchange, Reply, signed
 from picopayments_cli.hub.follower import DEPOSIT
 from picopayments_cli.hub.hub import Hub
@@ -119,16 +119,14 @@ class Methods:
 
     def _connections(self, assets: set[str]) -> dict[str, Any]:
         shown = {}
-        with self._hub.book.transaction("handles") as work:
-            handles = work.in_stage(AGREED, OPEN)
-        for handle in handles:  # one at a time: syncs go on in between
-            with self._hub.book.transaction("status") as work:
-                account = work.get(handle)
+        with self._hub.book.reading() as book:
+            for handle in book.in_stage(*_SHOWN):
+                account = book.get(handle)
                 if account.asset in assets and account.stage in _SHOWN:
                     shown[handle.hex()] = {
                         "asset": account.asset,
                         "balance": account.channels.guaranteed,
-                        "ttl": chores.ttl(self._hub, work, account),
+                        "ttl": chores.ttl(self._hub, book, account),
                         "status": _SHOWN[account.stage],
                     }
         return shown
@@ -237,13 +235,13 @@ class Methods:
             Channel(account.asset_id, script, asked.quantity, asked.delay, rate),
         )
 
-    def _check_liquidity(self, work: UnitOfWork, account: Account, quantity: int, held: int) -> None:
+    def _check_liquidity(self, book: Reading, account: Account, quantity: int, held: int) -> None:
         """Refuse what can't be funded: what is promised to others and still in the wallet is not there."""
         promised = 0
-        for handle in work.in_stage(AGREED):
-            other = work.get(handle)
+        for handle in book.in_stage(AGREED):
+            other = book.get(handle)
             unmade = other.deposit_raw is None  # of the many that strangers asked for and never fund
-            if other.asset == account.asset and (unmade or not chores.is_funded(self._hub, work, other)):
+            if other.asset == account.asset and (unmade or not chores.is_funded(self._hub, book, other)):
                 promised += other.channels.sending.quantity
         if quantity > held - promised:
             raise InsufficientLiquidity(

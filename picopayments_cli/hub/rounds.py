@@ -75,8 +75,8 @@ class Rounds:
             log.error(error.message)
         if hub.network.name == "regtest":
             self._fund()
-            with hub.book.transaction("offer") as work:
-                hub.offer.include({work.get(handle).asset for handle in work.in_stage(AGREED, OPEN)})
+            with hub.book.reading() as book:
+                hub.offer.include({book.get(handle).asset for handle in book.in_stage(AGREED, OPEN)})
 
     def _fund(self) -> None:
         """Let the regtest node's faucet fund the wallet, once, with coins enough for many transactions at a time."""
@@ -145,8 +145,8 @@ class Rounds:
                 hub.ask(Ask.LATER, handle)
             now.discard(handle)
         if hub.draining and self.when_drained is not None:
-            with hub.book.transaction("drained") as work:
-                left = work.in_stage(AGREED, OPEN, CLOSING)
+            with hub.book.reading() as book:
+                left = book.in_stage(AGREED, OPEN, CLOSING)
             if not left:
                 self.when_drained()
 
@@ -154,15 +154,18 @@ class Rounds:
         """Add the connections that blocks, transactions and deadlines bring."""
         hub = self.hub
         touched, shaken = hub.follower.take_changes()
-        with hub.book.transaction("round") as work:
-            tip = hub.follower.tip(work.db)
+        with hub.book.reading() as book:
+            tip = hub.follower.tip(book.db)
             for script in touched:
-                now.update(work.touching(script))
+                now.update(book.touching(script))
             if shaken or self._tip is None:
-                now.update(work.in_stage(AGREED, OPEN, CLOSING), work.closed_since(tip - KEPT_BLOCKS))
+                now.update(book.in_stage(AGREED, OPEN, CLOSING), book.closed_since(tip - KEPT_BLOCKS))
             elif tip != self._tip:
-                now.update(work.in_stage(AGREED, CLOSING), work.due(tip), self._taken(Ask.LEAVING))
-            if tip != self._tip and (forgotten := work.forget(tip)):
+                now.update(book.in_stage(AGREED, CLOSING), book.due(tip), self._taken(Ask.LEAVING))
+        if tip != self._tip:
+            with hub.book.transaction("round") as work:
+                forgotten = work.forget(tip)
+            if forgotten:
                 log.info("requests forgotten", extra={"fields": {"number": forgotten}})
         self._tip = tip
 
