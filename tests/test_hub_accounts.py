@@ -136,6 +136,13 @@ def test_a_connection_goes_on_after_many_syncs_and_a_restart(desk: Desk, alice: 
     assert (alice.paid, bob.paid) == (12 * 31 + 25 - 250, 12 + 25 * 11 - 360)
 
 
+def test_a_sync_leaves_what_changes_rarely_alone(desk: Desk, alice: Hand) -> None:
+    with desk.database.transaction("mark") as connection:
+        connection.exec_driver_sql("update connections set fixed = fixed || ' '")
+    alice.sync(FEE)
+    assert all(text.endswith(" ") for (text,) in desk.rows("select fixed from connections"))
+
+
 def test_who_reads_does_not_wait_for_who_writes(desk: Desk, alice: Hand) -> None:
     with ThreadPoolExecutor(1) as pool, desk.hub.book.transaction("another request") as work:
         work.keep(replace(work.get(alice.handle), due=5))

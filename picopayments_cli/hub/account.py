@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Row
@@ -70,7 +71,7 @@ class Account:
     last_reply: str | None = None
     version: int = 0
     waiting: tuple[Waiting, ...] = ()
-    numbers: dict[Hash, int] = field(default_factory=dict, compare=False)
+    numbers: Mapping[Hash, int] = field(default_factory=dict, compare=False)
 
     def secrets(self, key: Key) -> Secrets:
         """The hub's own secrets of this connection."""
@@ -87,7 +88,7 @@ class Account:
 # Rows ---------------------------------------------------------------------------------------------------------------
 
 
-def numbers_in_use(account: Account) -> dict[Hash, int]:
+def numbers_in_use(account: Account) -> Mapping[Hash, int]:
     """The numbers without those of hashes that are gone; looked through once they make up half."""
     if account.duplex is None:
         return account.numbers
@@ -96,6 +97,18 @@ def numbers_in_use(account: Account) -> dict[Hash, int]:
         return account.numbers
     in_use = (*receiving.requested, *(item.revoke_hash for item in receiving.active))
     return {item: account.numbers[item] for item in in_use}
+
+
+_OF_A_SYNC = {"duplex", "due", "next_number", "unchecked", "listed", "last_hash", "last_reply"}
+_OF_A_SYNC |= {"version", "waiting", "numbers"}
+_rarely_changed = attrgetter(*(item.name for item in fields(Account) if item.name not in _OF_A_SYNC))
+_deposit = attrgetter("script", "quantity", "delay", "anchor")
+
+
+def fixed_part(account: Account) -> tuple[object, ...]:
+    """What ``fixed_row`` writes, as a value: equal, and by the same objects, where nothing of it has changed."""
+    pair = account.duplex
+    return (_rarely_changed(account), pair and (_deposit(pair.sending), _deposit(pair.receiving)))
 
 
 def head_row(account: Account) -> dict[str, Any]:
@@ -208,6 +221,7 @@ def _with_channels(
     sent: list[Commit] = []
     received: list[Commit] = []
     revoked: list[Revoked] = []
+    numbers: dict[Hash, int] = {}
     for row in commits:
         made = Commit(Quantity(row.quantity), Hash(bytes(row.revoke_hash)), bytes(row.signature))
         if row.revoked:
@@ -216,9 +230,9 @@ def _with_channels(
             sent.append(made)
         else:
             received.append(made)
-            account.numbers[made.revoke_hash] = row.number
+            numbers[made.revoke_hash] = row.number
     given = [(Hash(bytes.fromhex(text)), number) for text, number in head["given"]]
-    account.numbers.update(given)
+    numbers.update(given)
     asked = tuple(Hash(bytes.fromhex(text)) for text in head["asked"])
     sending = _channel(account, fixed["sending"], asked, sent, revoked)
     receiving = _channel(account, fixed["receiving"], tuple(item for item, _ in given), received, [])
@@ -227,7 +241,7 @@ def _with_channels(
         for row in pending
         if row.state == WAITING
     )
-    return replace(account, duplex=Duplex(sending, receiving), waiting=waiting)
+    return replace(account, duplex=Duplex(sending, receiving), waiting=waiting, numbers=numbers)
 
 
 def _channel(

@@ -25,6 +25,7 @@ from picopayments_cli.hub.account import (
     Account,
     Waiting,
     account_of,
+    fixed_part,
     fixed_row,
     head_row,
     numbers_in_use,
@@ -114,9 +115,7 @@ _PENDING = (
 )
 _LIST = payments.update().where(payments.c.number == bindparam("of")).values(state=LISTED)
 _RETURN = payments.update().where(payments.c.number == bindparam("of")).values(state=RETURNED)
-_DONE = (
-    payments.update().where(payments.c.payee == bindparam("of"), payments.c.state == LISTED).values(state=DONE)
-)
+_DONE = payments.update().where(payments.c.payee == bindparam("of"), payments.c.state == LISTED).values(state=DONE)
 
 
 class Reading:
@@ -174,32 +173,36 @@ class UnitOfWork(Reading):
     def __init__(self, db: Connection, kept: Mapping[Handle, Account]) -> None:
         super().__init__(db, kept)
         self.touched: dict[Handle, Account] = {}
+        self._stored: dict[Handle, Account] = {}  # of these, as their rows are
         self.wrote = False  # a connection
 
     def get(self, handle: Handle) -> Account:
         """A connection. Raises UnknownHandle."""
-        return self.touched.setdefault(handle, self.touched.get(handle) or super().get(handle))
+        if handle not in self.touched:
+            self.touched[handle] = self._stored[handle] = super().get(handle)
+        return self.touched[handle]
 
     def add(self, account: Account) -> None:
         """A new connection."""
         self.db.execute(_ADD, {"handle": account.handle, **fixed_row(account)})
         self.db.execute(_ADD_HEAD, {"handle": account.handle, **head_row(account)})
-        self.touched[account.handle] = account
+        self.touched[account.handle] = self._stored[account.handle] = account
 
-    def put(self, account: Account, *, fixed: bool = False) -> Account:
-        """Write what a sync changes; with ``fixed``, and with a new stage, the rest too.
+    def put(self, account: Account) -> Account:
+        """Write what a sync changes, and the rest where it has changed.
 
         Raises DatabaseUnusable where another hub wrote.
         """
+        self.get(account.handle)
         written = replace(account, version=account.version + 1, numbers=numbers_in_use(account))
         row = {"of": account.handle, "before": account.version, **head_row(written)}
         if self.db.execute(_WRITE_HEAD, row).rowcount != 1:
             raise DatabaseUnusable(
                 "Another hub has written to this database: stop all of them but one.", handle=account.handle.hex()
             )
-        if fixed or account.stage != self.get(account.handle).stage:
+        if fixed_part(written) != fixed_part(self._stored[account.handle]):
             self.db.execute(_WRITE_FIXED, {"of": account.handle, **fixed_row(written)})
-        self.touched[account.handle] = written
+        self.touched[account.handle] = self._stored[account.handle] = written
         self.wrote = True
         return written
 

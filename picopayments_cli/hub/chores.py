@@ -161,7 +161,7 @@ def _see_deposit(hub: Hub, handle: Handle) -> None:
         account = work.get(handle)
         seen = recovery.see_deposit(account.channels.receiving, facts, held, hub.network.safe_depth)
         if seen.anchor is not None:
-            work.put(replace(account, duplex=replace(account.channels, receiving=seen)), fixed=True)
+            work.put(replace(account, duplex=replace(account.channels, receiving=seen)))
             _note("deposit seen", account, quantity=seen.quantity)
 
 
@@ -206,9 +206,7 @@ def _compose_deposit(hub: Hub, work: UnitOfWork, account: Account) -> Account:
     hub.follower.reserve(work.db, spent_outpoints(tx), f"deposit {account.handle.hex()}")
     anchored = replace(sending, anchor=Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value))
     _note("deposit made", account, quantity=sending.quantity, fee=draft.fee)
-    return work.put(
-        replace(account, duplex=replace(account.channels, sending=anchored), deposit_raw=tx.serialize()), fixed=True
-    )
+    return work.put(replace(account, duplex=replace(account.channels, sending=anchored), deposit_raw=tx.serialize()))
 
 
 def _purse(hub: Hub, book: Reading) -> Purse:
@@ -227,11 +225,7 @@ def _open(hub: Hub, handle: Handle) -> str:
         account = work.get(handle)
         facts = _both(hub, work, account)
         unfunded = not facts[1].history and facts[1].tip > account.agreed_height + UNFUNDED_BLOCKS
-        if (
-            unfunded
-            or _leaves(hub, account)
-            or recovery.must_close(account.channels, *facts, account.agreed_height)
-        ):
+        if unfunded or _leaves(hub, account) or recovery.must_close(account.channels, *facts, account.agreed_height):
             begin_closing(hub, work, account)
             return CLOSING
         if recovery.is_open(account.channels, *facts, account.agreed_height, hub.network.safe_depth):
@@ -288,7 +282,7 @@ def begin_closing(hub: Hub, work: UnitOfWork, account: Account) -> Account:
         back = work.add_payment(account.handle, item.payer, item.amount, item.token)
         work.keep(replace(payer, waiting=(*payer.waiting, back)))
     _note("closing", account)
-    return work.put(replace(account, stage=CLOSING, waiting=()), fixed=True)
+    return work.put(replace(account, stage=CLOSING, waiting=()))
 
 
 def _look_again(hub: Hub, handle: Handle) -> str:
@@ -338,7 +332,7 @@ def _publish(hub: Hub, handle: Handle) -> None:
             return
         if account.commit_raw is None:
             raw = finished(channel, channel.active[-1], hub.key)
-            account = work.put(replace(account, commit_raw=raw), fixed=True)
+            account = work.put(replace(account, commit_raw=raw))
             _note("commit published", account, quantity=channel.moved)
     if account.commit_raw is not None:
         try:

@@ -181,7 +181,6 @@ class Exchange:
         duplex, half = self._transfer(work, account, total)
         number = account.next_number
         own_hash = account.secrets(self._hub.key).revoke_hash(number)
-        account.numbers[own_hash] = number
         add_request(duplex, request.next_hash)  # refuses a repeated one; it counts once its address was looked at
         duplex = hand_out(duplex, own_hash)
         receipts = tuple(Receipt(item.payer, item.amount, item.token) for item in listed)
@@ -194,6 +193,7 @@ class Exchange:
                 duplex=duplex,
                 due=due,
                 next_number=number + 1,
+                numbers={**account.numbers, own_hash: number},
                 unchecked=(*account.unchecked, request.next_hash)[-KEPT_REQUESTS:],
                 listed=bool(listed),
                 waiting=account.waiting[count:],

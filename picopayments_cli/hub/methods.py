@@ -189,7 +189,6 @@ class Methods:
             self._check_liquidity(work, account, duplex.sending.quantity, held)
             work.take_hash(handle, asked.next_hash)
             secrets = account.secrets(self._hub.key)
-            account.numbers[secrets.revoke_hash(0)] = 0
             add_request(duplex, asked.next_hash)  # refuses a repeated one; it counts once its address was looked at
             duplex = hand_out(duplex, secrets.revoke_hash(0))
             matching = DepositMessage(
@@ -211,8 +210,9 @@ class Methods:
                 deposit_digest=digest,
                 deposit_reply=reply.text,
                 next_number=1,
+                numbers={secrets.revoke_hash(0): 0},
             )
-            work.put(agreed, fixed=True)
+            work.put(agreed)
         self._hub.wake()  # to look at the addresses of the client's next commits
         return reply
 
@@ -286,7 +286,7 @@ class Methods:
             if account.stage in (AGREED, OPEN):
                 account = chores.begin_closing(self._hub, work, account)
             else:
-                account = work.put(account, fixed=True)
+                account = work.put(account)
             secret = account.secrets(self._hub.key).spend if revealed else None
         chores.settle(self._hub, handle)
         return self._reply(close_reply(secret, standing(account.channels.sending)), digest)

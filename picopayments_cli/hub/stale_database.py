@@ -154,7 +154,7 @@ def give_up(hub: Hub) -> None:
     with hub.book.transaction("restored") as work:
         handles = work.in_stage(AGREED, OPEN)
         for handle in handles:
-            work.put(replace(work.get(handle), stage=CLOSING, waiting=(), restored=True), fixed=True)
+            work.put(replace(work.get(handle), stage=CLOSING, waiting=(), restored=True))
         work.forget(_EVER)
     for handle in handles:
         hub.ask(Ask.NOW, handle)
@@ -186,7 +186,8 @@ def believe(hub: Hub, work: UnitOfWork, account: Account, standing: Half) -> Acc
     if named is not None and all(item.revoke_hash != named for item in after.active):
         raise UnknownRevokeHash("The commit is on a hash that was given back, or was never given.", hash=named.hex())
     work.revoke(account.handle, [(item.revoke_hash, None) for item in before.active if item not in after.active])
-    account.numbers.update({item: number for item, number in numbers.items() if number is not None})
+    own = {item: number for item, number in numbers.items() if number is not None}
+    account = replace(account, numbers={**account.numbers, **own})
     for made in after.active:
         if made not in before.active:
             work.add_commit(account, made, sent=False)
