@@ -74,12 +74,12 @@ class Account:
     numbers: Mapping[Hash, int] = field(default_factory=dict, compare=False)
 
     def secrets(self, key: Key) -> Secrets:
-        """The hub's own secrets of this connection."""
+        """Return the hub's own secrets of this connection."""
         return Secrets(key, self.salt)
 
     @property
     def channels(self) -> Duplex:
-        """The two channels. Raises UnknownHandle before mph_deposit has made them."""
+        """Return the two channels. Raises UnknownHandle before mph_deposit has made them."""
         if self.duplex is None:
             raise UnknownHandle("The connection has no deposit yet: call mph_deposit first.", handle=self.handle.hex())
         return self.duplex
@@ -89,7 +89,7 @@ class Account:
 
 
 def numbers_in_use(account: Account) -> Mapping[Hash, int]:
-    """The numbers without those of hashes that are gone; looked through once they make up half."""
+    """Return the numbers without those of hashes that are gone; look through them once these make up half."""
     if account.duplex is None:
         return account.numbers
     receiving = account.duplex.receiving
@@ -106,13 +106,13 @@ _deposit = attrgetter("script", "quantity", "delay", "anchor")
 
 
 def fixed_part(account: Account) -> tuple[object, ...]:
-    """What ``fixed_row`` writes, as a value: equal, and by the same objects, where nothing of it has changed."""
+    """Return as one value what ``fixed_row`` writes: two are equal where nothing of it has changed."""
     pair = account.duplex
     return (_rarely_changed(account), pair and (_deposit(pair.sending), _deposit(pair.receiving)))
 
 
 def head_row(account: Account) -> dict[str, Any]:
-    """The row of ``heads``, without its handle."""
+    """Return the row of ``heads``, without its handle."""
     return {
         "version": account.version,
         "head": json.dumps(_head(account)),
@@ -131,7 +131,7 @@ def _head(account: Account) -> dict[str, Any]:
 
 
 def fixed_row(account: Account) -> dict[str, Any]:
-    """The row of ``connections``, without its handle."""
+    """Return the row of ``connections``, without its handle."""
     duplex = account.duplex
     return {
         "stage": account.stage,
@@ -176,7 +176,7 @@ def _channel_json(channel: Channel) -> dict[str, Any]:
 
 
 def account_of(row: Row[Any], commits: Iterable[Row[Any]], pending: Iterable[Row[Any]]) -> Account:
-    """A connection from its rows: ``row`` joins ``connections`` and ``heads``."""
+    """Build a connection from its rows; ``row`` joins ``connections`` and ``heads``."""
     fixed, head = json.loads(row.fixed), json.loads(row.head)
     account = Account(
         handle=Handle(bytes(row.handle)),

@@ -126,28 +126,28 @@ class Reading:
         self._kept = kept
 
     def get(self, handle: Handle) -> Account:
-        """A connection. Raises UnknownHandle."""
+        """Return a connection. Raises UnknownHandle."""
         return self._kept.get(handle) or _load(self.db, handle)
 
     def in_stage(self, *stages: str) -> list[Handle]:
-        """The handles of all connections in these stages."""
+        """Return the handles of all connections in these stages."""
         return [Handle(bytes(row.handle)) for stage in stages for row in self.db.execute(_IN_STAGE, {"stage": stage})]
 
     def closed_since(self, height: int) -> list[Handle]:
-        """The handles of connections that were closed after a height."""
+        """Return the handles of connections that were closed after a height."""
         return [Handle(bytes(row.handle)) for row in self.db.execute(_CLOSED_SINCE, {"height": height})]
 
     def due(self, height: int) -> list[Handle]:
-        """The handles of connections whose time to settle has come."""
+        """Return the handles of connections whose time to settle has come."""
         return [Handle(bytes(row.handle)) for row in self.db.execute(_DUE, {"height": height})]
 
     def touching(self, script: bytes) -> list[Handle]:
-        """The handles of connections with that deposit's, or that commit's, scriptPubKey."""
+        """Return the handles of connections with that deposit's, or that commit's, scriptPubKey."""
         rows = [*self.db.execute(_BY_SCRIPT, {"script": script}), *self.db.execute(_BY_COMMIT, {"script": script})]
         return [Handle(bytes(row.handle)) for row in rows]
 
     def revoked_coins(self, handle: Handle) -> tuple[tuple[Revoked, Coin], ...]:
-        """The unspent outputs on the addresses of commits that the client has revoked."""
+        """Return the unspent outputs on the addresses of commits that the client has revoked."""
         return tuple(
             (
                 Revoked(Quantity(row.quantity), Secret(bytes(row.secret))),
@@ -162,7 +162,7 @@ class Reading:
         )
 
     def paid_revoked(self, handle: Handle, above: int, up_to: int) -> Hash | None:
-        """The hash of a revoked commit of a quantity in these bounds to whose address somebody has paid, ever."""
+        """Return the hash of a revoked commit, of a quantity in these bounds, to whose address somebody ever paid."""
         row = self.db.execute(_PAID_REVOKED, {"of": handle, "above": above, "up_to": up_to}).first()
         return None if row is None else Hash(bytes(row.revoke_hash))
 
@@ -177,13 +177,13 @@ class UnitOfWork(Reading):
         self.wrote = False  # a connection
 
     def get(self, handle: Handle) -> Account:
-        """A connection. Raises UnknownHandle."""
+        """Return a connection. Raises UnknownHandle."""
         if handle not in self.touched:
             self.touched[handle] = self._stored[handle] = super().get(handle)
         return self.touched[handle]
 
     def add(self, account: Account) -> None:
-        """A new connection."""
+        """Add a connection."""
         self.db.execute(_ADD, {"handle": account.handle, **fixed_row(account)})
         self.db.execute(_ADD_HEAD, {"handle": account.handle, **head_row(account)})
         self.touched[account.handle] = self._stored[account.handle] = account
@@ -207,7 +207,7 @@ class UnitOfWork(Reading):
         return written
 
     def forget(self, height: int) -> int:
-        """Drop connections that were asked for and never deposited on in time; how many."""
+        """Drop connections that were asked for and never deposited on in time. Return how many."""
         handles = [bytes(row.handle) for row in self.db.execute(_FORGOTTEN, {"height": height})]
         for statement in (_FORGET, _FORGET_HEAD, _FORGET_HASHES) if handles else ():
             self.db.execute(statement, [{"of": handle} for handle in handles])
@@ -224,7 +224,7 @@ class UnitOfWork(Reading):
             ) from None
 
     def add_commit(self, account: Account, made: Commit, *, sent: bool) -> None:
-        """A commit that the hub signed (``sent``) or received."""
+        """Add a commit that the hub signed (``sent``) or received."""
         row = {
             "handle": account.handle,
             "revoke_hash": made.revoke_hash,
@@ -239,7 +239,7 @@ class UnitOfWork(Reading):
         self.db.execute(_ADD_COMMIT, row)
 
     def revoke(self, handle: Handle, revoked: Iterable[tuple[Hash, Secret | None]]) -> None:
-        """Commits that count no longer; with the secret where the client revealed it."""
+        """Mark commits as revoked; keep the secret where the client revealed it."""
         rows = [{"of": handle, "hash": revoke_hash, "secret": secret} for revoke_hash, secret in revoked]
         if rows:
             self.db.execute(_REVOKE, rows)
@@ -249,24 +249,24 @@ class UnitOfWork(Reading):
         self.touched[account.handle] = account
 
     def add_payment(self, payer: Handle, payee: Handle | None, amount: Quantity, token: Token) -> Waiting:
-        """A payment booked; one to the hub itself is done at once."""
+        """Book a payment; one to the hub itself is done at once."""
         state = DONE if payee is None else WAITING
         row = {"payer": payer, "payee": payee, "amount": amount, "token": token, "state": state}
         key = self.db.execute(_ADD_PAYMENT, row).inserted_primary_key
         return Waiting(int(key[0]) if key else 0, payer, amount, token)
 
     def list_payments(self, listed: Iterable[Waiting]) -> None:
-        """Payments that stand in the reply."""
+        """Mark payments as listed in the reply."""
         rows = [{"of": item.number} for item in listed]
         if rows:
             self.db.execute(_LIST, rows)
 
     def return_payment(self, item: Waiting) -> None:
-        """A payment that goes back to its payer."""
+        """Mark a payment as returned to its payer."""
         self.db.execute(_RETURN, {"of": item.number})
 
     def finish_payments(self, payee: Handle) -> None:
-        """The payments of the last reply have arrived: the next request says so."""
+        """Mark the payments of the last reply as done: the next request shows that they arrived."""
         self.db.execute(_DONE, {"of": payee})
 
 
@@ -281,29 +281,29 @@ class Book:
         self._lock = threading.RLock()
 
     def unchecked(self) -> list[Handle]:
-        """The connections whose clients gave hashes, for commits to addresses that nobody has looked at yet."""
+        """Return the connections with hashes whose commit addresses nobody has looked at yet."""
         with self._lock:
             return sorted(self._unchecked)
 
     def lacks_checked_hash(self, handle: Handle) -> bool:
-        """Whether a kept connection has hashes from its client, but none whose address was looked at."""
+        """Tell whether a kept connection has hashes from its client, but none whose address was looked at."""
         account = self._kept.get(handle)
         return bool(account and account.unchecked and account.duplex and not account.duplex.sending.requested)
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
-        """What was committed, for reading only: it neither waits for who writes nor makes anybody wait."""
+        """Read what was committed. A reader waits for no writer, and no writer for a reader."""
         with self._database.reading() as db:
             yield Reading(db, self._kept)
 
     def look_up(self, handle: Handle) -> Account:
-        """A connection as it stands. Raises UnknownHandle."""
+        """Return a connection as it was committed. Raises UnknownHandle."""
         with self.reading() as reading:
             return reading.get(handle)
 
     @contextmanager
     def transaction(self, label: str) -> Iterator[UnitOfWork]:
-        """One writing transaction; what it changed is kept once it is committed, and forgotten where it fails."""
+        """Run one writing transaction; keep what it changed once it is committed, and forget it where it fails."""
         with self._lock:  # held until what is kept is what was committed
             work: UnitOfWork | None = None
             try:

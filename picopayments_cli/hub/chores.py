@@ -41,7 +41,7 @@ CHECKED_AT_ONCE = 50  # connections in one question
 
 
 def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
-    """Do a step; whether it succeeded. A failure is logged."""
+    """Do a step and tell whether it succeeded. A failure is logged."""
     try:
         step()
     except PicopaymentsError as error:
@@ -52,7 +52,7 @@ def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
 
 
 def settle(hub: Hub, handle: Handle) -> None:
-    """Whatever one connection needs now; may be repeated at any time. Raises what the chain raises."""
+    """Do whatever one connection needs now; may be repeated at any time. Raises what the chain raises."""
     account = hub.book.look_up(handle)
     stage = account.stage
     if stage == AGREED:
@@ -73,7 +73,7 @@ def settle(hub: Hub, handle: Handle) -> None:
 
 
 def facts_of(hub: Hub, book: Reading, channel: Channel) -> Facts:
-    """What the index shows of a channel."""
+    """Collect what the index shows of a channel."""
     script = channel.script.output
     tip = hub.follower.tip(book.db)
     facts = Facts(tip, tuple(hub.follower.history(book.db, script)), tuple(hub.follower.coins(book.db, script)))
@@ -88,7 +88,7 @@ def facts_of(hub: Hub, book: Reading, channel: Channel) -> Facts:
 
 
 def _both(hub: Hub, book: Reading, account: Account) -> tuple[Facts, Facts]:
-    """The facts of the channels that the hub sends and receives on."""
+    """Collect the facts of the channel that the hub sends on, and of the one that it receives on."""
     sending = facts_of(hub, book, account.channels.sending)
     if account.channels.sending.revoked:
         sending = replace(sending, revoked_coins=book.revoked_coins(account.handle))
@@ -96,13 +96,13 @@ def _both(hub: Hub, book: Reading, account: Account) -> tuple[Facts, Facts]:
 
 
 def ttl(hub: Hub, book: Reading, account: Account) -> int | None:
-    """Blocks that a connection has left, or None while a deposit is unconfirmed."""
+    """Return the blocks that a connection has left, or None while a deposit is unconfirmed."""
     sending, receiving = _both(hub, book, account)
     return recovery.connection_ttl(account.channels, sending, receiving)
 
 
 def is_funded(hub: Hub, book: Reading, account: Account) -> bool:
-    """Whether the hub's deposit is in a block, and so no longer in its wallet."""
+    """Tell whether the hub's deposit is in a block, and so no longer in its wallet."""
     channel = account.channels.sending
     return recovery.deposit_depth(channel, facts_of(hub, book, channel)) > 0
 
@@ -188,7 +188,7 @@ def _fund(hub: Hub, handle: Handle) -> None:
 
 
 def _compose_deposit(hub: Hub, work: UnitOfWork, account: Account) -> Account:
-    """The connection with the hub's deposit signed and its coins reserved, where it is time for it."""
+    """Sign the hub's deposit and reserve its coins, if it is time for it. Return the connection."""
     sending, receiving = account.channels.sending, account.channels.receiving
     facts = facts_of(hub, work, receiving)
     left = recovery.time_to_live(receiving, facts) or 0
@@ -210,7 +210,7 @@ def _compose_deposit(hub: Hub, work: UnitOfWork, account: Account) -> Account:
 
 
 def _purse(hub: Hub, book: Reading) -> Purse:
-    """The hub's confirmed coins that are neither reserved nor spent."""
+    """Collect the hub's confirmed coins that are neither reserved nor spent."""
     coins = tuple(
         (coin.outpoint, coin.value)
         for coin in hub.follower.spendable(book.db, hub.script)
@@ -220,7 +220,7 @@ def _purse(hub: Hub, book: Reading) -> Purse:
 
 
 def _open(hub: Hub, handle: Handle) -> str:
-    """See whether a connection is open now; its stage."""
+    """Open a connection if both deposits are buried, or close it if it is too late. Return its stage."""
     with hub.book.transaction("open") as work:
         account = work.get(handle)
         facts = _both(hub, work, account)
@@ -236,7 +236,7 @@ def _open(hub: Hub, handle: Handle) -> str:
 
 
 def _watch(hub: Hub, handle: Handle) -> str:
-    """See whether an open connection still is; its stage.
+    """Check that an open connection still is open. Return its stage.
 
     It closes when a deposit is spent, when it is time to settle, and when the hub does not offer it any more. One whose
     block was taken away is not open until it is in a block again.
@@ -257,7 +257,7 @@ def _watch(hub: Hub, handle: Handle) -> str:
 
 
 def _leaves(hub: Hub, account: Account) -> bool:
-    """Whether the hub ends a connection by itself, since it has stopped offering the kind.
+    """Tell whether the hub ends a connection by itself, since it has stopped offering the asset.
 
     Not before its client has fetched what waits for it: where all close at once, there is nobody to give it back to.
     """
@@ -272,7 +272,7 @@ def _leaves(hub: Hub, account: Account) -> bool:
 
 
 def begin_closing(hub: Hub, work: UnitOfWork, account: Account) -> Account:
-    """The connection on its way to the chain; what waits for it goes back to its payers, as payments from it."""
+    """Begin to close a connection. What waits for it goes back to its payers, as payments from it."""
     for item in account.waiting:
         payer = work.get(item.payer)
         if payer.stage not in (AGREED, OPEN) or payer.handle == account.handle:
@@ -286,7 +286,7 @@ def begin_closing(hub: Hub, work: UnitOfWork, account: Account) -> Account:
 
 
 def _look_again(hub: Hub, handle: Handle) -> str:
-    """See whether a closed connection still is over, or a reorganisation has undone what closed it; its stage."""
+    """Check that no reorganisation has undone what closed a connection. Return its stage."""
     with hub.book.transaction("look again") as work:
         account = work.get(handle)
         if account.duplex is None:
@@ -352,7 +352,7 @@ def _recover(hub: Hub, handle: Handle) -> None:
 
 
 def _recover_by(hub: Hub, account: Account, facts: tuple[Facts, Facts]) -> None:
-    """Do what these facts call for."""
+    """Do what these facts call for, with coins of the wallet that nobody else spends."""
     handle = account.handle
     with hub.book.transaction("recover") as work:
         purse = _purse(hub, work)
@@ -397,7 +397,7 @@ def _is_over(hub: Hub, account: Account, sending: Facts, receiving: Facts, purse
 
 
 def _with_assets(hub: Hub, account: Account, sending: Facts, receiving: Facts) -> tuple[Facts, Facts]:
-    """The facts with what the ledger shows on the hub's deposit and on published commits, as of the same block.
+    """Add what the ledger shows on the hub's deposit and on published commits, as of the same block.
 
     And with the coins on the hub's own commit that were there before it was published, when nobody followed them.
     """
@@ -423,7 +423,7 @@ def _with_assets(hub: Hub, account: Account, sending: Facts, receiving: Facts) -
 
 
 def _commit_address(hub: Hub, channel: Channel, facts: Facts) -> str | None:
-    """Where the commit that spends a channel's anchor pays, if one does."""
+    """Return the address of the commit that spends a channel's anchor, if one does."""
     paid = recovery.paid_commit(channel, facts)
     return None if paid is None else str(address_of_script(hub.network, paid))
 

@@ -27,7 +27,7 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def meta_get(connection: Connection, key: str) -> str | None:
-    """The text kept under a key, or None."""
+    """Return the text kept under a key, or None."""
     value: str | None = connection.execute(_META_GET, {"k": key}).scalar()
     return value
 
@@ -39,7 +39,7 @@ def meta_set(connection: Connection, key: str, value: str) -> None:
 
 
 def default_url(basedir: Path, network: str) -> URL:
-    """The URL of the SQLite file that a hub uses where no other database is named."""
+    """Return the URL of the SQLite file that a hub uses where no other database is named."""
     return URL.create("sqlite", database=str(basedir / f"{network}.db"))
 
 
@@ -67,7 +67,7 @@ class Database:
 
     @contextmanager
     def transaction(self, label: str) -> Iterator[Connection]:
-        """One writing transaction: durable once the block is left, undone if an error leaves it.
+        """Run one writing transaction: durable once the block is left, undone if an error leaves it.
 
         ``label`` names what is written. Transactions of a process wait for one another. Raises DatabaseUnusable
         where the database fails, and SQLAlchemy's IntegrityError where a row breaks a table's rules.
@@ -93,7 +93,7 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One consistent state, for reading only; never waits for a writer. Raises DatabaseUnusable."""
+        """Read one consistent state; never wait for a writer. Raises DatabaseUnusable."""
         self._check_file()
         try:
             with self.engine.connect() as connection:
@@ -108,7 +108,7 @@ class Database:
 
 
 def sqlite_path(url: str | URL) -> Path | None:
-    """The file of a SQLite database; None for another kind. Raises DatabaseUnusable for one in memory, or no URL."""
+    """Return the file of a SQLite database, None for another kind. Raises DatabaseUnusable for memory, or no URL."""
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -127,7 +127,7 @@ def _cannot_be_opened(error: Exception) -> DatabaseUnusable:
 
 
 def _reason(error: Exception) -> str:
-    """The database's own words, without statement and parameters: these hold secrets."""
+    """Return the database's own words, without statement and parameters: these hold secrets."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return str(cause).strip().rstrip(".") or type(cause).__name__
 

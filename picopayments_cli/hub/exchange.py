@@ -217,7 +217,7 @@ class Exchange:
 
 
 def signed(body: Mapping[str, Any], client: Pubkey) -> bytes:
-    """The digest of a request that its client has signed. Raises BadClientSignature."""
+    """Check that its client has signed a request, and return its digest. Raises BadClientSignature."""
     digest = envelope.signed_by(body, client)
     if digest is None:
         raise BadClientSignature("The request is not signed by the connection's key.")

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Ask(Enum):
-    """When a round is to look at a connection that it is asked to look at."""
+    """When the rounds are to look at a connection."""
 
     NOW = "now"
     LATER = "later"  # after a while: something failed

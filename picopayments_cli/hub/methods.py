@@ -93,7 +93,7 @@ class Methods:
     # mph_status -----------------------------------------------------------------------------------------------------
 
     def status(self, assets: Sequence[str] | None = None) -> dict[str, Any]:
-        """What the hub offers and holds, and the connections in these assets (None: all).
+        """Tell what the hub offers and holds, and the connections in these assets (None: all).
 
         Raises UnknownAsset for one that is not offered.
         """
@@ -134,7 +134,7 @@ class Methods:
     # mph_request ----------------------------------------------------------------------------------------------------
 
     def request(self, body: Mapping[str, Any]) -> RawJson:
-        """A new connection: handle, the hub's spend hash and terms. Raises AssetNotInTerms, BadClientSignature."""
+        """Begin a connection: handle, the hub's spend hash and terms. Raises AssetNotInTerms, BadClientSignature."""
         asked = ConnectRequest.parse(body)
         client = envelope.named_key(body)
         if client is None:
@@ -217,7 +217,7 @@ class Methods:
         return reply
 
     def _agreed(self, account: Account, asked: DepositMessage) -> Duplex:
-        """The two channels of a connection, as the client proposes them and the terms allow."""
+        """Make the two channels of a connection, as the client proposes them and the terms allow."""
         secrets = account.secrets(self._hub.key)
         proposed = DepositScript.parse(asked.script)
         script = DepositScript(account.client, self._hub.key.pubkey, secrets.spend_hash, proposed.expire)
@@ -236,7 +236,7 @@ class Methods:
         )
 
     def _check_liquidity(self, book: Reading, account: Account, quantity: int, held: int) -> None:
-        """Refuse what can't be funded: what is promised to others and still in the wallet is not there."""
+        """Refuse what can't be funded. What is promised to others does not count, though it is still in the wallet."""
         promised = 0
         for handle in book.in_stage(AGREED):
             other = book.get(handle)

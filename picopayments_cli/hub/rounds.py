@@ -98,7 +98,7 @@ class Rounds:
     # One round ------------------------------------------------------------------------------------------------------
 
     def round(self) -> bool:
-        """Do ``once``; a failure is logged, and the answer is False: the next round may succeed."""
+        """Do ``once`` and tell whether it succeeded. A failure is logged: the next round may succeed."""
         try:
             self.once()
         except Exception as error:
@@ -117,7 +117,7 @@ class Rounds:
             self._note(False)
 
     def _offer_holdings(self, height: int) -> None:
-        """On regtest, offer what the wallet holds; looked at once in each block."""
+        """On regtest, offer what the wallet holds; look once in each block."""
         hub = self.hub
         if hub.network.name != "regtest" or height == self._looked_at:
             return
@@ -170,7 +170,7 @@ class Rounds:
         self._tip = tip
 
     def _taken(self, when: Ask) -> set[Handle]:
-        """The connections to be looked at then, which are taken off the list."""
+        """Take the connections that are to be looked at then off the list."""
         self._take_in()
         taken, self._asked[when] = self._asked[when], set()
         return taken

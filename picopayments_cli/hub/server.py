@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: Collection[str]) -> Starlette:
-    """The application, which starts the hub's thread and stops the hub at its own end.
+    """Build the application, which starts the hub's rounds, and stops them at its own end.
 
     ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others.
     """

@@ -1,4 +1,4 @@
-"""A database that is not the newest there was: how the hub notices, and how connections end then.
+"""A stale database: how the hub notices that it is not the newest, and how connections end then.
 
 What the hub gave back, and the hashes that it handed out, after a backup was made are not in it. A commit that it holds
 may be revoked, and who publishes that loses it all: so none is published at first, and no sync is answered. The client
@@ -47,7 +47,7 @@ class _Note:
 
     @staticmethod
     def parse(text: str | None) -> _Note | None:
-        """The note of a text; None where there is none, and one that no database has where it is garbled."""
+        """Read a note; None where there is no text, and a note that no database has where it is garbled."""
         if text is None:
             return None
         try:
@@ -57,7 +57,7 @@ class _Note:
             return _Note("", _EVER)
 
     def text(self) -> str:
-        """As JSON."""
+        """Write it as JSON."""
         return json.dumps({"database": self.database, "count": self.count})
 
 
@@ -126,15 +126,15 @@ class Witness:
 
 
 def own_number(account: Account, key: Key, revoke_hash: Hash) -> int | None:
-    """The number of a revoke hash of the hub's own, one that it has forgotten included; None where it is not."""
+    """Return the number of a revoke hash of the hub's own, even of a forgotten one; None for another's."""
     known = account.numbers.get(revoke_hash)
     return account.secrets(key).number_of(revoke_hash, account.next_number) if known is None else known
 
 
 def notice(hub: Hub, account: Account, offer: Offer | None) -> bool:
-    """Whether a commit shows that the database is old: it is on a hash of the hub's own that is not in it.
+    """Give up all connections if a commit reveals that the database is stale. Return whether it does.
 
-    Only the hub can have handed that out. All connections are given up then.
+    Such a commit is on a hash of the hub's own that is not in it: only the hub can have handed that out.
     """
     if offer is None or account.stage not in (AGREED, OPEN):
         return False
@@ -162,7 +162,7 @@ def give_up(hub: Hub) -> None:
 
 
 def refusal(handle: Handle) -> HubRestored:
-    """The answer where the newest state of a connection may be missing."""
+    """Make the refusal for a connection whose newest state may be missing."""
     return HubRestored(
         "The hub has been restored from a backup, and does not know the newest state of the connection: close it.",
         handle=handle.hex(),
@@ -170,7 +170,7 @@ def refusal(handle: Handle) -> HubRestored:
 
 
 def believe(hub: Hub, work: UnitOfWork, account: Account, standing: Half) -> Account:
-    """The connection with the commit that its client names as its highest, and with those that it may not deny.
+    """Take over the commit that a client names as its highest, and keep those that it may not deny.
 
     Raises UnknownRevokeHash where what it names can't be its highest, and what ``duplex.corrected`` raises.
     """
