@@ -88,6 +88,14 @@ def test_a_module_imports_only_from_its_floor_and_those_below(name: str) -> None
     assert wrong == set()
 
 
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Not even inside functions, where it would go unnoticed."""
+    left = {name: ours(path) & modules().keys() for name, path in modules().items()}
+    while free := {name for name, others in left.items() if not others & left.keys()}:
+        left = {name: others for name, others in left.items() if name not in free}
+    assert left == {}
+
+
 @pytest.mark.parametrize("name", [name for name in modules() if floor_of(name) == "channel"])
 def test_the_ground_floor_is_pure(name: str) -> None:
     others = {other for other in imports_of(modules()[name]) if other.partition(".")[0] != PACKAGE}

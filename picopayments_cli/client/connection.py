@@ -90,11 +90,6 @@ class Connection:
         """Whether the original client made it, which drew its secrets without a salt."""
         return not self.salt
 
-    @property
-    def of_original(self) -> bool:
-        """Whether the original client made it, whose hubs are gone: it drew its secrets, from no salt."""
-        return not self.salt
-
     def spend_secret(self, key: Key) -> Secret:
         """This party's own spend secret."""
         return self.own_spend or self.secrets(key).spend

@@ -94,13 +94,13 @@ def _by_hub(connections: Iterable[Connection]) -> list[list[Connection]]:
     """The connections, those of one hub together."""
     groups: dict[object, list[Connection]] = {}
     for item in connections:
-        groups.setdefault((place_of(item.hub_url), item.hub_key, item.of_original), []).append(item)
+        groups.setdefault((place_of(item.hub_url), item.hub_key, item.is_original), []).append(item)
     return list(groups.values())
 
 
 def _reached(session: Session, connection: Connection) -> tuple[Session, PicopaymentsError | None]:
     """A session at a connection's hub, and why that is not believed about the chain, where it must be."""
-    if connection.of_original:  # its hub is gone
+    if connection.is_original:  # its hub is gone
         return session, None
     at = _at_hub_of(session, connection)
     if session.chain_source == "own":

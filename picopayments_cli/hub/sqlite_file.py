@@ -40,7 +40,7 @@ class SqliteFile:
             raise
 
     def check(self) -> None:
-        """Look whether the files are those that they were. Raises DatabaseUnusable."""
+        """Check that the files are those that they were. Raises DatabaseUnusable."""
         for part in self._parts:
             try:
                 status = os.stat(part)

@@ -222,7 +222,7 @@ _WORDS = (
 def _command_line(words: list[str]) -> None:
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         try:
-            cli._parser().parse_args(cli._dashed(words))
+            cli._parser().parse_args(cli.dashed(words))
         except SystemExit as end:
             if end.code not in (0, 2):
                 raise RoundTripFailed(f"exit code {end.code}") from end

@@ -24,8 +24,8 @@ from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
 from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
-from picopayments_cli.hub.restored import Witness
 from picopayments_cli.hub.sqlite_file import SqliteFile
+from picopayments_cli.hub.stale_database import Witness
 from picopayments_cli.hub.terms import read_offer
 
 MEMBERS = {

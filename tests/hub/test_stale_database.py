@@ -27,7 +27,7 @@ from picopayments_cli.channel.state import Channel, Commit, offer_of
 from picopayments_cli.channel.values import Handle, Hash
 from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.database import Database, default_url
-from picopayments_cli.hub.restored import Witness
+from picopayments_cli.hub.stale_database import Witness
 from picopayments_cli.rpc import RpcClient
 
 FEE = 1  # for a sync

@@ -37,7 +37,7 @@ from picopayments_cli.channel.values import Handle, Secret, hash_of
 from picopayments_cli.client.connection import Connection, Pending, from_document
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.wallet import Wallet
-from picopayments_cli.hub.book import Book, Work
+from picopayments_cli.hub.book import Book, UnitOfWork
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
 from picopayments_cli.hub.hub import Urls
@@ -489,7 +489,7 @@ def test_the_hubs_own_objects_show_no_secrets(life: Life, tmp_path: Path) -> Non
     database = Database(f"sqlite:///{copy}")
     with Book(database).transaction("look") as work:
         accounts = [work.get(Handle(bytes.fromhex(handle))) for handle, _, _ in life.hub_rows()]
-        assert isinstance(work, Work)
+        assert isinstance(work, UnitOfWork)
     assert len(accounts) == 2
     assert seen(repr(accounts).encode(), life.keys() | life.salts()) == []
     given = {account.handle.hex(): account.client_secret for account in accounts if account.client_secret}
