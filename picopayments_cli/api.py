@@ -25,12 +25,13 @@ from picopayments_cli.channel.errors import (
 from picopayments_cli.channel.messages import Payment, Receipt
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.stages import CLOSED, PROPOSED
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, from_hex
 from picopayments_cli.client import hubs, legacy, life, opening, send, tokens
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of
 from picopayments_cli.client.closing import Outcome
-from picopayments_cli.client.connection import CLOSED, PROPOSED, Connection
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
 from picopayments_cli.client.lookup import raw_transaction, transaction_shown

@@ -28,8 +28,6 @@ from picopayments_cli.channel.values import (
 )
 
 PROTOCOL = 2  # of our own programs; the originals name none
-# How far a connection is at the hub: the ``stage`` in the data of a refusal. AGREED: both deposits are not buried yet.
-REQUESTED, AGREED, OPEN, CLOSING, CLOSED = "requested", "agreed", "open", "closing", "closed"
 _COMMIT = {"rawtx", "script"}
 _SEND = {"payee_handle", "amount", "token"}
 _RECEIPT = {"payer_handle", "amount", "token"}

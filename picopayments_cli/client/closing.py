@@ -20,13 +20,9 @@ from picopayments_cli.channel.errors import (
     PicopaymentsError,
     Unreachable,
 )
-from picopayments_cli.channel.messages import (
-    Receipt,
-    close_request,
-    spend_secret_in,
-    standing_in,
-)
+from picopayments_cli.channel.messages import Receipt, close_request, spend_secret_in, standing_in
 from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.stages import CLOSED, CLOSING
 from picopayments_cli.channel.state import finished
 from picopayments_cli.channel.transactions import (
     Purse,
@@ -34,7 +30,7 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Hash, Secret, check_secret, hash_of
 from picopayments_cli.client import history, legacy, publishing
-from picopayments_cli.client.connection import CLOSED, CLOSING, Connection
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Look, Session
 
 log = logging.getLogger(__name__)

@@ -6,10 +6,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from picopayments_cli.channel.errors import PicopaymentsError
+from picopayments_cli.channel.stages import CLOSED, CLOSING
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client import hubs
 from picopayments_cli.client.closing import is_over
-from picopayments_cli.client.connection import CLOSED, CLOSING, Connection
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Session
 
 _OPEN = "It is not closed: close it first."

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from picopayments_cli.channel.errors import LocalFiles, PicopaymentsError
-from picopayments_cli.client.connection import AGREED, PROPOSED, Connection
+from picopayments_cli.channel.stages import AGREED, PROPOSED
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Look, Session
 from picopayments_cli.config import place_of
 

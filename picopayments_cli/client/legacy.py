@@ -28,6 +28,7 @@ from picopayments_cli.channel.messages import Payment
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import CommitScript, DepositScript, commit_unlock, half_commit_unlock
+from picopayments_cli.channel.stages import CLOSING
 from picopayments_cli.channel.state import Channel, Commit, Revoked
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import (
@@ -51,7 +52,7 @@ from picopayments_cli.channel.values import (
     Token,
     hash_of,
 )
-from picopayments_cli.client.connection import CLOSING, Connection
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import Event
 
 log = logging.getLogger(__name__)

@@ -31,18 +31,15 @@ from picopayments_cli.channel.errors import (
     UnknownDeposit,
     UnknownHandle,
 )
-from picopayments_cli.channel.messages import (
-    Payment,
-    SyncReply,
-    SyncRequest,
-)
+from picopayments_cli.channel.messages import Payment, SyncReply, SyncRequest
 from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.state import revoke
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import Hash, Secret, Token, hash_of
 from picopayments_cli.client import history, opening, publishing
 from picopayments_cli.client.closing import Outcome, is_over, recover, republish, settle
-from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING, PROPOSED, Connection, Pending
+from picopayments_cli.client.connection import Connection, Pending
 from picopayments_cli.client.session import Look, Session
 from picopayments_cli.config import place_of
 

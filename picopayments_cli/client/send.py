@@ -14,6 +14,7 @@ from picopayments_cli.channel.errors import (
     Unreachable,
 )
 from picopayments_cli.channel.networks import script_of_address
+from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.channel.transactions import (
     DUST,
     Draft,
@@ -24,7 +25,6 @@ from picopayments_cli.channel.transactions import (
     parse_transaction,
     txid_of,
 )
-from picopayments_cli.client.connection import AGREED, PROPOSED
 from picopayments_cli.client.session import Session
 
 

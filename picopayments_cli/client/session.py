@@ -26,6 +26,7 @@ from picopayments_cli.channel.errors import (
 )
 from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.stages import ASKED, CLOSED, CLOSING
 from picopayments_cli.channel.state import Channel, Revoked
 from picopayments_cli.channel.transactions import (
     Draft,
@@ -37,7 +38,7 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Coin, Handle, Outpoint, Pubkey
 from picopayments_cli.client import legacy
-from picopayments_cli.client.connection import ASKED, CLOSED, CLOSING, Connection, from_document, to_document
+from picopayments_cli.client.connection import Connection, from_document, to_document
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.store import Store, damaged
 from picopayments_cli.client.wallet import Wallet, spendable

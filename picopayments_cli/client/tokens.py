@@ -11,9 +11,10 @@ from typing import Any
 
 from picopayments_cli.channel.errors import TokenInUse
 from picopayments_cli.channel.messages import Payment
+from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client import legacy
-from picopayments_cli.client.connection import AGREED, PROPOSED, Connection
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import Event, told
 from picopayments_cli.client.session import Session
 

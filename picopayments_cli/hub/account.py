@@ -13,8 +13,8 @@ from sqlalchemy import Row
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.errors import UnknownHandle
 from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.messages import REQUESTED
 from picopayments_cli.channel.scripts import DepositScript
+from picopayments_cli.channel.stages import REQUESTED
 from picopayments_cli.channel.state import KEPT_REQUESTS, Channel, Commit, Revoked
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Anchor

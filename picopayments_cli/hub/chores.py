@@ -15,10 +15,10 @@ from picopayments_cli.channel import recovery
 from picopayments_cli.channel.counterparty import asset_id, asset_members, both_names
 from picopayments_cli.channel.duplex import add_request
 from picopayments_cli.channel.errors import BroadcastRefused, InsufficientFunds, PicopaymentsError
-from picopayments_cli.channel.messages import AGREED, CLOSED, CLOSING, OPEN
 from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import wallet_unlock
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN
 from picopayments_cli.channel.state import Channel, finished
 from picopayments_cli.channel.transactions import (
     Anchor,

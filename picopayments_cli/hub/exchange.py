@@ -31,7 +31,8 @@ from picopayments_cli.channel.errors import (
     PicopaymentsError,
     UnknownRevokeHash,
 )
-from picopayments_cli.channel.messages import OPEN, Payment, Receipt, Refusal, SyncReply, SyncRequest
+from picopayments_cli.channel.messages import Payment, Receipt, Refusal, SyncReply, SyncRequest
+from picopayments_cli.channel.stages import OPEN
 from picopayments_cli.channel.state import KEPT_REQUESTS, Channel
 from picopayments_cli.channel.values import Handle, Hash, Pubkey, Secret, hash_of
 from picopayments_cli.hub import chores, stale_database

@@ -35,9 +35,6 @@ from picopayments_cli.channel.errors import (
 )
 from picopayments_cli.channel.keys import SALT_SIZE
 from picopayments_cli.channel.messages import (
-    AGREED,
-    OPEN,
-    REQUESTED,
     ConnectReply,
     ConnectRequest,
     DepositMessage,
@@ -48,6 +45,7 @@ from picopayments_cli.channel.messages import (
 from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.recovery import settle_height
 from picopayments_cli.channel.scripts import DepositScript
+from picopayments_cli.channel.stages import AGREED, OPEN, OPENING, REQUESTED
 from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.terms import Terms, check_delay
 from picopayments_cli.channel.values import (
@@ -70,7 +68,7 @@ from picopayments_cli.web import RawJson, Refused, refusal
 log = logging.getLogger(__name__)
 Answer = RawJson | Refused
 FORGOTTEN_AFTER = 144  # blocks after which a connection without a deposit agreed to is dropped
-_SHOWN = {AGREED: "opening", OPEN: "open"}
+_SHOWN = {AGREED: OPENING, OPEN: OPEN}
 
 
 class Methods:

@@ -20,7 +20,7 @@ from picopayments_cli.channel.errors import (
     PicopaymentsError,
     UnknownMethod,
 )
-from picopayments_cli.channel.messages import AGREED, CLOSING, OPEN
+from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.hub.chores import CHECKED_AT_ONCE, check_hashes, guarded, settle
 from picopayments_cli.hub.database import meta_get, meta_set

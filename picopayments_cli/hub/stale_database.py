@@ -18,8 +18,8 @@ from pathlib import Path
 from picopayments_cli.channel.duplex import Half, corrected
 from picopayments_cli.channel.errors import DatabaseOutdated, HubRestored, UnknownRevokeHash
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.messages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.scripts import CommitScript
+from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.state import Offer
 from picopayments_cli.channel.values import Handle, Hash
 from picopayments_cli.files import replace_file

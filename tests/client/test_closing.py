@@ -24,10 +24,10 @@ from picopayments_cli.channel.errors import (
     StoreUnusable,
     UnknownHandle,
 )
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
 from picopayments_cli.channel.state import finished
 from picopayments_cli.channel.transactions import spent_outpoints, txid_of
 from picopayments_cli.channel.values import Outpoint
-from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING
 
 __all__ = ["it"]
 

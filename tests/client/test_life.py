@@ -30,9 +30,10 @@ from picopayments_cli.channel.errors import (
     RepeatedHash,
     UnknownHandle,
 )
+from picopayments_cli.channel.stages import AGREED, CLOSING
 from picopayments_cli.channel.state import Channel, Revoked
 from picopayments_cli.channel.values import HANDLE_SIZE, Quantity, Secret, Token
-from picopayments_cli.client.connection import AGREED, CLOSING, Connection
+from picopayments_cli.client.connection import Connection
 
 __all__ = ["it"]
 NOBODY = "00" * HANDLE_SIZE

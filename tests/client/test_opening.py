@@ -32,10 +32,10 @@ from picopayments_cli.channel.errors import (
     RepeatedHash,
     StoreDamaged,
 )
+from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Handle, Outpoint
 from picopayments_cli.client import opening
-from picopayments_cli.client.connection import AGREED, PROPOSED
 
 __all__ = ["it"]
 OTHER = Handle(bytes(32))

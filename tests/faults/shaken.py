@@ -21,6 +21,7 @@ from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import payout_unlock, wallet_unlock
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
 from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.transactions import (
     Draft,
@@ -35,7 +36,7 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Entry, Outpoint
-from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING, Connection
+from picopayments_cli.client.connection import Connection
 
 DEEPEST = 6  # blocks that are taken away at most
 SAFE = NETWORKS["mainnet"].safe_depth
