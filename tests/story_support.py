@@ -12,7 +12,7 @@ import pytest
 from memory_support import REGTEST, HandHub, MemoryChain
 
 from picopayments_cli import api
-from picopayments_cli.channel import recovery
+from picopayments_cli.channel.deadlines import exposed, settle_height
 from picopayments_cli.channel.errors import HubUnreachable, PaymentExceedsReceivable, UnknownDeposit, UnknownHandle
 from picopayments_cli.channel.messages import Payment
 from picopayments_cli.channel.terms import Terms
@@ -177,7 +177,7 @@ class Story:
         self.sync()
         self.hub.to_pay = [200]
         self.sync()
-        assert recovery.exposed(self.connection.duplex.sending)
+        assert exposed(self.connection.duplex.sending)
 
     def until(self, height: int) -> None:
         self.chain.mine(height - self.chain.tip)
@@ -185,7 +185,7 @@ class Story:
     @property
     def deadline(self) -> int:
         connection = self.connection
-        return recovery.settle_height(connection.duplex.receiving, connection.agreed_height)
+        return settle_height(connection.duplex.receiving, connection.agreed_height)
 
     @property
     def expiry(self) -> int:

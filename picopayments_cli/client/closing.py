@@ -20,8 +20,8 @@ from picopayments_cli.channel.errors import (
     PicopaymentsError,
     Unreachable,
 )
+from picopayments_cli.channel.facts import Facts, anchor_spender
 from picopayments_cli.channel.messages import Receipt, close_request, spend_secret_in, standing_in
-from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.stages import CLOSED, CLOSING
 from picopayments_cli.channel.state import finished
 from picopayments_cli.channel.transactions import (
@@ -103,7 +103,7 @@ def _locate(session: Session, connection: Connection, look: Look) -> tuple[Conne
 def _publish(session: Session, connection: Connection, facts: Facts, outcome: Outcome) -> Connection:
     """Publish the highest commit received whose secret never left, unless the anchor is spent."""
     channel = connection.duplex.receiving
-    if not channel.active or channel.anchor is None or recovery.anchor_spender(channel, facts) is not None:
+    if not channel.active or channel.anchor is None or anchor_spender(channel, facts) is not None:
         return connection
     if connection.commit_raw is None:
         raw = finished(channel, channel.active[-1], session.wallet.key)

@@ -13,10 +13,11 @@ from functools import partial
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import recovery
 from picopayments_cli.channel.counterparty import asset_id, asset_members, both_names
+from picopayments_cli.channel.deadlines import WIRE_CLEARANCE, connection_ttl, is_open, must_close, time_to_live
 from picopayments_cli.channel.duplex import add_request
 from picopayments_cli.channel.errors import BroadcastRefused, InsufficientFunds, PicopaymentsError
+from picopayments_cli.channel.facts import Facts, anchor_spender, deposit_depth, paid_commit, see_deposit
 from picopayments_cli.channel.networks import address_of_script
-from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import wallet_unlock
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN
 from picopayments_cli.channel.state import Channel, finished
@@ -77,7 +78,7 @@ def facts_of(hub: Hub, book: Reading, channel: Channel) -> Facts:
     script = channel.script.output
     tip = hub.follower.tip(book.db)
     facts = Facts(tip, tuple(hub.follower.history(book.db, script)), tuple(hub.follower.coins(book.db, script)))
-    paid = recovery.paid_commit(channel, facts)
+    paid = paid_commit(channel, facts)
     if paid is None:
         return facts
     return replace(
@@ -98,13 +99,13 @@ def _both(hub: Hub, book: Reading, account: Account) -> tuple[Facts, Facts]:
 def ttl(hub: Hub, book: Reading, account: Account) -> int | None:
     """Return the blocks that a connection has left, or None while a deposit is unconfirmed."""
     sending, receiving = _both(hub, book, account)
-    return recovery.connection_ttl(account.channels, sending, receiving)
+    return connection_ttl(account.channels, sending, receiving)
 
 
 def is_funded(hub: Hub, book: Reading, account: Account) -> bool:
     """Tell whether the hub's deposit is in a block, and so no longer in its wallet."""
     channel = account.channels.sending
-    return recovery.deposit_depth(channel, facts_of(hub, book, channel)) > 0
+    return deposit_depth(channel, facts_of(hub, book, channel)) > 0
 
 
 # Hashes for commits -------------------------------------------------------------------------------------------------
@@ -159,7 +160,7 @@ def _see_deposit(hub: Hub, handle: Handle) -> None:
     held = hub.chain.view(Query(balances=[address])).balances[address].get(account.asset, 0)
     with hub.book.transaction("deposit seen") as work:
         account = work.get(handle)
-        seen = recovery.see_deposit(account.channels.receiving, facts, held, hub.network.safe_depth)
+        seen = see_deposit(account.channels.receiving, facts, held, hub.network.safe_depth)
         if seen.anchor is not None:
             work.put(replace(account, duplex=replace(account.channels, receiving=seen)))
             _note("deposit seen", account, quantity=seen.quantity)
@@ -193,11 +194,11 @@ def _compose_deposit(hub: Hub, work: UnitOfWork, account: Account) -> Account:
     """Sign the hub's deposit and reserve its coins, if it is time for it. Return the connection."""
     sending, receiving = account.channels.sending, account.channels.receiving
     facts = facts_of(hub, work, receiving)
-    left = recovery.time_to_live(receiving, facts) or 0
+    left = time_to_live(receiving, facts) or 0
     if (
-        recovery.deposit_depth(receiving, facts) < hub.network.safe_depth
-        or recovery.anchor_spender(receiving, facts) is not None
-        or left < receiving.script.expire // 2 - recovery.WIRE_CLEARANCE
+        deposit_depth(receiving, facts) < hub.network.safe_depth
+        or anchor_spender(receiving, facts) is not None
+        or left < receiving.script.expire // 2 - WIRE_CLEARANCE
     ):
         return account
     purse = _purse(hub, work)
@@ -225,10 +226,10 @@ def _open(hub: Hub, handle: Handle) -> str:
         account = work.get(handle)
         facts = _both(hub, work, account)
         unfunded = not facts[1].history and facts[1].tip > account.agreed_height + UNFUNDED_BLOCKS
-        if unfunded or _leaves(hub, account) or recovery.must_close(account.channels, *facts, account.agreed_height):
+        if unfunded or _leaves(hub, account) or must_close(account.channels, *facts, account.agreed_height):
             begin_closing(hub, work, account)
             return CLOSING
-        if recovery.is_open(account.channels, *facts, account.agreed_height, hub.network.safe_depth):
+        if is_open(account.channels, *facts, account.agreed_height, hub.network.safe_depth):
             work.put(replace(account, stage=OPEN))
             _note("open", account)
             return OPEN
@@ -244,10 +245,10 @@ def _watch(hub: Hub, handle: Handle) -> str:
     with hub.book.transaction("watch") as work:
         account = work.get(handle)
         facts = _both(hub, work, account)
-        if _leaves(hub, account) or recovery.must_close(account.channels, *facts, account.agreed_height):
+        if _leaves(hub, account) or must_close(account.channels, *facts, account.agreed_height):
             begin_closing(hub, work, account)
             return CLOSING
-        if not recovery.is_open(account.channels, *facts, account.agreed_height, hub.network.safe_depth):
+        if not is_open(account.channels, *facts, account.agreed_height, hub.network.safe_depth):
             work.put(replace(account, stage=AGREED))
             _note("no longer confirmed", account)
             return AGREED
@@ -328,7 +329,7 @@ def _publish(hub: Hub, handle: Handle) -> None:
         waits = account.restored and hub.follower.tip(work.db) < account.due_height
         if waits or account.revealed or not channel.active or channel.anchor is None:
             return
-        if recovery.anchor_spender(channel, facts_of(hub, work, channel)) is not None:
+        if anchor_spender(channel, facts_of(hub, work, channel)) is not None:
             return
         if account.commit_raw is None:
             raw = finished(channel, channel.active[-1], hub.key)
@@ -424,7 +425,7 @@ def _with_assets(hub: Hub, account: Account, sending: Facts, receiving: Facts) -
 
 def _commit_address(hub: Hub, channel: Channel, facts: Facts) -> str | None:
     """Return the address of the commit that spends a channel's anchor, if one does."""
-    paid = recovery.paid_commit(channel, facts)
+    paid = paid_commit(channel, facts)
     return None if paid is None else str(address_of_script(hub.network, paid))
 
 

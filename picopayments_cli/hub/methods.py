@@ -12,6 +12,7 @@ from typing import Any
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_members, both_names
+from picopayments_cli.channel.deadlines import settle_height
 from picopayments_cli.channel.duplex import (
     Duplex,
     add_request,
@@ -43,7 +44,6 @@ from picopayments_cli.channel.messages import (
     standing_in,
 )
 from picopayments_cli.channel.networks import address_of_script
-from picopayments_cli.channel.recovery import settle_height
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.stages import AGREED, OPEN, OPENING, REQUESTED
 from picopayments_cli.channel.state import Channel

@@ -10,9 +10,9 @@ from hub_support import DELAY, STRANGER, Desk, Hand, clients, payment, running_d
 from regtest_support import address_of, key_of
 
 from picopayments_cli.channel import envelope
+from picopayments_cli.channel.deadlines import settle_height
 from picopayments_cli.channel.duplex import standing
 from picopayments_cli.channel.messages import SyncReply, SyncRequest, close_request
-from picopayments_cli.channel.recovery import settle_height
 from picopayments_cli.channel.state import finished
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Hash, Outpoint, Secret, hash_of

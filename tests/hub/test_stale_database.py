@@ -14,7 +14,8 @@ from cheats import Town, pay, running_town
 from network_support import Client, HubProcess, wait_until
 from regtest_support import running_node
 
-from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.deadlines import settle_height
 from picopayments_cli.channel.duplex import Half, standing
 from picopayments_cli.channel.errors import (
     BadClientSignature,
@@ -260,7 +261,7 @@ def test_without_its_clients_word_a_restored_hub_publishes_at_the_deadline(town:
     bob.run("close", b)
     connection = alice.connection(a)
     channel = connection.duplex.sending
-    deadline = recovery.settle_height(channel, connection.agreed_height)
+    deadline = settle_height(channel, connection.agreed_height)
     town.mine_to(deadline - 1)
     assert town.published(channel) is None
     town.mine()
