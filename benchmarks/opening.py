@@ -14,7 +14,6 @@ from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.errors import BadReply
 from picopayments_cli.channel.facts import Facts, see_deposit, unspent
 from picopayments_cli.channel.keys import SALT_SIZE, Key, Secrets
 from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositMessage
@@ -24,6 +23,7 @@ from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Anchor, Draft, Input, Output, Purse, compose_deposit
 from picopayments_cli.channel.values import Coin, Outpoint, Quantity, hash160
+from picopayments_cli.errors import BadReply
 from picopayments_cli.rpc import RpcClient
 
 ASSET = "XCP"

@@ -14,14 +14,6 @@ from picopayments_cli.chain.answers import longnames_of, member, members, whole
 from picopayments_cli.chain.shapes import by_longname, coins_shown, history_shown
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.deadlines import at_risk, check_every, connection_ttl, settle_height
-from picopayments_cli.channel.errors import (
-    ConnectionNotOver,
-    InvalidAsset,
-    InvalidHex,
-    PicopaymentsError,
-    TruncatedHistory,
-    WrongNetwork,
-)
 from picopayments_cli.channel.facts import Facts
 from picopayments_cli.channel.messages import Payment, Receipt
 from picopayments_cli.channel.networks import script_of_address
@@ -47,6 +39,14 @@ from picopayments_cli.config import (
     settings_file,
     shown,
     with_setting,
+)
+from picopayments_cli.errors import (
+    ConnectionNotOver,
+    InvalidAsset,
+    InvalidHex,
+    PicopaymentsError,
+    TruncatedHistory,
+    WrongNetwork,
 )
 
 log = logging.getLogger(__name__)

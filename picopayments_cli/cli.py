@@ -45,8 +45,8 @@ def quantity(text: str) -> int | str:
     """
     if not any(map(str.isalpha, text)):
         return positive(text)
-    from picopayments_cli.channel.errors import InvalidQuantity
-    from picopayments_cli.channel.quantities import read_quantity
+    from picopayments_cli.errors import InvalidQuantity
+    from picopayments_cli.quantities import read_quantity
 
     try:
         return str(read_quantity(text))
@@ -323,7 +323,7 @@ def refuse(error: Exception, debug: bool) -> int:
         import traceback
 
         traceback.print_exception(type(error), error, error.__traceback__)
-    from picopayments_cli.channel.errors import PicopaymentsError
+    from picopayments_cli.errors import PicopaymentsError
 
     if isinstance(error, PicopaymentsError):
         return _fail(error.exit_code, error.name, error.message, error.data)
@@ -381,7 +381,7 @@ class Checker(argparse.ArgumentParser):
 
 
 def _off(command: str, message: str) -> NoReturn:
-    from picopayments_cli.channel.errors import UsageError
+    from picopayments_cli.errors import UsageError
 
     raise UsageError(f"{command}: {message}.", command=command)
 

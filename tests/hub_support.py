@@ -20,7 +20,6 @@ from picopayments_cli.chain import Query
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id
-from picopayments_cli.channel.errors import PicopaymentsError
 from picopayments_cli.channel.keys import Secrets
 from picopayments_cli.channel.messages import (
     ConnectRequest,
@@ -35,6 +34,7 @@ from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Purse, compose_deposit
 from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret, Token
+from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder

@@ -14,7 +14,6 @@ from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope, recovery
 from picopayments_cli.channel.counterparty import asset_id, asset_name, is_p2sh, read_transaction, unpack_send
-from picopayments_cli.channel.errors import BroadcastRefused, HubUnreachable
 from picopayments_cli.channel.facts import Facts, anchor_spender, first_output, unspent
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import (
@@ -54,6 +53,7 @@ from picopayments_cli.channel.values import (
     Token,
     hash160,
 )
+from picopayments_cli.errors import BroadcastRefused, HubUnreachable
 
 REGTEST = NETWORKS["regtest"]
 START = 1000  # the height at which every story begins

@@ -13,7 +13,6 @@ from memory_support import REGTEST, HandHub, MemoryChain
 
 from picopayments_cli import api
 from picopayments_cli.channel.deadlines import exposed, settle_height
-from picopayments_cli.channel.errors import HubUnreachable, PaymentExceedsReceivable, UnknownDeposit, UnknownHandle
 from picopayments_cli.channel.messages import Payment
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
@@ -23,6 +22,7 @@ from picopayments_cli.client.history import Action
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
 from picopayments_cli.config import Settings
+from picopayments_cli.errors import HubUnreachable, PaymentExceedsReceivable, UnknownDeposit, UnknownHandle
 
 XCP, QUANTITY, EXPIRE, DELAY = 1, 1000, 144, 2
 SILENT = HubUnreachable("The hub does not answer.")

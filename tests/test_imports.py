@@ -17,6 +17,7 @@ import picopayments_cli
 ROOT = Path(picopayments_cli.__file__).parent
 PACKAGE = "picopayments_cli"
 WINGS = ("client", "hub", "regtest")
+GROUND = ("channel", "errors", "quantities")
 FACES = ("__main__", "cli", "api", "hub.cli")
 PURE = {
     *("__future__", "abc", "base64", "binascii", "bisect", "collections", "dataclasses", "decimal", "enum"),
@@ -72,7 +73,7 @@ def floor_of(name: str) -> str:
     top = name.partition(".")[0]
     if name in FACES:
         return "face"
-    return top if top in (*WINGS, "channel") else "shared"
+    return top if top in WINGS else "channel" if top in GROUND else "shared"
 
 
 def may_import(importer: str) -> set[str]:

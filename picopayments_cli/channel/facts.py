@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from picopayments_cli.channel.counterparty import is_p2sh
-from picopayments_cli.channel.errors import BadDeposit
 from picopayments_cli.channel.state import Channel, Commit, Revoked
 from picopayments_cli.channel.transactions import (
     check_deposit,
@@ -19,6 +18,7 @@ from picopayments_cli.channel.transactions import (
     spent_outpoints,
 )
 from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint, Secret
+from picopayments_cli.errors import BadDeposit
 
 
 @dataclass(frozen=True)

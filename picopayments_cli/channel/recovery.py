@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.errors import InsufficientBitcoin
 from picopayments_cli.channel.facts import (
     Facts,
     anchor_spender,
@@ -38,6 +37,7 @@ from picopayments_cli.channel.transactions import (
     compose_recovery,
 )
 from picopayments_cli.channel.values import Coin, Entry, Outpoint, Secret
+from picopayments_cli.errors import InsufficientBitcoin
 
 MOST_INPUTS = 200  # coins of one transaction: nodes relay 100,000 bytes, and a coin of a deposit takes 300
 

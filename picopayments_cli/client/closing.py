@@ -12,14 +12,6 @@ from typing import Any
 
 from picopayments_cli.channel import envelope, recovery
 from picopayments_cli.channel.duplex import corrected, standing
-from picopayments_cli.channel.errors import (
-    BadPreviousTransaction,
-    BadReply,
-    BadSecret,
-    BroadcastRefused,
-    PicopaymentsError,
-    Unreachable,
-)
 from picopayments_cli.channel.facts import Facts, anchor_spender
 from picopayments_cli.channel.messages import Receipt, close_request, spend_secret_in, standing_in
 from picopayments_cli.channel.stages import CLOSED, CLOSING
@@ -32,6 +24,14 @@ from picopayments_cli.channel.values import Hash, Secret, check_secret, hash_of
 from picopayments_cli.client import history, legacy, publishing
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Look, Session
+from picopayments_cli.errors import (
+    BadPreviousTransaction,
+    BadReply,
+    BadSecret,
+    BroadcastRefused,
+    PicopaymentsError,
+    Unreachable,
+)
 
 log = logging.getLogger(__name__)
 

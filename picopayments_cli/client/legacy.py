@@ -22,7 +22,6 @@ from typing import Any
 
 from picopayments_cli.channel.counterparty import asset_id, message_of, unpack_send
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.errors import InvalidKey, PicopaymentsError, StoreDamaged, StoreUnusable
 from picopayments_cli.channel.facts import Facts
 from picopayments_cli.channel.keys import Key, normalise, verify
 from picopayments_cli.channel.messages import Payment
@@ -54,6 +53,7 @@ from picopayments_cli.channel.values import (
 )
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import Event
+from picopayments_cli.errors import InvalidKey, PicopaymentsError, StoreDamaged, StoreUnusable
 
 log = logging.getLogger(__name__)
 BACKUP = ".1.0.4.backup"

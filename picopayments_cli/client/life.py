@@ -15,7 +15,18 @@ from typing import Any
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.deadlines import FINAL_DEPTH, WATCHED_REVOKED, exposed, is_open, must_close
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.facts import Facts, see_deposit
+from picopayments_cli.channel.messages import Payment, SyncReply, SyncRequest
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, PROPOSED
+from picopayments_cli.channel.state import revoke
+from picopayments_cli.channel.transactions import txid_of
+from picopayments_cli.channel.values import Hash, Secret, Token, hash_of
+from picopayments_cli.client import history, opening, publishing
+from picopayments_cli.client.closing import Outcome, is_over, recover, republish, settle
+from picopayments_cli.client.connection import Connection, Pending
+from picopayments_cli.client.session import Look, Session
+from picopayments_cli.config import place_of
+from picopayments_cli.errors import (
     AmountExceedsSpendable,
     AssetMismatch,
     BadReply,
@@ -32,17 +43,6 @@ from picopayments_cli.channel.errors import (
     UnknownDeposit,
     UnknownHandle,
 )
-from picopayments_cli.channel.facts import Facts, see_deposit
-from picopayments_cli.channel.messages import Payment, SyncReply, SyncRequest
-from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, PROPOSED
-from picopayments_cli.channel.state import revoke
-from picopayments_cli.channel.transactions import txid_of
-from picopayments_cli.channel.values import Hash, Secret, Token, hash_of
-from picopayments_cli.client import history, opening, publishing
-from picopayments_cli.client.closing import Outcome, is_over, recover, republish, settle
-from picopayments_cli.client.connection import Connection, Pending
-from picopayments_cli.client.session import Look, Session
-from picopayments_cli.config import place_of
 
 log = logging.getLogger(__name__)
 # Causes that lie in the payments: without them the hub takes the same commit and revocations.

@@ -12,14 +12,6 @@ from picopayments_cli.chain import Asset, Query
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_members
-from picopayments_cli.channel.errors import (
-    AddressUsed,
-    BadDepositScript,
-    BadReply,
-    BadTerms,
-    PicopaymentsError,
-    RepeatedHash,
-)
 from picopayments_cli.channel.keys import SALT_SIZE, Secrets
 from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositMessage
 from picopayments_cli.channel.scripts import DepositScript
@@ -37,6 +29,14 @@ from picopayments_cli.client import history
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.send import check_funds, check_reserve
 from picopayments_cli.client.session import Session
+from picopayments_cli.errors import (
+    AddressUsed,
+    BadDepositScript,
+    BadReply,
+    BadTerms,
+    PicopaymentsError,
+    RepeatedHash,
+)
 
 
 def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: int) -> Connection:

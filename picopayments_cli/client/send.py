@@ -4,14 +4,6 @@ from __future__ import annotations
 
 from picopayments_cli.chain import Asset, Coin, Query
 from picopayments_cli.channel.counterparty import BTC_ID, pack_send, read_transaction, script_pushes, unpack_send
-from picopayments_cli.channel.errors import (
-    InsufficientBitcoin,
-    InsufficientFunds,
-    InvalidAddress,
-    InvalidParams,
-    InvalidQuantity,
-    Unreachable,
-)
 from picopayments_cli.channel.facts import deposit_depth
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.stages import AGREED, PROPOSED
@@ -26,6 +18,14 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.client.session import Session
+from picopayments_cli.errors import (
+    InsufficientBitcoin,
+    InsufficientFunds,
+    InvalidAddress,
+    InvalidParams,
+    InvalidQuantity,
+    Unreachable,
+)
 
 
 def blocksend(session: Session, asset: Asset, destination: str, quantity: int, extra_btc: int = 0) -> str:

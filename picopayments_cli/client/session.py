@@ -16,15 +16,6 @@ from picopayments_cli.chain import Chain, Query, View
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.deadlines import WATCHED_REVOKED, exposed
-from picopayments_cli.channel.errors import (
-    BadHubSignature,
-    BadPreviousTransaction,
-    BadReply,
-    FeeTooHigh,
-    LocalFiles,
-    NodeUnreachable,
-    PicopaymentsError,
-)
 from picopayments_cli.channel.facts import Facts, paid_commit, unspent
 from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.stages import ASKED, CLOSED, CLOSING
@@ -44,6 +35,15 @@ from picopayments_cli.client.history import Action
 from picopayments_cli.client.store import Store, damaged
 from picopayments_cli.client.wallet import Wallet, spendable
 from picopayments_cli.config import Settings, place_of
+from picopayments_cli.errors import (
+    BadHubSignature,
+    BadPreviousTransaction,
+    BadReply,
+    FeeTooHigh,
+    LocalFiles,
+    NodeUnreachable,
+    PicopaymentsError,
+)
 from picopayments_cli.rpc import LOOPBACK, RpcClient
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,6 @@ from typing import Any
 from sqlalchemy import Row
 
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.errors import UnknownHandle
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.stages import REQUESTED
@@ -19,6 +18,7 @@ from picopayments_cli.channel.state import KEPT_REQUESTS, Channel, Commit, Revok
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Anchor
 from picopayments_cli.channel.values import Handle, Hash, Outpoint, Pubkey, Quantity, Secret, Token
+from picopayments_cli.errors import UnknownHandle
 
 WAITING, LISTED, DONE, RETURNED = "waiting", "listed", "done", "returned"
 

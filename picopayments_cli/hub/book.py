@@ -13,10 +13,10 @@ from dataclasses import replace
 from sqlalchemy import Connection, bindparam, not_, or_, select
 from sqlalchemy.exc import IntegrityError
 
-from picopayments_cli.channel.errors import DatabaseUnusable, StaleRequest, UnknownHandle
 from picopayments_cli.channel.stages import AGREED, CLOSED, OPEN, REQUESTED
 from picopayments_cli.channel.state import Commit, Revoked
 from picopayments_cli.channel.values import Coin, Handle, Hash, Height, Outpoint, Quantity, Secret, Token
+from picopayments_cli.errors import DatabaseUnusable, StaleRequest, UnknownHandle
 from picopayments_cli.hub.account import (
     DONE,
     LISTED,

@@ -15,7 +15,6 @@ from picopayments_cli.channel import recovery
 from picopayments_cli.channel.counterparty import asset_id, asset_members, both_names
 from picopayments_cli.channel.deadlines import WIRE_CLEARANCE, connection_ttl, is_open, must_close, time_to_live
 from picopayments_cli.channel.duplex import add_request
-from picopayments_cli.channel.errors import BroadcastRefused, InsufficientFunds, PicopaymentsError
 from picopayments_cli.channel.facts import Facts, anchor_spender, deposit_depth, paid_commit, see_deposit
 from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.scripts import wallet_unlock
@@ -29,6 +28,7 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Handle, Outpoint
+from picopayments_cli.errors import BroadcastRefused, InsufficientFunds, PicopaymentsError
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import Reading, UnitOfWork
 from picopayments_cli.hub.follower import COMMIT

@@ -60,7 +60,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
 
 def _bitcoin_url(network: Network, chain_url: str) -> str:
-    from picopayments_cli.channel.errors import InvalidSetting
+    from picopayments_cli.errors import InvalidSetting
 
     if network.name == "regtest":
         return chain_url.rstrip("/") + "/bitcoin/"

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, bindparam, create_engine, event, insp
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
-from picopayments_cli.channel.errors import DatabaseUnusable
+from picopayments_cli.errors import DatabaseUnusable
 from picopayments_cli.hub.schema import meta
 from picopayments_cli.hub.sqlite_file import SqliteFile
 

@@ -21,7 +21,11 @@ from picopayments_cli.channel.duplex import (
     most_transferable,
     transfer,
 )
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.messages import Payment, Receipt, Refusal, SyncReply, SyncRequest
+from picopayments_cli.channel.stages import OPEN
+from picopayments_cli.channel.state import KEPT_REQUESTS, Channel
+from picopayments_cli.channel.values import Handle, Hash, Pubkey, Secret, hash_of
+from picopayments_cli.errors import (
     AmountExceedsSpendable,
     AssetMismatch,
     BadClientSignature,
@@ -31,10 +35,6 @@ from picopayments_cli.channel.errors import (
     PicopaymentsError,
     UnknownRevokeHash,
 )
-from picopayments_cli.channel.messages import Payment, Receipt, Refusal, SyncReply, SyncRequest
-from picopayments_cli.channel.stages import OPEN
-from picopayments_cli.channel.state import KEPT_REQUESTS, Channel
-from picopayments_cli.channel.values import Handle, Hash, Pubkey, Secret, hash_of
 from picopayments_cli.hub import chores, stale_database
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork

@@ -14,9 +14,9 @@ from sqlalchemy import Connection, Row, bindparam, or_, select
 from picopayments_cli.chain import Chain, Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.counterparty import is_p2sh
-from picopayments_cli.channel.errors import DatabaseUnusable, NodeBehind
 from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint
+from picopayments_cli.errors import DatabaseUnusable, NodeBehind
 from picopayments_cli.hub.database import Database
 from picopayments_cli.hub.schema import blocks, outputs, reservations, scripts, transactions
 

@@ -11,10 +11,10 @@ from queue import SimpleQueue
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.counterparty import asset_id, asset_name, p2pkh
-from picopayments_cli.channel.errors import NodeUnreachable, PicopaymentsError
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, address_of_script
 from picopayments_cli.channel.values import Handle, Outpoint, hash160
+from picopayments_cli.errors import NodeUnreachable, PicopaymentsError
 from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.database import Database
 from picopayments_cli.hub.follower import Follower

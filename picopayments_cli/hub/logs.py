@@ -7,7 +7,7 @@ import logging
 import sys
 import time
 
-from picopayments_cli.channel.errors import PicopaymentsError
+from picopayments_cli.errors import PicopaymentsError
 
 
 class JsonLines(logging.Formatter):

@@ -19,21 +19,6 @@ from picopayments_cli.channel.duplex import (
     hand_out,
     standing,
 )
-from picopayments_cli.channel.errors import (
-    AddressUsed,
-    AssetNotInTerms,
-    BadClientSignature,
-    BadDepositScript,
-    BadRequest,
-    BadSecret,
-    ConnectionNotOpen,
-    DepositAlreadyGiven,
-    HubDraining,
-    InsufficientLiquidity,
-    InvalidParams,
-    PicopaymentsError,
-    UnknownAsset,
-)
 from picopayments_cli.channel.keys import SALT_SIZE
 from picopayments_cli.channel.messages import (
     ConnectReply,
@@ -56,6 +41,21 @@ from picopayments_cli.channel.values import (
     check_secret,
     from_hex,
     hash_of,
+)
+from picopayments_cli.errors import (
+    AddressUsed,
+    AssetNotInTerms,
+    BadClientSignature,
+    BadDepositScript,
+    BadRequest,
+    BadSecret,
+    ConnectionNotOpen,
+    DepositAlreadyGiven,
+    HubDraining,
+    InsufficientLiquidity,
+    InvalidParams,
+    PicopaymentsError,
+    UnknownAsset,
 )
 from picopayments_cli.hub import chores, stale_database
 from picopayments_cli.hub.account import Account

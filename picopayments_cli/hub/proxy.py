@@ -11,9 +11,9 @@ from picopayments_cli.chain.answers import member, members, whole
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.shapes import coins_shown, history_shown
 from picopayments_cli.channel.counterparty import asset_id, asset_members, asset_name, is_longname
-from picopayments_cli.channel.errors import InvalidAsset, InvalidParams, UnknownAsset, UnknownTransaction
 from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import Outpoint, from_hex
+from picopayments_cli.errors import InvalidAsset, InvalidParams, UnknownAsset, UnknownTransaction
 from picopayments_cli.rpc import RpcClient
 
 MAX_TXIDS = 100  # of one getrawtransaction_batch

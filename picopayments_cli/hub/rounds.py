@@ -13,15 +13,15 @@ from functools import partial
 from queue import SimpleQueue
 
 from picopayments_cli.chain import Query
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
+from picopayments_cli.channel.values import Handle
+from picopayments_cli.errors import (
     InsufficientBitcoin,
     InsufficientFunds,
     MemoRequired,
     PicopaymentsError,
     UnknownMethod,
 )
-from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
-from picopayments_cli.channel.values import Handle
 from picopayments_cli.hub.chores import CHECKED_AT_ONCE, check_hashes, guarded, settle
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS

@@ -9,7 +9,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from picopayments_cli.channel.errors import DatabaseUnusable, StoreLocked
+from picopayments_cli.errors import DatabaseUnusable, StoreLocked
 from picopayments_cli.files import check_private
 
 

@@ -16,12 +16,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from picopayments_cli.channel.duplex import Half, corrected
-from picopayments_cli.channel.errors import DatabaseOutdated, HubRestored, UnknownRevokeHash
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.scripts import CommitScript
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.state import Offer
 from picopayments_cli.channel.values import Handle, Hash
+from picopayments_cli.errors import DatabaseOutdated, HubRestored, UnknownRevokeHash
 from picopayments_cli.files import replace_file
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import Book, UnitOfWork

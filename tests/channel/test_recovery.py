@@ -10,7 +10,6 @@ from recovery_support import DEPOSIT, EXPIRE, SAFE, XCP, Scene, purse
 
 from picopayments_cli.channel import recovery
 from picopayments_cli.channel.deadlines import exposed
-from picopayments_cli.channel.errors import InsufficientBitcoin
 from picopayments_cli.channel.facts import shown_secret
 from picopayments_cli.channel.recovery import MOST_INPUTS
 from picopayments_cli.channel.state import (
@@ -19,6 +18,7 @@ from picopayments_cli.channel.state import (
 )
 from picopayments_cli.channel.transactions import DUST
 from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.errors import InsufficientBitcoin
 
 # The payout ---------------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,12 @@ from story_support import DELAY, QUANTITY, SILENT, XCP, Story, it
 
 from picopayments_cli import api
 from picopayments_cli.channel.deadlines import FINAL_DEPTH
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.facts import anchor_spender, first_output
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
+from picopayments_cli.channel.state import finished
+from picopayments_cli.channel.transactions import spent_outpoints, txid_of
+from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.errors import (
     BadRequest,
     BroadcastRefused,
     HubRefused,
@@ -24,11 +29,6 @@ from picopayments_cli.channel.errors import (
     StoreUnusable,
     UnknownHandle,
 )
-from picopayments_cli.channel.facts import anchor_spender, first_output
-from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
-from picopayments_cli.channel.state import finished
-from picopayments_cli.channel.transactions import spent_outpoints, txid_of
-from picopayments_cli.channel.values import Outpoint
 
 __all__ = ["it"]
 

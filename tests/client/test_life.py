@@ -14,7 +14,11 @@ from picopayments_cli import api
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.deadlines import WATCHED_REVOKED, exposed
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.stages import AGREED, CLOSING
+from picopayments_cli.channel.state import Channel, Revoked
+from picopayments_cli.channel.values import HANDLE_SIZE, Quantity, Secret, Token
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.errors import (
     AmountExceedsSpendable,
     AmountsDiffer,
     AssetMismatch,
@@ -31,10 +35,6 @@ from picopayments_cli.channel.errors import (
     RepeatedHash,
     UnknownHandle,
 )
-from picopayments_cli.channel.stages import AGREED, CLOSING
-from picopayments_cli.channel.state import Channel, Revoked
-from picopayments_cli.channel.values import HANDLE_SIZE, Quantity, Secret, Token
-from picopayments_cli.client.connection import Connection
 
 __all__ = ["it"]
 NOBODY = "00" * HANDLE_SIZE

@@ -16,7 +16,6 @@ from regtest_support import address_of, script_of_key
 from faults.result import Result
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import recovery
-from picopayments_cli.channel.errors import BroadcastRefused
 from picopayments_cli.channel.facts import Facts, anchor_spender, first_output, spender, unspent
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS
@@ -37,6 +36,7 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Entry, Outpoint
 from picopayments_cli.client.connection import Connection
+from picopayments_cli.errors import BroadcastRefused
 
 DEEPEST = 6  # blocks that are taken away at most
 SAFE = NETWORKS["mainnet"].safe_depth

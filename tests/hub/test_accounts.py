@@ -14,11 +14,11 @@ from channel_support import parsed
 from hub_support import EXPIRE, Desk, Hand, clients, open_all, payment, running_desk
 
 from picopayments_cli.channel.duplex import Half, standing
-from picopayments_cli.channel.errors import DatabaseUnusable
 from picopayments_cli.channel.messages import SyncReply, close_request
 from picopayments_cli.channel.state import Channel, Commit, Offer, finished, offer_of
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Handle, Hash
+from picopayments_cli.errors import DatabaseUnusable
 from picopayments_cli.hub import stale_database
 from picopayments_cli.hub.account import Account
 

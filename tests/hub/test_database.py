@@ -14,7 +14,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import URL
 
-from picopayments_cli.channel.errors import DatabaseUnusable, StoreLocked, UnknownHandle
+from picopayments_cli.errors import DatabaseUnusable, StoreLocked, UnknownHandle
 from picopayments_cli.hub.database import Database, default_url, meta_get, meta_set
 from picopayments_cli.hub.schema import METADATA
 

@@ -15,11 +15,11 @@ from regtest_support import address_of, key_of, script_of_key
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.duplex import Half
-from picopayments_cli.channel.errors import PicopaymentsError
 from picopayments_cli.channel.messages import ConnectRequest, SyncReply
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash, Quantity
+from picopayments_cli.errors import PicopaymentsError
 
 FEE = 1  # for a sync
 ROOM = DEPOSIT  # what the hub deposits for a client's deposit, so that a client without payments can take so much

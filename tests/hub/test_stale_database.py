@@ -17,15 +17,15 @@ from regtest_support import running_node
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.deadlines import settle_height
 from picopayments_cli.channel.duplex import Half, standing
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.messages import close_request
+from picopayments_cli.channel.state import Channel, Commit, offer_of
+from picopayments_cli.channel.values import Handle, Hash
+from picopayments_cli.errors import (
     BadClientSignature,
     DatabaseOutdated,
     HubRestored,
     UnknownRevokeHash,
 )
-from picopayments_cli.channel.messages import close_request
-from picopayments_cli.channel.state import Channel, Commit, offer_of
-from picopayments_cli.channel.values import Handle, Hash
 from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.stale_database import Witness

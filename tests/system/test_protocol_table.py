@@ -16,8 +16,8 @@ import pytest
 from memory_support import REGTEST
 from story_support import DELAY, QUANTITY, SILENT, XCP, Story
 
-from picopayments_cli import api
-from picopayments_cli.channel import errors, messages, recovery, state, terms, transactions
+from picopayments_cli import api, errors
+from picopayments_cli.channel import messages, recovery, state, terms, transactions
 from picopayments_cli.channel.deadlines import (
     FINAL_DEPTH,
     MAX_MARGIN,
@@ -26,12 +26,12 @@ from picopayments_cli.channel.deadlines import (
     WIRE_CLEARANCE,
     exposed,
 )
-from picopayments_cli.channel.errors import PaymentExceedsReceivable, UnknownHandle
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import CommitScript, DepositScript, wallet_unlock
 from picopayments_cli.channel.transactions import Purse
 from picopayments_cli.channel.values import Hash, Pubkey
 from picopayments_cli.client import session as sessions
+from picopayments_cli.errors import PaymentExceedsReceivable, UnknownHandle
 from picopayments_cli.hub import chores, methods
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.rst").read_text(encoding="utf-8")

@@ -15,7 +15,7 @@ from regtest_support import running_node
 from servers import Relay, port_of
 
 from picopayments_cli import config
-from picopayments_cli.channel.errors import PicopaymentsError
+from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.rounds import Rounds

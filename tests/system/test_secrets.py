@@ -29,7 +29,6 @@ from servers import Relay, port_of
 from picopayments_cli import cli, config
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.duplex import Half
-from picopayments_cli.channel.errors import InvalidUrl, StoreUnusable
 from picopayments_cli.channel.keys import Secrets
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import DepositScript, change_unlock
@@ -37,6 +36,7 @@ from picopayments_cli.channel.values import Handle, Secret, hash_of
 from picopayments_cli.client.connection import Connection, Pending, from_document
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.wallet import Wallet
+from picopayments_cli.errors import InvalidUrl, StoreUnusable
 from picopayments_cli.hub.book import Book, UnitOfWork
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
