@@ -15,8 +15,8 @@ from arc4 import ARC4
 from bitcoin.core import CTransaction
 from bitcoin.core.script import CScript, CScriptInvalidError
 
-from picopayments_cli.channel.errors import InvalidAsset
 from picopayments_cli.channel.values import MAX_QUANTITY, looks_like_signature
+from picopayments_cli.errors import InvalidAsset
 
 PREFIX = b"CNTRPRTY"
 CLASSIC_SEND = 0

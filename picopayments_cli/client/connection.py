@@ -9,6 +9,7 @@ from typing import Any
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import Payment
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import (
     Handle,
@@ -17,8 +18,6 @@ from picopayments_cli.channel.values import (
     Secret,
 )
 
-# How far a connection has come: a handle asked for; the deposit agreed to by this side, by both; being settled; over.
-ASKED, PROPOSED, AGREED, CLOSING, CLOSED = "asked", "proposed", "agreed", "closing", "closed"
 STAGES = (PROPOSED, AGREED, CLOSING, CLOSED)
 
 

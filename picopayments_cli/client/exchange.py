@@ -11,8 +11,17 @@ from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.channel import duplex as pair
-from picopayments_cli.channel import envelope, recovery
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.deadlines import WATCHED_REVOKED, exposed
+from picopayments_cli.channel.messages import Payment, SyncReply, SyncRequest
+from picopayments_cli.channel.stages import AGREED
+from picopayments_cli.channel.state import revoke
+from picopayments_cli.channel.values import Hash, Secret, hash_of
+from picopayments_cli.client import history
+from picopayments_cli.client.closing import Outcome
+from picopayments_cli.client.connection import Connection, Pending
+from picopayments_cli.client.session import Session
+from picopayments_cli.errors import (
     AmountExceedsSpendable,
     AssetMismatch,
     BadReply,
@@ -21,13 +30,6 @@ from picopayments_cli.channel.errors import (
     NotTransferable,
     PaymentExceedsReceivable,
 )
-from picopayments_cli.channel.messages import Payment, SyncReply, SyncRequest
-from picopayments_cli.channel.state import revoke
-from picopayments_cli.channel.values import Hash, Secret, hash_of
-from picopayments_cli.client import history
-from picopayments_cli.client.closing import Outcome
-from picopayments_cli.client.connection import AGREED, Connection, Pending
-from picopayments_cli.client.session import Session
 
 log = logging.getLogger(__name__)
 # Causes that lie in the payments: without them the hub takes the same commit and revocations.
@@ -48,7 +50,7 @@ def prepare(session: Session, connection: Connection) -> Connection:
 
     Raises NotTransferable where it can't even move the fee, DirtyCommitAddress, ConnectionWornOut.
     """
-    _check_watchable(connection, len(recovery.exposed(connection.duplex.sending)) + 1)
+    _check_watchable(connection, len(exposed(connection.duplex.sending)) + 1)
     count, total = _payable(connection)
     giving_back = _check_addresses(session, connection, total)
     key, secrets = session.wallet.key, connection.secrets(session.wallet.key)
@@ -155,7 +157,7 @@ def _creditable(session: Session, connection: Connection, answer: SyncReply) -> 
     meanwhile: nobody has watched that, and its coins may be old. Raises ConnectionWornOut, BadSecret.
     """
     sending, secrets = connection.duplex.sending, answer.half.revokes
-    after = recovery.exposed(revoke(sending, secrets)) if secrets else ()
+    after = exposed(revoke(sending, secrets)) if secrets else ()
     _check_watchable(connection, len(after))
     exposed_again = [item for item in after if item.quantity <= sending.moved and item.secret not in secrets]
     again = {sending.commit_script(item.revoke_hash).output for item in exposed_again}
@@ -169,7 +171,7 @@ def _creditable(session: Session, connection: Connection, answer: SyncReply) -> 
 
 def _check_watchable(connection: Connection, revoked: int) -> None:
     """Refuse more revoked commits than can be watched. Raises ConnectionWornOut."""
-    if revoked > recovery.WATCHED_REVOKED:
+    if revoked > WATCHED_REVOKED:
         raise ConnectionWornOut(
             f"The connection would have {revoked} revoked commits to watch, more than can be: close it, and connect "
             "anew.",

@@ -5,15 +5,9 @@ from __future__ import annotations
 import logging
 
 from picopayments_cli.chain import Asset, Query, View
-from picopayments_cli.channel import recovery
 from picopayments_cli.channel.counterparty import read_transaction, script_pushes, unpack_send
-from picopayments_cli.channel.errors import (
-    BadPreviousTransaction,
-    FeeTooHigh,
-    InsufficientBitcoin,
-    InsufficientFunds,
-    PicopaymentsError,
-)
+from picopayments_cli.channel.facts import deposit_depth
+from picopayments_cli.channel.stages import AGREED, CLOSED, PROPOSED
 from picopayments_cli.channel.transactions import (
     Draft,
     Output,
@@ -24,9 +18,15 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Coin
-from picopayments_cli.client.connection import AGREED, CLOSED, PROPOSED
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.wallet import spendable
+from picopayments_cli.errors import (
+    BadPreviousTransaction,
+    FeeTooHigh,
+    InsufficientBitcoin,
+    InsufficientFunds,
+    PicopaymentsError,
+)
 
 log = logging.getLogger(__name__)
 WALLET_RESERVE = 20_000  # satoshis that stay in the wallet, for fees that can't wait
@@ -111,7 +111,7 @@ def check_funds(session: Session, asset: Asset, quantity: int) -> None:
     deposits = {
         txid_of(item.deposit_raw): item.duplex.sending.quantity
         for item in others
-        if item.asset == asset.name and not recovery.deposit_depth(item.duplex.sending, look.facts[item.handle][0])
+        if item.asset == asset.name and not deposit_depth(item.duplex.sending, look.facts[item.handle][0])
     }
     leaving = deposits | _unconfirmed_sends(session, look.view.coins[address], asset)
     free = look.held(address, asset.name) - sum(leaving.values())

@@ -9,11 +9,12 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from picopayments_cli.channel.errors import LocalFiles, PicopaymentsError
-from picopayments_cli.client.connection import AGREED, PROPOSED, Connection
+from picopayments_cli.channel.stages import AGREED, PROPOSED
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.looking import Look
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import place_of
+from picopayments_cli.errors import LocalFiles, PicopaymentsError
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from picopayments_cli.channel import duplex as pair
-from picopayments_cli.channel import recovery
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.deadlines import FINAL_DEPTH, is_open, must_close
+from picopayments_cli.channel.facts import Facts, see_deposit
+from picopayments_cli.channel.messages import Payment
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, PROPOSED
+from picopayments_cli.channel.transactions import txid_of
+from picopayments_cli.channel.values import Token
+from picopayments_cli.client import history, opening, publishing
+from picopayments_cli.client.closing import Outcome, is_over, recover, republish, settle
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.exchange import exchange, finish, prepare, to_look_at
+from picopayments_cli.client.looking import Look
+from picopayments_cli.client.session import Session
+from picopayments_cli.config import place_of
+from picopayments_cli.errors import (
     BroadcastRefused,
     ConnectionNotOpen,
     DirtyCommitAddress,
@@ -25,19 +37,6 @@ from picopayments_cli.channel.errors import (
     UnknownDeposit,
     UnknownHandle,
 )
-from picopayments_cli.channel.messages import (
-    Payment,
-)
-from picopayments_cli.channel.recovery import Facts
-from picopayments_cli.channel.transactions import txid_of
-from picopayments_cli.channel.values import Token
-from picopayments_cli.client import history, opening, publishing
-from picopayments_cli.client.closing import Outcome, is_over, recover, republish, settle
-from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING, PROPOSED, Connection
-from picopayments_cli.client.exchange import exchange, finish, prepare, to_look_at
-from picopayments_cli.client.looking import Look
-from picopayments_cli.client.session import Session
-from picopayments_cli.config import place_of
 
 log = logging.getLogger(__name__)
 
@@ -47,19 +46,19 @@ log = logging.getLogger(__name__)
 
 def observe(session: Session, connection: Connection, facts: tuple[Facts, Facts], held: int) -> Connection:
     """The connection with the hub's deposit accepted, once it is buried and holds the asset."""
-    h2c = recovery.see_deposit(connection.duplex.receiving, facts[1], held, session.network.safe_depth)
+    h2c = see_deposit(connection.duplex.receiving, facts[1], held, session.network.safe_depth)
     return replace(connection, duplex=replace(connection.duplex, receiving=h2c))
 
 
 def status(session: Session, connection: Connection, facts: tuple[Facts, Facts]) -> str:
     """Opening, open, closing or closed."""
     if connection.stage in (CLOSING, CLOSED):
-        return recovery.CLOSED if connection.stage == CLOSED else recovery.CLOSING
+        return CLOSED if connection.stage == CLOSED else CLOSING
     duplex, agreed = connection.duplex, connection.agreed_height
-    if connection.stage == AGREED and recovery.must_close(duplex, *facts, agreed):
-        return recovery.CLOSING
-    opened = recovery.is_open(duplex, *facts, agreed, session.network.safe_depth)
-    return recovery.OPEN if opened else recovery.OPENING
+    if connection.stage == AGREED and must_close(duplex, *facts, agreed):
+        return CLOSING
+    opened = is_open(duplex, *facts, agreed, session.network.safe_depth)
+    return OPEN if opened else OPENING
 
 
 def as_seen(session: Session, connection: Connection, look: Look) -> Connection:
@@ -138,11 +137,11 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
         seen = recover(session, seen, facts, look, outcome)
     shown = status(session, seen, facts)
     missing = unknown_deposit(session, seen, facts)
-    if shown == recovery.OPENING:
+    if shown == OPENING:
         with _instead(BroadcastRefused, missing):
             republish(session, seen, facts, outcome)
         return seen
-    if shown == recovery.CLOSING:
+    if shown == CLOSING:
         if missing is not None:
             raise missing
         if any(channel.truncated for channel in facts):
@@ -185,7 +184,7 @@ def _look_again(session: Session, connection: Connection, look: Look) -> Connect
     if as_seen(session, connection, look).stage == CLOSING:
         log.warning("connection %s is not over any more: it is settled again", connection.handle.hex())
         return _closing(session, connection)
-    if is_over(session, connection, look, recovery.FINAL_DEPTH):
+    if is_over(session, connection, look, FINAL_DEPTH):
         return session.save(replace(connection, final=True), "final")
     return connection
 
@@ -207,7 +206,7 @@ def close(session: Session, connection: Connection) -> Connection:
     if connection.stage == AGREED:
         held = look.held(session.address(connection.duplex.receiving), connection.asset)
         seen = observe(session, connection, facts, held)
-        if status(session, seen, facts) == recovery.OPEN:
+        if status(session, seen, facts) == OPEN:
             seen = _last_sync(session, seen, outcome)
         connection = _closing(session, seen)
     if connection.stage == CLOSING:

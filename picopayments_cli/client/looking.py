@@ -7,13 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from picopayments_cli.chain import Chain, Query, View
-from picopayments_cli.channel import recovery
 from picopayments_cli.channel.counterparty import asset_id
+from picopayments_cli.channel.deadlines import WATCHED_REVOKED, exposed
+from picopayments_cli.channel.facts import Facts, paid_commit, unspent
 from picopayments_cli.channel.networks import Network, address_of_script
-from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.stages import CLOSED, CLOSING
 from picopayments_cli.channel.state import Channel, Revoked
 from picopayments_cli.channel.values import Handle, Outpoint
-from picopayments_cli.client.connection import CLOSED, CLOSING, Connection
+from picopayments_cli.client.connection import Connection
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class Sight:
             Facts(
                 view.height,
                 view.history[address],
-                recovery.unspent(channel.script.output, view.history[address]),
+                unspent(channel.script.output, view.history[address]),
                 revoked_coins=tuple(
                     (revoked, coin)
                     for watched_address, (of, revoked) in watched.items()
@@ -118,12 +119,12 @@ class Sight:
         return {
             str(address_of_script(self._network, channel.commit_script(item.revoke_hash).output)): (channel, item)
             for channel in channels
-            for item in recovery.exposed(channel)[: recovery.WATCHED_REVOKED]
+            for item in exposed(channel)[: WATCHED_REVOKED]
         }
 
     def _with_commits(self, channels: list[Channel], facts: list[Facts]) -> list[Facts]:
         """The facts with what became of the outputs that the anchors' spenders pay first."""
-        outputs = map(recovery.paid_commit, channels, facts)
+        outputs = map(paid_commit, channels, facts)
         paid = {n: script for n, script in enumerate(outputs) if script is not None}
         if not paid:
             return facts
@@ -135,7 +136,7 @@ class Sight:
             found[n] = replace(
                 facts[n],
                 commit_history=view.history[address],
-                commit_coins=recovery.unspent(paid[n], view.history[address]),
+                commit_coins=unspent(paid[n], view.history[address]),
                 commit_assets=_asset_ids(view.balances[address]),
             )
         return found

@@ -4,12 +4,6 @@ from __future__ import annotations
 
 from picopayments_cli.chain import Asset, Query
 from picopayments_cli.channel.counterparty import BTC_ID, pack_send
-from picopayments_cli.channel.errors import (
-    InvalidAddress,
-    InvalidParams,
-    InvalidQuantity,
-    Unreachable,
-)
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.transactions import (
     DUST,
@@ -20,6 +14,12 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.client import funds
 from picopayments_cli.client.session import Session
+from picopayments_cli.errors import (
+    InvalidAddress,
+    InvalidParams,
+    InvalidQuantity,
+    Unreachable,
+)
 
 
 def blocksend(session: Session, asset: Asset, destination: str, quantity: int, extra_btc: int = 0) -> str:

@@ -14,14 +14,8 @@ from urllib.parse import urlsplit
 
 from picopayments_cli.chain import Chain
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.errors import (
-    BadHubSignature,
-    BadReply,
-    LocalFiles,
-    NodeUnreachable,
-    PicopaymentsError,
-)
 from picopayments_cli.channel.networks import address_of_script
+from picopayments_cli.channel.stages import ASKED
 from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.transactions import (
     parse_transaction,
@@ -29,13 +23,20 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Handle, Outpoint, Pubkey
 from picopayments_cli.client import legacy
-from picopayments_cli.client.connection import ASKED, Connection
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.document import from_document, to_document
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.looking import Sight
 from picopayments_cli.client.store import Store, damaged
 from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.config import Settings, place_of
+from picopayments_cli.errors import (
+    BadHubSignature,
+    BadReply,
+    LocalFiles,
+    NodeUnreachable,
+    PicopaymentsError,
+)
 from picopayments_cli.rpc import LOOPBACK, RpcClient
 
 log = logging.getLogger(__name__)

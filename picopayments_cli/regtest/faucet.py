@@ -21,16 +21,16 @@ from picopayments_cli.channel.counterparty import (
     parent_of,
     unpack_send,
 )
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.networks import NETWORKS, script_of_address
+from picopayments_cli.channel.values import Outpoint, hash160
+from picopayments_cli.errors import (
     InsufficientBitcoin,
     InsufficientFunds,
     InvalidAsset,
     InvalidQuantity,
     UnknownAsset,
 )
-from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.networks import NETWORKS, script_of_address
-from picopayments_cli.channel.values import Outpoint, hash160
 from picopayments_cli.regtest.blocks import COIN, MATURITY
 from picopayments_cli.regtest.index import Index, Output
 from picopayments_cli.regtest.journal import Journal

@@ -18,8 +18,8 @@ from picopayments_cli.channel.counterparty import (
     unpack_issuance,
     unpack_send,
 )
-from picopayments_cli.channel.errors import InvalidAsset
 from picopayments_cli.channel.values import MAX_QUANTITY
+from picopayments_cli.errors import InvalidAsset
 from picopayments_cli.regtest.blocks import COIN
 from picopayments_cli.regtest.index import Block, Tx
 

@@ -9,13 +9,13 @@ from typing import Any
 from bitcoin.core import CTransaction, CTxIn
 
 from picopayments_cli.channel.counterparty import asset_id, read_transaction, unpack_send
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.networks import NETWORKS, script_of_address
+from picopayments_cli.channel.values import MAX_QUANTITY, from_hex
+from picopayments_cli.errors import (
     InvalidParams,
     InvalidQuantity,
     UnknownTransaction,
 )
-from picopayments_cli.channel.networks import NETWORKS, script_of_address
-from picopayments_cli.channel.values import MAX_QUANTITY, from_hex
 from picopayments_cli.regtest.arguments import checked
 from picopayments_cli.regtest.index import Output, outpoint_of
 from picopayments_cli.regtest.ledger import AssetRow

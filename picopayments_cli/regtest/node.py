@@ -7,8 +7,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from picopayments_cli.channel.errors import InvalidTime, StoreLocked, StoreUnusable
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
+from picopayments_cli.errors import InvalidTime, StoreLocked, StoreUnusable
 from picopayments_cli.regtest.blocks import Template, build_block
 from picopayments_cli.regtest.faucet import Treasury
 from picopayments_cli.regtest.index import Index

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from picopayments_cli.channel.errors import PicopaymentsError
+from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.regtest.arguments import body_of
 from picopayments_cli.regtest.ledger import AssetRow
 from picopayments_cli.regtest.node import Node

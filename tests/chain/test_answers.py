@@ -23,7 +23,9 @@ from picopayments_cli.chain import Asset, Chain, Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.chain.node import PAGE, NodeChain
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.networks import NETWORKS, address_of_script
+from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint
+from picopayments_cli.errors import (
     BadAnswer,
     BadPreviousTransaction,
     BroadcastRefused,
@@ -34,8 +36,6 @@ from picopayments_cli.channel.errors import (
     PicopaymentsError,
     UnknownAsset,
 )
-from picopayments_cli.channel.networks import NETWORKS, address_of_script
-from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint
 from picopayments_cli.rpc import RpcClient
 from picopayments_cli.web import JsonRpcEndpoint
 

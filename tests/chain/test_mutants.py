@@ -29,15 +29,15 @@ from chain.test_answers import (
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.chain.answers import asset_of, member, members, satoshis_of, txid_of, whole
 from picopayments_cli.chain.hub import HubChain
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.networks import address_of_script
+from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
+from picopayments_cli.errors import (
     BadAnswer,
     BroadcastRefused,
     NodeBehind,
     PicopaymentsError,
     UnknownAsset,
 )
-from picopayments_cli.channel.networks import address_of_script
-from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
 from picopayments_cli.rpc import RpcClient
 
 COINS_OF_ALL = 21_000_000 * 10**8

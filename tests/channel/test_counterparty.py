@@ -36,10 +36,10 @@ from picopayments_cli.channel.counterparty import (
     unpack_issuance,
     unpack_send,
 )
-from picopayments_cli.channel.errors import InvalidAsset
 from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
 from picopayments_cli.channel.transactions import parse_transaction
 from picopayments_cli.channel.values import MAX_QUANTITY, looks_like_signature
+from picopayments_cli.errors import InvalidAsset
 
 VECTORS = vectors("counterparty")
 MAINNET, REGTEST = NETWORKS["mainnet"], NETWORKS["regtest"]

@@ -39,17 +39,6 @@ from picopayments_cli.channel.counterparty import (
     unpack_send,
 )
 from picopayments_cli.channel.duplex import Half, accept, expecting, plan, transfer
-from picopayments_cli.channel.errors import (
-    BadCommit,
-    BadReply,
-    BadRequest,
-    BadTerms,
-    InsufficientBitcoin,
-    InvalidHex,
-    NotTransferable,
-    RepeatedHash,
-    UnknownRevokeHash,
-)
 from picopayments_cli.channel.keys import verify
 from picopayments_cli.channel.messages import ConnectRequest, Payment, Refusal, SyncReply, SyncRequest
 from picopayments_cli.channel.scripts import push, wallet_unlock
@@ -78,6 +67,17 @@ from picopayments_cli.channel.values import (
     Token,
     hash160,
     looks_like_signature,
+)
+from picopayments_cli.errors import (
+    BadCommit,
+    BadReply,
+    BadRequest,
+    BadTerms,
+    InsufficientBitcoin,
+    InvalidHex,
+    NotTransferable,
+    RepeatedHash,
+    UnknownRevokeHash,
 )
 
 WALLET = wallet_unlock(PAYER.pubkey, wallet_script(PAYER))

@@ -9,7 +9,7 @@ from typing import Any
 from faults.forgery import bad_commits, with_high_s
 from faults.stage import PAYEE, Robbery, Stage, robbery
 from faults.thieves import COMMIT_ERRORS, DELAY, DUSTS, FLOOD, LENGTHS, shaped_like_signature, shown_secret
-from picopayments_cli.channel.recovery import WATCHED_REVOKED
+from picopayments_cli.channel.deadlines import WATCHED_REVOKED
 
 HIGH_S = "a high S"
 

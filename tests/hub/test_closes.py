@@ -10,9 +10,9 @@ from hub_support import DELAY, STRANGER, Desk, Hand, clients, payment, running_d
 from regtest_support import address_of, key_of
 
 from picopayments_cli.channel import envelope
+from picopayments_cli.channel.deadlines import settle_height
 from picopayments_cli.channel.duplex import standing
 from picopayments_cli.channel.messages import SyncReply, SyncRequest, close_request
-from picopayments_cli.channel.recovery import settle_height
 from picopayments_cli.channel.state import finished
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Hash, Outpoint, Secret, hash_of
@@ -63,7 +63,7 @@ def pay_to_commit(desk: Desk, hand: Hand, revoke_hash: Hash, blocks: int = 1) ->
     script = hand.duplex.receiving.commit_script(revoke_hash).output
     desk.node.rpc("faucet", address=address_of(script), btc=1000)
     desk.mine(blocks)
-    desk.hub.once()
+    desk.rounds.once()
 
 
 def receive(alice: Hand, bob: Hand, moved: int) -> Hash:
@@ -168,7 +168,7 @@ def test_what_comes_to_a_commit_that_was_given_back_is_taken_away_and_to_others_
     for script in scripts:
         desk.node.rpc("faucet", address=address_of(script), btc=20_000)
     desk.mine()
-    desk.hub.once()
+    desk.rounds.once()
     (taken,) = spends(desk, scripts[0])
     assert spends(desk, scripts[1]) == []
     desk.mine()
@@ -308,7 +308,7 @@ def test_what_goes_on_in_the_hubs_wallet_keeps_no_connection_from_being_closed(d
     for _ in range(3):
         desk.node.rpc("generate", blocks=1)
         desk.node.rpc("faucet", address=desk.hub.address, btc=10_000)  # in no block yet
-        desk.hub.once()
+        desk.rounds.once()
     assert desk.account(alice.handle).stage == "closed"
     desk.mine()
 
@@ -316,9 +316,9 @@ def test_what_goes_on_in_the_hubs_wallet_keeps_no_connection_from_being_closed(d
 def test_a_commit_that_its_client_publishes_ends_the_connection_at_once(desk: Desk, alice: Hand, bob: Hand) -> None:
     receive(alice, bob, 100)
     commit = finished(bob.duplex.receiving, bob.duplex.receiving.active[-1], bob.key)
-    desk.hub.once()
+    desk.rounds.once()
     desk.hub.chain.broadcast(commit)
-    desk.hub.once()
+    desk.rounds.once()
     assert desk.account(bob.handle).stage == "closing"
     assert desk.account(alice.handle).stage == "open"
 
@@ -334,7 +334,7 @@ def test_a_closed_connection_is_settled_again_where_a_block_is_taken_away(desk: 
         desk.mine()
     assert desk.account(other.handle).stage == "closed"
     desk.node.rpc("reorganise", depth=2)
-    desk.hub.once()
+    desk.rounds.once()
     assert [desk.account(item.handle).stage for item in (hand, other)] == ["closing", "closed"]
     desk.mine(3)
     assert desk.account(hand.handle).stage == "closed"

@@ -18,7 +18,6 @@ from regtest_support import address_of, key_of
 
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.errors import PicopaymentsError
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import (
     ConnectRequest,
@@ -32,6 +31,7 @@ from picopayments_cli.channel.scripts import CommitScript, DepositScript
 from picopayments_cli.channel.state import Offer
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash, Quantity, Secret, Token, hash_of
+from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.rpc import RpcClient
 
 EXPIRE, DELAY = 100, 2

@@ -32,7 +32,7 @@ def error_of(stderr: str) -> dict[str, Any]:
 
 
 def parsed(*words: str) -> dict[str, Any]:
-    return vars(cli._parser().parse_args(cli._dashed(list(words))))
+    return vars(cli._parser().parse_args(cli.dashed(list(words))))
 
 
 def test_version_is_one_json_string() -> None:

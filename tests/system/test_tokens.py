@@ -12,7 +12,7 @@ from network_support import DEPOSIT, WAIT, Client, Network, running_network, tok
 from original_support import HANDLE, PAYEE, OriginalHub
 from original_support import TOKEN as QUEUED_THERE
 
-from picopayments_cli.client.connection import CLOSED, CLOSING
+from picopayments_cli.channel.stages import CLOSED, CLOSING
 
 FEE = 1  # for a sync
 TOKEN, STRANGER = "ab" * 16, "ef" * 32
