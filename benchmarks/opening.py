@@ -16,7 +16,7 @@ from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import Facts, see_deposit, unspent
 from picopayments_cli.channel.keys import SALT_SIZE, Key, Secrets
-from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositMessage
+from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositMessage, DepositRequest
 from picopayments_cli.channel.networks import address_of_script, network_named, script_of_address
 from picopayments_cli.channel.scripts import DepositScript, wallet_unlock
 from picopayments_cli.channel.state import Channel
@@ -76,7 +76,7 @@ def _agree(rpc: RpcClient, key: Key, asset: int, coin: Coin, rate: int) -> tuple
     )
     h2c_script = DepositScript(hubs, key.pubkey, secrets.spend_hash, EXPIRE)
     message = DepositMessage(c2h.script.redeem, secrets.revoke_hash(0), Quantity(DEPOSIT), DELAY)
-    own = envelope.seal(key, message.as_json(ASSET, answer.handle))
+    own = envelope.seal(key, DepositRequest(message, ASSET, answer.handle).as_json())
     reply = DepositMessage.parse(rpc.call("mph_deposit", own, retry=False), BadReply)
     purse = Purse(wallet_unlock(key.pubkey, p2pkh(hash160(key.pubkey))), (coin,), rate)
     draft = compose_deposit(purse, c2h.script, asset, DEPOSIT, c2h.budget)

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from picopayments_cli.chain import Query
-from picopayments_cli.chain.answers import longnames_of, member, members, whole
+from picopayments_cli.chain.answers import longnames_of, members
 from picopayments_cli.chain.shapes import by_longname, coins_shown, history_shown
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.deadlines import at_risk, check_every, connection_ttl, settle_height
 from picopayments_cli.channel.facts import Facts
-from picopayments_cli.channel.messages import Payment, Receipt
+from picopayments_cli.channel.messages import Payment, Receipt, StatusReply, StatusRequest
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.stages import CLOSED, PROPOSED
 from picopayments_cli.channel.transactions import txid_of
@@ -90,19 +90,18 @@ def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
     """The hub's connections, current terms, funding addresses and liquidity, of one asset or all."""
     if asset is not None and "." in asset:
         asset = asset_named(session, asset).name
-    answer = session.rpc.call("mph_status", {"assets": None if asset is None else [asset]}, retry=True)
-    funds, told = member(answer, "funds", dict), member(answer, "longnames", dict, {})
-    longnames = longnames_of({"asset": name, "asset_longname": longname} for name, longname in told.items())
-    terms = by_longname(member(answer, "current_terms", dict), longnames)
-    held, address = by_longname(member(funds, "liquidity", dict), longnames), member(funds, "address", str)
-    bitcoins = whole(held, "BTC")
+    answer = StatusReply.parse(session.rpc.call("mph_status", StatusRequest(asset).as_json(), retry=True))
+    told = answer.longnames.items()
+    longnames = longnames_of({"asset": name, "asset_longname": longname} for name, longname in told)
+    terms, held = by_longname(answer.terms, longnames), by_longname(answer.liquidity, longnames)
+    address = answer.address
     return {
-        "connections": member(answer, "connections", dict),
+        "connections": answer.connections,
         "current_terms": terms,
         "funding_addresses": {name: address for name in ("BTC", *terms)},
         "liquidity": {
             "addresses": {
-                name: [{"address": address, "balances": {"BTC": bitcoins, name: whole(held, name)}}] for name in terms
+                name: [{"address": address, "balances": {"BTC": held["BTC"], name: held[name]}}] for name in terms
             },
             "total": held,
         },

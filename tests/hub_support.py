@@ -22,12 +22,13 @@ from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.keys import Secrets
 from picopayments_cli.channel.messages import (
+    CloseRequest,
     ConnectRequest,
     DepositMessage,
+    DepositRequest,
     Payment,
     SyncReply,
     SyncRequest,
-    close_request,
 )
 from picopayments_cli.channel.scripts import DepositScript, wallet_unlock
 from picopayments_cli.channel.state import Channel
@@ -181,7 +182,7 @@ class Hand:
 
     def body(self, message: DepositMessage) -> dict[str, Any]:
         """What proposes it, unsigned."""
-        return message.as_json(self.asset, self.handle)
+        return DepositRequest(message, self.asset, self.handle).as_json()
 
     def agree(self, expire: int = EXPIRE, quantity: int = DEPOSIT) -> None:
         """Ask for a connection and propose a deposit; both channels, without their deposits, are the state then."""
@@ -262,7 +263,7 @@ class Hand:
 
     def close(self, secret: Secret | None = None, said: pair.Half | None = None) -> dict[str, Any]:
         """What the hub answers to a close."""
-        return self.call("mph_close", close_request(self.handle, secret, said))
+        return self.call("mph_close", CloseRequest(self.handle, secret, said).as_json())
 
     @property
     def paid(self) -> int:

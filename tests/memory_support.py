@@ -17,6 +17,8 @@ from picopayments_cli.channel.counterparty import asset_id, asset_name, is_p2sh,
 from picopayments_cli.channel.facts import Facts, anchor_spender, first_output, unspent
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import (
+    CloseReply,
+    CloseRequest,
     ConnectReply,
     ConnectRequest,
     DepositMessage,
@@ -24,8 +26,6 @@ from picopayments_cli.channel.messages import (
     Refusal,
     SyncReply,
     SyncRequest,
-    close_request,
-    spend_secret_in,
 )
 from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
 from picopayments_cli.channel.scripts import DepositScript, wallet_unlock
@@ -327,11 +327,10 @@ class HubAnswers:
         return SyncReply(half, receipts, own, refused).as_json()
 
     def _close(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        given = spend_secret_in(body, HubUnreachable)
-        self.client_secret = Secret(given) if given else None
+        self.client_secret = CloseRequest.parse(body).spend_secret
         reveals = self.reveals and not self.duplex.receiving.active
         standing = pair.standing(self.duplex.sending) if self.shows else None
-        return close_request(self.handle, self.secrets.spend if reveals else None, standing)
+        return CloseReply(self.secrets.spend if reveals else None, standing).as_json()
 
     def owes(self, amount: int) -> None:
         """Have it move so much more to the client."""

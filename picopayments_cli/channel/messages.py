@@ -1,8 +1,7 @@
-"""What client and hub tell each other: the bodies of mph_request, mph_deposit, mph_sync and mph_close.
+"""What client and hub tell each other, and nobody else reads or writes: one class for each message of mph_*.
 
-Hex becomes bytes here and nowhere else. The items of ``commit``, ``sends`` and ``receive`` are closed schemas; unknown
-members at the top level are signed and passed over. Between programs of our own, requests carry ``protocol`` and
-replies ``request_sha256``, the digest of the request that they answer.
+Hex becomes bytes here. The items of ``commit``, ``sends`` and ``receive`` are closed schemas; unknown members at the
+top level are signed and passed over. A signed reply or refusal names its request by ``request_sha256``.
 """
 
 from __future__ import annotations
@@ -11,11 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from picopayments_cli.channel import envelope
 from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.state import Offer
 from picopayments_cli.channel.values import (
     HANDLE_SIZE,
     HASH_SIZE,
+    MAX_QUANTITY,
     MAX_TOKEN_SIZE,
     Handle,
     Hash,
@@ -25,7 +26,7 @@ from picopayments_cli.channel.values import (
     check_quantity,
     from_hex,
 )
-from picopayments_cli.errors import BadReply, BadRequest, InvalidHex, InvalidQuantity, PicopaymentsError
+from picopayments_cli.errors import BadAnswer, BadReply, BadRequest, InvalidHex, InvalidQuantity, PicopaymentsError
 
 PROTOCOL = 2  # of our own programs; the originals name none
 _COMMIT = {"rawtx", "script"}
@@ -86,6 +87,24 @@ class _Reader:
             raise self.error(f"A token has at most {MAX_TOKEN_SIZE} bytes.", member="token", size=len(token))
         return Token(token)
 
+    def object(self, name: str) -> _Reader:
+        if not isinstance(self.member(name), Mapping):
+            raise self.error(f"The message's {name} is not an object.", member=name)
+        return _Reader(self.body[name], self.error)
+
+    def text(self, name: str) -> str:
+        if not isinstance(self.member(name), str):
+            raise self.error(f"The message's {name} is not a text.", member=name)
+        return str(self.body[name])
+
+    def handle(self) -> Handle:
+        """Raises InvalidHex."""
+        return Handle(from_hex(self.body.get("handle"), "handle", HANDLE_SIZE))
+
+    def standing(self) -> Half | None:
+        """How a deposit stands by a message of mph_close; None in the originals'."""
+        return self.half() if "commit" in self.body else None
+
     def half(self) -> Half:
         """The members ``revokes`` and ``commit``."""
         revokes = []
@@ -109,6 +128,96 @@ def _half_json(half: Half) -> dict[str, Any]:
         "revokes": [secret.hex() for secret in half.revokes],
         "commit": {"rawtx": offer.raw.hex(), "script": offer.script.hex()} if offer else None,
     }
+
+
+# Every reply --------------------------------------------------------------------------------------------------------
+
+
+def answering(body: Mapping[str, Any], request: bytes) -> dict[str, Any]:
+    """Add to a reply or refusal the digest of the request that it answers."""
+    return {**body, "request_sha256": request.hex()}
+
+
+def answers(body: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
+    """Tell whether a reply or refusal names this request."""
+    return bool(body.get("request_sha256") == envelope.digest(request).hex())
+
+
+def refuses(body: Mapping[str, Any], cause: str, request: Mapping[str, Any]) -> bool:
+    """Tell whether a refusal is one of this request, for the cause of that name."""
+    return body.get("type") == cause and answers(body, request)
+
+
+# mph_status ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StatusRequest:
+    """Asks for what the hub offers in one asset, or in all."""
+
+    asset: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The params."""
+        return {"assets": None if self.asset is None else [self.asset]}
+
+
+@dataclass(frozen=True)
+class StatusReply:
+    """The hub's address and a text signed with its key, and by asset what it holds, its terms and its long name.
+
+    ``connections``: the JSON object that shows each, by handle in hex.
+    """
+
+    address: str
+    message: str
+    signature: str
+    liquidity: Mapping[str, int]
+    terms: Mapping[str, Any]
+    longnames: Mapping[str, Any]
+    connections: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """The result, unsigned."""
+        return {
+            "funds": {
+                "address": self.address,
+                "message": self.message,
+                "signature": self.signature,
+                "liquidity": dict(self.liquidity),
+            },
+            "current_terms": dict(self.terms),
+            "longnames": dict(self.longnames),
+            "connections": dict(self.connections),
+        }
+
+    @staticmethod
+    def parse(body: Any) -> StatusReply:
+        """Raises BadAnswer, also where it is not told how much the hub holds of BTC or of an asset with terms."""
+        reader = _Reader(body, BadAnswer)
+        funds, terms = reader.object("funds"), reader.object("current_terms").body
+        liquidity = funds.object("liquidity")
+        for name in ("BTC", *terms):
+            if not 0 <= liquidity.number(name) <= MAX_QUANTITY:
+                raise BadAnswer(f"The hub can't hold {liquidity.number(name)} of {name}.", member=name)
+        longnames = {} if reader.body.get("longnames") is None else reader.object("longnames").body
+        connections = reader.object("connections").body
+        message, signature = str(funds.body.get("message")), str(funds.body.get("signature"))  # a client needs neither
+        return StatusReply(funds.text("address"), message, signature, liquidity.body, terms, longnames, connections)
+
+
+# mph_key ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KeyRequest:
+    """Asks the hub to sign a reply that can't be an old one. That has no members of its own."""
+
+    nonce: bytes
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        return {"nonce": self.nonce.hex()}
 
 
 # mph_request --------------------------------------------------------------------------------------------------------
@@ -167,7 +276,7 @@ class ConnectReply:
 
 @dataclass(frozen=True)
 class DepositMessage:
-    """A deposit's script and what its payer will put there, and the first hash for commits to the sender.
+    """A deposit and the first hash for commits to its payer: the reply of mph_deposit, and most of its request.
 
     ``delay`` (blocks) of the commits on the named deposit; ``quantity`` that the deposit will hold.
     """
@@ -177,15 +286,14 @@ class DepositMessage:
     quantity: Quantity
     delay: int
 
-    def as_json(self, asset: str | None = None, handle: Handle | None = None) -> dict[str, Any]:
-        """The body, unsigned; a request names asset and handle too."""
-        body = {
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        return {
             "deposit_script": self.script.hex(),
             "next_revoke_secret_hash": self.next_hash.hex(),
             "quantity": self.quantity,
             "delay_time": self.delay,
         }
-        return body if handle is None else {**body, "asset": asset, "handle": handle.hex()}
 
     @staticmethod
     def parse(body: Any, error: type[PicopaymentsError]) -> DepositMessage:
@@ -197,6 +305,25 @@ class DepositMessage:
             reader.quantity("quantity"),
             reader.number("delay_time"),
         )
+
+
+@dataclass(frozen=True)
+class DepositRequest:
+    """The client's deposit, and the connection that it is for. A hub knows the asset by the handle."""
+
+    deposit: DepositMessage
+    asset: str
+    handle: Handle
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        return {**self.deposit.as_json(), "asset": self.asset, "handle": self.handle.hex()}
+
+    @staticmethod
+    def parse(body: Any) -> DepositRequest:
+        """Raises BadRequest, InvalidHex."""
+        deposit = DepositMessage.parse(body, BadRequest)
+        return DepositRequest(deposit, str(body.get("asset", "")), _Reader(body, BadRequest).handle())
 
 
 # mph_sync -----------------------------------------------------------------------------------------------------------
@@ -230,15 +357,19 @@ class Refusal:
 
 @dataclass(frozen=True)
 class SyncRequest:
-    """The client's half of a sync, its payments, and a fresh hash for a later commit to it."""
+    """The client's half of a sync, its payments, and a fresh hash for a later commit to it.
+
+    ``partial``: a payment that the hub refuses does not refuse the others; an original client does not ask for that.
+    """
 
     handle: Handle
     half: Half
     payments: tuple[Payment, ...]
     next_hash: Hash
+    partial: bool = True
 
     def as_json(self) -> dict[str, Any]:
-        """The body, unsigned. ``partial``: a payment that the hub refuses does not refuse the others."""
+        """The body, unsigned."""
         sends = [
             {
                 "payee_handle": payment.payee.hex() if payment.payee else None,
@@ -251,7 +382,7 @@ class SyncRequest:
             "handle": self.handle.hex(),
             "next_revoke_secret_hash": self.next_hash.hex(),
             "sends": sends,
-            "partial": True,
+            "partial": self.partial,
             **_half_json(self.half),
         }
 
@@ -268,7 +399,13 @@ class SyncRequest:
             reader.half(),
             tuple(payments),
             Hash(reader.hex("next_revoke_secret_hash", HASH_SIZE)),
+            reader.body.get("partial") is True,
         )
+
+    @staticmethod
+    def without_payments(body: Mapping[str, Any]) -> dict[str, Any]:
+        """The body with nothing but its payments left out, to be signed anew."""
+        return {**body, "sends": []}
 
 
 @dataclass(frozen=True)
@@ -314,28 +451,57 @@ class SyncReply:
 # mph_close ----------------------------------------------------------------------------------------------------------
 
 
-def close_request(handle: Handle, spend_secret: Secret | None, standing: Half | None = None) -> dict[str, Any]:
-    """The body of mph_close, unsigned: the spend secret where nothing received is left to pay out.
+@dataclass(frozen=True)
+class CloseRequest:
+    """Closes a connection, with the client's spend secret where nothing received is left to pay out.
 
-    ``standing``: how the client's deposit stands, as ``duplex.standing`` has it; the original client says none.
+    ``standing``: how the client's deposit stands, as ``duplex.standing`` has it; an original client says none.
     """
-    body = {"handle": handle.hex(), "spend_secret": spend_secret.hex() if spend_secret else None}
+
+    handle: Handle
+    spend_secret: Secret | None
+    standing: Half | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        return {"handle": self.handle.hex(), **_close_json(self.spend_secret, self.standing)}
+
+    @staticmethod
+    def parse(body: Any) -> CloseRequest:
+        """Raises BadRequest, InvalidHex. The secret may be of any size."""
+        reader = _Reader(body, BadRequest)
+        given, standing = reader.optional_hex("spend_secret"), reader.standing()
+        return CloseRequest(reader.handle(), None if given is None else Secret(given), standing)
+
+
+@dataclass(frozen=True)
+class CloseReply:
+    """The hub's spend secret where nothing received is left to pay out, and how the hub's deposit stands.
+
+    ``standing``: an original hub says none. ``unreadable``: why a standing was not taken, which must not hold the
+    secret back.
+    """
+
+    spend_secret: Secret | None
+    standing: Half | None = None
+    unreadable: PicopaymentsError | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        return _close_json(self.spend_secret, self.standing)
+
+    @staticmethod
+    def parse(body: Any) -> CloseReply:
+        """Raises BadReply. The secret may be of any size."""
+        reader = _Reader(body, BadReply)
+        given = reader.optional_hex("spend_secret")
+        secret = None if given is None else Secret(given)
+        try:
+            return CloseReply(secret, reader.standing())
+        except BadReply as error:
+            return CloseReply(secret, unreadable=error)
+
+
+def _close_json(secret: Secret | None, standing: Half | None) -> dict[str, Any]:
+    body = {"spend_secret": secret.hex() if secret else None}
     return body if standing is None else body | _half_json(standing)
-
-
-def close_reply(spend_secret: Secret | None, standing: Half) -> dict[str, Any]:
-    """The result of mph_close, unsigned: the hub's spend secret where nothing received is left to pay out.
-
-    ``standing``: how the hub's deposit stands.
-    """
-    return {"spend_secret": spend_secret.hex() if spend_secret else None, **_half_json(standing)}
-
-
-def standing_in(body: Mapping[str, Any], error: type[PicopaymentsError]) -> Half | None:
-    """How a deposit stands by a request or reply of mph_close; None in the originals'. Raises the given class."""
-    return _Reader(body, error).half() if "commit" in body else None
-
-
-def spend_secret_in(body: Any, error: type[PicopaymentsError]) -> bytes | None:
-    """The spend secret in a request or reply of mph_close, or None. Raises the given class."""
-    return _Reader(body, error).optional_hex("spend_secret")

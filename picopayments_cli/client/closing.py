@@ -6,28 +6,25 @@ Every function may be cut off anywhere and called again; with the hub or without
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from picopayments_cli.channel import envelope, recovery
 from picopayments_cli.channel.duplex import corrected, standing
 from picopayments_cli.channel.facts import Facts, anchor_spender
-from picopayments_cli.channel.messages import Receipt, close_request, spend_secret_in, standing_in
+from picopayments_cli.channel.messages import CloseReply, CloseRequest, Receipt
 from picopayments_cli.channel.stages import CLOSED, CLOSING
 from picopayments_cli.channel.state import finished
 from picopayments_cli.channel.transactions import (
     Purse,
     txid_of,
 )
-from picopayments_cli.channel.values import Hash, Secret, check_secret, hash_of
+from picopayments_cli.channel.values import Hash, check_secret, hash_of
 from picopayments_cli.client import funds, history, legacy, publishing
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.looking import Look
 from picopayments_cli.client.session import Session
 from picopayments_cli.errors import (
     BadPreviousTransaction,
-    BadReply,
     BadSecret,
     BroadcastRefused,
     PicopaymentsError,
@@ -125,17 +122,17 @@ def _tell(session: Session, connection: Connection) -> Connection:
     secret = connection.spend_secret(session.wallet.key) if nothing_received else None
     if secret is not None and not connection.revealed:
         connection = session.save(replace(connection, revealed=True), "spend secret leaves")
-    body = close_request(connection.handle, secret, standing(connection.duplex.sending))
+    body = CloseRequest(connection.handle, secret, standing(connection.duplex.sending)).as_json()
     request = envelope.seal(session.wallet.key, body)
-    reply = session.call("mph_close", [request], connection.hub_key)
-    given = spend_secret_in(reply.body, BadReply)
+    answer = CloseReply.parse(session.call("mph_close", [request], connection.hub_key).body)
+    given = answer.spend_secret
     if given is not None and hash_of(check_secret(given)) != connection.duplex.sending.script.spend_hash:
         raise BadSecret("The hub's spend secret is not the one of the client's deposit. It was not used.")
-    told = replace(connection, told=True, hub_secret=Secret(given) if given else None)
-    return session.save(_up_to_date(session, told, reply.body), "hub told")
+    told = replace(connection, told=True, hub_secret=given or None)
+    return session.save(_up_to_date(session, told, answer), "hub told")
 
 
-def _up_to_date(session: Session, connection: Connection, reply: Mapping[str, Any]) -> Connection:
+def _up_to_date(session: Session, connection: Connection, answer: CloseReply) -> Connection:
     """The connection with what the hub shows of a newer state: these files may come from a backup.
 
     So that no commit is published that was given back since, and the highest of those received is.
@@ -150,8 +147,9 @@ def _up_to_date(session: Session, connection: Connection, reply: Mapping[str, An
 
     before = connection.duplex.receiving
     try:
-        shown = standing_in(reply, BadReply)
-        after = corrected(before, shown, is_own) if shown else before
+        if answer.unreadable is not None:
+            raise answer.unreadable
+        after = corrected(before, answer.standing, is_own) if answer.standing else before
     except PicopaymentsError as error:
         log.warning("what the hub shows of the connection is not taken: %s", error.message)
         return connection

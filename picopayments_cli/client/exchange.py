@@ -6,9 +6,7 @@ What moves money is on disk before it leaves. Every function may be cut off anyw
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
@@ -135,14 +133,14 @@ def finish(session: Session, connection: Connection, outcome: Outcome) -> Connec
     try:
         reply = session.call("mph_sync", pending.bodies, connection.hub_key)
     except _ABOUT_PAYMENTS as error:
-        if not pending.bodies[-1].get("sends"):
+        if not SyncRequest.parse(pending.bodies[-1]).payments:
             raise
         connection = repair(session, connection, pending, error.name)
         return finish(session, connection, outcome)
     answer = SyncReply.parse(reply.body)
-    sent = next(body for body in pending.bodies if envelope.digest(body) == reply.request)
+    sent = SyncRequest.parse(reply.request).payments
     settled = _settle_reply(connection, pending, _creditable(session, connection, answer), sent)
-    actions = history.synced(_carried(pending, sent), answer.refused, connection.terms.sync_fee, answer.receipts)
+    actions = history.synced(sent, answer.refused, connection.terms.sync_fee, answer.receipts)
     session.save(settled, "sync settled", *actions)
     outcome.receipts.extend(answer.receipts)
     for refusal in answer.refused:
@@ -185,19 +183,20 @@ def repair(session: Session, connection: Connection, pending: Pending, cause: st
 
     ``cause``: the name of the error that the payments were refused with.
     """
-    body = envelope.seal(session.wallet.key, {**pending.bodies[-1], "sends": []})
+    last = pending.bodies[-1]
+    body = envelope.seal(session.wallet.key, SyncRequest.without_payments(last))
     repaired = replace(connection, pending=replace(pending, bodies=(*pending.bodies, body)))
-    refused = [history.refused(payment, cause) for payment in _carried(pending, pending.bodies[-1])]
+    refused = [history.refused(payment, cause) for payment in SyncRequest.parse(last).payments]
     return session.save(repaired, "sync repaired", *refused)
 
 
-def _settle_reply(connection: Connection, pending: Pending, answer: SyncReply, sent: Mapping[str, Any]) -> Connection:
-    """The connection with a reply applied. Raises what the channel's rules refuse; then nothing of it counts."""
-    carried = {item["token"] for item in sent["sends"]}
-    refused = {refusal.token.hex() for refusal in answer.refused}
+def _settle_reply(connection: Connection, pending: Pending, answer: SyncReply, sent: tuple[Payment, ...]) -> Connection:
+    """Apply a reply, all of it or nothing. ``sent``: the payments that it answers. Raises what the channel refuses."""
+    carried = {payment.token for payment in sent}
+    refused = {refusal.token for refusal in answer.refused}
     if not refused <= carried:
         raise BadReply("The hub refuses payments that the sync did not carry. Nothing of the reply was taken.")
-    kept_back = [payment for payment in pending.payments if payment.token.hex() in refused | _left_out(pending, sent)]
+    kept_back = [payment for payment in pending.payments if payment.token not in carried - refused]
     expected = sum(receipt.amount for receipt in answer.receipts)
     channels, surplus = pair.settle(connection.duplex, answer.half, expected)
     owed = connection.owed + sum(payment.amount for payment in kept_back)
@@ -207,15 +206,3 @@ def _settle_reply(connection: Connection, pending: Pending, answer: SyncReply, s
         pending=None,
         owed=max(owed - surplus, 0),
     )
-
-
-def _carried(pending: Pending, sent: Mapping[str, Any]) -> list[Payment]:
-    """The payments that a version of a sync carries."""
-    carried = {item["token"] for item in sent["sends"]}
-    return [payment for payment in pending.payments if payment.token.hex() in carried]
-
-
-def _left_out(pending: Pending, sent: Mapping[str, Any]) -> set[str]:
-    """The tokens of payments that the answered version did not carry."""
-    carried = {item["token"] for item in sent["sends"]}
-    return {payment.token.hex() for payment in pending.payments} - carried

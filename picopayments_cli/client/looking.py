@@ -119,7 +119,7 @@ class Sight:
         return {
             str(address_of_script(self._network, channel.commit_script(item.revoke_hash).output)): (channel, item)
             for channel in channels
-            for item in exposed(channel)[: WATCHED_REVOKED]
+            for item in exposed(channel)[:WATCHED_REVOKED]
         }
 
     def _with_commits(self, channels: list[Channel], facts: list[Facts]) -> list[Facts]:

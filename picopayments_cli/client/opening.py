@@ -13,7 +13,7 @@ from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.keys import SALT_SIZE, Secrets
-from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositMessage
+from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositMessage, DepositRequest
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.stages import AGREED, ASKED, PROPOSED
 from picopayments_cli.channel.state import Channel
@@ -87,6 +87,7 @@ def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, ex
         raise BadTerms("The hub would deposit nothing in return.", deposit_ratio=terms.deposit_ratio)
     raw, anchor = _make_deposit(session, c2h, asset, quantity, terms)
     message = DepositMessage(c2h.redeem, secrets.revoke_hash(0), Quantity(quantity), delay)
+    proposal = DepositRequest(message, asset.name, answer.handle).as_json()
     channels = pair.Duplex(
         Channel(asset.number, c2h, Quantity(quantity), delay, terms.fee_rate, anchor),
         Channel(asset.number, h2c, Quantity(matching), delay, terms.fee_rate),
@@ -102,7 +103,7 @@ def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, ex
         salt=secrets.salt,
         duplex=pair.hand_out(channels, secrets.revoke_hash(0)),
         stage=PROPOSED,
-        proposal=envelope.seal(session.wallet.key, message.as_json(asset.name, answer.handle)),
+        proposal=envelope.seal(session.wallet.key, proposal),
         deposit_raw=raw,
         next_number=1,
         numbers={secrets.revoke_hash(0): 0},

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from picopayments_cli.chain import Chain
 from picopayments_cli.channel import envelope
+from picopayments_cli.channel.messages import KeyRequest, answers, refuses
 from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.stages import ASKED
 from picopayments_cli.channel.state import Channel
@@ -45,10 +46,10 @@ _NONCE_SIZE = 32
 
 @dataclass(frozen=True)
 class Signed:
-    """A reply that the hub signed with ``hub_key``, and the digest of the request that it answers."""
+    """A reply that the hub signed with ``hub_key``, and the request that it answers."""
 
     body: Mapping[str, Any]
-    request: bytes
+    request: Mapping[str, Any]
     hub_key: Pubkey
 
 
@@ -235,7 +236,7 @@ class Session:
 
         Raises BadHubSignature, BadReply, HubUnreachable and its kind.
         """
-        return self.call("mph_key", [{"nonce": os.urandom(_NONCE_SIZE).hex()}], hub_key).hub_key
+        return self.call("mph_key", [KeyRequest(os.urandom(_NONCE_SIZE)).as_json()], hub_key).hub_key
 
     # The doors ------------------------------------------------------------------------------------------------------
 
@@ -264,17 +265,15 @@ class Session:
         key = hub_key or envelope.named_key(body)
         if key is None or envelope.signed_by(body, key) is None:
             raise self._not_the_hub("The hub's reply", method=method)
-        named = body.get("request_sha256")
-        answered = [request for request in sent if envelope.digest(request).hex() == named]
-        if not answered:
+        answered = next((request for request in sent if answers(body, request)), None)
+        if answered is None:
             raise BadReply("The hub's reply answers another request. Nothing of it was taken.", method=method)
-        return Signed(body, envelope.digest(answered[0]), key)
+        return Signed(body, answered, key)
 
     def _check_refusal(self, error: PicopaymentsError, sent: Mapping[str, Any], hub_key: Pubkey) -> None:
         """Believe the hub alone that it refuses a request. Raises BadHubSignature."""
         said = error.said or {}
-        right = said.get("type") == error.name and said.get("request_sha256") == envelope.digest(sent).hex()
-        if not right or envelope.signed_by(said, hub_key) is None:
+        if not refuses(said, error.name, sent) or envelope.signed_by(said, hub_key) is None:
             raise self._not_the_hub(f"The refusal {error.name}", refusal=error.name) from error
 
     def _not_the_hub(self, what: str, **data: Any) -> BadHubSignature:

@@ -95,7 +95,7 @@ class Exchange:
                     )
                 if account.listed:
                     work.finish_payments(account.handle)
-                account, refused = self._take(work, account, request, partial=body.get("partial") is True)
+                account, refused = self._take(work, account, request)
                 reply = self._give(work, account, request, refused, digest)
         except UnknownRevokeHash:
             if stale_database.notice(self._hub, self._hub.book.look_up(request.handle), request.half.offer):
@@ -104,9 +104,7 @@ class Exchange:
         self._hub.wake()  # to look at the addresses of the client's next commits
         return reply
 
-    def _take(
-        self, work: UnitOfWork, account: Account, request: SyncRequest, *, partial: bool
-    ) -> tuple[Account, tuple[Refusal, ...]]:
+    def _take(self, work: UnitOfWork, account: Account, request: SyncRequest) -> tuple[Account, tuple[Refusal, ...]]:
         """Apply the client's half, take the fee, and book the payments."""
         before = account.channels
         after = accept(before, request.half)
@@ -129,7 +127,7 @@ class Exchange:
             try:
                 account = self._book(work, account, payment)
             except PicopaymentsError as error:
-                if not partial:
+                if not request.partial:
                     raise
                 refused.append(Refusal(payment.token, error.name))
         return account, tuple(refused)

@@ -21,12 +21,14 @@ from picopayments_cli.channel.duplex import (
 )
 from picopayments_cli.channel.keys import SALT_SIZE
 from picopayments_cli.channel.messages import (
+    CloseReply,
+    CloseRequest,
     ConnectReply,
     ConnectRequest,
     DepositMessage,
-    close_reply,
-    spend_secret_in,
-    standing_in,
+    DepositRequest,
+    StatusReply,
+    answering,
 )
 from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.scripts import DepositScript
@@ -37,9 +39,7 @@ from picopayments_cli.channel.values import (
     HANDLE_SIZE,
     Handle,
     Quantity,
-    Secret,
     check_secret,
-    from_hex,
     hash_of,
 )
 from picopayments_cli.errors import (
@@ -47,7 +47,6 @@ from picopayments_cli.errors import (
     AssetNotInTerms,
     BadClientSignature,
     BadDepositScript,
-    BadRequest,
     BadSecret,
     ConnectionNotOpen,
     DepositAlreadyGiven,
@@ -146,17 +145,15 @@ class Methods:
             offered[asset] = terms
         held = self._hub.chain.view(Query(balances=[self._hub.address])).balances[self._hub.address]
         message = os.urandom(32).hex()
-        return {
-            "funds": {
-                "address": self._hub.address,
-                "message": message,
-                "signature": envelope.sign_message(self._hub.key, message),
-                "liquidity": {asset: held.get(asset, 0) for asset in (*offered, "BTC")},
-            },
-            "current_terms": {asset: terms.as_json() for asset, terms in offered.items()},
-            "longnames": {asset: longname for asset in offered if (longname := self._hub.longname(asset)) is not None},
-            "connections": self._connections(wanted),
-        }
+        return StatusReply(
+            address=self._hub.address,
+            message=message,
+            signature=envelope.sign_message(self._hub.key, message),
+            liquidity={asset: held.get(asset, 0) for asset in (*offered, "BTC")},
+            terms={asset: terms.as_json() for asset, terms in offered.items()},
+            longnames={asset: longname for asset in offered if (longname := self._hub.longname(asset)) is not None},
+            connections=self._connections(wanted),
+        ).as_json()
 
     def _connections(self, assets: set[str]) -> dict[str, Any]:
         shown = {}
@@ -213,8 +210,8 @@ class Methods:
         Raises UnknownHandle, DepositAlreadyGiven, BadDepositScript, DepositRefused, InvalidTime, AddressUsed,
         InsufficientLiquidity, MemoRequired.
         """
-        asked = DepositMessage.parse(body, BadRequest)
-        handle = _handle(body)
+        request = DepositRequest.parse(body)
+        handle, asked = request.handle, request.deposit
         account = self._hub.book.look_up(handle)
         digest = signed(body, account.client)
         if account.restored:
@@ -309,9 +306,8 @@ class Methods:
         though it has a commit has old files: the secret is left alone, and the reply says what it has. Raises
         UnknownHandle, BadSecret, and what a commit is refused for.
         """
-        given = spend_secret_in(body, BadRequest)
-        said = standing_in(body, BadRequest)
-        handle = _handle(body)
+        request = CloseRequest.parse(body)
+        handle, given, said = request.handle, request.spend_secret, request.standing
         known = self._hub.book.look_up(handle)
         digest = signed(body, known.client)
         stale_database.notice(self._hub, known, said.offer if said else None)
@@ -328,7 +324,7 @@ class Methods:
             revealed = not account.restored and not account.channels.receiving.active
             account = replace(
                 account,
-                client_secret=Secret(given) if given and usable else account.client_secret,
+                client_secret=given if given and usable else account.client_secret,
                 revealed=account.revealed or revealed,
             )
             if account.stage in (AGREED, OPEN):
@@ -337,23 +333,19 @@ class Methods:
                 account = work.put(account)
             secret = account.secrets(self._hub.key).spend if revealed else None
         chores.settle(self._hub, handle)
-        return self._reply(close_reply(secret, standing(account.channels.sending)), digest)
+        return self._reply(CloseReply(secret, standing(account.channels.sending)).as_json(), digest)
 
     def _reply(self, body: Mapping[str, Any], digest: bytes) -> RawJson:
         return RawJson(json.dumps(self._sealed(body, digest)))
 
     def _sealed(self, body: Mapping[str, Any], digest: bytes) -> dict[str, Any]:
-        return envelope.seal(self._hub.key, {**body, "request_sha256": digest.hex()})
+        return envelope.seal(self._hub.key, answering(body, digest))
 
 
 def _asset_list(assets: Any) -> set[str]:
     if not isinstance(assets, list) or not all(isinstance(asset, str) for asset in assets):
         raise InvalidParams("assets must be a list of names, or null for all.")
     return set(assets)
-
-
-def _handle(body: Mapping[str, Any]) -> Handle:
-    return Handle(from_hex(body.get("handle"), "handle", HANDLE_SIZE))
 
 
 def _same_deposit(account: Account, digest: bytes) -> RawJson:

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from channel_support import (
+    PAYER,
     hashed,
     secret,
 )
 
+from picopayments_cli.channel import envelope
 from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.messages import (
+    CloseReply,
+    CloseRequest,
     ConnectReply,
     ConnectRequest,
     DepositMessage,
+    DepositRequest,
+    KeyRequest,
     Payment,
     Receipt,
     Refusal,
+    StatusReply,
+    StatusRequest,
     SyncReply,
     SyncRequest,
-    close_reply,
-    close_request,
-    spend_secret_in,
-    standing_in,
+    answering,
+    answers,
+    refuses,
 )
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.state import Offer
@@ -40,6 +48,7 @@ from picopayments_cli.channel.values import (
     from_hex,
 )
 from picopayments_cli.errors import (
+    BadAnswer,
     BadReply,
     BadRequest,
     BadSecret,
@@ -106,6 +115,8 @@ def test_a_secret_that_begins_like_a_signature() -> None:
         assert check_secret(start + bytes(29)) == start + bytes(29)
 
 
+MISSING = object()
+
 # Messages -----------------------------------------------------------------------------------------------------------
 
 HANDLE, OTHER_HANDLE = Handle(b"\xaa" * 32), Handle(b"\xbb" * 32)
@@ -135,13 +146,19 @@ SYNC_REPLY = SyncReply(
     (Refusal(Token(b"u"), "PaymentExceedsReceivable"),),
 )
 
+STATUS_REPLY = StatusReply(
+    address="an address",
+    message="00",
+    signature="c2ln",
+    liquidity={"BTC": 5, "XCP": 7},
+    terms={"XCP": TERMS},
+    longnames={"A7": "PARENT.child"},
+    connections={HANDLE.hex(): {"balance": 7}},
+)
+
 
 def parse_deposit_request(body: Any) -> DepositMessage:
     return DepositMessage.parse(body, BadRequest)
-
-
-def parse_close(body: Any) -> bytes | None:
-    return spend_secret_in(body, BadReply)
 
 
 ROUNDS: list[tuple[Any, Callable[[Any], Any], type[PicopaymentsError]]] = [
@@ -152,6 +169,15 @@ ROUNDS: list[tuple[Any, Callable[[Any], Any], type[PicopaymentsError]]] = [
     (SyncRequest(HANDLE, Half(), (), hashed("three")), SyncRequest.parse, BadRequest),
     (SYNC_REPLY, SyncReply.parse, BadReply),
     (SyncReply(Half((), None), (), hashed("three")), SyncReply.parse, BadReply),
+    (STATUS_REPLY, StatusReply.parse, BadAnswer),
+    (DepositRequest(DEPOSIT_MESSAGE, "XCP", HANDLE), DepositRequest.parse, BadRequest),
+    (replace(SYNC_REQUEST, partial=False), SyncRequest.parse, BadRequest),
+    (CloseRequest(HANDLE, secret("one"), HALF), CloseRequest.parse, BadRequest),
+    (CloseRequest(HANDLE, None, Half()), CloseRequest.parse, BadRequest),
+    (CloseRequest(HANDLE, None), CloseRequest.parse, BadRequest),  # an original client's
+    (CloseReply(secret("one"), HALF), CloseReply.parse, BadReply),
+    (CloseReply(None, Half()), CloseReply.parse, BadReply),
+    (CloseReply(None), CloseReply.parse, BadReply),
 ]
 
 
@@ -167,10 +193,80 @@ def test_messages_come_out_as_they_went_in(
             parse(broken)
 
 
-def test_a_deposit_request_names_asset_and_handle() -> None:
-    body = DEPOSIT_MESSAGE.as_json("XCP", HANDLE)
-    assert (body["asset"], body["handle"]) == ("XCP", HANDLE.hex())
-    assert "handle" not in DEPOSIT_MESSAGE.as_json()
+def test_what_is_on_the_wire() -> None:
+    """To the letter: hubs and clients of other versions read it."""
+    assert StatusRequest(None).as_json() == {"assets": None}
+    assert StatusRequest("XCP").as_json() == {"assets": ["XCP"]}
+    assert KeyRequest(b"\x01\x02").as_json() == {"nonce": "0102"}
+    deposit = DEPOSIT_MESSAGE.as_json()
+    assert list(deposit) == ["deposit_script", "next_revoke_secret_hash", "quantity", "delay_time"]
+    request = DepositRequest(DEPOSIT_MESSAGE, "XCP", HANDLE).as_json()
+    assert request == {**deposit, "asset": "XCP", "handle": HANDLE.hex()}
+    assert CloseRequest(HANDLE, None).as_json() == {"handle": HANDLE.hex(), "spend_secret": None}
+    half: dict[str, Any] = {"revokes": [], "commit": None}
+    assert CloseRequest(HANDLE, secret("one"), Half()).as_json() == {
+        "handle": HANDLE.hex(),
+        "spend_secret": secret("one").hex(),
+        **half,
+    }
+    assert CloseReply(None, Half()).as_json() == {"spend_secret": None, **half}
+    assert list(STATUS_REPLY.as_json()) == ["funds", "current_terms", "longnames", "connections"]
+    assert list(STATUS_REPLY.as_json()["funds"]) == ["address", "message", "signature", "liquidity"]
+    assert list(SYNC_REQUEST.as_json())[:4] == ["handle", "next_revoke_secret_hash", "sends", "partial"]
+
+
+def test_a_reply_names_the_request_that_it_answers() -> None:
+    request, other = envelope.seal(PAYER, {"a": 1}), envelope.seal(PAYER, {"a": 2})
+    body = answering({"type": "UnknownHandle"}, envelope.digest(request))
+    assert list(body) == ["type", "request_sha256"]
+    assert answers(body, request)
+    assert not answers(body, other)
+    assert not answers({}, request)
+    assert refuses(body, "UnknownHandle", request)
+    assert not refuses(body, "StaleRequest", request)
+    assert not refuses(body, "UnknownHandle", other)
+
+
+def test_a_sync_without_its_payments_is_the_same_but_for_them() -> None:
+    body = {**SYNC_REQUEST.as_json(), "of another program": 1}
+    left = SyncRequest.without_payments(body)
+    assert left == {**body, "sends": []}
+    assert SyncRequest.parse(left) == replace(SYNC_REQUEST, payments=())
+
+
+@pytest.mark.parametrize("partial", [False, 1, "true", None, MISSING])
+def test_nothing_but_true_asks_for_payments_to_be_refused_alone(partial: object) -> None:
+    body = {name: value for name, value in SYNC_REQUEST.as_json().items() if name != "partial"}
+    assert not SyncRequest.parse(body if partial is MISSING else {**body, "partial": partial}).partial
+
+
+@pytest.mark.parametrize("name", ["funds", "current_terms", "connections"])
+def test_a_status_without_what_the_client_shows(name: str) -> None:
+    body = STATUS_REPLY.as_json()
+    not_objects: list[Any] = [None, [], "ab", 5]
+    for wrong in not_objects:
+        with pytest.raises(BadAnswer):
+            StatusReply.parse({**body, name: wrong})
+    with pytest.raises(BadAnswer):
+        StatusReply.parse({other: value for other, value in body.items() if other != name})
+
+
+@pytest.mark.parametrize("amount", [MISSING, None, True, -1, 2**63, 1.0, "1"])
+@pytest.mark.parametrize("asset", ["BTC", "XCP"])
+def test_a_status_with_impossible_liquidity(asset: str, amount: Any) -> None:
+    body = STATUS_REPLY.as_json()
+    held = {name: value for name, value in body["funds"]["liquidity"].items() if name != asset}
+    held |= {} if amount is MISSING else {asset: amount}
+    with pytest.raises(BadAnswer):
+        StatusReply.parse({**body, "funds": {**body["funds"], "liquidity": held}})
+
+
+def test_a_status_of_a_hub_that_knows_no_longnames() -> None:
+    body = STATUS_REPLY.as_json()
+    del body["longnames"]
+    assert StatusReply.parse(body).longnames == {}
+    with pytest.raises(BadAnswer):
+        StatusReply.parse({**body, "longnames": []})
 
 
 def test_an_original_hubs_reply_without_refusals_is_one() -> None:
@@ -179,27 +275,23 @@ def test_an_original_hubs_reply_without_refusals_is_one() -> None:
     assert SyncReply.parse(body).refused == ()
 
 
-def test_how_the_clients_deposit_stands_at_a_close() -> None:
-    said = SyncRequest.parse(SYNC_REQUEST.as_json()).half
-    assert said.revokes
-    assert said.offer
-    body = close_request(HANDLE, None, said)
-    reply = close_reply(None, said)
-    assert standing_in(body, BadRequest) == standing_in(reply, BadReply) == said
-    assert (parse_close(reply), parse_close(close_reply(secret("one"), said))) == (None, secret("one"))
-    assert standing_in(close_request(HANDLE, None, Half()), BadRequest) == Half()
-    assert standing_in(close_request(HANDLE, None), BadRequest) is None  # the original client's
-    for name, wrong in (("revokes", "ab"), ("revokes", ["zz"]), ("commit", {"rawtx": "ab"}), ("commit", "ab")):
-        with pytest.raises(BadRequest):
-            standing_in({**body, name: wrong}, BadRequest)
-    with pytest.raises(BadReply):
-        standing_in({"commit": None}, BadReply)
+@pytest.mark.parametrize(
+    ("name", "wrong"), [("revokes", "ab"), ("revokes", ["zz"]), ("commit", {"rawtx": "ab"}), ("commit", "ab")]
+)
+def test_a_standing_that_can_not_be_read(name: str, wrong: Any) -> None:
+    body = CloseRequest(HANDLE, None, HALF).as_json()
+    with pytest.raises(BadRequest):
+        CloseRequest.parse({**body, name: wrong})
+    reply = CloseReply.parse({**CloseReply(secret("one"), HALF).as_json(), name: wrong})
+    assert (reply.spend_secret, reply.standing) == (secret("one"), None)  # it does not hold the secret back
+    assert isinstance(reply.unreadable, BadReply)
 
 
-def test_the_spend_secret_of_a_close() -> None:
-    assert parse_close(close_request(HANDLE, secret("one"))) == secret("one")
-    assert parse_close(close_request(HANDLE, None)) is None
-    assert close_request(HANDLE, None)["handle"] == HANDLE.hex()
+@pytest.mark.parametrize("handle", [None, "", "ab" * 31, "AB" * 32, 5])
+def test_a_request_for_no_handle(handle: Any) -> None:
+    for request in (CloseRequest(HANDLE, None), DepositRequest(DEPOSIT_MESSAGE, "XCP", HANDLE)):
+        with pytest.raises(InvalidHex):
+            type(request).parse({**request.as_json(), "handle": handle})
 
 
 NOT_HEX: list[Any] = [None, 5, True, 1.5, [], {}, "AB", "abc", "zz"]
@@ -208,7 +300,6 @@ NOT_HANDLE = [*NOT_HEX, "", "ab" * 31, "ab" * 33]
 NOT_QUANTITY: list[Any] = [None, True, 1.0, "1", 0, -1, 2**63, [], {}]
 NOT_NUMBER: list[Any] = [None, True, 1.0, "1", [], {}]
 NOT_LIST: list[Any] = [None, True, 1, "ab", {}]
-MISSING = object()
 SEND = SYNC_REQUEST.as_json()["sends"][0]
 RECEIVE = SYNC_REPLY.as_json()["receive"][0]
 OFFERED = SYNC_REPLY.as_json()["commit"]
@@ -336,7 +427,7 @@ def test_refusals_of_another_shape(refused: Any) -> None:
 @pytest.mark.parametrize("bad", [{}, *({"spend_secret": value} for value in NOT_HEX[1:]), None, []])
 def test_a_close_without_a_usable_secret(bad: Any) -> None:
     with pytest.raises(BadReply):
-        parse_close(bad)
+        CloseReply.parse(bad)
 
 
 # Terms --------------------------------------------------------------------------------------------------------------

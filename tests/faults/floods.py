@@ -19,7 +19,7 @@ from faults.party import EXPIRE, Party, heard
 from faults.result import Budget, Result
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.messages import ConnectRequest, DepositMessage
+from picopayments_cli.channel.messages import ConnectRequest, DepositMessage, DepositRequest
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.values import Handle, Hash, Pubkey, Quantity
 from picopayments_cli.limits import Limits
@@ -122,7 +122,7 @@ class Flood:
         hubs = Pubkey(bytes.fromhex(reply["pubkey"]))
         script = DepositScript(key.pubkey, hubs, Hash(bytes.fromhex(reply["spend_secret_hash"])), EXPIRE)
         message = DepositMessage(script.redeem, secrets.revoke_hash(0), Quantity(1000), 2)
-        body = envelope.seal(key, message.as_json("XCP", Handle(bytes.fromhex(reply["handle"]))))
+        body = envelope.seal(key, DepositRequest(message, "XCP", Handle(bytes.fromhex(reply["handle"]))).as_json())
         return "result" in self._call("mph_deposit", body, sender).json()
 
     def _call(self, method: str, params: Any, headers: dict[str, str]) -> requests.Response:

@@ -36,7 +36,7 @@ from picopayments_cli.client import arguments, legacy
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.document import to_document
 from picopayments_cli.client.session import Session
-from picopayments_cli.errors import BadReply, BadRequest, InvalidAsset, PicopaymentsError
+from picopayments_cli.errors import InvalidAsset, PicopaymentsError
 from picopayments_cli.hub.terms import default_text, read_offer
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.limits import party
@@ -240,12 +240,13 @@ def _of_json(given: Samples) -> Iterator[Parser]:
     for name, method, parse in (
         ("mph_request", "mph_request", messages.ConnectRequest.parse),
         ("mph_request's result", "mph_request result", messages.ConnectReply.parse),
-        ("mph_deposit", "mph_deposit", lambda body: messages.DepositMessage.parse(body, BadRequest)),
+        ("mph_deposit", "mph_deposit", messages.DepositRequest.parse),
         ("mph_sync", "mph_sync", messages.SyncRequest.parse),
         ("mph_sync's result", "mph_sync result", messages.SyncReply.parse),
     ):
         yield Parser(name, some_json(*given.messages[method]), _again(parse))
-    yield Parser("mph_close", some_json(*close), lambda body: messages.spend_secret_in(body, BadReply))
+    yield Parser("mph_close", some_json(*close), messages.CloseRequest.parse)
+    yield Parser("mph_close's result", some_json(*close), messages.CloseReply.parse)
     yield Parser("terms", some_json(terms), lambda body: _terms(Terms.parse(body)))
     yield Parser("hex", some_json("ab" * 32, "x"), lambda value: same(from_hex(value, "value").hex(), value))
     yield Parser("amount", some_json(5, 2**63), values.check_quantity)

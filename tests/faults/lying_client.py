@@ -19,7 +19,7 @@ from faults.proxy import LOST_BEFORE, Proxy, between
 from faults.result import Budget, Result
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.messages import ConnectRequest, DepositMessage, close_request
+from picopayments_cli.channel.messages import CloseRequest, ConnectRequest, DepositMessage, DepositRequest
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.state import commit
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash, Quantity
@@ -306,7 +306,7 @@ class Hand:
         hub = bytes.fromhex(reply["pubkey"])
         script = DepositScript(self.key.pubkey, hub, Hash(bytes.fromhex(reply["spend_secret_hash"])), EXPIRE)  # type: ignore[arg-type]
         message = DepositMessage(script.redeem, self.secrets.revoke_hash(0), Quantity(1000), 2)
-        return envelope.seal(self.key, message.as_json("XCP", handle)), handle.hex()
+        return envelope.seal(self.key, DepositRequest(message, "XCP", handle).as_json()), handle.hex()
 
 
 def _requests(cheat: Cheat, budget: Budget) -> None:
@@ -345,7 +345,7 @@ def _closes(cheat: Cheat, budget: Budget) -> None:
         opened = alice.open()
         alice.do("sync", opened)  # so that the hub has something to lose
         secret = alice.connection(opened).secrets(alice.key()).spend
-        return opened, envelope.seal(alice.key(), close_request(Handle(bytes.fromhex(opened)), secret))
+        return opened, envelope.seal(alice.key(), CloseRequest(Handle(bytes.fromhex(opened)), secret).as_json())
 
     handle, base = fresh()
     known = Known({}, {"a revoke secret": _own(cheat, handle).revoke(0).hex()}, {})

@@ -22,6 +22,7 @@ from picopayments_cli.channel.messages import (
     ConnectReply,
     ConnectRequest,
     DepositMessage,
+    DepositRequest,
     Payment,
     SyncReply,
     SyncRequest,
@@ -329,7 +330,8 @@ class CheatingClient(Thief):
         h2c = DepositScript(hub, self.key.pubkey, self.secrets.spend_hash, expire)
         meanwhile(c2h)
         own = self.drawn()
-        message = DepositMessage(c2h.redeem, own, Quantity(DEPOSIT), delay).as_json("XCP", self.handle)
+        deposit = DepositMessage(c2h.redeem, own, Quantity(DEPOSIT), delay)
+        message = DepositRequest(deposit, "XCP", self.handle).as_json()
         self.agreed = self.town.height
         agreed = DepositMessage.parse(self.call("mph_deposit", message), BadReply)
         sending = Channel(XCP, c2h, Quantity(DEPOSIT), delay, rate)

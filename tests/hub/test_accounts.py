@@ -14,7 +14,7 @@ from channel_support import parsed
 from hub_support import EXPIRE, Desk, Hand, clients, open_all, payment, running_desk
 
 from picopayments_cli.channel.duplex import Half, standing
-from picopayments_cli.channel.messages import SyncReply, close_request
+from picopayments_cli.channel.messages import CloseRequest, SyncReply
 from picopayments_cli.channel.state import Channel, Commit, Offer, finished, offer_of
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Handle, Hash
@@ -277,7 +277,7 @@ def test_after_a_restore_the_commit_is_the_one_that_its_client_shows(tmp_path: P
         revoked = offer_of(story.then, story.given_back[-1])
         unknown = Commit(newest.active[-1].quantity, Hash(bytes(20)), newest.active[-1].signature)
         for wrong in (Half(said.revokes, revoked), Half((), offer_of(newest, unknown))):
-            assert alice.refused("mph_close", close_request(alice.handle, None, wrong)) == "UnknownRevokeHash"
+            assert alice.refused("mph_close", CloseRequest(alice.handle, None, wrong).as_json()) == "UnknownRevokeHash"
         assert desk.account(alice.handle).restored
         assert published(desk, channel) == []
         reply = alice.close(None, said)

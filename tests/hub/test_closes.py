@@ -12,7 +12,7 @@ from regtest_support import address_of, key_of
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.deadlines import settle_height
 from picopayments_cli.channel.duplex import standing
-from picopayments_cli.channel.messages import SyncReply, SyncRequest, close_request
+from picopayments_cli.channel.messages import CloseRequest, SyncReply, SyncRequest
 from picopayments_cli.channel.state import finished
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Hash, Outpoint, Secret, hash_of
@@ -182,7 +182,7 @@ def test_what_comes_to_a_commit_that_was_given_back_is_taken_away_and_to_others_
 
 
 def test_a_close_is_refused_by_name_and_changes_nothing(desk: Desk, alice: Hand) -> None:
-    right = close_request(alice.handle, None)
+    right = CloseRequest(alice.handle, None).as_json()
     assert desk.name_of("mph_close", right) == "BadClientSignature"
     assert desk.name_of("mph_close", envelope.seal(key_of("other"), right)) == "BadClientSignature"
     assert alice.refused("mph_close", {**right, "handle": STRANGER.hex()}) == "UnknownHandle"
@@ -194,7 +194,7 @@ def test_a_close_is_refused_by_name_and_changes_nothing(desk: Desk, alice: Hand)
     assert alice.refused("mph_close", {**right, "commit": 5, "revokes": []}) == "BadRequest"
     asked = Hand(desk, "asked only")
     asked.request()
-    assert asked.refused("mph_close", close_request(asked.handle, None)) == "ConnectionNotOpen"
+    assert asked.refused("mph_close", CloseRequest(asked.handle, None).as_json()) == "ConnectionNotOpen"
     alice.sync(FEE)
 
 

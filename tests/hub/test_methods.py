@@ -20,12 +20,13 @@ from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import (
+    CloseRequest,
     ConnectRequest,
     DepositMessage,
+    DepositRequest,
     Payment,
     SyncReply,
     SyncRequest,
-    close_request,
 )
 from picopayments_cli.channel.scripts import CommitScript, DepositScript
 from picopayments_cli.channel.state import Offer
@@ -172,7 +173,7 @@ def test_a_request_is_refused_by_name(network: Network, hand: Hand, changes: dic
 def test_the_same_deposit_is_answered_with_the_same_bytes_and_another_refused(network: Network, hand: Hand) -> None:
     handle, hubs = hand.request()
     message = hand.deposit(hubs)
-    sealed = envelope.seal(hand.key, message.as_json("XCP", handle))
+    sealed = envelope.seal(hand.key, DepositRequest(message, "XCP", handle).as_json())
     first = raw_result(network, "mph_deposit", sealed)
     assert json.loads(first)["result"]["quantity"] == DEPOSIT
     assert raw_result(network, "mph_deposit", sealed) == first
@@ -182,7 +183,7 @@ def test_the_same_deposit_is_answered_with_the_same_bytes_and_another_refused(ne
         replace(message, next_hash=hand.secrets.revoke_hash(1)),
         hand.deposit(hubs, expire=EXPIRE + 1),
     ):
-        body = envelope.seal(hand.key, other.as_json("XCP", handle))
+        body = envelope.seal(hand.key, DepositRequest(other, "XCP", handle).as_json())
         assert name_of(network, "mph_deposit", body) == "DepositAlreadyGiven"
     assert raw_result(network, "mph_deposit", sealed) == first
 
@@ -208,9 +209,9 @@ def test_a_deposit_is_refused_by_name_and_a_right_one_taken_after(
     network: Network, hand: Hand, changes: dict[str, Any], error: str
 ) -> None:
     handle, hubs = hand.request()
-    wrong = hand.deposit(hubs, **changes)
-    assert name_of(network, "mph_deposit", envelope.seal(hand.key, wrong.as_json("XCP", handle))) == error
-    assert hand.call("mph_deposit", hand.deposit(hubs).as_json("XCP", handle))["quantity"] == DEPOSIT
+    wrong = DepositRequest(hand.deposit(hubs, **changes), "XCP", handle).as_json()
+    assert name_of(network, "mph_deposit", envelope.seal(hand.key, wrong)) == error
+    assert hand.call("mph_deposit", DepositRequest(hand.deposit(hubs), "XCP", handle).as_json())["quantity"] == DEPOSIT
 
 
 def test_a_deposit_script_of_other_keys_or_hash_is_refused(network: Network, hand: Hand) -> None:
@@ -224,13 +225,13 @@ def test_a_deposit_script_of_other_keys_or_hash_is_refused(network: Network, han
         replace(script, spend_hash=hand.secrets.spend_hash),
     ):
         message = replace(hand.deposit(hubs), script=wrong.redeem)
-        body = envelope.seal(hand.key, message.as_json("XCP", handle))
+        body = envelope.seal(hand.key, DepositRequest(message, "XCP", handle).as_json())
         assert name_of(network, "mph_deposit", body) == "BadDepositScript"
 
 
 def test_a_deposit_is_the_connections_own(network: Network, hand: Hand) -> None:
     handle, hubs = hand.request()
-    body = hand.deposit(hubs).as_json("XCP", handle)
+    body = DepositRequest(hand.deposit(hubs), "XCP", handle).as_json()
     other = key_of("a stranger's")
     assert name_of(network, "mph_deposit", envelope.seal(other, body)) == "BadClientSignature"
     assert name_of(network, "mph_deposit", body) == "BadClientSignature"
@@ -244,8 +245,8 @@ def test_a_deposit_is_the_connections_own(network: Network, hand: Hand) -> None:
 def test_a_spend_hash_does_not_pass_for_the_first_revoke_hash(network: Network, hand: Hand) -> None:
     handle, hubs = hand.request()
     for taken, error in ((hand.secrets.spend_hash, "StaleRequest"), (hubs, "RepeatedHash")):
-        wrong = hand.deposit(hubs, next_hash=taken)
-        assert name_of(network, "mph_deposit", envelope.seal(hand.key, wrong.as_json("XCP", handle))) == error
+        wrong = DepositRequest(hand.deposit(hubs, next_hash=taken), "XCP", handle).as_json()
+        assert name_of(network, "mph_deposit", envelope.seal(hand.key, wrong)) == error
 
 
 @pytest.mark.parametrize("blocks", [0, 1])
@@ -254,7 +255,7 @@ def test_a_deposit_address_that_was_ever_paid_is_refused(network: Network, hand:
     script = DepositScript(hand.key.pubkey, hub_key(network).pubkey, hubs, EXPIRE)
     network.hub.call("faucet", address=address_of(script.output), btc=1000)
     network.mine(blocks)
-    body = envelope.seal(hand.key, hand.deposit(hubs).as_json("XCP", handle))
+    body = envelope.seal(hand.key, DepositRequest(hand.deposit(hubs), "XCP", handle).as_json())
     assert name_of(network, "mph_deposit", body) == "AddressUsed"
 
 
@@ -263,12 +264,13 @@ def test_what_is_promised_to_one_is_not_promised_to_another(tmp_path: Path) -> N
         funds = network.hub.call("mph_status", assets=["XCP"])["funds"]["liquidity"]["XCP"]
         first, second = Hand(network, "first"), Hand(network, "second")
         handle, hubs = first.request()
-        first.call("mph_deposit", first.deposit(hubs, quantity=Quantity(funds - 10)).as_json("XCP", handle))
+        most = first.deposit(hubs, quantity=Quantity(funds - 10))
+        first.call("mph_deposit", DepositRequest(most, "XCP", handle).as_json())
         handle, hubs = second.request()
-        body = second.deposit(hubs, quantity=Quantity(11)).as_json("XCP", handle)
+        body = DepositRequest(second.deposit(hubs, quantity=Quantity(11)), "XCP", handle).as_json()
         refused = refusal(network, "mph_deposit", envelope.seal(second.key, body))
         assert (refused.name, refused.data["available"]) == ("InsufficientLiquidity", 10)
-        second.call("mph_deposit", second.deposit(hubs, quantity=Quantity(10)).as_json("XCP", handle))
+        second.call("mph_deposit", DepositRequest(second.deposit(hubs, quantity=Quantity(10)), "XCP", handle).as_json())
 
 
 def test_what_is_promised_to_one_who_never_deposits_is_free_again_after_144_blocks(tmp_path: Path) -> None:
@@ -277,10 +279,10 @@ def test_what_is_promised_to_one_who_never_deposits_is_free_again_after_144_bloc
         absent, other = Hand(network, "absent"), Hand(network, "other")
         handle, hubs = absent.request()
         promised = absent.deposit(hubs, quantity=Quantity(funds), expire=1024)
-        absent.call("mph_deposit", promised.as_json("XCP", handle))
+        absent.call("mph_deposit", DepositRequest(promised, "XCP", handle).as_json())
         network.mine(144)
         handle, hubs = other.request()
-        body = other.deposit(hubs, quantity=Quantity(1)).as_json("XCP", handle)
+        body = DepositRequest(other.deposit(hubs, quantity=Quantity(1)), "XCP", handle).as_json()
         assert name_of(network, "mph_deposit", envelope.seal(other.key, body)) == "InsufficientLiquidity"
         network.mine(1)
         assert other.call("mph_deposit", body)["quantity"] == 1
@@ -335,7 +337,7 @@ class Opened:
 
     def close(self, secret: Secret | None = None) -> dict[str, Any]:
         """What the hub answers to a close."""
-        body = envelope.seal(self.key, close_request(self.handle, secret))
+        body = envelope.seal(self.key, CloseRequest(self.handle, secret).as_json())
         result: dict[str, Any] = RpcClient(self.network.hub_url).call("mph_close", body, retry=False)
         return result
 
@@ -613,16 +615,16 @@ def test_a_close_publishes_the_hubs_commit_before_it_answers_and_keeps_the_secre
 
 def test_a_close_is_refused_by_name(network: Network, hand: Hand, opened: Opened) -> None:
     for secret in (bytes(32), opened.secrets.revoke(0)):
-        body = envelope.seal(opened.key, close_request(opened.handle, Secret(secret)))
+        body = envelope.seal(opened.key, CloseRequest(opened.handle, Secret(secret)).as_json())
         assert name_of(network, "mph_close", body) == "BadSecret"
-    right = close_request(opened.handle, None)
+    right = CloseRequest(opened.handle, None).as_json()
     assert name_of(network, "mph_close", envelope.seal(hand.key, right)) == "BadClientSignature"
     assert name_of(network, "mph_close", envelope.seal(opened.key, {**right, "handle": STRANGER.hex()})) == (
         "UnknownHandle"
     )
     assert name_of(network, "mph_close", envelope.seal(opened.key, {"handle": opened.handle.hex()})) == "BadRequest"
     handle, _ = hand.request()
-    body = envelope.seal(hand.key, close_request(handle, None))
+    body = envelope.seal(hand.key, CloseRequest(handle, None).as_json())
     assert name_of(network, "mph_close", body) == "ConnectionNotOpen"
     opened.sync(1)  # nothing of it closed the connection
 

@@ -17,7 +17,7 @@ from regtest_support import running_node
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.deadlines import settle_height
 from picopayments_cli.channel.duplex import Half, standing
-from picopayments_cli.channel.messages import close_request
+from picopayments_cli.channel.messages import CloseRequest
 from picopayments_cli.channel.state import Channel, Commit, offer_of
 from picopayments_cli.channel.values import Handle, Hash
 from picopayments_cli.errors import (
@@ -68,7 +68,7 @@ class Story:
 
 
 def close_body(client: Client, handle: str, said: Half | None) -> dict[str, Any]:
-    return envelope.seal(client.key, close_request(Handle(bytes.fromhex(handle)), None, said))
+    return envelope.seal(client.key, CloseRequest(Handle(bytes.fromhex(handle)), None, said).as_json())
 
 
 def revoked_scripts(channel: Channel) -> set[bytes]:
