@@ -1,4 +1,4 @@
-"""What the words of a command mean: the asset, quantity or connection that its user names."""
+"""Read the words of a command: the asset, the quantity and the connection that its user names."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ MIN_DIGITS = 8  # of a handle that is not given in full
 
 
 def asset_named(session: Session, name: str) -> Asset:
-    """An asset of the ledger, by its exact name or long name. Raises UnknownAsset, with the spellings there are."""
+    """Look up an asset by its exact name or long name. Raises UnknownAsset, with the spellings there are."""
     return session.chain.asset(exact_name(session, name))
 
 
 def exact_name(session: Session, name: str) -> str:
-    """A name that an asset can have, issued or not. Raises UnknownAsset for another, with the spellings there are."""
+    """Check that an asset can have this name, issued or not. Raises UnknownAsset, with the spellings there are."""
     parent, dot, child = name.partition(".")
     proper = parent.upper() + dot + child
     try:
@@ -50,7 +50,7 @@ def exact_name(session: Session, name: str) -> str:
 
 
 def quantity_of(session: Session, value: int | str, asset: str, what: str = "quantity") -> Quantity:
-    """The satoshis of what was written, a number or with the asset as its unit. Raises InvalidQuantity, UnknownAsset.
+    """Read a quantity, as satoshis or with the asset as its unit. Raises InvalidQuantity, UnknownAsset.
 
     ``asset``: the name of what the command is about. The unit is that, or the long name that it has, letter for letter.
     """
@@ -73,7 +73,7 @@ def quantity_of(session: Session, value: int | str, asset: str, what: str = "qua
 
 
 def handle_named(text: str, known: Collection[Handle]) -> Handle:
-    """The one of these handles that begins with the digits of a text, 8 at least; for what changes nothing.
+    """Find the one handle that begins with these digits, 8 at least. Only for commands that change nothing.
 
     Raises InvalidHex, UnknownHandle, AmbiguousHandle.
     """

@@ -1,4 +1,4 @@
-"""How a closing connection ends: its last commit published, the hub told, everything taken back.
+"""End a closing connection: publish its last commit, tell the hub, take everything back.
 
 Every function may be cut off anywhere and called again; with the hub or without.
 """
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Outcome:
-    """What one sync of a connection brought: transactions published (txids, hex) and payments received."""
+    """The result of one sync of a connection: the txids (hex) that it published and the payments that it received."""
 
     txids: list[str] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
@@ -46,7 +46,7 @@ class Outcome:
 def settle(
     session: Session, connection: Connection, facts: tuple[Facts, Facts], look: Look, outcome: Outcome
 ) -> Connection:
-    """Take a closing connection as far as it goes now; may be repeated, with or without the hub."""
+    """Take a closing connection as far as it goes now, with or without the hub. Repeating it does no harm."""
     if connection.duplex.sending.anchor is None:
         connection, look = _locate(session, connection, look)
         facts = look.facts[connection.handle]
@@ -66,7 +66,7 @@ def settle(
 
 
 def republish(session: Session, connection: Connection, facts: tuple[Facts, Facts], outcome: Outcome) -> None:
-    """Publish the deposit where the chain does not show it."""
+    """Publish the deposit again if the chain does not show it."""
     if all(entry.txid != txid_of(connection.deposit_raw) for entry in facts[0].history):
         outcome.txids.append(session.broadcast(connection.deposit_raw, "deposit"))
 
@@ -87,7 +87,7 @@ def _republish_claimed(session: Session, connection: Connection, facts: tuple[Fa
 
 
 def _locate(session: Session, connection: Connection, look: Look) -> tuple[Connection, Look]:
-    """Find the deposit of the original client's connection, which the chain only tells; and look again."""
+    """Find the deposit of an original client's connection on the chain, as its files do not name it, and look again."""
     located = legacy.located(connection, look.facts[connection.handle][0])
     if located == connection:
         return connection, look
@@ -113,7 +113,7 @@ def _publish(session: Session, connection: Connection, facts: Facts, outcome: Ou
 
 
 def _tell(session: Session, connection: Connection) -> Connection:
-    """Tell the hub, before anything is published, and take its spend secret where it gives one.
+    """Tell the hub before anything is published, and take the spend secret if it gives one.
 
     The own one goes along where nothing received is left to pay out: no commit was accepted that is not given back, and
     no sync is unanswered, which might bring one.
@@ -133,7 +133,7 @@ def _tell(session: Session, connection: Connection) -> Connection:
 
 
 def _up_to_date(session: Session, connection: Connection, answer: CloseReply) -> Connection:
-    """The connection with what the hub shows of a newer state: these files may come from a backup.
+    """Take over a newer state that the hub shows, as these files may come from a backup.
 
     So that no commit is published that was given back since, and the highest of those received is.
     """
@@ -162,7 +162,7 @@ def _up_to_date(session: Session, connection: Connection, answer: CloseReply) ->
 def recover(
     session: Session, connection: Connection, facts: tuple[Facts, Facts], look: Look, outcome: Outcome
 ) -> Connection:
-    """Take back whatever it is time for; a closing connection is over when nothing is left."""
+    """Take back all that can be taken back now, and mark the connection as closed once nothing is left."""
     wallet, depth = session.wallet, session.network.safe_depth
     if connection.stage == CLOSING and is_over(session, connection, look):
         return session.save(replace(connection, stage=CLOSED), "closed", history.closed())
@@ -187,7 +187,7 @@ def recover(
 
 
 def is_over(session: Session, connection: Connection, look: Look, depth: int = 0) -> bool:
-    """Whether nothing of a closing connection is left for this party: buried ``safe_depth``, or ``depth`` if more."""
+    """Tell whether nothing is left to take back, buried by ``safe_depth`` blocks, or by ``depth`` if that is more."""
     return recovery.is_over(
         connection.duplex,
         *look.facts[connection.handle],

@@ -78,9 +78,9 @@ class Connection:
         return not self.salt
 
     def spend_secret(self, key: Key) -> Secret:
-        """This party's own spend secret."""
+        """Derive this party's spend secret."""
         return self.own_spend or self.secrets(key).spend
 
     def secrets(self, key: Key) -> Secrets:
-        """This party's own secrets of the connection."""
+        """Derive this party's secrets of the connection."""
         return Secrets(key, self.salt)

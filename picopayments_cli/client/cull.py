@@ -1,4 +1,4 @@
-"""Which connections are over for good, and may be put aside."""
+"""Tell which connections are over for good and may go into the archive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UNDONE = "What settled it is not final on the blockchain, or something is left 
 
 
 def not_over(session: Session, connections: Iterable[Connection]) -> dict[Handle, str | None]:
-    """For each connection what is still to come, or None where it is over: as the chain and the ledger show it now."""
+    """Tell for each connection why it is not over, or None if it is, as chain and ledger show it now."""
     chosen = list(connections)
     # Asked as of one that is being settled: for those the ledger is asked, too, whether an asset is left.
     closed = {item.handle: replace(item, stage=CLOSING) for item in chosen if item.stage == CLOSED}

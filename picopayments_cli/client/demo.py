@@ -137,7 +137,7 @@ def run(basedir: Path | None) -> dict[str, Any]:
 
 @contextmanager
 def _stopped_by_sigterm() -> Iterator[None]:
-    """Being terminated ends like being interrupted: the hub is stopped, and the folder taken away."""
+    """Have SIGTERM end the demo as an interrupt does: the hub is stopped, and the folder removed."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -166,7 +166,7 @@ class _Service:
         self.stop(kill=False)
 
     def start(self) -> None:
-        """Start it, and wait until it serves; from the second time on with the port of the first. Raises DemoFailed."""
+        """Start it and wait until it serves, from the second time on with the port of the first. Raises DemoFailed."""
         if self.ready.get("hub_url"):
             self._words[-1] = str(urlsplit(self.ready["hub_url"]).port)
         names = {"picopayments_cli.hub.cli": "picopayments-hub"}
@@ -228,7 +228,7 @@ def _show(demo: Demo, hub: _Service) -> dict[str, Any]:
 
 
 def _pay(demo: Demo) -> None:
-    """Payments both ways, and one that revokes."""
+    """Pay both ways, and once so that commits are revoked."""
     alice, bob, _, dave = demo.clients
     log.info("Alice pays Bob and Dave: all of it goes out with one sync, and no transaction:")
     demo.pay(alice, bob, [1000, 2000, 3000, 31337])
@@ -309,7 +309,7 @@ def _until_hub_is_free(demo: Demo, total: int) -> None:
 
 
 def _holdings(demo: Demo) -> tuple[dict[str, dict[str, int]], int]:
-    """What each party's wallet holds on the ledger, by name, and the height of that."""
+    """Ask the ledger what each party's wallet holds, by name, and at which height."""
     parties = (*demo.clients, demo.hub)
     chain = NodeChain(demo.chain_url, NETWORKS["regtest"])
     view = chain.view(Query(balances=[party.address for party in parties]))
@@ -328,7 +328,7 @@ def _summary(
     start: int,
     commits: dict[str, Any],
 ) -> dict[str, Any]:
-    """The sums of every party. Raises DemoFailed where a line does not add up."""
+    """Add up the sums of every party. Raises DemoFailed if a line does not add up."""
     parties = (*demo.clients, demo.hub)
     wallets = {party.name: script_of_address(NETWORKS["regtest"], party.address) for party in parties}
     flows = btc_flows(BitcoinNode(demo.chain_url + "bitcoin/"), wallets, start)

@@ -1,4 +1,4 @@
-"""Whose bitcoins went where, read from the blocks alone."""
+"""Read from the blocks alone whose bitcoins went where."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class _Output:
 
 
 def btc_flows(bitcoin: BitcoinNode, wallets: Mapping[str, bytes], start: int) -> dict[str, Flow]:
-    """The flows of the parties, by name, in all blocks above height ``start``; ``wallets``: their scriptPubKeys."""
+    """Add up the parties' flows, by name, in all blocks above height ``start``; ``wallets``: their scriptPubKeys."""
     txs = _transactions(bitcoin)
     outputs = {
         Outpoint(tx.GetTxid(), n): _Output(out.nValue, bytes(out.scriptPubKey))
@@ -58,7 +58,7 @@ def btc_flows(bitcoin: BitcoinNode, wallets: Mapping[str, bytes], start: int) ->
 
 
 def _transactions(bitcoin: BitcoinNode) -> list[tuple[int, CTransaction]]:
-    """All transactions of the chain in order, each with its height."""
+    """List all transactions of the chain in order, each with its height."""
     found = []
     height = 1
     while (block_hash := bitcoin.block_hash(height)) is not None:
@@ -70,7 +70,7 @@ def _transactions(bitcoin: BitcoinNode) -> list[tuple[int, CTransaction]]:
 def _owners(
     txs: list[CTransaction], outputs: Mapping[Outpoint, _Output], wallets: Mapping[bytes, str]
 ) -> dict[bytes, str]:
-    """Who owns a scriptPubKey: a deposit its payer, a commit's output the one to whose wallet it is spent."""
+    """Find who owns each scriptPubKey: a deposit its payer, a commit's output the one to whose wallet it is spent."""
     owners = dict(wallets)
     sources = [(outputs[spent_outpoints(tx)[0]].script, tx) for tx in txs if not tx.is_coinbase()]
     for source, tx in sources:  # deposits: what a wallet pays to a script

@@ -30,7 +30,7 @@ from picopayments_cli.client.connection import STAGES, Connection, Pending
 
 
 def to_document(connection: Connection) -> dict[str, Any]:
-    """The JSON document of a connection, without its handle."""
+    """Write a connection as a JSON document, without its handle."""
     duplex, pending = connection.duplex, connection.pending
     kept = {*duplex.receiving.requested, *(commit.revoke_hash for commit in duplex.receiving.active)}
     return {
@@ -68,7 +68,7 @@ def to_document(connection: Connection) -> dict[str, Any]:
 
 
 def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
-    """The connection of a document. Raises KeyError, TypeError, ValueError, PicopaymentsError where it is damaged."""
+    """Read a connection. Raises KeyError, TypeError, ValueError, PicopaymentsError if the document is damaged."""
     terms = Terms.parse(document["terms"])
     asset_id = int(_text(document["asset_id"]))
     pending, publishing = document["pending"], document["publishing"]

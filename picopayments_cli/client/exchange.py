@@ -44,7 +44,7 @@ def exchange(session: Session, connection: Connection, outcome: Outcome) -> Conn
 
 
 def prepare(session: Session, connection: Connection) -> Connection:
-    """Put the next sync on disk, whole: the oldest queued payments that the connection can move, and the fee.
+    """Write the next sync to disk: the oldest queued payments that the connection can move, and the fee.
 
     Raises NotTransferable where it can't even move the fee, DirtyCommitAddress, ConnectionWornOut.
     """
@@ -73,7 +73,7 @@ def prepare(session: Session, connection: Connection) -> Connection:
 
 
 def _payable(connection: Connection) -> tuple[int, int]:
-    """How many of the queued payments go into the next sync, and what they and its fee come to."""
+    """Count the queued payments that fit into the next sync, and add them and its fee up."""
     fee = connection.terms.sync_fee
     for count in range(len(connection.queue), -1, -1):
         total = fee + sum(payment.amount for payment in connection.queue[:count])
@@ -87,14 +87,14 @@ def _payable(connection: Connection) -> tuple[int, int]:
 
 
 def _commit_scripts(connection: Connection, planned: pair.Plan) -> tuple[bytes | None, list[bytes]]:
-    """The scriptPubKeys of the commit that a sync may sign next, and of those that it is to give back."""
+    """Find the scriptPubKeys of the commit that a sync may sign next and of those that it is to give back."""
     sending, receiving = connection.duplex.sending, connection.duplex.receiving
     back = [receiving.commit_script(item.revoke_hash).output for item in planned.given_back]
     return (sending.commit_script(sending.requested[-1]).output if sending.requested else None), back
 
 
 def to_look_at(connection: Connection) -> list[bytes]:
-    """The scriptPubKeys that the next sync must know to be clean: asked for beforehand, they cost no round trip."""
+    """List the scriptPubKeys that must be clean for the next sync. Asked for beforehand, they cost no round trip."""
     if connection.stage != AGREED or connection.pending is not None:
         return []
     total = connection.terms.sync_fee + sum(payment.amount for payment in connection.queue)
@@ -104,7 +104,7 @@ def to_look_at(connection: Connection) -> list[bytes]:
 
 
 def _check_addresses(session: Session, connection: Connection, total: int) -> bool:
-    """Whether commits may be given back in the next sync. Raises DirtyCommitAddress where nothing may be signed.
+    """Tell whether the next sync may give commits back. Raises DirtyCommitAddress if it may sign nothing.
 
     A coin that waits on the address of the commit to be signed would get round its delay, once it is revoked; one on
     the address of a commit to be given back lets the hub refuse to credit that.
@@ -123,7 +123,7 @@ def _check_addresses(session: Session, connection: Connection, total: int) -> bo
 
 
 def finish(session: Session, connection: Connection, outcome: Outcome) -> Connection:
-    """Send the pending sync until the hub answers it, and settle; a sync refused for its payments goes without them.
+    """Send the pending sync and apply the reply. If the hub refuses the payments, send it once more without them.
 
     Raises what the hub refuses and what its reply fails; the sync stays pending then.
     """
@@ -149,9 +149,9 @@ def finish(session: Session, connection: Connection, outcome: Outcome) -> Connec
 
 
 def _creditable(session: Session, connection: Connection, answer: SyncReply) -> SyncReply:
-    """The reply without the revocations of commits whose address is not clean: those are not credited.
+    """Leave out of the reply the revocations of commits whose address is not clean: they are not credited.
 
-    None is, where it would expose a commit again that was revoked before, and to whose address somebody has paid
+    Leave out all if they would expose a commit again that was revoked before and to whose address somebody has paid
     meanwhile: nobody has watched that, and its coins may be old. Raises ConnectionWornOut, BadSecret.
     """
     sending, secrets = connection.duplex.sending, answer.half.revokes
@@ -179,7 +179,7 @@ def _check_watchable(connection: Connection, revoked: int) -> None:
 
 
 def repair(session: Session, connection: Connection, pending: Pending, cause: str) -> Connection:
-    """The same sync without its payments: commit and revocations have left the machine, and stay as they are.
+    """Sign the sync anew without its payments. Commit and revocations have left the machine and stay as they are.
 
     ``cause``: the name of the error that the payments were refused with.
     """

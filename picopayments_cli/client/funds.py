@@ -33,9 +33,9 @@ WALLET_RESERVE = 20_000  # satoshis that stay in the wallet, for fees that can't
 
 
 def purse(session: Session, view: View, *, can_wait: bool = True) -> Purse:
-    """The wallet's confirmed plain coins, less those of deposits that are not on the chain yet, and the fee rate.
+    """Collect the confirmed coins that the wallet may spend, less those promised to deposits, and the fee rate.
 
-    What can't wait pays the ceiling where the network asks more. Raises FeeTooHigh for what can.
+    If the network asks more than the ceiling, what can't wait pays the ceiling; for what can it raises FeeTooHigh.
     """
     taken = {
         outpoint
@@ -52,7 +52,7 @@ def purse(session: Session, view: View, *, can_wait: bool = True) -> Purse:
 
 
 def _plain(session: Session, coins: tuple[Coin, ...], can_wait: bool) -> tuple[Coin, ...]:
-    """The coins without attached assets; what can't wait does without any where that can't be known."""
+    """Leave out coins with attached assets. If that can't be known, what can't wait does without any coin."""
     try:
         attached = session.sight.attached(coin.outpoint for coin in coins)
     except PicopaymentsError as error:
@@ -64,7 +64,7 @@ def _plain(session: Session, coins: tuple[Coin, ...], can_wait: bool) -> tuple[C
 
 
 def _rate(session: Session, view: View, can_wait: bool) -> int:
-    """The fee rate of what this party signs alone, in sat/vB. Raises FeeTooHigh for what can wait."""
+    """Choose the fee rate (sat/vB) of what this party signs alone. Raises FeeTooHigh for what can wait."""
     ceiling = session.settings.fee_ceiling
     asked = session.settings.fee_rate or view.fee_rate
     if can_wait and asked > ceiling:
@@ -78,7 +78,7 @@ def _rate(session: Session, view: View, can_wait: bool) -> int:
 
 
 def check_inputs(session: Session, draft: Draft) -> None:
-    """Compare each coin that is to be spent with the transaction that made it. Raises BadPreviousTransaction.
+    """Compare each coin to be spent with the transaction that made it. Raises BadPreviousTransaction.
 
     Legacy signatures don't commit to values: a wrong one would go to the miners.
     """
@@ -97,14 +97,14 @@ def check_inputs(session: Session, draft: Draft) -> None:
 
 
 def signed(session: Session, draft: Draft) -> bytes:
-    """The transaction that only this party signs, in bytes. Raises BadPreviousTransaction."""
+    """Sign a transaction that only this party signs; its bytes. Raises BadPreviousTransaction."""
     check_inputs(session, draft)
     raw: bytes = draft.signed(session.wallet.key).serialize()
     return raw
 
 
 def check_funds(session: Session, asset: Asset, quantity: int) -> None:
-    """Refuse what the wallet's confirmed assets, less those on their way out, don't cover. Raises InsufficientFunds."""
+    """Refuse more than the wallet's confirmed assets, less those on their way out. Raises InsufficientFunds."""
     others = [item for item in session.connections().values() if item.stage in (PROPOSED, AGREED)]
     look = session.sight.look(session.wallet.address, others, settle=False)
     address = session.wallet.address
@@ -127,7 +127,7 @@ def check_funds(session: Session, asset: Asset, quantity: int) -> None:
 
 
 def _unconfirmed_sends(session: Session, coins: tuple[Coin, ...], asset: Asset) -> dict[bytes, int]:
-    """What transactions in the mempool take from the wallet, by txid.
+    """Find what transactions in the mempool take from the wallet, by txid.
 
     They are known by the change that each leaves in the wallet, where no other spends it before it is confirmed.
     """

@@ -1,4 +1,4 @@
-"""The actions of a connection's life, as events: what each tells, and their order. Amounts in satoshis, txids in hex.
+"""Describe the actions of a connection's life as events, in order. Amounts in satoshis, txids in hex.
 
 An event has ``handle``, ``number`` (inside the connection, from 0), ``time`` (UTC) and ``action``; an action has the
 last only, and what belongs to it.
@@ -18,14 +18,14 @@ Event = dict[str, Any]
 
 
 def connected(asset: Mapping[str, str], quantity: int, txid: str) -> Action:
-    """A deposit was agreed on by both sides, and is published from here on."""
+    """Describe that both sides agreed on a deposit, which is published from here on."""
     return {"action": "connected", **asset, "quantity": quantity, "txid": txid}
 
 
 def synced(
     payments: Iterable[Payment], refusals: Iterable[Refusal], fee: int, received: Iterable[Receipt]
 ) -> list[Action]:
-    """One answered sync: the payments it carried, its fee, what was received."""
+    """Describe an answered sync: the payments it carried, its fee, the payments received."""
     causes = {refusal.token: refusal.cause for refusal in refusals}
     actions = [
         refused(payment, causes[payment.token]) if payment.token in causes else {"action": "sent", **told(payment)}
@@ -40,33 +40,33 @@ def synced(
 
 
 def refused(payment: Payment, cause: str) -> Action:
-    """A payment that the hub did not take; its amount stays, or comes back. ``cause``: the error's name."""
+    """Describe a payment that the hub refused; its amount stays, or comes back. ``cause``: the error's name."""
     return {"action": "refused", **told(payment), "cause": cause}
 
 
 def told(payment: Payment) -> dict[str, Any]:
-    """What an event tells of a payment."""
+    """Describe a payment, as every event does that is about one."""
     payee = payment.payee.hex() if payment.payee else None
     return {"payee_handle": payee, "amount": payment.amount, "token": payment.token.hex()}
 
 
 def closing() -> Action:
-    """From here on the connection is only settled."""
+    """Describe that from here on the connection only closes."""
     return {"action": "closing"}
 
 
 def closed() -> Action:
-    """Nothing of the connection is left, or nothing was ever deposited."""
+    """Describe that nothing of the connection is left, or that nothing was ever deposited."""
     return {"action": "closed"}
 
 
 def published(kind: str, txid: str) -> Action:
-    """A transaction of the connection went out: commit, payout, change, revoke or expire."""
+    """Describe a transaction that was published: commit, payout, change, revoke or expire."""
     return {"action": "published", "kind": kind, "txid": txid}
 
 
 def events_of(handle: Handle, actions: Sequence[Action], first: int) -> list[Event]:
-    """The actions of a connection as events of this moment, numbered from ``first``."""
+    """Make events of this moment from the actions of a connection, numbered from ``first``."""
     now = datetime.now(timezone.utc).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     return [
         {"handle": handle.hex(), "number": number, "time": now, **action}
@@ -75,7 +75,7 @@ def events_of(handle: Handle, actions: Sequence[Action], first: int) -> list[Eve
 
 
 def in_order(events: Iterable[Event]) -> list[Event]:
-    """The events of many connections, which bear their ``handle``: each once, oldest first.
+    """Sort the events of many connections, which bear their ``handle``: each once, oldest first.
 
     Inside a connection the numbers decide, whatever became of the machine's clock.
     """

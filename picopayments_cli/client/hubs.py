@@ -1,4 +1,4 @@
-"""Which hub a connection is worked with: its own, known by its key, whichever hub the settings name.
+"""Find the hub of a connection by its key, whichever hub the settings name.
 
 Without a node of one's own the chain is seen through that hub, too, once it has proven its key.
 """
@@ -21,14 +21,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Seen:
-    """Connections of one hub, a session at that hub, and what the chain shows of them; or why it shows nothing."""
+    """Connections of one hub, a session at that hub, and what the chain shows of them or why it shows nothing."""
 
     session: Session
     connections: Sequence[Connection]
     outcome: Look | PicopaymentsError
 
     def look(self) -> Look:
-        """The look. Raises what stood in its way."""
+        """Get the look. Raises what stood in its way."""
         if isinstance(self.outcome, PicopaymentsError):
             raise self.outcome
         return self.outcome
@@ -45,7 +45,7 @@ def seen(
     beside: Callable[[Connection], list[bytes]] = _nothing,
     settle: bool = True,
 ) -> list[Seen]:
-    """A look at each connection, one for all of a hub; ``beside`` and ``settle`` as in ``Sight.look``.
+    """Look at connections, once for all of a hub; ``beside`` and ``settle`` as in ``Sight.look``.
 
     A hub that is silent, or not the one that it was, does not stop the others. What is closing already is seen through
     the settings' hub then, if that is another one. Raises what is wrong with local files.
@@ -75,7 +75,7 @@ def seen(
 
 
 def alone(session: Session, connection: Connection) -> Session:
-    """A session to close a connection with: at its hub, or without it, through the settings' hub if that is another.
+    """Open a session to close a connection: at its hub, else seeing the chain through another hub of the settings.
 
     Raises what the connection's hub fails with where there is no other view of the chain.
     """
@@ -93,7 +93,7 @@ def alone(session: Session, connection: Connection) -> Session:
 
 
 def _by_hub(connections: Iterable[Connection]) -> list[list[Connection]]:
-    """The connections, those of one hub together."""
+    """Group the connections by their hub."""
     groups: dict[object, list[Connection]] = {}
     for item in connections:
         groups.setdefault((place_of(item.hub_url), item.hub_key, item.is_original), []).append(item)
@@ -101,7 +101,7 @@ def _by_hub(connections: Iterable[Connection]) -> list[list[Connection]]:
 
 
 def _reached(session: Session, connection: Connection) -> tuple[Session, PicopaymentsError | None]:
-    """A session at a connection's hub, and why that is not believed about the chain, where it must be."""
+    """Open a session at a connection's hub, and say why that hub is not believed about the chain, if it must be."""
     if connection.is_original:  # its hub is gone
         return session, None
     at = _at_hub_of(session, connection)
@@ -117,7 +117,7 @@ def _reached(session: Session, connection: Connection) -> tuple[Session, Picopay
 
 
 def _at_hub_of(session: Session, connection: Connection) -> Session:
-    """A session at a connection's hub: at the URL of the settings where that one has its key, else at its own."""
+    """Open a session at a connection's hub: at the URL of the settings if that hub has its key, else at its own."""
     configured = session.settings.hub_url
     here = configured is not None and place_of(configured) == place_of(connection.hub_url)
     if here or (configured is not None and session.known_key == connection.hub_key):
@@ -126,7 +126,7 @@ def _at_hub_of(session: Session, connection: Connection) -> Session:
 
 
 def _seen_otherwise(session: Session, at: Session, error: PicopaymentsError) -> Session | None:
-    """The session at a hub that is not believed, seeing the chain through the settings' hub; None if that is it."""
+    """Have the session at a hub that is not believed see the chain through the settings' hub; None if that is it."""
     if at is session or session.settings.hub_url is None:
         return None
     log.warning("%s The chain is seen through the hub of the settings.", error.message)

@@ -1,4 +1,4 @@
-"""What the original client (1.0.4) left in a basedir: its connections, to be settled on chain, and its history.
+"""Read what the original client (1.0.4) left: its connections, which end on the chain, and its history.
 
 Its files are ``<network>.wif``, ``.cfg``, ``.data`` and ``.history.csv``. They are read where they lie, and what
 becomes of a connection is kept in a document of ours beside them. Nobody knows the data's age: no new hash is handed
@@ -66,7 +66,7 @@ _UNREADABLE = (KeyError, TypeError, ValueError, AttributeError, IndexError, Over
 
 
 def data_file(basedir: Path, network: Network) -> Path:
-    """Where the original client kept its connections."""
+    """Find the file where the original client kept its connections."""
     return basedir / f"{network.name}.data"
 
 
@@ -75,7 +75,7 @@ def _history_file(basedir: Path, network: Network) -> Path:
 
 
 def make_private(basedir: Path, network: Network) -> None:
-    """Take other users' access away from an original basedir's files, which it made as the umask had it.
+    """Take other users' access away from an original basedir's files, whose modes came from the umask.
 
     Raises StoreUnusable.
     """
@@ -91,13 +91,13 @@ def make_private(basedir: Path, network: Network) -> None:
 
 
 def is_original_settings(path: Path) -> bool:
-    """Whether the original client wrote a settings file. Raises StoreUnusable."""
+    """Tell whether the original client wrote a settings file. Raises StoreUnusable."""
     with _usable(path):
         return path.exists() and _MARK.encode() in path.read_bytes()
 
 
 def keep_backup(path: Path) -> None:
-    """Have a copy of an original file beside it; one that is there already is not touched. Raises StoreUnusable."""
+    """Copy an original file beside it, unless a copy is there already. Raises StoreUnusable."""
     backup = path.with_name(path.name + BACKUP)
     if backup.exists() or not path.exists():
         return
@@ -112,7 +112,7 @@ def keep_backup(path: Path) -> None:
 
 
 def read_connections(path: Path, key: Key, hub_url: str) -> dict[Handle, Connection]:
-    """The connections of a data file, as ``connection_of`` makes them; one that can't be made is named and left out.
+    """Read the connections of a data file. One that can't be read is named in the log and left out.
 
     Raises StoreDamaged, StoreUnusable.
     """
@@ -152,7 +152,7 @@ def _read_data(path: Path) -> Mapping[str, Any]:
 
 
 def read_sent(basedir: Path, network: Network) -> list[Event]:
-    """The payments that the original client has sent, as events, with what tells one payment from another only.
+    """Read the payments that the original client has sent, as events, with only what tells one from another.
 
     One that can't be read is left out. Raises StoreDamaged, StoreUnusable.
     """
@@ -167,7 +167,7 @@ def read_sent(basedir: Path, network: Network) -> list[Event]:
 
 
 def read_history(basedir: Path, network: Network) -> list[Event]:
-    """The rows of the original client's history as events, in the order of the file. Raises StoreUnusable.
+    """Read the original client's history as events, in the order of the file. Raises StoreUnusable.
 
     They bear ``imported``, and ``id``, ``fee``, ``quantity`` and ``destination`` as text, as that client wrote them. A
     row that was cut off is left out.
@@ -193,14 +193,14 @@ def read_history(basedir: Path, network: Network) -> list[Event]:
 
 
 def _rows(text: str) -> Iterator[dict[str, Any]]:
-    """The rows of a CSV text, up to where it is none."""
+    """Read the rows of a CSV text, up to where it is none."""
     with suppress(csv.Error):
         yield from csv.DictReader(io.StringIO(text, newline=None))
 
 
 @contextmanager
 def _usable(path: Path) -> Iterator[None]:
-    """Raises StoreUnusable in place of the system's own errors."""
+    """Raise StoreUnusable in place of the system's own errors."""
     try:
         yield
     except OSError as error:
@@ -223,7 +223,7 @@ class _Kept:
 
 
 def connection_of(handle: Handle, kept: Mapping[str, Any], key: Key, hub_url: str) -> Connection:
-    """A connection of the original client as one of ours that is being settled, without a word to its hub.
+    """Turn a connection of the original client into a closing one of ours, without a word to its hub.
 
     Of c2h come back what expires, what the hub gave its spend secret for, and what it takes by a revoked commit; of h2c
     the highest commit whose signatures are sound, signed here. Raises KeyError, TypeError, ValueError and
@@ -270,13 +270,13 @@ def connection_of(handle: Handle, kept: Mapping[str, Any], key: Key, hub_url: st
 
 
 def _secrets(kept: Mapping[str, str]) -> dict[Hash, Secret]:
-    """The secrets, own ones and those that the hub gave, by the hashes that they have."""
+    """Sort the secrets, own ones and those that the hub gave, by their hashes."""
     values = [Secret(bytes.fromhex(text)) for text in kept.values()]
     return {hash_of(secret): secret for secret in values if len(secret) == SECRET_SIZE}
 
 
 def _commits(state: Mapping[str, Any], deposit: DepositScript, number: int) -> list[_Kept]:
-    """The active commits of a channel, by quantity, ascending."""
+    """Read the active commits of a channel, in ascending order of their quantities."""
     found = []
     for item in state["commits_active"]:
         script = _commit_script(item["script"], deposit)
@@ -293,7 +293,7 @@ def _commit_script(text: str, deposit: DepositScript) -> CommitScript:
 
 
 def _quantity(raw: bytes, number: int) -> int:
-    """The cumulative quantity that a commit sends."""
+    """Read the cumulative quantity that a commit sends."""
     tx = parse_transaction(raw)
     if tx is not None and tx.vin:
         for out in tx.vout:
@@ -305,7 +305,7 @@ def _quantity(raw: bytes, number: int) -> int:
 
 
 def _revoked(state: Mapping[str, Any], deposit: DepositScript, most: Quantity) -> list[tuple[CommitScript, Revoked]]:
-    """The revoked commits; their quantities, which the original forgets, are at most the deposit's."""
+    """Read the revoked commits. The original forgets their quantities, which are at most the deposit's."""
     found = []
     for item in state["commits_revoked"]:
         script = _commit_script(item["script"], deposit)
@@ -319,7 +319,7 @@ def _revoked(state: Mapping[str, Any], deposit: DepositScript, most: Quantity) -
 def _receiving(
     received: Sequence[_Kept], deposit: DepositScript, number: int, key: Key
 ) -> tuple[Channel, bytes | None]:
-    """The h2c channel with the highest commit that is sound as its only one, and that commit, signed by both."""
+    """Make the h2c channel with its highest sound commit as the only one, and that commit, signed by both."""
     for item in reversed(received):
         raw = finished(item.raw, item.script, deposit, key)
         tx = parse_transaction(raw) if raw is not None else None
@@ -341,7 +341,7 @@ def _receiving(
 
 
 def finished(raw: bytes, script: CommitScript, deposit: DepositScript, key: Key) -> bytes | None:
-    """A half-signed commit of the original hub, as it is, signed by the payee too; None where it is not sound.
+    """Add the payee's signature to a half-signed commit of the original hub; None if that is not sound.
 
     It may spend several outputs of the deposit's address. Its outputs are the hub's choice; but the first, which is to
     pay to the commit's address.
@@ -366,7 +366,7 @@ def finished(raw: bytes, script: CommitScript, deposit: DepositScript, key: Key)
 
 
 def _terms(kept: Mapping[str, Any]) -> Terms:
-    """The terms as far as they can be told: no sync follows that they would rule."""
+    """Read the terms as far as they are there: no sync follows that would need them."""
 
     def whole(name: str) -> int:
         value = kept.get(name)
@@ -386,7 +386,7 @@ def _terms(kept: Mapping[str, Any]) -> Terms:
 
 
 def _payments(kept: Sequence[Mapping[str, Any]]) -> Iterator[Payment]:
-    """The payments that were queued: shown, never sent."""
+    """Read the payments that were queued. They are shown, never sent."""
     for item in kept:
         payee = item["payee_handle"]
         yield Payment(
@@ -397,7 +397,7 @@ def _payments(kept: Sequence[Mapping[str, Any]]) -> Iterator[Payment]:
 
 
 def located(connection: Connection, facts: Facts) -> Connection:
-    """An imported connection with what its data lack and the chain shows: the deposit, and the height it is seen at."""
+    """Add to an imported connection what only the chain shows: the deposit, and the height it is seen at."""
     sending = connection.duplex.sending
     if sending.anchor is None:
         sending = replace(sending, anchor=_anchor(sending, facts))
@@ -409,7 +409,7 @@ def located(connection: Connection, facts: Facts) -> Connection:
 
 
 def _anchor(channel: Channel, facts: Facts) -> Anchor | None:
-    """The output of the deposit itself: the first one of the transaction that carried the asset to the address."""
+    """Find the deposit's output: the first one of the transaction that carried the asset to the address."""
     for entry in sorted(facts.history, key=lambda item: MAX_QUANTITY if item.height is None else item.height):
         tx = parse_transaction(entry.raw)
         if tx is None or bytes(tx.vout[0].scriptPubKey) != channel.script.output:

@@ -45,13 +45,13 @@ log = logging.getLogger(__name__)
 
 
 def observe(session: Session, connection: Connection, facts: tuple[Facts, Facts], held: int) -> Connection:
-    """The connection with the hub's deposit accepted, once it is buried and holds the asset."""
+    """Accept the hub's deposit once it is buried and holds the asset."""
     h2c = see_deposit(connection.duplex.receiving, facts[1], held, session.network.safe_depth)
     return replace(connection, duplex=replace(connection.duplex, receiving=h2c))
 
 
 def status(session: Session, connection: Connection, facts: tuple[Facts, Facts]) -> str:
-    """Opening, open, closing or closed."""
+    """Tell whether a connection is opening, open, closing or closed."""
     if connection.stage in (CLOSING, CLOSED):
         return CLOSED if connection.stage == CLOSED else CLOSING
     duplex, agreed = connection.duplex, connection.agreed_height
@@ -62,14 +62,14 @@ def status(session: Session, connection: Connection, facts: tuple[Facts, Facts])
 
 
 def as_seen(session: Session, connection: Connection, look: Look) -> Connection:
-    """The connection as closing, where it was closed and the chain shows that it is not over any more."""
+    """Take a closed connection for closing if the chain shows that it is not over any more."""
     if connection.stage != CLOSED or connection.final or is_over(session, connection, look):
         return connection
     return replace(connection, stage=CLOSING)
 
 
 def unknown_deposit(session: Session, connection: Connection, facts: tuple[Facts, Facts]) -> UnknownDeposit | None:
-    """What to tell of a connection that goes on, where the chain does not know its deposit; None where it does."""
+    """Make the error for a connection that goes on though the chain does not know its deposit; None if it does."""
     if connection.stage != AGREED or facts[0].history:
         return None
     txid = txid_of(connection.deposit_raw)[::-1].hex()
@@ -87,7 +87,7 @@ def unknown_deposit(session: Session, connection: Connection, facts: tuple[Facts
 
 
 def sync(session: Session, connection: Connection, look: Look, outcome: Outcome) -> None:
-    """Whatever is next for a connection: finish opening, exchange payments, close in time, settle, or recover."""
+    """Take the next step of a connection: finish opening, exchange payments, close in time, or recover."""
     facts = look.facts[connection.handle]
     connection = publishing.resume(session, connection)
     if connection.stage == CLOSED:
@@ -102,7 +102,7 @@ def sync(session: Session, connection: Connection, look: Look, outcome: Outcome)
 
 
 def _last_answer(session: Session, connection: Connection, outcome: Outcome) -> Connection:
-    """Fetch the answer to the sync that is unanswered yet: the payments in it are this party's, until it settles."""
+    """Fetch the answer to the sync that has none yet: the payments in it are this party's until it closes."""
     if connection.pending is None or connection.commit_raw is not None or connection.told:
         return connection
     with _closing_all_the_same(outcome, "the last sync stays unanswered"):
@@ -112,7 +112,7 @@ def _last_answer(session: Session, connection: Connection, outcome: Outcome) -> 
 
 @contextmanager
 def _closing_all_the_same(outcome: Outcome, otherwise: str) -> Iterator[None]:
-    """Go on whatever the hub answers to a last sync; ``otherwise`` says what that comes to.
+    """Go on whatever the hub answers to a last sync. ``otherwise`` tells the user what an error comes to.
 
     One that does not answer is told nothing yet: told of the close, it would refuse that sync for ever, and what the
     sync gave back is not taken back.
@@ -128,7 +128,7 @@ def _closing_all_the_same(outcome: Outcome, otherwise: str) -> Iterator[None]:
 
 
 def _live(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
-    """One round of a connection that is not closing; it may be, afterwards."""
+    """Do one round of a connection that is not closing. It may be closing afterwards."""
     facts = look.facts[connection.handle]
     held = look.held(session.address(connection.duplex.receiving), connection.asset)
     seen = observe(session, connection, facts, held)
@@ -161,7 +161,7 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
 
 @contextmanager
 def _instead(refusal: type[PicopaymentsError], error: PicopaymentsError | None) -> Iterator[None]:
-    """Raise an error, where there is one, in the place of a refusal."""
+    """Raise an error, if there is one, in the place of a refusal."""
     try:
         yield
     except refusal as refused:
@@ -169,7 +169,7 @@ def _instead(refusal: type[PicopaymentsError], error: PicopaymentsError | None) 
 
 
 def _unknown_to_hub(connection: Connection) -> UnknownHandle:
-    """A hub that has lost its database may find it again, and settles nothing till then: no reason to close."""
+    """Make the error for a hub that has lost its database: it may find it again, so this is no reason to close."""
     return UnknownHandle(
         f"The hub does not know the connection {connection.handle.hex()}. It stays open here. Wait and sync again, or "
         "ask the hub's operator, who may have to bring its database back; `close` settles without the hub, and the "
@@ -180,7 +180,7 @@ def _unknown_to_hub(connection: Connection) -> UnknownHandle:
 
 
 def _look_again(session: Session, connection: Connection, look: Look) -> Connection:
-    """A closed connection, settled once more where a reorganisation has undone what closed it, until it is final."""
+    """Reopen the closing of a connection if a reorganisation has undone it; mark it as final once none can."""
     if as_seen(session, connection, look).stage == CLOSING:
         log.warning("connection %s is not over any more: it is settled again", connection.handle.hex())
         return _closing(session, connection)
@@ -217,12 +217,12 @@ def close(session: Session, connection: Connection) -> Connection:
 
 
 def _closing(session: Session, connection: Connection) -> Connection:
-    """The connection from here on: nothing but settled."""
+    """Have the connection do nothing but close from here on."""
     return session.save(replace(connection, stage=CLOSING), "closing", history.closing())
 
 
 def _last_sync(session: Session, connection: Connection, outcome: Outcome) -> Connection:
-    """Send and receive what waits, if that can be: what came since a sync that has no answer yet, too."""
+    """Send and receive what waits, if possible, also what came since a sync that has no answer yet."""
     with _closing_all_the_same(outcome, "closing without a last sync"):
         finish(session, prepare(session, finish(session, connection, outcome)), outcome)
     return session.connection(connection.handle)
@@ -256,7 +256,7 @@ def queue(session: Session, connection: Connection, payment: Payment) -> Connect
 
 
 def unqueue(session: Session, connection: Connection, token: Token) -> bool:
-    """Take a payment out of the queue; whether it was there."""
+    """Take a payment out of the queue, and tell whether it was there."""
     queue = tuple(payment for payment in connection.queue if payment.token != token)
     if queue == connection.queue:
         return False

@@ -27,7 +27,7 @@ class Look:
     facts: Mapping[Handle, tuple[Facts, Facts]]
 
     def held(self, address: str, asset: str) -> int:
-        """What the ledger says an address holds, where it was asked."""
+        """Get what the ledger says an address holds, if it was asked."""
         return self.view.balances.get(address, {}).get(asset, 0)
 
 
@@ -41,7 +41,7 @@ class Sight:
         self._attached: dict[Outpoint, bool] = {}  # whether assets are attached to a coin of the wallet
 
     def dirty(self, scripts: Iterable[bytes], *, again: bool = False) -> set[bytes]:
-        """Those of these scripts that have a history, the mempool included.
+        """Find which of these scripts have a history, the mempool included.
 
         Asks the chain only for those that this command has not looked at yet, or for all of them ``again``.
         """
@@ -52,7 +52,7 @@ class Sight:
         return {script for script in wanted if self._dirty[script]}
 
     def attached(self, outpoints: Iterable[Outpoint]) -> set[Outpoint]:
-        """Those of the wallet's coins that assets are attached to; the chain is asked once for each."""
+        """Find which of the wallet's coins have assets attached. The chain is asked once for each."""
         wanted = set(outpoints)
         unknown = wanted - self._attached.keys()
         found = self.chain.attached(unknown) if unknown else set()
@@ -115,7 +115,7 @@ class Sight:
         return Look(view, pairs)
 
     def _revoked(self, channels: Iterable[Channel]) -> dict[str, tuple[Channel, Revoked]]:
-        """The addresses of revoked commits that are to be watched, the greatest exposures of each channel."""
+        """Choose the addresses of revoked commits to watch: the greatest exposures of each channel."""
         return {
             str(address_of_script(self._network, channel.commit_script(item.revoke_hash).output)): (channel, item)
             for channel in channels
@@ -123,7 +123,7 @@ class Sight:
         }
 
     def _with_commits(self, channels: list[Channel], facts: list[Facts]) -> list[Facts]:
-        """The facts with what became of the outputs that the anchors' spenders pay first."""
+        """Add to the facts what became of the outputs that the anchors' spenders pay first."""
         outputs = map(paid_commit, channels, facts)
         paid = {n: script for n, script in enumerate(outputs) if script is not None}
         if not paid:

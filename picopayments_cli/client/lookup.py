@@ -1,4 +1,4 @@
-"""What the chain knows of one transaction, as JSON."""
+"""Show what the chain knows of one transaction, as JSON."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from picopayments_cli.client.session import Session
 
 
 def raw_transaction(session: Session, txid: bytes) -> bytes | None:
-    """The bytes of a transaction by its wire-order txid; None where it is unknown."""
+    """Fetch the bytes of a transaction by its wire-order txid; None if it is unknown."""
     return session.chain.view(Query(transactions=[txid])).transactions.get(txid)
 
 
 def transaction_shown(session: Session, raw: bytes) -> dict[str, Any]:
-    """A transaction in its parts: values in satoshis, scripts in hex, 0 confirmations in the mempool.
+    """Show a transaction in its parts: values in satoshis, scripts in hex, 0 confirmations in the mempool.
 
     Confirmations are known from the history of an address that it pays; without such an address, or where the node
     lists only the newest part of that history, they are left out.

@@ -1,4 +1,4 @@
-"""How a connection begins: agreed with the hub, then backed by the client's deposit.
+"""Open a connection: agree with the hub, then publish the client's deposit.
 
 Nothing is deposited that was not agreed to on both sides, and what was agreed is on disk before the deposit leaves.
 """
@@ -64,7 +64,7 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
 
 
 def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, expire: int, delay: int) -> Connection:
-    """Ask the hub for a connection, and sign the deposit that its terms allow; nothing of it has left."""
+    """Ask the hub for a connection, and sign the deposit that its terms allow. The deposit does not leave yet."""
     request = envelope.seal(session.wallet.key, ConnectRequest(asset.name, secrets.spend_hash).as_json())
     known = session.hub_key()
     reply = session.call("mph_request", [request], known)
@@ -113,7 +113,7 @@ def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, ex
 def _make_deposit(
     session: Session, script: DepositScript, asset: Asset, quantity: int, terms: Terms
 ) -> tuple[bytes, Anchor]:
-    """The signed deposit and its anchor. Raises InsufficientBitcoin, MemoRequired."""
+    """Sign the deposit; it and its anchor. Raises InsufficientBitcoin, MemoRequired."""
     wallet = session.wallet
     view = session.chain.view(Query(coins=[wallet.address], options=[wallet.address]))
     view.check_takes_sends(wallet.address)  # what the connection pays back goes there
@@ -126,7 +126,7 @@ def _make_deposit(
 
 
 def agree(session: Session, connection: Connection) -> Connection:
-    """Have the hub agree to the deposits; the same request is answered the same.
+    """Have the hub agree to the deposits. Asked again it gives its first answer.
 
     Raises BadDepositScript, BadReply, AddressUsed: then the client's deposit was not published.
     """

@@ -1,4 +1,4 @@
-"""What a connection publishes, and that it did, in its history: once, wherever the process is cut off."""
+"""Publish a connection's transactions, and enter each in its history once, wherever the process is cut off."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def publish(session: Session, connection: Connection, name: str, raw: bytes, txi
 
 
 def resume(session: Session, connection: Connection) -> Connection:
-    """Put on record what was leaving when an earlier process ended, where the network has it.
+    """Enter in the history what was leaving when an earlier process ended, if the network has it.
 
     It is not sent again: what was right then, a payout of a commit that was buried, may be wrong by now.
     """

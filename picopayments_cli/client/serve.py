@@ -1,4 +1,4 @@
-"""The commands as JSON-RPC for programs of this machine: who may call, what they may say, one call at a time.
+"""Serve the commands as JSON-RPC to programs of this machine that have the token, one call at a time.
 
 Who can read the cookie file, which is private, may call. A web page that the user visits can not: its browser names the
 page's origin, or, where the page's name was made to point here, a foreign host.
@@ -72,7 +72,7 @@ def serve(
 
 
 def _loopback(host: str) -> str:
-    """The address of this machine that a host names. Raises UsageError."""
+    """Find the address of this machine that a host names. Raises UsageError."""
     address = "127.0.0.1" if host == "localhost" else host
     if not _is_loopback(address):
         raise UsageError(
@@ -133,7 +133,7 @@ class Gate:
 
 
 def _is_here(host: bytes, port: int) -> bool:
-    """Whether a Host header names this machine itself and the port that is served."""
+    """Tell whether a Host header names this machine itself and the port that is served."""
     name, colon, number = host.decode("latin-1").rpartition(":")
     name = name.lower().removeprefix("[").removesuffix("]")
     return bool(colon) and number == str(port) and (name == "localhost" or _is_loopback(name))
@@ -148,7 +148,7 @@ def _refused(status: int, text: str, headers: Mapping[str, str] | None = None) -
 
 @contextmanager
 def _only_one(path: Path) -> Iterator[None]:
-    """The right to serve a network of a basedir. Raises StoreLocked, StoreUnusable."""
+    """Hold the right to serve a network of a basedir. Raises StoreLocked, StoreUnusable."""
     lock = FileLock(path, mode=0o600, fallback_to_soft=False)
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def _only_one(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _cookie(path: Path, token: str) -> Iterator[Path]:
-    """The file that holds user and token, for the time of serving. Raises StoreUnusable."""
+    """Keep user and token in a file for the time of serving. Raises StoreUnusable."""
     try:
         path.unlink(missing_ok=True)  # left by a process that was killed
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
@@ -182,7 +182,7 @@ def _cookie(path: Path, token: str) -> Iterator[Path]:
 
 
 def _check_there(cookie: Path) -> None:
-    """Refuse to begin anew in a folder that was taken away. Raises StoreUnusable."""
+    """Refuse to begin anew in a folder that was removed. Raises StoreUnusable."""
     if not cookie.exists():
         raise StoreUnusable(
             f"{cookie} is gone: the folder was taken away or emptied while it is served. Nothing was done. Stop this "

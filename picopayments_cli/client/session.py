@@ -54,7 +54,7 @@ class Signed:
 
 
 class Home:
-    """What the sessions of one command share: its files, its wallet and what it has spent."""
+    """The files, the wallet and the spent coins of one command, which its sessions at several hubs share."""
 
     def __init__(self, settings: Settings) -> None:
         self.spent: set[Outpoint] = set()  # by what this command has published since it looked at the chain
@@ -99,7 +99,7 @@ class Session:
         self.home.close()
 
     def with_hub(self, url: str) -> Session:
-        """The same files and wallet with the hub at another URL. User and password of the settings are not for it."""
+        """Open a session at another hub's URL. The settings' user and password are not for that hub."""
         other = Session(replace(self.settings, hub_url=url, hub_auth=None), self.given_basedir, self.home)
         if self.chain_source == "own":
             other.sight = self.sight
@@ -116,7 +116,7 @@ class Session:
         return self.home.wallet
 
     def keep_wallet(self) -> None:
-        """Have the wallet's key on disk."""
+        """See that the wallet's key is on disk."""
         self.wallet.keep(self.store)
 
     @cached_property
@@ -133,7 +133,7 @@ class Session:
 
     @cached_property
     def regtest(self) -> RpcClient:
-        """What mines and gives on regtest: the node of one's own, or the hub, which asks its node."""
+        """The server that mines and gives on regtest: one's own node, or the hub, which asks its node."""
         url = self.settings.chain_url
         if url is None:
             return self.rpc
@@ -173,7 +173,7 @@ class Session:
     # Connections ----------------------------------------------------------------------------------------------------
 
     def connections(self) -> dict[Handle, Connection]:
-        """All connections. A handle asked for, and never got, is dropped: nothing was deposited for it."""
+        """Load all connections. A handle asked for and never got is left out: nothing was deposited for it."""
         found = {}
         for handle, document in self.store.load_all().items():
             if document.get("stage") != ASKED:
@@ -181,19 +181,19 @@ class Session:
         return {**self._imported(), **found}
 
     def connection(self, handle: Handle) -> Connection:
-        """One connection. Raises UnknownHandle, StoreDamaged."""
+        """Load one connection. Raises UnknownHandle, StoreDamaged."""
         imported = self._imported().get(handle)
         if imported is not None:
             return imported
         return self._connection(handle, self.store.load(handle))
 
     def archived(self) -> dict[Handle, Connection]:
-        """The connections that were culled. Raises StoreDamaged, StoreNewer."""
+        """Load the connections that were culled. Raises StoreDamaged, StoreNewer."""
         folder = self.store.archive_folder
         return {handle: self._connection(handle, item, folder) for handle, item in self.store.archived().items()}
 
     def _imported(self) -> dict[Handle, Connection]:
-        """Those of the original client's connections that have no document of ours yet."""
+        """Find the original client's connections that have no document of ours yet."""
         return {handle: item for handle, item in self.home.originals.items() if not self.store.knows(handle)}
 
     def _connection(self, handle: Handle, document: Mapping[str, Any], folder: Path | None = None) -> Connection:
@@ -204,7 +204,7 @@ class Session:
             raise damaged(path, f"a member is missing or wrong ({type(error).__name__})") from error
 
     def hub_key(self) -> Pubkey | None:
-        """The key that the hub's scheme, host and port are bound to; None where it is new. Raises StoreDamaged."""
+        """Find the key that the hub's scheme, host and port are bound to; None if it is new. Raises StoreDamaged."""
         url, known = self.settings.require_hub_url, self.store.hub_keys()
         # Older files have the URL as it was spelled.
         text = known.get(url) or next((key for of, key in known.items() if place_of(of) == place_of(url)), None)
@@ -217,7 +217,7 @@ class Session:
 
     @cached_property
     def known_key(self) -> Pubkey | None:
-        """The key of the hub: the one that it is bound to, else the one that it proves now; None where it can't."""
+        """The key of the hub: the one that it is bound to, else the one that it proves now; None if it can't."""
         try:
             return self.hub_key() or self.proven_key(None)
         except LocalFiles:
@@ -232,7 +232,7 @@ class Session:
             self.store.save_hub_key(place_of(self.settings.require_hub_url), key.hex())
 
     def proven_key(self, hub_key: Pubkey | None) -> Pubkey:
-        """The key with which the hub signs a request drawn for this; ``hub_key``, where it is known by that.
+        """Have the hub prove its key by signing a reply to a fresh nonce. ``hub_key``: the key it is known by, if any.
 
         Raises BadHubSignature, BadReply, HubUnreachable and its kind.
         """
@@ -241,14 +241,14 @@ class Session:
     # The doors ------------------------------------------------------------------------------------------------------
 
     def save(self, connection: Connection, label: str, *actions: Action) -> Connection:
-        """Put a connection on disk, and the actions that this comes to into its history with it."""
+        """Write a connection to disk, and with it the actions that this adds to its history."""
         if connection.handle in self.home.originals:
             legacy.keep_backup(legacy.data_file(self.store.basedir, self.network))
         self.store.save(connection.handle, to_document(connection), label, actions)
         return connection
 
     def call(self, method: str, requests: Iterable[Mapping[str, Any]], hub_key: Pubkey | None) -> Signed:
-        """Send the newest of the signed requests; the hub's signed reply, which must answer one of them.
+        """Send the newest of the signed requests, and take the hub's signed reply to any one of them.
 
         ``hub_key`` None: the hub is new, and the key that its reply names is taken. Raises BadHubSignature, BadReply,
         and what the hub refuses.
@@ -271,7 +271,7 @@ class Session:
         return Signed(body, answered, key)
 
     def _check_refusal(self, error: PicopaymentsError, sent: Mapping[str, Any], hub_key: Pubkey) -> None:
-        """Believe the hub alone that it refuses a request. Raises BadHubSignature."""
+        """Check that it is the hub that refuses this request. Raises BadHubSignature."""
         said = error.said or {}
         if not refuses(said, error.name, sent) or envelope.signed_by(said, hub_key) is None:
             raise self._not_the_hub(f"The refusal {error.name}", refusal=error.name) from error
@@ -286,7 +286,7 @@ class Session:
         )
 
     def broadcast(self, raw: bytes, label: str) -> str:
-        """Hand a signed transaction to the network; its txid in hex."""
+        """Hand a signed transaction to the network, and return its txid in hex."""
         txid = self.chain.broadcast(raw)[::-1].hex()
         tx = parse_transaction(raw)
         self.home.spent.update(spent_outpoints(tx) if tx is not None else ())
@@ -299,7 +299,7 @@ class Session:
 
 
 def _warn_of(name: str, url: str | None, verify: bool = True) -> None:
-    """Say which way to another machine is not protected; money does not depend on the hub's, privacy does."""
+    """Warn of a way to another machine that is not protected. With a hub money does not depend on it, privacy does."""
     parts = urlsplit(url or "")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
         log.warning("%s is http: others on the way to %s can read what passes, passwords too", name, parts.hostname)

@@ -1,4 +1,4 @@
-"""The client's own files: the wallet's key and one JSON document per connection, private, whole, one writer at a time.
+"""Keep the client's files, private and whole, for one writer at a time: the wallet's key and a document per connection.
 
 In the basedir stand ``<network>.wif``, ``<network>.connections/<handle>.json``, ``<network>.hubs`` (the hubs' public
 keys), ``<network>.history.jsonl`` (past events, one a line), ``<network>.archive/`` (connections that are over and put
@@ -97,7 +97,7 @@ class Store:
         return status.st_dev, status.st_ino
 
     def _check_lock(self) -> None:
-        """Refuse to write without the lock. Raises RuntimeError, StoreUnusable where it was taken away meanwhile."""
+        """Refuse to write without the lock. Raises RuntimeError, StoreUnusable if its file was removed meanwhile."""
         if not self._lock.is_locked:
             raise RuntimeError("the store is written inside `with store:` only")
         path = Path(self._lock.lock_file)
@@ -118,7 +118,7 @@ class Store:
     # The wallet's key ----------------------------------------------------------------------------------------------
 
     def load_wif(self) -> str | None:
-        """The wallet's key as WIF text, or None where there is none yet.
+        """Read the wallet's key as WIF text; None if there is none yet.
 
         Raises StoreDamaged, also where there is none any more: a new one could not settle what the old one has signed.
         """
@@ -130,30 +130,30 @@ class Store:
         return text.strip() if text is not None else None
 
     def save_wif(self, wif: str) -> None:
-        """Keep a new wallet's key. Raises StoreUnusable where there is one already."""
+        """Write a new wallet's key. Raises StoreUnusable if there is one already."""
         if self.wif_path.exists():
             raise StoreUnusable(f"{self.wif_path} holds a key already. Nothing was changed.", path=str(self.wif_path))
         self._write(self.wif_path, wif + "\n", "new wallet")
 
     def save_settings(self, settings: dict[str, Any]) -> None:
-        """Keep the network's settings file. Raises StoreUnusable."""
+        """Write the network's settings file. Raises StoreUnusable."""
         text = json.dumps(settings, indent=2, allow_nan=False) + "\n"
         self._write(settings_file(self.network, self.basedir), text, "settings")
 
     # Connections ---------------------------------------------------------------------------------------------------
 
     def handles(self) -> list[Handle]:
-        """The handles of all connections, in order."""
+        """List the handles of all connections, in order."""
         return [Handle(bytes.fromhex(path.stem)) for path in self._files()]
 
     def knows(self, handle: Handle) -> bool:
-        """Whether there is a document of a connection, in its place or in the archive. Raises StoreUnusable."""
+        """Tell whether a connection has a document, in its place or in the archive. Raises StoreUnusable."""
         path = self._path(handle)
         with _usable(path):
             return path.exists() or (self.archive_folder / path.name).exists()
 
     def load(self, handle: Handle) -> dict[str, Any]:
-        """The document of a connection. Raises UnknownHandle, StoreDamaged, StoreNewer."""
+        """Read the document of a connection. Raises UnknownHandle, StoreDamaged, StoreNewer."""
         path = self._path(handle)
         text = _read(path)
         if text is None:
@@ -167,11 +167,11 @@ class Store:
         return _without_header(document)
 
     def load_all(self) -> dict[Handle, dict[str, Any]]:
-        """The documents of all connections, in the order of their handles. Raises StoreDamaged, StoreNewer."""
+        """Read the documents of all connections, in the order of their handles. Raises StoreDamaged, StoreNewer."""
         return {handle: self.load(handle) for handle in self.handles()}
 
     def save(self, handle: Handle, document: dict[str, Any], label: str, actions: Sequence[Action] = ()) -> None:
-        """Keep a connection's document, on disk when this returns. The one door of every durable change to it.
+        """Write a connection's document, on disk when this returns. Every durable change to it takes this door.
 
         ``label`` names the occasion, for the log and for tests that stand at this door. ``actions`` go into the history
         together with the change, or not at all: the document carries them until its next change, and before that they
@@ -191,7 +191,7 @@ class Store:
         self._outboxes[handle] = _Outbox(count, events)
 
     def remove(self, handle: Handle) -> None:
-        """Take a connection's document away; it need not be there. Its history stays. Raises as ``save``."""
+        """Remove a connection's document, if it is there. Its history stays. Raises as ``save``."""
         path = self._path(handle)
         self._check_lock()
         self._moved_events(handle)
@@ -202,14 +202,14 @@ class Store:
         self._outboxes.pop(handle, None)
 
     def archive(self, handle: Handle) -> None:
-        """Put a connection's document into the archive, and then take it away here. Raises as ``load`` and ``save``."""
+        """Move a connection's document into the archive. Raises as ``load`` and ``save``."""
         self.load(handle)
         path = self._path(handle)
         self._write(self.archive_folder / path.name, _read(path) or "", "archived")
         self.remove(handle)
 
     def archived(self) -> dict[Handle, dict[str, Any]]:
-        """The documents in the archive, in the order of their handles. Raises StoreDamaged, StoreNewer."""
+        """Read the documents in the archive, in the order of their handles. Raises StoreDamaged, StoreNewer."""
         found = {}
         for path in _connections_in(self.archive_folder):
             document = self._parse(path, _read(path) or "")
@@ -219,7 +219,7 @@ class Store:
     # History -------------------------------------------------------------------------------------------------------
 
     def history(self, about: str = "") -> list[Event]:
-        """The events of all connections, in no order; one may occur twice. Raises StoreDamaged, StoreNewer.
+        """Read the events of all connections, in no order; one may occur twice. Raises StoreDamaged, StoreNewer.
 
         ``about``: a text; a line of the file without it is left out, and only its ends are looked at, which is faster.
         """
@@ -244,7 +244,7 @@ class Store:
         return found
 
     def _moved_events(self, handle: Handle) -> int:
-        """Have the events that a document carries in the history's file; how many the connection has had."""
+        """Move a document's events to the history's file, and count all that the connection has had."""
         if handle not in self._outboxes:
             if not self._path(handle).exists():
                 return 0
@@ -259,7 +259,7 @@ class Store:
     # Hubs ----------------------------------------------------------------------------------------------------------
 
     def hub_keys(self) -> dict[str, str]:
-        """The public key (hex) that each hub's URL is bound to. Raises StoreDamaged."""
+        """Read the public key (hex) that each hub's URL is bound to. Raises StoreDamaged."""
         text = _read(self.hubs_path)
         try:
             keys = json.loads(text) if text is not None else {}
@@ -312,14 +312,14 @@ class Store:
 
 
 def damaged(path: Path, why: str) -> StoreDamaged:
-    """The refusal of a file that is not what it should be."""
+    """Make the refusal of a file that is not what it should be."""
     return StoreDamaged(
         f"{path} can't be used: {why}. Restore it from your backup; nothing was changed.", path=str(path)
     )
 
 
 def _connections_in(folder: Path) -> list[Path]:
-    """The files of connections in a folder, in the order of their handles."""
+    """List the files of connections in a folder, in the order of their handles."""
     with _usable(folder):
         names = sorted(os.listdir(folder)) if folder.exists() else []
     return [folder / name for name in names if _is_connection(name)]
@@ -339,7 +339,7 @@ def _outbox(path: Path, document: dict[str, Any]) -> _Outbox:
 
 
 def _is_event(event: Any) -> bool:
-    """Whether it has what every event has."""
+    """Tell whether it has the members that every event has."""
     if not isinstance(event, dict) or type(event.get("number")) is not int:
         return False
     texts = [event.get(name) for name in ("handle", "time", "action")]
@@ -353,7 +353,7 @@ def _is_connection(name: str) -> bool:
 
 @contextmanager
 def _usable(path: Path) -> Iterator[None]:
-    """Raises StoreUnusable in place of the system's own errors."""
+    """Raise StoreUnusable in place of the system's own errors."""
     try:
         yield
     except Timeout:
@@ -390,7 +390,7 @@ def _append(path: Path, data: bytes) -> None:
 
 
 def _end_of_lines(file: IO[bytes]) -> int:
-    """Where the last whole line of a file ends."""
+    """Find where the last whole line of a file ends."""
     end = file.seek(0, os.SEEK_END)
     while end:
         start = max(end - _CHUNK, 0)

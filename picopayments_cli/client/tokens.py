@@ -1,4 +1,4 @@
-"""What a token stands for already: a token pays once, from whichever connection of the wallet it was queued on.
+"""See that a token pays once, from whichever connection of the wallet it was queued on.
 
 What is queued may be cancelled, and what was refused is no more in a sync: their token is free. What has left the
 machine holds its token for good, answered or not.
@@ -25,7 +25,7 @@ SENT = "sent already: it is not queued again"
 
 
 def earlier(session: Session, source: Handle, payment: Payment, connections: Mapping[Handle, Connection]) -> str | None:
-    """How far a payment has come, as ``standing`` says, with the whole history looked through.
+    """Look through the whole history for how far a payment has come, as ``standing`` says.
 
     Raises TokenInUse, StoreDamaged, StoreNewer.
     """
@@ -37,7 +37,7 @@ def earlier(session: Session, source: Handle, payment: Payment, connections: Map
 def standing(
     source: Handle, payment: Payment, connections: Iterable[Connection], events: Iterable[Event]
 ) -> str | None:
-    """How far a payment from ``source`` has come: QUEUED, UNANSWERED or SENT; None where its token is free.
+    """Tell how far a payment from ``source`` has come: QUEUED, UNANSWERED or SENT; None if its token is free.
 
     ``connections``: all of the wallet, culled ones too; ``events``: of their histories, in any order. Raises TokenInUse
     where the token is another payment's: from another connection, to another payee or of another amount.
@@ -63,7 +63,7 @@ def standing(
 
 
 def _uses(connections: Iterable[Connection], events: Iterable[Event]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Every payment that holds its token, and how far it has come; what is furthest first."""
+    """List every payment that holds its token, and how far it has come, the furthest first."""
     known = list(connections)
     yield from ((SENT, event) for event in events if event["action"] == "sent" and "token" in event)
     for item in known:

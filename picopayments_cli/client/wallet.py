@@ -26,7 +26,7 @@ class Wallet:
 
     @staticmethod
     def open(store: Store, network: Network) -> Wallet:
-        """The store's wallet, or a new one that ``keep`` writes. Raises StoreDamaged, StoreUnusable."""
+        """Open the store's wallet, or make a new one that ``keep`` writes. Raises StoreDamaged, StoreUnusable."""
         wif = store.load_wif()
         if wif is None:
             return Wallet(network, Key(coincurve.PrivateKey().secret))
@@ -36,7 +36,7 @@ class Wallet:
             raise damaged(store.wif_path, f"it holds no private key of {network.name} (WIF, compressed)") from None
 
     def keep(self, store: Store) -> None:
-        """Have the key on disk, which must be so before anything that depends on it leaves. Raises StoreUnusable."""
+        """See that the key is on disk, before anything leaves that depends on it. Raises StoreUnusable."""
         if store.load_wif() is None:
             store.save_wif(wif_of_secret(self.network, self.key.secret))
 
@@ -57,5 +57,5 @@ class Wallet:
 
 
 def spendable(coins: Iterable[Coin]) -> list[Coin]:
-    """The confirmed coins: what an unconfirmed one pays may never come."""
+    """Choose the confirmed coins: an unconfirmed one may never be confirmed."""
     return [coin for coin in coins if coin.height is not None]
