@@ -239,7 +239,7 @@ COMMANDS = {
         argument("--quantity", f"how much of the asset, {UNITS}", type=quantity),
     ),
     "feerate": Command(
-        "Set what the node estimates as fee rate, and what its mempool asks (regtest only).\n\n"
+        "Set the fee rate that the node estimates, and its minimum (regtest only).\n\n"
         "Blocks leave out what pays less than the estimate. Without one they take all.\n"
         "The mempool throws out what pays less than its minimum. Prints both.",
         "--regtest feerate 20 --minimum 5",
