@@ -7,36 +7,27 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.chain import Query
-from picopayments_cli.chain.answers import member, members, whole
-from picopayments_cli.chain.shapes import coins_shown, history_shown
-from picopayments_cli.channel import recovery
-from picopayments_cli.channel.errors import (
-    ConnectionNotOver,
-    InvalidAsset,
-    InvalidHex,
-    PicopaymentsError,
-    TokenInUse,
-    TruncatedHistory,
-    WrongNetwork,
-)
+from picopayments_cli.chain.answers import longnames_of, member, members, whole
+from picopayments_cli.chain.shapes import by_longname, coins_shown, history_shown
+from picopayments_cli.channel.counterparty import asset_members
+from picopayments_cli.channel.deadlines import at_risk, check_every, connection_ttl, settle_height
+from picopayments_cli.channel.facts import Facts
 from picopayments_cli.channel.messages import Payment, Receipt
 from picopayments_cli.channel.networks import script_of_address
-from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.stages import CLOSED, PROPOSED
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, from_hex
-from picopayments_cli.client import connection as life
-from picopayments_cli.client import legacy, opening, send
-from picopayments_cli.client.arguments import asset_named, handle_named, quantity_of
+from picopayments_cli.client import hubs, legacy, life, opening, send, tokens
+from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of
+from picopayments_cli.client.closing import Outcome
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
 from picopayments_cli.client.lookup import raw_transaction, transaction_shown
-from picopayments_cli.client.record import CLOSED, Connection
 from picopayments_cli.client.session import Session
-from picopayments_cli.client.settling import Outcome
 from picopayments_cli.config import (
     DEFAULT,
     FILE,
@@ -49,11 +40,20 @@ from picopayments_cli.config import (
     shown,
     with_setting,
 )
+from picopayments_cli.errors import (
+    ConnectionNotOver,
+    InvalidAsset,
+    InvalidHex,
+    PicopaymentsError,
+    TruncatedHistory,
+    WrongNetwork,
+)
 
 log = logging.getLogger(__name__)
 TOKEN_SIZE = 32
 FAUCET_BTC = 100_000_000
 FAUCET_XCP = 10_000_000_000
+_UNKNOWN = "unknown"  # the status of a connection whose hub does not tell what the chain holds
 _CHAIN_NOTES = {
     "own": "chain: own. Deposits, commits and heights are read from the node at chain_url.",
     "hub": "chain: hub. What the blockchain holds is the hub's word; with chain_url, a node of one's own, it is not.",
@@ -91,8 +91,10 @@ def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
     if asset is not None and "." in asset:
         asset = asset_named(session, asset).name
     answer = session.rpc.call("mph_status", {"assets": None if asset is None else [asset]}, retry=True)
-    terms, funds = member(answer, "current_terms", dict), member(answer, "funds", dict)
-    held, address = member(funds, "liquidity", dict), member(funds, "address", str)
+    funds, told = member(answer, "funds", dict), member(answer, "longnames", dict, {})
+    longnames = longnames_of({"asset": name, "asset_longname": longname} for name, longname in told.items())
+    terms = by_longname(member(answer, "current_terms", dict), longnames)
+    held, address = by_longname(member(funds, "liquidity", dict), longnames), member(funds, "address", str)
     bitcoins = whole(held, "BTC")
     return {
         "connections": member(answer, "connections", dict),
@@ -110,19 +112,22 @@ def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
 def balances(session: Session, asset: str | None = None, address: str | None = None) -> dict[str, int]:
     """The confirmed funds of an address, the wallet's by default: asset to quantity, in satoshis.
 
-    Raises InvalidAddress, UnknownAsset.
+    A subasset goes by its long name. Raises InvalidAddress, UnknownAsset.
     """
     own = address is None
     if address is None:
         address = session.wallet.address
     else:
         script_of_address(session.network, address)
-    held = session.chain.view(Query(balances=[address])).balances[address]
+    view = session.chain.view(Query(balances=[address]))
+    held, longnames = view.balances[address], dict(view.longnames)
     if asset is not None and asset not in held:
-        asset = asset_named(session, asset).name
+        known = asset_named(session, asset)
+        asset = known.name
+        longnames = {asset: known.longname} if known.longname else {}
     if own:
         session.keep_wallet()
-    return dict(held) if asset is None else {asset: held.get(asset, 0)}
+    return by_longname(held if asset is None else {asset: held.get(asset, 0)}, longnames)
 
 
 def blocksend(session: Session, asset: str, destination: str, quantity: int | str, extra_btc: int | str = 0) -> str:
@@ -219,25 +224,29 @@ def connect(
 
 
 def queuepayment(session: Session, source: str, destination: str, quantity: int | str, token: str | None = None) -> str:
-    """Queue a payment for the next sync; its token, drawn where none is given. Repeating one with its token is safe."""
+    """Queue a payment for the next sync; its token, drawn where none is given.
+
+    A token pays once: the same payment with the same token again is not queued again, however long ago that was. Raises
+    TokenInUse where the token is another payment's.
+    """
     payee = Handle(from_hex(destination, "destination handle", HANDLE_SIZE))
     payer = Handle(from_hex(source, "source handle", HANDLE_SIZE))
     drawn = os.urandom(TOKEN_SIZE) if token is None else from_hex(token, "token")
     if not 0 < len(drawn) <= MAX_TOKEN_SIZE:
         raise InvalidHex(f"A token has 1 to {MAX_TOKEN_SIZE} bytes.", what="token", size=len(drawn))
-    connection = session.connection(payer)
+    given = token is not None  # one that is drawn is new: nothing needs to be read for it
+    live = session.connections() if given else {}
+    known = {**session.archived(), **live} if given else {}
+    connection = known.get(payer) or session.connection(payer)
     payment = Payment(payee, quantity_of(session, quantity, connection.asset), Token(drawn))
-    sent = connection.pending.payments if connection.pending else ()
-    for other in (*connection.queue, *sent):
-        if other.token == payment.token:
-            if other != payment:
-                raise TokenInUse(
-                    f"The token is that of a queued payment of {other.amount}: leave it out to have one drawn.",
-                    token=payment.token.hex(),
-                    quantity=other.amount,
-                )
-            return payment.token.hex()
-    life.queue(session, connection, payment)
+    how_far = tokens.earlier(session, payer, payment, known) if given else None
+    if how_far is not None:
+        log.info("The payment of this token is %s.", how_far)
+        return payment.token.hex()
+    life.queue(session, session.connection(payer), payment)
+    for other in live.values():
+        if other.handle != payer:  # it is closing, and would show the payment as queued for ever
+            life.unqueue(session, other, payment.token)
     return payment.token.hex()
 
 
@@ -246,9 +255,7 @@ def cancelpayment(session: Session, token: str) -> bool:
     wanted = Token(from_hex(token, "token"))
     cancelled = False
     for connection in session.connections().values():
-        queue = tuple(payment for payment in connection.queue if payment.token != wanted)
-        if queue != connection.queue:
-            session.save(replace(connection, queue=queue), "payment cancelled")
+        if life.unqueue(session, connection, wanted):
             cancelled = True
         elif connection.pending and any(payment.token == wanted for payment in connection.pending.payments):
             log.info(
@@ -267,48 +274,58 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
     connections = session.connections()
     chosen = list(connections.values()) if handle is None else [connections[handle_named(handle, connections)]]
     looked_at = [item for item in chosen if not item.final]
-    look = session.look(looked_at, settle=any(item.stage == CLOSED for item in looked_at))
-    shown = {}
-    for item in chosen:
-        item = life.as_seen(session, item, look)  # noqa: PLW2901
-        facts = None if item.stage == CLOSED else look.facts.get(item.handle)
-        if facts is not None:
-            held = look.held(session.address(item.duplex.receiving), item.asset)
-            item = life.observe(session, item, facts, held)  # noqa: PLW2901
-        shown[item.handle.hex()] = _status_of(session, item, facts, verbose)
-    session.keep_wallet()
     wallet = session.wallet.address
+    view = session.chain.view(Query(balances=[wallet]))
+    shown = {item.handle.hex(): _status_of(session, item, None, verbose) for item in chosen}
+    for group in hubs.seen(session, looked_at, settle=any(item.stage == CLOSED for item in looked_at)):
+        shown |= {item.handle.hex(): _as_seen(group, item, verbose) for item in group.connections}
+    session.keep_wallet()
     return {
         "chain": session.chain_source,
         "connections": shown,
-        "wallet": {"address": wallet, "balances": dict(look.view.balances[wallet])},
+        "wallet": {"address": wallet, "balances": by_longname(view.balances[wallet], view.longnames)},
     }
+
+
+def _as_seen(group: hubs.Seen, item: Connection, verbose: bool) -> dict[str, Any]:
+    """A connection as its chain shows it; with the error where it shows nothing, or no deposit."""
+    session = group.session
+    try:
+        look = group.look()
+    except PicopaymentsError as error:
+        log.warning("connection %s: %s", item.handle.hex(), error.message)
+        unknown = {"balance": item.duplex.guaranteed, "status": _UNKNOWN, "error": error.as_json()}
+        return _status_of(session, item, None, verbose) | (unknown if item.stage != CLOSED else {})
+    item = life.as_seen(session, item, look)
+    facts = None if item.stage == CLOSED else look.facts[item.handle]
+    if facts is not None:
+        held = look.held(session.address(item.duplex.receiving), item.asset)
+        item = life.observe(session, item, facts, held)
+    shown = _status_of(session, item, facts, verbose, look.view.longnames)
+    missing = life.unknown_deposit(session, item, facts) if facts else None
+    return shown if missing is None else shown | {"error": missing.as_json()}
 
 
 def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     """Sync what is open, recover what is closed: per handle the transactions published and the payments received.
 
-    One connection that fails does not stop the others; its error is raised when they are done.
+    Each connection with its own hub. One that fails does not stop the others; its error is raised when they are done.
     """
     chosen = [item for item in _chosen(session, handle) if not item.final]
-    if not chosen:
-        return {}
-    look = session.look(chosen, beside=[script for item in chosen for script in life.to_look_at(item)])
-    results: dict[str, Any] = {}
+    brought: dict[str, Outcome] = {}
     failed: list[PicopaymentsError] = []
-    for item in chosen:
-        outcome = Outcome()
-        try:
-            life.sync(session, item, look, outcome)
-        except PicopaymentsError as error:
-            failed.append(error)
-            log.warning("connection %s: %s", item.handle.hex(), error.message)
-        if item.stage == CLOSED and life.as_seen(session, item, look).stage == CLOSED:
-            continue
-        results[item.handle.hex()] = {
-            "txids": outcome.txids,
-            "received_payments": [_receipt(receipt) for receipt in outcome.receipts],
-        }
+    for group in hubs.seen(session, chosen, beside=life.to_look_at):
+        for item in group.connections:
+            outcome = Outcome()
+            try:
+                look = group.look()
+                if item.stage != CLOSED or life.as_seen(group.session, item, look).stage != CLOSED:
+                    brought[item.handle.hex()] = outcome
+                life.sync(group.session, item, look, outcome)
+            except PicopaymentsError as error:
+                failed.append(error)
+                log.warning("connection %s: %s", item.handle.hex(), error.message)
+    results = {name: _brought(outcome) for name, outcome in brought.items()}
     if failed:
         if results:
             log.warning("the other connections: %s", json.dumps(results))
@@ -316,10 +333,20 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     return results
 
 
+def _brought(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "txids": outcome.txids,
+        "received_payments": [_receipt(receipt) for receipt in outcome.receipts],
+    }
+
+
 def close(session: Session, handle: str) -> str | None:
     """Close a connection and settle it on chain: the txid of the commit, or None where nothing was received."""
     wanted = Handle(from_hex(handle, "handle", HANDLE_SIZE))
-    closed = life.close(session, session.connection(wanted))
+    connection = session.connection(wanted)
+    if connection.stage != PROPOSED:
+        session = hubs.alone(session, connection)
+    closed = life.close(session, connection)
     return txid_of(closed.commit_raw)[::-1].hex() if closed.commit_raw else None
 
 
@@ -363,12 +390,19 @@ def _receipt(receipt: Receipt) -> dict[str, Any]:
     return {"payer_handle": receipt.payer.hex(), "amount": receipt.amount, "token": receipt.token.hex()}
 
 
-def _status_of(session: Session, item: Connection, facts: tuple[Facts, Facts] | None, verbose: bool) -> dict[str, Any]:
+def _status_of(
+    session: Session,
+    item: Connection,
+    facts: tuple[Facts, Facts] | None,
+    verbose: bool,
+    longnames: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """A connection as ``status`` shows it; ``longnames``: of the subassets that the chain told of, by number."""
     shown: dict[str, Any] = {
-        "asset": item.asset,
+        **asset_members(item.asset, item.longname or (longnames or {}).get(item.asset)),
         "balance": item.duplex.guaranteed if facts else 0,
-        "status": life.status(session, item, facts) if facts else recovery.CLOSED,
-        "ttl": recovery.connection_ttl(item.duplex, *facts) if facts else None,
+        "status": life.status(session, item, facts) if facts else CLOSED,
+        "ttl": connection_ttl(item.duplex, *facts) if facts else None,
         "payments_queued": [
             {"payee_handle": payment.payee.hex() if payment.payee else None, "amount": payment.amount,
              "token": payment.token.hex()}
@@ -383,9 +417,9 @@ def _status_of(session: Session, item: Connection, facts: tuple[Facts, Facts] | 
             "received": item.duplex.receiving.moved,
             "sync_pending": item.pending is not None,
             "owed": item.owed,
-            "settle_height": recovery.settle_height(item.duplex.receiving, item.agreed_height),
-            "check_every": recovery.check_every(item.duplex.sending),
-            "at_risk": recovery.at_risk(item.duplex),
+            "settle_height": settle_height(item.duplex.receiving, item.agreed_height),
+            "check_every": check_every(item.duplex.sending),
+            "at_risk": at_risk(item.duplex),
             "terms": item.terms.as_json(),
         }
     return shown
@@ -432,7 +466,7 @@ def faucet(
         script_of_address(session.network, address)
     if btc is None and asset is None and quantity is None:
         btc, quantity = FAUCET_BTC, FAUCET_XCP
-    asset = asset or "XCP"
+    asset = exact_name(session, asset or "XCP")
     params = {
         "address": address,
         "btc": 0 if btc is None else quantity_of(session, btc, "BTC", "btc"),

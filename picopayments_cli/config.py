@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from picopayments_cli.channel.errors import InvalidSetting, InvalidUrl, StoreDamaged
 from picopayments_cli.channel.networks import Network, network_named
+from picopayments_cli.errors import InvalidSetting, InvalidUrl, StoreDamaged
 from picopayments_cli.files import check_private
 
 ENVIRONMENT = {
@@ -181,6 +181,23 @@ def check_url(url: Any, what: str) -> str:
         seen = "***" if "@" in text else repr(url)
         raise InvalidUrl(f"The {what} must be a URL like http://127.0.0.1:25000/api/, not {seen}.", what=what)
     return text
+
+
+def place_of(url: str) -> str:
+    """Where a hub is, however its URL is spelled: scheme, host and port, the scheme's own left out.
+
+    A text that is no URL is its own place.
+    """
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        return url
+    if not host:
+        return url
+    shown_host = f"[{host}]" if ":" in host else host
+    own = port is None or port == {"http": 80, "https": 443}.get(parts.scheme)
+    return f"{parts.scheme}://{shown_host}" + ("" if own else f":{port}")
 
 
 def _defaults(network: Network) -> dict[str, Choice]:

@@ -28,7 +28,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from picopayments_cli.channel.errors import InvalidSetting, PicopaymentsError, PortUnusable
+from picopayments_cli.errors import InvalidSetting, PicopaymentsError, PortUnusable
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.limits import Limiter, Limits, TooMuch, party
 
@@ -52,6 +52,13 @@ class RawJson:
     """A method's result that is JSON text already: it goes into the reply byte for byte."""
 
     text: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A method's refusal, as ``refusal`` makes it, or with more members: they go into the reply's ``error.data``."""
+
+    details: Mapping[str, Any]
 
 
 _encode = json.JSONEncoder(allow_nan=False).encode
@@ -201,16 +208,22 @@ class JsonRpcEndpoint:
                 result = method(*args, **kwargs)
             if inspect.isawaitable(result):
                 result = await result
-            text = result.text if isinstance(result, RawJson) else _encode(result)
-            return f'{{"result":{text},"id":{_encode(number)},"jsonrpc":"2.0"}}'
+            return _reply(result, number)
         except PicopaymentsError as error:
-            return _error_reply(_server_error(error.name, error.message, error.data), number)
+            return _error_reply(_server_error(refusal(error.name, error.message, error.data)), number)
         except Exception as error:
             if isinstance(error, TypeError) and not _takes(method, args, kwargs):
                 return _error_reply(_invalid_params(str(error)), number)
             self._on_error(name, error)
             text = "The server failed; its operator finds the cause in its log."
-            return _error_reply(_server_error("InternalError", text, {}), number)
+            return _error_reply(_server_error(refusal("InternalError", text, {})), number)
+
+
+def _reply(result: Any, number: Any) -> str:
+    if isinstance(result, Refused):
+        return _error_reply(_server_error(result.details), number)
+    text = result.text if isinstance(result, RawJson) else _encode(result)
+    return f'{{"result":{text},"id":{_encode(number)},"jsonrpc":"2.0"}}'
 
 
 def _takes(method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> bool:
@@ -221,10 +234,15 @@ def _takes(method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) 
     return True
 
 
-def _server_error(name: str, text: str, data: Mapping[str, Any]) -> dict[str, Any]:
+def refusal(name: str, text: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reply says of an error, as its ``error.data``."""
     details: dict[str, Any] = {"type": name, "args": [text], "message": text}
     if data:
         details["data"] = data
+    return details
+
+
+def _server_error(details: Mapping[str, Any]) -> dict[str, Any]:
     return {"code": JSONRPCServerError.CODE, "message": JSONRPCServerError.MESSAGE, "data": details}
 
 

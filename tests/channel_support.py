@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -22,7 +22,7 @@ from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.scripts import PLACEHOLDER, DepositScript, push, wallet_unlock
 from picopayments_cli.channel.state import Channel, Commit, finished, request_commit
 from picopayments_cli.channel.transactions import Anchor, Budget, Draft, Output, Purse, parse_transaction
-from picopayments_cli.channel.values import Hash, Outpoint, Quantity, Secret, hash160
+from picopayments_cli.channel.values import Coin, Hash, Height, Outpoint, Quantity, Secret, hash160
 
 ASSET = 121892899915  # PEPECASH
 CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
@@ -64,9 +64,14 @@ def hashed(name: str) -> Hash:
     return Hash(hash160(secret(name)))
 
 
-def purse(owner: Key, rate: int) -> Purse:
-    """A wallet without coins of its own, at a fee rate."""
-    return Purse(wallet_unlock(owner.pubkey, wallet_script(owner)), (), rate)
+def purse(owner: Key, rate: int, coins: Iterable[Coin] = ()) -> Purse:
+    """A wallet at a fee rate; without coins of its own, unless some are named."""
+    return Purse(wallet_unlock(owner.pubkey, wallet_script(owner)), tuple(coins), rate)
+
+
+def wallet_coin(outpoint: Outpoint, value: int) -> Coin:
+    """A coin of a wallet's, confirmed; nothing that composes a transaction looks at its script."""
+    return Coin(outpoint, value, b"", Height(1))
 
 
 def wallet_script(owner: Key) -> bytes:
@@ -104,7 +109,7 @@ def open_channel(quantity: int = 1000, delay: int = 2, fee_rate: int = 5, hashes
 def with_commits(channel: Channel, quantities: Sequence[int]) -> Channel:
     """The channel with active commits of those quantities, on hashes named by their numbers (unsigned)."""
     commits = tuple(Commit(Quantity(quantity), hashed(f"commit {quantity}"), b"") for quantity in quantities)
-    return replace(channel, active=commits, used=None)
+    return replace(channel, active=commits)
 
 
 def half_signed(tx: CTransaction, deposit: DepositScript, payer: Key, hash_type: int = 1) -> bytes:

@@ -19,15 +19,15 @@ from picopayments_cli.chain import Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.counterparty import asset_id, pack_send
+from picopayments_cli.channel.facts import Facts, anchor_spender, first_output
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import script_of_address
-from picopayments_cli.channel.recovery import Facts, anchor_spender, first_output
 from picopayments_cli.channel.scripts import wallet_unlock
 from picopayments_cli.channel.state import Channel, finished
 from picopayments_cli.channel.transactions import Draft, Output, Purse, compose_payment, compose_send, spent_outpoints
 from picopayments_cli.channel.values import Coin, Outpoint
-from picopayments_cli.client.record import Connection
-from picopayments_cli.client.sums import btc_flows
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.demo_flows import btc_flows
 
 DEPOSIT = 1_000_000
 NOTHING = '{"XCP": null}'  # terms that offer nothing
@@ -195,15 +195,12 @@ class Town:
 
     def _draft(self, payer: Client, target: bytes, value: int, asset: str | None, quantity: int) -> Draft:
         address = address_of(payer.wallet_script)
-        coins = tuple(
-            (coin.outpoint, coin.value)
-            for coin in self.chain.view(Query(coins=[address])).coins[address]
-            if coin.height is not None
-        )
-        unlock = wallet_unlock(payer.key.pubkey, payer.wallet_script)
+        coins = self.chain.view(Query(coins=[address])).coins[address]
+        confirmed = tuple(coin for coin in coins if coin.height is not None)
+        purse = Purse(wallet_unlock(payer.key.pubkey, payer.wallet_script), confirmed, 1)
         if asset is None:
-            return compose_payment(Purse(unlock, coins, 1), Output(value, target))
-        return compose_send(coins, unlock, Output(value, target), pack_send(asset_id(asset), quantity), rate=1)
+            return compose_payment(purse, Output(value, target))
+        return compose_send(purse, Output(value, target), pack_send(asset_id(asset), quantity))
 
     # Sums -----------------------------------------------------------------------------------------------------------
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from bitcoin.core import CTransaction
-from channel_support import PAYEE, kernel_accepts, parsed
+from channel_support import PAYEE, kernel_accepts, parsed, wallet_coin
 
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope, recovery
 from picopayments_cli.channel.counterparty import asset_id, asset_name, is_p2sh, read_transaction, unpack_send
-from picopayments_cli.channel.errors import BroadcastRefused, HubUnreachable
+from picopayments_cli.channel.facts import Facts, anchor_spender, first_output, unspent
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import (
     ConnectReply,
@@ -28,8 +28,7 @@ from picopayments_cli.channel.messages import (
     spend_secret_in,
 )
 from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
-from picopayments_cli.channel.recovery import Facts
-from picopayments_cli.channel.scripts import DepositScript, Unlock, wallet_unlock
+from picopayments_cli.channel.scripts import DepositScript, wallet_unlock
 from picopayments_cli.channel.state import Channel, Commit, Revoked, finished
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import (
@@ -54,6 +53,7 @@ from picopayments_cli.channel.values import (
     Token,
     hash160,
 )
+from picopayments_cli.errors import BroadcastRefused, HubUnreachable
 
 REGTEST = NETWORKS["regtest"]
 START = 1000  # the height at which every story begins
@@ -120,8 +120,8 @@ class MemoryChain:
             revoked_coins=coins,
             assets=self._asset_ids(script) if asked else None,
         )
-        entry = recovery.anchor_spender(channel, found)
-        paid = recovery.first_output(entry) if entry else b""
+        entry = anchor_spender(channel, found)
+        paid = first_output(entry) if entry else b""
         if not is_p2sh(paid):
             return found
         return replace(
@@ -208,7 +208,7 @@ class MemoryChain:
         return tuple(found)
 
     def _coins(self, script: bytes) -> tuple[Coin, ...]:
-        return recovery.unspent(script, self._history(script))
+        return unspent(script, self._history(script))
 
     def _balances(self) -> dict[tuple[bytes, int], int]:
         held: dict[tuple[bytes, int], int] = {}
@@ -272,6 +272,7 @@ class HubAnswers:
         if self.refuses is not None:
             raise self.refuses
         methods: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {
+            "mph_key": lambda _body: {},
             "mph_request": self._request,
             "mph_deposit": self._deposit,
             "mph_sync": self._sync,
@@ -340,13 +341,11 @@ class HubAnswers:
         """Take the client's deposit for confirmed."""
         self.duplex = replace(self.duplex, receiving=replace(self.duplex.receiving, anchor=anchor))
 
-    def deposited(self, coins: Sequence[tuple[Outpoint, int]], rate: int = 1) -> bytes:
+    def deposited(self, coins: Iterable[Coin], rate: int = 1) -> bytes:
         """Its deposit, signed, out of coins of its wallet; from here on its commits spend that."""
         channel = self.duplex.sending
-        unlock: Unlock = wallet_unlock(self.key.pubkey, self.script)
-        draft = compose_deposit(
-            coins, unlock, channel.script, channel.asset_id, channel.quantity, channel.budget, rate
-        )
+        purse = Purse(wallet_unlock(self.key.pubkey, self.script), tuple(coins), rate)
+        draft = compose_deposit(purse, channel.script, channel.asset_id, channel.quantity, channel.budget)
         tx = draft.signed(self.key)
         anchor = Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value)
         self.duplex = replace(self.duplex, sending=replace(channel, anchor=anchor))
@@ -365,7 +364,7 @@ class HandHub(HubAnswers):
     def fund(self) -> None:
         """Publish its deposit."""
         coin = self.chain.fund(self.script, 1_000_000)
-        self.chain.broadcast(self.deposited([(coin, 1_000_000)]))
+        self.chain.broadcast(self.deposited([wallet_coin(coin, 1_000_000)]))
 
     def publish(self, commit: Commit) -> bytes:
         """Publish a commit that it has received, revoked or not; its txid."""

@@ -28,6 +28,7 @@ from picopayments_cli.channel.transactions import (
     Draft,
     Input,
     Output,
+    Purse,
     compose_send,
     finish_commit,
 )
@@ -71,10 +72,10 @@ class OriginalHub:
         """Publish a deposit in the originals' form."""
         wallet = script_of_key(key)
         address = str(address_of_script(REGTEST, wallet))
-        coins = [(coin.outpoint, coin.value) for coin in self.chain.view(Query(coins=[address])).coins[address]]
-        unlock = wallet_unlock(key.pubkey, wallet)
-        message = pack_send(XCP_ID, quantity)
-        raw = compose_send(coins, unlock, Output(value, script.output), message, rate=5).signed(key).serialize()
+        coins = self.chain.view(Query(coins=[address])).coins[address]
+        purse = Purse(wallet_unlock(key.pubkey, wallet), coins, 5)
+        draft = compose_send(purse, Output(value, script.output), pack_send(XCP_ID, quantity))
+        raw = draft.signed(key).serialize()
         return Anchor(Outpoint(self.chain.broadcast(raw), 0), value)
 
     def draft(self, deposit: DepositScript, anchor: Anchor, quantity: int, name: str) -> tuple[Draft, CommitScript]:

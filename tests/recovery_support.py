@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from channel_support import ASSET, PAYEE, PAYER, SPEND_SECRET, deposit_script, hashed, secret, wallet_script
+from channel_support import (
+    ASSET,
+    PAYEE,
+    PAYER,
+    SPEND_SECRET,
+    deposit_script,
+    hashed,
+    secret,
+    wallet_coin,
+    wallet_script,
+)
 from memory_support import MemoryChain
 
 from picopayments_cli.channel import recovery
+from picopayments_cli.channel.facts import Facts, see_deposit
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import wallet_unlock
 from picopayments_cli.channel.state import (
     Channel,
@@ -22,14 +32,14 @@ from picopayments_cli.channel.state import (
     revoke,
 )
 from picopayments_cli.channel.transactions import Draft, Purse, compose_deposit
-from picopayments_cli.channel.values import Height, Outpoint, Quantity
+from picopayments_cli.channel.values import Coin, Height, Quantity
 
 XCP, OTHER = 1, 26**3
 EXPIRE, SAFE = 144, 6
 DEPOSIT = 1000
 
 
-def purse(owner: Key, coins: Iterable[tuple[Outpoint, int]] = (), *, rate: int = 1, reserve: int = 0) -> Purse:
+def purse(owner: Key, coins: Iterable[Coin] = (), *, rate: int = 1, reserve: int = 0) -> Purse:
     return Purse(wallet_unlock(owner.pubkey, wallet_script(owner)), tuple(coins), rate, reserve)
 
 
@@ -40,14 +50,12 @@ class Scene:
         self.chain = MemoryChain()
         self.chain.grant(wallet_script(PAYER), ASSET, DEPOSIT)
         channel = Channel(ASSET, deposit_script(expire), Quantity(DEPOSIT), delay, 5)
-        coin = self.chain.fund(wallet_script(PAYER), 100_000)
-        draft = compose_deposit(
-            [(coin, 100_000)], purse(PAYER).unlock, channel.script, ASSET, DEPOSIT, channel.budget, 1
-        )
+        coin = self.wallet_coin(PAYER, 100_000)
+        draft = compose_deposit(purse(PAYER, [coin]), channel.script, ASSET, DEPOSIT, channel.budget)
         self.deposit = self.publish(draft, PAYER)
         self.chain.mine()
         held = self.chain.held(channel.script.output, ASSET)
-        self.channel = recovery.see_deposit(channel, self.chain.facts(channel), held, 1)
+        self.channel = see_deposit(channel, self.chain.facts(channel), held, 1)
         assert self.channel.anchor is not None
         for quantity in quantities:
             self.channel, _ = commit(request_commit(self.channel, hashed(f"c{quantity}")), quantity, PAYER)
@@ -79,16 +87,14 @@ class Scene:
 
     # Drafts ------------------------------------------------------------------------------------------------------
 
-    def payouts(self, coins: Iterable[tuple[Outpoint, int]] = (), *, safe: int = SAFE) -> list[Draft]:
+    def payouts(self, coins: Iterable[Coin] = (), *, safe: int = SAFE) -> list[Draft]:
         return list(recovery.payouts(self.channel, self.facts(), SPEND_SECRET, purse(PAYEE, coins), safe))
 
     def changes(self, *, given: bool = False, safe: int = SAFE) -> list[Draft]:
         secret_given = SPEND_SECRET if given else None
         return list(recovery.changes(self.channel, self.facts(), secret_given, purse(PAYER), safe))
 
-    def expiries(
-        self, coins: Iterable[tuple[Outpoint, int]] = (), *, given: bool = False, safe: int = SAFE
-    ) -> list[Draft]:
+    def expiries(self, coins: Iterable[Coin] = (), *, given: bool = False, safe: int = SAFE) -> list[Draft]:
         secret_given = SPEND_SECRET if given else None
         return list(recovery.expiries(self.channel, self.facts(), secret_given, purse(PAYER, coins), safe))
 
@@ -100,5 +106,5 @@ class Scene:
         self.chain.mine()
         return self.chain.held(wallet_script(owner), asset)
 
-    def wallet_coin(self, owner: Key, value: int) -> tuple[Outpoint, int]:
-        return self.chain.fund(wallet_script(owner), value), value
+    def wallet_coin(self, owner: Key, value: int) -> Coin:
+        return wallet_coin(self.chain.fund(wallet_script(owner), value), value)

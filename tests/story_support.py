@@ -12,18 +12,17 @@ import pytest
 from memory_support import REGTEST, HandHub, MemoryChain
 
 from picopayments_cli import api
-from picopayments_cli.channel import recovery
-from picopayments_cli.channel.errors import HubUnreachable, PaymentExceedsReceivable
+from picopayments_cli.channel.deadlines import exposed, settle_height
 from picopayments_cli.channel.messages import Payment
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
-from picopayments_cli.client import connection as life
-from picopayments_cli.client import opening
+from picopayments_cli.client import life, opening
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import Action
-from picopayments_cli.client.record import Connection
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
 from picopayments_cli.config import Settings
+from picopayments_cli.errors import HubUnreachable, PaymentExceedsReceivable, UnknownDeposit, UnknownHandle
 
 XCP, QUANTITY, EXPIRE, DELAY = 1, 1000, 144, 2
 SILENT = HubUnreachable("The hub does not answer.")
@@ -79,7 +78,7 @@ class WatchedSession(Session):
     """A session whose hub and chain are in memory."""
 
     def __init__(self, basedir: Path, hub: HandHub, chain: MemoryChain, doors: Doors) -> None:
-        super().__init__(Settings(REGTEST, basedir, hub_url=hub.url))
+        super().__init__(Settings(REGTEST, basedir, hub_url=hub.url, chain_url="http://node.invalid/"))
         self.doors = doors
         store = WatchedStore(basedir, REGTEST)
         store.doors = doors
@@ -130,7 +129,7 @@ class Story:
     def sync(self) -> list[str]:
         """The doors that one sync went through, whatever became of it."""
         self.doors.passed.clear()
-        with suppress(HubUnreachable, PaymentExceedsReceivable, Killed):
+        with suppress(HubUnreachable, PaymentExceedsReceivable, UnknownDeposit, UnknownHandle, Killed):
             api.sync(self.session)
         return list(self.doors.passed)
 
@@ -178,7 +177,7 @@ class Story:
         self.sync()
         self.hub.to_pay = [200]
         self.sync()
-        assert recovery.exposed(self.connection.duplex.sending)
+        assert exposed(self.connection.duplex.sending)
 
     def until(self, height: int) -> None:
         self.chain.mine(height - self.chain.tip)
@@ -186,7 +185,7 @@ class Story:
     @property
     def deadline(self) -> int:
         connection = self.connection
-        return recovery.settle_height(connection.duplex.receiving, connection.agreed_height)
+        return settle_height(connection.duplex.receiving, connection.agreed_height)
 
     @property
     def expiry(self) -> int:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from picopayments_cli.channel.errors import InvalidSetting, InvalidUrl, StoreDamaged, StoreUnusable, WrongNetwork
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.config import (
     Settings,
@@ -16,10 +15,12 @@ from picopayments_cli.config import (
     choose_client_basedir,
     choose_network,
     load_settings,
+    place_of,
     settings_file,
     shown,
     with_setting,
 )
+from picopayments_cli.errors import InvalidSetting, InvalidUrl, StoreDamaged, StoreUnusable, WrongNetwork
 
 TESTNET = NETWORKS["testnet"]
 REGTEST = NETWORKS["regtest"]
@@ -281,3 +282,23 @@ def test_how_deep_is_final_can_be_set_on_regtest_only() -> None:
     for wrong in ("0", "101", "-1", "six", "1.5", "\u0663"):
         with pytest.raises(InvalidSetting):
             choose_network("regtest", {"PICOPAYMENTS_SAFE_DEPTH": wrong})
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("https://hub.example/api/", "https://hub.example"),
+        ("HTTPS://Hub.Example:443", "https://hub.example"),
+        ("http://hub.example:80/a?b#c", "http://hub.example"),
+        ("http://hub.example:443/", "http://hub.example:443"),
+        ("https://me:pass@hub.example:5000/api/", "https://hub.example:5000"),
+        ("http://[::1]:25000/api/", "http://[::1]:25000"),
+        ("http://127.0.0.1:25000/api/", "http://127.0.0.1:25000"),
+        ("", ""),
+        ("hub.example", "hub.example"),
+        ("http://hub.example:port/", "http://hub.example:port/"),
+    ],
+)
+def test_a_hub_is_at_one_place_however_its_url_is_spelled(url: str, place: str) -> None:
+    assert place_of(url) == place
+    assert place_of(place) == place

@@ -6,8 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from picopayments_cli.channel.errors import MemoRequired
+from picopayments_cli.channel.counterparty import asset_members, both_names
 from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint
+from picopayments_cli.errors import MemoRequired
 
 __all__ = ["Asset", "Chain", "Coin", "Entry", "Query", "View"]
 
@@ -32,6 +33,7 @@ class View:
     ``fee_rate`` in sat/vB (at least 1). ``coins`` leaves out what the mempool spends and includes what it makes.
     ``history`` is complete, but for ``truncated``. ``balances`` count the confirmed ledger, BTC included (confirmed
     coins), attached holdings left out. ``options`` are what the owner of an address has set for it, 0 for none.
+    ``longnames``: of the subassets in the balances, as the source tells them; for showing, and for nothing else.
     ``transactions`` are raw and hash to their txid; unknown ones are left out.
     ``truncated``: addresses with a longer history than the source lists. What is listed is its newest part and all that
     made the address's coins, so that the coins follow from it, and whether there ever was a transaction.
@@ -42,6 +44,7 @@ class View:
     coins: Mapping[str, tuple[Coin, ...]] = field(default_factory=dict)
     history: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
     balances: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    longnames: Mapping[str, str] = field(default_factory=dict)
     options: Mapping[str, int] = field(default_factory=dict)
     transactions: Mapping[bytes, bytes] = field(default_factory=dict)
     truncated: frozenset[str] = frozenset()
@@ -59,11 +62,23 @@ class View:
 
 @dataclass(frozen=True)
 class Asset:
-    """An asset as the ledger knows it: its name, its id, whether a unit has 8 decimals."""
+    """An asset as the ledger knows it: its name, its id, whether a unit has 8 decimals, a subasset's long name.
+
+    The ``name`` of a subasset is ``A`` and its id.
+    """
 
     name: str
     number: int
     divisible: bool
+    longname: str | None = None
+
+    def __str__(self) -> str:
+        return both_names(self.name, self.longname)
+
+    @property
+    def members(self) -> dict[str, str]:
+        """The members of a JSON object that name it."""
+        return asset_members(self.name, self.longname)
 
 
 class Chain(Protocol):
@@ -73,7 +88,7 @@ class Chain(Protocol):
         """All that the query asks, in as few round trips as the source allows. Raises Unreachable and its kind."""
 
     def asset(self, name: str) -> Asset:
-        """An asset by its name or subasset longname. Raises UnknownAsset."""
+        """The asset of exactly this name, or a subasset's long name. Raises UnknownAsset, with other spellings."""
 
     def attached(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
         """Those of these confirmed coins that assets are attached to: whoever spends one moves them with it."""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from decimal import Decimal
 from typing import Any
 
 from picopayments_cli.chain import Asset
-from picopayments_cli.channel.counterparty import XCP_ID, asset_name
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.counterparty import XCP_ID, asset_name, is_longname
+from picopayments_cli.channel.transactions import parse_transaction
+from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint, from_hex
+from picopayments_cli.errors import (
     BadAnswer,
     BadPreviousTransaction,
     BroadcastRefused,
     InvalidAsset,
     InvalidHex,
+    UnknownAsset,
 )
-from picopayments_cli.channel.transactions import parse_transaction
-from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint, from_hex
 
 MAX_MONEY = 21_000_000 * 10**8
 _REQUIRED = object()
@@ -102,20 +104,60 @@ def satoshis_of(amount: float | str) -> Decimal:
 def asset_of(row: Any, asked: str) -> Asset:
     """An asset of the ledger, of which the server gives name, id (in decimal) and divisibility. Raises BadAnswer.
 
-    The name follows from the id, and is the one asked for or that of the subasset asked for: who could give another
-    would have an asset deposited that its owner did not name. Only a subasset's id is the server's word.
+    The name follows from the id, and is the one asked for or that of the subasset asked for, letter for letter: who
+    could give another would have an asset deposited that its owner did not name. Only a subasset's id is the server's
+    word.
     """
-    name, text = member(row, "asset", str), member(row, "asset_id", str)
+    name, text, longname = member(row, "asset", str), member(row, "asset_id", str), _longname(row)
     if not text.isdecimal() or not text.isascii() or len(text) > 20 or not XCP_ID < int(text) < 2**64:
         raise BadAnswer(f"The answer about {name} has an impossible asset_id: {text[:30]!r}.", member="asset_id")
     try:
         right = asset_name(int(text)) == name
     except InvalidAsset:
         right = False
-    subasset = name.startswith("A") and asked.upper() == member(row, "asset_longname", str, "").upper()
-    if not right or not (subasset or asked.upper() == name):
+    if not right or asked not in (name, longname):
         raise BadAnswer(f"The answer about {asked} names {name} and the id {text}.", asset=asked, asset_id=text)
-    return Asset(name, int(text), member(row, "divisible", bool))
+    return Asset(name, int(text), member(row, "divisible", bool), longname)
+
+
+def asset_among(rows: Iterable[Any], asked: str) -> Asset:
+    """The one of these assets that has exactly the name asked for. Raises BadAnswer, UnknownAsset with the spellings.
+
+    A ledger may have several subassets whose long names differ in capitals only, and servers tell of any of them.
+    """
+    spellings = []
+    for row in rows:
+        told = (_longname(row) if "." in asked else None) or member(row, "asset", str)
+        if told == asked or "." not in asked:
+            return asset_of(row, asked)
+        spellings.append(told)
+    raise unknown_asset(asked, spellings)
+
+
+def unknown_asset(asked: str, others: Iterable[Any] = ()) -> UnknownAsset:
+    """The refusal of a name that no asset has; it names those of the ``others`` that differ in capitals only."""
+    same = {other for other in others if isinstance(other, str) and other.lower() == asked.lower() and other != asked}
+    spellings = sorted(same)
+    if not spellings:
+        return UnknownAsset(f"The ledger knows no asset {asked!r}.", asset=asked)
+    return UnknownAsset(
+        f"The ledger knows no asset {asked!r}, but {' and '.join(spellings)}: capitals count. Name the one you mean.",
+        asset=asked,
+        spellings=spellings,
+    )
+
+
+def _longname(row: Any) -> str | None:
+    """The long name in a row about an asset; None where that is no subasset, or the name can be none."""
+    longname = member(row, "asset_longname", str, None)
+    return longname if member(row, "asset", str).startswith("A") and is_longname(longname) else None
+
+
+def longnames_of(rows: Iterable[Any]) -> dict[str, str]:
+    """The long names in rows about holdings, by asset. A name that is told of two assets is left out."""
+    found = {member(row, "asset", str): longname for row in rows if (longname := _longname(row)) is not None}
+    times = Counter(found.values())
+    return {asset: longname for asset, longname in found.items() if times[longname] == 1}
 
 
 def attached_of(told: Any, outpoints: Iterable[Outpoint]) -> set[Outpoint]:

@@ -9,9 +9,10 @@ from picopayments_cli.chain import Asset, Coin, Entry, Query, View
 from picopayments_cli.chain.answers import (
     MAX_MONEY,
     Moved,
-    asset_of,
+    asset_among,
     attached_of,
     checked_transaction,
+    longnames_of,
     member,
     members,
     raw_of,
@@ -19,12 +20,13 @@ from picopayments_cli.chain.answers import (
     settled,
     txid_of,
     txid_to_broadcast,
+    unknown_asset,
     whole,
 )
 from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID
-from picopayments_cli.channel.errors import BadAnswer, NodeBehind, UnknownAsset
 from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import Height, Outpoint
+from picopayments_cli.errors import BadAnswer, NodeBehind, UnknownMethod
 from picopayments_cli.rpc import RpcClient
 
 _INFO: tuple[str, dict[str, Any]] = ("get_running_info", {})
@@ -56,13 +58,19 @@ class HubChain:
         return view
 
     def asset(self, name: str) -> Asset:
-        """An asset by its name or subasset longname. Raises UnknownAsset, HubUnreachable, BadAnswer."""
+        """The asset of exactly this name, or subasset long name. Raises UnknownAsset, HubUnreachable, BadAnswer."""
         if name in ("BTC", "XCP"):
             return Asset(name, BTC_ID if name == "BTC" else XCP_ID, True)
         rows = members(self._rpc.call("get_asset_info", {"assets": [name]}, retry=True), "assets")
-        if not rows:
-            raise UnknownAsset(f"The ledger knows no asset {name!r}.", asset=name)
-        return asset_of(rows[0], name)
+        if not rows and "." in name:
+            raise unknown_asset(name, self._spellings(name))
+        return asset_among(rows, name)
+
+    def _spellings(self, name: str) -> list[Any]:
+        try:
+            return members(self._rpc.call("get_asset_spellings", {"asset": name}, retry=True), "spellings")
+        except UnknownMethod:
+            return []  # a hub of another make
 
     def attached(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
         """Those of these confirmed coins that hold attached assets. Raises HubUnreachable, BadAnswer, HubRefused."""
@@ -102,12 +110,14 @@ class HubChain:
         answers = iter(results[1:-1])
         coins = {address: _coins(next(answers), scripts[address], height) for address in with_coins}
         histories = {address: members(next(answers), "transactions") for address in with_history}
+        holdings = {address: members(next(answers), "balances") for address in with_balances}
         return View(
             height=Height(height),
             fee_rate=whole(results[0], "fee_rate", 1, _MAX_RATE),
             coins={address: coins[address] for address in query.coins},
             history={address: _entries(items, height) for address, items in histories.items()},
-            balances={address: _balances(next(answers), address, coins[address]) for address in with_balances},
+            balances={address: _balances(rows, address, coins[address]) for address, rows in holdings.items()},
+            longnames=longnames_of(row for rows in holdings.values() for row in rows),
             options={address: whole(next(answers), "options") for address in with_options},
             transactions=_transactions(answers, query.transactions),
             truncated=frozenset(address for address, items in histories.items() if _is_truncated(items)),
@@ -158,9 +168,9 @@ def _entries(items: Iterable[Any], tip: int) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
-def _balances(answer: Any, address: str, coins: Sequence[Coin]) -> dict[str, int]:
+def _balances(rows: Iterable[Any], address: str, coins: Sequence[Coin]) -> dict[str, int]:
     found: dict[str, int] = {}
-    for row in members(answer, "balances"):
+    for row in rows:
         if member(row, "address", str, None) == address and member(row, "utxo", str, None) is None:
             asset = member(row, "asset", str)
             found[asset] = found.get(asset, 0) + whole(row, "quantity")

@@ -14,20 +14,24 @@ from picopayments_cli.chain import Asset, Coin, Entry, Query, View
 from picopayments_cli.chain.answers import (
     MAX_MONEY,
     Moved,
-    asset_of,
+    asset_among,
     attached_of,
     checked_transaction,
+    longnames_of,
     member,
     members,
     raw_of,
     settled,
     txid_of,
     txid_to_broadcast,
+    unknown_asset,
     whole,
 )
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.networks import Network, script_of_address
+from picopayments_cli.channel.values import Height, Outpoint
+from picopayments_cli.errors import (
     BadAnswer,
     BroadcastRefused,
     NodeBehind,
@@ -36,8 +40,6 @@ from picopayments_cli.channel.errors import (
     UnknownAsset,
     WrongNetwork,
 )
-from picopayments_cli.channel.networks import Network, script_of_address
-from picopayments_cli.channel.values import Height, Outpoint
 from picopayments_cli.rpc import RETRIES, TIMEOUT, RestClient, RpcClient
 
 PATIENCE = 10.0  # seconds for a ledger that lags behind its chain
@@ -89,7 +91,11 @@ class NodeChain:
         return view
 
     def asset(self, name: str) -> Asset:
-        """An asset by its name or subasset longname. Raises UnknownAsset, NodeUnreachable, BadAnswer."""
+        """The asset of exactly this name, or subasset long name. Raises UnknownAsset, NodeUnreachable, BadAnswer.
+
+        The node looks a name up in any case, and answers one asset: where that is another one, all subassets of the
+        parent are gone through.
+        """
         if name in ("BTC", "XCP"):
             return Asset(name, BTC_ID if name == "BTC" else XCP_ID, True)
         try:
@@ -97,8 +103,14 @@ class NodeChain:
         except NodeRefused as error:
             if error.data.get("status") not in (400, 404):
                 raise
-            raise UnknownAsset(f"The ledger knows no asset {name!r}.", asset=name) from error
-        return asset_of(found, name)
+            raise unknown_asset(name) from error
+        try:
+            return asset_among(found if isinstance(found, list) else [found], name)
+        except UnknownAsset:
+            return asset_among(self._subassets(name.partition(".")[0]), name)
+
+    def _subassets(self, parent: str) -> Iterator[Any]:
+        return self._pages(f"v2/assets/{quote(parent, safe='')}/subassets", {})
 
     def attached(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
         """Those of these confirmed coins that hold attached assets. Raises NodeUnreachable, BadAnswer, NodeRefused."""
@@ -143,7 +155,8 @@ class NodeChain:
             asked_rate = pool.submit(self._fee_rate)
             options = dict(zip(query.options, pool.map(self._options, query.options), strict=True))
             pages = dict(zip(addresses, pool.map(self._history, addresses), strict=True))
-            coins, balances, fee_rate = asked_coins.result(), asked_balances.result(), asked_rate.result()
+            coins, fee_rate = asked_coins.result(), asked_rate.result()
+            balances, longnames = asked_balances.result()
         found = {address: entries for address, (entries, _) in pages.items()}
         truncated = frozenset(address for address, (_, complete) in pages.items() if not complete)
         for address, unspent in self._coins(sorted(truncated)).items():
@@ -161,6 +174,7 @@ class NodeChain:
                 for address, entries in found.items()
             },
             balances={address: {**held, "BTC": _confirmed(coins[address])} for address, held in balances.items()},
+            longnames=longnames,
             options=options,
             transactions={txid: raws[txid] for txid in query.transactions if txid in raws},
             truncated=truncated,
@@ -233,18 +247,21 @@ class NodeChain:
                     found[txid] = checked_transaction(raw_of(raw), txid)
         return found
 
-    def _balances(self, addresses: Sequence[str]) -> dict[str, dict[str, int]]:
+    def _balances(self, addresses: Sequence[str]) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
+        """What the addresses hold, and the long names of subassets among it."""
         found: dict[str, dict[str, int]] = {address: {} for address in addresses}
+        rows = []
         for part in _parts(list(found), _ADDRESSES):
             params = {"addresses": ",".join(part), "type": "address"}
             for row in self._pages("v2/addresses/balances", params):
                 asset = member(row, "asset", str)
+                rows.append(row)
                 for holding in members(member(row, "addresses", list), "holdings"):
                     address = member(holding, "address", str, None)
                     if address in part and member(holding, "utxo", str, None) is None:
                         quantity = whole(holding, "quantity")
                         found[address][asset] = found[address].get(asset, 0) + quantity
-        return found
+        return found, longnames_of(rows)
 
     def _options(self, address: str) -> int:
         try:

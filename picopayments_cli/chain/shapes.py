@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 from picopayments_cli.chain import View
 from picopayments_cli.channel.values import Coin, Entry
 
 _COIN = 100_000_000
+_Value = TypeVar("_Value")
+
+
+def by_longname(of_assets: Mapping[str, _Value], longnames: Mapping[str, str]) -> dict[str, _Value]:
+    """A map from asset to anything, where subassets go by their long names."""
+    return {longnames.get(asset, asset): value for asset, value in of_assets.items()}
 
 
 def coins_shown(view: View, address: str, unconfirmed: bool) -> list[dict[str, Any]]:

@@ -15,8 +15,8 @@ from arc4 import ARC4
 from bitcoin.core import CTransaction
 from bitcoin.core.script import CScript, CScriptInvalidError
 
-from picopayments_cli.channel.errors import InvalidAsset
 from picopayments_cli.channel.values import MAX_QUANTITY, looks_like_signature
+from picopayments_cli.errors import InvalidAsset
 
 PREFIX = b"CNTRPRTY"
 CLASSIC_SEND = 0
@@ -123,6 +123,24 @@ def parent_of(longname: str) -> str:
     if not well_formed or len(longname) > _MAX_LONGNAME or asset_id(parent) <= XCP_ID:
         raise InvalidAsset(f"{longname!r} is not the name of a Counterparty subasset.", asset=longname)
     return parent
+
+
+def is_longname(text: object) -> bool:
+    """Whether this can be the long name of a subasset."""
+    try:
+        return isinstance(text, str) and bool(parent_of(text))
+    except InvalidAsset:
+        return False
+
+
+def both_names(asset: str, longname: str | None) -> str:
+    """An asset as messages name it: a subasset by its long name and its number."""
+    return f"{longname} ({asset})" if longname else asset
+
+
+def asset_members(asset: str, longname: str | None) -> dict[str, str]:
+    """An asset as JSON objects name it: ``asset``, and for a subasset ``asset_longname`` beside it."""
+    return {"asset": asset, "asset_longname": longname} if longname else {"asset": asset}
 
 
 def compact_longname(longname: str) -> bytes:

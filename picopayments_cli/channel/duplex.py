@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from picopayments_cli.channel.errors import AmountsDiffer, NotTransferable, RepeatedHash
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.scripts import CommitScript
 from picopayments_cli.channel.state import (
@@ -26,6 +25,7 @@ from picopayments_cli.channel.state import (
     to_revoke,
 )
 from picopayments_cli.channel.values import HASH_SIZE, Hash, Secret, hash_of
+from picopayments_cli.errors import AmountsDiffer, NotTransferable, RepeatedHash
 
 
 @dataclass(frozen=True)
@@ -77,14 +77,14 @@ def corrected(channel: Channel, said: Half, is_own: Callable[[Hash], bool]) -> C
     """
     given_back = {hash_of(secret) for secret in said.revokes}
     active = tuple(item for item in channel.active if item.revoke_hash not in given_back)
-    known = replace(channel, active=active, used=None) if active != channel.active else channel
+    known = replace(channel, active=active) if active != channel.active else channel
     if said.offer is None:
         return known
     named = CommitScript.parse(said.offer.script).revoke_hash
     if named in given_back or any(item.revoke_hash == named for item in active) or not is_own(named):
         return known
-    (made,) = accept_commit(replace(channel, active=(), requested=(named,), used=None), said.offer).active
-    return replace(known, active=tuple(sorted((*active, made), key=lambda item: item.quantity)), used=None)
+    (made,) = accept_commit(replace(channel, active=(), requested=(named,)), said.offer).active
+    return replace(known, active=tuple(sorted((*active, made), key=lambda item: item.quantity)))
 
 
 @dataclass(frozen=True)

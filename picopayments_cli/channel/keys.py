@@ -10,8 +10,8 @@ from functools import cached_property, lru_cache
 import coincurve
 from coincurve import ecdsa
 
-from picopayments_cli.channel.errors import SecretLikeSignature
 from picopayments_cli.channel.values import Hash, Pubkey, Secret, check_secret, hash_of
+from picopayments_cli.errors import SecretLikeSignature
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def verify(pubkey: Pubkey, digest: bytes, signature: bytes) -> bool:
         return False
 
 
+SALT_SIZE = 16  # bytes, random, of each connection and party
 FORGOTTEN = 1000  # syncs of a connection after a backup was made by which its owner still knows its own hashes again
 
 

@@ -8,20 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
-from picopayments_cli.channel.errors import (
-    BadCommitQuantity,
-    BadCommitScript,
-    BadSecret,
-    ConnectionNotOpen,
-    NotTransferable,
-    RepeatedHash,
-    UnknownRevokeHash,
-)
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.scripts import CommitScript, DepositScript
 from picopayments_cli.channel.transactions import (
+    HASH_TYPE,
     Anchor,
     Budget,
     Draft,
@@ -31,6 +22,15 @@ from picopayments_cli.channel.transactions import (
     payer_signature,
 )
 from picopayments_cli.channel.values import Hash, Quantity, Secret, check_secret, hash_of
+from picopayments_cli.errors import (
+    BadCommitQuantity,
+    BadCommitScript,
+    BadSecret,
+    ConnectionNotOpen,
+    NotTransferable,
+    RepeatedHash,
+    UnknownRevokeHash,
+)
 
 # Hashes handed out and not used yet that are kept: a payer uses the newest that it has, one answer behind at most.
 KEPT_REQUESTS = 8
@@ -50,12 +50,13 @@ class Revoked:
     """A commit that the payer can punish, since its payee revealed the revoke secret."""
 
     quantity: Quantity
+    revoke_hash: Hash
     secret: Secret = field(repr=False)
 
-    @cached_property
-    def revoke_hash(self) -> Hash:
-        """The hash of the secret."""
-        return hash_of(self.secret)
+    @staticmethod
+    def by(quantity: Quantity, secret: Secret) -> Revoked:
+        """The revoked commit of that quantity which the secret opens."""
+        return Revoked(quantity, hash_of(secret), secret)
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Channel:
     """A one-way channel. ``delay`` in blocks; ``fee_rate`` of its commits in sat/vB; ``active`` by quantity, ascending.
 
     ``requested``: hashes that the payee handed out and no commit has used. ``revoked`` is kept by the payer, who may
-    have to punish; the payee derives its secrets and keeps none. ``used``: the hashes of commits, gathered once asked.
+    have to punish; the payee derives its secrets and keeps none.
     """
 
     asset_id: int
@@ -83,7 +84,6 @@ class Channel:
     requested: tuple[Hash, ...] = ()
     active: tuple[Commit, ...] = ()
     revoked: tuple[Revoked, ...] = ()
-    used: tuple[frozenset[Hash], ...] | None = field(default=None, repr=False, compare=False)
 
     @property
     def moved(self) -> int:
@@ -124,37 +124,26 @@ def request_commit(channel: Channel, revoke_hash: Hash) -> Channel:
     if is_known(channel, revoke_hash):
         raise RepeatedHash("The hash for the next commit was used before in this connection.", hash=revoke_hash.hex())
     requested = (*channel.requested, revoke_hash)[-KEPT_REQUESTS:]
-    return replace(channel, requested=requested, used=_used_hashes(channel))
+    return replace(channel, requested=requested)
 
 
 def is_known(channel: Channel, revoke_hash: Hash) -> bool:
-    """Whether a hash is the channel's spend hash, waits for a commit, or has been used in one."""
+    """Whether a hash is the channel's spend hash, waits for a commit, or is that of a commit kept here.
+
+    A payee forgets what it gave back: those hashes are its own, and it derives each once.
+    """
     return (
         revoke_hash == channel.script.spend_hash
         or revoke_hash in channel.requested
-        or any(revoke_hash in some for some in _used_hashes(channel))
+        or any(item.revoke_hash == revoke_hash for item in channel.active)
+        or any(item.revoke_hash == revoke_hash for item in channel.revoked)
     )
-
-
-def _used_hashes(channel: Channel) -> tuple[frozenset[Hash], ...]:
-    if channel.used is not None:
-        return channel.used
-    active = frozenset(item.revoke_hash for item in channel.active)
-    return (active.union(item.revoke_hash for item in channel.revoked),)
 
 
 def _with_commit(channel: Channel, made: Commit) -> Channel:
     """The channel with a new highest commit; hashes handed out before its hash will never be used."""
-    used = channel.used
-    if used is not None:
-        # Sets that double in size: a set of ten thousand is not copied for each commit, and there are few to look in.
-        newest = frozenset((made.revoke_hash,))
-        while used and len(used[-1]) <= len(newest):
-            newest |= used[-1]
-            used = used[:-1]
-        used = (*used, newest)
     left = channel.requested[channel.requested.index(made.revoke_hash) + 1 :]
-    return replace(channel, active=channel.active + (made,), requested=left, used=used)  # noqa: RUF005 (twice as fast)
+    return replace(channel, active=channel.active + (made,), requested=left)  # noqa: RUF005 (twice as fast)
 
 
 # The payer commits --------------------------------------------------------------------------------------------------
@@ -176,7 +165,7 @@ def commit(channel: Channel, quantity: int, payer: Key) -> tuple[Channel, Offer]
         raise UnknownRevokeHash("The payee has given no hash for another commit. Run sync again, or close.")
     revoke_hash = channel.requested[-1]
     draft = channel.draft(quantity, revoke_hash)
-    made = Commit(Quantity(quantity), revoke_hash, payer.sign(draft.digest()) + b"\x01")
+    made = Commit(Quantity(quantity), revoke_hash, payer.sign(draft.digest()) + HASH_TYPE)
     return _with_commit(channel, made), _offer(channel, draft, made)
 
 
@@ -274,5 +263,5 @@ def revoke(channel: Channel, secrets: Sequence[bytes]) -> Channel:
         taken = found.pop(revoke_hash, None)
         if taken is None:
             raise BadSecret("A secret was revealed that revokes no active commit.", hash=revoke_hash.hex())
-        revoked.append(Revoked(taken.quantity, secret))
+        revoked.append(Revoked(taken.quantity, revoke_hash, secret))
     return replace(channel, active=kept, revoked=channel.revoked + tuple(revoked))

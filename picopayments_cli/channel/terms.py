@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from picopayments_cli.channel.errors import BadTerms, DepositRefused, InvalidTime
 from picopayments_cli.channel.networks import Network
+from picopayments_cli.channel.transactions import MAX_COMMIT_RATE
 from picopayments_cli.channel.values import MAX_QUANTITY
+from picopayments_cli.errors import BadTerms, DepositRefused, InvalidTime
 
 MAX_DELAY = 2016  # blocks
-MAX_FEE_RATE = 100  # sat/vB, of commits
 _MEMBERS = ("deposit_max", "deposit_min", "expire_max", "expire_min", "sync_fee", "fee_rate")
 
 
@@ -44,10 +44,10 @@ class Terms:
         if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not 0 <= ratio <= 1_000_000:
             raise BadTerms("The hub's terms have no usable deposit_ratio.", member="deposit_ratio", value=ratio)
         terms = Terms(deposit_ratio=float(ratio), **numbers)
-        if not 1 <= terms.fee_rate <= MAX_FEE_RATE or terms.sync_fee < 1:
+        if not 1 <= terms.fee_rate <= MAX_COMMIT_RATE or terms.sync_fee < 1:
             raise BadTerms(
                 f"The hub's terms ask {terms.sync_fee} for a sync and {terms.fee_rate} sat/vB for commits: the one "
-                f"must be at least 1, the other from 1 to {MAX_FEE_RATE}.",
+                f"must be at least 1, the other from 1 to {MAX_COMMIT_RATE}.",
                 sync_fee=terms.sync_fee,
                 fee_rate=terms.fee_rate,
             )

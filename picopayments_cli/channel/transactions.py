@@ -23,13 +23,6 @@ from picopayments_cli.channel.counterparty import (
     script_pushes,
     unpack_send,
 )
-from picopayments_cli.channel.errors import (
-    BadCommit,
-    BadDeposit,
-    BadPayerSignature,
-    BadPreviousTransaction,
-    InsufficientBitcoin,
-)
 from picopayments_cli.channel.keys import Key, normalise, verify
 from picopayments_cli.channel.scripts import (
     CommitScript,
@@ -38,7 +31,14 @@ from picopayments_cli.channel.scripts import (
     commit_unlock,
     half_commit_unlock,
 )
-from picopayments_cli.channel.values import MAX_QUANTITY, SECRET_SIZE, Outpoint, Secret, hash160
+from picopayments_cli.channel.values import MAX_QUANTITY, SECRET_SIZE, Coin, Outpoint, Secret, hash160
+from picopayments_cli.errors import (
+    BadCommit,
+    BadDeposit,
+    BadPayerSignature,
+    BadPreviousTransaction,
+    InsufficientBitcoin,
+)
 
 FINAL = 0xFFFFFFFF
 REPLACEABLE = 0xFFFFFFFD
@@ -47,8 +47,8 @@ DUST = 546  # below it an output is not relayed
 COMMIT_SIZE = 482
 PAYOUT_SIZE = 357
 CHANGE_SIZE = 412
-MAX_COMMIT_RATE = 100
-_HASH_TYPE = SIGHASH_ALL.to_bytes(4, "little")
+MAX_COMMIT_RATE = 100  # sat/vB; terms that ask for more are refused
+HASH_TYPE = bytes((SIGHASH_ALL,))  # behind every signature of a transaction
 _DATA_SIZE = 2 + len(PREFIX) + len(pack_send(0, 0))
 
 
@@ -112,11 +112,11 @@ class Draft:
         """
         scripts = [b""] * len(self.inputs)
         scripts[index] = self.inputs[index].unlock.script
-        return bytes(Hash(self._with(scripts).serialize() + _HASH_TYPE))
+        return bytes(Hash(self._with(scripts).serialize() + SIGHASH_ALL.to_bytes(4, "little")))
 
     def signed(self, key: Key) -> CTransaction:
         """The transaction, each input signed with the key."""
-        return self.with_signatures([key.sign(self.digest(n)) + b"\x01" for n in range(len(self.inputs))])
+        return self.with_signatures([key.sign(self.digest(n)) + HASH_TYPE for n in range(len(self.inputs))])
 
     def with_signatures(self, signatures: Sequence[bytes]) -> CTransaction:
         """The transaction with the given signatures (DER and hash type), one per input."""
@@ -221,59 +221,90 @@ def spent_outpoints(tx: CTransaction) -> tuple[Outpoint, ...]:
     return tuple(Outpoint(coin.prevout.hash, coin.prevout.n) for coin in tx.vin)
 
 
-# A send from the wallet, the deposit among them ---------------------------------------------------------------------
+# From the wallet ----------------------------------------------------------------------------------------------------
 
 
-def compose_send(
-    coins: Sequence[tuple[Outpoint, int]],
-    wallet: Unlock,
-    target: Output,
-    message: bytes,
-    *,
-    behind: Sequence[Output] = (),
-    rate: int,
-) -> Draft:
+@dataclass(frozen=True)
+class Purse:
+    """The wallet that pays and is paid: what unlocks it, its confirmed coins, and the fee rate in sat/vB.
+
+    What can wait leaves ``reserve`` satoshis in the wallet for what can't.
+    """
+
+    unlock: Unlock
+    coins: tuple[Coin, ...]
+    rate: int
+    reserve: int = 0
+
+    @property
+    def script(self) -> bytes:
+        """The wallet's scriptPubKey."""
+        return self.unlock.script
+
+    def without(self, draft: Draft) -> Purse:
+        """The purse once a draft has taken its coins."""
+        spent = {coin.outpoint for coin in draft.inputs}
+        return replace(self, coins=tuple(coin for coin in self.coins if coin.outpoint not in spent))
+
+    def without_coins(self) -> Purse:
+        """The purse for what must pay for itself."""
+        return replace(self, coins=())
+
+
+def _funded(
+    inputs: Sequence[Input], purse: Purse, script_sizes: Sequence[int], paid: int = 0, reserve: int = 0
+) -> tuple[tuple[Input, ...], int]:
+    """Add the wallet coins that a transaction needs; its inputs, and the satoshis left for the wallet's own output.
+
+    ``paid``: satoshis of the other outputs. ``script_sizes``: of all outputs. Takes the largest coins first, as few as
+    suffice; what is left is at least dust. The wallet keeps ``reserve``. Raises InsufficientBitcoin.
+    """
+    chosen = list(inputs)
+    held = sum(coin.value for coin in inputs)
+    available = held + max(sum(coin.value for coin in purse.coins) - reserve, 0)
+    spare = iter(sorted(purse.coins, key=lambda coin: (-coin.value, coin.outpoint)))
+    while True:
+        needed = paid + DUST + purse.rate * draft_size([coin.unlock for coin in chosen] or [purse.unlock], script_sizes)
+        coin = next(spare, None) if held < needed else None
+        if coin is None:
+            break
+        chosen.append(Input(coin.outpoint, coin.value, purse.unlock))
+        held += coin.value
+    if needed > available:
+        raise InsufficientBitcoin(
+            f"The transaction needs {needed} satoshis at {purse.rate} sat/vB; the confirmed coins that can pay for it "
+            f"hold {available}. Send bitcoin to the wallet's address, wait for its coins to confirm, or run the "
+            "command again when fees are lower.",
+            needed=needed,
+            available=available,
+        )
+    return tuple(chosen), held - needed + DUST
+
+
+def compose_send(purse: Purse, target: Output, message: bytes, *, behind: Sequence[Output] = ()) -> Draft:
     """A Counterparty message from a wallet: outputs target, message, change, and whatever stands behind.
 
-    Takes the largest coins first, as few as suffice; change is at least dust. Raises InsufficientBitcoin.
+    Raises InsufficientBitcoin.
     """
-    sizes = [len(target.script), _DATA_SIZE, len(wallet.script), *(len(out.script) for out in behind)]
-    needed = target.value + sum(out.value for out in behind)
-    chosen: list[Input] = []
-    ordered = sorted(coins, key=lambda coin: (-coin[1], coin[0]))
-    for outpoint, value in ordered:
-        chosen.append(Input(outpoint, value, wallet))
-        fee = rate * draft_size([wallet] * len(chosen), sizes)
-        change = sum(coin.value for coin in chosen) - needed - fee
-        if change >= DUST:
-            data = Output(0, data_script(message, chosen[0].outpoint.txid))
-            return Draft(tuple(chosen), (target, data, Output(change, wallet.script), *behind))
-    short = needed + rate * draft_size([wallet] * max(len(chosen), 1), sizes) + DUST
-    held = sum(value for _, value in ordered)
-    raise InsufficientBitcoin(
-        f"The wallet's confirmed coins hold {held} satoshis; this transaction needs {short}. Send bitcoin to the "
-        "wallet's address, or wait for its coins to confirm.",
-        needed=short,
-        available=held,
-    )
+    sizes = [len(target.script), _DATA_SIZE, len(purse.script), *(len(out.script) for out in behind)]
+    inputs, left = _funded((), purse, sizes, target.value + sum(out.value for out in behind))
+    data = Output(0, data_script(message, inputs[0].outpoint.txid))
+    return Draft(inputs, (target, data, Output(left, purse.script), *behind))
 
 
-def compose_deposit(
-    coins: Sequence[tuple[Outpoint, int]],
-    wallet: Unlock,
-    script: DepositScript,
-    asset_id: int,
-    quantity: int,
-    budget: Budget,
-    rate: int,
-) -> Draft:
+def compose_payment(purse: Purse, target: Output) -> Draft:
+    """Plain bitcoins from the wallet to a script, change behind. Raises InsufficientBitcoin."""
+    inputs, left = _funded((), purse, [len(target.script), len(purse.script)], target.value)
+    return Draft(inputs, (target, Output(left, purse.script)))
+
+
+def compose_deposit(purse: Purse, script: DepositScript, asset_id: int, quantity: int, budget: Budget) -> Draft:
     """A deposit: anchor, message, wallet change, and the spare that frees the rest at expiry whatever the payee did.
 
     The spare stands behind the change, where Counterparty has stopped looking. Raises InsufficientBitcoin.
     """
-    target = Output(budget.anchor, script.output)
     spare = Output(DUST, script.output)
-    return compose_send(coins, wallet, target, pack_send(asset_id, quantity), behind=[spare], rate=rate)
+    return compose_send(purse, Output(budget.anchor, script.output), pack_send(asset_id, quantity), behind=[spare])
 
 
 def check_deposit(tx: CTransaction, script: DepositScript, asset_id: int, quantity: int, budget: Budget) -> Anchor:
@@ -344,7 +375,7 @@ def payer_signature(raw: bytes, draft: Draft, deposit: DepositScript) -> bytes:
     if not 0 < len(signature) <= 75 or draft.with_signatures([signature]).serialize() != raw:
         raise BadCommit("The commit is not byte for byte the agreed one.", commit=raw.hex())
     low = normalise(signature[:-1])
-    if signature[-1] != SIGHASH_ALL or low is None or not verify(deposit.payer, draft.digest(), low):
+    if signature[-1:] != HASH_TYPE or low is None or not verify(deposit.payer, draft.digest(), low):
         raise BadPayerSignature("The commit lacks the payer's valid signature of everything in it.", commit=raw.hex())
     return low + signature[-1:]
 
@@ -358,33 +389,6 @@ def finish_commit(draft: Draft, deposit: DepositScript, signature: bytes, payee:
 # Recoveries ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Purse:
-    """The wallet that a recovery pays to, and its confirmed coins for a fee that the channel's coins don't cover.
-
-    ``rate`` in sat/vB. What can wait leaves ``reserve`` satoshis in the wallet for what can't.
-    """
-
-    unlock: Unlock
-    coins: tuple[tuple[Outpoint, int], ...]
-    rate: int
-    reserve: int = 0
-
-    @property
-    def script(self) -> bytes:
-        """The wallet's scriptPubKey."""
-        return self.unlock.script
-
-    def without(self, draft: Draft) -> Purse:
-        """The purse once a draft has taken its coins."""
-        spent = {coin.outpoint for coin in draft.inputs}
-        return replace(self, coins=tuple(coin for coin in self.coins if coin[0] not in spent))
-
-    def without_coins(self) -> Purse:
-        """The purse for what must pay for itself."""
-        return replace(self, coins=())
-
-
 def compose_recovery(
     coins: Sequence[Input], purse: Purse, asset_id: int | None, version: int = 1, *, urgent: bool = False
 ) -> Draft:
@@ -394,46 +398,12 @@ def compose_recovery(
     where ``asset_id`` is None. ``version`` 2 where a sequence is a relative lock, which binds its own input only. Coins
     of the purse go behind, as few as the fee needs. Raises InsufficientBitcoin where they don't suffice.
     """
-    outputs = [Output(0, purse.script)]
+    data = []
     if asset_id is not None:
-        outputs.append(Output(0, data_script(pack_send(asset_id, MAX_QUANTITY), coins[0].outpoint.txid)))
-    inputs = list(coins)
-    spare = sorted(purse.coins, key=lambda coin: (-coin[1], coin[0]))
-    kept = sum(value for _, value in spare) - (0 if urgent else purse.reserve)
-    while True:
-        held = sum(coin.value for coin in inputs)
-        fee = purse.rate * draft_size([coin.unlock for coin in inputs], [len(out.script) for out in outputs])
-        paid_by_wallet = fee + DUST - sum(coin.value for coin in coins)
-        affordable = paid_by_wallet <= max(kept, 0)
-        if affordable and held - fee >= DUST:
-            return Draft(tuple(inputs), (Output(held - fee, purse.script), *outputs[1:]), version)
-        if not spare or not affordable:
-            raise InsufficientBitcoin(
-                f"Recovering these coins costs {fee} satoshis at {purse.rate} sat/vB; they hold "
-                f"{sum(coin.value for coin in coins)}, and the wallet can add {max(kept, 0)}. Send bitcoin to the "
-                "wallet, or run sync again when fees are lower.",
-                needed=fee + DUST,
-                available=held,
-            )
-        outpoint, value = spare.pop(0)
-        inputs.append(Input(outpoint, value, purse.unlock))
-
-
-def compose_payment(purse: Purse, target: Output) -> Draft:
-    """Plain bitcoins from the wallet to a script, change behind. Raises InsufficientBitcoin."""
-    chosen: list[Input] = []
-    sizes = [len(target.script), len(purse.script)]
-    for outpoint, value in sorted(purse.coins, key=lambda coin: (-coin[1], coin[0])):
-        chosen.append(Input(outpoint, value, purse.unlock))
-        fee = purse.rate * draft_size([purse.unlock] * len(chosen), sizes)
-        change = sum(coin.value for coin in chosen) - target.value - fee
-        if change >= DUST:
-            return Draft(tuple(chosen), (target, Output(change, purse.script)))
-    raise InsufficientBitcoin(
-        f"The wallet can't pay {target.value} satoshis and the fee: send bitcoin to its address.",
-        needed=target.value,
-        available=sum(value for _, value in purse.coins),
-    )
+        data.append(Output(0, data_script(pack_send(asset_id, MAX_QUANTITY), coins[0].outpoint.txid)))
+    sizes = [len(purse.script), *(len(out.script) for out in data)]
+    inputs, left = _funded(coins, purse, sizes, reserve=0 if urgent else purse.reserve)
+    return Draft(inputs, (Output(left, purse.script), *data), version)
 
 
 def find_secret(tx: CTransaction, wanted: bytes) -> Secret | None:

@@ -5,38 +5,54 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from picopayments_cli.chain import Asset
-from picopayments_cli.channel.counterparty import asset_id, parent_of
-from picopayments_cli.channel.errors import (
+from picopayments_cli.chain.answers import unknown_asset
+from picopayments_cli.channel.counterparty import asset_id, asset_name, both_names, is_longname
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, check_quantity, from_hex
+from picopayments_cli.client.session import Session
+from picopayments_cli.errors import (
     AmbiguousHandle,
     InvalidAsset,
     InvalidQuantity,
     UnknownAsset,
     UnknownHandle,
 )
-from picopayments_cli.channel.quantities import read_quantity
-from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, check_quantity, from_hex
-from picopayments_cli.client.session import Session
+from picopayments_cli.quantities import read_quantity
 
 MIN_DIGITS = 8  # of a handle that is not given in full
 
 
 def asset_named(session: Session, name: str) -> Asset:
-    """An asset of the ledger, by its name or longname. Raises UnknownAsset."""
+    """An asset of the ledger, by its exact name or long name. Raises UnknownAsset, with the spellings there are."""
+    return session.chain.asset(exact_name(session, name))
+
+
+def exact_name(session: Session, name: str) -> str:
+    """A name that an asset can have, issued or not. Raises UnknownAsset for another, with the spellings there are."""
+    parent, dot, child = name.partition(".")
+    proper = parent.upper() + dot + child
     try:
-        _ = parent_of(name) if "." in name else asset_id(name)
-    except InvalidAsset as error:
+        valid = is_longname(proper) or asset_name(asset_id(proper)) == proper
+    except InvalidAsset:
+        valid = False
+    if not valid:
         raise UnknownAsset(
             f"{name!r} can't be the name of an asset: those are XCP, BTC, 4 to 12 capital letters, A and a long "
             "number, or a subasset such as PARENT.child.",
             asset=name,
-        ) from error
-    return session.chain.asset(name)
+        )
+    if proper == name:
+        return name
+    try:
+        spellings = [session.chain.asset(proper).longname or proper]
+    except UnknownAsset as error:
+        spellings = error.data.get("spellings", [])
+    raise unknown_asset(name, spellings)
 
 
 def quantity_of(session: Session, value: int | str, asset: str, what: str = "quantity") -> Quantity:
     """The satoshis of what was written, a number or with the asset as its unit. Raises InvalidQuantity, UnknownAsset.
 
-    ``asset``: the name of what the command is about, not the longname, which may be written as well.
+    ``asset``: the name of what the command is about. The unit is that, or the long name that it has, letter for letter.
     """
     if not isinstance(value, str):
         return check_quantity(value, what)
@@ -44,10 +60,14 @@ def quantity_of(session: Session, value: int | str, asset: str, what: str = "qua
     unit = written.unit
     if unit is None:
         return written.quantity(False, what)
-    known = session.chain.asset(unit) if unit == asset or "." in unit else None
+    known = asset_named(session, unit) if unit == asset or "." in unit else None
     if known is None or asset not in (unit, known.name):
+        longname = session.chain.asset(asset).longname if asset.startswith("A") else None
         raise InvalidQuantity(
-            f"The {what} {value} is in {unit}, where it is {asset} that counts.", what=what, value=value, unit=asset
+            f"The {what} {value} is in {unit}, where it is {both_names(asset, longname)} that counts.",
+            what=what,
+            value=value,
+            unit=longname or asset,
         )
     return written.quantity(known.divisible, what)
 

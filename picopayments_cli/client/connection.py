@@ -1,407 +1,283 @@
-"""The life of a connection at the client: what its status is, what a sync does next, what is queued, how it closes.
-
-Opens no file and no socket: what lasts or leaves goes through the session's doors, and what moves money is on disk
-before it leaves. Every function may be cut off anywhere and called again.
-"""
+"""A connection as the client keeps it: one value, and the JSON document that it is on disk."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from picopayments_cli.channel import duplex as pair
-from picopayments_cli.channel import envelope, recovery
-from picopayments_cli.channel.errors import (
-    AmountExceedsSpendable,
-    AssetMismatch,
-    BadReply,
-    ConnectionNotOpen,
-    ConnectionWornOut,
-    DirtyCommitAddress,
-    HubRestored,
-    HubUnreachable,
-    LocalFiles,
-    NotTransferable,
-    PaymentExceedsReceivable,
-    PicopaymentsError,
-    UnknownHandle,
+from picopayments_cli.channel.counterparty import asset_members
+from picopayments_cli.channel.duplex import Duplex
+from picopayments_cli.channel.keys import Key, Secrets
+from picopayments_cli.channel.messages import Payment, SyncRequest
+from picopayments_cli.channel.scripts import DepositScript
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
+from picopayments_cli.channel.state import Channel, Commit, Revoked
+from picopayments_cli.channel.terms import Terms
+from picopayments_cli.channel.transactions import Anchor
+from picopayments_cli.channel.values import (
+    HANDLE_SIZE,
+    PUBKEY_SIZE,
+    SECRET_SIZE,
+    Handle,
+    Hash,
+    Outpoint,
+    Pubkey,
+    Quantity,
+    Secret,
+    Token,
+    check_quantity,
+    from_hex,
 )
-from picopayments_cli.channel.messages import (
-    Payment,
-    SyncReply,
-    SyncRequest,
-)
-from picopayments_cli.channel.recovery import Facts
-from picopayments_cli.channel.state import revoke
-from picopayments_cli.channel.values import Hash, Secret, hash_of
-from picopayments_cli.client import history, opening, outgoing
-from picopayments_cli.client.record import AGREED, CLOSED, CLOSING, PROPOSED, Connection, Pending
-from picopayments_cli.client.session import Look, Session
-from picopayments_cli.client.settling import Outcome, is_over, recover, republish, settle
 
-log = logging.getLogger(__name__)
-# Causes that lie in the payments: without them the hub takes the same commit and revocations.
-_ABOUT_PAYMENTS = (AmountExceedsSpendable, PaymentExceedsReceivable, AssetMismatch)
+_STAGES = (PROPOSED, AGREED, CLOSING, CLOSED)
 
 
-# Looking ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Pending:
+    """A sync that was sent, or is about to be, and has no answer yet.
 
-
-def observe(session: Session, connection: Connection, facts: tuple[Facts, Facts], held: int) -> Connection:
-    """The connection with the hub's deposit accepted, once it is buried and holds the asset."""
-    h2c = recovery.see_deposit(connection.duplex.receiving, facts[1], held, session.network.safe_depth)
-    return replace(connection, duplex=replace(connection.duplex, receiving=h2c))
-
-
-def status(session: Session, connection: Connection, facts: tuple[Facts, Facts]) -> str:
-    """Opening, open, closing or closed."""
-    if connection.stage in (CLOSING, CLOSED):
-        return recovery.CLOSED if connection.stage == CLOSED else recovery.CLOSING
-    duplex, agreed = connection.duplex, connection.agreed_height
-    if connection.stage == AGREED and recovery.must_close(duplex, *facts, agreed):
-        return recovery.CLOSING
-    opened = recovery.is_open(duplex, *facts, agreed, session.network.safe_depth)
-    return recovery.OPEN if opened else recovery.OPENING
-
-
-def as_seen(session: Session, connection: Connection, look: Look) -> Connection:
-    """The connection as closing, where it was closed and the chain shows that it is not over any more."""
-    if connection.stage != CLOSED or connection.final or is_over(session, connection, look):
-        return connection
-    return replace(connection, stage=CLOSING)
-
-
-# Syncing ------------------------------------------------------------------------------------------------------------
-
-
-def sync(session: Session, connection: Connection, look: Look, outcome: Outcome) -> None:
-    """Whatever is next for a connection: finish opening, exchange payments, close in time, settle, or recover."""
-    facts = look.facts[connection.handle]
-    connection = outgoing.resume(session, connection)
-    if connection.stage == CLOSED:
-        connection = _look_again(session, connection, look)
-    if connection.stage == PROPOSED:
-        connection = opening.agree(session, connection)
-    if connection.stage == AGREED:
-        connection = _live(session, connection, look, outcome)
-    if connection.stage == CLOSING:
-        connection = _last_answer(session, connection, outcome)
-        settle(session, connection, facts, look, outcome)
-
-
-def _last_answer(session: Session, connection: Connection, outcome: Outcome) -> Connection:
-    """Fetch the answer to the sync that is unanswered yet: the payments in it are this party's, until it settles."""
-    if connection.pending is None or connection.commit_raw is not None or connection.told:
-        return connection
-    with _closing_all_the_same(outcome, "the last sync stays unanswered"):
-        finish(session, connection, outcome)
-    return session.connection(connection.handle)
-
-
-@contextmanager
-def _closing_all_the_same(outcome: Outcome, otherwise: str) -> Iterator[None]:
-    """Go on whatever the hub answers to a last sync; ``otherwise`` says what that comes to.
-
-    One that does not answer is told nothing yet: told of the close, it would refuse that sync for ever, and what the
-    sync gave back is not taken back.
+    ``bodies``: its signed versions, newest last. They differ in the payments only: commit, revocations and hash are the
+    same, because what left the machine counts.
     """
-    try:
-        yield
-    except LocalFiles:
-        raise
-    except PicopaymentsError as error:
-        log.warning("%s: %s", otherwise, error.message)
-        if isinstance(error, HubUnreachable):
-            outcome.hub_silent = error
+
+    bodies: tuple[Mapping[str, Any], ...] = field(repr=False)
+    payments: tuple[Payment, ...]
 
 
-def _live(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
-    """One round of a connection that is not closing; it may be, afterwards."""
-    facts = look.facts[connection.handle]
-    held = look.held(session.address(connection.duplex.receiving), connection.asset)
-    seen = observe(session, connection, facts, held)
-    if facts[0].revoked_coins:
-        log.warning("somebody paid to a revoked commit's address: its coins are taken away")
-        seen = recover(session, seen, facts, look, outcome)
-    shown = status(session, seen, facts)
-    if shown == recovery.OPENING:
-        republish(session, seen, facts, outcome)
-        return seen
-    if shown == recovery.CLOSING:
-        if any(channel.truncated for channel in facts):
-            log.warning("so many payments went to a deposit's address that its history can't be seen whole: it closes")
-        return _closing(session, seen)
-    try:
-        return exchange(session, seen, outcome)
-    except (ConnectionNotOpen, DirtyCommitAddress, HubRestored, UnknownHandle) as error:
-        if isinstance(error, ConnectionNotOpen) and error.data.get("stage") == AGREED:
-            log.warning("connection %s: the hub does not see it open yet; sync again", connection.handle.hex())
-            return session.connection(connection.handle)
-        log.warning("connection %s closes: %s", connection.handle.hex(), error.message)
-        return _closing(session, session.connection(connection.handle))
+@dataclass(frozen=True)
+class Connection:
+    """A connection: this party sends on c2h and receives on h2c.
 
-
-def _look_again(session: Session, connection: Connection, look: Look) -> Connection:
-    """A closed connection, settled once more where a reorganisation has undone what closed it, until it is final."""
-    if as_seen(session, connection, look).stage == CLOSING:
-        log.warning("connection %s is not over any more: it is settled again", connection.handle.hex())
-        return _closing(session, connection)
-    if is_over(session, connection, look, recovery.FINAL_DEPTH):
-        return session.save(replace(connection, final=True), "final")
-    return connection
-
-
-def exchange(session: Session, connection: Connection, outcome: Outcome) -> Connection:
-    """Finish the sync that has no answer yet, if there is one; then sync, unless that left nothing to send."""
-    if connection.pending is not None:
-        connection = finish(session, connection, outcome)
-        if not connection.queue:
-            return connection
-    return finish(session, prepare(session, connection), outcome)
-
-
-def prepare(session: Session, connection: Connection) -> Connection:
-    """Put the next sync on disk, whole: the oldest queued payments that the connection can move, and the fee.
-
-    Raises NotTransferable where it can't even move the fee, DirtyCommitAddress, ConnectionWornOut.
+    ``numbers``: of the own revoke hashes that are requested or active. ``proposal``: the signed mph_deposit.
+    ``owed``: refused payments that have not come back yet. ``hub_secret``: the spend secret of c2h, that the hub gave
+    at the close; ``revealed``: whether the own one has left; ``told``: whether the hub has answered the close.
+    ``final``: closed, and too deep in the chain to be looked at again.
+    ``publishing``: name and txid (hex) of the transaction that is about to leave; ``published``: txids of those that
+    left. ``own_spend``: the own spend secret of a connection of the original client, which drew its secrets.
+    ``longname``: that of a subasset, whose ``asset`` is a number; for showing.
     """
-    _check_watchable(connection, len(recovery.exposed(connection.duplex.sending)) + 1)
-    count, total = _payable(connection)
-    giving_back = _check_addresses(session, connection, total)
-    key, secrets = session.wallet.key, connection.secrets(session.wallet.key)
 
-    def secret_of(revoke_hash: Hash) -> Secret:
-        return secrets.revoke(connection.numbers[revoke_hash])
+    handle: Handle
+    hub_url: str
+    hub_key: Pubkey
+    asset: str
+    terms: Terms
+    salt: bytes = field(repr=False)
+    duplex: Duplex
+    stage: str
+    proposal: Mapping[str, Any]
+    deposit_raw: bytes
+    agreed_height: int = 0
+    next_number: int = 0
+    numbers: Mapping[Hash, int] = field(default_factory=dict)
+    queue: tuple[Payment, ...] = ()
+    pending: Pending | None = None
+    owed: int = 0
+    hub_secret: Secret | None = field(default=None, repr=False)
+    revealed: bool = False
+    told: bool = False
+    commit_raw: bytes | None = None
+    final: bool = False
+    publishing: tuple[str, str] | None = None
+    published: tuple[str, ...] = ()
+    own_spend: Secret | None = field(default=None, repr=False)
+    longname: str | None = None
 
-    moved, half = pair.transfer(connection.duplex, total, key, secret_of, giving_back=giving_back)
-    number = connection.next_number
-    own_hash = secrets.revoke_hash(number)
-    payments = connection.queue[:count]
-    body = envelope.seal(key, SyncRequest(connection.handle, half, payments, own_hash).as_json())
-    prepared = replace(
-        connection,
-        duplex=pair.hand_out(moved, own_hash),
-        next_number=number + 1,
-        numbers={**connection.numbers, own_hash: number},
-        queue=connection.queue[count:],
-        pending=Pending((body,), payments),
-    )
-    return session.save(prepared, "sync prepared")
+    @property
+    def is_original(self) -> bool:
+        """Whether the original client made it, which drew its secrets without a salt."""
+        return not self.salt
+
+    def spend_secret(self, key: Key) -> Secret:
+        """This party's own spend secret."""
+        return self.own_spend or self.secrets(key).spend
+
+    def secrets(self, key: Key) -> Secrets:
+        """This party's own secrets of the connection."""
+        return Secrets(key, self.salt)
 
 
-def _payable(connection: Connection) -> tuple[int, int]:
-    """How many of the queued payments go into the next sync, and what they and its fee come to."""
-    fee = connection.terms.sync_fee
-    for count in range(len(connection.queue), -1, -1):
-        total = fee + sum(payment.amount for payment in connection.queue[:count])
-        if pair.transferable(connection.duplex, total):
-            return count, total
-    raise NotTransferable(
-        f"The connection {connection.handle.hex()} can't move the fee of {fee} for a sync: close it.",
-        handle=connection.handle.hex(),
-        sync_fee=fee,
+def to_document(connection: Connection) -> dict[str, Any]:
+    """The JSON document of a connection, without its handle."""
+    duplex, pending = connection.duplex, connection.pending
+    kept = {*duplex.receiving.requested, *(commit.revoke_hash for commit in duplex.receiving.active)}
+    return {
+        "hub_url": connection.hub_url,
+        "hub_key": connection.hub_key.hex(),
+        **asset_members(connection.asset, connection.longname),
+        "asset_id": str(duplex.sending.asset_id),
+        "terms": connection.terms.as_json(),
+        "salt": connection.salt.hex(),
+        "stage": connection.stage,
+        "c2h": _channel_json(duplex.sending),
+        "h2c": _channel_json(duplex.receiving),
+        "proposal": dict(connection.proposal),
+        "deposit": connection.deposit_raw.hex(),
+        "agreed_height": connection.agreed_height,
+        "next_number": connection.next_number,
+        "numbers": {item.hex(): number for item, number in connection.numbers.items() if item in kept},
+        "queue": [_payment_json(payment) for payment in connection.queue],
+        "pending": {
+            "bodies": [dict(body) for body in pending.bodies],
+            "payments": [_payment_json(payment) for payment in pending.payments],
+        }
+        if pending
+        else None,
+        "owed": connection.owed,
+        "hub_secret": _hex(connection.hub_secret),
+        "revealed": connection.revealed,
+        "told": connection.told,
+        "commit": _hex(connection.commit_raw),
+        "final": connection.final,
+        "publishing": connection.publishing,
+        "published": list(connection.published),
+        "own_spend": _hex(connection.own_spend),
+    }
+
+
+def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
+    """The connection of a document. Raises KeyError, TypeError, ValueError, PicopaymentsError where it is damaged."""
+    terms = Terms.parse(document["terms"])
+    asset_id = int(_text(document["asset_id"]))
+    pending, publishing = document["pending"], document["publishing"]
+    if document["stage"] not in _STAGES:
+        raise ValueError("a connection is in no such stage")
+    return Connection(
+        handle=handle,
+        hub_url=_text(document["hub_url"]),
+        hub_key=Pubkey(from_hex(document["hub_key"], "hub's key", PUBKEY_SIZE)),
+        asset=_text(document["asset"]),
+        terms=terms,
+        salt=bytes.fromhex(document["salt"]),
+        duplex=Duplex(
+            _channel(document["c2h"], asset_id, terms.fee_rate), _channel(document["h2c"], asset_id, terms.fee_rate)
+        ),
+        stage=document["stage"],
+        proposal=_object(document["proposal"]),
+        deposit_raw=bytes.fromhex(document["deposit"]),
+        agreed_height=_whole(document["agreed_height"]),
+        next_number=_whole(document["next_number"]),
+        numbers={
+            Hash(bytes.fromhex(item)): _whole(number) for item, number in _object(document["numbers"]).items()
+        },
+        queue=_payments(document["queue"]),
+        pending=None if pending is None else _pending(pending),
+        owed=_whole(document["owed"]),
+        hub_secret=_secret(document["hub_secret"]),
+        revealed=_switch(document["revealed"]),
+        told=_switch(document["told"]),
+        commit_raw=_bytes(document["commit"]),
+        final=_switch(document.get("final", False)),
+        publishing=None if publishing is None else (_text(publishing[0]), _txid(publishing[1])),
+        published=tuple(_txid(item) for item in _list(document["published"])),
+        own_spend=_secret(document.get("own_spend")),
+        longname=None if document.get("asset_longname") is None else _text(document["asset_longname"]),
     )
 
 
-def _commit_scripts(connection: Connection, planned: pair.Plan) -> tuple[bytes | None, list[bytes]]:
-    """The scriptPubKeys of the commit that a sync may sign next, and of those that it is to give back."""
-    sending, receiving = connection.duplex.sending, connection.duplex.receiving
-    back = [receiving.commit_script(item.revoke_hash).output for item in planned.given_back]
-    return (sending.commit_script(sending.requested[-1]).output if sending.requested else None), back
+def _pending(body: Mapping[str, Any]) -> Pending:
+    bodies = tuple(_object(item) for item in _list(body["bodies"]))
+    for item in bodies:
+        SyncRequest.parse(item)
+    if not bodies:
+        raise ValueError("a sync that waits for its answer has a body")
+    return Pending(bodies, _payments(body["payments"]))
 
 
-def to_look_at(connection: Connection) -> list[bytes]:
-    """The scriptPubKeys that the next sync must know to be clean: asked for beforehand, they cost no round trip."""
-    if connection.stage != AGREED or connection.pending is not None:
-        return []
-    total = connection.terms.sync_fee + sum(payment.amount for payment in connection.queue)
-    planned = pair.plan(connection.duplex, total)
-    signed, back = _commit_scripts(connection, planned) if planned else (None, [])
-    return [*back, *([signed] if signed else [])]
+# A document may hold anything. What is of another kind is refused here, not where it is used. ---------------------
 
 
-def _check_addresses(session: Session, connection: Connection, total: int) -> bool:
-    """Whether commits may be given back in the next sync. Raises DirtyCommitAddress where nothing may be signed.
-
-    A coin that waits on the address of the commit to be signed would get round its delay, once it is revoked; one on
-    the address of a commit to be given back lets the hub refuse to credit that.
-    """
-    planned = pair.plan(connection.duplex, total)
-    if planned is None:
-        return True
-    signed, back = _commit_scripts(connection, planned)
-    dirty = session.dirty([*back, *([signed] if signed and (planned.quantity or back) else [])])
-    if signed in dirty and (planned.quantity or dirty.intersection(back)):
-        raise DirtyCommitAddress(
-            "Somebody has paid to the address of the commit that is to be signed. The connection is closed.",
-            handle=connection.handle.hex(),
-        )
-    return not dirty.intersection(back)
+def _of_kind(value: Any, kind: type) -> Any:
+    if type(value) is not kind:  # a boolean is no number
+        raise TypeError(f"it should be {kind.__name__}")
+    return value
 
 
-def finish(session: Session, connection: Connection, outcome: Outcome) -> Connection:
-    """Send the pending sync until the hub answers it, and settle; a sync refused for its payments goes without them.
-
-    Raises what the hub refuses and what its reply fails; the sync stays pending then.
-    """
-    pending = connection.pending
-    if pending is None:
-        return connection
-    try:
-        reply = session.call("mph_sync", pending.bodies, connection.hub_key)
-    except _ABOUT_PAYMENTS as error:
-        if not pending.bodies[-1].get("sends"):
-            raise
-        connection = repair(session, connection, pending, error.name)
-        return finish(session, connection, outcome)
-    answer = SyncReply.parse(reply.body)
-    sent = next(body for body in pending.bodies if envelope.digest(body) == reply.request)
-    settled = _settle_reply(connection, pending, _creditable(session, connection, answer), sent)
-    actions = history.synced(_carried(pending, sent), answer.refused, connection.terms.sync_fee, answer.receipts)
-    session.save(settled, "sync settled", *actions)
-    outcome.receipts.extend(answer.receipts)
-    for refusal in answer.refused:
-        log.warning("payment %s was refused (%s); its amount comes back", refusal.token.hex(), refusal.cause)
-    return settled
+def _text(value: Any) -> str:
+    return str(_of_kind(value, str))
 
 
-def _creditable(session: Session, connection: Connection, answer: SyncReply) -> SyncReply:
-    """The reply without the revocations of commits whose address is not clean: those are not credited.
-
-    None is, where it would expose a commit again that was revoked before, and to whose address somebody has paid
-    meanwhile: nobody has watched that, and its coins may be old. Raises ConnectionWornOut, BadSecret.
-    """
-    sending, secrets = connection.duplex.sending, answer.half.revokes
-    after = recovery.exposed(revoke(sending, secrets)) if secrets else ()
-    _check_watchable(connection, len(after))
-    exposed_again = [item for item in after if item.quantity <= sending.moved and item.secret not in secrets]
-    again = {sending.commit_script(item.revoke_hash).output for item in exposed_again}
-    scripts = {secret: sending.commit_script(hash_of(secret)).output for secret in secrets}
-    dirty = session.dirty([*scripts.values(), *again], again=True)
-    if dirty:
-        log.warning("somebody paid to the address of a commit that is revoked: that is not credited")
-    clean = () if dirty & again else tuple(secret for secret in secrets if scripts[secret] not in dirty)
-    return replace(answer, half=replace(answer.half, revokes=clean))
+def _switch(value: Any) -> bool:
+    return bool(_of_kind(value, bool))
 
 
-def _check_watchable(connection: Connection, revoked: int) -> None:
-    """Refuse more revoked commits than can be watched. Raises ConnectionWornOut."""
-    if revoked > recovery.WATCHED_REVOKED:
-        raise ConnectionWornOut(
-            f"The connection would have {revoked} revoked commits to watch, more than can be: close it, and connect "
-            "anew.",
-            handle=connection.handle.hex(),
-            revoked=revoked,
-        )
+def _list(value: Any) -> list[Any]:
+    return list(_of_kind(value, list))
 
 
-def repair(session: Session, connection: Connection, pending: Pending, cause: str) -> Connection:
-    """The same sync without its payments: commit and revocations have left the machine, and stay as they are.
-
-    ``cause``: the name of the error that the payments were refused with.
-    """
-    body = envelope.seal(session.wallet.key, {**pending.bodies[-1], "sends": []})
-    repaired = replace(connection, pending=replace(pending, bodies=(*pending.bodies, body)))
-    refused = [history.refused(payment, cause) for payment in _carried(pending, pending.bodies[-1])]
-    return session.save(repaired, "sync repaired", *refused)
+def _object(value: Any) -> dict[str, Any]:
+    return dict(_of_kind(value, dict))
 
 
-def _settle_reply(
-    connection: Connection, pending: Pending, answer: SyncReply, sent: Mapping[str, Any]
-) -> Connection:
-    """The connection with a reply applied. Raises what the channel's rules refuse; then nothing of it counts."""
-    carried = {item["token"] for item in sent["sends"]}
-    refused = {refusal.token.hex() for refusal in answer.refused}
-    if not refused <= carried:
-        raise BadReply("The hub refuses payments that the sync did not carry. Nothing of the reply was taken.")
-    kept_back = [payment for payment in pending.payments if payment.token.hex() in refused | _left_out(pending, sent)]
-    expected = sum(receipt.amount for receipt in answer.receipts)
-    channels, surplus = pair.settle(connection.duplex, answer.half, expected)
-    owed = connection.owed + sum(payment.amount for payment in kept_back)
-    return replace(
-        connection,
-        duplex=pair.add_request(channels, answer.next_hash),
-        pending=None,
-        owed=max(owed - surplus, 0),
+def _whole(value: Any) -> int:
+    if _of_kind(value, int) < 0:
+        raise ValueError("it should be 0 at least")
+    return int(value)
+
+
+def _txid(value: Any) -> str:
+    return from_hex(value, "txid", 32).hex()
+
+
+def _hex(data: bytes | None) -> str | None:
+    return None if data is None else data.hex()
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)
+
+
+def _secret(text: str | None) -> Secret | None:
+    return None if text is None else Secret(from_hex(text, "secret", SECRET_SIZE))
+
+
+def _payment_json(payment: Payment) -> dict[str, Any]:
+    return {"payee": _hex(payment.payee), "amount": payment.amount, "token": payment.token.hex()}
+
+
+def _payment(body: Mapping[str, Any]) -> Payment:
+    payee = None if body["payee"] is None else Handle(from_hex(body["payee"], "payee", HANDLE_SIZE))
+    return Payment(payee, check_quantity(body["amount"]), Token(bytes.fromhex(body["token"])))
+
+
+def _payments(value: Any) -> tuple[Payment, ...]:
+    return tuple(_payment(item) for item in _list(value))
+
+
+def _channel_json(channel: Channel) -> dict[str, Any]:
+    anchor = channel.anchor
+    return {
+        "script": channel.script.redeem.hex(),
+        "quantity": channel.quantity,
+        "delay": channel.delay,
+        "anchor": [str(anchor.outpoint), anchor.value] if anchor else None,
+        "requested": [item.hex() for item in channel.requested],
+        "active": [[item.quantity, item.revoke_hash.hex(), item.signature.hex()] for item in channel.active],
+        "revoked": [[item.quantity, item.secret.hex()] for item in channel.revoked],
+    }
+
+
+def _channel(body: Mapping[str, Any], asset_id: int, fee_rate: int) -> Channel:
+    anchor = body["anchor"]
+    return Channel(
+        asset_id,
+        DepositScript.parse(bytes.fromhex(body["script"])),
+        _quantity(body["quantity"]),
+        _whole(body["delay"]),
+        fee_rate,
+        None if anchor is None else Anchor(Outpoint.parse(_text(anchor[0])), _whole(anchor[1])),
+        tuple(Hash(bytes.fromhex(item)) for item in _list(body["requested"])),
+        tuple(
+            Commit(_quantity(quantity), Hash(bytes.fromhex(revoke_hash)), bytes.fromhex(signature))
+            for quantity, revoke_hash, signature in _list(body["active"])
+        ),
+        tuple(
+            Revoked.by(_quantity(quantity), Secret(bytes.fromhex(secret)))
+            for quantity, secret in _list(body["revoked"])
+        ),
     )
 
 
-def _carried(pending: Pending, sent: Mapping[str, Any]) -> list[Payment]:
-    """The payments that a version of a sync carries."""
-    carried = {item["token"] for item in sent["sends"]}
-    return [payment for payment in pending.payments if payment.token.hex() in carried]
-
-
-def _left_out(pending: Pending, sent: Mapping[str, Any]) -> set[str]:
-    """The tokens of payments that the answered version did not carry."""
-    carried = {item["token"] for item in sent["sends"]}
-    return {payment.token.hex() for payment in pending.payments} - carried
-
-
-# Closing ------------------------------------------------------------------------------------------------------------
-
-
-def close(session: Session, connection: Connection) -> Connection:
-    """Close a connection: sync once more where that can be, publish what was received, and tell the hub.
-
-    Raises Unreachable where nothing could be published and the hub does not answer: ``sync`` goes on from there.
-    """
-    if connection.stage == PROPOSED:
-        return session.save(replace(connection, stage=CLOSED), "given up", history.closed())
-    connection = outgoing.resume(session, connection)
-    look = session.look([connection], beside=to_look_at(connection))
-    facts = look.facts[connection.handle]
-    outcome = Outcome()
-    if connection.stage == AGREED:
-        held = look.held(session.address(connection.duplex.receiving), connection.asset)
-        seen = observe(session, connection, facts, held)
-        if status(session, seen, facts) == recovery.OPEN:
-            seen = _last_sync(session, seen, outcome)
-        connection = _closing(session, seen)
-    if connection.stage == CLOSING:
-        connection = settle(session, connection, facts, look, outcome)
-    if outcome.hub_silent is not None and connection.commit_raw is None:
-        raise outcome.hub_silent
-    return connection
-
-
-def _closing(session: Session, connection: Connection) -> Connection:
-    """The connection from here on: nothing but settled."""
-    return session.save(replace(connection, stage=CLOSING), "closing", history.closing())
-
-
-def _last_sync(session: Session, connection: Connection, outcome: Outcome) -> Connection:
-    """Send and receive what waits, if that can be: what came since a sync that has no answer yet, too."""
-    with _closing_all_the_same(outcome, "closing without a last sync"):
-        finish(session, prepare(session, finish(session, connection, outcome)), outcome)
-    return session.connection(connection.handle)
-
-
-# Queueing -----------------------------------------------------------------------------------------------------------
-
-
-def queue(session: Session, connection: Connection, payment: Payment) -> Connection:
-    """Queue a payment for the next sync, if the connection can move it with all that is queued.
-
-    Raises ConnectionNotOpen, NotTransferable.
-    """
-    if connection.stage not in (PROPOSED, AGREED):
-        raise ConnectionNotOpen(
-            "The connection is closed: pay from another one.", handle=connection.handle.hex(), stage=connection.stage
-        )
-    amounts = [item.amount for item in connection.queue]
-    total = sum(amounts) + payment.amount + connection.terms.sync_fee
-    duplex = pair.expecting(connection.duplex)
-    if not pair.transferable(duplex, total):
-        raise NotTransferable(
-            f"The connection can't move {payment.amount} on top of {sum(amounts)} queued and the sync's fee of "
-            f"{connection.terms.sync_fee}: it can move {pair.most_transferable(duplex, total)} in all.",
-            quantity=payment.amount,
-            queued=sum(amounts),
-            sync_fee=connection.terms.sync_fee,
-            transferable=pair.most_transferable(duplex, total),
-        )
-    return session.save(replace(connection, queue=(*connection.queue, payment)), "payment queued")
+def _quantity(value: Any) -> Quantity:
+    return Quantity(_whole(value))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from picopayments_cli.channel.stages import CLOSED, CLOSING
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.client.record import CLOSED, CLOSING, Connection
+from picopayments_cli.client import hubs
+from picopayments_cli.client.closing import is_over
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Session
-from picopayments_cli.client.settling import is_over
+from picopayments_cli.errors import PicopaymentsError
 
 _OPEN = "It is not closed: close it first."
 _SETTLING = "It is being settled: let `sync` go on until `status` says closed."
@@ -20,12 +23,11 @@ def not_over(session: Session, connections: Iterable[Connection]) -> dict[Handle
     chosen = list(connections)
     # Asked as of one that is being settled: for those the ledger is asked, too, whether an asset is left.
     closed = {item.handle: replace(item, stage=CLOSING) for item in chosen if item.stage == CLOSED}
-    look = session.look(closed.values()) if closed else None
-    found: dict[Handle, str | None] = {}
-    for item in chosen:
-        if look is None or item.handle not in closed:
-            found[item.handle] = _SETTLING if item.stage == CLOSING else _OPEN
-        else:
-            over = is_over(session, item, look)
-            found[item.handle] = None if over else _UNDONE
+    found: dict[Handle, str | None] = {item.handle: _SETTLING if item.stage == CLOSING else _OPEN for item in chosen}
+    for group in hubs.seen(session, closed.values()):
+        for item in group.connections:
+            try:
+                found[item.handle] = None if is_over(group.session, item, group.look()) else _UNDONE
+            except PicopaymentsError as error:
+                found[item.handle] = error.message
     return found

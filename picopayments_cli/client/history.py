@@ -17,9 +17,9 @@ Action = Mapping[str, Any]
 Event = dict[str, Any]
 
 
-def connected(asset: str, quantity: int, txid: str) -> Action:
+def connected(asset: Mapping[str, str], quantity: int, txid: str) -> Action:
     """A deposit was agreed on by both sides, and is published from here on."""
-    return {"action": "connected", "asset": asset, "quantity": quantity, "txid": txid}
+    return {"action": "connected", **asset, "quantity": quantity, "txid": txid}
 
 
 def synced(
@@ -28,7 +28,7 @@ def synced(
     """One answered sync: the payments it carried, its fee, what was received."""
     causes = {refusal.token: refusal.cause for refusal in refusals}
     actions = [
-        refused(payment, causes[payment.token]) if payment.token in causes else {"action": "sent", **_told(payment)}
+        refused(payment, causes[payment.token]) if payment.token in causes else {"action": "sent", **told(payment)}
         for payment in payments
     ]
     if fee:
@@ -41,10 +41,11 @@ def synced(
 
 def refused(payment: Payment, cause: str) -> Action:
     """A payment that the hub did not take; its amount stays, or comes back. ``cause``: the error's name."""
-    return {"action": "refused", **_told(payment), "cause": cause}
+    return {"action": "refused", **told(payment), "cause": cause}
 
 
-def _told(payment: Payment) -> dict[str, Any]:
+def told(payment: Payment) -> dict[str, Any]:
+    """What an event tells of a payment."""
     payee = payment.payee.hex() if payment.payee else None
     return {"payee_handle": payee, "amount": payment.amount, "token": payment.token.hex()}
 

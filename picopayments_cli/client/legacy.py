@@ -22,15 +22,16 @@ from typing import Any
 
 from picopayments_cli.channel.counterparty import asset_id, message_of, unpack_send
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.errors import InvalidKey, PicopaymentsError, StoreDamaged, StoreUnusable
+from picopayments_cli.channel.facts import Facts
 from picopayments_cli.channel.keys import Key, normalise, verify
 from picopayments_cli.channel.messages import Payment
 from picopayments_cli.channel.networks import Network
-from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import CommitScript, DepositScript, commit_unlock, half_commit_unlock
+from picopayments_cli.channel.stages import CLOSING
 from picopayments_cli.channel.state import Channel, Commit, Revoked
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import (
+    HASH_TYPE,
     Anchor,
     Draft,
     Input,
@@ -50,8 +51,9 @@ from picopayments_cli.channel.values import (
     Token,
     hash_of,
 )
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import Event
-from picopayments_cli.client.record import CLOSING, Connection
+from picopayments_cli.errors import InvalidKey, PicopaymentsError, StoreDamaged, StoreUnusable
 
 log = logging.getLogger(__name__)
 BACKUP = ".1.0.4.backup"
@@ -147,6 +149,21 @@ def _read_data(path: Path) -> Mapping[str, Any]:
             path=str(path),
         )
     return connections
+
+
+def read_sent(basedir: Path, network: Network) -> list[Event]:
+    """The payments that the original client has sent, as events, with what tells one payment from another only.
+
+    One that can't be read is left out. Raises StoreDamaged, StoreUnusable.
+    """
+    path = data_file(basedir, network)
+    found: list[Event] = []
+    for handle, kept in (_read_data(path) if path.exists() else {}).items():
+        with suppress(*_UNREADABLE):
+            for item in kept.get("payments_sent") or []:
+                payment = {"payee_handle": item["handle"], "amount": int(item["amount"]), "token": item["token"]}
+                found.append({"handle": handle, "action": "sent", **payment})
+    return found
 
 
 def read_history(basedir: Path, network: Network) -> list[Event]:
@@ -295,7 +312,7 @@ def _revoked(state: Mapping[str, Any], deposit: DepositScript, most: Quantity) -
         secret = Secret(bytes.fromhex(item["revoke_secret"]))
         if hash_of(secret) != script.revoke_hash:
             raise ValueError("a revoke secret is not that of its commit")
-        found.append((script, Revoked(most, secret)))
+        found.append((script, Revoked(most, script.revoke_hash, secret)))
     return found
 
 
@@ -342,9 +359,9 @@ def finished(raw: bytes, script: CommitScript, deposit: DepositScript, key: Key)
     whole = []
     for place, (coin, signature) in enumerate(zip(inputs, signatures, strict=True)):
         low = normalise(signature[:-1])
-        if signature[-1:] != b"\x01" or low is None or not verify(deposit.payer, draft.digest(place), low):
+        if signature[-1:] != HASH_TYPE or low is None or not verify(deposit.payer, draft.digest(place), low):
             return None
-        whole.append(replace(coin, unlock=commit_unlock(deposit, low + b"\x01")))
+        whole.append(replace(coin, unlock=commit_unlock(deposit, low + HASH_TYPE)))
     return bytes(replace(draft, inputs=tuple(whole)).signed(key).serialize())
 
 

@@ -11,21 +11,11 @@ from dataclasses import replace
 from picopayments_cli.chain import Asset, Query
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.errors import (
-    AddressUsed,
-    BadDepositScript,
-    BadReply,
-    BadTerms,
-    PicopaymentsError,
-    RepeatedHash,
-)
-from picopayments_cli.channel.keys import Secrets
-from picopayments_cli.channel.messages import (
-    ConnectReply,
-    ConnectRequest,
-    DepositMessage,
-)
+from picopayments_cli.channel.counterparty import asset_members
+from picopayments_cli.channel.keys import SALT_SIZE, Secrets
+from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositMessage
 from picopayments_cli.channel.scripts import DepositScript
+from picopayments_cli.channel.stages import AGREED, ASKED, PROPOSED
 from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.terms import Terms, check_delay
 from picopayments_cli.channel.transactions import (
@@ -36,11 +26,17 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Handle, Outpoint, Quantity
 from picopayments_cli.client import history
-from picopayments_cli.client.record import AGREED, ASKED, PROPOSED, Connection
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.send import check_funds, check_reserve
 from picopayments_cli.client.session import Session
-
-SALT_SIZE = 16
+from picopayments_cli.errors import (
+    AddressUsed,
+    BadDepositScript,
+    BadReply,
+    BadTerms,
+    PicopaymentsError,
+    RepeatedHash,
+)
 
 
 def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: int) -> Connection:
@@ -102,6 +98,7 @@ def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, ex
         hub_url=session.settings.require_hub_url,
         hub_key=hubs,
         asset=asset.name,
+        longname=asset.longname,
         terms=terms,
         salt=secrets.salt,
         duplex=pair.hand_out(channels, secrets.revoke_hash(0)),
@@ -121,8 +118,7 @@ def _make_deposit(
     view = session.chain.view(Query(coins=[wallet.address], options=[wallet.address]))
     view.check_takes_sends(wallet.address)  # what the connection pays back goes there
     purse = session.purse(view)
-    budget = Budget(terms.fee_rate)
-    draft = compose_deposit(purse.coins, wallet.unlock, script, asset.number, quantity, budget, purse.rate)
+    draft = compose_deposit(purse, script, asset.number, quantity, Budget(terms.fee_rate))
     check_reserve(session, purse, draft)
     session.check_inputs(draft)
     tx = draft.signed(wallet.key)
@@ -158,4 +154,5 @@ def agree(session: Session, connection: Connection) -> Connection:
         agreed_height=view.height,
     )
     txid = txid_of(agreed.deposit_raw)[::-1].hex()
-    return session.save(agreed, "agreed", history.connected(agreed.asset, channels.sending.quantity, txid))
+    members = asset_members(agreed.asset, agreed.longname)
+    return session.save(agreed, "agreed", history.connected(members, channels.sending.quantity, txid))

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from picopayments_cli.chain import Asset, Coin, Query
-from picopayments_cli.channel import recovery
 from picopayments_cli.channel.counterparty import BTC_ID, pack_send, read_transaction, script_pushes, unpack_send
-from picopayments_cli.channel.errors import (
-    InsufficientBitcoin,
-    InsufficientFunds,
-    InvalidAddress,
-    InvalidParams,
-    InvalidQuantity,
-    Unreachable,
-)
+from picopayments_cli.channel.facts import deposit_depth
 from picopayments_cli.channel.networks import script_of_address
+from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.channel.transactions import (
     DUST,
     Draft,
@@ -24,8 +17,15 @@ from picopayments_cli.channel.transactions import (
     parse_transaction,
     txid_of,
 )
-from picopayments_cli.client.record import AGREED, PROPOSED
 from picopayments_cli.client.session import Session
+from picopayments_cli.errors import (
+    InsufficientBitcoin,
+    InsufficientFunds,
+    InvalidAddress,
+    InvalidParams,
+    InvalidQuantity,
+    Unreachable,
+)
 
 
 def blocksend(session: Session, asset: Asset, destination: str, quantity: int, extra_btc: int = 0) -> str:
@@ -53,7 +53,7 @@ def blocksend(session: Session, asset: Asset, destination: str, quantity: int, e
     else:
         view.check_takes_sends(destination)
         target = Output(max(DUST, extra_btc), script)
-        draft = compose_send(purse.coins, purse.unlock, target, pack_send(asset.number, quantity), rate=purse.rate)
+        draft = compose_send(purse, target, pack_send(asset.number, quantity))
     check_reserve(session, purse, draft)
     return _publish(session, session.signed(draft))
 
@@ -90,15 +90,15 @@ def check_funds(session: Session, asset: Asset, quantity: int) -> None:
     deposits = {
         txid_of(item.deposit_raw): item.duplex.sending.quantity
         for item in others
-        if item.asset == asset.name and not recovery.deposit_depth(item.duplex.sending, look.facts[item.handle][0])
+        if item.asset == asset.name and not deposit_depth(item.duplex.sending, look.facts[item.handle][0])
     }
     leaving = deposits | _unconfirmed_sends(session, look.view.coins[address], asset)
     free = look.held(address, asset.name) - sum(leaving.values())
     if free < quantity:
         raise InsufficientFunds(
-            f"The wallet {address} holds {free} of {asset.name} that can be spent, less than {quantity}. Send it some, "
-            "and wait until that is confirmed.",
-            asset=asset.name,
+            f"The wallet {address} holds {free} of {asset} that can be spent, less than {quantity}. Send it some, and "
+            "wait until that is confirmed.",
+            **asset.members,
             needed=quantity,
             available=free,
             address=address,
@@ -127,7 +127,7 @@ def _unconfirmed_sends(session: Session, coins: tuple[Coin, ...], asset: Asset) 
 
 def check_reserve(session: Session, purse: Purse, draft: Draft) -> None:
     """Refuse a transaction that leaves too little for fees that can't wait. Raises InsufficientBitcoin."""
-    held = sum(value for _, value in purse.coins)
+    held = sum(coin.value for coin in purse.coins)
     paid = draft.fee + sum(out.value for out in draft.outputs if out.script != purse.script)
     if held - paid < purse.reserve:
         raise InsufficientBitcoin(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,18 +13,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from picopayments_cli.chain import Chain, Query, View
-from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id
-from picopayments_cli.channel.errors import (
-    BadHubSignature,
-    BadPreviousTransaction,
-    BadReply,
-    FeeTooHigh,
-    NodeUnreachable,
-    PicopaymentsError,
-)
+from picopayments_cli.channel.deadlines import WATCHED_REVOKED, exposed
+from picopayments_cli.channel.facts import Facts, paid_commit, unspent
 from picopayments_cli.channel.networks import address_of_script
-from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.stages import ASKED, CLOSED, CLOSING
 from picopayments_cli.channel.state import Channel, Revoked
 from picopayments_cli.channel.transactions import (
     Draft,
@@ -33,17 +28,27 @@ from picopayments_cli.channel.transactions import (
     parse_transaction,
     spent_outpoints,
 )
-from picopayments_cli.channel.values import Handle, Outpoint, Pubkey
+from picopayments_cli.channel.values import Coin, Handle, Outpoint, Pubkey
 from picopayments_cli.client import legacy
+from picopayments_cli.client.connection import Connection, from_document, to_document
 from picopayments_cli.client.history import Action
-from picopayments_cli.client.record import ASKED, CLOSED, CLOSING, Connection, from_document, to_document
 from picopayments_cli.client.store import Store, damaged
 from picopayments_cli.client.wallet import Wallet, spendable
-from picopayments_cli.config import Settings
+from picopayments_cli.config import Settings, place_of
+from picopayments_cli.errors import (
+    BadHubSignature,
+    BadPreviousTransaction,
+    BadReply,
+    FeeTooHigh,
+    LocalFiles,
+    NodeUnreachable,
+    PicopaymentsError,
+)
 from picopayments_cli.rpc import LOOPBACK, RpcClient
 
 log = logging.getLogger(__name__)
 WALLET_RESERVE = 20_000  # satoshis that stay in the wallet, for fees that can't wait
+_NONCE_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,17 @@ class Session:
     def close(self) -> None:
         """Give back the store's lock."""
         self._stack.close()
+
+    def with_hub(self, url: str) -> Session:
+        """The same files and wallet with the hub at another URL. User and password of the settings are not for it."""
+        other = Session(replace(self.settings, hub_url=url, hub_auth=None), self.given_basedir)
+        other.__dict__.update(store=self.store, wallet=self.wallet, _originals=self._originals, _spent=self._spent)
+        return other.seen_through(self) if self.chain_source == "own" else other
+
+    def seen_through(self, other: Session) -> Session:
+        """This session, seeing the chain as another one does."""
+        self.__dict__.update(chain=other.chain, _dirty=other._dirty, _attached=other._attached)
+        return self
 
     @cached_property
     def store(self) -> Store:
@@ -149,6 +165,11 @@ class Session:
             return imported
         return self._connection(handle, self.store.load(handle))
 
+    def archived(self) -> dict[Handle, Connection]:
+        """The connections that were culled. Raises StoreDamaged, StoreNewer."""
+        folder = self.store.archive_folder
+        return {handle: self._connection(handle, item, folder) for handle, item in self.store.archived().items()}
+
     @cached_property
     def _originals(self) -> Mapping[Handle, Connection]:
         """The original client's connections, as its data file has them. Raises StoreDamaged, StoreUnusable."""
@@ -159,17 +180,18 @@ class Session:
         """Those of the original client's connections that have no document of ours yet."""
         return {handle: item for handle, item in self._originals.items() if not self.store.knows(handle)}
 
-    def _connection(self, handle: Handle, document: Mapping[str, Any]) -> Connection:
+    def _connection(self, handle: Handle, document: Mapping[str, Any], folder: Path | None = None) -> Connection:
         try:
             return from_document(handle, document)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, PicopaymentsError) as error:
-            raise damaged(
-                self.store.folder / f"{handle.hex()}.json", f"a member is missing or wrong ({type(error).__name__})"
-            ) from error
+            path = (folder or self.store.folder) / f"{handle.hex()}.json"
+            raise damaged(path, f"a member is missing or wrong ({type(error).__name__})") from error
 
     def hub_key(self) -> Pubkey | None:
-        """The key that the hub's URL is bound to, or None where it is new. Raises StoreDamaged."""
-        text = self.store.hub_keys().get(self.settings.require_hub_url)
+        """The key that the hub's scheme, host and port are bound to; None where it is new. Raises StoreDamaged."""
+        url, known = self.settings.require_hub_url, self.store.hub_keys()
+        # Older files have the URL as it was spelled.
+        text = known.get(url) or next((key for of, key in known.items() if place_of(of) == place_of(url)), None)
         if text is None:
             return None
         key = envelope.named_key({"pubkey": text})
@@ -177,10 +199,28 @@ class Session:
             raise damaged(self.store.hubs_path, "what it holds for the hub is no public key")
         return key
 
+    @cached_property
+    def known_key(self) -> Pubkey | None:
+        """The key of the hub: the one that it is bound to, else the one that it proves now; None where it can't."""
+        try:
+            return self.hub_key() or self.proven_key(None)
+        except LocalFiles:
+            raise
+        except PicopaymentsError as error:
+            log.debug("whose hub it is is not known: %s", error.message)
+            return None
+
     def pin_hub(self, key: Pubkey) -> None:
-        """Bind the hub's URL to its key, from the first answer on."""
+        """Bind scheme, host and port of the hub to its key, from the first answer on."""
         if self.hub_key() is None:
-            self.store.save_hub_key(self.settings.require_hub_url, key.hex())
+            self.store.save_hub_key(place_of(self.settings.require_hub_url), key.hex())
+
+    def proven_key(self, hub_key: Pubkey | None) -> Pubkey:
+        """The key with which the hub signs a request drawn for this; ``hub_key``, where it is known by that.
+
+        Raises BadHubSignature, BadReply, HubUnreachable and its kind.
+        """
+        return self.call("mph_key", [{"nonce": os.urandom(_NONCE_SIZE).hex()}], hub_key).hub_key
 
     # The doors ------------------------------------------------------------------------------------------------------
 
@@ -198,22 +238,38 @@ class Session:
         and what the hub refuses.
         """
         sent = list(requests)
-        body = self.rpc.call(method, sent[-1], retry=True)
+        try:
+            body = self.rpc.call(method, sent[-1], retry=True)
+        except PicopaymentsError as error:
+            if error.said is not None and hub_key is not None:
+                self._check_refusal(error, sent[-1], hub_key)
+            raise
         if not isinstance(body, Mapping):
             raise BadReply("The hub's reply is not an object.", method=method)
         key = hub_key or envelope.named_key(body)
         if key is None or envelope.signed_by(body, key) is None:
-            raise BadHubSignature(
-                "The hub's reply is not signed with the key that this hub is known by. Nothing of it was taken. If the "
-                "operator has not announced a new key, somebody stands between: try from another network.",
-                method=method,
-                hub_url=self.settings.hub_url,
-            )
+            raise self._not_the_hub("The hub's reply", method=method)
         named = body.get("request_sha256")
         answered = [request for request in sent if envelope.digest(request).hex() == named]
         if not answered:
             raise BadReply("The hub's reply answers another request. Nothing of it was taken.", method=method)
         return Signed(body, envelope.digest(answered[0]), key)
+
+    def _check_refusal(self, error: PicopaymentsError, sent: Mapping[str, Any], hub_key: Pubkey) -> None:
+        """Believe the hub alone that it refuses a request. Raises BadHubSignature."""
+        said = error.said or {}
+        right = said.get("type") == error.name and said.get("request_sha256") == envelope.digest(sent).hex()
+        if not right or envelope.signed_by(said, hub_key) is None:
+            raise self._not_the_hub(f"The refusal {error.name}", refusal=error.name) from error
+
+    def _not_the_hub(self, what: str, **data: Any) -> BadHubSignature:
+        return BadHubSignature(
+            f"{what} is not signed with the key that this hub is known by. Nothing of it was taken. See that the URL "
+            "is right. If it is, another hub stands there, or somebody stands between: wait, try from another network, "
+            "ask the operator, or `close` the connection alone.",
+            hub_url=self.rpc.url,
+            **data,
+        )
 
     def broadcast(self, raw: bytes, label: str) -> str:
         """Hand a signed transaction to the network; its txid in hex."""
@@ -308,7 +364,7 @@ class Session:
             Facts(
                 view.height,
                 view.history[address],
-                recovery.unspent(channel.script.output, view.history[address]),
+                unspent(channel.script.output, view.history[address]),
                 revoked_coins=tuple(
                     (revoked, coin)
                     for watched_address, (of, revoked) in watched.items()
@@ -330,12 +386,12 @@ class Session:
         return {
             str(address_of_script(self.network, channel.commit_script(item.revoke_hash).output)): (channel, item)
             for channel in channels
-            for item in recovery.exposed(channel)[: recovery.WATCHED_REVOKED]
+            for item in exposed(channel)[: WATCHED_REVOKED]
         }
 
     def _with_commits(self, channels: list[Channel], facts: list[Facts]) -> list[Facts]:
         """The facts with what became of the outputs that the anchors' spenders pay first."""
-        outputs = map(recovery.paid_commit, channels, facts)
+        outputs = map(paid_commit, channels, facts)
         paid = {n: script for n, script in enumerate(outputs) if script is not None}
         if not paid:
             return facts
@@ -347,7 +403,7 @@ class Session:
             found[n] = replace(
                 facts[n],
                 commit_history=view.history[address],
-                commit_coins=recovery.unspent(paid[n], view.history[address]),
+                commit_coins=unspent(paid[n], view.history[address]),
                 commit_assets=_asset_ids(view.balances[address]),
             )
         return found
@@ -366,14 +422,14 @@ class Session:
             for outpoint in spent_outpoints(tx)
         }
         taken |= self._spent
-        coins = tuple(coin for coin in spendable(view.coins[self.wallet.address]) if coin[0] not in taken)
+        coins = tuple(coin for coin in spendable(view.coins[self.wallet.address]) if coin.outpoint not in taken)
         coins = self._plain(coins, can_wait)
         rate = self.rate(view) if can_wait else min(self.settings.fee_rate or view.fee_rate, self.settings.fee_ceiling)
         return Purse(self.wallet.unlock, coins, rate, WALLET_RESERVE)
 
-    def _plain(self, coins: tuple[tuple[Outpoint, int], ...], can_wait: bool) -> tuple[tuple[Outpoint, int], ...]:
+    def _plain(self, coins: tuple[Coin, ...], can_wait: bool) -> tuple[Coin, ...]:
         """The coins without attached assets; what can't wait does without any where that can't be known."""
-        unknown = {outpoint for outpoint, _ in coins} - self._attached.keys()
+        unknown = {coin.outpoint for coin in coins} - self._attached.keys()
         try:
             attached = self.chain.attached(unknown) if unknown else set()
         except PicopaymentsError as error:
@@ -384,7 +440,7 @@ class Session:
         if attached:
             log.warning("%d coins of the wallet are left alone: assets are attached to them", len(attached))
         self._attached |= {outpoint: outpoint in attached for outpoint in unknown}
-        return tuple(coin for coin in coins if not self._attached[coin[0]])
+        return tuple(coin for coin in coins if not self._attached[coin.outpoint])
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,11 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from picopayments_cli.channel.errors import StoreDamaged, StoreLocked, StoreNewer, StoreUnusable, UnknownHandle
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle
 from picopayments_cli.client.history import Action, Event, events_of
 from picopayments_cli.config import settings_file
+from picopayments_cli.errors import StoreDamaged, StoreLocked, StoreNewer, StoreUnusable, UnknownHandle
 from picopayments_cli.files import check_private, flush_folder, replace_file
 
 FORMAT = "picopayments-connection"
@@ -164,7 +164,7 @@ class Store:
             )
         document = self._parse(path, text)
         self._outboxes[handle] = _outbox(path, document)
-        return {name: value for name, value in document.items() if name not in _HEADER}
+        return _without_header(document)
 
     def load_all(self) -> dict[Handle, dict[str, Any]]:
         """The documents of all connections, in the order of their handles. Raises StoreDamaged, StoreNewer."""
@@ -208,20 +208,35 @@ class Store:
         self._write(self.archive_folder / path.name, _read(path) or "", "archived")
         self.remove(handle)
 
+    def archived(self) -> dict[Handle, dict[str, Any]]:
+        """The documents in the archive, in the order of their handles. Raises StoreDamaged, StoreNewer."""
+        found = {}
+        for path in _connections_in(self.archive_folder):
+            document = self._parse(path, _read(path) or "")
+            found[Handle(bytes.fromhex(path.stem))] = _without_header(document)
+        return found
+
     # History -------------------------------------------------------------------------------------------------------
 
-    def history(self) -> list[Event]:
-        """The events of all connections, in no order; one may occur twice. Raises StoreDamaged, StoreNewer."""
+    def history(self, about: str = "") -> list[Event]:
+        """The events of all connections, in no order; one may occur twice. Raises StoreDamaged, StoreNewer.
+
+        ``about``: a text; a line of the file without it is left out, and only its ends are looked at, which is faster.
+        """
         found: list[Event] = []
+        text = about.encode()
         with _usable(self.history_path):
             data = self.history_path.read_bytes() if self.history_path.exists() else b""
-        for line in data[: data.rfind(b"\n") + 1].splitlines():  # what follows was cut off: a document has it still
+        lines = data[: data.rfind(b"\n") + 1].splitlines()  # what follows was cut off: a document has it still
+        for number, line in enumerate(lines, 1):
+            if text not in line and line.startswith(b"{") and line.endswith(b"}"):
+                continue
             try:
                 event = json.loads(line)
             except (ValueError, RecursionError):
                 event = None
             if not _is_event(event):
-                raise damaged(self.history_path, f"line {len(found) + 1} is no event")
+                raise damaged(self.history_path, f"line {number} is no event")
             found.append(event)
         for handle in self.handles():
             self.load(handle)
@@ -262,9 +277,7 @@ class Store:
         return self.folder / f"{handle.hex()}.json"
 
     def _files(self) -> list[Path]:
-        with _usable(self.folder):
-            names = sorted(os.listdir(self.folder)) if self.folder.exists() else []
-        return [self.folder / name for name in names if _is_connection(name)]
+        return _connections_in(self.folder)
 
     def _parse(self, path: Path, text: str) -> dict[str, Any]:
         try:
@@ -303,6 +316,17 @@ def damaged(path: Path, why: str) -> StoreDamaged:
     return StoreDamaged(
         f"{path} can't be used: {why}. Restore it from your backup; nothing was changed.", path=str(path)
     )
+
+
+def _connections_in(folder: Path) -> list[Path]:
+    """The files of connections in a folder, in the order of their handles."""
+    with _usable(folder):
+        names = sorted(os.listdir(folder)) if folder.exists() else []
+    return [folder / name for name in names if _is_connection(name)]
+
+
+def _without_header(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in _HEADER}
 
 
 def _outbox(path: Path, document: dict[str, Any]) -> _Outbox:

@@ -9,12 +9,12 @@ import coincurve
 
 from picopayments_cli.chain import Coin
 from picopayments_cli.channel.counterparty import p2pkh
-from picopayments_cli.channel.errors import InvalidKey
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, address_of_script, secret_of_wif, wif_of_secret
 from picopayments_cli.channel.scripts import Unlock, wallet_unlock
-from picopayments_cli.channel.values import Outpoint, hash160
+from picopayments_cli.channel.values import hash160
 from picopayments_cli.client.store import Store, damaged
+from picopayments_cli.errors import InvalidKey
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,6 @@ class Wallet:
         return wallet_unlock(self.key.pubkey, self.script)
 
 
-def spendable(coins: Iterable[Coin]) -> list[tuple[Outpoint, int]]:
-    """The confirmed coins, as outpoint and satoshis: what an unconfirmed one pays may never come."""
-    return [(coin.outpoint, coin.value) for coin in coins if coin.height is not None]
+def spendable(coins: Iterable[Coin]) -> list[Coin]:
+    """The confirmed coins: what an unconfirmed one pays may never come."""
+    return [coin for coin in coins if coin.height is not None]

@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from picopayments_cli.channel.counterparty import BTC_ID, asset_id
-from picopayments_cli.channel.errors import BadTerms, InvalidAsset, InvalidSetting
+from picopayments_cli.chain import Chain
+from picopayments_cli.channel.counterparty import BTC_ID, asset_id, both_names, is_longname
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import commit_rate
+from picopayments_cli.errors import BadTerms, InvalidAsset, InvalidSetting, UnknownAsset
 
 REAL_DEPOSIT_MIN = 100_000
 MEMBERS = ("deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_min", "sync_fee")
@@ -20,6 +21,7 @@ MEMBERS = ("deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_
 class Offer:
     """What the hub offers: an asset's members as they stand in the file, checked when it is read.
 
+    A subasset goes by its long name there, or by its number, and by its number here, once ``resolve`` was called.
     An asset whose members are null is not on offer. On regtest an asset that the file does not name has default terms
     once the hub has held it (``include``); elsewhere ``default`` is None.
     """
@@ -32,6 +34,21 @@ class Offer:
     def assets(self) -> tuple[str, ...]:
         """The assets that connections are offered in."""
         return tuple(asset for asset, members in self._members.items() if members is not None)
+
+    def resolve(self, chain: Chain) -> None:
+        """Find the subassets that the file names by their long names. Raises InvalidSetting, and as ``Chain.asset``."""
+        found: dict[str, dict[str, Any] | None] = {}
+        for name, members in self._members.items():
+            try:
+                asset = chain.asset(name).name if "." in name else name
+            except UnknownAsset as error:
+                raise InvalidSetting(f"The terms: {error.message}", **error.data) from error
+            if asset in found:
+                raise InvalidSetting(
+                    f"The terms name {both_names(asset, chain.asset(asset).longname)} twice.", asset=name
+                )
+            found[asset] = members
+        self._members = found
 
     def include(self, assets: Iterable[str]) -> None:
         """Offer these assets too, where the network has default terms; they stay on offer while the hub runs.
@@ -77,13 +94,13 @@ def read_offer(path: Path, network: Network) -> Offer:
 
 def _check_asset(where: str, asset: str) -> None:
     try:
-        valid = asset_id(asset) != BTC_ID
+        valid = is_longname(asset) or asset_id(asset) != BTC_ID
     except InvalidAsset:
         valid = False
     if not valid:
         raise InvalidSetting(
-            f"{where}: not the name of an asset. A subasset goes by its numeric name, A and a number, which the "
-            "Counterparty node tells.",
+            f"{where}: not the name of an asset: those are capital letters, A and a long number, or PARENT.child for a "
+            "subasset.",
             asset=asset,
         )
 

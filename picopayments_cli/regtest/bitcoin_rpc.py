@@ -11,8 +11,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from picopayments_cli.channel.errors import PicopaymentsError, UnknownTransaction
 from picopayments_cli.channel.values import Outpoint, from_hex
+from picopayments_cli.errors import PicopaymentsError, UnknownTransaction
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.regtest.arguments import body_of, checked
 from picopayments_cli.regtest.blocks import parse_block

@@ -21,8 +21,8 @@ from picopayments_cli.channel.counterparty import (
     unpack_issuance,
     unpack_send,
 )
-from picopayments_cli.channel.errors import InvalidAsset
 from picopayments_cli.channel.values import MAX_QUANTITY
+from picopayments_cli.errors import InvalidAsset
 from picopayments_cli.regtest.blocks import COIN
 from picopayments_cli.regtest.index import Block, Tx
 
@@ -138,8 +138,17 @@ class Ledger:
         """All assets by name."""
         return self._assets
 
+    def named(self, name: str) -> AssetRow | None:
+        """The asset of exactly this name or longname."""
+        if name in self._assets:
+            return self._assets[name]
+        return next((row for row in self._assets.values() if row.longname == name), None)
+
     def asset(self, name: str) -> AssetRow | None:
-        """An asset by its name in any case, or by its longname in any case."""
+        """An asset by its name in any case, or by its longname in any case: the first of those that differ in it.
+
+        So Counterparty Core's REST looks them up.
+        """
         wanted = name.upper()
         if wanted in self._assets:
             return self._assets[wanted]

@@ -9,13 +9,13 @@ from typing import Any
 from bitcoin.core import CTransaction, CTxIn
 
 from picopayments_cli.channel.counterparty import asset_id, read_transaction, unpack_send
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.networks import NETWORKS, script_of_address
+from picopayments_cli.channel.values import MAX_QUANTITY, from_hex
+from picopayments_cli.errors import (
     InvalidParams,
     InvalidQuantity,
     UnknownTransaction,
 )
-from picopayments_cli.channel.networks import NETWORKS, script_of_address
-from picopayments_cli.channel.values import MAX_QUANTITY, from_hex
 from picopayments_cli.regtest.arguments import checked
 from picopayments_cli.regtest.index import Output, outpoint_of
 from picopayments_cli.regtest.ledger import AssetRow
@@ -229,10 +229,10 @@ class Methods:
         return _selected(rows, query)
 
     def get_asset_info(self, assets: list[str] | None = None, asset: str | None = None) -> list[dict[str, Any]]:
-        """Assets by name; unknown ones are left out."""
+        """Assets by their exact name or longname; unknown ones are left out."""
         found = []
         for name in [*(assets or []), *([asset] if asset else [])]:
-            row = _BTC_ROW if name == "BTC" else self._node.ledger.asset(name)
+            row = _BTC_ROW if name == "BTC" else self._node.ledger.named(name)
             if row is not None:
                 owner, issuer = (None if script is None else address(script) for script in (row.owner, row.issuer))
                 found.append(

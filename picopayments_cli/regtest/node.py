@@ -9,9 +9,10 @@ from pathlib import Path
 from bitcoin.core import CTransaction
 from filelock import FileLock, Timeout
 
-from picopayments_cli.channel.errors import InvalidTime, StoreLocked, StoreUnusable
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
+from picopayments_cli.errors import InvalidTime, StoreLocked, StoreUnusable
 from picopayments_cli.regtest.blocks import Template, build_block
+from picopayments_cli.regtest.faucet import FEE_RATE, Treasury
 from picopayments_cli.regtest.graph import Entry
 from picopayments_cli.regtest.index import Index
 from picopayments_cli.regtest.journal import Journal
@@ -20,7 +21,6 @@ from picopayments_cli.regtest.ledger import Ledger
 from picopayments_cli.regtest.mempool import RELAY_MINIMUM, Mempool, decode
 from picopayments_cli.regtest.packages import Verdict, check_package, submit
 from picopayments_cli.regtest.template import choose
-from picopayments_cli.regtest.treasury import FEE_RATE, Treasury
 
 REGTEST = NETWORKS["regtest"]
 MAX_GENERATE = 10_000  # blocks of one call

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from picopayments_cli.channel.errors import InvalidHex, UnknownTransaction
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.channel.values import from_hex
+from picopayments_cli.errors import InvalidHex, UnknownTransaction
 from picopayments_cli.regtest.index import Block, Tx
 from picopayments_cli.regtest.mempool import RELAY_MINIMUM
 from picopayments_cli.regtest.node import Node

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from picopayments_cli.channel.errors import PicopaymentsError
+from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.regtest.arguments import body_of
 from picopayments_cli.regtest.ledger import AssetRow, SendRow
 from picopayments_cli.regtest.node import Node
@@ -78,6 +78,7 @@ class RestApi:
             ("/sends", self._sends, ("send_type", *_PAGING)),
             ("/assets", self._assets, ("named", *_PAGING)),
             ("/assets/{asset}", self._asset, ()),
+            ("/assets/{asset}/subassets", self._subassets, _PAGING),
             ("/utxos/withbalances", self._with_balances, ("utxos",)),
             ("/bitcoin/addresses/utxos", self._utxos, ("addresses", "unconfirmed", "unspent_tx_hash")),
             ("/bitcoin/addresses/{address}/utxos", self._utxos, ("unconfirmed", "unspent_tx_hash")),
@@ -236,6 +237,11 @@ class RestApi:
 
     def _assets(self, params: Params) -> _Page:
         return _page([_asset_row(row) for row in self._node.ledger.assets().values()], params)
+
+    def _subassets(self, params: Params) -> _Page:
+        parent = f"{params['asset'].upper()}."
+        rows = self._node.ledger.assets().values()
+        return _page([_asset_row(row) for row in rows if (row.longname or "").upper().startswith(parent)], params)
 
     def _with_balances(self, params: Params) -> dict[str, bool]:
         return {utxo: False for utxo in params.get("utxos", "").split(",") if utxo}

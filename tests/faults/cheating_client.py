@@ -317,7 +317,7 @@ def malformed_commits(town: Stage) -> str:
     request = mallory.request(5001, mallory.payment(5000, None))
     raw, channel = bytes.fromhex(request["commit"]["rawtx"]), mallory.duplex.sending
     names = {}
-    for what, bad in bad_commits(channel, raw, mallory.key, mallory.purse.coins[0][0]).items():
+    for what, bad in bad_commits(channel, raw, mallory.key, mallory.purse.coins[0].outpoint).items():
         commit = {**request["commit"], "rawtx": bad.hex()}
         names[what] = refusal(lambda commit=commit: mallory.call("mph_sync", {**request, "commit": commit}))  # type: ignore[misc]
         town.result.hold(names[what] in COMMIT_ERRORS, f"a commit with {what}: {names[what]}")

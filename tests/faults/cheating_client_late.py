@@ -10,7 +10,7 @@ from network_support import wait_until
 from faults.forgery import odd_transactions
 from faults.stage import DEEPEST, DEPTH, PAYEE, Raid, Stage
 from faults.thieves import DELAY, EXPIRE, LENGTHS, Thief, commit_script, refusal, shaped_like_signature, shown_secret
-from picopayments_cli.channel.recovery import settle_height
+from picopayments_cli.channel.deadlines import settle_height
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.values import Handle, Secret
 

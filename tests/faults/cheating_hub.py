@@ -9,7 +9,7 @@ from typing import Any
 from faults.forgery import bad_commits, with_high_s
 from faults.stage import PAYEE, Robbery, Stage, robbery
 from faults.thieves import COMMIT_ERRORS, DELAY, DUSTS, FLOOD, LENGTHS, shaped_like_signature, shown_secret
-from picopayments_cli.channel.recovery import WATCHED_REVOKED
+from picopayments_cli.channel.deadlines import WATCHED_REVOKED
 
 HIGH_S = "a high S"
 
@@ -336,7 +336,7 @@ def _tried(it: Robbery, name: str, found: dict[str, bytes]) -> str | None:
             return body
         raw = bytes.fromhex(body["commit"]["rawtx"])
         if not found:
-            found.update(bad_commits(it.hub.h2c, raw, it.hub.key, it.thief.purse.coins[0][0]))
+            found.update(bad_commits(it.hub.h2c, raw, it.hub.key, it.thief.purse.coins[0].outpoint))
         chosen = with_high_s(raw, it.hub.h2c, it.hub.key) if name == HIGH_S else found[name]
         return {**body, "commit": {**body["commit"], "rawtx": chosen.hex()}}
 

@@ -12,7 +12,7 @@ from cheats import DEPOSIT
 from faults.forgery import odd_transactions
 from faults.stage import DEEPEST, PAYEE, Robbery, Stage, robbery
 from faults.thieves import DELAY, EXPIRE, LENGTHS, shaped_like_signature, shown_secret
-from picopayments_cli.channel.errors import HubUnreachable
+from picopayments_cli.errors import HubUnreachable
 
 # Deadlines ----------------------------------------------------------------------------------------------------------
 

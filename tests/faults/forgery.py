@@ -22,7 +22,7 @@ from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.scripts import PLACEHOLDER, push
 from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.transactions import Purse
-from picopayments_cli.channel.values import Outpoint, hash160
+from picopayments_cli.channel.values import Coin, Outpoint, hash160
 
 ALL, NONE, SINGLE, ANYONE = 0x01, 0x02, 0x03, 0x81
 OP_TRUE = b"\x51"
@@ -154,16 +154,16 @@ def odd_transactions(purse: Purse, key: Key, watched: Sequence[bytes], rng: rand
     odd.append(_with_witness(last, len(last.vout) - 1, watched[0], rng))
     for message in (b"", b"\xc8", b"\x63garbage", b"\x02\x9f" + bytes(70), b"\x00\x00\x00\x00\x00", b"\x16\xff" * 30):
         coin = next(coins)
-        odd.append(_paying(purse, key, coin, [watched[0], data_script(message, coin[0].txid), *watched]))
+        odd.append(_paying(purse, key, coin, [watched[0], data_script(message, coin.outpoint.txid), *watched]))
     return [*odd, _paying(purse, key, next(coins), [watched[0], b"\x6a" + push(PREFIX), b"\x6a" + push(PREFIX)])]
 
 
 def _paying(
-    purse: Purse, key: Key, coin: tuple[Outpoint, int], scripts: Sequence[bytes], version: int = 1, locktime: int = 0
+    purse: Purse, key: Key, coin: Coin, scripts: Sequence[bytes], version: int = 1, locktime: int = 0
 ) -> bytes:
     """A transaction that pays a wallet's coin to scripts, 600 satoshis each, and the rest to the miner."""
     tx = CMutableTransaction(
-        [CMutableTxIn(COutPoint(coin[0].txid, coin[0].vout), CScript(), 0)],
+        [CMutableTxIn(COutPoint(coin.outpoint.txid, coin.outpoint.vout), CScript(), 0)],
         [CMutableTxOut(0 if script[:1] == b"\x6a" else 600, CScript(script)) for script in scripts],
         locktime,
         version,

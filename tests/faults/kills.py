@@ -20,7 +20,7 @@ from faults.lives import READS, Life, Stage
 from faults.party import Party, heard, hub_balance
 from faults.result import Budget, Result
 from faults.tracing import AFTER, BEFORE, Record, Runner, Target
-from picopayments_cli.channel.errors import Unreachable
+from picopayments_cli.errors import Unreachable
 
 KILLS, QUICK_KILLS = 600, 50
 TOGETHER, QUICK_TOGETHER = 12, 2  # kills of a hub with its embedded node

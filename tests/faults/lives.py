@@ -18,12 +18,12 @@ from network_support import WAIT, Client, key_in, wait_until
 from regtest_support import address_of
 
 from faults.fragile import FragileTown
-from faults.proxy import between
+from faults.proxy import between, signed_error
 from faults.result import Result
 from faults.tracing import Runner
-from picopayments_cli.channel.errors import PicopaymentsError
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.state import finished
-from picopayments_cli.client.record import AGREED, CLOSED, CLOSING, PROPOSED
+from picopayments_cli.errors import PicopaymentsError
 
 FEE = 1  # for a sync
 LONG, SHORT = 1000, 16  # blocks until a deposit expires
@@ -320,7 +320,10 @@ class Life:
         self.queue(stage.b, 5)
         with between(stage.town.hub_url) as proxy:
             errors = [_REFUSED]
-            proxy.refuse = lambda method: errors.pop() if errors and method == "mph_sync" else None
+            key = key_in(stage.town.basedir / "hub.regtest.wif")
+            proxy.refuse = lambda method, params: (
+                signed_error(errors.pop(), key, params) if errors and method == "mph_sync" else None
+            )
             if not stage.strike(Client(self.client.basedir, proxy.url), "repaired", "sync"):
                 stage.clean(self.client)
         stage.agree(self.client, self.handle)

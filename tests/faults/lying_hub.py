@@ -14,16 +14,17 @@ from network_support import ASSETS, DEPOSIT, Network, running_network
 
 from faults.mutations import Known, Mutation, mutations
 from faults.party import EXPIRE, Heard, Party, handle_of, heard, hub_key
-from faults.proxy import LOST_AFTER, PASS, Exchange, Proxy, between
+from faults.proxy import LOST_AFTER, PASS, Exchange, Proxy, between, signed_error
 from faults.result import Budget, Result
-from picopayments_cli.channel import envelope, errors
-from picopayments_cli.channel.errors import PicopaymentsError, Unreachable
+from picopayments_cli import errors
+from picopayments_cli.channel import envelope
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.client.record import Connection
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.errors import PicopaymentsError, Unreachable
 
 QUICK = 12  # changes of each reply
 UNSIGNED = ("pubkey", "signature")  # members whose change is not signed over
-CLOSING = ("ConnectionNotOpen", "DirtyCommitAddress", "UnknownHandle")  # errors after which a client closes
+CLOSING = ("ConnectionNotOpen", "DirtyCommitAddress", "HubRestored")  # errors after which a client closes
 TRIES = 3  # of a call whose answer is lost
 
 
@@ -238,29 +239,41 @@ def _unsigned(liar: Liar, alice: Party, handle: str, kept: Path, budget: Budget)
 
 
 def _refusals(liar: Liar, alice: Party, handle: str, kept: Path) -> None:
-    """Every error that a hub can name, and some that it can't, in place of an answer; then none keeps from closing."""
+    """Every error that a hub can name, and some that it can't, in place of an answer; then none keeps from closing.
+
+    Unsigned, as anybody at the hub's URL can say it, none closes the connection.
+    """
     names: list[Any] = [name for name, found in vars(errors).items() if isinstance(found, type)]
     names = [*names, "Exception", "__class__", "", None, 5, {}]
     for name in sorted(names, key=lambda name: name in CLOSING):
-        alice.restore(kept)
-        before = alice.guaranteed(handle)
-        liar.proxy.refuse = _refusing(name)
-        refused = liar.tried(alice, f"error {name}", "sync", handle)
-        mutation = Mutation(str(name), "instead of an answer", dict)
-        liar.enter("mph_sync error", mutation, refused or "harmless: the connection closes")
-        liar.result.keep(before, alice.guaranteed(handle), f"after error {name}")
-    liar.proxy.refuse = _refusing("StoreDamaged")
+        for key in (None, liar.key):
+            alice.restore(kept)
+            before = alice.guaranteed(handle)
+            liar.proxy.refuse = _refusing(name, key)
+            refused = liar.tried(alice, f"error {name}", "sync", handle)
+            mutation = Mutation(str(name), "instead of an answer" if key else "of nobody's", dict)
+            liar.enter("mph_sync error", mutation, refused or "harmless: the connection closes")
+            liar.result.keep(before, alice.guaranteed(handle), f"after error {name}")
+            closes = alice.connection(handle).stage == "closing"
+            liar.result.hold(closes == (key is not None and name in CLOSING), f"error {name} closes: {closes}")
+    liar.proxy.refuse = _refusing("StoreDamaged", liar.key)
     liar.tried(alice, "closing after errors", "close", handle)
     liar.result.hold(alice.connection(handle).stage == "closing", "an error of the hub's keeps from closing")
     liar.proxy.refuse = None
     liar.result.hold("\x1b" not in "".join(liar.warnings.texts), "control characters of the hub's are shown")
 
 
-def _refusing(name: object) -> Callable[[str], Mapping[str, Any] | None]:
+def _refusing(name: object, key: Key | None) -> Callable[[str, Any], Mapping[str, Any] | None]:
     """Answers of mph_sync that are an error of a name, with a text that would do things to a terminal."""
     text = "\x1b[2Jwiped " + "x" * 5000
     error = {"code": -32000, "message": text, "data": {"type": name, "message": text, "data": {"a": [1]}}}
-    return lambda method: error if method == "mph_sync" else None
+
+    def refuse(method: str, params: Any) -> Mapping[str, Any] | None:
+        if method != "mph_sync":
+            return None
+        return error if key is None else signed_error(error, key, params)
+
+    return refuse
 
 
 def _settled(liar: Liar, party: Party) -> None:

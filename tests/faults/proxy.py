@@ -15,6 +15,9 @@ from typing import Any
 
 import requests
 
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.keys import Key
+
 WAIT = 30.0
 PASS = "pass"
 LOST_BEFORE, LOST_AFTER = "lost before the hub acted", "lost after the hub acted"
@@ -54,7 +57,7 @@ class Proxy:
         self.everything = False
         self.change: Change | None = None
         self.capture: Callable[[str, Any], Any] | None = None
-        self.refuse: Callable[[str], Mapping[str, Any] | None] | None = None
+        self.refuse: Callable[[str, Any], Mapping[str, Any] | None] | None = None
         self.asked: list[tuple[str, Any]] = []
         self.seen: list[Exchange] = []
         self.late_seconds = 0.0
@@ -132,7 +135,7 @@ class Proxy:
             if captured is not None:
                 return json.dumps({"result": captured, "id": calls[0]["id"], "jsonrpc": "2.0"}).encode()
         if self.refuse is not None and not batch:
-            error = self.refuse(calls[0]["method"])
+            error = self.refuse(calls[0]["method"], calls[0].get("params"))
             if error is not None:
                 return json.dumps({"error": error, "id": calls[0]["id"], "jsonrpc": "2.0"}).encode()
         answer = self._forward(body)
@@ -191,6 +194,12 @@ def _trickle(handler: BaseHTTPRequestHandler, body: bytes) -> None:
         handler.wfile.write(body[start : start + step])
         handler.wfile.flush()
         time.sleep(0.01)
+
+
+def signed_error(error: Mapping[str, Any], key: Key, params: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON-RPC error as a hub with that key says it to a request."""
+    said = {**error["data"], "request_sha256": envelope.digest(params).hex()}
+    return {**error, "data": envelope.seal(key, said)}
 
 
 @contextlib.contextmanager

@@ -31,7 +31,7 @@ LONGEST = ("kills", "reorganisations", "cheating")  # begun first, so that no co
 
 def parts() -> dict[str, ModuleType]:
     """The parts by name."""
-    names = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem not in ("__init__", "run"))
+    names = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith(("__", "run", "test_")))
     modules = {name: importlib.import_module(f"faults.{name}") for name in names}
     return {name: module for name, module in modules.items() if hasattr(module, "run")}
 

@@ -17,7 +17,6 @@ from regtest_support import address_of, script_of_key
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.errors import BadDeposit, BadReply, BroadcastRefused, PicopaymentsError
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import (
     ConnectReply,
@@ -66,6 +65,7 @@ from picopayments_cli.channel.values import (
     Token,
     hash160,
 )
+from picopayments_cli.errors import BadDeposit, BadReply, BroadcastRefused, PicopaymentsError
 from picopayments_cli.rpc import RpcClient
 
 XCP = 1
@@ -99,7 +99,7 @@ class Thief:
     @property
     def purse(self) -> Purse:
         """The confirmed coins that nothing spends yet."""
-        coins = tuple((coin.outpoint, coin.value) for coin in self.coins(self.script) if coin.height is not None)
+        coins = tuple(coin for coin in self.coins(self.script) if coin.height is not None)
         return Purse(wallet_unlock(self.key.pubkey, self.script), coins, RATE)
 
     def coins(self, script: bytes) -> tuple[Coin, ...]:
@@ -119,16 +119,16 @@ class Thief:
 
     def flood(self, script: bytes, number: int) -> None:
         """Pay a script so many times in one transaction."""
-        coin, value = self.purse.coins[0]
+        coin = self.purse.coins[0]
         outputs = [Output(DUST, script)] * number
-        change = Output(value - number * (DUST + 40 * RATE), self.script)
-        draft = Draft((Input(coin, value, self.purse.unlock),), (*outputs, change))
+        change = Output(coin.value - number * (DUST + 40 * RATE), self.script)
+        draft = Draft((Input(coin.outpoint, coin.value, self.purse.unlock),), (*outputs, change))
         self.town.broadcast(draft.signed(self.key).serialize())
 
     def spending_again(self, raw: bytes) -> bytes:
         """The coins that a transaction of the wallet's spends, back to the wallet."""
         coins = spent_outpoints(CTransaction.deserialize(raw))
-        known = dict(self.purse.coins)
+        known = {coin.outpoint: coin.value for coin in self.purse.coins}
         inputs = tuple(Input(coin, known[coin], self.purse.unlock) for coin in coins)
         value = sum(coin.value for coin in inputs) - 10_000
         return bytes(Draft(inputs, (Output(value, self.script),)).signed(self.key).serialize())
@@ -333,8 +333,7 @@ class CheatingClient(Thief):
         self.agreed = self.town.height
         agreed = DepositMessage.parse(self.call("mph_deposit", message), BadReply)
         sending = Channel(XCP, c2h, Quantity(DEPOSIT), delay, rate)
-        purse = self.purse
-        draft = compose_deposit(purse.coins, purse.unlock, c2h, XCP, DEPOSIT, sending.budget, RATE)
+        draft = compose_deposit(self.purse, c2h, XCP, DEPOSIT, sending.budget)
         tx = draft.signed(self.key)
         anchor = Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value)
         receiving = Channel(XCP, h2c, agreed.quantity, agreed.delay, rate)

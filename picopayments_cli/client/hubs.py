@@ -1,0 +1,132 @@
+"""Which hub a connection is worked with: its own, known by its key, whichever hub the settings name.
+
+Without a node of one's own the chain is seen through that hub, too, once it has proven its key.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from picopayments_cli.channel.stages import AGREED, PROPOSED
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.session import Look, Session
+from picopayments_cli.config import place_of
+from picopayments_cli.errors import LocalFiles, PicopaymentsError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Connections of one hub, a session at that hub, and what the chain shows of them; or why it shows nothing."""
+
+    session: Session
+    connections: Sequence[Connection]
+    outcome: Look | PicopaymentsError
+
+    def look(self) -> Look:
+        """The look. Raises what stood in its way."""
+        if isinstance(self.outcome, PicopaymentsError):
+            raise self.outcome
+        return self.outcome
+
+
+def _nothing(_connection: Connection) -> list[bytes]:
+    return []
+
+
+def seen(
+    session: Session,
+    connections: Iterable[Connection],
+    *,
+    beside: Callable[[Connection], list[bytes]] = _nothing,
+    settle: bool = True,
+) -> list[Seen]:
+    """A look at each connection, one for all of a hub; ``beside`` and ``settle`` as in ``Session.look``.
+
+    A hub that is silent, or not the one that it was, does not stop the others. What is closing already is seen through
+    the settings' hub then, if that is another one. Raises what is wrong with local files.
+    """
+
+    def look(at: Session, group: Sequence[Connection]) -> Seen:
+        scripts = [script for item in group for script in beside(item)]
+        try:
+            return Seen(at, group, at.look(group, beside=scripts, settle=settle))
+        except LocalFiles:
+            raise
+        except PicopaymentsError as error:
+            return Seen(at, group, error)
+
+    found: list[Seen] = []
+    for group in _by_hub(connections):
+        at, error = _reached(session, group[0])
+        if error is None:
+            found.append(look(at, group))
+            continue
+        other = _seen_otherwise(session, at, error)
+        ending = [item for item in group if other is not None and item.stage not in (PROPOSED, AGREED)]
+        waiting = [item for item in group if item not in ending]
+        found += [look(other, ending)] if other is not None and ending else []
+        found += [Seen(at, waiting, error)] if waiting else []
+    return found
+
+
+def alone(session: Session, connection: Connection) -> Session:
+    """A session to close a connection with: at its hub, or without it, through the settings' hub if that is another.
+
+    Raises what the connection's hub fails with where there is no other view of the chain.
+    """
+    at, error = _reached(session, connection)
+    if error is None:
+        return at
+    other = _seen_otherwise(session, at, error)
+    if other is None:
+        error.message += (
+            " To close the connection without that hub, name one with --hub-url whose word about the chain you take, "
+            "or set chain_url."
+        )
+        raise error
+    return other
+
+
+def _by_hub(connections: Iterable[Connection]) -> list[list[Connection]]:
+    """The connections, those of one hub together."""
+    groups: dict[object, list[Connection]] = {}
+    for item in connections:
+        groups.setdefault((place_of(item.hub_url), item.hub_key, item.is_original), []).append(item)
+    return list(groups.values())
+
+
+def _reached(session: Session, connection: Connection) -> tuple[Session, PicopaymentsError | None]:
+    """A session at a connection's hub, and why that is not believed about the chain, where it must be."""
+    if connection.is_original:  # its hub is gone
+        return session, None
+    at = _at_hub_of(session, connection)
+    if session.chain_source == "own":
+        return at, None
+    try:
+        at.proven_key(connection.hub_key)
+    except LocalFiles:
+        raise
+    except PicopaymentsError as error:
+        return at, error
+    return at, None
+
+
+def _at_hub_of(session: Session, connection: Connection) -> Session:
+    """A session at a connection's hub: at the URL of the settings where that one has its key, else at its own."""
+    configured = session.settings.hub_url
+    here = configured is not None and place_of(configured) == place_of(connection.hub_url)
+    if here or (configured is not None and session.known_key == connection.hub_key):
+        return session
+    return session.with_hub(connection.hub_url)
+
+
+def _seen_otherwise(session: Session, at: Session, error: PicopaymentsError) -> Session | None:
+    """The session at a hub that is not believed, seeing the chain through the settings' hub; None if that is it."""
+    if at is session or session.settings.hub_url is None:
+        return None
+    log.warning("%s The chain is seen through the hub of the settings.", error.message)
+    return at.seen_through(session)

@@ -1,0 +1,80 @@
+"""What a token stands for already: a token pays once, from whichever connection of the wallet it was queued on.
+
+What is queued may be cancelled, and what was refused is no more in a sync: their token is free. What has left the
+machine holds its token for good, answered or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from picopayments_cli.channel.messages import Payment
+from picopayments_cli.channel.stages import AGREED, PROPOSED
+from picopayments_cli.channel.values import Handle
+from picopayments_cli.client import legacy
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.history import Event, told
+from picopayments_cli.client.session import Session
+from picopayments_cli.errors import TokenInUse
+
+# How far a payment has come.
+QUEUED = "queued already: the next sync makes it"
+UNANSWERED = "in a sync that was sent, or may have been, and has no answer yet: it is not queued again"
+SENT = "sent already: it is not queued again"
+
+
+def earlier(session: Session, source: Handle, payment: Payment, connections: Mapping[Handle, Connection]) -> str | None:
+    """How far a payment has come, as ``standing`` says, with the whole history looked through.
+
+    Raises TokenInUse, StoreDamaged, StoreNewer.
+    """
+    text = f'"{payment.token.hex()}"'
+    events = [*legacy.read_sent(session.store.basedir, session.network), *session.store.history(about=text)]
+    return standing(source, payment, connections.values(), events)
+
+
+def standing(
+    source: Handle, payment: Payment, connections: Iterable[Connection], events: Iterable[Event]
+) -> str | None:
+    """How far a payment from ``source`` has come: QUEUED, UNANSWERED or SENT; None where its token is free.
+
+    ``connections``: all of the wallet, culled ones too; ``events``: of their histories, in any order. Raises TokenInUse
+    where the token is another payment's: from another connection, to another payee or of another amount.
+    """
+    wanted = _named(source, payment)
+    other = None
+    for how_far, found in _uses(connections, events):
+        if found["token"] != wanted["token"]:
+            continue
+        if all(found.get(name) == value for name, value in wanted.items()):
+            return how_far
+        other = other or found
+    if other is None:
+        return None
+    raise TokenInUse(
+        f"The token is that of a payment of {other.get('amount')} to {other.get('payee_handle') or 'the hub'} from the "
+        f"connection {other['handle']}: leave it out to have one drawn.",
+        token=wanted["token"],
+        quantity=other.get("amount"),
+        handle=other["handle"],
+        payee_handle=other.get("payee_handle"),
+    )
+
+
+def _uses(connections: Iterable[Connection], events: Iterable[Event]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every payment that holds its token, and how far it has come; what is furthest first."""
+    known = list(connections)
+    yield from ((SENT, event) for event in events if event["action"] == "sent" and "token" in event)
+    for item in known:
+        if item.pending is not None:
+            yield from ((UNANSWERED, _named(item.handle, payment)) for payment in item.pending.payments)
+    for item in known:
+        # A connection that closes never sends its queue. The original client may have sent it, and had no answer.
+        if item.stage in (PROPOSED, AGREED) or item.is_original:
+            how_far = UNANSWERED if item.is_original else QUEUED
+            yield from ((how_far, _named(item.handle, payment)) for payment in item.queue)
+
+
+def _named(source: Handle, payment: Payment) -> dict[str, Any]:
+    return {"handle": source.hex(), **told(payment)}

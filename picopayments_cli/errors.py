@@ -1,0 +1,360 @@
+"""Every error of the program: one class per cause, with a stable name, the numbers involved and the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class PicopaymentsError(Exception):
+    """Base of all errors that a user or a peer can cause.
+
+    ``message`` says what is wrong and what to do next; ``data`` holds the numbers involved, ready for JSON.
+    ``exit_code`` is what the command line returns: 1 refused, 2 usage, 3 unreachable, 4 local files,
+    5 the peer misbehaved, 6 a wait ran out. ``said`` is the object in which a peer says it, signed or not.
+    """
+
+    exit_code: ClassVar[int] = 1
+    said: Mapping[str, Any] | None = None
+
+    def __init__(self, message: str, **data: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self.data = data
+
+    @property
+    def name(self) -> str:
+        """The stable name of the cause: the class's own."""
+        return type(self).__name__
+
+    def as_json(self) -> dict[str, Any]:
+        """``{"name", "message", "data"}``, as printed on stderr and sent by the hub."""
+        return {"name": self.name, "message": self.message, "data": self.data}
+
+
+class Unreachable(PicopaymentsError):
+    """Base: the hub or the node did not answer."""
+
+    exit_code = 3
+
+
+class LocalFiles(PicopaymentsError):
+    """Base: files of this machine are locked, damaged or newer than this program."""
+
+    exit_code = 4
+
+
+class PeerMisbehaved(PicopaymentsError):
+    """Base: a check of the money rules refused what the peer sent."""
+
+    exit_code = 5
+
+
+# Input --------------------------------------------------------------------------------------------------------------
+
+
+class UsageError(PicopaymentsError):
+    """The command line's words are off."""
+
+    exit_code = 2
+
+
+class InvalidAddress(PicopaymentsError):
+    """Not an address of this network."""
+
+
+class MemoRequired(PicopaymentsError):
+    """An address whose owner has told the ledger to refuse whatever is sent to it without a memo."""
+
+
+class InvalidAsset(PicopaymentsError):
+    """Not the name of an asset."""
+
+
+class InvalidHex(PicopaymentsError):
+    """Not lower-case hex of the expected length."""
+
+
+class InvalidKey(PicopaymentsError):
+    """Not a private key in wallet import format, or of another network."""
+
+
+class InvalidQuantity(PicopaymentsError):
+    """Not a whole number of an asset's smallest unit inside the limits of Counterparty (1 to 2^63 - 1)."""
+
+
+class InvalidTime(PicopaymentsError):
+    """A number of blocks outside the limits of the network, the protocol or the hub's terms."""
+
+
+class InvalidSetting(PicopaymentsError):
+    """A setting that this program does not know, or a value that it can't use."""
+
+
+class InvalidUrl(PicopaymentsError):
+    """Not a URL that this program can call."""
+
+
+class WrongNetwork(PicopaymentsError):
+    """The command exists on another network only, or the peer is on another network."""
+
+
+class UnknownHandle(PicopaymentsError):
+    """No connection of that handle."""
+
+
+class AmbiguousHandle(PicopaymentsError):
+    """The first digits of more than one connection's handle."""
+
+
+class UnknownAsset(PicopaymentsError):
+    """The ledger knows no such asset."""
+
+
+class UnknownMethod(PicopaymentsError):
+    """The server has no such method."""
+
+
+class InvalidParams(PicopaymentsError):
+    """Arguments that the method does not take, or lacks."""
+
+
+class TokenInUse(PicopaymentsError):
+    """The token names another payment already."""
+
+
+# Funds --------------------------------------------------------------------------------------------------------------
+
+
+class InsufficientFunds(PicopaymentsError):
+    """The wallet holds too little of an asset."""
+
+
+class InsufficientBitcoin(PicopaymentsError):
+    """The wallet holds too few confirmed satoshis for a transaction."""
+
+
+class InsufficientLiquidity(PicopaymentsError):
+    """The hub can't match a deposit."""
+
+
+class NotTransferable(PicopaymentsError):
+    """The connection can't move that quantity."""
+
+
+class AmountExceedsSpendable(PicopaymentsError):
+    """Payments and fee exceed what the payer has in the connection."""
+
+
+class PaymentExceedsReceivable(PicopaymentsError):
+    """A payment exceeds what the payee's connection can take."""
+
+
+# State of a connection ----------------------------------------------------------------------------------------------
+
+
+class AssetNotInTerms(PicopaymentsError):
+    """The hub offers no connections for the asset."""
+
+
+class AssetMismatch(PicopaymentsError):
+    """Payer and payee are connected in different assets."""
+
+
+class ConnectionNotOpen(PicopaymentsError):
+    """The connection is opening, closing or closed."""
+
+
+class ConnectionNotOver(PicopaymentsError):
+    """The connection holds, or may yet hold, something of this party's."""
+
+
+class HubRestored(PicopaymentsError):
+    """The hub has an old database, and does not know the connection's newest state: it is to be closed."""
+
+
+class HubDraining(PicopaymentsError):
+    """The hub takes no new connections, since it is shutting down."""
+
+
+class DepositAlreadyGiven(PicopaymentsError):
+    """The hub has already agreed to another deposit for this handle."""
+
+
+class DepositRefused(PicopaymentsError):
+    """A deposit outside the terms."""
+
+
+class UnknownDeposit(PicopaymentsError):
+    """The chain does not know a connection's deposit."""
+
+
+class AddressUsed(PicopaymentsError):
+    """A channel's address has a history where it must have none."""
+
+
+class ConnectionWornOut(PicopaymentsError):
+    """More revoked commits than can be watched: the connection is to be closed, and made anew."""
+
+
+class StaleRequest(PicopaymentsError):
+    """A request that was already answered and has been overtaken."""
+
+
+class FeeTooHigh(PicopaymentsError):
+    """A fee above the ceiling of the settings."""
+
+
+class BroadcastRefused(PicopaymentsError):
+    """The node refused a transaction."""
+
+
+class UnknownTransaction(PicopaymentsError):
+    """The node knows no such transaction."""
+
+
+# Reachability -------------------------------------------------------------------------------------------------------
+
+
+class HubUnreachable(Unreachable):
+    """The hub did not answer."""
+
+
+class NodeUnreachable(Unreachable):
+    """The chain's node did not answer."""
+
+
+class NodeBehind(Unreachable):
+    """The node's ledger has not reached its own chain's tip."""
+
+
+class BadAnswer(Unreachable):
+    """The server answered, but not in the protocol."""
+
+
+class TruncatedHistory(BadAnswer):
+    """The node lists only the newest part of an address's history."""
+
+
+class NodeRefused(PicopaymentsError):
+    """The chain's node refused a request for a cause that this program has no class for."""
+
+
+class HubRefused(PicopaymentsError):
+    """The hub refused a request for a cause that this program has no class for."""
+
+
+# Local files --------------------------------------------------------------------------------------------------------
+
+
+class StoreLocked(LocalFiles):
+    """Another process holds the lock of the folder or database."""
+
+
+class StoreDamaged(LocalFiles):
+    """A file is missing, or can't be read as what it should be."""
+
+
+class StoreNewer(LocalFiles):
+    """A file was written by a newer version of this program."""
+
+
+class StoreUnusable(LocalFiles):
+    """A folder or file can't be opened or written."""
+
+
+class DatabaseUnusable(LocalFiles):
+    """The hub's database can't be used, or is newer than this program."""
+
+
+class DatabaseOutdated(LocalFiles):
+    """The hub's database is older than one that it has used, or another one."""
+
+
+class PortUnusable(LocalFiles):
+    """The server can't listen where it was told to."""
+
+
+# What a peer must not do --------------------------------------------------------------------------------------------
+
+
+class BadHubSignature(PeerMisbehaved):
+    """A reply that the pinned key of the hub did not sign."""
+
+
+class BadClientSignature(PeerMisbehaved):
+    """A request that the connection's key did not sign."""
+
+
+class BadReply(PeerMisbehaved):
+    """A signed reply of another shape than the protocol's, or bound to another request."""
+
+
+class BadRequest(PeerMisbehaved):
+    """A signed request of another shape than the protocol's."""
+
+
+class BadTerms(PeerMisbehaved):
+    """Terms that no honest hub offers."""
+
+
+class BadDepositScript(PeerMisbehaved):
+    """Not byte for byte the agreed deposit script."""
+
+
+class BadDeposit(PeerMisbehaved):
+    """Not byte for byte the agreed deposit transaction."""
+
+
+class BadCommitScript(PeerMisbehaved):
+    """Not byte for byte the agreed commit script."""
+
+
+class BadCommit(PeerMisbehaved):
+    """Not byte for byte the agreed commit transaction."""
+
+
+class BadPayerSignature(PeerMisbehaved):
+    """A commit without the payer's valid, relayable signature."""
+
+
+class BadCommitQuantity(PeerMisbehaved):
+    """A commit that moves less than agreed, or more than the deposit."""
+
+
+class UnknownRevokeHash(PeerMisbehaved):
+    """A commit on a hash that was never asked for, or was used before."""
+
+
+class RepeatedHash(PeerMisbehaved):
+    """A hash that the connection has seen before."""
+
+
+class BadSecret(PeerMisbehaved):
+    """A secret of the wrong length, or that belongs to no hash in question."""
+
+
+class SecretLikeSignature(PeerMisbehaved):
+    """A secret that Counterparty would take for a signature, so that it could not punish a revoked commit."""
+
+
+class DirtyCommitAddress(PeerMisbehaved):
+    """Somebody has paid to a commit's address before its time: an old coin there would get round the delay."""
+
+
+class AmountsDiffer(PeerMisbehaved):
+    """The quantities moved are less than the payments listed."""
+
+
+class BadPreviousTransaction(PeerMisbehaved):
+    """A previous transaction whose hash is not the txid asked for."""
+
+
+class DemoFailed(PicopaymentsError):
+    """A step of the demonstration failed, or its sums do not add up."""
+
+
+class WaitRanOut(PicopaymentsError):
+    """What was waited for did not happen in time."""
+
+    exit_code = 6

@@ -1,0 +1,320 @@
+"""Borders of what is believed of hubs and nodes: the last value that counts, and the first that is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+from servers import busy_once, json_rpc, talking
+from system.test_assets import CHILD, LONGNAME, told
+
+from chain.test_answers import (
+    ADDRESS,
+    HUB,
+    NEW_ID,
+    NEW_RAW,
+    OLD_ID,
+    OLD_RAW,
+    QUERY,
+    RAWS,
+    TESTNET,
+    TIP,
+    changed,
+    hub,
+    shown,
+)
+from picopayments_cli.chain import Asset, Query, View
+from picopayments_cli.chain.answers import asset_of, member, members, satoshis_of, txid_of, whole
+from picopayments_cli.chain.hub import HubChain
+from picopayments_cli.channel.networks import address_of_script
+from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
+from picopayments_cli.errors import (
+    BadAnswer,
+    BroadcastRefused,
+    NodeBehind,
+    PicopaymentsError,
+    UnknownAsset,
+)
+from picopayments_cli.rpc import RpcClient
+
+COINS_OF_ALL = 21_000_000 * 10**8
+OTHER = str(address_of_script(TESTNET, b"\xa9\x14" + bytes(19) + b"\1\x87"))
+Place = tuple[Any, ...]
+
+# Values -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [0, MAX_QUANTITY])
+def test_a_whole_number_to_its_limits(number: int) -> None:
+    assert whole({"n": number}, "n") == number
+
+
+@pytest.mark.parametrize("value", [-1, MAX_QUANTITY + 1, True, False, 1.0, "1", None, [1]])
+def test_no_whole_number(value: Any) -> None:
+    with pytest.raises(BadAnswer):
+        whole({"n": value}, "n")
+
+
+def test_what_is_no_object_has_no_members() -> None:
+    no_objects: list[Any] = [[], "n", 5, None, [["n", 1]]]
+    for value in no_objects:
+        with pytest.raises(BadAnswer):
+            member(value, "n", int, 5)
+    no_lists: list[Any] = [{}, "", None, 5]
+    for value in no_lists:
+        with pytest.raises(BadAnswer):
+            members(value, "rows")
+    assert member({"n": None}, "n", int, 5) == member({}, "n", int, 5) == 5
+    assert member({"n": False}, "n", bool, True) is False
+    with pytest.raises(BadAnswer):
+        member({"n": 0}, "n", bool, True)
+
+
+@pytest.mark.parametrize("text", ["00" * 31, "00" * 33, "0" * 63, "AA" * 32, "zz" * 32, "", None, 5])
+def test_no_txid(text: Any) -> None:
+    with pytest.raises(BadAnswer):
+        txid_of(text)
+
+
+@pytest.mark.parametrize(
+    ("amount", "satoshis"), [(0, 0), ("0", 0), (0.00000001, 1), (21_000_000, COINS_OF_ALL), ("21000000", COINS_OF_ALL)]
+)
+def test_an_amount_to_its_limits(amount: float | str, satoshis: int) -> None:
+    assert satoshis_of(amount) == satoshis
+
+
+@pytest.mark.parametrize("amount", [-0.00000001, "21000000.00000001", "NaN", "Infinity", "1e999999999", "x", ""])
+def test_no_amount(amount: float | str) -> None:
+    with pytest.raises(ValueError, match="no "):
+        satoshis_of(amount)
+
+
+def test_an_asset_has_a_possible_id() -> None:
+    assert asset_of({"asset": "TEST", "asset_id": "337135", "divisible": False}, "TEST") == Asset("TEST", 337135, False)
+    last = f"A{2**64 - 1}"
+    assert asset_of(told(last, 2**64 - 1), last).number == 2**64 - 1
+    for longname, asked in ((LONGNAME, "PARENT.Child"), ("PARENT.Child", LONGNAME), (LONGNAME, "parent.child")):
+        with pytest.raises(BadAnswer):
+            asset_of(told(CHILD, int(CHILD[1:]), longname), asked)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [
+        *("337136", "2", "", "x", "-337135", "+337135", "337135.0", " 337135", "337_135", "٣٣٧١٣٥", "³"),
+        *("337135".zfill(21), "9" * 5000, str(2**64), str(2**65), "0", "1"),
+    ],
+)
+def test_no_id_of_an_asset(number: str) -> None:
+    with pytest.raises(BadAnswer):
+        asset_of(told("TEST", 0) | {"asset_id": number}, "TEST")
+
+
+def test_the_ledgers_own_coins_are_not_told_of_as_assets() -> None:
+    for name, number in (("XCP", 1), ("BTC", 0)):
+        with pytest.raises(BadAnswer):
+            asset_of(told(name, number), name.lower())
+
+
+# A hub --------------------------------------------------------------------------------------------------------------
+
+COIN, LATEST, PAID = ("get_unspent_txouts", 0), ("search_raw_transactions", 0), ("search_raw_transactions", 1)
+
+
+@pytest.fixture(scope="module")
+def told_by_hub() -> Iterator[Callable[[Place, Any], View]]:
+    """A hub's view with another value at a place, which may be a new one."""
+    honest = copy.deepcopy(HUB)
+    for item in (*honest["get_unspent_txouts"], *honest["search_raw_transactions"], *honest["get_balances"]):
+        item |= {"value": item.get("value"), "truncated": None, "utxo": item.get("utxo")}
+    answers = dict(honest)
+    with hub(answers) as chain:
+
+        def view(place: Place, to: Any) -> View:
+            answers.update(changed(honest, place, to))
+            return chain.view(QUERY)
+
+        yield view
+
+
+HUB_BORDERS: list[tuple[Place, Any, Callable[[View], Any], Any]] = [
+    (("get_running_info", "fee_rate"), 1, lambda view: view.fee_rate, 1),
+    (("get_running_info", "fee_rate"), 100_000, lambda view: view.fee_rate, 100_000),
+    ((*COIN, "vout"), 2**32 - 1, lambda view: view.coins[ADDRESS][0].outpoint.vout, 2**32 - 1),
+    ((*COIN, "confirmations"), None, lambda view: view.coins[ADDRESS][0].height, None),
+    ((*COIN, "confirmations"), 1, lambda view: view.coins[ADDRESS][0].height, TIP),
+    ((*COIN, "confirmations"), TIP + 1, lambda view: view.coins[ADDRESS][0].height, 0),
+    ((*COIN, "value"), 0, lambda view: view.coins[ADDRESS][0].value, 0),
+    ((*COIN, "value"), COINS_OF_ALL, lambda view: view.coins[ADDRESS][0].value, COINS_OF_ALL),
+    ((*COIN, "amount"), 0, lambda view: view.coins[ADDRESS][0].value, 0),
+    ((*COIN, "amount"), "21000000", lambda view: view.coins[ADDRESS][0].value, COINS_OF_ALL),
+    ((*PAID, "confirmations"), TIP + 1, lambda view: view.history[ADDRESS][1].height, 0),
+    ((*PAID, "truncated"), True, lambda view: view.truncated, {ADDRESS}),
+    ((*PAID, "truncated"), False, lambda view: view.truncated, set()),
+    (("get_balances", 0, "quantity"), 0, lambda view: view.balances[ADDRESS]["XCP"], 0),
+    (("get_balances", 0, "quantity"), MAX_QUANTITY, lambda view: view.balances[ADDRESS]["XCP"], MAX_QUANTITY),
+    (("get_balances", 0, "address"), OTHER, lambda view: view.balances[ADDRESS], {"BTC": 123_456_789}),
+    (("get_balances", 1, "utxo"), None, lambda view: view.balances[ADDRESS]["XCP"], 7),  # it has no address
+    (("get_balances", 1, "address"), ADDRESS, lambda view: view.balances[ADDRESS]["XCP"], 7),  # it is attached
+    (("getrawtransaction_batch",), {}, lambda view: view.transactions, {}),
+]
+
+
+@pytest.mark.parametrize(("place", "to", "seen", "expected"), HUB_BORDERS)
+def test_what_a_hub_may_say(
+    told_by_hub: Callable[[Place, Any], View], place: Place, to: Any, seen: Callable[[View], Any], expected: Any
+) -> None:
+    assert seen(told_by_hub(place, to)) == expected
+
+
+HUB_LIES: list[tuple[Place, list[Any]]] = [
+    (("get_running_info",), [[], None]),
+    (("get_running_info", "bitcoin_block_count"), [-1, 2**63, True, "200", None, 200.0]),
+    (("get_running_info", "fee_rate"), [0, -1, 100_001, True, None, 1.5]),
+    (("get_unspent_txouts",), [{}, None, "x"]),
+    ((*COIN, "txid"), ["", "00", None, shown(OLD_ID).upper()]),
+    ((*COIN, "vout"), [-1, 2**32, True, None, "0"]),
+    ((*COIN, "confirmations"), [-1, TIP + 2, True, "6", 6.0]),
+    ((*COIN, "amount"), ["21000000.00000001", -0.00000001, "x", "NaN", True, None, 0.000000001, "1e999999999", []]),
+    ((*COIN, "value"), [-1, COINS_OF_ALL + 1, True, "5", 5.0]),
+    (("search_raw_transactions",), [{}, None, "x", [7]]),
+    ((*PAID, "txid"), ["", None, 5]),
+    ((*PAID, "hex"), ["zz", None, 5, OLD_RAW.hex().upper() + "AA"]),
+    ((*PAID, "confirmations"), [-1, TIP + 2, True, "6"]),
+    ((*PAID, "truncated"), ["yes", 1, []]),
+    (("get_balances",), [{}, None, "x", [7]]),
+    (("get_balances", 0, "quantity"), [-1, MAX_QUANTITY + 1, True, None, 7.0]),
+    (("get_balances", 0, "asset"), [None, 5]),
+    (("get_balances", 0, "address"), [5, [ADDRESS]]),
+    (("get_balances", 0, "utxo"), [5, []]),
+    (("getrawtransaction_batch",), [[], None, "x"]),
+    (("getrawtransaction_batch", shown(OLD_ID)), [5, "zz", [OLD_RAW.hex()]]),
+]
+
+
+@pytest.mark.parametrize(("place", "lie"), [(place, lie) for place, lies in HUB_LIES for lie in lies])
+def test_what_a_hub_may_not_say(told_by_hub: Callable[[Place, Any], View], place: Place, lie: Any) -> None:
+    with pytest.raises(BadAnswer):
+        told_by_hub(place, lie)
+
+
+@contextlib.contextmanager
+def listening_hub(**answers: Callable[..., Any]) -> Iterator[tuple[HubChain, list[tuple[str, dict[str, Any]]]]]:
+    """A hub that answers as HUB does, or as it is told, and what it was asked."""
+    heard: list[tuple[str, dict[str, Any]]] = []
+
+    def method(name: str) -> Callable[..., Any]:
+        def answer(**params: Any) -> Any:
+            heard.append((name, params))
+            return answers[name](**params) if name in answers else HUB[name]
+
+        return answer
+
+    with json_rpc({name: method(name) for name in (*HUB, "sendrawtransaction")}) as url:
+        yield HubChain(RpcClient(url), TESTNET), heard
+
+
+def test_a_hub_is_asked_for_all_at_once_and_for_what_waits_too() -> None:
+    txids = [OLD_ID, *(bytes([number]) + bytes(31) for number in range(99)), NEW_ID]
+
+    def batch(txhash_list: list[str]) -> dict[str, str]:
+        return {txid: RAWS[txid] for txid in txhash_list if txid in RAWS}
+
+    with listening_hub(getrawtransaction_batch=batch) as (chain, heard):
+        query = Query(coins=[ADDRESS, ADDRESS], history=[OTHER], balances=[OTHER], transactions=[*txids, txids[0]])
+        known = chain.view(Query(history=[OTHER], transactions=[*txids, txids[0]])).transactions
+        assert known == {OLD_ID: OLD_RAW, NEW_ID: NEW_RAW}
+        assert [params for _, params in heard[2:4]] == [
+            {"txhash_list": [shown(txid) for txid in txids[:100]]},
+            {"txhash_list": [shown(txids[100])]},
+        ]
+        heard.clear()
+        with contextlib.suppress(PicopaymentsError):
+            chain.view(query)
+    waiting = {"unconfirmed": True}
+    assert heard[:5] == [
+        ("get_running_info", {}),
+        ("get_unspent_txouts", {"address": ADDRESS, **waiting}),
+        ("get_unspent_txouts", {"address": OTHER, **waiting}),
+        ("search_raw_transactions", {"address": OTHER, **waiting}),
+        ("get_balances", {"filters": [{"field": "address", "op": "==", "value": OTHER}]}),
+    ]
+    assert heard[-1] == ("get_running_info", {})
+
+
+def test_balances_of_one_asset_add_up() -> None:
+    with listening_hub(get_balances=lambda filters: [HUB["get_balances"][0]] * 3) as (chain, _):
+        assert chain.view(QUERY).balances[ADDRESS]["XCP"] == 21
+
+
+def at_heights(heights: Iterable[int]) -> Callable[[], Any]:
+    """A hub's answer about itself, at one height after the other."""
+    following = iter(heights)
+    return lambda: {"bitcoin_block_count": next(following), "fee_rate": 1}
+
+
+def test_a_hubs_chain_that_always_moves_is_given_up() -> None:
+    with listening_hub(get_running_info=at_heights(range(1000))) as (chain, heard):
+        with pytest.raises(NodeBehind):
+            chain.view(Query())
+        assert len(heard) == 2 * 5
+        assert {name for name, _ in heard} == {"get_running_info"}
+
+
+def test_the_last_attempt_counts() -> None:
+    with listening_hub(get_running_info=at_heights([1, 2, 3, 4, 5, 6, 7, 8, 9, 9])) as (chain, _):
+        assert chain.view(Query()).height == 9
+
+
+def test_a_hub_is_asked_about_a_hundred_coins_at_a_time() -> None:
+    coins = [Outpoint(OLD_ID, number) for number in range(101)]
+
+    def told_of(utxos: list[str]) -> dict[str, bool]:
+        return {utxo: utxo.endswith((":0", ":100")) for utxo in utxos}
+
+    with listening_hub(utxos_with_balances=told_of) as (chain, heard):
+        assert chain.attached(coins) == {coins[0], coins[100]}
+        assert [params["utxos"] for _, params in heard] == [[str(coin) for coin in coins[:100]], [str(coins[100])]]
+    for lie in ({}, {str(coins[0]): None}, {str(coins[0]): 1}, {str(coins[0]): "false"}, [str(coins[0])]):
+        with listening_hub(utxos_with_balances=lambda utxos, lie=lie: lie) as (chain, _), pytest.raises(BadAnswer):
+            chain.attached(coins[:1])
+
+
+def test_what_a_hub_says_of_assets() -> None:
+    rows: list[Any] = []
+    with listening_hub(get_asset_info=lambda assets: rows) as (chain, heard):
+        assert (chain.asset("BTC"), chain.asset("XCP")) == (Asset("BTC", 0, True), Asset("XCP", 1, True))
+        assert not heard
+        with pytest.raises(UnknownAsset):
+            chain.asset("TEST")
+        rows.append(told("TEST", 337135))
+        assert chain.asset("TEST") == Asset("TEST", 337135, True)
+        assert heard[-1] == ("get_asset_info", {"assets": ["TEST"]})
+    with listening_hub(get_asset_info=lambda assets: {}) as (chain, _), pytest.raises(BadAnswer):
+        chain.asset("TEST")
+
+
+def test_a_hub_is_handed_the_transaction() -> None:
+    with listening_hub(sendrawtransaction=lambda tx_hex: "anything") as (chain, heard):
+        assert chain.broadcast(NEW_RAW) == NEW_ID
+        assert heard == [("sendrawtransaction", {"tx_hex": NEW_RAW.hex()})]
+        with pytest.raises(BroadcastRefused):
+            chain.broadcast(NEW_RAW[:-1])
+        assert len(heard) == 1
+
+
+def test_what_is_asked_of_a_hub_that_is_busy_is_asked_again() -> None:
+    coin, batch = Outpoint(OLD_ID, 0), [{"result": HUB["get_running_info"], "id": number} for number in (0, 1)]
+    cases: list[tuple[Callable[[HubChain], Any], Any, Any]] = [
+        (lambda chain: chain.view(Query()).height, batch, TIP),
+        (lambda chain: chain.asset("TEST").number, {"result": [told("TEST", 337135)]}, 337135),
+        (lambda chain: chain.attached([coin]), {"result": {str(coin): True}}, {coin}),
+        (lambda chain: chain.broadcast(NEW_RAW), {"result": "anything"}, NEW_ID),
+    ]
+    for ask, reply, expected in cases:
+        with talking(busy_once(reply)) as (url, heard):
+            assert ask(HubChain(RpcClient(url), TESTNET)) == expected
+            assert len(heard) == 2

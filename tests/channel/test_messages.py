@@ -1,0 +1,421 @@
+"""Each member of a message, of terms and of a value, broken alone, is refused by its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from channel_support import (
+    hashed,
+    secret,
+)
+
+from picopayments_cli.channel.duplex import Half
+from picopayments_cli.channel.messages import (
+    ConnectReply,
+    ConnectRequest,
+    DepositMessage,
+    Payment,
+    Receipt,
+    Refusal,
+    SyncReply,
+    SyncRequest,
+    close_reply,
+    close_request,
+    spend_secret_in,
+    standing_in,
+)
+from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.state import Offer
+from picopayments_cli.channel.terms import Terms, check_delay
+from picopayments_cli.channel.values import (
+    Handle,
+    Outpoint,
+    Quantity,
+    Token,
+    check_quantity,
+    check_secret,
+    from_hex,
+)
+from picopayments_cli.errors import (
+    BadReply,
+    BadRequest,
+    BadSecret,
+    BadTerms,
+    DepositRefused,
+    InvalidHex,
+    InvalidQuantity,
+    InvalidTime,
+    PicopaymentsError,
+    SecretLikeSignature,
+)
+
+# Values -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", ["", "ab", "00ff"])
+def test_hex(value: str) -> None:
+    assert from_hex(value, "thing").hex() == value
+
+
+NO_HEX: list[Any] = ["a", "AB", "aB", "0x00", " ab", "ab ", "gg", "\uff10\uff10", b"ab", None, 5, ["ab"], {}]
+
+
+@pytest.mark.parametrize("value", NO_HEX)
+def test_what_is_no_lower_case_hex(value: Any) -> None:
+    with pytest.raises(InvalidHex):
+        from_hex(value, "thing")
+
+
+def test_hex_of_another_size() -> None:
+    for value in ("", "ab", "abab" * 2):
+        with pytest.raises(InvalidHex):
+            from_hex(value, "thing", 2)
+    with pytest.raises(InvalidHex):
+        Outpoint.parse("ab:1")
+    assert Outpoint.parse(f"{'ab' * 32}:{2**32 - 1}").vout == 2**32 - 1
+    for end in ("", "x", "-1", "1.0", "\u00b2", str(2**32), "9" * 5000, "1:1"):
+        with pytest.raises(InvalidHex):
+            Outpoint.parse(f"{'ab' * 32}:{end}")
+    assert str(Outpoint.parse(f"{'ab' * 31}cd:7")) == f"{'ab' * 31}cd:7"
+    assert Outpoint.parse(f"{'ab' * 31}cd:7").txid == b"\xcd" + b"\xab" * 31
+
+
+@pytest.mark.parametrize("value", [0, -1, 2**63, True, 1.0, "1", None, [1], float("nan")])
+def test_what_is_no_quantity(value: Any) -> None:
+    with pytest.raises(InvalidQuantity):
+        check_quantity(value)
+
+
+def test_quantities() -> None:
+    assert [check_quantity(value) for value in (1, 2**63 - 1)] == [1, 2**63 - 1]
+
+
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_a_secret_of_another_size(size: int) -> None:
+    with pytest.raises(BadSecret):
+        check_secret(bytes(size))
+
+
+def test_a_secret_that_begins_like_a_signature() -> None:
+    with pytest.raises(SecretLikeSignature):
+        check_secret(b"\x30\x1d\x02" + bytes(29))
+    for start in (b"\x30\x1e\x02", b"\x31\x1d\x02", b"\x30\x1d\x03"):
+        assert check_secret(start + bytes(29)) == start + bytes(29)
+
+
+# Messages -----------------------------------------------------------------------------------------------------------
+
+HANDLE, OTHER_HANDLE = Handle(b"\xaa" * 32), Handle(b"\xbb" * 32)
+HALF = Half((secret("one"), secret("two")), Offer(b"\x01\x02", b"\x03"))
+TERMS = {
+    "deposit_max": 0,
+    "deposit_min": 10,
+    "deposit_ratio": 1.5,
+    "expire_max": 0,
+    "expire_min": 144,
+    "sync_fee": 1,
+    "fee_rate": 5,
+}
+CONNECT_REQUEST = ConnectRequest("XCP", hashed("one"))
+CONNECT_REPLY = ConnectReply(HANDLE, hashed("one"), TERMS)
+DEPOSIT_MESSAGE = DepositMessage(b"\x01\x02", hashed("one"), Quantity(7), 2)
+SYNC_REQUEST = SyncRequest(
+    HANDLE,
+    HALF,
+    (Payment(OTHER_HANDLE, Quantity(5), Token(b"t")), Payment(None, Quantity(6), Token(b"u" * 256))),
+    hashed("three"),
+)
+SYNC_REPLY = SyncReply(
+    HALF,
+    (Receipt(OTHER_HANDLE, Quantity(5), Token(b"t")),),
+    hashed("three"),
+    (Refusal(Token(b"u"), "PaymentExceedsReceivable"),),
+)
+
+
+def parse_deposit_request(body: Any) -> DepositMessage:
+    return DepositMessage.parse(body, BadRequest)
+
+
+def parse_close(body: Any) -> bytes | None:
+    return spend_secret_in(body, BadReply)
+
+
+ROUNDS: list[tuple[Any, Callable[[Any], Any], type[PicopaymentsError]]] = [
+    (CONNECT_REQUEST, ConnectRequest.parse, BadRequest),
+    (CONNECT_REPLY, ConnectReply.parse, BadReply),
+    (DEPOSIT_MESSAGE, parse_deposit_request, BadRequest),
+    (SYNC_REQUEST, SyncRequest.parse, BadRequest),
+    (SyncRequest(HANDLE, Half(), (), hashed("three")), SyncRequest.parse, BadRequest),
+    (SYNC_REPLY, SyncReply.parse, BadReply),
+    (SyncReply(Half((), None), (), hashed("three")), SyncReply.parse, BadReply),
+]
+
+
+@pytest.mark.parametrize(("value", "parse", "error"), ROUNDS)
+def test_messages_come_out_as_they_went_in(
+    value: Any, parse: Callable[[Any], Any], error: type[PicopaymentsError]
+) -> None:
+    body = json.loads(json.dumps(value.as_json()))
+    assert parse(body) == value
+    assert parse({**body, "of another program": [1]}) == value
+    for broken in (None, [], "", 5, [body]):
+        with pytest.raises(error):
+            parse(broken)
+
+
+def test_a_deposit_request_names_asset_and_handle() -> None:
+    body = DEPOSIT_MESSAGE.as_json("XCP", HANDLE)
+    assert (body["asset"], body["handle"]) == ("XCP", HANDLE.hex())
+    assert "handle" not in DEPOSIT_MESSAGE.as_json()
+
+
+def test_an_original_hubs_reply_without_refusals_is_one() -> None:
+    body = SYNC_REPLY.as_json()
+    del body["refused"]
+    assert SyncReply.parse(body).refused == ()
+
+
+def test_how_the_clients_deposit_stands_at_a_close() -> None:
+    said = SyncRequest.parse(SYNC_REQUEST.as_json()).half
+    assert said.revokes
+    assert said.offer
+    body = close_request(HANDLE, None, said)
+    reply = close_reply(None, said)
+    assert standing_in(body, BadRequest) == standing_in(reply, BadReply) == said
+    assert (parse_close(reply), parse_close(close_reply(secret("one"), said))) == (None, secret("one"))
+    assert standing_in(close_request(HANDLE, None, Half()), BadRequest) == Half()
+    assert standing_in(close_request(HANDLE, None), BadRequest) is None  # the original client's
+    for name, wrong in (("revokes", "ab"), ("revokes", ["zz"]), ("commit", {"rawtx": "ab"}), ("commit", "ab")):
+        with pytest.raises(BadRequest):
+            standing_in({**body, name: wrong}, BadRequest)
+    with pytest.raises(BadReply):
+        standing_in({"commit": None}, BadReply)
+
+
+def test_the_spend_secret_of_a_close() -> None:
+    assert parse_close(close_request(HANDLE, secret("one"))) == secret("one")
+    assert parse_close(close_request(HANDLE, None)) is None
+    assert close_request(HANDLE, None)["handle"] == HANDLE.hex()
+
+
+NOT_HEX: list[Any] = [None, 5, True, 1.5, [], {}, "AB", "abc", "zz"]
+NOT_HASH = [*NOT_HEX, "", "ab" * 19, "ab" * 21]
+NOT_HANDLE = [*NOT_HEX, "", "ab" * 31, "ab" * 33]
+NOT_QUANTITY: list[Any] = [None, True, 1.0, "1", 0, -1, 2**63, [], {}]
+NOT_NUMBER: list[Any] = [None, True, 1.0, "1", [], {}]
+NOT_LIST: list[Any] = [None, True, 1, "ab", {}]
+MISSING = object()
+SEND = SYNC_REQUEST.as_json()["sends"][0]
+RECEIVE = SYNC_REPLY.as_json()["receive"][0]
+OFFERED = SYNC_REPLY.as_json()["commit"]
+NO_TOKEN = [*NOT_HEX, "ab" * 257]
+
+
+def items(item: dict[str, Any], wrong: dict[str, list[Any]]) -> list[Any]:
+    """Lists whose one item has a member too few, too many, or of a wrong type."""
+    short = [{name: value for name, value in item.items() if name != gone} for gone in item]
+    typed = [{**item, name: value} for name, values in wrong.items() for value in values]
+    broken: list[Any] = [*short, {**item, "more": 1}, *typed, None, "ab", []]
+    return [[bad] for bad in broken]
+
+
+NO_HALF: dict[str, list[Any]] = {
+    "revokes": [*NOT_LIST, *[[value] for value in NOT_HEX]],
+    "commit": [
+        *[5, True, "ab", []],
+        {"rawtx": "01"},
+        {"script": "01"},
+        {},
+        {**OFFERED, "more": 1},
+        *[{**OFFERED, name: value} for name in ("rawtx", "script") for value in NOT_HEX],
+    ],
+}
+WRONG: list[tuple[Any, Callable[[Any], Any], type[PicopaymentsError], dict[str, list[Any]]]] = [
+    (
+        CONNECT_REQUEST,
+        ConnectRequest.parse,
+        BadRequest,
+        {"asset": [None, 5, True, "", "A" * 251, []], "spend_secret_hash": NOT_HASH},
+    ),
+    (
+        CONNECT_REPLY,
+        ConnectReply.parse,
+        BadReply,
+        {"handle": NOT_HANDLE, "spend_secret_hash": NOT_HASH, "channel_terms": []},
+    ),
+    (
+        DEPOSIT_MESSAGE,
+        parse_deposit_request,
+        BadRequest,
+        {
+            "deposit_script": NOT_HEX,
+            "next_revoke_secret_hash": NOT_HASH,
+            "quantity": NOT_QUANTITY,
+            "delay_time": NOT_NUMBER,
+        },
+    ),
+    (
+        SYNC_REQUEST,
+        SyncRequest.parse,
+        BadRequest,
+        {
+            "handle": NOT_HANDLE,
+            "next_revoke_secret_hash": NOT_HASH,
+            "sends": [
+                *NOT_LIST,
+                *items(SEND, {"payee_handle": NOT_HANDLE[1:], "amount": NOT_QUANTITY, "token": NO_TOKEN}),
+            ],
+            **NO_HALF,
+        },
+    ),
+    (
+        SYNC_REPLY,
+        SyncReply.parse,
+        BadReply,
+        {
+            "next_revoke_secret_hash": NOT_HASH,
+            "receive": [
+                *NOT_LIST,
+                *items(RECEIVE, {"payer_handle": NOT_HANDLE, "amount": NOT_QUANTITY, "token": NO_TOKEN}),
+            ],
+            **NO_HALF,
+        },
+    ),
+]
+
+
+def broken_bodies() -> list[Any]:
+    """Every member of every message, missing and of each wrong type."""
+    return [
+        pytest.param(value.as_json(), parse, error, member, bad, id=f"{type(value).__name__}-{member}-{number}")
+        for value, parse, error, wrong in WRONG
+        for member, values in wrong.items()
+        for number, bad in enumerate([MISSING, *values])
+    ]
+
+
+@pytest.mark.parametrize(("body", "parse", "error", "member", "bad"), broken_bodies())
+def test_a_member_missing_or_of_a_wrong_type(
+    body: dict[str, Any], parse: Callable[[Any], Any], error: type[PicopaymentsError], member: str, bad: Any
+) -> None:
+    changed_body = {name: value for name, value in body.items() if name != member}
+    if bad is not MISSING:
+        changed_body[member] = bad
+    with pytest.raises(error) as caught:
+        parse(changed_body)
+    assert type(caught.value) is error
+    assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        None,
+        {},
+        "ab",
+        [None],
+        [{"token": "ab"}],
+        [{"name": "A"}],
+        [{"token": "ab", "name": "A", "more": 1}],
+        [{"token": "AB", "name": "A"}],
+        [{"token": "ab", "name": None}],
+        [{"token": "ab", "name": ""}],
+        [{"token": "ab", "name": "a b"}],
+        [{"token": "ab", "name": "A" * 65}],
+    ],
+)
+def test_refusals_of_another_shape(refused: Any) -> None:
+    with pytest.raises(BadReply):
+        SyncReply.parse({**SYNC_REPLY.as_json(), "refused": refused})
+
+
+@pytest.mark.parametrize("bad", [{}, *({"spend_secret": value} for value in NOT_HEX[1:]), None, []])
+def test_a_close_without_a_usable_secret(bad: Any) -> None:
+    with pytest.raises(BadReply):
+        parse_close(bad)
+
+
+# Terms --------------------------------------------------------------------------------------------------------------
+
+
+def test_terms_come_out_as_they_went_in() -> None:
+    assert Terms.parse(TERMS).as_json() == TERMS
+    assert Terms.parse({**TERMS, "more": 1, "deposit_ratio": 1}).deposit_ratio == 1.0
+
+
+@pytest.mark.parametrize("body", [None, [], "terms", 5])
+def test_terms_that_are_no_object(body: Any) -> None:
+    with pytest.raises(BadTerms):
+        Terms.parse(body)
+
+
+@pytest.mark.parametrize("member", TERMS)
+def test_terms_with_a_member_missing_or_of_a_wrong_type(member: str) -> None:
+    with pytest.raises(BadTerms):
+        Terms.parse({name: value for name, value in TERMS.items() if name != member})
+    wrong: list[Any] = [None, True, "1", -1, [], float("nan"), float("inf")]
+    for value in wrong if member == "deposit_ratio" else [*wrong, 1.0, 2**63]:
+        with pytest.raises(BadTerms):
+            Terms.parse({**TERMS, member: value})
+
+
+@pytest.mark.parametrize("change", [{"sync_fee": 0}, {"fee_rate": 0}, {"fee_rate": 101}, {"deposit_ratio": 1_000_001}])
+def test_terms_that_no_honest_hub_offers(change: dict[str, Any]) -> None:
+    with pytest.raises(BadTerms):
+        Terms.parse({**TERMS, **change})
+
+
+def terms(**changes: Any) -> Terms:
+    return Terms.parse({**TERMS, **changes})
+
+
+def test_deposits_outside_the_terms() -> None:
+    regtest, mainnet = NETWORKS["regtest"], NETWORKS["mainnet"]
+    terms().check_deposit(10, 144, mainnet)
+    terms().check_deposit(2**63 - 1, 65535, mainnet)
+    terms(deposit_max=20).check_deposit(20, 144, mainnet)
+    terms(expire_min=12).check_deposit(10, 12, regtest)
+    for offered, quantity in ((terms(), 9), (terms(deposit_max=20), 21)):
+        with pytest.raises(DepositRefused) as refused:
+            offered.check_deposit(quantity, 144, mainnet)
+        assert refused.value.data["quantity"] == quantity
+    for offered, expire, network in (
+        (terms(), 143, mainnet),
+        (terms(expire_min=12), 143, mainnet),
+        (terms(expire_min=12), 11, regtest),
+        (terms(expire_min=0), 11, regtest),
+        (terms(expire_max=200), 201, mainnet),
+        (terms(), 65536, mainnet),
+        (terms(expire_max=70000), 65536, mainnet),
+    ):
+        with pytest.raises(InvalidTime):
+            offered.check_deposit(10, expire, network)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "quantity", "matched"),
+    [
+        (1.0, 7, 7),
+        (1.5, 7, 10),
+        (0.1, 30, 3),
+        (0.3, 10, 3),
+        (0.0, 10, 0),
+        (1e-05, 100_000, 1),
+        (1.0, 2**63 - 1, 2**63 - 1),
+        (0.9999999999999999, 10**17 + 1, 99999999999999990),
+    ],
+)
+def test_the_hubs_deposit_is_rounded_down(ratio: float, quantity: int, matched: int) -> None:
+    assert terms(deposit_ratio=ratio).matching_deposit(quantity) == matched
+
+
+def test_delays_that_no_commit_may_have() -> None:
+    for delay in (1, 2, 2016):
+        check_delay(delay)
+    for delay in (0, -1, 2017, 65535):
+        with pytest.raises(InvalidTime):
+            check_delay(delay)

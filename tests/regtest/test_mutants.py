@@ -1,0 +1,559 @@
+"""Borders of what is believed of one's own nodes: the last value that counts, and the first that is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import pytest
+from chain.test_answers import (
+    ADDRESS,
+    NEW_ID,
+    NEW_RAW,
+    NODE,
+    OLD_ID,
+    OLD_RAW,
+    OLD_STATUS,
+    QUERY,
+    RAWS,
+    TESTNET,
+    TIP,
+    changed,
+    node,
+    shown,
+    transaction,
+)
+from servers import busy_once, in_turn, saying, serving, talking
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Mount, Route
+
+from picopayments_cli.chain import Asset, Query, View
+from picopayments_cli.chain import node as node_module
+from picopayments_cli.chain.bitcoin import BitcoinNode
+from picopayments_cli.chain.node import MEMPOOL_PAGE, PAGE, NodeChain
+from picopayments_cli.channel.networks import NETWORKS, address_of_script
+from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
+from picopayments_cli.errors import (
+    BadAnswer,
+    BadPreviousTransaction,
+    BroadcastRefused,
+    InvalidAddress,
+    NodeBehind,
+    NodeRefused,
+    NodeUnreachable,
+    UnknownAsset,
+    UnknownTransaction,
+    WrongNetwork,
+)
+from picopayments_cli.web import JsonRpcEndpoint
+
+COINS_OF_ALL = 21_000_000 * 10**8
+OTHER = str(address_of_script(TESTNET, b"\xa9\x14" + bytes(19) + b"\1\x87"))
+UTXOS, HISTORY = "bitcoin/addresses/utxos", f"bitcoin/addresses/{ADDRESS}/transactions"
+WAITING = {"confirmed": False}
+Place = tuple[Any, ...]
+
+# A Counterparty node ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def told_by_node() -> Iterator[Callable[[Place, Any], View]]:
+    """A node's view with another value at a place."""
+    answers = dict(NODE)
+    with node(answers, RAWS, patience=0) as chain:
+
+        def view(place: Place, to: Any) -> View:
+            answers.update(changed(NODE, place, to))
+            return chain.view(QUERY)
+
+        yield view
+        answers.update(NODE)
+
+
+BALANCE = ("addresses/balances", 0, "addresses", 0)
+NODE_BORDERS: list[tuple[Place, Any, Callable[[View], Any], Any]] = [
+    (("", "counterparty_height"), TIP + 1, lambda view: view.height, TIP),
+    ((UTXOS, 0, "vout"), 2**32 - 1, lambda view: view.coins[ADDRESS][0].outpoint.vout, 2**32 - 1),
+    ((UTXOS, 0, "value"), 0, lambda view: view.coins[ADDRESS][0].value, 0),
+    ((UTXOS, 0, "value"), COINS_OF_ALL, lambda view: view.coins[ADDRESS][0].value, COINS_OF_ALL),
+    ((UTXOS, 0, "status"), WAITING, lambda view: view.balances[ADDRESS]["BTC"], 0),
+    ((UTXOS, 0, "status", "block_height"), 0, lambda view: view.coins[ADDRESS][0].height, 0),
+    ((*BALANCE, "quantity"), 0, lambda view: view.balances[ADDRESS]["XCP"], 0),
+    ((*BALANCE, "quantity"), MAX_QUANTITY, lambda view: view.balances[ADDRESS]["XCP"], MAX_QUANTITY),
+    ((*BALANCE, "address"), OTHER, lambda view: view.balances[ADDRESS], {"BTC": 123_456_789}),
+    ((*BALANCE, "utxo"), f"{shown(OLD_ID)}:0", lambda view: view.balances[ADDRESS], {"BTC": 123_456_789}),
+    (("bitcoin/estimatesmartfee",), 0, lambda view: view.fee_rate, 1),
+    (("bitcoin/estimatesmartfee",), 1024, lambda view: view.fee_rate, 1),
+    (("bitcoin/estimatesmartfee",), 1025, lambda view: view.fee_rate, 2),
+    (("bitcoin/estimatesmartfee",), 2000, lambda view: view.fee_rate, 2),
+    (("bitcoin/estimatesmartfee",), 2001, lambda view: view.fee_rate, 3),
+]
+
+
+@pytest.mark.parametrize(("place", "to", "seen", "expected"), NODE_BORDERS)
+def test_what_a_node_may_say(
+    told_by_node: Callable[[Place, Any], View], place: Place, to: Any, seen: Callable[[View], Any], expected: Any
+) -> None:
+    assert seen(told_by_node(place, to)) == expected
+    told_by_node((), NODE)
+
+
+NODE_LIES: list[tuple[Place, list[Any]]] = [
+    (("",), [[], None, "x"]),
+    (("", "network"), [None, 5]),
+    (("", "backend_height"), [-1, MAX_QUANTITY + 1, True, None, "200", 200.0]),
+    (("", "counterparty_height"), [-1, MAX_QUANTITY + 1, True, None, "200", 200.0]),
+    ((UTXOS,), [{}, None, "x", [7]]),
+    ((UTXOS, 0, "address"), [OTHER, None, 5]),
+    ((UTXOS, 0, "txid"), ["", "00", None]),
+    ((UTXOS, 0, "vout"), [-1, 2**32, True, None]),
+    ((UTXOS, 0, "value"), [-1, COINS_OF_ALL + 1, True, None, "5", 5.0]),
+    ((UTXOS, 0, "status"), [None, [], True]),
+    ((UTXOS, 0, "status", "confirmed"), [None, 1, "yes"]),
+    ((UTXOS, 0, "status", "block_height"), [-1, None, True, "195"]),
+    ((HISTORY,), [{}, None, [7]]),
+    ((HISTORY, 0, "txid"), ["", None, 5]),
+    ((HISTORY, 1, "status"), [None, {"confirmed": True}, {"confirmed": 1, "block_height": 195}]),
+    (("addresses/balances",), [{}, None, [7]]),
+    (("addresses/balances", 0, "asset"), [None, 5]),
+    (("addresses/balances", 0, "addresses"), [None, {}, [7]]),
+    ((*BALANCE, "quantity"), [-1, MAX_QUANTITY + 1, True, None]),
+    ((*BALANCE, "address"), [5, []]),
+    ((*BALANCE, "utxo"), [5, []]),
+    (("bitcoin/estimatesmartfee",), [-1, True, None, 2500.0, "2500", {}]),
+]
+
+
+@pytest.mark.parametrize(("place", "lie"), [(place, lie) for place, lies in NODE_LIES for lie in lies])
+def test_what_a_node_may_not_say(told_by_node: Callable[[Place, Any], View], place: Place, lie: Any) -> None:
+    with pytest.raises(BadAnswer):
+        told_by_node(place, lie)
+    told_by_node((), NODE)
+
+
+def test_a_node_of_another_network() -> None:
+    for network, name in (("testnet", "testnet"), ("testnet", "mainnet"), ("mainnet", "testnet3"), ("regtest", "x")):
+        with node(changed(NODE, ("", "network"), name), RAWS) as chain, pytest.raises(WrongNetwork):
+            NodeChain(chain._rest.url, NETWORKS[network]).view(Query())
+
+
+@contextlib.contextmanager
+def listening_node(
+    replies: Mapping[str, Any], raws: Callable[..., Any] = lambda txhash_list: {}
+) -> Iterator[tuple[NodeChain, list[tuple[str, dict[str, str]]]]]:
+    """A node that answers as NODE does, or whole replies as it is told (a list: one after the other); what it heard."""
+    heard: list[tuple[str, dict[str, str]]] = []
+    following = {path: iter(reply) for path, reply in replies.items() if isinstance(reply, list)}
+
+    async def answer(request: Request) -> JSONResponse:
+        path = request.path_params["path"].strip("/")
+        heard.append((path, {**request.query_params, **dict(parse_qsl((await request.body()).decode()))}))
+        reply = next(following[path]) if path in following else replies.get(path, {"result": NODE.get(path)})
+        return JSONResponse(reply, reply.get("status", 200))
+
+    def batch(txhash_list: list[str]) -> Any:
+        heard.append(("batch", {"txhash_list": " ".join(txhash_list)}))
+        return raws(txhash_list)
+
+    routes = [
+        Route("/v2/{path:path}", answer, methods=["GET", "POST"]),
+        Mount("/v1/", JsonRpcEndpoint({"getrawtransaction_batch": batch})),
+    ]
+    with serving(Starlette(routes=routes)) as url:
+        yield NodeChain(url, TESTNET, patience=0), heard
+
+
+def test_what_a_node_is_asked() -> None:
+    with listening_node({"addresses/balances": {"result": []}, UTXOS: {"result": []}}) as (chain, heard):
+        chain.view(Query(coins=[ADDRESS], balances=[OTHER]))
+    nonces = [params.pop("verbose") for _, params in heard]
+    assert len(set(nonces)) == len(heard), "the node's cache answers a URL that was asked before"
+    assert sorted(heard, key=str) == sorted(
+        [
+            ("", {}),
+            ("", {}),
+            ("addresses/balances", {"addresses": OTHER, "type": "address", "limit": "1000"}),
+            ("bitcoin/estimatesmartfee", {"conf_target": "3"}),
+            (UTXOS, {"addresses": f"{ADDRESS},{OTHER}", "unconfirmed": "true"}),
+        ],
+        key=str,
+    )
+    with listening_node({HISTORY: {"result": []}}) as (chain, heard):
+        assert chain.view(Query(history=[ADDRESS])).history == {ADDRESS: ()}
+        assert (HISTORY, "true") in [(path, params.get("unconfirmed")) for path, params in heard]
+        with pytest.raises(InvalidAddress):
+            chain.view(Query(history=["../../v2"]))
+
+
+def test_a_node_is_asked_in_parts() -> None:
+    addresses = [str(address_of_script(TESTNET, b"\xa9\x14" + bytes(19) + bytes([n]) + b"\x87")) for n in range(51)]
+    txids = [OLD_ID, *(bytes([number]) + bytes(31) for number in range(99)), NEW_ID]
+
+    def batch(txhash_list: list[str]) -> dict[str, str]:
+        return {txid: RAWS[txid] for txid in txhash_list if txid in RAWS}
+
+    with listening_node({"addresses/balances": {"result": []}, UTXOS: {"result": []}}, batch) as (chain, heard):
+        view = chain.view(Query(coins=addresses, balances=addresses, transactions=[*txids, txids[0]]))
+    assert view.balances == {address: {"BTC": 0} for address in addresses}
+    assert view.transactions == {OLD_ID: OLD_RAW, NEW_ID: NEW_RAW}
+    for path in (UTXOS, "addresses/balances"):
+        parts = [params["addresses"].split(",") for at, params in heard if at == path]
+        assert parts == [addresses[:50], addresses[50:]]
+    batches = [params["txhash_list"].split() for at, params in heard if at == "batch"]
+    assert batches == [[shown(txid) for txid in txids[:100]], [shown(txids[100])]]
+    coins = [Outpoint(OLD_ID, number) for number in range(51)]
+    told = {"result": {str(coin): coin.vout in (0, 50) for coin in coins}}
+    with listening_node({"utxos/withbalances": told}) as (chain, heard):
+        assert chain.attached(coins) == {coins[0], coins[50]}
+        parts = [params["utxos"].split(",") for _, params in heard]
+        assert parts == [[str(coin) for coin in coins[:50]], [str(coins[50])]]
+
+
+def test_holdings_of_one_asset_add_up() -> None:
+    rows = [NODE["addresses/balances"][0]] * 2
+    with node(changed(NODE, ("addresses/balances",), rows), RAWS) as chain:
+        assert chain.view(Query(balances=[ADDRESS])).balances[ADDRESS]["XCP"] == 14
+
+
+def pages(cursors: Iterable[Any]) -> list[dict[str, Any]]:
+    """Pages of balances, each with the same holding and the next one's cursor."""
+    return [{"result": NODE["addresses/balances"], "next_cursor": cursor} for cursor in cursors]
+
+
+def test_all_pages_are_read() -> None:
+    with listening_node({"addresses/balances": pages([7, "x", None])}) as (chain, heard):
+        assert chain.view(Query(balances=[ADDRESS])).balances[ADDRESS]["XCP"] == 21
+        asked = [params.get("cursor") for path, params in heard if path == "addresses/balances"]
+        assert asked == [None, "7", "x"]
+
+
+@pytest.mark.parametrize("cursors", [[7, 7, None], [1, 2, 1, None], [[7], None], [{}, None], [1.5, None]])
+def test_pages_that_lead_nowhere(cursors: list[Any]) -> None:
+    with listening_node({"addresses/balances": pages(cursors)}) as (chain, _), pytest.raises(BadAnswer):
+        chain.view(Query(balances=[ADDRESS]))
+
+
+def test_pages_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_module, "_PAGES", 5)
+    with listening_node({"addresses/balances": pages([*range(5), None])}) as (chain, _):
+        assert chain.view(Query(balances=[ADDRESS])).balances[ADDRESS]["XCP"] == 6 * 7
+    with listening_node({"addresses/balances": pages(range(1000))}) as (chain, heard):
+        with pytest.raises(BadAnswer, match="without end"):
+            chain.view(Query(balances=[ADDRESS]))
+        assert [path for path, _ in heard].count("addresses/balances") == 6
+
+
+@pytest.mark.parametrize("path", ["", UTXOS, HISTORY, "addresses/balances", "bitcoin/estimatesmartfee"])
+def test_an_answer_without_a_result(path: str) -> None:
+    with listening_node({path: {"results": []}}) as (chain, _), pytest.raises(BadAnswer):
+        chain.view(QUERY)
+
+
+def refusal(status: int) -> dict[str, Any]:
+    return {"error": "Not now", "status": status}
+
+
+def test_what_a_refusal_means() -> None:
+    fees, asset = "bitcoin/estimatesmartfee", "assets/TEST%2Fx"
+    with listening_node({fees: refusal(404)}) as (chain, _):
+        assert chain.view(Query()).fee_rate == 1
+    with listening_node({fees: refusal(400)}) as (chain, _), pytest.raises(NodeRefused):
+        chain.view(Query())
+    with listening_node({fees: refusal(500)}) as (chain, _), pytest.raises(NodeUnreachable):
+        chain.view(Query())
+    for status in (400, 404):
+        with listening_node({asset.replace("%2F", "/"): refusal(status)}) as (chain, _), pytest.raises(UnknownAsset):
+            chain.asset("TEST/x")
+    with listening_node({"assets/TEST": refusal(405)}) as (chain, _), pytest.raises(NodeRefused):
+        chain.asset("TEST")
+
+
+def test_a_chain_that_always_moves_is_given_up() -> None:
+    def states(heights: Iterable[int]) -> list[dict[str, Any]]:
+        return [{"result": {**NODE[""], "backend_height": at, "counterparty_height": at}} for at in heights]
+
+    with listening_node({"": states(range(100))}) as (chain, heard):
+        with pytest.raises(NodeBehind):
+            chain.view(Query())
+        assert [path for path, _ in heard].count("") == 2 * 5
+    with listening_node({"": states([1, 2, 3, 4, 5, 6, 7, 8, 9, 9])}) as (chain, _):
+        assert chain.view(Query()).height == 9
+
+
+def test_a_transaction_that_is_listed_and_not_there_is_asked_for_again() -> None:
+    turns = iter([{}, RAWS])
+    with listening_node({}, lambda txhash_list: next(turns)) as (chain, heard):
+        assert len(chain.view(Query(history=[ADDRESS])).history[ADDRESS]) == 2
+        assert [path for path, _ in heard].count(HISTORY) == 2
+    with listening_node({}) as (chain, heard):
+        with pytest.raises(NodeBehind):
+            chain.view(Query(history=[ADDRESS]))
+        assert [path for path, _ in heard].count(HISTORY) == 5
+
+
+@pytest.mark.parametrize("answer", [[], None, "x", {shown(OLD_ID): 5}, {shown(OLD_ID): "zz"}, {shown(OLD_ID): [1]}])
+def test_a_batch_that_is_none(answer: Any) -> None:
+    with listening_node({}, lambda txhash_list: answer) as (chain, _), pytest.raises(BadAnswer):
+        chain.view(Query(transactions=[OLD_ID]))
+
+
+def listed(confirmed: int, waiting: int) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """That many transactions as a history, and their bytes."""
+    many = [transaction(1000 + number) for number in range(confirmed + waiting)]
+    raws = {shown(tx.GetTxid()): tx.serialize().hex() for tx in many}
+    states = [OLD_STATUS] * confirmed + [WAITING] * waiting
+    return [{"txid": txid, "status": state} for txid, state in zip(raws, states, strict=True)], raws | RAWS
+
+
+def test_the_limits_of_a_nodes_lists() -> None:
+    assert (PAGE, MEMPOOL_PAGE) == (25, 50)  # Esplora's
+    assert (node_module._LIMIT, node_module._PAGES) == (1000, 1000)
+
+
+@pytest.mark.parametrize(
+    ("confirmed", "waiting", "count", "complete"),
+    [
+        (PAGE - 1, MEMPOOL_PAGE - 1, None, True),
+        (PAGE, 0, None, False),
+        (PAGE + 1, 0, None, False),
+        (0, MEMPOOL_PAGE, None, False),
+        (PAGE, MEMPOOL_PAGE, PAGE + MEMPOOL_PAGE, True),
+        (PAGE, 0, PAGE + 1, False),
+        (1, 0, 2, True),  # a count of something else
+    ],
+)
+def test_whether_a_history_is_whole(confirmed: int, waiting: int, count: int | None, complete: bool) -> None:
+    items, raws = listed(confirmed, waiting)
+    with listening_node({HISTORY: {"result": items, "result_count": count}}, lambda txhash_list: raws) as (chain, _):
+        view = chain.view(Query(history=[ADDRESS]))
+    assert view.truncated == (set() if complete else {ADDRESS})
+    assert len(view.history[ADDRESS]) == confirmed + waiting + (0 if complete else 2)
+
+
+def test_a_broadcast() -> None:
+    path, txid = "bitcoin/transactions", shown(NEW_ID)
+    with listening_node({path: {"result": txid}}) as (chain, heard):
+        assert chain.broadcast(NEW_RAW) == NEW_ID
+        ((_, form),) = heard
+        assert form["signedhex"] == NEW_RAW.hex()
+        with pytest.raises(BroadcastRefused):
+            chain.broadcast(NEW_RAW[:-1])
+    with listening_node({path: refusal(400)}) as (chain, _), pytest.raises(BroadcastRefused) as refused:
+        chain.broadcast(NEW_RAW)
+    assert refused.value.data == {"txid": txid, "reason": "Not now"}
+    with (
+        listening_node({path: refusal(400)}, lambda txhash_list: {txid: OLD_RAW.hex()}) as (chain, _),
+        pytest.raises(BadPreviousTransaction),
+    ):
+        chain.broadcast(NEW_RAW)
+
+
+def test_a_cookie_of_any_bytes(tmp_path: Path) -> None:
+    cookie = tmp_path / ".cookie"
+    cookie.write_bytes(b"user:\xff\xe2\x82\xac\n")
+    with talking(saying({"result": "00" * 32, "error": None, "id": 0})) as (url, heard):
+        assert BitcoinNode(url, cookie=cookie).best_block() == bytes(32)
+    assert b"Authorization: Basic " + b64encode(b"user:\xff\xe2\x82\xac") in heard[0]
+
+
+# A Bitcoin node -----------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def bitcoin(reply: Any) -> Iterator[tuple[BitcoinNode, list[bytes]]]:
+    """A node that always says that, and what it heard."""
+    with talking(saying(reply)) as (url, heard):
+        yield BitcoinNode(url), heard
+
+
+@contextlib.contextmanager
+def answering(result: Any) -> Iterator[tuple[BitcoinNode, list[bytes]]]:
+    with bitcoin({"result": result, "error": None, "id": 0}) as both:
+        yield both
+
+
+@contextlib.contextmanager
+def refusing(code: Any, text: str = "no") -> Iterator[BitcoinNode]:
+    with bitcoin({"result": None, "error": {"code": code, "message": text}, "id": 0}) as (one, _):
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [(None, 1), (0, 1), (0.00001, 1), (0.00001001, 2), (0.00002, 2), (0.00058675, 59), (21_000_000, 2_100_000_000_000)],
+)
+def test_a_rate_that_bitcoin_core_may_estimate(rate: Any, expected: int) -> None:
+    with answering({"feerate": rate, "blocks": 3}) as (one, heard):
+        assert one.fee_rate() == expected
+        assert b'"method": "estimatesmartfee", "params": [3]' in heard[0]
+
+
+@pytest.mark.parametrize("rate", [-0.00001, True, "0.1", [], 21_000_001])
+def test_a_rate_that_it_may_not(rate: Any) -> None:
+    for answer in ({"feerate": rate}, [rate], rate):
+        with answering(answer) as (one, _), pytest.raises(BadAnswer):
+            one.fee_rate()
+
+
+def test_blocks() -> None:
+    block = bytes(31) + b"\1"
+    with answering({"height": 5}) as (one, heard):
+        assert one.height_of(block) == 5
+        assert f'"method": "getblockheader", "params": ["{shown(block)}", true]'.encode() in heard[0]
+    with answering(shown(block)) as (one, heard):
+        assert one.best_block() == one.block_hash(7) == block
+        assert b'"method": "getblockhash", "params": [7]' in heard[1]
+    with answering("00ff") as (one, heard):
+        assert one.block(block) == b"\0\xff"
+        assert f'"method": "getblock", "params": ["{shown(block)}", 0]'.encode() in heard[0]
+    with answering([shown(block)] * 2) as (one, _):
+        assert one.mempool() == [block, block]
+    with refusing(-8) as refuser:
+        assert refuser.block_hash(5) is None
+    for code in (-5, -1, 8, None):
+        with refusing(code) as refuser, pytest.raises(NodeRefused):
+            refuser.block_hash(5)
+
+
+@pytest.mark.parametrize("answer", [None, 5, [], {}, "zz", "00", {"height": -1}, {"height": True}, ["00"], [5]])
+def test_what_tells_of_no_block(answer: Any) -> None:
+    with answering(answer) as (one, _):
+        asked: list[Callable[[], Any]] = [one.best_block, lambda: one.block_hash(5), lambda: one.height_of(bytes(32))]
+        for ask in asked:
+            with pytest.raises(BadAnswer):
+                ask()
+        if answer != []:
+            with pytest.raises(BadAnswer):
+                one.mempool()
+        if answer != "00":
+            with pytest.raises(BadAnswer):
+                one.block(bytes(32))
+
+
+def test_transactions_that_bitcoin_core_has_not() -> None:
+    unknown = {"code": -5, "message": "No such mempool transaction"}
+    replies = [{"result": OLD_RAW.hex(), "id": 0}, {"error": unknown, "id": 1}]
+    with bitcoin(replies) as (one, heard):
+        assert one.transactions([OLD_ID, NEW_ID, OLD_ID]) == {OLD_ID: OLD_RAW}
+        assert heard[0].count(b"getrawtransaction") == 2
+    for code in (-8, 5, None):
+        replies[1] = {"error": unknown | {"code": code}, "id": 1}
+        with bitcoin(replies) as (one, _), pytest.raises(NodeRefused):
+            one.transactions([OLD_ID, NEW_ID])
+    replies[1] = {"result": OLD_RAW.hex(), "id": 1}
+    with bitcoin(replies) as (one, _), pytest.raises(BadPreviousTransaction):
+        one.transactions([OLD_ID, NEW_ID])
+
+
+def test_a_transaction_in_words() -> None:
+    with answering({"vout": []}) as (one, heard):
+        assert one.verbose_transaction(OLD_ID) == {"vout": []}
+        assert f'"params": ["{shown(OLD_ID)}", true]'.encode() in heard[0]
+    others: list[Any] = [None, [], "00", 5]
+    for answer in others:
+        with answering(answer) as (one, _), pytest.raises(BadAnswer):
+            one.verbose_transaction(OLD_ID)
+    with refusing(-5) as refuser, pytest.raises(UnknownTransaction):
+        refuser.verbose_transaction(OLD_ID)
+    with refusing(-8) as refuser, pytest.raises(NodeRefused):
+        refuser.verbose_transaction(OLD_ID)
+
+
+@pytest.mark.parametrize(
+    ("code", "text"),
+    [
+        (-27, "no"),
+        (-26, "txn-already-known"),
+        (-26, "TXN-ALREADY-IN-MEMPOOL"),
+        (-26, "Transaction already in block chain"),
+        (-25, "Transaction outputs already in utxo set"),
+    ],
+)
+def test_a_transaction_that_bitcoin_core_has_already(code: int, text: str) -> None:
+    with refusing(code, text) as refuser:
+        assert refuser.broadcast(OLD_RAW) == OLD_ID
+
+
+def test_a_broadcast_that_bitcoin_core_refuses() -> None:
+    with refusing(-26, "dust") as refuser, pytest.raises(BroadcastRefused) as refused:
+        refuser.broadcast(OLD_RAW)
+    assert refused.value.data == {"txid": shown(OLD_ID), "reason": "sendrawtransaction was refused: dust", "code": -26}
+    with answering(shown(OLD_ID)) as (one, heard):
+        assert one.broadcast(OLD_RAW) == OLD_ID
+        assert f'"method": "sendrawtransaction", "params": ["{OLD_RAW.hex()}"]'.encode() in heard[0]
+        with pytest.raises(BroadcastRefused):
+            one.broadcast(b"\0" + OLD_RAW)
+        assert len(heard) == 1
+
+
+def test_what_is_asked_of_a_node_that_is_busy_is_asked_again() -> None:
+    for made in (lambda url: NodeChain(url, TESTNET), BitcoinNode):
+        with talking(busy_once({"result": shown(OLD_ID)})) as (url, heard):
+            assert made(url).broadcast(OLD_RAW) == OLD_ID
+            assert len(heard) == 2
+
+
+def test_a_node_has_the_time_and_the_attempts_that_it_is_given() -> None:
+    def silent(connection: socket.socket) -> None:
+        connection.recv(1)
+
+    told: dict[str, Any] = {"timeout": (1.0, 0.2), "retries": 0}
+    for made in (lambda url: NodeChain(url, TESTNET, **told), lambda url: BitcoinNode(url, **told)):
+        with talking(silent) as (url, heard), pytest.raises(NodeUnreachable, match=r"within 0\.2 s"):
+            made(url).broadcast(OLD_RAW)
+        with talking(saying(b"", "503 x")) as (url, heard), pytest.raises(NodeUnreachable):
+            made(url).broadcast(OLD_RAW)
+        assert len(heard) == 1
+    for second, reason in ((silent, r"within 0\.2 s"), (saying(b"", "503 x"), "503")):
+        with (
+            talking(in_turn(saying({"error": "no"}, "400 x"), second)) as (url, heard),
+            pytest.raises(NodeUnreachable, match=reason),
+        ):
+            NodeChain(url, TESTNET, **told).broadcast(OLD_RAW)  # the second question is whether the node has it
+        assert len(heard) == 2
+        assert heard[1].startswith(b"POST /v1/ HTTP/1.1\r\n")
+
+
+def test_a_ledger_is_waited_for_as_long_as_told() -> None:
+    behind = {"result": NODE[""] | {"counterparty_height": TIP - 1}}
+    with listening_node({"": [behind, behind, *[{"result": NODE[""]}] * 2]}) as (chain, heard):
+        patient = NodeChain(chain._rest.url, TESTNET, patience=60)
+        assert patient.view(Query()).height == TIP
+        assert [path for path, _ in heard].count("") == 4
+
+
+def test_what_a_node_says_of_assets() -> None:
+    row = {"asset": "TEST", "asset_id": "337135", "divisible": True}
+    with listening_node({"assets/TEST": {"result": row}, "assets/OTHER": {"result": row}}) as (chain, heard):
+        assert (chain.asset("BTC"), chain.asset("XCP")) == (Asset("BTC", 0, True), Asset("XCP", 1, True))
+        assert not heard
+        assert chain.asset("TEST") == Asset("TEST", 337135, True)
+        with pytest.raises(BadAnswer):
+            chain.asset("OTHER")
+
+
+def test_a_bitcoin_node_beside_it_is_asked_first() -> None:
+    replies = [
+        [{"result": OLD_RAW.hex(), "id": 0}, {"error": {"code": -5, "message": "No such transaction"}, "id": 1}],
+        {"result": {"feerate": 0.00007}},
+        {"result": "anything"},
+    ]
+    with (
+        talking(in_turn(*map(saying, replies))) as (url, heard),
+        listening_node({}, lambda txhash_list: RAWS) as (chain, asked),
+    ):
+        one = BitcoinNode(url)
+        both = NodeChain(chain._rest.url, TESTNET, bitcoin=one)
+        assert both._raw_transactions([OLD_ID, NEW_ID]) == {OLD_ID: OLD_RAW, NEW_ID: NEW_RAW}
+        assert asked == [("batch", {"txhash_list": shown(NEW_ID)})]
+        assert both.view(Query()).fee_rate == 7
+        assert "bitcoin/estimatesmartfee" not in dict(asked)
+        assert both.broadcast(NEW_RAW) == NEW_ID
+        assert NEW_RAW.hex().encode() in heard[2]

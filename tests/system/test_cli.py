@@ -1,0 +1,203 @@
+"""The command line as a shell sees it: stdout, the last line of stderr, exit codes, help."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from picopayments_cli import __version__, cli
+from picopayments_cli.channel.networks import NETWORKS
+
+CONNECTION = "ab" * 32
+
+
+def run(*words: str, stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "picopayments_cli", *words]
+    return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+
+
+def error_of(stderr: str) -> dict[str, Any]:
+    document = json.loads(stderr.splitlines()[-1])
+    assert list(document) == ["error"]
+    assert set(document["error"]) == {"name", "message", "data"}
+    error: dict[str, Any] = document["error"]
+    return error
+
+
+def parsed(*words: str) -> dict[str, Any]:
+    return vars(cli._parser().parse_args(cli.dashed(list(words))))
+
+
+def test_version_is_one_json_string() -> None:
+    done = run("version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == __version__
+
+
+def test_the_same_in_process(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--regtest", "version"]) == 0
+    assert json.loads(capsys.readouterr().out) == __version__
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--test", "version"],
+        ["--reg", "version"],
+        ["nosuch"],
+        ["version", "extra"],
+        ["--network", "simnet", "version"],
+        ["--testnet", "--regtest", "version"],
+        ["status", "--verb"],
+        ["connect", "XCP"],
+        ["connect", "XCP", "10", "--expire", "20"],
+        ["queuepayment", CONNECTION, CONNECTION],
+    ],
+)
+def test_usage_errors_end_in_json_with_code_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(words)
+    captured = capsys.readouterr()
+    assert stopped.value.code == 2
+    assert captured.out == ""
+    assert captured.err.startswith("usage: picopayments-cli")
+    assert error_of(captured.err)["name"] == "UsageError"
+
+
+def test_a_usage_error_of_the_process() -> None:
+    done = run("--test", "version")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--test" in error_of(done.stderr)["message"]
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "1e3", "+1", " 1", "1_000", "٣", "", "abc", "9" * 19, "9" * 5000])
+def test_quantities_are_plain_positive_integers(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        ["connect", "XCP", text],
+        ["connect", "XCP", "1", f"--expire-time={text}"],
+        ["queuepayment", "a", "b", text],
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(words)
+        assert stopped.value.code == 2
+        assert error_of(capsys.readouterr().err)["name"] == "UsageError"
+
+
+def test_the_greatest_quantity_is_taken() -> None:
+    assert parsed("connect", "XCP", str(2**63 - 1))["quantity"] == 2**63 - 1
+
+
+def test_dash_and_underscore_are_the_same() -> None:
+    dashed = parsed("--hub-url", "http://a_b/", "connect", "XCP", "5", "--expire-time", "20", "--delay-time=3")
+    scored = parsed("--hub_url", "http://a_b/", "connect", "XCP", "5", "--expire_time", "20", "--delay_time=3")
+    assert dashed == scored
+    assert (scored["hub_url"], scored["expire_time"], scored["delay_time"]) == ("http://a_b/", 20, 3)
+
+
+def test_values_keep_their_underscores() -> None:
+    assert parsed("queuepayment", "a", "b", "5", "--token=my_own_token")["token"] == "my_own_token"
+    assert parsed("close", "--", "--a_b")["handle"] == "--a_b"
+
+
+def test_defaults() -> None:
+    connect = parsed("connect", "XCP", "5")
+    assert (connect["expire_time"], connect["delay_time"]) == (1024, 2)
+    assert [connect[name] for name in ("network", "basedir", "hub_url", "debug")] == [None, None, None, False]
+    assert parsed("mine")["blocks"] == 1
+    faucet = parsed("faucet")
+    assert [faucet[name] for name in ("address", "btc", "asset", "quantity")] == [None] * 4
+    assert parsed("status")["verbose"] is False
+
+
+def test_a_fee_rate_is_a_whole_number_or_none() -> None:
+    rates = [parsed("feerate", *words) for words in ([], ["none"], ["20", "--minimum", "5"])]
+    assert [(given["rate"], given["minimum"]) for given in rates] == [(None, None), ("none", None), (20, 5)]
+    for words in (["0"], ["-1"], ["1.5"], ["None"], ["20", "--minimum", "none"]):
+        with pytest.raises(SystemExit) as stopped:
+            parsed("feerate", *words)
+        assert stopped.value.code == 2
+
+
+def test_networks_are_those_of_the_program() -> None:
+    assert set(cli.NETWORKS) == set(NETWORKS)
+    for name in NETWORKS:
+        assert parsed("--network", name, "status")["network"] == name
+    assert parsed("--testnet", "status")["network"] == "testnet"
+    assert parsed("--regtest", "status")["network"] == "regtest"
+
+
+@pytest.mark.parametrize("command", [None, *cli.COMMANDS])
+def test_help_fits_80_columns_and_has_an_example(
+    command: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([command, "--help"] if command else ["--help"])
+    text = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert max(len(line) for line in text.splitlines()) <= 80
+    example = text.split("example:\n")[1].split()
+    assert example[0] == "picopayments-cli"
+    assert parsed(*example[1:])["command"] == command or command is None
+
+
+def test_a_command_that_fails_leaves_stdout_empty(tmp_path: Path) -> None:
+    done = run("--regtest", "--basedir", str(tmp_path), "close", "not-a-handle")
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert error_of(done.stderr)["name"] == "InvalidHex"
+    assert "Traceback" not in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = run("--regtest", "--basedir", str(tmp_path), "--debug", "close", "not-a-handle")
+    assert "Traceback" in done.stderr
+    assert error_of(done.stderr)["name"] == "InvalidHex"
+
+
+def test_a_result_that_nobody_reads_is_an_error_without_a_traceback() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = run("version", stdout=writer)
+    os.close(writer)
+    assert done.returncode == 1
+    assert error_of(done.stderr)["name"] == "OutputLost"
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_interrupt_is_code_130(tmp_path: Path) -> None:
+    """A command that waits for the store's lock is interrupted by the terminal."""
+    from picopayments_cli.client.store import Store
+
+    with Store(tmp_path, NETWORKS["regtest"]):
+        command = [sys.executable, "-m", "picopayments_cli", "--debug", "--regtest", "--basedir", str(tmp_path)]
+        waiting = subprocess.Popen([*command, "status"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        try:
+            assert waiting.stderr is not None
+            seen = ""
+            while "wait for the lock" not in seen:
+                line = waiting.stderr.readline()
+                assert line, seen
+                seen += line
+            waiting.send_signal(signal.SIGINT)
+            out, err = waiting.communicate(timeout=30)
+        finally:
+            waiting.kill()
+    assert (waiting.returncode, out) == (130, "")
+    assert error_of(err)["name"] == "Interrupted"
+
+
+def test_every_command_stands_in_the_readme() -> None:
+    readme = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
+    for name, command in cli.COMMANDS.items():
+        section = readme.split(f"\n{name}\n{'=' * len(name)}\n")[1].split("\n\n\n")[0]
+        for flag, settings in command.arguments:
+            assert f"``{flag if flag.startswith('--') else settings['metavar']}" in section, (name, flag)
