@@ -475,6 +475,16 @@ def faucet(
     return members(session.regtest.call("faucet", params, retry=False), "txids")
 
 
+def feerate(session: Session, rate: int | str | None = None, minimum: int | None = None) -> dict[str, Any]:
+    """Set what the regtest node estimates (``none``: nothing) and its mempool's minimum, in sat/vB; both as they are.
+
+    What is left out stays. Raises WrongNetwork elsewhere.
+    """
+    _only_regtest(session, "feerate")
+    answer = session.regtest.call("feerate", {"rate": rate, "minimum": minimum}, retry=False)
+    return {"fee_rate": answer["fee_rate"], "minimum": answer["minimum"]}
+
+
 def demo(session: Session) -> dict[str, Any]:
     """The whole life of a connection, on a network of its own. Raises WrongNetwork but on regtest."""
     _only_regtest(session, "demo")

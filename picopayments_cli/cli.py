@@ -59,6 +59,11 @@ def quantity_or_zero(text: str) -> int | str:
     return 0 if text == "0" else quantity(text)
 
 
+def fee_rate(text: str) -> int | str:
+    """A whole number of sat/vB, or ``none``. Raises argparse.ArgumentTypeError."""
+    return text if text == "none" else positive(text)
+
+
 def seconds(text: str) -> float:
     """Seconds in plain decimal digits, more than 0 and at most MAX_SECONDS. Raises argparse.ArgumentTypeError."""
     whole, _, rest = text.partition(".")
@@ -232,6 +237,14 @@ COMMANDS = {
         argument("--btc", "how many bitcoins, in satoshis or such as 0.1BTC", metavar="QUANTITY", type=quantity),
         argument("--asset", "which asset"),
         argument("--quantity", f"how much of the asset, {UNITS}", type=quantity),
+    ),
+    "feerate": Command(
+        "Set the fee rate that the node estimates, and its minimum (regtest only).\n\n"
+        "Blocks leave out what pays less than the estimate. Without one they take all.\n"
+        "The mempool throws out what pays less than its minimum. Prints both.",
+        "--regtest feerate 20 --minimum 5",
+        argument("rate", "the estimate in sat/vB, or none", metavar="RATE", nargs="?", type=fee_rate),
+        argument("--minimum", "what the mempool asks for at least, in sat/vB", metavar="RATE", type=positive),
     ),
     "demo": Command(
         "Show whole payments on this machine (regtest only).\n\n"

@@ -70,7 +70,7 @@ class Proxy:
             self.fee_per_kb,
         ]
         if self._network.name == "regtest":
-            offered += [self.generate, self.faucet, self.reorganise]
+            offered += [self.generate, self.faucet, self.reorganise, self.feerate]
         return {method.__name__: method for method in offered}
 
     # Addresses ------------------------------------------------------------------------------------------------------
@@ -230,6 +230,13 @@ class Proxy:
         """Give an address satoshis and a quantity of an asset, and return the txids."""
         asked = {"address": self._address(address), "btc": btc, "asset": asset, "quantity": quantity}
         return self._make_blocks("faucet", asked)
+
+    def feerate(self, rate: Any = None, minimum: Any = None) -> Any:
+        """Set the node's estimate (``none``: to have none) and its mempool's minimum, in sat/vB; both as they are now.
+
+        The hub goes by them when this answers.
+        """
+        return self._make_blocks("feerate", {"rate": rate, "minimum": minimum})
 
     def _make_blocks(self, method: str, params: Mapping[str, Any]) -> Any:
         result = self._node.call(method, params, retry=False)

@@ -23,6 +23,7 @@ from picopayments_cli.channel.counterparty import (
     data_script,
     expand_longname,
     is_address,
+    is_destination,
     is_p2pkh,
     is_p2sh,
     message_of,
@@ -545,7 +546,7 @@ def test_no_script_makes_the_reader_fail(script_sig: bytes, before: bytes, data:
         [CTxOut(5, CScript(before)), CTxOut(0, CScript(b"\x6a" + data)), CTxOut(5, CScript(before))],
     )
     reading = read_transaction(tx, SOURCE)
-    assert reading is None or all(is_address(script) for script in reading.destinations)
+    assert reading is None or all(is_destination(script) for script in reading.destinations)
 
 
 @given(st.binary(max_size=60))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from network_support import ASSETS, DEPOSIT, WAIT, Client, running_network
+from network_support import ASSETS, DEPOSIT, Client, running_network
 from original_support import DEPOSIT as ORIGINAL_DEPOSIT
 from original_support import EXPIRE, HANDLE, RECEIVED, OriginalHub
 
@@ -253,17 +253,10 @@ def _original(stage: Killing, name: str) -> None:
 
 
 def _end(stage: Killing) -> None:
-    """A hub that is told that its database was restored, and one that is to end when nothing is left."""
+    """A hub that is told that its database was restored."""
     target = stage.director.draw_door(["hub transaction restored"])
     if target is not None:
         stage.start_anew(target, "restored", "--restored")
-    target = stage.director.draw_door(["hub transaction drained"])
-    if target is not None:
-        town, deaths = stage.town, stage.town.deaths
-        town.stop_hub()
-        town.start_hub("--drain", target=target)
-        if town.traced.process.wait(WAIT) == -signal.SIGKILL or town.deaths > deaths:
-            stage.died("hub", target, "drained")
 
 
 def _begin(director: Director, stage: Killing) -> None:

@@ -117,6 +117,15 @@ def test_defaults() -> None:
     assert parsed("status")["verbose"] is False
 
 
+def test_a_fee_rate_is_a_whole_number_or_none() -> None:
+    rates = [parsed("feerate", *words) for words in ([], ["none"], ["20", "--minimum", "5"])]
+    assert [(given["rate"], given["minimum"]) for given in rates] == [(None, None), ("none", None), (20, 5)]
+    for words in (["0"], ["-1"], ["1.5"], ["None"], ["20", "--minimum", "none"]):
+        with pytest.raises(SystemExit) as stopped:
+            parsed("feerate", *words)
+        assert stopped.value.code == 2
+
+
 def test_networks_are_those_of_the_program() -> None:
     assert set(cli.NETWORKS) == set(NETWORKS)
     for name in NETWORKS:

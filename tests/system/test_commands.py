@@ -203,6 +203,20 @@ def test_a_coin_of_another_value_is_not_spent(network: Network, alice: Client) -
     assert network.bitcoin("getrawmempool") == []
 
 
+def test_what_pays_less_than_the_estimate_waits(network: Network) -> None:
+    client = network.client("waiting")
+    client.run("faucet", "--btc", "1BTC")
+    network.mine()
+    txid = client.run("blocksend", "BTC", stranger(), "1000")
+    assert client.run("feerate", "50") == {"fee_rate": 50, "minimum": 1}
+    client.run("mine", "2")
+    assert network.bitcoin("getrawmempool") == [txid]
+    assert client.run("feerate", "--minimum", "50") == {"fee_rate": 50, "minimum": 50}
+    assert network.bitcoin("getrawmempool") == []
+    assert client.run("feerate", "none", "--minimum", "1") == {"fee_rate": None, "minimum": 1}
+    client.run("mine")
+
+
 def test_a_coin_that_assets_are_attached_to_is_not_spent(network: Network) -> None:
     """Whoever spends it moves them; the regtest ledger has none, so the hub is made to say so."""
     client = network.client("attached")
