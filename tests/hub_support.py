@@ -43,6 +43,7 @@ from picopayments_cli.hub.hub import Hub, Urls
 from picopayments_cli.hub.methods import Methods
 from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.hub.rounds import Rounds
+from picopayments_cli.rpc import error_class
 from picopayments_cli.web import Refused
 
 DEPOSIT, EXPIRE, DELAY = 1_000_000, 1000, 2
