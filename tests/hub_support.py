@@ -35,7 +35,7 @@ from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Purse, compose_deposit
 from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret, Token
-from picopayments_cli.errors import PicopaymentsError, error_class
+from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
