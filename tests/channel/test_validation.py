@@ -30,7 +30,7 @@ from channel_support import (
     with_script_sig,
 )
 
-from picopayments_cli.channel.counterparty import data_script, pack_enhanced_send, pack_send
+from picopayments_cli.channel.counterparty import data_script, p2sh, pack_enhanced_send, pack_send
 from picopayments_cli.channel.errors import (
     BadCommit,
     BadCommitQuantity,
@@ -42,7 +42,7 @@ from picopayments_cli.channel.errors import (
 )
 from picopayments_cli.channel.scripts import PLACEHOLDER, CommitScript, push, push_number
 from picopayments_cli.channel.state import Offer, accept_commit, commit, finished, request_commit
-from picopayments_cli.channel.transactions import Budget, Output, check_deposit, compose_deposit
+from picopayments_cli.channel.transactions import Budget, Output, check_deposit, commit_quantity, compose_deposit
 from picopayments_cli.channel.values import (
     MAX_QUANTITY,
     Outpoint,
@@ -172,6 +172,15 @@ def test_a_commit_with_a_witness() -> None:
     full = OFFER.raw[:4] + b"\x00\x01" + OFFER.raw[4:-4] + b"\x01\x01\x05" + OFFER.raw[-4:]
     for raw in (empty, full):
         refused(BadCommit, raw)
+
+
+def test_a_commit_by_an_enhanced_send_is_none() -> None:
+    channel = open_channel()
+    tx: CTransaction = parsed(commit(channel, 300, PAYER)[1].raw)
+    message = pack_enhanced_send(ASSET, 300, p2sh(bytes(20)))
+    data = CTxOut(0, CScript(data_script(message, tx.vin[0].prevout.hash)))
+    with pytest.raises(BadCommit):
+        commit_quantity(changed(tx, vout=[tx.vout[0], data, tx.vout[2]]).serialize(), ASSET)
 
 
 # Commits: the words -------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chain_support import CHILD, LONGNAME, told
 from hypothesis import given
 from hypothesis import strategies as st
 from network_support import COINS, Client, HubProcess, Network, running_network, tokens_of, wait_until
@@ -36,7 +37,6 @@ from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
 from picopayments_cli.hub.terms import default_text, read_offer
 
 FEE = 1  # satoshi of the asset, for a sync
-LONGNAME, CHILD = "PARENT.child", "A95428959371716303"
 ALICE = address_of(script_of_key(key_of("Alice")))
 LONG = "PARENT." + "x" * 243
 
@@ -105,11 +105,6 @@ def test_a_subasset_names_its_parent() -> None:
 
 
 # What servers say of assets -----------------------------------------------------------------------------------------
-
-
-def told(asset: str, number: int, longname: str | None = None) -> dict[str, Any]:
-    """What a server says of an asset."""
-    return {"asset": asset, "asset_id": str(number), "divisible": True, "asset_longname": longname}
 
 
 def test_a_server_names_the_asset_that_was_asked_for() -> None:
