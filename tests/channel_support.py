@@ -215,7 +215,7 @@ def signed_spend(draft: Draft, owner: Key, output: Output) -> CTransaction:
 # Two parties --------------------------------------------------------------------------------------------------------
 
 
-class Party:
+class ChannelParty:
     """One side of a connection: its keys, its secrets, its state."""
 
     def __init__(self, name: str) -> None:
@@ -243,12 +243,12 @@ class Party:
 
 def connect(
     client_deposit: int = 1000, hub_deposit: int = 1000, fee_rate: int = 5, delay: int = 2
-) -> tuple[Party, Party]:
+) -> tuple[ChannelParty, ChannelParty]:
     """Two parties with both deposits confirmed, each holding the other's first hash."""
-    client, hub = Party("client"), Party("hub")
+    client, hub = ChannelParty("client"), ChannelParty("hub")
     hashes = {"client": client.draw(), "hub": hub.draw()}
 
-    def channel(payer: Party, payee: Party, quantity: int) -> Channel:
+    def channel(payer: ChannelParty, payee: ChannelParty, quantity: int) -> Channel:
         script = DepositScript(payer.key.pubkey, payee.key.pubkey, payee.secrets.spend_hash, 1024)
         anchor = Anchor(Outpoint(hashlib.sha256(payer.name.encode()).digest(), 0), Budget(fee_rate).anchor)
         opened = Channel(ASSET, script, Quantity(quantity), delay, fee_rate, anchor)

@@ -134,7 +134,7 @@ def payment(payee: Handle | None, amount: int) -> Payment:
     return Payment(payee, Quantity(amount), Token(os.urandom(32)))
 
 
-class Hand:
+class ScriptedClient:
     """A client without rules of its own: it keeps its half of the state, and signs what the test says."""
 
     def __init__(self, desk: Desk, name: str, asset: str = "XCP") -> None:
@@ -212,7 +212,7 @@ class Hand:
         self.desk.mine()
         self.deposit()
 
-    def open(self, expire: int = EXPIRE, quantity: int = DEPOSIT) -> Hand:
+    def open(self, expire: int = EXPIRE, quantity: int = DEPOSIT) -> ScriptedClient:
         """A connection, mined until it is open."""
         self.agree(expire, quantity)
         open_all(self.desk, self)
@@ -267,7 +267,7 @@ class Hand:
         return self.desk.account(self.handle).channels.net
 
 
-def open_all(desk: Desk, *hands: Hand) -> None:
+def open_all(desk: Desk, *hands: ScriptedClient) -> None:
     """Mine until connections that are agreed to are open."""
     for hand in hands:
         hand.endow()
@@ -281,10 +281,10 @@ def open_all(desk: Desk, *hands: Hand) -> None:
         assert desk.account(hand.handle).stage == "open"
 
 
-def clients(desk: Desk) -> Iterator[Hand]:
+def clients(desk: Desk) -> Iterator[ScriptedClient]:
     """Clients with open connections, without end; opened three at a time, which is faster."""
     for number in itertools.count():
-        hands = [Hand(desk, f"client {number} {name}") for name in range(3)]
+        hands = [ScriptedClient(desk, f"client {number} {name}") for name in range(3)]
         for hand in hands:
             hand.agree()
         open_all(desk, *hands)

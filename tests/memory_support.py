@@ -352,7 +352,7 @@ class HubAnswers:
         return bytes(tx.serialize())
 
 
-class HandHub(HubAnswers):
+class ScriptedHub(HubAnswers):
     """A hub on a chain in memory; what it does there, the test tells it to do."""
 
     url = "http://hub.invalid/api/"

@@ -28,7 +28,7 @@ def town(tmp_path: Path) -> Iterator[Town]:
         yield running
 
 
-class Flood:
+class AddressFlood:
     """A stranger with a coin for each of more payments than a list of a history holds."""
 
     def __init__(self, town: Town) -> None:
@@ -57,7 +57,7 @@ class Flood:
 
 
 def test_the_coins_of_an_address_follow_from_what_is_listed(town: Town) -> None:
-    flood = Flood(town)
+    flood = AddressFlood(town)
     script = town.client("alice").wallet_script
     flood.pour(script)
     address = address_of(script)
@@ -75,7 +75,7 @@ def test_the_coins_of_an_address_follow_from_what_is_listed(town: Town) -> None:
 
 def test_a_flooded_deposit_closes_and_what_was_received_comes_home(town: Town) -> None:
     alice, bob = town.client("alice"), town.client("bob")
-    flood = Flood(town)
+    flood = AddressFlood(town)
     before = town.books()
     a, b = town.open(alice), town.open(bob)
     pay(alice, a, b, 5000)
@@ -90,7 +90,7 @@ def test_a_flooded_deposit_closes_and_what_was_received_comes_home(town: Town) -
 
 def test_a_revoked_commit_that_a_flood_hides_is_punished(town: Town) -> None:
     alice, bob = town.client("alice"), town.client("bob")
-    flood = Flood(town)
+    flood = AddressFlood(town)
     before = town.books()
     a, b = town.open(alice, expire=30), town.open(bob, expire=30)
     for amount in (100, 5000):

@@ -17,8 +17,8 @@ from channel_support import (
     ASSET,
     PAYEE,
     PAYER,
+    ChannelParty,
     Ledger,
-    Party,
     connect,
     hashed,
     judge,
@@ -136,7 +136,7 @@ class Book:
 # On chain -----------------------------------------------------------------------------------------------------------
 
 
-def publish(ledger: Ledger, channel: Channel, chosen: Commit, payee: Party) -> tuple[Outpoint, Outpoint]:
+def publish(ledger: Ledger, channel: Channel, chosen: Commit, payee: ChannelParty) -> tuple[Outpoint, Outpoint]:
     """Finish and publish a commit: where its output is, and the deposit's change."""
     raw = finished(channel, chosen, payee.key)
     assert channel.anchor is not None
@@ -147,7 +147,7 @@ def publish(ledger: Ledger, channel: Channel, chosen: Commit, payee: Party) -> t
     return Outpoint(tx.GetTxid(), 0), Outpoint(tx.GetTxid(), 2)
 
 
-def settle_on_chain(victim: Party, peer: Party, published: Commit | None, revoked: bool) -> int:
+def settle_on_chain(victim: ChannelParty, peer: ChannelParty, published: Commit | None, revoked: bool) -> int:
     """What ``victim`` has in its wallet at last, if its peer publishes that commit, and it publishes its own best."""
     out, back = victim.duplex.sending, victim.duplex.receiving
     ledger = Ledger({out.script.output: out.quantity, back.script.output: back.quantity})
@@ -177,9 +177,7 @@ def settle_on_chain(victim: Party, peer: Party, published: Commit | None, revoke
         coin, version = Input(left, left_value, change_unlock(out.script, found)), 1
     else:
         coin, version = Input(left, left_value, expire_unlock(out.script), out.script.expire), 2
-    ledger.apply(
-        signed_spend(compose_recovery([coin], own, ASSET, version), victim.key, output), out.script.output
-    )
+    ledger.apply(signed_spend(compose_recovery([coin], own, ASSET, version), victim.key, output), out.script.output)
     if back.active:
         best = back.active[-1]
         at, _ = publish(ledger, back, best, victim)
@@ -195,7 +193,7 @@ def settle_on_chain(victim: Party, peer: Party, published: Commit | None, revoke
 
 
 @dataclass
-class Exchange:
+class SyncUnderWay:
     """A sync on its way: the client's half and hash, what it is for, and the hub's answer once there is one."""
 
     half: Half
@@ -212,14 +210,14 @@ amounts = st.integers(0, 12) | st.integers(0, 400)
 deposits = st.integers(1, 300)
 
 
-class Connection(RuleBasedStateMachine):
+class ConnectionMachine(RuleBasedStateMachine):
     """A client and a hub that pay each other, while requests and replies get lost and are repeated."""
 
     def __init__(self) -> None:
         super().__init__()
         self.client, self.hub = connect()
         self.book = Book(1000, 1000)
-        self.pending: Exchange | None = None
+        self.pending: SyncUnderWay | None = None
         self.owed = 0  # what the hub could not give back yet
         self.balance = 0  # the client's, by plain arithmetic
         self.newest = False  # whether the hub commits on the hash of this request, or of the one before
@@ -251,7 +249,7 @@ class Connection(RuleBasedStateMachine):
         own_hash = self.client.draw()
         self.client.duplex = hand_out(self.client.duplex, own_hash)
         self.balance -= amount
-        self.pending = Exchange(half, own_hash, max(amount - refused, 0), waiting, unsaid)
+        self.pending = SyncUnderWay(half, own_hash, max(amount - refused, 0), waiting, unsaid)
         self.book.leaves("client", half)
         if fate != "request lost":
             self.arrive(self.pending)
@@ -278,7 +276,7 @@ class Connection(RuleBasedStateMachine):
         self.pending = None
         self.both_agree()
 
-    def arrive(self, exchange: Exchange) -> None:
+    def arrive(self, exchange: SyncUnderWay) -> None:
         """The hub takes the request, gives back what it refuses, and pays what waits for the client."""
         hub = self.hub
         hub.duplex, surplus = settle(hub.duplex, exchange.half, exchange.accepted)
@@ -296,7 +294,7 @@ class Connection(RuleBasedStateMachine):
         hub.duplex = hand_out(hub.duplex, exchange.hub_hash)
         self.book.leaves("hub", exchange.reply)
 
-    def can_move(self, party: Party, amount: int) -> int:
+    def can_move(self, party: ChannelParty, amount: int) -> int:
         """The amount, or as much of it as can be moved; then the whole must be refused."""
         if transferable(party.duplex, amount):
             return amount
@@ -304,7 +302,7 @@ class Connection(RuleBasedStateMachine):
             transfer(party.duplex, amount, party.key, party.secret_of)
         return most_transferable(party.duplex, amount)
 
-    def move(self, party: Party, amount: int) -> Half:
+    def move(self, party: ChannelParty, amount: int) -> Half:
         before = party.duplex.guaranteed
         party.duplex, half = transfer(party.duplex, amount, party.key, party.secret_of)
         assert party.duplex.guaranteed == before - amount
@@ -355,8 +353,8 @@ class Connection(RuleBasedStateMachine):
                 assert settle_on_chain(victim, peer, cheat, revoked=True) == kept
 
 
-Connection.TestCase.settings = settings(stateful_step_count=20)
-TestConnection = Connection.TestCase
+ConnectionMachine.TestCase.settings = settings(stateful_step_count=20)
+TestConnection = ConnectionMachine.TestCase
 
 
 # What can be moved, against brute force -----------------------------------------------------------------------------
@@ -416,7 +414,7 @@ def test_a_sum_can_be_moved_where_a_part_of_it_can_not() -> None:
 # Single refusals ----------------------------------------------------------------------------------------------------
 
 
-def exchanged() -> tuple[Party, Party]:
+def exchanged() -> tuple[ChannelParty, ChannelParty]:
     """A client and a hub after the client has paid 100 and 50 in two syncs."""
     client, hub = connect()
     for amount in (100, 50):
@@ -466,7 +464,7 @@ def test_a_reply_taken_twice_is_refused() -> None:
         settle(client.duplex, half, 0)
 
 
-def hashes_seen(client: Party) -> dict[str, Hash]:
+def hashes_seen(client: ChannelParty) -> dict[str, Hash]:
     """Every hash of the client's connection, on either side."""
     sending, receiving = client.duplex.sending, client.duplex.receiving
     return {

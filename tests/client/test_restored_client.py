@@ -21,7 +21,7 @@ def town(tmp_path: Path) -> Iterator[Town]:
         yield running
 
 
-class Story:
+class RestoredClient:
     """Alice and Bob have a connection each; Bob's folder is copied, and comes back later."""
 
     def __init__(self, town: Town) -> None:
@@ -72,7 +72,7 @@ class Story:
 
 
 def test_a_commit_that_was_given_back_is_not_published(town: Town) -> None:
-    story = Story(town)
+    story = RestoredClient(town)
     story.pays(100)
     story.pays(5000)
     story.back_up()
@@ -84,7 +84,7 @@ def test_a_commit_that_was_given_back_is_not_published(town: Town) -> None:
 
 
 def test_what_was_received_after_the_backup_comes_home(town: Town) -> None:
-    story = Story(town)
+    story = RestoredClient(town)
     story.back_up()
     story.pays(100)
     story.pays(5000)
@@ -93,7 +93,7 @@ def test_what_was_received_after_the_backup_comes_home(town: Town) -> None:
 
 
 def test_both_at_once(town: Town) -> None:
-    story = Story(town)
+    story = RestoredClient(town)
     story.pays(100)
     story.pays(5000)
     story.back_up()
@@ -104,7 +104,7 @@ def test_both_at_once(town: Town) -> None:
 
 
 def test_without_the_hub_the_highest_commit_is_published(town: Town) -> None:
-    story = Story(town)
+    story = RestoredClient(town)
     story.pays(5000)
     story.back_up()
     town.stop_hub(signal.SIGKILL)

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from faults.director import MAIN_DOORS, doors_named
 from faults.disk import Disk, read_log, tear
+from faults.kill_planner import MAIN_DOORS, doors_named
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 60

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from network_support import ASSETS, DEPOSIT, HUB, Client, CommandFailed, Done, Network, running_network, wait_until
 
-from faults.party import hub_balance
+from faults.harness_client import hub_balance
 from faults.result import Budget, Result
 
 CROWD = 20

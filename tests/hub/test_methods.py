@@ -62,7 +62,7 @@ def name_of(network: Network, method: str, body: Mapping[str, Any]) -> str:
     return refusal(network, method, body).name
 
 
-class Hand:
+class ProposingClient:
     """A client without rules of its own: what it signs is what the test says."""
 
     def __init__(self, network: Network, name: str) -> None:
@@ -96,8 +96,8 @@ def hub_key(network: Network) -> Key:
 
 
 @pytest.fixture
-def hand(network: Network, request: pytest.FixtureRequest) -> Hand:
-    return Hand(network, request.node.name)
+def hand(network: Network, request: pytest.FixtureRequest) -> ProposingClient:
+    return ProposingClient(network, request.node.name)
 
 
 # mph_status ---------------------------------------------------------------------------------------------------------
@@ -122,7 +122,7 @@ def test_status_shows_the_assets_that_are_asked_for(network: Network) -> None:
 # mph_request --------------------------------------------------------------------------------------------------------
 
 
-def test_a_request_is_answered_with_handle_hash_and_terms_and_a_new_one_each_time(hand: Hand) -> None:
+def test_a_request_is_answered_with_handle_hash_and_terms_and_a_new_one_each_time(hand: ProposingClient) -> None:
     body = ConnectRequest("XCP", hand.secrets.spend_hash).as_json()
     first, second = hand.call("mph_request", body), hand.call("mph_request", body)
     for reply in (first, second):
@@ -132,7 +132,7 @@ def test_a_request_is_answered_with_handle_hash_and_terms_and_a_new_one_each_tim
     assert first["spend_secret_hash"] != second["spend_secret_hash"]
 
 
-def test_a_request_must_be_signed_by_the_key_that_it_names(network: Network, hand: Hand) -> None:
+def test_a_request_must_be_signed_by_the_key_that_it_names(network: Network, hand: ProposingClient) -> None:
     body = ConnectRequest("XCP", hand.secrets.spend_hash).as_json()
     sealed = envelope.seal(hand.key, body)
     other = key_of("another").pubkey.hex()
@@ -161,7 +161,9 @@ def test_a_request_must_be_signed_by_the_key_that_it_names(network: Network, han
         ({"spend_secret_hash": 5}, "BadRequest"),
     ],
 )
-def test_a_request_is_refused_by_name(network: Network, hand: Hand, changes: dict[str, Any], error: str) -> None:
+def test_a_request_is_refused_by_name(
+    network: Network, hand: ProposingClient, changes: dict[str, Any], error: str
+) -> None:
     body = ConnectRequest("XCP", hand.secrets.spend_hash).as_json() | changes
     assert name_of(network, "mph_request", envelope.seal(hand.key, body)) == error
 
@@ -169,7 +171,9 @@ def test_a_request_is_refused_by_name(network: Network, hand: Hand, changes: dic
 # mph_deposit --------------------------------------------------------------------------------------------------------
 
 
-def test_the_same_deposit_is_answered_with_the_same_bytes_and_another_refused(network: Network, hand: Hand) -> None:
+def test_the_same_deposit_is_answered_with_the_same_bytes_and_another_refused(
+    network: Network, hand: ProposingClient
+) -> None:
     handle, hubs = hand.request()
     message = hand.deposit(hubs)
     sealed = envelope.seal(hand.key, message.as_json("XCP", handle))
@@ -205,7 +209,7 @@ def test_the_same_deposit_is_answered_with_the_same_bytes_and_another_refused(ne
     ],
 )
 def test_a_deposit_is_refused_by_name_and_a_right_one_taken_after(
-    network: Network, hand: Hand, changes: dict[str, Any], error: str
+    network: Network, hand: ProposingClient, changes: dict[str, Any], error: str
 ) -> None:
     handle, hubs = hand.request()
     wrong = hand.deposit(hubs, **changes)
@@ -213,7 +217,7 @@ def test_a_deposit_is_refused_by_name_and_a_right_one_taken_after(
     assert hand.call("mph_deposit", hand.deposit(hubs).as_json("XCP", handle))["quantity"] == DEPOSIT
 
 
-def test_a_deposit_script_of_other_keys_or_hash_is_refused(network: Network, hand: Hand) -> None:
+def test_a_deposit_script_of_other_keys_or_hash_is_refused(network: Network, hand: ProposingClient) -> None:
     handle, hubs = hand.request()
     script = DepositScript(hand.key.pubkey, hub_key(network).pubkey, hubs, EXPIRE)
     other = key_of("another").pubkey
@@ -228,7 +232,7 @@ def test_a_deposit_script_of_other_keys_or_hash_is_refused(network: Network, han
         assert name_of(network, "mph_deposit", body) == "BadDepositScript"
 
 
-def test_a_deposit_is_the_connections_own(network: Network, hand: Hand) -> None:
+def test_a_deposit_is_the_connections_own(network: Network, hand: ProposingClient) -> None:
     handle, hubs = hand.request()
     body = hand.deposit(hubs).as_json("XCP", handle)
     other = key_of("a stranger's")
@@ -241,7 +245,7 @@ def test_a_deposit_is_the_connections_own(network: Network, hand: Hand) -> None:
     assert name_of(network, "mph_deposit", envelope.seal(hand.key, {"handle": handle.hex()})) == "BadRequest"
 
 
-def test_a_spend_hash_does_not_pass_for_the_first_revoke_hash(network: Network, hand: Hand) -> None:
+def test_a_spend_hash_does_not_pass_for_the_first_revoke_hash(network: Network, hand: ProposingClient) -> None:
     handle, hubs = hand.request()
     for taken, error in ((hand.secrets.spend_hash, "StaleRequest"), (hubs, "RepeatedHash")):
         wrong = hand.deposit(hubs, next_hash=taken)
@@ -249,7 +253,7 @@ def test_a_spend_hash_does_not_pass_for_the_first_revoke_hash(network: Network, 
 
 
 @pytest.mark.parametrize("blocks", [0, 1])
-def test_a_deposit_address_that_was_ever_paid_is_refused(network: Network, hand: Hand, blocks: int) -> None:
+def test_a_deposit_address_that_was_ever_paid_is_refused(network: Network, hand: ProposingClient, blocks: int) -> None:
     handle, hubs = hand.request()
     script = DepositScript(hand.key.pubkey, hub_key(network).pubkey, hubs, EXPIRE)
     network.hub.call("faucet", address=address_of(script.output), btc=1000)
@@ -261,7 +265,7 @@ def test_a_deposit_address_that_was_ever_paid_is_refused(network: Network, hand:
 def test_what_is_promised_to_one_is_not_promised_to_another(tmp_path: Path) -> None:
     with running_network(tmp_path) as network:
         funds = network.hub.call("mph_status", assets=["XCP"])["funds"]["liquidity"]["XCP"]
-        first, second = Hand(network, "first"), Hand(network, "second")
+        first, second = ProposingClient(network, "first"), ProposingClient(network, "second")
         handle, hubs = first.request()
         first.call("mph_deposit", first.deposit(hubs, quantity=Quantity(funds - 10)).as_json("XCP", handle))
         handle, hubs = second.request()
@@ -274,7 +278,7 @@ def test_what_is_promised_to_one_is_not_promised_to_another(tmp_path: Path) -> N
 def test_what_is_promised_to_one_who_never_deposits_is_free_again_after_144_blocks(tmp_path: Path) -> None:
     with running_network(tmp_path) as network:
         funds = network.hub.call("mph_status", assets=["XCP"])["funds"]["liquidity"]["XCP"]
-        absent, other = Hand(network, "absent"), Hand(network, "other")
+        absent, other = ProposingClient(network, "absent"), ProposingClient(network, "other")
         handle, hubs = absent.request()
         promised = absent.deposit(hubs, quantity=Quantity(funds), expire=1024)
         absent.call("mph_deposit", promised.as_json("XCP", handle))
@@ -289,7 +293,7 @@ def test_what_is_promised_to_one_who_never_deposits_is_free_again_after_144_bloc
 # mph_sync -----------------------------------------------------------------------------------------------------------
 
 
-class Opened:
+class OpenConnection:
     """A connection whose client's requests are made by the test, from the state that the client would have."""
 
     def __init__(self, network: Network, client: Client, handle: str) -> None:
@@ -352,18 +356,18 @@ def payment(payee: Handle | None, amount: int) -> Payment:
 
 
 @pytest.fixture
-def opened(network: Network, request: pytest.FixtureRequest) -> Opened:
+def opened(network: Network, request: pytest.FixtureRequest) -> OpenConnection:
     """An open connection with one sync behind it."""
     client = network.client(request.node.name)
     handle = network.open_connection(client)
     client.run("sync")  # from then on the hub's deposit is in the state on disk
-    return Opened(network, client, handle)
+    return OpenConnection(network, client, handle)
 
 
 def test_a_sync_before_the_connection_is_open_is_refused_and_costs_nothing(network: Network) -> None:
     client = network.client("too early")
     handle = client.run("connect", "XCP", str(DEPOSIT))["handle"]
-    early = Opened(network, client, handle)
+    early = OpenConnection(network, client, handle)
     refused = refusal(network, "mph_sync", early.sealed(early.request(1)))
     assert (refused.name, refused.data["stage"]) == ("ConnectionNotOpen", "agreed")
     network.mine(2)
@@ -372,7 +376,7 @@ def test_a_sync_before_the_connection_is_open_is_refused_and_costs_nothing(netwo
     assert early.paid == 1
 
 
-def test_a_sync_must_be_signed_by_the_connections_key(network: Network, opened: Opened) -> None:
+def test_a_sync_must_be_signed_by_the_connections_key(network: Network, opened: OpenConnection) -> None:
     request = opened.request(1)
     sealed = opened.sealed(request)
     for broken in (
@@ -388,7 +392,7 @@ def test_a_sync_must_be_signed_by_the_connections_key(network: Network, opened: 
     assert opened.paid == 2
 
 
-def test_a_repeated_request_gets_the_same_bytes_and_is_paid_once(network: Network, opened: Opened) -> None:
+def test_a_repeated_request_gets_the_same_bytes_and_is_paid_once(network: Network, opened: OpenConnection) -> None:
     body = opened.sealed(opened.request(5, payment(None, 4)))
     answers = {raw_result(network, "mph_sync", body) for _ in range(3)}
     assert len(answers) == 1
@@ -396,7 +400,7 @@ def test_a_repeated_request_gets_the_same_bytes_and_is_paid_once(network: Networ
     assert opened.paid == 6
 
 
-def test_an_overtaken_request_is_refused(network: Network, opened: Opened) -> None:
+def test_an_overtaken_request_is_refused(network: Network, opened: OpenConnection) -> None:
     overtaken = opened.sealed(opened.request(1))
     opened.sync(1)
     opened.sync(1)
@@ -405,7 +409,7 @@ def test_an_overtaken_request_is_refused(network: Network, opened: Opened) -> No
     opened.sync(1)
 
 
-def test_what_an_answered_hash_carries_again_is_the_stored_reply(network: Network, opened: Opened) -> None:
+def test_what_an_answered_hash_carries_again_is_the_stored_reply(network: Network, opened: OpenConnection) -> None:
     right = opened.request(1)
     first = raw_result(network, "mph_sync", opened.sealed(right))
     other = opened.sealed(replace(right, half=opened.request(500).half, payments=(payment(None, 499),)))
@@ -451,7 +455,7 @@ def altered(raw: bytes, **changes: Any) -> bytes:
     ids=lambda changes: next(iter(changes)),
 )
 def test_a_commit_of_another_form_is_refused_and_the_agreed_one_taken_after(
-    opened: Opened, changes: dict[str, Any]
+    opened: OpenConnection, changes: dict[str, Any]
 ) -> None:
     right = opened.request(1)
     assert opened.refused(with_offer(right, altered(offered(right).raw, **changes))) == "BadCommit"
@@ -460,7 +464,7 @@ def test_a_commit_of_another_form_is_refused_and_the_agreed_one_taken_after(
     assert opened.paid == 2
 
 
-def test_a_commit_on_other_terms_is_refused(opened: Opened) -> None:
+def test_a_commit_on_other_terms_is_refused(opened: OpenConnection) -> None:
     right = opened.request(1)
     raw, script = offered(right).raw, CommitScript.parse(offered(right).script)
     for wrong, error in (
@@ -475,7 +479,7 @@ def test_a_commit_on_other_terms_is_refused(opened: Opened) -> None:
     assert opened.refused(with_offer(right, raw, offered(right).script + b"\x61")) == "BadCommitScript"
 
 
-def test_a_commit_signed_by_another_is_refused(opened: Opened) -> None:
+def test_a_commit_signed_by_another_is_refused(opened: OpenConnection) -> None:
     right = opened.request(1)
     key, opened.key = opened.key, key_of("another")
     wrong = opened.request(1)
@@ -483,7 +487,7 @@ def test_a_commit_signed_by_another_is_refused(opened: Opened) -> None:
     assert opened.refused(with_offer(right, offered(wrong).raw)) == "BadPayerSignature"
 
 
-def test_a_commit_that_moves_less_or_more_than_it_may_is_refused(opened: Opened) -> None:
+def test_a_commit_that_moves_less_or_more_than_it_may_is_refused(opened: OpenConnection) -> None:
     opened.sync(1000, payment(None, 999))
     richer = opened.duplex
     for moved, quantity, error in ((500, DEPOSIT, "BadCommitQuantity"), (0, DEPOSIT + 5, "BadCommitQuantity")):
@@ -496,7 +500,7 @@ def test_a_commit_that_moves_less_or_more_than_it_may_is_refused(opened: Opened)
     assert opened.paid == 1002
 
 
-def test_secrets_that_revoke_nothing_are_refused(opened: Opened) -> None:
+def test_secrets_that_revoke_nothing_are_refused(opened: OpenConnection) -> None:
     right = opened.request(1)
     for secret, error in (
         (bytes(32), "BadSecret"),
@@ -514,7 +518,7 @@ def test_secrets_that_revoke_nothing_are_refused(opened: Opened) -> None:
 # What it may pay -----------------------------------------------------------------------------------------------------
 
 
-def test_payments_and_fee_must_be_moved_by_the_request(opened: Opened) -> None:
+def test_payments_and_fee_must_be_moved_by_the_request(opened: OpenConnection) -> None:
     for request in (
         opened.request(10, payment(None, 10)),
         opened.request(10, payment(None, 5), payment(None, 5)),
@@ -527,7 +531,9 @@ def test_payments_and_fee_must_be_moved_by_the_request(opened: Opened) -> None:
 
 
 @pytest.mark.parametrize("partial", [False, True])
-def test_a_payment_that_can_not_be_booked_is_refused_with_the_sync_or_alone(opened: Opened, partial: bool) -> None:
+def test_a_payment_that_can_not_be_booked_is_refused_with_the_sync_or_alone(
+    opened: OpenConnection, partial: bool
+) -> None:
     lost = payment(STRANGER, 30)
     request = opened.request(41, lost, payment(None, 10))
     if not partial:
@@ -560,19 +566,19 @@ def test_a_payment_that_can_not_be_booked_is_refused_with_the_sync_or_alone(open
     ],
     ids=str,
 )
-def test_nonsense_is_a_bad_request(shapes: Opened, changes: dict[str, Any]) -> None:
+def test_nonsense_is_a_bad_request(shapes: OpenConnection, changes: dict[str, Any]) -> None:
     request = shapes.request(1)
     assert shapes.refused(request, **changes) == "BadRequest"
 
 
 @pytest.fixture(scope="module")
-def shapes(network: Network) -> Opened:
+def shapes(network: Network) -> OpenConnection:
     """A connection that no request of the tests changes."""
     client = network.client("shapes")
-    return Opened(network, client, network.open_connection(client))
+    return OpenConnection(network, client, network.open_connection(client))
 
 
-def test_a_hash_that_the_connection_knows_is_refused_as_the_next(opened: Opened) -> None:
+def test_a_hash_that_the_connection_knows_is_refused_as_the_next(opened: OpenConnection) -> None:
     right = opened.request(1)
     for taken, error in (
         (opened.duplex.receiving.script.spend_hash, "StaleRequest"),
@@ -589,7 +595,7 @@ def test_a_hash_that_the_connection_knows_is_refused_as_the_next(opened: Opened)
 
 def test_a_close_where_nothing_moved_gives_the_spend_secret_and_ends_all_syncs(network: Network) -> None:
     client = network.client("untouched")
-    still = Opened(network, client, network.open_connection(client))
+    still = OpenConnection(network, client, network.open_connection(client))
     request = still.request(1)
     given = bytes.fromhex(still.close()["spend_secret"])
     assert hash_of(Secret(given)) == still.duplex.sending.script.spend_hash
@@ -598,7 +604,7 @@ def test_a_close_where_nothing_moved_gives_the_spend_secret_and_ends_all_syncs(n
 
 
 def test_a_close_publishes_the_hubs_commit_before_it_answers_and_keeps_the_secret(
-    network: Network, opened: Opened
+    network: Network, opened: OpenConnection
 ) -> None:
     opened.sync(100, payment(None, 99))
     assert opened.close()["spend_secret"] is None
@@ -611,7 +617,7 @@ def test_a_close_publishes_the_hubs_commit_before_it_answers_and_keeps_the_secre
     network.mine()
 
 
-def test_a_close_is_refused_by_name(network: Network, hand: Hand, opened: Opened) -> None:
+def test_a_close_is_refused_by_name(network: Network, hand: ProposingClient, opened: OpenConnection) -> None:
     for secret in (bytes(32), opened.secrets.revoke(0)):
         body = envelope.seal(opened.key, close_request(opened.handle, Secret(secret)))
         assert name_of(network, "mph_close", body) == "BadSecret"
@@ -629,7 +635,7 @@ def test_a_close_is_refused_by_name(network: Network, hand: Hand, opened: Opened
 
 def test_the_client_s_spend_secret_gives_the_hub_its_deposit_at_once(network: Network) -> None:
     client = network.client("generous")
-    given = Opened(network, client, network.open_connection(client))
+    given = OpenConnection(network, client, network.open_connection(client))
     address = address_of(given.duplex.receiving.script.output)
     assert client.run("balances", "--address", address)["XCP"] == DEPOSIT
     given.close(given.secrets.spend)

@@ -40,7 +40,7 @@ def town(tmp_path: Path) -> Iterator[Town]:
         yield running
 
 
-class Story:
+class RestoredHub:
     """Alice has paid Bob; the hub's database is copied; then they go on, so that the copy holds what is revoked."""
 
     def __init__(self, town: Town) -> None:
@@ -89,7 +89,7 @@ def refused(town: Town, *options: str) -> dict[str, Any]:
 
 
 def test_a_hub_does_not_start_on_an_old_database(town: Town) -> None:
-    story = Story(town)
+    story = RestoredHub(town)
     town.restore(story.copy)
     published = town.mempool()
     error = refused(town)
@@ -156,7 +156,7 @@ def test_the_count_beside_the_database_is_never_ahead(town: Town) -> None:
 
 
 def test_after_a_restore_everybody_has_what_it_had(town: Town) -> None:
-    story = Story(town)
+    story = RestoredHub(town)
     town.restore(story.copy)
     town.start_hub("--restored")
     town.mine(2)
@@ -175,7 +175,7 @@ def test_after_a_restore_everybody_has_what_it_had(town: Town) -> None:
 
 
 def test_a_hub_notices_by_a_client_that_its_whole_folder_is_old(town: Town) -> None:
-    story = Story(town)
+    story = RestoredHub(town)
     town.restore(story.copy)
     shutil.copy(story.copy.with_suffix(".json"), town.basedir / "hub.regtest.witness.json")
     town.start_hub()
@@ -190,7 +190,7 @@ def test_a_hub_notices_by_a_client_that_its_whole_folder_is_old(town: Town) -> N
 
 
 def test_a_restored_hub_goes_on_with_new_connections(town: Town) -> None:
-    story = Story(town)
+    story = RestoredHub(town)
     town.restore(story.copy)
     town.start_hub("--restored")
     story.alice.run("sync")
@@ -206,7 +206,7 @@ def test_a_restored_hub_goes_on_with_new_connections(town: Town) -> None:
 
 
 def test_a_restored_hub_believes_only_what_it_can_check(town: Town) -> None:
-    story = Story(town)
+    story = RestoredHub(town)
     town.restore(story.copy)
     town.start_hub("--restored")
     hub = RpcClient(town.hub_url)

@@ -26,7 +26,7 @@ ROUNDS = 30  # of a block and a sync, until a connection is settled
 PATIENCE = 60.0
 
 
-class Party:
+class HarnessClient:
     """A client; ``own_chain``: with a node of its own, else it sees the chain through its hub."""
 
     def __init__(self, network: Network, name: str, hub_url: str | None = None, *, own_chain: bool = True) -> None:
@@ -54,7 +54,7 @@ class Party:
         with self.session() as session:
             return getattr(api, command)(session, *args, **kwargs)
 
-    def fund(self) -> Party:
+    def fund(self) -> HarnessClient:
         """Give it what the faucet gives, confirmed."""
         self.do("faucet")
         self.network.mine()

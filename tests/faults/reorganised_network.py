@@ -1,4 +1,4 @@
-"""A town whose last blocks are taken away, and what somebody may put in their place."""
+"""A network whose last blocks are taken away, and the transactions that somebody may put in their place."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ OFFLINE = ("HubUnreachable",)
 
 
 @dataclass
-class Shaken:
+class ReorganisedNetwork:
     """A town, what everybody held at first, and each client's connection. ``cheats`` need not be left whole."""
 
     town: Town
