@@ -289,3 +289,14 @@ def clients(desk: Desk) -> Iterator[ScriptedClient]:
             hand.agree()
         open_all(desk, *hands)
         yield from hands
+
+
+def amounts(reply: SyncReply) -> list[int]:
+    """What a reply's payments bring, in its order."""
+    return [item.amount for item in reply.receipts]
+
+
+def states(desk: Desk, payer: ScriptedClient) -> list[tuple[int, str]]:
+    """The payments of a client, as they stand in the book."""
+    rows = desk.rows(f"select amount, state from payments where payer = x'{payer.handle.hex()}' order by number")
+    return [(int(amount), str(state)) for amount, state in rows]

@@ -31,6 +31,7 @@ WAIT = 30.0  # seconds
 HUB = [sys.executable, "-m", "picopayments_cli.hub.cli"]
 COINS, ASSETS = 100_000_000, 10_000_000_000  # what the faucet gives a wallet: satoshis of BTC and of XCP
 DEPOSIT = 1_000_000
+FEE = 1  # satoshi of the asset, for a sync
 ROUNDS = 12  # of a block and a sync, until a connection is settled
 
 

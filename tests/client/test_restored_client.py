@@ -4,21 +4,9 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from cheats import Town, pay, running_town
-from regtest_support import running_node
-
-FEE = 1  # for a sync
-
-
-@pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    """A chain that mines only when told, a hub, and clients of one's own."""
-    with running_node(tmp_path / "chain", 0) as node, running_town(tmp_path, node) as running:
-        yield running
+from cheats import Town, pay
+from network_support import FEE
 
 
 class RestoredClient:

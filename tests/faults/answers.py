@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from network_support import ASSETS, DEPOSIT, Network, running_network
+from network_support import ASSETS, DEPOSIT, FEE, Network, running_network
 
-from faults.harness_client import EXPIRE, FEE, PATIENCE, HarnessClient, heard, hub_balance
+from faults.harness_client import EXPIRE, PATIENCE, HarnessClient, heard, hub_balance
 from faults.proxy import FAULTS, LATE, Proxy, between
 from faults.result import Budget, Result
 from picopayments_cli.channel.errors import BadAnswer, BadReply, PicopaymentsError, Unreachable

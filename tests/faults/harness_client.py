@@ -20,7 +20,6 @@ from picopayments_cli.client.connection import CLOSED, Connection
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings, choose_network
 
-FEE = 1  # for a sync
 EXPIRE = 1000  # blocks, so that no deadline comes in between
 ROUNDS = 30  # of a block and a sync, until a connection is settled
 PATIENCE = 60.0

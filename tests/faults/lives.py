@@ -14,7 +14,7 @@ from typing import Any
 
 import requests
 from cheats import DEPOSIT
-from network_support import WAIT, Client, key_in, wait_until
+from network_support import FEE, WAIT, Client, key_in, wait_until
 from regtest_support import address_of
 
 from faults.dying_hub import DyingHubTown
@@ -25,7 +25,6 @@ from picopayments_cli.channel.errors import PicopaymentsError
 from picopayments_cli.channel.state import finished
 from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING, PROPOSED
 
-FEE = 1  # for a sync
 LONG, SHORT = 1000, 16  # blocks until a deposit expires
 SMALL = 2000  # a deposit too small for large payments
 READS = (

@@ -10,9 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import requests
-from network_support import DEPOSIT, Network, running_network
+from network_support import DEPOSIT, FEE, Network, running_network
 
-from faults.harness_client import EXPIRE, FEE, ROUNDS, HarnessClient, heard, hub_balance
+from faults.harness_client import EXPIRE, ROUNDS, HarnessClient, heard, hub_balance
 from faults.lying_hub import UNSIGNED
 from faults.mutations import Known, Mutation, mutations, signature_shaped
 from faults.proxy import LOST_BEFORE, Proxy, between

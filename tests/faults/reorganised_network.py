@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from cheats import DEPOSIT, Books, Town
-from network_support import Client, key_in, wait_until
+from network_support import FEE, Client, key_in, wait_until
 from regtest_support import address_of, script_of_key
 
 from faults.result import Result
@@ -42,7 +42,6 @@ SAFE = NETWORKS["mainnet"].safe_depth
 DELAY = 2 * SAFE  # blocks, so that who punishes may see that undone once
 EXPIRE = 600  # blocks, so that no deadline comes in between
 PATIENCE = 120  # blocks until a stage is reached
-FEE = 1  # for a sync
 EXTRA = 5000  # satoshis that a conflicting transaction pays
 BACK, GONE = "come back", "are forgotten"
 REFUSALS = ("BroadcastRefused",)  # of what somebody has put something else in the place of

@@ -23,7 +23,6 @@ from faults.result import Budget, Result
 
 CROWD = 20
 PATIENCE = 120.0  # seconds, for a crowd on a busy machine
-FEE = 1  # for a sync
 FLUSHES = 3  # of files and folders, and more, for a sync
 EXPIRE = "1000"  # blocks, so that no deadline comes in between
 LOCAL = ("StoreUnusable",)

@@ -3,52 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from channel_support import parsed
-from hub_support import EXPIRE, Desk, ScriptedClient, clients, open_all, payment, running_desk
+from hub_support import EXPIRE, Desk, ScriptedClient, amounts, open_all, payment, running_desk
+from network_support import FEE
 
 from picopayments_cli.channel.duplex import Half, standing
 from picopayments_cli.channel.errors import DatabaseUnusable
-from picopayments_cli.channel.messages import SyncReply, close_request
+from picopayments_cli.channel.messages import close_request
 from picopayments_cli.channel.state import Channel, Commit, Offer, finished, offer_of
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Handle, Hash
 from picopayments_cli.hub import book, restored
-
-FEE = 1  # for a sync
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """One hub for all that leave its connections open."""
-    with running_desk(tmp_path_factory.mktemp("desk")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def opened(desk: Desk) -> Iterator[ScriptedClient]:
-    """As many clients as are asked for."""
-    return clients(desk)
-
-
-@pytest.fixture
-def alice(opened: Iterator[ScriptedClient]) -> ScriptedClient:
-    """A client that has paid for nothing yet."""
-    return next(opened)
-
-
-@pytest.fixture
-def bob(opened: Iterator[ScriptedClient]) -> ScriptedClient:
-    """Another one."""
-    return next(opened)
-
-
-def amounts(reply: SyncReply) -> list[int]:
-    return [item.amount for item in reply.receipts]
 
 
 def pay(alice: ScriptedClient, bob: ScriptedClient, amount: int) -> None:

@@ -6,54 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 from channel_support import parsed
-from hub_support import DELAY, STRANGER, Desk, ScriptedClient, clients, payment, running_desk
+from hub_support import DELAY, STRANGER, Desk, ScriptedClient, amounts, payment, states
+from network_support import FEE
 from regtest_support import address_of, key_of
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.duplex import standing
-from picopayments_cli.channel.messages import SyncReply, SyncRequest, close_request
+from picopayments_cli.channel.messages import SyncRequest, close_request
 from picopayments_cli.channel.recovery import settle_height
 from picopayments_cli.channel.state import finished
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Hash, Outpoint, Secret, hash_of
-
-FEE = 1  # for a sync
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """One hub for all."""
-    with running_desk(tmp_path_factory.mktemp("desk")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def opened(desk: Desk) -> Iterator[ScriptedClient]:
-    """As many clients as are asked for."""
-    return clients(desk)
-
-
-@pytest.fixture
-def alice(opened: Iterator[ScriptedClient]) -> ScriptedClient:
-    """A client that has paid for nothing yet."""
-    return next(opened)
-
-
-@pytest.fixture
-def bob(opened: Iterator[ScriptedClient]) -> ScriptedClient:
-    """Another one."""
-    return next(opened)
-
-
-def amounts(reply: SyncReply) -> list[int]:
-    return [item.amount for item in reply.receipts]
-
-
-def states(desk: Desk, payer: ScriptedClient) -> list[tuple[int, str]]:
-    """The payments of a client, as they stand in the book."""
-    rows = desk.rows(f"select amount, state from payments where payer = x'{payer.handle.hex()}' order by number")
-    return [(int(amount), str(state)) for amount, state in rows]
-
 
 # Dust on commits ----------------------------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,13 +36,6 @@ from picopayments_cli.rpc import RpcClient
 
 EXPIRE, DELAY = 100, 2
 STRANGER = Handle(b"\xcd" * 32)  # no handle that the hub drew
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """One network for all, which mines only when told."""
-    with running_network(tmp_path_factory.mktemp("methods")) as running:
-        yield running
 
 
 def raw_result(network: Network, method: str, body: Mapping[str, Any]) -> bytes:

@@ -10,56 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_support import DELAY, DEPOSIT, STRANGER, Desk, ScriptedClient, clients, payment, running_desk
+from hub_support import DELAY, DEPOSIT, STRANGER, Desk, ScriptedClient, amounts, payment, running_desk, states
+from network_support import FEE
 from regtest_support import address_of, key_of, script_of_key
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.errors import PicopaymentsError
-from picopayments_cli.channel.messages import ConnectRequest, SyncReply
+from picopayments_cli.channel.messages import ConnectRequest
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash, Quantity
 
-FEE = 1  # for a sync
 ROOM = DEPOSIT  # what the hub deposits for a client's deposit, so that a client without payments can take so much
 HIGH, LOW = 2 * DEPOSIT, 100  # deposits beyond the bounds of LIMITED
 LIMITED = {"deposit_max": HIGH - 1, "deposit_min": LOW + 1, "deposit_ratio": 0.01, "expire_max": 90, "expire_min": 30}
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """One hub for all tests that leave it as they found it."""
-    with running_desk(tmp_path_factory.mktemp("desk")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def opened(desk: Desk) -> Iterator[ScriptedClient]:
-    """As many clients as are asked for."""
-    return clients(desk)
-
-
-@pytest.fixture
-def alice(opened: Iterator[ScriptedClient]) -> ScriptedClient:
-    """A client that has paid for nothing yet."""
-    return next(opened)
-
-
-@pytest.fixture
-def bob(opened: Iterator[ScriptedClient]) -> ScriptedClient:
-    """Another one."""
-    return next(opened)
-
-
-def amounts(reply: SyncReply) -> list[int]:
-    return [item.amount for item in reply.receipts]
-
-
-def states(desk: Desk, payer: ScriptedClient) -> list[tuple[int, str]]:
-    """The payments of a client, as they stand in the book."""
-    rows = desk.rows(f"select amount, state from payments where payer = x'{payer.handle.hex()}' order by number")
-    return [(int(amount), str(state)) for amount, state in rows]
 
 
 # mph_status ---------------------------------------------------------------------------------------------------------

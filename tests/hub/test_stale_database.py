@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cheats import Town, pay, running_town
-from network_support import Client, HubProcess, wait_until
-from regtest_support import running_node
+from cheats import Town, pay
+from network_support import FEE, Client, HubProcess, wait_until
 
 from picopayments_cli.channel import envelope, recovery
 from picopayments_cli.channel.duplex import Half, standing
@@ -29,15 +27,6 @@ from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.restored import Witness
 from picopayments_cli.rpc import RpcClient
-
-FEE = 1  # for a sync
-
-
-@pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    """A chain that mines only when told, a hub, and clients of one's own."""
-    with running_node(tmp_path / "chain", 0) as node, running_town(tmp_path, node) as running:
-        yield running
 
 
 class RestoredHub:

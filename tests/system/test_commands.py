@@ -35,12 +35,6 @@ STRANGERS = iter(range(1, 1000))
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    with running_network(tmp_path_factory.mktemp("network")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def alice(network: Network) -> Client:
     """With BTC, XCP, DEMOCOIN and a subasset, each confirmed; tests here leave her without an unconfirmed coin."""
     client = network.client("alice")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import requests
-from network_support import ASSETS, DEPOSIT, WAIT, Client, Network, running_network, tokens_of, wait_until
+from network_support import ASSETS, DEPOSIT, FEE, WAIT, Client, Network, running_network, tokens_of, wait_until
 from regtest_support import key_of
 from servers import serving
 from starlette.applications import Starlette
@@ -24,16 +24,6 @@ from starlette.routing import Route
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.errors import PicopaymentsError
 from picopayments_cli.rpc import RpcClient
-
-FEE = 1  # for a sync
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """One network for all, which mines only when told."""
-    with running_network(tmp_path_factory.mktemp("crash")) as running:
-        yield running
-
 
 # The hub and its node killed ----------------------------------------------------------------------------------------
 

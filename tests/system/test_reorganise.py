@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from network_support import ASSETS, COINS, DEPOSIT, Client, Network, running_network
+from network_support import ASSETS, COINS, DEPOSIT, FEE, Client, Network, running_network
 
 from picopayments_cli.channel.counterparty import is_p2sh
 from picopayments_cli.channel.errors import UnknownTransaction
 from picopayments_cli.channel.networks import NETWORKS, address_of_script
 from picopayments_cli.channel.transactions import Budget
 
-FEE = 1  # for a sync
 ROUNDS = 60  # of a block and a sync, until a stage is reached
 SAFE_DEPTH = "PICOPAYMENTS_SAFE_DEPTH"
 NOBODY = "http://127.0.0.1:9/api/"
