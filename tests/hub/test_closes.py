@@ -110,9 +110,9 @@ def test_an_older_commit_that_nobody_paid_to_hinders_nothing(
 
 
 def test_dust_on_another_clients_commit_hinders_nobody(
-    desk: Desk, alice: ScriptedClient, bob: ScriptedClient, opened: Iterator[ScriptedClient]
+    desk: Desk, alice: ScriptedClient, bob: ScriptedClient, open_clients: Iterator[ScriptedClient]
 ) -> None:
-    carol = next(opened)
+    carol = next(open_clients)
     old = receive(alice, bob, 100)
     return_to(bob, 0)
     pay_to_commit(desk, bob, old)

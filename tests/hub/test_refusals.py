@@ -31,9 +31,9 @@ LIMITED = {"deposit_max": HIGH - 1, "deposit_min": LOW + 1, "deposit_ratio": 0.0
 
 
 def test_status_tells_the_connections_in_the_assets_that_were_asked_for(
-    desk: Desk, opened: Iterator[ScriptedClient]
+    desk: Desk, open_clients: Iterator[ScriptedClient]
 ) -> None:
-    opening, open_one = ScriptedClient(desk, "opening"), next(opened)
+    opening, open_one = ScriptedClient(desk, "opening"), next(open_clients)
     opening.agree()
     status = json.loads(desk.call("mph_status", {"assets": ["XCP"]}))
     shown = {handle: item["status"] for handle, item in status["connections"].items()}
@@ -375,7 +375,7 @@ def test_what_can_not_be_moved_whole_waits_and_counts_at_the_next_payment(desk: 
 
 
 def test_a_payee_must_be_open_and_in_the_same_asset(
-    desk: Desk, alice: ScriptedClient, opened: Iterator[ScriptedClient]
+    desk: Desk, alice: ScriptedClient, open_clients: Iterator[ScriptedClient]
 ) -> None:
     desk.node.rpc("faucet", address=desk.hub.address, asset="DEMOCOIN", quantity=5 * DEPOSIT)
     desk.mine()
@@ -384,7 +384,7 @@ def test_a_payee_must_be_open_and_in_the_same_asset(
         ScriptedClient(desk, "payee that opens"),
     )
     opening.agree()
-    gone = next(opened)
+    gone = next(open_clients)
     gone.close()
     asked = ScriptedClient(desk, "payee that asked")
     asked.request()
