@@ -175,5 +175,5 @@ def refusal(status: int) -> dict[str, Any]:
 
 
 def told(asset: str, number: int, longname: str | None = None) -> dict[str, Any]:
-    """What a server says of an asset."""
+    """Return what a server says of an asset."""
     return {"asset": asset, "asset_id": str(number), "divisible": True, "asset_longname": longname}

@@ -1,4 +1,4 @@
-"""What the tests of the ground floor share: keys, open channels, judges of scripts, and a ledger in memory."""
+"""Helpers of the ground floor's tests: keys, open channels, judges of scripts, and a ledger in memory."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def numbers_of(signature: bytes) -> tuple[int, int]:
 
 
 def high_s(signature: bytes) -> bytes:
-    """The same DER signature with s above half of the curve's order."""
+    """Return the DER signature with s above half of the curve's order."""
     r, s = numbers_of(signature)
     return der(r, max(s, CURVE_ORDER - s))
 
@@ -187,7 +187,7 @@ class Ledger:
     balances: dict[bytes, int]
 
     def balance(self, script: bytes) -> int:
-        """What is held there."""
+        """Return what is held there."""
         return self.balances.get(script, 0)
 
     def apply(self, tx: CTransaction, spent_script: bytes) -> int:

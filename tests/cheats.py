@@ -37,13 +37,13 @@ Result = Mapping[str, Mapping[str, Sequence[Mapping[str, object]]]]  # what a sy
 
 @dataclass(frozen=True)
 class Books:
-    """What every party's wallet held at a height."""
+    """The holdings of every party's wallet at a height."""
 
     height: int
     held: Mapping[str, Held]
 
     def total(self, asset: str) -> int:
-        """What all hold together."""
+        """Return what all hold together."""
         return sum(of.get(asset, 0) for of in self.held.values())
 
 
@@ -211,7 +211,7 @@ class Town:
         return {"hub": hub} | {name: client.wallet_script for name, client in self.clients.items()}
 
     def books(self) -> Books:
-        """What every party's wallet holds."""
+        """Return what every party's wallet holds."""
         wallets = self._wallets
         view = self.chain.view(Query(balances=[address_of(script) for script in wallets.values()]))
         return Books(view.height, {name: dict(view.balances[address_of(script)]) for name, script in wallets.items()})

@@ -128,13 +128,13 @@ class OpenConnection:
         return reply
 
     def close(self, secret: Secret | None = None) -> dict[str, Any]:
-        """What the hub answers to a close."""
+        """Return what the hub answers to a close."""
         body = envelope.seal(self.key, close_request(self.handle, secret))
         result: dict[str, Any] = RpcClient(self.network.hub_url).call("mph_close", body, retry=False)
         return result
 
     @property
     def paid(self) -> int:
-        """What the hub has got from the client since the connection opened, as the hub tells it."""
+        """Return what the hub has got from the client since the connection opened, as the hub tells it."""
         status = self.network.hub.call("mph_status", assets=None)["connections"]
         return int(status[self.handle.hex()]["balance"]) - DEPOSIT

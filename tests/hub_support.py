@@ -95,7 +95,7 @@ class Desk:
             return work.get(handle)
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        """What the database holds."""
+        """Return what the database holds."""
         with self.database.reading() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(statement)]
 
@@ -177,7 +177,7 @@ class ScriptedClient:
         return DepositMessage(script.redeem, self.secrets.revoke_hash(0), Quantity(quantity), DELAY)
 
     def body(self, message: DepositMessage) -> dict[str, Any]:
-        """What proposes it, unsigned."""
+        """Return what proposes it, unsigned."""
         return message.as_json(self.asset, self.handle)
 
     def agree(self, expire: int = EXPIRE, quantity: int = DEPOSIT) -> None:
@@ -258,12 +258,12 @@ class ScriptedClient:
         return self.refused("mph_sync", self.sync_body(request, **changes))
 
     def close(self, secret: Secret | None = None, said: pair.Half | None = None) -> dict[str, Any]:
-        """What the hub answers to a close."""
+        """Return what the hub answers to a close."""
         return self.call("mph_close", close_request(self.handle, secret, said))
 
     @property
     def paid(self) -> int:
-        """What the hub has got from the client since the connection opened, as the hub has it."""
+        """Return what the hub has got from the client since the connection opened, as the hub has it."""
         return self.desk.account(self.handle).channels.net
 
 
@@ -292,7 +292,7 @@ def clients(desk: Desk) -> Iterator[ScriptedClient]:
 
 
 def amounts(reply: SyncReply) -> list[int]:
-    """What a reply's payments bring, in its order."""
+    """Return what a reply's payments bring, in its order."""
     return [item.amount for item in reply.receipts]
 
 

@@ -34,7 +34,7 @@ class Killed(BaseException):
 
 @dataclass
 class WatchedDoors:
-    """What went through the doors, and where the process is to be killed."""
+    """The doors that were passed, and the one at which the process is to be killed."""
 
     passed: list[str] = field(default_factory=list)
     deadly: str | None = None
@@ -115,12 +115,12 @@ class LifeInMemory:
         return self.connection.handle.hex()
 
     def files(self) -> dict[str, bytes]:
-        """What stands on disk."""
+        """Return what stands on disk."""
         folder = self.session.settings.basedir
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     def told(self) -> list[Action]:
-        """What the history says of the one connection."""
+        """Return what the history says of the one connection."""
         hidden = ("handle", "number", "time")
         events = api.history(self.session)
         assert [event["number"] for event in events] == list(range(len(events)))

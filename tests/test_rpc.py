@@ -1,4 +1,4 @@
-"""What a caller of a hub or node sees: results, refusals by name, else a named error in bounded time."""
+"""Calls of a hub or node end in bounded time with a result, a refusal by name, or a named error."""
 
 from __future__ import annotations
 
@@ -263,7 +263,7 @@ def test_the_limits_of_an_answer() -> None:
 
 
 def refused_with(error: Any, status: str = "200 OK") -> PicopaymentsError:
-    """What a refusal is taken for."""
+    """Return what a refusal is taken for."""
     with talking(saying({"error": error, "id": 0}, status)) as (url, _), pytest.raises(PicopaymentsError) as refused:
         RpcClient(url).call("balances", {}, retry=False)
     return refused.value

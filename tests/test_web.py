@@ -1,4 +1,4 @@
-"""What a client of our servers sees, well-behaved or hostile; and how a server starts and stops."""
+"""Our servers serve well-behaved and hostile clients as they should, and start and stop cleanly."""
 
 from __future__ import annotations
 

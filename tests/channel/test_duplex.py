@@ -89,7 +89,7 @@ def revoke_hash_in(script: bytes) -> Hash:
 
 @dataclass
 class Direction:
-    """What one party knows to have signed to the other, and what the other knows: hashes and quantities."""
+    """Hashes and quantities that one party knows to have signed to the other, and those that the other knows."""
 
     deposit: int
     signed: dict[bytes, int] = field(default_factory=dict)  # left the payer's machine
@@ -98,11 +98,11 @@ class Direction:
     learned: set[bytes] = field(default_factory=set)  # it reached the payer
 
     def lost(self) -> int:
-        """What the payee could publish for all that the payer knows."""
+        """Return what the payee could publish for all that the payer knows."""
         return max((self.signed[name] for name in self.signed.keys() - self.learned), default=0)
 
     def won(self) -> int:
-        """What the payee can publish without being punished."""
+        """Return what the payee can publish without being punished."""
         return max((self.signed[name] for name in self.held - self.told), default=0)
 
 
@@ -127,7 +127,7 @@ class Book:
             self.by_payer[sender].held.add(revoke_hash_in(half.offer.script))
 
     def guaranteed(self, name: str) -> int:
-        """What that party can get on chain alone, whatever the other does."""
+        """Return what that party can get on chain alone, whatever the other does."""
         own = self.by_payer[name]
         (other,) = (direction for payer, direction in self.by_payer.items() if payer != name)
         return own.deposit - own.lost() + other.won()
@@ -148,7 +148,7 @@ def publish(ledger: Ledger, channel: Channel, chosen: Commit, payee: ChannelPart
 
 
 def settle_on_chain(victim: ChannelParty, peer: ChannelParty, published: Commit | None, revoked: bool) -> int:
-    """What ``victim`` has in its wallet at last, if its peer publishes that commit, and it publishes its own best."""
+    """Return what ``victim`` has at last, if its peer publishes that commit and it publishes its own best."""
     out, back = victim.duplex.sending, victim.duplex.receiving
     ledger = Ledger({out.script.output: out.quantity, back.script.output: back.quantity})
     rate = out.budget.recovery_rate
@@ -341,7 +341,7 @@ class ConnectionMachine(RuleBasedStateMachine):
             assert channel.room >= 0
 
     def teardown(self) -> None:
-        """Whatever state they are left in, answered or not: each gets its guaranteed balance on chain."""
+        """Each gets its guaranteed balance on chain, in whatever state they are left, answered or not."""
         for victim, peer in ((self.client, self.hub), (self.hub, self.client)):
             channel = victim.duplex.sending
             best = channel.active[-1] if channel.active else None
@@ -540,7 +540,7 @@ def test_how_a_payer_stands() -> None:
 
 
 def test_what_a_payer_shows_to_a_payee_with_an_old_state() -> None:
-    """What it proves to be given back is gone, a commit on a hash of the payee's own is taken; nothing else changes."""
+    """A commit proven to be given back is gone, one on a hash of the payee's own is taken; nothing else changes."""
     old = open_channel(hashes=())
     for quantity, name in ((300, "two"), (500, "three"), (700, "four")):
         asked = request_commit(old, hashed(name))

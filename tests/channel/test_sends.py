@@ -147,7 +147,7 @@ def test_no_message_makes_the_reader_fail(message: bytes) -> None:
 
 
 def older_send(packed: bytes, memo: bytes = b"", quantity: int = 5, asset: int = 1) -> Send | None:
-    """What is read in an enhanced send of the older layout."""
+    """Return what is read in an enhanced send of the older layout."""
     return unpack_send(b"\x02" + struct.pack(">QQ", asset, quantity) + packed + memo)
 
 

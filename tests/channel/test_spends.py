@@ -39,7 +39,7 @@ class ChannelSpend:
 
 @dataclass(frozen=True)
 class Lives:
-    """What is left of a network on which connections lived: the node's folder, and all spends."""
+    """The remains of a network on which connections lived: the node's folder, and all spends."""
 
     folder: Path
     spends: tuple[ChannelSpend, ...]

@@ -223,7 +223,7 @@ def test_a_commit_whose_words_are_not_those_of_a_half_signed_one(words: bytes) -
 
 
 def broken_signatures() -> dict[str, bytes]:
-    """What is pushed in place of the payer's signature, the rest as it should be."""
+    """Return what is pushed in place of the payer's signature, the rest as it should be."""
     der = SIGNATURE[:-1]
     r, s = numbers_of(der)
     first, second = der[2 : 4 + der[3]], der[4 + der[3] :]

@@ -38,12 +38,12 @@ def closed(it: LifeInMemory) -> str | None:
 
 
 def shown(it: LifeInMemory) -> str:
-    """What `status` says of the connection."""
+    """Return what `status` says of the connection."""
     return str(api.status(it.session)["connections"][it.handle]["status"])
 
 
 def kinds(it: LifeInMemory) -> list[str]:
-    """What the history says was published."""
+    """Return what the history says was published."""
     return [action["kind"] for action in it.told() if action["action"] == "published"]
 
 
@@ -137,7 +137,7 @@ def test_an_unanswered_sync_keeps_the_secret(it: LifeInMemory) -> None:
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_hub_that_did_not_answer_the_last_sync_is_not_told_before_it_has(it: LifeInMemory, times: int) -> None:
-    """What that sync gave back stays so: told without it, the hub could have its deposit at expiry only."""
+    """The commit that this sync gave back stays so: else the hub could have its deposit at expiry only."""
     it.receive()
     it.queue(298)
     silences = [SILENT] * times

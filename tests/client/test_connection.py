@@ -156,7 +156,7 @@ def test_what_has_a_default_may_be_missing(it: LifeInMemory, full: Connection) -
     assert (it.connection.final, it.connection.own_spend) == (False, None)
 
 
-# What no member is, by what it is itself.
+# Values that no member has, by its kind.
 OTHERS: tuple[Any, ...] = (None, "x", 5, -1, True, [], [5], [[]], {}, {"x": 5})
 
 

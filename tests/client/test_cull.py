@@ -1,4 +1,4 @@
-"""What the history and the archive show of whole lives, typed as commands; and `cancelpayment`."""
+"""The history and the archive show whole lives, typed as commands; and `cancelpayment` takes a payment back."""
 
 from __future__ import annotations
 

@@ -61,22 +61,22 @@ def refusing(error: PicopaymentsError) -> Callable[[Callable[[], Any], Mapping[s
 
 
 def sent(payment: str, amount: int) -> dict[str, Any]:
-    """What the history says of a payment that went out."""
+    """Return what the history says of a payment that went out."""
     return {"action": "sent", "payee_handle": NOBODY, "amount": amount, "token": payment.encode().hex()}
 
 
 def refused(payment: str, amount: int, cause: str) -> dict[str, Any]:
-    """What the history says of a payment that came back."""
+    """Return what the history says of a payment that came back."""
     return {**sent(payment, amount), "action": "refused", "cause": cause}
 
 
 def balance(it: LifeInMemory) -> int:
-    """What this party owns of the connection."""
+    """Return what this party owns of the connection."""
     return it.connection.duplex.guaranteed
 
 
 def gone(it: LifeInMemory) -> list[str]:
-    """What was published since the doors were last looked at."""
+    """Return what was published since the doors were last looked at."""
     return [label for label in it.doors.passed if label.startswith("broadcast")]
 
 

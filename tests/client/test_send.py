@@ -1,4 +1,4 @@
-"""What leaves the wallet by `blocksend`, what is refused of it, and what the words of a command mean."""
+"""`blocksend` sends from the wallet, refuses each send that can't be, and takes words as they are meant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a token stands for: of a wallet in memory, whatever happens to its payments, in whatever order."""
+"""A token pays once for a wallet in memory, whatever happens to its payments, in whatever order."""
 
 from __future__ import annotations
 

@@ -159,7 +159,7 @@ def _repair(session: Session, party: HarnessClient, drawn: Sequence[str]) -> Non
 
 
 def _deliver(session: Session) -> None:
-    """What is under way arrives, each payment once."""
+    """Check that all payments under way arrive, each once."""
     for _ in range(2):
         for party in session.parties:
             _repair(session, party, ())

@@ -110,7 +110,7 @@ class CheatNetwork(Town):
         return script_of_key(key_in(self.basedir / "hub.regtest.wif"))
 
     def held(self, script: bytes) -> int:
-        """What a script holds of the asset."""
+        """Return what a script holds of the asset."""
         address = address_of(script)
         return self.chain.view(Query(balances=[address])).balances[address].get("XCP", 0)
 
@@ -175,7 +175,7 @@ class CheatedClient:
         self.hub.see(self.alice.connection(self.handle).duplex.sending.anchor)
 
     def status(self) -> str:
-        """What the client's status says."""
+        """Return what the client's status says."""
         return str(self.alice.shown(self.handle)["status"])
 
     def sync(self) -> str | None:
@@ -297,7 +297,7 @@ class CheatedHub:
             client.open(expire, delay)
 
     def hub_holds(self) -> int:
-        """What the hub's wallet holds."""
+        """Return what the hub's wallet holds."""
         return self.town.held(self.town.hub_script)
 
     def fault(self) -> int:

@@ -1,4 +1,4 @@
-"""What a cheating client does to the honest hub, by time, odd things and sums; each trial returns what stopped it."""
+"""The cheats of a client on the hub by time, odd things and sums; each trial returns what stopped it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cheating hub does to an honest client; each trial returns what stopped it."""
+"""The cheats of a hub on an honest client; each trial returns what stopped it."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ class Cheater:
         return self.town.coins(script)
 
     def held(self) -> int:
-        """What the wallet holds of the asset."""
+        """Return what the wallet holds of the asset."""
         address = address_of(self.script)
         return self.town.chain.view(Query(balances=[address])).balances[address].get("XCP", 0)
 
@@ -134,7 +134,7 @@ class Cheater:
         return bytes(Draft(inputs, (Output(value, self.script),)).signed(self.key).serialize())
 
     def replacing(self, raw: bytes) -> bytes:
-        """What takes the place of a transaction in the mempool, by the wallet's last coin in it alone."""
+        """Return what takes the place of a transaction in the mempool, by the wallet's last coin in it alone."""
         tx = CTransaction.deserialize(raw)
         coin = spent_outpoints(tx)[-1]
         made = self.town.chain.view(Query(transactions=[coin.txid])).transactions[coin.txid]
@@ -397,7 +397,7 @@ class CheatingClient(Cheater):
         return self.call("mph_close", {"handle": self.handle.hex(), "spend_secret": secret.hex() if secret else None})
 
     def guaranteed_to_hub(self) -> int:
-        """What the hub says that it has in the connection."""
+        """Return what the hub says that it has in the connection."""
         shown = self.town.hub.call("mph_status", assets=None)["connections"]
         return int(shown[self.handle.hex()]["balance"])
 

@@ -114,7 +114,7 @@ class DyingHubTown(Town):
         self._port = int(self.hub_url.split(":")[2].partition("/")[0])
 
     def watch(self) -> Watch | None:
-        """What to watch of the hub that is about to start."""
+        """Return what to watch of the hub that is about to start."""
         return None
 
     def stop_hub(self, how: signal.Signals = signal.SIGTERM) -> None:

@@ -78,7 +78,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _samples(network: Network, proxy: Proxy, alice: HarnessClient) -> Samples:
-    """What passes while two parties pay each other."""
+    """Return what passes while two parties pay each other."""
     bob = HarnessClient(network, "bob", proxy.url).fund()
     a, b = alice.open(), bob.open()
     for payer, source, target, amount in ((alice, a, b, 5000), (bob, b, a, 400), (alice, a, b, 30), (bob, b, a, 4)):

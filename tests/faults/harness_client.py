@@ -49,7 +49,7 @@ class HarnessClient:
             session.close()
 
     def do(self, command: str, *args: Any, **kwargs: Any) -> Any:
-        """What a command returns. Raises what it raises."""
+        """Return what a command returns. Raises what it raises."""
         with self.session() as session:
             return getattr(api, command)(session, *args, **kwargs)
 
@@ -96,7 +96,7 @@ class HarnessClient:
         return self.files.key
 
     def held(self) -> int:
-        """What the wallet holds of the asset."""
+        """Return what the wallet holds of the asset."""
         return int(self.do("balances")["XCP"])
 
     def settle(self) -> bool:
@@ -132,7 +132,7 @@ def hub_key(network: Network) -> Key:
 
 
 def hub_balance(network: Network, handle: str, status: str | None = None) -> int | None:
-    """What the hub says that it has in a connection; None where it does not list it (in that status)."""
+    """Return what the hub says that it has in a connection; None where it does not list it (in that status)."""
     shown = network.hub.call("mph_status", assets=None)["connections"].get(handle)
     if shown is None or (status is not None and shown["status"] != status):
         return None

@@ -164,7 +164,7 @@ class LivesUnderFaults:
             self.result.hold(both == 2 * DEPOSIT, f"{name} and hub have {both} after {self.what}")
 
     def gained(self, client: Client, handle: str | None = None) -> int:
-        """What came by payments, less what went, by a client's history."""
+        """Return what came by payments, less what went, by a client's history."""
         events = client.run("history", *(("--handle", handle) if handle else ()))
         sums = {"received": 0, "sent": 0, "fee": 0}
         for event in events:

@@ -46,7 +46,7 @@ class LiedToNetwork:
         self.alice = HarnessClient(network, "alice", proxy.url).fund()
 
     def hubs_wallet(self) -> int:
-        """What the hub's wallet holds of the asset."""
+        """Return what the hub's wallet holds of the asset."""
         status = self.network.hub.call("mph_status", assets=["XCP"])
         return int(status["funds"]["liquidity"]["XCP"])
 
@@ -161,7 +161,7 @@ def _syncs(cheat: LiedToNetwork, budget: Budget) -> None:
 
 
 def _known(cheat: LiedToNetwork, handle: str) -> Known:
-    """What a lying client can put into a request: the connection's hashes and secrets, older and others' requests."""
+    """Values for a lying client's requests: the connection's hashes and secrets, older and others' requests."""
     connection = cheat.alice.connection(handle)
     duplex, own = connection.duplex, connection.secrets(cheat.alice.key())
     hashes = {
@@ -181,7 +181,7 @@ def _known(cheat: LiedToNetwork, handle: str) -> Known:
 
 
 def _unsigned(cheat: LiedToNetwork, budget: Budget) -> None:
-    """The same by somebody without the client's key."""
+    """Send the changes without the client's key."""
     handle, base = _prepared(cheat)
     rules: dict[str, int] = {}
     before = hub_balance(cheat.network, handle)
@@ -363,7 +363,7 @@ def _closes(cheat: LiedToNetwork, budget: Budget) -> None:
 
 
 def _nonsense(cheat: LiedToNetwork) -> None:
-    """What is hardly a request, sent as it is: each is answered, and the hub lives."""
+    """Send bodies that are hardly requests: each is answered, and the hub lives."""
     call = b'{"method":"mph_sync","id":1,"params":'
     bodies = {
         "nothing": b"",

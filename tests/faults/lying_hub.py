@@ -163,7 +163,7 @@ def _last(liar: Liar, method: str) -> AnsweredCall:
 
 
 def _known(liar: Liar, alice: HarnessClient, handle: str) -> Known:
-    """What a lying hub can put into a reply: hashes, secrets, the connection's older reply, another connection's."""
+    """Values for a lying hub's replies: hashes, secrets, the connection's older reply, another connection's."""
     bob = HarnessClient(liar.network, "bobs double", liar.proxy.url)
     bob.basedir.mkdir()
     bob.restore(liar.bob.basedir)
@@ -207,7 +207,7 @@ def _own_secrets(party: HarnessClient, handle: str) -> dict[str, str]:
 def _afterwards(
     liar: Liar, alice: HarnessClient, handle: str, mutation: Mutation
 ) -> tuple[str, Path, Mapping[str, Any]]:
-    """What a change did that was taken: the next honest sync works, or the connection closes with all of its own."""
+    """Check a change that was taken: the next honest sync works, or the connection closes with all of its own."""
     before = alice.guaranteed(handle)
     name = liar.tried(alice, f"after {mutation.pair}", "sync", handle)
     if name is None:
@@ -220,7 +220,7 @@ def _afterwards(
 
 
 def _unsigned(liar: Liar, alice: HarnessClient, handle: str, kept: Path, budget: Budget) -> None:
-    """The same changes by somebody without the hub's key: each is refused for its signature."""
+    """Make the changes without the hub's key: each is refused for its signature."""
     alice.restore(kept)
     reply = _last(liar, "mph_sync").reply["result"]
     rules: dict[str, int] = {}

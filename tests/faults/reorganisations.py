@@ -41,7 +41,7 @@ def run(rng: random.Random, budget: Budget) -> Result:
 
 @contextmanager
 def _safe_depth() -> Iterator[None]:
-    """What counts as final on regtest is what does on a real network."""
+    """Count as final on regtest what is final on a real network."""
     before = os.environ.get(SAFE_DEPTH)
     os.environ[SAFE_DEPTH] = str(SAFE)
     try:

@@ -95,7 +95,7 @@ class ReorganisedNetwork:
         return self.town.clients[name].connection(self.handles[name])
 
     def channel(self, name: str, way: str) -> Channel:
-        """What a client knows of one channel of its connection, ``c2h`` or ``h2c``."""
+        """Return what a client knows of one channel of its connection, ``c2h`` or ``h2c``."""
         duplex = self.connection(name).duplex
         return duplex.sending if way == "c2h" else duplex.receiving
 

@@ -93,7 +93,7 @@ class Pair:
         self.agree(what)
 
     def agree(self, what: str) -> None:
-        """What both clients count for themselves is what their history tells, and the rest is the hub's."""
+        """Check that both clients hold what their history tells, and the hub the rest."""
         for client, handle in ((self.alice, self.a), (self.bob, self.b)):
             has = client.connection(handle).duplex.guaranteed
             self.result.keep(_by_history(client, handle), has, f"{client.basedir.name}, {what}")
@@ -143,7 +143,7 @@ def _pair(network: Network, rng: random.Random, result: Result) -> Pair:
 
 
 def _by_history(client: Client, handle: str) -> int:
-    """What a client has in a connection, as its own history tells."""
+    """Return what a client has in a connection, as its own history tells."""
     amounts = {"received": 1, "sent": -1, "refused": 1}
     events = client.run("history", "--handle", handle)
     moved: int = sum(amounts.get(event["action"], 0) * event.get("amount", 0) for event in events)

@@ -1,4 +1,4 @@
-"""What ends a connection at the hub, and what it credits where somebody pays to commits: in one process, on a node."""
+"""Connections end at the hub, and payments to commits are credited right: in one process, on a node."""
 
 from __future__ import annotations
 

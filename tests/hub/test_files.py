@@ -43,7 +43,7 @@ NUMERIC = "A95428956661682177"
 
 
 def offered(tmp_path: Path, content: Any, network: str = "regtest") -> Any:
-    """What a terms file offers."""
+    """Return what a terms file offers."""
     path = tmp_path / "terms.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return read_offer(path, NETWORKS[network])
@@ -239,7 +239,7 @@ class Counted:
 
     @property
     def count(self) -> int:
-        """What the file says."""
+        """Return what the file says."""
         return int(json.loads(self.path.read_text())["count"])
 
 

@@ -1,4 +1,4 @@
-"""What strangers may have a hub ask of its nodes: each bound, and each shape, inside one process on a real node."""
+"""The hub's proxy bounds each question of a stranger to its nodes: in one process, on a real node."""
 
 from __future__ import annotations
 

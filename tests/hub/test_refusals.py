@@ -1,4 +1,4 @@
-"""What a hub refuses, books, credits and reveals, to the unit: inside one process, with a real database and node."""
+"""The hub refuses, books, credits and reveals to the unit: in one process, with a real database and node."""
 
 from __future__ import annotations
 

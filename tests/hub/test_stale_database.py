@@ -48,7 +48,7 @@ class RestoredHub:
         self.syncs = {"alice": 4, "bob": 3}
 
     def gains(self) -> dict[str, int]:
-        """What everybody has gained, as it stood when the disk failed."""
+        """Return what everybody has gained, as it stood when the disk failed."""
         back = 5000 + 2 * FEE
         fees = {name: number * FEE for name, number in self.syncs.items()}
         alice, bob = -5100 - 300 + back - fees["alice"], 5100 + 300 - back - fees["bob"]

@@ -198,7 +198,7 @@ def test_a_coin_of_another_value_is_not_spent(network: Network, alice: Client) -
 
 
 def test_a_coin_that_assets_are_attached_to_is_not_spent(network: Network) -> None:
-    """Whoever spends it moves them; the regtest ledger has none, so the hub is made to say so."""
+    """A spend of it moves them; the regtest ledger has none, so the hub is made to say so."""
     client = network.client("attached")
     client.run("faucet")
     network.mine()

@@ -1,4 +1,4 @@
-"""What is left when processes are killed, answers lost and replies forged: nothing lost, nothing paid twice."""
+"""Killed processes, lost answers and forged replies lose nothing, and nothing is paid twice."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def client(network: Network, request: pytest.FixtureRequest) -> Client:
 
 
 def assets_at(client: Client, address: str) -> dict[str, int]:
-    """What an address holds besides bitcoin."""
+    """Return what an address holds besides bitcoin."""
     held: dict[str, int] = client.run("balances", "--address", address)
     return {name: quantity for name, quantity in held.items() if name != "BTC"}
 

@@ -37,7 +37,7 @@ def pay(payer: Client, source: str, payee: str, *amounts: int) -> list[str]:
 
 
 def amounts(client: Client, handle: str) -> tuple[int, int]:
-    """What has moved on a connection: sent and received."""
+    """Return what has moved on a connection: sent and received."""
     shown = client.shown(handle)
     return shown["sent"], shown["received"]
 

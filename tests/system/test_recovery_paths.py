@@ -181,7 +181,7 @@ def test_the_hub_gets_its_own_when_a_client_is_gone(town: Town) -> None:
     assert town.stages()[g] == "closed"
     alice.run("close", a)
     town.settle()
-    # What it had not settled in time is the hub's by then.
+    # The hub has by then whatever the client had not settled in time.
     town.check(before, alice=-5000 + 700 - 2 * FEE, ghost=-700 - FEE, hub=5000 + 3 * FEE)
 
 

@@ -146,7 +146,7 @@ class RecordedLife:
         return None if fails else json.loads(out.getvalue())
 
     def typed(self, name: str, *words: str) -> None:
-        """The same as a process, whose command line everybody sees."""
+        """Run a command as a process, whose command line everybody sees."""
         command = [sys.executable, "-m", "picopayments_cli", "--debug", *self.words(name, *words)]
         done = subprocess.run(command, capture_output=True, timeout=WAIT, check=True)
         self.printed += done.stdout + done.stderr
