@@ -191,7 +191,7 @@ def test_a_safe_call_is_repeated() -> None:
         assert len(heard) == 3
 
 
-def test_nobody_listens() -> None:
+def test_a_url_where_nobody_listens_is_unreachable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(NodeUnreachable, match=f"127.0.0.1:{port}.*refused"):
@@ -269,7 +269,7 @@ def refused_with(error: Any, status: str = "200 OK") -> PicopaymentsError:
     return refused.value
 
 
-def test_what_a_refusal_is_taken_for() -> None:
+def test_each_refusal_has_its_error() -> None:
     data = {"type": "InsufficientFunds", "message": "Too little.", "data": {"missing": 5}}
     cases: list[tuple[Any, type[PicopaymentsError], dict[str, Any]]] = [
         ({"code": -32000, "data": data}, InsufficientFunds, {"missing": 5}),

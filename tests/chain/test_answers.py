@@ -76,7 +76,7 @@ def holds_the_truth(chain: Chain) -> None:
     assert chain.asset(name) == Asset(name, 2**64 - 1, False)
 
 
-def test_honest_answers() -> None:
+def test_honest_answers_are_believed() -> None:
     with hub(HUB) as chain:
         holds_the_truth(chain)
     with node(NODE, RAWS) as other:
@@ -102,7 +102,9 @@ STRANGE: st.SearchStrategy[Any] = st.sampled_from(
 
 @settings(max_examples=300)
 @given(place=st.sampled_from(list(places(HUB))[1:]), to=STRANGE)
-def test_one_strange_value_of_a_hub(lying_hub: tuple[HubChain, dict[str, Any]], place: Any, to: Any) -> None:
+def test_one_strange_value_of_a_hub_is_refused_or_harmless(
+    lying_hub: tuple[HubChain, dict[str, Any]], place: Any, to: Any
+) -> None:
     chain, answers = lying_hub
     answers |= changed(HUB, place, to)
     survives(chain)
@@ -110,7 +112,9 @@ def test_one_strange_value_of_a_hub(lying_hub: tuple[HubChain, dict[str, Any]], 
 
 @settings(max_examples=300)
 @given(place=st.sampled_from(list(places(NODE))[1:]), to=STRANGE)
-def test_one_strange_value_of_a_node(lying_node: tuple[NodeChain, dict[str, Any]], place: Any, to: Any) -> None:
+def test_one_strange_value_of_a_node_is_refused_or_harmless(
+    lying_node: tuple[NodeChain, dict[str, Any]], place: Any, to: Any
+) -> None:
     chain, answers = lying_node
     answers |= changed(NODE, place, to)
     survives(chain)
@@ -164,7 +168,7 @@ def test_a_forged_transaction_is_refused() -> None:
 
 
 @pytest.mark.parametrize("raw", [OLD_RAW + b"\0", OLD_RAW[:-1], b"", NEW_RAW])
-def test_bytes_that_only_resemble_a_transaction(raw: bytes) -> None:
+def test_bytes_that_only_resemble_a_transaction_are_refused(raw: bytes) -> None:
     with (
         hub(changed(HUB, ("getrawtransaction_batch", shown(OLD_ID)), raw.hex())) as chain,
         pytest.raises(BadPreviousTransaction),
@@ -186,7 +190,7 @@ def test_amounts_are_exact() -> None:
             chain.view(QUERY)
 
 
-def test_a_chain_that_moves_while_it_is_asked() -> None:
+def test_a_chain_that_moves_while_it_is_asked_is_asked_again() -> None:
     heights = iter([200, 201, 201, 201])
     answers = dict(HUB)
     with json_rpc(
@@ -242,17 +246,17 @@ def test_a_failed_broadcast_of_a_known_transaction_is_none() -> None:
 
 
 @pytest.mark.parametrize("number", [0, MAX_QUANTITY])
-def test_a_whole_number_to_its_limits(number: int) -> None:
+def test_a_whole_number_is_taken_to_its_limits(number: int) -> None:
     assert whole({"n": number}, "n") == number
 
 
 @pytest.mark.parametrize("value", [-1, MAX_QUANTITY + 1, True, False, 1.0, "1", None, [1]])
-def test_no_whole_number(value: Any) -> None:
+def test_anything_but_a_whole_number_is_refused(value: Any) -> None:
     with pytest.raises(BadAnswer):
         whole({"n": value}, "n")
 
 
-def test_what_is_no_object_has_no_members() -> None:
+def test_only_objects_have_members() -> None:
     no_objects: list[Any] = [[], "n", 5, None, [["n", 1]]]
     for value in no_objects:
         with pytest.raises(BadAnswer):
@@ -268,7 +272,7 @@ def test_what_is_no_object_has_no_members() -> None:
 
 
 @pytest.mark.parametrize("text", ["00" * 31, "00" * 33, "0" * 63, "AA" * 32, "zz" * 32, "", None, 5])
-def test_no_txid(text: Any) -> None:
+def test_anything_but_a_txid_is_refused(text: Any) -> None:
     with pytest.raises(BadAnswer):
         txid_of(text)
 
@@ -276,12 +280,12 @@ def test_no_txid(text: Any) -> None:
 @pytest.mark.parametrize(
     ("amount", "satoshis"), [(0, 0), ("0", 0), (0.00000001, 1), (21_000_000, COINS_OF_ALL), ("21000000", COINS_OF_ALL)]
 )
-def test_an_amount_to_its_limits(amount: float | str, satoshis: int) -> None:
+def test_an_amount_is_taken_to_its_limits(amount: float | str, satoshis: int) -> None:
     assert satoshis_of(amount) == satoshis
 
 
 @pytest.mark.parametrize("amount", [-0.00000001, "21000000.00000001", "NaN", "Infinity", "1e999999999", "x", ""])
-def test_no_amount(amount: float | str) -> None:
+def test_anything_but_an_amount_is_refused(amount: float | str) -> None:
     with pytest.raises(ValueError, match="no "):
         satoshis_of(amount)
 
@@ -302,7 +306,7 @@ def test_an_asset_has_a_possible_id() -> None:
         *("337135".zfill(21), "9" * 5000, str(2**64), str(2**65), "0", "1"),
     ],
 )
-def test_no_id_of_an_asset(number: str) -> None:
+def test_an_id_of_another_asset_is_refused(number: str) -> None:
     with pytest.raises(BadAnswer):
         asset_of(told("TEST", 0) | {"asset_id": number}, "TEST")
 

@@ -46,20 +46,20 @@ def refusing(code: Any, text: str = "no") -> Iterator[BitcoinNode]:
     ("rate", "expected"),
     [(None, 1), (0, 1), (0.00001, 1), (0.00001001, 2), (0.00002, 2), (0.00058675, 59), (21_000_000, 2_100_000_000_000)],
 )
-def test_a_rate_that_bitcoin_core_may_estimate(rate: Any, expected: int) -> None:
+def test_a_rate_that_bitcoin_core_may_estimate_is_believed(rate: Any, expected: int) -> None:
     with answering({"feerate": rate, "blocks": 3}) as (one, heard):
         assert one.fee_rate() == expected
         assert b'"method": "estimatesmartfee", "params": [3]' in heard[0]
 
 
 @pytest.mark.parametrize("rate", [-0.00001, True, "0.1", [], 21_000_001])
-def test_a_rate_that_it_may_not(rate: Any) -> None:
+def test_a_rate_that_it_may_not_estimate_is_refused(rate: Any) -> None:
     for answer in ({"feerate": rate}, [rate], rate):
         with answering(answer) as (one, _), pytest.raises(BadAnswer):
             one.fee_rate()
 
 
-def test_blocks() -> None:
+def test_blocks_are_named_and_read() -> None:
     block = bytes(31) + b"\1"
     with answering({"height": 5}) as (one, heard):
         assert one.height_of(block) == 5
@@ -80,7 +80,7 @@ def test_blocks() -> None:
 
 
 @pytest.mark.parametrize("answer", [None, 5, [], {}, "zz", "00", {"height": -1}, {"height": True}, ["00"], [5]])
-def test_what_tells_of_no_block(answer: Any) -> None:
+def test_an_answer_that_tells_of_no_block_is_refused(answer: Any) -> None:
     with answering(answer) as (one, _):
         asked: list[Callable[[], Any]] = [one.best_block, lambda: one.block_hash(5), lambda: one.height_of(bytes(32))]
         for ask in asked:
@@ -94,7 +94,7 @@ def test_what_tells_of_no_block(answer: Any) -> None:
                 one.block(bytes(32))
 
 
-def test_transactions_that_bitcoin_core_has_not() -> None:
+def test_transactions_that_bitcoin_core_lacks_are_left_out() -> None:
     unknown = {"code": -5, "message": "No such mempool transaction"}
     replies = [{"result": OLD_RAW.hex(), "id": 0}, {"error": unknown, "id": 1}]
     with bitcoin(replies) as (one, heard):
@@ -109,7 +109,7 @@ def test_transactions_that_bitcoin_core_has_not() -> None:
         one.transactions([OLD_ID, NEW_ID])
 
 
-def test_a_transaction_in_words() -> None:
+def test_a_transaction_is_told_in_words() -> None:
     with answering({"vout": []}) as (one, heard):
         assert one.verbose_transaction(OLD_ID) == {"vout": []}
         assert f'"params": ["{shown(OLD_ID)}", true]'.encode() in heard[0]
@@ -133,12 +133,12 @@ def test_a_transaction_in_words() -> None:
         (-25, "Transaction outputs already in utxo set"),
     ],
 )
-def test_a_transaction_that_bitcoin_core_has_already(code: int, text: str) -> None:
+def test_a_transaction_that_bitcoin_core_has_already_counts_as_sent(code: int, text: str) -> None:
     with refusing(code, text) as refuser:
         assert refuser.broadcast(OLD_RAW) == OLD_ID
 
 
-def test_a_broadcast_that_bitcoin_core_refuses() -> None:
+def test_a_broadcast_that_bitcoin_core_refuses_is_told() -> None:
     with refusing(-26, "dust") as refuser, pytest.raises(BroadcastRefused) as refused:
         refuser.broadcast(OLD_RAW)
     assert refused.value.data == {"txid": shown(OLD_ID), "reason": "sendrawtransaction was refused: dust", "code": -26}
@@ -150,7 +150,7 @@ def test_a_broadcast_that_bitcoin_core_refuses() -> None:
         assert len(heard) == 1
 
 
-def test_a_cookie_of_any_bytes(tmp_path: Path) -> None:
+def test_a_cookie_may_hold_any_bytes(tmp_path: Path) -> None:
     cookie = tmp_path / ".cookie"
     cookie.write_bytes(b"user:\xff\xe2\x82\xac\n")
     with talking(saying({"result": "00" * 32, "error": None, "id": 0})) as (url, heard):
@@ -158,7 +158,7 @@ def test_a_cookie_of_any_bytes(tmp_path: Path) -> None:
     assert b"Authorization: Basic " + b64encode(b"user:\xff\xe2\x82\xac") in heard[0]
 
 
-def test_the_cookie_of_bitcoin_core(tmp_path: Path) -> None:
+def test_the_cookie_of_bitcoin_core_is_sent(tmp_path: Path) -> None:
     cookie = tmp_path / ".cookie"
     with talking(saying({"result": 5 * "00", "error": None, "id": 0})) as (url, heard):
         bitcoin = BitcoinNode(url, cookie=cookie)
@@ -179,7 +179,7 @@ def test_the_cookie_of_bitcoin_core(tmp_path: Path) -> None:
         (-25, "bad-txns-inputs-missingorspent", False),
     ],
 )
-def test_what_bitcoin_core_says_of_a_broadcast(code: int, text: str, known: bool) -> None:
+def test_a_broadcast_fails_unless_bitcoin_core_has_the_transaction(code: int, text: str, known: bool) -> None:
     with talking(saying({"error": {"code": code, "message": text}, "id": 0})) as (url, _):
         bitcoin = BitcoinNode(url)
         if known:

@@ -84,7 +84,7 @@ HUB_BORDERS: list[tuple[Place, Any, Callable[[View], Any], Any]] = [
 
 
 @pytest.mark.parametrize(("place", "to", "seen", "expected"), HUB_BORDERS)
-def test_what_a_hub_may_say(
+def test_values_of_a_hub_are_believed_to_their_limits(
     told_by_hub: Callable[[Place, Any], View], place: Place, to: Any, seen: Callable[[View], Any], expected: Any
 ) -> None:
     assert seen(told_by_hub(place, to)) == expected
@@ -116,7 +116,9 @@ HUB_LIES: list[tuple[Place, list[Any]]] = [
 
 
 @pytest.mark.parametrize(("place", "lie"), [(place, lie) for place, lies in HUB_LIES for lie in lies])
-def test_what_a_hub_may_not_say(told_by_hub: Callable[[Place, Any], View], place: Place, lie: Any) -> None:
+def test_values_of_a_hub_beyond_their_limits_are_refused(
+    told_by_hub: Callable[[Place, Any], View], place: Place, lie: Any
+) -> None:
     with pytest.raises(BadAnswer):
         told_by_hub(place, lie)
 
@@ -184,7 +186,7 @@ def test_a_hubs_chain_that_always_moves_is_given_up() -> None:
         assert {name for name, _ in heard} == {"get_running_info"}
 
 
-def test_the_last_attempt_counts() -> None:
+def test_a_hubs_chain_that_rests_at_the_last_attempt_is_believed() -> None:
     with listening_hub(get_running_info=at_heights([1, 2, 3, 4, 5, 6, 7, 8, 9, 9])) as (chain, _):
         assert chain.view(Query()).height == 9
 
@@ -203,7 +205,7 @@ def test_a_hub_is_asked_about_a_hundred_coins_at_a_time() -> None:
             chain.attached(coins[:1])
 
 
-def test_what_a_hub_says_of_assets() -> None:
+def test_a_hub_names_the_asset_that_was_asked_for() -> None:
     rows: list[Any] = []
     with listening_hub(get_asset_info=lambda assets: rows) as (chain, heard):
         assert (chain.asset("BTC"), chain.asset("XCP")) == (Asset("BTC", 0, True), Asset("XCP", 1, True))
@@ -226,7 +228,7 @@ def test_a_hub_is_handed_the_transaction() -> None:
         assert len(heard) == 1
 
 
-def test_what_is_asked_of_a_hub_that_is_busy_is_asked_again() -> None:
+def test_a_busy_hub_is_asked_again() -> None:
     coin, batch = Outpoint(OLD_ID, 0), [{"result": HUB["get_running_info"], "id": number} for number in (0, 1)]
     cases: list[tuple[Callable[[HubChain], Any], Any, Any]] = [
         (lambda chain: chain.view(Query()).height, batch, TIP),

@@ -88,7 +88,7 @@ NODE_BORDERS: list[tuple[Place, Any, Callable[[View], Any], Any]] = [
 
 
 @pytest.mark.parametrize(("place", "to", "seen", "expected"), NODE_BORDERS)
-def test_what_a_node_may_say(
+def test_values_of_a_node_are_believed_to_their_limits(
     told_by_node: Callable[[Place, Any], View], place: Place, to: Any, seen: Callable[[View], Any], expected: Any
 ) -> None:
     assert seen(told_by_node(place, to)) == expected
@@ -122,19 +122,21 @@ NODE_LIES: list[tuple[Place, list[Any]]] = [
 
 
 @pytest.mark.parametrize(("place", "lie"), [(place, lie) for place, lies in NODE_LIES for lie in lies])
-def test_what_a_node_may_not_say(told_by_node: Callable[[Place, Any], View], place: Place, lie: Any) -> None:
+def test_values_of_a_node_beyond_their_limits_are_refused(
+    told_by_node: Callable[[Place, Any], View], place: Place, lie: Any
+) -> None:
     with pytest.raises(BadAnswer):
         told_by_node(place, lie)
     told_by_node((), NODE)
 
 
-def test_a_node_of_another_network() -> None:
+def test_a_node_of_another_network_is_refused() -> None:
     for network, name in (("testnet", "testnet"), ("testnet", "mainnet"), ("mainnet", "testnet3"), ("regtest", "x")):
         with node(changed(NODE, ("", "network"), name), RAWS) as chain, pytest.raises(WrongNetwork):
             NodeChain(chain._rest.url, NETWORKS[network]).view(Query())
 
 
-def test_what_a_node_is_asked() -> None:
+def test_a_node_is_asked_by_a_new_url_each_time() -> None:
     with listening_node({"addresses/balances": {"result": []}, UTXOS: {"result": []}}) as (chain, heard):
         chain.view(Query(coins=[ADDRESS], balances=[OTHER]))
     nonces = [params.pop("verbose") for _, params in heard]
@@ -199,12 +201,12 @@ def test_all_pages_are_read() -> None:
 
 
 @pytest.mark.parametrize("cursors", [[7, 7, None], [1, 2, 1, None], [[7], None], [{}, None], [1.5, None]])
-def test_pages_that_lead_nowhere(cursors: list[Any]) -> None:
+def test_pages_that_lead_nowhere_are_refused(cursors: list[Any]) -> None:
     with listening_node({"addresses/balances": pages(cursors)}) as (chain, _), pytest.raises(BadAnswer):
         chain.view(Query(balances=[ADDRESS]))
 
 
-def test_pages_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_that_never_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_module, "_PAGES", 5)
     with listening_node({"addresses/balances": pages([*range(5), None])}) as (chain, _):
         assert chain.view(Query(balances=[ADDRESS])).balances[ADDRESS]["XCP"] == 6 * 7
@@ -215,12 +217,12 @@ def test_pages_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", ["", UTXOS, HISTORY, "addresses/balances", "bitcoin/estimatesmartfee"])
-def test_an_answer_without_a_result(path: str) -> None:
+def test_an_answer_without_a_result_is_refused(path: str) -> None:
     with listening_node({path: {"results": []}}) as (chain, _), pytest.raises(BadAnswer):
         chain.view(QUERY)
 
 
-def test_what_a_refusal_means() -> None:
+def test_each_refusal_of_a_node_has_its_error() -> None:
     fees, asset = "bitcoin/estimatesmartfee", "assets/TEST%2Fx"
     with listening_node({fees: refusal(404)}) as (chain, _):
         assert chain.view(Query()).fee_rate == 1
@@ -259,7 +261,7 @@ def test_a_transaction_that_is_listed_and_not_there_is_asked_for_again() -> None
 
 
 @pytest.mark.parametrize("answer", [[], None, "x", {shown(OLD_ID): 5}, {shown(OLD_ID): "zz"}, {shown(OLD_ID): [1]}])
-def test_a_batch_that_is_none(answer: Any) -> None:
+def test_a_batch_of_another_form_is_refused(answer: Any) -> None:
     with listening_node({}, lambda txhash_list: answer) as (chain, _), pytest.raises(BadAnswer):
         chain.view(Query(transactions=[OLD_ID]))
 
@@ -272,7 +274,7 @@ def listed(confirmed: int, waiting: int) -> tuple[list[dict[str, Any]], dict[str
     return [{"txid": txid, "status": state} for txid, state in zip(raws, states, strict=True)], raws | RAWS
 
 
-def test_the_limits_of_a_nodes_lists() -> None:
+def test_lists_of_a_node_have_esploras_limits() -> None:
     assert (PAGE, MEMPOOL_PAGE) == (25, 50)  # Esplora's
     assert (node_module._LIMIT, node_module._PAGES) == (1000, 1000)
 
@@ -289,7 +291,9 @@ def test_the_limits_of_a_nodes_lists() -> None:
         (1, 0, 2, True),  # a count of something else
     ],
 )
-def test_whether_a_history_is_whole(confirmed: int, waiting: int, count: int | None, complete: bool) -> None:
+def test_a_history_is_whole_where_no_page_is_full(
+    confirmed: int, waiting: int, count: int | None, complete: bool
+) -> None:
     items, raws = listed(confirmed, waiting)
     with listening_node({HISTORY: {"result": items, "result_count": count}}, lambda txhash_list: raws) as (chain, _):
         view = chain.view(Query(history=[ADDRESS]))
@@ -297,7 +301,7 @@ def test_whether_a_history_is_whole(confirmed: int, waiting: int, count: int | N
     assert len(view.history[ADDRESS]) == confirmed + waiting + (0 if complete else 2)
 
 
-def test_a_broadcast() -> None:
+def test_a_node_is_handed_the_transaction_and_its_refusal_is_told() -> None:
     path, txid = "bitcoin/transactions", shown(NEW_ID)
     with listening_node({path: {"result": txid}}) as (chain, heard):
         assert chain.broadcast(NEW_RAW) == NEW_ID
@@ -315,7 +319,7 @@ def test_a_broadcast() -> None:
         chain.broadcast(NEW_RAW)
 
 
-def test_what_is_asked_of_a_node_that_is_busy_is_asked_again() -> None:
+def test_a_busy_node_is_asked_again() -> None:
     for made in (lambda url: NodeChain(url, TESTNET), BitcoinNode):
         with talking(busy_once({"result": shown(OLD_ID)})) as (url, heard):
             assert made(url).broadcast(OLD_RAW) == OLD_ID
@@ -351,7 +355,7 @@ def test_a_ledger_is_waited_for_as_long_as_told() -> None:
         assert [path for path, _ in heard].count("") == 4
 
 
-def test_what_a_node_says_of_assets() -> None:
+def test_a_node_names_the_asset_that_was_asked_for() -> None:
     row = {"asset": "TEST", "asset_id": "337135", "divisible": True}
     with listening_node({"assets/TEST": {"result": row}, "assets/OTHER": {"result": row}}) as (chain, heard):
         assert (chain.asset("BTC"), chain.asset("XCP")) == (Asset("BTC", 0, True), Asset("XCP", 1, True))

@@ -50,13 +50,13 @@ PLAIN_SIGNATURE = der(1 << 250, 1 << 250)
 
 
 @pytest.mark.parametrize(("name", "number"), VECTORS["asset_ids"].items())
-def test_asset_ids(name: str, number: int) -> None:
+def test_asset_ids_are_the_recorded_ones(name: str, number: int) -> None:
     assert asset_id(name) == number
     assert asset_name(number) == name
 
 
 @pytest.mark.parametrize("name", VECTORS["not_assets"], ids=ascii)
-def test_what_is_no_asset_is_refused(name: str) -> None:
+def test_a_name_of_no_asset_is_refused(name: str) -> None:
     with pytest.raises(InvalidAsset):
         asset_id(name)
 
@@ -82,7 +82,7 @@ def test_every_name_that_is_taken_is_the_name_of_its_id(name: str) -> None:
 
 
 @pytest.mark.parametrize("child", ["c", "child", "a.b", "A0-_@!z", "x" * (250 - len("PARENT."))])
-def test_the_parent_of_a_subasset(child: str) -> None:
+def test_a_subasset_has_a_parent(child: str) -> None:
     assert parent_of(f"PARENT.{child}") == "PARENT"
     assert parent_of(f"A95428956661682177.{child[:200]}") == "A95428956661682177"
 
@@ -94,7 +94,7 @@ def test_the_parent_of_a_subasset(child: str) -> None:
         *("XCP.a", "BTC.a", "parent.a", "AB.a", "PARENT." + "x" * 244),
     ],
 )
-def test_what_is_no_subasset(longname: str) -> None:
+def test_a_name_of_no_subasset_is_refused(longname: str) -> None:
     with pytest.raises(InvalidAsset):
         parent_of(longname)
 
@@ -129,7 +129,7 @@ def test_every_longname_comes_back(longname: str) -> None:
     assert expand_longname(compact_longname(longname)) == longname
 
 
-def test_what_is_no_longname() -> None:
+def test_a_longname_of_no_letters_or_too_many_is_none() -> None:
     assert expand_longname(b"") is expand_longname(b"\0" * 5) is None
     assert expand_longname(compact_longname("a" * 250)) == "a" * 250
     assert expand_longname(b"\1" * 201) is None
@@ -153,7 +153,7 @@ def test_every_issuance_comes_back(issuance: Issuance) -> None:
 
 
 @given(issuances, st.sampled_from([20, 21, 22, 23]))
-def test_the_older_layout(issuance: Issuance, kind: int) -> None:
+def test_the_older_layout_is_read(issuance: Issuance, kind: int) -> None:
     child = kind in (21, 23)
     longname = (issuance.longname or "x") if child else None
     issuance = replace(issuance, asset_id=issuance.asset_id % 2**56, longname=longname)  # no CBOR array begins with 0
@@ -175,7 +175,7 @@ NO_FIELDS: list[Any] = [[], {}, [1] * 9, [1, 2, 0, 0, 0, 3, "x", "", b""]]
     [b"", b"\0\0", bytes((2,)) + DEMO_CBOR[1:], DEMO_STRUCT[:19], bytes((22,)), bytes((23,)) + DEMO_CBOR[1:]]
     + [bytes((23,)) + cbor2.dumps(fields) for fields in NO_FIELDS],
 )
-def test_what_is_no_issuance(message: bytes) -> None:
+def test_messages_of_another_form_are_no_issuances(message: bytes) -> None:
     assert unpack_issuance(message) is None
 
 
@@ -418,7 +418,7 @@ def strictly_sized(push: bytes) -> bool:
 
 
 @pytest.mark.parametrize("size", [*range(7, 40), 71, 72, 73, 130, 254, 255])
-def test_what_looks_like_a_signature(size: int) -> None:
+def test_the_sizes_alone_make_a_push_look_like_a_signature(size: int) -> None:
     for r in range(size - 6):
         s = size - 7 - r
         good = bytearray(bytes((0x30, size - 3, 2, r)) + bytes(r) + bytes((2, s)) + bytes(s) + b"!")
@@ -433,12 +433,12 @@ def test_what_looks_like_a_signature(size: int) -> None:
 
 
 @given(st.binary(max_size=40) | st.binary(max_size=36).map(lambda rest: bytes((0x30, len(rest), 2)) + rest))
-def test_what_looks_like_a_signature_agrees_with_the_oracle(push: bytes) -> None:
+def test_looking_like_a_signature_agrees_with_the_oracle(push: bytes) -> None:
     assert looks_like_signature(push) == (len(push) >= 7 and strictly_sized(push))
 
 
 @pytest.mark.parametrize("data", ["30040203010101", "30040202010102", "300402ff010101", "3004020101020102"])
-def test_what_ends_inside_a_number_is_no_signature(data: str) -> None:
+def test_a_push_that_ends_inside_a_number_is_no_signature(data: str) -> None:
     assert not looks_like_signature(bytes.fromhex(data))
 
 

@@ -378,7 +378,7 @@ def duplex_of(room: int, levels: Sequence[int]) -> Duplex:
 
 @settings(max_examples=4 * settings().max_examples)
 @given(st.integers(0, 40), levels_of, st.integers(0, 60))
-def test_what_can_be_moved_agrees_with_brute_force(room: int, levels: list[int], amount: int) -> None:
+def test_the_sum_that_can_be_moved_agrees_with_brute_force(room: int, levels: list[int], amount: int) -> None:
     duplex = duplex_of(room, levels)
     assert transferable(duplex, amount) == feasible(room, levels, amount)
     assert most_transferable(duplex, amount) == max(x for x in range(amount + 1) if feasible(room, levels, x))
@@ -386,7 +386,7 @@ def test_what_can_be_moved_agrees_with_brute_force(room: int, levels: list[int],
 
 @settings(max_examples=4 * settings().max_examples)
 @given(st.integers(0, 40), levels_of, st.integers(0, 20), st.lists(st.integers(1, 20), max_size=4))
-def test_what_can_be_delivered_agrees_with_brute_force(
+def test_the_sum_that_can_be_delivered_agrees_with_brute_force(
     room: int, levels: list[int], due: int, waiting: list[int]
 ) -> None:
     count, total = deliverable(duplex_of(room, levels), due, waiting)

@@ -61,7 +61,7 @@ from picopayments_cli.channel.values import (
 
 
 @pytest.mark.parametrize("value", ["", "ab", "00ff"])
-def test_hex(value: str) -> None:
+def test_lower_case_hex_is_read(value: str) -> None:
     assert from_hex(value, "thing").hex() == value
 
 
@@ -69,12 +69,12 @@ NO_HEX: list[Any] = ["a", "AB", "aB", "0x00", " ab", "ab ", "gg", "\uff10\uff10"
 
 
 @pytest.mark.parametrize("value", NO_HEX)
-def test_what_is_no_lower_case_hex(value: Any) -> None:
+def test_other_text_than_lower_case_hex_is_refused(value: Any) -> None:
     with pytest.raises(InvalidHex):
         from_hex(value, "thing")
 
 
-def test_hex_of_another_size() -> None:
+def test_hex_of_another_size_is_refused() -> None:
     for value in ("", "ab", "abab" * 2):
         with pytest.raises(InvalidHex):
             from_hex(value, "thing", 2)
@@ -89,17 +89,17 @@ def test_hex_of_another_size() -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, 2**63, True, 1.0, "1", None, [1], float("nan")])
-def test_what_is_no_quantity(value: Any) -> None:
+def test_other_values_than_quantities_are_refused(value: Any) -> None:
     with pytest.raises(InvalidQuantity):
         check_quantity(value)
 
 
-def test_quantities() -> None:
+def test_quantities_are_taken_to_their_limits() -> None:
     assert [check_quantity(value) for value in (1, 2**63 - 1)] == [1, 2**63 - 1]
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
-def test_a_secret_of_another_size(size: int) -> None:
+def test_a_secret_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(BadSecret):
         check_secret(bytes(size))
 
@@ -111,7 +111,7 @@ def test_a_secret_that_begins_like_a_signature() -> None:
         assert check_secret(start + bytes(29)) == start + bytes(29)
 
 
-def test_depths() -> None:
+def test_an_unconfirmed_coin_has_no_depth() -> None:
     script, height, outpoint = b"", Height(100), Outpoint(bytes(32), 0)
     assert Coin(outpoint, 1, script, height).depth(100) == 1
     assert Entry(b"", b"", height).depth(105) == 6
@@ -222,7 +222,7 @@ def test_the_spend_secret_of_a_close() -> None:
     assert close_request(HANDLE, None)["handle"] == HANDLE.hex()
 
 
-def test_requests_say_what_our_own_programs_agree_on() -> None:
+def test_requests_ask_for_protocol_2_and_partial_syncs() -> None:
     asked = ConnectRequest("XCP", Hash(bytes(20))).as_json()
     assert asked["protocol"] == 2
     assert asked["url"] is None
@@ -432,7 +432,7 @@ def test_terms_that_no_honest_hub_offers(change: dict[str, Any]) -> None:
         ("deposit_ratio", 0, -0.5),
     ],
 )
-def test_terms_at_their_borders(member: str, last: float, beyond: float) -> None:
+def test_terms_are_taken_to_their_limits_and_no_further(member: str, last: float, beyond: float) -> None:
     body = Terms(0, 0, 1.0, 0, 12, 1, 5).as_json()
     assert getattr(Terms.parse({**body, member: last}), member) == last
     with pytest.raises(BadTerms):

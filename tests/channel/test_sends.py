@@ -34,7 +34,7 @@ NUMERIC_MAX = 2**64 - 1
 
 
 @pytest.mark.parametrize("recorded", VECTORS["classic_sends"], ids=lambda item: str(item["asset"]))
-def test_classic_sends(recorded: dict[str, Any]) -> None:
+def test_classic_sends_are_the_recorded_ones(recorded: dict[str, Any]) -> None:
     message = pack_send(asset_id(recorded["asset"]), recorded["quantity"])
     assert message.hex() == recorded["message"]
     txid = bytes.fromhex(recorded["key"])[::-1]
@@ -46,7 +46,7 @@ def test_classic_sends(recorded: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("recorded", VECTORS["enhanced_sends"], ids=lambda item: str(item["asset"]))
-def test_enhanced_sends(recorded: dict[str, Any]) -> None:
+def test_enhanced_sends_are_the_recorded_ones(recorded: dict[str, Any]) -> None:
     hashed = bytes.fromhex(recorded["hash"])
     script = p2pkh(hashed) if recorded["to"] == "p2pkh" else p2sh(hashed)
     memo = bytes.fromhex(recorded["memo"])
@@ -81,7 +81,7 @@ def broken_sends() -> list[bytes]:
 
 
 @pytest.mark.parametrize("message", broken_sends(), ids=bytes.hex)
-def test_what_is_no_send_is_none(message: bytes) -> None:
+def test_messages_of_another_form_are_no_sends(message: bytes) -> None:
     assert unpack_send(message) is None
 
 
@@ -104,7 +104,7 @@ def test_a_classic_send_of_zero_or_of_too_much_is_one() -> None:
     ],
     ids=str,
 )
-def test_destinations_of_the_new_layout(packed: bytes, script: bytes | None) -> None:
+def test_destinations_of_the_new_layout_are_read(packed: bytes, script: bytes | None) -> None:
     found = unpack_send(b"\x02" + cbor2.dumps([1, 7, packed, b""]))
     assert found == (None if script is None else Send(1, 7, script))
 
@@ -119,7 +119,7 @@ def test_destinations_of_the_new_layout(packed: bytes, script: bytes | None) -> 
     ],
     ids=str,
 )
-def test_destinations_of_the_older_layout(version: int, script: bytes | None) -> None:
+def test_destinations_of_the_older_layout_are_read(version: int, script: bytes | None) -> None:
     body = (1).to_bytes(8, "big") + (7).to_bytes(8, "big") + bytes((version,)) + HASHED
     assert unpack_send(b"\x02" + body) == (None if script is None else Send(1, 7, script))
 
@@ -131,7 +131,7 @@ def test_destinations_of_the_older_layout(version: int, script: bytes | None) ->
         *((1, 0, b"", False), (1, MAX_QUANTITY + 1, b"", False), (1, 1, b"m" * 35, False)),
     ],
 )
-def test_limits_of_an_enhanced_send(number: int, quantity: int, memo: bytes, taken: bool) -> None:
+def test_an_enhanced_send_keeps_its_limits(number: int, quantity: int, memo: bytes, taken: bool) -> None:
     older = number.to_bytes(8, "big") + quantity.to_bytes(8, "big") + b"\0" + HASHED + memo
     for message in (b"\x02" + older, pack_enhanced_send(number, quantity, p2pkh(HASHED), memo)):
         assert (unpack_send(message) == Send(number, quantity, p2pkh(HASHED), memo)) is taken
@@ -161,7 +161,7 @@ def older_send(packed: bytes, memo: bytes = b"", quantity: int = 5, asset: int =
         (0x80, b"\0\x14" + HASHED),
     ],
 )
-def test_addresses_of_the_older_layout(version: int, script: bytes) -> None:
+def test_addresses_of_the_older_layout_are_read_with_memos(version: int, script: bytes) -> None:
     packed = bytes((version,)) + HASHED
     assert older_send(packed) == Send(1, 5, script)
     assert older_send(packed, bytes(34)) == Send(1, 5, script, bytes(34))
@@ -170,7 +170,7 @@ def test_addresses_of_the_older_layout(version: int, script: bytes) -> None:
     assert older_send(bytes((version + 1,)) + HASHED) is None
 
 
-def test_numbers_of_an_enhanced_send_at_their_borders() -> None:
+def test_numbers_of_an_enhanced_send_are_taken_to_their_limits() -> None:
     packed = b"\0" + HASHED
     for asset in (0, NUMERIC_MAX):
         assert older_send(packed, asset=asset) == Send(asset, 5, p2pkh(HASHED))

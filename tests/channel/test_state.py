@@ -53,7 +53,7 @@ PRIMES = (1, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
 
 
 @pytest.mark.parametrize(("level", "count", "stays"), [(15, 6, 17), (31, 2, 31), (0, 13, 0), (41, 0, 41), (30, 2, 31)])
-def test_what_is_revoked_until_a_level(level: int, count: int, stays: int) -> None:
+def test_commits_are_revoked_down_to_a_level(level: int, count: int, stays: int) -> None:
     channel = with_commits(open_channel(), PRIMES)
     found = to_revoke(channel, 41 - level)
     assert [item.quantity for item in found] == list(reversed(PRIMES))[:count]

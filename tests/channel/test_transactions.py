@@ -151,7 +151,7 @@ def test_sizes_with_many_inputs_and_outputs() -> None:
 # The deposit's budget -----------------------------------------------------------------------------------------------
 
 
-def test_commit_rates() -> None:
+def test_commit_rates_are_thrice_the_estimate_within_bounds() -> None:
     assert [commit_rate(estimate) for estimate in (0, 1, 2, 10, 33, 34, 1000)] == [5, 5, 6, 30, 99, 100, 100]
     assert commit_rate(10**6) == MAX_COMMIT_RATE
 
@@ -293,7 +293,7 @@ def test_a_plain_payment_pays_exactly_and_returns_the_rest() -> None:
     assert caught.value.data["available"] == 2 * DUST + fee - 1
 
 
-def test_a_purse_without_what_a_draft_spends() -> None:
+def test_a_purse_can_leave_out_the_coins_that_a_draft_spends() -> None:
     one, two = wallet_coin(ordered(1), 5000), wallet_coin(ordered(2), 4000)
     wallet = Purse(WALLET, (one, two), 1, 700)
     draft = compose_payment(wallet, Output(DUST, wallet_script(PAYEE)))

@@ -30,7 +30,7 @@ def test_a_half_without_a_commit_is_one() -> None:
     assert accept(client.duplex, Half()) == client.duplex
 
 
-def test_what_can_be_moved_once_the_peers_hash_is_there() -> None:
+def test_a_sum_can_be_moved_once_the_peers_hash_is_there() -> None:
     client, _ = connect(client_deposit=700)
     lacking = replace(client.duplex, sending=replace(client.duplex.sending, requested=()))
     assert lacking.sending.room == 0

@@ -167,14 +167,14 @@ def test_bytes_that_are_no_transaction_of_the_form() -> None:
         refused(BadCommit, raw)
 
 
-def test_a_commit_with_a_witness() -> None:
+def test_a_commit_with_a_witness_is_refused() -> None:
     empty = OFFER.raw[:4] + b"\x00\x01" + OFFER.raw[4:-4] + b"\x00" + OFFER.raw[-4:]
     full = OFFER.raw[:4] + b"\x00\x01" + OFFER.raw[4:-4] + b"\x01\x01\x05" + OFFER.raw[-4:]
     for raw in (empty, full):
         refused(BadCommit, raw)
 
 
-def test_a_commit_by_an_enhanced_send_is_none() -> None:
+def test_a_commit_by_an_enhanced_send_is_refused() -> None:
     channel = open_channel()
     tx: CTransaction = parsed(commit(channel, 300, PAYER)[1].raw)
     message = pack_enhanced_send(ASSET, 300, p2sh(bytes(20)))
@@ -277,7 +277,7 @@ def test_a_signature_with_high_s_is_normalised() -> None:
 # Commits: the script ------------------------------------------------------------------------------------------------
 
 
-def test_a_script_of_other_values() -> None:
+def test_a_script_of_other_values_is_refused() -> None:
     stranger = key("stranger").pubkey
     good = CommitScript.parse(OFFER.script)
     for script, error in (
@@ -297,7 +297,7 @@ def test_a_script_of_other_values() -> None:
         refused(error, half_signed(pays_it, DEPOSIT, PAYER), script.redeem)
 
 
-def test_a_script_of_another_form() -> None:
+def test_a_script_of_another_form_is_refused() -> None:
     long_delay = OFFER.script.replace(b"\x63" + push_number(2), b"\x63\x01\x02", 1)
     for script in (b"", b"\x63", OFFER.script[:-1], OFFER.script + b"\x61", DEPOSIT.redeem, long_delay):
         refused(BadCommitScript, OFFER.raw, script)

@@ -88,7 +88,7 @@ def redone(step: str, unlock: Unlock) -> Draft:
 
 @pytest.mark.parametrize("name", ["payer", "payee"])
 @pytest.mark.parametrize(("network", "address", "wif"), [("testnet", "XTN", "wif"), ("mainnet", "BTC", "wif_BTC")])
-def test_keys(name: str, network: str, address: str, wif: str) -> None:
+def test_keys_are_the_recorded_ones(name: str, network: str, address: str, wif: str) -> None:
     recorded = VECTORS["keys"][name]
     key = Key(bytes.fromhex(recorded["secret"]))
     assert key.pubkey.hex() == recorded["pubkey"]
@@ -120,7 +120,7 @@ def test_no_signature_is_that_of_a_key_that_is_none() -> None:
     assert not verify(Pubkey(b"\x02" + b"\xff" * 32), digest, PAYER.sign(digest))
 
 
-def test_hashes() -> None:
+def test_hashes_are_the_published_ones() -> None:
     assert hash_of(SPEND_SECRET) == SPEND_HASH
     assert hash_of(REVOKE_SECRET) == REVOKE_HASH
 
@@ -135,12 +135,12 @@ def test_hashes_are_the_same_without_openssls_ripemd(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(
     ("size", "head"), [(0, "00"), (75, "4b"), (76, "4c4c"), (255, "4cff"), (256, "4d0001"), (520, "4d0802")]
 )
-def test_pushes(size: int, head: str) -> None:
+def test_pushes_are_the_shortest(size: int, head: str) -> None:
     assert push(bytes(size)) == bytes.fromhex(head) + bytes(size)
 
 
 @pytest.mark.parametrize("recorded", VECTORS["deposit_scripts"], ids=lambda item: str(item["blocks"]))
-def test_deposit_scripts(recorded: dict[str, Any]) -> None:
+def test_deposit_scripts_are_the_recorded_ones(recorded: dict[str, Any]) -> None:
     made = DepositScript(PAYER.pubkey, PAYEE.pubkey, SPEND_HASH, recorded["blocks"])
     assert made.redeem.hex() == recorded["script"]
     assert DepositScript.parse(bytes.fromhex(recorded["script"])) == made
@@ -148,7 +148,7 @@ def test_deposit_scripts(recorded: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("recorded", VECTORS["commit_scripts"], ids=lambda item: str(item["blocks"]))
-def test_commit_scripts(recorded: dict[str, Any]) -> None:
+def test_commit_scripts_are_the_recorded_ones(recorded: dict[str, Any]) -> None:
     made = CommitScript(PAYER.pubkey, PAYEE.pubkey, SPEND_HASH, REVOKE_HASH, recorded["blocks"])
     assert made.redeem.hex() == recorded["script"]
     assert CommitScript.parse(bytes.fromhex(recorded["script"])) == made
@@ -280,7 +280,7 @@ def test_a_secret_is_found_wherever_it_is_pushed() -> None:
 
 
 @pytest.mark.parametrize("recorded", VECTORS["envelopes"], ids=lambda item: str(len(item["body"])))
-def test_envelopes(recorded: dict[str, Any]) -> None:
+def test_envelopes_are_the_recorded_ones(recorded: dict[str, Any]) -> None:
     sealed = seal(PAYER, recorded["body"])
     assert canonical(sealed) == recorded["canonical"]
     assert digest(sealed).hex() == recorded["sha256"]
@@ -345,7 +345,7 @@ def test_an_envelope_of_another_key_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", [None, 1, "", "02", "ff" * 33, "02" + "ff" * 32, "04" + "11" * 64])
-def test_what_is_no_key_is_not_named(text: Any) -> None:
+def test_a_text_that_is_no_key_is_not_named(text: Any) -> None:
     assert named_key({"pubkey": text}) is None
 
 

@@ -137,7 +137,7 @@ def test_a_next_hash_that_is_not_new(it: LifeInMemory, whose: str) -> None:
     assert it.connection.pending is not None
 
 
-def test_an_answer_of_another_key(it: LifeInMemory) -> None:
+def test_an_answer_of_another_key_is_refused(it: LifeInMemory) -> None:
     it.open()
     answered_by(it, lambda answer, _: envelope.seal(STRANGER, answer()))
     with pytest.raises(PicopaymentsError) as found:
@@ -259,7 +259,7 @@ def test_a_hub_that_goes_on_with_it_no_more_ends_a_connection(it: LifeInMemory, 
 @pytest.mark.parametrize(
     "cause", [BadRequest("Wrong."), SILENT, NotTransferable("No."), BadReply("What?"), UnknownHandle("Which?")]
 )
-def test_what_may_pass_ends_none(it: LifeInMemory, cause: PicopaymentsError) -> None:
+def test_a_cause_that_may_pass_ends_no_connection(it: LifeInMemory, cause: PicopaymentsError) -> None:
     it.open()
     answered_by(it, refusing(cause))
     with pytest.raises(type(cause)):

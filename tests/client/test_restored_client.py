@@ -80,7 +80,7 @@ def test_what_was_received_after_the_backup_comes_home(town: Town) -> None:
     story.ends()  # in which its spend secret goes along with the close, since it knows of nothing received
 
 
-def test_both_at_once(town: Town) -> None:
+def test_both_are_restored_at_once(town: Town) -> None:
     story = RestoredClient(town)
     story.pays(100)
     story.pays(5000)

@@ -269,6 +269,6 @@ def test_a_handle_by_what_it_begins_with(text: str) -> None:
         ("0" * 62, AmbiguousHandle),
     ],
 )
-def test_a_handle_that_names_none(text: str, error: type[PicopaymentsError]) -> None:
+def test_a_handle_that_names_no_connection_is_refused(text: str, error: type[PicopaymentsError]) -> None:
     with pytest.raises(error):
         handle_named(text, [TWO, ONE, Handle(b"\xff" * 32)])

@@ -290,7 +290,7 @@ def test_nothing_begins_anew_where_the_folder_was_taken_away(tmp_path: Path) -> 
         assert server.result("history") == []
 
 
-def test_a_port_that_is_taken(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = Client(tmp_path / "basedir", NOBODY).done("serve", "--port", str(taken.getsockname()[1]))
     assert (done.code, done.error["name"]) == (4, "PortUnusable")

@@ -50,7 +50,7 @@ class PowerCutTown(DyingHubTown):
         return [self.basedir / name for name in ("regtest.db", "regtest.db-wal")]
 
     def _cut(self, disk: Disk) -> None:
-        """Files that SQLite has written beside those synced at the last transaction's end, in the order of its protocol.
+        """Cut off SQLite's writes beside what was synced at the last transaction's end, in the order of its protocol.
 
         The log first, and synced; then, now and then, the database, and synced; only then the log from its beginning.
         """

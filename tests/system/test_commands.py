@@ -467,7 +467,7 @@ def test_a_question_without_its_words_is_wrong_usage(alice: Client, words: tuple
         ("hubstatus", "--asset", LONGNAME),
     ],
 )
-def test_a_hub_that_is_down(alice: Client, words: tuple[str, ...]) -> None:
+def test_a_hub_that_is_down_is_named(alice: Client, words: tuple[str, ...]) -> None:
     assert refusal(Client(alice.basedir, NOBODY), *words)[:2] == (3, "HubUnreachable")
 
 
