@@ -200,9 +200,8 @@ def test_an_unanswered_sync_is_finished_before_the_last_one(it: LifeInMemory) ->
     assert actions == ["connected", "sent", "fee", "received", "sent", "fee", "closing", "published"]
 
 
-def test_files_that_can_not_be_written_are_no_refusal_of_the_hubs(it: LifeInMemory) -> None:
-    it.open()
-    it.queue(100)
+def take_the_lock_away_with_each_answer(it: LifeInMemory) -> None:
+    """Have the hub's answers come after somebody took the lock's file away, so that nothing can be written."""
     honest = it.hub.call
 
     def unlocked(method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
@@ -211,6 +210,12 @@ def test_files_that_can_not_be_written_are_no_refusal_of_the_hubs(it: LifeInMemo
         return answer
 
     it.hub.call = unlocked  # type: ignore[method-assign]
+
+
+def test_files_that_can_not_be_written_are_no_refusal_of_the_hubs(it: LifeInMemory) -> None:
+    it.open()
+    it.queue(100)
+    take_the_lock_away_with_each_answer(it)
     with pytest.raises(StoreUnusable):
         closed(it)
     assert it.connection.stage == AGREED
@@ -221,14 +226,7 @@ def test_files_that_can_not_be_written_while_it_closes(it: LifeInMemory) -> None
     it.queue(100)
     it.close_silently()
     it.hub.refuses = None
-    honest = it.hub.call
-
-    def unlocked(method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
-        answer = honest(method, params, retry=retry)
-        (it.session.settings.basedir / "regtest.lock").unlink(missing_ok=True)
-        return answer
-
-    it.hub.call = unlocked  # type: ignore[method-assign]
+    take_the_lock_away_with_each_answer(it)
     with pytest.raises(StoreUnusable):
         api.sync(it.session)
     assert it.connection.pending is not None
