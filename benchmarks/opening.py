@@ -11,19 +11,19 @@ from party import Party
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.channel import duplex as pair
-from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.errors import BadReply
+from picopayments_cli.channel.facts import Facts, see_deposit, unspent
 from picopayments_cli.channel.keys import SALT_SIZE, Key, Secrets
 from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositMessage
 from picopayments_cli.channel.networks import address_of_script, network_named, script_of_address
-from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import DepositScript, wallet_unlock
 from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Anchor, Draft, Input, Output, Purse, compose_deposit
 from picopayments_cli.channel.values import Coin, Outpoint, Quantity, hash160
+from picopayments_cli.errors import BadReply
 from picopayments_cli.rpc import RpcClient
 
 ASSET = "XCP"
@@ -99,8 +99,8 @@ def _with_hubs_deposits(chain: HubChain, parties: Sequence[Party]) -> list[Party
     view = chain.view(Query(history=addresses, balances=addresses))
     for party, address in zip(parties, addresses, strict=True):
         channel, history = party.duplex.receiving, view.history[address]
-        facts = Facts(view.height, history, recovery.unspent(channel.script.output, history))
+        facts = Facts(view.height, history, unspent(channel.script.output, history))
         held = view.balances[address].get(ASSET, 0)
-        seen = recovery.see_deposit(channel, facts, held, NETWORK.safe_depth)
+        seen = see_deposit(channel, facts, held, NETWORK.safe_depth)
         party.duplex = Duplex(party.duplex.sending, seen)
     return list(parties)

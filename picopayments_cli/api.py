@@ -12,25 +12,18 @@ from typing import Any
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.answers import longnames_of, member, members, whole
 from picopayments_cli.chain.shapes import by_longname, coins_shown, history_shown
-from picopayments_cli.channel import recovery
 from picopayments_cli.channel.counterparty import asset_members
-from picopayments_cli.channel.errors import (
-    ConnectionNotOver,
-    InvalidAsset,
-    InvalidHex,
-    PicopaymentsError,
-    TruncatedHistory,
-    WrongNetwork,
-)
+from picopayments_cli.channel.deadlines import at_risk, check_every, connection_ttl, settle_height
+from picopayments_cli.channel.facts import Facts
 from picopayments_cli.channel.messages import Payment, Receipt
 from picopayments_cli.channel.networks import script_of_address
-from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.stages import CLOSED, PROPOSED
 from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, from_hex
 from picopayments_cli.client import hubs, legacy, life, opening, send, tokens
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of
 from picopayments_cli.client.closing import Outcome
-from picopayments_cli.client.connection import CLOSED, PROPOSED, Connection
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
 from picopayments_cli.client.lookup import raw_transaction, transaction_shown
@@ -46,6 +39,14 @@ from picopayments_cli.config import (
     settings_file,
     shown,
     with_setting,
+)
+from picopayments_cli.errors import (
+    ConnectionNotOver,
+    InvalidAsset,
+    InvalidHex,
+    PicopaymentsError,
+    TruncatedHistory,
+    WrongNetwork,
 )
 
 log = logging.getLogger(__name__)
@@ -400,8 +401,8 @@ def _status_of(
     shown: dict[str, Any] = {
         **asset_members(item.asset, item.longname or (longnames or {}).get(item.asset)),
         "balance": item.duplex.guaranteed if facts else 0,
-        "status": life.status(session, item, facts) if facts else recovery.CLOSED,
-        "ttl": recovery.connection_ttl(item.duplex, *facts) if facts else None,
+        "status": life.status(session, item, facts) if facts else CLOSED,
+        "ttl": connection_ttl(item.duplex, *facts) if facts else None,
         "payments_queued": [
             {"payee_handle": payment.payee.hex() if payment.payee else None, "amount": payment.amount,
              "token": payment.token.hex()}
@@ -416,9 +417,9 @@ def _status_of(
             "received": item.duplex.receiving.moved,
             "sync_pending": item.pending is not None,
             "owed": item.owed,
-            "settle_height": recovery.settle_height(item.duplex.receiving, item.agreed_height),
-            "check_every": recovery.check_every(item.duplex.sending),
-            "at_risk": recovery.at_risk(item.duplex),
+            "settle_height": settle_height(item.duplex.receiving, item.agreed_height),
+            "check_every": check_every(item.duplex.sending),
+            "at_risk": at_risk(item.duplex),
             "terms": item.terms.as_json(),
         }
     return shown
@@ -473,6 +474,16 @@ def faucet(
         "quantity": 0 if quantity is None else quantity_of(session, quantity, asset),
     }
     return members(session.regtest.call("faucet", params, retry=False), "txids")
+
+
+def feerate(session: Session, rate: int | str | None = None, minimum: int | None = None) -> dict[str, Any]:
+    """Set what the regtest node estimates (``none``: nothing) and its mempool's minimum, in sat/vB; both as they are.
+
+    What is left out stays. Raises WrongNetwork elsewhere.
+    """
+    _only_regtest(session, "feerate")
+    answer = session.regtest.call("feerate", {"rate": rate, "minimum": minimum}, retry=False)
+    return {"fee_rate": answer["fee_rate"], "minimum": answer["minimum"]}
 
 
 def demo(session: Session) -> dict[str, Any]:

@@ -45,8 +45,8 @@ def quantity(text: str) -> int | str:
     """
     if not any(map(str.isalpha, text)):
         return positive(text)
-    from picopayments_cli.channel.errors import InvalidQuantity
-    from picopayments_cli.channel.quantities import read_quantity
+    from picopayments_cli.errors import InvalidQuantity
+    from picopayments_cli.quantities import read_quantity
 
     try:
         return str(read_quantity(text))
@@ -57,6 +57,11 @@ def quantity(text: str) -> int | str:
 def quantity_or_zero(text: str) -> int | str:
     """A quantity, or 0. Raises argparse.ArgumentTypeError."""
     return 0 if text == "0" else quantity(text)
+
+
+def fee_rate(text: str) -> int | str:
+    """A whole number of sat/vB, or ``none``. Raises argparse.ArgumentTypeError."""
+    return text if text == "none" else positive(text)
 
 
 def seconds(text: str) -> float:
@@ -233,6 +238,14 @@ COMMANDS = {
         argument("--asset", "which asset"),
         argument("--quantity", f"how much of the asset, {UNITS}", type=quantity),
     ),
+    "feerate": Command(
+        "Set the fee rate that the node estimates, and its minimum (regtest only).\n\n"
+        "Blocks leave out what pays less than the estimate. Without one they take all.\n"
+        "The mempool throws out what pays less than its minimum. Prints both.",
+        "--regtest feerate 20 --minimum 5",
+        argument("rate", "the estimate in sat/vB, or none", metavar="RATE", nargs="?", type=fee_rate),
+        argument("--minimum", "what the mempool asks for at least, in sat/vB", metavar="RATE", type=positive),
+    ),
     "demo": Command(
         "Show whole payments on this machine (regtest only).\n\n"
         "A node, a hub and two clients: connect, pay both ways, close, settle, add up.",
@@ -246,7 +259,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Raises SystemExit with code 2 for a usage error and 0 for ``--help``, as argparse does.
     """
-    arguments = vars(_parser().parse_args(_dashed(sys.argv[1:] if argv is None else argv)))
+    arguments = vars(_parser().parse_args(dashed(sys.argv[1:] if argv is None else argv)))
     debug = arguments.pop("debug")
     try:
         if arguments["command"] == "serve":
@@ -255,7 +268,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(130, "Interrupted", "Interrupted. Run the command again: it goes on where it stopped.")
     except Exception as error:
-        return _refuse(error, debug)
+        return refuse(error, debug)
     return _print(document)
 
 
@@ -317,12 +330,13 @@ def _print(document: str) -> int:
     return 0
 
 
-def _refuse(error: Exception, debug: bool) -> int:
+def refuse(error: Exception, debug: bool) -> int:
+    """Print an error's JSON line on stderr, with ``debug`` its traceback too; the exit code."""
     if debug:
         import traceback
 
         traceback.print_exception(type(error), error, error.__traceback__)
-    from picopayments_cli.channel.errors import PicopaymentsError
+    from picopayments_cli.errors import PicopaymentsError
 
     if isinstance(error, PicopaymentsError):
         return _fail(error.exit_code, error.name, error.message, error.data)
@@ -343,8 +357,8 @@ class Parser(argparse.ArgumentParser):
     """argparse's parser, where a usage error ends in the JSON line that every failure ends in."""
 
     def __init__(self, *, example: str, **settings: Any) -> None:
-        epilog = f"example:\n  {PROG} {example}"
-        super().__init__(allow_abbrev=False, formatter_class=Help, epilog=epilog, **settings)
+        super().__init__(allow_abbrev=False, formatter_class=Help, **settings)
+        self.epilog = f"example:\n  {self.prog.partition(' ')[0]} {example}"
 
     def error(self, message: str) -> NoReturn:
         """Print usage, message and JSON on stderr; exit with code 2."""
@@ -360,8 +374,8 @@ class Help(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, max_help_position=26, width=HELP_WIDTH)
 
 
-def _dashed(argv: list[str]) -> list[str]:
-    """The same arguments, with ``-`` for every ``_`` in the names of options."""
+def dashed(argv: list[str]) -> list[str]:
+    """The arguments, with ``-`` for every ``_`` in the names of options."""
     words: list[str] = []
     for position, word in enumerate(argv):
         if word == "--":
@@ -380,7 +394,7 @@ class Checker(argparse.ArgumentParser):
 
 
 def _off(command: str, message: str) -> NoReturn:
-    from picopayments_cli.channel.errors import UsageError
+    from picopayments_cli.errors import UsageError
 
     raise UsageError(f"{command}: {message}.", command=command)
 
@@ -437,6 +451,18 @@ def _words(command: str, name: str, settings: dict[str, Any], value: Any) -> lis
     return [f"{name}={text}" if name.startswith("--") else text]
 
 
+def add_network(parser: argparse._ActionsContainer) -> None:
+    """Add ``--network``, and its short forms."""
+    network = parser.add_mutually_exclusive_group()
+    network.add_argument(
+        "--network", choices=NETWORKS, metavar="NAME", help=f"{', '.join(NETWORKS)} (default: mainnet)"
+    )
+    for name in ("testnet", "regtest"):
+        network.add_argument(
+            f"--{name}", dest="network", action="store_const", const=name, help=f"same as --network {name}"
+        )
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog=PROG,
@@ -445,14 +471,7 @@ def _parser() -> Parser:
         usage="%(prog)s [config arguments] <command> [command arguments]",
     )
     config = parser.add_argument_group("config arguments")
-    network = config.add_mutually_exclusive_group()
-    network.add_argument(
-        "--network", choices=NETWORKS, metavar="NAME", help=f"{', '.join(NETWORKS)} (default: mainnet)"
-    )
-    for name in ("testnet", "regtest"):
-        network.add_argument(
-            f"--{name}", dest="network", action="store_const", const=name, help=f"same as --network {name}"
-        )
+    add_network(config)
     config.add_argument("--basedir", metavar="PATH", help="folder of keys and connections (PICOPAYMENTS_BASEDIR)")
     config.add_argument("--hub-url", metavar="URL", help="the hub's address (PICOPAYMENTS_HUB_URL)")
     config.add_argument(

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from picopayments_cli.channel.errors import InvalidSetting, InvalidUrl, StoreDamaged
 from picopayments_cli.channel.networks import Network, network_named
+from picopayments_cli.errors import InvalidSetting, InvalidUrl, StoreDamaged
 from picopayments_cli.files import check_private
 
 ENVIRONMENT = {

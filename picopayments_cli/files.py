@@ -7,7 +7,7 @@ import shlex
 import stat
 from pathlib import Path
 
-from picopayments_cli.channel.errors import StoreUnusable
+from picopayments_cli.errors import StoreUnusable
 
 
 def check_private(path: Path) -> None:

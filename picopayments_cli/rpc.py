@@ -17,8 +17,9 @@ from requests.auth import HTTPBasicAuth
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
-from picopayments_cli.channel import errors
-from picopayments_cli.channel.errors import (
+from picopayments_cli import errors
+from picopayments_cli.config import check_url
+from picopayments_cli.errors import (
     BadAnswer,
     HubRefused,
     HubUnreachable,
@@ -29,7 +30,6 @@ from picopayments_cli.channel.errors import (
     UnknownMethod,
     Unreachable,
 )
-from picopayments_cli.config import check_url
 from picopayments_cli.jsontext import parse_json
 
 Auth = tuple[str, str] | Callable[[requests.PreparedRequest], requests.PreparedRequest] | None
@@ -348,7 +348,7 @@ def _is_id(reply: Mapping[str, Any]) -> bool:
 
 
 def error_class(name: Any) -> type[PicopaymentsError] | None:
-    """The class of channel/errors.py that has this name, or None; what is wrong on this machine no peer can say."""
+    """The class of errors.py that has this name, or None; what is wrong on this machine no peer can say."""
     found = getattr(errors, name, None) if isinstance(name, str) else None
     if not isinstance(found, type) or not issubclass(found, PicopaymentsError):
         return None

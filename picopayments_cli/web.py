@@ -28,7 +28,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from picopayments_cli.channel.errors import InvalidSetting, PicopaymentsError, PortUnusable
+from picopayments_cli.errors import InvalidSetting, PicopaymentsError, PortUnusable
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.limits import Limiter, Limits, TooMuch, party
 

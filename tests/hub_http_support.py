@@ -14,7 +14,6 @@ from regtest_support import key_of
 
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.errors import PicopaymentsError
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import (
     ConnectRequest,
@@ -26,6 +25,7 @@ from picopayments_cli.channel.messages import (
 )
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret
+from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.rpc import RpcClient
 
 EXPIRE, DELAY = 100, 2

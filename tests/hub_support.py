@@ -20,7 +20,6 @@ from picopayments_cli.chain import Query
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id
-from picopayments_cli.channel.errors import PicopaymentsError
 from picopayments_cli.channel.keys import Secrets
 from picopayments_cli.channel.messages import (
     ConnectRequest,
@@ -35,15 +34,26 @@ from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Purse, compose_deposit
 from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret, Token
-from picopayments_cli.hub.book import Account
+from picopayments_cli.errors import PicopaymentsError
+from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
 from picopayments_cli.hub.hub import Hub, Urls
 from picopayments_cli.hub.methods import Methods
 from picopayments_cli.hub.proxy import Nodes, Proxy
+from picopayments_cli.hub.rounds import Rounds
+from picopayments_cli.rpc import error_class
+from picopayments_cli.web import Refused
 
 DEPOSIT, EXPIRE, DELAY = 1_000_000, 1000, 2
 STRANGER = Handle(b"\xcd" * 32)  # no handle that a hub drew
+
+
+def refused(answer: Refused) -> PicopaymentsError:
+    """The error that a signed refusal names, with its message and data."""
+    named = error_class(answer.details["type"])
+    assert named is not None
+    return named(answer.details["message"], **answer.details.get("data", {}))
 
 
 class Desk:
@@ -62,14 +72,16 @@ class Desk:
         self.database = Database(default_url(self.folder.basedir, "regtest"))
         urls = Urls(self.node.url, self.node.url + "bitcoin/")
         self.hub = Hub(REGTEST, self.folder.key(), self.folder.offer(), self.database, urls)
-        self.hub.prepare()
+        self.rounds = Rounds(self.hub)
+        self.rounds.prepare()
         nodes = Nodes(self.hub.chain, self.hub.bitcoin, self.hub.node)
-        proxied = Proxy(REGTEST, nodes, self.hub.follower.fee_rate, self.hub.once).methods()
+        proxied = Proxy(REGTEST, nodes, self.hub.follower.fee_rate, self.rounds.once).methods()
         self._table: dict[str, Callable[..., Any]] = {**proxied, **Methods(self.hub).table()}
 
     def stop(self) -> None:
         """Close the database."""
-        self.hub.stop()
+        self.rounds.stop()
+        self.database.close()
 
     def call(self, method: str, body: Mapping[str, Any]) -> str:
         """The text of a result. Raises what the method raises."""
@@ -77,6 +89,8 @@ class Desk:
         result = called(body) if hasattr(called, "takes_params") else called(**body)
         if inspect.isawaitable(result):
             result = asyncio.run(_awaited(result))
+        if isinstance(result, Refused):
+            raise refused(result)
         return str(result.text) if hasattr(result, "text") else json.dumps(result)
 
     def refusal(self, method: str, body: Mapping[str, Any]) -> PicopaymentsError:
@@ -103,7 +117,7 @@ class Desk:
         """Mine; a round of chores after the last block."""
         if blocks:
             self.node.rpc("generate", blocks=blocks)
-        self.hub.once()
+        self.rounds.once()
 
     def raw(self, txid: str) -> bytes:
         """A transaction."""

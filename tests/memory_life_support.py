@@ -12,8 +12,7 @@ import pytest
 from memory_support import REGTEST, MemoryChain, ScriptedHub
 
 from picopayments_cli import api
-from picopayments_cli.channel import recovery
-from picopayments_cli.channel.errors import HubUnreachable, PaymentExceedsReceivable, UnknownDeposit, UnknownHandle
+from picopayments_cli.channel.deadlines import exposed, settle_height
 from picopayments_cli.channel.messages import Payment
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
@@ -23,6 +22,7 @@ from picopayments_cli.client.history import Action
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
 from picopayments_cli.config import Settings
+from picopayments_cli.errors import HubUnreachable, PaymentExceedsReceivable, UnknownDeposit, UnknownHandle
 
 XCP, QUANTITY, EXPIRE, DELAY = 1, 1000, 144, 2
 SILENT = HubUnreachable("The hub does not answer.")
@@ -177,7 +177,7 @@ class LifeInMemory:
         self.sync()
         self.hub.to_pay = [200]
         self.sync()
-        assert recovery.exposed(self.connection.duplex.sending)
+        assert exposed(self.connection.duplex.sending)
 
     def until(self, height: int) -> None:
         self.chain.mine(height - self.chain.tip)
@@ -185,7 +185,7 @@ class LifeInMemory:
     @property
     def deadline(self) -> int:
         connection = self.connection
-        return recovery.settle_height(connection.duplex.receiving, connection.agreed_height)
+        return settle_height(connection.duplex.receiving, connection.agreed_height)
 
     @property
     def expiry(self) -> int:

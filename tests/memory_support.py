@@ -14,7 +14,7 @@ from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope, recovery
 from picopayments_cli.channel.counterparty import asset_id, asset_name, is_p2sh, read_transaction, unpack_send
-from picopayments_cli.channel.errors import BroadcastRefused, HubUnreachable
+from picopayments_cli.channel.facts import Facts, anchor_spender, first_output, unspent
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import (
     ConnectReply,
@@ -28,7 +28,6 @@ from picopayments_cli.channel.messages import (
     spend_secret_in,
 )
 from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
-from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import DepositScript, wallet_unlock
 from picopayments_cli.channel.state import Channel, Commit, Revoked, finished
 from picopayments_cli.channel.terms import Terms
@@ -54,6 +53,7 @@ from picopayments_cli.channel.values import (
     Token,
     hash160,
 )
+from picopayments_cli.errors import BroadcastRefused, HubUnreachable
 
 REGTEST = NETWORKS["regtest"]
 START = 1000  # the height at which every story begins
@@ -120,8 +120,8 @@ class MemoryChain:
             revoked_coins=coins,
             assets=self._asset_ids(script) if asked else None,
         )
-        entry = recovery.anchor_spender(channel, found)
-        paid = recovery.first_output(entry) if entry else b""
+        entry = anchor_spender(channel, found)
+        paid = first_output(entry) if entry else b""
         if not is_p2sh(paid):
             return found
         return replace(
@@ -208,7 +208,7 @@ class MemoryChain:
         return tuple(found)
 
     def _coins(self, script: bytes) -> tuple[Coin, ...]:
-        return recovery.unspent(script, self._history(script))
+        return unspent(script, self._history(script))
 
     def _balances(self) -> dict[tuple[bytes, int], int]:
         held: dict[tuple[bytes, int], int] = {}

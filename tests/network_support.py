@@ -22,9 +22,10 @@ from picopayments_cli import cli
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import secret_of_wif
+from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.transactions import Output, spent_outpoints
 from picopayments_cli.channel.values import Handle, Outpoint
-from picopayments_cli.client.connection import CLOSED, Connection, from_document
+from picopayments_cli.client.connection import Connection, from_document
 from picopayments_cli.rpc import RpcClient
 
 WAIT = 30.0  # seconds

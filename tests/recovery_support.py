@@ -18,8 +18,8 @@ from channel_support import (
 from memory_support import MemoryChain
 
 from picopayments_cli.channel import recovery
+from picopayments_cli.channel.facts import Facts, see_deposit
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import wallet_unlock
 from picopayments_cli.channel.state import (
     Channel,
@@ -55,7 +55,7 @@ class Scene:
         self.deposit = self.publish(draft, PAYER)
         self.chain.mine()
         held = self.chain.held(channel.script.output, ASSET)
-        self.channel = recovery.see_deposit(channel, self.chain.facts(channel), held, 1)
+        self.channel = see_deposit(channel, self.chain.facts(channel), held, 1)
         assert self.channel.anchor is not None
         for quantity in quantities:
             self.channel, _ = commit(request_commit(self.channel, hashed(f"c{quantity}")), quantity, PAYER)

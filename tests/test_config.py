@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from picopayments_cli.channel.errors import InvalidSetting, InvalidUrl, StoreDamaged, StoreUnusable, WrongNetwork
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.config import (
     Settings,
@@ -21,6 +20,7 @@ from picopayments_cli.config import (
     shown,
     with_setting,
 )
+from picopayments_cli.errors import InvalidSetting, InvalidUrl, StoreDamaged, StoreUnusable, WrongNetwork
 
 TESTNET = NETWORKS["testnet"]
 REGTEST = NETWORKS["regtest"]

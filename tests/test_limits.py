@@ -15,7 +15,7 @@ import requests
 from servers import json_rpc
 
 from picopayments_cli import web
-from picopayments_cli.channel.errors import HubUnreachable
+from picopayments_cli.errors import HubUnreachable
 from picopayments_cli.limits import Limiter, Limits, TooMuch, party
 from picopayments_cli.rpc import RpcClient
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picopayments_cli.channel.errors import InvalidQuantity
-from picopayments_cli.channel.quantities import read_quantity
 from picopayments_cli.channel.values import MAX_QUANTITY
+from picopayments_cli.errors import InvalidQuantity
+from picopayments_cli.quantities import read_quantity
 
 
 @given(st.integers(1, MAX_QUANTITY))

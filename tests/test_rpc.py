@@ -16,7 +16,7 @@ from servers import Talk, json_rpc, saying, talking
 
 from picopayments_cli import rpc as rpc_module
 from picopayments_cli import web
-from picopayments_cli.channel.errors import (
+from picopayments_cli.errors import (
     BadAnswer,
     HubRefused,
     HubUnreachable,

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from servers import json_rpc
 
 from picopayments_cli import web
-from picopayments_cli.channel.errors import HubUnreachable, InvalidSetting, PortUnusable, UnknownHandle
+from picopayments_cli.errors import HubUnreachable, InvalidSetting, PortUnusable, UnknownHandle
 from picopayments_cli.jsontext import MAX_DEPTH, parse_json
 from picopayments_cli.rpc import RpcClient
 from picopayments_cli.web import JsonRpcEndpoint, RawJson, WebServer

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from picopayments_cli.channel.counterparty import asset_members, both_names
-from picopayments_cli.channel.errors import MemoRequired
 from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint
+from picopayments_cli.errors import MemoRequired
 
 __all__ = ["Asset", "Chain", "Coin", "Entry", "Query", "View"]
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from picopayments_cli.chain import Asset
 from picopayments_cli.channel.counterparty import XCP_ID, asset_name, is_longname
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.transactions import parse_transaction
+from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint, from_hex
+from picopayments_cli.errors import (
     BadAnswer,
     BadPreviousTransaction,
     BroadcastRefused,
@@ -17,8 +19,6 @@ from picopayments_cli.channel.errors import (
     InvalidHex,
     UnknownAsset,
 )
-from picopayments_cli.channel.transactions import parse_transaction
-from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint, from_hex
 
 MAX_MONEY = 21_000_000 * 10**8
 _REQUIRED = object()

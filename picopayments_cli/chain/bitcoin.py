@@ -19,7 +19,7 @@ from picopayments_cli.chain.answers import (
     txid_to_broadcast,
     whole,
 )
-from picopayments_cli.channel.errors import (
+from picopayments_cli.errors import (
     BadAnswer,
     BroadcastRefused,
     NodeRefused,

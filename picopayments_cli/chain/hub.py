@@ -24,9 +24,9 @@ from picopayments_cli.chain.answers import (
     whole,
 )
 from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID
-from picopayments_cli.channel.errors import BadAnswer, NodeBehind, UnknownMethod
 from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import Height, Outpoint
+from picopayments_cli.errors import BadAnswer, NodeBehind, UnknownMethod
 from picopayments_cli.rpc import RpcClient
 
 _INFO: tuple[str, dict[str, Any]] = ("get_running_info", {})

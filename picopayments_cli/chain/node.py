@@ -29,7 +29,9 @@ from picopayments_cli.chain.answers import (
 )
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.networks import Network, script_of_address
+from picopayments_cli.channel.values import Height, Outpoint
+from picopayments_cli.errors import (
     BadAnswer,
     BroadcastRefused,
     NodeBehind,
@@ -38,8 +40,6 @@ from picopayments_cli.channel.errors import (
     UnknownAsset,
     WrongNetwork,
 )
-from picopayments_cli.channel.networks import Network, script_of_address
-from picopayments_cli.channel.values import Height, Outpoint
 from picopayments_cli.rpc import RETRIES, TIMEOUT, RestClient, RpcClient
 
 PATIENCE = 10.0  # seconds for a ledger that lags behind its chain

@@ -15,8 +15,8 @@ from arc4 import ARC4
 from bitcoin.core import CTransaction
 from bitcoin.core.script import CScript, CScriptInvalidError
 
-from picopayments_cli.channel.errors import InvalidAsset
 from picopayments_cli.channel.values import MAX_QUANTITY, looks_like_signature
+from picopayments_cli.errors import InvalidAsset
 
 PREFIX = b"CNTRPRTY"
 CLASSIC_SEND = 0
@@ -34,7 +34,11 @@ _NUMERIC_MAX = 2**64 - 1
 _LONGNAME_DIGITS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_@!"  # worth 1 to 67
 _MAX_LONGNAME, _MAX_COMPACTED = 250, 200
 _KEEP_DESCRIPTION = b"\xc0NULL"  # in the older layout, which has no null
-_ACCEPTED_SIGHASHES = frozenset((0x01, 0x81))
+_SIGHASH_ALL = 0x01
+_ACCEPTED_SIGHASHES = frozenset((_SIGHASH_ALL, 0x81))
+_FIELD_SIZE = 2**256 - 2**32 - 977
+_CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+_SEGWIT_1, _SEGWIT_10, _SEGWIT_16 = 0x51, 0x5A, 0x60
 
 
 @dataclass(frozen=True)
@@ -209,6 +213,11 @@ def unpack_issuance(message: bytes) -> Issuance | None:
     return None if found is None or found.longname is None else found
 
 
+def message_type(message: bytes) -> int | None:
+    """The type of a message, None for one too short to have any."""
+    return _split(message)[0] if len(message) > 1 else None
+
+
 def _split(message: bytes) -> tuple[int | None, bytes]:
     """Type and body; the type is one byte, or four that begin with 0."""
     if message[:1] > b"\0":
@@ -310,9 +319,10 @@ def read_transaction(tx: CTransaction, spent_script: bytes, burn_script: bytes =
 
     ``spent_script``: the scriptPubKey that the first input spends; its address is the source. Outputs are scanned in
     order: before the data each is a destination, the first after it is change and ends the scan. The signatures of
-    the first input must all be SIGHASH_ALL, with or without ANYONECANPAY, and there must be one.
+    the first input must all be SIGHASH_ALL, with or without ANYONECANPAY, and there must be one. Of its witness the
+    first item alone may be one: a DER signature where there are two items, else a Schnorr signature.
     """
-    if not tx.vin or tx.is_coinbase() or not is_address(spent_script) or not _sighash_accepted(tx):
+    if not tx.vin or tx.is_coinbase() or not _is_source(spent_script) or not _sighash_accepted(tx):
         return None
     first_txid = tx.vin[0].prevout.hash
     destinations: list[bytes] = []
@@ -325,7 +335,7 @@ def read_transaction(tx: CTransaction, spent_script: bytes, burn_script: bytes =
             if chunk is None:
                 return None
             message = (message or b"") + chunk
-        elif not is_address(script):
+        elif not is_destination(script):
             return None
         elif message is not None or (destinations and destinations == [burn_script]):
             break
@@ -345,11 +355,29 @@ def message_of(script: bytes, first_txid: bytes) -> bytes | None:
 
 
 def _sighash_accepted(tx: CTransaction) -> bool:
-    items = script_pushes(bytes(tx.vin[0].scriptSig)) or []
-    if tx.wit.vtxinwit:
-        items = items + list(tx.wit.vtxinwit[0].scriptWitness.stack)
-    flags = {item[-1] for item in items if looks_like_signature(item)}
+    pushes = script_pushes(bytes(tx.vin[0].scriptSig))
+    if pushes is None:
+        return False
+    flags = {item[-1] for item in pushes if looks_like_signature(item)}
+    witness = list(tx.wit.vtxinwit[0].scriptWitness.stack) if tx.wit.vtxinwit else []
+    if witness:
+        flag = (_der_flag if len(witness) == 2 else _schnorr_flag)(bytes(witness[0]))
+        flags |= set() if flag is None else {flag}
     return bool(flags) and flags <= _ACCEPTED_SIGHASHES
+
+
+def _der_flag(item: bytes) -> int | None:
+    """The hash type of a DER signature; neither of its integers is empty."""
+    return item[-1] if looks_like_signature(item) and item[3] and item[5 + item[3]] else None
+
+
+def _schnorr_flag(item: bytes) -> int | None:
+    """The hash type of a Schnorr signature: the byte behind its 64, or ALL where there is none."""
+    if len(item) not in (64, 65) or int.from_bytes(item[:32], "big") >= _FIELD_SIZE:
+        return None
+    if int.from_bytes(item[32:64], "big") >= _CURVE_ORDER:
+        return None
+    return item[64] if len(item) == 65 else _SIGHASH_ALL
 
 
 def script_pushes(script: bytes) -> list[bytes] | None:
@@ -396,6 +424,26 @@ def is_address(script: bytes) -> bool:
     if script[:2] in (b"\0\x14", b"\0\x20", b"\x51\x20"):
         return len(script) == 2 + script[1]
     return _is_multisig(script)
+
+
+def is_destination(script: bytes) -> bool:
+    """Whether Counterparty takes an output for a destination or change: an address, or a program of a later segwit.
+
+    Its parser knows versions 1 and 10 to 16 of that, P2A among them.
+    """
+    return is_address(script) or (_is_program(script) and _SEGWIT_10 <= script[0] <= _SEGWIT_16) or _is_segwit_1(script)
+
+
+def _is_source(script: bytes) -> bool:
+    return is_address(script) or _is_segwit_1(script)
+
+
+def _is_segwit_1(script: bytes) -> bool:
+    return _is_program(script) and script[0] == _SEGWIT_1
+
+
+def _is_program(script: bytes) -> bool:
+    return 4 <= len(script) <= 42 and script[1] == len(script) - 2
 
 
 def _is_multisig(script: bytes) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from picopayments_cli.channel.errors import AmountsDiffer, NotTransferable, RepeatedHash
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.scripts import CommitScript
 from picopayments_cli.channel.state import (
@@ -26,6 +25,7 @@ from picopayments_cli.channel.state import (
     to_revoke,
 )
 from picopayments_cli.channel.values import HASH_SIZE, Hash, Secret, hash_of
+from picopayments_cli.errors import AmountsDiffer, NotTransferable, RepeatedHash
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from functools import cached_property, lru_cache
 import coincurve
 from coincurve import ecdsa
 
-from picopayments_cli.channel.errors import SecretLikeSignature
 from picopayments_cli.channel.values import Hash, Pubkey, Secret, check_secret, hash_of
+from picopayments_cli.errors import SecretLikeSignature
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from picopayments_cli.channel.duplex import Half
-from picopayments_cli.channel.errors import BadReply, BadRequest, InvalidHex, InvalidQuantity, PicopaymentsError
 from picopayments_cli.channel.state import Offer
 from picopayments_cli.channel.values import (
     HANDLE_SIZE,
@@ -26,6 +25,7 @@ from picopayments_cli.channel.values import (
     check_quantity,
     from_hex,
 )
+from picopayments_cli.errors import BadReply, BadRequest, InvalidHex, InvalidQuantity, PicopaymentsError
 
 PROTOCOL = 2  # of our own programs; the originals name none
 _COMMIT = {"rawtx", "script"}

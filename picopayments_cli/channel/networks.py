@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
-from picopayments_cli.channel.errors import InvalidAddress, InvalidKey, WrongNetwork
+from picopayments_cli.errors import InvalidAddress, InvalidKey, WrongNetwork
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,24 @@
-"""What the chain shows of a channel, and what either party may take back by it.
+"""What either party may take back from a channel, by what the chain shows of it; nothing is published here.
 
-A commit is found by what spends the anchor, never by its txid. Heights decide, as of the tip that the facts name;
-``safe_depth`` is the number of blocks after which what a block holds counts as final. Whoever can spend any coin of an
-address moves every asset on it.
+Whoever can spend any coin of an address moves every asset on it, so each asset takes a coin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
-from picopayments_cli.channel.counterparty import is_p2sh
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.errors import BadDeposit, InsufficientBitcoin
+from picopayments_cli.channel.facts import (
+    Facts,
+    anchor_spender,
+    deposit_depth,
+    is_recovered,
+    published_commit,
+    published_revoked,
+    shown_secret,
+    spender,
+)
 from picopayments_cli.channel.scripts import (
     Unlock,
     change_unlock,
@@ -20,224 +26,23 @@ from picopayments_cli.channel.scripts import (
     payout_unlock,
     revoke_unlock,
 )
-from picopayments_cli.channel.state import Channel, Commit, Revoked
+from picopayments_cli.channel.state import Channel, Revoked
 from picopayments_cli.channel.transactions import (
     DUST,
     Draft,
     Input,
     Output,
     Purse,
-    check_deposit,
     compose_payment,
     compose_recovery,
-    find_secret,
-    parse_transaction,
-    spent_outpoints,
 )
-from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint, Secret
+from picopayments_cli.channel.values import Coin, Entry, Outpoint, Secret
+from picopayments_cli.errors import InsufficientBitcoin
 
-WIRE_CLEARANCE = 6  # blocks before expiry at which a connection's time to live is over
-MIN_MARGIN, MAX_MARGIN = 6, 144  # blocks before expiry by which a payee settles
-FINAL_DEPTH = 7  # blocks that no reorganisation of six takes away
 MOST_INPUTS = 200  # coins of one transaction: nodes relay 100,000 bytes, and a coin of a deposit takes 300
-WATCHED_REVOKED = 100  # revoked commits that a client without a Bitcoin node can watch
-OPENING, OPEN, CLOSING, CLOSED = "opening", "open", "closing", "closed"
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What is known of one channel at the tip: history and unspent outputs of the deposit's address.
-
-    ``commit_history`` and ``commit_coins`` are those of the commit that spends the anchor, where one does.
-    ``revoked_coins``: on the addresses of revoked commits. ``assets`` and ``commit_assets``: the ids of what the ledger
-    shows on either address, None where it was not asked. ``truncated``: the deposit's history is longer than what is
-    listed, as it is when somebody floods the address to hide what spends the deposit. A commit is listed all the same
-    while its change is unspent, which pays to that address.
-    """
-
-    tip: Height
-    history: tuple[Entry, ...]
-    coins: tuple[Coin, ...]
-    commit_history: tuple[Entry, ...] = ()
-    commit_coins: tuple[Coin, ...] = ()
-    revoked_coins: tuple[tuple[Revoked, Coin], ...] = ()
-    assets: tuple[int, ...] | None = None
-    commit_assets: tuple[int, ...] | None = None
-    truncated: bool = False
-
-
-def spender(outpoint: Outpoint, history: Iterable[Entry]) -> Entry | None:
-    """The transaction in a history that spends an output."""
-    for entry in history:
-        tx = parse_transaction(entry.raw)
-        if tx is not None and outpoint in spent_outpoints(tx):
-            return entry
-    return None
-
-
-def unspent(script: bytes, history: Iterable[Entry]) -> tuple[Coin, ...]:
-    """The unspent outputs that pay a scriptPubKey, from its complete history: values out of hashed bytes."""
-    coins: dict[Outpoint, Coin] = {}
-    spent: set[Outpoint] = set()
-    for entry in history:
-        tx = parse_transaction(entry.raw)
-        if tx is None:
-            continue
-        spent.update(spent_outpoints(tx))
-        for n, out in enumerate(tx.vout):
-            if bytes(out.scriptPubKey) == script:
-                outpoint = Outpoint(entry.txid, n)
-                coins[outpoint] = Coin(outpoint, out.nValue, script, entry.height)
-    return tuple(coin for outpoint, coin in coins.items() if outpoint not in spent)
-
-
-def anchor_spender(channel: Channel, facts: Facts) -> Entry | None:
-    """What spends the anchor: the published commit, or the payer's recovery."""
-    return spender(channel.anchor.outpoint, facts.history) if channel.anchor else None
-
-
-def first_output(entry: Entry) -> bytes:
-    """The scriptPubKey that a transaction pays first: for a commit, its own address."""
-    tx = parse_transaction(entry.raw)
-    return bytes(tx.vout[0].scriptPubKey) if tx is not None and tx.vout else b""
-
-
-def paid_commit(channel: Channel, facts: Facts) -> bytes | None:
-    """The scriptPubKey that the spender of a channel's anchor pays first, where that may be a commit's."""
-    entry = anchor_spender(channel, facts)
-    paid = b"" if entry is None else first_output(entry)
-    return paid if is_p2sh(paid) else None
-
-
-# The deposit and its deadlines --------------------------------------------------------------------------------------
-
-
-def see_deposit(channel: Channel, facts: Facts, held: int, safe_depth: int) -> Channel:
-    """The channel with its anchor, once a deposit of the agreed form is buried and the address holds the asset.
-
-    ``held``: what the ledger says the deposit's address holds of the asset.
-    """
-    if channel.anchor is not None or held < channel.quantity:
-        return channel
-    for entry in facts.history:
-        tx = parse_transaction(entry.raw)
-        if tx is None or entry.depth(facts.tip) < safe_depth:
-            continue
-        try:
-            anchor = check_deposit(tx, channel.script, channel.asset_id, channel.quantity, channel.budget)
-        except BadDeposit:
-            continue  # somebody else's payment to the address
-        return replace(channel, anchor=anchor)
-    return channel
-
-
-def deposit_depth(channel: Channel, facts: Facts) -> int:
-    """The confirmations of the deposit: 0 where it is not in a block, or not known."""
-    if channel.anchor is None:
-        return 0
-    return max((e.depth(facts.tip) for e in facts.history if e.txid == channel.anchor.outpoint.txid), default=0)
-
-
-def time_to_live(channel: Channel, facts: Facts) -> int | None:
-    """Blocks left until six before anything on the deposit's address can expire, at least 0; None if unconfirmed."""
-    if not deposit_depth(channel, facts):
-        return None
-    oldest = max(entry.depth(facts.tip) for entry in facts.history)
-    return max(channel.script.expire - oldest - WIRE_CLEARANCE, 0)
-
-
-def connection_ttl(duplex: Duplex, sending: Facts, receiving: Facts) -> int | None:
-    """The shorter time to live of the two deposits, or None while either is unconfirmed."""
-    times = (time_to_live(duplex.sending, sending), time_to_live(duplex.receiving, receiving))
-    return None if None in times else min(time for time in times if time is not None)
-
-
-def settle_height(channel: Channel, agreed: int) -> int:
-    """The height at which the payee settles: an eighth of the expiry before anything there can expire, 6 to 144 blocks.
-
-    The address was virgin at height ``agreed``, so that no coin on it is older, whatever a history shows: dust that the
-    payer sends early moves the whole asset when it expires.
-    """
-    expire = channel.script.expire
-    return agreed + 1 + expire - min(max(expire // 8, MIN_MARGIN), MAX_MARGIN)
-
-
-def is_open(duplex: Duplex, sending: Facts, receiving: Facts, agreed: int, safe_depth: int) -> bool:
-    """Whether both deposits are buried and unspent, and the deadline to settle by lies ahead."""
-    pairs = ((duplex.sending, sending), (duplex.receiving, receiving))
-    return receiving.tip < settle_height(duplex.receiving, agreed) and all(
-        deposit_depth(channel, facts) >= safe_depth
-        and anchor_spender(channel, facts) is None
-        and bool(time_to_live(channel, facts))
-        for channel, facts in pairs
-    )
-
-
-def is_replaced(channel: Channel, facts: Facts) -> bool:
-    """Whether the deposit is in a block under another txid than its anchor's: every commit on that is void then.
-
-    Legacy signatures are malleable, and what a reorganisation took away may come back changed.
-    """
-    if channel.anchor is None or any(entry.txid == channel.anchor.outpoint.txid for entry in facts.history):
-        return False
-    return see_deposit(replace(channel, anchor=None), facts, channel.quantity, safe_depth=1).anchor is not None
-
-
-def must_close(duplex: Duplex, sending: Facts, receiving: Facts, agreed: int) -> bool:
-    """Whether to settle: a deposit is spent or replaced, the deadline is there, or a history can't be seen whole."""
-    return (
-        receiving.tip >= settle_height(duplex.receiving, agreed)
-        or sending.truncated
-        or receiving.truncated
-        or is_replaced(duplex.sending, sending)
-        or is_replaced(duplex.receiving, receiving)
-        or anchor_spender(duplex.sending, sending) is not None
-        or anchor_spender(duplex.receiving, receiving) is not None
-        or time_to_live(duplex.sending, sending) == 0
-        or time_to_live(duplex.receiving, receiving) == 0
-    )
-
-
-# Watching -----------------------------------------------------------------------------------------------------------
-
-
-def exposed(channel: Channel) -> tuple[Revoked, ...]:
-    """The payer's revoked commits that would take more than the highest active one, if published; greatest first."""
-    found = [item for item in channel.revoked if item.quantity > channel.moved]
-    return tuple(sorted(found, key=lambda item: -item.quantity))
-
-
-def at_risk(duplex: Duplex) -> int:
-    """What is lost at most if this party does not look at the chain in time.
-
-    What the greatest revoked commit would take from its deposit, and what it received and has not settled.
-    """
-    most = max((item.quantity for item in duplex.sending.revoked), default=0)
-    return max(most - duplex.sending.moved, 0) + duplex.receiving.moved
-
-
-def check_every(channel: Channel) -> int:
-    """How often a payer looks, in blocks, so that a revoked commit is punished before its delay is over."""
-    return max(channel.delay - 1, 1)
 
 
 # What a party may take ----------------------------------------------------------------------------------------------
-
-
-def published_commit(channel: Channel, facts: Facts) -> Commit | None:
-    """The payee's own unrevoked commit that spends the anchor, if one does."""
-    paid = paid_commit(channel, facts)
-    if paid is None:
-        return None
-    return next((item for item in channel.active if channel.commit_script(item.revoke_hash).output == paid), None)
-
-
-def published_revoked(channel: Channel, facts: Facts) -> Revoked | None:
-    """The revoked commit that the payee has published, if it has."""
-    paid = paid_commit(channel, facts)
-    if paid is None:
-        return None
-    return next((item for item in channel.revoked if channel.commit_script(item.revoke_hash).output == paid), None)
 
 
 @dataclass(frozen=True)
@@ -365,16 +170,6 @@ def payouts(channel: Channel, facts: Facts, secret: Secret, purse: Purse, safe_d
         yield compose_payment(purse, Output(DUST, channel.commit_script(published.revoke_hash).output))
 
 
-def shown_secret(channel: Channel, facts: Facts, safe_depth: int) -> Secret | None:
-    """The spend secret, where the payee's payout of a buried commit shows it."""
-    entry = anchor_spender(channel, facts)
-    if entry is None or entry.depth(facts.tip) < safe_depth:
-        return None
-    paid_out = spender(Outpoint(entry.txid, 0), facts.commit_history)
-    tx = parse_transaction(paid_out.raw) if paid_out else None
-    return find_secret(tx, channel.script.spend_hash) if tx is not None else None
-
-
 def changes(
     channel: Channel, facts: Facts, given: Secret | None, purse: Purse, safe_depth: int
 ) -> Iterator[Draft]:
@@ -470,23 +265,6 @@ def _input_size(unlock: Unlock) -> int:
 
 
 # The end ------------------------------------------------------------------------------------------------------------
-
-
-def is_recovered(facts: Facts, script: bytes, wallet_script: bytes) -> bool:
-    """Whether the payer has taken back what was on its deposit's address: a spend of it pays the wallet first."""
-    own = [entry for entry in facts.history if first_output(entry) == wallet_script]
-    made = {Outpoint(entry.txid, n) for entry in facts.history for n in _outputs_to(entry, script)}
-    return any(made.intersection(_spent(entry)) for entry in own)
-
-
-def _spent(entry: Entry) -> tuple[Outpoint, ...]:
-    tx = parse_transaction(entry.raw)
-    return spent_outpoints(tx) if tx is not None else ()
-
-
-def _outputs_to(entry: Entry, script: bytes) -> list[int]:
-    tx = parse_transaction(entry.raw)
-    return [n for n, out in enumerate(tx.vout) if bytes(out.scriptPubKey) == script] if tx is not None else []
 
 
 def is_over(

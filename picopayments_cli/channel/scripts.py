@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from picopayments_cli.channel.counterparty import p2sh
-from picopayments_cli.channel.errors import BadCommitScript, BadDepositScript, PicopaymentsError
 from picopayments_cli.channel.values import Hash, Pubkey, Secret, hash160
+from picopayments_cli.errors import BadCommitScript, BadDepositScript, PicopaymentsError
 
 MAX_SEQUENCE = 0xFFFF
 _IF, _ELSE, _ENDIF = b"\x63", b"\x67", b"\x68"

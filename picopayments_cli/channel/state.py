@@ -9,15 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 
-from picopayments_cli.channel.errors import (
-    BadCommitQuantity,
-    BadCommitScript,
-    BadSecret,
-    ConnectionNotOpen,
-    NotTransferable,
-    RepeatedHash,
-    UnknownRevokeHash,
-)
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.scripts import CommitScript, DepositScript
 from picopayments_cli.channel.transactions import (
@@ -31,6 +22,15 @@ from picopayments_cli.channel.transactions import (
     payer_signature,
 )
 from picopayments_cli.channel.values import Hash, Quantity, Secret, check_secret, hash_of
+from picopayments_cli.errors import (
+    BadCommitQuantity,
+    BadCommitScript,
+    BadSecret,
+    ConnectionNotOpen,
+    NotTransferable,
+    RepeatedHash,
+    UnknownRevokeHash,
+)
 
 # Hashes handed out and not used yet that are kept: a payer uses the newest that it has, one answer behind at most.
 KEPT_REQUESTS = 8

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from picopayments_cli.channel.errors import BadTerms, DepositRefused, InvalidTime
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.transactions import MAX_COMMIT_RATE
 from picopayments_cli.channel.values import MAX_QUANTITY
+from picopayments_cli.errors import BadTerms, DepositRefused, InvalidTime
 
 MAX_DELAY = 2016  # blocks
 _MEMBERS = ("deposit_max", "deposit_min", "expire_max", "expire_min", "sync_fee", "fee_rate")

@@ -23,13 +23,6 @@ from picopayments_cli.channel.counterparty import (
     script_pushes,
     unpack_send,
 )
-from picopayments_cli.channel.errors import (
-    BadCommit,
-    BadDeposit,
-    BadPayerSignature,
-    BadPreviousTransaction,
-    InsufficientBitcoin,
-)
 from picopayments_cli.channel.keys import Key, normalise, verify
 from picopayments_cli.channel.scripts import (
     CommitScript,
@@ -39,6 +32,13 @@ from picopayments_cli.channel.scripts import (
     half_commit_unlock,
 )
 from picopayments_cli.channel.values import MAX_QUANTITY, SECRET_SIZE, Coin, Outpoint, Secret, hash160
+from picopayments_cli.errors import (
+    BadCommit,
+    BadDeposit,
+    BadPayerSignature,
+    BadPreviousTransaction,
+    InsufficientBitcoin,
+)
 
 FINAL = 0xFFFFFFFF
 REPLACEABLE = 0xFFFFFFFD

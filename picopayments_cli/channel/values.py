@@ -8,7 +8,7 @@ from typing import Any, NewType
 
 from bitcoin.core.contrib.ripemd160 import ripemd160
 
-from picopayments_cli.channel.errors import BadSecret, InvalidHex, InvalidQuantity, SecretLikeSignature
+from picopayments_cli.errors import BadSecret, InvalidHex, InvalidQuantity, SecretLikeSignature
 
 Handle = NewType("Handle", bytes)  # names a connection: 32 bytes drawn by the hub
 Token = NewType("Token", bytes)  # names a payment: drawn by the payer, or given

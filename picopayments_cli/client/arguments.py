@@ -7,16 +7,16 @@ from collections.abc import Collection
 from picopayments_cli.chain import Asset
 from picopayments_cli.chain.answers import unknown_asset
 from picopayments_cli.channel.counterparty import asset_id, asset_name, both_names, is_longname
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, check_quantity, from_hex
+from picopayments_cli.client.session import Session
+from picopayments_cli.errors import (
     AmbiguousHandle,
     InvalidAsset,
     InvalidQuantity,
     UnknownAsset,
     UnknownHandle,
 )
-from picopayments_cli.channel.quantities import read_quantity
-from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, check_quantity, from_hex
-from picopayments_cli.client.session import Session
+from picopayments_cli.quantities import read_quantity
 
 MIN_DIGITS = 8  # of a handle that is not given in full
 

@@ -12,21 +12,9 @@ from typing import Any
 
 from picopayments_cli.channel import envelope, recovery
 from picopayments_cli.channel.duplex import corrected, standing
-from picopayments_cli.channel.errors import (
-    BadPreviousTransaction,
-    BadReply,
-    BadSecret,
-    BroadcastRefused,
-    PicopaymentsError,
-    Unreachable,
-)
-from picopayments_cli.channel.messages import (
-    Receipt,
-    close_request,
-    spend_secret_in,
-    standing_in,
-)
-from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.facts import Facts, anchor_spender
+from picopayments_cli.channel.messages import Receipt, close_request, spend_secret_in, standing_in
+from picopayments_cli.channel.stages import CLOSED, CLOSING
 from picopayments_cli.channel.state import finished
 from picopayments_cli.channel.transactions import (
     Purse,
@@ -34,8 +22,16 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Hash, Secret, check_secret, hash_of
 from picopayments_cli.client import history, legacy, publishing
-from picopayments_cli.client.connection import CLOSED, CLOSING, Connection
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Look, Session
+from picopayments_cli.errors import (
+    BadPreviousTransaction,
+    BadReply,
+    BadSecret,
+    BroadcastRefused,
+    PicopaymentsError,
+    Unreachable,
+)
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +103,7 @@ def _locate(session: Session, connection: Connection, look: Look) -> tuple[Conne
 def _publish(session: Session, connection: Connection, facts: Facts, outcome: Outcome) -> Connection:
     """Publish the highest commit received whose secret never left, unless the anchor is spent."""
     channel = connection.duplex.receiving
-    if not channel.active or channel.anchor is None or recovery.anchor_spender(channel, facts) is not None:
+    if not channel.active or channel.anchor is None or anchor_spender(channel, facts) is not None:
         return connection
     if connection.commit_raw is None:
         raw = finished(channel, channel.active[-1], session.wallet.key)

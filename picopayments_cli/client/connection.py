@@ -11,6 +11,7 @@ from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import Payment, SyncRequest
 from picopayments_cli.channel.scripts import DepositScript
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.state import Channel, Commit, Revoked
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Anchor
@@ -29,8 +30,6 @@ from picopayments_cli.channel.values import (
     from_hex,
 )
 
-# How far a connection has come: a handle asked for; the deposit agreed to by this side, by both; being settled; over.
-ASKED, PROPOSED, AGREED, CLOSING, CLOSED = "asked", "proposed", "agreed", "closing", "closed"
 _STAGES = (PROPOSED, AGREED, CLOSING, CLOSED)
 
 
@@ -88,11 +87,6 @@ class Connection:
     @property
     def is_original(self) -> bool:
         """Whether the original client made it, which drew its secrets without a salt."""
-        return not self.salt
-
-    @property
-    def of_original(self) -> bool:
-        """Whether the original client made it, whose hubs are gone: it drew its secrets, from no salt."""
         return not self.salt
 
     def spend_secret(self, key: Key) -> Secret:

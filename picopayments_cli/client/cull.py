@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from picopayments_cli.channel.errors import PicopaymentsError
+from picopayments_cli.channel.stages import CLOSED, CLOSING
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client import hubs
 from picopayments_cli.client.closing import is_over
-from picopayments_cli.client.connection import CLOSED, CLOSING, Connection
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Session
+from picopayments_cli.errors import PicopaymentsError
 
 _OPEN = "It is not closed: close it first."
 _SETTLING = "It is being settled: let `sync` go on until `status` says closed."

@@ -24,9 +24,9 @@ from urllib.parse import urlsplit
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
-from picopayments_cli.channel.errors import DemoFailed, WaitRanOut
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.client.demo_flows import btc_flows
+from picopayments_cli.errors import DemoFailed, WaitRanOut
 from picopayments_cli.processes import end
 
 log = logging.getLogger(__name__)

@@ -9,10 +9,11 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from picopayments_cli.channel.errors import LocalFiles, PicopaymentsError
-from picopayments_cli.client.connection import AGREED, PROPOSED, Connection
+from picopayments_cli.channel.stages import AGREED, PROPOSED
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Look, Session
 from picopayments_cli.config import place_of
+from picopayments_cli.errors import LocalFiles, PicopaymentsError
 
 log = logging.getLogger(__name__)
 
@@ -94,13 +95,13 @@ def _by_hub(connections: Iterable[Connection]) -> list[list[Connection]]:
     """The connections, those of one hub together."""
     groups: dict[object, list[Connection]] = {}
     for item in connections:
-        groups.setdefault((place_of(item.hub_url), item.hub_key, item.of_original), []).append(item)
+        groups.setdefault((place_of(item.hub_url), item.hub_key, item.is_original), []).append(item)
     return list(groups.values())
 
 
 def _reached(session: Session, connection: Connection) -> tuple[Session, PicopaymentsError | None]:
     """A session at a connection's hub, and why that is not believed about the chain, where it must be."""
-    if connection.of_original:  # its hub is gone
+    if connection.is_original:  # its hub is gone
         return session, None
     at = _at_hub_of(session, connection)
     if session.chain_source == "own":

@@ -22,12 +22,12 @@ from typing import Any
 
 from picopayments_cli.channel.counterparty import asset_id, message_of, unpack_send
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.errors import InvalidKey, PicopaymentsError, StoreDamaged, StoreUnusable
+from picopayments_cli.channel.facts import Facts
 from picopayments_cli.channel.keys import Key, normalise, verify
 from picopayments_cli.channel.messages import Payment
 from picopayments_cli.channel.networks import Network
-from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import CommitScript, DepositScript, commit_unlock, half_commit_unlock
+from picopayments_cli.channel.stages import CLOSING
 from picopayments_cli.channel.state import Channel, Commit, Revoked
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import (
@@ -51,8 +51,9 @@ from picopayments_cli.channel.values import (
     Token,
     hash_of,
 )
-from picopayments_cli.client.connection import CLOSING, Connection
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import Event
+from picopayments_cli.errors import InvalidKey, PicopaymentsError, StoreDamaged, StoreUnusable
 
 log = logging.getLogger(__name__)
 BACKUP = ".1.0.4.backup"

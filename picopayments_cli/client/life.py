@@ -13,8 +13,20 @@ from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.channel import duplex as pair
-from picopayments_cli.channel import envelope, recovery
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.deadlines import FINAL_DEPTH, WATCHED_REVOKED, exposed, is_open, must_close
+from picopayments_cli.channel.facts import Facts, see_deposit
+from picopayments_cli.channel.messages import Payment, SyncReply, SyncRequest
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, PROPOSED
+from picopayments_cli.channel.state import revoke
+from picopayments_cli.channel.transactions import txid_of
+from picopayments_cli.channel.values import Hash, Secret, Token, hash_of
+from picopayments_cli.client import history, opening, publishing
+from picopayments_cli.client.closing import Outcome, is_over, recover, republish, settle
+from picopayments_cli.client.connection import Connection, Pending
+from picopayments_cli.client.session import Look, Session
+from picopayments_cli.config import place_of
+from picopayments_cli.errors import (
     AmountExceedsSpendable,
     AssetMismatch,
     BadReply,
@@ -31,20 +43,6 @@ from picopayments_cli.channel.errors import (
     UnknownDeposit,
     UnknownHandle,
 )
-from picopayments_cli.channel.messages import (
-    Payment,
-    SyncReply,
-    SyncRequest,
-)
-from picopayments_cli.channel.recovery import Facts
-from picopayments_cli.channel.state import revoke
-from picopayments_cli.channel.transactions import txid_of
-from picopayments_cli.channel.values import Hash, Secret, Token, hash_of
-from picopayments_cli.client import history, opening, publishing
-from picopayments_cli.client.closing import Outcome, is_over, recover, republish, settle
-from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING, PROPOSED, Connection, Pending
-from picopayments_cli.client.session import Look, Session
-from picopayments_cli.config import place_of
 
 log = logging.getLogger(__name__)
 # Causes that lie in the payments: without them the hub takes the same commit and revocations.
@@ -56,19 +54,19 @@ _ABOUT_PAYMENTS = (AmountExceedsSpendable, PaymentExceedsReceivable, AssetMismat
 
 def observe(session: Session, connection: Connection, facts: tuple[Facts, Facts], held: int) -> Connection:
     """The connection with the hub's deposit accepted, once it is buried and holds the asset."""
-    h2c = recovery.see_deposit(connection.duplex.receiving, facts[1], held, session.network.safe_depth)
+    h2c = see_deposit(connection.duplex.receiving, facts[1], held, session.network.safe_depth)
     return replace(connection, duplex=replace(connection.duplex, receiving=h2c))
 
 
 def status(session: Session, connection: Connection, facts: tuple[Facts, Facts]) -> str:
     """Opening, open, closing or closed."""
     if connection.stage in (CLOSING, CLOSED):
-        return recovery.CLOSED if connection.stage == CLOSED else recovery.CLOSING
+        return CLOSED if connection.stage == CLOSED else CLOSING
     duplex, agreed = connection.duplex, connection.agreed_height
-    if connection.stage == AGREED and recovery.must_close(duplex, *facts, agreed):
-        return recovery.CLOSING
-    opened = recovery.is_open(duplex, *facts, agreed, session.network.safe_depth)
-    return recovery.OPEN if opened else recovery.OPENING
+    if connection.stage == AGREED and must_close(duplex, *facts, agreed):
+        return CLOSING
+    opened = is_open(duplex, *facts, agreed, session.network.safe_depth)
+    return OPEN if opened else OPENING
 
 
 def as_seen(session: Session, connection: Connection, look: Look) -> Connection:
@@ -147,11 +145,11 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
         seen = recover(session, seen, facts, look, outcome)
     shown = status(session, seen, facts)
     missing = unknown_deposit(session, seen, facts)
-    if shown == recovery.OPENING:
+    if shown == OPENING:
         with _instead(BroadcastRefused, missing):
             republish(session, seen, facts, outcome)
         return seen
-    if shown == recovery.CLOSING:
+    if shown == CLOSING:
         if missing is not None:
             raise missing
         if any(channel.truncated for channel in facts):
@@ -194,7 +192,7 @@ def _look_again(session: Session, connection: Connection, look: Look) -> Connect
     if as_seen(session, connection, look).stage == CLOSING:
         log.warning("connection %s is not over any more: it is settled again", connection.handle.hex())
         return _closing(session, connection)
-    if is_over(session, connection, look, recovery.FINAL_DEPTH):
+    if is_over(session, connection, look, FINAL_DEPTH):
         return session.save(replace(connection, final=True), "final")
     return connection
 
@@ -213,7 +211,7 @@ def prepare(session: Session, connection: Connection) -> Connection:
 
     Raises NotTransferable where it can't even move the fee, DirtyCommitAddress, ConnectionWornOut.
     """
-    _check_watchable(connection, len(recovery.exposed(connection.duplex.sending)) + 1)
+    _check_watchable(connection, len(exposed(connection.duplex.sending)) + 1)
     count, total = _payable(connection)
     giving_back = _check_addresses(session, connection, total)
     key, secrets = session.wallet.key, connection.secrets(session.wallet.key)
@@ -320,7 +318,7 @@ def _creditable(session: Session, connection: Connection, answer: SyncReply) -> 
     meanwhile: nobody has watched that, and its coins may be old. Raises ConnectionWornOut, BadSecret.
     """
     sending, secrets = connection.duplex.sending, answer.half.revokes
-    after = recovery.exposed(revoke(sending, secrets)) if secrets else ()
+    after = exposed(revoke(sending, secrets)) if secrets else ()
     _check_watchable(connection, len(after))
     exposed_again = [item for item in after if item.quantity <= sending.moved and item.secret not in secrets]
     again = {sending.commit_script(item.revoke_hash).output for item in exposed_again}
@@ -334,7 +332,7 @@ def _creditable(session: Session, connection: Connection, answer: SyncReply) -> 
 
 def _check_watchable(connection: Connection, revoked: int) -> None:
     """Refuse more revoked commits than can be watched. Raises ConnectionWornOut."""
-    if revoked > recovery.WATCHED_REVOKED:
+    if revoked > WATCHED_REVOKED:
         raise ConnectionWornOut(
             f"The connection would have {revoked} revoked commits to watch, more than can be: close it, and connect "
             "anew.",
@@ -403,7 +401,7 @@ def close(session: Session, connection: Connection) -> Connection:
     if connection.stage == AGREED:
         held = look.held(session.address(connection.duplex.receiving), connection.asset)
         seen = observe(session, connection, facts, held)
-        if status(session, seen, facts) == recovery.OPEN:
+        if status(session, seen, facts) == OPEN:
             seen = _last_sync(session, seen, outcome)
         connection = _closing(session, seen)
     if connection.stage == CLOSING:

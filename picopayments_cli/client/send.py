@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 from picopayments_cli.chain import Asset, Coin, Query
-from picopayments_cli.channel import recovery
 from picopayments_cli.channel.counterparty import BTC_ID, pack_send, read_transaction, script_pushes, unpack_send
-from picopayments_cli.channel.errors import (
-    InsufficientBitcoin,
-    InsufficientFunds,
-    InvalidAddress,
-    InvalidParams,
-    InvalidQuantity,
-    Unreachable,
-)
+from picopayments_cli.channel.facts import deposit_depth
 from picopayments_cli.channel.networks import script_of_address
+from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.channel.transactions import (
     DUST,
     Draft,
@@ -24,8 +17,15 @@ from picopayments_cli.channel.transactions import (
     parse_transaction,
     txid_of,
 )
-from picopayments_cli.client.connection import AGREED, PROPOSED
 from picopayments_cli.client.session import Session
+from picopayments_cli.errors import (
+    InsufficientBitcoin,
+    InsufficientFunds,
+    InvalidAddress,
+    InvalidParams,
+    InvalidQuantity,
+    Unreachable,
+)
 
 
 def blocksend(session: Session, asset: Asset, destination: str, quantity: int, extra_btc: int = 0) -> str:
@@ -90,7 +90,7 @@ def check_funds(session: Session, asset: Asset, quantity: int) -> None:
     deposits = {
         txid_of(item.deposit_raw): item.duplex.sending.quantity
         for item in others
-        if item.asset == asset.name and not recovery.deposit_depth(item.duplex.sending, look.facts[item.handle][0])
+        if item.asset == asset.name and not deposit_depth(item.duplex.sending, look.facts[item.handle][0])
     }
     leaving = deposits | _unconfirmed_sends(session, look.view.coins[address], asset)
     free = look.held(address, asset.name) - sum(leaving.values())

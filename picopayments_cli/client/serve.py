@@ -25,8 +25,8 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from picopayments_cli.channel.errors import StoreLocked, StoreUnusable, UsageError
 from picopayments_cli.config import Settings
+from picopayments_cli.errors import StoreLocked, StoreUnusable, UsageError
 from picopayments_cli.web import JsonRpcEndpoint, WebServer
 
 log = logging.getLogger(__name__)

@@ -13,19 +13,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from picopayments_cli.chain import Chain, Query, View
-from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id
-from picopayments_cli.channel.errors import (
-    BadHubSignature,
-    BadPreviousTransaction,
-    BadReply,
-    FeeTooHigh,
-    LocalFiles,
-    NodeUnreachable,
-    PicopaymentsError,
-)
+from picopayments_cli.channel.deadlines import WATCHED_REVOKED, exposed
+from picopayments_cli.channel.facts import Facts, paid_commit, unspent
 from picopayments_cli.channel.networks import address_of_script
-from picopayments_cli.channel.recovery import Facts
+from picopayments_cli.channel.stages import ASKED, CLOSED, CLOSING
 from picopayments_cli.channel.state import Channel, Revoked
 from picopayments_cli.channel.transactions import (
     Draft,
@@ -37,11 +30,20 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Coin, Handle, Outpoint, Pubkey
 from picopayments_cli.client import legacy
-from picopayments_cli.client.connection import ASKED, CLOSED, CLOSING, Connection, from_document, to_document
+from picopayments_cli.client.connection import Connection, from_document, to_document
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.store import Store, damaged
 from picopayments_cli.client.wallet import Wallet, spendable
 from picopayments_cli.config import Settings, place_of
+from picopayments_cli.errors import (
+    BadHubSignature,
+    BadPreviousTransaction,
+    BadReply,
+    FeeTooHigh,
+    LocalFiles,
+    NodeUnreachable,
+    PicopaymentsError,
+)
 from picopayments_cli.rpc import LOOPBACK, RpcClient
 
 log = logging.getLogger(__name__)
@@ -362,7 +364,7 @@ class Session:
             Facts(
                 view.height,
                 view.history[address],
-                recovery.unspent(channel.script.output, view.history[address]),
+                unspent(channel.script.output, view.history[address]),
                 revoked_coins=tuple(
                     (revoked, coin)
                     for watched_address, (of, revoked) in watched.items()
@@ -384,12 +386,12 @@ class Session:
         return {
             str(address_of_script(self.network, channel.commit_script(item.revoke_hash).output)): (channel, item)
             for channel in channels
-            for item in recovery.exposed(channel)[: recovery.WATCHED_REVOKED]
+            for item in exposed(channel)[: WATCHED_REVOKED]
         }
 
     def _with_commits(self, channels: list[Channel], facts: list[Facts]) -> list[Facts]:
         """The facts with what became of the outputs that the anchors' spenders pay first."""
-        outputs = map(recovery.paid_commit, channels, facts)
+        outputs = map(paid_commit, channels, facts)
         paid = {n: script for n, script in enumerate(outputs) if script is not None}
         if not paid:
             return facts
@@ -401,7 +403,7 @@ class Session:
             found[n] = replace(
                 facts[n],
                 commit_history=view.history[address],
-                commit_coins=recovery.unspent(paid[n], view.history[address]),
+                commit_coins=unspent(paid[n], view.history[address]),
                 commit_assets=_asset_ids(view.balances[address]),
             )
         return found

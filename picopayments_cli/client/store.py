@@ -19,11 +19,11 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
-from picopayments_cli.channel.errors import StoreDamaged, StoreLocked, StoreNewer, StoreUnusable, UnknownHandle
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle
 from picopayments_cli.client.history import Action, Event, events_of
 from picopayments_cli.config import settings_file
+from picopayments_cli.errors import StoreDamaged, StoreLocked, StoreNewer, StoreUnusable, UnknownHandle
 from picopayments_cli.files import check_private, flush_folder, replace_file
 
 FORMAT = "picopayments-connection"

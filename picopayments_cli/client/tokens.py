@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from picopayments_cli.channel.errors import TokenInUse
 from picopayments_cli.channel.messages import Payment
+from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client import legacy
-from picopayments_cli.client.connection import AGREED, PROPOSED, Connection
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import Event, told
 from picopayments_cli.client.session import Session
+from picopayments_cli.errors import TokenInUse
 
 # How far a payment has come.
 QUEUED = "queued already: the next sync makes it"

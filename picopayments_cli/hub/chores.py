@@ -1,8 +1,6 @@
 """What the hub does by itself: fund its deposits, see connections open, close them in time, have its own back.
 
-A round looks at the connections that something has happened to: a block, a transaction of theirs, a deadline, a failure
-before. A step reads the index, writes what it decides, and only then speaks to the network; one that fails is logged,
-tried again in the next round, and does not stop the others.
+A step reads the index, writes what it decides, and only then speaks to the network.
 """
 
 from __future__ import annotations
@@ -15,11 +13,12 @@ from functools import partial
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import recovery
 from picopayments_cli.channel.counterparty import asset_id, asset_members, both_names
+from picopayments_cli.channel.deadlines import WIRE_CLEARANCE, connection_ttl, is_open, must_close, time_to_live
 from picopayments_cli.channel.duplex import add_request
-from picopayments_cli.channel.errors import BroadcastRefused, InsufficientFunds, PicopaymentsError
+from picopayments_cli.channel.facts import Facts, anchor_spender, deposit_depth, paid_commit, see_deposit
 from picopayments_cli.channel.networks import address_of_script
-from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import wallet_unlock
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN
 from picopayments_cli.channel.state import Channel, finished
 from picopayments_cli.channel.transactions import (
     Anchor,
@@ -29,66 +28,21 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Handle, Outpoint
-from picopayments_cli.hub.book import AGREED, CLOSED, CLOSING, OPEN, Account, Work
-from picopayments_cli.hub.follower import COMMIT, KEPT_BLOCKS
-from picopayments_cli.hub.hub import Hub
+from picopayments_cli.errors import BroadcastRefused, InsufficientFunds, PicopaymentsError
+from picopayments_cli.hub.account import Account
+from picopayments_cli.hub.book import Reading, UnitOfWork
+from picopayments_cli.hub.follower import COMMIT
+from picopayments_cli.hub.hub import Ask, Hub
 
 log = logging.getLogger(__name__)
 
 WALLET_RESERVE = 100_000  # satoshis that stay in the wallet, for fees that can't wait
 UNFUNDED_BLOCKS = 144  # without the client's deposit, after which the hub's promise is dropped
-RETRY_ROUNDS = 25  # after which what failed is tried again, at the latest
-CHECKED_AT_ONCE = 50  # addresses in one question
+CHECKED_AT_ONCE = 50  # connections in one question
 
 
-def run(hub: Hub) -> None:
-    """One round. Raises what the database raises; then the next round looks at everything."""
-    agenda = hub.agenda
-    agenda.spent.clear()
-    agenda.rounds += 1
-    if agenda.rounds % RETRY_ROUNDS == 0:
-        agenda.handles |= agenda.later
-        agenda.later.clear()
-    try:
-        _plan_round(hub)
-    except PicopaymentsError:
-        agenda.tip = None
-        raise
-    waiting = {agenda.unchecked.popleft() for _ in range(len(agenda.unchecked))}
-    for start in range(0, len(waiting), CHECKED_AT_ONCE):
-        some = sorted(waiting)[start : start + CHECKED_AT_ONCE]
-        if not _guarded(partial(check_hashes, hub, some)):
-            agenda.unchecked.extend(some)
-    for handle in sorted(agenda.handles):
-        if not _guarded(partial(settle, hub, handle), handle):
-            agenda.later.add(handle)
-        agenda.handles.discard(handle)
-    if hub.draining:
-        with hub.book.transaction("drained") as work:
-            left = work.in_stage(AGREED, OPEN, CLOSING)
-        if not left:
-            hub.when_drained()
-
-
-def _plan_round(hub: Hub) -> None:
-    """Put on the agenda what blocks, transactions and deadlines bring."""
-    agenda = hub.agenda
-    touched, shaken = hub.follower.take_changes()
-    with hub.book.transaction("round") as work:
-        tip = hub.follower.tip(work.db)
-        for script in touched:
-            agenda.handles.update(work.touching(script))
-        if shaken or agenda.tip is None:
-            agenda.handles.update(work.in_stage(AGREED, OPEN, CLOSING), work.closed_since(tip - KEPT_BLOCKS))
-        elif tip != agenda.tip:
-            agenda.handles.update(work.in_stage(AGREED, CLOSING), work.due(tip), agenda.leaving)
-        if tip != agenda.tip and (forgotten := work.forget(tip)):
-            log.info("requests forgotten", extra={"fields": {"number": forgotten}})
-    agenda.tip = tip
-
-
-def _guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
-    """Do a step; whether it succeeded. A failure is logged."""
+def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
+    """Do a step and tell whether it succeeded. A failure is logged."""
     try:
         step()
     except PicopaymentsError as error:
@@ -99,14 +53,13 @@ def _guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
 
 
 def settle(hub: Hub, handle: Handle) -> None:
-    """Whatever one connection needs now; may be repeated at any time. Raises what the chain raises."""
-    with hub.book.transaction("stage") as work:
-        account = work.get(handle)
+    """Do whatever one connection needs now; may be repeated at any time. Raises what the chain raises."""
+    account = hub.book.look_up(handle)
     stage = account.stage
     if stage == AGREED:
         _see_deposit(hub, handle)
-        if not _guarded(partial(_fund, hub, handle), handle):  # what can't be funded is closed in time all the same
-            hub.agenda.later.add(handle)
+        if not guarded(partial(_fund, hub, handle), handle):  # what can't be funded is closed in time all the same
+            hub.ask(Ask.LATER, handle)
         stage = _open(hub, handle)
     elif stage == OPEN:
         stage = _watch(hub, handle)
@@ -120,39 +73,39 @@ def settle(hub: Hub, handle: Handle) -> None:
         _recover(hub, handle)
 
 
-def facts_of(hub: Hub, work: Work, channel: Channel) -> Facts:
-    """What the index shows of a channel."""
+def facts_of(hub: Hub, book: Reading, channel: Channel) -> Facts:
+    """Collect what the index shows of a channel."""
     script = channel.script.output
-    tip = hub.follower.tip(work.db)
-    facts = Facts(tip, tuple(hub.follower.history(work.db, script)), tuple(hub.follower.coins(work.db, script)))
-    paid = recovery.paid_commit(channel, facts)
+    tip = hub.follower.tip(book.db)
+    facts = Facts(tip, tuple(hub.follower.history(book.db, script)), tuple(hub.follower.coins(book.db, script)))
+    paid = paid_commit(channel, facts)
     if paid is None:
         return facts
     return replace(
         facts,
-        commit_history=tuple(hub.follower.history(work.db, paid)),
-        commit_coins=tuple(hub.follower.coins(work.db, paid)),
+        commit_history=tuple(hub.follower.history(book.db, paid)),
+        commit_coins=tuple(hub.follower.coins(book.db, paid)),
     )
 
 
-def _both(hub: Hub, work: Work, account: Account) -> tuple[Facts, Facts]:
-    """The facts of the channels that the hub sends and receives on."""
-    sending = facts_of(hub, work, account.channels.sending)
+def _both(hub: Hub, book: Reading, account: Account) -> tuple[Facts, Facts]:
+    """Collect the facts of the channel that the hub sends on, and of the one that it receives on."""
+    sending = facts_of(hub, book, account.channels.sending)
     if account.channels.sending.revoked:
-        sending = replace(sending, revoked_coins=work.revoked_coins(account.handle))
-    return sending, facts_of(hub, work, account.channels.receiving)
+        sending = replace(sending, revoked_coins=book.revoked_coins(account.handle))
+    return sending, facts_of(hub, book, account.channels.receiving)
 
 
-def ttl(hub: Hub, work: Work, account: Account) -> int | None:
-    """Blocks that a connection has left, or None while a deposit is unconfirmed."""
-    sending, receiving = _both(hub, work, account)
-    return recovery.connection_ttl(account.channels, sending, receiving)
+def ttl(hub: Hub, book: Reading, account: Account) -> int | None:
+    """Return the blocks that a connection has left, or None while a deposit is unconfirmed."""
+    sending, receiving = _both(hub, book, account)
+    return connection_ttl(account.channels, sending, receiving)
 
 
-def is_funded(hub: Hub, work: Work, account: Account) -> bool:
-    """Whether the hub's deposit is in a block, and so no longer in its wallet."""
+def is_funded(hub: Hub, book: Reading, account: Account) -> bool:
+    """Tell whether the hub's deposit is in a block, and so no longer in its wallet."""
     channel = account.channels.sending
-    return recovery.deposit_depth(channel, facts_of(hub, work, channel)) > 0
+    return deposit_depth(channel, facts_of(hub, book, channel)) > 0
 
 
 # Hashes for commits -------------------------------------------------------------------------------------------------
@@ -187,7 +140,7 @@ def check_hashes(hub: Hub, handles: Iterable[Handle]) -> None:
             if histories[addresses[script]]:
                 _note("commit address not clean", account)
                 begin_closing(hub, work, replace(account, unchecked=left))
-                hub.agenda.handles.add(handle)
+                hub.ask(Ask.NOW, handle)
                 continue
             work.put(replace(account, unchecked=left, duplex=add_request(account.channels, item)))
 
@@ -197,26 +150,25 @@ def check_hashes(hub: Hub, handles: Iterable[Handle]) -> None:
 
 def _see_deposit(hub: Hub, handle: Handle) -> None:
     """Accept the client's deposit once it is buried and the ledger shows the asset there."""
-    with hub.book.transaction("look for deposit") as work:
-        account = work.get(handle)
+    with hub.book.reading() as book:
+        account = book.get(handle)
         channel = account.channels.receiving
-        facts = facts_of(hub, work, channel)
+        facts = facts_of(hub, book, channel)
     if channel.anchor is not None or not any(e.depth(facts.tip) >= hub.network.safe_depth for e in facts.history):
         return
     address = str(address_of_script(hub.network, channel.script.output))
     held = hub.chain.view(Query(balances=[address])).balances[address].get(account.asset, 0)
     with hub.book.transaction("deposit seen") as work:
         account = work.get(handle)
-        seen = recovery.see_deposit(account.channels.receiving, facts, held, hub.network.safe_depth)
+        seen = see_deposit(account.channels.receiving, facts, held, hub.network.safe_depth)
         if seen.anchor is not None:
-            work.put(replace(account, duplex=replace(account.channels, receiving=seen)), fixed=True)
+            work.put(replace(account, duplex=replace(account.channels, receiving=seen)))
             _note("deposit seen", account, quantity=seen.quantity)
 
 
 def _fund(hub: Hub, handle: Handle) -> None:
     """Make the hub's own deposit, once; publish it until it is in a block. Raises InsufficientFunds."""
-    with hub.book.transaction("look at funds") as work:
-        account = work.get(handle)
+    account = hub.book.look_up(handle)
     if account.deposit_raw is None and account.channels.receiving.anchor is not None:
         held = hub.chain.view(Query(balances=[hub.address])).balances[hub.address].get(account.asset, 0)
         if held < account.channels.sending.quantity:
@@ -228,7 +180,7 @@ def _fund(hub: Hub, handle: Handle) -> None:
                 needed=account.channels.sending.quantity,
                 available=held,
             )
-    with hub.book.transaction("fund") as work:
+    with hub.spending, hub.book.transaction("fund") as work:
         account = work.get(handle)
         if account.deposit_raw is None and not hub.draining:
             account = _compose_deposit(hub, work, account)
@@ -238,15 +190,15 @@ def _fund(hub: Hub, handle: Handle) -> None:
     hub.broadcast(raw, "deposit")
 
 
-def _compose_deposit(hub: Hub, work: Work, account: Account) -> Account:
-    """The connection with the hub's deposit signed and its coins reserved, where it is time for it."""
+def _compose_deposit(hub: Hub, work: UnitOfWork, account: Account) -> Account:
+    """Sign the hub's deposit and reserve its coins, if it is time for it. Return the connection."""
     sending, receiving = account.channels.sending, account.channels.receiving
     facts = facts_of(hub, work, receiving)
-    left = recovery.time_to_live(receiving, facts) or 0
+    left = time_to_live(receiving, facts) or 0
     if (
-        recovery.deposit_depth(receiving, facts) < hub.network.safe_depth
-        or recovery.anchor_spender(receiving, facts) is not None
-        or left < receiving.script.expire // 2 - recovery.WIRE_CLEARANCE
+        deposit_depth(receiving, facts) < hub.network.safe_depth
+        or anchor_spender(receiving, facts) is not None
+        or left < receiving.script.expire // 2 - WIRE_CLEARANCE
     ):
         return account
     purse = _purse(hub, work)
@@ -255,35 +207,29 @@ def _compose_deposit(hub: Hub, work: Work, account: Account) -> Account:
     hub.follower.reserve(work.db, spent_outpoints(tx), f"deposit {account.handle.hex()}")
     anchored = replace(sending, anchor=Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value))
     _note("deposit made", account, quantity=sending.quantity, fee=draft.fee)
-    return work.put(
-        replace(account, duplex=replace(account.channels, sending=anchored), deposit_raw=tx.serialize()), fixed=True
-    )
+    return work.put(replace(account, duplex=replace(account.channels, sending=anchored), deposit_raw=tx.serialize()))
 
 
-def _purse(hub: Hub, work: Work) -> Purse:
-    """The hub's confirmed coins that nothing is reserved for, and that this round has not used."""
+def _purse(hub: Hub, book: Reading) -> Purse:
+    """Collect the hub's confirmed coins that are neither reserved nor spent."""
     coins = tuple(
         coin
-        for coin in hub.follower.spendable(work.db, hub.script)
-        if coin.height is not None and coin.outpoint not in hub.agenda.spent
+        for coin in hub.follower.spendable(book.db, hub.script)
+        if coin.height is not None and coin.outpoint not in hub.spent
     )
     return Purse(wallet_unlock(hub.key.pubkey, hub.script), coins, hub.follower.fee_rate(), WALLET_RESERVE)
 
 
 def _open(hub: Hub, handle: Handle) -> str:
-    """See whether a connection is open now; its stage."""
+    """Open a connection if both deposits are buried, or close it if it is too late. Return its stage."""
     with hub.book.transaction("open") as work:
         account = work.get(handle)
         facts = _both(hub, work, account)
         unfunded = not facts[1].history and facts[1].tip > account.agreed_height + UNFUNDED_BLOCKS
-        if (
-            unfunded
-            or _leaves(hub, account)
-            or recovery.must_close(account.channels, *facts, account.agreed_height)
-        ):
+        if unfunded or _leaves(hub, account) or must_close(account.channels, *facts, account.agreed_height):
             begin_closing(hub, work, account)
             return CLOSING
-        if recovery.is_open(account.channels, *facts, account.agreed_height, hub.network.safe_depth):
+        if is_open(account.channels, *facts, account.agreed_height, hub.network.safe_depth):
             work.put(replace(account, stage=OPEN))
             _note("open", account)
             return OPEN
@@ -291,7 +237,7 @@ def _open(hub: Hub, handle: Handle) -> str:
 
 
 def _watch(hub: Hub, handle: Handle) -> str:
-    """See whether an open connection still is; its stage.
+    """Check that an open connection still is open. Return its stage.
 
     It closes when a deposit is spent, when it is time to settle, and when the hub does not offer it any more. One whose
     block was taken away is not open until it is in a block again.
@@ -299,10 +245,10 @@ def _watch(hub: Hub, handle: Handle) -> str:
     with hub.book.transaction("watch") as work:
         account = work.get(handle)
         facts = _both(hub, work, account)
-        if _leaves(hub, account) or recovery.must_close(account.channels, *facts, account.agreed_height):
+        if _leaves(hub, account) or must_close(account.channels, *facts, account.agreed_height):
             begin_closing(hub, work, account)
             return CLOSING
-        if not recovery.is_open(account.channels, *facts, account.agreed_height, hub.network.safe_depth):
+        if not is_open(account.channels, *facts, account.agreed_height, hub.network.safe_depth):
             work.put(replace(account, stage=AGREED))
             _note("no longer confirmed", account)
             return AGREED
@@ -312,13 +258,13 @@ def _watch(hub: Hub, handle: Handle) -> str:
 
 
 def _leaves(hub: Hub, account: Account) -> bool:
-    """Whether the hub ends a connection by itself, since it has stopped offering the kind.
+    """Tell whether the hub ends a connection by itself, since it has stopped offering the asset.
 
     Not before its client has fetched what waits for it: where all close at once, there is nobody to give it back to.
     """
     withdrawn = hub.draining or account.asset not in hub.offer.assets
     if withdrawn and account.waiting:
-        hub.agenda.leaving.add(account.handle)
+        hub.ask(Ask.LEAVING, account.handle)
         return False
     return withdrawn
 
@@ -326,8 +272,8 @@ def _leaves(hub: Hub, account: Account) -> bool:
 # Closing ------------------------------------------------------------------------------------------------------------
 
 
-def begin_closing(hub: Hub, work: Work, account: Account) -> Account:
-    """The connection on its way to the chain; what waits for it goes back to its payers, as payments from it."""
+def begin_closing(hub: Hub, work: UnitOfWork, account: Account) -> Account:
+    """Begin to close a connection. What waits for it goes back to its payers, as payments from it."""
     for item in account.waiting:
         payer = work.get(item.payer)
         if payer.stage not in (AGREED, OPEN) or payer.handle == account.handle:
@@ -337,12 +283,11 @@ def begin_closing(hub: Hub, work: Work, account: Account) -> Account:
         back = work.add_payment(account.handle, item.payer, item.amount, item.token)
         work.keep(replace(payer, waiting=(*payer.waiting, back)))
     _note("closing", account)
-    hub.agenda.leaving.discard(account.handle)
-    return work.put(replace(account, stage=CLOSING, waiting=()), fixed=True)
+    return work.put(replace(account, stage=CLOSING, waiting=()))
 
 
 def _look_again(hub: Hub, handle: Handle) -> str:
-    """See whether a closed connection still is over, or a reorganisation has undone what closed it; its stage."""
+    """Check that no reorganisation has undone what closed a connection. Return its stage."""
     with hub.book.transaction("look again") as work:
         account = work.get(handle)
         if account.duplex is None:
@@ -359,12 +304,12 @@ def _look_again(hub: Hub, handle: Handle) -> str:
 
 def _republish(hub: Hub, handle: Handle) -> None:
     """Publish the hub's deposit of a closing connection again: the client may have a claim on it."""
-    with hub.book.transaction("look for own deposit") as work:
-        account = work.get(handle)
+    with hub.book.reading() as book:
+        account = book.get(handle)
         raw, given_up = account.deposit_raw, account.agreed_height + account.channels.sending.script.expire
-        if raw is None or hub.follower.tip(work.db) >= given_up:
+        if raw is None or hub.follower.tip(book.db) >= given_up:
             return
-        if hub.follower.transaction(work.db, txid_of(raw)) is not None:
+        if hub.follower.transaction(book.db, txid_of(raw)) is not None:
             return
     try:
         hub.broadcast(raw, "deposit")
@@ -384,11 +329,11 @@ def _publish(hub: Hub, handle: Handle) -> None:
         waits = account.restored and hub.follower.tip(work.db) < account.due_height
         if waits or account.revealed or not channel.active or channel.anchor is None:
             return
-        if recovery.anchor_spender(channel, facts_of(hub, work, channel)) is not None:
+        if anchor_spender(channel, facts_of(hub, work, channel)) is not None:
             return
         if account.commit_raw is None:
             raw = finished(channel, channel.active[-1], hub.key)
-            account = work.put(replace(account, commit_raw=raw), fixed=True)
+            account = work.put(replace(account, commit_raw=raw))
             _note("commit published", account, quantity=channel.moved)
     if account.commit_raw is not None:
         try:
@@ -399,10 +344,17 @@ def _publish(hub: Hub, handle: Handle) -> None:
 
 def _recover(hub: Hub, handle: Handle) -> None:
     """Take back whatever it is time for, and end the connection when nothing is left."""
-    with hub.book.transaction("look") as work:
-        account = work.get(handle)
-        facts = _both(hub, work, account)
+    with hub.book.reading() as book:
+        account = book.get(handle)
+        facts = _both(hub, book, account)
     facts = _with_assets(hub, account, *facts)
+    with hub.spending:
+        _recover_by(hub, account, facts)
+
+
+def _recover_by(hub: Hub, account: Account, facts: tuple[Facts, Facts]) -> None:
+    """Do what these facts call for, with coins of the wallet that nobody else spends."""
+    handle = account.handle
     with hub.book.transaction("recover") as work:
         purse = _purse(hub, work)
         if account.stage == CLOSING and _is_over(hub, account, *facts, purse):
@@ -427,7 +379,7 @@ def _recover(hub: Hub, handle: Handle) -> None:
             continue
         try:
             hub.broadcast(step.draft.signed(hub.key).serialize(), step.name)
-            hub.agenda.spent.update(coin.outpoint for coin in step.draft.inputs)
+            hub.spent.update(coin.outpoint for coin in step.draft.inputs)
             _note(step.name, account, fee=step.draft.fee)
         except BroadcastRefused as error:
             log.warning("recovery waits", extra={"fields": {**fields, "error": error.as_json()}})
@@ -446,7 +398,7 @@ def _is_over(hub: Hub, account: Account, sending: Facts, receiving: Facts, purse
 
 
 def _with_assets(hub: Hub, account: Account, sending: Facts, receiving: Facts) -> tuple[Facts, Facts]:
-    """The facts with what the ledger shows on the hub's deposit and on published commits, as of the same block.
+    """Add what the ledger shows on the hub's deposit and on published commits, as of the same block.
 
     And with the coins on the hub's own commit that were there before it was published, when nobody followed them.
     """
@@ -472,8 +424,8 @@ def _with_assets(hub: Hub, account: Account, sending: Facts, receiving: Facts) -
 
 
 def _commit_address(hub: Hub, channel: Channel, facts: Facts) -> str | None:
-    """Where the commit that spends a channel's anchor pays, if one does."""
-    paid = recovery.paid_commit(channel, facts)
+    """Return the address of the commit that spends a channel's anchor, if one does."""
+    paid = paid_commit(channel, facts)
     return None if paid is None else str(address_of_script(hub.network, paid))
 
 

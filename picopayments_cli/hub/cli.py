@@ -6,32 +6,29 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from picopayments_cli.cli import Parser, add_network, dashed, port, refuse
 
 if TYPE_CHECKING:
     from picopayments_cli.channel.networks import Network
     from picopayments_cli.hub.folder import Folder
     from picopayments_cli.hub.hub import Hub, Urls
-    from picopayments_cli.hub.restored import Witness
-
-PROG = "picopayments-hub"
-NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
-EXAMPLE = "example:\n  picopayments-hub --regtest --basedir /tmp/hub"
-MAX_PORT = 65535
+    from picopayments_cli.hub.stale_database import Witness
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Run a hub until SIGINT or SIGTERM; the exit code. Raises SystemExit for a usage error and ``--help``."""
     parser = _parser()
-    args = parser.parse_args(_dashed(sys.argv[1:] if argv is None else argv))
+    args = parser.parse_args(dashed(sys.argv[1:] if argv is None else argv))
     _check(parser, args)
     try:
         _run(args, os.environ)
     except KeyboardInterrupt:
         return 0  # before it served: nothing was promised to anybody
     except Exception as error:
-        return _refuse(error, args.debug)
+        return refuse(error, args.debug)
     return 0
 
 
@@ -63,7 +60,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
 
 def _bitcoin_url(network: Network, chain_url: str) -> str:
-    from picopayments_cli.channel.errors import InvalidSetting
+    from picopayments_cli.errors import InvalidSetting
 
     if network.name == "regtest":
         return chain_url.rstrip("/") + "/bitcoin/"
@@ -74,11 +71,14 @@ def _bitcoin_url(network: Network, chain_url: str) -> str:
 
 
 def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
+    from contextlib import closing
+
     from picopayments_cli.hub.database import Database, default_url, sqlite_path
     from picopayments_cli.hub.hub import Hub
     from picopayments_cli.hub.methods import Methods
-    from picopayments_cli.hub.restored import Witness
+    from picopayments_cli.hub.rounds import Rounds
     from picopayments_cli.hub.server import create_app
+    from picopayments_cli.hub.stale_database import Witness
     from picopayments_cli.web import WebServer
 
     offer = folder.offer()
@@ -87,88 +87,38 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
     path = sqlite_path(url)
     if path is not None and not args.restored:
         folder.check_database(path)
-    database = Database(url)
-    hub = Hub(folder.network, key, offer, database, urls)
-    hub.draining = args.drain
-    try:
-        _see_age(hub, Witness(folder.witness_path, database, hub.book), args.restored)
-        hub.prepare()
-        port = folder.network.hub_port if args.port is None else args.port
-        certificate = {"ssl_cert": args.ssl_cert, "ssl_key": args.ssl_key}
-        app = create_app(hub, Methods(hub).table(), Methods.SLOW)
-        server = WebServer(app, host=args.host, port=port, **certificate)
-        hub.when_drained = server.stop
-        server.run(lambda url: _announce(url, hub))
-    finally:
-        hub.stop()
+    with closing(Database(url)) as database:
+        hub = Hub(folder.network, key, offer, database, urls)
+        hub.draining = args.drain
+        witness = Witness(folder.witness_path, database, hub.book)
+        _see_age(hub, witness, args.restored)
+        rounds = Rounds(hub, witness.note)
+        try:
+            rounds.prepare()
+            port = folder.network.hub_port if args.port is None else args.port
+            certificate = {"ssl_cert": args.ssl_cert, "ssl_key": args.ssl_key}
+            app = create_app(rounds, Methods(hub).table(), Methods.SLOW)
+            server = WebServer(app, host=args.host, port=port, **certificate)
+            rounds.when_drained = server.stop
+            server.run(lambda url: _announce(url, hub))
+        finally:
+            rounds.stop()
 
 
 def _see_age(hub: Hub, witness: Witness, restored: bool) -> None:
     """Refuse a database that is not the newest there was, unless the operator says that it was restored."""
-    from picopayments_cli.hub.restored import give_up
+    from picopayments_cli.hub.stale_database import give_up
 
     if restored:
         give_up(hub)
         witness.begin()
     else:
         witness.check()
-    hub.note = witness.note
 
 
 def _announce(url: str, hub: Hub) -> None:
     line = {"hub_url": f"{url}/api/", "network": hub.network.name, "chain_url": hub.chain_url}
     print(json.dumps(line), flush=True)
-
-
-# What goes out ------------------------------------------------------------------------------------------------------
-
-
-def _refuse(error: Exception, debug: bool) -> int:
-    from picopayments_cli.channel.errors import PicopaymentsError
-
-    if debug:
-        import traceback
-
-        traceback.print_exception(type(error), error, error.__traceback__)
-    if isinstance(error, PicopaymentsError):
-        return _fail(error.exit_code, error.as_json())
-    text = f"A fault of this program; --debug shows where. {type(error).__name__}: {error}"
-    return _fail(1, {"name": "InternalError", "message": text, "data": {}})
-
-
-def _fail(code: int, error: dict[str, Any]) -> int:
-    print(json.dumps({"error": error}, default=str), file=sys.stderr, flush=True)
-    return code
-
-
-# What comes in ------------------------------------------------------------------------------------------------------
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse's parser, where a usage error ends in the JSON line that every failure ends in."""
-
-    def error(self, message: str) -> NoReturn:
-        """Print usage, message and JSON on stderr; exit with code 2."""
-        self.print_usage(sys.stderr)
-        print(f"{self.prog}: error: {message}", file=sys.stderr)
-        text = f"{message} (`{self.prog} --help` shows the usage)"
-        sys.exit(_fail(2, {"name": "UsageError", "message": text, "data": {}}))
-
-
-def _dashed(argv: Sequence[str]) -> list[str]:
-    """The same arguments, with ``-`` for every ``_`` in the names of options."""
-    words = []
-    for word in argv:
-        name, equals, value = word.partition("=")
-        words.append(name.replace("_", "-") + equals + value if word.startswith("--") else word)
-    return words
-
-
-def _port(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdecimal() else -1
-    if not 0 <= number <= MAX_PORT:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a port: 0 (a free one) to {MAX_PORT}")
-    return number
 
 
 def _seconds(text: str) -> int:
@@ -177,27 +127,22 @@ def _seconds(text: str) -> int:
     return int(text)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=PROG,
+def _parser() -> Parser:
+    parser = Parser(
+        prog="picopayments-hub",
         description="Serve micropayment channels in Counterparty assets.",
-        epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+        example="--regtest --basedir /tmp/hub",
     )
-    network = parser.add_mutually_exclusive_group()
-    network.add_argument("--network", choices=NETWORKS, help="default: mainnet")
-    for name in ("testnet", "regtest"):
-        network.add_argument(f"--{name}", dest="network", action="store_const", const=name, help=f"--network {name}")
+    add_network(parser)
     parser.add_argument("--basedir", metavar="PATH", help="folder of key, terms and database (PICOPAYMENTS_BASEDIR)")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
-    parser.add_argument("--port", type=_port, help="0: a free one (default: 5000, test networks 15000, regtest 25000)")
+    parser.add_argument("--port", type=port, help="0: a free one (default: 5000, test networks 15000, regtest 25000)")
     parser.add_argument("--counterparty-url", metavar="URL", help="Counterparty Core's API (PICOPAYMENTS_CHAIN_URL)")
     parser.add_argument("--bitcoin-url", metavar="URL", help="Bitcoin Core's JSON-RPC (PICOPAYMENTS_BITCOIN_URL)")
     parser.add_argument("--database", metavar="URL", help="as SQLAlchemy takes it (default: SQLite in the basedir)")
     parser.add_argument("--ssl-cert", metavar="FILE", help="serve HTTPS with this certificate")
     parser.add_argument("--ssl-key", metavar="FILE", help="the certificate's key")
-    parser.add_argument("--node-port", type=_port, help="of the embedded regtest node; 0: a free one (default: 24000)")
+    parser.add_argument("--node-port", type=port, help="of the embedded regtest node; 0: a free one (default: 24000)")
     parser.add_argument(
         "--block-time",
         metavar="SECONDS",
@@ -218,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+def _check(parser: Parser, args: argparse.Namespace) -> None:
     if (args.ssl_cert is None) != (args.ssl_key is None):
         parser.error("--ssl-cert and --ssl-key belong together")
     embedded = {"--node-port": args.node_port, "--block-time": args.block_time}

@@ -1,4 +1,4 @@
-"""The hub's database: its tables, and the one door through which they are written."""
+"""The hub's database: one door through which its tables are written, another through which they are read."""
 
 from __future__ import annotations
 
@@ -8,71 +8,13 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Engine,
-    Integer,
-    LargeBinary,
-    MetaData,
-    Table,
-    Text,
-    bindparam,
-    create_engine,
-    event,
-    inspect,
-    select,
-)
+from sqlalchemy import Connection, Engine, bindparam, create_engine, event, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
 
-from picopayments_cli.channel.errors import DatabaseUnusable
+from picopayments_cli.errors import DatabaseUnusable
+from picopayments_cli.hub.schema import meta
 from picopayments_cli.hub.sqlite_file import SqliteFile
-
-# The conventions of index names, so that revisions made later can name what they alter.
-METADATA = MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s"})
-
-meta = Table("meta", METADATA, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
-
-# The chain's index. A txid stands in wire order. What is in the mempool has the height NULL.
-blocks = Table(
-    "blocks",
-    METADATA,
-    Column("height", Integer, primary_key=True, autoincrement=False),
-    Column("hash", LargeBinary, nullable=False),
-)
-scripts = Table(
-    "scripts",
-    METADATA,
-    Column("script", LargeBinary, primary_key=True),
-    Column("kind", Text, nullable=False),
-    Column("since_height", Integer, nullable=False),
-)
-transactions = Table(
-    "transactions",
-    METADATA,
-    Column("txid", LargeBinary, primary_key=True),
-    Column("raw", LargeBinary, nullable=False),
-    Column("height", Integer, index=True),
-)
-outputs = Table(
-    "outputs",
-    METADATA,
-    Column("txid", LargeBinary, primary_key=True),
-    Column("vout", Integer, primary_key=True, autoincrement=False),
-    Column("script", LargeBinary, nullable=False, index=True),
-    Column("value", BigInteger, nullable=False),
-    Column("spent_by", LargeBinary, index=True),
-)
-# Kept apart from the outputs: a coin that a reorganisation hides for a while stays reserved.
-reservations = Table(
-    "reservations",
-    METADATA,
-    Column("txid", LargeBinary, primary_key=True),
-    Column("vout", Integer, primary_key=True, autoincrement=False),
-    Column("purpose", Text, nullable=False, index=True),
-)
 
 # Statements are built once: building one takes longer than SQLite takes to run it.
 _META_GET = select(meta.c.value).where(meta.c.key == bindparam("k"))
@@ -85,7 +27,7 @@ _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def meta_get(connection: Connection, key: str) -> str | None:
-    """The text kept under a key, or None."""
+    """Return the text kept under a key, or None."""
     value: str | None = connection.execute(_META_GET, {"k": key}).scalar()
     return value
 
@@ -97,7 +39,7 @@ def meta_set(connection: Connection, key: str, value: str) -> None:
 
 
 def default_url(basedir: Path, network: str) -> URL:
-    """The URL of the SQLite file that a hub uses where no other database is named."""
+    """Return the URL of the SQLite file that a hub uses where no other database is named."""
     return URL.create("sqlite", database=str(basedir / f"{network}.db"))
 
 
@@ -125,7 +67,7 @@ class Database:
 
     @contextmanager
     def transaction(self, label: str) -> Iterator[Connection]:
-        """One writing transaction: durable once the block is left, undone if an error leaves it.
+        """Run one writing transaction: durable once the block is left, undone if an error leaves it.
 
         ``label`` names what is written. Transactions of a process wait for one another. Raises DatabaseUnusable
         where the database fails, and SQLAlchemy's IntegrityError where a row breaks a table's rules.
@@ -151,7 +93,8 @@ class Database:
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One consistent state, for reading only; never waits for a writer. Raises DatabaseUnusable."""
+        """Read one consistent state; never wait for a writer. Raises DatabaseUnusable."""
+        self._check_file()
         try:
             with self.engine.connect() as connection:
                 yield connection
@@ -165,7 +108,7 @@ class Database:
 
 
 def sqlite_path(url: str | URL) -> Path | None:
-    """The file of a SQLite database; None for another kind. Raises DatabaseUnusable for one in memory, or no URL."""
+    """Return the file of a SQLite database, None for another kind. Raises DatabaseUnusable for memory, or no URL."""
     try:
         parsed = make_url(url)
     except ArgumentError as error:
@@ -184,7 +127,7 @@ def _cannot_be_opened(error: Exception) -> DatabaseUnusable:
 
 
 def _reason(error: Exception) -> str:
-    """The database's own words, without statement and parameters: these hold secrets."""
+    """Return the database's own words, without statement and parameters: these hold secrets."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     return str(cause).strip().rstrip(".") or type(cause).__name__
 

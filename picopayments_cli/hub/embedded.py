@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from picopayments_cli.channel.errors import NodeUnreachable
+from picopayments_cli.errors import NodeUnreachable
 from picopayments_cli.processes import end
 
 START_SECONDS = 60

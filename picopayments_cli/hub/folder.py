@@ -10,9 +10,9 @@ from pathlib import Path
 import coincurve
 from filelock import FileLock, Timeout
 
-from picopayments_cli.channel.errors import DatabaseOutdated, InvalidKey, StoreDamaged, StoreLocked, StoreUnusable
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, secret_of_wif, wif_of_secret
+from picopayments_cli.errors import DatabaseOutdated, InvalidKey, StoreDamaged, StoreLocked, StoreUnusable
 from picopayments_cli.files import check_private, replace_file
 from picopayments_cli.hub.terms import Offer, default_text, read_offer
 
@@ -48,7 +48,7 @@ class Folder:
             lock.release()
 
     def key(self) -> Key:
-        """The hub's key, made where there never was one: on disk before its first use.
+        """Read the hub's key. Where there never was one, make it: it is on disk before its first use.
 
         Raises StoreDamaged, StoreUnusable.
         """
@@ -83,7 +83,7 @@ class Folder:
             )
 
     def offer(self) -> Offer:
-        """What the terms file offers; a new hub's file is written first. Raises InvalidSetting, StoreUnusable."""
+        """Read what the terms file offers; write a new hub's file first. Raises InvalidSetting, StoreUnusable."""
         if not self.terms_path.exists():
             with _usable():
                 replace_file(self.terms_path, default_text(self.network).encode("ascii"))

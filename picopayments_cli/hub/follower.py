@@ -14,10 +14,11 @@ from sqlalchemy import Connection, Row, bindparam, or_, select
 from picopayments_cli.chain import Chain, Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.counterparty import is_p2sh
-from picopayments_cli.channel.errors import DatabaseUnusable, NodeBehind
 from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint
-from picopayments_cli.hub.database import Database, blocks, outputs, reservations, scripts, transactions
+from picopayments_cli.errors import DatabaseUnusable, NodeBehind
+from picopayments_cli.hub.database import Database
+from picopayments_cli.hub.schema import blocks, outputs, reservations, scripts, transactions
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +119,7 @@ class Follower:
             self._outpoints = {(bytes(txid), vout): bytes(script) for txid, vout, script in found}
 
     def take_changes(self) -> tuple[set[bytes], bool]:
-        """The watched scripts that were paid or spent since the last call, and whether anything was taken back."""
+        """Return the watched scripts paid or spent since the last call, and whether anything was taken back."""
         with self._lock:
             touched, shaken = self._touched, self._shaken
             self._touched, self._shaken = set(), False
@@ -132,7 +133,7 @@ class Follower:
     # Following ------------------------------------------------------------------------------------------------------
 
     def catch_up(self) -> Height:
-        """Read what the node has and the index lacks: blocks first, then the mempool. The tip's height.
+        """Read what the node has and the index lacks: blocks first, then the mempool. Return the tip's height.
 
         The first call ever starts at the node's tip. Raises NodeUnreachable and its kind, and DatabaseUnusable
         where the node follows another chain than this database.
@@ -224,7 +225,7 @@ class Follower:
         self._seen = present
 
     def _matches(self, txs: Sequence[CTransaction]) -> list[_Match]:
-        """What of these pays or spends what is watched; the order of the transactions does not matter.
+        """Find the transactions that pay or spend what is watched; their order does not matter.
 
         A commit is found by what it spends, and from then on its own address is watched, for the payout.
         """
@@ -261,7 +262,8 @@ class Follower:
         return paid if DEPOSIT in kinds and is_p2sh(paid) else None
 
     def _read_fee_rate(self) -> None:
-        if time.monotonic() - self._fee_read > _FEE_SECONDS:
+        # on regtest it is set by hand, and who set it goes on at once
+        if time.monotonic() - self._fee_read > _FEE_SECONDS or self._network.name == "regtest":
             self._fee_rate = self._bitcoin.fee_rate()
             self._fee_read = time.monotonic()
 
@@ -306,41 +308,41 @@ class Follower:
 
     @staticmethod
     def tip(connection: Connection) -> Height:
-        """The height of the last block read. Raises NodeBehind before the first ``catch_up``."""
+        """Return the height of the last block read. Raises NodeBehind before the first ``catch_up``."""
         row = connection.execute(_TIP).first()
         if row is None:
             raise NodeBehind("The hub has not read a block yet.")
         return Height(row.height)
 
     def fee_rate(self) -> int:
-        """The node's estimate for 3 blocks in sat/vB, at least 1; at most 10 seconds older than the last round."""
+        """Return the node's estimate for 3 blocks in sat/vB, at least 1; at most 10 s older than the last round."""
         return self._fee_rate
 
     @staticmethod
     def coins(connection: Connection, script: bytes) -> list[Coin]:
-        """The unspent outputs of a script, those of the mempool included and those that the mempool spends left out."""
+        """Return the unspent outputs of a script, as the mempool leaves them."""
         return [_coin(row) for row in connection.execute(_COINS, {"of": script})]
 
     @staticmethod
     def spendable(connection: Connection, script: bytes) -> list[Coin]:
-        """The coins of a script that are not reserved, those of the mempool included."""
+        """Return the coins of a script that are not reserved, those of the mempool included."""
         return [_coin(row) for row in connection.execute(_SPENDABLE, {"of": script})]
 
     @staticmethod
     def transaction(connection: Connection, txid: bytes) -> Entry | None:
-        """A transaction that touches a watched script, by its wire-order txid."""
+        """Return a transaction that touches a watched script, by its wire-order txid."""
         row = connection.execute(_TRANSACTION, {"id": txid}).first()
         return None if row is None else _entry(row)
 
     @staticmethod
     def spender(connection: Connection, outpoint: Outpoint) -> Entry | None:
-        """The transaction, confirmed or in the mempool, that spends an output of a watched script."""
+        """Return the transaction, confirmed or in the mempool, that spends an output of a watched script."""
         row = connection.execute(_SPENDER, {"id": outpoint.txid, "n": outpoint.vout}).first()
         return None if row is None else _entry(row)
 
     @staticmethod
     def history(connection: Connection, script: bytes) -> list[Entry]:
-        """The transactions that pay or spend a script since it is watched: by height, the mempool's last."""
+        """Return the transactions that pay or spend a script since it is watched: by height, the mempool's last."""
         return [_entry(row) for row in connection.execute(_HISTORY, {"of": script})]
 
     # Reservations ---------------------------------------------------------------------------------------------------

@@ -11,9 +11,9 @@ from picopayments_cli.chain.answers import member, members, whole
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.shapes import coins_shown, history_shown
 from picopayments_cli.channel.counterparty import asset_id, asset_members, asset_name, is_longname
-from picopayments_cli.channel.errors import InvalidAsset, InvalidParams, UnknownAsset, UnknownTransaction
 from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import Outpoint, from_hex
+from picopayments_cli.errors import InvalidAsset, InvalidParams, UnknownAsset, UnknownTransaction
 from picopayments_cli.rpc import RpcClient
 
 MAX_TXIDS = 100  # of one getrawtransaction_batch
@@ -53,7 +53,7 @@ class Proxy:
         self._after = after
 
     def methods(self) -> dict[str, Method]:
-        """What is on offer; on regtest also what makes blocks and money."""
+        """Return the methods on offer; on regtest also those that make blocks and money."""
         offered: list[Method] = [
             self.get_balances,
             self.get_address_options,
@@ -70,13 +70,13 @@ class Proxy:
             self.fee_per_kb,
         ]
         if self._network.name == "regtest":
-            offered += [self.generate, self.faucet, self.reorganise]
+            offered += [self.generate, self.faucet, self.reorganise, self.feerate]
         return {method.__name__: method for method in offered}
 
     # Addresses ------------------------------------------------------------------------------------------------------
 
     def get_balances(self, filters: Any = (), filterop: str = "AND") -> list[dict[str, Any]]:
-        """The confirmed balances of one address, BTC included; attached holdings left out."""
+        """Return the confirmed balances of one address, BTC included; attached holdings left out."""
         wanted = self._filters(filters)
         if "address" not in wanted or filterop != "AND":
             raise InvalidParams('get_balances needs a filter {"field": "address", "op": "==", "value": ADDRESS}.')
@@ -104,17 +104,17 @@ class Proxy:
         return wanted
 
     def get_address_options(self, address: str) -> dict[str, Any]:
-        """The options that the owner of an address has set for it, 0 for none."""
+        """Return the options that the owner of an address has set for it, 0 for none."""
         options = self._chain.view(Query(options=[self._address(address)])).options[address]
         return {"address": address, "options": options}
 
     def get_unspent_txouts(self, address: str, unconfirmed: bool = False) -> list[dict[str, Any]]:
-        """The coins of an address, by txid; with ``unconfirmed`` those of the mempool too."""
+        """Return the coins of an address, by txid; with ``unconfirmed`` those of the mempool too."""
         view = self._chain.view(Query(coins=[self._address(address)]))
         return coins_shown(view, address, unconfirmed)
 
     def utxos_with_balances(self, utxos: Any) -> dict[str, bool]:
-        """Whether assets are attached to each of these confirmed coins, each written ``<txid>:<number>``."""
+        """Tell whether assets are attached to each of these confirmed coins, each written ``<txid>:<number>``."""
         if not isinstance(utxos, list) or len(utxos) > MAX_UTXOS or not all(isinstance(utxo, str) for utxo in utxos):
             raise InvalidParams(f"utxos must be a list of at most {MAX_UTXOS} coins, <txid>:<number>.", limit=MAX_UTXOS)
         asked = {utxo: Outpoint.parse(utxo) for utxo in utxos}
@@ -122,7 +122,7 @@ class Proxy:
         return {utxo: outpoint in attached for utxo, outpoint in asked.items()}
 
     def search_raw_transactions(self, address: str, unconfirmed: bool = True) -> list[dict[str, Any]]:
-        """The transactions of an address: unconfirmed first, then from the oldest to the newest."""
+        """Return the transactions of an address: unconfirmed first, then from the oldest to the newest."""
         view = self._chain.view(Query(history=[self._address(address)]))
         return history_shown(view, address, unconfirmed)
 
@@ -135,7 +135,7 @@ class Proxy:
     # Transactions ---------------------------------------------------------------------------------------------------
 
     def getrawtransaction(self, tx_hash: str, verbose: bool = False) -> Any:
-        """A transaction as hex, or with ``verbose`` as the Bitcoin node tells it. Raises UnknownTransaction."""
+        """Return a transaction as hex, or with ``verbose`` as the Bitcoin node does. Raises UnknownTransaction."""
         txid = _txid(tx_hash)
         if verbose:
             return self._bitcoin.verbose_transaction(txid)
@@ -145,7 +145,7 @@ class Proxy:
         return found[txid].hex()
 
     def getrawtransaction_batch(self, txhash_list: Any) -> dict[str, str]:
-        """Transactions as hex, in the order asked; unknown ones are left out."""
+        """Return transactions as hex, in the order asked; unknown ones are left out."""
         if not isinstance(txhash_list, list) or len(txhash_list) > MAX_TXIDS:
             raise InvalidParams(f"txhash_list must be a list of at most {MAX_TXIDS} txids.", limit=MAX_TXIDS)
         txids = [_txid(text) for text in txhash_list]
@@ -153,7 +153,7 @@ class Proxy:
         return {txid[::-1].hex(): found[txid].hex() for txid in txids if txid in found}
 
     def sendrawtransaction(self, tx_hex: str) -> str:
-        """Hand a signed transaction to the network; its txid. Raises BroadcastRefused."""
+        """Hand a signed transaction to the network, and return its txid. Raises BroadcastRefused."""
         raw = from_hex(tx_hex, "transaction")
         if len(raw) > MAX_TRANSACTION:
             raise InvalidParams(f"A transaction has at most {MAX_TRANSACTION} bytes.", limit=MAX_TRANSACTION)
@@ -165,11 +165,11 @@ class Proxy:
     # The ledger -----------------------------------------------------------------------------------------------------
 
     def get_assets(self) -> Any:
-        """The assets as the node lists them, its newest thousand."""
+        """Return the assets as the node lists them, its newest thousand."""
         return self._node.call("get_assets", {}, retry=True)
 
     def get_asset_info(self, assets: Any = None, asset: Any = None) -> list[dict[str, Any]]:
-        """What the node tells about assets, with their ``asset_id`` in decimal; unknown ones are left out.
+        """Return the node's rows of assets, with their ``asset_id`` in decimal; unknown ones are left out.
 
         Names are exact: a long name in other capitals is unknown, whatever the node makes of it.
         """
@@ -198,7 +198,7 @@ class Proxy:
             return None
 
     def get_running_info(self) -> dict[str, Any]:
-        """The node's state once its ledger stands at the tip, with the fee rate in sat/vB. Raises NodeBehind."""
+        """Return the node's state once its ledger is at the tip, and the fee rate in sat/vB. Raises NodeBehind."""
         info = self._info()
         if whole(member(info, "last_block", dict), "block_index") < whole(info, "bitcoin_block_count"):
             self._chain.view(Query())  # waits for the ledger
@@ -210,13 +210,13 @@ class Proxy:
         return info
 
     def fee_per_kb(self, conf_target: int = 3, nblocks: int = 3) -> int:
-        """The node's estimate for 3 blocks in satoshis per 1000 vB, whatever the target asked for."""
+        """Return the node's estimate for 3 blocks in satoshis per 1000 vB, whatever the target asked for."""
         return 1000 * self._fee_rate()
 
     # Regtest --------------------------------------------------------------------------------------------------------
 
     def generate(self, blocks: int = 1) -> Any:
-        """Mine blocks; their hashes. The hub has read them, and done its chores, when this answers."""
+        """Mine blocks, and return their hashes. The hub has read them, and done its chores, when this answers."""
         return self._make_blocks("generate", {"blocks": blocks})
 
     def reorganise(self, depth: int, forget: bool = False) -> Any:
@@ -227,9 +227,16 @@ class Proxy:
         return self._make_blocks("reorganise", {"depth": depth, "forget": forget})
 
     def faucet(self, address: str, btc: int = 0, asset: str = "XCP", quantity: int = 0) -> Any:
-        """Give an address satoshis and a quantity of an asset; the txids."""
+        """Give an address satoshis and a quantity of an asset, and return the txids."""
         asked = {"address": self._address(address), "btc": btc, "asset": asset, "quantity": quantity}
         return self._make_blocks("faucet", asked)
+
+    def feerate(self, rate: Any = None, minimum: Any = None) -> Any:
+        """Set the node's estimate (``none``: to have none) and its mempool's minimum, in sat/vB; both as they are now.
+
+        The hub goes by them when this answers.
+        """
+        return self._make_blocks("feerate", {"rate": rate, "minimum": minimum})
 
     def _make_blocks(self, method: str, params: Mapping[str, Any]) -> Any:
         result = self._node.call(method, params, retry=False)

@@ -10,34 +10,33 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.proxy import Nodes, Proxy
+from picopayments_cli.hub.rounds import Rounds
 from picopayments_cli.limits import Limits
 from picopayments_cli.web import JsonRpcEndpoint
-
-__all__ = ["Hub", "create_app"]
 
 log = logging.getLogger(__name__)
 
 
-def create_app(hub: Hub, methods: Mapping[str, Callable[..., Any]], slow: Collection[str]) -> Starlette:
-    """The application, which starts the hub's thread and stops the hub at its own end.
+def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: Collection[str]) -> Starlette:
+    """Build the application, which starts the hub's rounds, and stops them at its own end.
 
     ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others.
     """
+    hub = rounds.hub
     nodes = Nodes(hub.chain, hub.bitcoin, hub.node)
-    proxied = Proxy(hub.network, nodes, hub.follower.fee_rate, hub.round).methods()
+    proxied = Proxy(hub.network, nodes, hub.follower.fee_rate, rounds.await_round).methods()
     endpoint = JsonRpcEndpoint(
         {**proxied, **methods}, slow={*proxied, *slow}, on_error=_log_unexpected, limits=Limits()
     )
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        hub.start()
+        rounds.start()
         try:
             yield
         finally:
-            hub.stop()
+            rounds.stop()
 
     return Starlette(routes=[Mount("", endpoint)], lifespan=lifespan)
 

@@ -9,7 +9,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from picopayments_cli.channel.errors import DatabaseUnusable, StoreLocked
+from picopayments_cli.errors import DatabaseUnusable, StoreLocked
 from picopayments_cli.files import check_private
 
 
@@ -40,7 +40,7 @@ class SqliteFile:
             raise
 
     def check(self) -> None:
-        """Look whether the files are those that they were. Raises DatabaseUnusable."""
+        """Check that the files are those that they were. Raises DatabaseUnusable."""
         for part in self._parts:
             try:
                 status = os.stat(part)

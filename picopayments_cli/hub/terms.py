@@ -9,10 +9,10 @@ from typing import Any
 
 from picopayments_cli.chain import Chain
 from picopayments_cli.channel.counterparty import BTC_ID, asset_id, both_names, is_longname
-from picopayments_cli.channel.errors import BadTerms, InvalidAsset, InvalidSetting, UnknownAsset
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import commit_rate
+from picopayments_cli.errors import BadTerms, InvalidAsset, InvalidSetting, UnknownAsset
 
 REAL_DEPOSIT_MIN = 100_000
 MEMBERS = ("deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_min", "sync_fee")

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from picopayments_cli.channel.errors import PicopaymentsError
 from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.errors import PicopaymentsError
 
 
 def main(argv: Sequence[str] | None = None) -> int:

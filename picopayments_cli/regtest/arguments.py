@@ -10,7 +10,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from starlette.requests import ClientDisconnect, Request
 
-from picopayments_cli.channel.errors import InvalidParams
+from picopayments_cli.errors import InvalidParams
 
 Result = TypeVar("Result")
 

@@ -1,4 +1,4 @@
-"""The node's Bitcoin Core interface: the calls that following a chain and broadcasting need, with its error codes."""
+"""The node's Bitcoin Core interface: the calls that following a chain needs, and those of its mempool."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from picopayments_cli.channel.errors import PicopaymentsError, UnknownTransaction
 from picopayments_cli.channel.values import Outpoint, from_hex
+from picopayments_cli.errors import PicopaymentsError, UnknownTransaction
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.regtest.arguments import body_of, checked
 from picopayments_cli.regtest.blocks import parse_block
+from picopayments_cli.regtest.codes import (
+    INVALID_PARAMETER,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    NO_METHOD,
+    NOT_FOUND,
+    PARSE_ERROR,
+    RpcError,
+)
 from picopayments_cli.regtest.index import MEDIAN_SPAN, Block, Tx
+from picopayments_cli.regtest.mempool import RELAY_MINIMUM
+from picopayments_cli.regtest.mempool_rpc import MempoolRpc
 from picopayments_cli.regtest.node import Node
-from picopayments_cli.regtest.policy import Refused, weight
-from picopayments_cli.regtest.queries import find, mempool_info, raw_of, txid_of
+from picopayments_cli.regtest.queries import find, txid_of
+from picopayments_cli.regtest.replacement import INCREMENTAL_RATE
 from picopayments_cli.regtest.rest import MAX_BODY
 from picopayments_cli.regtest.shapes import bitcoins, core_script, core_tx, display
 
-INVALID_PARAMETER, NOT_FOUND, INVALID_PARAMS, NO_METHOD, PARSE_ERROR = -8, -5, -32602, -32601, -32700
-INVALID_REQUEST = -32600
 _DIFFICULTY = 4.656542373906925e-10
 _VERSION = 300000
-
-
-class RpcError(Exception):
-    """A refusal with Bitcoin Core's code."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-        self.message = message
 
 
 class BitcoinRpc:
@@ -43,8 +43,10 @@ class BitcoinRpc:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        names = (name for name in vars(type(self)) if not name.startswith("_") and name != "endpoint")
-        self._calls: dict[str, Callable[..., Any]] = {name: checked(getattr(self, name)) for name in names}
+        self._calls: dict[str, Callable[..., Any]] = {}
+        for part in (self, MempoolRpc(node)):
+            names = (name for name in vars(type(part)) if not name.startswith("_") and name != "endpoint")
+            self._calls |= {name: checked(getattr(part, name)) for name in names}
 
     async def endpoint(self, request: Request) -> Response:
         """Answer one request or a batch, of JSON-RPC 2.0 or of the older form that Bitcoin Core knows."""
@@ -199,36 +201,14 @@ class BitcoinRpc:
 
     def getnetworkinfo(self) -> dict[str, Any]:
         """Version and relay fees."""
-        return {"version": _VERSION, "subversion": "/regtest/", "relayfee": 0.00001, "incrementalfee": 0.00001}
-
-    # Mempool ---------------------------------------------------------------------------------------------------
-
-    def getrawmempool(self, verbose: bool = False, mempool_sequence: bool = False) -> Any:
-        """The txids that wait, parents first; by txid with sizes and fees where verbose."""
-        entries = self._node.mempool.entries
-        if not verbose:
-            return [display(txid) for txid in entries]
         return {
-            display(txid): {
-                "vsize": entry.vsize,
-                "weight": weight(entry.item.tx),
-                "fees": {"base": bitcoins(entry.fee), "modified": bitcoins(entry.fee)},
-                "depends": [display(parent) for parent in entry.parents],
-                "bip125-replaceable": True,
-            }
-            for txid, entry in entries.items()
+            "version": _VERSION,
+            "subversion": "/regtest/",
+            "networkactive": False,
+            "connections": 0,
+            "relayfee": bitcoins(RELAY_MINIMUM),
+            "incrementalfee": bitcoins(1000 * INCREMENTAL_RATE),
         }
-
-    def getmempoolinfo(self) -> dict[str, Any]:
-        """The mempool as a whole."""
-        return mempool_info(self._node)
-
-    def estimatesmartfee(self, conf_target: int, estimate_mode: str = "economical") -> dict[str, Any]:
-        """The fee rate that was set, in BTC/kvB, or none, as on a real regtest chain."""
-        rate = self._node.fee_rate
-        if rate is None:
-            return {"errors": ["Insufficient data or no feerate found"], "blocks": 0}
-        return {"feerate": bitcoins(rate), "blocks": conf_target}
 
     # Transactions ----------------------------------------------------------------------------------------------
 
@@ -236,13 +216,6 @@ class BitcoinRpc:
         """A transaction, in the mempool or in any block of the active chain."""
         item, block = find(self._node, txid_of(txid))
         return core_tx(item, block, self._node.index.height) if verbose else item.raw.hex()
-
-    def sendrawtransaction(self, hexstring: str, maxfeerate: Any = None, maxburnamount: Any = None) -> str:
-        """Broadcast; answers when, by the mining policy, the transaction stands in a block."""
-        try:
-            return display(self._node.submit([raw_of(hexstring)])[0])
-        except Refused as error:
-            raise RpcError(error.code, error.reason) from error
 
     def gettxout(self, txid: str, n: int, include_mempool: bool = True) -> dict[str, Any] | None:
         """An output that nothing spends, or null."""

@@ -21,16 +21,16 @@ from picopayments_cli.channel.counterparty import (
     parent_of,
     unpack_send,
 )
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.networks import NETWORKS, script_of_address
+from picopayments_cli.channel.values import Outpoint, hash160
+from picopayments_cli.errors import (
     InsufficientBitcoin,
     InsufficientFunds,
     InvalidAsset,
     InvalidQuantity,
     UnknownAsset,
 )
-from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.networks import NETWORKS, script_of_address
-from picopayments_cli.channel.values import Outpoint, hash160
 from picopayments_cli.regtest.blocks import COIN, MATURITY
 from picopayments_cli.regtest.index import Index, Output
 from picopayments_cli.regtest.journal import Journal
@@ -42,7 +42,7 @@ HOLDERS = 40  # addresses that burn one bitcoin each, for some 1500 XCP
 _FUEL_COINS, _FUEL = 4, COIN // 10  # what each holder pays its sends from
 _BANK_COIN = 10 * COIN
 _EMPTY_BLOCKS = 120
-_FEE_RATE = 2  # sat/vB
+FEE_RATE = 2  # sat/vB, where nothing asks for more
 _INPUT_SIZE, _OUTPUT_SIZE, _BASE_SIZE = 148, 43, 12  # bytes at most; the outputs: data or P2WSH
 _MIN_OUTPUT = 546
 _FIRST_NUMERIC = 26**12 + 1
@@ -69,6 +69,7 @@ class Treasury:
             journal.put("seed", seed)
         self._bank, *self._holders = (_derive(seed, number) for number in range(HOLDERS + 1))
         self.script = _script(self._bank)
+        self.fee_rate = FEE_RATE  # sat/vB
 
     def endow(self) -> Iterator[Sequence[bytes]]:
         """The first blocks' transactions, block by block: coinbases ripen, are split, and burned."""
@@ -78,7 +79,7 @@ class Treasury:
         yield [split.serialize()]
         txid = bytes(split.GetTxid())
         burn = script_of_address(NETWORKS["regtest"], NETWORKS["regtest"].burn_address)
-        fee = _FEE_RATE * (_BASE_SIZE + _INPUT_SIZE + _OUTPUT_SIZE)
+        fee = self.fee_rate * (_BASE_SIZE + _INPUT_SIZE + _OUTPUT_SIZE)
         yield [
             _sign([_Coin(Outpoint(txid, number), BURN_CAP + fee, key)], [(BURN_CAP, burn)])
             for number, key in enumerate(self._holders)
@@ -162,7 +163,7 @@ class Treasury:
         changed = []
         for key, owed in changes:
             own = [coin for coin in coins if coin.key == key]
-            fee = _FEE_RATE * (_INPUT_SIZE * len(own) + (_BASE_SIZE + _OUTPUT_SIZE * (len(outputs) + len(changes))))
+            fee = self.fee_rate * (_INPUT_SIZE * len(own) + (_BASE_SIZE + _OUTPUT_SIZE * (len(outputs) + len(changes))))
             left = sum(coin.value for coin in own) - owed - fee
             if left >= _MIN_OUTPUT:
                 changed.append((left, _script(key)))
@@ -170,11 +171,11 @@ class Treasury:
 
     def _choose(self, key: Key, satoshis: int, outputs: int, used: set[Outpoint]) -> list[_Coin]:
         """Coins of a key that pay satoshis and their own fee: the smallest that does alone, else the largest."""
-        fixed = satoshis + _FEE_RATE * (_BASE_SIZE + _OUTPUT_SIZE * (outputs + 2))
+        fixed = satoshis + self.fee_rate * (_BASE_SIZE + _OUTPUT_SIZE * (outputs + 2))
         coins = sorted((coin for coin in self._coins(key) if coin.outpoint not in used), key=lambda coin: coin.value)
-        alone = next((coin for coin in coins if coin.value >= fixed + _FEE_RATE * _INPUT_SIZE), None)
+        alone = next((coin for coin in coins if coin.value >= fixed + self.fee_rate * _INPUT_SIZE), None)
         chosen: list[_Coin] = [] if alone is None else [alone]
-        while alone is None and sum(coin.value - _FEE_RATE * _INPUT_SIZE for coin in chosen) < fixed:
+        while alone is None and sum(coin.value - self.fee_rate * _INPUT_SIZE for coin in chosen) < fixed:
             if not coins:
                 raise InsufficientBitcoin(
                     f"The treasury has no {satoshis} satoshis left to spend now: mine some blocks, or ask for less.",
@@ -187,7 +188,7 @@ class Treasury:
 
     def _split(self) -> CTransaction:
         coins = self._coins(self._bank)
-        burn_coin = BURN_CAP + _FEE_RATE * (_BASE_SIZE + _INPUT_SIZE + _OUTPUT_SIZE)
+        burn_coin = BURN_CAP + self.fee_rate * (_BASE_SIZE + _INPUT_SIZE + _OUTPUT_SIZE)
         outputs = [(burn_coin, _script(key)) for key in self._holders]
         outputs += [(_FUEL, _script(key)) for key in self._holders for _ in range(_FUEL_COINS)]
         left = sum(coin.value for coin in coins) - sum(value for value, _ in outputs)

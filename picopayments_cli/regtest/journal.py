@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from picopayments_cli.channel.errors import StoreDamaged, StoreNewer
+from picopayments_cli.errors import StoreDamaged, StoreNewer
 
 _VERSION = 1
 _SCHEMA = """

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from picopayments_cli.channel.counterparty import (
     BTC_ID,
+    CLASSIC_SEND,
+    ENHANCED_SEND,
     XCP_ID,
     Issuance,
     Reading,
     asset_name,
+    message_type,
     parent_of,
     read_transaction,
     unpack_issuance,
     unpack_send,
 )
-from picopayments_cli.channel.errors import InvalidAsset
 from picopayments_cli.channel.values import MAX_QUANTITY
+from picopayments_cli.errors import InvalidAsset
 from picopayments_cli.regtest.blocks import COIN
 from picopayments_cli.regtest.index import Block, Tx
 
@@ -27,7 +30,7 @@ FIRST_BLOCK = 101  # before it nothing is read
 BURN_START, BURN_END = 101, 150_000_000
 BURN_CAP = COIN  # satoshis that one address can burn in all
 _UNITS_PER_SATOSHI, _BONUS = 1000, 500
-XCP = "XCP"
+XCP, BTC = "XCP", "BTC"
 ISSUANCE_FEE = 50_000_000  # satoshis of XCP, for a name of letters
 _LOCK, _LOCK_DESCRIPTION = "lock", "lock_description"  # descriptions that are commands, in any case
 
@@ -53,6 +56,37 @@ class AssetRow:
     description_locked: bool = False
 
 
+class Place(NamedTuple):
+    """Where a message stands: its transaction's number among Counterparty's, its txid, the height of its block."""
+
+    number: int
+    txid: bytes
+    height: int
+
+
+@dataclass(frozen=True)
+class SendRow:
+    """A send as the ledger recorded it, valid or not, where its ``Place`` says.
+
+    ``asset``, ``quantity`` and ``destination`` are None where they could not be read; ``quantity`` is what moved, or
+    was to move.
+    """
+
+    number: int
+    txid: bytes
+    height: int
+    source: bytes
+    destination: bytes | None
+    asset: str | None
+    quantity: int | None
+    status: str
+    memo: bytes | None = None
+
+
+VALID = "valid"
+_UNREADABLE, _NO_FUNDS = "invalid: could not unpack", "invalid: insufficient funds"
+_NO_DESTINATION = "invalid: destination is required"
+
 _XCP_ROW = AssetRow(XCP, None, None, None, True, False, 0, "The Counterparty protocol native currency", 0)
 
 
@@ -65,7 +99,7 @@ def burn_reward(satoshis: int, height: int) -> int:
 class Ledger:
     """Balances by scriptPubKey and asset name. A balance that has ever been credited stays as a row, 0 included.
 
-    A message type is one entry of ``_handlers``: it gets the source, what was read, the message and the height.
+    A message type is one entry of ``_handlers``: it gets what was read, and where that stands.
     """
 
     def __init__(self, burn_script: bytes) -> None:
@@ -74,8 +108,11 @@ class Ledger:
         self._burned: dict[bytes, int] = {}
         self._assets: dict[str, AssetRow] = {XCP: _XCP_ROW}
         self._of_script: dict[bytes, dict[str, int]] = {}
+        self._sends: list[SendRow] = []
+        self._count = 0  # of Counterparty's transactions
+        self._marks: list[tuple[int, int]] = []
         self._undo: list[list[tuple[dict[Any, Any], Any, Any]]] = []
-        self._handlers: tuple[Callable[[Reading, int], bool], ...] = (self._send, self._issue)
+        self._handlers: tuple[Callable[[Reading, Place], bool], ...] = (self._send, self._issue)
 
     # What it knows ---------------------------------------------------------------------------------------------
 
@@ -92,6 +129,10 @@ class Ledger:
         """All balance rows, zero rows included: script, asset name, quantity."""
         for (script, name), held in self._balances.items():
             yield script, name, held
+
+    def sends(self) -> Sequence[SendRow]:
+        """All sends, valid or not, oldest first."""
+        return self._sends
 
     def assets(self) -> Mapping[str, AssetRow]:
         """All assets by name."""
@@ -128,26 +169,30 @@ class Ledger:
     def connect(self, block: Block) -> None:
         """Apply a block's transactions in their order."""
         self._undo.append([])
+        self._marks.append((len(self._sends), self._count))
         if block.height < FIRST_BLOCK - 1:
             return
         for item in block.transactions:
             reading = self.read(item)
             if reading is not None:
-                self._apply(reading, block.height)
+                self._apply(reading, Place(self._count, item.txid, block.height))
+                self._count += 1
 
     def disconnect(self) -> None:
         """Undo the last block."""
+        kept, self._count = self._marks.pop()
+        del self._sends[kept:]
         for table, key, before in reversed(self._undo.pop()):
             if before is None:
                 del table[key]
             else:
                 table[key] = before
 
-    def _apply(self, reading: Reading, height: int) -> None:
+    def _apply(self, reading: Reading, place: Place) -> None:
         if reading.destinations == (self._burn_script,):
-            self._burn(reading, height)
+            self._burn(reading, place.height)
         elif len(reading.destinations) <= 1:
-            any(handler(reading, height) for handler in self._handlers)
+            any(handler(reading, place) for handler in self._handlers)
 
     def _burn(self, reading: Reading, height: int) -> None:
         if not BURN_START - 1 <= height <= BURN_END:
@@ -160,24 +205,38 @@ class Ledger:
         row = self._assets[XCP]
         self._set(self._assets, XCP, replace(row, supply=row.supply + earned))
 
-    def _send(self, reading: Reading, _height: int) -> bool:
-        send = unpack_send(reading.message or b"")
-        if send is None:
+    def _send(self, reading: Reading, place: Place) -> bool:
+        if message_type(reading.message or b"") not in (CLASSIC_SEND, ENHANCED_SEND):
             return False
-        name = _name_of(send.asset_id)
-        held = None if name is None else self._balances.get((reading.source, name))
-        if name is None or held is None:
-            return True
-        destination, quantity = send.destination, send.quantity
-        if destination is None:  # a classic send: to output 0, and of what is there
-            destination = reading.destinations[0] if reading.destinations else None
-            quantity = min(quantity, held)
-        if destination is not None and quantity <= held:
-            self._set_balance(reading.source, name, held - quantity)
-            self._credit(destination, name, quantity)
+        row = self._judge_send(reading, place)
+        self._sends.append(row)
+        if row.status == VALID and row.asset is not None and row.destination is not None:
+            quantity = row.quantity or 0
+            self._set_balance(row.source, row.asset, self._balances[row.source, row.asset] - quantity)
+            self._credit(row.destination, row.asset, quantity)
         return True
 
-    def _issue(self, reading: Reading, height: int) -> bool:
+    def _judge_send(self, reading: Reading, place: Place) -> SendRow:
+        """What a send does: a classic one goes to output 0, and moves what is there of what it names."""
+        message = reading.message or b""
+        send, classic = unpack_send(message), message_type(message) == CLASSIC_SEND
+        first = reading.destinations[0] if classic and reading.destinations else None
+        row = SendRow(*place, reading.source, first, None, None, _UNREADABLE)
+        if send is None:
+            return row
+        name = BTC if send.asset_id == BTC_ID else _name_of(send.asset_id)
+        if name is None or (classic and name != BTC and name not in self._assets):
+            return row
+        row = replace(row, asset=name, quantity=send.quantity, status=_NO_FUNDS)
+        held = self._balances.get((reading.source, name))
+        if not classic:
+            status = VALID if held and send.quantity <= held else _NO_FUNDS
+            return replace(row, destination=send.destination, memo=send.memo, status=status)
+        if held is None:
+            return row
+        return replace(row, quantity=min(send.quantity, held), status=_NO_DESTINATION if first is None else VALID)
+
+    def _issue(self, reading: Reading, place: Place) -> bool:
         issuance = unpack_issuance(reading.message or b"")
         if issuance is None:
             return False
@@ -186,9 +245,9 @@ class Ledger:
             return True
         row = self._assets.get(name)
         if row is None:
-            self._first_issue(name, issuance, reading, height)
+            self._first_issue(name, issuance, reading, place.height)
         elif row.owner == reading.source:
-            self._issue_again(row, issuance, reading, height)
+            self._issue_again(row, issuance, reading, place.height)
         return True
 
     def _first_issue(self, name: str, issuance: Issuance, reading: Reading, height: int) -> None:

@@ -9,19 +9,19 @@ from typing import Any
 from bitcoin.core import CTransaction, CTxIn
 
 from picopayments_cli.channel.counterparty import asset_id, read_transaction, unpack_send
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.networks import NETWORKS, script_of_address
+from picopayments_cli.channel.values import MAX_QUANTITY, from_hex
+from picopayments_cli.errors import (
     InvalidParams,
     InvalidQuantity,
     UnknownTransaction,
 )
-from picopayments_cli.channel.networks import NETWORKS, script_of_address
-from picopayments_cli.channel.values import MAX_QUANTITY, from_hex
 from picopayments_cli.regtest.arguments import checked
 from picopayments_cli.regtest.index import Output, outpoint_of
 from picopayments_cli.regtest.ledger import AssetRow
 from picopayments_cli.regtest.mempool import decode
-from picopayments_cli.regtest.node import Node
-from picopayments_cli.regtest.policy import MAX_MONEY, Refused
+from picopayments_cli.regtest.node import MAX_BLOCK_VSIZE, Node
+from picopayments_cli.regtest.policy import MAX_FEE_RATE, MAX_MONEY, Refused
 from picopayments_cli.regtest.queries import coins, estimate, find, history, raw_of, script_of, txid_of
 from picopayments_cli.regtest.shapes import address, core_tx, display
 
@@ -84,6 +84,34 @@ class Methods:
             raise InvalidParams(f"sat_per_kvb is between 0 and {MAX_MONEY}.")
         self._node.fee_rate = sat_per_kvb
         return sat_per_kvb
+
+    def feerate(self, rate: int | str | None = None, minimum: int | None = None) -> dict[str, int | None]:
+        """Set the estimate (``none``: to have none) and what the mempool asks for at least; both, in sat/vB.
+
+        What is left out stays. Blocks leave out what pays less than the estimate, the mempool throws out what pays less
+        than the minimum.
+        """
+        number = rate if isinstance(rate, int) else 1
+        if (isinstance(rate, str) and rate != "none") or not 1 <= number <= MAX_FEE_RATE:
+            raise InvalidParams(f"rate is none, or a whole number from 1 to {MAX_FEE_RATE}.")
+        if minimum is not None and not 1 <= minimum <= MAX_FEE_RATE:
+            raise InvalidParams(f"minimum is a whole number from 1 to {MAX_FEE_RATE}.")
+        if rate is not None:
+            self._node.fee_rate = None if isinstance(rate, str) else 1000 * rate
+        if minimum is not None:
+            self._node.set_minimum(1000 * minimum)
+        estimated = self._node.fee_rate
+        return {
+            "fee_rate": None if estimated is None else -(-estimated // 1000),
+            "minimum": self._node.mempool.minimum // 1000,
+        }
+
+    def setblockroom(self, vbytes: int) -> int:
+        """How many vB of transactions a block has room for from now on."""
+        if not 0 < vbytes <= MAX_BLOCK_VSIZE:
+            raise InvalidParams(f"vbytes is between 1 and {MAX_BLOCK_VSIZE}.")
+        self._node.block_room = vbytes
+        return vbytes
 
     def setaddressoptions(self, address: str, options: int) -> int:
         """What the node tells as an address's options from now on, without a broadcast of its owner."""
@@ -244,7 +272,7 @@ class Methods:
             "running_regtest": True,
             "running_signet": False,
             "version_major": 11,
-            "version_minor": 2,
+            "version_minor": 5,
             "version_revision": 0,
         }
 

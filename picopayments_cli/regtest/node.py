@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
+from bitcoin.core import CTransaction
 from filelock import FileLock, Timeout
 
-from picopayments_cli.channel.errors import InvalidTime, StoreLocked, StoreUnusable
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
+from picopayments_cli.errors import InvalidTime, StoreLocked, StoreUnusable
 from picopayments_cli.regtest.blocks import Template, build_block
-from picopayments_cli.regtest.faucet import Treasury
+from picopayments_cli.regtest.faucet import FEE_RATE, Treasury
+from picopayments_cli.regtest.graph import Entry
 from picopayments_cli.regtest.index import Index
 from picopayments_cli.regtest.journal import Journal
 from picopayments_cli.regtest.kernel import Kernel
 from picopayments_cli.regtest.ledger import Ledger
-from picopayments_cli.regtest.mempool import Mempool, decode
+from picopayments_cli.regtest.mempool import RELAY_MINIMUM, Mempool, decode
+from picopayments_cli.regtest.packages import Verdict, check_package, submit
+from picopayments_cli.regtest.template import choose
 
 REGTEST = NETWORKS["regtest"]
 MAX_GENERATE = 10_000  # blocks of one call
+MAX_BLOCK_VSIZE = 950_000
 
 
 class BlockRefused(Exception):
@@ -35,7 +41,8 @@ class Node:
 
     def __init__(self, folder: Path, block_time: int | None = None) -> None:
         self.block_time = block_time
-        self.fee_rate: int | None = None  # sat/kvB, what it estimates when asked; None: it has no estimate
+        self.block_room = MAX_BLOCK_VSIZE  # vB of transactions in one block
+        self._fee_rate: int | None = None
         self.address_options: dict[bytes, int] = {}  # by scriptPubKey
         self._lock = _locked(folder)
         self.journal = Journal(folder / "journal.sqlite")
@@ -54,6 +61,36 @@ class Node:
         self.journal.close()
         self._lock.release()
 
+    # Fees ------------------------------------------------------------------------------------------------------
+
+    @property
+    def fee_rate(self) -> int | None:
+        """The sat/kvB that it estimates when asked; None: it has no estimate.
+
+        A block takes what pays that at least, by itself or with all that it hangs on, and without an estimate all.
+        """
+        return self._fee_rate
+
+    @fee_rate.setter
+    def fee_rate(self, sat_per_kvb: int | None) -> None:
+        self._fee_rate = sat_per_kvb
+        self._set_treasury_rate()
+
+    def set_minimum(self, sat_per_kvb: int) -> list[bytes]:
+        """Let the mempool ask that rate from now on; the txids that it throws out for it."""
+        gone = self.mempool.set_minimum(sat_per_kvb)
+        self.journal.set_mempool(self._waiting())
+        self._set_treasury_rate()
+        return gone
+
+    def _set_treasury_rate(self) -> None:
+        asked = max(self._fee_rate or 0, self.mempool.minimum)
+        self.treasury.fee_rate = max(FEE_RATE, -(-asked // 1000))
+
+    def _chosen(self) -> list[Entry]:
+        least = Fraction(max(self._fee_rate or 0, RELAY_MINIMUM), 1000)
+        return choose(self.mempool.entries, self.block_room, least)
+
     # What it does ----------------------------------------------------------------------------------------------
 
     def submit(self, raws: Sequence[bytes]) -> list[bytes]:
@@ -66,15 +103,26 @@ class Node:
             txids.extend(map(self.mempool.accept, raws))
         finally:
             if txids:
-                self.journal.set_mempool(self._waiting())
-                if self.block_time is None:
-                    self.generate(1)
+                self._after_taking()
         return txids
+
+    def submit_package(self, txs: Sequence[CTransaction]) -> Verdict:
+        """Take a parent and its child into the mempool and, by the mining policy, into a block. Raises Refused."""
+        check_package(txs)
+        verdict = submit(self.mempool, txs)
+        if verdict.taken:
+            self._after_taking()
+        return verdict
+
+    def _after_taking(self) -> None:
+        self.journal.set_mempool(self._waiting())
+        if self.block_time is None and self._chosen():
+            self.generate(1)
 
     def generate(self, blocks: int) -> list[bytes]:
         """Mine blocks with what waits in the mempool; their hashes. Raises InvalidTime."""
         _check_blocks(blocks, MAX_GENERATE, "Between 1 and {} blocks can be mined at once.")
-        return [self.mine([entry.item.raw for entry in self.mempool.select()]) for _ in range(blocks)]
+        return [self.mine([entry.item.raw for entry in self._chosen()]) for _ in range(blocks)]
 
     def mine(self, transactions: Iterable[bytes]) -> bytes:
         """Mine one block of exactly these raw transactions, whatever the mempool thinks of them; its hash.

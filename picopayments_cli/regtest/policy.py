@@ -16,6 +16,14 @@ from picopayments_cli.channel.counterparty import is_address, is_p2sh, script_pu
 from picopayments_cli.regtest.blocks import COIN, MATURITY
 from picopayments_cli.regtest.index import Index, Output
 from picopayments_cli.regtest.kernel import spends_validly
+from picopayments_cli.regtest.witness import (
+    P2A,
+    is_p2tr,
+    is_standard_witness,
+    is_witness_program,
+    tapscript_fault,
+    witness_of,
+)
 
 MAX_VSIZE = 100_000  # vB
 MAX_MONEY = 21_000_000 * COIN
@@ -42,6 +50,10 @@ class Refused(Exception):
         self.code = code
 
 
+class FeeTooLow(Refused):
+    """A transaction pays too little by itself: its child may still pay for both, in a package."""
+
+
 # Sizes --------------------------------------------------------------------------------------------------------------
 
 
@@ -56,16 +68,14 @@ def vsize(tx: CTransaction) -> int:
 
 
 def dust_limit(script: bytes) -> int:
-    """Satoshis below which an output costs more to spend than it holds: 546 for P2PKH, 540 for P2SH, 0 for data."""
+    """Satoshis below which an output costs more to spend than it holds.
+
+    546 for P2PKH, 540 for P2SH, 330 for P2TR and P2WSH, 294 for P2WPKH, 240 for P2A, 0 for data.
+    """
     if script[:1] == b"\x6a":
         return 0
     size = 8 + (1 if len(script) < 253 else 3) + len(script)
     return DUST_RATE * (size + (67 if is_witness_program(script) else 148))
-
-
-def is_witness_program(script: bytes) -> bool:
-    """Whether a scriptPubKey is a segwit output of any version."""
-    return 4 <= len(script) <= 42 and (script[0] == 0 or 0x51 <= script[0] <= 0x60) and script[1] == len(script) - 2
 
 
 # A transaction by itself --------------------------------------------------------------------------------------------
@@ -162,10 +172,17 @@ def check_inputs(tx: CTransaction, spent: Sequence[Output], tip: int) -> int:
     fee = sum(out.value for out in spent) - sum(out.nValue for out in tx.vout)
     if fee < 0:
         raise Refused("bad-txns-in-belowout")
-    for txin, out in zip(tx.vin, spent, strict=True):
-        if not _standard_output(out.script) or (is_p2sh(out.script) and _sigops(txin.scriptSig) > MAX_P2SH_SIGOPS):
+    for number, (txin, out) in enumerate(zip(tx.vin, spent, strict=True)):
+        if not _standard_input(out.script) or (is_p2sh(out.script) and _sigops(txin.scriptSig) > MAX_P2SH_SIGOPS):
             raise Refused("bad-txns-nonstandard-inputs")
+        if not is_standard_witness(out.script, bytes(txin.scriptSig), witness_of(tx, number)):
+            raise Refused("bad-witness-nonstandard")
     return int(fee)
+
+
+def _standard_input(script: bytes) -> bool:
+    known = script[:1] == b"\0" or is_p2tr(script) or script == P2A
+    return _standard_output(script) and (known or not is_witness_program(script))
 
 
 def _sigops(script_sig: bytes) -> int:
@@ -194,8 +211,13 @@ def check_scripts(raw: bytes, spent: Sequence[Output]) -> None:
     tx = _pycoin_tx().from_bin(raw)
     tx.set_unspents([_pycoin_tx().TxOut(out.value, out.script) for out in spent])
     for number, out in enumerate(spent):
-        if out.script[:2] == b"\x51\x20":
-            continue  # taproot: this interpreter does not know it, and the kernel's own rules are as strict
+        if out.script == P2A:
+            continue
+        if is_p2tr(out.script):  # the interpreter below does not know it
+            fault = tapscript_fault([bytes(item) for item in tx.txs_in[number].witness])
+            if fault is not None:
+                raise Refused(f"non-mandatory-script-verify-flag ({fault})")
+            continue
         try:
             tx.check_solution(number, flags=_policy_flags())
         except _script_error() as error:

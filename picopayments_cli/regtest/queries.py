@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from picopayments_cli.channel.errors import InvalidHex, UnknownTransaction
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.channel.values import from_hex
+from picopayments_cli.errors import InvalidHex, UnknownTransaction
 from picopayments_cli.regtest.index import Block, Tx
+from picopayments_cli.regtest.mempool import RELAY_MINIMUM
 from picopayments_cli.regtest.node import Node
-from picopayments_cli.regtest.shapes import display, esplora_coin, esplora_tx
+from picopayments_cli.regtest.replacement import INCREMENTAL_RATE
+from picopayments_cli.regtest.shapes import bitcoins, display, esplora_coin, esplora_tx
 
-VERSION = "11.2.0"  # of Counterparty Core, whose interface this is
+VERSION = "11.5.0"  # of Counterparty Core, whose interface and whose rules these are
 _REGTEST = NETWORKS["regtest"]
 _MIN_ESTIMATE = 1024  # sat/kvB: what Counterparty Core shows at least
 
@@ -78,9 +80,9 @@ def mempool_info(node: Node) -> dict[str, Any]:
         "usage": sum(len(entry.item.raw) for entry in entries),
         "total_fee": sum(entry.fee for entry in entries) / 100_000_000,
         "maxmempool": 300_000_000,
-        "mempoolminfee": 0.00001,
-        "minrelaytxfee": 0.00001,
-        "incrementalrelayfee": 0.00001,
+        "mempoolminfee": bitcoins(node.mempool.minimum),
+        "minrelaytxfee": bitcoins(RELAY_MINIMUM),
+        "incrementalrelayfee": bitcoins(1000 * INCREMENTAL_RATE),
         "unbroadcastcount": 0,
         "fullrbf": True,
     }

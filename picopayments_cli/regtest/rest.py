@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from picopayments_cli.channel.errors import PicopaymentsError
+from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.regtest.arguments import body_of
-from picopayments_cli.regtest.ledger import AssetRow
+from picopayments_cli.regtest.ledger import AssetRow, SendRow
 from picopayments_cli.regtest.node import Node
 from picopayments_cli.regtest.policy import Refused
 from picopayments_cli.regtest.queries import (
@@ -70,6 +70,12 @@ class RestApi:
             ("/addresses/{address}", self._address, ()),
             ("/addresses/{address}/balances", self._balances, ("type", "sort", *_PAGING)),
             ("/addresses/{address}/balances/{asset}", self._balances, ("type", *_PAGING)),
+            ("/addresses/{address}/sends", self._sends_of, ("send_type", *_PAGING)),
+            ("/addresses/{address}/sends/{asset}", self._sends_of, ("send_type", *_PAGING)),
+            ("/addresses/{address}/receives", self._receives_of, ("send_type", *_PAGING)),
+            ("/addresses/{address}/receives/{asset}", self._receives_of, ("send_type", *_PAGING)),
+            ("/transactions/{tx_hash}/sends", self._sends_in, ("send_type", *_PAGING)),
+            ("/sends", self._sends, ("send_type", *_PAGING)),
             ("/assets", self._assets, ("named", *_PAGING)),
             ("/assets/{asset}", self._asset, ()),
             ("/assets/{asset}/subassets", self._subassets, _PAGING),
@@ -240,6 +246,30 @@ class RestApi:
     def _with_balances(self, params: Params) -> dict[str, bool]:
         return {utxo: False for utxo in params.get("utxos", "").split(",") if utxo}
 
+    # Sends -----------------------------------------------------------------------------------------------------
+
+    def _sends(self, params: Params) -> _Page:
+        return self._listed(params, lambda row: True)
+
+    def _sends_in(self, params: Params) -> _Page:
+        txid = txid_of(params["tx_hash"])
+        return self._listed(params, lambda row: row.txid == txid)
+
+    def _sends_of(self, params: Params) -> _Page:
+        script = _script(params["address"])
+        return self._listed(params, lambda row: script in (row.source, row.destination))
+
+    def _receives_of(self, params: Params) -> _Page:
+        script = _script(params["address"])
+        return self._listed(params, lambda row: row.destination == script)
+
+    def _listed(self, params: Params, wanted: Callable[[SendRow], bool]) -> _Page:
+        """The rows that are wanted, newest first. Those that move or attach are not among this ledger's."""
+        asset = params.get("asset", "").upper()
+        kinds = params.get("send_type", "all").split(",")
+        rows = self._node.ledger.sends() if not {"all", "send"}.isdisjoint(kinds) else ()
+        return _page([_send_row(row) for row in reversed(rows) if wanted(row) and asset in ("", row.asset)], params)
+
     # Bitcoin ---------------------------------------------------------------------------------------------------
 
     def _utxos(self, params: Params) -> _Page:
@@ -319,6 +349,25 @@ def _page(rows: Sequence[Any], params: Params) -> _Page:
     start = max(_integer(params, "offset", 0) if "offset" in params else _integer(params, "cursor", 0), 0)
     more = start + limit if start + limit < len(rows) and "offset" not in params and "sort" not in params else None
     return _Page(rows[start : start + limit], more, len(rows))
+
+
+def _send_row(row: SendRow) -> dict[str, Any]:
+    return {
+        "tx_index": row.number,
+        "tx_hash": display(row.txid),
+        "block_index": row.height,
+        "source": address(row.source),
+        "destination": None if row.destination is None else address(row.destination),
+        "asset": row.asset,
+        "quantity": row.quantity,
+        "status": row.status,
+        "msg_index": 0,
+        "memo": None if row.memo is None else row.memo.hex(),
+        "fee_paid": 0,
+        "send_type": "send",
+        "source_address": None,
+        "destination_address": None,
+    }
 
 
 def _asset_row(row: AssetRow) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.regtest.blocks import COIN
 from picopayments_cli.regtest.index import Block, Output, Tx
 from picopayments_cli.regtest.node import Node
-from picopayments_cli.regtest.policy import is_witness_program, weight
+from picopayments_cli.regtest.policy import weight
+from picopayments_cli.regtest.witness import P2A, is_witness_program, witness_of
 
 _REGTEST = NETWORKS["regtest"]
 _ESPLORA, _CORE = 0, 1
@@ -26,6 +27,7 @@ _KINDS = {
     "p2wsh": ("v0_p2wsh", "witness_v0_scripthash"),
     "p2tr": ("v1_p2tr", "witness_v1_taproot"),
     "multisig": ("multisig", "multisig"),
+    "anchor": ("anchor", "anchor"),
     "witness": ("unknown", "witness_unknown"),
     "unknown": ("unknown", "nonstandard"),
 }
@@ -49,6 +51,8 @@ def address(script: bytes) -> str | None:
 def _kind(script: bytes) -> str:
     if script[:1] == b"\x6a":
         return "op_return"
+    if script == P2A:
+        return "anchor"
     if is_witness_program(script):
         return {b"\0\x14": "p2wpkh", b"\0\x20": "p2wsh", b"\x51\x20": "p2tr"}.get(script[:2], "witness")
     if script[-1:] == b"\xac" and len(script) in (35, 67):
@@ -146,9 +150,7 @@ def _esplora_output(script: bytes, value: int) -> dict[str, Any]:
 
 
 def _witness(tx: CTransaction, number: int) -> list[str]:
-    if number >= len(tx.wit.vtxinwit):
-        return []
-    return [bytes(item).hex() for item in tx.wit.vtxinwit[number].scriptWitness.stack]
+    return [item.hex() for item in witness_of(tx, number)]
 
 
 # Bitcoin Core -------------------------------------------------------------------------------------------------------

@@ -41,7 +41,8 @@ from picopayments_cli.chain import Asset, Chain
 from picopayments_cli.chain.answers import asset_of, member, members, satoshis_of, txid_of, whole
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.chain.node import PAGE, NodeChain
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.values import MAX_QUANTITY, Coin, Entry, Height, Outpoint
+from picopayments_cli.errors import (
     BadAnswer,
     BadPreviousTransaction,
     BroadcastRefused,
@@ -51,7 +52,6 @@ from picopayments_cli.channel.errors import (
     PicopaymentsError,
     UnknownAsset,
 )
-from picopayments_cli.channel.values import MAX_QUANTITY, Coin, Entry, Height, Outpoint
 from picopayments_cli.rpc import RpcClient
 
 

@@ -13,7 +13,7 @@ from chain_support import NEW_ID, OLD_ID, OLD_RAW, shown
 from servers import saying, talking
 
 from picopayments_cli.chain.bitcoin import BitcoinNode
-from picopayments_cli.channel.errors import (
+from picopayments_cli.errors import (
     BadAnswer,
     BadPreviousTransaction,
     BroadcastRefused,

@@ -31,14 +31,14 @@ from servers import busy_once, json_rpc, talking
 
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.chain.hub import HubChain
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
+from picopayments_cli.errors import (
     BadAnswer,
     BroadcastRefused,
     NodeBehind,
     PicopaymentsError,
     UnknownAsset,
 )
-from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
 from picopayments_cli.rpc import RpcClient
 
 COIN, LATEST, PAID = ("get_unspent_txouts", 0), ("search_raw_transactions", 0), ("search_raw_transactions", 1)

@@ -35,7 +35,9 @@ from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.chain import node as node_module
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import MEMPOOL_PAGE, PAGE, NodeChain
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.networks import NETWORKS, address_of_script
+from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
+from picopayments_cli.errors import (
     BadAnswer,
     BadPreviousTransaction,
     BroadcastRefused,
@@ -46,8 +48,6 @@ from picopayments_cli.channel.errors import (
     UnknownAsset,
     WrongNetwork,
 )
-from picopayments_cli.channel.networks import NETWORKS, address_of_script
-from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
 
 UTXOS, HISTORY = "bitcoin/addresses/utxos", f"bitcoin/addresses/{ADDRESS}/transactions"
 WAITING = {"confirmed": False}

@@ -24,7 +24,9 @@ from picopayments_cli.chain import Asset, Chain, Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.chain.node import NodeChain
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.errors import (
     BadAnswer,
     BroadcastRefused,
     InvalidAddress,
@@ -34,8 +36,6 @@ from picopayments_cli.channel.errors import (
     UnknownTransaction,
     WrongNetwork,
 )
-from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.rpc import RpcClient
 

@@ -13,7 +13,20 @@ from memory_support import START, MemoryChain
 from recovery_support import DEPOSIT, EXPIRE, XCP, Scene, purse
 
 from picopayments_cli.channel import recovery
+from picopayments_cli.channel.deadlines import (
+    MAX_MARGIN,
+    MIN_MARGIN,
+    at_risk,
+    check_every,
+    connection_ttl,
+    exposed,
+    is_open,
+    must_close,
+    settle_height,
+    time_to_live,
+)
 from picopayments_cli.channel.duplex import Duplex
+from picopayments_cli.channel.facts import deposit_depth, first_output, is_recovered, see_deposit, unspent
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.state import Channel, Revoked
 from picopayments_cli.channel.transactions import compose_deposit, txid_of
@@ -35,25 +48,25 @@ def channel_of(expire: int) -> Channel:
     [(12, 6), (48, 6), (55, 6), (56, 7), (144, 18), (1024, 128), (1151, 143), (1152, 144), (65535, 144)],
 )
 def test_a_payee_settles_a_margin_before_anything_can_expire(expire: int, margin: int) -> None:
-    assert recovery.settle_height(channel_of(expire), 500) == 501 + expire - margin
+    assert settle_height(channel_of(expire), 500) == 501 + expire - margin
 
 
 @given(st.integers(12, 65535))
 def test_the_margin_lies_in_its_bounds_and_leaves_time(expire: int) -> None:
-    margin = 1 + expire - recovery.settle_height(channel_of(expire), 0)
-    assert recovery.MIN_MARGIN <= margin <= recovery.MAX_MARGIN
+    margin = 1 + expire - settle_height(channel_of(expire), 0)
+    assert MIN_MARGIN <= margin <= MAX_MARGIN
     assert 0 < margin < expire
 
 
 def test_time_to_live_ends_six_blocks_before_the_oldest_coin_can_expire() -> None:
     scene = Scene(expire=20)
-    assert recovery.time_to_live(scene.channel, scene.facts()) == 20 - 1 - 6
+    assert time_to_live(scene.channel, scene.facts()) == 20 - 1 - 6
     scene.chain.mine(12)
-    assert recovery.time_to_live(scene.channel, scene.facts()) == 1
+    assert time_to_live(scene.channel, scene.facts()) == 1
     scene.chain.mine(1)
-    assert recovery.time_to_live(scene.channel, scene.facts()) == 0
+    assert time_to_live(scene.channel, scene.facts()) == 0
     scene.chain.mine(30)
-    assert recovery.time_to_live(scene.channel, scene.facts()) == 0
+    assert time_to_live(scene.channel, scene.facts()) == 0
 
 
 def test_dust_sent_before_the_deposit_ends_its_time_to_live_sooner() -> None:
@@ -66,38 +79,38 @@ def test_dust_sent_before_the_deposit_ends_its_time_to_live_sooner() -> None:
     channel = channel_of(20)
     draft = compose_deposit(purse(PAYER, [coin]), script, ASSET, DEPOSIT, channel.budget)
     chain.broadcast(draft.signed(PAYER).serialize())
-    assert recovery.time_to_live(channel, chain.facts(channel)) is None
+    assert time_to_live(channel, chain.facts(channel)) is None
     chain.mine()
-    seen = recovery.see_deposit(channel, chain.facts(channel), DEPOSIT, DEPTH)
+    seen = see_deposit(channel, chain.facts(channel), DEPOSIT, DEPTH)
     assert seen.anchor is not None
     assert seen.anchor.outpoint == Outpoint(txid_of(draft.signed(PAYER).serialize()), 0)
-    assert recovery.deposit_depth(seen, chain.facts(channel)) == 1
-    assert recovery.time_to_live(seen, chain.facts(channel)) == 20 - 7 - 6
+    assert deposit_depth(seen, chain.facts(channel)) == 1
+    assert time_to_live(seen, chain.facts(channel)) == 20 - 7 - 6
 
 
 def test_no_time_to_live_while_a_deposit_is_not_in_a_block() -> None:
     scene = Scene()
     scene.chain.disconnect(1)
-    assert recovery.time_to_live(scene.channel, scene.facts()) is None
-    assert recovery.deposit_depth(scene.channel, scene.facts()) == 0
+    assert time_to_live(scene.channel, scene.facts()) is None
+    assert deposit_depth(scene.channel, scene.facts()) == 0
     unknown = replace(scene.channel, anchor=None)
-    assert recovery.deposit_depth(unknown, scene.facts()) == 0
-    assert recovery.deposit_depth(scene.channel, replace(scene.facts(), history=())) == 0
+    assert deposit_depth(unknown, scene.facts()) == 0
+    assert deposit_depth(scene.channel, replace(scene.facts(), history=())) == 0
 
 
 def test_a_connection_lives_as_long_as_its_first_deposit_to_expire() -> None:
     long, short = Scene(expire=100), Scene(expire=50)
     pair = Duplex(long.channel, short.channel)
-    assert recovery.connection_ttl(pair, long.facts(), short.facts()) == 50 - 1 - 6
+    assert connection_ttl(pair, long.facts(), short.facts()) == 50 - 1 - 6
     turned = Duplex(short.channel, long.channel)
-    assert recovery.connection_ttl(turned, short.facts(), long.facts()) == 50 - 1 - 6
+    assert connection_ttl(turned, short.facts(), long.facts()) == 50 - 1 - 6
     short.chain.disconnect(1)
-    assert recovery.connection_ttl(pair, long.facts(), short.facts()) is None
+    assert connection_ttl(pair, long.facts(), short.facts()) is None
 
 
 @pytest.mark.parametrize(("delay", "blocks"), [(1, 1), (2, 1), (3, 2), (2016, 2015)])
 def test_how_often_a_payer_looks(delay: int, blocks: int) -> None:
-    assert recovery.check_every(replace(channel_of(144), delay=delay)) == blocks
+    assert check_every(replace(channel_of(144), delay=delay)) == blocks
 
 
 # The deposit --------------------------------------------------------------------------------------------------------
@@ -109,7 +122,7 @@ def test_a_deposit_counts_once_it_is_buried_and_the_ledger_shows_the_asset() -> 
     scene.chain.mine(4)  # the deposit is 5 blocks deep
 
     def seen(held: int, safe: int) -> bool:
-        return recovery.see_deposit(unseen, scene.facts(), held, safe).anchor is not None
+        return see_deposit(unseen, scene.facts(), held, safe).anchor is not None
 
     assert seen(DEPOSIT, 5)
     assert seen(DEPOSIT + 1, 5)
@@ -126,14 +139,14 @@ def test_what_else_pays_to_the_address_is_no_deposit_and_hides_none() -> None:
     facts = scene.facts()
     facts = replace(facts, history=(damaged, *facts.history))
     unseen = replace(scene.channel, anchor=None)
-    assert recovery.see_deposit(unseen, facts, DEPOSIT, DEPTH).anchor == scene.channel.anchor
+    assert see_deposit(unseen, facts, DEPOSIT, DEPTH).anchor == scene.channel.anchor
     only = replace(facts, history=(damaged, facts.history[1]))
-    assert recovery.see_deposit(unseen, only, DEPOSIT, DEPTH).anchor is None
+    assert see_deposit(unseen, only, DEPOSIT, DEPTH).anchor is None
 
 
 def test_a_deposit_that_is_known_stays_what_it_was() -> None:
     scene = Scene()
-    assert recovery.see_deposit(scene.channel, replace(scene.facts(), history=()), 0, 6) is scene.channel
+    assert see_deposit(scene.channel, replace(scene.facts(), history=()), 0, 6) is scene.channel
 
 
 def test_unspent_outputs_come_out_of_the_whole_history_in_any_order() -> None:
@@ -148,9 +161,9 @@ def test_unspent_outputs_come_out_of_the_whole_history_in_any_order() -> None:
         Coin(Outpoint(txid, 2), value, script, None),
     }
     damaged = Entry(b"\1" * 32, b"no transaction", Height(START))
-    assert set(recovery.unspent(script, [damaged, *history])) == expected
-    assert set(recovery.unspent(script, history[::-1])) == expected
-    assert recovery.first_output(damaged) == b""
+    assert set(unspent(script, [damaged, *history])) == expected
+    assert set(unspent(script, history[::-1])) == expected
+    assert first_output(damaged) == b""
 
 
 # Open, and closing --------------------------------------------------------------------------------------------------
@@ -171,16 +184,16 @@ class Two:
         self.back.chain.mine(blocks)
 
     def open(self, safe: int = DEPTH) -> bool:
-        return recovery.is_open(self.pair, self.out.facts(), self.back.facts(), AGREED, safe)
+        return is_open(self.pair, self.out.facts(), self.back.facts(), AGREED, safe)
 
     def must_close(self) -> bool:
-        return recovery.must_close(self.pair, self.out.facts(), self.back.facts(), AGREED)
+        return must_close(self.pair, self.out.facts(), self.back.facts(), AGREED)
 
 
 def test_a_connection_is_open_until_its_deadline() -> None:
     two = Two()
     assert (two.open(), two.must_close()) == (True, False)
-    two.mine(recovery.settle_height(two.back.channel, AGREED) - 1 - two.back.tip)
+    two.mine(settle_height(two.back.channel, AGREED) - 1 - two.back.tip)
     assert (two.open(), two.must_close()) == (True, False)
     two.mine(1)
     assert (two.open(), two.must_close()) == (False, True)
@@ -191,7 +204,7 @@ def test_a_history_that_can_not_be_seen_whole_closes(side: str) -> None:
     two = Two()
     facts = {"out": two.out.facts(), "back": two.back.facts()}
     facts[side] = replace(facts[side], truncated=True)
-    assert recovery.must_close(two.pair, facts["out"], facts["back"], AGREED)
+    assert must_close(two.pair, facts["out"], facts["back"], AGREED)
 
 
 @pytest.mark.parametrize("side", ["out", "back"])
@@ -249,15 +262,15 @@ def test_exposed_are_the_revoked_commits_above_the_highest_active_one() -> None:
     channel = replace(
         with_commits(channel_of(144), [200]), revoked=tuple(revoked(n) for n in (200, 201, 150, 900, 300))
     )
-    assert [item.quantity for item in recovery.exposed(channel)] == [900, 300, 201]
+    assert [item.quantity for item in exposed(channel)] == [900, 300, 201]
 
 
 def test_at_risk_is_the_greatest_exposure_and_what_was_received() -> None:
     out, back = with_commits(channel_of(144), [200]), with_commits(channel_of(144), [50, 70])
-    assert recovery.at_risk(Duplex(out, back)) == 70
-    assert recovery.at_risk(Duplex(replace(out, revoked=(revoked(150),)), back)) == 70
-    assert recovery.at_risk(Duplex(replace(out, revoked=(revoked(900), revoked(300))), back)) == 700 + 70
-    assert recovery.at_risk(Duplex(channel_of(144), channel_of(144))) == 0
+    assert at_risk(Duplex(out, back)) == 70
+    assert at_risk(Duplex(replace(out, revoked=(revoked(150),)), back)) == 70
+    assert at_risk(Duplex(replace(out, revoked=(revoked(900), revoked(300))), back)) == 700 + 70
+    assert at_risk(Duplex(channel_of(144), channel_of(144))) == 0
 
 
 # The end ------------------------------------------------------------------------------------------------------------
@@ -355,14 +368,14 @@ def test_a_deposit_that_never_came_may_come_until_it_would_have_expired() -> Non
 def test_a_payment_of_somebody_elses_to_the_wallet_is_no_recovery() -> None:
     two = Two()
     facts = two.out.facts()
-    assert not recovery.is_recovered(facts, two.out.channel.script.output, wallet_script(PAYER))
+    assert not is_recovered(facts, two.out.channel.script.output, wallet_script(PAYER))
     other = DepositScript(PAYEE.pubkey, PAYER.pubkey, Hash(hashed("x")), EXPIRE)
     two.out.publish(two.out.changes(given=True)[0], PAYER)
     damaged = Entry(b"\1" * 32, b"no transaction", Height(START))
     facts = replace(two.out.facts(), history=(damaged, *two.out.facts().history))
-    assert recovery.is_recovered(facts, two.out.channel.script.output, wallet_script(PAYER))
-    assert not recovery.is_recovered(facts, other.output, wallet_script(PAYER))
-    assert not recovery.is_recovered(facts, two.out.channel.script.output, wallet_script(PAYEE))
+    assert is_recovered(facts, two.out.channel.script.output, wallet_script(PAYER))
+    assert not is_recovered(facts, other.output, wallet_script(PAYER))
+    assert not is_recovered(facts, two.out.channel.script.output, wallet_script(PAYEE))
 
 
 def test_not_over_while_a_coin_of_the_deposit_is_left_that_brings_more_than_it_costs() -> None:

@@ -47,14 +47,6 @@ from picopayments_cli.channel.duplex import (
     transfer,
     transferable,
 )
-from picopayments_cli.channel.errors import (
-    AmountsDiffer,
-    BadCommit,
-    BadSecret,
-    NotTransferable,
-    RepeatedHash,
-    UnknownRevokeHash,
-)
 from picopayments_cli.channel.scripts import change_unlock, expire_unlock, payout_unlock, revoke_unlock
 from picopayments_cli.channel.state import (
     Channel,
@@ -68,6 +60,14 @@ from picopayments_cli.channel.state import (
 )
 from picopayments_cli.channel.transactions import Input, Output, compose_recovery, find_secret
 from picopayments_cli.channel.values import Hash, Outpoint, Quantity, hash160
+from picopayments_cli.errors import (
+    AmountsDiffer,
+    BadCommit,
+    BadSecret,
+    NotTransferable,
+    RepeatedHash,
+    UnknownRevokeHash,
+)
 
 # The oracle ---------------------------------------------------------------------------------------------------------
 

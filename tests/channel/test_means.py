@@ -10,11 +10,11 @@ from recovery_support import DEPOSIT, EXPIRE, OTHER, SAFE, XCP, Scene, purse
 
 from picopayments_cli.channel import recovery
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.errors import BroadcastRefused, InsufficientBitcoin
 from picopayments_cli.channel.recovery import Step
 from picopayments_cli.channel.scripts import change_unlock
 from picopayments_cli.channel.transactions import DUST, Draft, Purse, draft_size
 from picopayments_cli.channel.values import Coin, Outpoint
+from picopayments_cli.errors import BroadcastRefused, InsufficientBitcoin
 
 # What pays for it ---------------------------------------------------------------------------------------------------
 

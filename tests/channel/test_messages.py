@@ -13,18 +13,6 @@ from channel_support import (
 )
 
 from picopayments_cli.channel.duplex import Half
-from picopayments_cli.channel.errors import (
-    BadReply,
-    BadRequest,
-    BadSecret,
-    BadTerms,
-    DepositRefused,
-    InvalidHex,
-    InvalidQuantity,
-    InvalidTime,
-    PicopaymentsError,
-    SecretLikeSignature,
-)
 from picopayments_cli.channel.messages import (
     ConnectReply,
     ConnectRequest,
@@ -55,6 +43,18 @@ from picopayments_cli.channel.values import (
     check_quantity,
     check_secret,
     from_hex,
+)
+from picopayments_cli.errors import (
+    BadReply,
+    BadRequest,
+    BadSecret,
+    BadTerms,
+    DepositRefused,
+    InvalidHex,
+    InvalidQuantity,
+    InvalidTime,
+    PicopaymentsError,
+    SecretLikeSignature,
 )
 
 # Values -------------------------------------------------------------------------------------------------------------

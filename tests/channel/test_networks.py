@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from picopayments_cli.channel.errors import InvalidAddress, InvalidKey, WrongNetwork
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import (
     NETWORKS,
@@ -17,6 +16,7 @@ from picopayments_cli.channel.networks import (
     secret_of_wif,
     wif_of_secret,
 )
+from picopayments_cli.errors import InvalidAddress, InvalidKey, WrongNetwork
 
 ONE = (1).to_bytes(32, "big")
 HASHED = bytes.fromhex("751e76e8199196d454941c45d1b3a323f1433bd6")  # of its public key

@@ -9,7 +9,8 @@ from channel_support import PAYEE, PAYER, SPEND_SECRET, hashed
 from recovery_support import DEPOSIT, EXPIRE, SAFE, XCP, Scene, purse
 
 from picopayments_cli.channel import recovery
-from picopayments_cli.channel.errors import InsufficientBitcoin
+from picopayments_cli.channel.deadlines import exposed
+from picopayments_cli.channel.facts import shown_secret
 from picopayments_cli.channel.recovery import MOST_INPUTS
 from picopayments_cli.channel.state import (
     commit,
@@ -17,6 +18,7 @@ from picopayments_cli.channel.state import (
 )
 from picopayments_cli.channel.transactions import DUST
 from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.errors import InsufficientBitcoin
 
 # The payout ---------------------------------------------------------------------------------------------------------
 
@@ -186,7 +188,7 @@ def test_change_never_takes_the_anchor_by_a_shown_secret() -> None:
     scene.chain.drop(txid)
     forked = replace(scene.facts(), commit_history=known.commit_history)
     assert list(recovery.changes(scene.channel, forked, None, purse(PAYER), SAFE)) == []
-    assert recovery.shown_secret(scene.channel, forked, SAFE) is None
+    assert shown_secret(scene.channel, forked, SAFE) is None
 
 
 def test_a_spend_that_shows_no_secret_is_no_reason_for_a_change() -> None:
@@ -394,7 +396,7 @@ def test_dust_of_a_revoked_commit_that_would_take_nothing_is_left() -> None:
     scene.chain.fund(scene.commit_address(scene.channel.revoked[0]), 2000)
     assert len(scene.punish(*scene.channel.revoked)) == 1
     scene.channel = again
-    assert recovery.exposed(scene.channel) == ()
+    assert exposed(scene.channel) == ()
     assert scene.punish(*scene.channel.revoked) == []
 
 

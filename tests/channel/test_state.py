@@ -23,14 +23,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from picopayments_cli.channel.counterparty import message_of, unpack_send
-from picopayments_cli.channel.errors import (
-    BadSecret,
-    ConnectionNotOpen,
-    NotTransferable,
-    RepeatedHash,
-    SecretLikeSignature,
-    UnknownRevokeHash,
-)
 from picopayments_cli.channel.keys import FORGOTTEN, Secrets
 from picopayments_cli.channel.state import (
     KEPT_REQUESTS,
@@ -45,6 +37,14 @@ from picopayments_cli.channel.state import (
 )
 from picopayments_cli.channel.transactions import Output
 from picopayments_cli.channel.values import check_secret, hash_of, looks_like_signature
+from picopayments_cli.errors import (
+    BadSecret,
+    ConnectionNotOpen,
+    NotTransferable,
+    RepeatedHash,
+    SecretLikeSignature,
+    UnknownRevokeHash,
+)
 
 PRIMES = (1, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
 

@@ -30,7 +30,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from picopayments_cli.channel.counterparty import is_address, pack_send, read_transaction, unpack_send
-from picopayments_cli.channel.errors import BadDeposit, BadPreviousTransaction, InsufficientBitcoin
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.scripts import (
     CommitScript,
@@ -67,6 +66,7 @@ from picopayments_cli.channel.transactions import (
     parse_transaction,
 )
 from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint, hash160
+from picopayments_cli.errors import BadDeposit, BadPreviousTransaction, InsufficientBitcoin
 
 LONGEST_EXPIRE, LONGEST_DELAY = 65535, 2016
 DEPOSIT = deposit_script(LONGEST_EXPIRE)

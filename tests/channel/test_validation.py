@@ -31,7 +31,14 @@ from channel_support import (
 )
 
 from picopayments_cli.channel.counterparty import data_script, p2sh, pack_enhanced_send, pack_send
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.scripts import PLACEHOLDER, CommitScript, push, push_number
+from picopayments_cli.channel.state import Offer, accept_commit, commit, finished, request_commit
+from picopayments_cli.channel.transactions import Budget, Output, check_deposit, commit_quantity, compose_deposit
+from picopayments_cli.channel.values import (
+    MAX_QUANTITY,
+    Outpoint,
+)
+from picopayments_cli.errors import (
     BadCommit,
     BadCommitQuantity,
     BadCommitScript,
@@ -39,13 +46,6 @@ from picopayments_cli.channel.errors import (
     BadPayerSignature,
     PicopaymentsError,
     UnknownRevokeHash,
-)
-from picopayments_cli.channel.scripts import PLACEHOLDER, CommitScript, push, push_number
-from picopayments_cli.channel.state import Offer, accept_commit, commit, finished, request_commit
-from picopayments_cli.channel.transactions import Budget, Output, check_deposit, commit_quantity, compose_deposit
-from picopayments_cli.channel.values import (
-    MAX_QUANTITY,
-    Outpoint,
 )
 
 # Commits: the transaction -------------------------------------------------------------------------------------------

@@ -17,7 +17,6 @@ from pycoin.coins.SolutionChecker import ScriptError
 from picopayments_cli.channel import envelope, values
 from picopayments_cli.channel.counterparty import is_p2sh, p2pkh
 from picopayments_cli.channel.envelope import canonical, digest, named_key, seal, signed_by
-from picopayments_cli.channel.errors import BadCommitScript, BadDepositScript, InvalidAddress, InvalidKey
 from picopayments_cli.channel.keys import Key, normalise, verify
 from picopayments_cli.channel.networks import (
     NETWORKS,
@@ -52,6 +51,7 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Hash, Pubkey, Secret, hash160, hash_of
+from picopayments_cli.errors import BadCommitScript, BadDepositScript, InvalidAddress, InvalidKey
 
 VECTORS = vectors("channel")
 SPENDS = VECTORS["spends"]

@@ -13,8 +13,13 @@ from memory_life_support import DELAY, QUANTITY, SILENT, XCP, LifeInMemory, it
 from memory_support import STRANGER
 
 from picopayments_cli import api
-from picopayments_cli.channel import recovery
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.deadlines import FINAL_DEPTH
+from picopayments_cli.channel.facts import anchor_spender, first_output
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
+from picopayments_cli.channel.state import finished
+from picopayments_cli.channel.transactions import spent_outpoints, txid_of
+from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.errors import (
     BadRequest,
     BroadcastRefused,
     HubRefused,
@@ -24,10 +29,6 @@ from picopayments_cli.channel.errors import (
     StoreUnusable,
     UnknownHandle,
 )
-from picopayments_cli.channel.state import finished
-from picopayments_cli.channel.transactions import spent_outpoints, txid_of
-from picopayments_cli.channel.values import Outpoint
-from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING
 
 __all__ = ["it"]
 
@@ -298,9 +299,9 @@ def test_a_folder_from_a_backup_publishes_what_the_hub_shows_to_count(it: LifeIn
     active = it.connection.duplex.receiving.active[-1]
     assert active.quantity == newer
     assert txid is not None
-    entry = recovery.anchor_spender(it.connection.duplex.receiving, it.chain.facts(it.connection.duplex.receiving))
+    entry = anchor_spender(it.connection.duplex.receiving, it.chain.facts(it.connection.duplex.receiving))
     assert entry is not None
-    assert recovery.first_output(entry) == it.connection.duplex.receiving.commit_script(active.revoke_hash).output
+    assert first_output(entry) == it.connection.duplex.receiving.commit_script(active.revoke_hash).output
     it.chain.mine(DELAY)
     it.sync()
     it.chain.mine()
@@ -506,7 +507,7 @@ def test_what_is_closed_is_looked_at_until_it_is_final(it: LifeInMemory) -> None
     it.chain.mine()
     it.sync()
     assert (it.connection.stage, it.connection.final) == (CLOSED, False)
-    it.chain.mine(recovery.FINAL_DEPTH - 2)
+    it.chain.mine(FINAL_DEPTH - 2)
     assert it.sync() == []
     it.chain.mine()
     assert it.sync() == ["save final"]

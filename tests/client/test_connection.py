@@ -16,13 +16,14 @@ from memory_life_support import LifeInMemory, it
 
 from picopayments_cli import api
 from picopayments_cli.channel.duplex import Duplex, corrected, standing
-from picopayments_cli.channel.errors import PicopaymentsError, StoreDamaged
 from picopayments_cli.channel.messages import Payment
+from picopayments_cli.channel.stages import CLOSING
 from picopayments_cli.channel.state import Channel, accept_commit, commit, give_back, request_commit, revoke, to_revoke
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import Handle, Pubkey, Quantity, Secret, Token
 from picopayments_cli.client import life
-from picopayments_cli.client.connection import CLOSING, Connection, from_document, to_document
+from picopayments_cli.client.connection import Connection, from_document, to_document
+from picopayments_cli.errors import PicopaymentsError, StoreDamaged
 
 __all__ = ["it"]
 

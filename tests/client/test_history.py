@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picopayments_cli.channel.errors import StoreDamaged
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client.history import Event, in_order
 from picopayments_cli.client.store import Store
+from picopayments_cli.errors import StoreDamaged
 
 REGTEST = NETWORKS["regtest"]
 ONE, TWO = Handle(b"\1" * 32), Handle(b"\2" * 32)

@@ -11,9 +11,14 @@ from memory_life_support import QUANTITY, SILENT, LifeInMemory, it
 from memory_support import STRANGER
 
 from picopayments_cli import api
-from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.deadlines import WATCHED_REVOKED, exposed
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.stages import AGREED, CLOSING
+from picopayments_cli.channel.state import Channel, Revoked
+from picopayments_cli.channel.values import HANDLE_SIZE, Quantity, Secret, Token
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.errors import (
     AmountExceedsSpendable,
     AmountsDiffer,
     AssetMismatch,
@@ -30,9 +35,6 @@ from picopayments_cli.channel.errors import (
     RepeatedHash,
     UnknownHandle,
 )
-from picopayments_cli.channel.state import Channel, Revoked
-from picopayments_cli.channel.values import HANDLE_SIZE, Quantity, Secret, Token
-from picopayments_cli.client.connection import AGREED, CLOSING, Connection
 
 __all__ = ["it"]
 NOBODY = "00" * HANDLE_SIZE
@@ -299,13 +301,13 @@ def wear(it: LifeInMemory, revoked: int) -> Connection:
 
 def test_no_more_commits_are_revoked_than_can_be_watched(it: LifeInMemory) -> None:
     it.open()
-    wear(it, recovery.WATCHED_REVOKED - 1)
+    wear(it, WATCHED_REVOKED - 1)
     it.sync()
     assert it.connection.pending is None
-    wear(it, recovery.WATCHED_REVOKED)
+    wear(it, WATCHED_REVOKED)
     with pytest.raises(ConnectionWornOut) as refusal:
         api.sync(it.session)
-    assert refusal.value.data["revoked"] == recovery.WATCHED_REVOKED + 1
+    assert refusal.value.data["revoked"] == WATCHED_REVOKED + 1
     assert (it.connection.stage, it.connection.pending) == (AGREED, None)
 
 
@@ -315,13 +317,13 @@ def test_the_hub_gives_no_more_back_than_can_be_watched(it: LifeInMemory, room: 
     for token in (b"one", b"two"):
         it.queue(100, token)
         it.sync()
-    wear(it, recovery.WATCHED_REVOKED - room)
+    wear(it, WATCHED_REVOKED - room)
     it.hub.to_pay = [150]
     before = balance(it)
     if room == 2:  # of three commits the two highest come back
         it.sync()
         assert balance(it) == before + 150 - 1
-        assert len(recovery.exposed(it.connection.duplex.sending)) == recovery.WATCHED_REVOKED
+        assert len(exposed(it.connection.duplex.sending)) == WATCHED_REVOKED
     else:
         with pytest.raises(ConnectionWornOut):
             api.sync(it.session)
@@ -416,7 +418,7 @@ def test_an_older_commit_that_would_count_again_must_be_clean(it: LifeInMemory, 
     assert [item.quantity for item in older.revoked] == [102, 101]
     it.queue(300, b"two")
     it.sync()
-    assert recovery.exposed(it.connection.duplex.sending) == ()
+    assert exposed(it.connection.duplex.sending) == ()
     if dusted:
         it.chain.fund(older.commit_script(older.revoked[-1].revoke_hash).output, 600)
         it.chain.mine()
@@ -440,7 +442,7 @@ def test_dust_that_is_watched_keeps_nothing_from_being_credited(it: LifeInMemory
     it.hub.to_pay = [502]
     it.sync()
     sending = it.connection.duplex.sending
-    assert ([item.quantity for item in recovery.exposed(sending)], sending.moved) == ([513, 512], 11)
+    assert ([item.quantity for item in exposed(sending)], sending.moved) == ([513, 512], 11)
     it.chain.fund(sending.commit_script(sending.revoked[0].revoke_hash).output, 2000)
     it.sync()
     assert gone(it) == ["broadcast revoke"]

@@ -14,7 +14,11 @@ from memory_support import STRANGER
 from picopayments_cli import api
 from picopayments_cli.chain import Query, View
 from picopayments_cli.channel import envelope, keys
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.stages import AGREED, PROPOSED
+from picopayments_cli.channel.transactions import spent_outpoints
+from picopayments_cli.channel.values import Handle, Outpoint
+from picopayments_cli.client import opening
+from picopayments_cli.errors import (
     AddressUsed,
     BadDepositScript,
     BadHubSignature,
@@ -32,10 +36,6 @@ from picopayments_cli.channel.errors import (
     RepeatedHash,
     StoreDamaged,
 )
-from picopayments_cli.channel.transactions import spent_outpoints
-from picopayments_cli.channel.values import Handle, Outpoint
-from picopayments_cli.client import opening
-from picopayments_cli.client.connection import AGREED, PROPOSED
 
 __all__ = ["it"]
 OTHER = Handle(bytes(32))

@@ -13,7 +13,11 @@ from memory_support import REGTEST, STRANGER, address
 from picopayments_cli import api
 from picopayments_cli.chain import Asset, Query
 from picopayments_cli.channel.counterparty import p2pkh, pack_send
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.scripts import wallet_unlock
+from picopayments_cli.channel.transactions import DUST, Output, Purse, compose_send, spent_outpoints
+from picopayments_cli.channel.values import Handle, hash160
+from picopayments_cli.client.arguments import asset_named, handle_named, quantity_of
+from picopayments_cli.errors import (
     AmbiguousHandle,
     BadPreviousTransaction,
     BroadcastRefused,
@@ -30,10 +34,6 @@ from picopayments_cli.channel.errors import (
     UnknownAsset,
     UnknownHandle,
 )
-from picopayments_cli.channel.scripts import wallet_unlock
-from picopayments_cli.channel.transactions import DUST, Output, Purse, compose_send, spent_outpoints
-from picopayments_cli.channel.values import Handle, hash160
-from picopayments_cli.client.arguments import asset_named, handle_named, quantity_of
 
 __all__ = ["it"]
 THEIRS = p2pkh(hash160(STRANGER.pubkey))

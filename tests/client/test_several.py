@@ -13,10 +13,11 @@ from memory_support import ScriptedHub
 from picopayments_cli import api
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.keys import Secrets
+from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client import opening
-from picopayments_cli.client.connection import CLOSED, Connection
+from picopayments_cli.client.connection import Connection
 
 __all__ = ["it"]
 

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 
 from picopayments_cli.chain import Coin
-from picopayments_cli.channel.errors import StoreDamaged, StoreLocked, StoreNewer, StoreUnusable, UnknownHandle
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.channel.values import Handle, Height, Outpoint
 from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Wallet, spendable
+from picopayments_cli.errors import StoreDamaged, StoreLocked, StoreNewer, StoreUnusable, UnknownHandle
 
 REGTEST = NETWORKS["regtest"]
 ONE = Handle(bytes([1]) * 32)
@@ -209,7 +209,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(store: Store) -> No
     code = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from picopayments_cli.channel.errors import StoreUnusable\n"
+        "from picopayments_cli.errors import StoreUnusable\n"
         "from picopayments_cli.channel.networks import NETWORKS\n"
         "from picopayments_cli.channel.values import Handle\n"
         "from picopayments_cli.client.store import Store\n"

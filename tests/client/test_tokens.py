@@ -15,14 +15,15 @@ from memory_life_support import SILENT, LifeInMemory
 
 from client.test_history import ONE, TWO
 from picopayments_cli import api
-from picopayments_cli.channel.errors import NotTransferable, PaymentExceedsReceivable, StoreDamaged, TokenInUse
 from picopayments_cli.channel.messages import Payment, Refusal
 from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
-from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING, PROPOSED, Connection, Pending
+from picopayments_cli.client.connection import Connection, Pending
 from picopayments_cli.client.history import Event, events_of, refused, synced
 from picopayments_cli.client.store import Store
 from picopayments_cli.client.tokens import QUEUED, SENT, UNANSWERED, standing
+from picopayments_cli.errors import NotTransferable, PaymentExceedsReceivable, StoreDamaged, TokenInUse
 
 TOKEN, OTHER = Token(b"token"), Token(b"other")
 PAYEE = Handle(b"\3" * 32)

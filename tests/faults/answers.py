@@ -11,7 +11,7 @@ from network_support import ASSETS, DEPOSIT, FEE, Network, running_network
 from faults.harness_client import EXPIRE, PATIENCE, HarnessClient, heard, hub_balance
 from faults.proxy import FAULTS, LATE, Proxy, between
 from faults.result import Budget, Result
-from picopayments_cli.channel.errors import BadAnswer, BadReply, PicopaymentsError, Unreachable
+from picopayments_cli.errors import BadAnswer, BadReply, PicopaymentsError, Unreachable
 
 SCHEDULES, QUICK_SCHEDULES = 210, 20
 IN_ONE_NETWORK = 70

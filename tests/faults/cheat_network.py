@@ -22,11 +22,11 @@ from starlette.routing import Route
 from faults.cheating_parties import DELAY, EXPIRE, CheatingClient, CheatingHub, shown_secret
 from faults.result import Result
 from picopayments_cli.chain import Query
-from picopayments_cli.channel.errors import BroadcastRefused, HubDraining
+from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.state import Commit
 from picopayments_cli.channel.values import Height
-from picopayments_cli.client.connection import CLOSED
 from picopayments_cli.config import SAFE_DEPTH
+from picopayments_cli.errors import BroadcastRefused, HubDraining
 from picopayments_cli.regtest.node import BlockRefused, Node
 from picopayments_cli.regtest.server import create_app
 from picopayments_cli.rpc import RpcClient

@@ -19,7 +19,7 @@ from faults.cheating_parties import (
     shown_secret,
 )
 from faults.forgery import odd_transactions
-from picopayments_cli.channel.recovery import settle_height
+from picopayments_cli.channel.deadlines import settle_height
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.values import Handle, Secret
 

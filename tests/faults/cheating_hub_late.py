@@ -12,7 +12,7 @@ from cheats import DEPOSIT
 from faults.cheat_network import DEEPEST, PAYEE, CheatedClient, CheatNetwork, cheated_client
 from faults.cheating_parties import DELAY, EXPIRE, LENGTHS, shaped_like_signature, shown_secret
 from faults.forgery import odd_transactions
-from picopayments_cli.channel.errors import HubUnreachable
+from picopayments_cli.errors import HubUnreachable
 
 # Deadlines ----------------------------------------------------------------------------------------------------------
 

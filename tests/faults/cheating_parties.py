@@ -17,7 +17,6 @@ from regtest_support import address_of, script_of_key
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.errors import BadDeposit, BadReply, BroadcastRefused, PicopaymentsError
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import (
     ConnectReply,
@@ -66,6 +65,7 @@ from picopayments_cli.channel.values import (
     Token,
     hash160,
 )
+from picopayments_cli.errors import BadDeposit, BadReply, BroadcastRefused, PicopaymentsError
 from picopayments_cli.rpc import RpcClient
 
 XCP = 1

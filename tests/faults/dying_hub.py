@@ -16,7 +16,7 @@ from network_support import WAIT, Client
 from regtest_support import NodeProcess, running_node
 
 from faults.tracing import Runner, Target, Watch, running_server
-from picopayments_cli.channel.errors import Unreachable
+from picopayments_cli.errors import Unreachable
 from picopayments_cli.rpc import RpcClient
 
 

@@ -16,10 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from faults.fuzz_inputs import mutated_bytes, mutated_value, some_bytes, some_json, some_text
-from picopayments_cli import cli, config
+from picopayments_cli import cli, config, quantities
 from picopayments_cli.chain import answers
-from picopayments_cli.channel import counterparty, envelope, keys, messages, quantities, transactions, values
-from picopayments_cli.channel.errors import BadReply, BadRequest, InvalidAsset, PicopaymentsError
+from picopayments_cli.channel import counterparty, envelope, keys, messages, transactions, values
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import (
     NETWORKS,
@@ -36,6 +35,7 @@ from picopayments_cli.channel.values import Outpoint, from_hex
 from picopayments_cli.client import arguments, legacy
 from picopayments_cli.client.connection import Connection, to_document
 from picopayments_cli.client.session import Session
+from picopayments_cli.errors import BadReply, BadRequest, InvalidAsset, PicopaymentsError
 from picopayments_cli.hub.terms import default_text, read_offer
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.limits import party
@@ -222,7 +222,7 @@ _WORDS = (
 def _command_line(words: list[str]) -> None:
     with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
         try:
-            cli._parser().parse_args(cli._dashed(words))
+            cli._parser().parse_args(cli.dashed(words))
         except SystemExit as end:
             if end.code not in (0, 2):
                 raise RoundTripFailed(f"exit code {end.code}") from end

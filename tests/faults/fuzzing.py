@@ -37,9 +37,9 @@ from faults.result import Budget, Result
 from picopayments_cli.chain import Chain, Query
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.chain.node import NodeChain
-from picopayments_cli.channel.errors import PicopaymentsError
 from picopayments_cli.channel.networks import NETWORKS, address_of_script
 from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.rpc import RpcClient
 
 REGTEST = NETWORKS["regtest"]

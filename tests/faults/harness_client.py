@@ -13,10 +13,11 @@ from typing import Any
 from network_support import DEPOSIT, Client, Network, key_in, wait_until
 
 from picopayments_cli import api
+from picopayments_cli.channel.deadlines import WATCHED_REVOKED, exposed
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.recovery import WATCHED_REVOKED, exposed
+from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.client.connection import CLOSED, Connection
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings, choose_network
 

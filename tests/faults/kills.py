@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from network_support import ASSETS, DEPOSIT, WAIT, Client, running_network
+from network_support import ASSETS, DEPOSIT, Client, running_network
 from original_support import DEPOSIT as ORIGINAL_DEPOSIT
 from original_support import EXPIRE, HANDLE, RECEIVED, OriginalHub
 
@@ -20,7 +20,7 @@ from faults.kill_planner import MAIN_DOORS, KillPlanner, KillPoint, doors_named
 from faults.lives import READS, ClientLife, LivesUnderFaults
 from faults.result import Budget, Result
 from faults.tracing import AFTER, BEFORE, Record, Runner, Target
-from picopayments_cli.channel.errors import Unreachable
+from picopayments_cli.errors import Unreachable
 
 KILLS, QUICK_KILLS = 600, 50
 TOGETHER, QUICK_TOGETHER = 12, 2  # kills of a hub with its embedded node
@@ -253,17 +253,10 @@ def _original(lives: LivesWithKills, name: str) -> None:
 
 
 def _end(lives: LivesWithKills) -> None:
-    """A hub that is told that its database was restored, and one that is to end when nothing is left."""
+    """A hub that is told that its database was restored."""
     target = lives.planner.draw_door(["hub transaction restored"])
     if target is not None:
         lives.start_anew(target, "restored", "--restored")
-    target = lives.planner.draw_door(["hub transaction drained"])
-    if target is not None:
-        town, deaths = lives.town, lives.town.deaths
-        town.stop_hub()
-        town.start_hub("--drain", target=target)
-        if town.traced.process.wait(WAIT) == -signal.SIGKILL or town.deaths > deaths:
-            lives.died("hub", target, "drained")
 
 
 def _begin(planner: KillPlanner, lives: LivesWithKills) -> None:

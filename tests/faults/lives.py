@@ -21,9 +21,9 @@ from faults.dying_hub import DyingHubTown
 from faults.proxy import between, signed_error
 from faults.result import Result
 from faults.tracing import Runner
-from picopayments_cli.channel.errors import PicopaymentsError
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.state import finished
-from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING, PROPOSED
+from picopayments_cli.errors import PicopaymentsError
 
 LONG, SHORT = 1000, 16  # blocks until a deposit expires
 SMALL = 2000  # a deposit too small for large payments

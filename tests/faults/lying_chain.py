@@ -20,8 +20,8 @@ from faults.harness_client import EXPIRE, HarnessClient, heard
 from faults.mutations import Known, Mutation, mutations
 from faults.proxy import Proxy, between
 from faults.result import Budget, Result
-from picopayments_cli.channel.errors import BroadcastRefused, PicopaymentsError
 from picopayments_cli.channel.transactions import spent_outpoints
+from picopayments_cli.errors import BroadcastRefused, PicopaymentsError
 
 QUICK = 2  # changes of each method's answer at each stage
 MAX_RATE = 100  # sat/vB: the default fee_ceiling, and the most that a commit's terms may say

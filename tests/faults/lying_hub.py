@@ -16,10 +16,11 @@ from faults.harness_client import EXPIRE, HarnessClient, Heard, handle_of, heard
 from faults.mutations import Known, Mutation, mutations
 from faults.proxy import LOST_AFTER, PASS, AnsweredCall, Proxy, between, signed_error
 from faults.result import Budget, Result
-from picopayments_cli.channel import envelope, errors
-from picopayments_cli.channel.errors import PicopaymentsError, Unreachable
+from picopayments_cli import errors
+from picopayments_cli.channel import envelope
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.client.connection import Connection
+from picopayments_cli.errors import PicopaymentsError, Unreachable
 
 QUICK = 12  # changes of each reply
 UNSIGNED = ("pubkey", "signature")  # members whose change is not signed over

@@ -16,11 +16,11 @@ from regtest_support import address_of, script_of_key
 from faults.result import Result
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import recovery
-from picopayments_cli.channel.errors import BroadcastRefused
+from picopayments_cli.channel.facts import Facts, anchor_spender, first_output, spender, unspent
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.channel.recovery import Facts
 from picopayments_cli.channel.scripts import payout_unlock, wallet_unlock
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
 from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.transactions import (
     Draft,
@@ -35,7 +35,8 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Entry, Outpoint
-from picopayments_cli.client.connection import AGREED, CLOSED, CLOSING, Connection
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.errors import BroadcastRefused
 
 DEEPEST = 6  # blocks that are taken away at most
 SAFE = NETWORKS["mainnet"].safe_depth
@@ -226,10 +227,10 @@ class ReorganisedNetwork:
         """The payout of the commit that is published."""
         channel = self.channel(name, way)
         facts = Facts(self.town.chain.view(Query()).height, tuple(self.history(channel.script.output)), ())
-        commit = recovery.anchor_spender(channel, facts)
+        commit = anchor_spender(channel, facts)
         if commit is None:
             return None
-        return recovery.spender(Outpoint(commit.txid, 0), self.history(recovery.first_output(commit)))
+        return spender(Outpoint(commit.txid, 0), self.history(first_output(commit)))
 
     # What takes the place of something ------------------------------------------------------------------------------
 
@@ -257,7 +258,7 @@ class ReorganisedNetwork:
         secret = find_secret(tx, channel.script.spend_hash) if tx is not None else None
         anchored = channel.anchor.outpoint.txid if channel.anchor else b""
         deposit = next(entry for entry in self.history(channel.script.output) if entry.txid == anchored)
-        coins = recovery.unspent(channel.script.output, [deposit])
+        coins = unspent(channel.script.output, [deposit])
         facts = Facts(self.town.chain.view(Query()).height, (deposit,), coins)
         purse = Purse(wallet_unlock(payer.pubkey, script_of_key(payer)), (), 1)
         (draft,) = recovery.changes(channel, facts, secret, purse, SAFE)
@@ -268,7 +269,7 @@ class ReorganisedNetwork:
         """The payout of a revoked commit, whatever its delay says of the height."""
         channel = kept.duplex.receiving
         commit = channel.commit_script(channel.active[-1].revoke_hash)
-        entry = next(item for item in self.history(commit.output) if recovery.first_output(item) == commit.output)
+        entry = next(item for item in self.history(commit.output) if first_output(item) == commit.output)
         outpoint = Outpoint(txid_of(entry.raw), 0)
         unlock = payout_unlock(commit, kept.spend_secret(payee))
         coin = Input(outpoint, output_of(entry.raw, outpoint).value, unlock, channel.delay)

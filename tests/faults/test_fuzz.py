@@ -13,9 +13,9 @@ import requests
 from regtest_support import NodeProcess, running_node
 
 from picopayments_cli.channel.counterparty import compact_longname, expand_longname
-from picopayments_cli.channel.errors import StoreDamaged
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.client.legacy import read_history
+from picopayments_cli.errors import StoreDamaged
 from picopayments_cli.regtest.journal import Journal
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +14,13 @@ from hub_support import EXPIRE, Desk, ScriptedClient, amounts, open_all, payment
 from network_support import FEE
 
 from picopayments_cli.channel.duplex import Half, standing
-from picopayments_cli.channel.errors import DatabaseUnusable
 from picopayments_cli.channel.messages import close_request
 from picopayments_cli.channel.state import Channel, Commit, Offer, finished, offer_of
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Handle, Hash
-from picopayments_cli.hub import book, restored
+from picopayments_cli.errors import DatabaseUnusable
+from picopayments_cli.hub import stale_database
+from picopayments_cli.hub.account import Account
 
 
 def pay(alice: ScriptedClient, bob: ScriptedClient, amount: int) -> None:
@@ -29,7 +32,7 @@ def pay(alice: ScriptedClient, bob: ScriptedClient, amount: int) -> None:
 # Read again ---------------------------------------------------------------------------------------------------------
 
 
-def known_numbers(account: book.Account) -> dict[Hash, int]:
+def known_numbers(account: Account) -> dict[Hash, int]:
     """The numbers of the hub's own hashes that commits are on, or may be."""
     receiving = account.channels.receiving
     return {item: account.numbers[item] for item in (*receiving.requested, *(c.revoke_hash for c in receiving.active))}
@@ -104,6 +107,24 @@ def test_a_connection_goes_on_after_many_syncs_and_a_restart(
     check_reading(desk, alice, bob)
     assert len(desk.account(bob.handle).numbers) <= 2 * (len(known_numbers(desk.account(bob.handle))) + 8)
     assert (alice.paid, bob.paid) == (12 * 31 + 25 - 250, 12 + 25 * 11 - 360)
+
+
+def test_a_sync_leaves_what_changes_rarely_alone(desk: Desk, alice: ScriptedClient) -> None:
+    with desk.database.transaction("mark") as connection:
+        connection.exec_driver_sql("update connections set fixed = fixed || ' '")
+    alice.sync(FEE)
+    assert all(text.endswith(" ") for (text,) in desk.rows("select fixed from connections"))
+
+
+def test_who_reads_does_not_wait_for_who_writes(desk: Desk, alice: ScriptedClient) -> None:
+    with ThreadPoolExecutor(1) as pool, desk.hub.book.transaction("another request") as work:
+        work.keep(replace(work.get(alice.handle), due=5))
+        status = json.loads(pool.submit(desk.call, "mph_status", {}).result(timeout=60))
+        account = pool.submit(desk.hub.book.look_up, alice.handle).result(timeout=60)
+    assert status["connections"][alice.handle.hex()]["status"] == "open"
+    assert account.due == 0  # as it was committed
+    with desk.hub.book.transaction("undo") as work:
+        work.keep(account)
 
 
 def test_a_row_that_another_hub_wrote_is_not_written_over(desk: Desk, alice: ScriptedClient) -> None:
@@ -220,7 +241,7 @@ def test_after_a_restore_the_commit_is_the_one_that_its_client_shows(tmp_path: P
         alice.sync(7)
         newest = alice.duplex.sending
         story.restore()
-        restored.give_up(desk.hub)
+        stale_database.give_up(desk.hub)
         assert alice.close()["spend_secret"] is None  # as an original client closes
         desk.mine()
         assert published(desk, channel) == []
@@ -280,7 +301,7 @@ def test_a_client_can_not_deny_what_was_not_given_back(tmp_path: Path) -> None:
     with running_desk(tmp_path) as desk:
         story = RestoredDatabase(desk)
         story.restore()
-        restored.give_up(desk.hub)
+        stale_database.give_up(desk.hub)
         alice, bob = story.alice, story.bob
         assert alice.close(None, Half())["spend_secret"] is None
         assert published(desk, story.then) == [commit_of(desk, story.then, story.then.active[-1])]
@@ -293,7 +314,7 @@ def test_without_its_clients_word_the_highest_is_published_at_the_deadline(tmp_p
     with running_desk(tmp_path) as desk:
         story = RestoredDatabase(desk, expire=60)
         story.restore()
-        restored.give_up(desk.hub)
+        stale_database.give_up(desk.hub)
         account = desk.account(story.alice.handle)
         desk.mine(account.due_height - 1 - desk.node.bitcoin("getblockcount"))
         assert published(desk, story.then) == []
@@ -304,7 +325,7 @@ def test_without_its_clients_word_the_highest_is_published_at_the_deadline(tmp_p
 def test_a_connection_where_nothing_moved_reveals_nothing_after_a_restore(tmp_path: Path) -> None:
     with running_desk(tmp_path) as desk:
         hand = ScriptedClient(desk, "quiet").open()
-        restored.give_up(desk.hub)
+        stale_database.give_up(desk.hub)
         assert hand.close()["spend_secret"] is None
         assert not desk.account(hand.handle).revealed
         assert hand.close(None, Half())["spend_secret"] is not None  # it says that there is no commit

@@ -11,9 +11,9 @@ from network_support import FEE
 from regtest_support import address_of, key_of
 
 from picopayments_cli.channel import envelope
+from picopayments_cli.channel.deadlines import settle_height
 from picopayments_cli.channel.duplex import standing
 from picopayments_cli.channel.messages import SyncRequest, close_request
-from picopayments_cli.channel.recovery import settle_height
 from picopayments_cli.channel.state import finished
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Hash, Outpoint, Secret, hash_of
@@ -26,7 +26,7 @@ def pay_to_commit(desk: Desk, hand: ScriptedClient, revoke_hash: Hash, blocks: i
     script = hand.duplex.receiving.commit_script(revoke_hash).output
     desk.node.rpc("faucet", address=address_of(script), btc=1000)
     desk.mine(blocks)
-    desk.hub.once()
+    desk.rounds.once()
 
 
 def receive(alice: ScriptedClient, bob: ScriptedClient, moved: int) -> Hash:
@@ -137,7 +137,7 @@ def test_what_comes_to_a_commit_that_was_given_back_is_taken_away_and_to_others_
     for script in scripts:
         desk.node.rpc("faucet", address=address_of(script), btc=20_000)
     desk.mine()
-    desk.hub.once()
+    desk.rounds.once()
     (taken,) = spends(desk, scripts[0])
     assert spends(desk, scripts[1]) == []
     desk.mine()
@@ -287,7 +287,7 @@ def test_what_goes_on_in_the_hubs_wallet_keeps_no_connection_from_being_closed(
     for _ in range(3):
         desk.node.rpc("generate", blocks=1)
         desk.node.rpc("faucet", address=desk.hub.address, btc=10_000)  # in no block yet
-        desk.hub.once()
+        desk.rounds.once()
     assert desk.account(alice.handle).stage == "closed"
     desk.mine()
 
@@ -297,9 +297,9 @@ def test_a_commit_that_its_client_publishes_ends_the_connection_at_once(
 ) -> None:
     receive(alice, bob, 100)
     commit = finished(bob.duplex.receiving, bob.duplex.receiving.active[-1], bob.key)
-    desk.hub.once()
+    desk.rounds.once()
     desk.hub.chain.broadcast(commit)
-    desk.hub.once()
+    desk.rounds.once()
     assert desk.account(bob.handle).stage == "closing"
     assert desk.account(alice.handle).stage == "open"
 
@@ -315,7 +315,7 @@ def test_a_closed_connection_is_settled_again_where_a_block_is_taken_away(desk: 
         desk.mine()
     assert desk.account(other.handle).stage == "closed"
     desk.node.rpc("reorganise", depth=2)
-    desk.hub.once()
+    desk.rounds.once()
     assert [desk.account(item.handle).stage for item in (hand, other)] == ["closing", "closed"]
     desk.mine(3)
     assert desk.account(hand.handle).stage == "closed"

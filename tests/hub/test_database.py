@@ -14,9 +14,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import URL
 
-from picopayments_cli.channel.errors import DatabaseUnusable, StoreLocked, UnknownHandle
-from picopayments_cli.hub import book
-from picopayments_cli.hub.database import METADATA, Database, default_url, meta_get, meta_set
+from picopayments_cli.errors import DatabaseUnusable, StoreLocked, UnknownHandle
+from picopayments_cli.hub.database import Database, default_url, meta_get, meta_set
+from picopayments_cli.hub.schema import METADATA
 
 
 @pytest.fixture
@@ -42,7 +42,6 @@ def test_the_file_is_private_and_every_commit_is_flushed(url: URL) -> None:
 
 
 def test_migrations_make_the_tables_that_the_program_uses(url: URL) -> None:
-    assert book.connections.metadata is METADATA
     database = Database(url)
     with database.reading() as connection:
         assert compare_metadata(MigrationContext.configure(connection), METADATA) == []

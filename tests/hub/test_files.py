@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from regtest_support import REGTEST
 
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
+from picopayments_cli.errors import (
     DatabaseOutdated,
     DatabaseUnusable,
     InvalidSetting,
@@ -20,12 +21,11 @@ from picopayments_cli.channel.errors import (
     StoreLocked,
     StoreUnusable,
 )
-from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
 from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
-from picopayments_cli.hub.restored import Witness
 from picopayments_cli.hub.sqlite_file import SqliteFile
+from picopayments_cli.hub.stale_database import Witness
 from picopayments_cli.hub.terms import read_offer
 
 MEMBERS = {

@@ -17,9 +17,9 @@ from picopayments_cli.chain import Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.counterparty import p2sh
-from picopayments_cli.channel.errors import DatabaseUnusable, NodeBehind
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.values import Coin, Entry, Outpoint, hash160
+from picopayments_cli.errors import DatabaseUnusable, NodeBehind
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.follower import DEPOSIT, Follower
 

@@ -46,9 +46,8 @@ def test_blocks_and_money_are_made_on_regtest_only() -> None:
     for name, network in NETWORKS.items():
         nodes = Nodes(NodeChain(url, network), BitcoinNode(url), RpcClient(url))
         offered = set(Proxy(network, nodes, lambda: 1, lambda: None).methods())
-        assert offered & {"generate", "faucet", "reorganise"} == (
-            {"generate", "faucet", "reorganise"} if name == "regtest" else set()
-        )
+        regtest = {"generate", "faucet", "reorganise", "feerate"}
+        assert offered & regtest == (regtest if name == "regtest" else set())
         assert {"get_balances", "sendrawtransaction", "get_running_info"} <= offered
 
 
@@ -211,6 +210,16 @@ def test_the_nodes_state_and_the_fee_are_told(desk: Desk) -> None:
 
 
 # Regtest ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_hub_goes_by_a_fee_rate_that_was_set(desk: Desk) -> None:
+    assert ask(desk, "feerate", rate=20, minimum=5) == {"fee_rate": 20, "minimum": 5}
+    assert desk.hub.follower.fee_rate() == 20
+    assert ask(desk, "feerate") == {"fee_rate": 20, "minimum": 5}
+    assert desk.name_of("feerate", {"rate": -1}) == "InvalidParams"
+    assert desk.name_of("feerate", {"minimum": "5"}) == "InvalidParams"
+    assert ask(desk, "feerate", rate="none", minimum=1) == {"fee_rate": None, "minimum": 1}
+    assert desk.hub.follower.fee_rate() == 1
 
 
 def test_what_makes_blocks_has_been_read_when_it_answers(desk: Desk) -> None:

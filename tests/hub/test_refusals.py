@@ -16,11 +16,11 @@ from regtest_support import address_of, key_of, script_of_key
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.duplex import Half
-from picopayments_cli.channel.errors import PicopaymentsError
 from picopayments_cli.channel.messages import ConnectRequest
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash, Quantity
+from picopayments_cli.errors import PicopaymentsError
 
 ROOM = DEPOSIT  # what the hub deposits for a client's deposit, so that a client without payments can take so much
 HIGH, LOW = 2 * DEPOSIT, 100  # deposits beyond the bounds of LIMITED
@@ -65,7 +65,7 @@ def test_a_request_is_kept_for_144_blocks_and_no_longer(desk: Desk) -> None:
     late, early = ScriptedClient(desk, "late"), ScriptedClient(desk, "early")
     hubs_late, hubs_early = late.request(), early.request()
     desk.node.rpc("generate", blocks=143)
-    desk.hub.once()
+    desk.rounds.once()
     early.call("mph_deposit", early.body(early.proposal(hubs_early)))
     desk.mine()
     assert late.refused("mph_deposit", late.body(late.proposal(hubs_late))) == "UnknownHandle"
@@ -229,7 +229,7 @@ def test_what_is_promised_in_one_asset_and_not_funded_is_promised_to_nobody_else
         most(fourth, 2000, 2001)
         fourth.agree(quantity=2000)
         most(ScriptedClient(desk, "fifth", "DEMOCOIN"), 0, 1)
-        desk.hub.once()
+        desk.rounds.once()
         assert desk.account(first.handle).stage == "open"
 
 
@@ -434,7 +434,7 @@ def test_a_hub_to_whose_wallet_nothing_could_come_back_opens_nothing_and_goes_on
     body = hand.body(hand.proposal(hand.request()))
     desk.node.rpc("setaddressoptions", address=desk.hub.address, options=1)
     assert hand.refused("mph_deposit", body) == "MemoRequired"
-    desk.hub.prepare()
+    desk.rounds.prepare()
     alice.sync(FEE)
     desk.node.rpc("setaddressoptions", address=desk.hub.address, options=0)
     hand.call("mph_deposit", body)

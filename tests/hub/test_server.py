@@ -21,8 +21,8 @@ from regtest_support import REGTEST, Spend, address_of, key_of, running_node, sc
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.chain.node import NodeChain
-from picopayments_cli.channel.errors import BroadcastRefused, InvalidParams, PicopaymentsError, UnknownTransaction
 from picopayments_cli.channel.networks import NETWORKS, secret_of_wif
+from picopayments_cli.errors import BroadcastRefused, InvalidParams, PicopaymentsError, UnknownTransaction
 from picopayments_cli.hub import cli
 from picopayments_cli.hub.terms import read_offer
 from picopayments_cli.rpc import RpcClient

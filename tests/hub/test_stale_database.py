@@ -12,20 +12,21 @@ import pytest
 from cheats import Town, pay
 from network_support import FEE, Client, HubProcess, wait_until
 
-from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.deadlines import settle_height
 from picopayments_cli.channel.duplex import Half, standing
-from picopayments_cli.channel.errors import (
+from picopayments_cli.channel.messages import close_request
+from picopayments_cli.channel.state import Channel, Commit, offer_of
+from picopayments_cli.channel.values import Handle, Hash
+from picopayments_cli.errors import (
     BadClientSignature,
     DatabaseOutdated,
     HubRestored,
     UnknownRevokeHash,
 )
-from picopayments_cli.channel.messages import close_request
-from picopayments_cli.channel.state import Channel, Commit, offer_of
-from picopayments_cli.channel.values import Handle, Hash
 from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.database import Database, default_url
-from picopayments_cli.hub.restored import Witness
+from picopayments_cli.hub.stale_database import Witness
 from picopayments_cli.rpc import RpcClient
 
 
@@ -249,7 +250,7 @@ def test_without_its_clients_word_a_restored_hub_publishes_at_the_deadline(town:
     bob.run("close", b)
     connection = alice.connection(a)
     channel = connection.duplex.sending
-    deadline = recovery.settle_height(channel, connection.agreed_height)
+    deadline = settle_height(channel, connection.agreed_height)
     town.mine_to(deadline - 1)
     assert town.published(channel) is None
     town.mine()

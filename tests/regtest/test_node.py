@@ -30,8 +30,8 @@ from regtest_support import (
 )
 
 from picopayments_cli.channel.counterparty import p2sh
-from picopayments_cli.channel.errors import InvalidTime, StoreDamaged, StoreLocked
 from picopayments_cli.channel.values import Outpoint, hash160
+from picopayments_cli.errors import InvalidTime, StoreDamaged, StoreLocked
 from picopayments_cli.regtest.index import Index
 from picopayments_cli.regtest.node import BlockRefused, Node
 from picopayments_cli.regtest.policy import Refused, dust_limit

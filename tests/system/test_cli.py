@@ -32,7 +32,7 @@ def error_of(stderr: str) -> dict[str, Any]:
 
 
 def parsed(*words: str) -> dict[str, Any]:
-    return vars(cli._parser().parse_args(cli._dashed(list(words))))
+    return vars(cli._parser().parse_args(cli.dashed(list(words))))
 
 
 def test_version_is_one_json_string() -> None:
@@ -115,6 +115,15 @@ def test_defaults() -> None:
     faucet = parsed("faucet")
     assert [faucet[name] for name in ("address", "btc", "asset", "quantity")] == [None] * 4
     assert parsed("status")["verbose"] is False
+
+
+def test_a_fee_rate_is_a_whole_number_or_none() -> None:
+    rates = [parsed("feerate", *words) for words in ([], ["none"], ["20", "--minimum", "5"])]
+    assert [(given["rate"], given["minimum"]) for given in rates] == [(None, None), ("none", None), (20, 5)]
+    for words in (["0"], ["-1"], ["1.5"], ["None"], ["20", "--minimum", "none"]):
+        with pytest.raises(SystemExit) as stopped:
+            parsed("feerate", *words)
+        assert stopped.value.code == 2
 
 
 def test_networks_are_those_of_the_program() -> None:

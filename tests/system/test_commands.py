@@ -16,13 +16,13 @@ from network_support import ASSETS, COINS, Client, Network, refusal, running_net
 from servers import json_rpc
 
 from picopayments_cli.channel.counterparty import message_of, pack_send
-from picopayments_cli.channel.errors import AmbiguousHandle, InvalidQuantity, NodeUnreachable
 from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
-from picopayments_cli.channel.quantities import read_quantity
 from picopayments_cli.channel.transactions import DUST
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle
 from picopayments_cli.client.arguments import handle_named
 from picopayments_cli.client.session import WALLET_RESERVE
+from picopayments_cli.errors import AmbiguousHandle, InvalidQuantity, NodeUnreachable
+from picopayments_cli.quantities import read_quantity
 from picopayments_cli.rpc import RpcClient
 
 REGTEST = NETWORKS["regtest"]
@@ -195,6 +195,20 @@ def test_a_coin_of_another_value_is_not_spent(network: Network, alice: Client) -
             outcome = refusal(Client(alice.basedir, url), "blocksend", asset, stranger(), "1000")
             assert outcome[:2] == (5, "BadPreviousTransaction")
     assert network.bitcoin("getrawmempool") == []
+
+
+def test_what_pays_less_than_the_estimate_waits(network: Network) -> None:
+    client = network.client("waiting")
+    client.run("faucet", "--btc", "1BTC")
+    network.mine()
+    txid = client.run("blocksend", "BTC", stranger(), "1000")
+    assert client.run("feerate", "50") == {"fee_rate": 50, "minimum": 1}
+    client.run("mine", "2")
+    assert network.bitcoin("getrawmempool") == [txid]
+    assert client.run("feerate", "--minimum", "50") == {"fee_rate": 50, "minimum": 50}
+    assert network.bitcoin("getrawmempool") == []
+    assert client.run("feerate", "none", "--minimum", "1") == {"fee_rate": None, "minimum": 1}
+    client.run("mine")
 
 
 def test_a_coin_that_assets_are_attached_to_is_not_spent(network: Network) -> None:

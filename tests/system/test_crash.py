@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.errors import PicopaymentsError
+from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.rpc import RpcClient
 
 # The hub and its node killed ----------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from servers import json_rpc
 from picopayments_cli.chain.answers import longnames_of
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.chain.node import NodeChain
-from picopayments_cli.channel.errors import BadAnswer, InvalidSetting, PicopaymentsError, UnknownAsset
 from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.errors import BadAnswer, InvalidSetting, PicopaymentsError, UnknownAsset
 from picopayments_cli.hub.terms import default_text, read_offer
 from picopayments_cli.rpc import RpcClient
 from system.test_commands import stranger

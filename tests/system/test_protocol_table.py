@@ -16,14 +16,22 @@ import pytest
 from memory_life_support import DELAY, QUANTITY, SILENT, XCP, LifeInMemory
 from memory_support import REGTEST
 
-from picopayments_cli import api
-from picopayments_cli.channel import errors, messages, recovery, state, terms, transactions
-from picopayments_cli.channel.errors import PaymentExceedsReceivable, UnknownHandle
+from picopayments_cli import api, errors
+from picopayments_cli.channel import messages, recovery, state, terms, transactions
+from picopayments_cli.channel.deadlines import (
+    FINAL_DEPTH,
+    MAX_MARGIN,
+    MIN_MARGIN,
+    WATCHED_REVOKED,
+    WIRE_CLEARANCE,
+    exposed,
+)
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import CommitScript, DepositScript, wallet_unlock
 from picopayments_cli.channel.transactions import Purse
 from picopayments_cli.channel.values import Hash, Pubkey
 from picopayments_cli.client import session as sessions
+from picopayments_cli.errors import PaymentExceedsReceivable, UnknownHandle
 from picopayments_cli.hub import chores, methods
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.rst").read_text(encoding="utf-8")
@@ -141,7 +149,7 @@ def elsewhere(it: LifeInMemory) -> None:
 def dusted(it: LifeInMemory) -> None:
     it.pay_and_get_back()
     sending = it.connection.duplex.sending
-    (item,) = recovery.exposed(sending)
+    (item,) = exposed(sending)
     it.chain.fund(sending.commit_script(item.revoke_hash).output, 2000)
 
 
@@ -315,7 +323,7 @@ def closed(it: LifeInMemory) -> None:
 @story("closed, seven blocks deep")
 def final(it: LifeInMemory) -> None:
     closed(it)
-    it.chain.mine(recovery.FINAL_DEPTH)
+    it.chain.mine(FINAL_DEPTH)
 
 
 @story("closed, then undone by a reorganisation")
@@ -394,10 +402,10 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "anchor at 5 sat/vB": budget.anchor,
         "deposit at 5 sat/vB": budget.deposit,
         "greatest delay": terms.MAX_DELAY,
-        "wire clearance": recovery.WIRE_CLEARANCE,
-        "least margin": recovery.MIN_MARGIN,
-        "greatest margin": recovery.MAX_MARGIN,
-        "revoked commits watched": recovery.WATCHED_REVOKED,
+        "wire clearance": WIRE_CLEARANCE,
+        "least margin": MIN_MARGIN,
+        "greatest margin": MAX_MARGIN,
+        "revoked commits watched": WATCHED_REVOKED,
         "hashes kept": state.KEPT_REQUESTS,
         "protocol": messages.PROTOCOL,
         "client's reserve": sessions.WALLET_RESERVE,

@@ -15,9 +15,10 @@ from regtest_support import running_node
 from servers import Relay, port_of
 
 from picopayments_cli import config
-from picopayments_cli.channel.errors import PicopaymentsError
+from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.rounds import Rounds
 from picopayments_cli.regtest.bitcoin_rpc import BitcoinRpc
 from picopayments_cli.regtest.methods import Methods as NodeMethods
 
@@ -64,7 +65,7 @@ def _code(hub: HubProcess, method: str) -> int:
 def test_only_the_methods_on_the_list_are_handed_on(proxied: tuple[HubProcess, Relay]) -> None:
     hub, relay = proxied
     nodes = {name for of in (NodeMethods, BitcoinRpc) for name in vars(of) if not name.startswith("__")}
-    internal = {name for of in (Hub, Book) for name in vars(of)}
+    internal = {name for of in (Hub, Rounds, Book) for name in vars(of)}
     asked = nodes | internal | BITCOIN_CORES | COUNTERPARTYS | INTERNALS | PROXIED | OWN
     assert len(asked) > 90
     answered = {method for method in asked if _code(hub, method) != -32601}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from network_support import Client, running_network, wait_until
 
-from picopayments_cli.channel import errors
+from picopayments_cli import errors
 
 README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
 BASES = {errors.PicopaymentsError, errors.Unreachable, errors.LocalFiles, errors.PeerMisbehaved}

@@ -29,7 +29,6 @@ from servers import Relay, port_of
 from picopayments_cli import cli, config
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.duplex import Half
-from picopayments_cli.channel.errors import InvalidUrl, StoreUnusable
 from picopayments_cli.channel.keys import Secrets
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import DepositScript, change_unlock
@@ -37,7 +36,8 @@ from picopayments_cli.channel.values import Handle, Secret, hash_of
 from picopayments_cli.client.connection import Connection, Pending, from_document
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.wallet import Wallet
-from picopayments_cli.hub.book import Book, Work
+from picopayments_cli.errors import InvalidUrl, StoreUnusable
+from picopayments_cli.hub.book import Book, UnitOfWork
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
 from picopayments_cli.hub.hub import Urls
@@ -490,7 +490,7 @@ def test_the_hubs_own_objects_show_no_secrets(life: RecordedLife, tmp_path: Path
     database = Database(f"sqlite:///{copy}")
     with Book(database).transaction("look") as work:
         accounts = [work.get(Handle(bytes.fromhex(handle))) for handle, _, _ in life.hub_rows()]
-        assert isinstance(work, Work)
+        assert isinstance(work, UnitOfWork)
     assert len(accounts) == 2
     assert seen(repr(accounts).encode(), life.keys() | life.salts()) == []
     given = {account.handle.hex(): account.client_secret for account in accounts if account.client_secret}

@@ -14,9 +14,9 @@ from network_support import Client, running_hub
 from servers import json_rpc
 
 from picopayments_cli import config
-from picopayments_cli.channel.errors import HubUnreachable
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.client.session import Session
+from picopayments_cli.errors import HubUnreachable
 
 PACKAGE = Path(config.__file__).parent
 NAME = "127.0.0.2"  # an address of this machine for which the environment's certificates count

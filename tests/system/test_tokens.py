@@ -11,7 +11,7 @@ from network_support import DEPOSIT, FEE, WAIT, Client, Network, tokens_of
 from original_support import HANDLE, PAYEE, OriginalHub
 from original_support import TOKEN as QUEUED_THERE
 
-from picopayments_cli.client.connection import CLOSED, CLOSING
+from picopayments_cli.channel.stages import CLOSED, CLOSING
 
 TOKEN, STRANGER = "ab" * 16, "ef" * 32
 

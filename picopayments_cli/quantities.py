@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from picopayments_cli.channel.errors import InvalidQuantity
 from picopayments_cli.channel.values import Quantity, check_quantity
+from picopayments_cli.errors import InvalidQuantity
 
 DECIMALS = 8  # of a divisible asset, and of bitcoin
 _CHILD = r"\.[A-Za-z0-9.\-_@!]+"

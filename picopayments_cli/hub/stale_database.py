@@ -1,4 +1,4 @@
-"""A database that is not the newest there was: how the hub notices, and how connections end then.
+"""A stale database: how the hub notices that it is not the newest, and how connections end then.
 
 What the hub gave back, and the hashes that it handed out, after a backup was made are not in it. A commit that it holds
 may be revoked, and who publishes that loses it all: so none is published at first, and no sync is answered. The client
@@ -16,15 +16,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from picopayments_cli.channel.duplex import Half, corrected
-from picopayments_cli.channel.errors import DatabaseOutdated, UnknownRevokeHash
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.scripts import CommitScript
+from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.state import Offer
-from picopayments_cli.channel.values import Hash
+from picopayments_cli.channel.values import Handle, Hash
+from picopayments_cli.errors import DatabaseOutdated, HubRestored, UnknownRevokeHash
 from picopayments_cli.files import replace_file
-from picopayments_cli.hub.book import AGREED, CLOSING, OPEN, Account, Book, Work
+from picopayments_cli.hub.account import Account
+from picopayments_cli.hub.book import Book, UnitOfWork
 from picopayments_cli.hub.database import Database, meta_get, meta_set
-from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.hub import Ask, Hub
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,7 @@ class _Note:
 
     @staticmethod
     def parse(text: str | None) -> _Note | None:
-        """The note of a text; None where there is none, and one that no database has where it is garbled."""
+        """Read a note; None where there is no text, and a note that no database has where it is garbled."""
         if text is None:
             return None
         try:
@@ -55,7 +57,7 @@ class _Note:
             return _Note("", _EVER)
 
     def text(self) -> str:
-        """As JSON."""
+        """Write it as JSON."""
         return json.dumps({"database": self.database, "count": self.count})
 
 
@@ -124,15 +126,15 @@ class Witness:
 
 
 def own_number(account: Account, key: Key, revoke_hash: Hash) -> int | None:
-    """The number of a revoke hash of the hub's own, one that it has forgotten included; None where it is not."""
+    """Return the number of a revoke hash of the hub's own, even of a forgotten one; None for another's."""
     known = account.numbers.get(revoke_hash)
     return account.secrets(key).number_of(revoke_hash, account.next_number) if known is None else known
 
 
 def notice(hub: Hub, account: Account, offer: Offer | None) -> bool:
-    """Whether a commit shows that the database is old: it is on a hash of the hub's own that is not in it.
+    """Give up all connections if a commit reveals that the database is stale. Return whether it does.
 
-    Only the hub can have handed that out. All connections are given up then.
+    Such a commit is on a hash of the hub's own that is not in it: only the hub can have handed that out.
     """
     if offer is None or account.stage not in (AGREED, OPEN):
         return False
@@ -152,14 +154,23 @@ def give_up(hub: Hub) -> None:
     with hub.book.transaction("restored") as work:
         handles = work.in_stage(AGREED, OPEN)
         for handle in handles:
-            work.put(replace(work.get(handle), stage=CLOSING, waiting=(), restored=True), fixed=True)
+            work.put(replace(work.get(handle), stage=CLOSING, waiting=(), restored=True))
         work.forget(_EVER)
-    hub.agenda.handles.update(handles)
+    for handle in handles:
+        hub.ask(Ask.NOW, handle)
     log.warning("connections given up", extra={"fields": {"number": len(handles)}})
 
 
-def believe(hub: Hub, work: Work, account: Account, standing: Half) -> Account:
-    """The connection with the commit that its client names as its highest, and with those that it may not deny.
+def refusal(handle: Handle) -> HubRestored:
+    """Make the refusal for a connection whose newest state may be missing."""
+    return HubRestored(
+        "The hub has been restored from a backup, and does not know the newest state of the connection: close it.",
+        handle=handle.hex(),
+    )
+
+
+def believe(hub: Hub, work: UnitOfWork, account: Account, standing: Half) -> Account:
+    """Take over the commit that a client names as its highest, and keep those that it may not deny.
 
     Raises UnknownRevokeHash where what it names can't be its highest, and what ``duplex.corrected`` raises.
     """
@@ -175,7 +186,8 @@ def believe(hub: Hub, work: Work, account: Account, standing: Half) -> Account:
     if named is not None and all(item.revoke_hash != named for item in after.active):
         raise UnknownRevokeHash("The commit is on a hash that was given back, or was never given.", hash=named.hex())
     work.revoke(account.handle, [(item.revoke_hash, None) for item in before.active if item not in after.active])
-    account.numbers.update({item: number for item, number in numbers.items() if number is not None})
+    own = {item: number for item, number in numbers.items() if number is not None}
+    account = replace(account, numbers={**account.numbers, **own})
     for made in after.active:
         if made not in before.active:
             work.add_commit(account, made, sent=False)
