@@ -163,9 +163,7 @@ CARRIED: tuple[tuple[str, object], ...] = (
 
 
 @pytest.mark.parametrize(("name", "value"), CARRIED)
-def test_a_document_that_carries_other_things_than_events_is_damaged(
-    tmp_path: Path, name: str, value: object
-) -> None:
+def test_a_document_that_carries_other_things_than_events_is_damaged(tmp_path: Path, name: str, value: object) -> None:
     """Its contents would go into the history with its next change, and make that unreadable."""
     with Store(tmp_path, REGTEST) as store:
         store.save(ONE, {}, "test", [{"action": "connected"}])
