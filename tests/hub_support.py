@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from regtest_support import REGTEST, NodeProcess, address_of, key_of, running_node, script_of_key
 
+from picopayments_cli import errors
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
@@ -42,7 +43,6 @@ from picopayments_cli.hub.hub import Hub, Urls
 from picopayments_cli.hub.methods import Methods
 from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.hub.rounds import Rounds
-from picopayments_cli.rpc import error_class
 from picopayments_cli.web import Refused
 
 DEPOSIT, EXPIRE, DELAY = 1_000_000, 1000, 2
@@ -51,8 +51,7 @@ STRANGER = Handle(b"\xcd" * 32)  # no handle that a hub drew
 
 def refused(answer: Refused) -> PicopaymentsError:
     """The error that a signed refusal names, with its message and data."""
-    named = error_class(answer.details["type"])
-    assert named is not None
+    named: type[PicopaymentsError] = getattr(errors, answer.details["type"])
     return named(answer.details["message"], **answer.details.get("data", {}))
 
 
