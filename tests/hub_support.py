@@ -108,7 +108,7 @@ class Desk:
             return work.get(handle)
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        """What the database holds."""
+        """Return what the database holds."""
         with self.database.reading() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(statement)]
 
@@ -147,7 +147,7 @@ def payment(payee: Handle | None, amount: int) -> Payment:
     return Payment(payee, Quantity(amount), Token(os.urandom(32)))
 
 
-class Hand:
+class ScriptedClient:
     """A client without rules of its own: it keeps its half of the state, and signs what the test says."""
 
     def __init__(self, desk: Desk, name: str, asset: str = "XCP") -> None:
@@ -190,7 +190,7 @@ class Hand:
         return DepositMessage(script.redeem, self.secrets.revoke_hash(0), Quantity(quantity), DELAY)
 
     def body(self, message: DepositMessage) -> dict[str, Any]:
-        """What proposes it, unsigned."""
+        """Return what proposes it, unsigned."""
         return message.as_json(self.asset, self.handle)
 
     def agree(self, expire: int = EXPIRE, quantity: int = DEPOSIT) -> None:
@@ -225,7 +225,7 @@ class Hand:
         self.desk.mine()
         self.deposit()
 
-    def open(self, expire: int = EXPIRE, quantity: int = DEPOSIT) -> Hand:
+    def open(self, expire: int = EXPIRE, quantity: int = DEPOSIT) -> ScriptedClient:
         """A connection, mined until it is open."""
         self.agree(expire, quantity)
         open_all(self.desk, self)
@@ -271,16 +271,16 @@ class Hand:
         return self.refused("mph_sync", self.sync_body(request, **changes))
 
     def close(self, secret: Secret | None = None, said: pair.Half | None = None) -> dict[str, Any]:
-        """What the hub answers to a close."""
+        """Return what the hub answers to a close."""
         return self.call("mph_close", close_request(self.handle, secret, said))
 
     @property
     def paid(self) -> int:
-        """What the hub has got from the client since the connection opened, as the hub has it."""
+        """Return what the hub has got from the client since the connection opened, as the hub has it."""
         return self.desk.account(self.handle).channels.net
 
 
-def open_all(desk: Desk, *hands: Hand) -> None:
+def open_all(desk: Desk, *hands: ScriptedClient) -> None:
     """Mine until connections that are agreed to are open."""
     for hand in hands:
         hand.endow()
@@ -294,11 +294,22 @@ def open_all(desk: Desk, *hands: Hand) -> None:
         assert desk.account(hand.handle).stage == "open"
 
 
-def clients(desk: Desk) -> Iterator[Hand]:
+def clients(desk: Desk) -> Iterator[ScriptedClient]:
     """Clients with open connections, without end; opened three at a time, which is faster."""
     for number in itertools.count():
-        hands = [Hand(desk, f"client {number} {name}") for name in range(3)]
+        hands = [ScriptedClient(desk, f"client {number} {name}") for name in range(3)]
         for hand in hands:
             hand.agree()
         open_all(desk, *hands)
         yield from hands
+
+
+def amounts(reply: SyncReply) -> list[int]:
+    """Return what a reply's payments bring, in its order."""
+    return [item.amount for item in reply.receipts]
+
+
+def states(desk: Desk, payer: ScriptedClient) -> list[tuple[int, str]]:
+    """The payments of a client, as they stand in the book."""
+    rows = desk.rows(f"select amount, state from payments where payer = x'{payer.handle.hex()}' order by number")
+    return [(int(amount), str(state)) for amount, state in rows]
