@@ -26,7 +26,10 @@ setup(
         "Programming Language :: Python :: 3.13",
     ],
     packages=find_packages(include=["picopayments_cli", "picopayments_cli.*"]),
-    package_data={"picopayments_cli.hub": ["migrations/*", "migrations/versions/*"]},
+    package_data={
+        "picopayments_cli": ["py.typed"],
+        "picopayments_cli.hub": ["migrations/*", "migrations/versions/*"],
+    },
     python_requires=">=3.10,<3.14",
     install_requires=[
         # The lower bounds are the newest releases that serve every Python above.

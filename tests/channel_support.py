@@ -1,4 +1,4 @@
-"""What the tests of the ground floor share: keys, open channels, judges of scripts, and a ledger in memory."""
+"""Helpers of the ground floor's tests: keys, open channels, judges of scripts, and a ledger in memory."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def numbers_of(signature: bytes) -> tuple[int, int]:
 
 
 def high_s(signature: bytes) -> bytes:
-    """The same DER signature with s above half of the curve's order."""
+    """Return the DER signature with s above half of the curve's order."""
     r, s = numbers_of(signature)
     return der(r, max(s, CURVE_ORDER - s))
 
@@ -187,7 +187,7 @@ class Ledger:
     balances: dict[bytes, int]
 
     def balance(self, script: bytes) -> int:
-        """What is held there."""
+        """Return what is held there."""
         return self.balances.get(script, 0)
 
     def apply(self, tx: CTransaction, spent_script: bytes) -> int:
@@ -215,7 +215,7 @@ def signed_spend(draft: Draft, owner: Key, output: Output) -> CTransaction:
 # Two parties --------------------------------------------------------------------------------------------------------
 
 
-class Party:
+class ChannelParty:
     """One side of a connection: its keys, its secrets, its state."""
 
     def __init__(self, name: str) -> None:
@@ -243,12 +243,12 @@ class Party:
 
 def connect(
     client_deposit: int = 1000, hub_deposit: int = 1000, fee_rate: int = 5, delay: int = 2
-) -> tuple[Party, Party]:
+) -> tuple[ChannelParty, ChannelParty]:
     """Two parties with both deposits confirmed, each holding the other's first hash."""
-    client, hub = Party("client"), Party("hub")
+    client, hub = ChannelParty("client"), ChannelParty("hub")
     hashes = {"client": client.draw(), "hub": hub.draw()}
 
-    def channel(payer: Party, payee: Party, quantity: int) -> Channel:
+    def channel(payer: ChannelParty, payee: ChannelParty, quantity: int) -> Channel:
         script = DepositScript(payer.key.pubkey, payee.key.pubkey, payee.secrets.spend_hash, 1024)
         anchor = Anchor(Outpoint(hashlib.sha256(payer.name.encode()).digest(), 0), Budget(fee_rate).anchor)
         opened = Channel(ASSET, script, Quantity(quantity), delay, fee_rate, anchor)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bitcoin.core import CBlock
-from network_support import Client, HubProcess, key_in, wait_until
+from network_support import FEE, Client, HubProcess, key_in, wait_until
 from regtest_support import REGTEST, NodeProcess, address_of, script_of_key
 
 from picopayments_cli.chain import Query
@@ -37,13 +37,13 @@ Result = Mapping[str, Mapping[str, Sequence[Mapping[str, object]]]]  # what a sy
 
 @dataclass(frozen=True)
 class Books:
-    """What every party's wallet held at a height."""
+    """The holdings of every party's wallet at a height."""
 
     height: int
     held: Mapping[str, Held]
 
     def total(self, asset: str) -> int:
-        """What all hold together."""
+        """Return what all hold together."""
         return sum(of.get(asset, 0) for of in self.held.values())
 
 
@@ -98,9 +98,10 @@ class Town:
         """A copy of the hub's database as it is now, and of the file that counts what is written to it."""
         copy = self.folder / "copy.db"
         shutil.copy(self._witness, copy.with_suffix(".json"))  # first: the hub may count on between the two
-        with contextlib.closing(sqlite3.connect(self._database)) as live, contextlib.closing(
-            sqlite3.connect(copy)
-        ) as kept:
+        with (
+            contextlib.closing(sqlite3.connect(self._database)) as live,
+            contextlib.closing(sqlite3.connect(copy)) as kept,
+        ):
             live.backup(kept)
         return copy
 
@@ -210,7 +211,7 @@ class Town:
         return {"hub": hub} | {name: client.wallet_script for name, client in self.clients.items()}
 
     def books(self) -> Books:
-        """What every party's wallet holds."""
+        """Return what every party's wallet holds."""
         wallets = self._wallets
         view = self.chain.view(Query(balances=[address_of(script) for script in wallets.values()]))
         return Books(view.height, {name: dict(view.balances[address_of(script)]) for name, script in wallets.items()})
@@ -323,6 +324,17 @@ def pay(payer: Client, source: str, payee: str, amount: int) -> str:
     token: str = payer.run("queuepayment", source, payee, str(amount))
     payer.run("sync")
     return token
+
+
+def pay_and_get_back(town: Town, alice: Client, bob: Client, a: str, b: str) -> Path:
+    """Alice pays Bob twice and gets the second payment back; the hub's books from before it came back."""
+    for amount in (100, 5000):
+        pay(alice, a, b, amount)
+    bob.run("sync")
+    copy = town.copy_books()
+    pay(bob, b, a, 5000 + 2 * FEE)
+    alice.run("sync")  # receives, by the secrets of what it sent
+    return copy
 
 
 def received(result: Result, handle: str) -> list[tuple[object, ...]]:

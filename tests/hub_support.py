@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from regtest_support import REGTEST, NodeProcess, address_of, key_of, running_node, script_of_key
 
+from picopayments_cli import errors
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
@@ -43,7 +44,6 @@ from picopayments_cli.hub.hub import Hub, Urls
 from picopayments_cli.hub.methods import Methods
 from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.hub.rounds import Rounds
-from picopayments_cli.rpc import error_class
 from picopayments_cli.web import Refused
 
 DEPOSIT, EXPIRE, DELAY = 1_000_000, 1000, 2
@@ -52,8 +52,7 @@ STRANGER = Handle(b"\xcd" * 32)  # no handle that a hub drew
 
 def refused(answer: Refused) -> PicopaymentsError:
     """The error that a signed refusal names, with its message and data."""
-    named = error_class(answer.details["type"])
-    assert named is not None
+    named: type[PicopaymentsError] = getattr(errors, answer.details["type"])
     return named(answer.details["message"], **answer.details.get("data", {}))
 
 
@@ -110,7 +109,7 @@ class Desk:
             return work.get(handle)
 
     def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        """What the database holds."""
+        """Return what the database holds."""
         with self.database.reading() as connection:
             return [tuple(row) for row in connection.exec_driver_sql(statement)]
 
@@ -149,7 +148,7 @@ def payment(payee: Handle | None, amount: int) -> Payment:
     return Payment(payee, Quantity(amount), Token(os.urandom(32)))
 
 
-class Hand:
+class ScriptedClient:
     """A client without rules of its own: it keeps its half of the state, and signs what the test says."""
 
     def __init__(self, desk: Desk, name: str, asset: str = "XCP") -> None:
@@ -192,7 +191,7 @@ class Hand:
         return DepositMessage(script.redeem, self.secrets.revoke_hash(0), Quantity(quantity), DELAY)
 
     def body(self, message: DepositMessage) -> dict[str, Any]:
-        """What proposes it, unsigned."""
+        """Return what proposes it, unsigned."""
         return DepositRequest(message, self.asset, self.handle).as_json()
 
     def agree(self, expire: int = EXPIRE, quantity: int = DEPOSIT) -> None:
@@ -227,7 +226,7 @@ class Hand:
         self.desk.mine()
         self.deposit()
 
-    def open(self, expire: int = EXPIRE, quantity: int = DEPOSIT) -> Hand:
+    def open(self, expire: int = EXPIRE, quantity: int = DEPOSIT) -> ScriptedClient:
         """A connection, mined until it is open."""
         self.agree(expire, quantity)
         open_all(self.desk, self)
@@ -273,16 +272,16 @@ class Hand:
         return self.refused("mph_sync", self.sync_body(request, **changes))
 
     def close(self, secret: Secret | None = None, said: pair.Half | None = None) -> dict[str, Any]:
-        """What the hub answers to a close."""
+        """Return what the hub answers to a close."""
         return self.call("mph_close", CloseRequest(self.handle, secret, said).as_json())
 
     @property
     def paid(self) -> int:
-        """What the hub has got from the client since the connection opened, as the hub has it."""
+        """Return what the hub has got from the client since the connection opened, as the hub has it."""
         return self.desk.account(self.handle).channels.net
 
 
-def open_all(desk: Desk, *hands: Hand) -> None:
+def open_all(desk: Desk, *hands: ScriptedClient) -> None:
     """Mine until connections that are agreed to are open."""
     for hand in hands:
         hand.endow()
@@ -296,11 +295,22 @@ def open_all(desk: Desk, *hands: Hand) -> None:
         assert desk.account(hand.handle).stage == "open"
 
 
-def clients(desk: Desk) -> Iterator[Hand]:
+def clients(desk: Desk) -> Iterator[ScriptedClient]:
     """Clients with open connections, without end; opened three at a time, which is faster."""
     for number in itertools.count():
-        hands = [Hand(desk, f"client {number} {name}") for name in range(3)]
+        hands = [ScriptedClient(desk, f"client {number} {name}") for name in range(3)]
         for hand in hands:
             hand.agree()
         open_all(desk, *hands)
         yield from hands
+
+
+def amounts(reply: SyncReply) -> list[int]:
+    """Return what a reply's payments bring, in its order."""
+    return [item.amount for item in reply.receipts]
+
+
+def states(desk: Desk, payer: ScriptedClient) -> list[tuple[int, str]]:
+    """The payments of a client, as they stand in the book."""
+    rows = desk.rows(f"select amount, state from payments where payer = x'{payer.handle.hex()}' order by number")
+    return [(int(amount), str(state)) for amount, state in rows]

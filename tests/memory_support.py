@@ -1,4 +1,4 @@
-"""What stands outside a session's doors, in memory: a chain that Bitcoin Core's kernel judges, and a hub's answers."""
+"""The world outside a session's doors, in memory: a chain judged by Bitcoin Core's kernel, a hub's answers."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ STRANGER = Key(hashlib.sha256(b"a stranger").digest())
 
 
 class MemoryChain:
-    """Transactions and their heights. What is published must spend what is there, by its scripts and at its age."""
+    """Transactions and their heights. Each published one must spend what is there, by its scripts and at its age."""
 
     def __init__(self) -> None:
         self.tip = Height(START)
@@ -108,7 +108,7 @@ class MemoryChain:
         self.entries = [item for item in self.entries if item.txid != txid]
 
     def facts(self, channel: Channel, revoked: Sequence[Revoked] = (), *, asked: bool = True) -> Facts:
-        """What a party knows of a channel; ``asked``: of the ledger too."""
+        """Return what a party knows of a channel; ``asked``: of the ledger too."""
         script = channel.script.output
         coins = tuple(
             (item, coin) for item in revoked for coin in self._coins(channel.commit_script(item.revoke_hash).output)
@@ -132,7 +132,7 @@ class MemoryChain:
         )
 
     def held(self, script: bytes, asset: int) -> int:
-        """What the confirmed ledger says a script holds of an asset."""
+        """Return what the confirmed ledger says a script holds of an asset."""
         return self._balances().get((script, asset), 0)
 
     def output(self, outpoint: Outpoint) -> tuple[Output, Height | None] | None:
@@ -146,7 +146,7 @@ class MemoryChain:
     # The Chain that a session sees -----------------------------------------------------------------------------------
 
     def view(self, query: Query) -> View:
-        """Whatever is asked, as of the tip."""
+        """Answer a query, as of the tip."""
         scripts = {item: script_of_address(REGTEST, item) for item in (*query.coins, *query.history, *query.balances)}
         known = {entry.txid: entry.raw for entry in self.entries}
         return View(
@@ -351,7 +351,7 @@ class HubAnswers:
         return bytes(tx.serialize())
 
 
-class HandHub(HubAnswers):
+class ScriptedHub(HubAnswers):
     """A hub on a chain in memory; what it does there, the test tells it to do."""
 
     url = "http://hub.invalid/api/"

@@ -1,4 +1,4 @@
-"""What system tests share: a hub as a process with its regtest network, and clients that type commands."""
+"""Helpers of system tests: a hub as a process with its regtest network, and clients that type commands."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ WAIT = 30.0  # seconds
 HUB = [sys.executable, "-m", "picopayments_cli.hub.cli"]
 COINS, ASSETS = 100_000_000, 10_000_000_000  # what the faucet gives a wallet: satoshis of BTC and of XCP
 DEPOSIT = 1_000_000
+FEE = 1  # satoshi of the asset, for a sync
 ROUNDS = 12  # of a block and a sync, until a connection is settled
 
 
@@ -238,7 +239,7 @@ class Network:
         return found
 
     def own_fees(self, client: Client) -> int:
-        """What the client's transactions have cost in fees, as the blocks tell.
+        """Return what the client's transactions have cost in fees, as the blocks tell.
 
         Its own are those that begin with an output of its own: of the wallet, of its deposits, of commits to it.
         """
@@ -278,7 +279,7 @@ class CommandFailed(Exception):
 
 @dataclass(frozen=True)
 class Done:
-    """What a command left behind: exit code, what it printed, and the error that stderr ends in."""
+    """A command's end: exit code, what it printed, and the error that stderr ends in."""
 
     code: int
     stdout: str
@@ -322,7 +323,7 @@ class Client:
         return Done(code, out.getvalue(), err.getvalue())
 
     def run(self, *words: str) -> Any:
-        """What a command prints. Raises CommandFailed."""
+        """Return what a command prints. Raises CommandFailed."""
         return self.done(*words).result
 
     def fails(self, *words: str) -> tuple[int, str]:
@@ -331,7 +332,7 @@ class Client:
         return done.code, done.error["name"]
 
     def typed(self, *words: str) -> Any:
-        """What a command prints that is run as a process."""
+        """Return what a command prints that is run as a process."""
         command = [sys.executable, "-m", "picopayments_cli", *self.words(*words)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)
         return Done(done.returncode, done.stdout, done.stderr).result

@@ -102,7 +102,7 @@ class Scene:
         return list(recovery.punish(self.channel, self.facts(*revoked), wallet or purse(PAYER)))
 
     def home(self, owner: Key, asset: int = ASSET) -> int:
-        """What the owner's wallet holds, once all that is published is mined."""
+        """Return what the owner's wallet holds, once all that is published is mined."""
         self.chain.mine()
         return self.chain.held(wallet_script(owner), asset)
 

@@ -1,4 +1,4 @@
-"""What tests on the regtest chain share: a node as a process of its own, keys, and signed spends."""
+"""Helpers of tests on the regtest chain: a node as a process of its own, keys, and signed spends."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def is_module(name: str) -> bool:
 
 
 def ours(path: Path) -> set[str]:
-    """What a file imports of the package, without the package's name; the package itself (its version) is left out."""
+    """The package's modules that a file imports, without the package's name; the package itself is left out."""
     return {name.removeprefix(f"{PACKAGE}.") for name in imports_of(path) if name.startswith(f"{PACKAGE}.")}
 
 

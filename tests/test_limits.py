@@ -1,4 +1,4 @@
-"""What one client address may ask of a server, so that others are served: calls, bytes, requests and connections."""
+"""The limits on one client address, so that others are served: calls, bytes, requests and connections."""
 
 from __future__ import annotations
 

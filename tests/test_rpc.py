@@ -1,4 +1,4 @@
-"""What a caller of a hub or node sees: results, refusals by name, else a named error in bounded time."""
+"""Calls of a hub or node end in bounded time with a result, a refusal by name, or a named error."""
 
 from __future__ import annotations
 
@@ -191,7 +191,7 @@ def test_a_safe_call_is_repeated() -> None:
         assert len(heard) == 3
 
 
-def test_nobody_listens() -> None:
+def test_a_url_where_nobody_listens_is_unreachable() -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     with pytest.raises(NodeUnreachable, match=f"127.0.0.1:{port}.*refused"):
@@ -263,13 +263,13 @@ def test_the_limits_of_an_answer() -> None:
 
 
 def refused_with(error: Any, status: str = "200 OK") -> PicopaymentsError:
-    """What a refusal is taken for."""
+    """Return what a refusal is taken for."""
     with talking(saying({"error": error, "id": 0}, status)) as (url, _), pytest.raises(PicopaymentsError) as refused:
         RpcClient(url).call("balances", {}, retry=False)
     return refused.value
 
 
-def test_what_a_refusal_is_taken_for() -> None:
+def test_each_refusal_has_its_error() -> None:
     data = {"type": "InsufficientFunds", "message": "Too little.", "data": {"missing": 5}}
     cases: list[tuple[Any, type[PicopaymentsError], dict[str, Any]]] = [
         ({"code": -32000, "data": data}, InsufficientFunds, {"missing": 5}),

@@ -1,4 +1,4 @@
-"""What a client of our servers sees, well-behaved or hostile; and how a server starts and stops."""
+"""Our servers serve well-behaved and hostile clients as they should, and start and stop cleanly."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_a_stored_reply_is_repeated_byte_for_byte() -> None:
     assert '"result":{"b":  1.0, "a": null},' in asyncio.run(ENDPOINT.answer(b'{"method":"stored","id":1}'))
 
 
-def test_refusals() -> None:
+def test_errors_are_told_by_type_and_data() -> None:
     assert error_of("no_handle") == {
         "code": -32000,
         "message": "Server error",
@@ -334,7 +334,7 @@ def test_a_signal_stops_it_cleanly(number: signal.Signals) -> None:
         assert process.stdout.read() == "cleaned up\n"
 
 
-def test_a_port_that_is_taken() -> None:
+def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(PortUnusable, match=f"Port {port}.*in use") as refused:
@@ -347,7 +347,7 @@ def test_a_port_that_is_taken() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS")
-def test_tls(tmp_path: Path) -> None:
+def test_tls_serves_with_the_certificate_that_is_given(tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     made = trustme.CA().issue_cert("127.0.0.1")
     made.cert_chain_pems[0].write_to_path(str(cert))

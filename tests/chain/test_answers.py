@@ -1,30 +1,47 @@
-"""What is believed of nodes and hubs that err or lie: right answers, and a named error for every other."""
+"""Answers of hubs and nodes that err or lie: true ones are believed, and each other one is refused by name."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxInWitness, CTxOut, CTxWitness
-from bitcoin.core.script import CScript, CScriptWitness
+from bitcoin.core import CTransaction
+from chain_support import (
+    ADDRESS,
+    CHILD,
+    COINS_OF_ALL,
+    HUB,
+    LONGNAME,
+    NEW_ID,
+    NEW_RAW,
+    NODE,
+    OLD_ID,
+    OLD_RAW,
+    OLD_STATUS,
+    QUERY,
+    RAWS,
+    SCRIPT,
+    TESTNET,
+    TIP,
+    changed,
+    hub,
+    node,
+    shown,
+    told,
+    transaction,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import json_rpc, saying, serving, talking
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Mount, Route
+from servers import json_rpc
 
-from picopayments_cli.chain import Asset, Chain, Query
-from picopayments_cli.chain.bitcoin import BitcoinNode
+from picopayments_cli.chain import Asset, Chain
+from picopayments_cli.chain.answers import asset_of, member, members, satoshis_of, txid_of, whole
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.chain.node import PAGE, NodeChain
-from picopayments_cli.channel.networks import NETWORKS, address_of_script
-from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint
+from picopayments_cli.channel.values import MAX_QUANTITY, Coin, Entry, Height, Outpoint
 from picopayments_cli.errors import (
     BadAnswer,
     BadPreviousTransaction,
@@ -32,119 +49,10 @@ from picopayments_cli.errors import (
     MemoRequired,
     NodeBehind,
     NodeRefused,
-    NodeUnreachable,
     PicopaymentsError,
     UnknownAsset,
 )
 from picopayments_cli.rpc import RpcClient
-from picopayments_cli.web import JsonRpcEndpoint
-
-TESTNET = NETWORKS["testnet"]
-SCRIPT = b"\xa9\x14" + bytes(20) + b"\x87"
-ADDRESS = str(address_of_script(TESTNET, SCRIPT))
-TIP = 200
-
-
-def transaction(value: int, witness: bool = False) -> CTransaction:
-    vin = [CTxIn(COutPoint(b"\1" * 32, value), CScript(b""))]
-    stack = CTxWitness([CTxInWitness(CScriptWitness([b"signature"]))]) if witness else CTxWitness()
-    return CTransaction(vin, [CTxOut(value, CScript(SCRIPT))], 0, 2, stack)
-
-
-OLD, NEW = transaction(123_456_789), transaction(546, witness=True)
-OLD_ID, NEW_ID = bytes(OLD.GetTxid()), bytes(NEW.GetTxid())
-OLD_RAW, NEW_RAW = OLD.serialize(), NEW.serialize()
-QUERY = Query([ADDRESS], [ADDRESS], [ADDRESS], options=[ADDRESS], transactions=[OLD_ID, bytes(32)])
-
-
-def shown(txid: bytes) -> str:
-    return txid[::-1].hex()
-
-
-# What honest servers answer -------------------------------------------------------------------------------------------
-
-HUB: dict[str, Any] = {
-    "get_running_info": {"bitcoin_block_count": TIP, "fee_rate": 3},
-    "get_unspent_txouts": [
-        {"txid": shown(OLD_ID), "vout": 0, "amount": 1.23456789, "confirmations": 6, "scriptPubKey": SCRIPT.hex()},
-        {"txid": shown(NEW_ID), "vout": 0, "amount": "0.00000546", "confirmations": 0, "scriptPubKey": SCRIPT.hex()},
-    ],
-    "search_raw_transactions": [
-        {"txid": shown(NEW_ID), "hex": NEW_RAW.hex()},
-        {"txid": shown(OLD_ID), "hex": OLD_RAW.hex(), "confirmations": 6},
-    ],
-    "get_balances": [
-        {"address": ADDRESS, "asset": "XCP", "quantity": 7},
-        {"address": None, "asset": "XCP", "quantity": 90, "utxo": f"{shown(OLD_ID)}:0", "utxo_address": ADDRESS},
-    ],
-    "get_address_options": {"address": ADDRESS, "options": 3},
-    "getrawtransaction_batch": {shown(OLD_ID): OLD_RAW.hex()},
-    "utxos_with_balances": {f"{shown(OLD_ID)}:0": False, f"{shown(NEW_ID)}:0": True},
-    "get_asset_info": [{"asset": "A18446744073709551615", "asset_id": "18446744073709551615", "divisible": False}],
-}
-
-OLD_STATUS = {"confirmed": True, "block_height": 195, "block_hash": "00" * 32, "block_time": 1}
-NODE: dict[str, Any] = {
-    "": {"network": "testnet3", "backend_height": TIP, "counterparty_height": TIP},
-    "bitcoin/addresses/utxos": [
-        {"txid": shown(OLD_ID), "vout": 0, "value": 123_456_789, "status": OLD_STATUS, "address": ADDRESS},
-        {"txid": shown(NEW_ID), "vout": 0, "value": 546, "status": {"confirmed": False}, "address": ADDRESS},
-    ],
-    f"bitcoin/addresses/{ADDRESS}/transactions": [
-        {"txid": shown(NEW_ID), "status": {"confirmed": False}},
-        {"txid": shown(OLD_ID), "status": OLD_STATUS},
-    ],
-    "addresses/balances": [
-        {
-            "asset": "XCP",
-            "addresses": [
-                {"address": ADDRESS, "utxo": None, "quantity": 7},
-                {"address": None, "utxo": f"{shown(OLD_ID)}:0", "quantity": 90},
-            ],
-        }
-    ],
-    f"addresses/{ADDRESS}": HUB["get_address_options"],
-    "bitcoin/estimatesmartfee": 2500,
-    "utxos/withbalances": HUB["utxos_with_balances"],
-    "assets/A18446744073709551615": HUB["get_asset_info"][0],
-}
-RAWS = {shown(OLD_ID): OLD_RAW.hex(), shown(NEW_ID): NEW_RAW.hex()}
-
-
-@contextlib.contextmanager
-def hub(answers: Mapping[str, Any]) -> Iterator[HubChain]:
-    """A hub that answers each method with what stands in the table at that moment."""
-
-    def method(name: str) -> Callable[..., Any]:
-        return lambda **_params: answers[name]
-
-    with json_rpc({name: method(name) for name in HUB}) as url:
-        yield HubChain(RpcClient(url), TESTNET)
-
-
-@contextlib.contextmanager
-def node(answers: Mapping[str, Any], raws: Mapping[str, Any], patience: float = 0.2) -> Iterator[NodeChain]:
-    """A Counterparty node that answers each path with what stands in the tables at that moment."""
-
-    async def get(request: Request) -> JSONResponse:
-        answer = answers.get(request.path_params["path"].strip("/"), KeyError)
-        if answer is KeyError:
-            return JSONResponse({"error": "Not found"}, 404)
-        return JSONResponse({"result": answer, "next_cursor": None, "result_count": None})
-
-    async def post(_request: Request) -> JSONResponse:
-        return JSONResponse({"error": "Error broadcasting transaction: No result returned"}, 400)
-
-    def batch(txhash_list: list[str]) -> Any:
-        return {text: raws[text] for text in txhash_list if text in raws}
-
-    routes = [
-        Route("/v2/bitcoin/transactions", post, methods=["POST"]),
-        Route("/v2/{path:path}", get),
-        Mount("/v1/", JsonRpcEndpoint({"getrawtransaction_batch": batch})),
-    ]
-    with serving(Starlette(routes=routes)) as url:
-        yield NodeChain(url, TESTNET, patience=patience)
 
 
 def holds_the_truth(chain: Chain) -> None:
@@ -168,7 +76,7 @@ def holds_the_truth(chain: Chain) -> None:
     assert chain.asset(name) == Asset(name, 2**64 - 1, False)
 
 
-def test_honest_answers() -> None:
+def test_honest_answers_are_believed() -> None:
     with hub(HUB) as chain:
         holds_the_truth(chain)
     with node(NODE, RAWS) as other:
@@ -187,15 +95,6 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(inner, (*path, key))
 
 
-def changed(value: Any, path: tuple[Any, ...], to: Any) -> Any:
-    """A copy with another value at that place."""
-    if not path:
-        return to
-    result = copy.copy(value)
-    result[path[0]] = changed(value[path[0]], path[1:], to)
-    return result
-
-
 STRANGE: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, -1, 0, 2**63, 10**30, 1.5, -0.1, "", "x", "NaN", "1e999999999", "0", "00" * 32, "zz", [], {}, [[]]]
 ) | st.sampled_from([[None], {"result": 1}, ["x"], 201, 21_000_001, "İ٣", shown(NEW_ID), NEW_RAW.hex()])
@@ -203,7 +102,9 @@ STRANGE: st.SearchStrategy[Any] = st.sampled_from(
 
 @settings(max_examples=300)
 @given(place=st.sampled_from(list(places(HUB))[1:]), to=STRANGE)
-def test_one_strange_value_of_a_hub(lying_hub: tuple[HubChain, dict[str, Any]], place: Any, to: Any) -> None:
+def test_one_strange_value_of_a_hub_is_refused_or_harmless(
+    lying_hub: tuple[HubChain, dict[str, Any]], place: Any, to: Any
+) -> None:
     chain, answers = lying_hub
     answers |= changed(HUB, place, to)
     survives(chain)
@@ -211,7 +112,9 @@ def test_one_strange_value_of_a_hub(lying_hub: tuple[HubChain, dict[str, Any]], 
 
 @settings(max_examples=300)
 @given(place=st.sampled_from(list(places(NODE))[1:]), to=STRANGE)
-def test_one_strange_value_of_a_node(lying_node: tuple[NodeChain, dict[str, Any]], place: Any, to: Any) -> None:
+def test_one_strange_value_of_a_node_is_refused_or_harmless(
+    lying_node: tuple[NodeChain, dict[str, Any]], place: Any, to: Any
+) -> None:
     chain, answers = lying_node
     answers |= changed(NODE, place, to)
     survives(chain)
@@ -265,7 +168,7 @@ def test_a_forged_transaction_is_refused() -> None:
 
 
 @pytest.mark.parametrize("raw", [OLD_RAW + b"\0", OLD_RAW[:-1], b"", NEW_RAW])
-def test_bytes_that_only_resemble_a_transaction(raw: bytes) -> None:
+def test_bytes_that_only_resemble_a_transaction_are_refused(raw: bytes) -> None:
     with (
         hub(changed(HUB, ("getrawtransaction_batch", shown(OLD_ID)), raw.hex())) as chain,
         pytest.raises(BadPreviousTransaction),
@@ -287,7 +190,7 @@ def test_amounts_are_exact() -> None:
             chain.view(QUERY)
 
 
-def test_a_chain_that_moves_while_it_is_asked() -> None:
+def test_a_chain_that_moves_while_it_is_asked_is_asked_again() -> None:
     heights = iter([200, 201, 201, 201])
     answers = dict(HUB)
     with json_rpc(
@@ -339,32 +242,76 @@ def test_a_failed_broadcast_of_a_known_transaction_is_none() -> None:
             chain.broadcast(transaction(5).serialize())
 
 
-def test_the_cookie_of_bitcoin_core(tmp_path: Path) -> None:
-    cookie = tmp_path / ".cookie"
-    with talking(saying({"result": 5 * "00", "error": None, "id": 0})) as (url, heard):
-        bitcoin = BitcoinNode(url, cookie=cookie)
-        with pytest.raises(NodeUnreachable, match=r"\.cookie"):
-            bitcoin.best_block()
-        cookie.write_text("__cookie__:abc")
-        with pytest.raises(BadAnswer, match="block hash"):
-            bitcoin.best_block()
-        assert b"Authorization: Basic X19jb29raWVfXzphYmM=" in heard[0]
+# One value ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [0, MAX_QUANTITY])
+def test_a_whole_number_is_taken_to_its_limits(number: int) -> None:
+    assert whole({"n": number}, "n") == number
+
+
+@pytest.mark.parametrize("value", [-1, MAX_QUANTITY + 1, True, False, 1.0, "1", None, [1]])
+def test_anything_but_a_whole_number_is_refused(value: Any) -> None:
+    with pytest.raises(BadAnswer):
+        whole({"n": value}, "n")
+
+
+def test_only_objects_have_members() -> None:
+    no_objects: list[Any] = [[], "n", 5, None, [["n", 1]]]
+    for value in no_objects:
+        with pytest.raises(BadAnswer):
+            member(value, "n", int, 5)
+    no_lists: list[Any] = [{}, "", None, 5]
+    for value in no_lists:
+        with pytest.raises(BadAnswer):
+            members(value, "rows")
+    assert member({"n": None}, "n", int, 5) == member({}, "n", int, 5) == 5
+    assert member({"n": False}, "n", bool, True) is False
+    with pytest.raises(BadAnswer):
+        member({"n": 0}, "n", bool, True)
+
+
+@pytest.mark.parametrize("text", ["00" * 31, "00" * 33, "0" * 63, "AA" * 32, "zz" * 32, "", None, 5])
+def test_anything_but_a_txid_is_refused(text: Any) -> None:
+    with pytest.raises(BadAnswer):
+        txid_of(text)
 
 
 @pytest.mark.parametrize(
-    ("code", "text", "known"),
+    ("amount", "satoshis"), [(0, 0), ("0", 0), (0.00000001, 1), (21_000_000, COINS_OF_ALL), ("21000000", COINS_OF_ALL)]
+)
+def test_an_amount_is_taken_to_its_limits(amount: float | str, satoshis: int) -> None:
+    assert satoshis_of(amount) == satoshis
+
+
+@pytest.mark.parametrize("amount", [-0.00000001, "21000000.00000001", "NaN", "Infinity", "1e999999999", "x", ""])
+def test_anything_but_an_amount_is_refused(amount: float | str) -> None:
+    with pytest.raises(ValueError, match="no "):
+        satoshis_of(amount)
+
+
+def test_an_asset_has_a_possible_id() -> None:
+    assert asset_of({"asset": "TEST", "asset_id": "337135", "divisible": False}, "TEST") == Asset("TEST", 337135, False)
+    last = f"A{2**64 - 1}"
+    assert asset_of(told(last, 2**64 - 1), last).number == 2**64 - 1
+    for longname, asked in ((LONGNAME, "PARENT.Child"), ("PARENT.Child", LONGNAME), (LONGNAME, "parent.child")):
+        with pytest.raises(BadAnswer):
+            asset_of(told(CHILD, int(CHILD[1:]), longname), asked)
+
+
+@pytest.mark.parametrize(
+    "number",
     [
-        (-27, "Transaction outputs already in utxo set", True),
-        (-26, "txn-already-known", True),
-        (-26, "txn-mempool-conflict", False),
-        (-25, "bad-txns-inputs-missingorspent", False),
+        *("337136", "2", "", "x", "-337135", "+337135", "337135.0", " 337135", "337_135", "٣٣٧١٣٥", "³"),
+        *("337135".zfill(21), "9" * 5000, str(2**64), str(2**65), "0", "1"),
     ],
 )
-def test_what_bitcoin_core_says_of_a_broadcast(code: int, text: str, known: bool) -> None:
-    with talking(saying({"error": {"code": code, "message": text}, "id": 0})) as (url, _):
-        bitcoin = BitcoinNode(url)
-        if known:
-            assert bitcoin.broadcast(OLD_RAW) == OLD_ID
-        else:
-            with pytest.raises(BroadcastRefused, match=text):
-                bitcoin.broadcast(OLD_RAW)
+def test_an_id_of_another_asset_is_refused(number: str) -> None:
+    with pytest.raises(BadAnswer):
+        asset_of(told("TEST", 0) | {"asset_id": number}, "TEST")
+
+
+def test_the_ledgers_own_coins_are_not_told_of_as_assets() -> None:
+    for name, number in (("XCP", 1), ("BTC", 0)):
+        with pytest.raises(BadAnswer):
+            asset_of(told(name, number), name.lower())

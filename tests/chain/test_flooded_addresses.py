@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cheats import Held, Town, pay, running_town
-from network_support import wait_until
+from cheats import Held, Town, pay, pay_and_get_back, running_town
+from network_support import FEE, wait_until
 from regtest_support import Spend, address_of, running_node
 
 from picopayments_cli.chain import Query
@@ -17,7 +17,6 @@ from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.rpc import RpcClient
 
-FEE = 1  # for a sync
 DUST, RICH = 546, 2_000
 
 
@@ -28,7 +27,7 @@ def town(tmp_path: Path) -> Iterator[Town]:
         yield running
 
 
-class Flood:
+class AddressFlood:
     """A stranger with a coin for each of more payments than a list of a history holds."""
 
     def __init__(self, town: Town) -> None:
@@ -57,7 +56,7 @@ class Flood:
 
 
 def test_the_coins_of_an_address_follow_from_what_is_listed(town: Town) -> None:
-    flood = Flood(town)
+    flood = AddressFlood(town)
     script = town.client("alice").wallet_script
     flood.pour(script)
     address = address_of(script)
@@ -75,7 +74,7 @@ def test_the_coins_of_an_address_follow_from_what_is_listed(town: Town) -> None:
 
 def test_a_flooded_deposit_closes_and_what_was_received_comes_home(town: Town) -> None:
     alice, bob = town.client("alice"), town.client("bob")
-    flood = Flood(town)
+    flood = AddressFlood(town)
     before = town.books()
     a, b = town.open(alice), town.open(bob)
     pay(alice, a, b, 5000)
@@ -90,15 +89,10 @@ def test_a_flooded_deposit_closes_and_what_was_received_comes_home(town: Town) -
 
 def test_a_revoked_commit_that_a_flood_hides_is_punished(town: Town) -> None:
     alice, bob = town.client("alice"), town.client("bob")
-    flood = Flood(town)
+    flood = AddressFlood(town)
     before = town.books()
     a, b = town.open(alice, expire=30), town.open(bob, expire=30)
-    for amount in (100, 5000):
-        pay(alice, a, b, amount)
-    bob.run("sync")
-    copy = town.copy_books()
-    pay(bob, b, a, 5000 + 2 * FEE)
-    alice.run("sync")  # receives, by the secrets of what it sent
+    copy = pay_and_get_back(town, alice, bob, a, b)
     sending = alice.connection(a).duplex.sending
     town.cheat(copy)
     wait_until(lambda: town.published(sending), "the hub's revoked commit")

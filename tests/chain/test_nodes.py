@@ -156,7 +156,7 @@ def test_broadcast_twice_is_once_and_a_refusal_has_its_reason(sources: Sources) 
             source.broadcast(b"\1\2\3")
 
 
-def test_assets(sources: Sources) -> None:
+def test_assets_are_told_alike(sources: Sources) -> None:
     for chain in sources.chains:
         assert chain.asset("BTC") == Asset("BTC", 0, True)
         assert chain.asset("XCP") == Asset("XCP", 1, True)
@@ -181,7 +181,7 @@ def test_fee_rates_are_rounded_up_to_whole_satoshis(sources: Sources) -> None:
         assert [chain.view(Query()).fee_rate for chain in sources.chains] == [expected] * 3
 
 
-def test_following_blocks(sources: Sources) -> None:
+def test_blocks_can_be_followed(sources: Sources) -> None:
     fund(sources)
     bitcoin = sources.bitcoin
     tip = bitcoin.best_block()
@@ -202,7 +202,7 @@ def test_following_blocks(sources: Sources) -> None:
         bitcoin.verbose_transaction(bytes(32))
 
 
-def test_a_node_that_is_gone(sources: Sources) -> None:
+def test_a_node_that_is_gone_is_unreachable(sources: Sources) -> None:
     sources.process.kill()
     quick = BitcoinNode(sources.process.url + "bitcoin/", timeout=(1, 1), retries=0)
     with pytest.raises(NodeUnreachable, match="refused"):

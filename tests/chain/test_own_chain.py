@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from network_support import DEPOSIT, Client, Network, running_network, wait_until
+from network_support import DEPOSIT, Client, Network, wait_until
 from servers import json_rpc
 
 NOT_ABOUT_THE_CHAIN = ("mph_key", "mph_status", "mph_request", "mph_deposit", "mph_sync", "mph_close", "faucet")
@@ -17,12 +17,6 @@ CHAIN_METHODS = (
     "getrawtransaction_batch",
 )
 NOBODY = "http://127.0.0.1:9/api/"
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    with running_network(tmp_path_factory.mktemp("network")) as network:
-        yield network
 
 
 @pytest.fixture

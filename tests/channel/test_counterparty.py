@@ -1,4 +1,4 @@
-"""Counterparty's messages, asset ids and reading of transactions: recorded ones, and what must not be read."""
+"""Counterparty's asset ids, issuances and reading of transactions: recorded ones, and those that must not be read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,6 @@ from picopayments_cli.channel.counterparty import (
     message_of,
     p2pkh,
     p2sh,
-    pack_enhanced_send,
     pack_issuance,
     pack_send,
     parent_of,
@@ -38,8 +37,9 @@ from picopayments_cli.channel.counterparty import (
     unpack_send,
 )
 from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
+from picopayments_cli.channel.scripts import push
 from picopayments_cli.channel.transactions import parse_transaction
-from picopayments_cli.channel.values import MAX_QUANTITY, looks_like_signature
+from picopayments_cli.channel.values import looks_like_signature
 from picopayments_cli.errors import InvalidAsset
 
 VECTORS = vectors("counterparty")
@@ -51,13 +51,13 @@ PLAIN_SIGNATURE = der(1 << 250, 1 << 250)
 
 
 @pytest.mark.parametrize(("name", "number"), VECTORS["asset_ids"].items())
-def test_asset_ids(name: str, number: int) -> None:
+def test_asset_ids_are_the_recorded_ones(name: str, number: int) -> None:
     assert asset_id(name) == number
     assert asset_name(number) == name
 
 
 @pytest.mark.parametrize("name", VECTORS["not_assets"], ids=ascii)
-def test_what_is_no_asset_is_refused(name: str) -> None:
+def test_a_name_of_no_asset_is_refused(name: str) -> None:
     with pytest.raises(InvalidAsset):
         asset_id(name)
 
@@ -83,7 +83,7 @@ def test_every_name_that_is_taken_is_the_name_of_its_id(name: str) -> None:
 
 
 @pytest.mark.parametrize("child", ["c", "child", "a.b", "A0-_@!z", "x" * (250 - len("PARENT."))])
-def test_the_parent_of_a_subasset(child: str) -> None:
+def test_a_subasset_has_a_parent(child: str) -> None:
     assert parent_of(f"PARENT.{child}") == "PARENT"
     assert parent_of(f"A95428956661682177.{child[:200]}") == "A95428956661682177"
 
@@ -95,128 +95,9 @@ def test_the_parent_of_a_subasset(child: str) -> None:
         *("XCP.a", "BTC.a", "parent.a", "AB.a", "PARENT." + "x" * 244),
     ],
 )
-def test_what_is_no_subasset(longname: str) -> None:
+def test_a_name_of_no_subasset_is_refused(longname: str) -> None:
     with pytest.raises(InvalidAsset):
         parent_of(longname)
-
-
-# Messages -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("recorded", VECTORS["classic_sends"], ids=lambda item: str(item["asset"]))
-def test_classic_sends(recorded: dict[str, Any]) -> None:
-    message = pack_send(asset_id(recorded["asset"]), recorded["quantity"])
-    assert message.hex() == recorded["message"]
-    txid = bytes.fromhex(recorded["key"])[::-1]
-    script = data_script(message, txid)
-    assert script.hex() == "6a1c" + recorded["ciphertext"]
-    assert message_of(script, txid) == message
-    assert message_of(script, txid[::-1]) is None
-    assert unpack_send(message) == Send(asset_id(recorded["asset"]), recorded["quantity"])
-
-
-@pytest.mark.parametrize("recorded", VECTORS["enhanced_sends"], ids=lambda item: str(item["asset"]))
-def test_enhanced_sends(recorded: dict[str, Any]) -> None:
-    hashed = bytes.fromhex(recorded["hash"])
-    script = p2pkh(hashed) if recorded["to"] == "p2pkh" else p2sh(hashed)
-    memo = bytes.fromhex(recorded["memo"])
-    number = asset_id(recorded["asset"])
-    assert pack_enhanced_send(number, recorded["quantity"], script, memo).hex() == recorded["cbor"]
-    sent = Send(number, recorded["quantity"], script, memo)
-    for text in (recorded["cbor"], recorded["legacy"]):
-        assert text is None or unpack_send(bytes.fromhex(text)) == sent
-
-
-def test_an_enhanced_send_reaches_segwit_addresses() -> None:
-    for script in (b"\x00\x14" + b"\x22" * 20, b"\x00\x20" + b"\x22" * 32, b"\x51\x20" + b"\x22" * 32):
-        assert unpack_send(pack_enhanced_send(1, 5, script)) == Send(1, 5, script)
-
-
-def broken_sends() -> list[bytes]:
-    good = pack_send(1, 5)
-    enhanced = pack_enhanced_send(1, 5, p2pkh(b"\x22" * 20))
-    return [
-        b"",
-        good[:-1],
-        good + b"\x00",
-        b"\x14" + good[4:],
-        b"\x00\x00\x00\x14" + good[4:],
-        enhanced[:-2],
-        pack_enhanced_send(1, 0, p2pkh(b"\x22" * 20)),
-        pack_enhanced_send(1, MAX_QUANTITY + 1, p2pkh(b"\x22" * 20)),
-        pack_enhanced_send(1, 5, p2pkh(b"\x22" * 20), b"m" * 35),
-        pack_enhanced_send(2**64, 5, p2pkh(b"\x22" * 20)),
-        pack_enhanced_send(-1, 5, p2pkh(b"\x22" * 20)),
-    ]
-
-
-@pytest.mark.parametrize("message", broken_sends(), ids=bytes.hex)
-def test_what_is_no_send_is_none(message: bytes) -> None:
-    assert unpack_send(message) is None
-
-
-def test_a_classic_send_of_zero_or_of_too_much_is_one() -> None:
-    assert unpack_send(pack_send(1, 0)) == Send(1, 0)
-    assert unpack_send(pack_send(1, 2**64 - 1)) == Send(1, MAX_QUANTITY)
-
-
-HASHED = bytes(range(20))
-
-
-@pytest.mark.parametrize(
-    ("packed", "script"),
-    [
-        (b"\x01" + HASHED, p2pkh(HASHED)),
-        (b"\x02" + HASHED, p2sh(HASHED)),
-        (b"\x03\x00" + HASHED, b"\0\x14" + HASHED),
-        (b"\x03\x01" + HASHED + bytes(12), b"\x51\x20" + HASHED + bytes(12)),
-        (b"\x03\x10" + HASHED, b"\x60\x14" + HASHED),
-        *((packed, None) for packed in (b"\x03\x11" + HASHED, b"\x04\x00" + HASHED, b"\x02" + HASHED + b"\0")),
-        *((packed, None) for packed in (b"\x02" + HASHED[1:], b"\x03\x00" + HASHED[1:], b"\x03", b"")),
-        (b"\x09" + HASHED, None),
-    ],
-    ids=str,
-)
-def test_destinations_of_the_new_layout(packed: bytes, script: bytes | None) -> None:
-    found = unpack_send(b"\x02" + cbor2.dumps([1, 7, packed, b""]))
-    assert found == (None if script is None else Send(1, 7, script))
-
-
-@pytest.mark.parametrize(
-    ("version", "script"),
-    [
-        *((version, p2pkh(HASHED)) for version in (0x00, 0x6F)),
-        *((version, p2sh(HASHED)) for version in (0x05, 0xC4)),
-        (0x80, b"\0\x14" + HASHED),
-        *((version, None) for version in (1, 4, 6, 0x6E, 0x70, 0x7F, 0x81, 0xC3, 0xC5, 0xFF)),
-    ],
-    ids=str,
-)
-def test_destinations_of_the_older_layout(version: int, script: bytes | None) -> None:
-    body = (1).to_bytes(8, "big") + (7).to_bytes(8, "big") + bytes((version,)) + HASHED
-    assert unpack_send(b"\x02" + body) == (None if script is None else Send(1, 7, script))
-
-
-@pytest.mark.parametrize(
-    ("number", "quantity", "memo", "taken"),
-    [
-        *((1, 1, b"", True), (0, 1, b"", True), (1, MAX_QUANTITY, b"", True), (2**64 - 1, 1, b"m" * 34, True)),
-        *((1, 0, b"", False), (1, MAX_QUANTITY + 1, b"", False), (1, 1, b"m" * 35, False)),
-    ],
-)
-def test_limits_of_an_enhanced_send(number: int, quantity: int, memo: bytes, taken: bool) -> None:
-    older = number.to_bytes(8, "big") + quantity.to_bytes(8, "big") + b"\0" + HASHED + memo
-    for message in (b"\x02" + older, pack_enhanced_send(number, quantity, p2pkh(HASHED), memo)):
-        assert (unpack_send(message) == Send(number, quantity, p2pkh(HASHED), memo)) is taken
-        assert (unpack_send(message) is not None) is taken
-    for impossible in (-1, 2**64):
-        assert unpack_send(b"\x02" + cbor2.dumps([impossible, 1, b"\x01" + HASHED, b""])) is None
-
-
-@given(st.binary(max_size=90) | st.binary(max_size=80).map(lambda body: b"\x02" + body))
-def test_no_message_makes_the_reader_fail(message: bytes) -> None:
-    sent = unpack_send(message)
-    assert sent is None or 0 <= sent.quantity <= MAX_QUANTITY
 
 
 # Issuances ----------------------------------------------------------------------------------------------------------
@@ -249,7 +130,7 @@ def test_every_longname_comes_back(longname: str) -> None:
     assert expand_longname(compact_longname(longname)) == longname
 
 
-def test_what_is_no_longname() -> None:
+def test_a_longname_of_no_letters_or_too_many_is_none() -> None:
     assert expand_longname(b"") is expand_longname(b"\0" * 5) is None
     assert expand_longname(compact_longname("a" * 250)) == "a" * 250
     assert expand_longname(b"\1" * 201) is None
@@ -273,7 +154,7 @@ def test_every_issuance_comes_back(issuance: Issuance) -> None:
 
 
 @given(issuances, st.sampled_from([20, 21, 22, 23]))
-def test_the_older_layout(issuance: Issuance, kind: int) -> None:
+def test_the_older_layout_is_read(issuance: Issuance, kind: int) -> None:
     child = kind in (21, 23)
     longname = (issuance.longname or "x") if child else None
     issuance = replace(issuance, asset_id=issuance.asset_id % 2**56, longname=longname)  # no CBOR array begins with 0
@@ -295,7 +176,7 @@ NO_FIELDS: list[Any] = [[], {}, [1] * 9, [1, 2, 0, 0, 0, 3, "x", "", b""]]
     [b"", b"\0\0", bytes((2,)) + DEMO_CBOR[1:], DEMO_STRUCT[:19], bytes((22,)), bytes((23,)) + DEMO_CBOR[1:]]
     + [bytes((23,)) + cbor2.dumps(fields) for fields in NO_FIELDS],
 )
-def test_what_is_no_issuance(message: bytes) -> None:
+def test_messages_of_another_form_are_no_issuances(message: bytes) -> None:
     assert unpack_issuance(message) is None
 
 
@@ -423,6 +304,27 @@ def test_scripts_that_are_no_addresses(script: bytes) -> None:
     assert not is_p2sh(script)
 
 
+def multisig(needed: int, keys: list[int], total: int, end: bytes = b"\xae") -> bytes:
+    return bytes((0x50 + needed,)) + b"".join(push(bytes(size)) for size in keys) + bytes((0x50 + total,)) + end
+
+
+def test_small_bare_multisig_is_an_address() -> None:
+    for needed, keys in ((1, [33, 33]), (2, [33, 65]), (1, [33, 33, 33]), (3, [65, 65, 65])):
+        assert is_address(multisig(needed, keys, len(keys)))
+    for bad in (
+        multisig(1, [33], 1),
+        multisig(1, [33] * 4, 4),
+        multisig(3, [33, 33], 2),
+        multisig(0, [33, 33], 2),
+        multisig(1, [33, 33], 3),
+        multisig(1, [33, 34], 2),
+        multisig(1, [33, 66], 2),
+        multisig(1, [33, 33], 2, b"\xac"),
+        multisig(1, [33, 33], 2)[:-3] + b"\xae",
+    ):
+        assert not is_address(bad)
+
+
 def test_a_message_stands_behind_op_return_only() -> None:
     data = bytes(DATA.scriptPubKey)
     txid = SIGNED.vin[0].prevout.hash
@@ -517,7 +419,7 @@ def strictly_sized(push: bytes) -> bool:
 
 
 @pytest.mark.parametrize("size", [*range(7, 40), 71, 72, 73, 130, 254, 255])
-def test_what_looks_like_a_signature(size: int) -> None:
+def test_the_sizes_alone_make_a_push_look_like_a_signature(size: int) -> None:
     for r in range(size - 6):
         s = size - 7 - r
         good = bytearray(bytes((0x30, size - 3, 2, r)) + bytes(r) + bytes((2, s)) + bytes(s) + b"!")
@@ -532,8 +434,13 @@ def test_what_looks_like_a_signature(size: int) -> None:
 
 
 @given(st.binary(max_size=40) | st.binary(max_size=36).map(lambda rest: bytes((0x30, len(rest), 2)) + rest))
-def test_what_looks_like_a_signature_agrees_with_the_oracle(push: bytes) -> None:
+def test_looking_like_a_signature_agrees_with_the_oracle(push: bytes) -> None:
     assert looks_like_signature(push) == (len(push) >= 7 and strictly_sized(push))
+
+
+@pytest.mark.parametrize("data", ["30040203010101", "30040202010102", "300402ff010101", "3004020101020102"])
+def test_a_push_that_ends_inside_a_number_is_no_signature(data: str) -> None:
+    assert not looks_like_signature(bytes.fromhex(data))
 
 
 # Whatever stands on a chain -----------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from channel_support import (
     ASSET,
     PAYEE,
     PAYER,
+    ChannelParty,
     Ledger,
-    Party,
     connect,
     hashed,
     judge,
@@ -89,7 +89,7 @@ def revoke_hash_in(script: bytes) -> Hash:
 
 @dataclass
 class Direction:
-    """What one party knows to have signed to the other, and what the other knows: hashes and quantities."""
+    """Hashes and quantities that one party knows to have signed to the other, and those that the other knows."""
 
     deposit: int
     signed: dict[bytes, int] = field(default_factory=dict)  # left the payer's machine
@@ -98,11 +98,11 @@ class Direction:
     learned: set[bytes] = field(default_factory=set)  # it reached the payer
 
     def lost(self) -> int:
-        """What the payee could publish for all that the payer knows."""
+        """Return what the payee could publish for all that the payer knows."""
         return max((self.signed[name] for name in self.signed.keys() - self.learned), default=0)
 
     def won(self) -> int:
-        """What the payee can publish without being punished."""
+        """Return what the payee can publish without being punished."""
         return max((self.signed[name] for name in self.held - self.told), default=0)
 
 
@@ -127,7 +127,7 @@ class Book:
             self.by_payer[sender].held.add(revoke_hash_in(half.offer.script))
 
     def guaranteed(self, name: str) -> int:
-        """What that party can get on chain alone, whatever the other does."""
+        """Return what that party can get on chain alone, whatever the other does."""
         own = self.by_payer[name]
         (other,) = (direction for payer, direction in self.by_payer.items() if payer != name)
         return own.deposit - own.lost() + other.won()
@@ -136,7 +136,7 @@ class Book:
 # On chain -----------------------------------------------------------------------------------------------------------
 
 
-def publish(ledger: Ledger, channel: Channel, chosen: Commit, payee: Party) -> tuple[Outpoint, Outpoint]:
+def publish(ledger: Ledger, channel: Channel, chosen: Commit, payee: ChannelParty) -> tuple[Outpoint, Outpoint]:
     """Finish and publish a commit: where its output is, and the deposit's change."""
     raw = finished(channel, chosen, payee.key)
     assert channel.anchor is not None
@@ -147,8 +147,8 @@ def publish(ledger: Ledger, channel: Channel, chosen: Commit, payee: Party) -> t
     return Outpoint(tx.GetTxid(), 0), Outpoint(tx.GetTxid(), 2)
 
 
-def settle_on_chain(victim: Party, peer: Party, published: Commit | None, revoked: bool) -> int:
-    """What ``victim`` has in its wallet at last, if its peer publishes that commit, and it publishes its own best."""
+def settle_on_chain(victim: ChannelParty, peer: ChannelParty, published: Commit | None, revoked: bool) -> int:
+    """Return what ``victim`` has at last, if its peer publishes that commit and it publishes its own best."""
     out, back = victim.duplex.sending, victim.duplex.receiving
     ledger = Ledger({out.script.output: out.quantity, back.script.output: back.quantity})
     rate = out.budget.recovery_rate
@@ -177,9 +177,7 @@ def settle_on_chain(victim: Party, peer: Party, published: Commit | None, revoke
         coin, version = Input(left, left_value, change_unlock(out.script, found)), 1
     else:
         coin, version = Input(left, left_value, expire_unlock(out.script), out.script.expire), 2
-    ledger.apply(
-        signed_spend(compose_recovery([coin], own, ASSET, version), victim.key, output), out.script.output
-    )
+    ledger.apply(signed_spend(compose_recovery([coin], own, ASSET, version), victim.key, output), out.script.output)
     if back.active:
         best = back.active[-1]
         at, _ = publish(ledger, back, best, victim)
@@ -195,7 +193,7 @@ def settle_on_chain(victim: Party, peer: Party, published: Commit | None, revoke
 
 
 @dataclass
-class Exchange:
+class SyncUnderWay:
     """A sync on its way: the client's half and hash, what it is for, and the hub's answer once there is one."""
 
     half: Half
@@ -212,14 +210,14 @@ amounts = st.integers(0, 12) | st.integers(0, 400)
 deposits = st.integers(1, 300)
 
 
-class Connection(RuleBasedStateMachine):
+class ConnectionMachine(RuleBasedStateMachine):
     """A client and a hub that pay each other, while requests and replies get lost and are repeated."""
 
     def __init__(self) -> None:
         super().__init__()
         self.client, self.hub = connect()
         self.book = Book(1000, 1000)
-        self.pending: Exchange | None = None
+        self.pending: SyncUnderWay | None = None
         self.owed = 0  # what the hub could not give back yet
         self.balance = 0  # the client's, by plain arithmetic
         self.newest = False  # whether the hub commits on the hash of this request, or of the one before
@@ -251,7 +249,7 @@ class Connection(RuleBasedStateMachine):
         own_hash = self.client.draw()
         self.client.duplex = hand_out(self.client.duplex, own_hash)
         self.balance -= amount
-        self.pending = Exchange(half, own_hash, max(amount - refused, 0), waiting, unsaid)
+        self.pending = SyncUnderWay(half, own_hash, max(amount - refused, 0), waiting, unsaid)
         self.book.leaves("client", half)
         if fate != "request lost":
             self.arrive(self.pending)
@@ -278,7 +276,7 @@ class Connection(RuleBasedStateMachine):
         self.pending = None
         self.both_agree()
 
-    def arrive(self, exchange: Exchange) -> None:
+    def arrive(self, exchange: SyncUnderWay) -> None:
         """The hub takes the request, gives back what it refuses, and pays what waits for the client."""
         hub = self.hub
         hub.duplex, surplus = settle(hub.duplex, exchange.half, exchange.accepted)
@@ -296,7 +294,7 @@ class Connection(RuleBasedStateMachine):
         hub.duplex = hand_out(hub.duplex, exchange.hub_hash)
         self.book.leaves("hub", exchange.reply)
 
-    def can_move(self, party: Party, amount: int) -> int:
+    def can_move(self, party: ChannelParty, amount: int) -> int:
         """The amount, or as much of it as can be moved; then the whole must be refused."""
         if transferable(party.duplex, amount):
             return amount
@@ -304,7 +302,7 @@ class Connection(RuleBasedStateMachine):
             transfer(party.duplex, amount, party.key, party.secret_of)
         return most_transferable(party.duplex, amount)
 
-    def move(self, party: Party, amount: int) -> Half:
+    def move(self, party: ChannelParty, amount: int) -> Half:
         before = party.duplex.guaranteed
         party.duplex, half = transfer(party.duplex, amount, party.key, party.secret_of)
         assert party.duplex.guaranteed == before - amount
@@ -343,7 +341,7 @@ class Connection(RuleBasedStateMachine):
             assert channel.room >= 0
 
     def teardown(self) -> None:
-        """Whatever state they are left in, answered or not: each gets its guaranteed balance on chain."""
+        """Each gets its guaranteed balance on chain, in whatever state they are left, answered or not."""
         for victim, peer in ((self.client, self.hub), (self.hub, self.client)):
             channel = victim.duplex.sending
             best = channel.active[-1] if channel.active else None
@@ -355,8 +353,8 @@ class Connection(RuleBasedStateMachine):
                 assert settle_on_chain(victim, peer, cheat, revoked=True) == kept
 
 
-Connection.TestCase.settings = settings(stateful_step_count=20)
-TestConnection = Connection.TestCase
+ConnectionMachine.TestCase.settings = settings(stateful_step_count=20)
+TestConnection = ConnectionMachine.TestCase
 
 
 # What can be moved, against brute force -----------------------------------------------------------------------------
@@ -380,7 +378,7 @@ def duplex_of(room: int, levels: Sequence[int]) -> Duplex:
 
 @settings(max_examples=4 * settings().max_examples)
 @given(st.integers(0, 40), levels_of, st.integers(0, 60))
-def test_what_can_be_moved_agrees_with_brute_force(room: int, levels: list[int], amount: int) -> None:
+def test_the_sum_that_can_be_moved_agrees_with_brute_force(room: int, levels: list[int], amount: int) -> None:
     duplex = duplex_of(room, levels)
     assert transferable(duplex, amount) == feasible(room, levels, amount)
     assert most_transferable(duplex, amount) == max(x for x in range(amount + 1) if feasible(room, levels, x))
@@ -388,7 +386,7 @@ def test_what_can_be_moved_agrees_with_brute_force(room: int, levels: list[int],
 
 @settings(max_examples=4 * settings().max_examples)
 @given(st.integers(0, 40), levels_of, st.integers(0, 20), st.lists(st.integers(1, 20), max_size=4))
-def test_what_can_be_delivered_agrees_with_brute_force(
+def test_the_sum_that_can_be_delivered_agrees_with_brute_force(
     room: int, levels: list[int], due: int, waiting: list[int]
 ) -> None:
     count, total = deliverable(duplex_of(room, levels), due, waiting)
@@ -416,7 +414,7 @@ def test_a_sum_can_be_moved_where_a_part_of_it_can_not() -> None:
 # Single refusals ----------------------------------------------------------------------------------------------------
 
 
-def exchanged() -> tuple[Party, Party]:
+def exchanged() -> tuple[ChannelParty, ChannelParty]:
     """A client and a hub after the client has paid 100 and 50 in two syncs."""
     client, hub = connect()
     for amount in (100, 50):
@@ -466,7 +464,7 @@ def test_a_reply_taken_twice_is_refused() -> None:
         settle(client.duplex, half, 0)
 
 
-def hashes_seen(client: Party) -> dict[str, Hash]:
+def hashes_seen(client: ChannelParty) -> dict[str, Hash]:
     """Every hash of the client's connection, on either side."""
     sending, receiving = client.duplex.sending, client.duplex.receiving
     return {
@@ -542,7 +540,7 @@ def test_how_a_payer_stands() -> None:
 
 
 def test_what_a_payer_shows_to_a_payee_with_an_old_state() -> None:
-    """What it proves to be given back is gone, a commit on a hash of the payee's own is taken; nothing else changes."""
+    """A commit proven to be given back is gone, one on a hash of the payee's own is taken; nothing else changes."""
     old = open_channel(hashes=())
     for quantity, name in ((300, "two"), (500, "three"), (700, "four")):
         asked = request_commit(old, hashed(name))

@@ -1,4 +1,4 @@
-"""What pays for a recovery, and the assets that come home by it: the wallet's coins, its reserve, coins of dust."""
+"""A recovery is paid for by the wallet's coins, its reserve and coins of dust, and brings its assets home."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_wallet_coins_go_behind_the_channels_and_leave_the_reserve() -> None:
 
 
 def steps(scene: Scene, wallet: Purse, sending: Scene | None = None) -> tuple[Step, ...]:
-    """What PAYEE may take of the scene's channel; ``sending``: of one that it pays on."""
+    """Return what PAYEE may take of the scene's channel; ``sending``: of one that it pays on."""
     out = sending or scene
     idle = replace(out.facts(), coins=(), history=()) if sending is None else out.facts()
     return recovery.recoveries(
@@ -185,7 +185,7 @@ def test_a_stolen_secret_or_a_wrong_age_helps_nobody() -> None:
 
 
 def own_steps(scene: Scene, coin: Coin, *, given: bool) -> tuple[Step, ...]:
-    """What PAYER may take of the scene's channel at a rate that its wallet must help with."""
+    """Return what PAYER may take of the scene's channel at a rate that its wallet must help with."""
     idle = replace(scene.facts(), history=(), coins=())
     return recovery.recoveries(
         Duplex(scene.channel, Scene().channel),

@@ -39,7 +39,12 @@ from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.state import Offer
 from picopayments_cli.channel.terms import Terms, check_delay
 from picopayments_cli.channel.values import (
+    MAX_QUANTITY,
+    Coin,
+    Entry,
     Handle,
+    Hash,
+    Height,
     Outpoint,
     Quantity,
     Token,
@@ -65,7 +70,7 @@ from picopayments_cli.errors import (
 
 
 @pytest.mark.parametrize("value", ["", "ab", "00ff"])
-def test_hex(value: str) -> None:
+def test_lower_case_hex_is_read(value: str) -> None:
     assert from_hex(value, "thing").hex() == value
 
 
@@ -73,12 +78,12 @@ NO_HEX: list[Any] = ["a", "AB", "aB", "0x00", " ab", "ab ", "gg", "\uff10\uff10"
 
 
 @pytest.mark.parametrize("value", NO_HEX)
-def test_what_is_no_lower_case_hex(value: Any) -> None:
+def test_other_text_than_lower_case_hex_is_refused(value: Any) -> None:
     with pytest.raises(InvalidHex):
         from_hex(value, "thing")
 
 
-def test_hex_of_another_size() -> None:
+def test_hex_of_another_size_is_refused() -> None:
     for value in ("", "ab", "abab" * 2):
         with pytest.raises(InvalidHex):
             from_hex(value, "thing", 2)
@@ -93,17 +98,17 @@ def test_hex_of_another_size() -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, 2**63, True, 1.0, "1", None, [1], float("nan")])
-def test_what_is_no_quantity(value: Any) -> None:
+def test_other_values_than_quantities_are_refused(value: Any) -> None:
     with pytest.raises(InvalidQuantity):
         check_quantity(value)
 
 
-def test_quantities() -> None:
+def test_quantities_are_taken_to_their_limits() -> None:
     assert [check_quantity(value) for value in (1, 2**63 - 1)] == [1, 2**63 - 1]
 
 
 @pytest.mark.parametrize("size", [0, 31, 33])
-def test_a_secret_of_another_size(size: int) -> None:
+def test_a_secret_of_another_size_is_refused(size: int) -> None:
     with pytest.raises(BadSecret):
         check_secret(bytes(size))
 
@@ -113,6 +118,21 @@ def test_a_secret_that_begins_like_a_signature() -> None:
         check_secret(b"\x30\x1d\x02" + bytes(29))
     for start in (b"\x30\x1e\x02", b"\x31\x1d\x02", b"\x30\x1d\x03"):
         assert check_secret(start + bytes(29)) == start + bytes(29)
+
+
+def test_an_unconfirmed_coin_has_no_depth() -> None:
+    script, height, outpoint = b"", Height(100), Outpoint(bytes(32), 0)
+    assert Coin(outpoint, 1, script, height).depth(100) == 1
+    assert Entry(b"", b"", height).depth(105) == 6
+    assert Coin(outpoint, 1, script, None).depth(105) == 0
+    assert Entry(b"", b"", None).depth(105) == 0
+
+
+def test_an_outpoint_has_one_number() -> None:
+    assert Outpoint.parse(str(Outpoint(b"\1" * 32, 7))) == Outpoint(b"\1" * 32, 7)
+    for bad in ("ab" * 32, "ab" * 32 + ":", "ab" * 32 + ":1:2", "ab" * 31 + ":1", "ab" * 32 + ":-1"):
+        with pytest.raises(InvalidHex):
+            Outpoint.parse(bad)
 
 
 MISSING = object()
@@ -294,6 +314,37 @@ def test_a_request_for_no_handle(handle: Any) -> None:
             type(request).parse({**request.as_json(), "handle": handle})
 
 
+def test_requests_ask_for_protocol_2_and_partial_syncs() -> None:
+    asked = ConnectRequest("XCP", Hash(bytes(20))).as_json()
+    assert asked["protocol"] == 2
+    assert asked["url"] is None
+    request = SyncRequest(Handle(bytes(32)), Half(), (), Hash(bytes(20)))
+    assert request.as_json()["partial"] is True
+
+
+@pytest.mark.parametrize("size", [1, 250])
+def test_an_assets_name_has_a_letter_at_least_and_250_at_most(size: int) -> None:
+    body = ConnectRequest("A" * size, Hash(bytes(20))).as_json()
+    assert len(ConnectRequest.parse(body).asset) == size
+    with pytest.raises(BadRequest):
+        ConnectRequest.parse({**body, "asset": "A" * 251})
+
+
+def test_a_payment_to_the_hub_itself_has_no_payee() -> None:
+    payment = Payment(None, Quantity(5), Token(b"t"))
+    request = SyncRequest(Handle(bytes(32)), Half(), (payment,), Hash(bytes(20)))
+    assert SyncRequest.parse(request.as_json()).payments == (payment,)
+
+
+def test_a_refusals_name_has_at_most_64_letters() -> None:
+    def parse(name: str) -> SyncReply:
+        return SyncReply.parse(SyncReply(Half(), (), Hash(bytes(20)), (Refusal(Token(b"t"), name),)).as_json())
+
+    assert parse("N" * 64).refused[0].cause == "N" * 64
+    with pytest.raises(BadReply):
+        parse("N" * 65)
+
+
 NOT_HEX: list[Any] = [None, 5, True, 1.5, [], {}, "AB", "abc", "zz"]
 NOT_HASH = [*NOT_HEX, "", "ab" * 19, "ab" * 21]
 NOT_HANDLE = [*NOT_HEX, "", "ab" * 31, "ab" * 33]
@@ -458,6 +509,25 @@ def test_terms_with_a_member_missing_or_of_a_wrong_type(member: str) -> None:
 def test_terms_that_no_honest_hub_offers(change: dict[str, Any]) -> None:
     with pytest.raises(BadTerms):
         Terms.parse({**TERMS, **change})
+
+
+@pytest.mark.parametrize(
+    ("member", "last", "beyond"),
+    [
+        ("fee_rate", 1, 0),
+        ("fee_rate", 100, 101),
+        ("sync_fee", 1, 0),
+        ("deposit_min", MAX_QUANTITY, MAX_QUANTITY + 1),
+        ("deposit_max", 0, -1),
+        ("deposit_ratio", 1_000_000, 1_000_001),
+        ("deposit_ratio", 0, -0.5),
+    ],
+)
+def test_terms_are_taken_to_their_limits_and_no_further(member: str, last: float, beyond: float) -> None:
+    body = Terms(0, 0, 1.0, 0, 12, 1, 5).as_json()
+    assert getattr(Terms.parse({**body, member: last}), member) == last
+    with pytest.raises(BadTerms):
+        Terms.parse({**body, member: beyond})
 
 
 def terms(**changes: Any) -> Terms:

@@ -1,4 +1,4 @@
-"""What may be taken back, and when: each rule at its border, judged by Bitcoin Core's kernel and a ledger in memory."""
+"""Each thing that may be taken back, and when: judged by Bitcoin Core's kernel and a ledger in memory."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ DELAYS = (2, 5)  # of commits to the hub
 
 
 @dataclass(frozen=True)
-class Spend:
+class ChannelSpend:
     """A transaction whose first input is a channel's, with what it spends and the heights of both."""
 
     kind: str
@@ -39,12 +39,12 @@ class Spend:
 
 @dataclass(frozen=True)
 class Lives:
-    """What is left of a network on which connections lived: the node's folder, and all spends."""
+    """The remains of a network on which connections lived: the node's folder, and all spends."""
 
     folder: Path
-    spends: tuple[Spend, ...]
+    spends: tuple[ChannelSpend, ...]
 
-    def of(self, kind: str) -> list[Spend]:
+    def of(self, kind: str) -> list[ChannelSpend]:
         return [spend for spend in self.spends if spend.kind == kind]
 
 
@@ -72,7 +72,7 @@ def _live(network: Network, delay: int) -> None:
     network.mine(6)  # for what the hub takes back last
 
 
-def _spends(network: Network) -> Iterator[Spend]:
+def _spends(network: Network) -> Iterator[ChannelSpend]:
     made: dict[bytes, tuple[int, CTransaction]] = {}
     for height, block in enumerate(network.blocks()):
         for tx in block:
@@ -87,7 +87,7 @@ def _spends(network: Network) -> Iterator[Spend]:
                 lock = tx.vin[0].nSequence if tx.nVersion == 2 and tx.vin[0].nSequence <= 0xFFFF else 0
                 kind = "commit" if is_p2sh(bytes(tx.vout[0].scriptPubKey)) else "payout" if lock else "change"
                 after = max(source_height for (source_height, _), _ in sources)
-                yield Spend(kind, tx.serialize(), spent, sources[0][0][0], after, height, lock)
+                yield ChannelSpend(kind, tx.serialize(), spent, sources[0][0][0], after, height, lock)
 
 
 def node_at(lives: Lives, folder: Path, height: int) -> Path:

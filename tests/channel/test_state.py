@@ -53,7 +53,7 @@ PRIMES = (1, 3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41)
 
 
 @pytest.mark.parametrize(("level", "count", "stays"), [(15, 6, 17), (31, 2, 31), (0, 13, 0), (41, 0, 41), (30, 2, 31)])
-def test_what_is_revoked_until_a_level(level: int, count: int, stays: int) -> None:
+def test_commits_are_revoked_down_to_a_level(level: int, count: int, stays: int) -> None:
     channel = with_commits(open_channel(), PRIMES)
     found = to_revoke(channel, 41 - level)
     assert [item.quantity for item in found] == list(reversed(PRIMES))[:count]
@@ -144,6 +144,29 @@ def test_only_the_newest_hashes_are_kept() -> None:
     assert channel.requested == tuple(hashed(name) for name in names[3:])
 
 
+def test_a_commit_may_move_the_whole_deposit_and_not_one_more() -> None:
+    paying = paid = open_channel(1000)
+    made, offer = commit(paying, 1000, PAYER)
+    assert (made.moved, accept_commit(paid, offer).moved) == (1000, 1000)
+    with pytest.raises(NotTransferable):
+        commit(paying, 1001, PAYER)
+    with pytest.raises(NotTransferable):
+        commit(request_commit(made, hashed("two")), 1000, PAYER)
+
+
+def test_hashes_handed_out_later_than_a_commits_stay_good() -> None:
+    paying = open_channel(hashes=["one"])
+    paid = open_channel(hashes=["one", "two", "three"])
+    _, offer = commit(paying, 10, PAYER)
+    taken = accept_commit(paid, offer)
+    assert taken.requested == (hashed("two"), hashed("three"))
+    _, again = commit(open_channel(hashes=["three"]), 20, PAYER)
+    last = accept_commit(taken, again)
+    assert last.requested == ()
+    with pytest.raises(UnknownRevokeHash):
+        accept_commit(last, commit(open_channel(hashes=["two"]), 30, PAYER)[1])
+
+
 # Revoking -----------------------------------------------------------------------------------------------------------
 
 
@@ -202,6 +225,26 @@ def test_a_hash_that_was_seen_before_is_refused(name: str) -> None:
     channel = request_commit(punishable(), hashed("three"))
     with pytest.raises(RepeatedHash):
         request_commit(channel, hashed(name))
+
+
+def test_a_payer_takes_no_hash_twice_however_many_there_are() -> None:
+    paying = open_channel(1000, hashes=[])
+    for number in range(1, 20):
+        paying, _ = commit(request_commit(paying, hashed(f"h{number}")), number, PAYER)
+    paying = revoke(paying, [secret(f"h{number}") for number in (3, 11, 17, 18, 19)])
+    for number in range(1, 20):
+        with pytest.raises(RepeatedHash):
+            request_commit(paying, hashed(f"h{number}"))
+
+
+def test_a_commit_below_others_may_be_revoked_and_the_others_stay() -> None:
+    channel = open_channel()
+    for name, quantity in (("one", 100), ("two", 200), ("three", 300)):
+        channel = channel if name == "one" else request_commit(channel, hashed(name))
+        channel, _ = commit(channel, quantity, PAYER)
+    left = revoke(channel, [secret("two")])
+    assert [item.quantity for item in left.active] == [100, 300]
+    assert [(item.quantity, item.revoke_hash) for item in left.revoked] == [(200, hashed("two"))]
 
 
 # Secrets ------------------------------------------------------------------------------------------------------------

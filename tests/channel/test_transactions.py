@@ -18,6 +18,7 @@ from channel_support import (
     hashed,
     judge,
     kernel_accepts,
+    key,
     parsed,
     purse,
     secret,
@@ -36,6 +37,7 @@ from picopayments_cli.channel.scripts import (
     change_unlock,
     expire_unlock,
     payout_unlock,
+    push,
     revoke_unlock,
     wallet_unlock,
 )
@@ -55,6 +57,7 @@ from picopayments_cli.channel.transactions import (
     commit_rate,
     compose_commit,
     compose_deposit,
+    compose_payment,
     compose_recovery,
     compose_send,
     draft_size,
@@ -74,6 +77,11 @@ RATES = st.integers(5, 100)
 
 def outpoint(number: int) -> Outpoint:
     return Outpoint(hashlib.sha256(number.to_bytes(8, "big")).digest(), number % 4)
+
+
+def ordered(number: int) -> Outpoint:
+    """An outpoint that sorts by its number."""
+    return Outpoint(bytes([number]) * 32, 0)
 
 
 def filled(values: Sequence[int], rate: int) -> Purse:
@@ -143,7 +151,7 @@ def test_sizes_with_many_inputs_and_outputs() -> None:
 # The deposit's budget -----------------------------------------------------------------------------------------------
 
 
-def test_commit_rates() -> None:
+def test_commit_rates_are_thrice_the_estimate_within_bounds() -> None:
     assert [commit_rate(estimate) for estimate in (0, 1, 2, 10, 33, 34, 1000)] == [5, 5, 6, 30, 99, 100, 100]
     assert commit_rate(10**6) == MAX_COMMIT_RATE
 
@@ -255,6 +263,49 @@ def test_the_message_is_encrypted_for_the_first_input_whatever_the_order_of_the_
     assert drafts[0] == drafts[1]
     assert len(drafts[0].inputs) == 3
     assert Ledger({WALLET.script: 9}).apply(all_signed(drafts[0], PAYER), WALLET.script) == 5
+
+
+def test_coins_of_one_value_are_taken_in_the_order_of_their_outpoints() -> None:
+    wallet = purse(PAYER, 1, [wallet_coin(ordered(number), 5000) for number in (3, 1, 2)])
+    target = Output(8000, wallet_script(PAYEE))
+    draft = compose_send(wallet, target, b"message")
+    assert [coin.outpoint for coin in draft.inputs] == [ordered(1), ordered(2)]
+    paid = compose_payment(wallet, target)
+    assert [coin.outpoint for coin in paid.inputs] == [ordered(1), ordered(2)]
+    larger = purse(PAYER, 1, [wallet_coin(ordered(1), 5000), wallet_coin(ordered(2), 90_000)])
+    assert [coin.outpoint for coin in compose_payment(larger, target).inputs] == [ordered(2)]
+
+
+def test_a_plain_payment_pays_exactly_and_returns_the_rest() -> None:
+    target = Output(DUST, wallet_script(PAYEE))
+
+    def paid(value: int, rate: int = 3) -> tuple[Output, ...]:
+        draft = compose_payment(purse(PAYER, rate, [wallet_coin(ordered(1), value)]), target)
+        assert draft.fee == rate * draft.size
+        assert draft.version == 1
+        return draft.outputs
+
+    fee = 3 * draft_size([WALLET], [25, 25])
+    assert paid(10_000) == (target, Output(10_000 - DUST - fee, WALLET.script))
+    assert paid(2 * DUST + fee)[1].value == DUST
+    with pytest.raises(InsufficientBitcoin) as caught:
+        paid(2 * DUST + fee - 1)
+    assert caught.value.data["available"] == 2 * DUST + fee - 1
+
+
+def test_a_purse_can_leave_out_the_coins_that_a_draft_spends() -> None:
+    one, two = wallet_coin(ordered(1), 5000), wallet_coin(ordered(2), 4000)
+    wallet = Purse(WALLET, (one, two), 1, 700)
+    draft = compose_payment(wallet, Output(DUST, wallet_script(PAYEE)))
+    assert wallet.without(draft) == replace(wallet, coins=(two,))
+    assert wallet.without_coins() == replace(wallet, coins=())
+    assert key("payer").pubkey == PAYER.pubkey
+
+
+def test_a_wallets_coin_is_unlocked_by_signature_and_key_alone() -> None:
+    signature = PAYER.sign(bytes(32)) + b"\x01"
+    unlock = wallet_unlock(PAYER.pubkey, wallet_script(PAYER))
+    assert unlock.script_sig(signature) == push(signature) + push(PAYER.pubkey)
 
 
 PAYEE_SCRIPT = wallet_script(PAYEE)

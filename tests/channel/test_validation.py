@@ -30,10 +30,10 @@ from channel_support import (
     with_script_sig,
 )
 
-from picopayments_cli.channel.counterparty import data_script, pack_enhanced_send, pack_send
+from picopayments_cli.channel.counterparty import data_script, p2sh, pack_enhanced_send, pack_send
 from picopayments_cli.channel.scripts import PLACEHOLDER, CommitScript, push, push_number
 from picopayments_cli.channel.state import Offer, accept_commit, commit, finished, request_commit
-from picopayments_cli.channel.transactions import Budget, Output, check_deposit, compose_deposit
+from picopayments_cli.channel.transactions import Budget, Output, check_deposit, commit_quantity, compose_deposit
 from picopayments_cli.channel.values import (
     MAX_QUANTITY,
     Outpoint,
@@ -167,11 +167,20 @@ def test_bytes_that_are_no_transaction_of_the_form() -> None:
         refused(BadCommit, raw)
 
 
-def test_a_commit_with_a_witness() -> None:
+def test_a_commit_with_a_witness_is_refused() -> None:
     empty = OFFER.raw[:4] + b"\x00\x01" + OFFER.raw[4:-4] + b"\x00" + OFFER.raw[-4:]
     full = OFFER.raw[:4] + b"\x00\x01" + OFFER.raw[4:-4] + b"\x01\x01\x05" + OFFER.raw[-4:]
     for raw in (empty, full):
         refused(BadCommit, raw)
+
+
+def test_a_commit_by_an_enhanced_send_is_refused() -> None:
+    channel = open_channel()
+    tx: CTransaction = parsed(commit(channel, 300, PAYER)[1].raw)
+    message = pack_enhanced_send(ASSET, 300, p2sh(bytes(20)))
+    data = CTxOut(0, CScript(data_script(message, tx.vin[0].prevout.hash)))
+    with pytest.raises(BadCommit):
+        commit_quantity(changed(tx, vout=[tx.vout[0], data, tx.vout[2]]).serialize(), ASSET)
 
 
 # Commits: the words -------------------------------------------------------------------------------------------------
@@ -214,7 +223,7 @@ def test_a_commit_whose_words_are_not_those_of_a_half_signed_one(words: bytes) -
 
 
 def broken_signatures() -> dict[str, bytes]:
-    """What is pushed in place of the payer's signature, the rest as it should be."""
+    """Return what is pushed in place of the payer's signature, the rest as it should be."""
     der = SIGNATURE[:-1]
     r, s = numbers_of(der)
     first, second = der[2 : 4 + der[3]], der[4 + der[3] :]
@@ -268,7 +277,7 @@ def test_a_signature_with_high_s_is_normalised() -> None:
 # Commits: the script ------------------------------------------------------------------------------------------------
 
 
-def test_a_script_of_other_values() -> None:
+def test_a_script_of_other_values_is_refused() -> None:
     stranger = key("stranger").pubkey
     good = CommitScript.parse(OFFER.script)
     for script, error in (
@@ -288,7 +297,7 @@ def test_a_script_of_other_values() -> None:
         refused(error, half_signed(pays_it, DEPOSIT, PAYER), script.redeem)
 
 
-def test_a_script_of_another_form() -> None:
+def test_a_script_of_another_form_is_refused() -> None:
     long_delay = OFFER.script.replace(b"\x63" + push_number(2), b"\x63\x01\x02", 1)
     for script in (b"", b"\x63", OFFER.script[:-1], OFFER.script + b"\x61", DEPOSIT.redeem, long_delay):
         refused(BadCommitScript, OFFER.raw, script)

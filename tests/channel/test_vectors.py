@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 from contextlib import suppress
 from typing import Any
 
+import coincurve
 import pytest
 from bitcoin.core.script import CScript
 from channel_support import high_s, judge, parsed, vectors, with_script_sig
 from pycoin.coins.SolutionChecker import ScriptError
 
+from picopayments_cli.channel import envelope, values
 from picopayments_cli.channel.counterparty import is_p2sh, p2pkh
 from picopayments_cli.channel.envelope import canonical, digest, named_key, seal, signed_by
-from picopayments_cli.channel.keys import Key, normalise
+from picopayments_cli.channel.keys import Key, normalise, verify
 from picopayments_cli.channel.networks import (
     NETWORKS,
     address_of_script,
@@ -46,7 +50,7 @@ from picopayments_cli.channel.transactions import (
     spent_outpoints,
     txid_of,
 )
-from picopayments_cli.channel.values import Hash, Pubkey, Secret, hash_of
+from picopayments_cli.channel.values import Hash, Pubkey, Secret, hash160, hash_of
 from picopayments_cli.errors import BadCommitScript, BadDepositScript, InvalidAddress, InvalidKey
 
 VECTORS = vectors("channel")
@@ -84,7 +88,7 @@ def redone(step: str, unlock: Unlock) -> Draft:
 
 @pytest.mark.parametrize("name", ["payer", "payee"])
 @pytest.mark.parametrize(("network", "address", "wif"), [("testnet", "XTN", "wif"), ("mainnet", "BTC", "wif_BTC")])
-def test_keys(name: str, network: str, address: str, wif: str) -> None:
+def test_keys_are_the_recorded_ones(name: str, network: str, address: str, wif: str) -> None:
     recorded = VECTORS["keys"][name]
     key = Key(bytes.fromhex(recorded["secret"]))
     assert key.pubkey.hex() == recorded["pubkey"]
@@ -110,13 +114,33 @@ def test_the_secret_key_is_not_printed() -> None:
     assert str(int.from_bytes(PAYER.secret, "big")) not in repr(PAYER)
 
 
-def test_hashes() -> None:
+def test_no_signature_is_that_of_a_key_that_is_none() -> None:
+    digest = hashlib.sha256(b"x").digest()
+    assert verify(PAYER.pubkey, digest, PAYER.sign(digest))
+    assert not verify(Pubkey(b"\x02" + b"\xff" * 32), digest, PAYER.sign(digest))
+
+
+def test_hashes_are_the_published_ones() -> None:
     assert hash_of(SPEND_SECRET) == SPEND_HASH
     assert hash_of(REVOKE_SECRET) == REVOKE_HASH
 
 
+def test_hashes_are_the_same_without_openssls_ripemd(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = bytes.fromhex("bb1be98c142444d7a56aa3981c3942a978e4dc33")  # of b"abc"
+    assert hash160(b"abc") == expected
+    monkeypatch.setattr(values, "_OPENSSL_RIPEMD", False)
+    assert hash160(b"abc") == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "head"), [(0, "00"), (75, "4b"), (76, "4c4c"), (255, "4cff"), (256, "4d0001"), (520, "4d0802")]
+)
+def test_pushes_are_the_shortest(size: int, head: str) -> None:
+    assert push(bytes(size)) == bytes.fromhex(head) + bytes(size)
+
+
 @pytest.mark.parametrize("recorded", VECTORS["deposit_scripts"], ids=lambda item: str(item["blocks"]))
-def test_deposit_scripts(recorded: dict[str, Any]) -> None:
+def test_deposit_scripts_are_the_recorded_ones(recorded: dict[str, Any]) -> None:
     made = DepositScript(PAYER.pubkey, PAYEE.pubkey, SPEND_HASH, recorded["blocks"])
     assert made.redeem.hex() == recorded["script"]
     assert DepositScript.parse(bytes.fromhex(recorded["script"])) == made
@@ -124,7 +148,7 @@ def test_deposit_scripts(recorded: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("recorded", VECTORS["commit_scripts"], ids=lambda item: str(item["blocks"]))
-def test_commit_scripts(recorded: dict[str, Any]) -> None:
+def test_commit_scripts_are_the_recorded_ones(recorded: dict[str, Any]) -> None:
     made = CommitScript(PAYER.pubkey, PAYEE.pubkey, SPEND_HASH, REVOKE_HASH, recorded["blocks"])
     assert made.redeem.hex() == recorded["script"]
     assert CommitScript.parse(bytes.fromhex(recorded["script"])) == made
@@ -256,7 +280,7 @@ def test_a_secret_is_found_wherever_it_is_pushed() -> None:
 
 
 @pytest.mark.parametrize("recorded", VECTORS["envelopes"], ids=lambda item: str(len(item["body"])))
-def test_envelopes(recorded: dict[str, Any]) -> None:
+def test_envelopes_are_the_recorded_ones(recorded: dict[str, Any]) -> None:
     sealed = seal(PAYER, recorded["body"])
     assert canonical(sealed) == recorded["canonical"]
     assert digest(sealed).hex() == recorded["sha256"]
@@ -321,7 +345,7 @@ def test_an_envelope_of_another_key_is_refused() -> None:
 
 
 @pytest.mark.parametrize("text", [None, 1, "", "02", "ff" * 33, "02" + "ff" * 32, "04" + "11" * 64])
-def test_what_is_no_key_is_not_named(text: Any) -> None:
+def test_a_text_that_is_no_key_is_not_named(text: Any) -> None:
     assert named_key({"pubkey": text}) is None
 
 
@@ -329,3 +353,14 @@ def test_numbers_keep_their_kind_in_the_signed_text() -> None:
     assert canonical({"b": 1.0, "a": 1, "c": {"z": None, "y": [1e22, True]}}) == (
         '{"a": 1, "b": 1.0, "c": {"y": [1e+22, true], "z": null}}'
     )
+
+
+def test_a_signed_message_tells_its_key() -> None:
+    text = "a message"
+    data = base64.b64decode(envelope.sign_message(PAYER, text))
+    assert len(data) == 65
+    assert 31 <= data[0] <= 34
+    magic = b"\x18Bitcoin Signed Message:\n\x09" + text.encode()
+    hashed_text = hashlib.sha256(hashlib.sha256(magic).digest()).digest()
+    found = coincurve.PublicKey.from_signature_and_message(data[1:] + bytes((data[0] - 31,)), hashed_text, hasher=None)
+    assert found.format() == PAYER.pubkey

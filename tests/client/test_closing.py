@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from channel_support import parsed
+from memory_life_support import DELAY, QUANTITY, SILENT, XCP, LifeInMemory, it
 from memory_support import STRANGER
-from story_support import DELAY, QUANTITY, SILENT, XCP, Story, it
 
 from picopayments_cli import api
 from picopayments_cli.channel.deadlines import FINAL_DEPTH
@@ -33,25 +33,25 @@ from picopayments_cli.errors import (
 __all__ = ["it"]
 
 
-def closed(it: Story) -> str | None:
+def closed(it: LifeInMemory) -> str | None:
     """Close by command: the commit's txid, if there is one."""
     return api.close(it.session, it.handle)
 
 
-def shown(it: Story) -> str:
-    """What `status` says of the connection."""
+def shown(it: LifeInMemory) -> str:
+    """Return what `status` says of the connection."""
     return str(api.status(it.session)["connections"][it.handle]["status"])
 
 
-def kinds(it: Story) -> list[str]:
-    """What the history says was published."""
+def kinds(it: LifeInMemory) -> list[str]:
+    """Return what the history says was published."""
     return [action["kind"] for action in it.told() if action["action"] == "published"]
 
 
 # At the close -------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_not_agreed_on_is_given_up(it: Story) -> None:
+def test_what_was_not_agreed_on_is_given_up(it: LifeInMemory) -> None:
     it.killed_at("save proposed", it.connect)
     it.doors.passed.clear()
     assert closed(it) is None
@@ -63,7 +63,7 @@ def test_what_was_not_agreed_on_is_given_up(it: Story) -> None:
     assert it.chain.held(it.session.wallet.script, XCP) == QUANTITY
 
 
-def test_the_queue_is_paid_before_the_close(it: Story) -> None:
+def test_the_queue_is_paid_before_the_close(it: LifeInMemory) -> None:
     it.open()
     it.queue(100)
     it.hub.to_pay = [30]
@@ -73,7 +73,7 @@ def test_the_queue_is_paid_before_the_close(it: Story) -> None:
     assert it.hub.accepted[-1].quantity == 101
 
 
-def test_nothing_received_gives_the_secret_and_takes_all_back(it: Story) -> None:
+def test_nothing_received_gives_the_secret_and_takes_all_back(it: LifeInMemory) -> None:
     it.open()
     assert closed(it) is None
     connection = it.connection
@@ -90,7 +90,7 @@ def test_nothing_received_gives_the_secret_and_takes_all_back(it: Story) -> None
     assert (it.connection.stage, it.chain.held(it.session.wallet.script, XCP)) == (CLOSED, QUANTITY - 1)
 
 
-def test_what_was_received_keeps_the_secret_and_is_published(it: Story) -> None:
+def test_what_was_received_keeps_the_secret_and_is_published(it: LifeInMemory) -> None:
     it.receive()
     received = it.connection.duplex.receiving
     txid = closed(it)
@@ -102,7 +102,7 @@ def test_what_was_received_keeps_the_secret_and_is_published(it: Story) -> None:
     assert kinds(it) == ["commit"]
 
 
-def test_a_silent_hub_is_named_where_nothing_could_be_published(it: Story) -> None:
+def test_a_silent_hub_is_named_where_nothing_could_be_published(it: LifeInMemory) -> None:
     it.open()
     it.hub.refuses = SILENT
     with pytest.raises(HubUnreachable):
@@ -110,14 +110,14 @@ def test_a_silent_hub_is_named_where_nothing_could_be_published(it: Story) -> No
     assert (it.connection.stage, it.connection.told) == (CLOSING, False)
 
 
-def test_a_silent_hub_keeps_no_commit_from_being_published(it: Story) -> None:
+def test_a_silent_hub_keeps_no_commit_from_being_published(it: LifeInMemory) -> None:
     it.receive()
     it.hub.refuses = SILENT
     assert closed(it) is not None
     assert kinds(it) == ["commit"]
 
 
-def test_an_unanswered_sync_keeps_the_secret(it: Story) -> None:
+def test_an_unanswered_sync_keeps_the_secret(it: LifeInMemory) -> None:
     """The hub may have sent a commit in the answer that was lost."""
     it.open()
     it.queue(100)
@@ -137,8 +137,8 @@ def test_an_unanswered_sync_keeps_the_secret(it: Story) -> None:
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_hub_that_did_not_answer_the_last_sync_is_not_told_before_it_has(it: Story, times: int) -> None:
-    """What that sync gave back stays so: told without it, the hub could have its deposit at expiry only."""
+def test_a_hub_that_did_not_answer_the_last_sync_is_not_told_before_it_has(it: LifeInMemory, times: int) -> None:
+    """The commit that this sync gave back stays so: else the hub could have its deposit at expiry only."""
     it.receive()
     it.queue(298)
     silences = [SILENT] * times
@@ -162,7 +162,7 @@ def test_a_hub_that_did_not_answer_the_last_sync_is_not_told_before_it_has(it: S
     assert [action["amount"] for action in it.told() if action["action"] == "sent"] == [298]
 
 
-def test_once_the_commit_is_out_a_sync_without_an_answer_is_not_sent_again(it: Story) -> None:
+def test_once_the_commit_is_out_a_sync_without_an_answer_is_not_sent_again(it: LifeInMemory) -> None:
     it.receive()
     it.queue(100)
     it.hub.refuses = SILENT
@@ -176,7 +176,7 @@ def test_once_the_commit_is_out_a_sync_without_an_answer_is_not_sent_again(it: S
     assert it.hub.duplex.net == -299  # nothing has come back
 
 
-def test_the_answer_to_the_last_sync_is_fetched_before_the_hub_is_told(it: Story) -> None:
+def test_the_answer_to_the_last_sync_is_fetched_before_the_hub_is_told(it: LifeInMemory) -> None:
     it.open()
     it.queue(100)
     it.hub.to_pay = [300]
@@ -188,7 +188,7 @@ def test_the_answer_to_the_last_sync_is_fetched_before_the_hub_is_told(it: Story
     assert kinds(it) == ["commit", "change"]
 
 
-def test_an_unanswered_sync_is_finished_before_the_last_one(it: Story) -> None:
+def test_an_unanswered_sync_is_finished_before_the_last_one(it: LifeInMemory) -> None:
     it.open()
     it.queue(100)
     it.hub.refuses = SILENT
@@ -201,9 +201,8 @@ def test_an_unanswered_sync_is_finished_before_the_last_one(it: Story) -> None:
     assert actions == ["connected", "sent", "fee", "received", "sent", "fee", "closing", "published"]
 
 
-def test_files_that_can_not_be_written_are_no_refusal_of_the_hubs(it: Story) -> None:
-    it.open()
-    it.queue(100)
+def take_the_lock_away_with_each_answer(it: LifeInMemory) -> None:
+    """Have the hub's answers come after somebody took the lock's file away, so that nothing can be written."""
     honest = it.hub.call
 
     def unlocked(method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
@@ -212,24 +211,23 @@ def test_files_that_can_not_be_written_are_no_refusal_of_the_hubs(it: Story) -> 
         return answer
 
     it.hub.call = unlocked  # type: ignore[method-assign]
+
+
+def test_files_that_can_not_be_written_are_no_refusal_of_the_hubs(it: LifeInMemory) -> None:
+    it.open()
+    it.queue(100)
+    take_the_lock_away_with_each_answer(it)
     with pytest.raises(StoreUnusable):
         closed(it)
     assert it.connection.stage == AGREED
 
 
-def test_files_that_can_not_be_written_while_it_closes(it: Story) -> None:
+def test_files_that_can_not_be_written_while_it_closes(it: LifeInMemory) -> None:
     it.open()
     it.queue(100)
     it.close_silently()
     it.hub.refuses = None
-    honest = it.hub.call
-
-    def unlocked(method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
-        answer = honest(method, params, retry=retry)
-        (it.session.settings.basedir / "regtest.lock").unlink(missing_ok=True)
-        return answer
-
-    it.hub.call = unlocked  # type: ignore[method-assign]
+    take_the_lock_away_with_each_answer(it)
     with pytest.raises(StoreUnusable):
         api.sync(it.session)
     assert it.connection.pending is not None
@@ -239,7 +237,7 @@ def test_files_that_can_not_be_written_while_it_closes(it: Story) -> None:
 
 
 @pytest.mark.parametrize("secret", ["ab" * 32, "ab", "", "AB" * 32, 5])
-def test_a_spend_secret_that_is_none_is_not_used(it: Story, secret: object) -> None:
+def test_a_spend_secret_that_is_none_is_not_used(it: LifeInMemory, secret: object) -> None:
     it.open()
     it.hub.lies["mph_close"] = {"spend_secret": secret}
     closed(it)
@@ -250,7 +248,7 @@ def test_a_spend_secret_that_is_none_is_not_used(it: Story, secret: object) -> N
 
 
 @pytest.mark.parametrize("members", [{"request_sha256": "ab" * 32}, {"pubkey": "ab" * 33}])
-def test_last_words_that_are_not_the_hubs_answer(it: Story, members: Mapping[str, Any]) -> None:
+def test_last_words_that_are_not_the_hubs_answer(it: LifeInMemory, members: Mapping[str, Any]) -> None:
     it.open()
     it.hub.lies["mph_close"] = members
     if "pubkey" in members:
@@ -259,7 +257,7 @@ def test_last_words_that_are_not_the_hubs_answer(it: Story, members: Mapping[str
     assert not it.connection.told
 
 
-def test_the_secret_that_the_hub_gives_brings_the_deposit_back_at_once(it: Story) -> None:
+def test_the_secret_that_the_hub_gives_brings_the_deposit_back_at_once(it: LifeInMemory) -> None:
     it.connect()
     it.chain.mine(3)
     assert closed(it) is None
@@ -271,7 +269,7 @@ def test_the_secret_that_the_hub_gives_brings_the_deposit_back_at_once(it: Story
     assert it.chain.held(it.session.wallet.script, XCP) == QUANTITY
 
 
-def received_and_given_back(it: Story) -> tuple[int, int]:
+def received_and_given_back(it: LifeInMemory) -> tuple[int, int]:
     """Receive, and give a part back, after a copy was made: the quantities of the lost and of the newest commit."""
     it.receive(300)
     folder = it.session.settings.basedir / "regtest.connections"
@@ -286,14 +284,14 @@ def received_and_given_back(it: Story) -> tuple[int, int]:
     return older.quantity, newer.quantity
 
 
-def restore(it: Story) -> None:
+def restore(it: LifeInMemory) -> None:
     """Put the copy in the place of the connection's file."""
     folder = it.session.settings.basedir / "regtest.connections"
     for path in folder.with_name("copy").iterdir():
         shutil.copy(path, folder / path.name)
 
 
-def test_a_folder_from_a_backup_publishes_what_the_hub_shows_to_count(it: Story) -> None:
+def test_a_folder_from_a_backup_publishes_what_the_hub_shows_to_count(it: LifeInMemory) -> None:
     _, newer = received_and_given_back(it)
     restore(it)
     it.hub.shows = True
@@ -310,7 +308,7 @@ def test_a_folder_from_a_backup_publishes_what_the_hub_shows_to_count(it: Story)
     assert it.chain.held(it.session.wallet.script, XCP) == QUANTITY + newer
 
 
-def test_what_the_hub_shows_may_be_newer_than_any_hash_that_an_old_folder_knows(it: Story) -> None:
+def test_what_the_hub_shows_may_be_newer_than_any_hash_that_an_old_folder_knows(it: LifeInMemory) -> None:
     received_and_given_back(it)
     for _ in range(12):
         it.sync()
@@ -329,7 +327,7 @@ def test_what_the_hub_shows_may_be_newer_than_any_hash_that_an_old_folder_knows(
 
 
 @pytest.mark.parametrize("members", [{"revokes": ["ab"]}, {"revokes": None}, {"commit": 5}, {"commit": {}}])
-def test_last_words_that_make_no_sense_change_nothing(it: Story, members: Mapping[str, Any]) -> None:
+def test_last_words_that_make_no_sense_change_nothing(it: LifeInMemory, members: Mapping[str, Any]) -> None:
     it.receive()
     before = it.connection.duplex.receiving.active[-1].quantity
     it.hub.shows = True
@@ -339,7 +337,7 @@ def test_last_words_that_make_no_sense_change_nothing(it: Story, members: Mappin
     assert it.connection.told
 
 
-def test_a_hub_that_shows_what_is_known_changes_nothing(it: Story) -> None:
+def test_a_hub_that_shows_what_is_known_changes_nothing(it: LifeInMemory) -> None:
     it.receive()
     it.hub.shows = True
     assert closed(it) is not None
@@ -349,7 +347,7 @@ def test_a_hub_that_shows_what_is_known_changes_nothing(it: Story) -> None:
 # Afterwards ---------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_refused_waits_and_stops_nothing_else(it: Story) -> None:
+def test_what_is_refused_waits_and_stops_nothing_else(it: LifeInMemory) -> None:
     it.receive()
     honest = it.chain.broadcast
 
@@ -376,7 +374,7 @@ def unattached(outpoints: object) -> set[Outpoint]:
     raise NodeUnreachable("The node does not answer.")
 
 
-def test_a_coin_that_nobody_knows_waits_and_stops_no_command(it: Story) -> None:
+def test_a_coin_that_nobody_knows_waits_and_stops_no_command(it: LifeInMemory) -> None:
     it.receive()
     it.hub.reveals = False
     closed(it)
@@ -390,7 +388,7 @@ def test_a_coin_that_nobody_knows_waits_and_stops_no_command(it: Story) -> None:
 
 
 @pytest.mark.parametrize("error", [BadRequest("Wrong."), UnknownHandle("Which?")])
-def test_a_hub_that_does_not_close_is_told_again(it: Story, error: PicopaymentsError) -> None:
+def test_a_hub_that_does_not_close_is_told_again(it: LifeInMemory, error: PicopaymentsError) -> None:
     it.open()
     it.hub.refuses = error
     assert closed(it) is None
@@ -401,7 +399,7 @@ def test_a_hub_that_does_not_close_is_told_again(it: Story, error: PicopaymentsE
     assert "call mph_close" not in it.sync()
 
 
-def test_a_deposit_that_is_refused_waits(it: Story) -> None:
+def test_a_deposit_that_is_refused_waits(it: LifeInMemory) -> None:
     it.open()
     it.queue(100)
     it.sync()
@@ -420,7 +418,7 @@ def test_a_deposit_that_is_refused_waits(it: Story) -> None:
     assert api.sync(it.session)[it.handle]["txids"] == [txid_of(deposit)[::-1].hex()]
 
 
-def test_what_a_sync_published_is_told(it: Story) -> None:
+def test_what_a_sync_published_is_told(it: LifeInMemory) -> None:
     it.killed_at("save agreed", it.connect)
     deposit = txid_of(it.connection.deposit_raw)[::-1].hex()
     assert api.sync(it.session) == {it.handle: {"txids": [deposit], "received_payments": []}}
@@ -435,10 +433,10 @@ def test_what_a_sync_published_is_told(it: Story) -> None:
     assert kinds(it) == ["change"]
 
 
-@pytest.mark.parametrize("command", [Story.sync, closed])
+@pytest.mark.parametrize("command", [LifeInMemory.sync, closed])
 @pytest.mark.parametrize("out", [True, False])
 def test_what_was_leaving_when_the_process_ended_is_told_once(
-    it: Story, out: bool, command: Callable[[Story], object]
+    it: LifeInMemory, out: bool, command: Callable[[LifeInMemory], object]
 ) -> None:
     it.connect()
     it.chain.mine(3)
@@ -452,7 +450,9 @@ def test_what_was_leaving_when_the_process_ended_is_told_once(
 
 
 @pytest.mark.parametrize(("own", "paid"), [(None, 100), (40, 40)])
-def test_what_can_t_wait_pays_the_ceiling_and_no_more_or_ones_own_rate(it: Story, own: int | None, paid: int) -> None:
+def test_what_can_t_wait_pays_the_ceiling_and_no_more_or_ones_own_rate(
+    it: LifeInMemory, own: int | None, paid: int
+) -> None:
     it.connect()
     it.chain.mine(3)
     it.chain.fee_rate = 1000
@@ -464,7 +464,7 @@ def test_what_can_t_wait_pays_the_ceiling_and_no_more_or_ones_own_rate(it: Story
     assert 0.9 * paid <= fee / len(change.serialize()) <= 1.1 * paid
 
 
-def test_what_can_t_wait_spends_no_coin_that_may_carry_assets(it: Story) -> None:
+def test_what_can_t_wait_spends_no_coin_that_may_carry_assets(it: LifeInMemory) -> None:
     it.connect()
     it.chain.mine(3)
     it.chain.attached = unattached  # type: ignore[method-assign]
@@ -474,7 +474,7 @@ def test_what_can_t_wait_spends_no_coin_that_may_carry_assets(it: Story) -> None
     assert {outpoint.txid for outpoint in spent_outpoints(change)} == {deposit}
 
 
-def test_the_stages_that_status_shows(it: Story) -> None:
+def test_the_stages_that_status_shows(it: LifeInMemory) -> None:
     it.hub.reveals = False
     it.connect()
     assert shown(it) == "opening"
@@ -500,7 +500,7 @@ def test_the_stages_that_status_shows(it: Story) -> None:
     assert kinds(it) == ["expire"]
 
 
-def test_what_is_closed_is_looked_at_until_it_is_final(it: Story) -> None:
+def test_what_is_closed_is_looked_at_until_it_is_final(it: LifeInMemory) -> None:
     it.connect()
     it.chain.mine(3)
     closed(it)
@@ -515,7 +515,7 @@ def test_what_is_closed_is_looked_at_until_it_is_final(it: Story) -> None:
     assert api.sync(it.session) == {}
 
 
-def test_what_a_reorganisation_undoes_is_settled_again(it: Story) -> None:
+def test_what_a_reorganisation_undoes_is_settled_again(it: LifeInMemory) -> None:
     it.connect()
     it.chain.mine(3)
     closed(it)
@@ -536,7 +536,7 @@ def test_what_a_reorganisation_undoes_is_settled_again(it: Story) -> None:
 
 @pytest.mark.parametrize("claimed", ["a commit", "the hub's deposit", ""])
 def test_a_deposit_that_a_reorganisation_lost_is_published_again_where_the_hub_has_a_claim(
-    it: Story, claimed: str
+    it: LifeInMemory, claimed: str
 ) -> None:
     if claimed == "a commit":
         it.open()

@@ -12,7 +12,7 @@ import pytest
 from channel_support import PAYEE, PAYER, hashed, open_channel, secret
 from hypothesis import example, given
 from hypothesis import strategies as st
-from story_support import Story, it
+from memory_life_support import LifeInMemory, it
 
 from picopayments_cli import api
 from picopayments_cli.channel.duplex import Duplex, corrected, standing
@@ -29,14 +29,14 @@ from picopayments_cli.errors import PicopaymentsError, StoreDamaged
 __all__ = ["it"]
 
 
-def document_of(it: Story) -> tuple[Path, dict[str, Any]]:
+def document_of(it: LifeInMemory) -> tuple[Path, dict[str, Any]]:
     """The one connection's file, and what it holds."""
     path = it.session.store.folder / f"{it.handle}.json"
     return path, json.loads(path.read_bytes())
 
 
 @pytest.fixture
-def full(it: Story) -> Connection:
+def full(it: LifeInMemory) -> Connection:
     """A connection with something in every member."""
     it.receive(300)
     it.queue(400, b"given back soon")
@@ -73,7 +73,7 @@ def full(it: Story) -> Connection:
     return it.session.save(made, "test")
 
 
-def test_all_of_it_comes_back(it: Story, full: Connection) -> None:
+def test_all_of_it_comes_back(it: LifeInMemory, full: Connection) -> None:
     found = it.connection
     assert replace(found, numbers={}) == replace(full, numbers={})
     receiving = full.duplex.receiving
@@ -150,7 +150,7 @@ def test_a_channel_behaves_alike_after_a_reload(steps: list[tuple[tuple[int, str
             ends[side] = there[0]
 
 
-def test_what_has_a_default_may_be_missing(it: Story, full: Connection) -> None:
+def test_what_has_a_default_may_be_missing(it: LifeInMemory, full: Connection) -> None:
     """Of documents that are older than those members."""
     path, document = document_of(it)
     del document["final"], document["own_spend"]
@@ -158,11 +158,11 @@ def test_what_has_a_default_may_be_missing(it: Story, full: Connection) -> None:
     assert (it.connection.final, it.connection.own_spend) == (False, None)
 
 
-# What no member is, by what it is itself.
+# Values that no member has, by its kind.
 OTHERS: tuple[Any, ...] = (None, "x", 5, -1, True, [], [5], [[]], {}, {"x": 5})
 
 
-def is_damaged(it: Story, path: Path, document: Any) -> bool:
+def is_damaged(it: LifeInMemory, path: Path, document: Any) -> bool:
     """Whether the file with that in it is refused by its name."""
     path.write_text(json.dumps(document))
     try:
@@ -183,7 +183,7 @@ def fits(name: str, value: Any, other: Any) -> bool:
     return other in ([], {}) and name in ("queue", "published", "numbers", "requested", "active", "revoked", "proposal")
 
 
-def test_each_member_must_be_there_and_of_its_kind(it: Story, full: Connection) -> None:
+def test_each_member_must_be_there_and_of_its_kind(it: LifeInMemory, full: Connection) -> None:
     path, document = document_of(it)
     header = ("format", "version", "network", "event_count", "events", "terms")
     members = {name: value for name, value in document.items() if name not in header}
@@ -200,7 +200,9 @@ def test_each_member_must_be_there_and_of_its_kind(it: Story, full: Connection) 
 
 
 @pytest.mark.parametrize("channel", ["c2h", "h2c"])
-def test_each_member_of_a_channel_must_be_there_and_of_its_kind(it: Story, full: Connection, channel: str) -> None:
+def test_each_member_of_a_channel_must_be_there_and_of_its_kind(
+    it: LifeInMemory, full: Connection, channel: str
+) -> None:
     path, document = document_of(it)
     whole = document[channel]
     for name, value in whole.items():
@@ -220,14 +222,16 @@ def test_each_member_of_a_channel_must_be_there_and_of_its_kind(it: Story, full:
 
 
 @pytest.mark.parametrize("where", ["queue", "pending"])
-def test_each_member_of_a_payment_must_be_there_and_of_its_kind(it: Story, full: Connection, where: str) -> None:
+def test_each_member_of_a_payment_must_be_there_and_of_its_kind(it: LifeInMemory, full: Connection, where: str) -> None:
     path, document = document_of(it)
     payment = document["queue"][0]
 
     def changed(wrong: Any) -> dict[str, Any]:
-        return {**document, "queue": [wrong]} if where == "queue" else {
-            **document, "pending": {**document["pending"], "payments": [wrong]}
-        }
+        return (
+            {**document, "queue": [wrong]}
+            if where == "queue"
+            else {**document, "pending": {**document["pending"], "payments": [wrong]}}
+        )
 
     assert not is_damaged(it, path, changed(payment))
     for name, value in payment.items():
@@ -237,7 +241,7 @@ def test_each_member_of_a_payment_must_be_there_and_of_its_kind(it: Story, full:
         assert is_damaged(it, path, changed({key: item for key, item in payment.items() if key != name})), name
 
 
-def test_a_sync_that_waits_is_one(it: Story, full: Connection) -> None:
+def test_a_sync_that_waits_is_one(it: LifeInMemory, full: Connection) -> None:
     path, document = document_of(it)
     pending = document["pending"]
     (body,) = pending["bodies"]
@@ -268,12 +272,14 @@ def test_a_sync_that_waits_is_one(it: Story, full: Connection) -> None:
         ("terms", None),
     ],
 )
-def test_a_member_of_the_right_kind_and_a_wrong_value(it: Story, full: Connection, name: str, value: Any) -> None:
+def test_a_member_of_the_right_kind_and_a_wrong_value(
+    it: LifeInMemory, full: Connection, name: str, value: Any
+) -> None:
     path, document = document_of(it)
     assert is_damaged(it, path, {**document, name: value})
 
 
-def test_a_damaged_document_is_left_alone_by_every_command(it: Story, full: Connection) -> None:
+def test_a_damaged_document_is_left_alone_by_every_command(it: LifeInMemory, full: Connection) -> None:
     path, document = document_of(it)
     handle = it.handle
     path.write_text(json.dumps({**document, "agreed_height": "1000"}))
@@ -290,7 +296,7 @@ def test_a_damaged_document_is_left_alone_by_every_command(it: Story, full: Conn
     assert it.files() == before
 
 
-def test_a_handle_that_was_asked_for_and_never_given_is_no_connection(it: Story) -> None:
+def test_a_handle_that_was_asked_for_and_never_given_is_no_connection(it: LifeInMemory) -> None:
     it.killed_at("call mph_request", it.connect)
     it.session.store.save(Handle(b"w" * 32), {"stage": "asked", "salt": "ab"}, "test")
     assert it.session.connections() == {}

@@ -1,4 +1,4 @@
-"""What the history and the archive show of whole lives, typed as commands; and `cancelpayment`."""
+"""The history and the archive show whole lives, typed as commands; and `cancelpayment` takes a payment back."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from network_support import DEPOSIT, Client, Network, running_network
+from network_support import DEPOSIT, Client, Network
 
 TOKEN, OTHER, STRANGER = "ab" * 16, "cd" * 16, "ef" * 32
 
@@ -38,12 +37,6 @@ Store.save = labelled
 sys.addaudithook(count)
 sys.exit(cli.main(sys.argv[3:]))
 """
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    with running_network(tmp_path_factory.mktemp("network")) as network:
-        yield network
 
 
 def dying(client: Client, when: str, *words: str) -> int:

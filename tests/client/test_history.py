@@ -134,7 +134,7 @@ def test_a_damaged_line_is_named_and_kept(tmp_path: Path) -> None:
             assert store.history_path.read_bytes() == damage
 
 
-# What every event has, and what can't stand there.
+# Each member that every event has, and values that can't stand there.
 WRONG: tuple[tuple[str, object], ...] = (
     ("handle", None), ("handle", 5), ("handle", "ab"), ("handle", "AB" * 32), ("number", None), ("number", "5"),
     ("number", 1.5), ("number", True), ("time", None), ("time", 5), ("action", None), ("action", []),
@@ -163,10 +163,8 @@ CARRIED: tuple[tuple[str, object], ...] = (
 
 
 @pytest.mark.parametrize(("name", "value"), CARRIED)
-def test_a_document_that_carries_other_things_than_events_is_damaged(
-    tmp_path: Path, name: str, value: object
-) -> None:
-    """What it carries would go into the history with its next change, and make that unreadable."""
+def test_a_document_that_carries_other_things_than_events_is_damaged(tmp_path: Path, name: str, value: object) -> None:
+    """Its contents would go into the history with its next change, and make that unreadable."""
     with Store(tmp_path, REGTEST) as store:
         store.save(ONE, {}, "test", [{"action": "connected"}])
         path = store.folder / f"{ONE.hex()}.json"

@@ -7,13 +7,12 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from network_support import WAIT, Client, Network, running_network
+from network_support import WAIT, Client, Network
 from original_support import (
     DELAY,
     DEPOSIT,
@@ -45,12 +44,6 @@ DATA = Path(__file__).parents[1] / "data"
 
 def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    with running_network(tmp_path_factory.mktemp("network")) as network:
-        yield network
 
 
 def until_closed(network: Network, client: Client, blocks: int = EXPIRE + 10) -> list[str]:

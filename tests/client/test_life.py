@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from memory_life_support import QUANTITY, SILENT, LifeInMemory, it
 from memory_support import STRANGER
-from story_support import QUANTITY, SILENT, Story, it
 
 from picopayments_cli import api
 from picopayments_cli.channel import envelope
@@ -41,7 +41,7 @@ NOBODY = "00" * HANDLE_SIZE
 FEE = {"action": "fee", "sync_fee": 1}
 
 
-def answered_by(it: Story, change: Callable[[Callable[[], Any], Mapping[str, Any]], Any]) -> None:
+def answered_by(it: LifeInMemory, change: Callable[[Callable[[], Any], Mapping[str, Any]], Any]) -> None:
     """From here on mph_sync is answered by a function of what the hub would answer, and of the request."""
     honest = it.hub.call
 
@@ -63,22 +63,22 @@ def refusing(error: PicopaymentsError) -> Callable[[Callable[[], Any], Mapping[s
 
 
 def sent(payment: str, amount: int) -> dict[str, Any]:
-    """What the history says of a payment that went out."""
+    """Return what the history says of a payment that went out."""
     return {"action": "sent", "payee_handle": NOBODY, "amount": amount, "token": payment.encode().hex()}
 
 
 def refused(payment: str, amount: int, cause: str) -> dict[str, Any]:
-    """What the history says of a payment that came back."""
+    """Return what the history says of a payment that came back."""
     return {**sent(payment, amount), "action": "refused", "cause": cause}
 
 
-def balance(it: Story) -> int:
-    """What this party owns of the connection."""
+def balance(it: LifeInMemory) -> int:
+    """Return what this party owns of the connection."""
     return it.connection.duplex.guaranteed
 
 
-def gone(it: Story) -> list[str]:
-    """What was published since the doors were last looked at."""
+def gone(it: LifeInMemory) -> list[str]:
+    """Return what was published since the doors were last looked at."""
     return [label for label in it.doors.passed if label.startswith("broadcast")]
 
 
@@ -101,7 +101,7 @@ def gone(it: Story) -> list[str]:
     ],
 )
 def test_nothing_of_a_wrong_answer_is_taken(
-    it: Story, members: Mapping[str, Any], error: type[PicopaymentsError]
+    it: LifeInMemory, members: Mapping[str, Any], error: type[PicopaymentsError]
 ) -> None:
     it.open()
     it.queue(100)
@@ -125,7 +125,7 @@ def test_nothing_of_a_wrong_answer_is_taken(
 
 
 @pytest.mark.parametrize("whose", ["own", "requested", "spend"])
-def test_a_next_hash_that_is_not_new(it: Story, whose: str) -> None:
+def test_a_next_hash_that_is_not_new(it: LifeInMemory, whose: str) -> None:
     it.open()
     duplex = it.connection.duplex
     known = {
@@ -139,7 +139,7 @@ def test_a_next_hash_that_is_not_new(it: Story, whose: str) -> None:
     assert it.connection.pending is not None
 
 
-def test_an_answer_of_another_key(it: Story) -> None:
+def test_an_answer_of_another_key_is_refused(it: LifeInMemory) -> None:
     it.open()
     answered_by(it, lambda answer, _: envelope.seal(STRANGER, answer()))
     with pytest.raises(PicopaymentsError) as found:
@@ -151,7 +151,7 @@ def test_an_answer_of_another_key(it: Story) -> None:
 # Payments that are given back ---------------------------------------------------------------------------------------
 
 
-def test_what_the_hub_refuses_comes_back(it: Story) -> None:
+def test_what_the_hub_refuses_comes_back(it: LifeInMemory) -> None:
     it.open()
     it.queue(100, b"one")
     it.queue(30, b"two")
@@ -168,7 +168,7 @@ def test_what_the_hub_refuses_comes_back(it: Story) -> None:
     assert (it.connection.owed, balance(it)) == (0, QUANTITY - 8)
 
 
-def test_what_the_hub_owes_is_known_until_it_is_there(it: Story) -> None:
+def test_what_the_hub_owes_is_known_until_it_is_there(it: LifeInMemory) -> None:
     it.open()
     it.queue(100)
 
@@ -192,7 +192,7 @@ def test_what_the_hub_owes_is_known_until_it_is_there(it: Story) -> None:
 
 
 @pytest.mark.parametrize("cause", [AmountExceedsSpendable, PaymentExceedsReceivable, AssetMismatch])
-def test_a_sync_refused_for_its_payments_goes_without_them(it: Story, cause: type[PicopaymentsError]) -> None:
+def test_a_sync_refused_for_its_payments_goes_without_them(it: LifeInMemory, cause: type[PicopaymentsError]) -> None:
     it.open()
     it.queue(100)
     requests: list[Mapping[str, Any]] = []
@@ -212,7 +212,7 @@ def test_a_sync_refused_for_its_payments_goes_without_them(it: Story, cause: typ
     assert (it.connection.owed, balance(it), it.connection.pending) == (0, QUANTITY - 1, None)
 
 
-def test_the_sync_that_was_refused_and_had_been_taken_is_the_one_that_counts(it: Story) -> None:
+def test_the_sync_that_was_refused_and_had_been_taken_is_the_one_that_counts(it: LifeInMemory) -> None:
     it.open()
     it.queue(100)
     taken: list[Any] = []
@@ -230,7 +230,7 @@ def test_the_sync_that_was_refused_and_had_been_taken_is_the_one_that_counts(it:
     assert (it.connection.owed, balance(it)) == (0, QUANTITY - 101)
 
 
-def test_a_sync_without_payments_that_is_refused_for_them_is_not_sent_again(it: Story) -> None:
+def test_a_sync_without_payments_that_is_refused_for_them_is_not_sent_again(it: LifeInMemory) -> None:
     it.open()
     answered_by(it, refusing(AmountExceedsSpendable("Not these.")))
     with pytest.raises(AmountExceedsSpendable):
@@ -250,7 +250,7 @@ def test_a_sync_without_payments_that_is_refused_for_them_is_not_sent_again(it: 
         ConnectionNotOpen("It is over."),
     ],
 )
-def test_a_hub_that_goes_on_with_it_no_more_ends_a_connection(it: Story, cause: PicopaymentsError) -> None:
+def test_a_hub_that_goes_on_with_it_no_more_ends_a_connection(it: LifeInMemory, cause: PicopaymentsError) -> None:
     it.open()
     answered_by(it, refusing(cause))
     api.sync(it.session)
@@ -261,7 +261,7 @@ def test_a_hub_that_goes_on_with_it_no_more_ends_a_connection(it: Story, cause: 
 @pytest.mark.parametrize(
     "cause", [BadRequest("Wrong."), SILENT, NotTransferable("No."), BadReply("What?"), UnknownHandle("Which?")]
 )
-def test_what_may_pass_ends_none(it: Story, cause: PicopaymentsError) -> None:
+def test_a_cause_that_may_pass_ends_no_connection(it: LifeInMemory, cause: PicopaymentsError) -> None:
     it.open()
     answered_by(it, refusing(cause))
     with pytest.raises(type(cause)):
@@ -269,7 +269,7 @@ def test_what_may_pass_ends_none(it: Story, cause: PicopaymentsError) -> None:
     assert it.connection.stage == AGREED
 
 
-def test_a_hub_that_does_not_see_the_deposits_yet_is_waited_for(it: Story) -> None:
+def test_a_hub_that_does_not_see_the_deposits_yet_is_waited_for(it: LifeInMemory) -> None:
     it.open()
     it.queue(100)
     answered_by(it, refusing(ConnectionNotOpen("Not yet.", stage=AGREED)))
@@ -278,7 +278,7 @@ def test_a_hub_that_does_not_see_the_deposits_yet_is_waited_for(it: Story) -> No
     assert it.told()[1:] == []
 
 
-def test_a_history_that_can_not_be_seen_whole_ends_a_connection(it: Story) -> None:
+def test_a_history_that_can_not_be_seen_whole_ends_a_connection(it: LifeInMemory) -> None:
     it.open()
     honest = it.chain.view
     h2c = it.session.address(it.connection.duplex.receiving)
@@ -293,13 +293,13 @@ def worn(channel: Channel, revoked: int) -> Channel:
     return replace(channel, revoked=tuple(Revoked.by(Quantity(500), secret) for secret in secrets))
 
 
-def wear(it: Story, revoked: int) -> Connection:
+def wear(it: LifeInMemory, revoked: int) -> Connection:
     duplex = it.connection.duplex
     made = replace(it.connection, duplex=Duplex(worn(duplex.sending, revoked), duplex.receiving))
     return it.session.save(made, "test")
 
 
-def test_no_more_commits_are_revoked_than_can_be_watched(it: Story) -> None:
+def test_no_more_commits_are_revoked_than_can_be_watched(it: LifeInMemory) -> None:
     it.open()
     wear(it, WATCHED_REVOKED - 1)
     it.sync()
@@ -312,7 +312,7 @@ def test_no_more_commits_are_revoked_than_can_be_watched(it: Story) -> None:
 
 
 @pytest.mark.parametrize("room", [2, 1])
-def test_the_hub_gives_no_more_back_than_can_be_watched(it: Story, room: int) -> None:
+def test_the_hub_gives_no_more_back_than_can_be_watched(it: LifeInMemory, room: int) -> None:
     it.open()
     for token in (b"one", b"two"):
         it.queue(100, token)
@@ -335,7 +335,7 @@ def test_the_hub_gives_no_more_back_than_can_be_watched(it: Story, room: int) ->
 
 
 @pytest.mark.parametrize("paid", [False, True])
-def test_a_commit_whose_address_was_paid_is_not_given_back(it: Story, paid: bool) -> None:
+def test_a_commit_whose_address_was_paid_is_not_given_back(it: LifeInMemory, paid: bool) -> None:
     it.receive(300)
     sending, (commit,) = it.connection.duplex.sending, it.connection.duplex.receiving.active
     if paid:
@@ -347,7 +347,7 @@ def test_a_commit_whose_address_was_paid_is_not_given_back(it: Story, paid: bool
     assert it.connection.pending is None
 
 
-def test_a_commit_is_given_back_where_the_next_ones_address_alone_was_paid(it: Story) -> None:
+def test_a_commit_is_given_back_where_the_next_ones_address_alone_was_paid(it: LifeInMemory) -> None:
     """Nothing is signed for that address then."""
     it.receive(300)
     sending, (commit,) = it.connection.duplex.sending, it.connection.duplex.receiving.active
@@ -361,7 +361,7 @@ def test_a_commit_is_given_back_where_the_next_ones_address_alone_was_paid(it: S
 
 
 @pytest.mark.parametrize("mined", [False, True])
-def test_no_commit_is_signed_on_an_address_that_was_paid(it: Story, mined: bool) -> None:
+def test_no_commit_is_signed_on_an_address_that_was_paid(it: LifeInMemory, mined: bool) -> None:
     it.open()
     sending = it.connection.duplex.sending
     it.chain.fund(sending.commit_script(sending.requested[-1]).output, 600, mined=mined)
@@ -371,7 +371,7 @@ def test_no_commit_is_signed_on_an_address_that_was_paid(it: Story, mined: bool)
     assert it.connection.duplex.sending.active == ()
 
 
-def test_nothing_is_signed_for_an_address_that_was_paid(it: Story) -> None:
+def test_nothing_is_signed_for_an_address_that_was_paid(it: LifeInMemory) -> None:
     """The commit to be given back was paid to as well: a new one would have to be signed in its place."""
     it.receive(300)
     duplex = it.connection.duplex
@@ -386,7 +386,7 @@ def test_nothing_is_signed_for_an_address_that_was_paid(it: Story) -> None:
     assert it.connection.duplex.receiving.active == (commit,)
 
 
-def test_what_is_revoked_on_an_address_that_was_paid_is_not_credited(it: Story) -> None:
+def test_what_is_revoked_on_an_address_that_was_paid_is_not_credited(it: LifeInMemory) -> None:
     it.open()
     it.queue(300)
     it.sync()
@@ -407,7 +407,7 @@ def test_what_is_revoked_on_an_address_that_was_paid_is_not_credited(it: Story) 
 
 
 @pytest.mark.parametrize("dusted", [False, True])
-def test_an_older_commit_that_would_count_again_must_be_clean(it: Story, dusted: bool) -> None:
+def test_an_older_commit_that_would_count_again_must_be_clean(it: LifeInMemory, dusted: bool) -> None:
     """Nobody watched its address meanwhile: what is there may be old enough to take the deposit at once."""
     it.open()
     it.queue(100, b"one")
@@ -434,7 +434,7 @@ def test_an_older_commit_that_would_count_again_must_be_clean(it: Story, dusted:
         assert balance(it) == before + 260 - 1
 
 
-def test_dust_that_is_watched_keeps_nothing_from_being_credited(it: Story) -> None:
+def test_dust_that_is_watched_keeps_nothing_from_being_credited(it: LifeInMemory) -> None:
     it.open()
     for amount, token in ((10, b"one"), (500, b"two")):
         it.queue(amount, token)
@@ -457,7 +457,7 @@ def test_dust_that_is_watched_keeps_nothing_from_being_credited(it: Story) -> No
 # What can be moved --------------------------------------------------------------------------------------------------
 
 
-def test_all_that_the_deposit_covers_can_be_queued_and_no_more(it: Story) -> None:
+def test_all_that_the_deposit_covers_can_be_queued_and_no_more(it: LifeInMemory) -> None:
     it.open()
     it.doors.passed.clear()
     it.queue(QUANTITY - 100 - 1)
@@ -476,7 +476,7 @@ def test_all_that_the_deposit_covers_can_be_queued_and_no_more(it: Story) -> Non
     assert (it.connection.stage, it.connection.pending) == (AGREED, None)
 
 
-def test_the_oldest_payments_go_first_and_the_others_wait(it: Story) -> None:
+def test_the_oldest_payments_go_first_and_the_others_wait(it: LifeInMemory) -> None:
     it.open()
     for amount, token in ((600, b"one"), (300, b"two"), (90, b"three")):
         it.queue(amount, token)
@@ -488,7 +488,7 @@ def test_the_oldest_payments_go_first_and_the_others_wait(it: Story) -> None:
     assert it.told()[1:] == [sent("one", 600), sent("two", 300), sent("three", 90), FEE]
 
 
-def test_an_unanswered_sync_is_finished_before_the_next(it: Story) -> None:
+def test_an_unanswered_sync_is_finished_before_the_next(it: LifeInMemory) -> None:
     it.open()
     it.queue(100, b"one")
     it.hub.refuses = SILENT
@@ -501,7 +501,7 @@ def test_an_unanswered_sync_is_finished_before_the_next(it: Story) -> None:
     assert [item.quantity for item in it.hub.accepted] == [101, 107]
 
 
-def test_payments_can_be_queued_before_the_deposit_is_agreed_on(it: Story) -> None:
+def test_payments_can_be_queued_before_the_deposit_is_agreed_on(it: LifeInMemory) -> None:
     it.killed_at("save proposed", it.connect)
     it.queue(100)
     with pytest.raises(NotTransferable):
@@ -509,7 +509,7 @@ def test_payments_can_be_queued_before_the_deposit_is_agreed_on(it: Story) -> No
     assert [payment.amount for payment in it.connection.queue] == [100]
 
 
-def test_nothing_is_queued_on_a_connection_that_closes(it: Story) -> None:
+def test_nothing_is_queued_on_a_connection_that_closes(it: LifeInMemory) -> None:
     it.open()
     it.close()
     before = it.files()

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 from channel_support import parsed
+from memory_life_support import DELAY, EXPIRE, QUANTITY, XCP, LifeInMemory, it
 from memory_support import STRANGER
-from story_support import DELAY, EXPIRE, QUANTITY, XCP, Story, it
 
 from picopayments_cli import api
 from picopayments_cli.chain import Query, View
@@ -41,7 +41,7 @@ __all__ = ["it"]
 OTHER = Handle(bytes(32))
 
 
-def nothing_left(it: Story) -> None:
+def nothing_left(it: LifeInMemory) -> None:
     """Nothing was deposited, and no connection is there."""
     assert it.session.connections() == {}
     assert it.session.store.handles() == []
@@ -49,7 +49,7 @@ def nothing_left(it: Story) -> None:
     assert it.chain.held(it.session.wallet.script, XCP) == QUANTITY
 
 
-def deposits(it: Story) -> list[set[Outpoint]]:
+def deposits(it: LifeInMemory) -> list[set[Outpoint]]:
     """The coins that each connection's deposit spends."""
     return [set(spent_outpoints(parsed(item.deposit_raw))) for item in it.session.connections().values()]
 
@@ -71,7 +71,7 @@ def deposits(it: Story) -> list[set[Outpoint]]:
     ],
 )
 def test_terms_that_eat_the_deposit_or_do_not_fit_it(
-    it: Story, terms: Mapping[str, Any], error: type[PicopaymentsError]
+    it: LifeInMemory, terms: Mapping[str, Any], error: type[PicopaymentsError]
 ) -> None:
     it.hub.lies["mph_request"] = {"channel_terms": {**it.hub.terms.as_json(), **terms}}
     with pytest.raises(error):
@@ -80,7 +80,7 @@ def test_terms_that_eat_the_deposit_or_do_not_fit_it(
     assert it.session.store.hub_keys() == {}
 
 
-def test_terms_at_their_limits_are_taken(it: Story) -> None:
+def test_terms_at_their_limits_are_taken(it: LifeInMemory) -> None:
     it.hub.terms = replace(
         it.hub.terms, sync_fee=QUANTITY - 1, deposit_ratio=0.001, deposit_min=QUANTITY, deposit_max=QUANTITY
     )
@@ -107,7 +107,7 @@ def test_terms_at_their_limits_are_taken(it: Story) -> None:
     ],
 )
 def test_an_answer_that_is_not_the_agreed_one(
-    it: Story, method: str, members: Mapping[str, Any], error: type[PicopaymentsError]
+    it: LifeInMemory, method: str, members: Mapping[str, Any], error: type[PicopaymentsError]
 ) -> None:
     it.hub.lies[method] = members
     with pytest.raises(error):
@@ -119,7 +119,7 @@ def test_an_answer_that_is_not_the_agreed_one(
 
 
 @pytest.mark.parametrize("whose", ["the hub's spend hash", "the client's spend hash", "the client's revoke hash"])
-def test_a_first_hash_that_is_not_new(it: Story, whose: str) -> None:
+def test_a_first_hash_that_is_not_new(it: LifeInMemory, whose: str) -> None:
     it.killed_at("save proposed", it.connect)
     duplex = it.connection.duplex
     known = {
@@ -133,7 +133,7 @@ def test_a_first_hash_that_is_not_new(it: Story, whose: str) -> None:
     assert it.connection.stage == PROPOSED
 
 
-def test_a_spend_hash_that_is_the_clients_own(it: Story) -> None:
+def test_a_spend_hash_that_is_the_clients_own(it: LifeInMemory) -> None:
     honest = it.hub.call
 
     def echo(method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
@@ -146,7 +146,7 @@ def test_a_spend_hash_that_is_the_clients_own(it: Story) -> None:
     nothing_left(it)
 
 
-def test_more_than_agreed_is_taken_and_other_delays_are_kept(it: Story) -> None:
+def test_more_than_agreed_is_taken_and_other_delays_are_kept(it: LifeInMemory) -> None:
     it.hub.lies["mph_deposit"] = {"quantity": QUANTITY + 5, "delay_time": 2016}
     it.connect()
     duplex = it.connection.duplex
@@ -155,7 +155,7 @@ def test_more_than_agreed_is_taken_and_other_delays_are_kept(it: Story) -> None:
 
 
 @pytest.mark.parametrize("mined", [False, True])
-def test_a_deposit_address_that_was_paid_before(it: Story, mined: bool) -> None:
+def test_a_deposit_address_that_was_paid_before(it: LifeInMemory, mined: bool) -> None:
     it.killed_at("save proposed", it.connect)
     it.chain.fund(it.connection.duplex.receiving.script.output, 600, mined=mined)
     with pytest.raises(AddressUsed):
@@ -180,7 +180,7 @@ def test_a_deposit_address_that_was_paid_before(it: Story, mined: bool) -> None:
     ],
 )
 def test_an_answer_that_its_key_has_not_signed(
-    it: Story, forge: Callable[[dict[str, Any]], Any], error: type[PicopaymentsError]
+    it: LifeInMemory, forge: Callable[[dict[str, Any]], Any], error: type[PicopaymentsError]
 ) -> None:
     honest = it.hub.call
     it.hub.call = lambda *given, **named: forge(honest(*given, **named))  # type: ignore[method-assign]
@@ -190,7 +190,7 @@ def test_an_answer_that_its_key_has_not_signed(
     assert it.session.store.hub_keys() == {}
 
 
-def test_a_hub_is_known_by_its_first_key(it: Story) -> None:
+def test_a_hub_is_known_by_its_first_key(it: LifeInMemory) -> None:
     known = {"http://hub.invalid": it.hub.key.pubkey.hex()}
     it.open()
     assert it.session.store.hub_keys() == known
@@ -203,7 +203,7 @@ def test_a_hub_is_known_by_its_first_key(it: Story) -> None:
     assert len(it.session.connections()) == 1
 
 
-def test_a_connections_own_key_counts_whatever_the_list_of_hubs_says(it: Story) -> None:
+def test_a_connections_own_key_counts_whatever_the_list_of_hubs_says(it: LifeInMemory) -> None:
     it.open()
     it.session.store.save_hub_key(it.hub.url, STRANGER.pubkey.hex())
     it.queue(100)
@@ -215,7 +215,7 @@ def test_a_connections_own_key_counts_whatever_the_list_of_hubs_says(it: Story) 
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"http://hub.invalid/api/": 5}', '{"http://hub.invalid/api/": "ab"}'])
-def test_a_list_of_hubs_that_is_none(it: Story, content: str) -> None:
+def test_a_list_of_hubs_that_is_none(it: LifeInMemory, content: str) -> None:
     it.session.store.save_hub_key(it.hub.url, "ab")
     it.session.store.hubs_path.write_text(content)
     with pytest.raises(StoreDamaged):
@@ -228,7 +228,7 @@ def test_a_list_of_hubs_that_is_none(it: Story, content: str) -> None:
 # The wallet ---------------------------------------------------------------------------------------------------------
 
 
-def test_more_than_the_wallet_holds(it: Story) -> None:
+def test_more_than_the_wallet_holds(it: LifeInMemory) -> None:
     before = it.files()
     with pytest.raises(InsufficientFunds) as refused:
         opening.connect(it.session, it.chain.asset("XCP"), QUANTITY + 1, EXPIRE, DELAY)
@@ -238,13 +238,13 @@ def test_more_than_the_wallet_holds(it: Story) -> None:
 
 
 @pytest.mark.parametrize("delay", [0, -1, 2017])
-def test_a_delay_that_no_commit_may_have(it: Story, delay: int) -> None:
+def test_a_delay_that_no_commit_may_have(it: LifeInMemory, delay: int) -> None:
     with pytest.raises(InvalidTime):
         opening.connect(it.session, it.chain.asset("XCP"), QUANTITY, EXPIRE, delay)
     assert it.doors.passed == []
 
 
-def test_what_is_on_its_way_into_a_deposit_is_not_there_for_another(it: Story) -> None:
+def test_what_is_on_its_way_into_a_deposit_is_not_there_for_another(it: LifeInMemory) -> None:
     it.connect()
     for _ in range(2):  # in the mempool, and in a block
         with pytest.raises(InsufficientFunds) as refused:
@@ -258,7 +258,7 @@ def test_what_is_on_its_way_into_a_deposit_is_not_there_for_another(it: Story) -
 
 
 @pytest.mark.parametrize("left", [True, False])
-def test_what_a_deposit_that_no_block_holds_spends_is_left_alone(it: Story, left: bool) -> None:
+def test_what_a_deposit_that_no_block_holds_spends_is_left_alone(it: LifeInMemory, left: bool) -> None:
     it.connect() if left else it.killed_at("save agreed", it.connect)
     it.chain.grant(it.session.wallet.script, XCP, 10)
     it.hub.handle = OTHER
@@ -271,7 +271,7 @@ def test_what_a_deposit_that_no_block_holds_spends_is_left_alone(it: Story, left
     assert [item.stage for item in it.session.connections().values()] == [AGREED, AGREED]
 
 
-def test_the_reserve_stays_in_the_wallet_to_the_satoshi(it: Story) -> None:
+def test_the_reserve_stays_in_the_wallet_to_the_satoshi(it: LifeInMemory) -> None:
     it.chain.entries.clear()
     it.chain.fund(it.session.wallet.script, 25_000)
     it.chain.fee_rate = 10
@@ -292,7 +292,7 @@ def test_the_reserve_stays_in_the_wallet_to_the_satoshi(it: Story) -> None:
     assert change.value == 20_000
 
 
-def test_the_network_asks_more_than_the_ceiling(it: Story) -> None:
+def test_the_network_asks_more_than_the_ceiling(it: LifeInMemory) -> None:
     it.chain.fee_rate = it.session.settings.fee_ceiling + 1
     with pytest.raises(FeeTooHigh) as refused:
         it.connect()
@@ -310,7 +310,7 @@ def test_the_network_asks_more_than_the_ceiling(it: Story) -> None:
     it.connect()
 
 
-def test_a_coin_of_another_value_is_not_spent(it: Story) -> None:
+def test_a_coin_of_another_value_is_not_spent(it: LifeInMemory) -> None:
     """Legacy signatures do not commit to the values of what they spend: the difference would go to the miners."""
     honest = it.chain.view
 
@@ -326,7 +326,7 @@ def test_a_coin_of_another_value_is_not_spent(it: Story) -> None:
     nothing_left(it)
 
 
-def test_a_coin_that_nobody_knows_is_not_spent(it: Story) -> None:
+def test_a_coin_that_nobody_knows_is_not_spent(it: LifeInMemory) -> None:
     honest = it.chain.view
     it.chain.view = lambda query: replace(honest(query), transactions={})  # type: ignore[method-assign]
     with pytest.raises(BadPreviousTransaction):
@@ -334,7 +334,7 @@ def test_a_coin_that_nobody_knows_is_not_spent(it: Story) -> None:
     nothing_left(it)
 
 
-def test_coins_with_assets_attached_are_left_alone(it: Story) -> None:
+def test_coins_with_assets_attached_are_left_alone(it: LifeInMemory) -> None:
     coins = it.chain.view(Query(coins=[it.session.wallet.address])).coins[it.session.wallet.address]
     it.chain.with_assets = {coin.outpoint for coin in coins[:2]}
     it.connect()
@@ -342,7 +342,7 @@ def test_coins_with_assets_attached_are_left_alone(it: Story) -> None:
 
 
 @pytest.mark.parametrize("options", [1, 3, 2**63 - 1])
-def test_nothing_is_deposited_that_could_not_come_back_for_want_of_a_memo(it: Story, options: int) -> None:
+def test_nothing_is_deposited_that_could_not_come_back_for_want_of_a_memo(it: LifeInMemory, options: int) -> None:
     it.chain.options[it.session.wallet.address] = options
     with pytest.raises(MemoRequired) as refused:
         it.connect()
@@ -352,7 +352,7 @@ def test_nothing_is_deposited_that_could_not_come_back_for_want_of_a_memo(it: St
     it.connect()
 
 
-def test_no_coin_is_spent_where_nobody_says_what_is_attached(it: Story) -> None:
+def test_no_coin_is_spent_where_nobody_says_what_is_attached(it: LifeInMemory) -> None:
     def silent(outpoints: object) -> set[Outpoint]:
         raise NodeUnreachable("The node does not answer.")
 
@@ -365,7 +365,7 @@ def test_no_coin_is_spent_where_nobody_says_what_is_attached(it: Story) -> None:
 # What stands afterwards ---------------------------------------------------------------------------------------------
 
 
-def test_each_step_is_on_disk_before_the_next_leaves(it: Story) -> None:
+def test_each_step_is_on_disk_before_the_next_leaves(it: LifeInMemory) -> None:
     it.killed_at("save asked", it.connect)
     assert it.session.store.load_wif() is not None  # the key that all of it is signed with
     (asked,) = it.session.store.load_all().values()
@@ -384,7 +384,7 @@ def test_each_step_is_on_disk_before_the_next_leaves(it: Story) -> None:
     assert bytes.fromhex(asked["salt"]) != it.connection.salt
 
 
-def test_what_was_agreed_is_on_disk_before_the_deposit_leaves(it: Story) -> None:
+def test_what_was_agreed_is_on_disk_before_the_deposit_leaves(it: LifeInMemory) -> None:
     it.killed_at("save agreed", it.connect)
     agreed = it.connection
     anchor = agreed.duplex.sending.anchor

@@ -4,24 +4,12 @@ from __future__ import annotations
 
 import shutil
 import signal
-from collections.abc import Iterator
-from pathlib import Path
 
-import pytest
-from cheats import Town, pay, running_town
-from regtest_support import running_node
-
-FEE = 1  # for a sync
+from cheats import Town, pay
+from network_support import FEE
 
 
-@pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    """A chain that mines only when told, a hub, and clients of one's own."""
-    with running_node(tmp_path / "chain", 0) as node, running_town(tmp_path, node) as running:
-        yield running
-
-
-class Story:
+class RestoredClient:
     """Alice and Bob have a connection each; Bob's folder is copied, and comes back later."""
 
     def __init__(self, town: Town) -> None:
@@ -72,7 +60,7 @@ class Story:
 
 
 def test_a_commit_that_was_given_back_is_not_published(town: Town) -> None:
-    story = Story(town)
+    story = RestoredClient(town)
     story.pays(100)
     story.pays(5000)
     story.back_up()
@@ -84,7 +72,7 @@ def test_a_commit_that_was_given_back_is_not_published(town: Town) -> None:
 
 
 def test_what_was_received_after_the_backup_comes_home(town: Town) -> None:
-    story = Story(town)
+    story = RestoredClient(town)
     story.back_up()
     story.pays(100)
     story.pays(5000)
@@ -92,8 +80,8 @@ def test_what_was_received_after_the_backup_comes_home(town: Town) -> None:
     story.ends()  # in which its spend secret goes along with the close, since it knows of nothing received
 
 
-def test_both_at_once(town: Town) -> None:
-    story = Story(town)
+def test_both_are_restored_at_once(town: Town) -> None:
+    story = RestoredClient(town)
     story.pays(100)
     story.pays(5000)
     story.back_up()
@@ -104,7 +92,7 @@ def test_both_at_once(town: Town) -> None:
 
 
 def test_without_the_hub_the_highest_commit_is_published(town: Town) -> None:
-    story = Story(town)
+    story = RestoredClient(town)
     story.pays(5000)
     story.back_up()
     town.stop_hub(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What leaves the wallet by `blocksend`, what is refused of it, and what the words of a command mean."""
+"""`blocksend` sends from the wallet, refuses each send that can't be, and takes words as they are meant."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from channel_support import parsed, wallet_coin
+from memory_life_support import QUANTITY, XCP, LifeInMemory, it
 from memory_support import REGTEST, STRANGER, address
-from story_support import QUANTITY, XCP, Story, it
 
 from picopayments_cli import api
 from picopayments_cli.chain import Asset, Query
@@ -40,21 +40,21 @@ THEIRS = p2pkh(hash160(STRANGER.pubkey))
 THERE = address(THEIRS)
 
 
-def paid(it: Story, txid: str) -> int:
+def paid(it: LifeInMemory, txid: str) -> int:
     """The satoshis that a transaction of the mempool pays to the stranger."""
     (raw,) = (entry.raw for entry in it.chain.entries if entry.txid == bytes.fromhex(txid)[::-1])
     return sum(out.nValue for out in parsed(raw).vout if bytes(out.scriptPubKey) == THEIRS)
 
 
 @pytest.mark.parametrize(("extra", "value"), [(0, DUST), (DUST - 1, DUST), (DUST + 1, DUST + 1), ("0", DUST)])
-def test_an_asset_goes_with_the_dust_that_an_output_must_hold(it: Story, extra: Any, value: int) -> None:
+def test_an_asset_goes_with_the_dust_that_an_output_must_hold(it: LifeInMemory, extra: Any, value: int) -> None:
     txid = api.blocksend(it.session, "XCP", THERE, QUANTITY, extra)
     assert paid(it, txid) == value
     it.chain.mine()
     assert (it.chain.held(THEIRS, XCP), it.chain.held(it.session.wallet.script, XCP)) == (QUANTITY, 0)
 
 
-def test_bitcoins_go_alone(it: Story) -> None:
+def test_bitcoins_go_alone(it: LifeInMemory) -> None:
     assert paid(it, api.blocksend(it.session, "BTC", THERE, DUST)) == DUST
     assert paid(it, api.blocksend(it.session, "BTC", REGTEST.burn_address, 700)) == 0
     it.chain.mine()
@@ -79,14 +79,16 @@ def test_bitcoins_go_alone(it: Story) -> None:
         (("XCP", THERE, 5, -1), InvalidQuantity),
     ],
 )
-def test_a_send_that_can_t_be_is_refused(it: Story, words: tuple[Any, ...], error: type[PicopaymentsError]) -> None:
+def test_a_send_that_can_t_be_is_refused(
+    it: LifeInMemory, words: tuple[Any, ...], error: type[PicopaymentsError]
+) -> None:
     before = list(it.chain.entries)
     with pytest.raises(error):
         api.blocksend(it.session, *words)
     assert it.chain.entries == before
 
 
-def test_no_asset_is_sent_to_where_the_ledger_wants_a_memo(it: Story) -> None:
+def test_no_asset_is_sent_to_where_the_ledger_wants_a_memo(it: LifeInMemory) -> None:
     it.chain.options = {THERE: 1, it.session.wallet.address: 1}
     before = list(it.chain.entries)
     with pytest.raises(MemoRequired) as refused:
@@ -99,7 +101,7 @@ def test_no_asset_is_sent_to_where_the_ledger_wants_a_memo(it: Story) -> None:
     assert it.chain.held(THEIRS, XCP) == 5
 
 
-def test_the_reserve_stays_to_the_satoshi(it: Story) -> None:
+def test_the_reserve_stays_to_the_satoshi(it: LifeInMemory) -> None:
     it.chain.fee_rate = 2
     with pytest.raises(InsufficientBitcoin) as refused:
         api.blocksend(it.session, "BTC", THERE, 2_990_000)
@@ -113,7 +115,7 @@ def test_the_reserve_stays_to_the_satoshi(it: Story) -> None:
     assert change.value == 20_000
 
 
-def test_what_is_on_its_way_out_is_not_sent_again(it: Story) -> None:
+def test_what_is_on_its_way_out_is_not_sent_again(it: LifeInMemory) -> None:
     api.blocksend(it.session, "XCP", THERE, 600)
     for _ in range(2):
         with pytest.raises(InsufficientFunds) as refused:
@@ -124,7 +126,7 @@ def test_what_is_on_its_way_out_is_not_sent_again(it: Story) -> None:
     assert it.chain.held(THEIRS, XCP) == QUANTITY
 
 
-def test_other_sends_of_the_mempool_are_not_the_wallets(it: Story) -> None:
+def test_other_sends_of_the_mempool_are_not_the_wallets(it: LifeInMemory) -> None:
     """A stranger's send to the wallet, one of another asset, and a payment of bitcoins."""
     coin = wallet_coin(it.chain.fund(THEIRS, 100_000), 100_000)
     it.chain.grant(THEIRS, XCP, 500)
@@ -141,7 +143,7 @@ def test_other_sends_of_the_mempool_are_not_the_wallets(it: Story) -> None:
     assert refused.value.data["available"] == QUANTITY
 
 
-def test_unconfirmed_coins_are_not_spent(it: Story) -> None:
+def test_unconfirmed_coins_are_not_spent(it: LifeInMemory) -> None:
     it.chain.fund(it.session.wallet.script, 50_000_000, mined=False)
     with pytest.raises(InsufficientBitcoin):
         api.blocksend(it.session, "BTC", THERE, 3_000_000)
@@ -149,14 +151,14 @@ def test_unconfirmed_coins_are_not_spent(it: Story) -> None:
     api.blocksend(it.session, "BTC", THERE, 3_000_000)
 
 
-def test_one_command_spends_no_coin_twice(it: Story) -> None:
+def test_one_command_spends_no_coin_twice(it: LifeInMemory) -> None:
     for _ in range(3):
         api.blocksend(it.session, "BTC", THERE, 900_000)
     spent = [outpoint for entry in it.chain.entries[-3:] for outpoint in spent_outpoints(parsed(entry.raw))]
     assert len(set(spent)) == 3
 
 
-def test_a_rate_above_the_ceiling_is_not_paid(it: Story) -> None:
+def test_a_rate_above_the_ceiling_is_not_paid(it: LifeInMemory) -> None:
     it.chain.fee_rate = 101
     with pytest.raises(FeeTooHigh):
         api.blocksend(it.session, "BTC", THERE, 5000)
@@ -169,7 +171,7 @@ def test_a_rate_above_the_ceiling_is_not_paid(it: Story) -> None:
     assert 6.5 < fee / len(raw) < 7.5
 
 
-def test_a_coin_of_another_value_is_not_spent(it: Story) -> None:
+def test_a_coin_of_another_value_is_not_spent(it: LifeInMemory) -> None:
     honest = it.chain.view
     it.chain.view = lambda query: replace(honest(query), transactions={})  # type: ignore[method-assign]
     with pytest.raises(BadPreviousTransaction):
@@ -177,7 +179,7 @@ def test_a_coin_of_another_value_is_not_spent(it: Story) -> None:
 
 
 @pytest.mark.parametrize("error", [NodeUnreachable("It does not answer."), BroadcastRefused("No.")])
-def test_a_payment_that_may_have_left_is_named(it: Story, error: PicopaymentsError) -> None:
+def test_a_payment_that_may_have_left_is_named(it: LifeInMemory, error: PicopaymentsError) -> None:
     left: list[bytes] = []
 
     def broken(raw: bytes) -> bytes:
@@ -196,7 +198,7 @@ def test_a_payment_that_may_have_left_is_named(it: Story, error: PicopaymentsErr
 
 
 @pytest.mark.parametrize("name", ["", "XC", "xc", "A1", ".", "XCP.", "xcp.", "PARENT.", "parent..child", "BTC.child"])
-def test_what_can_be_no_assets_name_is_not_asked_for(it: Story, name: str) -> None:
+def test_what_can_be_no_assets_name_is_not_asked_for(it: LifeInMemory, name: str) -> None:
     def unasked(name: str) -> Asset:
         raise AssertionError(name)
 
@@ -216,7 +218,7 @@ def test_what_can_be_no_assets_name_is_not_asked_for(it: Story, name: str) -> No
         ("5PARENT.child", "A95428956661682177", 5),
     ],
 )
-def test_a_quantity_with_its_unit(it: Story, value: int | str, asset: str, quantity: int) -> None:
+def test_a_quantity_with_its_unit(it: LifeInMemory, value: int | str, asset: str, quantity: int) -> None:
     plain = it.chain.asset
     it.chain.asset = lambda name: replace(plain(asset), divisible=False) if "." in name else plain(name)  # type: ignore[method-assign]
     assert quantity_of(it.session, value, asset) == quantity
@@ -235,7 +237,7 @@ def test_a_quantity_with_its_unit(it: Story, value: int | str, asset: str, quant
         ("5PARENT.child", "XCP"),
     ],
 )
-def test_a_quantity_of_something_else(it: Story, value: int | str, asset: str) -> None:
+def test_a_quantity_of_something_else(it: LifeInMemory, value: int | str, asset: str) -> None:
     plain = it.chain.asset
     it.chain.asset = lambda name: plain("A95428956661682177") if "." in name else plain(name)  # type: ignore[method-assign]
     with pytest.raises(InvalidQuantity):
@@ -267,6 +269,6 @@ def test_a_handle_by_what_it_begins_with(text: str) -> None:
         ("0" * 62, AmbiguousHandle),
     ],
 )
-def test_a_handle_that_names_none(text: str, error: type[PicopaymentsError]) -> None:
+def test_a_handle_that_names_no_connection_is_refused(text: str, error: type[PicopaymentsError]) -> None:
     with pytest.raises(error):
         handle_named(text, [TWO, ONE, Handle(b"\xff" * 32)])

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import pytest
 import requests
 from filelock import FileLock
-from network_support import DEPOSIT, WAIT, Client, Network, running_network, wait_until
+from network_support import DEPOSIT, WAIT, Client, Network, wait_until
 
 NOBODY = "http://127.0.0.1:9/api/"
 
@@ -96,12 +96,6 @@ def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server whose hub does not run."""
     with served(tmp_path_factory.mktemp("lonely") / "basedir") as server:
         yield server
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    with running_network(tmp_path_factory.mktemp("network")) as network:
-        yield network
 
 
 # What it does -------------------------------------------------------------------------------------------------------
@@ -296,7 +290,7 @@ def test_nothing_begins_anew_where_the_folder_was_taken_away(tmp_path: Path) -> 
         assert server.result("history") == []
 
 
-def test_a_port_that_is_taken(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         done = Client(tmp_path / "basedir", NOBODY).done("serve", "--port", str(taken.getsockname()[1]))
     assert (done.code, done.error["name"]) == (4, "PortUnusable")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 from channel_support import parsed
-from memory_support import HandHub
-from story_support import DELAY, EXPIRE, QUANTITY, SILENT, XCP, Story, WatchedHub, it
+from memory_life_support import DELAY, EXPIRE, QUANTITY, SILENT, XCP, LifeInMemory, WatchedHub, it
+from memory_support import ScriptedHub
 
 from picopayments_cli import api
 from picopayments_cli.chain import Query
@@ -28,7 +28,7 @@ SECOND = Handle(b"\x02" * 32)
 class BothHubs:
     """One hub, of which each connection is answered by a hand of its own."""
 
-    def __init__(self, *hubs: HandHub) -> None:
+    def __init__(self, *hubs: ScriptedHub) -> None:
         self.url = hubs[0].url
         self._hubs = {hub.handle.hex(): hub for hub in hubs}
 
@@ -37,10 +37,10 @@ class BothHubs:
 
 
 @pytest.fixture
-def two(it: Story) -> tuple[Story, HandHub]:
+def two(it: LifeInMemory) -> tuple[LifeInMemory, ScriptedHub]:
     """A client with two open connections, and the hub's hand for the second one."""
     it.open()
-    hub = HandHub(it.chain, it.hub.terms)
+    hub = ScriptedHub(it.chain, it.hub.terms)
     hub.handle, hub.secrets = SECOND, Secrets(hub.key, b"the second salt.")
     it.chain.grant(it.session.wallet.script, XCP, QUANTITY)
     it.chain.grant(hub.script, XCP, QUANTITY)
@@ -54,11 +54,11 @@ def two(it: Story) -> tuple[Story, HandHub]:
     return it, hub
 
 
-def connections(it: Story) -> dict[Handle, Connection]:
+def connections(it: LifeInMemory) -> dict[Handle, Connection]:
     return it.session.connections()
 
 
-def test_each_connection_is_paid_what_is_its_own(two: tuple[Story, HandHub]) -> None:
+def test_each_connection_is_paid_what_is_its_own(two: tuple[LifeInMemory, ScriptedHub]) -> None:
     it, hub = two
     it.hub.to_pay, hub.to_pay = [300], [200]
     api.sync(it.session)
@@ -70,7 +70,7 @@ def test_each_connection_is_paid_what_is_its_own(two: tuple[Story, HandHub]) -> 
         assert [item["status"] for item in shown.values()] == ["open", "open"]
 
 
-def test_what_expires_together_is_paid_for_by_different_coins(two: tuple[Story, HandHub]) -> None:
+def test_what_expires_together_is_paid_for_by_different_coins(two: tuple[LifeInMemory, ScriptedHub]) -> None:
     it, hub = two
     it.hub.refuses = hub.refuses = SILENT
     it.chain.mine(EXPIRE)
@@ -90,7 +90,7 @@ def test_what_expires_together_is_paid_for_by_different_coins(two: tuple[Story, 
     assert {item.stage for item in connections(it).values()} == {CLOSED}
 
 
-def test_another_asset_on_the_address_of_a_commit_comes_home_after_the_channels_own(it: Story) -> None:
+def test_another_asset_on_the_address_of_a_commit_comes_home_after_the_channels_own(it: LifeInMemory) -> None:
     it.receive()
     it.close_silently()
     commit = it.connection.duplex.receiving.active[-1]

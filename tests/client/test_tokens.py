@@ -1,4 +1,4 @@
-"""What a token stands for: of a wallet in memory, whatever happens to its payments, in whatever order."""
+"""A token pays once for a wallet in memory, whatever happens to its payments, in whatever order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from story_support import SILENT, Story
+from memory_life_support import SILENT, LifeInMemory
 
 from client.test_history import ONE, TWO
 from picopayments_cli import api
@@ -34,7 +34,7 @@ BODY = {"sends": [{"token": TOKEN.hex()}]}
 @pytest.fixture(scope="module")
 def blank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
     """An open connection that has paid nothing."""
-    made = Story(tmp_path_factory.mktemp("blank"))
+    made = LifeInMemory(tmp_path_factory.mktemp("blank"))
     made.open()
     yield made.connection
     made.session.close()
@@ -202,14 +202,14 @@ def test_whatever_happens_a_token_pays_once_and_what_never_paid_is_free(
 
 
 @pytest.fixture
-def story(tmp_path: Path) -> Iterator[Story]:
-    made = Story(tmp_path)
+def story(tmp_path: Path) -> Iterator[LifeInMemory]:
+    made = LifeInMemory(tmp_path)
     made.open()
     yield made
     made.session.close()
 
 
-def pay(it: Story, amount: int = 100) -> bool:
+def pay(it: LifeInMemory, amount: int = 100) -> bool:
     """Run the payer's script; whether it queued the payment."""
     before = it.files()
     assert api.queuepayment(it.session, it.handle, "00" * HANDLE_SIZE, amount, TOKEN.hex()) == TOKEN.hex()
@@ -217,7 +217,7 @@ def pay(it: Story, amount: int = 100) -> bool:
 
 
 @pytest.mark.parametrize("door", ["save sync prepared", "call mph_sync", "save sync settled"])
-def test_a_process_that_is_killed_pays_once(story: Story, door: str) -> None:
+def test_a_process_that_is_killed_pays_once(story: LifeInMemory, door: str) -> None:
     assert pay(story)
     story.killed_at(door, lambda: api.sync(story.session))
     assert not pay(story)
@@ -228,7 +228,7 @@ def test_a_process_that_is_killed_pays_once(story: Story, door: str) -> None:
     assert len(story.connection.queue) == 0
 
 
-def test_a_repaired_sync_without_an_answer_may_still_have_paid(story: Story) -> None:
+def test_a_repaired_sync_without_an_answer_may_still_have_paid(story: LifeInMemory) -> None:
     """Refused by the history, and yet the hub may have taken the first version."""
     assert pay(story)
     honest, told = story.hub.call, [PaymentExceedsReceivable("Not these."), SILENT]
@@ -248,14 +248,14 @@ def test_a_repaired_sync_without_an_answer_may_still_have_paid(story: Story) -> 
     assert not pay(story)
 
 
-def test_a_payment_that_can_not_be_moved_is_refused_and_changes_nothing(story: Story) -> None:
+def test_a_payment_that_can_not_be_moved_is_refused_and_changes_nothing(story: LifeInMemory) -> None:
     before = story.files()
     with pytest.raises(NotTransferable):
         pay(story, 10_000)
     assert story.files() == before
 
 
-def test_a_history_that_can_not_be_read_pays_nothing(story: Story) -> None:
+def test_a_history_that_can_not_be_read_pays_nothing(story: LifeInMemory) -> None:
     """Nobody knows what was paid."""
     assert pay(story)
     story.sync()
@@ -268,7 +268,7 @@ def test_a_history_that_can_not_be_read_pays_nothing(story: Story) -> None:
             pay(story)
 
 
-def test_a_payment_whose_token_is_drawn_is_new_whatever_can_not_be_read(story: Story) -> None:
+def test_a_payment_whose_token_is_drawn_is_new_whatever_can_not_be_read(story: LifeInMemory) -> None:
     assert pay(story)
     handle, store = story.handle, story.session.store
     for path in (store.history_path, store.archive_folder / f"{TWO.hex()}.json", store.folder / f"{TWO.hex()}.json"):
@@ -281,7 +281,7 @@ def test_a_payment_whose_token_is_drawn_is_new_whatever_can_not_be_read(story: S
     assert len(story.connection.queue) == 4
 
 
-def test_an_archive_that_can_not_be_read_pays_nothing(story: Story) -> None:
+def test_an_archive_that_can_not_be_read_pays_nothing(story: LifeInMemory) -> None:
     folder = story.session.store.archive_folder
     folder.mkdir(mode=0o700)
     path = folder / f"{TWO.hex()}.json"

@@ -6,9 +6,9 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from network_support import ASSETS, DEPOSIT, Network, running_network
+from network_support import ASSETS, DEPOSIT, FEE, Network, running_network
 
-from faults.party import EXPIRE, FEE, PATIENCE, Party, heard, hub_balance
+from faults.harness_client import EXPIRE, PATIENCE, HarnessClient, heard, hub_balance
 from faults.proxy import FAULTS, LATE, Proxy, between
 from faults.result import Budget, Result
 from picopayments_cli.errors import BadAnswer, BadReply, PicopaymentsError, Unreachable
@@ -27,11 +27,11 @@ class Session:
     proxy: Proxy
     rng: random.Random
     result: Result
-    parties: list[Party] = field(default_factory=list)
+    parties: list[HarnessClient] = field(default_factory=list)
     handles: dict[str, str] = field(default_factory=dict)
     queued: dict[str, tuple[str, int]] = field(default_factory=dict)  # token to payee and amount
 
-    def handle(self, party: Party) -> str:
+    def handle(self, party: HarnessClient) -> str:
         """A client's connection."""
         return self.handles[party.name]
 
@@ -58,7 +58,7 @@ def run(rng: random.Random, budget: Budget) -> Result:
     return result
 
 
-def _disturb(session: Session, party: Party, number: int) -> list[str]:
+def _disturb(session: Session, party: HarnessClient, number: int) -> list[str]:
     """Have the next calls go wrong, and the client wait briefly; what will happen."""
     drawn = [session.rng.choice(FAULTS) for _ in range(number)]
     if drawn.count(LATE) > 1:
@@ -70,13 +70,13 @@ def _disturb(session: Session, party: Party, number: int) -> list[str]:
     return drawn
 
 
-def _calm(session: Session, party: Party) -> None:
+def _calm(session: Session, party: HarnessClient) -> None:
     session.proxy.faults.clear()
     session.proxy.everything = False
     party.timeout = PATIENCE
 
 
-def _tried(session: Session, party: Party, what: str, command: str, *args: object) -> bool:
+def _tried(session: Session, party: HarnessClient, what: str, command: str, *args: object) -> bool:
     """Do a command that may be cut off; whether it succeeded. Only named causes of lost answers are allowed."""
     try:
         party.do(command, *args)
@@ -90,7 +90,7 @@ def _tried(session: Session, party: Party, what: str, command: str, *args: objec
 def _open(session: Session) -> None:
     """Three clients, one of which sees the chain through the hub; they connect while answers are lost."""
     for name, own_chain in (("alice", True), ("bob", True), ("carol", False)):
-        party = Party(session.network, name, session.proxy.url, own_chain=own_chain).fund()
+        party = HarnessClient(session.network, name, session.proxy.url, own_chain=own_chain).fund()
         drawn = _disturb(session, party, 3)
         connected = _tried(session, party, f"connect {drawn}", "connect", "XCP", DEPOSIT, EXPIRE)
         _calm(session, party)
@@ -130,7 +130,7 @@ def _schedule(session: Session) -> None:
     _repair(session, actor, drawn)
 
 
-def _queue(session: Session, payer: Party, payee: Party) -> None:
+def _queue(session: Session, payer: HarnessClient, payee: HarnessClient) -> None:
     if payer is payee:
         return
     amount = session.rng.choice((1, 2, 10, 100, session.rng.randrange(1, 3000)))
@@ -138,7 +138,7 @@ def _queue(session: Session, payer: Party, payee: Party) -> None:
     session.queued[token] = (session.handle(payee), amount)
 
 
-def _repair(session: Session, party: Party, drawn: Sequence[str]) -> None:
+def _repair(session: Session, party: HarnessClient, drawn: Sequence[str]) -> None:
     """The next sync, undisturbed, brings all to its end: hub and client agree, to the satoshi."""
     handle = session.handle(party)
     kept = party.connection(handle)
@@ -159,7 +159,7 @@ def _repair(session: Session, party: Party, drawn: Sequence[str]) -> None:
 
 
 def _deliver(session: Session) -> None:
-    """What is under way arrives, each payment once."""
+    """Check that all payments under way arrive, each once."""
     for _ in range(2):
         for party in session.parties:
             _repair(session, party, ())

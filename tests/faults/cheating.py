@@ -7,11 +7,11 @@ import traceback
 from collections.abc import Callable
 
 from faults import cheating_client, cheating_client_late, cheating_hub, cheating_hub_late
+from faults.cheat_network import CheatNetwork, running_cheat_network
 from faults.result import Budget, Result
-from faults.stage import Stage, stage
 
 QUICK = {"client": 2, "hub": 4}  # trials, of each side
-Trial = Callable[[Stage], str]
+Trial = Callable[[CheatNetwork], str]
 TRIALS: dict[str, tuple[Trial, ...]] = {
     "client": (*cheating_client.TRIALS, *cheating_client_late.TRIALS),
     "hub": (*cheating_hub.TRIALS, *cheating_hub_late.TRIALS),
@@ -21,7 +21,7 @@ TRIALS: dict[str, tuple[Trial, ...]] = {
 def run(rng: random.Random, budget: Budget) -> Result:
     """Every trial once, those of the client first; then again, in another order, while there is time."""
     result = Result("cheats on chain")
-    with stage(budget.folder, rng, result) as town:
+    with running_cheat_network(budget.folder, rng, result) as town:
         for way, trials in TRIALS.items():
             if way == "hub":
                 town.stop_hub()  # its clients have another one
@@ -34,7 +34,7 @@ def run(rng: random.Random, budget: Budget) -> Result:
     return result
 
 
-def _carry_out(town: Stage, way: str, trial: Trial) -> None:
+def _carry_out(town: CheatNetwork, way: str, trial: Trial) -> None:
     """Carry a trial out, and note what stopped it, under its name."""
     result, name = town.result, f"{way} | {trial.__name__}"
     before = len(result.failures)

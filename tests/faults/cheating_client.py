@@ -1,12 +1,11 @@
-"""What a cheating client does to the honest hub; each trial returns what stopped it."""
+"""The cheats of a client on the honest hub; each trial returns what stopped it."""
 
 from __future__ import annotations
 
 from network_support import wait_until
 
-from faults.forgery import bad_commits, with_high_s
-from faults.stage import Raid, Stage
-from faults.thieves import (
+from faults.cheat_network import CheatedHub, CheatNetwork
+from faults.cheating_parties import (
     COMMIT_ERRORS,
     DUSTS,
     FLOOD,
@@ -16,14 +15,15 @@ from faults.thieves import (
     shaped_like_signature,
     shown_secret,
 )
+from faults.forgery import bad_commits, with_high_s
 from picopayments_cli.channel.values import hash_of
 
 # Revoked commits ----------------------------------------------------------------------------------------------------
 
 
-def revoked_at_once(town: Stage) -> str:
+def revoked_at_once(town: CheatNetwork) -> str:
     """A revoked commit goes to the network."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     stolen = it.give_back()
     it.fault()
@@ -32,9 +32,9 @@ def revoked_at_once(town: Stage) -> str:
     return "punished in the mempool"
 
 
-def revoked_at_last_block(town: Stage) -> str:
+def revoked_at_last_block(town: CheatNetwork) -> str:
     """A revoked commit goes to a miner, and the hub wakes at the last block at which it can be punished."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     stolen = it.give_back()
     it.fault()
@@ -53,9 +53,9 @@ def revoked_at_last_block(town: Stage) -> str:
     return f"punished {channel.delay - 1} blocks deep"
 
 
-def old_books(town: Stage) -> str:
+def old_books(town: CheatNetwork) -> str:
     """The client goes on from an older state, then publishes what it has revoked since."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     mallory.sync(5001, mallory.payment(5000, mallory.handle))
@@ -73,9 +73,9 @@ def old_books(town: Stage) -> str:
 # Dust ---------------------------------------------------------------------------------------------------------------
 
 
-def dust_before_signing(town: Stage) -> str:
+def dust_before_signing(town: CheatNetwork) -> str:
     """Dust grows old on the address of a commit whose hash the hub has not been told yet."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     ahead = hash_of(mallory.secrets.revoke(mallory.drawn_hashes))
@@ -92,9 +92,9 @@ def dust_before_signing(town: Stage) -> str:
     return "the hub closes"
 
 
-def dust_behind_a_payout(town: Stage) -> str:
+def dust_behind_a_payout(town: CheatNetwork) -> str:
     """Dust is old on the next commit's address, but no list of coins shows it: a payout of it waits in the mempool."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     channel, spend = mallory.duplex.receiving, mallory.secrets.spend
@@ -118,9 +118,9 @@ def dust_behind_a_payout(town: Stage) -> str:
     return f"the hub closes: {name}"
 
 
-def dust_after_the_check(town: Stage) -> str:
+def dust_after_the_check(town: CheatNetwork) -> str:
     """Dust comes to the next commit's address when the hub has looked at it, and before it signs."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     mallory.sync(1)
@@ -141,9 +141,9 @@ def dust_after_the_check(town: Stage) -> str:
     return "signed, and never taken back"
 
 
-def dust_before_revoking(town: Stage) -> str:
+def dust_before_revoking(town: CheatNetwork) -> str:
     """Dust grows old on the address of a commit to the client, which then revokes it."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     mallory.sync(5001, mallory.payment(5000, mallory.handle))
@@ -162,9 +162,9 @@ def dust_before_revoking(town: Stage) -> str:
     return "DirtyCommitAddress"
 
 
-def dust_after_revoking(town: Stage) -> str:
+def dust_after_revoking(town: CheatNetwork) -> str:
     """Dust comes to a revoked commit's address, and the hub wakes at the last block before it is old enough."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     stolen = it.give_back()
@@ -183,9 +183,9 @@ def dust_after_revoking(town: Stage) -> str:
     return "swept, punished"
 
 
-def dust_while_nothing_is_at_risk(town: Stage) -> str:
+def dust_while_nothing_is_at_risk(town: CheatNetwork) -> str:
     """Dust grows old on a revoked commit's address while an active one moves more; then that is given back."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     stolen = it.give_back()
@@ -202,9 +202,9 @@ def dust_while_nothing_is_at_risk(town: Stage) -> str:
     return f"{name}"
 
 
-def dust_on_what_is_given_back(town: Stage) -> str:
+def dust_on_what_is_given_back(town: CheatNetwork) -> str:
     """The client pays dust to the address of a commit that the hub is about to give back, so as not to credit it."""
-    it = Raid(town, clients=2)
+    it = CheatedHub(town, clients=2)
     it.open()
     mallory, other = it.clients
     mallory.sync(101, mallory.payment(100, None))
@@ -220,9 +220,9 @@ def dust_on_what_is_given_back(town: Stage) -> str:
     return "the hub gives back what it owes"
 
 
-def dust_lures_payout(town: Stage) -> str:
+def dust_lures_payout(town: CheatNetwork) -> str:
     """Dust on the address of the hub's active commit: a payout of it would show the spend secret."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     mallory.sync(5001, mallory.payment(5000, None))
@@ -236,9 +236,9 @@ def dust_lures_payout(town: Stage) -> str:
     return "no payout but of a buried commit"
 
 
-def dust_without_end(town: Stage) -> str:
+def dust_without_end(town: CheatNetwork) -> str:
     """More dust on both deposits, and on a revoked commit's address, than a page of a node's history holds."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     stolen = it.give_back()
@@ -253,9 +253,9 @@ def dust_without_end(town: Stage) -> str:
     return "punished all the same"
 
 
-def dust_against_the_punishment(town: Stage) -> str:
+def dust_against_the_punishment(town: CheatNetwork) -> str:
     """So much dust with a revoked commit that no transaction can spend all of it."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     stolen = it.give_back()
@@ -269,9 +269,9 @@ def dust_against_the_punishment(town: Stage) -> str:
 # Secrets and commits ------------------------------------------------------------------------------------------------
 
 
-def secret_like_a_signature(town: Stage) -> str:
+def secret_like_a_signature(town: CheatNetwork) -> str:
     """A commit is revoked by a secret that Counterparty takes for a signature, and published."""
-    it = Raid(town)
+    it = CheatedHub(town)
     mallory = it.mallory
     mallory.draw = lambda _number: shaped_like_signature(town.rng)
     it.open()
@@ -286,9 +286,9 @@ def secret_like_a_signature(town: Stage) -> str:
     return str(name)
 
 
-def secrets_of_other_lengths(town: Stage) -> str:
+def secrets_of_other_lengths(town: CheatNetwork) -> str:
     """Commits are revoked by preimages of other lengths than a secret's; those over 520 bytes can't be pushed."""
-    it = Raid(town)
+    it = CheatedHub(town)
     mallory = it.mallory
     mallory.draw = lambda number: town.rng.randbytes(LENGTHS[number % len(LENGTHS)])
     it.open()
@@ -307,9 +307,9 @@ def secrets_of_other_lengths(town: Stage) -> str:
     return "BadSecret"
 
 
-def malformed_commits(town: Stage) -> str:
+def malformed_commits(town: CheatNetwork) -> str:
     """Commits that the client has signed, but that no miner, or no ledger, would take for the agreed one."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     mallory.sync(101, mallory.payment(100, None))

@@ -1,4 +1,4 @@
-"""What a cheating client does to the honest hub, by time, odd things and sums; each trial returns what stopped it."""
+"""The cheats of a client on the hub by time, odd things and sums; each trial returns what stopped it."""
 
 from __future__ import annotations
 
@@ -7,9 +7,18 @@ import shutil
 from cheats import DEPOSIT
 from network_support import wait_until
 
+from faults.cheat_network import DEEPEST, DEPTH, PAYEE, CheatedHub, CheatNetwork
+from faults.cheating_parties import (
+    DELAY,
+    EXPIRE,
+    LENGTHS,
+    Cheater,
+    commit_script,
+    refusal,
+    shaped_like_signature,
+    shown_secret,
+)
 from faults.forgery import odd_transactions
-from faults.stage import DEEPEST, DEPTH, PAYEE, Raid, Stage
-from faults.thieves import DELAY, EXPIRE, LENGTHS, Thief, commit_script, refusal, shaped_like_signature, shown_secret
 from picopayments_cli.channel.deadlines import settle_height
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.values import Handle, Secret
@@ -17,12 +26,12 @@ from picopayments_cli.channel.values import Handle, Secret
 # Deadlines and blocks -----------------------------------------------------------------------------------------------
 
 
-def respent_at_expiry(town: Stage) -> str:
+def respent_at_expiry(town: CheatNetwork) -> str:
     """The client respends its deposit by each of its coins as early as they expire; its dust came first of all."""
-    it = Raid(town)
+    it = CheatedHub(town)
     mallory = it.mallory
     raw = mallory.agree()
-    early = Thief(town, town.rng)
+    early = Cheater(town, town.rng)
     early.fund()
     early.pay(mallory.duplex.sending.script.output)
     town.mine()
@@ -39,9 +48,9 @@ def respent_at_expiry(town: Stage) -> str:
     return "closed by the settle margin"
 
 
-def reorganised_payout(town: Stage) -> str:
+def reorganised_payout(town: CheatNetwork) -> str:
     """As soon as a payout shows the hub's secret, six blocks are taken away, and the client takes the deposit."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open(delay=2)
     mallory = it.mallory
     mallory.sync(5001, mallory.payment(5000, None))
@@ -57,9 +66,9 @@ def reorganised_payout(town: Stage) -> str:
     return "the commit lies deeper than that"
 
 
-def wrong_spend_secrets(town: Stage) -> str:
+def wrong_spend_secrets(town: CheatNetwork) -> str:
     """The client closes with secrets that are none of the deposit's."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     mallory.sync(5001, mallory.payment(5000, None))
@@ -74,9 +83,9 @@ def wrong_spend_secrets(town: Stage) -> str:
     return "BadSecret, SecretLikeSignature"
 
 
-def commit_published_while_it_is_given_back(town: Stage) -> str:
+def commit_published_while_it_is_given_back(town: CheatNetwork) -> str:
     """The client publishes the commit that it gives back in the next moment."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     mallory.sync(5001, mallory.payment(5000, mallory.handle))
@@ -90,9 +99,9 @@ def commit_published_while_it_is_given_back(town: Stage) -> str:
     return f"{name or 'credited, and punished'}"
 
 
-def odd_things_everywhere(town: Stage) -> str:
+def odd_things_everywhere(town: CheatNetwork) -> str:
     """Scripts, witnesses and messages that nobody understands come with a revoked commit, in the same block."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     stolen = it.give_back()
@@ -109,9 +118,9 @@ def odd_things_everywhere(town: Stage) -> str:
 # Keys and amounts ---------------------------------------------------------------------------------------------------
 
 
-def same_secrets_twice(town: Stage) -> str:
+def same_secrets_twice(town: CheatNetwork) -> str:
     """Two connections of one key, with the same spend secret and the same revoke secrets: the same addresses."""
-    it = Raid(town, clients=2)
+    it = CheatedHub(town, clients=2)
     one, two = it.clients
     two.key, two.script, two.secrets = one.key, one.script, one.secrets
     two.draw = two.secrets.revoke
@@ -129,9 +138,9 @@ def same_secrets_twice(town: Stage) -> str:
     return f"the second is {stage}"
 
 
-def amounts_that_differ(town: Stage) -> str:
+def amounts_that_differ(town: CheatNetwork) -> str:
     """Payments beyond what moves, a surplus, payments to a connection that closes: sums stay what they are."""
-    it = Raid(town, clients=2)
+    it = CheatedHub(town, clients=2)
     it.open()
     mallory, other = it.clients
     before = it.fault()
@@ -149,9 +158,9 @@ def amounts_that_differ(town: Stage) -> str:
     return f"{name}, {late}"
 
 
-def restored_files(town: Stage) -> str:
+def restored_files(town: CheatNetwork) -> str:
     """A client goes back to an older copy of its folder, in which a commit that it has given back is its own."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     alice = town.honest_client(town.hub_url)
     had = town.held(alice.wallet_script)
@@ -184,9 +193,9 @@ def restored_files(town: Stage) -> str:
 # Before it opens, and after it closes -------------------------------------------------------------------------------
 
 
-def used_address(town: Stage) -> str:
+def used_address(town: CheatNetwork) -> str:
     """The deposit's address has a coin before the hub agrees: one that is older than the hub would think."""
-    it = Raid(town)
+    it = CheatedHub(town)
 
     def dust(script: DepositScript) -> None:
         it.mallory.pay(script.output)
@@ -198,9 +207,9 @@ def used_address(town: Stage) -> str:
     return str(name)
 
 
-def deposit_taken_back(town: Stage) -> str:
+def deposit_taken_back(town: CheatNetwork) -> str:
     """The deposit is in a block, which a reorganisation takes away; its coins go elsewhere."""
-    it = Raid(town)
+    it = CheatedHub(town)
     mallory = it.mallory
     raw = mallory.agree()
     town.miner.mine_exactly(raw)
@@ -215,9 +224,9 @@ def deposit_taken_back(town: Stage) -> str:
     return "the hub waits for the deposit to be buried"
 
 
-def sync_after_the_secret(town: Stage) -> str:
+def sync_after_the_secret(town: CheatNetwork) -> str:
     """The hub has given its secret, so that commits to it are worth nothing: then the client pays by one."""
-    it = Raid(town, clients=2)
+    it = CheatedHub(town, clients=2)
     it.open()
     mallory, other = it.clients
     it.fault()
@@ -230,9 +239,9 @@ def sync_after_the_secret(town: Stage) -> str:
     return str(name)
 
 
-def payout_in_disguise(town: Stage) -> str:
+def payout_in_disguise(town: CheatNetwork) -> str:
     """A payout whose scriptSig shows the secret in another place, and by another push."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     mallory.sync(5001, mallory.payment(5000, mallory.handle))
@@ -250,9 +259,9 @@ def payout_in_disguise(town: Stage) -> str:
     return "found among all pushes"
 
 
-def commit_never_paid_out(town: Stage) -> str:
+def commit_never_paid_out(town: CheatNetwork) -> str:
     """The client publishes its commit and never pays it out, so that its secret stays unknown."""
-    it = Raid(town)
+    it = CheatedHub(town)
     it.open()
     mallory = it.mallory
     mallory.sync(5001, mallory.payment(5000, mallory.handle))

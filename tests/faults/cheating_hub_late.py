@@ -1,4 +1,4 @@
-"""What a cheating hub does to an honest client, by time, silence and sums; each trial returns what stopped it."""
+"""The cheats of a hub on a client by time, silence and sums; each trial returns what stopped it."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 
 from cheats import DEPOSIT
 
+from faults.cheat_network import DEEPEST, PAYEE, CheatedClient, CheatNetwork, cheated_client
+from faults.cheating_parties import DELAY, EXPIRE, LENGTHS, shaped_like_signature, shown_secret
 from faults.forgery import odd_transactions
-from faults.stage import DEEPEST, PAYEE, Robbery, Stage, robbery
-from faults.thieves import DELAY, EXPIRE, LENGTHS, shaped_like_signature, shown_secret
 from picopayments_cli.errors import HubUnreachable
 
 # Deadlines ----------------------------------------------------------------------------------------------------------
 
 
-def respent_at_expiry(town: Stage) -> str:
+def respent_at_expiry(town: CheatNetwork) -> str:
     """The hub respends its deposit by each of its coins as early as they expire; its dust came first of all."""
-    with robbery(town) as it:
+    with cheated_client(town) as it:
         it.connect()
-        it.thief.pay(it.hub.h2c.script.output)
+        it.cheater.pay(it.hub.h2c.script.output)
         town.mine()
         it.hub.fund_deposit()
         town.mine_until(lambda: it.status() == "open", "an open connection")
@@ -33,9 +33,9 @@ def respent_at_expiry(town: Stage) -> str:
     return "closed by the settle margin"
 
 
-def reorganised_payout(town: Stage) -> str:
+def reorganised_payout(town: CheatNetwork) -> str:
     """As soon as a payout shows the client's secret, six blocks are taken away, and the hub takes the deposit."""
-    with robbery(town) as it:
+    with cheated_client(town) as it:
         it.open(delay=2)
         it.paid()
         it.silence()
@@ -43,21 +43,21 @@ def reorganised_payout(town: Stage) -> str:
         town.mine_until(lambda: it.sync() is None and shown_secret(town, it.hub.h2c) is not None, "a payout", 20)
         secret = shown_secret(town, it.hub.h2c)
         town.reorganise(DEEPEST)
-        if secret is not None and town.miner.would_mine(it.thief.change(it.hub.h2c, secret)):
+        if secret is not None and town.miner.would_mine(it.cheater.change(it.hub.h2c, secret)):
             town.mine()
         it.end("a payout that a reorganisation undoes", it.rob)
     return "the commit lies deeper than that"
 
 
-def early_payout(town: Stage) -> str:
+def early_payout(town: CheatNetwork) -> str:
     """The hub pays its commit out at once, and a reorganisation takes both away: the client has seen the secret."""
-    with robbery(town) as it:
+    with cheated_client(town) as it:
         it.open(delay=2)
         it.pay(5000)
         it.fault()
         it.silence()
         commit = it.hub.accepted[-1]
-        town.miner.mine_exactly(raw := it.thief.finished(it.hub.c2h, commit))
+        town.miner.mine_exactly(raw := it.cheater.finished(it.hub.c2h, commit))
         town.mine()
         town.miner.mine_exactly(it.payout(commit))
         it.sync()
@@ -73,9 +73,9 @@ def early_payout(town: Stage) -> str:
 # Silence and odd answers --------------------------------------------------------------------------------------------
 
 
-def silence_after_close(town: Stage) -> str:
+def silence_after_close(town: CheatNetwork) -> str:
     """The hub has received, is asked to close, and never answers."""
-    with robbery(town) as it:
+    with cheated_client(town) as it:
         it.open()
         it.paid()
         it.hub.refuses = HubUnreachable("")
@@ -84,9 +84,9 @@ def silence_after_close(town: Stage) -> str:
     return "commit, payout, expiry: alone"
 
 
-def wrong_spend_secrets(town: Stage) -> str:
+def wrong_spend_secrets(town: CheatNetwork) -> str:
     """The hub answers a close with secrets that are none of the deposit's."""
-    with robbery(town) as it:
+    with cheated_client(town) as it:
         it.open()
         it.fault()
         wrong = [town.rng.randbytes(size) for size in (32, *LENGTHS)]
@@ -104,9 +104,9 @@ def _wrong(secret: bytes, method: str, body: dict[str, Any]) -> dict[str, Any]:
     return {**body, "spend_secret": secret.hex()} if method == "mph_close" else body
 
 
-def commit_of_an_unanswered_sync(town: Stage) -> str:
+def commit_of_an_unanswered_sync(town: CheatNetwork) -> str:
     """The hub keeps the commit of a sync that it does not answer, and publishes it while the client asks again."""
-    with robbery(town) as it:
+    with cheated_client(town) as it:
         it.open()
         it.pay(100)
         it.receive(3000)
@@ -127,9 +127,9 @@ def commit_of_an_unanswered_sync(town: Stage) -> str:
     return "what left counts"
 
 
-def odd_things_everywhere(town: Stage) -> str:
+def odd_things_everywhere(town: CheatNetwork) -> str:
     """Scripts, witnesses and messages that nobody understands come with a revoked commit, in the same blocks."""
-    with robbery(town) as it:
+    with cheated_client(town) as it:
         it.open()
         before, _ = it.give_back()
         it.fault()
@@ -137,8 +137,8 @@ def odd_things_everywhere(town: Stage) -> str:
         stolen = it.hub.commit_named(before)
         commit_script = it.hub.c2h.commit_script(stolen.revoke_hash).output
         watched = [it.alice.wallet_script, it.hub.c2h.script.output, it.hub.h2c.script.output, commit_script]
-        raws = odd_transactions(it.thief.purse, it.hub.key, watched, town.rng)
-        town.miner.mine_exactly(*raws, it.thief.finished(it.hub.c2h, stolen))
+        raws = odd_transactions(it.cheater.purse, it.hub.key, watched, town.rng)
+        town.miner.mine_exactly(*raws, it.cheater.finished(it.hub.c2h, stolen))
         it.end("odd things", lambda: it.grabs(stolen))
     return "punished all the same"
 
@@ -146,9 +146,9 @@ def odd_things_everywhere(town: Stage) -> str:
 # Wallets, files, amounts --------------------------------------------------------------------------------------------
 
 
-def two_wallets_on_one_key(town: Stage) -> str:
+def two_wallets_on_one_key(town: CheatNetwork) -> str:
     """Two folders of one key connect to hubs that tell each other everything."""
-    with robbery(town) as one, robbery(town) as two:
+    with cheated_client(town) as one, cheated_client(town) as two:
         for name in ("regtest.wif",):
             shutil.copy(one.alice.basedir / name, two.alice.basedir / name)
         had = town.held(one.alice.wallet_script)
@@ -176,15 +176,15 @@ def two_wallets_on_one_key(town: Stage) -> str:
     return "each connection has a salt of its own"
 
 
-def _hashes(it: Robbery) -> list[str]:
+def _hashes(it: CheatedClient) -> list[str]:
     names = ("spend_secret_hash", "next_revoke_secret_hash")
     bodies = {str(sorted(body.items())): body for _, body in it.hub.asked}.values()
     return [str(body[name]) for body in bodies for name in names if name in body]
 
 
-def amounts_that_differ(town: Stage) -> str:
+def amounts_that_differ(town: CheatNetwork) -> str:
     """A reply that moves less than it lists, one that moves more, and payments of more than the deposit."""
-    with robbery(town) as it:
+    with cheated_client(town) as it:
         it.open()
         it.pay(5000)
         code, name = it.alice.fails("queuepayment", it.handle, PAYEE, str(DEPOSIT))
@@ -217,13 +217,13 @@ def _listing(amount: int) -> Callable[[str, dict[str, Any]], dict[str, Any]]:
 # Before it opens, and after it closes -------------------------------------------------------------------------------
 
 
-def used_address(town: Stage) -> str:
+def used_address(town: CheatNetwork) -> str:
     """The hub's deposit address has a coin before the hub agrees: one that is older than the client would think."""
-    with robbery(town) as it:
+    with cheated_client(town) as it:
 
         def dusted(method: str, body: dict[str, Any]) -> dict[str, Any]:
             if method == "mph_deposit":
-                it.thief.pay(it.hub.h2c.script.output)
+                it.cheater.pay(it.hub.h2c.script.output)
             return body
 
         it.hub.shape = dusted
@@ -234,17 +234,17 @@ def used_address(town: Stage) -> str:
     return name
 
 
-def deposit_taken_back(town: Stage) -> str:
+def deposit_taken_back(town: CheatNetwork) -> str:
     """The hub's deposit is in a block, which a reorganisation takes away; its coins go elsewhere."""
-    with robbery(town) as it:
+    with cheated_client(town) as it:
         it.connect()
         town.mine(DEEPEST)
-        raw = it.hub.deposited(it.thief.purse.coins)
+        raw = it.hub.deposited(it.cheater.purse.coins)
         town.miner.mine_exactly(raw)
         town.mine(DEEPEST - 1)
         town.result.hold(it.status() == "opening", f"{it.status()} by a deposit that six blocks hold")
         town.reorganise(DEEPEST)
-        town.miner.mine_exactly(it.thief.spending_again(raw))
+        town.miner.mine_exactly(it.cheater.spending_again(raw))
         it.fault()
         it.alice.done("close", it.handle)
         it.silence()
@@ -252,9 +252,9 @@ def deposit_taken_back(town: Stage) -> str:
     return "the client waits for the deposit to be buried"
 
 
-def payout_in_disguise(town: Stage) -> str:
+def payout_in_disguise(town: CheatNetwork) -> str:
     """A payout whose scriptSig shows the secret in another place, and by another push."""
-    with robbery(town) as it:
+    with cheated_client(town) as it:
         it.open()
         it.pay(5000)
         it.fault()
@@ -262,7 +262,7 @@ def payout_in_disguise(town: Stage) -> str:
         commit = it.hub.accepted[-1]
         it.publish(commit)
         town.mine(DELAY)
-        raw = it.thief.disguised(it.payout(commit), it.hub.secrets.spend)
+        raw = it.cheater.disguised(it.payout(commit), it.hub.secrets.spend)
         town.result.hold(town.miner.would_mine(raw), "no miner takes the disguised payout: the trial is none")
         it.sync()
         town.mine()
@@ -271,9 +271,9 @@ def payout_in_disguise(town: Stage) -> str:
     return "found among all pushes"
 
 
-def commit_never_paid_out(town: Stage) -> str:
+def commit_never_paid_out(town: CheatNetwork) -> str:
     """The hub publishes its commit and never pays it out, so that its secret stays unknown."""
-    with robbery(town) as it:
+    with cheated_client(town) as it:
         it.open()
         it.pay(5000)
         it.fault()

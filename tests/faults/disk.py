@@ -1,4 +1,4 @@
-"""What a process does to its files, in order, and what a power cut may leave of it.
+"""The changes that a process makes to its files, in order, and the states that a power cut may leave of them.
 
 What was written to a file counts as kept once that file was synced; that a name was given, changed or taken away, once
 its folder was. Until then any part of it may be missing, and a write may be torn at any byte.
@@ -124,7 +124,7 @@ class _Inode:
     done: list[Op] = field(default_factory=list)
 
     def content(self, rng: random.Random) -> bytes:
-        """What is there after a power cut: any of what was done is missing, and one write is torn."""
+        """Return what is there after a power cut: any of what was done is missing, and one write is torn."""
         data = self.kept
         for op in self.done:
             fate = rng.random()
@@ -263,7 +263,7 @@ def read_log(path: Path) -> list[Op]:
 
 
 def tear(kept: bytes, written: bytes, rng: random.Random) -> bytes:
-    """What a power cut may leave of a file that was ``kept``, and then written to: sectors of either, and one torn."""
+    """Return what a power cut may leave of a ``kept`` file that was written to: sectors of either, and one torn."""
     if kept == written:
         return kept
     style = rng.randrange(3)

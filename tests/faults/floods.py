@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import requests
 from network_support import Network, running_network
 
-from faults.party import EXPIRE, Party, heard
+from faults.harness_client import EXPIRE, HarnessClient, heard
 from faults.result import Budget, Result
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.keys import Key, Secrets
@@ -37,9 +37,9 @@ def run(rng: random.Random, budget: Budget) -> Result:
     """Strangers agree with the hub and never deposit; an address asks without end; an honest client is served."""
     result = Result("floods")
     with running_network(budget.folder) as network, heard():
-        alice, bob = Party(network, "alice").fund(), Party(network, "bob").fund()
+        alice, bob = HarnessClient(network, "alice").fund(), HarnessClient(network, "bob").fund()
         handles = alice.open(), bob.open()
-        flood = Flood(network, rng, result, alice, bob, handles)
+        flood = FloodedHub(network, rng, result, alice, bob, handles)
         flood.unfunded(budget.share(CONNECTIONS, QUICK_CONNECTIONS))
         flood.one_address()
         flood.curious()
@@ -57,7 +57,7 @@ def run(rng: random.Random, budget: Budget) -> Result:
     return result
 
 
-class Flood:
+class FloodedHub:
     """A network, and the honest clients that must be served all the while."""
 
     def __init__(
@@ -65,8 +65,8 @@ class Flood:
         network: Network,
         rng: random.Random,
         result: Result,
-        alice: Party,
-        bob: Party,
+        alice: HarnessClient,
+        bob: HarnessClient,
         handles: tuple[str, str],
     ) -> None:
         self.network = network

@@ -158,9 +158,7 @@ def odd_transactions(purse: Purse, key: Key, watched: Sequence[bytes], rng: rand
     return [*odd, _paying(purse, key, next(coins), [watched[0], b"\x6a" + push(PREFIX), b"\x6a" + push(PREFIX)])]
 
 
-def _paying(
-    purse: Purse, key: Key, coin: Coin, scripts: Sequence[bytes], version: int = 1, locktime: int = 0
-) -> bytes:
+def _paying(purse: Purse, key: Key, coin: Coin, scripts: Sequence[bytes], version: int = 1, locktime: int = 0) -> bytes:
     """A transaction that pays a wallet's coin to scripts, 600 satoshis each, and the rest to the miner."""
     tx = CMutableTransaction(
         [CMutableTxIn(COutPoint(coin.outpoint.txid, coin.outpoint.vout), CScript(), 0)],

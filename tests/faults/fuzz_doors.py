@@ -67,7 +67,7 @@ def served_calls(samples: Mapping[str, Any]) -> list[Call]:
 
 
 def tame(call: Any) -> Any:
-    """The same call, but one that would mine thousands of blocks mines one."""
+    """Return the call, but have one that would mine thousands of blocks mine one."""
     if not isinstance(call, dict) or call.get("method") not in _BLOCKS:
         return call
     text = json.dumps(call.get("params"))

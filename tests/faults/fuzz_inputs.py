@@ -1,4 +1,4 @@
-"""What fuzzers feed: junk, and what was valid before something happened to it."""
+"""Inputs of the fuzzers: junk, and valid values after something happened to them."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def some_bytes(*samples: bytes) -> SearchStrategy[bytes]:
 
 
 def some_text(*samples: str) -> SearchStrategy[str]:
-    """The same of text."""
+    """Text, valid until something happened to it."""
     changed = some_bytes(*(sample.encode() for sample in samples)).map(lambda data: data.decode("utf-8", "replace"))
     return st.one_of(changed, changed, st.text(max_size=60))
 
 
 def some_json(*samples: Any) -> SearchStrategy[Any]:
-    """The same of JSON values."""
+    """JSON values, valid until something happened to them."""
     known = samples or ({},)
     changed = _drawn(lambda rng: mutated_value(rng.choice(known), rng))
     return st.one_of(changed, changed, changed, st.sampled_from(known), st.sampled_from(VALUES), JSON)

@@ -47,7 +47,7 @@ REGTEST = NETWORKS["regtest"]
 
 
 class RoundTripFailed(Exception):
-    """What was read is not what its encoder writes."""
+    """A parser read something that its encoder writes otherwise."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Parser:
 
 @dataclass(frozen=True)
 class Samples:
-    """What was valid: a client's connection and files, and the messages that passed."""
+    """Valid inputs: a client's connection and files, and the messages that passed."""
 
     connection: Connection
     key: Key

@@ -31,7 +31,7 @@ from faults.fuzz_doors import (
 )
 from faults.fuzz_inputs import BYTES, mutated_bytes, mutated_value
 from faults.fuzz_parsers import Parser, Samples, parsers
-from faults.party import Party
+from faults.harness_client import HarnessClient
 from faults.proxy import Proxy, between
 from faults.result import Budget, Result
 from picopayments_cli.chain import Chain, Query
@@ -54,7 +54,7 @@ def run(rng: random.Random, budget: Budget) -> Result:
     """Doors first, then answers of a chain, then parsers; over again while there is time."""
     result = Result("fuzzing")
     with running_network(budget.folder) as network, between(network.hub_url) as proxy, _quiet():
-        alice = Party(network, "alice", proxy.url).fund()
+        alice = HarnessClient(network, "alice", proxy.url).fund()
         given = _samples(network, proxy, alice)
         rounds = 0
         while budget.goes_on(rounds, 1):
@@ -77,9 +77,9 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _samples(network: Network, proxy: Proxy, alice: Party) -> Samples:
-    """What passes while two parties pay each other."""
-    bob = Party(network, "bob", proxy.url).fund()
+def _samples(network: Network, proxy: Proxy, alice: HarnessClient) -> Samples:
+    """Return what passes while two parties pay each other."""
+    bob = HarnessClient(network, "bob", proxy.url).fund()
     a, b = alice.open(), bob.open()
     for payer, source, target, amount in ((alice, a, b, 5000), (bob, b, a, 400), (alice, a, b, 30), (bob, b, a, 4)):
         payer.do("queuepayment", source, target, amount)
@@ -118,7 +118,7 @@ def _named_samples(network: Network, given: Samples) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _doors(network: Network, proxy: Proxy, alice: Party, given: Samples, doors: Doors, number: int) -> None:
+def _doors(network: Network, proxy: Proxy, alice: HarnessClient, given: Samples, doors: Doors, number: int) -> None:
     """Requests at each door; afterwards each still answers, and none has grown."""
     usual = _named_samples(network, given)
     hub_calls = [{"method": method, "params": params} for method, params in proxy.asked]

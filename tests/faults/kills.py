@@ -14,10 +14,10 @@ from network_support import ASSETS, DEPOSIT, Client, running_network
 from original_support import DEPOSIT as ORIGINAL_DEPOSIT
 from original_support import EXPIRE, HANDLE, RECEIVED, OriginalHub
 
-from faults.director import MAIN_DOORS, Director, Where, doors_named
-from faults.fragile import FragileTown, running_stage
-from faults.lives import READS, Life, Stage
-from faults.party import Party, heard, hub_balance
+from faults.dying_hub import DyingHubTown, running_node_and_runner
+from faults.harness_client import HarnessClient, heard, hub_balance
+from faults.kill_planner import MAIN_DOORS, KillPlanner, KillPoint, doors_named
+from faults.lives import READS, ClientLife, LivesUnderFaults
 from faults.result import Budget, Result
 from faults.tracing import AFTER, BEFORE, Record, Runner, Target
 from picopayments_cli.errors import Unreachable
@@ -38,16 +38,16 @@ LIVES = (
 )
 
 
-class Killing(Stage):
-    """A stage on which the director has clients and hubs killed; with ``record``, a file to use, only looks on."""
+class LivesWithKills(LivesUnderFaults):
+    """Lives during which the planner has clients and hubs killed; with ``record``, a file to use, only looks on."""
 
     reads = (*READS, ("serve", "--port", "0"))
 
     def __init__(
-        self, town: FragileTown, runner: Runner, director: Director, result: Result, record: Path | None
+        self, town: DyingHubTown, runner: Runner, planner: KillPlanner, result: Result, record: Path | None
     ) -> None:
-        super().__init__(town, runner, director.rng, result)
-        self.director = director
+        super().__init__(town, runner, planner.rng, result)
+        self.planner = planner
         self.record = record
         self._unfinished: dict[Path, Target] = {}  # where a client died last, by its folder
         self._look("first start")
@@ -60,13 +60,13 @@ class Killing(Stage):
     def _disturbed(self, client: Client, step: str, words: list[str]) -> int:
         if self.record:
             code = self.run(client, words, record=self.record)
-            self.director.note(Where("client", step), Record.from_json(self.record.read_text()))
+            self.planner.note(KillPoint("client", step), Record.from_json(self.record.read_text()))
             self._look(step)
         elif not self.town.away and not self._must_die(client, step) and self._hub_is_next(step):
             with self._hub_in_danger(step):
                 code = self.run(client, words)
         else:
-            target = self._wish(client) or self._named(step) or self.director.draw(Where("client", step))
+            target = self._wish(client) or self._named(step) or self.planner.draw(KillPoint("client", step))
             code = self.run(client, words, target=target)
             if target and code == -signal.SIGKILL:
                 self.died("client", target, step)
@@ -76,13 +76,13 @@ class Killing(Stage):
         return code
 
     def _must_die(self, client: Client, step: str) -> bool:
-        return bool(self._wish(client) or self._seldom(step)) or self.director.is_urgent(Where("client", step))
+        return bool(self._wish(client) or self._seldom(step)) or self.planner.is_urgent(KillPoint("client", step))
 
     def _hub_is_next(self, step: str) -> bool:
         """Whether it is the hub's turn: mostly, where it passes doors beside which nobody has died yet."""
-        where = Where("hub", step)
-        new = where in self.director.records and self.director.open_sides(self.director.records[where].doors)
-        return self.director.is_urgent(where) or self.rng.random() < (0.7 if new else 0.3)
+        where = KillPoint("hub", step)
+        new = where in self.planner.records and self.planner.open_sides(self.planner.records[where].doors)
+        return self.planner.is_urgent(where) or self.rng.random() < (0.7 if new else 0.3)
 
     def again(self, client: Client) -> bool:
         """Whether something is to happen to the repair, too."""
@@ -97,7 +97,7 @@ class Killing(Stage):
 
     def _beside(self, door: str) -> Target | None:
         """Before a door that is passed seldom, and then after it."""
-        sides = self.director.open_sides([door])
+        sides = self.planner.open_sides([door])
         return Target(door=door, side=sides[-1][1]) if sides else None
 
     def _seldom(self, step: str) -> Target | None:
@@ -109,7 +109,7 @@ class Killing(Stage):
 
         Who gives up has died between a proposal and an agreement.
         """
-        wanted = self.director.open_sides([SELDOM["give up"]]) and not self.director.is_urgent(Where("client", step))
+        wanted = self.planner.open_sides([SELDOM["give up"]]) and not self.planner.is_urgent(KillPoint("client", step))
         if step.startswith("connect") and wanted and self.rng.random() < 0.5:
             return Target(door="client save proposed", side=AFTER)
         return self._seldom(step)
@@ -126,7 +126,7 @@ class Killing(Stage):
     def _look(self, step: str) -> None:
         if self.record and not self.town.away:
             self.town.traced.command(record=self.record)
-            self.director.note(Where("hub", step), Record.from_json(self.record.read_text()))
+            self.planner.note(KillPoint("hub", step), Record.from_json(self.record.read_text()))
 
     def look_no_more(self) -> None:
         """From here on everybody is in danger."""
@@ -139,7 +139,7 @@ class Killing(Stage):
     @contextmanager
     def _hub_in_danger(self, step: str) -> Iterator[None]:
         """Have the hub die during a step; then, perhaps, once more as it starts."""
-        target = self.director.draw(Where("hub", step))
+        target = self.planner.draw(KillPoint("hub", step))
         before = self.town.deaths
         self.town.traced.command(target)
         yield
@@ -150,7 +150,7 @@ class Killing(Stage):
             self._restart()
 
     def _restart(self) -> None:
-        target = self.director.draw(Where("hub", "start")) if self.rng.random() < 0.3 else None
+        target = self.planner.draw(KillPoint("hub", "start")) if self.rng.random() < 0.3 else None
         if target is not None:
             self.start_anew(target, "start")
 
@@ -166,7 +166,7 @@ class Killing(Stage):
 
     def died(self, victim: str, target: Target, step: str) -> None:
         """A process died, as it was to."""
-        self.director.died(victim, target)
+        self.planner.died(victim, target)
         self.what = f"{victim} died at {step}: {target}"
         self.result.trials += 1
         self.result.recovered += 1
@@ -178,101 +178,101 @@ class Killing(Stage):
 def run(rng: random.Random, budget: Budget) -> Result:
     """Lives without a death, to see where they lead; then lives with as many deaths as are called for."""
     result = Result("kills")
-    director = Director(rng)
+    planner = KillPlanner(rng)
     least = budget.share(KILLS, QUICK_KILLS)
     with heard():
         chapters = 0
-        while budget.goes_on(result.trials, least) or (director.left() and chapters < budget.share(MOST_CHAPTERS, 0)):
-            director.thorough = result.trials >= least
-            _chapter(budget, director, result, least)
+        while budget.goes_on(result.trials, least) or (planner.left() and chapters < budget.share(MOST_CHAPTERS, 0)):
+            planner.thorough = result.trials >= least
+            _chapter(budget, planner, result, least)
             chapters += 1
         _together(rng, budget, result)
     named = doors_named()
-    result.hold(director.doors <= named, f"doors that docs/security.rst does not name: {director.doors - named}")
+    result.hold(planner.doors <= named, f"doors that docs/security.rst does not name: {planner.doors - named}")
     sides = [(door, side) for door in named for side in (BEFORE, AFTER)]
     wanted = [item for item in sides if not budget.quick or item[0] in MAIN_DOORS]
-    missed = sorted(" ".join(item[::-1]) for item in wanted if not director.sides[item])
+    missed = sorted(" ".join(item[::-1]) for item in wanted if not planner.sides[item])
     result.hold(not missed, f"nobody died {', '.join(missed)}")
-    hit = sum(bool(director.functions[function]) for function in director.places)
+    hit = sum(bool(planner.functions[function]) for function in planner.places)
     result.notes.append(
-        f"{director.deaths['client']} deaths of clients, {director.deaths['hub']} of hubs, in {hit} of "
-        f"{len(director.places)} functions; {len(+director.sides)} sides of {len(director.doors)} doors"
+        f"{planner.deaths['client']} deaths of clients, {planner.deaths['hub']} of hubs, in {hit} of "
+        f"{len(planner.places)} functions; {len(+planner.sides)} sides of {len(planner.doors)} doors"
     )
     return result
 
 
-def _chapter(budget: Budget, director: Director, result: Result, least: int) -> None:
+def _chapter(budget: Budget, planner: KillPlanner, result: Result, least: int) -> None:
     """A town and some lives in it, to the end of all; in the first one some go undisturbed, to see where they lead."""
     kinds = LIVES[:2] if budget.quick else LIVES
-    looking = 0 if director.records else len(kinds)
+    looking = 0 if planner.records else len(kinds)
     names = {f"{kind}{n}": own for n in range(3 if looking else 2) for kind, own in kinds}
     folder = budget.folder / f"town{result.trials}"
-    first = director.draw(Where("hub", "first start"))
-    with running_stage(folder) as (node, runner):
-        town = FragileTown(folder, node, runner, budget.folder / "record" if looking else None, first)
+    first = planner.draw(KillPoint("hub", "first start"))
+    with running_node_and_runner(folder) as (node, runner):
+        town = DyingHubTown(folder, node, runner, budget.folder / "record" if looking else None, first)
         try:
-            stage = Killing(town, runner, director, result, town.record)
+            lives = LivesWithKills(town, runner, planner, result, town.record)
             if first and town.deaths:
-                stage.died("hub", first, "first start")
+                lives.died("hub", first, "first start")
             if looking and not budget.quick:
-                _original(stage, "original to look at")
-            stage.set_up(names)
+                _original(lives, "original to look at")
+            lives.set_up(names)
             for number, name in enumerate(names):
                 if number == looking and looking:
-                    stage.look_no_more()
+                    lives.look_no_more()
                 if number < looking or not budget.quick or budget.goes_on(result.trials, least):
-                    reads = budget.share(100, 3) if stage.record else 3
-                    Life(stage, town.clients[name], name.split("-")[0], reads).live()
-            stage.finish()
+                    reads = budget.share(100, 3) if lives.record else 3
+                    ClientLife(lives, town.clients[name], name.split("-")[0], reads).live()
+            lives.finish()
             if not budget.quick:
-                _original(stage, "original")
-                _end(stage)
-                _begin(director, stage)
+                _original(lives, "original")
+                _end(lives)
+                _begin(planner, lives)
         finally:
             town.stop_hub()
 
 
-def _original(stage: Killing, name: str) -> None:
+def _original(lives: LivesWithKills, name: str) -> None:
     """A connection of the original client, taken over and settled."""
-    original = OriginalHub(stage.town, name)
+    original = OriginalHub(lives.town, name)
     client = original.client
-    stage.town.own_chain.discard(name)  # its settings are the original's
+    lives.town.own_chain.discard(name)  # its settings are the original's
     before = client.balances()["XCP"]
     original.leave()
     document = client.basedir / "regtest.connections" / f"{HANDLE}.json"
     for _ in range(EXPIRE):
         if client.shown(HANDLE)["status"] == "closed":
             break
-        stage.strike(client, "original" if document.exists() else "take over", "sync")
-        stage.mine("settle original", 3)
+        lives.strike(client, "original" if document.exists() else "take over", "sync")
+        lives.mine("settle original", 3)
     held = client.balances()["XCP"] - before
-    stage.result.hold(client.shown(HANDLE)["status"] == "closed", f"{name} is not settled after {stage.what}")
-    stage.result.keep(ORIGINAL_DEPOSIT + RECEIVED, held, f"{name} on chain after {stage.what}")
+    lives.result.hold(client.shown(HANDLE)["status"] == "closed", f"{name} is not settled after {lives.what}")
+    lives.result.keep(ORIGINAL_DEPOSIT + RECEIVED, held, f"{name} on chain after {lives.what}")
     for gone in (name, f"{name}-hub"):
-        del stage.town.clients[gone]
+        del lives.town.clients[gone]
 
 
-def _end(stage: Killing) -> None:
+def _end(lives: LivesWithKills) -> None:
     """A hub that is told that its database was restored."""
-    target = stage.director.draw_door(["hub transaction restored"])
+    target = lives.planner.draw_door(["hub transaction restored"])
     if target is not None:
-        stage.start_anew(target, "restored", "--restored")
+        lives.start_anew(target, "restored", "--restored")
 
 
-def _begin(director: Director, stage: Killing) -> None:
+def _begin(planner: KillPlanner, lives: LivesWithKills) -> None:
     """Hubs that begin, each with a folder of its own, and die at what is done but once."""
-    begun = director.records[Where("hub", "first start")].doors
+    begun = planner.records[KillPoint("hub", "first start")].doors
     for number in range(BEGINNINGS):
-        target = director.draw_door(begun)
+        target = planner.draw_door(begun)
         if target is None:
             return
-        folder = stage.town.folder / f"first{number}"
+        folder = lives.town.folder / f"first{number}"
         folder.mkdir()
-        town = FragileTown(folder, stage.town.node, stage.runner, first=target)
+        town = DyingHubTown(folder, lives.town.node, lives.runner, first=target)
         town.revive()
         town.stop_hub()
         if town.deaths:
-            stage.died("hub", target, "first start")
+            lives.died("hub", target, "first start")
 
 
 def _together(rng: random.Random, budget: Budget, result: Result) -> None:
@@ -280,7 +280,7 @@ def _together(rng: random.Random, budget: Budget, result: Result) -> None:
     folder = budget.folder / "together"
     folder.mkdir()
     with running_network(folder) as network:
-        alice, bob = Party(network, "alice").fund(), Party(network, "bob").fund()
+        alice, bob = HarnessClient(network, "alice").fund(), HarnessClient(network, "bob").fund()
         a, b = alice.open(), bob.open()
         for number in range(budget.share(TOGETHER, QUICK_TOGETHER)):
             alice.do("queuepayment", a, b, 100 + number)

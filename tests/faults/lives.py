@@ -14,10 +14,10 @@ from typing import Any
 
 import requests
 from cheats import DEPOSIT
-from network_support import WAIT, Client, key_in, wait_until
+from network_support import FEE, WAIT, Client, key_in, wait_until
 from regtest_support import address_of
 
-from faults.fragile import FragileTown
+from faults.dying_hub import DyingHubTown
 from faults.proxy import between, signed_error
 from faults.result import Result
 from faults.tracing import Runner
@@ -25,7 +25,6 @@ from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.state import finished
 from picopayments_cli.errors import PicopaymentsError
 
-FEE = 1  # for a sync
 LONG, SHORT = 1000, 16  # blocks until a deposit expires
 SMALL = 2000  # a deposit too small for large payments
 READS = (
@@ -34,16 +33,16 @@ READS = (
 )  # fmt: skip
 
 
-# The stage ----------------------------------------------------------------------------------------------------------
+# The lives ----------------------------------------------------------------------------------------------------------
 
 
-class Stage:
+class LivesUnderFaults:
     """A town, two clients that live long and safely, and what is to hold at every step of the others' lives.
 
     A part overrides ``perform`` and ``mine``, where things happen to a client or to the hub.
     """
 
-    def __init__(self, town: FragileTown, runner: Runner, rng: random.Random, result: Result) -> None:
+    def __init__(self, town: DyingHubTown, runner: Runner, rng: random.Random, result: Result) -> None:
         self.town = town
         self.runner = runner
         self.rng = rng
@@ -165,7 +164,7 @@ class Stage:
             self.result.hold(both == 2 * DEPOSIT, f"{name} and hub have {both} after {self.what}")
 
     def gained(self, client: Client, handle: str | None = None) -> int:
-        """What came by payments, less what went, by a client's history."""
+        """Return what came by payments, less what went, by a client's history."""
         events = client.run("history", *(("--handle", handle) if handle else ()))
         sums = {"received": 0, "sent": 0, "fee": 0}
         for event in events:
@@ -220,11 +219,11 @@ _REFUSED = {"code": -32000, "message": "", "data": {"type": "PaymentExceedsRecei
 ROUNDS = 40  # of a block and a sync
 
 
-class Life:
+class ClientLife:
     """One client from its connection to the archive; ``ending``: normal, silent or punished (hub), or cheating."""
 
-    def __init__(self, stage: Stage, client: Client, ending: str, reads: int) -> None:
-        self.stage = stage
+    def __init__(self, lives: LivesUnderFaults, client: Client, ending: str, reads: int) -> None:
+        self.lives = lives
         self.client = client
         self.name = client.basedir.name
         self.ending = ending
@@ -244,12 +243,12 @@ class Life:
 
     def strike(self, step: str, *words: str) -> None:
         """A command at which something may happen; then what a user does: go on, and sync until that works."""
-        if not self.stage.strike(self.client, step, *words):
-            if step in ("receive", "exchange", "refused") and self.stage.rng.random() < 0.5:
-                self.stage.pay(self.client, self.handle, self.stage.b, 3)
-            while self.stage.again(self.client):
-                self.stage.strike(self.client, "sync again", "sync")
-            self.stage.clean(self.client)
+        if not self.lives.strike(self.client, step, *words):
+            if step in ("receive", "exchange", "refused") and self.lives.rng.random() < 0.5:
+                self.lives.pay(self.client, self.handle, self.lives.b, 3)
+            while self.lives.again(self.client):
+                self.lives.strike(self.client, "sync again", "sync")
+            self.lives.clean(self.client)
 
     # Opening --------------------------------------------------------------------------------------------------------
 
@@ -257,25 +256,25 @@ class Life:
         """Connect, with one deposit whatever happens."""
         expire = LONG if self.ending == "normal" else SHORT
         words = ("connect", "XCP", str(DEPOSIT), "--expire_time", str(expire))
-        client, stage = self.client, self.stage
-        if not stage.strike(client, "connect", *words):
+        client, lives = self.client, self.lives
+        if not lives.strike(client, "connect", *words):
             for handle in self._in_stage(PROPOSED):
-                if stage.rng.random() < 0.5:
-                    stage.strike(client, "give up", "close", handle)
-            stage.clean(client)
+                if lives.rng.random() < 0.5:
+                    lives.strike(client, "give up", "close", handle)
+            lives.clean(client)
         if not self._in_stage(PROPOSED, AGREED):
             client.run(*words)
         handles = self._in_stage(PROPOSED, AGREED)
-        stage.result.hold(len(handles) == 1, f"{self.name} has {len(handles)} connections after {stage.what}")
+        lives.result.hold(len(handles) == 1, f"{self.name} has {len(handles)} connections after {lives.what}")
         self.handle = handles[0]
-        stage.mine("open", 2)
-        wait_until(self._is_open, f"an open connection after {stage.what}")
-        held = client.balances()["XCP"] - stage.before.held[self.name]["XCP"]
-        stage.result.hold(held == -DEPOSIT, f"{self.name} deposited {-held} after {stage.what}")
+        lives.mine("open", 2)
+        wait_until(self._is_open, f"an open connection after {lives.what}")
+        held = client.balances()["XCP"] - lives.before.held[self.name]["XCP"]
+        lives.result.hold(held == -DEPOSIT, f"{self.name} deposited {-held} after {lives.what}")
 
     def _is_open(self) -> bool:
         """Whether both say so. A hub that died has made its deposit later, which then waits for a block."""
-        town = self.stage.town
+        town = self.lives.town
         if town.mempool():
             town.mine()
         return {town.stages()[self.handle], self.client.shown(self.handle)["status"]} == {"open"}
@@ -287,77 +286,77 @@ class Life:
 
     def receive(self) -> None:
         """Two payments, so that a later sync has commits to give back."""
-        stage = self.stage
+        lives = self.lives
         for amount in (60, 40):
-            stage.pay(stage.bob, stage.b, self.handle, amount)
-            stage.bob.run("sync")
+            lives.pay(lives.bob, lives.b, self.handle, amount)
+            lives.bob.run("sync")
             self.strike("receive", "sync")
-        stage.agree(self.client, self.handle)
+        lives.agree(self.client, self.handle)
         self.received = self.client.connection(self.handle).duplex.receiving
 
     def queue(self, payee: str, amount: int) -> str:
         """Queue a payment, once whatever happens; its token."""
-        token = self.stage.rng.randbytes(16).hex()
+        token = self.lives.rng.randbytes(16).hex()
         words = ("queuepayment", self.handle, payee, str(amount), "--token", token)
-        if not self.stage.strike(self.client, "queuepayment", *words):
-            self.stage.clean(self.client, *words)
+        if not self.lives.strike(self.client, "queuepayment", *words):
+            self.lives.clean(self.client, *words)
         queued = [payment.token.hex() for payment in self.client.connection(self.handle).queue]
-        self.stage.result.hold(queued.count(token) == 1, f"{token} is queued {queued.count(token)} times")
+        self.lives.result.hold(queued.count(token) == 1, f"{token} is queued {queued.count(token)} times")
         return token
 
     def exchange(self) -> None:
         """Pay more than was received, and receive meanwhile; then pay who can't take it, and be refused once."""
-        stage = self.stage
+        lives = self.lives
         for amount in (150, 7):
-            stage.sent[self.queue(stage.b, amount)] = (stage.b, amount)
-        stage.pay(stage.bob, stage.b, self.handle, 9)
-        stage.bob.run("sync")
+            lives.sent[self.queue(lives.b, amount)] = (lives.b, amount)
+        lives.pay(lives.bob, lives.b, self.handle, 9)
+        lives.bob.run("sync")
         self.strike("exchange", "sync")
-        stage.agree(self.client, self.handle)
-        self.queue(stage.c, 2 * SMALL)
+        lives.agree(self.client, self.handle)
+        self.queue(lives.c, 2 * SMALL)
         self.strike("refused", "sync")
-        stage.agree(self.client, self.handle)
-        self.queue(stage.b, 5)
-        with between(stage.town.hub_url) as proxy:
+        lives.agree(self.client, self.handle)
+        self.queue(lives.b, 5)
+        with between(lives.town.hub_url) as proxy:
             errors = [_REFUSED]
-            key = key_in(stage.town.basedir / "hub.regtest.wif")
+            key = key_in(lives.town.basedir / "hub.regtest.wif")
             proxy.refuse = lambda method, params: (
                 signed_error(errors.pop(), key, params) if errors and method == "mph_sync" else None
             )
-            if not stage.strike(Client(self.client.basedir, proxy.url), "repaired", "sync"):
-                stage.clean(self.client)
-        stage.agree(self.client, self.handle)
-        stage.bob.run("sync")
+            if not lives.strike(Client(self.client.basedir, proxy.url), "repaired", "sync"):
+                lives.clean(self.client)
+        lives.agree(self.client, self.handle)
+        lives.bob.run("sync")
 
     def change_mind(self) -> None:
         """Cancel a payment: it never arrives."""
-        token = self.queue(self.stage.b, 33)
-        if not self.stage.strike(self.client, "cancelpayment", "cancelpayment", token):
-            self.stage.clean(self.client, "cancelpayment", token)
+        token = self.queue(self.lives.b, 33)
+        if not self.lives.strike(self.client, "cancelpayment", "cancelpayment", token):
+            self.lives.clean(self.client, "cancelpayment", token)
         queued = self.client.connection(self.handle).queue
-        self.stage.result.hold(not queued, f"{self.name} has {len(queued)} queued after {self.stage.what}")
+        self.lives.result.hold(not queued, f"{self.name} has {len(queued)} queued after {self.lives.what}")
 
     # Looking --------------------------------------------------------------------------------------------------------
 
     def look(self) -> None:
         """Commands that change nothing, one that pays on chain, and one that serves."""
-        stage, client = self.stage, self.client
-        address, bobs = (address_of(item.wallet_script) for item in (client, stage.bob))
+        lives, client = self.lives, self.client
+        address, bobs = (address_of(item.wallet_script) for item in (client, lives.bob))
         utxos = client.run("listutxos", address)
         chain = (("listutxos", address), ("searchrawtxs", address), ("balances", "--address", bobs))
         raw = (("getrawtx", utxos[0]["txid"], "--verbose"), ("getrawtx", utxos[0]["txid"]))
-        every = [*stage.reads, *chain, *raw]
-        before = stage.town.books().held
-        for words in stage.rng.sample(every, min(self.reads, len(every))):
-            stage.strike(client, " ".join(word for word in words if len(word) < 30), *words)
-        stage.strike(client, "blocksend", "blocksend", "XCP", bobs, "777")
-        stage.mine("a block", 1)
-        stage.mine("another branch", 1, undone=1)
-        after = stage.town.books().held
+        every = [*lives.reads, *chain, *raw]
+        before = lives.town.books().held
+        for words in lives.rng.sample(every, min(self.reads, len(every))):
+            lives.strike(client, " ".join(word for word in words if len(word) < 30), *words)
+        lives.strike(client, "blocksend", "blocksend", "XCP", bobs, "777")
+        lives.mine("a block", 1)
+        lives.mine("another branch", 1, undone=1)
+        after = lives.town.books().held
         moved = before[self.name]["XCP"] - after[self.name]["XCP"]
-        stage.result.hold(moved in (0, 777), f"{self.name} paid {moved} after {stage.what}")
-        stage.paid[self.name] = stage.paid.get(self.name, 0) + moved
-        stage.paid["bob"] = stage.paid.get("bob", 0) - moved
+        lives.result.hold(moved in (0, 777), f"{self.name} paid {moved} after {lives.what}")
+        lives.paid[self.name] = lives.paid.get(self.name, 0) + moved
+        lives.paid["bob"] = lives.paid.get("bob", 0) - moved
 
     # Ending ---------------------------------------------------------------------------------------------------------
 
@@ -367,68 +366,68 @@ class Life:
 
     def silent(self) -> None:
         """Close and settle while the hub is away."""
-        self.stage.uneven.add(self.name)
-        self.stage.town.stop_hub()
+        self.lives.uneven.add(self.name)
+        self.lives.town.stop_hub()
         self.close("close alone")
         self.settle(" alone", blocks=3)  # at once, since each sync waits for the hub
-        self.stage.town.start_hub()
+        self.lives.town.start_hub()
 
     def punished(self) -> None:
         """The hub publishes a commit that it has given back."""
-        stage, client = self.stage, self.client
+        lives, client = self.lives, self.client
         for amount in (100, 5000):
-            stage.pay(client, self.handle, stage.b, amount)
+            lives.pay(client, self.handle, lives.b, amount)
             client.run("sync")
-        stage.bob.run("sync")
+        lives.bob.run("sync")
         kept = client.connection(self.handle).duplex.sending
-        stage.pay(stage.bob, stage.b, self.handle, 5000 + 2 * FEE)
-        stage.bob.run("sync")
+        lives.pay(lives.bob, lives.b, self.handle, 5000 + 2 * FEE)
+        lives.bob.run("sync")
         client.run("sync")
         revoked = {item.quantity for item in client.connection(self.handle).duplex.sending.revoked}
-        stage.result.hold(kept.active[-1].quantity in revoked, "the hub has not given back its highest commit")
-        stage.uneven.add(self.name)
-        stage.town.broadcast(finished(kept, kept.active[-1], key_in(stage.town.basedir / "hub.regtest.wif")))
+        lives.result.hold(kept.active[-1].quantity in revoked, "the hub has not given back its highest commit")
+        lives.uneven.add(self.name)
+        lives.town.broadcast(finished(kept, kept.active[-1], key_in(lives.town.basedir / "hub.regtest.wif")))
         self.strike("punish", "sync")
         self.settle(" punished", blocks=3)  # the rest comes back at expiry
 
     def cheating(self) -> None:
         """Publish a commit that was given back: the hub takes it, and leaves the rest alone."""
-        stage = self.stage
+        lives = self.lives
         active = self.client.connection(self.handle).duplex.receiving.active
-        stage.result.hold(self.received.active[-1] not in active, "the client has not given back its highest commit")
-        stage.guilty.add(self.name)
-        stage.town.broadcast(finished(self.received, self.received.active[-1], self.client.key))
-        stage.mine("punished", 2)
+        lives.result.hold(self.received.active[-1] not in active, "the client has not given back its highest commit")
+        lives.guilty.add(self.name)
+        lives.town.broadcast(finished(self.received, self.received.active[-1], self.client.key))
+        lives.mine("punished", 2)
         self.settle(" cheating", blocks=3)
 
     def close(self, step: str) -> None:
         """Close, whatever happens."""
-        done = self.stage.strike(self.client, step, "close", self.handle)
+        done = self.lives.strike(self.client, step, "close", self.handle)
         if not done and self.client.connection(self.handle).stage not in (CLOSING, CLOSED):
             self.client.done("close", self.handle)
 
     def settle(self, step: str = "", blocks: int = 1) -> None:
         """Mine and sync until it is over."""
-        stage, client = self.stage, self.client
+        lives, client = self.lives, self.client
         duplex = client.connection(self.handle).duplex
-        guaranteed = duplex.guaranteed - (duplex.receiving.moved if self.name in stage.guilty else 0)
+        guaranteed = duplex.guaranteed - (duplex.receiving.moved if self.name in lives.guilty else 0)
         for _ in range(ROUNDS):
             if client.connection(self.handle).stage == CLOSED:
                 break
-            stage.mine(f"settle{step}", blocks)
+            lives.mine(f"settle{step}", blocks)
             self.strike(f"settle{step}", "sync")
         kept = client.connection(self.handle)
-        stage.result.hold(kept.stage == CLOSED, f"{self.name} is not settled after {stage.what}")
-        held = client.balances()["XCP"] + stage.paid.get(self.name, 0) - stage.before.held[self.name]["XCP"]
-        stage.result.keep(guaranteed - FEE, held + DEPOSIT, f"{self.name} on chain after {stage.what}")
+        lives.result.hold(kept.stage == CLOSED, f"{self.name} is not settled after {lives.what}")
+        held = client.balances()["XCP"] + lives.paid.get(self.name, 0) - lives.before.held[self.name]["XCP"]
+        lives.result.keep(guaranteed - FEE, held + DEPOSIT, f"{self.name} on chain after {lives.what}")
 
     def put_aside(self) -> None:
         """Into the archive, with its history kept."""
-        stage, client = self.stage, self.client
-        stage.mine("bury", 8)
+        lives, client = self.lives, self.client
+        lives.mine("bury", 8)
         before = client.run("history")
-        stage.strike(client, "final", "sync")
-        if not stage.strike(client, "cull", "cull"):
-            stage.clean(client, "cull")
-        stage.result.hold(self.handle not in client.handles(), f"{self.name} is not culled after {stage.what}")
-        stage.result.hold(client.run("history") == before, f"{self.name}'s history differs after {stage.what}")
+        lives.strike(client, "final", "sync")
+        if not lives.strike(client, "cull", "cull"):
+            lives.clean(client, "cull")
+        lives.result.hold(self.handle not in client.handles(), f"{self.name} is not culled after {lives.what}")
+        lives.result.hold(client.run("history") == before, f"{self.name}'s history differs after {lives.what}")

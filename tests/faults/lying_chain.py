@@ -16,8 +16,8 @@ from typing import Any
 from bitcoin.core import CTransaction
 from network_support import ASSETS, DEPOSIT, Network, running_network
 
+from faults.harness_client import EXPIRE, HarnessClient, heard
 from faults.mutations import Known, Mutation, mutations
-from faults.party import EXPIRE, Party, heard
 from faults.proxy import Proxy, between
 from faults.result import Budget, Result
 from picopayments_cli.channel.transactions import spent_outpoints
@@ -44,7 +44,7 @@ class Teller:
         self.rng = rng
         self.result = result
         self.signed: list[bytes] = []
-        self.bob = Party(network, "bob").fund()
+        self.bob = HarnessClient(network, "bob").fund()
         self.bobs = self.bob.open()
 
     def capture(self, method: str, params: Any) -> Any:
@@ -55,7 +55,7 @@ class Teller:
         self.signed.append(raw)
         return CTransaction.deserialize(raw).GetTxid()[::-1].hex()
 
-    def check_signed(self, party: Party, what: str) -> None:
+    def check_signed(self, party: HarnessClient, what: str) -> None:
         """Hold each transaction that a lie had signed to the real values of its inputs."""
         own = self._own_scripts(party)
         for raw in self.signed:
@@ -70,7 +70,7 @@ class Teller:
             self.result.hold(not foreign, f"{what}: signed a payment of {[out.nValue for out in foreign]} elsewhere")
         self.signed.clear()
 
-    def _own_scripts(self, party: Party) -> set[bytes]:
+    def _own_scripts(self, party: HarnessClient) -> set[bytes]:
         scripts = {party.files.wallet_script}
         for handle in party.handles():
             duplex = party.connection(handle).duplex
@@ -79,7 +79,7 @@ class Teller:
                 scripts |= {channel.commit_script(item.revoke_hash).output for item in channel.active}
         return scripts
 
-    def check_secrets(self, party: Party, what: str, start: int) -> None:
+    def check_secrets(self, party: HarnessClient, what: str, start: int) -> None:
         """Hold what was sent meanwhile: no spend secret beside a commit received that is not given back."""
         for handle in party.handles():
             connection = party.connection(handle)
@@ -104,20 +104,20 @@ def run(rng: random.Random, budget: Budget) -> Result:
     return result
 
 
-def _new(teller: Teller) -> Party:
-    return Party(teller.network, "newcomer", teller.proxy.url, own_chain=False).fund()
+def _new(teller: Teller) -> HarnessClient:
+    return HarnessClient(teller.network, "newcomer", teller.proxy.url, own_chain=False).fund()
 
 
-def _opening(teller: Teller) -> Party:
-    party = Party(teller.network, "opener", teller.proxy.url, own_chain=False).fund()
+def _opening(teller: Teller) -> HarnessClient:
+    party = HarnessClient(teller.network, "opener", teller.proxy.url, own_chain=False).fund()
     party.do("connect", "XCP", DEPOSIT, EXPIRE)
     teller.network.mine()
     return party
 
 
-def _received(teller: Teller, name: str) -> Party:
+def _received(teller: Teller, name: str) -> HarnessClient:
     """A client with a connection on which it has received."""
-    party = Party(teller.network, name, teller.proxy.url, own_chain=False).fund()
+    party = HarnessClient(teller.network, name, teller.proxy.url, own_chain=False).fund()
     handle = party.open()
     teller.bob.do("queuepayment", teller.bobs, handle, 700)
     teller.bob.do("sync")
@@ -126,24 +126,26 @@ def _received(teller: Teller, name: str) -> Party:
     return party
 
 
-def _open(teller: Teller) -> Party:
+def _open(teller: Teller) -> HarnessClient:
     return _received(teller, "owner")
 
 
-def _closing(teller: Teller) -> Party:
+def _closing(teller: Teller) -> HarnessClient:
     party = _received(teller, "closer")
     party.do("close", party.handles()[0])
     return party
 
 
-def _buried(teller: Teller) -> Party:
+def _buried(teller: Teller) -> HarnessClient:
     party = _received(teller, "payee")
     party.do("close", party.handles()[0])
     teller.network.mine(3)
     return party
 
 
-def _lies(teller: Teller, budget: Budget, stage: str, party: Party, commands: Sequence[tuple[Any, ...]]) -> None:
+def _lies(
+    teller: Teller, budget: Budget, stage: str, party: HarnessClient, commands: Sequence[tuple[Any, ...]]
+) -> None:
     """Every change of every answer, one at a time, each on the same files and the same chain."""
     kept = party.copy("kept")
     for words in commands:
@@ -155,7 +157,7 @@ def _lies(teller: Teller, budget: Budget, stage: str, party: Party, commands: Se
 
 
 def _changes(
-    teller: Teller, budget: Budget, party: Party, kept: Path, words: Sequence[Any]
+    teller: Teller, budget: Budget, party: HarnessClient, kept: Path, words: Sequence[Any]
 ) -> list[tuple[str, Mutation]]:
     """The changes of what the hub tells about the chain when a command asks."""
     told: dict[str, Any] = {}
@@ -186,7 +188,7 @@ def _is_read(method: str, member: str) -> bool:
 
 
 def _lie(
-    teller: Teller, party: Party, words: Sequence[Any], method: str, mutation: Mutation, what: str
+    teller: Teller, party: HarnessClient, words: Sequence[Any], method: str, mutation: Mutation, what: str
 ) -> None:
     """One lie to one command."""
 
@@ -219,7 +221,7 @@ def _lie(
     teller.result.pairs[pair] = name or teller.result.pairs.get(pair, "harmless: nothing wrong was signed")
 
 
-def _tried(teller: Teller, party: Party, what: str, words: Sequence[Any]) -> str | None:
+def _tried(teller: Teller, party: HarnessClient, what: str, words: Sequence[Any]) -> str | None:
     try:
         party.do(*words)
     except PicopaymentsError as error:
@@ -231,7 +233,7 @@ def _tried(teller: Teller, party: Party, what: str, words: Sequence[Any]) -> str
     return None
 
 
-def _honest(teller: Teller, party: Party, stage: str) -> None:
+def _honest(teller: Teller, party: HarnessClient, stage: str) -> None:
     """After all the lies an honest hub settles with the client as it should be."""
     teller.proxy.faults.clear()
     if not party.handles():

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Any
 
 import requests
-from network_support import DEPOSIT, Network, running_network
+from network_support import DEPOSIT, FEE, Network, running_network
 
+from faults.harness_client import EXPIRE, ROUNDS, HarnessClient, heard, hub_balance
 from faults.lying_hub import UNSIGNED
 from faults.mutations import Known, Mutation, mutations, signature_shaped
-from faults.party import EXPIRE, FEE, ROUNDS, Party, heard, hub_balance
 from faults.proxy import LOST_BEFORE, Proxy, between
 from faults.result import Budget, Result
 from picopayments_cli.channel import envelope
@@ -31,7 +31,7 @@ TRIES = 3
 AMOUNT = 250  # of the payment in the sync that is changed
 
 
-class Cheat:
+class LiedToNetwork:
     """A network whose hub is lied to, and its honest client bob."""
 
     def __init__(self, network: Network, proxy: Proxy, rng: random.Random, result: Result) -> None:
@@ -41,12 +41,12 @@ class Cheat:
         self.result = result
         self.rpc = RpcClient(network.hub_url)
         self.started = self.hubs_wallet()
-        self.bob = Party(network, "bob", proxy.url).fund()
+        self.bob = HarnessClient(network, "bob", proxy.url).fund()
         self.bobs = self.bob.open()
-        self.alice = Party(network, "alice", proxy.url).fund()
+        self.alice = HarnessClient(network, "alice", proxy.url).fund()
 
     def hubs_wallet(self) -> int:
-        """What the hub's wallet holds of the asset."""
+        """Return what the hub's wallet holds of the asset."""
         status = self.network.hub.call("mph_status", assets=["XCP"])
         return int(status["funds"]["liquidity"]["XCP"])
 
@@ -62,7 +62,7 @@ class Cheat:
             return error.name
         return None
 
-    def quietly(self, party: Party, command: str, *args: Any) -> str | None:
+    def quietly(self, party: HarnessClient, command: str, *args: Any) -> str | None:
         """Do a command of a client; the name of the error that it fails with."""
         try:
             party.do(command, *args)
@@ -95,7 +95,7 @@ def run(rng: random.Random, budget: Budget) -> Result:
     """Requests of all four methods, changed in every member by every kind of change; crafted lies; raw nonsense."""
     result = Result("lying client")
     with running_network(budget.folder) as network, between(network.hub_url) as proxy, heard():
-        cheat = Cheat(network, proxy, rng, result)
+        cheat = LiedToNetwork(network, proxy, rng, result)
         _syncs(cheat, budget)
         _crafted(cheat)
         _requests(cheat, budget)
@@ -111,7 +111,7 @@ def run(rng: random.Random, budget: Budget) -> Result:
 # mph_sync -----------------------------------------------------------------------------------------------------------
 
 
-def _prepared(cheat: Cheat) -> tuple[str, dict[str, Any]]:
+def _prepared(cheat: LiedToNetwork) -> tuple[str, dict[str, Any]]:
     """A new connection, and a right request on it, which the hub has not seen: secrets, a commit, a payment."""
     alice = cheat.alice
     handle = alice.open()
@@ -134,7 +134,7 @@ def _prepared(cheat: Cheat) -> tuple[str, dict[str, Any]]:
     raise RuntimeError("the request was not kept from the hub")
 
 
-def _syncs(cheat: Cheat, budget: Budget) -> None:
+def _syncs(cheat: LiedToNetwork, budget: Budget) -> None:
     handle, base = _prepared(cheat)
     cheat.result.hold(base["revokes"] and base["commit"] and base["sends"], "the request lacks something")
     known = _known(cheat, handle)
@@ -160,8 +160,8 @@ def _syncs(cheat: Cheat, budget: Budget) -> None:
     _unsigned(cheat, budget)
 
 
-def _known(cheat: Cheat, handle: str) -> Known:
-    """What a lying client can put into a request: the connection's hashes and secrets, older and others' requests."""
+def _known(cheat: LiedToNetwork, handle: str) -> Known:
+    """Values for a lying client's requests: the connection's hashes and secrets, older and others' requests."""
     connection = cheat.alice.connection(handle)
     duplex, own = connection.duplex, connection.secrets(cheat.alice.key())
     hashes = {
@@ -180,8 +180,8 @@ def _known(cheat: Cheat, handle: str) -> Known:
     return Known(hashes, secrets, messages)
 
 
-def _unsigned(cheat: Cheat, budget: Budget) -> None:
-    """The same by somebody without the client's key."""
+def _unsigned(cheat: LiedToNetwork, budget: Budget) -> None:
+    """Send the changes without the client's key."""
     handle, base = _prepared(cheat)
     rules: dict[str, int] = {}
     before = hub_balance(cheat.network, handle)
@@ -199,7 +199,7 @@ def _unsigned(cheat: Cheat, budget: Budget) -> None:
     cheat.alice.do("sync", handle)  # the right request, as it was
 
 
-def _crafted(cheat: Cheat) -> None:
+def _crafted(cheat: LiedToNetwork) -> None:
     """Lies that take more than one change: payments of more than is moved, commits beyond the deposit, replays."""
     handle, base = _prepared(cheat)
     key, rng = cheat.alice.key(), cheat.rng
@@ -247,15 +247,15 @@ def _crafted(cheat: Cheat) -> None:
     cheat.result.hold(cheat.alice.connection(handle).pending is None, "the right request is refused after the lies")
 
 
-def _own(cheat: Cheat, handle: str) -> Secrets:
+def _own(cheat: LiedToNetwork, handle: str) -> Secrets:
     return cheat.alice.connection(handle).secrets(cheat.alice.key())
 
 
-def _hubs_hash(cheat: Cheat, handle: str) -> str:
+def _hubs_hash(cheat: LiedToNetwork, handle: str) -> str:
     return cheat.alice.connection(handle).duplex.sending.active[-1].revoke_hash.hex()
 
 
-def _commits(cheat: Cheat, handle: str, base: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+def _commits(cheat: LiedToNetwork, handle: str, base: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """Commits signed by the client that the hub must not take."""
     channel = cheat.alice.connection(handle).duplex.sending
     used = channel.active[-1].revoke_hash
@@ -287,10 +287,10 @@ def _commits(cheat: Cheat, handle: str, base: Mapping[str, Any]) -> dict[str, di
 # mph_request and mph_deposit ----------------------------------------------------------------------------------------
 
 
-class Hand:
+class UnfundedClient:
     """Somebody who asks for connections and never funds one."""
 
-    def __init__(self, cheat: Cheat) -> None:
+    def __init__(self, cheat: LiedToNetwork) -> None:
         self.key = Key(cheat.rng.randbytes(32))
         self.secrets = Secrets(self.key, cheat.rng.randbytes(16))
         self._cheat = cheat
@@ -309,8 +309,8 @@ class Hand:
         return envelope.seal(self.key, DepositRequest(message, "XCP", handle).as_json()), handle.hex()
 
 
-def _requests(cheat: Cheat, budget: Budget) -> None:
-    hand, other = Hand(cheat), Hand(cheat)
+def _requests(cheat: LiedToNetwork, budget: Budget) -> None:
+    hand, other = UnfundedClient(cheat), UnfundedClient(cheat)
     known = Known({"a hash of the hub's": _hubs_hash(cheat, cheat.alice.handles()[0])}, {}, {})
     known.messages = {"of another client's request": other.request()}
     base = hand.request()
@@ -319,8 +319,8 @@ def _requests(cheat: Cheat, budget: Budget) -> None:
         cheat.enter(f"mph_request {mutation.pair}", name, "a connection is asked for")
 
 
-def _deposits(cheat: Cheat, budget: Budget) -> None:
-    hand, other = Hand(cheat), Hand(cheat)
+def _deposits(cheat: LiedToNetwork, budget: Budget) -> None:
+    hand, other = UnfundedClient(cheat), UnfundedClient(cheat)
     base, handle = hand.deposit()
     foreign, _ = other.deposit()
     known = Known({"the client's spend hash": hand.secrets.spend_hash.hex()}, {}, {})
@@ -338,7 +338,7 @@ def _deposits(cheat: Cheat, budget: Budget) -> None:
 # mph_close ----------------------------------------------------------------------------------------------------------
 
 
-def _closes(cheat: Cheat, budget: Budget) -> None:
+def _closes(cheat: LiedToNetwork, budget: Budget) -> None:
     alice = cheat.alice
 
     def fresh() -> tuple[str, dict[str, Any]]:
@@ -362,8 +362,8 @@ def _closes(cheat: Cheat, budget: Budget) -> None:
 # Nonsense -----------------------------------------------------------------------------------------------------------
 
 
-def _nonsense(cheat: Cheat) -> None:
-    """What is hardly a request, sent as it is: each is answered, and the hub lives."""
+def _nonsense(cheat: LiedToNetwork) -> None:
+    """Send bodies that are hardly requests: each is answered, and the hub lives."""
     call = b'{"method":"mph_sync","id":1,"params":'
     bodies = {
         "nothing": b"",
@@ -405,7 +405,7 @@ def _nonsense(cheat: Cheat) -> None:
 # The end ------------------------------------------------------------------------------------------------------------
 
 
-def _end(cheat: Cheat) -> None:
+def _end(cheat: LiedToNetwork) -> None:
     """Everything closes; the hub's wallet holds what it was guaranteed, and bob has all of his."""
     network = cheat.network
     handles = [*cheat.alice.handles(), *cheat.bob.handles()]

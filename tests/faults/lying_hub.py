@@ -12,9 +12,9 @@ from typing import Any
 
 from network_support import ASSETS, DEPOSIT, Network, running_network
 
+from faults.harness_client import EXPIRE, HarnessClient, Heard, handle_of, heard, hub_key
 from faults.mutations import Known, Mutation, mutations
-from faults.party import EXPIRE, Heard, Party, handle_of, heard, hub_key
-from faults.proxy import LOST_AFTER, PASS, Exchange, Proxy, between, signed_error
+from faults.proxy import LOST_AFTER, PASS, AnsweredCall, Proxy, between, signed_error
 from faults.result import Budget, Result
 from picopayments_cli import errors
 from picopayments_cli.channel import envelope
@@ -38,7 +38,7 @@ class Liar:
         self.result = result
         self.warnings = warnings
         self.key = hub_key(network)
-        self.bob = Party(network, "bob").fund()
+        self.bob = HarnessClient(network, "bob").fund()
         self.bobs = self.bob.open()
         self.stranger = os.urandom(32).hex()
 
@@ -55,7 +55,7 @@ class Liar:
         finally:
             self.proxy.change = None
 
-    def tried(self, party: Party, what: str, command: str, *args: Any) -> str | None:
+    def tried(self, party: HarnessClient, what: str, command: str, *args: Any) -> str | None:
         """Do a command; the name of the error that it fails with. An error without a name is a failure."""
         try:
             party.do(command, *args)
@@ -109,7 +109,7 @@ def run(rng: random.Random, budget: Budget) -> Result:
 
 
 def _syncs(liar: Liar, budget: Budget) -> None:
-    alice = Party(liar.network, "alice", liar.proxy.url).fund()
+    alice = HarnessClient(liar.network, "alice", liar.proxy.url).fund()
     handle, kept, reply = _pending(liar, alice, alice.open())
     known = _known(liar, alice, handle)
     current = {mutation.pair: mutation for mutation in mutations(reply, known, liar.rng)}
@@ -134,7 +134,7 @@ def _syncs(liar: Liar, budget: Budget) -> None:
     _settled(liar, alice)
 
 
-def _pending(liar: Liar, alice: Party, handle: str) -> tuple[str, Path, Mapping[str, Any]]:
+def _pending(liar: Liar, alice: HarnessClient, handle: str) -> tuple[str, Path, Mapping[str, Any]]:
     """A sync that the hub has answered with secrets, a commit, receipts and a refusal, and the client has not heard."""
     if alice.worn(handle):
         handle = alice.open()
@@ -159,13 +159,13 @@ def _pending(liar: Liar, alice: Party, handle: str) -> tuple[str, Path, Mapping[
     raise RuntimeError("the answer was not lost")
 
 
-def _last(liar: Liar, method: str) -> Exchange:
+def _last(liar: Liar, method: str) -> AnsweredCall:
     return next(item for item in reversed(liar.proxy.seen) if item.method == method and "result" in item.reply)
 
 
-def _known(liar: Liar, alice: Party, handle: str) -> Known:
-    """What a lying hub can put into a reply: hashes, secrets, the connection's older reply, another connection's."""
-    bob = Party(liar.network, "bobs double", liar.proxy.url)
+def _known(liar: Liar, alice: HarnessClient, handle: str) -> Known:
+    """Values for a lying hub's replies: hashes, secrets, the connection's older reply, another connection's."""
+    bob = HarnessClient(liar.network, "bobs double", liar.proxy.url)
     bob.basedir.mkdir()
     bob.restore(liar.bob.basedir)
     bob.do("sync")
@@ -182,7 +182,7 @@ def _older(liar: Liar, handle: str) -> dict[str, Mapping[str, Any]]:
     return {"of an older reply": replies[0], "of the reply before": replies[-TRIES - 1]}
 
 
-def _own_hashes(party: Party, handle: str) -> dict[str, str]:
+def _own_hashes(party: HarnessClient, handle: str) -> dict[str, str]:
     duplex = party.connection(handle).duplex
     found = {
         "the hub's spend hash": duplex.sending.script.spend_hash,
@@ -196,7 +196,7 @@ def _own_hashes(party: Party, handle: str) -> dict[str, str]:
     return {name: item.hex() for name, item in found.items()}
 
 
-def _own_secrets(party: Party, handle: str) -> dict[str, str]:
+def _own_secrets(party: HarnessClient, handle: str) -> dict[str, str]:
     connection = party.connection(handle)
     own = connection.secrets(party.key())
     found = {"the client's spend secret": own.spend.hex(), "a revoke secret of the client's": own.revoke(0).hex()}
@@ -205,8 +205,10 @@ def _own_secrets(party: Party, handle: str) -> dict[str, str]:
     return found
 
 
-def _afterwards(liar: Liar, alice: Party, handle: str, mutation: Mutation) -> tuple[str, Path, Mapping[str, Any]]:
-    """What a change did that was taken: the next honest sync works, or the connection closes with all of its own."""
+def _afterwards(
+    liar: Liar, alice: HarnessClient, handle: str, mutation: Mutation
+) -> tuple[str, Path, Mapping[str, Any]]:
+    """Check a change that was taken: the next honest sync works, or the connection closes with all of its own."""
     before = alice.guaranteed(handle)
     name = liar.tried(alice, f"after {mutation.pair}", "sync", handle)
     if name is None:
@@ -218,8 +220,8 @@ def _afterwards(liar: Liar, alice: Party, handle: str, mutation: Mutation) -> tu
     return _pending(liar, alice, alice.open())
 
 
-def _unsigned(liar: Liar, alice: Party, handle: str, kept: Path, budget: Budget) -> None:
-    """The same changes by somebody without the hub's key: each is refused for its signature."""
+def _unsigned(liar: Liar, alice: HarnessClient, handle: str, kept: Path, budget: Budget) -> None:
+    """Make the changes without the hub's key: each is refused for its signature."""
     alice.restore(kept)
     reply = _last(liar, "mph_sync").reply["result"]
     rules: dict[str, int] = {}
@@ -238,7 +240,7 @@ def _unsigned(liar: Liar, alice: Party, handle: str, kept: Path, budget: Budget)
     liar.result.notes.append(f"changes that the hub's key did not sign: {rules}")
 
 
-def _refusals(liar: Liar, alice: Party, handle: str, kept: Path) -> None:
+def _refusals(liar: Liar, alice: HarnessClient, handle: str, kept: Path) -> None:
     """Every error that a hub can name, and some that it can't, in place of an answer; then none keeps from closing.
 
     Unsigned, as anybody at the hub's URL can say it, none closes the connection.
@@ -276,7 +278,7 @@ def _refusing(name: object, key: Key | None) -> Callable[[str, Any], Mapping[str
     return refuse
 
 
-def _settled(liar: Liar, party: Party) -> None:
+def _settled(liar: Liar, party: HarnessClient) -> None:
     """All of a client's connections close and settle, and the wallet holds what was guaranteed."""
     for handle in party.handles():
         if party.connection(handle).stage != "closing":
@@ -299,7 +301,7 @@ def _under_way(connection: Connection) -> int:
 
 
 def _connects(liar: Liar, budget: Budget) -> None:
-    carol = Party(liar.network, "carol", liar.proxy.url).fund()
+    carol = HarnessClient(liar.network, "carol", liar.proxy.url).fund()
     first = carol.open()
     known = Known(_own_hashes(carol, first), _own_secrets(carol, first))
     for method in ("mph_request", "mph_deposit"):
@@ -318,7 +320,7 @@ def _connects(liar: Liar, budget: Budget) -> None:
     _settled(liar, carol)
 
 
-def _take_up(liar: Liar, carol: Party, handle: str, method: str, mutation: Mutation) -> None:
+def _take_up(liar: Liar, carol: HarnessClient, handle: str, method: str, mutation: Mutation) -> None:
     """A connection made by a changed reply: it works, or closes with all of its own."""
     liar.network.mine(2)
     shown = carol.status_of(handle)
@@ -339,7 +341,7 @@ def _take_up(liar: Liar, carol: Party, handle: str, method: str, mutation: Mutat
 
 def _closes(liar: Liar, budget: Budget, received: bool) -> None:
     """Replies to a close, which the hub answers the same whenever it is asked."""
-    party = Party(liar.network, f"closer{received:d}", liar.proxy.url).fund()
+    party = HarnessClient(liar.network, f"closer{received:d}", liar.proxy.url).fund()
     if received:  # the hub, by a sync's fee
         handle = party.open()
         liar.proxy.faults.append(PASS)  # the last sync

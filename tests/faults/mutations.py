@@ -36,7 +36,7 @@ class Mutation:
 
 @dataclass
 class Known:
-    """What a liar has at hand: hashes and secrets of the connection, other messages of the same and other kinds."""
+    """Values that a liar has at hand: hashes and secrets of the connection, other messages of any kind."""
 
     hashes: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
@@ -99,7 +99,7 @@ def _get(message: Any, path: Path) -> Any:
 
 
 def setter(path: Path, value: Any) -> Callable[[Any], Any]:
-    """What puts a value in the place that a path names."""
+    """Return what puts a value in the place that a path names."""
 
     def apply(message: Any) -> Any:
         changed = json.loads(json.dumps(message))

@@ -10,9 +10,9 @@ from network_support import Client
 from regtest_support import NodeProcess
 
 from faults.disk import Disk, read_log, tear
-from faults.fragile import FragileTown, running_stage
-from faults.lives import Life, Stage
-from faults.party import heard
+from faults.dying_hub import DyingHubTown, running_node_and_runner
+from faults.harness_client import heard
+from faults.lives import ClientLife, LivesUnderFaults
 from faults.result import Budget, Result
 from faults.tracing import AFTER, ANY, BEFORE, Runner, Target, Watch
 
@@ -21,7 +21,7 @@ MOST_DOORS = 8  # that a hub passes at a step before its power goes
 LIVES = {"normal-a": True, "normal-b": False, "punished-a": True, "silent-a": True}
 
 
-class DarkTown(FragileTown):
+class PowerCutTown(DyingHubTown):
     """A town whose hub finds, after it has died, what a power cut has left of its files."""
 
     def __init__(self, folder: Path, node: NodeProcess, runner: Runner, rng: random.Random) -> None:
@@ -50,7 +50,7 @@ class DarkTown(FragileTown):
         return [self.basedir / name for name in ("regtest.db", "regtest.db-wal")]
 
     def _cut(self, disk: Disk) -> None:
-        """What SQLite has written beside what was synced at the last transaction's end, in the order of its protocol.
+        """Cut off SQLite's writes beside what was synced at the last transaction's end, in the order of its protocol.
 
         The log first, and synced; then, now and then, the database, and synced; only then the log from its beginning.
         """
@@ -73,10 +73,10 @@ def _content(path: Path) -> bytes:
     return path.read_bytes() if path.exists() else b""
 
 
-class Dark(Stage):
-    """A stage on which the power of a client or of the hub goes at any time."""
+class LivesWithPowerCuts(LivesUnderFaults):
+    """Lives during which the power of a client or of the hub goes at any time."""
 
-    def __init__(self, town: DarkTown, runner: Runner, rng: random.Random, result: Result) -> None:
+    def __init__(self, town: PowerCutTown, runner: Runner, rng: random.Random, result: Result) -> None:
         super().__init__(town, runner, rng, result)
         self._changes: dict[str, int] = {}  # that a step makes, to files or by a door
 
@@ -145,16 +145,16 @@ def run(rng: random.Random, budget: Budget) -> Result:
     with heard():
         while budget.goes_on(result.trials, least):
             folder = budget.folder / f"town{result.trials}"
-            with running_stage(folder) as (node, runner):
-                town = DarkTown(folder, node, runner, rng)
+            with running_node_and_runner(folder) as (node, runner):
+                town = PowerCutTown(folder, node, runner, rng)
                 try:
-                    stage = Dark(town, runner, rng, result)
-                    stage.set_up(kinds)
+                    lives = LivesWithPowerCuts(town, runner, rng, result)
+                    lives.set_up(kinds)
                     for name in kinds:
                         if budget.goes_on(result.trials, least):
-                            Life(stage, town.clients[name], name.split("-")[0], budget.share(3, 1)).live()
-                    stage.finish()
-                    undone += stage.undone
+                            ClientLife(lives, town.clients[name], name.split("-")[0], budget.share(3, 1)).live()
+                    lives.finish()
+                    undone += lives.undone
                 finally:
                     town.stop_hub()
     result.notes.append(f"{result.trials} images after a power cut, {undone} of which lacked what was not synced")

@@ -34,7 +34,7 @@ Change = Callable[[str, Mapping[str, Any], Any], Any]
 
 
 @dataclass(frozen=True)
-class Exchange:
+class AnsweredCall:
     """A call that the hub answered: method, params, and the whole reply."""
 
     method: str
@@ -59,7 +59,7 @@ class Proxy:
         self.capture: Callable[[str, Any], Any] | None = None
         self.refuse: Callable[[str, Any], Mapping[str, Any] | None] | None = None
         self.asked: list[tuple[str, Any]] = []
-        self.seen: list[Exchange] = []
+        self.seen: list[AnsweredCall] = []
         self.late_seconds = 0.0
         self._lock = threading.Lock()
         proxy = self
@@ -143,7 +143,7 @@ class Proxy:
         replies = said if isinstance(said, list) else [said]
         for call, reply in zip(calls, replies, strict=False):
             with self._lock:
-                self.seen.append(Exchange(call["method"], call.get("params"), json.loads(json.dumps(reply))))
+                self.seen.append(AnsweredCall(call["method"], call.get("params"), json.loads(json.dumps(reply))))
             if self.change is not None and "result" in reply:
                 reply["result"] = self.change(call["method"], call.get("params"), reply["result"])
         return answer if self.change is None else json.dumps(said).encode()

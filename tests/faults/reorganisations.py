@@ -14,8 +14,8 @@ from cheats import revoked_commit, running_town
 from network_support import Client, wait_until
 from regtest_support import running_node
 
+from faults.reorganised_network import BACK, DEEPEST, GONE, SAFE, ReorganisedNetwork
 from faults.result import Budget, Result
-from faults.shaken import BACK, DEEPEST, GONE, SAFE, Shaken
 from picopayments_cli.channel.state import finished
 from picopayments_cli.config import SAFE_DEPTH
 
@@ -24,7 +24,7 @@ EXPIRE = 40  # blocks, of what is to expire
 LATER = 200  # of what is to expire in the end
 LONG = 2000  # of who looks on meanwhile
 DEPTHS = tuple(range(1, DEEPEST + 1))
-Story = Callable[[Shaken, Sequence[int]], None]
+Trial = Callable[[ReorganisedNetwork, Sequence[int]], None]
 
 
 def run(rng: random.Random, budget: Budget) -> Result:
@@ -41,7 +41,7 @@ def run(rng: random.Random, budget: Budget) -> Result:
 
 @contextmanager
 def _safe_depth() -> Iterator[None]:
-    """What counts as final on regtest is what does on a real network."""
+    """Count as final on regtest what is final on a real network."""
     before = os.environ.get(SAFE_DEPTH)
     os.environ[SAFE_DEPTH] = str(SAFE)
     try:
@@ -52,7 +52,7 @@ def _safe_depth() -> Iterator[None]:
             os.environ[SAFE_DEPTH] = before
 
 
-def _plan(rng: random.Random, budget: Budget) -> Iterator[tuple[Story, Sequence[int]]]:
+def _plan(rng: random.Random, budget: Budget) -> Iterator[tuple[Trial, Sequence[int]]]:
     """The stories, each with the depths of its reorganisations; again and again while there is time."""
     if budget.quick:
         yield _sample, (DEEPEST,)
@@ -68,22 +68,22 @@ def _plan(rng: random.Random, budget: Budget) -> Iterator[tuple[Story, Sequence[
             return
 
 
-def _tell(story: Story, depths: Sequence[int], folder: Path, rng: random.Random, result: Result) -> None:
+def _tell(story: Trial, depths: Sequence[int], folder: Path, rng: random.Random, result: Result) -> None:
     """Run a story in a town of its own, and settle it."""
     folder.mkdir()
     trials = result.trials
     with running_node(folder / "chain", 0) as node, running_town(folder, node) as town:
-        shaken = Shaken(town, rng, result, story.__name__.strip("_").replace("_", " "))
+        network = ReorganisedNetwork(town, rng, result, story.__name__.strip("_").replace("_", " "))
         try:
-            story(shaken, depths)
-            shaken.end()
+            story(network, depths)
+            network.end()
         except (AssertionError, TimeoutError) as error:
-            result.failures.append(f"{shaken.story} {depths}: {str(error)[-500:]}")
+            result.failures.append(f"{network.story} {depths}: {str(error)[-500:]}")
         else:
             result.recovered += result.trials - trials
 
 
-def _sample(town: Shaken, depths: Sequence[int]) -> None:
+def _sample(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
     """One of each kind, in one town."""
     (depth,) = depths
     alice, early, payee = town.clients("alice", "early", "payee")
@@ -98,7 +98,7 @@ def _sample(town: Shaken, depths: Sequence[int]) -> None:
 # A whole life -------------------------------------------------------------------------------------------------------
 
 
-def _life(town: Shaken, depths: Sequence[int]) -> None:
+def _life(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
     """Three connections, one of which sees the chain through the hub, from the deposit to the end."""
     turn = itertools.cycle(depths)
     town.clients("alice", "bob", "carol", through_hub="carol")
@@ -137,7 +137,7 @@ def _life(town: Shaken, depths: Sequence[int]) -> None:
     town.shake("the end", next(turn))
 
 
-def _send(town: Shaken, depth: int) -> None:
+def _send(town: ReorganisedNetwork, depth: int) -> None:
     """A payment on the chain: made or not, nothing else is touched by it."""
     alice, bob = town.town.clients["alice"], town.town.clients["bob"]
     held = alice.balances()["XCP"], bob.balances()["XCP"]
@@ -155,17 +155,17 @@ def _send(town: Shaken, depth: int) -> None:
 # Deposits -----------------------------------------------------------------------------------------------------------
 
 
-def _spent_elsewhere(town: Shaken, depths: Sequence[int]) -> None:
+def _spent_elsewhere(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
     """A client pays from a young deposit, if it may, and then spends what it deposited elsewhere."""
     _young_deposit(town, depths, replaced=False)
 
 
-def _replaced(town: Shaken, depths: Sequence[int]) -> None:
+def _replaced(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
     """A client's deposit confirms again under another txid."""
     _young_deposit(town, depths, replaced=True)
 
 
-def _young_deposit(town: Shaken, depths: Sequence[int], *, replaced: bool) -> None:
+def _young_deposit(town: ReorganisedNetwork, depths: Sequence[int], *, replaced: bool) -> None:
     _, *payers = town.clients("bob", *(f"payer{depth}" for depth in depths))
     town.open("bob", expire=LONG)
     for depth, payer in zip(depths, payers, strict=True):
@@ -182,21 +182,23 @@ def _young_deposit(town: Shaken, depths: Sequence[int], *, replaced: bool) -> No
         town.result.hold(not replaced or town.status(name) == "closing", f"{name} does not close")
 
 
-def _hub_spends_elsewhere(town: Shaken, depths: Sequence[int]) -> None:
+def _hub_spends_elsewhere(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
     """The hub pays a client over a young deposit, if that takes it, and then spends what it deposited elsewhere."""
     _, *payees = town.clients("alice", *(f"payee{depth}" for depth in depths))
     town.open("alice", expire=LONG)
     _hubs_young_deposit(town, depths, payees, replaced=False)
 
 
-def _hubs_replaced(town: Shaken, depths: Sequence[int]) -> None:
+def _hubs_replaced(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
     """The hub's deposit confirms again under another txid."""
     _, *payees = town.clients("alice", *(f"payee{depth}" for depth in depths))
     town.open("alice", expire=LONG)
     _hubs_young_deposit(town, depths, payees, replaced=True)
 
 
-def _hubs_young_deposit(town: Shaken, depths: Sequence[int], payees: Sequence[Client], *, replaced: bool) -> None:
+def _hubs_young_deposit(
+    town: ReorganisedNetwork, depths: Sequence[int], payees: Sequence[Client], *, replaced: bool
+) -> None:
     for depth, payee in zip(depths, payees, strict=True):
         name = payee.basedir.name
         town.connect(name, EXPIRE)
@@ -216,7 +218,7 @@ def _hubs_young_deposit(town: Shaken, depths: Sequence[int], payees: Sequence[Cl
 # Commits ------------------------------------------------------------------------------------------------------------
 
 
-def _paid(town: Shaken, depths: Sequence[int], name: str) -> list[Client]:
+def _paid(town: ReorganisedNetwork, depths: Sequence[int], name: str) -> list[Client]:
     """Clients that Alice pays: each has a commit of the hub's."""
     _, *payees = town.clients("alice", *(f"{name}{depth}" for depth in depths))
     town.open("alice", expire=LONG)
@@ -226,7 +228,7 @@ def _paid(town: Shaken, depths: Sequence[int], name: str) -> list[Client]:
     return payees
 
 
-def _another_commit(town: Shaken, depths: Sequence[int]) -> None:
+def _another_commit(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
     """In the place of its active commit a client's revoked one is mined: the hub punishes that."""
     for depth, cheat in zip(depths, _paid(town, depths, "cheat"), strict=True):
         name = cheat.basedir.name
@@ -242,7 +244,7 @@ def _another_commit(town: Shaken, depths: Sequence[int]) -> None:
     town.mine(LATER)  # what the revoked commits left is the hub's when it expires
 
 
-def _punished(town: Shaken, depths: Sequence[int]) -> None:
+def _punished(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
     """A client publishes a revoked commit; the hub's punishment is taken away, and the client tries its payout."""
     for depth, cheat in zip(depths, _paid(town, depths, "cheat"), strict=True):
         name = cheat.basedir.name
@@ -260,7 +262,7 @@ def _punished(town: Shaken, depths: Sequence[int]) -> None:
         town.result.hold(town.mined(commit, 2), f"{name} was not punished again")
 
 
-def _cheating_hub(town: Shaken, depths: Sequence[int]) -> None:
+def _cheating_hub(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
     """The hub publishes a revoked commit; the client's punishment is taken away."""
     (depth,) = depths
     alice, _ = town.clients("alice", "bob")
@@ -287,7 +289,7 @@ def _cheating_hub(town: Shaken, depths: Sequence[int]) -> None:
 # Secrets that a payout shows ----------------------------------------------------------------------------------------
 
 
-def _shown_secret(town: Shaken, depths: Sequence[int]) -> None:
+def _shown_secret(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
     """A client's payout shows its secret, and the hub would take its deposit back by that."""
     for depth, payee in zip(depths, _paid(town, depths, "payee"), strict=True):
         name = payee.basedir.name
@@ -295,7 +297,7 @@ def _shown_secret(town: Shaken, depths: Sequence[int]) -> None:
         _steal_by_secret(town, name, "h2c", depth)
 
 
-def _hubs_shown_secret(town: Shaken, depths: Sequence[int]) -> None:
+def _hubs_shown_secret(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
     """The hub's payout shows its secret, and the client would take its deposit back by that."""
     for depth, payer in zip(depths, _paid(town, depths, "payer"), strict=True):
         name = payer.basedir.name
@@ -304,7 +306,7 @@ def _hubs_shown_secret(town: Shaken, depths: Sequence[int]) -> None:
         _steal_by_secret(town, name, "c2h", depth)
 
 
-def _steal_by_secret(town: Shaken, name: str, way: str, depth: int) -> None:
+def _steal_by_secret(town: ReorganisedNetwork, name: str, way: str, depth: int) -> None:
     town.advance(partial(town.payout, name, way), "a payout")
     payer = town.hub_key if way == "h2c" else town.town.clients[name].key
     town.shake("a payout in the mempool", depth, GONE, town.change(name, way, payer))
@@ -313,7 +315,7 @@ def _steal_by_secret(town: Shaken, name: str, way: str, depth: int) -> None:
 # Expiry -------------------------------------------------------------------------------------------------------------
 
 
-def _hub_too_late(town: Shaken, depths: Sequence[int]) -> None:
+def _hub_too_late(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
     """A client's deposit expired, and it took it back; then that is gone, and the hub's late commit comes first."""
     _, *payers = town.clients("alice", *(f"payer{depth}" for depth in depths))
     town.open("alice", expire=LONG)
@@ -332,7 +334,7 @@ def _hub_too_late(town: Shaken, depths: Sequence[int]) -> None:
         town.result.hold(town.published(name, "c2h"), "the hub published no commit")
 
 
-def _client_too_late(town: Shaken, depths: Sequence[int]) -> None:
+def _client_too_late(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
     """The hub's deposit expired, and it took it back; then that is gone, and the client's late commit comes first."""
     _, *payees = town.clients("alice", *(f"payee{depth}" for depth in depths))
     town.open("alice", expire=LONG)
@@ -348,7 +350,7 @@ def _client_too_late(town: Shaken, depths: Sequence[int]) -> None:
         town.result.hold(town.published(name, "h2c"), "the client's commit was not mined")
 
 
-STORIES: tuple[Story, ...] = (
+STORIES: tuple[Trial, ...] = (
     _spent_elsewhere,
     _replaced,
     _hub_spends_elsewhere,

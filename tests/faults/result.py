@@ -1,4 +1,4 @@
-"""What a part of the fault harness is given, and what it hands back."""
+"""The budget that a part of the fault harness is given, and the result that it hands back."""
 
 from __future__ import annotations
 

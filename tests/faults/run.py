@@ -75,7 +75,7 @@ def table(results: list[Result]) -> str:
 
 
 def show(result: Result) -> None:
-    """What a part found, beside its line of the table."""
+    """Print what a part found, beside its line of the table."""
     for pair, rule in sorted(result.pairs.items()):
         print(f"  {pair}: {rule}")
     if result.pairs:

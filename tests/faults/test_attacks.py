@@ -10,9 +10,9 @@ from types import ModuleType
 import pytest
 
 from faults import cheating_client, cheating_hub, run
+from faults.cheat_network import running_cheat_network
 from faults.cheating import TRIALS
 from faults.result import Result
-from faults.stage import stage
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "security.rst"
 COLUMNS = {"hub": 1, "client": 2}
@@ -44,13 +44,13 @@ def test_every_attack_was_tried_by_somebody() -> None:
 @pytest.mark.parametrize("cheats", [cheating_client, cheating_hub], ids=["client", "hub"])
 def test_dust_that_grew_old_while_nothing_was_at_risk_takes_nothing(cheats: ModuleType, tmp_path: Path) -> None:
     result = Result("dust")
-    with stage(tmp_path, random.Random(1), result) as town:
+    with running_cheat_network(tmp_path, random.Random(1), result) as town:
         cheats.dust_while_nothing_is_at_risk(town)
     assert (result.failures, result.lost) == ([], 0)
 
 
 def test_no_more_is_credited_than_can_be_watched(tmp_path: Path) -> None:
     result = Result("watched")
-    with stage(tmp_path, random.Random(1), result) as town:
+    with running_cheat_network(tmp_path, random.Random(1), result) as town:
         assert cheating_hub.more_than_can_be_watched(town) == "ConnectionWornOut"
     assert (result.failures, result.lost) == ([], 0)

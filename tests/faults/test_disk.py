@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from faults.director import MAIN_DOORS, doors_named
 from faults.disk import Disk, read_log, tear
+from faults.kill_planner import MAIN_DOORS, doors_named
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 60
@@ -32,7 +32,7 @@ files.replace_file(root / "file", b"content that is new")
 
 
 def images(tmp_path: Path, without: str) -> set[bytes]:
-    """What is found in the file after power cuts right after it was replaced."""
+    """Return what is found in the file after power cuts right after it was replaced."""
     root, log = tmp_path / "root", tmp_path / "log"
     root.mkdir()
     (root / "file").write_bytes(OLD)

@@ -1,4 +1,4 @@
-"""What the fuzzers found, once for all."""
+"""Faults that the fuzzers found stay mended."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from faults import (
     run,
     writers,
 )
+from faults.harness_client import HarnessClient, heard, hub_key
 from faults.mutations import Mutation, setter
-from faults.party import Party, heard, hub_key
 from faults.proxy import between
 from faults.result import Budget, Result
 from picopayments_cli import api
@@ -105,7 +105,7 @@ def test_every_part_is_found() -> None:
 
 def test_a_fee_that_takes_the_whole_deposit_is_no_terms(tmp_path: Path) -> None:
     with running_network(tmp_path) as network, between(network.hub_url) as proxy:
-        party = Party(network, "alice", proxy.url).fund()
+        party = HarnessClient(network, "alice", proxy.url).fund()
         fee = Mutation("sync_fee", "the deposit", setter(("channel_terms", "sync_fee"), DEPOSIT))
         key = hub_key(network)
         proxy.change = lambda method, _, said: lying_hub.forged(said, fee, key) if method == "mph_request" else said

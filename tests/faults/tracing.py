@@ -86,7 +86,7 @@ class Record:
     doors: set[str]
 
     def as_json(self) -> Any:
-        """What JSON can hold of it."""
+        """Return what JSON can hold of it."""
         functions = [[asdict(function), sorted(places)] for function, places in self.places.items()]
         return {"functions": functions, "doors": sorted(self.doors)}
 

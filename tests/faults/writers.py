@@ -18,12 +18,11 @@ from pathlib import Path
 
 from network_support import ASSETS, DEPOSIT, HUB, Client, CommandFailed, Done, Network, running_network, wait_until
 
-from faults.party import hub_balance
+from faults.harness_client import hub_balance
 from faults.result import Budget, Result
 
 CROWD = 20
 PATIENCE = 120.0  # seconds, for a crowd on a busy machine
-FEE = 1  # for a sync
 FLUSHES = 3  # of files and folders, and more, for a sync
 EXPIRE = "1000"  # blocks, so that no deadline comes in between
 LOCAL = ("StoreUnusable",)
@@ -94,7 +93,7 @@ class Pair:
         self.agree(what)
 
     def agree(self, what: str) -> None:
-        """What both clients count for themselves is what their history tells, and the rest is the hub's."""
+        """Check that both clients hold what their history tells, and the hub the rest."""
         for client, handle in ((self.alice, self.a), (self.bob, self.b)):
             has = client.connection(handle).duplex.guaranteed
             self.result.keep(_by_history(client, handle), has, f"{client.basedir.name}, {what}")
@@ -144,7 +143,7 @@ def _pair(network: Network, rng: random.Random, result: Result) -> Pair:
 
 
 def _by_history(client: Client, handle: str) -> int:
-    """What a client has in a connection, as its own history tells."""
+    """Return what a client has in a connection, as its own history tells."""
     amounts = {"received": 1, "sent": -1, "refused": 1}
     events = client.run("history", "--handle", handle)
     moved: int = sum(amounts.get(event["action"], 0) * event.get("amount", 0) for event in events)

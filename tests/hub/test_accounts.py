@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from channel_support import parsed
-from hub_support import EXPIRE, Desk, Hand, clients, open_all, payment, running_desk
+from hub_support import EXPIRE, Desk, ScriptedClient, amounts, open_all, payment, running_desk
+from network_support import FEE
 
 from picopayments_cli.channel.duplex import Half, standing
-from picopayments_cli.channel.messages import CloseRequest, SyncReply
+from picopayments_cli.channel.messages import CloseRequest
 from picopayments_cli.channel.state import Channel, Commit, Offer, finished, offer_of
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Handle, Hash
@@ -22,39 +22,8 @@ from picopayments_cli.errors import DatabaseUnusable
 from picopayments_cli.hub import stale_database
 from picopayments_cli.hub.account import Account
 
-FEE = 1  # for a sync
 
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """One hub for all that leave its connections open."""
-    with running_desk(tmp_path_factory.mktemp("desk")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def opened(desk: Desk) -> Iterator[Hand]:
-    """As many clients as are asked for."""
-    return clients(desk)
-
-
-@pytest.fixture
-def alice(opened: Iterator[Hand]) -> Hand:
-    """A client that has paid for nothing yet."""
-    return next(opened)
-
-
-@pytest.fixture
-def bob(opened: Iterator[Hand]) -> Hand:
-    """Another one."""
-    return next(opened)
-
-
-def amounts(reply: SyncReply) -> list[int]:
-    return [item.amount for item in reply.receipts]
-
-
-def pay(alice: Hand, bob: Hand, amount: int) -> None:
+def pay(alice: ScriptedClient, bob: ScriptedClient, amount: int) -> None:
     """One payment, received."""
     alice.sync(amount + FEE, payment(bob.handle, amount))
     assert amounts(bob.sync(FEE)) == [amount]
@@ -69,7 +38,7 @@ def known_numbers(account: Account) -> dict[Hash, int]:
     return {item: account.numbers[item] for item in (*receiving.requested, *(c.revoke_hash for c in receiving.active))}
 
 
-def check_reading(desk: Desk, *hands: Hand) -> None:
+def check_reading(desk: Desk, *hands: ScriptedClient) -> None:
     """Compare connections with what another hub reads from the same database."""
     before = [desk.account(hand.handle) for hand in hands]
     desk.stop()
@@ -81,12 +50,14 @@ def check_reading(desk: Desk, *hands: Hand) -> None:
             assert known_numbers(new) == known_numbers(old)
 
 
-def test_a_connection_is_read_as_it_was_written_all_its_life(desk: Desk, alice: Hand, bob: Hand) -> None:
-    new = Hand(desk, "new")
+def test_a_connection_is_read_as_it_was_written_all_its_life(
+    desk: Desk, alice: ScriptedClient, bob: ScriptedClient
+) -> None:
+    new = ScriptedClient(desk, "new")
     hubs = new.request()
     check_reading(desk, new)
     new.call("mph_deposit", new.body(new.proposal(hubs)))
-    other = Hand(desk, "opening")
+    other = ScriptedClient(desk, "opening")
     other.agree()
     check_reading(desk, new, other)
     other.fund()
@@ -114,7 +85,7 @@ def test_a_connection_is_read_as_it_was_written_all_its_life(desk: Desk, alice: 
     check_reading(desk, alice, bob)
 
 
-def test_a_sync_answered_before_a_restart_is_answered_the_same_after_it(desk: Desk, alice: Hand) -> None:
+def test_a_sync_answered_before_a_restart_is_answered_the_same_after_it(desk: Desk, alice: ScriptedClient) -> None:
     body = alice.sealed(alice.sync_body(alice.sync_request(5, payment(None, 4))))
     first = desk.call("mph_sync", body)
     desk.stop()
@@ -123,7 +94,9 @@ def test_a_sync_answered_before_a_restart_is_answered_the_same_after_it(desk: De
     assert alice.paid == 5
 
 
-def test_a_connection_goes_on_after_many_syncs_and_a_restart(desk: Desk, alice: Hand, bob: Hand) -> None:
+def test_a_connection_goes_on_after_many_syncs_and_a_restart(
+    desk: Desk, alice: ScriptedClient, bob: ScriptedClient
+) -> None:
     for _ in range(12):
         pay(alice, bob, 30)
     in_use = known_numbers(desk.account(alice.handle))
@@ -136,14 +109,14 @@ def test_a_connection_goes_on_after_many_syncs_and_a_restart(desk: Desk, alice: 
     assert (alice.paid, bob.paid) == (12 * 31 + 25 - 250, 12 + 25 * 11 - 360)
 
 
-def test_a_sync_leaves_what_changes_rarely_alone(desk: Desk, alice: Hand) -> None:
+def test_a_sync_leaves_what_changes_rarely_alone(desk: Desk, alice: ScriptedClient) -> None:
     with desk.database.transaction("mark") as connection:
         connection.exec_driver_sql("update connections set fixed = fixed || ' '")
     alice.sync(FEE)
     assert all(text.endswith(" ") for (text,) in desk.rows("select fixed from connections"))
 
 
-def test_who_reads_does_not_wait_for_who_writes(desk: Desk, alice: Hand) -> None:
+def test_who_reads_does_not_wait_for_who_writes(desk: Desk, alice: ScriptedClient) -> None:
     with ThreadPoolExecutor(1) as pool, desk.hub.book.transaction("another request") as work:
         work.keep(replace(work.get(alice.handle), due=5))
         status = json.loads(pool.submit(desk.call, "mph_status", {}).result(timeout=60))
@@ -154,7 +127,7 @@ def test_who_reads_does_not_wait_for_who_writes(desk: Desk, alice: Hand) -> None
         work.keep(account)
 
 
-def test_a_row_that_another_hub_wrote_is_not_written_over(desk: Desk, alice: Hand) -> None:
+def test_a_row_that_another_hub_wrote_is_not_written_over(desk: Desk, alice: ScriptedClient) -> None:
     alice.sync(FEE)
     with desk.database.transaction("another hub") as connection:
         connection.exec_driver_sql(f"update heads set version = version + 1 where handle = x'{alice.handle.hex()}'")
@@ -165,7 +138,7 @@ def test_a_row_that_another_hub_wrote_is_not_written_over(desk: Desk, alice: Han
     assert alice.paid == 2 * FEE
 
 
-def test_what_was_read_before_another_wrote_is_not_written(desk: Desk, alice: Hand) -> None:
+def test_what_was_read_before_another_wrote_is_not_written(desk: Desk, alice: ScriptedClient) -> None:
     old = desk.account(alice.handle)
     alice.sync(FEE)
     newest = desk.account(alice.handle)
@@ -175,7 +148,7 @@ def test_what_was_read_before_another_wrote_is_not_written(desk: Desk, alice: Ha
     alice.sync(FEE)
 
 
-def test_what_fails_half_way_is_kept_nowhere(desk: Desk, alice: Hand, bob: Hand) -> None:
+def test_what_fails_half_way_is_kept_nowhere(desk: Desk, alice: ScriptedClient, bob: ScriptedClient) -> None:
     before = desk.account(alice.handle), desk.account(bob.handle)
     two = alice.sync_request(30, payment(bob.handle, 10), payment(Handle(bytes(32)), 10))
     assert alice.sync_refused(two) == "UnknownHandle"
@@ -188,12 +161,12 @@ def test_what_fails_half_way_is_kept_nowhere(desk: Desk, alice: Hand, bob: Hand)
 # An old database ----------------------------------------------------------------------------------------------------
 
 
-class Story:
+class RestoredDatabase:
     """Alice has paid Bob; the database is copied; then the hub gives commits of hers back, and takes newer ones."""
 
     def __init__(self, desk: Desk, expire: int = EXPIRE) -> None:
         self.desk = desk
-        self.alice, self.bob, self.carol = (Hand(desk, name) for name in ("alice", "bob", "carol"))
+        self.alice, self.bob, self.carol = (ScriptedClient(desk, name) for name in ("alice", "bob", "carol"))
         for hand in (self.alice, self.bob, self.carol):
             hand.agree(expire)
         open_all(desk, self.alice, self.bob, self.carol)
@@ -232,9 +205,9 @@ def commit_of(desk: Desk, channel: Channel, made: Commit) -> bytes:
 
 def test_a_commit_on_a_hash_that_the_database_lacks_shows_that_it_is_old(tmp_path: Path) -> None:
     with running_desk(tmp_path) as desk:
-        story = Story(desk)
+        story = RestoredDatabase(desk)
         story.alice.sync(901, payment(story.bob.handle, 900))
-        asked = Hand(desk, "asked")
+        asked = ScriptedClient(desk, "asked")
         story.restore()
         hubs = asked.request()
         waits = desk.account(story.alice.handle)
@@ -263,7 +236,7 @@ def test_a_commit_on_a_hash_that_the_database_lacks_shows_that_it_is_old(tmp_pat
 
 def test_after_a_restore_the_commit_is_the_one_that_its_client_shows(tmp_path: Path) -> None:
     with running_desk(tmp_path) as desk:
-        story = Story(desk)
+        story = RestoredDatabase(desk)
         alice, channel = story.alice, story.alice.duplex.sending
         alice.sync(7)
         newest = alice.duplex.sending
@@ -292,7 +265,7 @@ def test_after_a_restore_the_commit_is_the_one_that_its_client_shows(tmp_path: P
 
 def test_a_close_shows_that_the_database_is_old_too(tmp_path: Path) -> None:
     with running_desk(tmp_path) as desk:
-        story = Story(desk)
+        story = RestoredDatabase(desk)
         alice, carol = story.alice, story.carol
         alice.sync(7)
         said = standing(alice.duplex.sending)
@@ -307,7 +280,7 @@ def test_a_close_shows_that_the_database_is_old_too(tmp_path: Path) -> None:
 
 def test_a_close_that_shows_what_the_database_has_closes_that_connection_alone(tmp_path: Path) -> None:
     with running_desk(tmp_path) as desk:
-        story = Story(desk)
+        story = RestoredDatabase(desk)
         story.alice.close(None, standing(story.alice.duplex.sending))
         assert {desk.account(hand.handle).stage for hand in (story.bob, story.carol)} == {"open"}
         assert not desk.account(story.alice.handle).restored
@@ -315,7 +288,7 @@ def test_a_close_that_shows_what_the_database_has_closes_that_connection_alone(t
 
 def test_a_close_by_old_files_ends_the_connection_by_what_the_hub_has(tmp_path: Path) -> None:
     with running_desk(tmp_path) as desk:
-        story = Story(desk)
+        story = RestoredDatabase(desk)
         alice = story.alice
         alice.sync(7)
         highest = alice.duplex.sending.active[-1]
@@ -326,7 +299,7 @@ def test_a_close_by_old_files_ends_the_connection_by_what_the_hub_has(tmp_path: 
 
 def test_a_client_can_not_deny_what_was_not_given_back(tmp_path: Path) -> None:
     with running_desk(tmp_path) as desk:
-        story = Story(desk)
+        story = RestoredDatabase(desk)
         story.restore()
         stale_database.give_up(desk.hub)
         alice, bob = story.alice, story.bob
@@ -339,7 +312,7 @@ def test_a_client_can_not_deny_what_was_not_given_back(tmp_path: Path) -> None:
 
 def test_without_its_clients_word_the_highest_is_published_at_the_deadline(tmp_path: Path) -> None:
     with running_desk(tmp_path) as desk:
-        story = Story(desk, expire=60)
+        story = RestoredDatabase(desk, expire=60)
         story.restore()
         stale_database.give_up(desk.hub)
         account = desk.account(story.alice.handle)
@@ -351,7 +324,7 @@ def test_without_its_clients_word_the_highest_is_published_at_the_deadline(tmp_p
 
 def test_a_connection_where_nothing_moved_reveals_nothing_after_a_restore(tmp_path: Path) -> None:
     with running_desk(tmp_path) as desk:
-        hand = Hand(desk, "quiet").open()
+        hand = ScriptedClient(desk, "quiet").open()
         stale_database.give_up(desk.hub)
         assert hand.close()["spend_secret"] is None
         assert not desk.account(hand.handle).revealed

@@ -1,4 +1,4 @@
-"""What ends a connection at the hub, and what it credits where somebody pays to commits: in one process, on a node."""
+"""Connections end at the hub, and payments to commits are credited right: in one process, on a node."""
 
 from __future__ import annotations
 
@@ -6,59 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 from channel_support import parsed
-from hub_support import DELAY, STRANGER, Desk, Hand, clients, payment, running_desk
+from hub_support import DELAY, STRANGER, Desk, ScriptedClient, amounts, payment, states
+from network_support import FEE
 from regtest_support import address_of, key_of
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.deadlines import settle_height
 from picopayments_cli.channel.duplex import standing
-from picopayments_cli.channel.messages import CloseRequest, SyncReply, SyncRequest
+from picopayments_cli.channel.messages import CloseRequest, SyncRequest
 from picopayments_cli.channel.state import finished
 from picopayments_cli.channel.transactions import spent_outpoints
 from picopayments_cli.channel.values import Hash, Outpoint, Secret, hash_of
 
-FEE = 1  # for a sync
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """One hub for all."""
-    with running_desk(tmp_path_factory.mktemp("desk")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def opened(desk: Desk) -> Iterator[Hand]:
-    """As many clients as are asked for."""
-    return clients(desk)
-
-
-@pytest.fixture
-def alice(opened: Iterator[Hand]) -> Hand:
-    """A client that has paid for nothing yet."""
-    return next(opened)
-
-
-@pytest.fixture
-def bob(opened: Iterator[Hand]) -> Hand:
-    """Another one."""
-    return next(opened)
-
-
-def amounts(reply: SyncReply) -> list[int]:
-    return [item.amount for item in reply.receipts]
-
-
-def states(desk: Desk, payer: Hand) -> list[tuple[int, str]]:
-    """The payments of a client, as they stand in the book."""
-    rows = desk.rows(f"select amount, state from payments where payer = x'{payer.handle.hex()}' order by number")
-    return [(int(amount), str(state)) for amount, state in rows]
-
-
 # Dust on commits ----------------------------------------------------------------------------------------------------
 
 
-def pay_to_commit(desk: Desk, hand: Hand, revoke_hash: Hash, blocks: int = 1) -> None:
+def pay_to_commit(desk: Desk, hand: ScriptedClient, revoke_hash: Hash, blocks: int = 1) -> None:
     """Dust on the address of a commit to the client."""
     script = hand.duplex.receiving.commit_script(revoke_hash).output
     desk.node.rpc("faucet", address=address_of(script), btc=1000)
@@ -66,7 +29,7 @@ def pay_to_commit(desk: Desk, hand: Hand, revoke_hash: Hash, blocks: int = 1) ->
     desk.rounds.once()
 
 
-def receive(alice: Hand, bob: Hand, moved: int) -> Hash:
+def receive(alice: ScriptedClient, bob: ScriptedClient, moved: int) -> Hash:
     """Have Bob receive until the hub's highest commit is of that quantity; the commit's hash."""
     amount = moved - bob.duplex.receiving.moved + bob.duplex.sending.moved + FEE  # his commit for the fee is given back
     alice.sync(amount + FEE, payment(bob.handle, amount))
@@ -76,7 +39,7 @@ def receive(alice: Hand, bob: Hand, moved: int) -> Hash:
     return highest.revoke_hash
 
 
-def give_back(bob: Hand, moved: int) -> SyncRequest:
+def give_back(bob: ScriptedClient, moved: int) -> SyncRequest:
     """Bob's request that gives commits back down to a quantity."""
     back = bob.duplex.receiving.moved - moved
     request = bob.sync_request(back, payment(None, back - FEE))
@@ -84,7 +47,7 @@ def give_back(bob: Hand, moved: int) -> SyncRequest:
     return request
 
 
-def return_to(bob: Hand, moved: int) -> None:
+def return_to(bob: ScriptedClient, moved: int) -> None:
     """Have Bob give commits back down to a quantity."""
     back = bob.duplex.receiving.moved - moved
     bob.sync(back, payment(None, back - FEE))
@@ -93,7 +56,7 @@ def return_to(bob: Hand, moved: int) -> None:
 
 @pytest.mark.parametrize("blocks", [0, 1])
 def test_a_commit_that_was_paid_to_is_not_credited_when_given_back(
-    desk: Desk, alice: Hand, bob: Hand, blocks: int
+    desk: Desk, alice: ScriptedClient, bob: ScriptedClient, blocks: int
 ) -> None:
     receive(alice, bob, 100)
     highest = receive(alice, bob, 150)
@@ -106,7 +69,9 @@ def test_a_commit_that_was_paid_to_is_not_credited_when_given_back(
     assert bob.paid == before + 2
 
 
-def test_nothing_is_credited_that_exposes_an_older_commit_that_was_paid_to(desk: Desk, alice: Hand, bob: Hand) -> None:
+def test_nothing_is_credited_that_exposes_an_older_commit_that_was_paid_to(
+    desk: Desk, alice: ScriptedClient, bob: ScriptedClient
+) -> None:
     old = receive(alice, bob, 100)
     return_to(bob, 0)
     pay_to_commit(desk, bob, old)
@@ -121,7 +86,9 @@ def test_nothing_is_credited_that_exposes_an_older_commit_that_was_paid_to(desk:
     return_to(bob, 100)
 
 
-def test_an_older_commit_of_more_than_counts_hinders_nothing(desk: Desk, alice: Hand, bob: Hand) -> None:
+def test_an_older_commit_of_more_than_counts_hinders_nothing(
+    desk: Desk, alice: ScriptedClient, bob: ScriptedClient
+) -> None:
     old = receive(alice, bob, 100)
     return_to(bob, 0)
     pay_to_commit(desk, bob, old)
@@ -131,7 +98,9 @@ def test_an_older_commit_of_more_than_counts_hinders_nothing(desk: Desk, alice: 
     return_to(bob, 0)
 
 
-def test_an_older_commit_that_nobody_paid_to_hinders_nothing(desk: Desk, alice: Hand, bob: Hand) -> None:
+def test_an_older_commit_that_nobody_paid_to_hinders_nothing(
+    desk: Desk, alice: ScriptedClient, bob: ScriptedClient
+) -> None:
     kept = receive(alice, bob, 40)
     pay_to_commit(desk, bob, kept)  # which is not given back
     receive(alice, bob, 100)
@@ -141,9 +110,9 @@ def test_an_older_commit_that_nobody_paid_to_hinders_nothing(desk: Desk, alice: 
 
 
 def test_dust_on_another_clients_commit_hinders_nobody(
-    desk: Desk, alice: Hand, bob: Hand, opened: Iterator[Hand]
+    desk: Desk, alice: ScriptedClient, bob: ScriptedClient, open_clients: Iterator[ScriptedClient]
 ) -> None:
-    carol = next(opened)
+    carol = next(open_clients)
     old = receive(alice, bob, 100)
     return_to(bob, 0)
     pay_to_commit(desk, bob, old)
@@ -160,7 +129,7 @@ def spends(desk: Desk, script: bytes) -> list[str]:
 
 
 def test_what_comes_to_a_commit_that_was_given_back_is_taken_away_and_to_others_left(
-    desk: Desk, alice: Hand, bob: Hand
+    desk: Desk, alice: ScriptedClient, bob: ScriptedClient
 ) -> None:
     kept, old = receive(alice, bob, 50), receive(alice, bob, 100)
     return_to(bob, 50)
@@ -181,7 +150,7 @@ def test_what_comes_to_a_commit_that_was_given_back_is_taken_away_and_to_others_
 # mph_close ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_close_is_refused_by_name_and_changes_nothing(desk: Desk, alice: Hand) -> None:
+def test_a_close_is_refused_by_name_and_changes_nothing(desk: Desk, alice: ScriptedClient) -> None:
     right = CloseRequest(alice.handle, None).as_json()
     assert desk.name_of("mph_close", right) == "BadClientSignature"
     assert desk.name_of("mph_close", envelope.seal(key_of("other"), right)) == "BadClientSignature"
@@ -192,13 +161,15 @@ def test_a_close_is_refused_by_name_and_changes_nothing(desk: Desk, alice: Hand)
     assert alice.refused("mph_close", {**right, "spend_secret": ""}) == "BadSecret"
     assert alice.refused("mph_close", {**right, "spend_secret": 5}) == "BadRequest"
     assert alice.refused("mph_close", {**right, "commit": 5, "revokes": []}) == "BadRequest"
-    asked = Hand(desk, "asked only")
+    asked = ScriptedClient(desk, "asked only")
     asked.request()
     assert asked.refused("mph_close", CloseRequest(asked.handle, None).as_json()) == "ConnectionNotOpen"
     alice.sync(FEE)
 
 
-def test_a_close_where_nothing_moved_reveals_the_hubs_secret_and_ends_the_connection(desk: Desk, alice: Hand) -> None:
+def test_a_close_where_nothing_moved_reveals_the_hubs_secret_and_ends_the_connection(
+    desk: Desk, alice: ScriptedClient
+) -> None:
     late = alice.sync_request(FEE)
     reply = alice.close()
     given = Secret(bytes.fromhex(reply["spend_secret"]))
@@ -210,7 +181,9 @@ def test_a_close_where_nothing_moved_reveals_the_hubs_secret_and_ends_the_connec
     assert desk.account(alice.handle).revealed
 
 
-def test_a_close_where_something_moved_publishes_the_commit_and_reveals_nothing(desk: Desk, alice: Hand) -> None:
+def test_a_close_where_something_moved_publishes_the_commit_and_reveals_nothing(
+    desk: Desk, alice: ScriptedClient
+) -> None:
     alice.sync(11, payment(None, 10))
     anchor = alice.duplex.sending.anchor
     assert anchor is not None
@@ -225,7 +198,7 @@ def test_a_close_where_something_moved_publishes_the_commit_and_reveals_nothing(
     assert alice.close()["spend_secret"] is None
 
 
-def test_the_clients_secret_is_taken_where_it_has_no_commit(desk: Desk, alice: Hand) -> None:
+def test_the_clients_secret_is_taken_where_it_has_no_commit(desk: Desk, alice: ScriptedClient) -> None:
     alice.close(alice.secrets.spend)
     assert desk.account(alice.handle).client_secret == alice.secrets.spend
     assert desk.mempool() != []
@@ -236,7 +209,9 @@ def test_the_clients_secret_is_taken_where_it_has_no_commit(desk: Desk, alice: H
     assert desk.account(alice.handle).client_secret == alice.secrets.spend
 
 
-def test_the_clients_secret_outlives_the_hubs_process_whenever_it_comes(desk: Desk, alice: Hand, bob: Hand) -> None:
+def test_the_clients_secret_outlives_the_hubs_process_whenever_it_comes(
+    desk: Desk, alice: ScriptedClient, bob: ScriptedClient
+) -> None:
     alice.close()  # without it, as one closes that waits for an answer
     for hand in (alice, bob):
         hand.close(hand.secrets.spend)
@@ -247,7 +222,7 @@ def test_the_clients_secret_outlives_the_hubs_process_whenever_it_comes(desk: De
 
 
 def test_the_clients_secret_is_left_alone_where_it_has_a_commit_and_it_is_told(
-    desk: Desk, alice: Hand, bob: Hand
+    desk: Desk, alice: ScriptedClient, bob: ScriptedClient
 ) -> None:
     receive(alice, bob, 100)
     receive(alice, bob, 150)
@@ -262,9 +237,9 @@ def test_the_clients_secret_is_left_alone_where_it_has_a_commit_and_it_is_told(
 
 
 def test_a_close_of_a_connection_that_opens_ends_it_and_of_one_that_is_closed_changes_nothing(
-    desk: Desk, alice: Hand
+    desk: Desk, alice: ScriptedClient
 ) -> None:
-    opening = Hand(desk, "opening")
+    opening = ScriptedClient(desk, "opening")
     opening.agree()
     assert opening.close()["spend_secret"] is not None
     assert desk.account(opening.handle).stage in ("closing", "closed")
@@ -282,7 +257,9 @@ def test_a_close_of_a_connection_that_opens_ends_it_and_of_one_that_is_closed_ch
     assert (desk.account(alice.handle).stage, desk.mempool()) == ("closed", before)
 
 
-def test_what_waits_for_one_who_closes_goes_back_to_its_payer(desk: Desk, alice: Hand, bob: Hand) -> None:
+def test_what_waits_for_one_who_closes_goes_back_to_its_payer(
+    desk: Desk, alice: ScriptedClient, bob: ScriptedClient
+) -> None:
     alice.sync(31, payment(bob.handle, 30))
     bob.close()
     assert states(desk, alice) == [(30, "returned")]
@@ -291,7 +268,7 @@ def test_what_waits_for_one_who_closes_goes_back_to_its_payer(desk: Desk, alice:
 
 
 def test_a_connection_closes_by_itself_at_its_deadline(desk: Desk) -> None:
-    hand = Hand(desk, "deadline").open(expire=20)
+    hand = ScriptedClient(desk, "deadline").open(expire=20)
     hand.sync(FEE)
     account = desk.account(hand.handle)
     deadline = settle_height(account.channels.receiving, account.agreed_height)
@@ -303,7 +280,9 @@ def test_a_connection_closes_by_itself_at_its_deadline(desk: Desk) -> None:
     assert desk.account(hand.handle).stage == "closing"
 
 
-def test_what_goes_on_in_the_hubs_wallet_keeps_no_connection_from_being_closed(desk: Desk, alice: Hand) -> None:
+def test_what_goes_on_in_the_hubs_wallet_keeps_no_connection_from_being_closed(
+    desk: Desk, alice: ScriptedClient
+) -> None:
     alice.close(alice.secrets.spend)
     for _ in range(3):
         desk.node.rpc("generate", blocks=1)
@@ -313,7 +292,9 @@ def test_what_goes_on_in_the_hubs_wallet_keeps_no_connection_from_being_closed(d
     desk.mine()
 
 
-def test_a_commit_that_its_client_publishes_ends_the_connection_at_once(desk: Desk, alice: Hand, bob: Hand) -> None:
+def test_a_commit_that_its_client_publishes_ends_the_connection_at_once(
+    desk: Desk, alice: ScriptedClient, bob: ScriptedClient
+) -> None:
     receive(alice, bob, 100)
     commit = finished(bob.duplex.receiving, bob.duplex.receiving.active[-1], bob.key)
     desk.rounds.once()
@@ -324,7 +305,7 @@ def test_a_commit_that_its_client_publishes_ends_the_connection_at_once(desk: De
 
 
 def test_a_closed_connection_is_settled_again_where_a_block_is_taken_away(desk: Desk) -> None:
-    hand, other = Hand(desk, "taken away"), Hand(desk, "closed long before")
+    hand, other = ScriptedClient(desk, "taken away"), ScriptedClient(desk, "closed long before")
     other.open()
     other.close(other.secrets.spend)
     desk.mine(2)

@@ -43,7 +43,7 @@ NUMERIC = "A95428956661682177"
 
 
 def offered(tmp_path: Path, content: Any, network: str = "regtest") -> Any:
-    """What a terms file offers."""
+    """Return what a terms file offers."""
     path = tmp_path / "terms.json"
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     return read_offer(path, NETWORKS[network])
@@ -119,9 +119,7 @@ def test_an_asset_is_on_offer_as_the_file_says_and_by_default_on_regtest_only(tm
 
 
 @pytest.mark.parametrize(("network", "least"), [("regtest", 0), ("testnet", 100_000), ("mainnet", 100_000)])
-def test_the_terms_of_a_new_hub_refuse_small_deposits_where_they_cost(
-    tmp_path: Path, network: str, least: int
-) -> None:
+def test_the_terms_of_a_new_hub_refuse_small_deposits_where_they_cost(tmp_path: Path, network: str, least: int) -> None:
     folder = Folder(tmp_path, NETWORKS[network])
     terms = folder.offer().terms("XCP", 2)
     assert terms is not None
@@ -241,7 +239,7 @@ class Counted:
 
     @property
     def count(self) -> int:
-        """What the file says."""
+        """Return what the file says."""
         return int(json.loads(self.path.read_text())["count"])
 
 

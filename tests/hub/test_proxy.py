@@ -1,14 +1,13 @@
-"""What strangers may have a hub ask of its nodes: each bound, and each shape, inside one process on a real node."""
+"""The hub's proxy bounds each question of a stranger to its nodes: in one process, on a real node."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from channel_support import parsed
-from hub_support import Desk, running_desk
+from hub_support import Desk
 from regtest_support import Spend, address_of, key_of, script_of_key
 
 from picopayments_cli.chain.bitcoin import BitcoinNode
@@ -21,13 +20,6 @@ from picopayments_cli.rpc import RpcClient
 KEY, OTHER = key_of("stranger"), key_of("another stranger")
 ADDRESS, EMPTY = address_of(script_of_key(KEY)), address_of(script_of_key(OTHER))
 NO_TXID = "00" * 32
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """One hub for all."""
-    with running_desk(tmp_path_factory.mktemp("desk")) as running:
-        yield running
 
 
 def ask(desk: Desk, method: str, **params: Any) -> Any:

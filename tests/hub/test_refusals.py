@@ -1,4 +1,4 @@
-"""What a hub refuses, books, credits and reveals, to the unit: inside one process, with a real database and node."""
+"""The hub refuses, books, credits and reveals to the unit: in one process, with a real database and node."""
 
 from __future__ import annotations
 
@@ -10,63 +10,30 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub_support import DELAY, DEPOSIT, STRANGER, Desk, Hand, clients, payment, running_desk
+from hub_support import DELAY, DEPOSIT, STRANGER, Desk, ScriptedClient, amounts, payment, running_desk, states
+from network_support import FEE
 from regtest_support import address_of, key_of, script_of_key
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.duplex import Half
-from picopayments_cli.channel.messages import ConnectRequest, SyncReply
+from picopayments_cli.channel.messages import ConnectRequest
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.state import Channel
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash, Quantity
 from picopayments_cli.errors import PicopaymentsError
 
-FEE = 1  # for a sync
 ROOM = DEPOSIT  # what the hub deposits for a client's deposit, so that a client without payments can take so much
 HIGH, LOW = 2 * DEPOSIT, 100  # deposits beyond the bounds of LIMITED
 LIMITED = {"deposit_max": HIGH - 1, "deposit_min": LOW + 1, "deposit_ratio": 0.01, "expire_max": 90, "expire_min": 30}
 
 
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """One hub for all tests that leave it as they found it."""
-    with running_desk(tmp_path_factory.mktemp("desk")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def opened(desk: Desk) -> Iterator[Hand]:
-    """As many clients as are asked for."""
-    return clients(desk)
-
-
-@pytest.fixture
-def alice(opened: Iterator[Hand]) -> Hand:
-    """A client that has paid for nothing yet."""
-    return next(opened)
-
-
-@pytest.fixture
-def bob(opened: Iterator[Hand]) -> Hand:
-    """Another one."""
-    return next(opened)
-
-
-def amounts(reply: SyncReply) -> list[int]:
-    return [item.amount for item in reply.receipts]
-
-
-def states(desk: Desk, payer: Hand) -> list[tuple[int, str]]:
-    """The payments of a client, as they stand in the book."""
-    rows = desk.rows(f"select amount, state from payments where payer = x'{payer.handle.hex()}' order by number")
-    return [(int(amount), str(state)) for amount, state in rows]
-
-
 # mph_status ---------------------------------------------------------------------------------------------------------
 
 
-def test_status_tells_the_connections_in_the_assets_that_were_asked_for(desk: Desk, opened: Iterator[Hand]) -> None:
-    opening, open_one = Hand(desk, "opening"), next(opened)
+def test_status_tells_the_connections_in_the_assets_that_were_asked_for(
+    desk: Desk, open_clients: Iterator[ScriptedClient]
+) -> None:
+    opening, open_one = ScriptedClient(desk, "opening"), next(open_clients)
     opening.agree()
     status = json.loads(desk.call("mph_status", {"assets": ["XCP"]}))
     shown = {handle: item["status"] for handle, item in status["connections"].items()}
@@ -86,7 +53,7 @@ def test_status_tells_the_connections_in_the_assets_that_were_asked_for(desk: De
 
 
 def test_a_request_is_refused_that_is_not_signed_by_a_key_that_it_names(desk: Desk) -> None:
-    hand = Hand(desk, "asker")
+    hand = ScriptedClient(desk, "asker")
     body = ConnectRequest("XCP", hand.secrets.spend_hash).as_json()
     other = envelope.seal(key_of("other"), body)
     for wrong in (body, {**hand.sealed(body), "pubkey": other["pubkey"]}, {**hand.sealed(body), "pubkey": "02" * 33}):
@@ -95,7 +62,7 @@ def test_a_request_is_refused_that_is_not_signed_by_a_key_that_it_names(desk: De
 
 
 def test_a_request_is_kept_for_144_blocks_and_no_longer(desk: Desk) -> None:
-    late, early = Hand(desk, "late"), Hand(desk, "early")
+    late, early = ScriptedClient(desk, "late"), ScriptedClient(desk, "early")
     hubs_late, hubs_early = late.request(), early.request()
     desk.node.rpc("generate", blocks=143)
     desk.rounds.once()
@@ -109,7 +76,7 @@ def test_a_request_is_kept_for_144_blocks_and_no_longer(desk: Desk) -> None:
 
 
 def test_a_hub_that_drains_takes_no_new_connections(desk: Desk) -> None:
-    hand = Hand(desk, "drained")
+    hand = ScriptedClient(desk, "drained")
     desk.hub.draining = True
     try:
         body = ConnectRequest("XCP", hand.secrets.spend_hash).as_json()
@@ -123,7 +90,7 @@ def test_a_hub_that_drains_takes_no_new_connections(desk: Desk) -> None:
 
 
 def test_a_deposit_without_a_request_or_on_other_keys_is_refused(desk: Desk) -> None:
-    hand = Hand(desk, "depositor")
+    hand = ScriptedClient(desk, "depositor")
     hubs = hand.request()
     right = hand.proposal(hubs)
     script = DepositScript.parse(right.script)
@@ -144,7 +111,7 @@ def test_a_deposit_without_a_request_or_on_other_keys_is_refused(desk: Desk) -> 
     assert hand.call("mph_deposit", hand.body(right))["quantity"] == DEPOSIT
 
 
-def hand_sync(hand: Hand) -> dict[str, Any]:
+def hand_sync(hand: ScriptedClient) -> dict[str, Any]:
     """A sync that a connection without a deposit may try."""
     return {
         "handle": STRANGER.hex(),
@@ -156,7 +123,7 @@ def hand_sync(hand: Hand) -> dict[str, Any]:
 
 
 def test_the_same_deposit_has_the_same_answer_and_another_one_none(desk: Desk) -> None:
-    hand = Hand(desk, "again")
+    hand = ScriptedClient(desk, "again")
     right = hand.proposal(hand.request())
     body = hand.sealed(hand.body(right))
     first = desk.call("mph_deposit", body)
@@ -173,7 +140,7 @@ def test_the_same_deposit_has_the_same_answer_and_another_one_none(desk: Desk) -
 
 def test_of_two_deposits_at_once_one_is_agreed_to(desk: Desk) -> None:
     for number in range(5):
-        hand = Hand(desk, f"racer {number}")
+        hand = ScriptedClient(desk, f"racer {number}")
         right = hand.proposal(hand.request())
         bodies = [hand.sealed(hand.body(replace(right, delay=delay))) for delay in (2, 3)]
         answers: list[str] = []
@@ -195,7 +162,7 @@ def test_of_two_deposits_at_once_one_is_agreed_to(desk: Desk) -> None:
 
 @pytest.mark.parametrize("blocks", [0, 1])
 def test_a_deposit_on_an_address_with_a_history_is_refused(desk: Desk, blocks: int) -> None:
-    hand = Hand(desk, f"used {blocks}")
+    hand = ScriptedClient(desk, f"used {blocks}")
     right = hand.proposal(hand.request())
     desk.node.rpc("faucet", address=address_of(DepositScript.parse(right.script).output), btc=1000)
     desk.mine(blocks)
@@ -205,7 +172,7 @@ def test_a_deposit_on_an_address_with_a_history_is_refused(desk: Desk, blocks: i
 def test_a_deposit_stays_in_the_bounds_of_the_terms(tmp_path: Path) -> None:
     terms = json.dumps({"XCP": LIMITED | {"sync_fee": 7}})
     with running_desk(tmp_path, terms) as desk:
-        hand = Hand(desk, "bounded")
+        hand = ScriptedClient(desk, "bounded")
         hubs = hand.request()
         for quantity, expire, error in (
             (LOW, 60, "DepositRefused"),
@@ -215,7 +182,7 @@ def test_a_deposit_stays_in_the_bounds_of_the_terms(tmp_path: Path) -> None:
         ):
             assert hand.refused("mph_deposit", hand.body(hand.proposal(hubs, expire, quantity))) == error
         assert hand.call("mph_deposit", hand.body(hand.proposal(hubs, 30, 199)))["quantity"] == 1
-        with_the_longest = Hand(desk, "longest")
+        with_the_longest = ScriptedClient(desk, "longest")
         message = with_the_longest.proposal(with_the_longest.request(), 90, HIGH - 1)
         assert with_the_longest.call("mph_deposit", with_the_longest.body(message))["quantity"] == (HIGH - 1) // 100
 
@@ -224,10 +191,10 @@ def test_a_deposit_that_the_hub_would_match_by_nothing_is_refused(tmp_path: Path
     terms = LIMITED | {"deposit_min": 0, "sync_fee": 1}
     with running_desk(tmp_path, json.dumps({"XCP": terms, "DEMOCOIN": terms})) as desk:
         desk.node.rpc("faucet", address=address_of(script_of_key(key_of("other"))), asset="DEMOCOIN", quantity=5000)
-        other = Hand(desk, "of what the hub has none of", "DEMOCOIN")
+        other = ScriptedClient(desk, "of what the hub has none of", "DEMOCOIN")
         body = other.body(other.proposal(other.request(), 60, 100))
         assert other.refused("mph_deposit", body) == "InsufficientLiquidity"
-        hand = Hand(desk, "little")
+        hand = ScriptedClient(desk, "little")
         hubs = hand.request()
         assert hand.refused("mph_deposit", hand.body(hand.proposal(hubs, 60, 99))) == "InsufficientLiquidity"
         assert hand.call("mph_deposit", hand.body(hand.proposal(hubs, 60, 100)))["quantity"] == 1
@@ -237,12 +204,14 @@ def test_what_is_promised_in_one_asset_and_not_funded_is_promised_to_nobody_else
     with running_desk(tmp_path) as desk:
         desk.node.rpc("faucet", address=desk.hub.address, asset="DEMOCOIN", quantity=5000)
         desk.mine()
-        first, second, third, fourth = (Hand(desk, name, "DEMOCOIN") for name in ("first", "second", "third", "fourth"))
-        xcp = Hand(desk, "of xcp")
+        first, second, third, fourth = (
+            ScriptedClient(desk, name, "DEMOCOIN") for name in ("first", "second", "third", "fourth")
+        )
+        xcp = ScriptedClient(desk, "of xcp")
         xcp.agree(quantity=4000)
         first.agree(quantity=3000)
 
-        def most(hand: Hand, available: int, wrong: int) -> None:
+        def most(hand: ScriptedClient, available: int, wrong: int) -> None:
             hubs = hand.request()
             body = hand.sealed(hand.body(hand.proposal(hubs, quantity=wrong)))
             refused = desk.refusal("mph_deposit", body)
@@ -259,7 +228,7 @@ def test_what_is_promised_in_one_asset_and_not_funded_is_promised_to_nobody_else
         assert desk.account(first.handle).stage == "agreed"  # no round has seen it yet
         most(fourth, 2000, 2001)
         fourth.agree(quantity=2000)
-        most(Hand(desk, "fifth", "DEMOCOIN"), 0, 1)
+        most(ScriptedClient(desk, "fifth", "DEMOCOIN"), 0, 1)
         desk.rounds.once()
         assert desk.account(first.handle).stage == "open"
 
@@ -268,7 +237,7 @@ def test_what_is_promised_in_one_asset_and_not_funded_is_promised_to_nobody_else
 
 
 def test_a_sync_is_refused_that_is_not_signed_or_not_of_an_open_connection(desk: Desk) -> None:
-    hand = Hand(desk, "signer")
+    hand = ScriptedClient(desk, "signer")
     hand.agree()
     empty = {**hand_sync(hand), "handle": hand.handle.hex()}
     assert desk.name_of("mph_sync", empty) == "BadClientSignature"
@@ -285,7 +254,7 @@ def test_a_sync_is_refused_that_is_not_signed_or_not_of_an_open_connection(desk:
     assert hand.refused("mph_sync", {**empty, "next_revoke_secret_hash": "07" * 20}) == "ConnectionNotOpen"
 
 
-def test_a_sync_has_one_answer_and_an_overtaken_one_none(desk: Desk, alice: Hand) -> None:
+def test_a_sync_has_one_answer_and_an_overtaken_one_none(desk: Desk, alice: ScriptedClient) -> None:
     overtaken = alice.sealed(alice.sync_body(alice.sync_request(FEE)))
     first = desk.call("mph_sync", overtaken)
     assert desk.call("mph_sync", overtaken) == first
@@ -301,13 +270,13 @@ def test_a_sync_has_one_answer_and_an_overtaken_one_none(desk: Desk, alice: Hand
     assert alice.paid == 2 * FEE
 
 
-def desk_view(desk: Desk, hand: Hand, sending: Channel) -> Channel:
+def desk_view(desk: Desk, hand: ScriptedClient, sending: Channel) -> Channel:
     """A client's channel as it stands once the answers that a test threw away are known."""
     theirs = desk.account(hand.handle).channels.receiving
     return replace(sending, active=theirs.active, requested=theirs.requested)
 
 
-def test_the_fee_and_every_payment_must_be_moved(desk: Desk, alice: Hand) -> None:
+def test_the_fee_and_every_payment_must_be_moved(desk: Desk, alice: ScriptedClient) -> None:
     assert alice.sync_refused(replace(alice.sync_request(FEE), half=Half())) == "AmountExceedsSpendable"
     for paid in ([5], [2, 3], [1, 1, 1, 1, 1]):
         short = alice.sync_request(5, *(payment(None, amount) for amount in paid))
@@ -320,7 +289,7 @@ def test_the_fee_and_every_payment_must_be_moved(desk: Desk, alice: Hand) -> Non
     assert desk.account(alice.handle).due == 0
 
 
-def test_what_a_sync_moves_and_does_not_pay_comes_back_with_its_answer(desk: Desk, alice: Hand) -> None:
+def test_what_a_sync_moves_and_does_not_pay_comes_back_with_its_answer(desk: Desk, alice: ScriptedClient) -> None:
     alice.sync(50, payment(None, 9))
     assert alice.paid == 10
     assert alice.duplex.net == -10
@@ -329,7 +298,9 @@ def test_what_a_sync_moves_and_does_not_pay_comes_back_with_its_answer(desk: Des
 
 
 @pytest.mark.parametrize("partial", [True, False, 1, "true", None])
-def test_a_payment_alone_is_refused_where_the_client_asks_for_that(desk: Desk, alice: Hand, partial: object) -> None:
+def test_a_payment_alone_is_refused_where_the_client_asks_for_that(
+    desk: Desk, alice: ScriptedClient, partial: object
+) -> None:
     lost, kept = payment(STRANGER, 30), payment(None, 10)
     if partial is not True:
         assert alice.sync_refused(alice.sync_request(41, lost, kept), partial=partial) == "UnknownHandle"
@@ -341,7 +312,9 @@ def test_a_payment_alone_is_refused_where_the_client_asks_for_that(desk: Desk, a
     assert (alice.paid, states(desk, alice)) == (11, [(10, "done")])
 
 
-def test_a_payment_is_in_one_answer_and_done_with_the_next_request(desk: Desk, alice: Hand, bob: Hand) -> None:
+def test_a_payment_is_in_one_answer_and_done_with_the_next_request(
+    desk: Desk, alice: ScriptedClient, bob: ScriptedClient
+) -> None:
     alice.sync(11, payment(bob.handle, 4), payment(bob.handle, 6))
     assert states(desk, alice) == [(4, "waiting"), (6, "waiting")]
     reply = bob.sync(FEE)
@@ -355,14 +328,14 @@ def test_a_payment_is_in_one_answer_and_done_with_the_next_request(desk: Desk, a
     assert (alice.paid, bob.paid) == (14, -8)
 
 
-def test_a_payment_to_oneself_comes_back_with_its_answer(desk: Desk, alice: Hand) -> None:
+def test_a_payment_to_oneself_comes_back_with_its_answer(desk: Desk, alice: ScriptedClient) -> None:
     assert amounts(alice.sync(6, payment(alice.handle, 5))) == [5]
     assert (alice.paid, states(desk, alice)) == (FEE, [(5, "listed")])
     assert amounts(alice.sync(FEE)) == []
 
 
-def test_a_payee_takes_what_its_connection_has_room_for_to_the_unit(desk: Desk, bob: Hand) -> None:
-    rich = Hand(desk, "rich").open(quantity=10 * DEPOSIT)
+def test_a_payee_takes_what_its_connection_has_room_for_to_the_unit(desk: Desk, bob: ScriptedClient) -> None:
+    rich = ScriptedClient(desk, "rich").open(quantity=10 * DEPOSIT)
     too_much = rich.sealed(rich.sync_body(rich.sync_request(ROOM + 2, payment(bob.handle, ROOM + 1))))
     refused = desk.refusal("mph_sync", too_much)
     assert (refused.name, refused.data["receivable"]) == ("PaymentExceedsReceivable", ROOM)
@@ -375,8 +348,8 @@ def test_a_payee_takes_what_its_connection_has_room_for_to_the_unit(desk: Desk, 
     assert (bob.paid, rich.paid) == (FEE - ROOM, ROOM + 2 * FEE)
 
 
-def test_what_can_not_be_moved_whole_waits_and_counts_at_the_next_payment(desk: Desk, bob: Hand) -> None:
-    rich = Hand(desk, "richer").open(quantity=10 * DEPOSIT)
+def test_what_can_not_be_moved_whole_waits_and_counts_at_the_next_payment(desk: Desk, bob: ScriptedClient) -> None:
+    rich = ScriptedClient(desk, "richer").open(quantity=10 * DEPOSIT)
 
     def most(amount: int, receivable: int) -> None:
         body = rich.sealed(rich.sync_body(rich.sync_request(amount + FEE, payment(bob.handle, amount))))
@@ -401,14 +374,19 @@ def test_what_can_not_be_moved_whole_waits_and_counts_at_the_next_payment(desk: 
     assert [item.amount for item in desk.account(bob.handle).waiting] == [49]
 
 
-def test_a_payee_must_be_open_and_in_the_same_asset(desk: Desk, alice: Hand, opened: Iterator[Hand]) -> None:
+def test_a_payee_must_be_open_and_in_the_same_asset(
+    desk: Desk, alice: ScriptedClient, open_clients: Iterator[ScriptedClient]
+) -> None:
     desk.node.rpc("faucet", address=desk.hub.address, asset="DEMOCOIN", quantity=5 * DEPOSIT)
     desk.mine()
-    other, opening = Hand(desk, "in another asset", "DEMOCOIN").open(), Hand(desk, "payee that opens")
+    other, opening = (
+        ScriptedClient(desk, "in another asset", "DEMOCOIN").open(),
+        ScriptedClient(desk, "payee that opens"),
+    )
     opening.agree()
-    gone = next(opened)
+    gone = next(open_clients)
     gone.close()
-    asked = Hand(desk, "payee that asked")
+    asked = ScriptedClient(desk, "payee that asked")
     asked.request()
     for payee, error in (
         (other, "AssetMismatch"),
@@ -420,7 +398,7 @@ def test_a_payee_must_be_open_and_in_the_same_asset(desk: Desk, alice: Hand, ope
     assert alice.paid == 0
 
 
-def test_a_hash_that_was_given_before_is_refused(desk: Desk, alice: Hand) -> None:
+def test_a_hash_that_was_given_before_is_refused(desk: Desk, alice: ScriptedClient) -> None:
     alice.sync(FEE)
     right = alice.sync_request(FEE)
     for taken, error in (
@@ -435,22 +413,24 @@ def test_a_hash_that_was_given_before_is_refused(desk: Desk, alice: Hand) -> Non
     alice.sync(FEE)
 
 
-def test_no_hash_serves_two_syncs_of_the_hub(desk: Desk, alice: Hand) -> None:
+def test_no_hash_serves_two_syncs_of_the_hub(desk: Desk, alice: ScriptedClient) -> None:
     hashes = {alice.sync(FEE).next_hash for _ in range(12)}
     assert len(hashes) == 12
     assert alice.paid == 12 * FEE
 
 
 def test_quantities_beyond_what_the_hub_holds_are_refused(desk: Desk) -> None:
-    hand = Hand(desk, "greedy")
+    hand = ScriptedClient(desk, "greedy")
     hubs = hand.request()
     body = hand.body(replace(hand.proposal(hubs), quantity=Quantity(MAX_QUANTITY)))
     assert hand.refused("mph_deposit", body) == "InsufficientLiquidity"
     assert Handle(bytes.fromhex(body["handle"])) == hand.handle
 
 
-def test_a_hub_to_whose_wallet_nothing_could_come_back_opens_nothing_and_goes_on(desk: Desk, alice: Hand) -> None:
-    hand = Hand(desk, "after a change of the wallet's options")
+def test_a_hub_to_whose_wallet_nothing_could_come_back_opens_nothing_and_goes_on(
+    desk: Desk, alice: ScriptedClient
+) -> None:
+    hand = ScriptedClient(desk, "after a change of the wallet's options")
     body = hand.body(hand.proposal(hand.request()))
     desk.node.rpc("setaddressoptions", address=desk.hub.address, options=1)
     assert hand.refused("mph_deposit", body) == "MemoRequired"

@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cheats import Town, pay, running_town
-from network_support import Client, HubProcess, wait_until
-from regtest_support import running_node
+from cheats import Town, pay
+from network_support import FEE, Client, HubProcess, wait_until
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.deadlines import settle_height
@@ -31,17 +29,8 @@ from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.stale_database import Witness
 from picopayments_cli.rpc import RpcClient
 
-FEE = 1  # for a sync
 
-
-@pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    """A chain that mines only when told, a hub, and clients of one's own."""
-    with running_node(tmp_path / "chain", 0) as node, running_town(tmp_path, node) as running:
-        yield running
-
-
-class Story:
+class RestoredHub:
     """Alice has paid Bob; the hub's database is copied; then they go on, so that the copy holds what is revoked."""
 
     def __init__(self, town: Town) -> None:
@@ -60,7 +49,7 @@ class Story:
         self.syncs = {"alice": 4, "bob": 3}
 
     def gains(self) -> dict[str, int]:
-        """What everybody has gained, as it stood when the disk failed."""
+        """Return what everybody has gained, as it stood when the disk failed."""
         back = 5000 + 2 * FEE
         fees = {name: number * FEE for name, number in self.syncs.items()}
         alice, bob = -5100 - 300 + back - fees["alice"], 5100 + 300 - back - fees["bob"]
@@ -90,7 +79,7 @@ def refused(town: Town, *options: str) -> dict[str, Any]:
 
 
 def test_a_hub_does_not_start_on_an_old_database(town: Town) -> None:
-    story = Story(town)
+    story = RestoredHub(town)
     town.restore(story.copy)
     published = town.mempool()
     error = refused(town)
@@ -157,7 +146,7 @@ def test_the_count_beside_the_database_is_never_ahead(town: Town) -> None:
 
 
 def test_after_a_restore_everybody_has_what_it_had(town: Town) -> None:
-    story = Story(town)
+    story = RestoredHub(town)
     town.restore(story.copy)
     town.start_hub("--restored")
     town.mine(2)
@@ -176,7 +165,7 @@ def test_after_a_restore_everybody_has_what_it_had(town: Town) -> None:
 
 
 def test_a_hub_notices_by_a_client_that_its_whole_folder_is_old(town: Town) -> None:
-    story = Story(town)
+    story = RestoredHub(town)
     town.restore(story.copy)
     shutil.copy(story.copy.with_suffix(".json"), town.basedir / "hub.regtest.witness.json")
     town.start_hub()
@@ -191,7 +180,7 @@ def test_a_hub_notices_by_a_client_that_its_whole_folder_is_old(town: Town) -> N
 
 
 def test_a_restored_hub_goes_on_with_new_connections(town: Town) -> None:
-    story = Story(town)
+    story = RestoredHub(town)
     town.restore(story.copy)
     town.start_hub("--restored")
     story.alice.run("sync")
@@ -207,7 +196,7 @@ def test_a_restored_hub_goes_on_with_new_connections(town: Town) -> None:
 
 
 def test_a_restored_hub_believes_only_what_it_can_check(town: Town) -> None:
-    story = Story(town)
+    story = RestoredHub(town)
     town.restore(story.copy)
     town.start_hub("--restored")
     hub = RpcClient(town.hub_url)

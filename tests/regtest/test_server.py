@@ -1,4 +1,4 @@
-"""What the regtest node answers over HTTP: Counterparty Core's v2 and v1, and Bitcoin Core's calls."""
+"""The regtest node answers over HTTP as Counterparty Core's v2 and v1 and as Bitcoin Core do."""
 
 from __future__ import annotations
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chain_support import CHILD, LONGNAME, told
 from hypothesis import given
 from hypothesis import strategies as st
-from network_support import COINS, Client, HubProcess, Network, running_network, tokens_of, wait_until
+from network_support import COINS, FEE, Client, HubProcess, Network, running_network, tokens_of, wait_until
 from regtest_support import BTC, XCP, NodeProcess, Spend, address_of, key_of, running_node, script_of_key
 
 from picopayments_cli.chain import Asset
@@ -35,8 +36,6 @@ from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
 from picopayments_cli.errors import BadAnswer, InvalidAsset, InvalidSetting, UnknownAsset
 from picopayments_cli.hub.terms import default_text, read_offer
 
-FEE = 1  # satoshi of the asset, for a sync
-LONGNAME, CHILD = "PARENT.child", "A95428959371716303"
 ALICE = address_of(script_of_key(key_of("Alice")))
 LONG = "PARENT." + "x" * 243
 
@@ -105,11 +104,6 @@ def test_a_subasset_names_its_parent() -> None:
 
 
 # What servers say of assets -----------------------------------------------------------------------------------------
-
-
-def told(asset: str, number: int, longname: str | None = None) -> dict[str, Any]:
-    """What a server says of an asset."""
-    return {"asset": asset, "asset_id": str(number), "divisible": True, "asset_longname": longname}
 
 
 def test_a_server_names_the_asset_that_was_asked_for() -> None:
@@ -279,6 +273,7 @@ def connect(client: Client, asset: str, quantity: int) -> str:
 
 def open_all(network: Network, *clients: Client) -> None:
     """Mine until all connections of the clients are open."""
+
     def statuses() -> set[str]:
         shown = [client.run("status")["connections"].values() for client in clients]
         return {item["status"] for items in shown for item in items}
@@ -371,9 +366,7 @@ def test_three_clients_pay_each_other_in_four_assets_and_all_come_home(network: 
             assert {handle: tokens_of(result, handle) for handle in own.values()} == {
                 handle: [tokens[handle]] for handle in own.values()
             }
-    assert network.hub.call("mph_status", assets=["TICKET"])["connections"].keys() == {
-        own["TICKET"] for own in handles
-    }
+    assert network.hub.call("mph_status", assets=["TICKET"])["connections"].keys() == {own["TICKET"] for own in handles}
     for client, own in zip(clients, handles, strict=True):
         for handle in own.values():
             client.run("close", handle)

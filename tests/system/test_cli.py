@@ -41,7 +41,7 @@ def test_version_is_one_json_string() -> None:
     assert json.loads(done.stdout) == __version__
 
 
-def test_the_same_in_process(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed_in_process_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--regtest", "version"]) == 0
     assert json.loads(capsys.readouterr().out) == __version__
 

@@ -35,12 +35,6 @@ STRANGERS = iter(range(1, 1000))
 
 
 @pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    with running_network(tmp_path_factory.mktemp("network")) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def alice(network: Network) -> Client:
     """With BTC, XCP, DEMOCOIN and a subasset, each confirmed; tests here leave her without an unconfirmed coin."""
     client = network.client("alice")
@@ -218,7 +212,7 @@ def test_what_pays_less_than_the_estimate_waits(network: Network) -> None:
 
 
 def test_a_coin_that_assets_are_attached_to_is_not_spent(network: Network) -> None:
-    """Whoever spends it moves them; the regtest ledger has none, so the hub is made to say so."""
+    """A spend of it moves them; the regtest ledger has none, so the hub is made to say so."""
     client = network.client("attached")
     client.run("faucet")
     network.mine()
@@ -487,7 +481,7 @@ def test_a_question_without_its_words_is_wrong_usage(alice: Client, words: tuple
         ("hubstatus", "--asset", LONGNAME),
     ],
 )
-def test_a_hub_that_is_down(alice: Client, words: tuple[str, ...]) -> None:
+def test_a_hub_that_is_down_is_named(alice: Client, words: tuple[str, ...]) -> None:
     assert refusal(Client(alice.basedir, NOBODY), *words)[:2] == (3, "HubUnreachable")
 
 

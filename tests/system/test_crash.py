@@ -1,4 +1,4 @@
-"""What is left when processes are killed, answers lost and replies forged: nothing lost, nothing paid twice."""
+"""Killed processes, lost answers and forged replies lose nothing, and nothing is paid twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import requests
-from network_support import ASSETS, DEPOSIT, WAIT, Client, Network, running_network, tokens_of, wait_until
+from network_support import ASSETS, DEPOSIT, FEE, WAIT, Client, Network, running_network, tokens_of, wait_until
 from regtest_support import key_of
 from servers import serving
 from starlette.applications import Starlette
@@ -24,16 +24,6 @@ from starlette.routing import Route
 from picopayments_cli.channel import envelope
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.rpc import RpcClient
-
-FEE = 1  # for a sync
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """One network for all, which mines only when told."""
-    with running_network(tmp_path_factory.mktemp("crash")) as running:
-        yield running
-
 
 # The hub and its node killed ----------------------------------------------------------------------------------------
 
@@ -216,7 +206,7 @@ def test_a_client_killed_while_it_settles_gets_all_of_its_own(network: Network) 
 _EXCHANGED = ("mph_request", "mph_deposit", "mph_sync", "mph_close")
 
 
-class Middle:
+class InterceptingRelay:
     """Stands between clients and the hub: loses answers, changes them, and keeps what it saw."""
 
     def __init__(self, hub_url: str) -> None:
@@ -247,9 +237,9 @@ class Middle:
 
 
 @contextmanager
-def between(network: Network) -> Iterator[Middle]:
+def between(network: Network) -> Iterator[InterceptingRelay]:
     """Somebody between clients and the hub."""
-    middle = Middle(network.hub_url)
+    middle = InterceptingRelay(network.hub_url)
     app = Starlette(routes=[Route("/api/", middle.__call__, methods=["POST"])])
     with serving(app) as url:
         middle.url = f"{url}/api/"
@@ -257,12 +247,12 @@ def between(network: Network) -> Iterator[Middle]:
 
 
 @pytest.fixture
-def middle(network: Network) -> Iterator[Middle]:
+def middle(network: Network) -> Iterator[InterceptingRelay]:
     with between(network) as standing:
         yield standing
 
 
-def test_a_lost_answer_is_given_again_and_nothing_is_paid_twice(network: Network, middle: Middle) -> None:
+def test_a_lost_answer_is_given_again_and_nothing_is_paid_twice(network: Network, middle: InterceptingRelay) -> None:
     alice, bob = network.client("lost-alice", hub_url=middle.url), network.client("lost-bob")
     a, b = network.open_connection(alice), network.open_connection(bob)
     back = bob.run("queuepayment", b, a, "5")
@@ -285,7 +275,9 @@ def test_a_lost_answer_is_given_again_and_nothing_is_paid_twice(network: Network
 
 
 @pytest.mark.parametrize("method", ["mph_request", "mph_deposit", "sendrawtransaction"])
-def test_a_lost_answer_while_connecting_costs_no_second_deposit(network: Network, middle: Middle, method: str) -> None:
+def test_a_lost_answer_while_connecting_costs_no_second_deposit(
+    network: Network, middle: InterceptingRelay, method: str
+) -> None:
     client = network.client(f"lost-{method}", hub_url=middle.url)
     middle.lose = {method}
     assert client.fails("connect", "XCP", str(DEPOSIT)) == (3, "HubUnreachable")
@@ -299,7 +291,7 @@ def test_a_lost_answer_while_connecting_costs_no_second_deposit(network: Network
     assert client.balances()["XCP"] == ASSETS - DEPOSIT
 
 
-def test_a_lost_answer_to_a_close_strands_nothing(network: Network, middle: Middle) -> None:
+def test_a_lost_answer_to_a_close_strands_nothing(network: Network, middle: InterceptingRelay) -> None:
     client = network.client("lost-close", hub_url=middle.url)
     handle = network.open_connection(client)
     middle.lose = {"mph_close"}
@@ -314,7 +306,9 @@ def test_a_lost_answer_to_a_close_strands_nothing(network: Network, middle: Midd
     "member",
     ["next_revoke_secret_hash", "receive", "commit", "revokes", "refused", "request_sha256", "pubkey", "signature"],
 )
-def test_a_tampered_reply_is_refused_and_the_next_sync_works(network: Network, middle: Middle, member: str) -> None:
+def test_a_tampered_reply_is_refused_and_the_next_sync_works(
+    network: Network, middle: InterceptingRelay, member: str
+) -> None:
     alice, bob = network.client(f"{member}-alice", hub_url=middle.url), network.client(f"{member}-bob")
     a, b = network.open_connection(alice), network.open_connection(bob)
     token = bob.run("queuepayment", b, a, "50")
@@ -331,7 +325,7 @@ def test_a_tampered_reply_is_refused_and_the_next_sync_works(network: Network, m
     assert alice.shown(a)["balance"] == DEPOSIT + 50 - FEE
 
 
-def test_a_reply_signed_by_another_is_refused(network: Network, middle: Middle) -> None:
+def test_a_reply_signed_by_another_is_refused(network: Network, middle: InterceptingRelay) -> None:
     alice = network.client("impostor", hub_url=middle.url)
     a = network.open_connection(alice)
     impostor = key_of("impostor")
@@ -346,7 +340,7 @@ def test_a_reply_signed_by_another_is_refused(network: Network, middle: Middle) 
     assert alice.handles() == [a]
 
 
-def test_an_older_reply_played_back_is_refused(network: Network, middle: Middle) -> None:
+def test_an_older_reply_played_back_is_refused(network: Network, middle: InterceptingRelay) -> None:
     alice = network.client("played", hub_url=middle.url)
     a = network.open_connection(alice)
     alice.run("sync")
@@ -358,7 +352,7 @@ def test_an_older_reply_played_back_is_refused(network: Network, middle: Middle)
     assert alice.shown(a)["balance"] == DEPOSIT - 2 * FEE
 
 
-def test_an_older_request_played_back_does_nothing(network: Network, middle: Middle) -> None:
+def test_an_older_request_played_back_does_nothing(network: Network, middle: InterceptingRelay) -> None:
     alice, bob = network.client("replay-alice", hub_url=middle.url), network.client("replay-bob")
     a, b = network.open_connection(alice), network.open_connection(bob)
     for amount in ("10", "20"):

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain.test_answers import TESTNET
+from chain_support import TESTNET, listening_node, refusal, told
 from network_support import Client, HubProcess, Network, running_network, wait_until
-from regtest.test_mutants import listening_node, refusal
 from servers import json_rpc
 
 from picopayments_cli.chain.answers import longnames_of
@@ -21,7 +20,6 @@ from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.errors import BadAnswer, InvalidSetting, PicopaymentsError, UnknownAsset
 from picopayments_cli.hub.terms import default_text, read_offer
 from picopayments_cli.rpc import RpcClient
-from system.test_assets import told
 from system.test_commands import stranger
 
 SMALL, CAPITAL, MIXED = "TWINSY.gold", "TWINSY.GOLD", "TWINSY.Gold"
@@ -54,7 +52,7 @@ def client(network: Network, request: pytest.FixtureRequest) -> Client:
 
 
 def assets_at(client: Client, address: str) -> dict[str, int]:
-    """What an address holds besides bitcoin."""
+    """Return what an address holds besides bitcoin."""
     held: dict[str, int] = client.run("balances", "--address", address)
     return {name: quantity for name, quantity in held.items() if name != "BTC"}
 

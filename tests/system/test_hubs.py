@@ -193,7 +193,7 @@ def test_what_another_hub_tells_of_the_chain_closes_nothing(places: Places, tmp_
         places.stop("stranger")
 
 
-class Middle:
+class RefusingRelay:
     """Stands at a hub's URL: hands calls on, but answers mph_sync with an error of its own."""
 
     def __init__(self, hub_url: str) -> None:
@@ -218,9 +218,9 @@ class Middle:
 
 
 @contextmanager
-def between(hub_url: str) -> Iterator[Middle]:
+def between(hub_url: str) -> Iterator[RefusingRelay]:
     """Somebody between the client and a hub."""
-    middle = Middle(hub_url)
+    middle = RefusingRelay(hub_url)
     with serving(Starlette(routes=[Route("/api/", middle.__call__, methods=["POST"])])) as url:
         middle.url = f"{url}/api/"
         yield middle

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from network_support import (
     ASSETS,
     COINS,
     DEPOSIT,
+    FEE,
     Client,
     Network,
     running_network,
@@ -19,16 +19,8 @@ from network_support import (
 
 from picopayments_cli.channel.transactions import Budget
 
-FEE = 1  # for a sync
 TOKEN = "ab" * 32
 STRANGER = "cd" * 32
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """One network for all, which mines only when told."""
-    with running_network(tmp_path_factory.mktemp("life")) as running:
-        yield running
 
 
 @pytest.fixture
@@ -45,7 +37,7 @@ def pay(payer: Client, source: str, payee: str, *amounts: int) -> list[str]:
 
 
 def amounts(client: Client, handle: str) -> tuple[int, int]:
-    """What has moved on a connection: sent and received."""
+    """Return what has moved on a connection: sent and received."""
     shown = client.shown(handle)
     return shown["sent"], shown["received"]
 

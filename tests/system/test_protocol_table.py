@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from memory_life_support import DELAY, QUANTITY, SILENT, XCP, LifeInMemory
 from memory_support import REGTEST
-from story_support import DELAY, QUANTITY, SILENT, XCP, Story
 
 from picopayments_cli import api, errors
 from picopayments_cli.channel import messages, recovery, state, terms, transactions
@@ -37,13 +37,13 @@ from picopayments_cli.hub import chores, methods
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.rst").read_text(encoding="utf-8")
 
 
-STATES: dict[str, Callable[[Story], object]] = {}
+STATES: dict[str, Callable[[LifeInMemory], object]] = {}
 
 
-def story(name: str) -> Callable[[Callable[[Story], object]], Callable[[Story], object]]:
+def story(name: str) -> Callable[[Callable[[LifeInMemory], object]], Callable[[LifeInMemory], object]]:
     """Names the state of the table that a function brings about."""
 
-    def named(function: Callable[[Story], object]) -> Callable[[Story], object]:
+    def named(function: Callable[[LifeInMemory], object]) -> Callable[[LifeInMemory], object]:
         STATES[name] = function
         return function
 
@@ -54,33 +54,33 @@ def story(name: str) -> Callable[[Callable[[Story], object]], Callable[[Story], 
 
 
 @story("asked")
-def asked(it: Story) -> None:
+def asked(it: LifeInMemory) -> None:
     it.killed_at("call mph_request", it.connect)
 
 
 @story("proposed")
-def proposed(it: Story) -> None:
+def proposed(it: LifeInMemory) -> None:
     it.killed_at("save proposed", it.connect)
 
 
 @story("agreed, deposit unseen")
-def agreed(it: Story) -> None:
+def agreed(it: LifeInMemory) -> None:
     it.killed_at("save agreed", it.connect)
 
 
 @story("agreed, deposit unconfirmed")
-def unconfirmed(it: Story) -> None:
+def unconfirmed(it: LifeInMemory) -> None:
     it.connect()
 
 
 @story("agreed, the hub's deposit missing")
-def unmatched(it: Story) -> None:
+def unmatched(it: LifeInMemory) -> None:
     it.connect()
     it.chain.mine(3)
 
 
 @story("agreed, the hub's deposit missing at the deadline")
-def never_matched(it: Story) -> None:
+def never_matched(it: LifeInMemory) -> None:
     unmatched(it)
     it.until(it.deadline)
 
@@ -89,18 +89,18 @@ def never_matched(it: Story) -> None:
 
 
 @story("open, idle")
-def idle(it: Story) -> None:
+def idle(it: LifeInMemory) -> None:
     it.open()
 
 
 @story("open, payments queued")
-def queued(it: Story) -> None:
+def queued(it: LifeInMemory) -> None:
     it.open()
     it.queue(100)
 
 
 @story("open, a sync unanswered, nothing queued")
-def unanswered(it: Story) -> None:
+def unanswered(it: LifeInMemory) -> None:
     queued(it)
     it.hub.refuses = SILENT
     it.sync()
@@ -108,19 +108,19 @@ def unanswered(it: Story) -> None:
 
 
 @story("open, a sync unanswered, payments queued")
-def unanswered_and_queued(it: Story) -> None:
+def unanswered_and_queued(it: LifeInMemory) -> None:
     unanswered(it)
     it.queue(5)
 
 
 @story("open, the hub does not answer")
-def unreachable(it: Story) -> None:
+def unreachable(it: LifeInMemory) -> None:
     queued(it)
     it.hub.refuses = SILENT
 
 
 @story("open, a sync refused for its payments")
-def refused(it: Story) -> None:
+def refused(it: LifeInMemory) -> None:
     queued(it)
     answer = it.hub.call
 
@@ -133,20 +133,20 @@ def refused(it: Story) -> None:
 
 
 @story("open, the hub does not know the connection")
-def forgotten(it: Story) -> None:
+def forgotten(it: LifeInMemory) -> None:
     queued(it)
     it.hub.refuses = UnknownHandle("Which?")
 
 
 @story("open, the chain does not know the deposit at the deadline")
-def elsewhere(it: Story) -> None:
+def elsewhere(it: LifeInMemory) -> None:
     queued(it)
     it.until(it.deadline)
     it.chain.entries = []
 
 
 @story("open, a coin on the address of a revoked commit")
-def dusted(it: Story) -> None:
+def dusted(it: LifeInMemory) -> None:
     it.pay_and_get_back()
     sending = it.connection.duplex.sending
     (item,) = exposed(sending)
@@ -154,14 +154,14 @@ def dusted(it: Story) -> None:
 
 
 @story("open, a coin on the address of the next commit")
-def dirty(it: Story) -> None:
+def dirty(it: LifeInMemory) -> None:
     it.open()
     sending = it.connection.duplex.sending
     it.chain.fund(sending.commit_script(sending.requested[-1]).output, 600)
 
 
 @story("open, the anchor of h2c spent")
-def spent(it: Story) -> None:
+def spent(it: LifeInMemory) -> None:
     it.open()
     channel = it.hub.duplex.sending
     secret = it.connection.secrets(it.session.wallet.key).spend
@@ -171,20 +171,20 @@ def spent(it: Story) -> None:
 
 
 @story("open, the anchor of c2h spent by the hub's commit")
-def hub_settles(it: Story) -> None:
+def hub_settles(it: LifeInMemory) -> None:
     queued(it)
     it.sync()
     it.hub.publish(it.hub.accepted[-1])
 
 
 @story("open, the deadline reached, nothing received")
-def deadline(it: Story) -> None:
+def deadline(it: LifeInMemory) -> None:
     it.open()
     it.until(it.deadline)
 
 
 @story("open, the deadline reached, payments received")
-def deadline_with_receipts(it: Story) -> None:
+def deadline_with_receipts(it: LifeInMemory) -> None:
     it.receive()
     it.until(it.deadline)
 
@@ -193,76 +193,76 @@ def deadline_with_receipts(it: Story) -> None:
 
 
 @story("closing, the hub not told")
-def untold(it: Story) -> None:
+def untold(it: LifeInMemory) -> None:
     it.open()
     it.killed_at("call mph_close", it.close)
 
 
 @story("closing, a sync unanswered")
-def closing_unanswered(it: Story) -> None:
+def closing_unanswered(it: LifeInMemory) -> None:
     it.open()
     it.close_silently()
     it.hub.refuses = None
 
 
 @story("closing, a sync unanswered, the hub silent")
-def closing_unanswered_and_silent(it: Story) -> None:
+def closing_unanswered_and_silent(it: LifeInMemory) -> None:
     it.open()
     it.close_silently()
 
 
 @story("closing, the hub silent")
-def silent(it: Story) -> None:
+def silent(it: LifeInMemory) -> None:
     untold(it)
     it.hub.refuses = SILENT
 
 
 @story("closing, the hub told, and no secret given")
-def told(it: Story) -> None:
+def told(it: LifeInMemory) -> None:
     untold(it)
     it.sync()
 
 
 @story("closing, the hub's secret given")
-def given(it: Story) -> None:
+def given(it: LifeInMemory) -> None:
     unmatched(it)
     it.killed_at("save hub told", it.close)
 
 
 @story("closing, commit unconfirmed")
-def commit_unconfirmed(it: Story) -> None:
+def commit_unconfirmed(it: LifeInMemory) -> None:
     it.receive()
     it.hub.reveals = False
     it.close()
 
 
 @story("closing, commit lost from the mempool")
-def commit_lost(it: Story) -> None:
+def commit_lost(it: LifeInMemory) -> None:
     commit_unconfirmed(it)
     it.chain.drop(bytes.fromhex(it.connection.published[0])[::-1])
 
 
 @story("closing, commit confirmed, not ripe")
-def commit_young(it: Story) -> None:
+def commit_young(it: LifeInMemory) -> None:
     commit_unconfirmed(it)
     it.chain.mine(DELAY - 1)
 
 
 @story("closing, commit ripe")
-def commit_ripe(it: Story) -> None:
+def commit_ripe(it: LifeInMemory) -> None:
     commit_unconfirmed(it)
     it.chain.mine(DELAY)
 
 
 @story("closing, paid out")
-def paid_out(it: Story) -> None:
+def paid_out(it: LifeInMemory) -> None:
     commit_ripe(it)
     it.sync()
     it.chain.mine()
 
 
 @story("closing, the hub's payout shows its secret")
-def shown(it: Story) -> None:
+def shown(it: LifeInMemory) -> None:
     told(it)
     it.hub.publish(it.hub.accepted[-1])
     it.chain.mine(DELAY)
@@ -271,7 +271,7 @@ def shown(it: Story) -> None:
 
 
 @story("closing, a revoked commit published")
-def cheated(it: Story) -> None:
+def cheated(it: LifeInMemory) -> None:
     it.pay_and_get_back()
     it.close_silently()
     it.hub.duplex = replace(it.hub.duplex, receiving=replace(it.hub.duplex.receiving, active=tuple(it.hub.accepted)))
@@ -279,60 +279,60 @@ def cheated(it: Story) -> None:
 
 
 @story("closing, the deposit expired")
-def expired(it: Story) -> None:
+def expired(it: LifeInMemory) -> None:
     silent(it)
     it.until(it.expiry)
 
 
 @story("closing, a transaction that was to leave has left")
-def left(it: Story) -> None:
+def left(it: LifeInMemory) -> None:
     given(it)
     it.killed_at("change is out", lambda: api.sync(it.session))
 
 
 @story("closing, a transaction that was to leave has not left")
-def leaving(it: Story) -> None:
+def leaving(it: LifeInMemory) -> None:
     given(it)
     it.killed_at("broadcast change", lambda: api.sync(it.session))
 
 
 @story("closing, all taken back, not buried")
-def taken_back(it: Story) -> None:
+def taken_back(it: LifeInMemory) -> None:
     given(it)
     it.sync()
 
 
 @story("closing, all taken back and buried")
-def buried(it: Story) -> None:
+def buried(it: LifeInMemory) -> None:
     taken_back(it)
     it.chain.mine()
 
 
 @story("closing, the deposit lost with all that spent it")
-def deposit_lost(it: Story) -> None:
+def deposit_lost(it: LifeInMemory) -> None:
     taken_back(it)
     it.chain.entries = [item for item in it.chain.entries if item.txid not in _own(it)]
 
 
 @story("closed")
-def closed(it: Story) -> None:
+def closed(it: LifeInMemory) -> None:
     buried(it)
     it.sync()
 
 
 @story("closed, seven blocks deep")
-def final(it: Story) -> None:
+def final(it: LifeInMemory) -> None:
     closed(it)
     it.chain.mine(FINAL_DEPTH)
 
 
 @story("closed, then undone by a reorganisation")
-def undone(it: Story) -> None:
+def undone(it: LifeInMemory) -> None:
     closed(it)
     it.chain.entries = [item for item in it.chain.entries if item.txid not in _own(it)]
 
 
-def _own(it: Story) -> set[bytes]:
+def _own(it: LifeInMemory) -> set[bytes]:
     """The txids of the deposit and of what was published after it."""
     published = {bytes.fromhex(txid)[::-1] for txid in it.connection.published}
     return {transactions.txid_of(it.connection.deposit_raw), *published}
@@ -357,19 +357,19 @@ def table() -> dict[str, list[str]]:
 
 
 @pytest.fixture
-def it(tmp_path: Path) -> Iterator[Story]:
-    made = Story(tmp_path)
+def it(tmp_path: Path) -> Iterator[LifeInMemory]:
+    made = LifeInMemory(tmp_path)
     yield made
     made.session.close()
 
 
 @pytest.mark.parametrize("name", sorted(table().keys() | STATES.keys()))
-def test_sync_goes_through_the_doors_that_the_table_names(name: str, it: Story) -> None:
+def test_sync_goes_through_the_doors_that_the_table_names(name: str, it: LifeInMemory) -> None:
     STATES[name](it)
     assert it.sync() == table()[name]
 
 
-def test_whatever_the_state_all_comes_home(it: Story) -> None:
+def test_whatever_the_state_all_comes_home(it: LifeInMemory) -> None:
     commit_ripe(it)
     it.hub.reveals = True
     for _ in range(3):

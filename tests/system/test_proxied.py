@@ -1,4 +1,4 @@
-"""What strangers may ask of a hub's nodes through it: what is on the list, and nothing else."""
+"""Strangers may ask a hub's nodes through it for the methods on the list, and for nothing else."""
 
 from __future__ import annotations
 

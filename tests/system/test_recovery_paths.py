@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
-from cheats import DEPOSIT, NOTHING, Town, pay, received, revoked_commit, running_town
-from network_support import Client, wait_until
-from regtest_support import running_node
+from cheats import DEPOSIT, NOTHING, Town, pay, pay_and_get_back, received, revoked_commit
+from network_support import FEE, Client, wait_until
 from servers import json_rpc
 
 from picopayments_cli.channel.state import Channel
 
-FEE = 1  # for a sync
 ALL_BUT_BROADCAST = (
     "mph_request",
     "mph_deposit",
@@ -27,13 +23,6 @@ ALL_BUT_BROADCAST = (
     "getrawtransaction_batch",
     "search_raw_transactions",
 )
-
-
-@pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    """A chain that mines only when told, a hub, and clients of one's own."""
-    with running_node(tmp_path / "chain", 0) as node, running_town(tmp_path, node) as running:
-        yield running
 
 
 def highest_commit(channel: Channel) -> bytes:
@@ -119,12 +108,7 @@ def test_a_hub_that_publishes_what_it_gave_back_loses_it_all(town: Town, mined: 
     alice, bob = town.client("alice"), town.client("bob")
     before = town.books()
     a, b = town.open(alice, expire=30), town.open(bob, expire=30)
-    for amount in (100, 5000):
-        pay(alice, a, b, amount)
-    bob.run("sync")
-    copy = town.copy_books()
-    pay(bob, b, a, 5000 + 2 * FEE)
-    alice.run("sync")  # receives, by the secrets of what it sent
+    copy = pay_and_get_back(town, alice, bob, a, b)
     sending = alice.connection(a).duplex.sending
     shown = alice.shown(a)
     assert (sending.moved, shown["at_risk"]) == (100 + FEE, 5000 + 2 * FEE)
@@ -197,7 +181,7 @@ def test_the_hub_gets_its_own_when_a_client_is_gone(town: Town) -> None:
     assert town.stages()[g] == "closed"
     alice.run("close", a)
     town.settle()
-    # What it had not settled in time is the hub's by then.
+    # The hub has by then whatever the client had not settled in time.
     town.check(before, alice=-5000 + 700 - 2 * FEE, ghost=-700 - FEE, hub=5000 + 3 * FEE)
 
 

@@ -13,14 +13,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from network_support import ASSETS, COINS, DEPOSIT, Client, Network, running_network
+from network_support import ASSETS, COINS, DEPOSIT, FEE, Client, Network, running_network
 
 from picopayments_cli.channel.counterparty import is_p2sh
 from picopayments_cli.channel.networks import NETWORKS, address_of_script
 from picopayments_cli.channel.transactions import Budget
 from picopayments_cli.errors import UnknownTransaction
 
-FEE = 1  # for a sync
 ROUNDS = 60  # of a block and a sync, until a stage is reached
 SAFE_DEPTH = "PICOPAYMENTS_SAFE_DEPTH"
 NOBODY = "http://127.0.0.1:9/api/"
@@ -48,7 +47,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Networks]:
 
 
 @dataclass
-class Party:
+class ConnectedClient:
     """A client with one connection, and what it must hold in the end."""
 
     client: Client
@@ -86,7 +85,7 @@ class Party:
 
 
 @dataclass
-class Life:
+class ReorganisedLife:
     """Connections on a network that loses its last blocks time and again, as many as ``depths`` say in turn.
 
     ``forget``: and with them their transactions.
@@ -95,17 +94,17 @@ class Life:
     network: Network
     depths: Sequence[int]
     forget: bool
-    parties: list[Party] = field(default_factory=list)
+    parties: list[ConnectedClient] = field(default_factory=list)
     liquidity: int = 0
 
-    def connect(self, *names: str, options: tuple[str, ...] = ()) -> list[Party]:
+    def connect(self, *names: str, options: tuple[str, ...] = ()) -> list[ConnectedClient]:
         """Connect clients whose own funds lie deeper than any reorganisation reaches."""
         clients = [self.network.client(f"{name}-{max(self.depths)}-{self.forget}") for name in names]
         self.network.mine(DEEPEST)
         self.liquidity = self.hub_holds()
         for client in clients:
             made = client.run("connect", "XCP", str(DEPOSIT), *options)
-            self.parties.append(Party(client, made["handle"], made["send_deposit_txid"]))
+            self.parties.append(ConnectedClient(client, made["handle"], made["send_deposit_txid"]))
         return self.parties
 
     def hub_holds(self) -> int:
@@ -173,7 +172,7 @@ def test_a_life_in_which_blocks_are_lost_at_every_stage(
     networks: Networks, safe_depth: int, forget: bool, depths: Sequence[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(SAFE_DEPTH, str(safe_depth))
-    life = Life(networks(safe_depth), depths, forget)
+    life = ReorganisedLife(networks(safe_depth), depths, forget)
     alice, bob = life.connect("alice", "bob", options=("--expire_time", "5000"))
 
     def both_open() -> bool:
@@ -207,7 +206,7 @@ def test_what_was_closed_at_once_is_settled_again(
 ) -> None:
     """Commit and payout are lost together, so that the payout comes too early for the mempool: somebody must know."""
     monkeypatch.setenv(SAFE_DEPTH, "1")
-    life = Life(networks(1), (DEEPEST,), forget)
+    life = ReorganisedLife(networks(1), (DEEPEST,), forget)
     alice, bob = life.connect("early-alice", "early-bob")
     life.until(lambda: alice.status == bob.status == "open", "both open")
     _pay(alice, bob, 5000)
@@ -220,7 +219,7 @@ def test_what_was_closed_at_once_is_settled_again(
     _check_end(life)
 
 
-def _pay(payer: Party, payee: Party, amount: int) -> None:
+def _pay(payer: ConnectedClient, payee: ConnectedClient, amount: int) -> None:
     payer.client.run("queuepayment", payer.handle, payee.handle, str(amount))
     payer.sync()
     payee.sync()
@@ -229,7 +228,7 @@ def _pay(payer: Party, payee: Party, amount: int) -> None:
     payee.gained += amount
 
 
-def _check_end(life: Life) -> None:
+def _check_end(life: ReorganisedLife) -> None:
     """All is buried, nothing is left to do, and bitcoins have gone to the miners only, and into commits to the hub."""
     life.network.mine(DEEPEST + 1)
     for party in life.parties:
@@ -248,7 +247,7 @@ def test_blocks_lost_while_deposits_expire(
 ) -> None:
     """The client can't reach the hub, nor the hub learn the client's secret: both wait until they may expire."""
     monkeypatch.setenv(SAFE_DEPTH, str(safe_depth))
-    life = Life(networks(safe_depth), ALL, forget)
+    life = ReorganisedLife(networks(safe_depth), ALL, forget)
     (carol,) = life.connect("carol", options=("--expire_time", str(EXPIRE)))
     life.until(lambda: carol.status == "open", "an open connection")
     carol.client.hub_url = NOBODY
@@ -264,7 +263,7 @@ def test_a_client_that_sees_a_connection_open_before_its_hub_does_waits_for_it(
     networks: Networks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The hub has yet to see the blocks again that the client sees: here, for it they must lie deeper."""
-    life = Life(networks(6), (), False)
+    life = ReorganisedLife(networks(6), (), False)
     monkeypatch.setenv(SAFE_DEPTH, "1")
     client = life.network.client("dave")
     handle = client.run("connect", "XCP", str(DEPOSIT))["handle"]

@@ -91,7 +91,7 @@ class Arguments:
 
 
 @dataclass
-class Life:
+class RecordedLife:
     """A hub and two clients from the first command to the last block, and all that they wrote."""
 
     folder: Path
@@ -147,7 +147,7 @@ class Life:
         return None if fails else json.loads(out.getvalue())
 
     def typed(self, name: str, *words: str) -> None:
-        """The same as a process, whose command line everybody sees."""
+        """Run a command as a process, whose command line everybody sees."""
         command = [sys.executable, "-m", "picopayments_cli", "--debug", *self.words(name, *words)]
         done = subprocess.run(command, capture_output=True, timeout=WAIT, check=True)
         self.printed += done.stdout + done.stderr
@@ -247,7 +247,7 @@ class Life:
         return [CBlock.deserialize(node.block(found)) for found in hashes if found is not None]
 
 
-def pays_and_fails(life: Life) -> None:
+def pays_and_fails(life: RecordedLife) -> None:
     """Connections, payments, every kind of failure, a served command."""
     for name in ("alice", "bob"):
         life.run(name, "faucet")
@@ -277,12 +277,12 @@ def pays_and_fails(life: Life) -> None:
     served(life)
 
 
-def _both_open(life: Life) -> bool:
+def _both_open(life: RecordedLife) -> bool:
     shown = life.hub.call("mph_status", assets=None)["connections"]
     return [item["status"] for item in shown.values()] == ["open"] * 2
 
 
-def damaged_files(life: Life) -> None:
+def damaged_files(life: RecordedLife) -> None:
     """Commands on files that are damaged, open to others, or another program's; URLs that are none."""
     original = life.folder / "bob"
     wif = (original / "regtest.wif").read_text()
@@ -313,7 +313,7 @@ def damaged_files(life: Life) -> None:
     life.run("alice", "hubstatus", fails=True, PICOPAYMENTS_HUB_URL=f"http://u:{password}@127.0.0.1:9/")
 
 
-def served(life: Life) -> None:
+def served(life: RecordedLife) -> None:
     """Calls of ``serve``, some of them wrong; its token is kept to be looked for."""
     command = [sys.executable, "-m", "picopayments_cli", "--debug", *life.words("alice", "serve", "--port", "0")]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -330,7 +330,7 @@ def served(life: Life) -> None:
     life.printed += first + out + err
 
 
-def ends(life: Life) -> None:
+def ends(life: RecordedLife) -> None:
     """The hub is gone for a while; then all is closed, settled and culled."""
     life.hub.end(signal.SIGKILL)
     life.run("alice", "sync", fails=True)
@@ -356,11 +356,11 @@ def ends(life: Life) -> None:
 
 
 @pytest.fixture(scope="module")
-def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Life]:
+def life(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RecordedLife]:
     """All of it, at its end; the hub still runs."""
     folder = tmp_path_factory.mktemp("life")
     with running_node(folder / "chain", 0) as node, pytest.MonkeyPatch.context() as environ:
-        told = Life(folder, node, Relay(port_of(node.url)), environ)
+        told = RecordedLife(folder, node, Relay(port_of(node.url)), environ)
         try:
             told.start()
             pays_and_fails(told)
@@ -385,7 +385,7 @@ def passwords() -> dict[str, bytes]:
     return {name: text.encode() for name, text in PASSWORDS.items()} | basic
 
 
-def test_nothing_secret_is_printed_or_logged(life: Life) -> None:
+def test_nothing_secret_is_printed_or_logged(life: RecordedLife) -> None:
     secrets = life.keys() | life.salts() | life.derived() | passwords() | {"the cookie": life.token}
     assert len(secrets) > 60
     log = life.hub.log.read_bytes()
@@ -401,7 +401,7 @@ def test_nothing_secret_is_printed_or_logged(life: Life) -> None:
     assert seen(b"".join(history), secrets) == []
 
 
-def test_nothing_secret_is_in_a_file_that_is_not_for_it(life: Life) -> None:
+def test_nothing_secret_is_in_a_file_that_is_not_for_it(life: RecordedLife) -> None:
     keys, salts, unrevealed = life.keys(), life.salts(), life.unrevealed()
     assert [name for name in unrevealed if "spend" in name] == []  # all was settled: they were shown
     for path, data in life.files().items():
@@ -420,7 +420,7 @@ def test_nothing_secret_is_in_a_file_that_is_not_for_it(life: Life) -> None:
             assert found == [], path
 
 
-def test_nothing_secret_passes_before_it_is_revealed(life: Life) -> None:
+def test_nothing_secret_passes_before_it_is_revealed(life: RecordedLife) -> None:
     assert len([name for name in life.early_secrets if "spend" in name]) == 4
     assert len(life.early_secrets) > 4 + 4 * LATER
     hidden = life.keys() | life.salts() | passwords()
@@ -430,13 +430,13 @@ def test_nothing_secret_passes_before_it_is_revealed(life: Life) -> None:
     assert seen(late, life.unrevealed() | hidden) == []
 
 
-def test_what_looks_for_secrets_finds_them(life: Life) -> None:
+def test_what_looks_for_secrets_finds_them(life: RecordedLife) -> None:
     assert seen(b"..." + life.messages_that_reveal(), life.derived())
     for shape in shapes(bytes(range(32))):
         assert seen(b"{" + shape + b"}", {"one": bytes(range(32))}) == ["one"]
 
 
-def test_every_file_is_private(life: Life) -> None:
+def test_every_file_is_private(life: RecordedLife) -> None:
     logs = {"hub.log"}
     for top in ("alice", "bob", "hub"):
         for path in (life.folder / top, *(life.folder / top).rglob("*")):
@@ -447,7 +447,7 @@ def test_every_file_is_private(life: Life) -> None:
 # What can be printed by accident ------------------------------------------------------------------------------------
 
 
-def test_no_object_shows_its_secrets(life: Life) -> None:
+def test_no_object_shows_its_secrets(life: RecordedLife) -> None:
     password = PASSWORDS["alice_chain"]
     url = f"http://u:{password}@h/"
     connection, key = life.connection("alice"), life.client("alice").key
@@ -468,23 +468,24 @@ def test_no_object_shows_its_secrets(life: Life) -> None:
     database.close()
 
 
-def _document(life: Life) -> dict[str, Any]:
+def _document(life: RecordedLife) -> dict[str, Any]:
     path = life.folder / "alice" / "regtest.connections" / f"{life.handles['alice']}.json"
     document: dict[str, Any] = json.loads(path.read_bytes())
     return document
 
 
 @pytest.mark.parametrize(("member", "value"), [("proposal", 5), ("pending", {"bodies": [5], "payments": []})])
-def test_a_document_with_other_things_in_it_is_no_connection(life: Life, member: str, value: object) -> None:
+def test_a_document_with_other_things_in_it_is_no_connection(life: RecordedLife, member: str, value: object) -> None:
     with pytest.raises(TypeError):  # which the session names StoreDamaged
         from_document(life.connection("alice").handle, {**_document(life), member: value})
 
 
-def test_the_hubs_own_objects_show_no_secrets(life: Life, tmp_path: Path) -> None:
+def test_the_hubs_own_objects_show_no_secrets(life: RecordedLife, tmp_path: Path) -> None:
     copy = tmp_path / "copy.db"
-    with contextlib.closing(sqlite3.connect(life.folder / "hub" / "regtest.db")) as live, contextlib.closing(
-        sqlite3.connect(copy)
-    ) as kept:
+    with (
+        contextlib.closing(sqlite3.connect(life.folder / "hub" / "regtest.db")) as live,
+        contextlib.closing(sqlite3.connect(copy)) as kept,
+    ):
         live.backup(kept)
     copy.chmod(0o600)
     database = Database(f"sqlite:///{copy}")

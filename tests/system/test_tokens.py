@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 from client.test_cull import dying
-from network_support import DEPOSIT, WAIT, Client, Network, running_network, tokens_of
+from network_support import DEPOSIT, FEE, WAIT, Client, Network, tokens_of
 from original_support import HANDLE, PAYEE, OriginalHub
 from original_support import TOKEN as QUEUED_THERE
 
 from picopayments_cli.channel.stages import CLOSED, CLOSING
 
-FEE = 1  # for a sync
 TOKEN, STRANGER = "ab" * 16, "ef" * 32
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    with running_network(tmp_path_factory.mktemp("tokens")) as network:
-        yield network
 
 
 @pytest.fixture(scope="module")

@@ -76,12 +76,12 @@ LENGTHS = (31, 33, 521, 600)  # bytes of secrets that are none
 DUSTS = 26  # payments, more than a page of history holds
 FLOOD = 400  # coins, more than one transaction can spend
 COMMIT_ERRORS = ("BadCommit", "BadCommitQuantity", "BadPayerSignature", "AmountsDiffer", "AmountExceedsSpendable")
-RATE = 3  # sat/vB, of what a thief publishes
+RATE = 3  # sat/vB, of what a cheater publishes
 
 Draw = Callable[[int], bytes]  # makes the secret of that number
 
 
-class Thief:
+class Cheater:
     """Somebody with a wallet on a chain, who publishes what suits."""
 
     def __init__(self, town: Town, rng: random.Random) -> None:
@@ -108,7 +108,7 @@ class Thief:
         return self.town.coins(script)
 
     def held(self) -> int:
-        """What the wallet holds of the asset."""
+        """Return what the wallet holds of the asset."""
         address = address_of(self.script)
         return self.town.chain.view(Query(balances=[address])).balances[address].get("XCP", 0)
 
@@ -135,7 +135,7 @@ class Thief:
         return bytes(Draft(inputs, (Output(value, self.script),)).signed(self.key).serialize())
 
     def replacing(self, raw: bytes) -> bytes:
-        """What takes the place of a transaction in the mempool, by the wallet's last coin in it alone."""
+        """Return what takes the place of a transaction in the mempool, by the wallet's last coin in it alone."""
         tx = CTransaction.deserialize(raw)
         coin = spent_outpoints(tx)[-1]
         made = self.town.chain.view(Query(transactions=[coin.txid])).transactions[coin.txid]
@@ -146,7 +146,7 @@ class Thief:
     # Spends of channels, whenever they suit ---------------------------------------------------------------------------
 
     def finished(self, channel: Channel, commit: Commit) -> bytes:
-        """A commit that this thief received, revoked or not, signed by both."""
+        """A commit that this cheater received, revoked or not, signed by both."""
         return finished(channel, commit, self.key)
 
     def payout(self, channel: Channel, revoke_hash: Hash, secret: Secret, coins: Sequence[Outpoint] = ()) -> bytes:
@@ -230,8 +230,8 @@ class CheatingHub(HubAnswers):
     """
 
     def __init__(self, town: Town, rng: random.Random) -> None:
-        self.thief = Thief(town, rng)
-        super().__init__(TERMS, self.thief.key, Handle(rng.randbytes(HANDLE_SIZE)))
+        self.cheater = Cheater(town, rng)
+        super().__init__(TERMS, self.cheater.key, Handle(rng.randbytes(HANDLE_SIZE)))
         self.town = town
         self.secrets = Secrets(self.key, rng.randbytes(16))
         self.draw: Draw = self.secrets.revoke
@@ -261,7 +261,7 @@ class CheatingHub(HubAnswers):
 
     def fund_deposit(self) -> None:
         """Publish its deposit."""
-        self.town.broadcast(self.deposited(self.thief.purse.coins))
+        self.town.broadcast(self.deposited(self.cheater.purse.coins))
 
     @property
     def c2h(self) -> Channel:
@@ -281,7 +281,7 @@ class CheatingHub(HubAnswers):
 # A client -----------------------------------------------------------------------------------------------------------
 
 
-class CheatingClient(Thief):
+class CheatingClient(Cheater):
     """A client of one connection with an honest hub. ``draw`` makes its revoke secrets."""
 
     handle: Handle
@@ -399,7 +399,7 @@ class CheatingClient(Thief):
         return self.call("mph_close", {"handle": self.handle.hex(), "spend_secret": secret.hex() if secret else None})
 
     def guaranteed_to_hub(self) -> int:
-        """What the hub says that it has in the connection."""
+        """Return what the hub says that it has in the connection."""
         shown = self.town.hub.call("mph_status", assets=None)["connections"]
         return int(shown[self.handle.hex()]["balance"])
 

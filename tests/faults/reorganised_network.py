@@ -1,4 +1,4 @@
-"""A town whose last blocks are taken away, and what somebody may put in their place."""
+"""A network whose last blocks are taken away, and the transactions that somebody may put in their place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 from cheats import DEPOSIT, Books, Town
-from network_support import Client, key_in, wait_until
+from network_support import FEE, Client, key_in, wait_until
 from regtest_support import address_of, script_of_key
 
 from faults.result import Result
@@ -43,7 +43,6 @@ SAFE = NETWORKS["mainnet"].safe_depth
 DELAY = 2 * SAFE  # blocks, so that who punishes may see that undone once
 EXPIRE = 600  # blocks, so that no deadline comes in between
 PATIENCE = 120  # blocks until a stage is reached
-FEE = 1  # for a sync
 EXTRA = 5000  # satoshis that a conflicting transaction pays
 BACK, GONE = "come back", "are forgotten"
 REFUSALS = ("BroadcastRefused",)  # of what somebody has put something else in the place of
@@ -51,7 +50,7 @@ OFFLINE = ("HubUnreachable",)
 
 
 @dataclass
-class Shaken:
+class ReorganisedNetwork:
     """A town, what everybody held at first, and each client's connection. ``cheats`` need not be left whole."""
 
     town: Town
@@ -97,7 +96,7 @@ class Shaken:
         return self.town.clients[name].connection(self.handles[name])
 
     def channel(self, name: str, way: str) -> Channel:
-        """What a client knows of one channel of its connection, ``c2h`` or ``h2c``."""
+        """Return what a client knows of one channel of its connection, ``c2h`` or ``h2c``."""
         duplex = self.connection(name).duplex
         return duplex.sending if way == "c2h" else duplex.receiving
 

@@ -1,38 +1,35 @@
-"""Borders of what is believed of one's own nodes: the last value that counts, and the first that is refused."""
+"""A Counterparty node's answers: each is believed up to its last possible value, and refused by name beyond it."""
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from base64 import b64encode
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-from urllib.parse import parse_qsl
 
 import pytest
-from chain.test_answers import (
+from chain_support import (
     ADDRESS,
+    COINS_OF_ALL,
     NEW_ID,
     NEW_RAW,
     NODE,
     OLD_ID,
     OLD_RAW,
     OLD_STATUS,
+    OTHER,
     QUERY,
     RAWS,
     TESTNET,
     TIP,
+    Place,
     changed,
+    listening_node,
     node,
+    refusal,
     shown,
     transaction,
 )
-from servers import busy_once, in_turn, saying, serving, talking
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import JSONResponse
-from starlette.routing import Mount, Route
+from servers import busy_once, in_turn, saying, talking
 
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.chain import node as node_module
@@ -49,18 +46,11 @@ from picopayments_cli.errors import (
     NodeRefused,
     NodeUnreachable,
     UnknownAsset,
-    UnknownTransaction,
     WrongNetwork,
 )
-from picopayments_cli.web import JsonRpcEndpoint
 
-COINS_OF_ALL = 21_000_000 * 10**8
-OTHER = str(address_of_script(TESTNET, b"\xa9\x14" + bytes(19) + b"\1\x87"))
 UTXOS, HISTORY = "bitcoin/addresses/utxos", f"bitcoin/addresses/{ADDRESS}/transactions"
 WAITING = {"confirmed": False}
-Place = tuple[Any, ...]
-
-# A Counterparty node ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +88,7 @@ NODE_BORDERS: list[tuple[Place, Any, Callable[[View], Any], Any]] = [
 
 
 @pytest.mark.parametrize(("place", "to", "seen", "expected"), NODE_BORDERS)
-def test_what_a_node_may_say(
+def test_values_of_a_node_are_believed_to_their_limits(
     told_by_node: Callable[[Place, Any], View], place: Place, to: Any, seen: Callable[[View], Any], expected: Any
 ) -> None:
     assert seen(told_by_node(place, to)) == expected
@@ -132,45 +122,21 @@ NODE_LIES: list[tuple[Place, list[Any]]] = [
 
 
 @pytest.mark.parametrize(("place", "lie"), [(place, lie) for place, lies in NODE_LIES for lie in lies])
-def test_what_a_node_may_not_say(told_by_node: Callable[[Place, Any], View], place: Place, lie: Any) -> None:
+def test_values_of_a_node_beyond_their_limits_are_refused(
+    told_by_node: Callable[[Place, Any], View], place: Place, lie: Any
+) -> None:
     with pytest.raises(BadAnswer):
         told_by_node(place, lie)
     told_by_node((), NODE)
 
 
-def test_a_node_of_another_network() -> None:
+def test_a_node_of_another_network_is_refused() -> None:
     for network, name in (("testnet", "testnet"), ("testnet", "mainnet"), ("mainnet", "testnet3"), ("regtest", "x")):
         with node(changed(NODE, ("", "network"), name), RAWS) as chain, pytest.raises(WrongNetwork):
             NodeChain(chain._rest.url, NETWORKS[network]).view(Query())
 
 
-@contextlib.contextmanager
-def listening_node(
-    replies: Mapping[str, Any], raws: Callable[..., Any] = lambda txhash_list: {}
-) -> Iterator[tuple[NodeChain, list[tuple[str, dict[str, str]]]]]:
-    """A node that answers as NODE does, or whole replies as it is told (a list: one after the other); what it heard."""
-    heard: list[tuple[str, dict[str, str]]] = []
-    following = {path: iter(reply) for path, reply in replies.items() if isinstance(reply, list)}
-
-    async def answer(request: Request) -> JSONResponse:
-        path = request.path_params["path"].strip("/")
-        heard.append((path, {**request.query_params, **dict(parse_qsl((await request.body()).decode()))}))
-        reply = next(following[path]) if path in following else replies.get(path, {"result": NODE.get(path)})
-        return JSONResponse(reply, reply.get("status", 200))
-
-    def batch(txhash_list: list[str]) -> Any:
-        heard.append(("batch", {"txhash_list": " ".join(txhash_list)}))
-        return raws(txhash_list)
-
-    routes = [
-        Route("/v2/{path:path}", answer, methods=["GET", "POST"]),
-        Mount("/v1/", JsonRpcEndpoint({"getrawtransaction_batch": batch})),
-    ]
-    with serving(Starlette(routes=routes)) as url:
-        yield NodeChain(url, TESTNET, patience=0), heard
-
-
-def test_what_a_node_is_asked() -> None:
+def test_a_node_is_asked_by_a_new_url_each_time() -> None:
     with listening_node({"addresses/balances": {"result": []}, UTXOS: {"result": []}}) as (chain, heard):
         chain.view(Query(coins=[ADDRESS], balances=[OTHER]))
     nonces = [params.pop("verbose") for _, params in heard]
@@ -235,12 +201,12 @@ def test_all_pages_are_read() -> None:
 
 
 @pytest.mark.parametrize("cursors", [[7, 7, None], [1, 2, 1, None], [[7], None], [{}, None], [1.5, None]])
-def test_pages_that_lead_nowhere(cursors: list[Any]) -> None:
+def test_pages_that_lead_nowhere_are_refused(cursors: list[Any]) -> None:
     with listening_node({"addresses/balances": pages(cursors)}) as (chain, _), pytest.raises(BadAnswer):
         chain.view(Query(balances=[ADDRESS]))
 
 
-def test_pages_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_that_never_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(node_module, "_PAGES", 5)
     with listening_node({"addresses/balances": pages([*range(5), None])}) as (chain, _):
         assert chain.view(Query(balances=[ADDRESS])).balances[ADDRESS]["XCP"] == 6 * 7
@@ -251,16 +217,12 @@ def test_pages_that_never_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("path", ["", UTXOS, HISTORY, "addresses/balances", "bitcoin/estimatesmartfee"])
-def test_an_answer_without_a_result(path: str) -> None:
+def test_an_answer_without_a_result_is_refused(path: str) -> None:
     with listening_node({path: {"results": []}}) as (chain, _), pytest.raises(BadAnswer):
         chain.view(QUERY)
 
 
-def refusal(status: int) -> dict[str, Any]:
-    return {"error": "Not now", "status": status}
-
-
-def test_what_a_refusal_means() -> None:
+def test_each_refusal_of_a_node_has_its_error() -> None:
     fees, asset = "bitcoin/estimatesmartfee", "assets/TEST%2Fx"
     with listening_node({fees: refusal(404)}) as (chain, _):
         assert chain.view(Query()).fee_rate == 1
@@ -299,7 +261,7 @@ def test_a_transaction_that_is_listed_and_not_there_is_asked_for_again() -> None
 
 
 @pytest.mark.parametrize("answer", [[], None, "x", {shown(OLD_ID): 5}, {shown(OLD_ID): "zz"}, {shown(OLD_ID): [1]}])
-def test_a_batch_that_is_none(answer: Any) -> None:
+def test_a_batch_of_another_form_is_refused(answer: Any) -> None:
     with listening_node({}, lambda txhash_list: answer) as (chain, _), pytest.raises(BadAnswer):
         chain.view(Query(transactions=[OLD_ID]))
 
@@ -312,7 +274,7 @@ def listed(confirmed: int, waiting: int) -> tuple[list[dict[str, Any]], dict[str
     return [{"txid": txid, "status": state} for txid, state in zip(raws, states, strict=True)], raws | RAWS
 
 
-def test_the_limits_of_a_nodes_lists() -> None:
+def test_lists_of_a_node_have_esploras_limits() -> None:
     assert (PAGE, MEMPOOL_PAGE) == (25, 50)  # Esplora's
     assert (node_module._LIMIT, node_module._PAGES) == (1000, 1000)
 
@@ -329,7 +291,9 @@ def test_the_limits_of_a_nodes_lists() -> None:
         (1, 0, 2, True),  # a count of something else
     ],
 )
-def test_whether_a_history_is_whole(confirmed: int, waiting: int, count: int | None, complete: bool) -> None:
+def test_a_history_is_whole_where_no_page_is_full(
+    confirmed: int, waiting: int, count: int | None, complete: bool
+) -> None:
     items, raws = listed(confirmed, waiting)
     with listening_node({HISTORY: {"result": items, "result_count": count}}, lambda txhash_list: raws) as (chain, _):
         view = chain.view(Query(history=[ADDRESS]))
@@ -337,7 +301,7 @@ def test_whether_a_history_is_whole(confirmed: int, waiting: int, count: int | N
     assert len(view.history[ADDRESS]) == confirmed + waiting + (0 if complete else 2)
 
 
-def test_a_broadcast() -> None:
+def test_a_node_is_handed_the_transaction_and_its_refusal_is_told() -> None:
     path, txid = "bitcoin/transactions", shown(NEW_ID)
     with listening_node({path: {"result": txid}}) as (chain, heard):
         assert chain.broadcast(NEW_RAW) == NEW_ID
@@ -355,145 +319,7 @@ def test_a_broadcast() -> None:
         chain.broadcast(NEW_RAW)
 
 
-def test_a_cookie_of_any_bytes(tmp_path: Path) -> None:
-    cookie = tmp_path / ".cookie"
-    cookie.write_bytes(b"user:\xff\xe2\x82\xac\n")
-    with talking(saying({"result": "00" * 32, "error": None, "id": 0})) as (url, heard):
-        assert BitcoinNode(url, cookie=cookie).best_block() == bytes(32)
-    assert b"Authorization: Basic " + b64encode(b"user:\xff\xe2\x82\xac") in heard[0]
-
-
-# A Bitcoin node -----------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def bitcoin(reply: Any) -> Iterator[tuple[BitcoinNode, list[bytes]]]:
-    """A node that always says that, and what it heard."""
-    with talking(saying(reply)) as (url, heard):
-        yield BitcoinNode(url), heard
-
-
-@contextlib.contextmanager
-def answering(result: Any) -> Iterator[tuple[BitcoinNode, list[bytes]]]:
-    with bitcoin({"result": result, "error": None, "id": 0}) as both:
-        yield both
-
-
-@contextlib.contextmanager
-def refusing(code: Any, text: str = "no") -> Iterator[BitcoinNode]:
-    with bitcoin({"result": None, "error": {"code": code, "message": text}, "id": 0}) as (one, _):
-        yield one
-
-
-@pytest.mark.parametrize(
-    ("rate", "expected"),
-    [(None, 1), (0, 1), (0.00001, 1), (0.00001001, 2), (0.00002, 2), (0.00058675, 59), (21_000_000, 2_100_000_000_000)],
-)
-def test_a_rate_that_bitcoin_core_may_estimate(rate: Any, expected: int) -> None:
-    with answering({"feerate": rate, "blocks": 3}) as (one, heard):
-        assert one.fee_rate() == expected
-        assert b'"method": "estimatesmartfee", "params": [3]' in heard[0]
-
-
-@pytest.mark.parametrize("rate", [-0.00001, True, "0.1", [], 21_000_001])
-def test_a_rate_that_it_may_not(rate: Any) -> None:
-    for answer in ({"feerate": rate}, [rate], rate):
-        with answering(answer) as (one, _), pytest.raises(BadAnswer):
-            one.fee_rate()
-
-
-def test_blocks() -> None:
-    block = bytes(31) + b"\1"
-    with answering({"height": 5}) as (one, heard):
-        assert one.height_of(block) == 5
-        assert f'"method": "getblockheader", "params": ["{shown(block)}", true]'.encode() in heard[0]
-    with answering(shown(block)) as (one, heard):
-        assert one.best_block() == one.block_hash(7) == block
-        assert b'"method": "getblockhash", "params": [7]' in heard[1]
-    with answering("00ff") as (one, heard):
-        assert one.block(block) == b"\0\xff"
-        assert f'"method": "getblock", "params": ["{shown(block)}", 0]'.encode() in heard[0]
-    with answering([shown(block)] * 2) as (one, _):
-        assert one.mempool() == [block, block]
-    with refusing(-8) as refuser:
-        assert refuser.block_hash(5) is None
-    for code in (-5, -1, 8, None):
-        with refusing(code) as refuser, pytest.raises(NodeRefused):
-            refuser.block_hash(5)
-
-
-@pytest.mark.parametrize("answer", [None, 5, [], {}, "zz", "00", {"height": -1}, {"height": True}, ["00"], [5]])
-def test_what_tells_of_no_block(answer: Any) -> None:
-    with answering(answer) as (one, _):
-        asked: list[Callable[[], Any]] = [one.best_block, lambda: one.block_hash(5), lambda: one.height_of(bytes(32))]
-        for ask in asked:
-            with pytest.raises(BadAnswer):
-                ask()
-        if answer != []:
-            with pytest.raises(BadAnswer):
-                one.mempool()
-        if answer != "00":
-            with pytest.raises(BadAnswer):
-                one.block(bytes(32))
-
-
-def test_transactions_that_bitcoin_core_has_not() -> None:
-    unknown = {"code": -5, "message": "No such mempool transaction"}
-    replies = [{"result": OLD_RAW.hex(), "id": 0}, {"error": unknown, "id": 1}]
-    with bitcoin(replies) as (one, heard):
-        assert one.transactions([OLD_ID, NEW_ID, OLD_ID]) == {OLD_ID: OLD_RAW}
-        assert heard[0].count(b"getrawtransaction") == 2
-    for code in (-8, 5, None):
-        replies[1] = {"error": unknown | {"code": code}, "id": 1}
-        with bitcoin(replies) as (one, _), pytest.raises(NodeRefused):
-            one.transactions([OLD_ID, NEW_ID])
-    replies[1] = {"result": OLD_RAW.hex(), "id": 1}
-    with bitcoin(replies) as (one, _), pytest.raises(BadPreviousTransaction):
-        one.transactions([OLD_ID, NEW_ID])
-
-
-def test_a_transaction_in_words() -> None:
-    with answering({"vout": []}) as (one, heard):
-        assert one.verbose_transaction(OLD_ID) == {"vout": []}
-        assert f'"params": ["{shown(OLD_ID)}", true]'.encode() in heard[0]
-    others: list[Any] = [None, [], "00", 5]
-    for answer in others:
-        with answering(answer) as (one, _), pytest.raises(BadAnswer):
-            one.verbose_transaction(OLD_ID)
-    with refusing(-5) as refuser, pytest.raises(UnknownTransaction):
-        refuser.verbose_transaction(OLD_ID)
-    with refusing(-8) as refuser, pytest.raises(NodeRefused):
-        refuser.verbose_transaction(OLD_ID)
-
-
-@pytest.mark.parametrize(
-    ("code", "text"),
-    [
-        (-27, "no"),
-        (-26, "txn-already-known"),
-        (-26, "TXN-ALREADY-IN-MEMPOOL"),
-        (-26, "Transaction already in block chain"),
-        (-25, "Transaction outputs already in utxo set"),
-    ],
-)
-def test_a_transaction_that_bitcoin_core_has_already(code: int, text: str) -> None:
-    with refusing(code, text) as refuser:
-        assert refuser.broadcast(OLD_RAW) == OLD_ID
-
-
-def test_a_broadcast_that_bitcoin_core_refuses() -> None:
-    with refusing(-26, "dust") as refuser, pytest.raises(BroadcastRefused) as refused:
-        refuser.broadcast(OLD_RAW)
-    assert refused.value.data == {"txid": shown(OLD_ID), "reason": "sendrawtransaction was refused: dust", "code": -26}
-    with answering(shown(OLD_ID)) as (one, heard):
-        assert one.broadcast(OLD_RAW) == OLD_ID
-        assert f'"method": "sendrawtransaction", "params": ["{OLD_RAW.hex()}"]'.encode() in heard[0]
-        with pytest.raises(BroadcastRefused):
-            one.broadcast(b"\0" + OLD_RAW)
-        assert len(heard) == 1
-
-
-def test_what_is_asked_of_a_node_that_is_busy_is_asked_again() -> None:
+def test_a_busy_node_is_asked_again() -> None:
     for made in (lambda url: NodeChain(url, TESTNET), BitcoinNode):
         with talking(busy_once({"result": shown(OLD_ID)})) as (url, heard):
             assert made(url).broadcast(OLD_RAW) == OLD_ID
@@ -529,7 +355,7 @@ def test_a_ledger_is_waited_for_as_long_as_told() -> None:
         assert [path for path, _ in heard].count("") == 4
 
 
-def test_what_a_node_says_of_assets() -> None:
+def test_a_node_names_the_asset_that_was_asked_for() -> None:
     row = {"asset": "TEST", "asset_id": "337135", "divisible": True}
     with listening_node({"assets/TEST": {"result": row}, "assets/OTHER": {"result": row}}) as (chain, heard):
         assert (chain.asset("BTC"), chain.asset("XCP")) == (Asset("BTC", 0, True), Asset("XCP", 1, True))

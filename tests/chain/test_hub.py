@@ -1,4 +1,4 @@
-"""Borders of what is believed of hubs and nodes: the last value that counts, and the first that is refused."""
+"""A hub's answers about the chain: each is believed up to its last possible value, and refused by name beyond it."""
 
 from __future__ import annotations
 
@@ -8,28 +8,29 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import pytest
-from servers import busy_once, json_rpc, talking
-from system.test_assets import CHILD, LONGNAME, told
-
-from chain.test_answers import (
+from chain_support import (
     ADDRESS,
+    COINS_OF_ALL,
     HUB,
     NEW_ID,
     NEW_RAW,
     OLD_ID,
     OLD_RAW,
+    OTHER,
     QUERY,
     RAWS,
     TESTNET,
     TIP,
+    Place,
     changed,
     hub,
     shown,
+    told,
 )
+from servers import busy_once, json_rpc, talking
+
 from picopayments_cli.chain import Asset, Query, View
-from picopayments_cli.chain.answers import asset_of, member, members, satoshis_of, txid_of, whole
 from picopayments_cli.chain.hub import HubChain
-from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
 from picopayments_cli.errors import (
     BadAnswer,
@@ -39,87 +40,6 @@ from picopayments_cli.errors import (
     UnknownAsset,
 )
 from picopayments_cli.rpc import RpcClient
-
-COINS_OF_ALL = 21_000_000 * 10**8
-OTHER = str(address_of_script(TESTNET, b"\xa9\x14" + bytes(19) + b"\1\x87"))
-Place = tuple[Any, ...]
-
-# Values -------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("number", [0, MAX_QUANTITY])
-def test_a_whole_number_to_its_limits(number: int) -> None:
-    assert whole({"n": number}, "n") == number
-
-
-@pytest.mark.parametrize("value", [-1, MAX_QUANTITY + 1, True, False, 1.0, "1", None, [1]])
-def test_no_whole_number(value: Any) -> None:
-    with pytest.raises(BadAnswer):
-        whole({"n": value}, "n")
-
-
-def test_what_is_no_object_has_no_members() -> None:
-    no_objects: list[Any] = [[], "n", 5, None, [["n", 1]]]
-    for value in no_objects:
-        with pytest.raises(BadAnswer):
-            member(value, "n", int, 5)
-    no_lists: list[Any] = [{}, "", None, 5]
-    for value in no_lists:
-        with pytest.raises(BadAnswer):
-            members(value, "rows")
-    assert member({"n": None}, "n", int, 5) == member({}, "n", int, 5) == 5
-    assert member({"n": False}, "n", bool, True) is False
-    with pytest.raises(BadAnswer):
-        member({"n": 0}, "n", bool, True)
-
-
-@pytest.mark.parametrize("text", ["00" * 31, "00" * 33, "0" * 63, "AA" * 32, "zz" * 32, "", None, 5])
-def test_no_txid(text: Any) -> None:
-    with pytest.raises(BadAnswer):
-        txid_of(text)
-
-
-@pytest.mark.parametrize(
-    ("amount", "satoshis"), [(0, 0), ("0", 0), (0.00000001, 1), (21_000_000, COINS_OF_ALL), ("21000000", COINS_OF_ALL)]
-)
-def test_an_amount_to_its_limits(amount: float | str, satoshis: int) -> None:
-    assert satoshis_of(amount) == satoshis
-
-
-@pytest.mark.parametrize("amount", [-0.00000001, "21000000.00000001", "NaN", "Infinity", "1e999999999", "x", ""])
-def test_no_amount(amount: float | str) -> None:
-    with pytest.raises(ValueError, match="no "):
-        satoshis_of(amount)
-
-
-def test_an_asset_has_a_possible_id() -> None:
-    assert asset_of({"asset": "TEST", "asset_id": "337135", "divisible": False}, "TEST") == Asset("TEST", 337135, False)
-    last = f"A{2**64 - 1}"
-    assert asset_of(told(last, 2**64 - 1), last).number == 2**64 - 1
-    for longname, asked in ((LONGNAME, "PARENT.Child"), ("PARENT.Child", LONGNAME), (LONGNAME, "parent.child")):
-        with pytest.raises(BadAnswer):
-            asset_of(told(CHILD, int(CHILD[1:]), longname), asked)
-
-
-@pytest.mark.parametrize(
-    "number",
-    [
-        *("337136", "2", "", "x", "-337135", "+337135", "337135.0", " 337135", "337_135", "٣٣٧١٣٥", "³"),
-        *("337135".zfill(21), "9" * 5000, str(2**64), str(2**65), "0", "1"),
-    ],
-)
-def test_no_id_of_an_asset(number: str) -> None:
-    with pytest.raises(BadAnswer):
-        asset_of(told("TEST", 0) | {"asset_id": number}, "TEST")
-
-
-def test_the_ledgers_own_coins_are_not_told_of_as_assets() -> None:
-    for name, number in (("XCP", 1), ("BTC", 0)):
-        with pytest.raises(BadAnswer):
-            asset_of(told(name, number), name.lower())
-
-
-# A hub --------------------------------------------------------------------------------------------------------------
 
 COIN, LATEST, PAID = ("get_unspent_txouts", 0), ("search_raw_transactions", 0), ("search_raw_transactions", 1)
 
@@ -164,7 +84,7 @@ HUB_BORDERS: list[tuple[Place, Any, Callable[[View], Any], Any]] = [
 
 
 @pytest.mark.parametrize(("place", "to", "seen", "expected"), HUB_BORDERS)
-def test_what_a_hub_may_say(
+def test_values_of_a_hub_are_believed_to_their_limits(
     told_by_hub: Callable[[Place, Any], View], place: Place, to: Any, seen: Callable[[View], Any], expected: Any
 ) -> None:
     assert seen(told_by_hub(place, to)) == expected
@@ -196,7 +116,9 @@ HUB_LIES: list[tuple[Place, list[Any]]] = [
 
 
 @pytest.mark.parametrize(("place", "lie"), [(place, lie) for place, lies in HUB_LIES for lie in lies])
-def test_what_a_hub_may_not_say(told_by_hub: Callable[[Place, Any], View], place: Place, lie: Any) -> None:
+def test_values_of_a_hub_beyond_their_limits_are_refused(
+    told_by_hub: Callable[[Place, Any], View], place: Place, lie: Any
+) -> None:
     with pytest.raises(BadAnswer):
         told_by_hub(place, lie)
 
@@ -264,7 +186,7 @@ def test_a_hubs_chain_that_always_moves_is_given_up() -> None:
         assert {name for name, _ in heard} == {"get_running_info"}
 
 
-def test_the_last_attempt_counts() -> None:
+def test_a_hubs_chain_that_rests_at_the_last_attempt_is_believed() -> None:
     with listening_hub(get_running_info=at_heights([1, 2, 3, 4, 5, 6, 7, 8, 9, 9])) as (chain, _):
         assert chain.view(Query()).height == 9
 
@@ -283,7 +205,7 @@ def test_a_hub_is_asked_about_a_hundred_coins_at_a_time() -> None:
             chain.attached(coins[:1])
 
 
-def test_what_a_hub_says_of_assets() -> None:
+def test_a_hub_names_the_asset_that_was_asked_for() -> None:
     rows: list[Any] = []
     with listening_hub(get_asset_info=lambda assets: rows) as (chain, heard):
         assert (chain.asset("BTC"), chain.asset("XCP")) == (Asset("BTC", 0, True), Asset("XCP", 1, True))
@@ -306,7 +228,7 @@ def test_a_hub_is_handed_the_transaction() -> None:
         assert len(heard) == 1
 
 
-def test_what_is_asked_of_a_hub_that_is_busy_is_asked_again() -> None:
+def test_a_busy_hub_is_asked_again() -> None:
     coin, batch = Outpoint(OLD_ID, 0), [{"result": HUB["get_running_info"], "id": number} for number in (0, 1)]
     cases: list[tuple[Callable[[HubChain], Any], Any, Any]] = [
         (lambda chain: chain.view(Query()).height, batch, TIP),

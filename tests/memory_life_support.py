@@ -1,4 +1,4 @@
-"""A client, its hub and their chain, in memory but for the client's files, with somebody at every door."""
+"""A client's life in memory: the client, its hub and their chain, with its files on disk and somebody at every door."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_support import REGTEST, HandHub, MemoryChain
+from memory_support import REGTEST, MemoryChain, ScriptedHub
 
 from picopayments_cli import api
 from picopayments_cli.channel.deadlines import exposed, settle_height
@@ -34,8 +34,8 @@ class Killed(BaseException):
 
 
 @dataclass
-class Doors:
-    """What went through the doors, and where the process is to be killed."""
+class WatchedDoors:
+    """The doors that were passed, and the one at which the process is to be killed."""
 
     passed: list[str] = field(default_factory=list)
     deadly: str | None = None
@@ -53,7 +53,7 @@ class Doors:
 class WatchedStore(Store):
     """The real files, with somebody at the door."""
 
-    doors: Doors
+    doors: WatchedDoors
 
     def save(self, handle: Handle, document: dict[str, Any], label: str, actions: Sequence[Action] = ()) -> None:
         super().save(handle, document, label, actions)
@@ -67,7 +67,7 @@ class WatchedStore(Store):
 class WatchedHub:
     """A hub with somebody at the door."""
 
-    def __init__(self, hub: HandHub, doors: Doors) -> None:
+    def __init__(self, hub: ScriptedHub, doors: WatchedDoors) -> None:
         self.hub, self.doors, self.url = hub, doors, hub.url
 
     def call(self, method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
@@ -78,7 +78,7 @@ class WatchedHub:
 class WatchedSession(Session):
     """A session whose hub and chain are in memory."""
 
-    def __init__(self, basedir: Path, hub: HandHub, chain: MemoryChain, doors: Doors) -> None:
+    def __init__(self, basedir: Path, hub: ScriptedHub, chain: MemoryChain, doors: WatchedDoors) -> None:
         super().__init__(Settings(REGTEST, basedir, hub_url=hub.url, chain_url="http://node.invalid/"))
         self.doors = doors
         store = WatchedStore(basedir, REGTEST)
@@ -93,13 +93,13 @@ class WatchedSession(Session):
         return txid
 
 
-class Story:
+class LifeInMemory:
     """One client, its hub and their chain."""
 
     def __init__(self, basedir: Path) -> None:
         self.chain = MemoryChain()
-        self.hub = HandHub(self.chain, Terms(0, 0, 1.0, 0, 12, 1, 5))
-        self.doors = Doors()
+        self.hub = ScriptedHub(self.chain, Terms(0, 0, 1.0, 0, 12, 1, 5))
+        self.doors = WatchedDoors()
         self.session = WatchedSession(basedir, self.hub, self.chain, self.doors)
         wallet = self.session.wallet.script
         self.chain.grant(wallet, XCP, QUANTITY)
@@ -117,12 +117,12 @@ class Story:
         return self.connection.handle.hex()
 
     def files(self) -> dict[str, bytes]:
-        """What stands on disk."""
+        """Return what stands on disk."""
         folder = self.session.settings.basedir
         return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
     def told(self) -> list[Action]:
-        """What the history says of the one connection."""
+        """Return what the history says of the one connection."""
         hidden = ("handle", "number", "time")
         events = api.history(self.session)
         assert [event["number"] for event in events] == list(range(len(events)))
@@ -196,8 +196,8 @@ class Story:
 
 
 @pytest.fixture
-def it(tmp_path: Path) -> Iterator[Story]:
+def it(tmp_path: Path) -> Iterator[LifeInMemory]:
     """A client with a wallet, before its first command."""
-    made = Story(tmp_path)
+    made = LifeInMemory(tmp_path)
     yield made
     made.session.close()

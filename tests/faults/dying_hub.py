@@ -1,4 +1,4 @@
-"""A hub that the runner starts and that may die at any time, and the town that starts it again."""
+"""A hub that the runner starts and that may die at any time, and the network that starts it again."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _pipe() -> tuple[IO[str], IO[str]]:
     return os.fdopen(reading, "r"), os.fdopen(writing, "w")
 
 
-class FragileTown(Town):
+class DyingHubTown(Town):
     """A town whose hub is started by the runner, and started again whenever it has died."""
 
     def __init__(
@@ -114,7 +114,7 @@ class FragileTown(Town):
         self._port = int(self.hub_url.split(":")[2].partition("/")[0])
 
     def watch(self) -> Watch | None:
-        """What to watch of the hub that is about to start."""
+        """Return what to watch of the hub that is about to start."""
         return None
 
     def stop_hub(self, how: signal.Signals = signal.SIGTERM) -> None:
@@ -170,7 +170,7 @@ class FragileTown(Town):
 
 
 @contextlib.contextmanager
-def running_stage(folder: Path) -> Iterator[tuple[NodeProcess, Runner]]:
+def running_node_and_runner(folder: Path) -> Iterator[tuple[NodeProcess, Runner]]:
     """A node that mines only when told, and a runner."""
     folder.mkdir()
     with running_server() as runner, running_node(folder / "chain", 0) as node:

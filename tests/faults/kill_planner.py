@@ -1,4 +1,4 @@
-"""Where processes have been, where they have died, and where the next one is to die."""
+"""Plans kills: where processes have been, where they have died, and where the next one is to die."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MAIN_DOORS = frozenset(
 Side = tuple[str, str]  # a door, and before or after
 
 
-class Where(NamedTuple):
+class KillPoint(NamedTuple):
     """Who may be killed, and at what step of a life."""
 
     victim: str
@@ -29,25 +29,25 @@ class Where(NamedTuple):
 
 
 @dataclass
-class Director:
+class KillPlanner:
     """Says where the next process dies: first where none has died yet."""
 
     rng: random.Random
     thorough: bool = False  # whether every door counts as a main one: what comes seldom is left
-    records: dict[Where, Record] = field(default_factory=dict)
+    records: dict[KillPoint, Record] = field(default_factory=dict)
     functions: Counter[Function] = field(default_factory=Counter)  # deaths in each
     sides: Counter[Side] = field(default_factory=Counter)  # deaths at each side of each door
     tried: Counter[Function | Side] = field(default_factory=Counter)
     deaths: Counter[str] = field(default_factory=Counter)  # by victim
 
-    def note(self, where: Where, record: Record) -> None:
+    def note(self, where: KillPoint, record: Record) -> None:
         """Take in where a process has been at a step."""
         known = self.records.setdefault(where, Record({}, set()))
         known.doors |= record.doors
         for function, places in record.places.items():
             known.places.setdefault(function, set()).update(places)
 
-    def draw(self, where: Where) -> Target | None:
+    def draw(self, where: KillPoint) -> Target | None:
         """Where the victim is to die at a step; None where it does nothing there."""
         record = self.records.get(where)
         if record is None or not record.places:
@@ -62,7 +62,7 @@ class Director:
         place = self.rng.choice(sorted(record.places[function]))
         return Target(function, place, nth=1 if function in fresh else self.rng.choice((1, 1, 2, 5)))
 
-    def is_urgent(self, where: Where) -> bool:
+    def is_urgent(self, where: KillPoint) -> bool:
         """Whether a step passes a main door beside which nobody has died yet; where it is thorough, any door."""
         record = self.records.get(where)
         if record is None:

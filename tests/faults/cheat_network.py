@@ -1,4 +1,4 @@
-"""Where cheats are carried out: a chain whose miner can be bribed, an honest hub, honest clients, and who has what."""
+"""A network for cheats: a chain whose miner can be bribed, an honest hub, honest clients, and who has what."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from regtest_support import NodeProcess, address_of, script_of_key
 from servers import json_rpc
 from starlette.routing import Route
 
+from faults.cheating_parties import DELAY, EXPIRE, CheatingClient, CheatingHub, shown_secret
 from faults.result import Result
-from faults.thieves import DELAY, EXPIRE, CheatingClient, CheatingHub, shown_secret
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.state import Commit
@@ -34,7 +34,7 @@ from picopayments_cli.web import JsonRpcEndpoint, WebServer
 
 DEPTH, DEEPEST = 7, 6  # confirmations with which something is final, as on a real network; the deepest reorganisation
 METHODS = ("mph_request", "mph_deposit", "mph_sync", "mph_close")
-WATCHED, AFTERWARDS = 24, 60  # blocks after a fault in which a thief acts, and after the deposits expire
+WATCHED, AFTERWARDS = 24, 60  # blocks after a fault in which a cheater acts, and after the deposits expire
 PAYEE = "ab" * 32  # of payments that a cheating hub keeps
 Chore = Callable[[], object]
 
@@ -94,7 +94,7 @@ def bribed_node(folder: Path) -> Iterator[BribedNode]:
         thread.join(WAIT)
 
 
-class Stage(Town):
+class CheatNetwork(Town):
     """A town on such a node."""
 
     def __init__(self, folder: Path, node: BribedNode, rng: random.Random, result: Result) -> None:
@@ -110,7 +110,7 @@ class Stage(Town):
         return script_of_key(key_in(self.basedir / "hub.regtest.wif"))
 
     def held(self, script: bytes) -> int:
-        """What a script holds of the asset."""
+        """Return what a script holds of the asset."""
         address = address_of(script)
         return self.chain.view(Query(balances=[address])).balances[address].get("XCP", 0)
 
@@ -136,10 +136,10 @@ class Stage(Town):
 
 
 @contextlib.contextmanager
-def stage(folder: Path, rng: random.Random, result: Result) -> Iterator[Stage]:
-    """A stage for the length of a ``with`` block; everybody on it waits as on a real network."""
+def running_cheat_network(folder: Path, rng: random.Random, result: Result) -> Iterator[CheatNetwork]:
+    """A network for cheats, for the length of a ``with`` block; everybody on it waits as on a real network."""
     with patch.dict(os.environ, {SAFE_DEPTH: str(DEPTH)}), bribed_node(folder / "chain") as node:
-        town = Stage(folder, node, rng, result)
+        town = CheatNetwork(folder, node, rng, result)
         try:
             yield town
         finally:
@@ -149,14 +149,14 @@ def stage(folder: Path, rng: random.Random, result: Result) -> Iterator[Stage]:
 # An honest client and its hub, which cheats -------------------------------------------------------------------------
 
 
-class Robbery:
+class CheatedClient:
     """An honest client with a connection to a hub that cheats, and what it must not lose."""
 
-    def __init__(self, town: Stage, hub: CheatingHub, url: str) -> None:
+    def __init__(self, town: CheatNetwork, hub: CheatingHub, url: str) -> None:
         self.town = town
         self.hub = hub
-        self.thief = hub.thief
-        self.thief.fund()
+        self.cheater = hub.cheater
+        self.cheater.fund()
         self.alice = town.honest_client(url)
         self.had = town.held(self.alice.wallet_script)
         self.guaranteed: int | None = None
@@ -175,7 +175,7 @@ class Robbery:
         self.hub.see(self.alice.connection(self.handle).duplex.sending.anchor)
 
     def status(self) -> str:
-        """What the client's status says."""
+        """Return what the client's status says."""
         return str(self.alice.shown(self.handle)["status"])
 
     def sync(self) -> str | None:
@@ -213,22 +213,22 @@ class Robbery:
 
     def publish(self, commit: Commit) -> None:
         """The hub publishes a commit that it received, revoked or not."""
-        self.town.broadcast(self.thief.finished(self.hub.c2h, commit))
+        self.town.broadcast(self.cheater.finished(self.hub.c2h, commit))
 
     def payout(self, commit: Commit) -> bytes:
         """The hub's payout of a commit."""
-        return self.thief.payout(self.hub.c2h, commit.revoke_hash, self.hub.secrets.spend)
+        return self.cheater.payout(self.hub.c2h, commit.revoke_hash, self.hub.secrets.spend)
 
     def grabs(self, commit: Commit) -> bool:
         """The hub pays a commit out, if the network lets it."""
-        return self.thief.tries(lambda: self.payout(commit))
+        return self.cheater.tries(lambda: self.payout(commit))
 
     def rob(self) -> bool:
         """The hub takes its whole deposit back, where the client has shown its secret; and what has expired."""
         secret = shown_secret(self.town, self.hub.h2c)
         if secret is not None:
-            self.thief.tries(lambda: self.thief.change(self.hub.h2c, secret))
-        return self.thief.tries(lambda: self.thief.expire(self.hub.h2c))
+            self.cheater.tries(lambda: self.cheater.change(self.hub.h2c, secret))
+        return self.cheater.tries(lambda: self.cheater.expire(self.hub.h2c))
 
     def silence(self) -> None:
         """The hub refuses everything from now on."""
@@ -240,7 +240,7 @@ class Robbery:
         return self.guaranteed
 
     def end(self, what: str, also: Chore = bool) -> None:
-        """Mine and sync until the client's connection is over, ``also`` doing what a thief does after each block.
+        """Mine and sync until the client's connection is over, ``also`` doing what a cheater does after each block.
 
         Blocks in which nothing is due are mined without anybody looking.
         """
@@ -266,20 +266,20 @@ class Robbery:
 
 
 @contextlib.contextmanager
-def robbery(town: Stage) -> Iterator[Robbery]:
+def cheated_client(town: CheatNetwork) -> Iterator[CheatedClient]:
     """A client and a cheating hub for the length of a ``with`` block."""
     hub = CheatingHub(town, town.rng)
     with json_rpc({name: hub.method(name) for name in METHODS}) as url:
-        yield Robbery(town, hub, url)
+        yield CheatedClient(town, hub, url)
 
 
 # The honest hub and its client, who cheats --------------------------------------------------------------------------
 
 
-class Raid:
+class CheatedHub:
     """Clients that cheat on open connections with the honest hub, and what the hub must not lose."""
 
-    def __init__(self, town: Stage, clients: int = 1) -> None:
+    def __init__(self, town: CheatNetwork, clients: int = 1) -> None:
         if not town.hub_lives:
             town.start_hub()
         self.town = town
@@ -297,7 +297,7 @@ class Raid:
             client.open(expire, delay)
 
     def hub_holds(self) -> int:
-        """What the hub's wallet holds."""
+        """Return what the hub's wallet holds."""
         return self.town.held(self.town.hub_script)
 
     def fault(self) -> int:
@@ -330,7 +330,7 @@ class Raid:
         self.town.hub.call("mph_status", assets=None)
 
     def end(self, what: str, also: Chore = bool) -> None:
-        """Mine until the connections are over at the hub, ``also`` doing what a thief does after each block."""
+        """Mine until the connections are over at the hub, ``also`` doing what a cheater does after each block."""
         for number in range(WATCHED + AFTERWARDS):
             if self.stages() == {"closed"}:
                 break

@@ -21,13 +21,12 @@ from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings, choose_network
 
-FEE = 1  # for a sync
 EXPIRE = 1000  # blocks, so that no deadline comes in between
 ROUNDS = 30  # of a block and a sync, until a connection is settled
 PATIENCE = 60.0
 
 
-class Party:
+class HarnessClient:
     """A client; ``own_chain``: with a node of its own, else it sees the chain through its hub."""
 
     def __init__(self, network: Network, name: str, hub_url: str | None = None, *, own_chain: bool = True) -> None:
@@ -51,11 +50,11 @@ class Party:
             session.close()
 
     def do(self, command: str, *args: Any, **kwargs: Any) -> Any:
-        """What a command returns. Raises what it raises."""
+        """Return what a command returns. Raises what it raises."""
         with self.session() as session:
             return getattr(api, command)(session, *args, **kwargs)
 
-    def fund(self) -> Party:
+    def fund(self) -> HarnessClient:
         """Give it what the faucet gives, confirmed."""
         self.do("faucet")
         self.network.mine()
@@ -98,7 +97,7 @@ class Party:
         return self.files.key
 
     def held(self) -> int:
-        """What the wallet holds of the asset."""
+        """Return what the wallet holds of the asset."""
         return int(self.do("balances")["XCP"])
 
     def settle(self) -> bool:
@@ -134,7 +133,7 @@ def hub_key(network: Network) -> Key:
 
 
 def hub_balance(network: Network, handle: str, status: str | None = None) -> int | None:
-    """What the hub says that it has in a connection; None where it does not list it (in that status)."""
+    """Return what the hub says that it has in a connection; None where it does not list it (in that status)."""
     shown = network.hub.call("mph_status", assets=None)["connections"].get(handle)
     if shown is None or (status is not None and shown["status"] != status):
         return None
