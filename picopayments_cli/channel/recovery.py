@@ -80,9 +80,7 @@ def recoveries(
     return tuple(steps)
 
 
-def _collect(
-    steps: list[Step], name: str, compose: Callable[[Purse], Iterator[Draft]], purse: Purse
-) -> Purse:
+def _collect(steps: list[Step], name: str, compose: Callable[[Purse], Iterator[Draft]], purse: Purse) -> Purse:
     """Add what ``compose`` makes, and take what it spends out of the purse."""
     try:
         for draft in compose(purse):
@@ -170,9 +168,7 @@ def payouts(channel: Channel, facts: Facts, secret: Secret, purse: Purse, safe_d
         yield compose_payment(purse, Output(DUST, channel.commit_script(published.revoke_hash).output))
 
 
-def changes(
-    channel: Channel, facts: Facts, given: Secret | None, purse: Purse, safe_depth: int
-) -> Iterator[Draft]:
+def changes(channel: Channel, facts: Facts, given: Secret | None, purse: Purse, safe_depth: int) -> Iterator[Draft]:
     """The payer's change: all that is left on the deposit's address, once the spend secret is known; none before.
 
     ``given``: the secret that the payee gave in a signed close; only then may the anchor itself be spent. A secret
@@ -188,9 +184,7 @@ def changes(
         yield compose_payment(purse, Output(DUST, channel.script.output))
 
 
-def expiries(
-    channel: Channel, facts: Facts, given: Secret | None, purse: Purse, safe_depth: int
-) -> Iterator[Draft]:
+def expiries(channel: Channel, facts: Facts, given: Secret | None, purse: Purse, safe_depth: int) -> Iterator[Draft]:
     """The payer's expiry: the coins on the deposit's address that are old enough, each by its own age.
 
     Where the spend secret is known the change path takes them. Raises InsufficientBitcoin.

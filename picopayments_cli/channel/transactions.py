@@ -320,9 +320,7 @@ def check_deposit(tx: CTransaction, script: DepositScript, asset_id: int, quanti
         or outs[1] != (0, data_script(pack_send(asset_id, quantity), tx.vin[0].prevout.hash))
         or outs[3][1] != script.output
     ):
-        raise BadDeposit(
-            "The deposit transaction is not of the agreed form.", txid=txid[::-1].hex(), quantity=quantity
-        )
+        raise BadDeposit("The deposit transaction is not of the agreed form.", txid=txid[::-1].hex(), quantity=quantity)
     if outs[0][0] < budget.anchor or outs[3][0] < DUST:
         raise BadDeposit(
             f"The deposit holds {outs[0][0]} and {outs[3][0]} satoshis where {budget.anchor} and {DUST} are due.",
