@@ -160,7 +160,7 @@ class JsonRpcEndpoint:
         return await asyncio.wait_for(_read(scope, receive, self._max_bytes), BODY_SECONDS)
 
     async def answer(self, body: bytes, spend: Callable[[int], None] | None = None) -> str:
-        """The JSON text that answers a request's body; empty for notifications. ``spend`` is told the size of a batch."""
+        """Answer a request's body by JSON text; empty for notifications. ``spend`` is told the size of a batch."""
         try:
             request = parse_json(body)
         except ValueError:

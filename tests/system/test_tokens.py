@@ -14,6 +14,7 @@ from original_support import TOKEN as QUEUED_THERE
 from picopayments_cli.channel.stages import CLOSED, CLOSING
 
 TOKEN, STRANGER = "ab" * 16, "ef" * 32
+NOBODY = "http://127.0.0.1:1/"  # where no hub is
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +123,9 @@ def test_a_culled_connection_without_its_answer_may_have_paid(network: Network, 
     source, second = network.open_connection(alice, "--expire-time", "30"), network.open_connection(alice)
     queue(alice, source, payee)
     dying(alice, "sync settled", "sync", "--handle", source)
-    alone = Client(alice.basedir, "http://127.0.0.1:1/")
+    path = alice.basedir / "regtest.connections" / f"{source}.json"
+    path.write_text(path.read_text().replace(network.hub_url, NOBODY))
+    alone = Client(alice.basedir, NOBODY)
     alone.run("config", "chain_url", network.chain_url)
     assert alone.fails("close", source) == (3, "HubUnreachable")
     for _ in range(60):
