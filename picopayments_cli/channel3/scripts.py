@@ -8,7 +8,7 @@ it into the payout.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from picopayments_cli.channel.counterparty import is_p2pkh
 from picopayments_cli.channel.errors import InvalidTime
@@ -105,6 +105,12 @@ class CommitScript:
     def revoke(self) -> Leaf:
         """By the payer, with the revoke secret."""
         return self._tree.leaves[1]
+
+
+@lru_cache(maxsize=2048)
+def commit_script(payer: XOnly, payee: XOnly, revoke_hash: Hash) -> CommitScript:
+    """The output of a commit; remembered for a while, since its address takes as long as checking a signature."""
+    return CommitScript(payer, payee, revoke_hash)
 
 
 # Counterparty looks for a signature in the first item of a witness only: it is always the payer's.

@@ -33,7 +33,7 @@ from picopayments_cli.channel3.drafts import (
     by_both,
     by_payer,
 )
-from picopayments_cli.channel3.scripts import P2A, CommitScript, DepositScript, is_wallet
+from picopayments_cli.channel3.scripts import P2A, CommitScript, DepositScript, commit_script, is_wallet
 
 MIN_DELAY = 2  # blocks
 # vB with the longest signatures, and P2PKH wallets.
@@ -121,7 +121,7 @@ class Contract:
 
     def commit_script(self, revoke_hash: Hash) -> CommitScript:
         """The output of a commit on that hash."""
-        return CommitScript(self.deposit.payer, self.deposit.payee, revoke_hash)
+        return commit_script(self.deposit.payer, self.deposit.payee, revoke_hash)
 
     def message(self, quantity: int, first: Outpoint) -> Output:
         """The message that sends a quantity of the channel's asset."""
@@ -245,6 +245,8 @@ def compose_rest(contract: Contract, close: Draft) -> Draft:
 
 
 def _of_anchor(contract: Contract, anchor: Coin, outputs: tuple[Output, ...]) -> Draft:
+    if anchor.script != contract.deposit.output:
+        raise ValueError(f"{anchor.outpoint} does not lie on the deposit's address")
     if anchor.value < contract.budget.anchor:
         raise _too_few(anchor.value, contract.budget.anchor)
     return Draft((by_both(anchor, contract.deposit.both),), outputs, SHARED)

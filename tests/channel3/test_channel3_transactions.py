@@ -163,24 +163,37 @@ def test_sizes_are_the_stated_ones(name: str) -> None:
     assert of(replace(CONTRACT, rate=7))[name].fee == (7 if name not in ("revoke", "expire") else 1) * SIZES[name]
 
 
-@pytest.mark.parametrize("name", TABLE)
-def test_nothing_signed_is_larger_than_was_paid_for(name: str) -> None:
-    """Signatures of 65 bytes are counted, of which the payee's and one's own have 64: a byte of size at most."""
-    draft = of(CONTRACT)[name]
-    signed = {
+def signed(name: str, draft: Draft) -> bytes:
+    """A transaction as its publisher signs it."""
+    halves = {
         "payout": (sign_leaf(draft, PAYER, ALL_ANYONECANPAY), sign_leaf(draft, PAYEE)),
         "remainder": (sign_leaf(draft, PAYER), sign_leaf(draft, PAYEE, ALL_ANYONECANPAY)),
         "rest": (sign_leaf(draft, PAYER), sign_leaf(draft, PAYEE, ALL_ANYONECANPAY)),
     }
     if name in ("revoke", "expire"):
-        raw = finish_alone(draft, PAYER, secret=secret("one") if name == "revoke" else None)
-    else:
-        raw = finish_both(draft, *signed.get(name, (sign_leaf(draft, PAYER), sign_leaf(draft, PAYEE))))
+        return finish_alone(draft, PAYER, secret=secret("one") if name == "revoke" else None)
+    return finish_both(draft, *halves.get(name, (sign_leaf(draft, PAYER), sign_leaf(draft, PAYEE))))
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_nothing_signed_is_larger_than_was_paid_for(name: str) -> None:
+    """Signatures of 65 bytes are counted, of which the payee's and one's own have 64: a byte of size at most."""
+    draft = of(CONTRACT)[name]
+    raw = signed(name, draft)
     assert kernel_accepts(raw, draft)
     assert draft.size - 1 <= vsize(raw, draft) <= draft.size
     tx = parse_transaction(raw)
     assert tx is not None
     assert tx.GetTxid() == draft.txid
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_the_first_word_of_the_first_witness_is_a_signature_that_counterparty_takes(name: str) -> None:
+    """It looks at nothing else: 64 bytes count as ALL, 65 must end in 01 or 81."""
+    tx = parse_transaction(signed(name, of(CONTRACT)[name]))
+    assert tx is not None
+    word = bytes(tx.wit.vtxinwit[0].scriptWitness.stack[0])
+    assert (len(word), word[64:]) == ((65, b"\x81") if name == "payout" else (64, b""))
 
 
 def test_a_p2wpkh_wallet_makes_nothing_larger() -> None:
@@ -225,6 +238,14 @@ def test_an_anchor_one_satoshi_short_makes_nothing(rate: int) -> None:
         with pytest.raises(BadDeposit) as refused:
             make()
         assert refused.value.data == {"anchor": short.value, "needed": short.value + 1}
+
+
+def test_an_anchor_on_another_address_makes_nothing() -> None:
+    elsewhere = replace(anchor_of(CONTRACT), script=replace(DEPOSIT, height=7).output)
+    with pytest.raises(ValueError, match="does not lie on"):
+        compose_commit(CONTRACT, elsewhere, 1, ONE)
+    with pytest.raises(ValueError, match="does not lie on"):
+        compose_close(CONTRACT, elsewhere, 1)
 
 
 def test_commits_pay_what_their_payee_can_raise_them_from() -> None:
