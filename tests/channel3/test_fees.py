@@ -437,6 +437,8 @@ def test_a_deposit_that_was_refused_for_its_fee_is_made_anew() -> None:
         shapes[0], 440
     )
     assert deposit_bid(shapes, today, BOUNDS, sent=sent, there=False, depended=True) is None
+    assert deposit_bid(shapes, Rate(101, guess=False), BOUNDS, sent=sent, there=False, depended=False) is None
+    assert deposit_bid(shapes, Rate(2, guess=True), Bounds(3, 100), sent=None, there=False, depended=False) is None
     assert deposit_bid(shapes, today, BOUNDS, sent=None, there=False, depended=False) == Bid(shapes[0], 6 * 220)
 
 
