@@ -57,12 +57,40 @@ def fund(draft: Draft, purse: Purse, left: int, *, owed: int = 0, most: int = MA
     return replace(draft.plus(chosen), outputs=tuple(outputs))
 
 
+def offers(draft: Draft, purse: Purse, most: int = MAX_SIZE) -> tuple[tuple[Coin, ...], ...]:
+    """The ways to pay for a draft: with no coin, with each single one, the smallest first, with the largest together.
+
+    A single coin keeps the others for what else can't wait; more than one are taken where one is not enough. At the
+    purse's rate each is worth more than it costs; with them the draft is at most ``most`` vB.
+    """
+    fitting = _usable(purse, draft, most)
+    singles = tuple((coin,) for coin in reversed(_worthy(purse))) if fitting else ()
+    return ((), *singles, *(tuple(fitting[:count]) for count in range(2, len(fitting) + 1)))
+
+
+def pay(draft: Draft, coins: Sequence[Coin], fee: int, left: int = 0) -> Draft:
+    """The draft with these coins behind its inputs and exactly that fee; output number ``left`` takes what is over.
+
+    That output's value in the draft is its least. Raises ValueError where they don't pay for it.
+    """
+    paid = draft.plus(coins)
+    if paid.fee < fee:
+        raise ValueError(f"the coins pay {paid.fee} satoshis at most, not {fee}")
+    outputs = list(paid.outputs)
+    outputs[left] = replace(outputs[left], value=outputs[left].value + paid.fee - fee)
+    return replace(paid, outputs=tuple(outputs))
+
+
+def _worthy(purse: Purse) -> list[Coin]:
+    """The confirmed coins of a wallet's kind that are worth more than they cost, the most worth first."""
+    coins = [coin for coin in purse.coins if coin.height is not None and is_wallet(coin.script)]
+    worthy = [coin for coin in coins if purse.worth(coin) > 0]
+    return sorted(worthy, key=lambda coin: (-purse.worth(coin), coin.outpoint))
+
+
 def _usable(purse: Purse, draft: Draft, most: int) -> list[Coin]:
     """The coins that can pay, the most worth first, as many as fit."""
-    coins = [coin for coin in purse.coins if coin.height is not None and is_wallet(coin.script)]
-    ordered = sorted(
-        (coin for coin in coins if purse.worth(coin) > 0), key=lambda coin: (-purse.worth(coin), coin.outpoint)
-    )
+    ordered = _worthy(purse)
     fitting = bisect_right(range(len(ordered) + 1), most, key=lambda number: draft.plus(ordered[:number]).size)
     return ordered[: max(fitting - 1, 0)]
 

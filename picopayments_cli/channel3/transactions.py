@@ -268,9 +268,14 @@ def compose_revoke(
 
     ``parent``: the commit, where it is not mined: both are paid for. Raises InsufficientBitcoin.
     """
-    leaf = contract.commit_script(revoke_hash).revoke
-    shape = _recovery(contract, (by_payer(coin, leaf, SECRET_SIZE),), asset_id, SHARED)
+    shape = revoke_shape(contract, coin, revoke_hash, asset_id)
     return fund(shape, purse, left=0, owed=_owed(parent, purse), most=MAX_CHILD)
+
+
+def revoke_shape(contract: Contract, coin: Coin, revoke_hash: Hash, asset_id: int) -> Draft:
+    """A revoke before any wallet coin pays for it; its first output holds the least."""
+    leaf = contract.commit_script(revoke_hash).revoke
+    return _recovery(contract, (by_payer(coin, leaf, SECRET_SIZE),), asset_id, SHARED)
 
 
 def compose_expire(contract: Contract, coins: Sequence[Coin], asset_id: int, purse: Purse) -> Draft:
@@ -279,9 +284,13 @@ def compose_expire(contract: Contract, coins: Sequence[Coin], asset_id: int, pur
     Spends the most valuable of the coins, 500 at once. Raises InsufficientBitcoin.
     """
     ordered = sorted(coins, key=lambda coin: (-coin.value, coin.outpoint))[:MAX_COINS]
-    spent = tuple(by_payer(coin, contract.deposit.expire) for coin in ordered)
-    shape = _recovery(contract, spent, asset_id, OWN)
-    return fund(replace(shape, locktime=contract.deposit.height), purse, left=0)
+    return fund(expire_shape(contract, ordered, asset_id), purse, left=0)
+
+
+def expire_shape(contract: Contract, coins: Sequence[Coin], asset_id: int) -> Draft:
+    """An expiry of these coins, in their order, before any of a wallet pays for it."""
+    spent = tuple(by_payer(coin, contract.deposit.expire) for coin in coins)
+    return replace(_recovery(contract, spent, asset_id, OWN), locktime=contract.deposit.height)
 
 
 def _recovery(contract: Contract, spent: tuple[Input, ...], asset_id: int, version: int) -> Draft:
@@ -302,5 +311,9 @@ def compose_child(parent: Draft, index: int, purse: Purse) -> Draft:
 
     Raises InsufficientBitcoin.
     """
-    shape = Draft((Input(parent.coin(index)),), (Output(DUST, purse.script),), SHARED)
-    return fund(shape, purse, left=0, owed=_owed(parent, purse), most=MAX_CHILD)
+    return fund(child_shape(parent, index, purse.script), purse, left=0, owed=_owed(parent, purse), most=MAX_CHILD)
+
+
+def child_shape(parent: Draft, index: int, wallet: bytes) -> Draft:
+    """A child of that output before any wallet coin pays for it; its output to the wallet holds the least."""
+    return Draft((Input(parent.coin(index)),), (Output(DUST, wallet),), SHARED)
