@@ -7,7 +7,7 @@ the tip that the view names.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from picopayments_cli.channel.errors import BadDeposit
@@ -50,10 +50,30 @@ class Counter:
 
 
 @dataclass(frozen=True)
+class Sent:
+    """A transaction of one's own that a node has taken: its txid, the first outpoint that it spends, fee and size.
+
+    ``coins``: of the wallet that it spends, which are free again for what takes its place.
+    """
+
+    txid: bytes
+    spends: Outpoint
+    standing: Standing
+    coins: tuple[Coin, ...] = ()
+
+    @staticmethod
+    def of(draft: Draft, txid: bytes) -> Sent:
+        """What is kept of a draft whose finished transaction, of that txid, a node has taken."""
+        coins = tuple(spent.coin for spent in draft.inputs[1:] if spent.leaf is None)
+        return Sent(txid, draft.inputs[0].coin.outpoint, standing_of(draft), coins)
+
+
+@dataclass(frozen=True)
 class Paying:
     """The payer's side: every commit that it ever signed, and the payee's signatures of closes.
 
-    ``deposit``: its finished transaction, which is sent again where a reorganisation took it away.
+    ``deposit``: its finished transaction, which is sent again where a reorganisation took it away. ``sent``: what a
+    node has taken of one's own for this channel, children too.
     """
 
     contract: Contract
@@ -61,13 +81,15 @@ class Paying:
     signed: tuple[Signed, ...] = ()
     closings: tuple[Closing, ...] = ()
     deposit: bytes | None = None
+    sent: tuple[Sent, ...] = ()
 
 
 @dataclass(frozen=True)
 class Paid:
     """The payee's side: the commits that it received and did not give back, and every close that it signed.
 
-    ``deposit``: the payer's transaction as the chain showed it, which is sent again after a reorganisation.
+    ``deposit``: the payer's transaction as the chain showed it, which is sent again after a reorganisation. ``sent``:
+    what a node has taken of one's own for this channel, children too.
     """
 
     contract: Contract
@@ -75,6 +97,7 @@ class Paid:
     active: tuple[Commit, ...] = ()
     counters: tuple[Counter, ...] = ()
     deposit: bytes | None = None
+    sent: tuple[Sent, ...] = ()
 
     @property
     def best(self) -> Commit | None:
@@ -83,6 +106,11 @@ class Paid:
 
 
 Side = Paying | Paid
+
+
+def standing_of(draft: Draft) -> Standing:
+    """What a draft will be in the mempool."""
+    return Standing(draft.fee, draft.size)
 
 
 # What the chain shows -----------------------------------------------------------------------------------------------
@@ -231,23 +259,33 @@ def _spend(side: Side, view: View) -> Spend | None:
     """What spends the anchor: told by outpoint, else by the txids that are known."""
     if side.anchor is None:
         return None
-    spenders = view.spenders or {}
-    seen = spenders.get(side.anchor.outpoint)
-    if seen is None and view.spenders is not None:
+    anchor = side.anchor.outpoint
+    if view.spenders is not None and anchor not in view.spenders:
         return None
     items = known(side)
-    if seen is None:
-        seen = next((view.transactions[txid] for txid in items if txid in view.transactions), None)
+    seen = _find(side, view, anchor, tuple(items))
     if seen is None:
         return None
     item = items.get(seen.txid)
     if item is None:
         return Spend(seen, _unknown(side.contract, seen, view.tip))
     first, third = (
-        spenders.get(Outpoint(seen.txid, vout)) or (view.transactions.get(txid) if txid else None)
+        _find(side, view, Outpoint(seen.txid, vout), () if txid is None else (txid,))
         for vout, txid in zip((0, 2), followers(side.contract, item), strict=True)
     )
     return Spend(seen, item.kind, item, first, third)
+
+
+def _find(side: Side, view: View, outpoint: Outpoint, signed: tuple[bytes, ...]) -> Seen | None:
+    """What spends an outpoint: as the view says, else which of those signed in advance or sent by oneself is there."""
+    if view.spenders is not None:
+        return view.spenders.get(outpoint)
+    own = (sent.txid for sent in side.sent if sent.spends == outpoint)
+    found = next((view.transactions[txid] for txid in (*signed, *own) if txid in view.transactions), None)
+    if found is None or found.height is not None or found.child is not None:
+        return found
+    children = (view.transactions.get(sent.txid) for sent in side.sent if sent.spends.txid == found.txid)
+    return replace(found, child=next((child for child in children if child is not None), None))
 
 
 def _unknown(contract: Contract, seen: Seen, tip: int) -> Kind:
@@ -278,7 +316,7 @@ def questions(side: Side, facts: Facts | None = None, *, closing: bool = False, 
         return Questions(scripts=(side.contract.deposit.output,) if isinstance(side, Paying) and closing else ())
     outpoints, txids = [side.anchor.outpoint], [side.anchor.outpoint.txid]
     if not by_outpoint:
-        txids += known(side)
+        txids += [*known(side), *(sent.txid for sent in side.sent)]
     spend = None if facts is None else facts.spend
     scripts: list[bytes] = []
     if spend is not None and spend.known is not None:

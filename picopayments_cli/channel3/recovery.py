@@ -11,12 +11,24 @@ from dataclasses import dataclass, replace
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.channel3.deadlines import Expiry
 from picopayments_cli.channel3.drafts import DUST, Draft, Output, by_payer
-from picopayments_cli.channel3.facts import Facts, Kind, Known, Paid, Paying, Seen, Side, Signed, Spend
+from picopayments_cli.channel3.facts import (
+    Facts,
+    Kind,
+    Known,
+    Paid,
+    Paying,
+    Seen,
+    Sent,
+    Side,
+    Signed,
+    Spend,
+    standing_of,
+)
 from picopayments_cli.channel3.fees import NOTHING, PATIENCE, Standing, chunks, may_raise
 from picopayments_cli.channel3.rates import Urgency
 from picopayments_cli.channel3.reserve import Chore
 from picopayments_cli.channel3.scripts import P2A
-from picopayments_cli.channel3.steps import Around, Means, Name, Sent, Step, Task, Wait, alone, raised, standing_of
+from picopayments_cli.channel3.steps import Around, Means, Name, Step, Task, Wait, alone, raised
 from picopayments_cli.channel3.transactions import (
     MAX_COINS,
     Contract,
@@ -37,8 +49,8 @@ LEISURE = Urgency(None, 1)  # nothing is lost by waiting
 class Case:
     """One channel, as one of its parties stands in it. ``label`` names it to the caller.
 
-    ``closing``: the connection is stopped; ``since``: the tip at which it was. ``sent``: what a node has taken of one's
-    own for this channel. ``home``: whether one's own wallet's address takes sends without a memo.
+    ``closing``: the connection is stopped; ``since``: the tip at which it was. ``home``: whether one's own wallet's
+    address takes sends without a memo.
     """
 
     label: str
@@ -47,7 +59,6 @@ class Case:
     expiry: Expiry
     closing: bool = False
     since: int | None = None
-    sent: tuple[Sent, ...] = ()
     home: bool = True
 
     @property
@@ -62,12 +73,17 @@ class Case:
 
     def own(self, seen: Seen | None) -> Sent | None:
         """What one has sent oneself, where this is it."""
-        return next((sent for sent in self.sent if seen is not None and sent.txid == seen.txid), None)
+        return next((sent for sent in self.side.sent if seen is not None and sent.txid == seen.txid), None)
 
     def last(self, spends: Outpoint, there: Seen | None = None) -> int:
         """The highest fee of one's own transactions that spend an outpoint and are not there any more."""
-        gone = (sent for sent in self.sent if sent.spends == spends and (there is None or sent.txid != there.txid))
+        gone = (sent for sent in self.side.sent if sent.spends == spends and (there is None or sent.txid != there.txid))
         return max((sent.standing.fee for sent in gone), default=0)
+
+    def freed(self, seen: Seen | None) -> tuple[Coin, ...]:
+        """The coins that are free again once what is there is replaced."""
+        sent = self.own(seen)
+        return () if sent is None else sent.coins
 
     def standing(self, seen: Seen | None) -> Standing | None:
         """Fee and size of what is in the mempool, where they are known."""
@@ -213,7 +229,7 @@ def _punish(case: Case, spend: Spend, item: Known, signed: Signed) -> Iterator[T
     parent = NOTHING if depth else spend.seen.standing or standing_of(item.draft)
     mine, rivals = _revoke_standings(case, spend, depth)
     last = case.last(Outpoint(spend.seen.txid, 0), first)
-    around = Around(mine, parent=parent, rivals=rivals, last=last)
+    around = Around(mine, parent=parent, rivals=rivals, last=last, freed=case.freed(first))
     yield Task(Chore.PUNISH, left, lambda means: alone(step, shape, means, urgency, around))
 
 
@@ -238,7 +254,7 @@ def _chunks(seen: Seen) -> tuple[Standing, ...]:
 
 
 def _strays(case: Case, signed: Signed) -> Iterator[Task]:
-    """Assets on a punished commit's address, one after the other; bitcoins alone stay there, as dust drains nobody."""
+    """Assets on a punished commit's address, one after the other; bitcoins alone stay: dust drains nobody."""
     contract, assets = case.contract, case.facts.punished_assets or ()
     script = contract.commit_script(signed.revoke_hash)
     listed = case.facts.punished_coins or ()
@@ -273,7 +289,7 @@ def _coin(case: Case, script: bytes) -> Task:
 
 
 def _expire(case: Case, side: Paying) -> Iterator[Task]:
-    """All that lies on the deposit's address: a coin for each asset, the channel's first, the rest with the last one."""
+    """What lies on the deposit's address: a coin for each asset, the channel's first, the rest with the last."""
     facts, contract = case.facts, case.contract
     own, mine = _own_coin(case, side)
     listed = [coin for coin in facts.coins or () if coin.height is not None]
@@ -300,7 +316,8 @@ def _expiring(case: Case, step: Step, coins: Sequence[Coin], asset_id: int, mine
     first, others = coins[0], coins[1:MAX_COINS]
     if not case.home:
         return _ready(replace(step, waits=Wait.MEMO))
-    around = Around(case.standing(mine), last=case.last(first.outpoint, mine) if mine is not None else 0)
+    last = case.last(first.outpoint, mine) if mine is not None else 0
+    around = Around(case.standing(mine), last=last, freed=case.freed(mine))
 
     def make(means: Means) -> Step:
         rate = means.aimed(LEISURE).rate
@@ -314,15 +331,20 @@ def _sweep(case: Case, step: Step, coins: Sequence[Coin]) -> Iterator[Task]:
     """Bitcoins alone, where they bring more than they cost."""
 
     def make(means: Means) -> Step:
-        worth = _worth(case.contract, coins, means.aimed(LEISURE).rate)[:MAX_COINS]
-        if not worth:
+        shape = _swept(case.contract, coins, means.aimed(LEISURE).rate)
+        if shape is None:
             return step
-        shape = expire_shape(case.contract, worth, case.contract.asset_id)
-        swept = alone(step, shape, replace(means, purse=replace(means.purse, coins=())), LEISURE, Around())
-        return step if swept.draft is None else swept
+        return alone(step, shape, replace(means, purse=replace(means.purse, coins=())), LEISURE, Around())
 
     if coins and case.home:
         yield Task(step.chore, None, make)
+
+
+def _swept(contract: Contract, coins: Sequence[Coin], rate: int) -> Draft | None:
+    """The expiry of bitcoins alone, where they pay for it and for an output that is relayed."""
+    worth = _worth(contract, coins, rate)[:MAX_COINS]
+    shape = expire_shape(contract, worth, contract.asset_id) if worth else None
+    return shape if shape is not None and shape.fee >= rate * shape.size else None
 
 
 def _worth(contract: Contract, coins: Sequence[Coin], rate: int) -> list[Coin]:
@@ -403,7 +425,7 @@ def _collect(case: Case, name: Name, draft: Draft, half: bytes, seen: Seen | Non
 
 def _raise(case: Case, step: Step, parent: Draft, index: int, seen: Seen, urgency: Urgency) -> Task:
     last = case.last(Outpoint(parent.txid, index), seen.child)
-    around = Around(seen.standing, case.standing(seen.child), last=last)
+    around = Around(seen.standing, case.standing(seen.child), last=last, freed=case.freed(seen.child))
     return Task(step.chore, step.left, lambda means: raised(step, parent, index, means, urgency, around))
 
 
@@ -439,7 +461,7 @@ def _is_home(case: Case, side: Paying, safe_depth: int, rate: int) -> bool:
     facts, spend = case.facts, case.facts.spend
     if side.anchor is None and side.deposit is None:
         return True
-    if facts.assets != () or facts.coins is None or _worth(case.contract, facts.coins, rate):
+    if facts.assets != () or facts.coins is None or _swept(case.contract, facts.coins, rate) is not None:
         return False
     if spend is None:
         return not facts.funded and facts.tip >= case.contract.deposit.height + safe_depth

@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from picopayments_cli.channel.values import Coin, Outpoint, Secret
+from picopayments_cli.channel.values import Coin, Secret
 from picopayments_cli.channel3.coins import Purse, offers, pay
 from picopayments_cli.channel3.drafts import MAX_CHILD, MAX_SIZE, SHARED, Draft
+from picopayments_cli.channel3.facts import standing_of
 from picopayments_cli.channel3.fees import NOTHING, Bid, Shape, Standing, child_bid, own_bid
 from picopayments_cli.channel3.keys import Key
 from picopayments_cli.channel3.rates import Aim, Bounds, Rate, Urgency, aim
 from picopayments_cli.channel3.reserve import Chore, Reserve, spendable, turn
 from picopayments_cli.channel3.signing import finish_alone, finish_both, finish_wallet, sign_leaf
 from picopayments_cli.channel3.transactions import child_shape
-
 
 NO_RESERVE = Reserve(0, 0)
 
@@ -40,15 +40,6 @@ class Wait(Enum):
     COINS = "coins"  # the wallet has no confirmed ones that pay for it
     MEMO = "require-memo"  # the own address refuses what would be sent to it
     UNKNOWN = "unknown spender"  # nothing to be done, but to tell the user
-
-
-@dataclass(frozen=True)
-class Sent:
-    """A transaction of one's own that a node has taken: its txid, the first outpoint that it spends, fee and size."""
-
-    txid: bytes
-    spends: Outpoint
-    standing: Standing
 
 
 @dataclass(frozen=True)
@@ -153,7 +144,8 @@ class Around:
     """What is in the mempool around a transaction.
 
     ``there``: it itself, ``child``: what spends it, ``parent``: the unconfirmed one that it spends, ``rivals``: chunks
-    of others that it must take the place of, ``last``: the highest fee of one's own that are gone.
+    of others that it must take the place of, ``last``: the highest fee of one's own that are gone. ``freed``: the coins
+    of one's own transaction that is replaced.
     """
 
     there: Standing | None = None
@@ -161,13 +153,20 @@ class Around:
     parent: Standing = NOTHING
     rivals: tuple[Standing, ...] = ()
     last: int = 0
+    freed: tuple[Coin, ...] = ()
+
+    def purse(self, means: Means, chore: Chore, rate: int) -> Purse:
+        """The coins that may pay: those of the chore, and what its replacement frees."""
+        purse = means.purse_for(chore, rate)
+        freed = tuple(coin for coin in self.freed if coin not in purse.coins)
+        return replace(purse, coins=(*purse.coins, *freed))
 
 
 def raised(step: Step, parent: Draft, index: int, means: Means, urgency: Urgency, around: Around) -> Step:
     """The step with a child of output ``index`` of a parent, where that pays less than is aimed at."""
     aimed = means.aimed(urgency)
     standing = around.there or standing_of(parent)
-    purse = means.purse_for(step.chore, aimed.rate)
+    purse = around.purse(means, step.chore, aimed.rate)
     shape = child_shape(parent, index, purse.script)
     ways, shapes = _shapes(shape, purse, MAX_CHILD)
     bid = child_bid(shapes, aimed, standing, around.child, around.rivals, around.last)
@@ -181,18 +180,13 @@ def raised(step: Step, parent: Draft, index: int, means: Means, urgency: Urgency
 def alone(step: Step, shape: Draft, means: Means, urgency: Urgency, around: Around) -> Step:
     """The step with a transaction that one signs alone, or nothing where that in the mempool pays enough."""
     aimed = means.aimed(urgency)
-    purse = means.purse_for(step.chore, aimed.rate)
+    purse = around.purse(means, step.chore, aimed.rate)
     ways, shapes = _shapes(shape, purse, MAX_CHILD if shape.version == SHARED else MAX_SIZE)
     bid = own_bid(shapes, aimed, around.there, around.rivals, around.parent, around.last)
     if bid is not None:
         made = _made(shape, ways, shapes, bid)
         return replace(step, draft=made, short=(around.parent + standing_of(made)).rate < aimed.rate)
     return step if around.there is not None else replace(step, waits=Wait.COINS, short=True)
-
-
-def standing_of(draft: Draft) -> Standing:
-    """What a draft will be in the mempool."""
-    return Standing(draft.fee, draft.size)
 
 
 def _shapes(shape: Draft, purse: Purse, most: int) -> tuple[tuple[tuple[Coin, ...], ...], list[Shape]]:
