@@ -68,8 +68,8 @@ class Case:
 
     @property
     def waited(self) -> int:
-        """Blocks since the connection was stopped."""
-        return 0 if self.since is None else max(self.facts.tip - self.since, 0)
+        """Blocks since the connection was stopped; where nobody knows when, long enough."""
+        return PATIENCE if self.since is None else max(self.facts.tip - self.since, 0)
 
     def own(self, seen: Seen | None) -> Sent | None:
         """What one has sent oneself, where this is it."""
@@ -176,8 +176,18 @@ def _of_payer(case: Case, side: Paying) -> Iterator[Task]:
         yield from _after(case, spend, spend.known, mined=mined)
     elif spend.kind is Kind.UNKNOWN:
         yield _ready(Step(case.label, Name.EXPIRE, Chore.COLLECT, waits=Wait.UNKNOWN))
-    if case.facts.tip >= case.contract.deposit.height:
+    if case.facts.tip >= case.contract.deposit.height and not _pays(case, spend):
         yield from _expire(case, side)
+
+
+def _pays(case: Case, spend: Spend | None) -> bool:
+    """Whether what the payee has a right to is on its way: it is let pass, as long again as the payee had to settle.
+
+    Later it is an obstacle, which pays too little for a block and which nobody raises.
+    """
+    if spend is None or spend.seen.height is not None or spend.kind not in (Kind.COMMIT, Kind.CLOSE):
+        return False
+    return case.facts.tip < case.contract.deposit.height + case.expiry.margin
 
 
 def _after(case: Case, spend: Spend, item: Known, *, mined: bool) -> Iterator[Task]:
@@ -296,9 +306,8 @@ def _expire(case: Case, side: Paying) -> Iterator[Task]:
     others = sorted((c for c in listed if own is None or c.outpoint != own.outpoint), key=lambda c: -c.value)
     coins = [*((own,) if own is not None else ()), *others]
     step = Step(case.label, Name.EXPIRE, Chore.COLLECT)
-    assets = _ordered(contract, (contract.asset_id,) if facts.assets is None or mine is not None else facts.assets)
-    if not assets and own is not None:
-        assets = [contract.asset_id]
+    held = facts.assets if facts.assets is not None and mine is None else (contract.asset_id,)
+    assets = _ordered(contract, held)
     if not assets:
         yield from _sweep(case, step, coins)
         return
@@ -317,7 +326,9 @@ def _expiring(case: Case, step: Step, coins: Sequence[Coin], asset_id: int, mine
     if not case.home:
         return _ready(replace(step, waits=Wait.MEMO))
     last = case.last(first.outpoint, mine) if mine is not None else 0
-    around = Around(case.standing(mine), last=last, freed=case.freed(mine))
+    spend = case.facts.spend
+    rivals = _chunks(spend.seen) if spend is not None and spend.seen.height is None and mine is None else ()
+    around = Around(case.standing(mine), rivals=rivals, last=last, freed=case.freed(mine))
 
     def make(means: Means) -> Step:
         rate = means.aimed(LEISURE).rate
@@ -358,7 +369,7 @@ def _own_coin(case: Case, side: Paying) -> tuple[Coin | None, Seen | None]:
     if spend is None:
         return (anchor, None) if case.facts.funded else (None, None)
     if spend.seen.height is None:
-        return (anchor, spend.seen) if spend.kind is Kind.EXPIRE else (None, None)
+        return anchor, spend.seen if spend.kind is Kind.EXPIRE else None
     item, third = spend.known, spend.third
     if item is None or (item.kind is Kind.CLOSE and not has_rest(case.contract, item.quantity)):
         return None, None

@@ -321,6 +321,29 @@ def test_the_expiry_is_tried_at_its_height_and_raised_at_the_rate_of_the_day() -
     finish(payer)
 
 
+def test_a_commit_in_the_mempool_is_let_pass_at_the_expiry_but_not_for_ever() -> None:
+    payer = honest_payer([300])
+    commit = cheat(payer, 300)
+    payer.chain.fund(CONTRACT.deposit.output, 5_000)  # any coin there could take the whole asset
+    payer.chain.tip = HEIGHT + EXPIRY.margin - 1
+    assert names(payer) == []
+    payer.chain.tip += 1
+    payer.act()
+    assert commit.txid not in payer.chain.items
+    payer.chain.mine()
+    assert payer.balance == Q
+
+
+def test_an_address_without_assets_is_not_emptied_at_the_wallets_cost() -> None:
+    payer = honest_payer([Q], remainders=False)
+    cheat(payer, Q)
+    payer.chain.mine()
+    payer.rate = 20
+    payer.chain.tip = HEIGHT
+    assert names(payer) == []
+    assert payer.over()
+
+
 def test_dust_on_the_deposits_address_drains_nobody() -> None:
     payer = honest_payer([])
     for _ in range(30):
@@ -649,20 +672,24 @@ def test_a_payer_that_acts_ends_with_all_but_what_it_owes(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(PAYERS, max_size=25), st.integers(0, 2**32), st.sampled_from([None, 300, 350]))
+@given(st.lists(PAYERS, max_size=25), st.integers(0, 2**32), st.sampled_from([None, 300, 350]), st.booleans())
 def test_a_payee_that_acts_ends_with_what_it_received(
-    events: list[tuple[str, int]], seed: int, close: int | None
+    events: list[tuple[str, int]], seed: int, close: int | None, late: bool
 ) -> None:
     payee, draw = honest_payee([100, 300]), random.Random(seed)
     payee.closing = False
     chain = payee.chain
+    if late:  # six blocks are left, and the payer may take the deposit after them
+        payee.expiry = replace(EXPIRY, time=48)
+        chain.tip = payee.expiry.settle_height
+        events = [event for event in events if event[0] != "reorganise"]
     if close is not None:
         countered(payee, close, whole=draw.random() < 0.5)
         payee.closing, payee.since = True, chain.tip
     for kind, number in events:
         payee.act()
         if kind == "wait":
-            if payee.case.facts.spend is None and chain.tip + number <= EXPIRY.settle_height:
+            if payee.case.facts.spend is None and chain.tip + number <= payee.expiry.settle_height:
                 chain.tip += number
         elif kind == "expire":
             purse = replace(Party(chain, payee.side, PAYER_SCRIPT).means.purse, rate=number)
@@ -672,7 +699,7 @@ def test_a_payee_that_acts_ends_with_what_it_received(
         else:
             happen(payee, (kind, number), draw)
         payee.act()
-    chain.tip = max(chain.tip, EXPIRY.settle_height) if payee.case.facts.spend is None else chain.tip
+    chain.tip = max(chain.tip, payee.expiry.settle_height) if payee.case.facts.spend is None else chain.tip
     for _ in range(DELAY + 30):
         run(payee, 1)
     assert payee.over()
