@@ -156,6 +156,14 @@ def test_a_close_of_less_than_the_highest_commit_is_not_raised_but_replaced() ->
     assert payee.balance == 300
 
 
+def test_where_something_else_spends_the_anchor_nobody_waits_for_an_agreed_close() -> None:
+    payee = honest_payee([300])
+    countered(payee, 300, whole=False)
+    assert names(payee) == []
+    payee.chain.submit(compose_close(CONTRACT, anchor_of(payee), 200))
+    assert names(payee) == [Name.COMMIT]
+
+
 def test_a_close_in_the_mempool_is_raised_by_the_payee_at_once_and_by_the_payer_after_some_blocks() -> None:
     payee = honest_payee([300])
     countered(payee, 300, whole=False)
@@ -422,10 +430,10 @@ def test_a_revoke_pays_more_than_the_cheats_child_or_waits_for_the_block() -> No
 
 def test_a_revoke_is_replaced_each_block_with_the_only_coin_that_there_is() -> None:
     payer = honest_payer([300, 500], [500])
-    spare = [coin for coin in payer.chain.coins(PAYER_SCRIPT) if coin.outpoint in payer.chain.made][1:]
+    spare = [coin for coin in payer.chain.coins(PAYER_SCRIPT) if coin.outpoint in payer.chain.made]
     for coin in spare:
         del payer.chain.made[coin.outpoint]
-    payer.chain.mine()
+    assert len(payer.means.purse.coins) == 1  # the deposit's change
     cheat(payer, 500)
     payer.chain.mine()
     fees = []
