@@ -18,7 +18,7 @@ from picopayments_cli.channel3.rates import Bounds, Rate
 from picopayments_cli.channel3.recovery import Case, is_over, tasks
 from picopayments_cli.channel3.reserve import Reserve
 from picopayments_cli.channel3.scripts import P2A
-from picopayments_cli.channel3.steps import Means, Step, plan
+from picopayments_cli.channel3.steps import Means, Name, Step, plan
 from picopayments_cli.channel3.transactions import Contract, compose_commit, compose_deposit
 
 START = 899_000
@@ -156,3 +156,44 @@ def junk_child(chain: TinyChain, parent: Draft, fee: int) -> Draft:
     coin = chain.fund(CHEAT, fee + DUST)
     value = parent.coin(index).value + coin.value - fee
     return Draft((Input(parent.coin(index)), Input(coin)), (Output(value, CHEAT),), parent.version)
+
+
+# What tests say ------------------------------------------------------------------------------------------------------
+
+
+def anchor_of(party: Party) -> Coin:
+    assert party.side.anchor is not None
+    return party.side.anchor
+
+
+def names(party: Party) -> list[Name]:
+    return [step.name for step in party.steps()]
+
+
+def run(party: Party, blocks: int, rate: int = 1) -> None:
+    """The party acts before each block."""
+    for _ in range(blocks):
+        party.act()
+        party.chain.mine(rate)
+
+
+def run_to(party: Party, height: int) -> None:
+    """Empty blocks, in which nothing can happen to the channel, and then the party acts once."""
+    party.chain.tip = max(party.chain.tip, height)
+    party.act()
+
+
+def finish(party: Party, blocks: int = 80) -> None:
+    """Until the channel is over."""
+    for _ in range(blocks):
+        run(party, 1)
+        if party.over():
+            return
+    raise AssertionError(f"not over: {party.case.facts}")
+
+
+def cheat(party: Party, quantity: int, child_fee: int = 0) -> Draft:
+    """Have the payee publish a commit."""
+    commit = commit_draft(anchor_of(party), quantity)
+    party.chain.submit(commit, *([junk_child(party.chain, commit, child_fee)] if child_fee else []))
+    return commit
