@@ -17,7 +17,7 @@ import picopayments_cli
 ROOT = Path(picopayments_cli.__file__).parent
 PACKAGE = "picopayments_cli"
 WINGS = ("client", "hub", "regtest")
-GROUND = ("channel", "errors", "quantities")
+GROUND = ("channel", "channel3", "errors", "quantities")
 FACES = ("__main__", "cli", "api", "hub.cli")
 PURE = {
     *("__future__", "abc", "base64", "binascii", "bisect", "collections", "dataclasses", "decimal", "enum"),
