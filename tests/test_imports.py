@@ -72,6 +72,8 @@ def floor_of(name: str) -> str:
     top = name.partition(".")[0]
     if name in FACES:
         return "face"
+    if top == "channel3":
+        return "channel"
     return top if top in (*WINGS, "channel") else "shared"
 
 

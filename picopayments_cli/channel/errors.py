@@ -312,6 +312,22 @@ class BadPayerSignature(PeerMisbehaved):
     """A commit without the payer's valid, relayable signature."""
 
 
+class BadPayeeSignature(PeerMisbehaved):
+    """A remainder or a close without the payee's valid signatures."""
+
+
+class BadChannelKey(PeerMisbehaved):
+    """A key of a channel that is not exactly 32 bytes, or no point of the curve."""
+
+
+class RepeatedKey(PeerMisbehaved):
+    """A key that stands at two places of a connection."""
+
+
+class BadWalletScript(PeerMisbehaved):
+    """A wallet's script that is neither P2PKH nor P2WPKH of its owner's key."""
+
+
 class BadCommitQuantity(PeerMisbehaved):
     """A commit that moves less than agreed, or more than the deposit."""
 
