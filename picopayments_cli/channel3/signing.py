@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from picopayments_cli.channel.counterparty import is_p2pkh
 from picopayments_cli.channel.values import Secret
 from picopayments_cli.channel3.drafts import Draft, Unlock, double_sha256
 from picopayments_cli.channel3.keys import SCHNORR_SIZE, Key, XOnly
@@ -89,7 +88,7 @@ def sign_leaf(draft: Draft, key: Key, hash_type: int = DEFAULT, index: int = 0) 
 def leaf_signed(draft: Draft, key: XOnly, signature: bytes, hash_type: int = DEFAULT) -> bool:
     """Whether a signature is of exactly that hash type, of that key, and of the draft's first input."""
     suffix = bytes((hash_type,)) if hash_type else b""
-    if len(signature) != SCHNORR_SIZE + len(suffix) or signature[SCHNORR_SIZE:] != suffix:
+    if signature[SCHNORR_SIZE:] != suffix:
         return False
     return key.verify(leaf_digest(draft, hash_type), signature[:SCHNORR_SIZE])
 
@@ -134,8 +133,6 @@ def _wallet_unlock(draft: Draft, wallet: Key | None, index: int) -> Unlock:
         raise ValueError(f"input {index} is not a coin of the wallet")
     if is_p2wpkh(script):
         return Unlock(witness=(_ecdsa(wallet, witness_digest(draft, index)), wallet.pubkey))
-    if not is_p2pkh(script):
-        raise ValueError(f"input {index} is of no kind that a wallet has")
     signature = _ecdsa(wallet, legacy_digest(draft, index))
     return Unlock(b"".join(bytes((len(word),)) + word for word in (signature, wallet.pubkey)))
 

@@ -313,6 +313,7 @@ def test_the_payer_signs_no_close_whose_rest_the_payee_has_not_signed() -> None:
 @pytest.mark.parametrize("quantity", [0, 1000])
 def test_a_close_without_a_rest_has_no_signature_of_one(quantity: int) -> None:
     closing = sign_close(CONTRACT, ANCHOR, quantity, PAYEE)
+    assert closing.rest_signature is None
     counter = counter_close(CONTRACT, ANCHOR, closing, PAYER)
     raw = finish_close(CONTRACT, ANCHOR, closing, counter)
     assert kernel_accepts(raw, compose_close(CONTRACT, ANCHOR, quantity))

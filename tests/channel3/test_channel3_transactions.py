@@ -39,12 +39,13 @@ from picopayments_cli.channel.errors import (
     BadDeposit,
     BadPreviousTransaction,
     BadWalletScript,
+    InsufficientBitcoin,
     InvalidTime,
 )
 from picopayments_cli.channel.values import MAX_QUANTITY, Coin, Hash, Outpoint, Quantity
 from picopayments_cli.channel3.drafts import DUST, REPLACEABLE, Draft, Input, Output, coin_of, parse_transaction
 from picopayments_cli.channel3.keys import NUMS
-from picopayments_cli.channel3.scripts import P2A, CommitScript, DepositScript, push_number
+from picopayments_cli.channel3.scripts import P2A, CommitScript, DepositScript, pays_to, push_number
 from picopayments_cli.channel3.signing import (
     ALL_ANYONECANPAY,
     finish_alone,
@@ -323,6 +324,11 @@ def test_the_scripts_are_written_as_the_design_says() -> None:
     assert DEPOSIT.both.control[33:] == DEPOSIT.expire.hash
 
 
+def test_the_smallest_numbers_are_pushed_by_an_opcode() -> None:
+    pushed = [push_number(number).hex() for number in (0, 1, 15, 16, 17, 127, 128, 255, 256)]
+    assert pushed == ["00", "51", "5f", "60", "0111", "017f", "028000", "02ff00", "020001"]
+
+
 @given(st.integers(0, 2**31 - 1))
 def test_a_number_is_pushed_as_short_as_can_be(number: int) -> None:
     """As the rule of minimal pushes reads it: no byte more than sign and value need."""
@@ -511,6 +517,18 @@ def test_a_child_of_a_parent_that_pays_enough_pays_for_itself() -> None:
     assert child.fee == 2 * child.size
 
 
+def test_no_child_is_larger_than_a_child_may_be() -> None:
+    """Six coins of P2PKH and the P2A output are 976 vB: the seventh that this would take is not."""
+    commit = of(CONTRACT)["commit"]
+    child = compose_child(commit, 3, purse([10_000] * 40, 47))
+    assert (len(child.inputs), child.size) == (7, 976)
+    dearer = purse([10_000] * 40, 50)
+    with pytest.raises(InsufficientBitcoin):
+        compose_child(commit, 3, dearer)
+    with pytest.raises(InsufficientBitcoin):
+        compose_revoke(CONTRACT, commit.coin(0), ONE, ASSET, dearer, commit)
+
+
 # Bytes --------------------------------------------------------------------------------------------------------------
 
 
@@ -545,6 +563,8 @@ def test_only_ones_own_coins_are_signed() -> None:
         finish_wallet(draft, PAYEE_WALLET)
     with pytest.raises(ValueError, match="nothing spends"):
         _ = Draft((Input(coin("odd", 600, p2sh(bytes(20)))),), ()).size
+    for odd in (p2sh(PAYER_WALLET.pubkey_hash), b"odd" + PAYER_WALLET.pubkey_hash, DEPOSIT.output):
+        assert not pays_to(PAYER_WALLET, odd)
     commit = of(CONTRACT)["commit"]
     with pytest.raises(ValueError, match="not a channel's"):
         finish_both(draft, b"", b"")
