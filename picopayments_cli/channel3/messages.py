@@ -91,8 +91,7 @@ class HubRefusal:
 
     def as_json(self) -> dict[str, Any]:
         """The body, unsigned."""
-        told = {"type": self.cause, "message": self.message, "data": dict(self.data)}
-        return reply_json(self.request, told)
+        return reply_json(self.request, {"type": self.cause, "message": self.message, "data": dict(self.data)})
 
     @staticmethod
     def parse(body: Any) -> HubRefusal:
@@ -299,8 +298,7 @@ class ConnectRequest:
 
     def as_json(self) -> dict[str, Any]:
         """The body, unsigned."""
-        told = {"asset": self.asset, "client": party_json(self.client), "salt": self.salt.hex()}
-        return request_json(told)
+        return request_json({"asset": self.asset, "client": party_json(self.client), "salt": self.salt.hex()})
 
     @staticmethod
     def parse(body: Any) -> ConnectRequest:
