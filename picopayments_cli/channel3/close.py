@@ -3,7 +3,8 @@
 A payer signs at most its highest commit that was not revoked to it, a payee at least its highest that it has not given
 back: those are the limits. A signature of the payer's is made only for the payee's valid ones of that close and its
 rest, or the payee could take its part at once and keep the rest from the payer. Only one close of a channel can be
-mined, so one more signed at another quantity takes nothing from anybody.
+mined, so one more signed at another quantity takes nothing from anybody. A payee signs nothing while it doubts what the
+payer names, see ``standing``: it could sign away what it holds, or wait for what it has given back.
 """
 
 from __future__ import annotations
@@ -107,21 +108,25 @@ def ask(
     """The client's state once the request may have left, and the request. Raises CloseBeyondLimit.
 
     ``sign``: as payee of h2c. Not in the first request of a folder of unknown age, or with a sync unanswered: it may
-    hold more than it knows, and would sign that away.
+    hold more than it knows, and would sign that away. Nor with doubts.
     """
     anchors = Anchors(_outpoint(duplex.sending.anchor), _outpoint(duplex.receiving.anchor))
     request = CloseRequest(handle, anchors, figures, said)
-    if not sign or duplex.receiving.anchor is None:
+    if not sign or said.doubts or duplex.receiving.anchor is None:
         return duplex, request
     closing = payee_signs(duplex.receiving, figures.h2c, secrets.payee)
     return replace(duplex, close_signed=True), replace(request, h2c_close=closing)
 
 
 def judge(duplex: Duplex, request: CloseRequest, reply: CloseReply, secrets: Secrets) -> tuple[Duplex, Outcome]:
-    """The client's state once its signature of the c2h close may leave, and the closes that are signed whole."""
+    """The client's state once its signature of the c2h close may leave, and the closes that are signed whole.
+
+    What the reply shows was learned before.
+    """
     c2h, h2c, refused = None, None, []
     anchor = _outpoint(duplex.sending.anchor)
-    if reply.c2h_close is not None and (reply.figures.c2h, reply.anchors.c2h) == (request.figures.c2h, anchor):
+    same = (reply.figures.c2h, reply.anchors.c2h) == (request.figures.c2h, anchor)
+    if reply.c2h_close is not None and same:
         try:
             c2h = payer_signs(duplex.sending, reply.c2h_close, secrets.payer)
         except PicopaymentsError as error:
@@ -161,7 +166,7 @@ def answer(
     own = Figures(duplex.receiving.moved, duplex.sending.moved)
     anchors = Anchors(_outpoint(duplex.receiving.anchor), _outpoint(duplex.sending.anchor))
     taken = _Answer(own, refused=())
-    if anchors.c2h is not None and request.anchors.c2h == anchors.c2h:
+    if anchors.c2h is not None and request.anchors.c2h == anchors.c2h and not said.doubts:
         taken = _answer_c2h(taken, duplex.receiving, request, secrets.payee, stale)
     if anchors.h2c is not None and request.anchors.h2c == anchors.h2c:
         taken = _answer_h2c(taken, duplex.sending, request, secrets.payer, stale)

@@ -81,16 +81,17 @@ def learned(
     """The state with what the peer's standing shows, and the rows that it changes; what is not valid is passed over.
 
     A secret counts for the commit that it opens, on either channel, with or without a remainder. ``number_of``: the
-    number of a hash of this party's own, if it is one. Nothing counts once this party's signature on a close has left.
-    As many of the highest active commits as there are secrets, and one more, must be loaded on both channels.
+    number of a hash of this party's own, if it is one. Once this party's signature on a close has left, only what it
+    has given back itself is learned. As many of the highest active commits as there are secrets, and one more, must be
+    loaded on both channels.
     """
-    if duplex.close_signed:
-        return duplex, Changes()
     shown = {hash_of(secret): secret for secret in said.revokes}
+    receiving, given_back = _given_back(duplex.receiving, shown, found.held)
+    if duplex.close_signed:
+        return replace(duplex, receiving=receiving), Changes(given_back=given_back)
     sending, signed = _credited(_with_remainder(duplex.sending, said.remainder), shown, found.signed)
     if sending.active[-1:] != duplex.sending.active[-1:] and sending.active and sending.active[-1].remainder:
         signed = (*signed, sending.active[-1])
-    receiving, given_back = _given_back(duplex.receiving, shown, found.held)
     receiving, held = _with_commit(receiving, said.commit, shown, number_of)
     return replace(duplex, sending=sending, receiving=receiving), Changes(signed, held, given_back)
 

@@ -385,7 +385,7 @@ def terms_json(terms: Terms) -> dict[str, Any]:
 
 def read_terms(body: Any) -> Terms:
     """The terms in a hub's reply. Raises BadTerms where no honest hub offers them."""
-    reader = Reader(body, BadTerms)
+    reader = Reader(body, BadTerms, set(_TERMS))
     numbers = {name: reader.number(name, 0, MAX_QUANTITY) for name in _TERMS if name != "deposit_ratio"}
     ratio = reader.member("deposit_ratio")
     if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not 0 <= ratio <= MAX_RATIO:
