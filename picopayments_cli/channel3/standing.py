@@ -7,7 +7,7 @@ with an old state catches up, ``MOST_REVOKED`` commits in each exchange, however
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from picopayments_cli.channel.errors import PicopaymentsError
@@ -75,15 +75,12 @@ def proofs(doubted: Sequence[Hash], found: Sequence[Signed]) -> tuple[Secret, ..
 # Learning -----------------------------------------------------------------------------------------------------------
 
 
-def learned(
-    duplex: Duplex, said: Standing, found: Found, number_of: Callable[[Hash], int | None]
-) -> tuple[Duplex, Changes]:
+def learned(duplex: Duplex, said: Standing, found: Found, secrets: Secrets) -> tuple[Duplex, Changes]:
     """The state with what the peer's standing shows, and the rows that it changes; what is not valid is passed over.
 
-    A secret counts for the commit that it opens, on either channel, with or without a remainder. ``number_of``: the
-    number of a hash of this party's own, if it is one. Once this party's signature on a close has left, only what it
-    has given back itself is learned. As many of the highest active commits as there are secrets, and one more, must be
-    loaded on both channels.
+    A secret counts for the commit that it opens, on either channel, with or without a remainder. Once this party's
+    signature on a close has left, only what it has given back itself is learned. As many of the highest active commits
+    as there are secrets, and one more, must be loaded on both channels.
     """
     shown = {hash_of(secret): secret for secret in said.revokes}
     receiving, given_back = _given_back(duplex.receiving, shown, found.held)
@@ -92,7 +89,7 @@ def learned(
     sending, signed = _credited(_with_remainder(duplex.sending, said.remainder), shown, found.signed)
     if sending.active[-1:] != duplex.sending.active[-1:] and sending.active and sending.active[-1].remainder:
         signed = (*signed, sending.active[-1])
-    receiving, held = _with_commit(receiving, said.commit, shown, number_of)
+    receiving, held = _with_commit(receiving, said.commit, shown, secrets)
     return replace(duplex, sending=sending, receiving=receiving), Changes(signed, held, given_back)
 
 
@@ -127,14 +124,14 @@ def _given_back(
 
 
 def _with_commit(
-    receiving: Receiving, named: Commit | None, shown: Mapping[Hash, Secret], number_of: Callable[[Hash], int | None]
+    receiving: Receiving, named: Commit | None, shown: Mapping[Hash, Secret], secrets: Secrets
 ) -> tuple[Receiving, tuple[Held, ...]]:
-    """The payee's side with the commit that its payer names, where it is valid, on an own hash, and not known."""
+    """The payee's side with the commit that its payer names, where that is valid and may be newer than this state."""
     known = {*shown, *(item.revoke_hash for item in receiving.active)}
     lowest = receiving.active[0].quantity if receiving.deeper else 0
     if named is None or receiving.anchor is None or named.revoke_hash in known or named.quantity < lowest:
         return receiving, ()
-    number = number_of(named.revoke_hash)
+    number = _number_of(receiving, named.revoke_hash, secrets)
     if number is None:
         return receiving, ()
     try:
@@ -151,6 +148,17 @@ def _with_commit(
         next_number=max(receiving.next_number, number + 1),
     )
     return corrected, (row,)
+
+
+def _number_of(receiving: Receiving, revoke_hash: Hash, secrets: Secrets) -> int | None:
+    """The number of a hash that waits for a commit, or was handed out after this state was written.
+
+    Every other hash of this party's own has had its commit: that was given back, and who publishes it loses all.
+    """
+    for item in receiving.requested:
+        if item.revoke_hash == revoke_hash:
+            return item.number
+    return secrets.number_of(revoke_hash, receiving.next_number)
 
 
 def _unused(requested: tuple[Handed, ...], used: Hash) -> tuple[Handed, ...]:

@@ -100,10 +100,6 @@ class Side:
         self.now = duplex.add_request(self.now, peers_hash, seen=peers_hash in self.hashes)
         self.hashes.add(peers_hash)
 
-    def number_of(self, revoke_hash: Hash) -> int | None:
-        """The number of an own hash."""
-        return self.secrets.number_of(revoke_hash, 0)
-
     def found(self, said: Standing) -> Found:
         """The rows that a standing's secrets and doubts find."""
         names = {hash_of(item) for item in said.revokes} | set(said.doubts)
@@ -113,7 +109,7 @@ class Side:
     def learn(self, said: Standing) -> None:
         """Take what the peer's standing shows."""
         self.load(MOST_REVOKED, 2 * DEPOSIT)
-        self.keep(*learned(self.now, said, self.found(said), self.number_of))
+        self.keep(*learned(self.now, said, self.found(said), self.secrets))
 
     def stand(self, peers: Standing | None = None, left: Sequence[Secret] = ()) -> Standing:
         """How the connection stands, in answer to the peer's standing."""

@@ -9,9 +9,10 @@ from channel3_support import digest, hashed, kernel_accepts
 from exchange_support import DEPOSIT, HANDLE, Side, answer, ask, close_all, judge, prepare, sync, two_parties
 
 from picopayments_cli.channel.errors import BadPayeeSignature, BadPayerSignature, CloseBeyondLimit
-from picopayments_cli.channel.values import Outpoint, Quantity
+from picopayments_cli.channel.values import Hash, Outpoint, Quantity
 from picopayments_cli.channel3 import close, duplex
-from picopayments_cli.channel3.halves import Commit, sign_close
+from picopayments_cli.channel3.duplex import Half
+from picopayments_cli.channel3.halves import Commit, sign_close, sign_commit
 from picopayments_cli.channel3.standing import Standing
 from picopayments_cli.channel3.state import Changes, commit, give_remainder
 from picopayments_cli.channel3.transactions import compose_close, compose_rest
@@ -235,7 +236,7 @@ def test_a_signature_that_was_not_asked_for_is_not_taken() -> None:
 def test_nothing_is_signed_for_another_anchor(channel: str, named: Outpoint | None) -> None:
     client, hub = paid()
     request = ask(client, sign=True)
-    reply, _ = answer(hub, replace(request, anchors=replace(request.anchors, **{channel: named})))  # type: ignore[arg-type]
+    reply, _ = answer(hub, replace(request, anchors=replace(request.anchors, **{channel: named})))
     signed = {"c2h": reply.c2h_close, "h2c": reply.h2c_signature}
     assert [name for name, given in signed.items() if given is None] == [channel]
 
@@ -392,3 +393,46 @@ def test_an_answer_after_signing_is_judged_anew_and_takes_nothing_from_anybody()
     first = close_all(client, hub, sign=True, rounds=1)
     again = close_all(client, hub, sign=True, rounds=1)
     assert first == again
+
+
+def test_a_signature_as_payee_stops_the_client() -> None:
+    client, _ = paid()
+    assert not client.now.close_signed
+    ask(client, sign=True)
+    assert client.now.close_signed
+
+
+def signed_by_client(client: Side, quantity: int, on: Hash) -> Commit:
+    """A commit with valid signatures of the client's."""
+    sending = client.now.sending
+    assert sending.anchor is not None
+    return sign_commit(sending.contract, sending.anchor, Quantity(quantity), on, client.secrets.payer)
+
+
+def test_a_commit_that_was_given_back_is_not_taken_again() -> None:
+    """Its payer has the secret, and would take all of it from who publishes it."""
+    client, hub = two_parties()
+    made = prepare(client, 100).half.commit
+    assert made is not None
+    hub.now = duplex.accept(hub.now, Half(commit=made))[0]
+    hub.transfer(100)
+    assert hub.now.receiving.moved == 0
+    hub.hand_out()
+    hub.learn(Standing(made))
+    assert hub.now.receiving.active == ()
+
+
+def test_a_commit_on_a_hash_of_nobody_is_not_taken() -> None:
+    client, hub = two_parties()
+    hub.learn(Standing(signed_by_client(client, 100, hashed("nobody's"))))
+    assert hub.now.receiving.active == ()
+
+
+@pytest.mark.parametrize("later", [0, 1, 500])
+def test_a_commit_that_may_be_newer_is_taken_and_its_number_never_used_again(later: int) -> None:
+    client, hub = two_parties()
+    hub.learn(Standing(signed_by_client(client, 100, hub.secrets.revoke_hash(later))))
+    assert hub.now.receiving.moved == 100
+    assert hub.now.receiving.next_number == later + 1
+    assert hub.now.receiving.owing
+    assert all(item.number != later for item in hub.now.receiving.requested)
