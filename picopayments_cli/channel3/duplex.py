@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from picopayments_cli.channel.errors import AmountsDiffer, CloseSigned, NotTransferable, RepeatedHash
+from picopayments_cli.channel.errors import AmountsDiffer, CloseSigned, NotTransferable, PicopaymentsError, RepeatedHash
 from picopayments_cli.channel.values import HASH_SIZE, Hash, Secret
 from picopayments_cli.channel3.halves import Commit, Remainder
 from picopayments_cli.channel3.keys import Secrets
@@ -191,6 +191,20 @@ def settle(duplex: Duplex, half: Half, expected: int) -> tuple[Duplex, Changes, 
             expected=expected,
         )
     return settled, changes, gained - expected
+
+
+def noted(duplex: Duplex, half: Half) -> Duplex:
+    """The state once a reply was refused for what else it holds: its commit is not credited, its remainder is owed.
+
+    A commit that would not be credited by itself is passed over.
+    """
+    if half.commit is None:
+        return duplex
+    try:
+        taken = accept_commit(duplex.receiving, half.commit)
+    except PicopaymentsError:
+        return duplex
+    return replace(duplex, receiving=replace(duplex.receiving, newest=taken.newest, owing=True))
 
 
 def add_request(duplex: Duplex, next_hash: Hash, *, seen: bool) -> Duplex:

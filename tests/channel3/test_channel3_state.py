@@ -400,6 +400,18 @@ def test_less_than_expected_is_refused_and_more_is_taken() -> None:
     assert duplex.settle(client.now, half, 20)[2] == 30
 
 
+def test_the_remainder_of_a_commit_that_was_not_credited_is_owed() -> None:
+    client, hub = two_parties()
+    hub.now, _ = duplex.accept(hub.now, prepare(client, 0).half)
+    half = hub.transfer(50)
+    noted = duplex.noted(client.now, half)
+    assert (noted.receiving.newest, noted.receiving.owing, noted.receiving.moved) == (half.commit, True, 0)
+    assert half.commit is not None
+    assert duplex.noted(client.now, Half(commit=replace(half.commit, signature=bytes(64)))) == client.now
+    assert duplex.noted(client.now, Half()) == client.now
+    assert duplex.settle(noted, half, 50)[0] == duplex.settle(client.now, half, 50)[0]
+
+
 def test_what_can_be_moved_is_what_whole_commits_and_room_come_up_to() -> None:
     client, hub = two_parties(1000, 10)
     sync(client, hub, 500)
