@@ -38,6 +38,7 @@ from picopayments_cli.errors import AnchorsDiffer, BadChannelKey, BadTerms, Inva
 
 PROTOCOL = 3
 MAX_CAUSE_SIZE = 64
+MAX_ASSET_SIZE = 250
 DIGEST_SIZE = 32
 MAX_HEIGHT = LOCK_IS_TIME - 1
 _LONG_SIZE = SCHNORR_SIZE + 1  # a signature with its hash type

@@ -32,14 +32,12 @@ from picopayments_cli.channel3.messages import (
     KeyReply,
     KeyRequest,
     Recovered,
-    ShownConnection,
-    StatusReply,
-    StatusRequest,
     SyncReply,
     SyncRequest,
 )
 from picopayments_cli.channel3.opening import Party, Stake
 from picopayments_cli.channel3.standing import Standing
+from picopayments_cli.channel3.status import ShownConnection, StatusReply, StatusRequest
 from picopayments_cli.channel3.terms import Terms
 from picopayments_cli.channel3.wire import Anchors, Figures, Payment, Receipt, RefusedPayment
 from picopayments_cli.errors import BadReply, BadRequest, BadTerms, PicopaymentsError
