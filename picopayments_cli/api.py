@@ -333,6 +333,8 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
             except PicopaymentsError as error:
                 failed.append(error)
                 log.warning("connection %s: %s", item.handle.hex(), error.message)
+                if not outcome.txids and not outcome.receipts:
+                    brought.pop(item.handle.hex(), None)
     results = {name: _brought(outcome) for name, outcome in brought.items()}
     if failed:
         if results:
