@@ -13,12 +13,12 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from picopayments_cli.channel.stages import REQUESTED
 from picopayments_cli.channel.values import Coin, Handle, Hash, Outpoint, Pubkey, Quantity, Secret, Token
 from picopayments_cli.channel3.deadlines import Expiry
 from picopayments_cli.channel3.duplex import Duplex
 from picopayments_cli.channel3.halves import Commit
 from picopayments_cli.channel3.keys import Key, Secrets
-from picopayments_cli.channel3.messages import REQUESTED
 from picopayments_cli.channel3.opening import Party, Stake, contract_of
 from picopayments_cli.channel3.state import Handed, Held, Receiving, Sending, Signed
 from picopayments_cli.channel3.terms import Terms
@@ -39,7 +39,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Fixed:
-    """What never changes once mph_deposit is answered. ``client_salt`` is kept for the client, ``salt`` is the hub's."""
+    """What never changes once mph_deposit is answered. ``client_salt`` is kept for the client; ``salt``: the hub's."""
 
     client: Pubkey
     asset: str

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import BindParameter, Connection, Row, bindparam, select
 from sqlalchemy.exc import IntegrityError
 
+from picopayments_cli.channel.stages import AGREED, CLOSED, OPEN, REQUESTED
 from picopayments_cli.channel.values import Handle, Hash, Pubkey, Quantity, Secret, Token, hash_of
 from picopayments_cli.channel3.duplex import Duplex
 from picopayments_cli.channel3.facts import Counter, Paid, Paying
 from picopayments_cli.channel3.halves import Closing
-from picopayments_cli.channel3.messages import CLOSED, OPEN, OPENING, REQUESTED
 from picopayments_cli.channel3.standing import Found
 from picopayments_cli.channel3.state import MOST_REVOKED, Changes, Held, Receiving, Signed, deepened, floor_of
 from picopayments_cli.errors import DatabaseUnusable, StaleRequest, UnknownHandle
@@ -33,7 +34,7 @@ from picopayments_cli.hub3.account import (
 from picopayments_cli.hub3.schema import closes, commits, connections, hashes, heads, payments
 
 # Statements are built once: building one takes longer than SQLite takes to run it.
-_OF = bindparam("of")
+_OF: BindParameter[Any] = bindparam("of")
 _LOAD = (
     select(connections, heads.c.version, heads.c.head, heads.c.last_hash, heads.c.last_reply)
     .join(heads, heads.c.handle == connections.c.handle)
@@ -48,11 +49,11 @@ _WRITE_HEAD = (
 _WRITE_FIXED = (
     connections.update()
     .where(connections.c.handle == _OF)
-    .values({name: bindparam(name) for name in connections.c.keys() if name != "handle"})
+    .values({name: bindparam(name) for name in (item.name for item in connections.c) if name != "handle"})
 )
 _IN_STAGE = select(connections.c.handle).where(connections.c.stage == bindparam("stage"))
 _DUE = select(connections.c.handle).where(
-    connections.c.stage.in_((OPENING, OPEN)), connections.c.due_height <= bindparam("height")
+    connections.c.stage.in_((AGREED, OPEN)), connections.c.due_height <= bindparam("height")
 )
 _CLOSED_SINCE = select(connections.c.handle).where(
     connections.c.stage == CLOSED, connections.c.due_height > bindparam("height")
@@ -123,7 +124,7 @@ class Reading:
         receiving = replace(account.duplex.receiving, active=tuple(map(held_of, held)), deeper=deeper_held)
         return replace(account, duplex=replace(account.duplex, sending=sending, receiving=receiving))
 
-    def _top(self, handle: Handle, most: int, *, sent: bool) -> tuple[list[object], bool]:
+    def _top(self, handle: Handle, most: int, *, sent: bool) -> tuple[list[Row[Any]], bool]:
         """The highest active commits, ascending, and whether there are lower ones."""
         rows = self.db.execute(_TOP, {"of": handle, "sent": sent, "most": most + 1}).all()
         return list(reversed(rows[:most])), len(rows) > most
@@ -266,7 +267,9 @@ class UnitOfWork(Reading):
                 handle=handle.hex(),
             ) from None
 
-    def add_close(self, handle: Handle, quantity: int, signature: bytes | None, rest: bytes | None, payer: bool) -> None:
+    def add_close(
+        self, handle: Handle, quantity: int, signature: bytes | None, rest: bytes | None, *, payer: bool
+    ) -> None:
         """Keep the client's signatures of a close, in place of those that were there for that quantity."""
         self.db.execute(_DROP_CLOSE, {"of": handle, "by": payer, "at": quantity})
         row = {"handle": handle, "payer": payer, "quantity": quantity, "signature": signature, "rest_signature": rest}

@@ -10,13 +10,14 @@ import logging
 import time
 from collections.abc import Iterable, Sequence
 from threading import RLock
+from typing import Any
 
 from bitcoin.core import CBlock, CTransaction
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import BindParameter, Connection, bindparam, select
 
+from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Entry, Handle, Height, Outpoint
 from picopayments_cli.channel3.facts import Seen
-from picopayments_cli.channel3.messages import CLOSING, OPEN, OPENING
 from picopayments_cli.errors import DatabaseUnusable, NodeBehind
 from picopayments_cli.hub.database import Database
 from picopayments_cli.hub3.node import PackageNode
@@ -31,13 +32,14 @@ _ATTEMPTS = 20  # to read blocks and mempool at one and the same tip
 _TIP = select(blocks.c.height, blocks.c.hash).order_by(blocks.c.height.desc()).limit(1)
 _BLOCKS = select(blocks.c.height, blocks.c.hash).order_by(blocks.c.height.desc())
 _FORGET_BLOCKS = blocks.delete().where(blocks.c.height <= bindparam("below"))
-_AT = bindparam("at")
+_AT: BindParameter[Any] = bindparam("at")
 _TAKE_BACK = (
     blocks.delete().where(blocks.c.height == _AT),
     spends.update().where(spends.c.height == _AT).values(height=None),
     deposits.update().where(deposits.c.height == _AT).values(height=None),
 )
-_ID, _N = bindparam("id"), bindparam("n")
+_ID: BindParameter[Any] = bindparam("id")
+_N: BindParameter[Any] = bindparam("n")
 _SPEND = select(spends).where(spends.c.txid == _ID, spends.c.vout == _N)
 _DROP_SPEND = spends.delete().where(spends.c.txid == _ID, spends.c.vout == _N)
 _WATCH = select(watched).where(watched.c.txid == _ID, watched.c.vout == _N)
@@ -52,7 +54,7 @@ _FORGET_SPENDER = spends.delete().where(spends.c.spender == _ID, spends.c.height
 _FORGET_DEPOSIT = deposits.delete().where(deposits.c.txid == _ID, deposits.c.height.is_(None))
 _STOP = (
     connections.update()
-    .where(connections.c.handle == bindparam("of"), connections.c.stage.in_((OPENING, OPEN)))
+    .where(connections.c.handle == bindparam("of"), connections.c.stage.in_((AGREED, OPEN)))
     .values(stage=CLOSING, since=bindparam("tip"))
 )
 

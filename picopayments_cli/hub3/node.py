@@ -13,7 +13,7 @@ from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel3.facts import SendRow
-from picopayments_cli.channel3.fees import Standing
+from picopayments_cli.channel3.fees import FeeFrac
 from picopayments_cli.errors import BadAnswer, BroadcastRefused, InvalidAddress, InvalidAsset, NodeRefused
 
 _NOT_FOUND = -5
@@ -25,7 +25,7 @@ _FEE_BLOCKS = 3
 class Waits:
     """A transaction in the mempool: what it pays, and what spends its outputs."""
 
-    standing: Standing
+    feefrac: FeeFrac
     children: tuple[bytes, ...]
 
 
@@ -58,7 +58,7 @@ class PackageNode(BitcoinNode):
             return None
         fee = int(satoshis_of(member(member(entry, "fees", dict), "base", (int, float))))
         children = tuple(txid_of(text) for text in members(entry.get("spentby"), "spentby"))
-        return Waits(Standing(fee, whole(entry, "vsize", 1)), children)
+        return Waits(FeeFrac(fee, whole(entry, "vsize", 1)), children)
 
     def submit(self, raws: Sequence[bytes]) -> None:
         """Hand a transaction, or a parent and its child, to the network. Raises BroadcastRefused."""
