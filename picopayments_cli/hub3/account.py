@@ -136,7 +136,7 @@ def fixed_text(fixed: Fixed) -> str:
 
 
 @lru_cache(maxsize=8192)
-def _fixed_of(text: str) -> Fixed:
+def fixed_of(text: str) -> Fixed:
     """The fixed part of its column; remembered, as the scripts in it take a while to make."""
     told = json.loads(text)
     reader = Reader(told, DatabaseUnusable)
@@ -226,7 +226,7 @@ def _coin_of(text: str | None, script: bytes) -> Coin | None:
 
 def account_of(row: Row[Any], waiting: Sequence[Row[Any]]) -> Account:
     """A connection from its rows, without any commit; ``row`` joins ``connections`` and ``heads``."""
-    fixed, head = _fixed_of(row.fixed), json.loads(row.head)
+    fixed, head = fixed_of(row.fixed), json.loads(row.head)
     account = Account(
         Handle(bytes(row.handle)),
         fixed,

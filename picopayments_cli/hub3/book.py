@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from picopayments_cli.channel.stages import AGREED, CLOSED, OPEN, REQUESTED
 from picopayments_cli.channel.values import Handle, Hash, Pubkey, Quantity, Secret, Token, hash_of
+from picopayments_cli.channel3.deadlines import Expiry
 from picopayments_cli.channel3.duplex import Duplex
 from picopayments_cli.channel3.facts import Counter, Paid, Paying
 from picopayments_cli.channel3.halves import Closing
@@ -23,6 +24,7 @@ from picopayments_cli.hub.database import Database
 from picopayments_cli.hub3.account import (
     Account,
     account_of,
+    fixed_of,
     fixed_row,
     head_row,
     held_of,
@@ -52,9 +54,7 @@ _WRITE_FIXED = (
     .values({name: bindparam(name) for name in (item.name for item in connections.c) if name != "handle"})
 )
 _IN_STAGE = select(connections.c.handle).where(connections.c.stage == bindparam("stage"))
-_DUE = select(connections.c.handle).where(
-    connections.c.stage.in_((AGREED, OPEN)), connections.c.due_height <= bindparam("height")
-)
+_FIXED = select(connections.c.handle, connections.c.fixed).where(connections.c.stage == bindparam("stage"))
 _CLOSED_SINCE = select(connections.c.handle).where(
     connections.c.stage == CLOSED, connections.c.due_height > bindparam("height")
 )
@@ -182,13 +182,14 @@ class Reading:
         """The handles of all connections in these stages."""
         return [Handle(bytes(row.handle)) for stage in stages for row in self.db.execute(_IN_STAGE, {"stage": stage})]
 
-    def due(self, height: int) -> list[Handle]:
-        """The handles of connections whose time to settle has come."""
-        return [Handle(bytes(row.handle)) for row in self.db.execute(_DUE, {"height": height})]
-
     def closed_since(self, height: int) -> list[Handle]:
         """The handles of connections that were closed after a height."""
         return [Handle(bytes(row.handle)) for row in self.db.execute(_CLOSED_SINCE, {"height": height})]
+
+    def expiries(self) -> dict[Handle, Expiry]:
+        """When the connections expire that may still move something."""
+        rows = [row for stage in (AGREED, OPEN) for row in self.db.execute(_FIXED, {"stage": stage})]
+        return {Handle(bytes(row.handle)): fixed_of(row.fixed).agreed.expiry for row in rows}
 
     def of_client(self, client: Pubkey, after: bytes, most: int) -> list[Handle]:
         """The handles of a client's connections behind one, ascending."""

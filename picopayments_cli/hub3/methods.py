@@ -11,7 +11,6 @@ from picopayments_cli.chain import Query
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_members, both_names
 from picopayments_cli.channel.keys import SALT_SIZE
-from picopayments_cli.channel.messages import StatusReply
 from picopayments_cli.channel.stages import AGREED, OPEN, OPENING, REQUESTED
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Pubkey, Quantity
 from picopayments_cli.channel3.deadlines import Expiry, check_delay
@@ -29,8 +28,9 @@ from picopayments_cli.channel3.messages import (
 )
 from picopayments_cli.channel3.opening import Stake, check_parties, check_wallet
 from picopayments_cli.channel3.state import Receiving, Sending
+from picopayments_cli.channel3.status import ShownConnection, StatusReply, StatusRequest
 from picopayments_cli.channel3.terms import Terms
-from picopayments_cli.channel3.wire import Anchors, terms_json
+from picopayments_cli.channel3.wire import Anchors
 from picopayments_cli.errors import (
     AssetNotInTerms,
     BadClientSignature,
@@ -39,7 +39,6 @@ from picopayments_cli.errors import (
     DepositRefused,
     HubDraining,
     InsufficientLiquidity,
-    InvalidParams,
     UnknownAsset,
 )
 from picopayments_cli.hub.exchange import signed
@@ -101,7 +100,7 @@ class Methods:
 
         Raises UnknownAsset for one that is not offered.
         """
-        wanted = set(self._hub.offer.assets) if assets is None else _asset_list(assets)
+        wanted = set(self._hub.offer.assets if assets is None else StatusRequest.parse({"assets": assets}).assets or ())
         offered: dict[str, Terms] = {}
         for asset in sorted(wanted):
             terms = self._hub.terms(asset)
@@ -116,12 +115,12 @@ class Methods:
             message=message,
             signature=envelope.sign_message(self._hub.key, message),
             liquidity={asset: held.get(asset, 0) for asset in (*offered, "BTC")},
-            terms={asset: terms_json(terms) for asset, terms in offered.items()},
+            terms=offered,
             longnames={asset: longname for asset in offered if (longname := self._hub.longname(asset)) is not None},
             connections=self._connections(wanted),
         ).as_json()
 
-    def _connections(self, assets: set[str]) -> dict[str, Any]:
+    def _connections(self, assets: set[str]) -> dict[Handle, ShownConnection]:
         shown = {}
         with self._hub.book.reading() as book:
             tip = self._hub.follower.tip(book.db)
@@ -129,12 +128,13 @@ class Methods:
                 account = book.get(handle)
                 fixed = account.fixed
                 if fixed.asset in assets:
-                    shown[handle.hex()] = {
-                        **asset_members(fixed.asset, self._hub.longnames.get(fixed.asset)),
-                        "balance": account.channels.guaranteed,
-                        "ttl": fixed.agreed.expiry.time_to_live(tip) if account.stage == OPEN else None,
-                        "status": _SHOWN[account.stage],
-                    }
+                    shown[handle] = ShownConnection(
+                        fixed.asset,
+                        self._hub.longnames.get(fixed.asset),
+                        account.channels.guaranteed,
+                        fixed.agreed.expiry.time_to_live(tip) if account.stage == OPEN else None,
+                        _SHOWN[account.stage],
+                    )
         return shown
 
     # mph_request ----------------------------------------------------------------------------------------------------
@@ -274,12 +274,6 @@ def _recovered(account: Account) -> Recovered:
         *(account.handle, fixed.asset, fixed.client_salt, client, hub),
         *(agreed.expiry.height, agreed.c2h, agreed.h2c, anchors),
     )
-
-
-def _asset_list(assets: Any) -> set[str]:
-    if not isinstance(assets, list) or not all(isinstance(asset, str) for asset in assets):
-        raise InvalidParams("assets must be a list of names, or null for all.")
-    return set(assets)
 
 
 def _same_deposit(account: Account, digest: bytes) -> RawJson:
