@@ -88,21 +88,23 @@ class Work:
         duplex = account.duplex
         if account.stage in (AGREED, CLOSING) and None in (duplex.sending.anchor, duplex.receiving.anchor):
             see_deposits(hub, handle)
-        deposits = judged(hub, handle) if self.shaken and account.stage in (AGREED, OPEN) else []
         with hub.book.transaction("look") as work:
             account = work.get(handle)
             if account.stage in (AGREED, OPEN):
-                self._restage(work, account, deposits)
+                self._restage(work, account)
             elif account.waiting and account.stage == CLOSING:
                 stop(hub, work, account)
+        if self.shaken and account.stage in (AGREED, OPEN) and Deposit.VOID in judged(hub, handle):
+            with hub.book.transaction("void") as work:
+                stop(hub, work, work.get(handle))
 
-    def _restage(self, work: UnitOfWork, account: Account, deposits: Sequence[Deposit]) -> None:
+    def _restage(self, work: UnitOfWork, account: Account) -> None:
         facts = open_facts(self.hub, work, account)
         expiry = account.fixed.agreed.expiry
         begins = self.begins.get(account.handle, expiry.settle_height)
         tip = facts[0].tip
         unfunded = account.channels.receiving.anchor is None and tip > expiry.height - expiry.time + UNFUNDED_BLOCKS
-        if unfunded or self._leaves(account) or must_close(expiry, begins, facts, deposits):
+        if unfunded or self._leaves(account) or must_close(expiry, begins, facts):
             stop(self.hub, work, account)
         else:
             restage(self.hub, work, account, facts)

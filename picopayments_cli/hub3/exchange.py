@@ -67,7 +67,7 @@ class Exchange:
 
     def _check(self, work: UnitOfWork, account: Account, request: SyncRequest) -> None:
         """Make nothing new for a connection that is stopped, or whose chain nobody has seen just now."""
-        if account.stage != OPEN or account.handle in self._hub.marks.handles:
+        if not self._is_open(account):
             raise ConnectionNotOpen(
                 "The connection is not open at the hub. If its last sync has no answer yet, fetch its answer first.",
                 handle=account.handle.hex(),
@@ -80,6 +80,12 @@ class Exchange:
                 seconds=self._hub.fresh_seconds,
             )
         _anchors(account).check(request.anchors)
+
+    def _is_open(self, account: Account) -> bool:
+        """Whether something may still move: not stopped, and not inside the margin, whatever the rounds have done."""
+        tip = self._hub.follower.height
+        stopped = account.stage != OPEN or account.handle in self._hub.marks.handles
+        return not stopped and tip is not None and tip < account.fixed.agreed.expiry.settle_height
 
     def _take(
         self, work: UnitOfWork, account: Account, request: SyncRequest
@@ -131,7 +137,7 @@ class Exchange:
             raise AssetMismatch(
                 f"The payee is connected in {theirs.asset}, not in {own.asset}.", asset=own.asset, payee=theirs.asset
             )
-        if payee.stage != OPEN or payee.handle in self._hub.marks.handles:
+        if not self._is_open(payee):
             raise ConnectionNotOpen("The payee's connection is not open.", handle=payee.handle.hex(), stage=payee.stage)
         pending = payee.pending + payment.amount
         most = most_transferable(expecting(work.to_move(payee, pending).channels), pending)

@@ -50,6 +50,7 @@ _GONE = (
     select(spends.c.spender).where(spends.c.height.is_(None)),
     select(deposits.c.txid).where(deposits.c.height.is_(None)),
 )
+_SPENT_BY = select(spends).where(spends.c.spender == _ID)
 _FORGET_SPENDER = spends.delete().where(spends.c.spender == _ID, spends.c.height.is_(None))
 _FORGET_DEPOSIT = deposits.delete().where(deposits.c.txid == _ID, deposits.c.height.is_(None))
 _STOP = (
@@ -85,7 +86,7 @@ class Follower:
         return time.monotonic() - self.seen_at <= seconds
 
     def take_changes(self) -> tuple[set[Handle], bool]:
-        """The connections touched since the last call, and whether anything was taken back."""
+        """The connections touched since the last call, and whether a block was taken back."""
         with self._lock:
             touched, shaken = self._touched, self._shaken
             self._touched, self._shaken = set(), False
@@ -170,20 +171,28 @@ class Follower:
     def _follow_mempool(self, mempool: Sequence[bytes]) -> None:
         present = set(mempool)
         fresh = [txid for txid in mempool if txid not in self._seen]
-        raws: list[bytes] = []
+        raws: dict[bytes, bytes] = {}
         for start in range(0, len(fresh), _FETCHED_AT_ONCE):
-            raws += self._bitcoin.transactions(fresh[start : start + _FETCHED_AT_ONCE]).values()
+            raws |= self._bitcoin.transactions(fresh[start : start + _FETCHED_AT_ONCE])
         with self._database.reading() as db:
             waiting = {bytes(row[0]) for statement in _GONE for row in db.execute(statement)}
         gone = waiting - present
-        if gone or any(self._concerns(CTransaction.deserialize(raw)) for raw in raws):
+        txs = [CTransaction.deserialize(raw) for raw in raws.values()]
+        if gone or any(map(self._concerns, txs)):
             with self._database.transaction("mempool") as db:
                 for txid in gone:  # before what may replace it
-                    db.execute(_FORGET_SPENDER, {"id": txid})
-                    db.execute(_FORGET_DEPOSIT, {"id": txid})
-                self._record(db, [CTransaction.deserialize(raw) for raw in raws], None)
-            self._shaken |= bool(gone)
-        self._seen = present
+                    self._forget(db, txid)
+                self._record(db, txs, None)
+        self._seen = present - (set(fresh) - raws.keys())  # what came and went may come again
+
+    def _forget(self, db: Connection, txid: bytes) -> None:
+        """Forget a transaction that the mempool has no more. What it has stopped stays stopped."""
+        for row in db.execute(_SPENT_BY, {"id": txid}).all():
+            self._touched.add(self._outpoints[(bytes(row.txid), row.vout)][0])
+        if txid in self._deposits:
+            self._touched.add(self._deposits[txid])
+        db.execute(_FORGET_SPENDER, {"id": txid})
+        db.execute(_FORGET_DEPOSIT, {"id": txid})
 
     def _concerns(self, tx: CTransaction) -> bool:
         spent = any((item.prevout.hash, item.prevout.n) in self._outpoints for item in tx.vin)

@@ -93,13 +93,13 @@ def fund(hub: Hub, handle: Handle, means: Means) -> Means:
     """
     with hub.book.reading() as book:
         account = book.get(handle)
-        script = account.channels.sending.contract.deposit.output
-        there = hub.follower.deposits_to(book.db, script)
+        txid = _txid_of(account.deposit_raw)
+        there = None if txid is None else hub.follower.deposit(book.db, txid)
         tip = hub.follower.tip(book.db)
         paying, _ = sides_of(hub, book, account)
-    if any(entry.height is not None for entry in there) or account.channels.sending.anchor is not None:
+    if (there is not None and there.height is not None) or account.channels.sending.anchor is not None:
         return means
-    former = next((item for item in paying.sent if item.coins), None)
+    former = next((item for item in paying.sent if item.txid == txid), None)
     draft = None
     if account.deposit_raw is None:
         if account.channels.receiving.anchor is None or not account.fixed.agreed.expiry.may_deposit(tip):
@@ -110,11 +110,16 @@ def fund(hub: Hub, handle: Handle, means: Means) -> Means:
         rate = means.bounds.within(means.rate.value)
         draft = compose_deposit(account.channels.sending.contract, means.purse_for(Chore.DEPOSIT, rate))
     elif former is not None:
-        draft = _anew(account.channels.sending.contract, former, means, there=bool(there))
+        draft = _anew(account.channels.sending.contract, former, means, there=there is not None)
     raw = account.deposit_raw if draft is None else _write(hub, handle, draft)
-    if raw is not None and (draft is not None or not there):
+    if raw is not None and (draft is not None or there is None):
         _publish(hub, handle, raw)
     return means if draft is None else replace(means, purse=means.purse.without(draft))
+
+
+def _txid_of(raw: bytes | None) -> bytes | None:
+    tx = None if raw is None else parse_transaction(raw)
+    return None if tx is None else bytes(tx.GetTxid())
 
 
 def _anew(contract: Contract, former: Sent, means: Means, *, there: bool) -> Draft | None:

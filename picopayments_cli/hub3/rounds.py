@@ -32,6 +32,7 @@ class Rounds:
         self.hub = hub
         self._tip: int | None = None  # that the last round looked at
         self._count = 0
+        self._offered: tuple[bool, tuple[str, ...]] = (False, ())  # as of the last round
         self._rate_read = float("-inf")
         self._asked: dict[Ask, set[Handle]] = {when: set() for when in Ask}  # in memory: the first round looks at all
 
@@ -105,7 +106,8 @@ class Rounds:
         now |= touched
         with hub.book.reading() as book:
             tip, expiries = hub.follower.tip(book.db), book.expiries() if hub.follower.height != self._tip else {}
-            if shaken or self._tip is None:
+            offered = (hub.draining, hub.offer.assets)
+            if shaken or self._tip is None or offered != self._offered:
                 now.update(book.in_stage(AGREED, OPEN, CLOSING), book.closed_since(tip - KEPT_BLOCKS))
             elif tip != self._tip:
                 now.update(book.in_stage(AGREED, CLOSING), self._taken(Ask.LEAVING))
@@ -115,7 +117,7 @@ class Rounds:
         if tip != self._tip:
             with hub.book.transaction("round") as work:
                 work.forget(tip)
-        self._tip = tip
+        self._tip, self._offered = tip, offered
         Work(hub, now, begins, shaken).do()
 
     def _taken(self, when: Ask) -> set[Handle]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import requests
 from hub3_support import DEPOSIT, Client, Desk, open_all, payment, running_desk
 
 from picopayments_cli.channel3.close import close_transaction
@@ -52,12 +54,10 @@ def test_fifty_syncs_pay_both_ways_and_ask_no_node(desk: Desk, monkeypatch: pyte
 
 def count_requests(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The URLs that this process asks from now on."""
-    import requests
-
     asked: list[str] = []
     send = requests.Session.send
 
-    def counted(self: requests.Session, request: requests.PreparedRequest, **kwargs: object) -> requests.Response:
+    def counted(self: requests.Session, request: requests.PreparedRequest, **kwargs: Any) -> requests.Response:
         asked.append(str(request.url))
         return send(self, request, **kwargs)
 
@@ -80,3 +80,36 @@ def test_an_agreed_close_is_mined_and_booked(desk: Desk) -> None:
     desk.until("closed", bob.handle)
     assert desk.balance(desk.hub.script) == before + DEPOSIT - 5000 + 1
     assert desk.balance(bob.script) >= 5000
+
+
+def test_the_hub_makes_its_deposit_anew_at_the_rate_of_the_day(desk: Desk) -> None:
+    alice = Client(desk, "alice")
+    alice.agree()
+    alice.endow()
+    desk.mine()
+    alice.deposit()
+    desk.mine()
+    (first,) = desk.mempool()
+    desk.node.rpc("feerate", rate=10)
+    desk.rounds.once()
+    (second,) = desk.mempool()
+    entry = desk.node.bitcoin("getmempoolentry", second)
+    assert second != first
+    assert entry["fees"]["base"] * 1e8 >= 10 * entry["vsize"]
+    desk.rounds.once()
+    assert desk.mempool() == [second]
+    desk.mine()
+    assert desk.account(alice.handle).stage == "open"
+
+
+def test_a_reorganisation_of_the_deposit_is_waited_for(desk: Desk) -> None:
+    alice = Client(desk, "alice")
+    open_all(desk, alice)
+    desk.node.rpc("reorganise", depth=1)
+    desk.rounds.once()
+    assert desk.account(alice.handle).stage == "agreed"
+    request, _ = alice.sync_request(1)
+    assert alice.refused("mph_sync", request.as_json()) == "ConnectionNotOpen"
+    desk.mine()
+    assert desk.account(alice.handle).stage == "open"
+    alice.sync()
