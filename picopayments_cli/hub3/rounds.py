@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
@@ -12,6 +13,7 @@ from picopayments_cli.channel3.deadlines import starts
 from picopayments_cli.errors import InsufficientBitcoin, InsufficientFunds, PicopaymentsError, UnknownMethod
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.hub import Ask
+from picopayments_cli.hub.loop import Loop, pause_on
 from picopayments_cli.hub3.chores import Work
 from picopayments_cli.hub3.closing import stop
 from picopayments_cli.hub3.follower import KEPT_BLOCKS
@@ -30,6 +32,8 @@ class Rounds:
 
     def __init__(self, hub: Hub) -> None:
         self.hub = hub
+        self.when_drained: Callable[[], None] | None = None  # called once a draining hub has no connection left
+        self.loop = Loop(self.round, hub.woken, pause_on(hub.network.name))
         self._tip: int | None = None  # that the last round looked at
         self._count = 0
         self._offered: tuple[bool, tuple[str, ...]] = (False, ())  # as of the last round
@@ -70,6 +74,16 @@ class Rounds:
         with hub.database.transaction("funded") as db:
             meta_set(db, _FUNDED, "yes")
         hub.follower.catch_up()
+
+    def round(self) -> bool:
+        """Do ``once`` and tell whether it succeeded. A failure is logged: the next round may succeed."""
+        try:
+            self.once()
+        except Exception as error:
+            level = logging.WARNING if isinstance(error, PicopaymentsError) else logging.ERROR
+            log.log(level, "round failed", exc_info=error)
+            return False
+        return True
 
     def once(self) -> None:
         """Follow the chain to its tip, then do every chore once. Raises what either raises."""
@@ -119,6 +133,11 @@ class Rounds:
                 work.forget(tip)
         self._tip, self._offered = tip, offered
         Work(hub, now, begins, shaken).do()
+        if hub.draining and self.when_drained is not None:
+            with hub.book.reading() as book:
+                left = book.in_stage(AGREED, OPEN, CLOSING)
+            if not left:
+                self.when_drained()
 
     def _taken(self, when: Ask) -> set[Handle]:
         """Take the connections that are to be looked at then off the list."""
