@@ -147,6 +147,7 @@ class Client:
         self.script = p2pkh(self.key.pubkey_hash)
         self.secrets = Secrets(self.key, os.urandom(16))
         self.party = Party(self.secrets.payer.xonly, self.secrets.payee.xonly, self.script)
+        self.proposed: DepositRequest | None = None
         self.commits: list[Commit] = []  # every one received
 
     def call(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,17 +164,23 @@ class Client:
 
     # Opening --------------------------------------------------------------------------------------------------------
 
-    def agree(self, time: int = TIME) -> None:
-        """Ask for a connection and agree on both deposits."""
+    def request(self) -> ConnectReply:
+        """Ask for a connection."""
         asked = ConnectRequest("XCP", self.party, self.secrets.salt)
         reply = ConnectReply.parse(self.call("mph_request", asked.as_json()))
         self.handle = reply.handle
+        return reply
+
+    def agree(self, time: int = TIME) -> None:
+        """Ask for a connection and agree on both deposits."""
+        reply = self.request()
         height = self.desk.hub.follower.height
         assert height is not None
         stake, number = Stake(Quantity(DEPOSIT), DELAY, reply.terms.fee_rate), asset_id("XCP")
         sending = contract_of(self.party, reply.hub, number, height + time, stake)
         own = self.secrets.revoke_hash(0)
         proposed = DepositRequest(self.handle, stake, 1, height + time, sending.deposit.output, own)
+        self.proposed = proposed
         agreed = DepositReply.parse(self.call("mph_deposit", proposed.as_json()))
         receiving = contract_of(reply.hub, self.party, number, height + time, agreed.stake)
         assert agreed.output == receiving.deposit.output

@@ -11,16 +11,22 @@ from sqlalchemy import bindparam, select
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.networks import address_of_script
+from picopayments_cli.channel.stages import AGREED
 from picopayments_cli.channel.values import Coin, Handle, Height, Outpoint
 from picopayments_cli.channel3.facts import Facts, Paid, Paying, Questions, Seen, Sent, Side, View, look, questions
 from picopayments_cli.channel3.fees import FeeFrac
 from picopayments_cli.hub3.account import Account
 from picopayments_cli.hub3.book import Reading, UnitOfWork
 from picopayments_cli.hub3.hub import Hub
-from picopayments_cli.hub3.schema import sent
+from picopayments_cli.hub3.schema import connections, sent
 
 _ROUNDS = 4  # of questions: the anchor's spender, its outputs' spenders, the addresses
 _SENT = select(sent).where(sent.c.handle == bindparam("of"))
+_UNMINED = (
+    select(sent.c.coins)
+    .join(connections, connections.c.handle == sent.c.handle)
+    .where(sent.c.payer.is_(True), connections.c.stage == AGREED, connections.c.h2c_anchor.is_(None))
+)
 _DROP_SENT = sent.delete().where(sent.c.txid == bindparam("id"))
 
 
@@ -87,6 +93,11 @@ def _addresses(
 
 
 # What was sent ------------------------------------------------------------------------------------------------------
+
+
+def promised_coins(book: Reading) -> set[Outpoint]:
+    """The wallet's coins in deposits of the hub's that do not count yet: nothing else may spend them."""
+    return {coin.outpoint for row in book.db.execute(_UNMINED) for coin in _coins_of(row.coins.split())}
 
 
 def note_sent(work: UnitOfWork, handle: Handle, item: Sent, *, payer: bool) -> None:

@@ -25,7 +25,7 @@ from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.hub import Ask
 from picopayments_cli.hub3.account import Account
 from picopayments_cli.hub3.book import UnitOfWork
-from picopayments_cli.hub3.chainview import facts_of, note_sent, sides_of
+from picopayments_cli.hub3.chainview import facts_of, note_sent, promised_coins, sides_of
 from picopayments_cli.hub3.closing import stop
 from picopayments_cli.hub3.hub import Hub
 from picopayments_cli.hub3.opening import fund, judged, open_facts, restage, see_deposits
@@ -135,7 +135,9 @@ class Work:
         self.home = not view.options[hub.address] & REQUIRE_MEMO
         confirmed = [coin for coin in view.coins[hub.address] if coin.height is not None]
         attached = hub.chain.attached([coin.outpoint for coin in confirmed]) if confirmed else set()
-        coins = tuple(coin for coin in confirmed if coin.outpoint not in attached)
+        with hub.book.reading() as book:
+            kept = attached | promised_coins(book)
+        coins = tuple(coin for coin in confirmed if coin.outpoint not in kept)
         return Means(Purse(hub.script, coins, hub.rate.value), hub.rate, hub.bounds, hub.reserve)
 
     def _publish_all(self, todo: Sequence[Task], means: Means) -> None:

@@ -26,6 +26,7 @@ from picopayments_cli.errors import (
     AmountExceedsSpendable,
     AssetMismatch,
     ConnectionNotOpen,
+    FeeTooHigh,
     NodeBehind,
     PaymentExceedsReceivable,
     PicopaymentsError,
@@ -80,6 +81,13 @@ class Exchange:
                 seconds=self._hub.fresh_seconds,
             )
         _anchors(account).check(request.anchors)
+        contract, expiry = account.channels.receiving.contract, account.fixed.agreed.expiry
+        if request.half.commit is not None and not self._hub.may_take(contract, expiry):
+            raise FeeTooHigh(
+                f"At the fees of now, {self._hub.rate.value} sat/vB, the hub could not settle another commit in time. "
+                "Run sync again once they are lower.",
+                fee_rate=self._hub.rate.value,
+            )
 
     def _is_open(self, account: Account) -> bool:
         """Whether something may still move: not stopped, and not inside the margin, whatever the rounds have done."""

@@ -50,6 +50,7 @@ _GONE = (
     select(spends.c.spender).where(spends.c.height.is_(None)),
     select(deposits.c.txid).where(deposits.c.height.is_(None)),
 )
+_WAITING = select(spends.c.txid, spends.c.vout).where(spends.c.height.is_(None))
 _SPENT_BY = select(spends).where(spends.c.spender == _ID)
 _FORGET_SPENDER = spends.delete().where(spends.c.spender == _ID, spends.c.height.is_(None))
 _FORGET_DEPOSIT = deposits.delete().where(deposits.c.txid == _ID, deposits.c.height.is_(None))
@@ -269,6 +270,11 @@ class Follower:
     def found_deposit(self, script: bytes) -> None:
         """Look no more for transactions that pay to a deposit's address: its output is watched since it came."""
         self._scripts.pop(script, None)
+
+    def unconfirmed(self, db: Connection) -> set[Handle]:
+        """The connections of which something waits in the mempool."""
+        rows = db.execute(_WAITING)
+        return {self._outpoints[(bytes(row.txid), row.vout)][0] for row in rows}
 
     # Queries --------------------------------------------------------------------------------------------------------
 

@@ -11,13 +11,14 @@ from picopayments_cli.channel.counterparty import asset_id, asset_name, p2pkh
 from picopayments_cli.channel.networks import Network, address_of_script
 from picopayments_cli.channel.stages import AGREED, CLOSING
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.channel3.fees import FeeFrac
+from picopayments_cli.channel3.deadlines import Expiry
+from picopayments_cli.channel3.fees import FeeFrac, Shape, may_take
 from picopayments_cli.channel3.keys import Key, Secrets
 from picopayments_cli.channel3.opening import Party
 from picopayments_cli.channel3.rates import Bounds, Rate, believed
 from picopayments_cli.channel3.reserve import Reserve, reserve_for
 from picopayments_cli.channel3.terms import Terms
-from picopayments_cli.channel3.transactions import COMMIT_SIZE
+from picopayments_cli.channel3.transactions import COMMIT_SIZE, Contract
 from picopayments_cli.errors import NodeUnreachable, PicopaymentsError
 from picopayments_cli.hub.database import Database, meta_get, meta_set
 from picopayments_cli.hub.hub import Ask, Urls
@@ -92,6 +93,13 @@ class Hub:
     def reserve(self) -> Reserve:
         """What the wallet keeps for closes that can't wait."""
         return reserve_for(RESERVE_COINS, FeeFrac(COMMIT_SIZE, COMMIT_SIZE), _CHILD_SIZE, self.bounds, _LEAST_OUTPUT)
+
+    def may_take(self, contract: Contract, expiry: Expiry) -> bool:
+        """Whether a commit of a contract could be raised now, and all blocks for that are left."""
+        commit = FeeFrac(COMMIT_SIZE * contract.rate, COMMIT_SIZE)
+        shape = Shape(_CHILD_SIZE, self.reserve.each - _LEAST_OUTPUT)
+        left = expiry.left(self.follower.height or 0)
+        return may_take(commit, shape, self.rate, self.bounds, left=left, span=expiry.margin, packages=True)
 
     def read_rate(self) -> None:
         """Ask the node for its estimate, and keep it for the time when there is none."""

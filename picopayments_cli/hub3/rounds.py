@@ -125,7 +125,7 @@ class Rounds:
                 now.update(book.in_stage(AGREED, OPEN, CLOSING), book.closed_since(tip - KEPT_BLOCKS))
             elif tip != self._tip:
                 now.update(book.in_stage(AGREED, CLOSING), self._taken(Ask.LEAVING))
-            now.update(book.in_stage(CLOSING))  # an evicted child goes out again at every change of the mempool
+            now |= hub.follower.unconfirmed(book.db)  # a child that was evicted goes out again at once
         begins = dict(zip(expiries, starts(tuple(expiries.values()), RESERVE_COINS), strict=True))
         now.update(handle for handle, height in begins.items() if height <= tip)
         if tip != self._tip:

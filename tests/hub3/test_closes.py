@@ -34,7 +34,7 @@ def test_the_hub_closes_alone_with_a_child_and_takes_its_payout(desk: Desk) -> N
     assert desk.balance(desk.hub.script) == before + 5001
 
 
-def test_a_commit_that_pays_too_little_is_raised_by_a_child(desk: Desk) -> None:
+def test_a_commit_that_pays_too_little_is_raised_by_a_child_and_after_a_restart_again(desk: Desk) -> None:
     alice = Client(desk, "alice")
     open_all(desk, alice)
     alice.sync(payment(None, 5000))
@@ -46,8 +46,18 @@ def test_a_commit_that_pays_too_little_is_raised_by_a_child(desk: Desk) -> None:
     fee = sum(item["fees"]["base"] for item in pair) * 1e8
     assert pair[0]["spentby"] == [child]
     assert fee >= 20 * sum(item["vsize"] for item in pair) - 1
-    desk.mine()
+    desk.stop()
+    desk.start()
+    desk.hub.draining = True
+    desk.node.rpc("feerate", rate=40)
+    desk.rounds.once()
+    again, better = desk.mempool()
+    assert again == commit
+    assert better != child
+    before = desk.balance(desk.hub.script)
+    desk.mine(5)
     assert desk.mempool() == []
+    assert desk.balance(desk.hub.script) == before + 5001
 
 
 def revoked(desk: Desk, bob: Client, alice: Client) -> Commit:

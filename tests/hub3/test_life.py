@@ -10,7 +10,7 @@ import pytest
 import requests
 from hub3_support import DEPOSIT, Client, Desk, open_all, payment, running_desk
 
-from picopayments_cli.channel3.close import close_transaction
+from picopayments_cli.channel3.close import close_transaction, handed_over
 
 
 @pytest.fixture
@@ -113,3 +113,17 @@ def test_a_reorganisation_of_the_deposit_is_waited_for(desk: Desk) -> None:
     desk.mine()
     assert desk.account(alice.handle).stage == "open"
     alice.sync()
+
+
+def test_the_hub_publishes_the_close_whose_signature_it_is_handed(desk: Desk) -> None:
+    alice = Client(desk, "alice")
+    open_all(desk, alice)
+    alice.sync(payment(None, 5000))
+    before = desk.balance(desk.hub.script)
+    request, reply, outcome = alice.ask_close()
+    assert (reply.figures.c2h, reply.figures.h2c) == (5001, 0)
+    handed = alice.call("mph_close", handed_over(request, outcome).as_json())
+    assert alice.call("mph_close", handed_over(request, outcome).as_json()) == handed
+    desk.until("closed", alice.handle)
+    assert desk.balance(desk.hub.script) == before + DEPOSIT + 5001
+    assert desk.account(alice.handle).channels.close_signed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from hub3_support import Client, Desk, open_all, payment, running_desk
 from sqlalchemy import event
 
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel3.messages import SyncReply
+from picopayments_cli.channel3.messages import DepositReply, KeyReply, KeyRequest, SyncReply
 from picopayments_cli.channel3.wire import Anchors
 
 
@@ -78,3 +79,47 @@ def test_a_sync_costs_as_many_statements_and_rows_as_those_before_it(desk: Desk)
     assert len(bob.duplex.receiving.active) == 30
     bob.sync(payment(alice.handle, bob.duplex.receiving.moved - 1))  # gives back all of them
     assert desk.account(bob.handle).channels.sending.moved == 0
+
+
+def test_a_hub_that_could_not_settle_another_commit_takes_none_until_fees_fall(desk: Desk) -> None:
+    alice, bob = Client(desk, "grace"), Client(desk, "heidi")
+    open_all(desk, alice, bob)
+    alice.sync(payment(bob.handle, 500))
+    bob.sync()
+    alice.sync(payment(bob.handle, 50))
+    desk.node.rpc("feerate", rate=500)
+    desk.rounds.once()
+    request, _ = alice.sync_request(11, payment(bob.handle, 10))
+    assert alice.refused("mph_sync", request.as_json()) == "FeeTooHigh"
+    desk.node.rpc("feerate", rate=1)
+    desk.rounds.once()
+    alice.call("mph_sync", request.as_json())
+
+
+def test_a_client_that_lost_its_files_gets_back_what_it_needs(desk: Desk) -> None:
+    alice = Client(desk, "ivan")
+    open_all(desk, alice)
+    reply = KeyReply.parse(alice.call("mph_key", KeyRequest(bytes(32)).as_json()))
+    (found,) = reply.connections
+    assert (found.handle, found.salt, found.client) == (alice.handle, alice.secrets.salt, alice.party)
+    assert found.anchors == alice.anchors
+    sealed = envelope.seal(alice.key, KeyRequest(bytes(32), alice.handle).as_json())
+    assert KeyReply.parse(json.loads(desk.call("mph_key", sealed))).connections == ()
+    bare = KeyReply.parse(json.loads(desk.call("mph_key", KeyRequest(bytes(32)).as_json())))
+    assert bare.connections == ()
+
+
+def test_a_deposit_outside_the_terms_is_refused_and_one_agreed_to_stays(desk: Desk) -> None:
+    alice = Client(desk, "judy")
+    alice.agree()
+    assert alice.proposed is not None
+    again = alice.call("mph_deposit", alice.proposed.as_json())
+    assert DepositReply.parse(again).output == alice.duplex.receiving.contract.deposit.output
+    other = replace(alice.proposed, height=alice.proposed.height + 1)
+    assert alice.refused("mph_deposit", other.as_json()) == "DepositAlreadyGiven"
+    mallory = Client(desk, "mallory")
+    mallory.request()
+    wrong = replace(alice.proposed, handle=mallory.handle)
+    assert mallory.refused("mph_deposit", wrong.as_json()) == "BadDepositScript"
+    assert mallory.refused("mph_deposit", replace(wrong, height=2).as_json()) == "InvalidTime"
+    assert mallory.refused("mph_deposit", replace(wrong, h2c_rate=99).as_json()) == "DepositRefused"
