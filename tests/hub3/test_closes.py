@@ -151,14 +151,19 @@ def test_what_waits_for_a_closed_connection_goes_back_to_its_payer(desk: Desk) -
     assert [(item.amount, item.token) for item in reply.receipts] == [(Quantity(5000), paid.token)]
 
 
-def test_a_spend_of_an_anchor_in_the_mempool_stops_the_connection(desk: Desk) -> None:
+def test_a_spend_of_an_anchor_in_the_mempool_stops_the_connection_at_once(desk: Desk) -> None:
     alice, bob = Client(desk, "alice"), Client(desk, "bob")
     open_all(desk, alice, bob)
     alice.sync(payment(bob.handle, 5000))
     bob.sync()
+    alice.sync(payment(bob.handle, 70))
     receiving, made = bob.duplex.receiving, bob.commits[-1]
     bob.publish(finish_commit(receiving.contract, known_anchor(receiving), made, bob.secrets.payee))
-    desk.rounds.once()
+    desk.hub.follower.catch_up()  # no chore was done yet
     assert desk.account(bob.handle).stage == "closing"
+    request, _ = bob.sync_request(10)
+    assert bob.refused("mph_sync", request.as_json()) == "ConnectionNotOpen"
+    desk.rounds.once()
     reply = alice.sync(payment(bob.handle, 10))
     assert [item.cause for item in reply.refused] == ["ConnectionNotOpen"]
+    assert [item.amount for item in reply.receipts] == [70]
