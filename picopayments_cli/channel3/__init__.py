@@ -1,1 +1,1 @@
-"""The money logic of protocol 3: taproot scripts, transactions, signatures. Pure, as the rest of the ground floor."""
+"""The ground floor of protocol 3, which replaces ``channel/`` when client and hub switch to it."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from picopayments_cli.channel.errors import CloseBeyondLimit, PicopaymentsError
 from picopayments_cli.channel.values import Coin, Handle, Outpoint
 from picopayments_cli.channel3.duplex import Duplex
 from picopayments_cli.channel3.halves import (
@@ -27,6 +26,7 @@ from picopayments_cli.channel3.messages import CloseReply, CloseRequest
 from picopayments_cli.channel3.standing import Standing
 from picopayments_cli.channel3.state import Receiving, Sending, known_anchor
 from picopayments_cli.channel3.wire import Anchors, Figures
+from picopayments_cli.errors import CloseBeyondLimit, PicopaymentsError
 
 
 @dataclass(frozen=True)

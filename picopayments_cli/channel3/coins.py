@@ -6,10 +6,10 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from picopayments_cli.channel.errors import InsufficientBitcoin
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.channel3.drafts import MAX_SIZE, Draft, Input
 from picopayments_cli.channel3.scripts import is_wallet
+from picopayments_cli.errors import InsufficientBitcoin
 
 
 @dataclass(frozen=True)
@@ -33,22 +33,22 @@ class Purse:
         return 4 * coin.value - self.rate * Input(coin).weight
 
 
-def fund(draft: Draft, purse: Purse, left: int, *, owed: int = 0, most: int = MAX_SIZE) -> Draft:
+def fund(draft: Draft, purse: Purse, left: int) -> Draft:
     """The draft with as few coins as pay for it behind its inputs; output number ``left`` takes what is left over.
 
-    That output's value in the draft is its least. The fee is the purse's rate times the size, and ``owed`` satoshis
-    more; the size is ``most`` vB at most. The smallest coin that suffices alone is taken, or else the largest. Only
-    confirmed ones of a wallet's kind that are worth more than they cost are looked at. Raises InsufficientBitcoin.
+    That output's value in the draft is its least. The fee is the purse's rate times the size, which is one that is
+    relayed. The smallest coin that suffices alone is taken, or else the largest. Only confirmed ones of a wallet's kind
+    that are worth more than they cost are looked at. Raises InsufficientBitcoin.
     """
 
     def over(coins: Sequence[Coin]) -> int:
         tried = draft.plus(coins)
-        return tried.fee - owed - purse.rate * tried.size
+        return tried.fee - purse.rate * tried.size
 
-    ordered = _usable(purse, draft, most)
+    ordered = _usable(purse, draft, MAX_SIZE)
     count = bisect_left(range(len(ordered) + 1), 0, key=lambda number: over(ordered[:number]))
     if count > len(ordered):
-        raise _insufficient(draft, purse, ordered, owed)
+        raise _insufficient(draft, purse, ordered)
     chosen = ordered[:count]
     if count == 1:
         chosen = [next(coin for coin in reversed(ordered) if over([coin]) >= 0)]
@@ -95,10 +95,10 @@ def _usable(purse: Purse, draft: Draft, most: int) -> list[Coin]:
     return ordered[: max(fitting - 1, 0)]
 
 
-def _insufficient(draft: Draft, purse: Purse, coins: Sequence[Coin], owed: int) -> InsufficientBitcoin:
+def _insufficient(draft: Draft, purse: Purse, coins: Sequence[Coin]) -> InsufficientBitcoin:
     available = draft.plus(coins).fee + sum(out.value for out in draft.outputs)
     at_least_one = coins or [Coin(Outpoint(bytes(32), 0), 0, purse.script, None)]
-    fee = owed + purse.rate * draft.plus(at_least_one).size
+    fee = purse.rate * draft.plus(at_least_one).size
     needed = fee + sum(out.value for out in draft.outputs)
     return InsufficientBitcoin(
         f"The coins that may pay for this transaction hold {available} satoshis; it needs {needed} at {purse.rate} "

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from picopayments_cli.channel.errors import InvalidTime
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.terms import MAX_DELAY
 from picopayments_cli.channel3.facts import Deposit, Facts, Paid, Paying
 from picopayments_cli.channel3.reserve import beginnings
 from picopayments_cli.channel3.transactions import MIN_DELAY
+from picopayments_cli.errors import InvalidTime
 
 WIRE_CLEARANCE = 6  # blocks before the expiry at which a connection's time to live is over
 MIN_MARGIN, MAX_MARGIN = 6, 144  # blocks before the expiry by which a payee settles

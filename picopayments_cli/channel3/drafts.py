@@ -12,10 +12,10 @@ from bitcoin.core import CTransaction
 from bitcoin.core.serialize import SerializationError
 
 from picopayments_cli.channel.counterparty import is_p2pkh
-from picopayments_cli.channel.errors import BadPreviousTransaction
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.channel3.scripts import P2A, is_p2wpkh
 from picopayments_cli.channel3.taproot import Leaf, compact_size
+from picopayments_cli.errors import BadPreviousTransaction
 
 FINAL = 0xFFFFFFFF
 REPLACEABLE = 0xFFFFFFFD

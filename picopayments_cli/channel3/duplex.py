@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from picopayments_cli.channel.errors import AmountsDiffer, CloseSigned, NotTransferable, PicopaymentsError, RepeatedHash
 from picopayments_cli.channel.values import HASH_SIZE, Hash, Secret
 from picopayments_cli.channel3.halves import Commit, Remainder
 from picopayments_cli.channel3.keys import Secrets
@@ -30,6 +29,7 @@ from picopayments_cli.channel3.state import (
     to_revoke,
 )
 from picopayments_cli.channel3.state import hand_out as hand_out_hash
+from picopayments_cli.errors import AmountsDiffer, CloseSigned, NotTransferable, PicopaymentsError, RepeatedHash
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
-from picopayments_cli.channel.errors import BadDeposit
-from picopayments_cli.channel.values import Coin, Entry, Hash, Height, Outpoint, Quantity, Secret
+from picopayments_cli.channel.values import Coin, Entry, Hash, Height, Outpoint
 from picopayments_cli.channel3.drafts import Draft, parse_transaction
-from picopayments_cli.channel3.fees import Standing
+from picopayments_cli.channel3.fees import FeeFrac
 from picopayments_cli.channel3.halves import Closing, Commit
+from picopayments_cli.channel3.state import Signed
 from picopayments_cli.channel3.transactions import (
     Contract,
     check_deposit,
@@ -25,20 +25,11 @@ from picopayments_cli.channel3.transactions import (
     compose_rest,
     has_rest,
 )
+from picopayments_cli.errors import BadDeposit
 
 SEND, VALID = "send", "valid"  # of the ledger's rows, those that a deposit's has
 
 # What a party holds of a channel ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Signed:
-    """A commit that the payer signed: the payee's signature of its remainder, and the secret once it is revoked."""
-
-    quantity: Quantity
-    revoke_hash: Hash
-    remainder: bytes | None = None
-    secret: Secret | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -58,14 +49,14 @@ class Sent:
 
     txid: bytes
     spends: Outpoint
-    standing: Standing
+    feefrac: FeeFrac
     coins: tuple[Coin, ...] = ()
 
     @staticmethod
     def of(draft: Draft, txid: bytes) -> Sent:
         """What is kept of a draft whose finished transaction, of that txid, a node has taken."""
         coins = tuple(spent.coin for spent in draft.inputs[1:] if spent.leaf is None)
-        return Sent(txid, draft.inputs[0].coin.outpoint, standing_of(draft), coins)
+        return Sent(txid, draft.inputs[0].coin.outpoint, feefrac_of(draft), coins)
 
 
 @dataclass(frozen=True)
@@ -108,9 +99,9 @@ class Paid:
 Side = Paying | Paid
 
 
-def standing_of(draft: Draft) -> Standing:
+def feefrac_of(draft: Draft) -> FeeFrac:
     """What a draft will be in the mempool."""
-    return Standing(draft.fee, draft.size)
+    return FeeFrac(draft.fee, draft.size)
 
 
 # What the chain shows -----------------------------------------------------------------------------------------------
@@ -120,12 +111,12 @@ def standing_of(draft: Draft) -> Standing:
 class Seen:
     """A transaction that the chain shows; ``height``: of its block, None while it is in the mempool.
 
-    In the mempool, where a node says so: ``standing``, its own fee and size, and ``child``, what spends outputs of it.
+    In the mempool, where a node says so: ``feefrac``, its own fee and size, and ``child``, what spends outputs of it.
     """
 
     txid: bytes
     height: Height | None = None
-    standing: Standing | None = None
+    feefrac: FeeFrac | None = None
     child: Seen | None = None
 
     def depth(self, tip: int) -> int:

@@ -18,14 +18,14 @@ PATIENCE = 3  # blocks for which the payer leaves it to the payee to raise a clo
 
 
 @dataclass(frozen=True)
-class Standing:
+class FeeFrac:
     """What is in the mempool, or will be with what is published: its fee in satoshis and its size in vB."""
 
     fee: int
     size: int
 
-    def __add__(self, other: Standing) -> Standing:
-        return Standing(self.fee + other.fee, self.size + other.size)
+    def __add__(self, other: FeeFrac) -> FeeFrac:
+        return FeeFrac(self.fee + other.fee, self.size + other.size)
 
     @property
     def rate(self) -> Fraction:
@@ -33,7 +33,7 @@ class Standing:
         return Fraction(self.fee, self.size) if self.size else Fraction(0)
 
 
-NOTHING = Standing(0, 0)
+NOTHING = FeeFrac(0, 0)
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ class Bid:
     fee: int
 
 
-def chunks(parent: Standing, child: Standing | None) -> tuple[Standing, ...]:
+def chunks(parent: FeeFrac, child: FeeFrac | None) -> tuple[FeeFrac, ...]:
     """What a miner takes at a time of a parent and its child: both at once where the child pays the higher rate."""
     if child is None:
         return (parent,)
     return (parent + child,) if child.rate > parent.rate else (parent, child)
 
 
-def replacing_fee(size: int, replaced: Sequence[Standing]) -> int:
+def replacing_fee(size: int, replaced: Sequence[FeeFrac]) -> int:
     """The least fee at which so many vB take the place of these, 0 where there is nothing."""
     if not replaced:
         return 0
@@ -70,7 +70,7 @@ def replacing_fee(size: int, replaced: Sequence[Standing]) -> int:
     return max(sum(other.fee for other in replaced) + INCREMENT * size, higher)
 
 
-def lifting_fee(parent: Standing, size: int, rate: int) -> int:
+def lifting_fee(parent: FeeFrac, size: int, rate: int) -> int:
     """The least fee of so many vB at which the parent and they pay the rate together."""
     return max(rate * (parent.size + size) - parent.fee, 0)
 
@@ -78,9 +78,9 @@ def lifting_fee(parent: Standing, size: int, rate: int) -> int:
 def child_bid(
     shapes: Sequence[Shape],
     aimed: Aim,
-    parent: Standing,
-    child: Standing | None = None,
-    rivals: Sequence[Standing] = (),
+    parent: FeeFrac,
+    child: FeeFrac | None = None,
+    rivals: Sequence[FeeFrac] = (),
     last: int = 0,
 ) -> Bid | None:
     """The child that raises a parent, or None where nothing is to be sent.
@@ -107,9 +107,9 @@ def child_bid(
 def own_bid(
     shapes: Sequence[Shape],
     aimed: Aim,
-    mine: Standing | None = None,
-    rivals: Sequence[Standing] = (),
-    parent: Standing = NOTHING,
+    mine: FeeFrac | None = None,
+    rivals: Sequence[FeeFrac] = (),
+    parent: FeeFrac = NOTHING,
     last: int = 0,
 ) -> Bid | None:
     """A transaction that one signs alone (revoke, expire, deposit), or None where nothing is to be sent.
@@ -133,7 +133,7 @@ def own_bid(
 def _bid(
     shapes: Sequence[Shape],
     aimed: Aim,
-    parent: Standing,
+    parent: FeeFrac,
     least: Callable[[int], int],
     lifting: Callable[[int, int], int],
     last: int,
@@ -150,11 +150,11 @@ def _bid(
             (reaching if bid.fee == wanted else others).append(bid)
     if reaching:
         return min(reaching, key=lambda bid: (bid.fee, bid.shape.size))
-    return max(others, key=lambda bid: (parent + Standing(bid.fee, bid.shape.size)).rate, default=None)
+    return max(others, key=lambda bid: (parent + FeeFrac(bid.fee, bid.shape.size)).rate, default=None)
 
 
 def deposit_bid(
-    shapes: Sequence[Shape], rate: Rate, bounds: Bounds, *, sent: Standing | None, there: bool, depended: bool
+    shapes: Sequence[Shape], rate: Rate, bounds: Bounds, *, sent: FeeFrac | None, there: bool, depended: bool
 ) -> Bid | None:
     """The deposit at the rate of the day, or None where what was sent stays or nothing may be opened.
 
@@ -180,7 +180,7 @@ def may_raise(*, payer: bool, waited: int) -> bool:
 
 
 def may_take(
-    commit: Standing, shape: Shape, rate: Rate, bounds: Bounds, *, left: int, span: int, packages: bool
+    commit: FeeFrac, shape: Shape, rate: Rate, bounds: Bounds, *, left: int, span: int, packages: bool
 ) -> bool:
     """Whether another payment may be taken: its commit could be raised now, and all blocks for raising are left.
 

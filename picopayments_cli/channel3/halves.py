@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from picopayments_cli.channel.errors import BadPayeeSignature, BadPayerSignature
 from picopayments_cli.channel.values import Coin, Hash, Quantity
 from picopayments_cli.channel3.drafts import Draft
 from picopayments_cli.channel3.keys import Key
@@ -21,6 +20,7 @@ from picopayments_cli.channel3.transactions import (
     compose_rest,
     has_rest,
 )
+from picopayments_cli.errors import BadPayeeSignature, BadPayerSignature
 
 
 @dataclass(frozen=True)

@@ -10,13 +10,13 @@ from functools import cached_property, lru_cache
 
 import coincurve
 
-from picopayments_cli.channel.errors import BadChannelKey, BadSecret, RepeatedKey
-from picopayments_cli.channel.values import SECRET_SIZE, Hash, Pubkey, Secret, hash160, hash_of
+from picopayments_cli.channel.keys import FORGOTTEN, SALT_SIZE
+from picopayments_cli.channel.keys import Key as EcdsaKey
+from picopayments_cli.channel.values import SECRET_SIZE, Hash, Secret, hash160, hash_of
+from picopayments_cli.errors import BadChannelKey, BadSecret, RepeatedKey
 
 XONLY_SIZE = 32
-SALT_SIZE = 16
 SCHNORR_SIZE = 64
-FORGOTTEN = 1000  # syncs of a connection after a backup was made by which its owner still knows its own hashes again
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _NO_RANDOMNESS = bytes(32)  # BIP 340's auxiliary bytes: with them a message has one signature
 
@@ -77,23 +77,9 @@ def check_distinct(keys: Iterable[XOnly]) -> None:
         seen.add(key)
 
 
-@dataclass(frozen=True)
-class Key:
+@dataclass(frozen=True, repr=False)
+class Key(EcdsaKey):
     """A private key (32 bytes), which signs; with no randomness, so that a digest has one signature of each kind."""
-
-    secret: bytes
-
-    def __repr__(self) -> str:
-        return f"Key({self.pubkey.hex()})"
-
-    @cached_property
-    def _private(self) -> coincurve.PrivateKey:
-        return coincurve.PrivateKey(self.secret)
-
-    @cached_property
-    def pubkey(self) -> Pubkey:
-        """The compressed public key."""
-        return Pubkey(self._private.public_key.format())
 
     @cached_property
     def pubkey_hash(self) -> bytes:
@@ -104,10 +90,6 @@ class Key:
     def xonly(self) -> XOnly:
         """The public key of BIP 340."""
         return XOnly(self.pubkey[1:])
-
-    def sign_ecdsa(self, digest: bytes) -> bytes:
-        """The DER signature of a 32-byte digest: nonce by RFC 6979, low S."""
-        return bytes(self._private.sign(digest, hasher=None))
 
     def sign_schnorr(self, digest: bytes) -> bytes:
         """The 64-byte signature (BIP 340) of a 32-byte digest; checked before it is given out."""

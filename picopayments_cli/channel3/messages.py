@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from picopayments_cli.channel.errors import BadReply, BadRequest
+from picopayments_cli.channel.keys import SALT_SIZE
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, REQUESTED
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_QUANTITY, Handle, Hash
 from picopayments_cli.channel3.duplex import Half
 from picopayments_cli.channel3.halves import Closing
-from picopayments_cli.channel3.keys import SALT_SIZE
 from picopayments_cli.channel3.opening import Party, Stake
 from picopayments_cli.channel3.standing import Standing
 from picopayments_cli.channel3.terms import Terms
@@ -39,6 +39,7 @@ from picopayments_cli.channel3.wire import (
     standing_json,
     terms_json,
 )
+from picopayments_cli.errors import BadReply, BadRequest
 
 MOST_PAYMENTS = 1000  # in one message
 MOST_RECOVERED = 100  # connections in one answer of mph_key
@@ -46,8 +47,7 @@ MAX_ASSET_SIZE = 250
 NONCE_SIZE = 32
 OUTPUT_SIZE = 34  # of a scriptPubKey of taproot
 # How a connection stands at the hub, as mph_status and the ``stage`` of a refusal say it.
-REQUESTED, OPENING, OPEN, CLOSING, CLOSED = "requested", "opening", "open", "closing", "closed"
-STAGES = (REQUESTED, OPENING, OPEN, CLOSING, CLOSED)
+STAGES = (REQUESTED, AGREED, OPENING, OPEN, CLOSING, CLOSED)
 
 _SEND = {"payee_handle", "amount", "token"}
 _RECEIPT = {"payer_handle", "amount", "token"}
@@ -72,7 +72,7 @@ def handle_of(body: Any) -> Handle:
 
 @dataclass(frozen=True)
 class HubRefusal:
-    """What a hub refuses, which it signs, too: ``error.data`` of a JSON-RPC reply.
+    """What a hub refuses, which it signs, too: ``error.data`` of a JSON-RPC reply, in the form of every server's.
 
     ``cause``: an error's name; ``data``: the numbers involved. Among them ``stage``, one of ``STAGES``, where the stage
     of a connection is why.
@@ -91,13 +91,14 @@ class HubRefusal:
 
     def as_json(self) -> dict[str, Any]:
         """The body, unsigned."""
-        return reply_json(self.request, {"type": self.cause, "message": self.message, "data": dict(self.data)})
+        told: dict[str, Any] = {"type": self.cause, "args": [self.message], "message": self.message}
+        return reply_json(self.request, {**told, "data": dict(self.data)} if self.data else told)
 
     @staticmethod
     def parse(body: Any) -> HubRefusal:
         """Raises BadReply."""
         reader = Reader(body, BadReply)
-        data = dict(reader.mapping("data"))
+        data = dict(reader.mapping("data")) if "data" in reader.body else {}
         return HubRefusal(reader.request(), reader.cause("type"), reader.text("message", 10_000), data)
 
 

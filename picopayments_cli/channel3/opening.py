@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from picopayments_cli.channel.errors import BadWalletScript
 from picopayments_cli.channel.values import Pubkey, Quantity, hash160
 from picopayments_cli.channel3.keys import XOnly, check_distinct
 from picopayments_cli.channel3.scripts import DepositScript, is_p2wpkh, is_wallet
 from picopayments_cli.channel3.transactions import Contract
+from picopayments_cli.errors import BadWalletScript
 
 
 @dataclass(frozen=True)

@@ -11,23 +11,12 @@ from dataclasses import dataclass, replace
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.channel3.deadlines import Expiry
 from picopayments_cli.channel3.drafts import DUST, Draft, Output, by_payer
-from picopayments_cli.channel3.facts import (
-    Facts,
-    Kind,
-    Known,
-    Paid,
-    Paying,
-    Seen,
-    Sent,
-    Side,
-    Signed,
-    Spend,
-    standing_of,
-)
-from picopayments_cli.channel3.fees import NOTHING, PATIENCE, Standing, chunks, may_raise
+from picopayments_cli.channel3.facts import Facts, Kind, Known, Paid, Paying, Seen, Sent, Side, Spend, feefrac_of
+from picopayments_cli.channel3.fees import NOTHING, PATIENCE, FeeFrac, chunks, may_raise
 from picopayments_cli.channel3.rates import Urgency
 from picopayments_cli.channel3.reserve import Chore
 from picopayments_cli.channel3.scripts import P2A
+from picopayments_cli.channel3.state import Signed
 from picopayments_cli.channel3.steps import Around, Means, Name, Step, Task, Wait, alone, raised
 from picopayments_cli.channel3.transactions import (
     MAX_COINS,
@@ -78,17 +67,17 @@ class Case:
     def last(self, spends: Outpoint, there: Seen | None = None) -> int:
         """The highest fee of one's own transactions that spend an outpoint and are not there any more."""
         gone = (sent for sent in self.side.sent if sent.spends == spends and (there is None or sent.txid != there.txid))
-        return max((sent.standing.fee for sent in gone), default=0)
+        return max((sent.feefrac.fee for sent in gone), default=0)
 
     def freed(self, seen: Seen | None) -> tuple[Coin, ...]:
         """The coins that are free again once what is there is replaced."""
         sent = self.own(seen)
         return () if sent is None else sent.coins
 
-    def standing(self, seen: Seen | None) -> Standing | None:
+    def feefrac(self, seen: Seen | None) -> FeeFrac | None:
         """Fee and size of what is in the mempool, where they are known."""
         sent = self.own(seen)
-        return None if seen is None else seen.standing or (sent.standing if sent else None)
+        return None if seen is None else seen.feefrac or (sent.feefrac if sent else None)
 
 
 def tasks(case: Case) -> tuple[Task, ...]:
@@ -236,31 +225,31 @@ def _punish(case: Case, spend: Spend, item: Known, signed: Signed) -> Iterator[T
         yield _ready(replace(step, waits=Wait.MEMO))
         return
     shape = revoke_shape(contract, item.draft.coin(0), signed.revoke_hash, contract.asset_id)
-    parent = NOTHING if depth else spend.seen.standing or standing_of(item.draft)
-    mine, rivals = _revoke_standings(case, spend, depth)
+    parent = NOTHING if depth else spend.seen.feefrac or feefrac_of(item.draft)
+    mine, rivals = _revoke_feefracs(case, spend, depth)
     last = case.last(Outpoint(spend.seen.txid, 0), first)
     around = Around(mine, parent=parent, rivals=rivals, last=last, freed=case.freed(first))
     yield Task(Chore.PUNISH, left, lambda means: alone(step, shape, means, urgency, around))
 
 
-def _revoke_standings(case: Case, spend: Spend, depth: int) -> tuple[Standing | None, tuple[Standing, ...]]:
+def _revoke_feefracs(case: Case, spend: Spend, depth: int) -> tuple[FeeFrac | None, tuple[FeeFrac, ...]]:
     """One's own revoke in the mempool, and what it has to take the place of: a payout, or the commit's other child.
 
     Before the delay is over nothing but a revoke can spend the commit.
     """
     first, sibling = spend.first, spend.seen.child
     if first is not None and (case.own(first) is not None or depth < case.contract.delay):
-        return case.standing(first), ()
+        return case.feefrac(first), ()
     if first is not None:
         return None, _chunks(first)
-    if depth == 0 and sibling is not None and sibling.standing is not None:
-        return None, (sibling.standing,)
+    if depth == 0 and sibling is not None and sibling.feefrac is not None:
+        return None, (sibling.feefrac,)
     return None, ()
 
 
-def _chunks(seen: Seen) -> tuple[Standing, ...]:
-    child = seen.child.standing if seen.child is not None else None
-    return () if seen.standing is None else chunks(seen.standing, child)
+def _chunks(seen: Seen) -> tuple[FeeFrac, ...]:
+    child = seen.child.feefrac if seen.child is not None else None
+    return () if seen.feefrac is None else chunks(seen.feefrac, child)
 
 
 def _strays(case: Case, signed: Signed) -> Iterator[Task]:
@@ -328,7 +317,7 @@ def _expiring(case: Case, step: Step, coins: Sequence[Coin], asset_id: int, mine
     last = case.last(first.outpoint, mine) if mine is not None else 0
     spend = case.facts.spend
     rivals = _chunks(spend.seen) if spend is not None and spend.seen.height is None and mine is None else ()
-    around = Around(case.standing(mine), rivals=rivals, last=last, freed=case.freed(mine))
+    around = Around(case.feefrac(mine), rivals=rivals, last=last, freed=case.freed(mine))
 
     def make(means: Means) -> Step:
         rate = means.aimed(LEISURE).rate
@@ -436,7 +425,7 @@ def _collect(case: Case, name: Name, draft: Draft, half: bytes, seen: Seen | Non
 
 def _raise(case: Case, step: Step, parent: Draft, index: int, seen: Seen, urgency: Urgency) -> Task:
     last = case.last(Outpoint(parent.txid, index), seen.child)
-    around = Around(seen.standing, case.standing(seen.child), last=last, freed=case.freed(seen.child))
+    around = Around(seen.feefrac, case.feefrac(seen.child), last=last, freed=case.freed(seen.child))
     return Task(step.chore, step.left, lambda means: raised(step, parent, index, means, urgency, around))
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
-from picopayments_cli.channel3.fees import Standing, lifting_fee
+from picopayments_cli.channel3.fees import FeeFrac, lifting_fee
 from picopayments_cli.channel3.rates import Bounds
 
 
@@ -35,7 +35,7 @@ class Reserve:
     each: int
 
 
-def reserve_for(closes: int, commit: Standing, child_size: int, bounds: Bounds, least_output: int) -> Reserve:
+def reserve_for(closes: int, commit: FeeFrac, child_size: int, bounds: Bounds, least_output: int) -> Reserve:
     """What so many closes at once need, each one raised from its commit's rate to the ceiling.
 
     ``child_size``: vB of a child with one coin; ``least_output``: satoshis that the child's own output must hold.

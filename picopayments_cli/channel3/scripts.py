@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from picopayments_cli.channel.counterparty import is_p2pkh
-from picopayments_cli.channel.errors import InvalidTime
 from picopayments_cli.channel.values import HASH_SIZE, Hash, Secret
 from picopayments_cli.channel3.keys import Key, XOnly, check_distinct
 from picopayments_cli.channel3.taproot import Leaf, Tree
+from picopayments_cli.errors import InvalidTime
 
 LOCK_IS_TIME = 500_000_000  # from here on a lock time is no height
 P2A = bytes.fromhex("51024e73")

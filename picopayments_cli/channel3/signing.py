@@ -138,4 +138,4 @@ def _wallet_unlock(draft: Draft, wallet: Key | None, index: int) -> Unlock:
 
 
 def _ecdsa(key: Key, digest: bytes) -> bytes:
-    return key.sign_ecdsa(digest) + bytes((ALL,))
+    return key.sign(digest) + bytes((ALL,))

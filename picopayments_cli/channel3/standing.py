@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from picopayments_cli.channel.errors import PicopaymentsError
 from picopayments_cli.channel.values import Hash, Secret, hash_of
 from picopayments_cli.channel3.duplex import Duplex
 from picopayments_cli.channel3.halves import Commit, Remainder, check_commit, sign_commit
@@ -26,6 +25,7 @@ from picopayments_cli.channel3.state import (
     accept_remainder,
     newest_remainder,
 )
+from picopayments_cli.errors import PicopaymentsError
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from picopayments_cli.channel.errors import (
-    BadCommitQuantity,
-    BadSecret,
-    ConnectionNotOpen,
-    NotTransferable,
-    RemainderMissing,
-    RepeatedHash,
-    UnknownRevokeHash,
-)
 from picopayments_cli.channel.values import Coin, Hash, Quantity, Secret, hash_of
 from picopayments_cli.channel3.halves import (
     Commit,
@@ -35,6 +26,15 @@ from picopayments_cli.channel3.halves import (
 )
 from picopayments_cli.channel3.keys import Key, read_secret
 from picopayments_cli.channel3.transactions import Contract
+from picopayments_cli.errors import (
+    BadCommitQuantity,
+    BadSecret,
+    ConnectionNotOpen,
+    NotTransferable,
+    RemainderMissing,
+    RepeatedHash,
+    UnknownRevokeHash,
+)
 
 # Hashes handed out and not used yet that are kept: a payer uses the newest that it has, one answer behind at most.
 KEPT_REQUESTS = 8

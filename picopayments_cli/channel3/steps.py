@@ -9,8 +9,8 @@ from enum import Enum
 from picopayments_cli.channel.values import Coin, Secret
 from picopayments_cli.channel3.coins import Purse, offers, pay
 from picopayments_cli.channel3.drafts import MAX_CHILD, MAX_SIZE, SHARED, Draft
-from picopayments_cli.channel3.facts import standing_of
-from picopayments_cli.channel3.fees import NOTHING, Bid, Shape, Standing, child_bid, own_bid
+from picopayments_cli.channel3.facts import feefrac_of
+from picopayments_cli.channel3.fees import NOTHING, Bid, FeeFrac, Shape, child_bid, own_bid
 from picopayments_cli.channel3.keys import Key
 from picopayments_cli.channel3.rates import Aim, Bounds, Rate, Urgency, aim
 from picopayments_cli.channel3.reserve import Chore, Reserve, spendable, turn
@@ -148,10 +148,10 @@ class Around:
     of one's own transaction that is replaced.
     """
 
-    there: Standing | None = None
-    child: Standing | None = None
-    parent: Standing = NOTHING
-    rivals: tuple[Standing, ...] = ()
+    there: FeeFrac | None = None
+    child: FeeFrac | None = None
+    parent: FeeFrac = NOTHING
+    rivals: tuple[FeeFrac, ...] = ()
     last: int = 0
     freed: tuple[Coin, ...] = ()
 
@@ -165,16 +165,16 @@ class Around:
 def raised(step: Step, parent: Draft, index: int, means: Means, urgency: Urgency, around: Around) -> Step:
     """The step with a child of output ``index`` of a parent, where that pays less than is aimed at."""
     aimed = means.aimed(urgency)
-    standing = around.there or standing_of(parent)
+    feefrac = around.there or feefrac_of(parent)
     purse = around.purse(means, step.chore, aimed.rate)
     shape = child_shape(parent, index, purse.script)
     ways, shapes = _shapes(shape, purse, MAX_CHILD)
-    bid = child_bid(shapes, aimed, standing, around.child, around.rivals, around.last)
+    bid = child_bid(shapes, aimed, feefrac, around.child, around.rivals, around.last)
     if bid is None:
         behind = around.child or NOTHING
-        return replace(step, short=bool(around.rivals) or (standing + behind).rate < aimed.rate)
+        return replace(step, short=bool(around.rivals) or (feefrac + behind).rate < aimed.rate)
     made = _made(shape, ways, shapes, bid)
-    return replace(step, child=made, short=(standing + standing_of(made)).rate < aimed.rate)
+    return replace(step, child=made, short=(feefrac + feefrac_of(made)).rate < aimed.rate)
 
 
 def alone(step: Step, shape: Draft, means: Means, urgency: Urgency, around: Around) -> Step:
@@ -185,7 +185,7 @@ def alone(step: Step, shape: Draft, means: Means, urgency: Urgency, around: Arou
     bid = own_bid(shapes, aimed, around.there, around.rivals, around.parent, around.last)
     if bid is not None:
         made = _made(shape, ways, shapes, bid)
-        return replace(step, draft=made, short=(around.parent + standing_of(made)).rate < aimed.rate)
+        return replace(step, draft=made, short=(around.parent + feefrac_of(made)).rate < aimed.rate)
     return step if around.there is not None else replace(step, waits=Wait.COINS, short=True)
 
 

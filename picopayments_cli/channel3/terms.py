@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 
-from picopayments_cli.channel.errors import BadTerms, DepositRefused, InvalidTime
 from picopayments_cli.channel.networks import Network
-from picopayments_cli.channel3.transactions import LONE_RATES
+from picopayments_cli.channel3.rates import MAX_AGREED
+from picopayments_cli.errors import BadTerms, DepositRefused, InvalidTime
 
-MAX_RATE = LONE_RATES[1]  # sat/vB of commits
 MAX_RATIO = 1_000_000
 TIP_SLACK = 6  # blocks by which two honest tips may differ
 
@@ -33,11 +32,11 @@ class Terms:
     fee_rate_max: int
 
     def __post_init__(self) -> None:
-        if not 1 <= self.fee_rate <= MAX_RATE or not 1 <= self.fee_rate_max <= MAX_RATE or self.sync_fee < 1:
+        if not 1 <= self.fee_rate <= MAX_AGREED or not 1 <= self.fee_rate_max <= MAX_AGREED or self.sync_fee < 1:
             raise BadTerms(
                 f"The hub's terms ask {self.sync_fee} for a sync, {self.fee_rate} sat/vB for commits to it, and at "
                 f"most {self.fee_rate_max} for those from it: the first must be at least 1, the others from 1 to "
-                f"{MAX_RATE}.",
+                f"{MAX_AGREED}.",
                 sync_fee=self.sync_fee,
                 fee_rate=self.fee_rate,
                 fee_rate_max=self.fee_rate_max,

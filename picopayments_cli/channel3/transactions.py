@@ -13,18 +13,11 @@ from functools import cached_property
 from bitcoin.core import CTransaction
 
 from picopayments_cli.channel.counterparty import data_script, is_address, pack_send
-from picopayments_cli.channel.errors import (
-    BadCommitQuantity,
-    BadDeposit,
-    BadWalletScript,
-    InvalidTime,
-)
 from picopayments_cli.channel.terms import MAX_DELAY
 from picopayments_cli.channel.values import MAX_QUANTITY, SECRET_SIZE, Coin, Hash, Outpoint, Quantity
 from picopayments_cli.channel3.coins import Purse, fund
 from picopayments_cli.channel3.drafts import (
     DUST,
-    MAX_CHILD,
     OWN,
     SHARED,
     Draft,
@@ -34,6 +27,12 @@ from picopayments_cli.channel3.drafts import (
     by_payer,
 )
 from picopayments_cli.channel3.scripts import P2A, CommitScript, DepositScript, commit_script, is_wallet
+from picopayments_cli.errors import (
+    BadCommitQuantity,
+    BadDeposit,
+    BadWalletScript,
+    InvalidTime,
+)
 
 MIN_DELAY = 2  # blocks
 # vB with the longest signatures, and P2PKH wallets.
@@ -42,14 +41,6 @@ PAYOUT_SIZE = 192  # remainder and rest too
 CLOSE_SIZE = 248
 P2A_VALUE = 240
 MAX_COINS = 500  # of one expiry: some 43,000 vB
-PACKAGE_RATES = (1, 5)  # the commits' rates of who can submit packages
-LONE_RATES = (5, 100)  # and of who can't
-
-
-def commit_rate(estimate: int, packages: bool) -> int:
-    """The commits' fee rate that a payee asks for, from its node's estimate."""
-    least, most = PACKAGE_RATES if packages else LONE_RATES
-    return min(max(estimate if packages else 3 * estimate, least), most)
 
 
 @dataclass(frozen=True)
@@ -261,30 +252,10 @@ def _home(contract: Contract, spent: Input, wallet: bytes) -> Draft:
 # What the payer signs alone -----------------------------------------------------------------------------------------
 
 
-def compose_revoke(
-    contract: Contract, coin: Coin, revoke_hash: Hash, asset_id: int, purse: Purse, parent: Draft | None = None
-) -> Draft:
-    """All of an asset from a revoked commit's address to the payer's wallet, at most 1,000 vB.
-
-    ``parent``: the commit, where it is not mined: both are paid for. Raises InsufficientBitcoin.
-    """
-    shape = revoke_shape(contract, coin, revoke_hash, asset_id)
-    return fund(shape, purse, left=0, owed=_owed(parent, purse), most=MAX_CHILD)
-
-
 def revoke_shape(contract: Contract, coin: Coin, revoke_hash: Hash, asset_id: int) -> Draft:
     """A revoke before any wallet coin pays for it; its first output holds the least."""
     leaf = contract.commit_script(revoke_hash).revoke
     return _recovery(contract, (by_payer(coin, leaf, SECRET_SIZE),), asset_id, SHARED)
-
-
-def compose_expire(contract: Contract, coins: Sequence[Coin], asset_id: int, purse: Purse) -> Draft:
-    """All of an asset from the deposit's address to the payer's wallet, once the expiry's height is mined.
-
-    Spends the most valuable of the coins, 500 at once. Raises InsufficientBitcoin.
-    """
-    ordered = sorted(coins, key=lambda coin: (-coin.value, coin.outpoint))[:MAX_COINS]
-    return fund(expire_shape(contract, ordered, asset_id), purse, left=0)
 
 
 def expire_shape(contract: Contract, coins: Sequence[Coin], asset_id: int) -> Draft:
@@ -298,20 +269,7 @@ def _recovery(contract: Contract, spent: tuple[Input, ...], asset_id: int, versi
     return Draft(spent, (Output(DUST, contract.payer_wallet), sent), version)
 
 
-def _owed(parent: Draft | None, purse: Purse) -> int:
-    """The satoshis that a parent lacks to the purse's rate."""
-    return 0 if parent is None else max(purse.rate * parent.size - parent.fee, 0)
-
-
 # Children -----------------------------------------------------------------------------------------------------------
-
-
-def compose_child(parent: Draft, index: int, purse: Purse) -> Draft:
-    """What raises a parent to the purse's rate: spends its output (P2A or the wallet's) and confirmed wallet coins.
-
-    Raises InsufficientBitcoin.
-    """
-    return fund(child_shape(parent, index, purse.script), purse, left=0, owed=_owed(parent, purse), most=MAX_CHILD)
 
 
 def child_shape(parent: Draft, index: int, wallet: bytes) -> Draft:

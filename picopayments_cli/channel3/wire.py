@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from picopayments_cli.channel.errors import BadChannelKey, BadTerms, InvalidHex, PicopaymentsError
 from picopayments_cli.channel.terms import MAX_DELAY
 from picopayments_cli.channel.values import (
     HANDLE_SIZE,
@@ -30,11 +29,13 @@ from picopayments_cli.channel3.duplex import Half
 from picopayments_cli.channel3.halves import Closing, Commit, Remainder
 from picopayments_cli.channel3.keys import SCHNORR_SIZE, XONLY_SIZE, XOnly
 from picopayments_cli.channel3.opening import Party, Stake
+from picopayments_cli.channel3.rates import MAX_AGREED
 from picopayments_cli.channel3.scripts import LOCK_IS_TIME, is_wallet
 from picopayments_cli.channel3.standing import Standing
 from picopayments_cli.channel3.state import MOST_REVOKED
-from picopayments_cli.channel3.terms import MAX_RATE, MAX_RATIO, Terms
+from picopayments_cli.channel3.terms import MAX_RATIO, Terms
 from picopayments_cli.channel3.transactions import MIN_DELAY
+from picopayments_cli.errors import BadChannelKey, BadTerms, InvalidHex, PicopaymentsError
 
 PROTOCOL = 3
 MAX_CAUSE_SIZE = 64
@@ -156,7 +157,7 @@ class Reader:
 
     def rate(self, name: str) -> int:
         """A fee rate of commits, in sat/vB."""
-        return self.number(name, 1, MAX_RATE)
+        return self.number(name, 1, MAX_AGREED)
 
     def signature(self, name: str) -> bytes:
         """A signature that counts for everything, without a hash type."""

@@ -13,8 +13,8 @@ from picopayments_cli.channel3.fees import (
     NOTHING,
     PATIENCE,
     Bid,
+    FeeFrac,
     Shape,
-    Standing,
     child_bid,
     chunks,
     deposit_bid,
@@ -48,7 +48,7 @@ BOUNDS = Bounds(1, 100)
 
 bounds_any = st.tuples(st.integers(1, 50), st.integers(0, 200)).map(lambda pair: Bounds(pair[0], sum(pair)))
 rates = st.builds(Rate, st.integers(1, 500), st.booleans())
-standings = st.builds(Standing, st.integers(1, 50_000), st.integers(100, 1_000))
+feefracs = st.builds(FeeFrac, st.integers(1, 50_000), st.integers(100, 1_000))
 shapes_any = st.lists(st.builds(Shape, st.integers(100, 1_000), st.integers(-500, 200_000)), min_size=1, max_size=5)
 urgencies = st.builds(
     Urgency,
@@ -97,6 +97,12 @@ def test_terms_asked_for_at_34_are_not_used_at_1() -> None:
     for high in (asked, 34, 7):
         assert not payer_agrees(high, Rate(1, guess=False), BOUNDS)
     assert not payee_agrees(5, Rate(34, guess=False), packages=False)
+
+
+def test_commits_pay_what_their_payee_can_raise_them_from() -> None:
+    rates = [Rate(value, guess=False) for value in (1, 3, 5, 30, 80)]
+    assert [asked_rate(rate, packages=True) for rate in rates] == [1, 3, 5, 5, 5]
+    assert [asked_rate(rate, packages=False) for rate in rates] == [5, 9, 15, 90, 100]
 
 
 def test_a_payer_signs_no_commits_above_its_ceiling() -> None:
@@ -185,29 +191,29 @@ def test_a_higher_estimate_never_lowers_the_aim(rate: Rate, bounds: Bounds, urge
 
 def test_the_rules_of_replacement() -> None:
     assert replacing_fee(200, ()) == 0
-    assert replacing_fee(200, (Standing(1_000, 200),)) == 1_200
-    assert replacing_fee(200, (Standing(1_000, 100),)) == 2_001  # more than its rate
-    assert replacing_fee(200, (Standing(100, 200), Standing(300, 200))) == 600
-    assert chunks(Standing(100, 100), None) == (Standing(100, 100),)
-    assert chunks(Standing(100, 100), Standing(200, 100)) == (Standing(300, 200),)
-    assert chunks(Standing(200, 100), Standing(100, 100)) == (Standing(200, 100), Standing(100, 100))
+    assert replacing_fee(200, (FeeFrac(1_000, 200),)) == 1_200
+    assert replacing_fee(200, (FeeFrac(1_000, 100),)) == 2_001  # more than its rate
+    assert replacing_fee(200, (FeeFrac(100, 200), FeeFrac(300, 200))) == 600
+    assert chunks(FeeFrac(100, 100), None) == (FeeFrac(100, 100),)
+    assert chunks(FeeFrac(100, 100), FeeFrac(200, 100)) == (FeeFrac(300, 200),)
+    assert chunks(FeeFrac(200, 100), FeeFrac(100, 100)) == (FeeFrac(200, 100), FeeFrac(100, 100))
 
 
-@given(standings, st.integers(100, 1_000), st.integers(1, 400))
-def test_the_lifting_fee_is_the_least_that_lifts(parent: Standing, size: int, rate: int) -> None:
+@given(feefracs, st.integers(100, 1_000), st.integers(1, 400))
+def test_the_lifting_fee_is_the_least_that_lifts(parent: FeeFrac, size: int, rate: int) -> None:
     fee = lifting_fee(parent, size, rate)
-    assert (parent + Standing(fee, size)).rate >= rate
-    assert fee == 0 or (parent + Standing(fee - 1, size)).rate < rate
+    assert (parent + FeeFrac(fee, size)).rate >= rate
+    assert fee == 0 or (parent + FeeFrac(fee - 1, size)).rate < rate
 
 
-@given(shapes_any, aims(), standings, st.none() | standings, st.lists(standings, max_size=2), st.integers(0, 50_000))
+@given(shapes_any, aims(), feefracs, st.none() | feefracs, st.lists(feefracs, max_size=2), st.integers(0, 50_000))
 def test_a_child_is_affordable_replaces_what_is_there_and_stays_within_the_most(
-    shapes: list[Shape], aimed: Aim, parent: Standing, child: Standing | None, rivals: list[Standing], last: int
+    shapes: list[Shape], aimed: Aim, parent: FeeFrac, child: FeeFrac | None, rivals: list[FeeFrac], last: int
 ) -> None:
     bid = child_bid(shapes, aimed, parent, child, rivals, last)
     if bid is None:
         return
-    made = Standing(bid.fee, bid.shape.size)
+    made = FeeFrac(bid.fee, bid.shape.size)
     assert bid.shape in shapes
     assert 0 < bid.fee <= bid.shape.funds
     assert (parent + made).rate <= aimed.most
@@ -221,14 +227,14 @@ def test_a_child_is_affordable_replaces_what_is_there_and_stays_within_the_most(
         assert together.rate > max(rival.rate for rival in rivals)
 
 
-@given(shapes_any, aims(), st.none() | standings, st.lists(standings, max_size=2), st.just(NOTHING) | standings)
+@given(shapes_any, aims(), st.none() | feefracs, st.lists(feefracs, max_size=2), st.just(NOTHING) | feefracs)
 def test_an_own_transaction_is_affordable_replaces_what_is_there_and_stays_within_the_most(
-    shapes: list[Shape], aimed: Aim, mine: Standing | None, rivals: list[Standing], parent: Standing
+    shapes: list[Shape], aimed: Aim, mine: FeeFrac | None, rivals: list[FeeFrac], parent: FeeFrac
 ) -> None:
     bid = own_bid(shapes, aimed, mine, rivals, parent)
     if bid is None:
         return
-    made = Standing(bid.fee, bid.shape.size)
+    made = FeeFrac(bid.fee, bid.shape.size)
     assert 0 < bid.fee <= bid.shape.funds
     assert min(made.rate, (parent + made).rate) <= aimed.most
     there = [*rivals, *([] if mine is None else [mine])]
@@ -237,31 +243,31 @@ def test_an_own_transaction_is_affordable_replaces_what_is_there_and_stays_withi
         assert made.rate > max(other.rate for other in there)
 
 
-@given(aims(), standings, st.integers(100, 1_000), st.integers(1, 100_000))
+@given(aims(), feefracs, st.integers(100, 1_000), st.integers(1, 100_000))
 def test_the_best_rate_is_paid_where_the_aim_cannot_be_reached(
-    aimed: Aim, parent: Standing, size: int, funds: int
+    aimed: Aim, parent: FeeFrac, size: int, funds: int
 ) -> None:
     bid = child_bid([Shape(size, funds)], aimed, parent)
-    if bid is not None and (parent + Standing(bid.fee, size)).rate < aimed.rate:
+    if bid is not None and (parent + FeeFrac(bid.fee, size)).rate < aimed.rate:
         assert bid.fee == funds
 
 
-@given(shapes_any, aims(), standings)
-def test_raising_ends(shapes: list[Shape], aimed: Aim, parent: Standing) -> None:
+@given(shapes_any, aims(), feefracs)
+def test_raising_ends(shapes: list[Shape], aimed: Aim, parent: FeeFrac) -> None:
     """Once sent, the same aim asks for nothing more."""
     bid = child_bid(shapes, aimed, parent)
     if bid is not None:
-        made = Standing(bid.fee, bid.shape.size)
+        made = FeeFrac(bid.fee, bid.shape.size)
         again = child_bid([bid.shape], aimed, parent, made)
         assert again is None
 
 
-@given(shapes_any, shapes_any, aims(), aims(), standings)
+@given(shapes_any, shapes_any, aims(), aims(), feefracs)
 def test_two_that_raise_the_same_close_end(
-    ours: list[Shape], theirs: list[Shape], our_aim: Aim, their_aim: Aim, parent: Standing
+    ours: list[Shape], theirs: list[Shape], our_aim: Aim, their_aim: Aim, parent: FeeFrac
 ) -> None:
     """Each child pays more than the one before, so that somebody's most or coins are reached."""
-    child: Standing | None = None
+    child: FeeFrac | None = None
     idle = turns = 0
     while idle < 2:
         shapes, aimed = (ours, our_aim) if turns % 2 else (theirs, their_aim)
@@ -270,7 +276,7 @@ def test_two_that_raise_the_same_close_end(
             idle += 1
         else:
             assert child is None or bid.fee > child.fee
-            child, idle = Standing(bid.fee, bid.shape.size), 0
+            child, idle = FeeFrac(bid.fee, bid.shape.size), 0
         turns += 1
         assert turns < 20
 
@@ -283,27 +289,27 @@ def test_the_cheapest_shape_that_reaches_the_aim_is_taken() -> None:
 
 
 def test_a_child_of_a_parent_that_pays_enough_is_not_sent() -> None:
-    assert child_bid([Shape(CHILD, 50_000)], Aim(5, 100), Standing(5 * COMMIT, COMMIT)) is None
-    poor, rich = Standing(300, CHILD), Standing(30 * CHILD, CHILD)
-    assert child_bid([Shape(CHILD, 50_000)], Aim(10, 100), Standing(COMMIT, COMMIT), rich) is None
-    assert child_bid([Shape(CHILD, 50_000)], Aim(10, 100), Standing(COMMIT, COMMIT), poor) is not None
+    assert child_bid([Shape(CHILD, 50_000)], Aim(5, 100), FeeFrac(5 * COMMIT, COMMIT)) is None
+    poor, rich = FeeFrac(300, CHILD), FeeFrac(30 * CHILD, CHILD)
+    assert child_bid([Shape(CHILD, 50_000)], Aim(10, 100), FeeFrac(COMMIT, COMMIT), rich) is None
+    assert child_bid([Shape(CHILD, 50_000)], Aim(10, 100), FeeFrac(COMMIT, COMMIT), poor) is not None
 
 
 def test_a_parent_that_pays_enough_gets_a_child_where_others_spend_its_inputs() -> None:
-    rival, commit = Standing(20 * 168, 168), Standing(5 * COMMIT, COMMIT)
+    rival, commit = FeeFrac(20 * 168, 168), FeeFrac(5 * COMMIT, COMMIT)
     bid = child_bid([Shape(CHILD, 50_000)], Aim(5, 100), commit, rivals=(rival,))
     assert bid is not None
-    assert (commit + Standing(bid.fee, CHILD)).rate > rival.rate
+    assert (commit + FeeFrac(bid.fee, CHILD)).rate > rival.rate
 
 
 def test_an_own_transaction_pays_the_rate_itself_beside_a_rich_parent() -> None:
-    parent, shape = Standing(90 * COMMIT, COMMIT), Shape(REVOKE, 50_000)
+    parent, shape = FeeFrac(90 * COMMIT, COMMIT), Shape(REVOKE, 50_000)
     assert own_bid([shape], Aim(10, 100), parent=parent) == Bid(shape, 10 * REVOKE)
-    assert own_bid([shape], Aim(10, 100), mine=Standing(REVOKE, REVOKE), parent=parent) == Bid(shape, 10 * REVOKE)
+    assert own_bid([shape], Aim(10, 100), mine=FeeFrac(REVOKE, REVOKE), parent=parent) == Bid(shape, 10 * REVOKE)
 
 
 def test_a_child_that_would_not_lift_its_parent_is_not_sent() -> None:
-    assert child_bid([Shape(CHILD, 4 * CHILD)], Aim(50, 100), Standing(5 * COMMIT, COMMIT)) is None
+    assert child_bid([Shape(CHILD, 4 * CHILD)], Aim(50, 100), FeeFrac(5 * COMMIT, COMMIT)) is None
 
 
 # The attacks ---------------------------------------------------------------------------------------------------------
@@ -323,14 +329,14 @@ def test_a_punishment_that_cannot_pay_the_estimate_goes_out_from_its_own_output(
 
 def test_a_punishment_at_1_is_replaced_once_the_estimate_is_29() -> None:
     shapes = [Shape(REVOKE, 192), Shape(REVOKE + 148, 20_000)]
-    mine = Standing(181, REVOKE)
+    mine = FeeFrac(181, REVOKE)
     bid = own_bid(shapes, aim(Rate(29, guess=False), BOUNDS, Urgency(144, 144, 1, 1)), mine=mine)
     assert bid == Bid(shapes[1], 29 * 329)
 
 
 @given(st.integers(1, 99), st.integers(1, 20))
 def test_a_punishment_is_replaced_every_block_while_it_pays_less_than_the_rate(paid: int, more: int) -> None:
-    mine = Standing(paid * REVOKE, REVOKE)
+    mine = FeeFrac(paid * REVOKE, REVOKE)
     aimed = aim(Rate(min(paid + more, 100), guess=False), BOUNDS, Urgency(None, 144))
     bid = own_bid([Shape(REVOKE, 50_000)], aimed, mine=mine)
     assert bid is not None
@@ -338,7 +344,7 @@ def test_a_punishment_is_replaced_every_block_while_it_pays_less_than_the_rate(p
 
 
 def test_a_punishment_takes_the_place_of_the_cheats_payout_whatever_that_pays() -> None:
-    payout = chunks(Standing(29 * PAYOUT, PAYOUT), Standing(60 * 150, 150))
+    payout = chunks(FeeFrac(29 * PAYOUT, PAYOUT), FeeFrac(60 * 150, 150))
     aimed = aim(Rate(1, guess=False), BOUNDS, Urgency(0, 144, 1, 1))
     bid = own_bid([Shape(329, 100_000)], replace(aimed, rate=1), rivals=payout)
     assert bid is not None
@@ -346,11 +352,11 @@ def test_a_punishment_takes_the_place_of_the_cheats_payout_whatever_that_pays() 
 
 
 def test_a_punishment_waits_for_the_block_where_the_cheats_child_pays_more_than_it_may() -> None:
-    sibling = Standing(500 * CHILD, CHILD)
+    sibling = FeeFrac(500 * CHILD, CHILD)
     aimed = aim(Rate(5, guess=False), BOUNDS, Urgency(144, 144, 1, 1))
-    commit = Standing(COMMIT, COMMIT)
+    commit = FeeFrac(COMMIT, COMMIT)
     assert own_bid([Shape(329, 1_000_000)], aimed, rivals=(sibling,), parent=commit) is None
-    bid = own_bid([Shape(329, 1_000_000)], aimed, rivals=(Standing(300, CHILD),), parent=commit)
+    bid = own_bid([Shape(329, 1_000_000)], aimed, rivals=(FeeFrac(300, CHILD),), parent=commit)
     assert bid == Bid(Shape(329, 1_000_000), 5 * (COMMIT + 329) - COMMIT)
 
 
@@ -380,12 +386,12 @@ def test_deposits_leave_the_whole_reserve(values: list[int], coins: int, each: i
 
 
 def test_each_coin_of_the_reserve_lifts_a_commit_to_the_ceiling() -> None:
-    commit = Standing(COMMIT, COMMIT)
+    commit = FeeFrac(COMMIT, COMMIT)
     reserve = reserve_for(2, commit, CHILD, BOUNDS, 546)
     assert reserve == Reserve(2, 100 * (COMMIT + CHILD) - COMMIT + 546)
     bid = child_bid([Shape(CHILD, reserve.each - 546)], Aim(100, 100), commit)
     assert bid is not None
-    assert (commit + Standing(bid.fee, CHILD)).rate == 100
+    assert (commit + FeeFrac(bid.fee, CHILD)).rate == 100
 
 
 def test_punishments_come_first_and_deposits_last() -> None:
@@ -396,7 +402,7 @@ def test_punishments_come_first_and_deposits_last() -> None:
 
 @pytest.mark.parametrize("estimate", [4, 6, 20])
 def test_an_estimate_over_commits_that_pay_5_costs_no_payment_that_a_raise_saves(estimate: int) -> None:
-    commit, rate = Standing(5 * COMMIT, COMMIT), Rate(estimate, guess=False)
+    commit, rate = FeeFrac(5 * COMMIT, COMMIT), Rate(estimate, guess=False)
     cost = estimate * (COMMIT + CHILD) - 5 * COMMIT
     taken = [
         may_take(commit, Shape(CHILD, funds), rate, BOUNDS, left=19, span=18, packages=True)
@@ -406,14 +412,14 @@ def test_an_estimate_over_commits_that_pay_5_costs_no_payment_that_a_raise_saves
 
 
 def test_nothing_is_taken_without_packages_on_commits_below_the_estimate() -> None:
-    commit, shape = Standing(5 * COMMIT, COMMIT), Shape(CHILD, 100_000)
+    commit, shape = FeeFrac(5 * COMMIT, COMMIT), Shape(CHILD, 100_000)
     for estimate, taken in ((4, True), (5, True), (6, False)):
         rate = Rate(estimate, guess=False)
         assert may_take(commit, shape, rate, BOUNDS, left=19, span=18, packages=False) is taken
 
 
 def test_nothing_is_taken_once_the_blocks_for_raising_have_begun_or_above_the_ceiling() -> None:
-    commit, shape = Standing(5 * COMMIT, COMMIT), Shape(CHILD, 1_000_000)
+    commit, shape = FeeFrac(5 * COMMIT, COMMIT), Shape(CHILD, 1_000_000)
     for left, value, taken in ((19, 100, True), (18, 100, False), (19, 101, False)):
         rate = Rate(value, guess=False)
         assert may_take(commit, shape, rate, BOUNDS, left=left, span=18, packages=True) is taken
@@ -421,16 +427,16 @@ def test_nothing_is_taken_once_the_blocks_for_raising_have_begun_or_above_the_ce
 
 @given(rates, bounds_any, st.integers(1, 5), st.integers(100, 1_000), st.integers(0, 100_000))
 def test_what_is_taken_can_be_raised_at_once(rate: Rate, bounds: Bounds, agreed: int, size: int, funds: int) -> None:
-    commit, shape = Standing(agreed * COMMIT, COMMIT), Shape(size, funds)
+    commit, shape = FeeFrac(agreed * COMMIT, COMMIT), Shape(size, funds)
     if may_take(commit, shape, rate, bounds, left=7, span=6, packages=True):
         aimed = aim(rate, bounds, Urgency(6, 6))
         bid = child_bid([shape], aimed, commit)
-        raised = commit if bid is None else commit + Standing(bid.fee, size)
+        raised = commit if bid is None else commit + FeeFrac(bid.fee, size)
         assert raised.rate >= aimed.rate
 
 
 def test_a_deposit_that_was_refused_for_its_fee_is_made_anew() -> None:
-    shapes, sent = [Shape(220, 100_000)], Standing(220, 220)
+    shapes, sent = [Shape(220, 100_000)], FeeFrac(220, 220)
     today = Rate(6, guess=False)
     assert deposit_bid(shapes, today, BOUNDS, sent=sent, there=False, depended=False) == Bid(shapes[0], 6 * 220)
     assert deposit_bid(shapes, Rate(1, guess=False), BOUNDS, sent=sent, there=False, depended=False) == Bid(
@@ -442,16 +448,16 @@ def test_a_deposit_that_was_refused_for_its_fee_is_made_anew() -> None:
     assert deposit_bid(shapes, today, BOUNDS, sent=None, there=False, depended=False) == Bid(shapes[0], 6 * 220)
 
 
-@given(shapes_any, rates, bounds_any, standings, st.booleans())
+@given(shapes_any, rates, bounds_any, feefracs, st.booleans())
 def test_no_deposit_is_sent_again_unchanged(
-    shapes: list[Shape], rate: Rate, bounds: Bounds, sent: Standing, there: bool
+    shapes: list[Shape], rate: Rate, bounds: Bounds, sent: FeeFrac, there: bool
 ) -> None:
     bid = deposit_bid(shapes, rate, bounds, sent=sent, there=there, depended=False)
     assert bid is None or (bid.fee > sent.fee and bid.fee <= bounds.ceiling * bid.shape.size)
 
 
 def test_a_deposit_in_the_mempool_is_replaced_only_where_the_rate_of_the_day_is_higher() -> None:
-    shapes, sent = [Shape(220, 100_000)], Standing(5 * 220, 220)
+    shapes, sent = [Shape(220, 100_000)], FeeFrac(5 * 220, 220)
     for value, fee in ((5, None), (4, None), (6, 6 * 220)):
         bid = deposit_bid(shapes, Rate(value, guess=False), BOUNDS, sent=sent, there=True, depended=False)
         assert (bid.fee if bid else None) == fee
@@ -460,7 +466,7 @@ def test_a_deposit_in_the_mempool_is_replaced_only_where_the_rate_of_the_day_is_
 @given(st.integers(1, 99), st.integers(1, 400))
 def test_an_evicted_child_goes_out_again_and_pays_more_up_to_the_most(rate: int, rounds: int) -> None:
     """Replacement cycling: the attacker's child evicts ours, and is replaced itself; nothing is there each time."""
-    commit, shape, last = Standing(COMMIT, COMMIT), Shape(CHILD, 1_000_000), 0
+    commit, shape, last = FeeFrac(COMMIT, COMMIT), Shape(CHILD, 1_000_000), 0
     aimed, most = Aim(max(rate, 2), 100), lifting_fee(commit, CHILD, 100)
     for _ in range(rounds):
         bid = child_bid([shape], aimed, commit, last=last)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from channel3_support import ASSET, hashed
+from channel3_support import ASSET, compose_expire, hashed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from parties import (
+from parties_support import (
     BOUNDS,
     CHEAT,
     CONTRACT,
@@ -30,13 +30,13 @@ from parties import (
     junk_child,
     run,
 )
-from tiny_chain import Refused
+from tiny_chain_support import Refused
 
 from picopayments_cli.channel3.drafts import DUST
 from picopayments_cli.channel3.facts import Paid
 from picopayments_cli.channel3.recovery import tasks
 from picopayments_cli.channel3.steps import Name, plan
-from picopayments_cli.channel3.transactions import compose_close, compose_expire, compose_payout
+from picopayments_cli.channel3.transactions import compose_close, compose_payout
 
 DELAY = CONTRACT.delay
 HEIGHT = EXPIRY.height

@@ -22,6 +22,9 @@ from channel3_support import (
     SEGWIT,
     anchor_of,
     coin,
+    compose_child,
+    compose_expire,
+    compose_revoke,
     hashed,
     kernel_accepts,
     legacy,
@@ -34,14 +37,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from picopayments_cli.channel.counterparty import data_script, message_of, p2sh, pack_send, unpack_send
-from picopayments_cli.channel.errors import (
-    BadCommitQuantity,
-    BadDeposit,
-    BadPreviousTransaction,
-    BadWalletScript,
-    InsufficientBitcoin,
-    InvalidTime,
-)
 from picopayments_cli.channel.values import MAX_QUANTITY, Coin, Hash, Outpoint, Quantity
 from picopayments_cli.channel3.drafts import DUST, REPLACEABLE, Draft, Input, Output, coin_of, parse_transaction
 from picopayments_cli.channel3.keys import NUMS
@@ -59,17 +54,21 @@ from picopayments_cli.channel3.transactions import (
     PAYOUT_SIZE,
     Contract,
     check_deposit,
-    commit_rate,
-    compose_child,
     compose_close,
     compose_commit,
     compose_deposit,
-    compose_expire,
     compose_payout,
     compose_remainder,
     compose_rest,
-    compose_revoke,
     compose_send,
+)
+from picopayments_cli.errors import (
+    BadCommitQuantity,
+    BadDeposit,
+    BadPreviousTransaction,
+    BadWalletScript,
+    InsufficientBitcoin,
+    InvalidTime,
 )
 
 RATES = st.integers(1, 100)
@@ -247,11 +246,6 @@ def test_an_anchor_on_another_address_makes_nothing() -> None:
         compose_commit(CONTRACT, elsewhere, 1, ONE)
     with pytest.raises(ValueError, match="does not lie on"):
         compose_close(CONTRACT, elsewhere, 1)
-
-
-def test_commits_pay_what_their_payee_can_raise_them_from() -> None:
-    assert [commit_rate(estimate, packages=True) for estimate in (0, 1, 3, 5, 80)] == [1, 1, 3, 5, 5]
-    assert [commit_rate(estimate, packages=False) for estimate in (0, 1, 3, 30, 80)] == [5, 5, 9, 90, 100]
 
 
 # Limits -------------------------------------------------------------------------------------------------------------
@@ -458,14 +452,6 @@ def test_an_expiry_takes_all_that_lies_there_and_adds_what_the_fee_needs(script:
     raw = finish_alone(draft, PAYER, PAYER_WALLET)
     assert kernel_accepts(raw, draft)
     assert 50 * vsize_of(raw) <= draft.fee <= 50 * (vsize_of(raw) + 4)
-
-
-def test_an_expiry_of_more_coins_than_fit_takes_the_most_valuable() -> None:
-    coins = [coin(str(number), 600 + number, DEPOSIT.output) for number in range(1200)]
-    draft = compose_expire(CONTRACT, coins, ASSET, purse())
-    assert len(draft.inputs) == 500
-    assert draft.size < 100_000
-    assert min(spent.coin.value for spent in draft.inputs) == 600 + 700
 
 
 @pytest.mark.parametrize("script", [legacy(PAYER_WALLET), segwit(PAYER_WALLET)])

@@ -25,7 +25,6 @@ from channel3_support import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picopayments_cli.channel.errors import BadCommitQuantity, BadDeposit, BadPayeeSignature, BadPayerSignature
 from picopayments_cli.channel.values import Coin, Quantity
 from picopayments_cli.channel3.drafts import Draft, Output
 from picopayments_cli.channel3.halves import (
@@ -56,6 +55,7 @@ from picopayments_cli.channel3.transactions import (
     compose_remainder,
     compose_rest,
 )
+from picopayments_cli.errors import BadCommitQuantity, BadDeposit, BadPayeeSignature, BadPayerSignature
 
 ANCHOR = anchor_of(CONTRACT)
 COMMIT = sign_commit(CONTRACT, ANCHOR, Quantity(300), ONE, PAYER)

@@ -9,12 +9,12 @@ import pytest
 from bitcoin.core import CTransaction
 from channel3_support import vectors
 
-from picopayments_cli.channel.errors import BadChannelKey
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.channel3.drafts import Draft, Input, Output
 from picopayments_cli.channel3.keys import NUMS, Key, XOnly
 from picopayments_cli.channel3.signing import ALL_ANYONECANPAY, taproot_message, witness_digest
 from picopayments_cli.channel3.taproot import Tree, branch_hash, leaf_hash, tagged_hash
+from picopayments_cli.errors import BadChannelKey
 
 SPEND = vectors()["bip341_spend"]
 

@@ -8,7 +8,6 @@ import pytest
 from channel3_support import digest, hashed, kernel_accepts
 from exchange_support import DEPOSIT, HANDLE, Side, answer, ask, close_all, judge, prepare, sync, two_parties
 
-from picopayments_cli.channel.errors import BadPayeeSignature, BadPayerSignature, CloseBeyondLimit
 from picopayments_cli.channel.values import Hash, Outpoint, Quantity
 from picopayments_cli.channel3 import close, duplex
 from picopayments_cli.channel3.duplex import Half
@@ -17,6 +16,7 @@ from picopayments_cli.channel3.standing import Standing
 from picopayments_cli.channel3.state import Changes, commit, give_remainder
 from picopayments_cli.channel3.transactions import compose_close, compose_rest
 from picopayments_cli.channel3.wire import Anchors, Figures
+from picopayments_cli.errors import BadPayeeSignature, BadPayerSignature, CloseBeyondLimit
 
 
 def paid(c2h: int = 300, h2c: int = 120) -> tuple[Side, Side]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from channel3_support import ASSET, OTHER_ASSET, PAYER_WALLET, digest, hashed
-from parties import CONTRACT, EXPIRY, PAYEE_SCRIPT, PAYER_SCRIPT, agreed, commit_draft, countered, honest_payee
-from parties import honest_payer as payer_of
-from tiny_chain import TinyChain
+from parties_support import CONTRACT, EXPIRY, PAYEE_SCRIPT, PAYER_SCRIPT, agreed, commit_draft, countered, honest_payee
+from parties_support import honest_payer as payer_of
+from tiny_chain_support import TinyChain
 
 from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint
 from picopayments_cli.channel3.coins import Purse

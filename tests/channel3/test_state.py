@@ -8,21 +8,6 @@ import pytest
 from channel3_support import PAYEE, hashed, secret
 from exchange_support import DEPOSIT, Side, prepare, sync, two_parties
 
-from picopayments_cli.channel.errors import (
-    AmountsDiffer,
-    BadCommitQuantity,
-    BadPayeeSignature,
-    BadPayerSignature,
-    BadSecret,
-    CloseSigned,
-    ConnectionNotOpen,
-    NotTransferable,
-    PeerMisbehaved,
-    PicopaymentsError,
-    RemainderMissing,
-    RepeatedHash,
-    UnknownRevokeHash,
-)
 from picopayments_cli.channel.values import Hash, Quantity, Secret
 from picopayments_cli.channel3 import duplex
 from picopayments_cli.channel3.duplex import Half
@@ -39,6 +24,21 @@ from picopayments_cli.channel3.state import (
     give_back,
     revoke,
     to_revoke,
+)
+from picopayments_cli.errors import (
+    AmountsDiffer,
+    BadCommitQuantity,
+    BadPayeeSignature,
+    BadPayerSignature,
+    BadSecret,
+    CloseSigned,
+    ConnectionNotOpen,
+    NotTransferable,
+    PeerMisbehaved,
+    PicopaymentsError,
+    RemainderMissing,
+    RepeatedHash,
+    UnknownRevokeHash,
 )
 
 

@@ -14,11 +14,12 @@ import pbk
 
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.values import Coin, Hash, Height, Outpoint, Quantity, Secret, hash160
-from picopayments_cli.channel3.coins import Purse
-from picopayments_cli.channel3.drafts import Draft
+from picopayments_cli.channel3.coins import Purse, offers, pay
+from picopayments_cli.channel3.drafts import MAX_CHILD, MAX_SIZE, Draft
 from picopayments_cli.channel3.keys import Key, Secrets
 from picopayments_cli.channel3.scripts import DepositScript, p2wpkh
-from picopayments_cli.channel3.transactions import Contract
+from picopayments_cli.channel3.transactions import Contract, child_shape, expire_shape, revoke_shape
+from picopayments_cli.errors import InsufficientBitcoin
 
 ASSET = 121892899915  # PEPECASH
 OTHER_ASSET = 1
@@ -27,7 +28,7 @@ OTHER_ASSET = 1
 @cache
 def vectors() -> Any:
     """The published numbers of the BIPs."""
-    path = Path(__file__).parent.parent / "data" / "taproot_vectors.json"
+    path = Path(__file__).parent / "data" / "taproot_vectors.json"
     return json.loads(path.read_text(encoding="ascii"))
 
 
@@ -91,6 +92,42 @@ def purse(values: Sequence[int] = (), rate: int = 1, script: bytes | None = None
     """The payer's wallet with coins of those values."""
     own = legacy(PAYER_WALLET) if script is None else script
     return Purse(own, wallet_coins(values, own), rate)
+
+
+# What a payer makes alone at its purse's rate, in the cheapest way ----------------------------------------------------
+
+
+def _paid(shape: Draft, wallet: Purse, owed: int = 0, most: int = MAX_SIZE) -> Draft:
+    for coins in offers(shape, wallet, most):
+        draft = shape.plus(coins)
+        fee = owed + wallet.rate * draft.size
+        if draft.fee >= fee:
+            return pay(shape, coins, fee)
+    raise InsufficientBitcoin("no coins pay for this")
+
+
+def _owed(parent: Draft | None, wallet: Purse) -> int:
+    """The satoshis that a parent lacks to the purse's rate."""
+    return 0 if parent is None else max(wallet.rate * parent.size - parent.fee, 0)
+
+
+def compose_revoke(
+    contract: Contract, spent: Coin, revoke_hash: Hash, asset_id: int, wallet: Purse, parent: Draft | None = None
+) -> Draft:
+    """All of an asset from a revoked commit's address; ``parent``: the commit, where it is paid for too."""
+    shape = revoke_shape(contract, spent, revoke_hash, asset_id)
+    return _paid(shape, wallet, _owed(parent, wallet), MAX_CHILD)
+
+
+def compose_expire(contract: Contract, coins: Sequence[Coin], asset_id: int, wallet: Purse) -> Draft:
+    """All of an asset from the deposit's address, the most valuable coin first."""
+    ordered = sorted(coins, key=lambda one: (-one.value, one.outpoint))
+    return _paid(expire_shape(contract, ordered, asset_id), wallet)
+
+
+def compose_child(parent: Draft, index: int, wallet: Purse) -> Draft:
+    """What raises a parent to the purse's rate."""
+    return _paid(child_shape(parent, index, wallet.script), wallet, _owed(parent, wallet), MAX_CHILD)
 
 
 # Judges -------------------------------------------------------------------------------------------------------------

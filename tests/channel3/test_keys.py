@@ -7,12 +7,12 @@ from channel3_support import CONTRACT, ONE, PAYEE, PAYER, PAYER_WALLET, coin, di
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picopayments_cli.channel.errors import BadChannelKey, BadSecret, RepeatedKey
 from picopayments_cli.channel3.drafts import SHARED, Draft, Output, Unlock, by_both
 from picopayments_cli.channel3.keys import NUMS, Key, Secrets, XOnly, check_distinct, read_secret
 from picopayments_cli.channel3.scripts import CommitScript, DepositScript, both_witness
 from picopayments_cli.channel3.signing import sign_leaf
 from picopayments_cli.channel3.taproot import Tree
+from picopayments_cli.errors import BadChannelKey, BadSecret, RepeatedKey
 
 
 @pytest.mark.parametrize("data", [b"", PAYER.xonly.data[:31], PAYER.pubkey, PAYER.xonly.data + b"\x00"])

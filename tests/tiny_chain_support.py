@@ -10,8 +10,8 @@ from channel3_support import digest
 from picopayments_cli.channel.counterparty import message_of, unpack_send
 from picopayments_cli.channel.values import Coin, Height, Outpoint
 from picopayments_cli.channel3.drafts import MAX_CHILD, SHARED, Draft
-from picopayments_cli.channel3.facts import Facts, Seen, Side, View, look, questions, standing_of
-from picopayments_cli.channel3.fees import Standing, replacing_fee
+from picopayments_cli.channel3.facts import Facts, Seen, Side, View, feefrac_of, look, questions
+from picopayments_cli.channel3.fees import FeeFrac, replacing_fee
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,15 @@ class TinyChain:
             coins = {script: self.coins(script) for script in wanted.scripts}
             facts = look(side, View(Height(self.tip), transactions, seen if by_outpoint else None, coins, assets))
 
-    def seen(self, txid: bytes, standing: bool = True) -> Seen:
+    def seen(self, txid: bytes, feefrac: bool = True) -> Seen:
         """A transaction as a node tells of it."""
         item = self.items[txid]
         if item.height is not None:
             return Seen(txid, Height(item.height))
-        if not standing:
+        if not feefrac:
             return Seen(txid)
         child = next(iter(self.children(txid)), None)
-        return Seen(txid, None, standing_of(item.draft), None if child is None else self.seen(child))
+        return Seen(txid, None, feefrac_of(item.draft), None if child is None else self.seen(child))
 
     # The mempool -----------------------------------------------------------------------------------------------------
 
@@ -183,8 +183,8 @@ class TinyChain:
         gone = list(self._with_children(direct))
         if not gone:
             return
-        replaced = [standing_of(self.items[txid].draft) for txid in gone]
-        together = Standing(sum(draft.fee for draft in new), sum(draft.size for draft in new))
+        replaced = [feefrac_of(self.items[txid].draft) for txid in gone]
+        together = FeeFrac(sum(draft.fee for draft in new), sum(draft.size for draft in new))
         if together.fee < replacing_fee(together.size, replaced):
             raise Refused("a replacement pays too little")
         for txid in gone:
@@ -239,9 +239,9 @@ class TinyChain:
         return any((item := self.items.get(out.txid)) is not None and item.height is None for out in _spent(draft))
 
     def _mine_family(self, txid: bytes, rate: int) -> None:
-        own = standing_of(self.items[txid].draft)
+        own = feefrac_of(self.items[txid].draft)
         children = self.children(txid)
-        joined = sum((standing_of(self.items[child].draft) for child in children), own)
+        joined = sum((feefrac_of(self.items[child].draft) for child in children), own)
         if max(own.rate, joined.rate) < rate:
             return
         self.items[txid] = replace(self.items[txid], height=self.tip)

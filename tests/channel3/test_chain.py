@@ -6,7 +6,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import pytest
-from channel3_support import ASSET, digest, hashed, key, legacy, secret, segwit
+from channel3_support import (
+    ASSET,
+    compose_child,
+    compose_expire,
+    compose_revoke,
+    digest,
+    hashed,
+    key,
+    legacy,
+    secret,
+    segwit,
+)
 from regtest_support import open_node
 
 from picopayments_cli.channel.values import Coin, Height, Outpoint, Quantity
@@ -37,15 +48,12 @@ from picopayments_cli.channel3.signing import (
 from picopayments_cli.channel3.transactions import (
     Contract,
     check_deposit,
-    compose_child,
     compose_close,
     compose_commit,
     compose_deposit,
-    compose_expire,
     compose_payout,
     compose_remainder,
     compose_rest,
-    compose_revoke,
 )
 from picopayments_cli.regtest.node import BlockRefused, Node
 

@@ -8,12 +8,12 @@ import pytest
 from channel3_support import PAYEE, PAYER, key, legacy, segwit
 from exchange_support import HEIGHT, two_parties
 
-from picopayments_cli.channel.errors import BadTerms, BadWalletScript, DepositRefused, InvalidTime, RepeatedKey
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.values import Quantity
 from picopayments_cli.channel3.keys import NUMS
 from picopayments_cli.channel3.opening import Party, Stake, check_parties, check_wallet, contract_of
 from picopayments_cli.channel3.terms import TIP_SLACK, Terms
+from picopayments_cli.errors import BadTerms, BadWalletScript, DepositRefused, InvalidTime, RepeatedKey
 
 MAINNET = NETWORKS["mainnet"]
 TERMS = Terms(5000, 100, 1.5, 4032, 144, 1, 5, 20)

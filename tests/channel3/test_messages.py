@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from picopayments_cli.channel.envelope import canonical, seal, signed_by
-from picopayments_cli.channel.errors import BadReply, BadRequest, BadTerms, PicopaymentsError
 from picopayments_cli.channel.keys import Key as WalletKey
+from picopayments_cli.channel.messages import answering
+from picopayments_cli.channel.stages import OPEN
 from picopayments_cli.channel.values import Handle, Hash, Outpoint, Quantity, Secret, Token
 from picopayments_cli.channel3 import messages
 from picopayments_cli.channel3.duplex import Half
@@ -41,6 +42,8 @@ from picopayments_cli.channel3.opening import Party, Stake
 from picopayments_cli.channel3.standing import Standing
 from picopayments_cli.channel3.terms import Terms
 from picopayments_cli.channel3.wire import Anchors, Figures, Payment, Receipt, RefusedPayment
+from picopayments_cli.errors import BadReply, BadRequest, BadTerms, PicopaymentsError
+from picopayments_cli.web import refusal
 
 TERMS = Terms(10**12, 1, 1.5, 4032, 144, 1, 5, 100)
 PARTY = Party(PAYER.xonly, PAYEE.xonly, legacy(key("wallet")))
@@ -54,7 +57,7 @@ REMAINDER = Remainder(Quantity(1), HASH, bytes(range(65)))
 HALF = Half(REMAINDER, (Secret(digest("one")), Secret(digest("two"))), COMMIT)
 STANDING = Standing(COMMIT, REMAINDER, HALF.revokes, (HASH, Hash(bytes(20))))
 CLOSING = Closing(7, bytes(range(64)), bytes(range(65)))
-SHOWN = ShownConnection("XCP", None, 5, None, messages.OPEN)
+SHOWN = ShownConnection("XCP", None, 5, None, OPEN)
 RECOVERED = Recovered(HANDLE, "XCP", bytes(16), PARTY, OTHER, 499_999_999, STAKE, STAKE, ANCHORS)
 
 EXAMPLES: list[Any] = [
@@ -310,6 +313,13 @@ def test_a_token_has_a_longest_size() -> None:
 @pytest.mark.parametrize(("stage", "shown"), [*((name, name) for name in messages.STAGES), ("else", None), (7, None)])
 def test_a_refusal_names_the_stage(stage: Any, shown: str | None) -> None:
     assert put(EXAMPLES[0], stage, "data", "stage").stage == shown
+
+
+@pytest.mark.parametrize("data", [{}, {"stage": "closing", "quantity": 7}])
+def test_a_refusal_has_the_form_of_every_servers_and_names_its_request(data: dict[str, Any]) -> None:
+    refused = HubRefusal(REQUEST, "ConnectionNotOpen", "It is closing.", data)
+    assert refused.as_json() == answering(refusal("ConnectionNotOpen", "It is closing.", data), REQUEST)
+    assert HubRefusal.parse(as_sent(refused)) == refused
 
 
 def test_what_a_request_and_a_reply_are_about_is_found() -> None:

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from parties import CONTRACT, START, Q, commit_draft, honest_payee, honest_payer, paid, paying
+from parties_support import CONTRACT, START, Q, commit_draft, honest_payee, honest_payer, paid, paying
 
-from picopayments_cli.channel.errors import InvalidTime
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.values import Height
 from picopayments_cli.channel3.deadlines import (
@@ -26,6 +25,7 @@ from picopayments_cli.channel3.deadlines import (
     starts,
 )
 from picopayments_cli.channel3.facts import Deposit, Facts, Seen
+from picopayments_cli.errors import InvalidTime
 
 SAFE = 7
 

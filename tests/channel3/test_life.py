@@ -23,12 +23,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from picopayments_cli.channel.errors import RemainderMissing
 from picopayments_cli.channel.values import Hash, hash160
 from picopayments_cli.channel3 import close, duplex
 from picopayments_cli.channel3.duplex import Half
 from picopayments_cli.channel3.messages import SyncReply, SyncRequest
 from picopayments_cli.channel3.transactions import compose_close
+from picopayments_cli.errors import RemainderMissing
 
 AMOUNTS = st.integers(1, 300)
 

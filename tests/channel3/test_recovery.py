@@ -5,8 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from channel3_support import ASSET, OTHER_ASSET, PAYEE, PAYEE_WALLET, PAYER, PAYER_WALLET, hashed, kernel_accepts
-from parties import (
+from channel3_support import (
+    ASSET,
+    OTHER_ASSET,
+    PAYEE,
+    PAYEE_WALLET,
+    PAYER,
+    PAYER_WALLET,
+    compose_expire,
+    hashed,
+    kernel_accepts,
+)
+from parties_support import (
     BOUNDS,
     CONTRACT,
     EXPIRY,
@@ -31,7 +41,7 @@ from parties import (
 from picopayments_cli.channel3.facts import Kind, Paying
 from picopayments_cli.channel3.fees import PATIENCE
 from picopayments_cli.channel3.steps import Name, Wait
-from picopayments_cli.channel3.transactions import compose_close, compose_expire, compose_payout
+from picopayments_cli.channel3.transactions import compose_close, compose_payout
 
 DELAY = CONTRACT.delay
 HEIGHT = EXPIRY.height
@@ -169,7 +179,7 @@ def test_the_way_to_the_expiry_is_paid_more_each_block() -> None:
         payee.act()
         seen = payee.case.facts.spend
         assert seen is not None
-        fees.append(seen.seen.child.standing.fee if seen.seen.child and seen.seen.child.standing else 0)
+        fees.append(seen.seen.child.feefrac.fee if seen.seen.child and seen.seen.child.feefrac else 0)
         payee.chain.mine(rate=10_000)
     assert fees == sorted(fees)
     assert fees[-1] > 400 * BOUNDS.ceiling
@@ -336,6 +346,19 @@ def test_every_other_asset_on_the_deposits_address_comes_home_in_turn_and_one_wi
     assert [payer.chain.held(PAYER_SCRIPT, asset) for asset in (ASSET, OTHER_ASSET, 26**3 + 5)] == [Q, 7, 9]
 
 
+def test_an_expiry_of_more_coins_than_fit_takes_the_most_valuable() -> None:
+    payer = honest_payer([])
+    for number in range(600):
+        payer.chain.fund(CONTRACT.deposit.output, 600 + number)
+    payer.chain.tip = HEIGHT
+    (step,) = payer.steps()
+    assert step.draft is not None
+    taken = [spent.coin.value for spent in step.draft.inputs if spent.leaf is not None]
+    assert len(taken) == 500
+    assert min(taken[1:]) == 600 + 101
+    assert step.draft.size < 100_000
+
+
 def test_a_coin_that_lies_on_the_address_alone_comes_home_only_where_it_is_worth_it() -> None:
     payer = honest_payer([])
     payer.chain.tip = HEIGHT
@@ -399,8 +422,8 @@ def test_a_revoke_is_replaced_each_block_with_the_only_coin_that_there_is() -> N
         spend = payer.case.facts.spend
         assert spend is not None
         assert spend.first is not None
-        assert spend.first.standing is not None
-        fees.append(spend.first.standing.fee)
+        assert spend.first.feefrac is not None
+        fees.append(spend.first.feefrac.fee)
         payer.chain.mine(rate=10_000)
     assert fees == sorted(fees)
     assert fees[-1] > fees[0]

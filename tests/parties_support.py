@@ -6,18 +6,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from channel3_support import ASSET, PAYEE, PAYEE_WALLET, PAYER, PAYER_WALLET, SEGWIT, hashed, secret, segwit
-from tiny_chain import Refused, TinyChain
+from tiny_chain_support import Refused, TinyChain
 
 from picopayments_cli.channel.values import Coin, Quantity
 from picopayments_cli.channel3.coins import Purse
 from picopayments_cli.channel3.deadlines import Expiry
 from picopayments_cli.channel3.drafts import DUST, Draft, Input, Output
-from picopayments_cli.channel3.facts import Counter, Paid, Paying, Sent, Side, Signed
+from picopayments_cli.channel3.facts import Counter, Paid, Paying, Sent, Side
 from picopayments_cli.channel3.halves import Commit, sign_close, sign_commit, sign_remainder
 from picopayments_cli.channel3.rates import Bounds, Rate
 from picopayments_cli.channel3.recovery import Case, is_over, tasks
 from picopayments_cli.channel3.reserve import Reserve
 from picopayments_cli.channel3.scripts import P2A
+from picopayments_cli.channel3.state import Signed
 from picopayments_cli.channel3.steps import Means, Name, Step, plan
 from picopayments_cli.channel3.transactions import Contract, compose_commit, compose_deposit
 
