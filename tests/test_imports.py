@@ -73,6 +73,8 @@ def floor_of(name: str) -> str:
     top = name.partition(".")[0]
     if name in FACES:
         return "face"
+    if top == "client3":  # the client of protocol 3, which takes the other's place
+        return "client"
     return top if top in WINGS else "channel" if top in GROUND else "shared"
 
 

@@ -30,7 +30,7 @@ from picopayments_cli.channel.values import (
 from picopayments_cli.channel3.deadlines import Expiry
 from picopayments_cli.channel3.duplex import Duplex
 from picopayments_cli.channel3.facts import Counter, Sent
-from picopayments_cli.channel3.fees import Standing
+from picopayments_cli.channel3.fees import FeeFrac
 from picopayments_cli.channel3.halves import Closing, Commit
 from picopayments_cli.channel3.keys import XOnly
 from picopayments_cli.channel3.messages import CloseRequest, SyncRequest
@@ -93,7 +93,7 @@ def rows_between(before: Connection | None, after: Connection) -> list[Row]:
 
 
 def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
-    """Read a connection, its rows too. Raises KeyError, TypeError, ValueError, PicopaymentsError where it is damaged."""
+    """Read a connection and its rows. Raises KeyError, TypeError, ValueError, PicopaymentsError where damaged."""
     if document["protocol"] != PROTOCOL or document["stage"] not in STAGES:
         raise ValueError("it is of another protocol, or in no such stage")
     height, time = (_whole(item) for item in _list(document["expiry"]))
@@ -240,9 +240,7 @@ def _commit_json(commit: Commit) -> Row:
 
 def _commit(items: Any) -> Commit:
     quantity, revoke_hash, signature, payout_signature = _list(items)
-    return Commit(
-        _quantity(quantity), _hash(revoke_hash), bytes.fromhex(signature), bytes.fromhex(payout_signature)
-    )
+    return Commit(_quantity(quantity), _hash(revoke_hash), bytes.fromhex(signature), bytes.fromhex(payout_signature))
 
 
 # The end ------------------------------------------------------------------------------------------------------------
@@ -276,7 +274,7 @@ def _ending(body: Mapping[str, Any]) -> Ending:
 
 def _sent_json(sent: Sent) -> Row:
     coins = [[str(coin.outpoint), coin.value, coin.script.hex(), coin.height] for coin in sent.coins]
-    return [sent.txid.hex(), str(sent.spends), sent.standing.fee, sent.standing.size, coins]
+    return [sent.txid.hex(), str(sent.spends), sent.feefrac.fee, sent.feefrac.size, coins]
 
 
 def _sent(items: Any) -> Sent:
@@ -285,7 +283,7 @@ def _sent(items: Any) -> Sent:
         Coin(Outpoint.parse(_text(outpoint)), _whole(value), bytes.fromhex(script), height)
         for outpoint, value, script, height in _list(listed)
     )
-    return Sent(from_hex(txid, "txid", 32), Outpoint.parse(_text(spends)), Standing(_whole(fee), _whole(size)), coins)
+    return Sent(from_hex(txid, "txid", 32), Outpoint.parse(_text(spends)), FeeFrac(_whole(fee), _whole(size)), coins)
 
 
 def _pending(body: Mapping[str, Any]) -> Pending:

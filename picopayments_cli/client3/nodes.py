@@ -11,7 +11,7 @@ from picopayments_cli.chain.answers import member, members, satoshis_of, txid_of
 from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.networks import Network, address_of_script, script_of_address
 from picopayments_cli.channel3.facts import SendRow
-from picopayments_cli.channel3.fees import Standing
+from picopayments_cli.channel3.fees import FeeFrac
 from picopayments_cli.errors import BroadcastRefused, InvalidAddress, InvalidAsset, NodeRefused, UnknownMethod
 from picopayments_cli.rpc import RestClient, RpcClient
 
@@ -24,7 +24,7 @@ _UNKNOWN_ASSET = -1
 class Waiting:
     """A transaction in the mempool: its own fee and size, and what spends outputs of it."""
 
-    standing: Standing
+    feefrac: FeeFrac
     children: tuple[bytes, ...]
 
 
@@ -77,7 +77,7 @@ class OwnNodes:
                 continue
             fee = int(satoshis_of(member(member(entry, "fees", dict), "base", (int, float))))
             children = tuple(map(txid_of, member(entry, "spentby", list)))
-            found[txid] = Waiting(Standing(fee, whole(entry, "vsize", 1)), children)
+            found[txid] = Waiting(FeeFrac(fee, whole(entry, "vsize", 1)), children)
         return found
 
     def submit(self, raws: Sequence[bytes]) -> tuple[bytes, ...]:
@@ -136,9 +136,7 @@ def _taken(answer: Any, raws: Sequence[bytes]) -> tuple[bytes, ...]:
     taken = tuple(txid for txid in txids if told.get(txid[::-1].hex(), "unknown") is None)
     if not taken:
         reason = next(filter(None, told.values()), None) or member(answer, "package_msg", str)
-        raise BroadcastRefused(
-            f"The node refused the transactions: {reason}", txid=txids[0][::-1].hex(), reason=reason
-        )
+        raise BroadcastRefused(f"The node refused the transactions: {reason}", txid=txids[0][::-1].hex(), reason=reason)
     return taken
 
 

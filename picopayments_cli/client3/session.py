@@ -38,7 +38,9 @@ class Home(client.Home):
     @cached_property
     def store(self) -> RowStore:
         """The local files, locked from here on. Raises StoreLocked, StoreUnusable."""
-        return self._stack.enter_context(RowStore(self._settings.basedir, self._settings.network))
+        store = RowStore(self._settings.basedir, self._settings.network)
+        self._stack.enter_context(store)
+        return store
 
 
 class Session(client.Session):
@@ -61,7 +63,7 @@ class Session(client.Session):
         return Key(self.wallet.key.secret)
 
     @cached_property
-    def sight(self) -> Sight:  # type: ignore[override]  # until this class takes the other's place
+    def sight(self) -> Sight:
         """The chain as this command sees it: by nodes of one's own where the settings name one, else by the hub."""
         settings = self.settings
         if settings.chain_url is None:
