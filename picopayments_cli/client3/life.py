@@ -74,7 +74,7 @@ def _own_deposit(session: Session, connection: Connection, facts: Facts) -> tupl
 
 
 def _hub_deposit(session: Session, connection: Connection, facts: Facts) -> Connection:
-    """The hub's deposit: found once it is buried, and judged again in another block; ``counted`` is None where it is void."""
+    """The hub's deposit: found once it is buried, judged again in another block; not ``counted`` where it is void."""
     receiving, tip, depth = connection.duplex.receiving, facts.tip, session.network.safe_depth
     seen, before = facts.deposit, connection.counted[1]
     if receiving.anchor is not None and (seen is None or seen.height is None or seen.height == before):
