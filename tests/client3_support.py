@@ -158,8 +158,12 @@ class Hub:
         if method != "mph_close" and self.refuses is not None:
             raise self.refuses
         if asked not in self._answers:
-            answers = {"mph_request": self._request, "mph_deposit": self._deposit, "mph_sync": self._sync,
-                       "mph_close": self._close}  # fmt: skip
+            answers: dict[str, Callable[[Any, bytes], Any]] = {
+                "mph_request": self._request,
+                "mph_deposit": self._deposit,
+                "mph_sync": self._sync,
+                "mph_close": self._close,
+            }
             self._answers[asked] = answers[method](json.loads(json.dumps(params)), asked).as_json()
         if self.lost:
             self.lost -= 1
@@ -310,6 +314,10 @@ class Life:
         """The coins of an address."""
         address = address_of(script)
         return self.session.chain.view(Query(coins=[address])).coins[address]
+
+    def told(self) -> list[dict[str, Any]]:
+        """What the history says."""
+        return sorted(self.session.store.history(), key=lambda event: int(event["number"]))
 
     def mempool(self) -> list[str]:
         return list(self.node.bitcoin("getrawmempool"))
