@@ -81,9 +81,8 @@ def agree(session: Session, connection: Connection, look: Look) -> Connection:
     for _ in range(_ROUNDS):
         connection, request = _ask(session, connection, figures, said, sign=sign and home)
         connection, reply, result = _judge(session, connection, request)
-        wanted = request.anchors.h2c is None or reply.anchors.h2c is None or result.h2c is not None
-        if result.c2h is not None and wanted:
-            return _told(session, connection, close.handed_over(request, result))
+        if result.c2h is not None and (result.h2c is not None or None in (request.anchors.h2c, reply.anchors.h2c)):
+            return _told(session, connection, close.handed_over(request, result), final=result.h2c is not None)
         figures, said, sign = close.next_figures(connection.duplex, reply), reply.standing, True
     log.warning("the hub agrees on no close: each side settles alone")
     return connection
@@ -144,8 +143,11 @@ def _judge(
     return session.save(judged, "close judged"), reply, result
 
 
-def _told(session: Session, connection: Connection, request: CloseRequest) -> Connection:
-    """Hand the signature of the close of c2h to the hub, where this party can't raise that close itself."""
+def _told(session: Session, connection: Connection, request: CloseRequest, *, final: bool) -> Connection:
+    """Hand the signature of the close of c2h to the hub, where this party can't raise that close itself.
+
+    ``final``: both closes are signed. Where the hub's deposit does not count yet, its close is asked for again.
+    """
     if request.c2h_signature is not None and not session.sight.nodes.packages:
         body = envelope.seal(session.wallet.key, request.as_json())
         connection = session.save(replace(connection, ending=replace(connection.ending, asked=body)), "close handed")
@@ -154,7 +156,7 @@ def _told(session: Session, connection: Connection, request: CloseRequest) -> Co
         except PicopaymentsError as error:
             log.warning("the hub was not handed its close: %s", error.message)
             return session.connection(connection.handle)
-    return session.save(replace(connection, ending=replace(connection.ending, told=True)), "hub told")
+    return session.save(replace(connection, ending=replace(connection.ending, told=final)), "hub told")
 
 
 # Steps --------------------------------------------------------------------------------------------------------------

@@ -94,6 +94,11 @@ class Session(client.Session):
         """Load one connection. Raises UnknownHandle, StoreDamaged."""
         return self._connection(handle, self.store.load(handle))
 
+    def archived(self) -> dict[Handle, Connection]:  # type: ignore[override]
+        """Load the connections that were culled. Raises StoreDamaged, StoreNewer."""
+        folder = self.store.archive_folder
+        return {handle: self._connection(handle, item, folder) for handle, item in self.store.archived().items()}
+
     def _connection(  # type: ignore[override]
         self, handle: Handle, document: Mapping[str, Any], folder: Path | None = None
     ) -> Connection:
