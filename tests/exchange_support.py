@@ -1,4 +1,7 @@
-"""Two parties that exchange syncs and closes: each with tables of rows, of which it loads what the rules say only."""
+"""Two parties that exchange syncs and closes: each with tables of rows, of which it loads what the rules say only.
+
+Each counts the rows that it loads and writes.
+"""
 
 from __future__ import annotations
 
@@ -48,21 +51,26 @@ class Side:
     wallet: Key
     secrets: Secrets
     now: Duplex
-    signed: dict[Hash, Signed] = field(default_factory=dict)
+    signed: dict[Hash, Signed] = field(default_factory=dict)  # all that were ever signed
+    unrevoked: dict[Hash, Signed] = field(default_factory=dict)  # those of them without a secret
     held: dict[Hash, Held] = field(default_factory=dict)
     hashes: set[Hash] = field(default_factory=set)  # every one that the connection has seen
     due: int = 0
+    loaded: int = 0
+    written: int = 0
 
     def backup(self) -> Side:
         """A copy as it is now."""
-        return replace(self, signed=dict(self.signed), held=dict(self.held), hashes=set(self.hashes))
+        signed, unrevoked, held = dict(self.signed), dict(self.unrevoked), dict(self.held)
+        return replace(self, signed=signed, unrevoked=unrevoked, held=held, hashes=set(self.hashes))
 
     def load(self, secrets_shown: int = 0, amount: int = 0) -> None:
         """Forget all active commits but those that a step needs by the rules, as after a restart."""
-        active = sorted((r for r in self.signed.values() if r.secret is None), key=lambda r: r.quantity)
+        active = sorted(self.unrevoked.values(), key=lambda r: r.quantity)
         top = active[-(secrets_shown + 1) :]
         sending = replace(self.now.sending, active=tuple(top), deeper=len(active) > len(top))
         self.now = replace(self.now, sending=sending, receiving=self._deep(amount))
+        self.loaded += len(self.now.sending.active) + len(self.now.receiving.active)
 
     def _deep(self, amount: int) -> Receiving:
         held = sorted(self.held.values(), key=lambda r: r.quantity)
@@ -76,8 +84,13 @@ class Side:
     def keep(self, after: Duplex, changes: Changes) -> None:
         """Write a state and the rows that it changes."""
         self.now = after
+        self.written += len(changes.signed) + len(changes.held) + len(changes.given_back)
         for row in changes.signed:
             self.signed[row.revoke_hash] = row
+            if row.secret is None:
+                self.unrevoked[row.revoke_hash] = row
+            else:
+                self.unrevoked.pop(row.revoke_hash, None)
         for held in changes.held:
             self.held[held.revoke_hash] = held
         for held in changes.given_back:
@@ -148,9 +161,9 @@ def two_parties(client_deposit: int = DEPOSIT, hub_deposit: int = DEPOSIT) -> tu
 # Syncs --------------------------------------------------------------------------------------------------------------
 
 
-def anchors_of(client: Side) -> Anchors:
-    """Both anchors as a client names them."""
-    sending, receiving = client.now.sending.anchor, client.now.receiving.anchor
+def anchors_of(side: Side) -> Anchors:
+    """Both anchors, that of the side's own deposit first, as a client names them."""
+    sending, receiving = side.now.sending.anchor, side.now.receiving.anchor
     assert sending is not None
     assert receiving is not None
     return Anchors(sending.outpoint, receiving.outpoint)
@@ -164,7 +177,9 @@ def prepare(client: Side, amount: int) -> SyncRequest:
 
 
 def serve(hub: Side, request: SyncRequest, asked: bytes) -> SyncReply:
-    """A hub's new reply, which moves as much as can be of what is due to the client."""
+    """A hub's new reply, which moves as much as can be of what is due to the client. Raises what it refuses."""
+    seen = anchors_of(hub)
+    Anchors(seen.h2c, seen.c2h).check(request.anchors)
     hub.load(len(request.half.revokes))
     after, changes = duplex.accept(hub.now, request.half)
     hub.keep(after, changes)

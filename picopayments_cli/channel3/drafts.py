@@ -17,7 +17,6 @@ from picopayments_cli.channel3.scripts import P2A, is_p2wpkh
 from picopayments_cli.channel3.taproot import Leaf, compact_size
 from picopayments_cli.errors import BadPreviousTransaction
 
-FINAL = 0xFFFFFFFF
 REPLACEABLE = 0xFFFFFFFD
 DUST = 546  # below it an output to a P2PKH address is not relayed
 SHARED = 3  # the version of what both sign and of every revoke: TRUC (BIP 431)

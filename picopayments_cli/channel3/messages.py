@@ -13,15 +13,14 @@ from typing import Any
 
 from picopayments_cli.channel.keys import SALT_SIZE
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, REQUESTED
-from picopayments_cli.channel.values import HANDLE_SIZE, MAX_QUANTITY, Handle, Hash
+from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash
 from picopayments_cli.channel3.duplex import Half
 from picopayments_cli.channel3.halves import Closing
 from picopayments_cli.channel3.opening import Party, Stake
 from picopayments_cli.channel3.standing import Standing
 from picopayments_cli.channel3.terms import Terms
 from picopayments_cli.channel3.wire import (
-    MAX_CAUSE_SIZE,
-    MAX_HEIGHT,
+    MAX_ASSET_SIZE,
     Anchors,
     Figures,
     Payment,
@@ -43,17 +42,14 @@ from picopayments_cli.errors import BadReply, BadRequest
 
 MOST_PAYMENTS = 1000  # in one message
 MOST_RECOVERED = 100  # connections in one answer of mph_key
-MAX_ASSET_SIZE = 250
 NONCE_SIZE = 32
 OUTPUT_SIZE = 34  # of a scriptPubKey of taproot
-# How a connection stands at the hub, as mph_status and the ``stage`` of a refusal say it.
+# How a connection stands at the hub, as the ``stage`` of a refusal says it.
 STAGES = (REQUESTED, AGREED, OPENING, OPEN, CLOSING, CLOSED)
 
 _SEND = {"payee_handle", "amount", "token"}
 _RECEIPT = {"payer_handle", "amount", "token"}
 _REFUSED = {"token", "name"}
-_FUNDS = {"address", "message", "signature", "liquidity"}
-_CONNECTION = {"asset", "asset_longname", "balance", "ttl", "status"}
 _RECOVERED = {"handle", "asset", "salt", "client", "hub", "expiry_height", "c2h", "h2c", "c2h_anchor", "h2c_anchor"}
 
 
@@ -100,101 +96,6 @@ class HubRefusal:
         reader = Reader(body, BadReply)
         data = dict(reader.mapping("data")) if "data" in reader.body else {}
         return HubRefusal(reader.request(), reader.cause("type"), reader.text("message", 10_000), data)
-
-
-# mph_status ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class StatusRequest:
-    """Not signed: asks for what the hub offers in these assets (None: in all)."""
-
-    assets: tuple[str, ...] | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """The params."""
-        return {"assets": None if self.assets is None else list(self.assets)}
-
-    @staticmethod
-    def parse(body: Any) -> StatusRequest:
-        """Raises BadRequest."""
-        reader = Reader(body, BadRequest)
-        if reader.body.get("assets") is None:
-            return StatusRequest()
-        names = reader.array("assets", MOST_PAYMENTS)
-        if not all(isinstance(name, str) and 0 < len(name) <= MAX_ASSET_SIZE for name in names):
-            raise reader.refused("assets", "are not all names")
-        return StatusRequest(tuple(names))
-
-
-@dataclass(frozen=True)
-class ShownConnection:
-    """A connection as the hub shows it to everybody: ``balance`` is the hub's, ``ttl`` in blocks (None: not open)."""
-
-    asset: str
-    longname: str | None
-    balance: int
-    ttl: int | None
-    status: str
-
-
-@dataclass(frozen=True)
-class StatusReply:
-    """Not signed as a whole: the hub's funds (by asset, with a signed message of their address), terms, connections."""
-
-    address: str
-    message: str
-    signature: str
-    liquidity: Mapping[str, int]
-    terms: Mapping[str, Terms]
-    longnames: Mapping[str, str]
-    connections: Mapping[Handle, ShownConnection]
-
-    def as_json(self) -> dict[str, Any]:
-        """The body."""
-        funds = {"address": self.address, "message": self.message, "signature": self.signature}
-        return {
-            "funds": {**funds, "liquidity": dict(self.liquidity)},
-            "current_terms": {asset: terms_json(terms) for asset, terms in self.terms.items()},
-            "longnames": dict(self.longnames),
-            "connections": {handle.hex(): _shown_json(shown) for handle, shown in self.connections.items()},
-        }
-
-    @staticmethod
-    def parse(body: Any) -> StatusReply:
-        """Raises BadReply, BadTerms."""
-        reader = Reader(body, BadReply)
-        funds = reader.item("funds", _FUNDS)
-        liquidity = Reader(dict(funds.mapping("liquidity")), BadReply)
-        longnames = Reader(dict(reader.mapping("longnames")), BadReply)
-        handles = Reader({"handle": None}, BadReply)
-        return StatusReply(
-            funds.text("address", 1000),
-            funds.text("message", 1000),
-            funds.text("signature", 1000),
-            {asset: liquidity.number(asset, 0, MAX_QUANTITY) for asset in liquidity.body},
-            {asset: read_terms(terms) for asset, terms in reader.mapping("current_terms")},
-            {asset: longnames.text(asset, MAX_ASSET_SIZE) for asset in longnames.body},
-            {
-                Handle(handles.raw(name, "handle", HANDLE_SIZE)): _shown(Reader(item, BadReply, _CONNECTION))
-                for name, item in reader.mapping("connections")
-            },
-        )
-
-
-def _shown_json(shown: ShownConnection) -> dict[str, Any]:
-    told = {"asset": shown.asset, "asset_longname": shown.longname, "balance": shown.balance}
-    return {**told, "ttl": shown.ttl, "status": shown.status}
-
-
-def _shown(item: Reader) -> ShownConnection:
-    return ShownConnection(
-        item.text("asset", MAX_ASSET_SIZE),
-        item.optional("asset_longname", lambda name: item.text(name, MAX_ASSET_SIZE)),
-        item.number("balance", 0, MAX_QUANTITY),
-        item.optional("ttl", lambda name: item.number(name, 0, MAX_HEIGHT)),
-        item.text("status", MAX_CAUSE_SIZE),
-    )
 
 
 # mph_key ------------------------------------------------------------------------------------------------------------

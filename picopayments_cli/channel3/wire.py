@@ -1,7 +1,6 @@
 """How values of protocol 3 stand in messages, read and written: hex, numbers, keys, and the items made of them.
 
-Only ``messages`` uses it. Bytes are lower-case hex of exact sizes, outpoints ``<txid>:<number>``; items have exactly
-the members named here.
+Bytes are lower-case hex of exact sizes, outpoints ``<txid>:<number>``; items have exactly the members named here.
 """
 
 from __future__ import annotations
@@ -35,10 +34,11 @@ from picopayments_cli.channel3.standing import Standing
 from picopayments_cli.channel3.state import MOST_REVOKED
 from picopayments_cli.channel3.terms import MAX_RATIO, Terms
 from picopayments_cli.channel3.transactions import MIN_DELAY
-from picopayments_cli.errors import BadChannelKey, BadTerms, InvalidHex, PicopaymentsError
+from picopayments_cli.errors import AnchorsDiffer, BadChannelKey, BadTerms, InvalidHex, PicopaymentsError
 
 PROTOCOL = 3
 MAX_CAUSE_SIZE = 64
+MAX_ASSET_SIZE = 250
 DIGEST_SIZE = 32
 MAX_HEIGHT = LOCK_IS_TIME - 1
 _LONG_SIZE = SCHNORR_SIZE + 1  # a signature with its hash type
@@ -64,6 +64,15 @@ class Anchors:
     def as_json(self) -> dict[str, Any]:
         """The members ``c2h_anchor`` and ``h2c_anchor``."""
         return {f"{name}_anchor": found and str(found) for name, found in (("c2h", self.c2h), ("h2c", self.h2c))}
+
+    def check(self, named: Anchors) -> None:
+        """Refuse a sync of a peer that names other anchors than these, one's own. Raises AnchorsDiffer."""
+        if named != self:
+            raise AnchorsDiffer(
+                "The peer's commits would spend other outputs than the deposits that count here. Nothing was taken. "
+                "See that both nodes are at the chain's tip, or close the connection.",
+                **named.as_json(),
+            )
 
 
 @dataclass(frozen=True)

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.channel.counterparty import asset_members
+from picopayments_cli.channel.document import agreement_json, channel_of
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.messages import Payment, SyncRequest
-from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.state import Channel, Commit, Revoked
 from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.transactions import Anchor
 from picopayments_cli.channel.values import (
     HANDLE_SIZE,
     PUBKEY_SIZE,
     SECRET_SIZE,
     Handle,
     Hash,
-    Outpoint,
     Pubkey,
     Quantity,
     Secret,
@@ -175,12 +174,8 @@ def _payments(value: Any) -> tuple[Payment, ...]:
 
 
 def _channel_json(channel: Channel) -> dict[str, Any]:
-    anchor = channel.anchor
     return {
-        "script": channel.script.redeem.hex(),
-        "quantity": channel.quantity,
-        "delay": channel.delay,
-        "anchor": [str(anchor.outpoint), anchor.value] if anchor else None,
+        **agreement_json(channel),
         "requested": [item.hex() for item in channel.requested],
         "active": [[item.quantity, item.revoke_hash.hex(), item.signature.hex()] for item in channel.active],
         "revoked": [[item.quantity, item.secret.hex()] for item in channel.revoked],
@@ -188,20 +183,14 @@ def _channel_json(channel: Channel) -> dict[str, Any]:
 
 
 def _channel(body: Mapping[str, Any], asset_id: int, fee_rate: int) -> Channel:
-    anchor = body["anchor"]
-    return Channel(
-        asset_id,
-        DepositScript.parse(bytes.fromhex(body["script"])),
-        _quantity(body["quantity"]),
-        _whole(body["delay"]),
-        fee_rate,
-        None if anchor is None else Anchor(Outpoint.parse(_text(anchor[0])), _whole(anchor[1])),
-        tuple(Hash(bytes.fromhex(item)) for item in _list(body["requested"])),
-        tuple(
+    return replace(
+        channel_of(body, asset_id, fee_rate),
+        requested=tuple(Hash(bytes.fromhex(item)) for item in _list(body["requested"])),
+        active=tuple(
             Commit(_quantity(quantity), Hash(bytes.fromhex(revoke_hash)), bytes.fromhex(signature))
             for quantity, revoke_hash, signature in _list(body["active"])
         ),
-        tuple(
+        revoked=tuple(
             Revoked.by(_quantity(quantity), Secret(bytes.fromhex(secret)))
             for quantity, secret in _list(body["revoked"])
         ),

@@ -8,9 +8,12 @@ from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.channel.stages import AGREED, CLOSED, PROPOSED
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.channel3.coins import Purse
-from picopayments_cli.channel3.drafts import Draft, coin_of, parse_transaction
+from picopayments_cli.channel3.drafts import DUST, Draft, coin_of, parse_transaction
+from picopayments_cli.channel3.fees import FeeFrac
 from picopayments_cli.channel3.rates import Bounds, Rate, believed
-from picopayments_cli.channel3.steps import Means
+from picopayments_cli.channel3.reserve import Reserve, reserve_for
+from picopayments_cli.channel3.steps import NO_RESERVE, Means
+from picopayments_cli.channel3.transactions import COMMIT_SIZE
 from picopayments_cli.client.funds import WALLET_RESERVE
 from picopayments_cli.client.wallet import spendable
 from picopayments_cli.client3.session import Session
@@ -23,6 +26,7 @@ from picopayments_cli.errors import (
 )
 
 log = logging.getLogger(__name__)
+_CHILD_SIZE = 250  # vB of a child of a P2A output and one P2PKH coin, rounded up
 
 
 def bounds(session: Session) -> Bounds:
@@ -75,10 +79,20 @@ def purse(session: Session, view: View) -> Purse:
 
 
 def means(session: Session, view: View) -> Means:
-    """The wallet as recoveries are paid from it."""
+    """The wallet as recoveries are paid from it: a coin is kept for each connection that may have to close yet."""
     coins = free_coins(session, view, can_wait=False)
-    believed_rate = rate(session, view)
-    return Means(Purse(session.wallet.script, coins, believed_rate.value), believed_rate, bounds(session))
+    believed_rate, limits = rate(session, view), bounds(session)
+    purse = Purse(session.wallet.script, coins, believed_rate.value)
+    return Means(purse, believed_rate, limits, _reserve(session, limits))
+
+
+def _reserve(session: Session, limits: Bounds) -> Reserve:
+    """What the closes of all open connections need, each raised to the ceiling by a child with one coin."""
+    rates = [item.duplex.receiving.contract.rate for item in session.connections().values() if item.stage == AGREED]
+    if not rates:
+        return NO_RESERVE
+    commit = FeeFrac(COMMIT_SIZE * min(rates), COMMIT_SIZE)
+    return reserve_for(len(rates), commit, _CHILD_SIZE, limits, DUST)
 
 
 def check_inputs(session: Session, draft: Draft) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,13 @@ class Session(client.Session):
     def __init__(self, settings: Settings, given_basedir: Path | None = None, home: Home | None = None) -> None:
         """``given_basedir``: the basedir where the user named one, None where it is the default."""
         super().__init__(settings, given_basedir, home or Home(settings))
+
+    def with_hub(self, url: str) -> Session:
+        """Open a session at another hub's URL. The settings' user and password are not for that hub."""
+        other = Session(replace(self.settings, hub_url=url, hub_auth=None), self.given_basedir, self.home)
+        if self.chain_source == "own":
+            other.sight = self.sight
+        return other
 
     @property
     def store(self) -> RowStore:

@@ -10,14 +10,13 @@ from typing import Any
 
 from sqlalchemy import Row
 
+from picopayments_cli.channel.document import agreement_json, channel_of
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.stages import REQUESTED
-from picopayments_cli.channel.state import KEPT_REQUESTS, Channel, Commit, Revoked
+from picopayments_cli.channel.state import KEPT_REQUESTS, Commit, Revoked
 from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.transactions import Anchor
-from picopayments_cli.channel.values import Handle, Hash, Outpoint, Pubkey, Quantity, Secret, Token
+from picopayments_cli.channel.values import Handle, Hash, Pubkey, Quantity, Secret, Token
 from picopayments_cli.errors import UnknownHandle
 
 WAITING, LISTED, DONE, RETURNED = "waiting", "listed", "done", "returned"
@@ -160,19 +159,9 @@ def _fixed_text(account: Account) -> str:
         "agreed_height": account.agreed_height,
     }
     if account.duplex is not None:
-        fixed["sending"] = _channel_json(account.duplex.sending)
-        fixed["receiving"] = _channel_json(account.duplex.receiving)
+        fixed["sending"] = agreement_json(account.duplex.sending)
+        fixed["receiving"] = agreement_json(account.duplex.receiving)
     return json.dumps(fixed)
-
-
-def _channel_json(channel: Channel) -> dict[str, Any]:
-    anchor = channel.anchor
-    return {
-        "script": channel.script.redeem.hex(),
-        "quantity": channel.quantity,
-        "delay": channel.delay,
-        "anchor": [str(anchor.outpoint), anchor.value] if anchor else None,
-    }
 
 
 def account_of(row: Row[Any], commits: Iterable[Row[Any]], pending: Iterable[Row[Any]]) -> Account:
@@ -234,32 +223,13 @@ def _with_channels(
     given = [(Hash(bytes.fromhex(text)), number) for text, number in head["given"]]
     numbers.update(given)
     asked = tuple(Hash(bytes.fromhex(text)) for text in head["asked"])
-    sending = _channel(account, fixed["sending"], asked, sent, revoked)
-    receiving = _channel(account, fixed["receiving"], tuple(item for item, _ in given), received, [])
+    sending = channel_of(fixed["sending"], account.asset_id, account.terms.fee_rate)
+    sending = replace(sending, requested=asked, active=tuple(sent), revoked=tuple(revoked))
+    receiving = channel_of(fixed["receiving"], account.asset_id, account.terms.fee_rate)
+    receiving = replace(receiving, requested=tuple(item for item, _ in given), active=tuple(received))
     waiting = tuple(
         Waiting(row.number, Handle(bytes(row.payer)), Quantity(row.amount), Token(bytes(row.token)))
         for row in pending
         if row.state == WAITING
     )
     return replace(account, duplex=Duplex(sending, receiving), waiting=waiting, numbers=numbers)
-
-
-def _channel(
-    account: Account,
-    fixed: dict[str, Any],
-    requested: tuple[Hash, ...],
-    active: list[Commit],
-    revoked: list[Revoked],
-) -> Channel:
-    anchor = fixed["anchor"]
-    return Channel(
-        account.asset_id,
-        DepositScript.parse(bytes.fromhex(fixed["script"])),
-        Quantity(fixed["quantity"]),
-        fixed["delay"],
-        account.terms.fee_rate,
-        Anchor(Outpoint.parse(anchor[0]), anchor[1]) if anchor else None,
-        requested,
-        tuple(active),
-        tuple(revoked),
-    )

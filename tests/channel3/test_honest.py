@@ -97,7 +97,7 @@ def attempt(submit: Callable[[], object]) -> None:
         return
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(CHEATS, max_size=25), st.integers(0, 2**32), st.booleans())
 def test_a_payer_that_acts_ends_with_all_but_what_it_owes(
     events: list[tuple[str, int]], seed: int, remainders: bool
@@ -125,7 +125,7 @@ def test_a_payer_that_acts_ends_with_all_but_what_it_owes(
     assert chain.held(PAYER_SCRIPT, ASSET) + chain.held(PAYEE_SCRIPT, ASSET) <= Q
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(PAYERS, max_size=25), st.integers(0, 2**32), st.sampled_from([None, 300, 350]), st.booleans())
 def test_a_payee_that_acts_ends_with_what_it_received(
     events: list[tuple[str, int]], seed: int, close: int | None, late: bool

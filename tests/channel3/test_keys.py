@@ -7,6 +7,7 @@ from channel3_support import CONTRACT, ONE, PAYEE, PAYER, PAYER_WALLET, coin, di
 from hypothesis import given
 from hypothesis import strategies as st
 
+from picopayments_cli.channel import envelope
 from picopayments_cli.channel3.drafts import SHARED, Draft, Output, Unlock, by_both
 from picopayments_cli.channel3.keys import NUMS, Key, Secrets, XOnly, check_distinct, read_secret
 from picopayments_cli.channel3.scripts import CommitScript, DepositScript, both_witness
@@ -127,3 +128,10 @@ def test_a_signature_is_of_one_key_and_one_message(message: bytes, at: int, flip
     assert not PAYER.xonly.verify(message, bytes(broken))
     for other in (signature[:63], signature + b"\x00", b""):
         assert not PAYER.xonly.verify(message, other)
+
+
+def test_a_wallets_key_signs_the_envelope() -> None:
+    body = envelope.seal(PAYER_WALLET, {"quantity": 7})
+    assert envelope.signed_by(body, PAYER_WALLET.pubkey) == envelope.digest(body)
+    assert envelope.signed_by(body, PAYER.pubkey) is None
+    assert len(envelope.sign_message(PAYER_WALLET, "text")) == 88
