@@ -40,7 +40,7 @@ from picopayments_cli.channel3.terms import Terms
 from picopayments_cli.channel3.transactions import check_deposit, compose_deposit
 from picopayments_cli.channel3.wire import Payment, Receipt, RefusedPayment
 from picopayments_cli.client.history import Action
-from picopayments_cli.client3 import life, opening
+from picopayments_cli.client3 import hubs, life, opening
 from picopayments_cli.client3.closing import Outcome
 from picopayments_cli.client3.connection import Connection
 from picopayments_cli.client3.session import Session
@@ -347,9 +347,9 @@ class Life:
         self.restart()
         self.doors.passed.clear()
         self.outcome = Outcome()
-        connection = self.connection
-        look = self.session.sight.look(self.session.wallet.address, [connection])
-        life.sync(self.session, connection, look, self.outcome)
+        (group,) = hubs.seen(self.session, [self.connection])
+        (connection,) = group.connections
+        life.sync(group.session, connection, group.look(), self.outcome)
         return self.outcome
 
     def pay(self, amount: int, token: bytes = b"token") -> None:

@@ -149,8 +149,18 @@ def sync(session: Session, connection: Connection, look: Look, outcome: Outcome)
         connection = _live(session, connection, look, outcome)
     if connection.stage == CLOSING:
         connection = _last_answer(session, connection, outcome)
-        seen, look, _ = observe(session, connection, look)
-        settle(session, seen, look, outcome)
+        settle(session, *_observed_at_last(session, connection, look), outcome)
+
+
+def _observed_at_last(session: Session, connection: Connection, look: Look) -> tuple[Connection, Look]:
+    """As ``observe`` sees it; what can't be asked about the deposits stops no settlement."""
+    try:
+        return observe(session, connection, look)[:2]
+    except LocalFiles:
+        raise
+    except PicopaymentsError as error:
+        log.warning("whether the deposits count is not known: %s", error.message)
+        return connection, look
 
 
 def _last_answer(session: Session, connection: Connection, outcome: Outcome) -> Connection:

@@ -13,7 +13,7 @@ from client3_support import EXPIRE, QUANTITY, Life
 from regtest_support import NodeProcess, address_of, running_node
 
 from picopayments_cli.channel3.keys import Key
-from picopayments_cli.errors import HubUnreachable
+from picopayments_cli.errors import HubUnreachable, StaleRequest
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_a_folder_from_a_backup_signs_nothing_away(it: Life, tmp_path: Path) -> 
     shutil.copytree(tmp_path / "backup", it.basedir)
     it.restart()
     assert it.connection.duplex.guaranteed < due
-    it.hub.refuses = HubUnreachable("No sync is answered.")
+    it.hub.refuses = StaleRequest("The sync was overtaken.")
     it.close()
     it.settle()
     assert it.held() == due

@@ -190,3 +190,31 @@ def test_a_reorganisation_of_the_hubs_deposit_is_noticed(it: Life) -> None:
     it.sync()
     assert it.connection.counted[1] != height
     assert it.status() == "open"
+
+
+def test_a_reorganisation_reopens_a_closed_connection_until_it_is_final(it: Life) -> None:
+    it.open()
+    it.pay(300)
+    due = it.connection.duplex.guaranteed - it.hub.terms.sync_fee
+    it.close()
+    it.settle()
+    it.node.rpc("reorganise", depth=3, forget=True)
+    it.sync()
+    assert it.connection.stage == "closing"
+    it.settle()
+    assert it.held() == due
+    it.mine(7)
+    it.sync()
+    assert it.connection.final
+
+
+def test_a_deposit_that_never_counts_closes_the_connection_and_comes_back_at_the_expiry(it: Life) -> None:
+    it.connect()
+    it.mine()
+    it.hub.silent = True
+    it.until(it.connection.expiry.settle_height - 1)
+    it.sync()
+    assert it.connection.stage == "closing"
+    it.settle(20)
+    assert it.held() == QUANTITY
+    assert [item["kind"] for item in it.told() if item["action"] == "published"] == ["expire"]
