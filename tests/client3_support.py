@@ -145,6 +145,7 @@ class Hub:
         self.signed: dict[Hash, Signed] = {}
         self.received: list[Commit] = []
         self.outcome = close.Outcome()
+        self.asked: list[CloseRequest] = []
         self.due = 0
         self.now: Duplex
         self._client: Party
@@ -215,6 +216,7 @@ class Hub:
 
     def _close(self, body: Any, asked: bytes) -> CloseReply:
         request = CloseRequest.parse(body)
+        self.asked.append(request)
         said = request.standing
         names = {hash_of(item) for item in said.revokes} | set(said.doubts)
         rows = [row for name, row in self.signed.items() if name in names]

@@ -12,6 +12,7 @@ import pytest
 from client3_support import EXPIRE, QUANTITY, Life
 from regtest_support import NodeProcess, address_of, running_node
 
+from picopayments_cli.channel3.facts import Kind
 from picopayments_cli.channel3.keys import Key
 from picopayments_cli.errors import HubUnreachable, StaleRequest
 
@@ -26,9 +27,17 @@ def cut_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
 @pytest.fixture
 def blinded(tmp_path: Path, cut_node: NodeProcess) -> Iterator[Life]:
     """A client without a Bitcoin node, whose Counterparty node lists one page."""
-    made = Life(tmp_path / "client", cut_node, Key(sha256(b"blinded").digest()), bitcoin=False)
+    made = Life(tmp_path / "client", cut_node, Key(sha256(str(tmp_path).encode()).digest()), bitcoin=False)
     yield made
     made.session.close()
+
+
+def dust(it: Life) -> None:
+    """More than a page of payments to the deposit's address."""
+    deposit = address_of(it.connection.duplex.sending.contract.deposit.output)
+    for _ in range(30):
+        it.node.rpc("faucet", address=deposit, btc=600, asset="XCP", quantity=0)
+    it.mine()
 
 
 def test_dust_on_a_deposit_does_not_hide_a_revoked_commit(blinded: Life) -> None:
@@ -36,17 +45,29 @@ def test_dust_on_a_deposit_does_not_hide_a_revoked_commit(blinded: Life) -> None
     it.open()
     it.pay(300)
     it.receive(250)
-    revoked = max(it.hub.received, key=lambda commit: commit.quantity)
-    deposit = address_of(it.connection.duplex.sending.contract.deposit.output)
-    it.hub.publish(revoked)
+    it.hub.publish(max(it.hub.received, key=lambda commit: commit.quantity))
     it.mine()
-    for _ in range(30):
-        it.node.rpc("faucet", address=deposit, btc=600, asset="XCP", quantity=0)
-    it.mine()
+    dust(it)
     it.hub.silent = True
     with suppress(HubUnreachable):
         it.sync()
     assert "broadcast revoke" in it.doors.passed
+
+
+def test_dust_on_a_deposit_does_not_hide_a_close_that_leaves_nothing_there(blinded: Life) -> None:
+    it = blinded
+    it.connect()
+    it.mine()
+    it.hub.see(it.connection)
+    it.close()  # before the hub has deposited: all of the asset goes home
+    assert it.connection.ending.closings[-1].quantity == 0
+    it.mine()
+    dust(it)
+    look = it.session.sight.look(it.session.wallet.address, [it.connection])
+    spend = look.facts[it.hub.handle][0].spend
+    assert spend is not None
+    assert spend.kind is Kind.CLOSE
+    assert spend.seen.height == it.tip - 1
 
 
 def test_a_folder_from_a_backup_signs_nothing_away(it: Life, tmp_path: Path) -> None:
@@ -65,6 +86,9 @@ def test_a_folder_from_a_backup_signs_nothing_away(it: Life, tmp_path: Path) -> 
     assert it.connection.duplex.guaranteed < due
     it.hub.refuses = StaleRequest("The sync was overtaken.")
     it.close()
+    signed = [item.h2c_close for item in it.hub.asked]
+    assert signed[0] is None
+    assert {item.quantity for item in signed if item} == {it.hub.now.sending.moved}
     it.settle()
     assert it.held() == due
 
