@@ -70,6 +70,20 @@ def test_dust_on_a_deposit_does_not_hide_a_close_that_leaves_nothing_there(blind
     assert spend.seen.height == it.tip - 1
 
 
+def test_a_hub_that_deposits_after_the_close_gets_its_deposit_back_by_the_next_sync(it: Life) -> None:
+    it.connect()
+    it.mine()
+    it.hub.see(it.connection)
+    it.close()
+    it.hub.fund(it.coins(it.hub.script))
+    it.mine()
+    it.sync()
+    assert it.hub.outcome.h2c is not None
+    assert it.hub.outcome.h2c.closing.quantity == 0
+    it.settle()
+    assert it.held() == QUANTITY
+
+
 def test_a_folder_from_a_backup_signs_nothing_away(it: Life, tmp_path: Path) -> None:
     it.open()
     it.pay(10)

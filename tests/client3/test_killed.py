@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from client3_support import QUANTITY, Killed, Life
 
-from picopayments_cli.errors import HubUnreachable, PicopaymentsError
+from picopayments_cli.errors import HubUnreachable, PaymentExceedsReceivable, PicopaymentsError
 
 OPENING = (
     *("save asked", "call mph_request", "mph_request is answered", "save proposed", "call mph_deposit"),
@@ -81,3 +81,49 @@ def test_killed_while_closing_alone(it: Life, door: str) -> None:
     assert it.held() == it.connection.duplex.receiving.moved
     kinds = [item["kind"] for item in it.told() if item["action"] == "published"]
     assert kinds == ["commit", "payout"]
+
+
+def doors_of(name: str) -> list[str]:
+    """Those that a step goes through."""
+    return [f"save {name} leaves", f"broadcast {name}", f"{name} is out", f"save {name} left"]
+
+
+@pytest.mark.parametrize("door", doors_of("revoke"))
+def test_killed_while_punishing(it: Life, door: str) -> None:
+    it.open()
+    it.pay(300)
+    it.receive(250)
+    it.hub.publish(max(it.hub.received, key=lambda commit: commit.quantity))
+    it.hub.silent = True
+    it.killed_at(door, it.sync)
+    it.settle()
+    assert it.held() == QUANTITY + it.connection.duplex.receiving.moved
+    kinds = [item["kind"] for item in it.told() if item["action"] == "published"]
+    assert sorted(kinds) == ["commit", "payout", "remainder", "revoke"]
+
+
+@pytest.mark.parametrize("door", doors_of("expire"))
+def test_killed_while_taking_the_deposit_back_at_the_expiry(it: Life, door: str) -> None:
+    it.connect()
+    it.mine()
+    it.hub.silent = True
+    it.close()
+    it.until(it.connection.expiry.height)
+    it.killed_at(door, it.sync)
+    it.settle()
+    assert it.held() == QUANTITY
+    assert [item["kind"] for item in it.told() if item["action"] == "published"] == ["expire"]
+
+
+@pytest.mark.parametrize("door", ["save sync repaired", *SYNC[1:]])
+def test_killed_while_repairing_a_sync(it: Life, door: str) -> None:
+    it.open()
+    it.queue(100)
+    it.hub.refuses = PaymentExceedsReceivable("Too much.")
+    it.hub.forgives = True
+    it.killed_at(door, it.sync)
+    it.sync()
+    it.sync()
+    assert it.connection.pending is None
+    assert it.connection.duplex.guaranteed + it.hub.now.guaranteed == 2 * QUANTITY
+    assert [item["amount"] for item in it.told() if item["action"] == "refused"] == [100]
