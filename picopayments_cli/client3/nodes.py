@@ -12,12 +12,11 @@ from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.networks import Network, address_of_script, script_of_address
 from picopayments_cli.channel3.facts import SendRow
 from picopayments_cli.channel3.fees import FeeFrac
-from picopayments_cli.errors import BroadcastRefused, InvalidAddress, InvalidAsset, NodeRefused, UnknownMethod
+from picopayments_cli.errors import BroadcastRefused, InvalidAddress, NodeRefused, UnknownMethod
 from picopayments_cli.rpc import RestClient, RpcClient
 
 _LIMIT = 1000
 _NOT_FOUND = -5
-_UNKNOWN_ASSET = -1
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class OwnNodes:
         cursor: dict[str, str | int] = {}
         while True:
             answer = self._rest.rest_get(path, {"limit": _LIMIT, **cursor})
-            rows += [_row(self._network, item) for item in members(answer.get("result"), "sends")]
+            rows += _rows(self._network, answer.get("result"))
             following = answer.get("next_cursor")
             if not isinstance(following, (int, str)) or {"cursor": following} == cursor:
                 return tuple(rows)
@@ -99,7 +98,7 @@ class HubNodes:
         """The ledger's sends to a scriptPubKey, by the hub's word. Raises HubUnreachable, BadAnswer."""
         wanted = {"field": "destination", "op": "==", "value": address_of_script(self._network, script)}
         rows = self._rpc.call("get_sends", {"filters": [wanted]}, retry=True)
-        return tuple(_row(self._network, item) for item in members(rows, "sends"))
+        return tuple(_rows(self._network, rows))
 
     def waiting(self, txids: Sequence[bytes]) -> dict[bytes, Waiting]:
         """Nothing: the hub does not say."""
@@ -140,23 +139,29 @@ def _taken(answer: Any, raws: Sequence[bytes]) -> tuple[bytes, ...]:
     return taken
 
 
-def _row(network: Network, item: Any) -> SendRow:
-    """A row of the ledger's sends; a destination that is no address (a ``txid:n``) is none."""
-    destination = member(item, "destination", str, None)
-    try:
-        script = None if destination is None else script_of_address(network, destination)
-    except InvalidAddress:
-        script = None
-    try:
-        number = asset_id(member(item, "asset", str))
-    except InvalidAsset:
-        number = _UNKNOWN_ASSET
-    return SendRow(
-        txid_of(member(item, "tx_hash", str)),
-        whole(item, "tx_index"),
-        member(item, "send_type", str),
-        member(item, "status", str),
-        number,
-        script,
-        whole(item, "quantity"),
-    )
+def _rows(network: Network, items: Any) -> list[SendRow]:
+    """The rows of the ledger's sends, without those of which it could not read the asset or the quantity.
+
+    A destination that is no address (a ``txid:n``) is none.
+    """
+    found = []
+    for item in members(items, "sends"):
+        if member(item, "asset", str, None) is None or member(item, "quantity", int, None) is None:
+            continue  # a stranger's void message
+        destination = member(item, "destination", str, None)
+        try:
+            script = None if destination is None else script_of_address(network, destination)
+        except InvalidAddress:
+            script = None
+        found.append(
+            SendRow(
+                txid_of(member(item, "tx_hash", str)),
+                whole(item, "tx_index"),
+                member(item, "send_type", str),
+                member(item, "status", str),
+                asset_id(item["asset"]),
+                script,
+                whole(item, "quantity"),
+            )
+        )
+    return found
