@@ -165,6 +165,10 @@ class ConnectionNotOpen(PicopaymentsError):
     """The connection is opening, closing or closed."""
 
 
+class ConnectionTooOld(PicopaymentsError):
+    """A connection of version 1.0.4, which that version alone settles."""
+
+
 class ConnectionNotOver(PicopaymentsError):
     """The connection holds, or may yet hold, something of this party's."""
 
