@@ -16,6 +16,7 @@ from picopayments_cli.channel.transactions import parse_transaction, spent_outpo
 from picopayments_cli.channel.values import Handle, Pubkey
 from picopayments_cli.channel3.keys import Key
 from picopayments_cli.channel3.messages import NONCE_SIZE, KeyRequest
+from picopayments_cli.client import legacy
 from picopayments_cli.client import session as client
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.store import damaged
@@ -39,7 +40,9 @@ class Home(client.Home):
     @cached_property
     def store(self) -> RowStore:
         """The local files, locked from here on. Raises StoreLocked, StoreUnusable."""
-        store = RowStore(self._settings.basedir, self._settings.network)
+        basedir, network = self._settings.basedir, self._settings.network
+        legacy.make_private(basedir, network)
+        store = RowStore(basedir, network)
         self._stack.enter_context(store)
         return store
 
@@ -132,7 +135,7 @@ class Session(client.Session):
     def save(self, connection: Connection, label: str, *actions: Action) -> Connection:  # type: ignore[override]
         """Write a connection to disk with the rows that are new, and with it the actions of its history."""
         handle = connection.handle
-        if handle not in self.home.written and self.store.knows(handle):
+        if handle not in self.home.written and handle in self.store.handles():
             self.connection(handle)
         rows = rows_between(self.home.written.get(handle), connection)
         self.store.save_rows(handle, to_document(connection), rows, label, actions)
