@@ -11,7 +11,6 @@ from typing import Any
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.networks import address_of_script
-from picopayments_cli.channel.stages import ASKED
 from picopayments_cli.channel.transactions import parse_transaction, spent_outpoints
 from picopayments_cli.channel.values import Handle, Pubkey
 from picopayments_cli.channel3.keys import Key
@@ -96,19 +95,18 @@ class Session(client.Session):
 
     def connections(self) -> dict[Handle, Connection]:  # type: ignore[override]
         """Load all connections. A handle asked for and never got is left out: nothing was deposited for it."""
-        documents = self.store.load_all()
-        return {
-            handle: self._connection(handle, item) for handle, item in documents.items() if item.get("stage") != ASKED
-        }
+        found: Any = super().connections()
+        return dict(found)
 
     def connection(self, handle: Handle) -> Connection:  # type: ignore[override]
         """Load one connection. Raises UnknownHandle, StoreDamaged."""
-        return self._connection(handle, self.store.load(handle))
+        found: Connection = super().connection(handle)  # type: ignore[assignment]
+        return found
 
     def archived(self) -> dict[Handle, Connection]:  # type: ignore[override]
         """Load the connections that were culled. Raises StoreDamaged, StoreNewer."""
-        folder = self.store.archive_folder
-        return {handle: self._connection(handle, item, folder) for handle, item in self.store.archived().items()}
+        found: Any = super().archived()
+        return dict(found)
 
     def _connection(  # type: ignore[override]
         self, handle: Handle, document: Mapping[str, Any], folder: Path | None = None

@@ -120,6 +120,8 @@ def test_a_child_that_was_evicted_goes_out_again_with_a_higher_fee(it: Life) -> 
             it.sync()
         assert len(it.mempool()) == 2  # the parent stays, the child is another
         assert _fees(it) > first
+        it.restart()
+        assert len(it.connection.sent[1]) == 3  # the commit and both children, known again after a restart
     finally:
         it.node.rpc("feerate", rate=1, minimum=1)
 
