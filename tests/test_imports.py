@@ -17,7 +17,7 @@ import picopayments_cli
 ROOT = Path(picopayments_cli.__file__).parent
 PACKAGE = "picopayments_cli"
 WINGS = ("client", "hub", "regtest")
-JOINED = {"hub3": "hub"}  # what takes the place of a part of a wing is of that wing
+JOINED = {"client3": "client", "hub3": "hub"}  # what takes the place of a part of a wing is of that wing
 GROUND = ("channel", "channel3", "errors", "quantities")
 STAYING = ("counterparty", "envelope", "keys", "networks", "stages", "terms", "values")  # of channel, for channel3
 FACES = ("__main__", "cli", "api", "hub.cli")
