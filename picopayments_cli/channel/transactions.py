@@ -228,7 +228,7 @@ def spent_outpoints(tx: CTransaction) -> tuple[Outpoint, ...]:
 class Purse:
     """The wallet that pays and is paid: what unlocks it, its confirmed coins, and the fee rate in sat/vB.
 
-    What can wait leaves ``reserve`` satoshis in the wallet for what can't.
+    A transaction that can wait leaves ``reserve`` satoshis in the wallet.
     """
 
     unlock: Unlock
@@ -251,34 +251,41 @@ class Purse:
         return replace(self, coins=())
 
 
-def _funded(
-    inputs: Sequence[Input], purse: Purse, script_sizes: Sequence[int], paid: int = 0, reserve: int = 0
+def choose_coins(
+    inputs: Sequence[Input], purse: Purse, script_sizes: Sequence[int], paid: int = 0, *, urgent: bool = False
 ) -> tuple[tuple[Input, ...], int]:
     """Add the wallet coins that a transaction needs; its inputs, and the satoshis left for the wallet's own output.
 
     ``paid``: satoshis of the other outputs. ``script_sizes``: of all outputs. Takes the largest coins first, as few as
-    suffice; what is left is at least dust. The wallet keeps ``reserve``. Raises InsufficientBitcoin.
+    suffice; what is left is at least dust. The wallet keeps its reserve, unless it is urgent: then it keeps dust.
+    Raises InsufficientBitcoin.
     """
     chosen = list(inputs)
-    held = sum(coin.value for coin in inputs)
-    available = held + max(sum(coin.value for coin in purse.coins) - reserve, 0)
+    own = held = sum(coin.value for coin in inputs)
+    wallet = sum(coin.value for coin in purse.coins)
+    reserve = 0 if urgent else purse.reserve
     spare = iter(sorted(purse.coins, key=lambda coin: (-coin.value, coin.outpoint)))
     while True:
-        needed = paid + DUST + purse.rate * draft_size([coin.unlock for coin in chosen] or [purse.unlock], script_sizes)
-        coin = next(spare, None) if held < needed else None
+        leaving = paid + purse.rate * draft_size([coin.unlock for coin in chosen] or [purse.unlock], script_sizes)
+        coin = next(spare, None) if held < leaving + DUST else None
         if coin is None:
             break
         chosen.append(Input(coin.outpoint, coin.value, purse.unlock))
         held += coin.value
-    if needed > available:
-        raise InsufficientBitcoin(
-            f"The transaction needs {needed} satoshis at {purse.rate} sat/vB; the confirmed coins that can pay for it "
-            f"hold {available}. Send bitcoin to the wallet's address, wait for its coins to confirm, or run the "
-            "command again when fees are lower.",
-            needed=needed,
-            available=available,
-        )
-    return tuple(chosen), held - needed + DUST
+    if held < leaving + DUST or leaving > own + max(wallet - reserve, 0):
+        raise _insufficient(purse.rate, leaving + max(reserve, DUST), own + wallet, reserve)
+    return tuple(chosen), held - leaving
+
+
+def _insufficient(rate: int, needed: int, available: int, reserve: int) -> InsufficientBitcoin:
+    stays = f", {reserve} of which must stay in the wallet for fees that can't wait" if reserve else ""
+    return InsufficientBitcoin(
+        f"The transaction needs {needed} satoshis at {rate} sat/vB{stays}; the confirmed coins that can pay for it "
+        f"hold {available}. Send bitcoin to the wallet's address, wait for its coins to confirm, or run the command "
+        "again when fees are lower.",
+        needed=needed,
+        available=available,
+    )
 
 
 def compose_send(purse: Purse, target: Output, message: bytes, *, behind: Sequence[Output] = ()) -> Draft:
@@ -287,14 +294,14 @@ def compose_send(purse: Purse, target: Output, message: bytes, *, behind: Sequen
     Raises InsufficientBitcoin.
     """
     sizes = [len(target.script), _DATA_SIZE, len(purse.script), *(len(out.script) for out in behind)]
-    inputs, left = _funded((), purse, sizes, target.value + sum(out.value for out in behind))
+    inputs, left = choose_coins((), purse, sizes, target.value + sum(out.value for out in behind))
     data = Output(0, data_script(message, inputs[0].outpoint.txid))
     return Draft(inputs, (target, data, Output(left, purse.script), *behind))
 
 
 def compose_payment(purse: Purse, target: Output) -> Draft:
     """Plain bitcoins from the wallet to a script, change behind. Raises InsufficientBitcoin."""
-    inputs, left = _funded((), purse, [len(target.script), len(purse.script)], target.value)
+    inputs, left = choose_coins((), purse, [len(target.script), len(purse.script)], target.value)
     return Draft(inputs, (target, Output(left, purse.script)))
 
 
@@ -400,7 +407,7 @@ def compose_recovery(
     if asset_id is not None:
         data.append(Output(0, data_script(pack_send(asset_id, MAX_QUANTITY), coins[0].outpoint.txid)))
     sizes = [len(purse.script), *(len(out.script) for out in data)]
-    inputs, left = _funded(coins, purse, sizes, reserve=0 if urgent else purse.reserve)
+    inputs, left = choose_coins(coins, purse, sizes, urgent=urgent)
     return Draft(inputs, (Output(left, purse.script), *data), version)
 
 

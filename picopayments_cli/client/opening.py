@@ -119,7 +119,6 @@ def _make_deposit(
     view.check_takes_sends(wallet.address)  # what the connection pays back goes there
     purse = funds.purse(session, view)
     draft = compose_deposit(purse, script, asset.number, quantity, Budget(terms.fee_rate))
-    funds.check_reserve(session, purse, draft)
     funds.check_inputs(session, draft)
     tx = draft.signed(wallet.key)
     return tx.serialize(), Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value)

@@ -108,6 +108,28 @@ def is_funded(hub: Hub, book: Reading, account: Account) -> bool:
     return deposit_depth(channel, facts_of(hub, book, channel)) > 0
 
 
+# The wallet's coins -------------------------------------------------------------------------------------------------
+
+
+def learn_coins(hub: Hub) -> None:
+    """Ask the ledger about the wallet's new coins, once for each: those with attached assets are left alone.
+
+    Nothing else waits for the answer. Raises what the chain raises; then the new coins are left alone, too.
+    """
+    with hub.book.reading() as book:
+        tip = hub.follower.tip(book.db)
+        coins = {coin.outpoint for coin in hub.follower.spendable(book.db, hub.script) if coin.height is not None}
+    hub.plain &= coins
+    unknown = coins - hub.plain - hub.attached
+    if not unknown or hub.chain.view(Query()).height < tip:  # a ledger that lags knows nothing of the newest
+        return
+    attached = hub.chain.attached(unknown)
+    hub.plain |= unknown - attached
+    hub.attached |= attached
+    if attached:
+        log.warning("coins left alone", extra={"fields": {"coins": sorted(map(str, attached))}})
+
+
 # Hashes for commits -------------------------------------------------------------------------------------------------
 
 
@@ -211,11 +233,11 @@ def _compose_deposit(hub: Hub, work: UnitOfWork, account: Account) -> Account:
 
 
 def _purse(hub: Hub, book: Reading) -> Purse:
-    """Collect the hub's confirmed coins that are neither reserved nor spent."""
+    """Collect the hub's confirmed coins that are neither reserved nor spent, and known to have no assets attached."""
     coins = tuple(
         coin
         for coin in hub.follower.spendable(book.db, hub.script)
-        if coin.height is not None and coin.outpoint not in hub.spent
+        if coin.height is not None and coin.outpoint in hub.plain and coin.outpoint not in hub.spent
     )
     return Purse(wallet_unlock(hub.key.pubkey, hub.script), coins, hub.follower.fee_rate(), WALLET_RESERVE)
 

@@ -22,7 +22,7 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     UnknownMethod,
 )
-from picopayments_cli.hub.chores import CHECKED_AT_ONCE, check_hashes, guarded, settle
+from picopayments_cli.hub.chores import CHECKED_AT_ONCE, check_hashes, guarded, learn_coins, settle
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
 from picopayments_cli.hub.hub import Ask, Hub
@@ -143,6 +143,7 @@ class Rounds:
         except PicopaymentsError:
             self._tip = None
             raise
+        guarded(partial(learn_coins, hub))
         unchecked = hub.book.unchecked()
         for start in range(0, len(unchecked), CHECKED_AT_ONCE):
             guarded(partial(check_hashes, hub, unchecked[start : start + CHECKED_AT_ONCE]))
@@ -165,6 +166,8 @@ class Rounds:
             tip = hub.follower.tip(book.db)
             for script in touched:
                 now.update(book.touching(script))
+            if shaken:  # other blocks, another ledger
+                hub.plain, hub.attached = set(), set()
             if shaken or self._tip is None:
                 now.update(book.in_stage(AGREED, OPEN, CLOSING), book.closed_since(tip - KEPT_BLOCKS))
             elif tip != self._tip:

@@ -254,6 +254,22 @@ def test_a_send_pays_exactly_and_says_what_is_missing() -> None:
     assert refused.value.data == {"needed": enough, "available": 0}
 
 
+@pytest.mark.parametrize("message", [pack_send(ASSET, 5), None])
+def test_a_send_or_a_payment_leaves_the_reserve_to_the_satoshi(message: bytes | None) -> None:
+    target = Output(10_000, wallet_script(PAYEE))
+    enough = 10_000 + 3 * draft_size([WALLET], [25, 30, 25] if message else [25, 25]) + 20_000
+
+    def composed(value: int) -> Draft:
+        wallet = replace(filled([value], 3), reserve=20_000)
+        return compose_payment(wallet, target) if message is None else compose_send(wallet, target, message)
+
+    assert sum(out.value for out in composed(enough).outputs[1:]) == 20_000
+    with pytest.raises(InsufficientBitcoin) as refused:
+        composed(enough - 1)
+    assert refused.value.data == {"needed": enough, "available": enough - 1}
+    assert "20000 of which must stay in the wallet for fees that can't wait" in refused.value.message
+
+
 def test_the_message_is_encrypted_for_the_first_input_whatever_the_order_of_the_coins() -> None:
     wallet = filled([9000, 8000, 7000, 6000], 1)
     drafts = [
