@@ -17,13 +17,13 @@ from picopayments_cli.channel.values import (
     HANDLE_SIZE,
     HASH_SIZE,
     MAX_QUANTITY,
-    MAX_TOKEN_SIZE,
     Handle,
     Hash,
     Quantity,
     Secret,
     Token,
     check_quantity,
+    check_token,
     from_hex,
 )
 from picopayments_cli.errors import BadAnswer, BadReply, BadRequest, InvalidHex, InvalidQuantity, PicopaymentsError
@@ -82,10 +82,10 @@ class _Reader:
         return value
 
     def token(self) -> Token:
-        token = self.hex("token")
-        if len(token) > MAX_TOKEN_SIZE:
-            raise self.error(f"A token has at most {MAX_TOKEN_SIZE} bytes.", member="token", size=len(token))
-        return Token(token)
+        try:
+            return check_token(self.member("token"))
+        except InvalidHex as refused:
+            raise self.error(refused.message, member="token") from refused
 
     def object(self, name: str) -> _Reader:
         if not isinstance(self.member(name), Mapping):

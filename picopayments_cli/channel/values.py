@@ -128,6 +128,14 @@ def from_hex(value: Any, what: str, size: int | None = None) -> bytes:
     return bytes.fromhex(value)
 
 
+def check_token(value: Any) -> Token:
+    """Read the token of a payment from hex: 1 to MAX_TOKEN_SIZE bytes. Raises InvalidHex."""
+    token = from_hex(value, "token")
+    if not 0 < len(token) <= MAX_TOKEN_SIZE:
+        raise InvalidHex(f"A token has 1 to {MAX_TOKEN_SIZE} bytes.", what="token", size=len(token))
+    return Token(token)
+
+
 def check_quantity(value: Any, what: str = "quantity") -> Quantity:
     """A positive whole number of an asset's smallest unit, at most 2^63 - 1. Raises InvalidQuantity."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_QUANTITY:
