@@ -26,8 +26,8 @@ from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
-from picopayments_cli.client.lookup import raw_transaction, transaction_shown
 from picopayments_cli.client.session import Session
+from picopayments_cli.client.transactions_shown import raw_transaction, transaction_shown
 from picopayments_cli.config import (
     DEFAULT,
     FILE,

@@ -23,7 +23,6 @@ from picopayments_cli.channel.scripts import (
     wallet_unlock,
 )
 from picopayments_cli.channel.transactions import (
-    FINAL,
     Anchor,
     Draft,
     Input,
@@ -87,7 +86,7 @@ class OriginalHub:
             Output(0, data_script(pack_send(XCP_ID, quantity), anchor.outpoint.txid)),
             Output(anchor.value - 2 * third, deposit.output),
         )
-        return Draft((Input(anchor.outpoint, anchor.value, half_commit_unlock(deposit), FINAL),), outputs), script
+        return Draft((Input(anchor.outpoint, anchor.value, half_commit_unlock(deposit), 0xFFFFFFFF),), outputs), script
 
     def half_signed(self, deposit: DepositScript, anchor: Anchor, quantity: int, name: str) -> dict[str, str]:
         """A commit as the data file holds it."""

@@ -40,7 +40,6 @@ from picopayments_cli.errors import (
     InsufficientBitcoin,
 )
 
-FINAL = 0xFFFFFFFF
 REPLACEABLE = 0xFFFFFFFD
 DUST = 546  # below it an output is not relayed
 # With the longest numbers of blocks: an expiry of 65535, a delay of 2016.
@@ -87,11 +86,6 @@ class Draft:
     def fee(self) -> int:
         """What the outputs leave, in satoshis."""
         return sum(coin.value for coin in self.inputs) - sum(out.value for out in self.outputs)
-
-    @property
-    def size(self) -> int:
-        """Worst-case size in virtual bytes."""
-        return draft_size([coin.unlock for coin in self.inputs], [len(out.script) for out in self.outputs])
 
     def _with(self, script_sigs: Sequence[bytes]) -> CTransaction:
         return CTransaction(
@@ -160,11 +154,6 @@ class Budget:
     def anchor(self) -> int:
         """What a deposit's anchor holds: commit fee, commit output, dust and the change's fee."""
         return self.commit_fee + self.commit_value + DUST + CHANGE_SIZE * self.recovery_rate
-
-    @property
-    def deposit(self) -> int:
-        """What a deposit costs its payer beside the fee: the anchor, and the spare output that frees what expires."""
-        return self.anchor + DUST
 
 
 def commit_rate(estimate: int) -> int:

@@ -19,7 +19,7 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Coin
 from picopayments_cli.client.session import Session
-from picopayments_cli.client.wallet import spendable
+from picopayments_cli.client.wallet import confirmed
 from picopayments_cli.errors import (
     BadPreviousTransaction,
     FeeTooHigh,
@@ -45,7 +45,7 @@ def purse(session: Session, view: View, *, can_wait: bool = True) -> Purse:
         for outpoint in spent_outpoints(tx)
     }
     taken |= session.home.spent
-    coins = tuple(coin for coin in spendable(view.coins[session.wallet.address]) if coin.outpoint not in taken)
+    coins = tuple(coin for coin in confirmed(view.coins[session.wallet.address]) if coin.outpoint not in taken)
     coins = _plain(session, coins, can_wait)
     return Purse(session.wallet.unlock, coins, _rate(session, view, can_wait), WALLET_RESERVE)
 

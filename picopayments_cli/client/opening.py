@@ -66,7 +66,7 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
 def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, expire: int, delay: int) -> Connection:
     """Ask the hub for a connection, and sign the deposit that its terms allow. The deposit does not leave yet."""
     request = envelope.seal(session.wallet.key, ConnectRequest(asset.name, secrets.spend_hash).as_json())
-    known = session.hub_key()
+    known = session.pinned_key()
     reply = session.call("mph_request", [request], known)
     answer = ConnectReply.parse(reply.body)
     terms = Terms.parse(answer.terms)

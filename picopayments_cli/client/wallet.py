@@ -56,6 +56,6 @@ class Wallet:
         return wallet_unlock(self.key.pubkey, self.script)
 
 
-def spendable(coins: Iterable[Coin]) -> list[Coin]:
+def confirmed(coins: Iterable[Coin]) -> list[Coin]:
     """Choose the confirmed coins: an unconfirmed one may never be confirmed."""
     return [coin for coin in coins if coin.height is not None]

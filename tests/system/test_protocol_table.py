@@ -400,7 +400,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "commit fee at 5 sat/vB": budget.commit_fee,
         "commit output at 5 sat/vB": budget.commit_value,
         "anchor at 5 sat/vB": budget.anchor,
-        "deposit at 5 sat/vB": budget.deposit,
+        "deposit at 5 sat/vB": budget.anchor + transactions.DUST,
         "greatest delay": terms.MAX_DELAY,
         "wire clearance": WIRE_CLEARANCE,
         "least margin": MIN_MARGIN,
