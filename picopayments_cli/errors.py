@@ -275,7 +275,7 @@ class PortUnusable(LocalFiles):
     """The server can't listen where it was told to."""
 
 
-# What a peer must not do --------------------------------------------------------------------------------------------
+# Misbehaviour of a peer ---------------------------------------------------------------------------------------------
 
 
 class BadHubSignature(PeerMisbehaved):
@@ -355,6 +355,6 @@ class DemoFailed(PicopaymentsError):
 
 
 class WaitRanOut(PicopaymentsError):
-    """What was waited for did not happen in time."""
+    """A wait ended before it had happened."""
 
     exit_code = 6

@@ -52,7 +52,7 @@ class Wallet:
 
     @property
     def unlock(self) -> Unlock:
-        """What unlocks the wallet's coins."""
+        """Return the unlocking of the wallet's coins."""
         return wallet_unlock(self.key.pubkey, self.script)
 
 

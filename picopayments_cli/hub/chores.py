@@ -1,4 +1,4 @@
-"""What the hub does by itself: fund its deposits, see connections open, close them in time, have its own back.
+"""Do what the hub does by itself: fund its deposits, open connections, close them in time, take its own back.
 
 A step reads the index, writes what it decides, and only then speaks to the network.
 """
