@@ -28,7 +28,7 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Handle, Outpoint
-from picopayments_cli.errors import BroadcastRefused, InsufficientFunds, PicopaymentsError
+from picopayments_cli.errors import BroadcastRefused, InsufficientFunds, NodeBehind, PicopaymentsError
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import Reading, UnitOfWork
 from picopayments_cli.hub.follower import COMMIT
@@ -111,21 +111,23 @@ def is_funded(hub: Hub, book: Reading, account: Account) -> bool:
 # The wallet's coins -------------------------------------------------------------------------------------------------
 
 
-def learn_coins(hub: Hub) -> None:
+def learn_coins(hub: Hub, *, anew: bool = False) -> None:
     """Ask the ledger about the wallet's new coins, once for each: those with attached assets are left alone.
 
-    Nothing else waits for the answer. Raises what the chain raises; then the new coins are left alone, too.
+    ``anew``: ask about all, since blocks were taken away. Nothing else waits for the answer. Raises what the chain
+    raises, and NodeBehind; then the new coins are left alone, too.
     """
     with hub.book.reading() as book:
         tip = hub.follower.tip(book.db)
         coins = {coin.outpoint for coin in hub.follower.spendable(book.db, hub.script) if coin.height is not None}
-    hub.plain &= coins
-    unknown = coins - hub.plain - hub.attached
-    if not unknown or hub.chain.view(Query()).height < tip:  # a ledger that lags knows nothing of the newest
+    unknown = coins if anew else coins - hub.plain - hub.attached
+    if not unknown:
         return
+    if hub.chain.view(Query()).height < tip:
+        raise NodeBehind("The ledger has not read the newest block, so the wallet's new coins are left alone.")
     attached = hub.chain.attached(unknown)
-    hub.plain |= unknown - attached
-    hub.attached |= attached
+    hub.plain = (hub.plain & coins) - unknown | unknown - attached
+    hub.attached = (hub.attached & coins) - unknown | attached
     if attached:
         log.warning("coins left alone", extra={"fields": {"coins": sorted(map(str, attached))}})
 

@@ -53,6 +53,7 @@ class Rounds:
         self._note = note
         self._looked_at = -1  # the height of the last look at the wallet's assets
         self._tip: int | None = None  # that the last round looked at
+        self._shaken = False  # blocks were taken away since the ledger was asked about the wallet's coins
         self._count = 0
         self._asked: dict[Ask, set[Handle]] = {when: set() for when in Ask}  # in memory: the first round looks at all
         self._waiting: SimpleQueue[threading.Event] = SimpleQueue()
@@ -143,7 +144,8 @@ class Rounds:
         except PicopaymentsError:
             self._tip = None
             raise
-        guarded(partial(learn_coins, hub))
+        if guarded(partial(learn_coins, hub, anew=self._shaken)):
+            self._shaken = False
         unchecked = hub.book.unchecked()
         for start in range(0, len(unchecked), CHECKED_AT_ONCE):
             guarded(partial(check_hashes, hub, unchecked[start : start + CHECKED_AT_ONCE]))
@@ -166,8 +168,7 @@ class Rounds:
             tip = hub.follower.tip(book.db)
             for script in touched:
                 now.update(book.touching(script))
-            if shaken:  # other blocks, another ledger
-                hub.plain, hub.attached = set(), set()
+            self._shaken |= shaken
             if shaken or self._tip is None:
                 now.update(book.in_stage(AGREED, OPEN, CLOSING), book.closed_since(tip - KEPT_BLOCKS))
             elif tip != self._tip:

@@ -81,6 +81,10 @@ def test_a_coin_that_assets_are_attached_to_is_not_spent(own: Desk) -> None:
     assert own.account(client.handle).deposit_raw is not None
     assert kept <= {coin.outpoint for coin in coins(own)}
     assert len(asked) == len(set(asked))
+    asked.clear()
+    own.node.rpc("reorganise", depth=1)
+    own.mine(0)
+    assert kept <= set(asked)
 
 
 def test_no_coin_is_spent_where_nobody_says_what_is_attached(own: Desk) -> None:
