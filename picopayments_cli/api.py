@@ -267,8 +267,7 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
 
     ``verbose`` adds what moved each way, and what is pending.
     """
-    connections = session.connections()
-    chosen = list(connections.values()) if handle is None else [connections[handle_named(handle, connections)]]
+    chosen = _to_show(session, handle)
     looked_at = [item for item in chosen if not item.final]
     wallet = session.wallet.address
     view = session.chain.view(Query(balances=[wallet]))
@@ -281,6 +280,16 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
         "connections": shown,
         "wallet": {"address": wallet, "balances": by_longname(view.balances[wallet], view.longnames)},
     }
+
+
+def _to_show(session: Session, handle: str | None) -> list[Connection]:
+    """The connections to show, one or all; a note names those of 1.0.4, of which there is nothing to show."""
+    connections, older = session.connections(), session.older()
+    if handle is not None:
+        return [session.connection(handle_named(handle, {*connections, *older}))]
+    if older:
+        log.warning(legacy.too_old(older).message)
+    return list(connections.values())
 
 
 def _as_seen(group: hubs.Seen, item: Connection, verbose: bool) -> dict[str, Any]:
@@ -321,6 +330,8 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
             except PicopaymentsError as error:
                 failed.append(error)
                 log.warning("connection %s: %s", item.handle.hex(), error.message)
+                if not outcome.txids and not outcome.receipts:
+                    brought.pop(item.handle.hex(), None)
     results = {name: _brought(outcome) for name, outcome in brought.items()}
     if failed:
         if results:
@@ -352,7 +363,7 @@ def history(session: Session, handle: str | None = None) -> list[dict[str, Any]]
     events = [*imported, *in_order(session.store.history())]
     if handle is None:
         return events
-    known = {*session.connections(), *(Handle(bytes.fromhex(event["handle"])) for event in events)}
+    known = {*session.connections(), *session.older(), *(Handle(bytes.fromhex(event["handle"])) for event in events)}
     wanted = handle_named(handle, known).hex()
     return [event for event in events if event["handle"] == wanted]
 
@@ -376,7 +387,7 @@ def cull(session: Session, handle: str | None = None) -> list[str]:
 
 
 def _chosen(session: Session, handle: str | None) -> list[Connection]:
-    """One connection, or all of them. Raises InvalidHex, UnknownHandle."""
+    """One connection, or all of them. Raises InvalidHex, UnknownHandle, ConnectionTooOld."""
     if handle is not None:
         return [session.connection(Handle(from_hex(handle, "handle", HANDLE_SIZE)))]
     return list(session.connections().values())

@@ -165,6 +165,10 @@ class ConnectionNotOpen(PicopaymentsError):
     """The connection is opening, closing or closed."""
 
 
+class ConnectionTooOld(PicopaymentsError):
+    """A connection of version 1.0.4, which that version alone settles."""
+
+
 class ConnectionNotOver(PicopaymentsError):
     """The connection holds, or may yet hold, something of this party's."""
 
@@ -175,6 +179,14 @@ class HubRestored(PicopaymentsError):
 
 class HubDraining(PicopaymentsError):
     """The hub takes no new connections, since it is shutting down."""
+
+
+class CloseSigned(PicopaymentsError):
+    """A signature of this party's on a close has left: the connection does nothing but close any more."""
+
+
+class CloseBeyondLimit(PicopaymentsError):
+    """A close that would give this party less than it is guaranteed."""
 
 
 class DepositAlreadyGiven(PicopaymentsError):
@@ -316,6 +328,30 @@ class BadCommit(PeerMisbehaved):
 
 class BadPayerSignature(PeerMisbehaved):
     """A commit without the payer's valid, relayable signature."""
+
+
+class BadPayeeSignature(PeerMisbehaved):
+    """A remainder or a close without the payee's valid signatures."""
+
+
+class BadChannelKey(PeerMisbehaved):
+    """A key of a channel that is not exactly 32 bytes, or no point of the curve."""
+
+
+class RepeatedKey(PeerMisbehaved):
+    """A key that stands at two places of a connection."""
+
+
+class BadWalletScript(PeerMisbehaved):
+    """A wallet's script that is neither P2PKH nor P2WPKH of its owner's key."""
+
+
+class RemainderMissing(PeerMisbehaved):
+    """A message without the signature of the remainder that its sender owes: it is no answer."""
+
+
+class AnchorsDiffer(PeerMisbehaved):
+    """The peer names another output as a deposit's anchor."""
 
 
 class BadCommitQuantity(PeerMisbehaved):

@@ -19,7 +19,7 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Hash, check_secret, hash_of
-from picopayments_cli.client import funds, history, legacy, publishing
+from picopayments_cli.client import funds, history, publishing
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.looking import Look
 from picopayments_cli.client.session import Session
@@ -47,9 +47,6 @@ def settle(
     session: Session, connection: Connection, facts: tuple[Facts, Facts], look: Look, outcome: Outcome
 ) -> Connection:
     """Take a closing connection as far as it goes now, with or without the hub. Repeating it does no harm."""
-    if connection.duplex.sending.anchor is None:
-        connection, look = _locate(session, connection, look)
-        facts = look.facts[connection.handle]
     _republish_claimed(session, connection, facts, outcome)
     if not connection.told and outcome.hub_silent is None:
         try:
@@ -78,22 +75,12 @@ def _republish_claimed(session: Session, connection: Connection, facts: tuple[Fa
     """
     c2h, h2c = connection.duplex.sending, connection.duplex.receiving
     seen = h2c.anchor is not None or c2h.active or connection.published
-    if not (seen and connection.deposit_raw) or facts[0].tip >= connection.agreed_height + c2h.script.expire:
+    if not seen or facts[0].tip >= connection.agreed_height + c2h.script.expire:
         return
     try:
         republish(session, connection, facts, outcome)
     except BroadcastRefused as error:
         log.warning("the deposit waits: %s", error.message)
-
-
-def _locate(session: Session, connection: Connection, look: Look) -> tuple[Connection, Look]:
-    """Find the deposit of an original client's connection on the chain, as its files do not name it, and look again."""
-    located = legacy.located(connection, look.facts[connection.handle][0])
-    if located == connection:
-        return connection, look
-    actions = () if connection.agreed_height else (history.closing(),)
-    located = session.save(located, "taken over", *actions)
-    return located, session.sight.look(session.wallet.address, [located])
 
 
 def _publish(session: Session, connection: Connection, facts: Facts, outcome: Outcome) -> Connection:
@@ -119,7 +106,7 @@ def _tell(session: Session, connection: Connection) -> Connection:
     no sync is unanswered, which might bring one.
     """
     nothing_received = not connection.duplex.receiving.active and connection.pending is None
-    secret = connection.spend_secret(session.wallet.key) if nothing_received else None
+    secret = connection.secrets(session.wallet.key).spend if nothing_received else None
     if secret is not None and not connection.revealed:
         connection = session.save(replace(connection, revealed=True), "spend secret leaves")
     body = CloseRequest(connection.handle, secret, standing(connection.duplex.sending)).as_json()
@@ -169,7 +156,7 @@ def recover(
     steps = recovery.recoveries(
         connection.duplex,
         *facts,
-        secret=connection.spend_secret(wallet.key),
+        secret=connection.secrets(wallet.key).spend,
         given=connection.hub_secret,
         purse=funds.purse(session, look.view, can_wait=False),
         safe_depth=depth,

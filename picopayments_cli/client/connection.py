@@ -42,8 +42,7 @@ class Connection:
     at the close; ``revealed``: whether the own one has left; ``told``: whether the hub has answered the close.
     ``final``: closed, and too deep in the chain to be looked at again.
     ``publishing``: name and txid (hex) of the transaction that is about to leave; ``published``: txids of those that
-    left. ``own_spend``: the own spend secret of a connection of the original client, which drew its secrets.
-    ``longname``: that of a subasset, whose ``asset`` is a number; for showing.
+    left. ``longname``: that of a subasset, whose ``asset`` is a number; for showing.
     """
 
     handle: Handle
@@ -69,17 +68,7 @@ class Connection:
     final: bool = False
     publishing: tuple[str, str] | None = None
     published: tuple[str, ...] = ()
-    own_spend: Secret | None = field(default=None, repr=False)
     longname: str | None = None
-
-    @property
-    def is_original(self) -> bool:
-        """Whether the original client made it: it used no salt, and its hubs are gone."""
-        return not self.salt
-
-    def spend_secret(self, key: Key) -> Secret:
-        """Derive this party's spend secret."""
-        return self.own_spend or self.secrets(key).spend
 
     def secrets(self, key: Key) -> Secrets:
         """Derive this party's secrets of the connection."""

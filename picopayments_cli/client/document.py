@@ -62,7 +62,6 @@ def to_document(connection: Connection) -> dict[str, Any]:
         "final": connection.final,
         "publishing": connection.publishing,
         "published": list(connection.published),
-        "own_spend": _hex(connection.own_spend),
     }
 
 
@@ -99,7 +98,6 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         final=_switch(document.get("final", False)),
         publishing=None if publishing is None else (_text(publishing[0]), _txid(publishing[1])),
         published=tuple(_txid(item) for item in _list(document["published"])),
-        own_spend=_secret(document.get("own_spend")),
         longname=None if document.get("asset_longname") is None else _text(document["asset_longname"]),
     )
 

@@ -96,14 +96,12 @@ def _by_hub(connections: Iterable[Connection]) -> list[list[Connection]]:
     """Group the connections by their hub."""
     groups: dict[object, list[Connection]] = {}
     for item in connections:
-        groups.setdefault((place_of(item.hub_url), item.hub_key, item.is_original), []).append(item)
+        groups.setdefault((place_of(item.hub_url), item.hub_key), []).append(item)
     return list(groups.values())
 
 
 def _reached(session: Session, connection: Connection) -> tuple[Session, PicopaymentsError | None]:
     """Open a session at a connection's hub, and say why that hub is not believed about the chain, if it must be."""
-    if connection.is_original:  # its hub is gone
-        return session, None
     at = _at_hub_of(session, connection)
     if session.chain_source == "own":
         return at, None

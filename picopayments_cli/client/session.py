@@ -37,6 +37,7 @@ from picopayments_cli.errors import (
     LocalFiles,
     NodeUnreachable,
     PicopaymentsError,
+    UnknownHandle,
 )
 from picopayments_cli.rpc import LOOPBACK, RpcClient
 
@@ -76,12 +77,6 @@ class Home:
     def wallet(self) -> Wallet:
         """The wallet, which may not be on disk yet. Raises StoreDamaged, StoreUnusable."""
         return Wallet.open(self.store, self._settings.network)
-
-    @cached_property
-    def originals(self) -> Mapping[Handle, Connection]:
-        """The original client's connections, as its data file has them. Raises StoreDamaged, StoreUnusable."""
-        path = legacy.data_file(self.store.basedir, self._settings.network)
-        return legacy.read_connections(path, self.wallet.key, self._settings.hub_url or "") if path.exists() else {}
 
 
 class Session:
@@ -178,23 +173,26 @@ class Session:
         for handle, document in self.store.load_all().items():
             if document.get("stage") != ASKED:
                 found[handle] = self._connection(handle, document)
-        return {**self._imported(), **found}
+        return found
 
     def connection(self, handle: Handle) -> Connection:
-        """Load one connection. Raises UnknownHandle, StoreDamaged."""
-        imported = self._imported().get(handle)
-        if imported is not None:
-            return imported
-        return self._connection(handle, self.store.load(handle))
+        """Load one connection. Raises UnknownHandle, ConnectionTooOld, StoreDamaged."""
+        try:
+            document = self.store.load(handle)
+        except UnknownHandle:
+            if handle in self.older():
+                raise legacy.too_old([handle]) from None
+            raise
+        return self._connection(handle, document)
+
+    def older(self) -> list[Handle]:
+        """List the handles of the original client's connections. Raises StoreDamaged, StoreUnusable."""
+        return legacy.read_handles(self.store.basedir, self.network)
 
     def archived(self) -> dict[Handle, Connection]:
         """Load the connections that were culled. Raises StoreDamaged, StoreNewer."""
         folder = self.store.archive_folder
         return {handle: self._connection(handle, item, folder) for handle, item in self.store.archived().items()}
-
-    def _imported(self) -> dict[Handle, Connection]:
-        """Find the original client's connections that have no document of ours yet."""
-        return {handle: item for handle, item in self.home.originals.items() if not self.store.knows(handle)}
 
     def _connection(self, handle: Handle, document: Mapping[str, Any], folder: Path | None = None) -> Connection:
         try:
@@ -242,8 +240,6 @@ class Session:
 
     def save(self, connection: Connection, label: str, *actions: Action) -> Connection:
         """Write a connection to disk, and with it the actions that this adds to its history."""
-        if connection.handle in self.home.originals:
-            legacy.keep_backup(legacy.data_file(self.store.basedir, self.network))
         self.store.save(connection.handle, to_document(connection), label, actions)
         return connection
 

@@ -146,12 +146,6 @@ class Store:
         """List the handles of all connections, in order."""
         return [Handle(bytes.fromhex(path.stem)) for path in self._files()]
 
-    def knows(self, handle: Handle) -> bool:
-        """Tell whether a connection has a document, in its place or in the archive. Raises StoreUnusable."""
-        path = self._path(handle)
-        with _usable(path):
-            return path.exists() or (self.archive_folder / path.name).exists()
-
     def load(self, handle: Handle) -> dict[str, Any]:
         """Read the document of a connection. Raises UnknownHandle, StoreDamaged, StoreNewer."""
         path = self._path(handle)

@@ -6,7 +6,7 @@ machine holds its token for good, answered or not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from picopayments_cli.channel.messages import Payment
@@ -30,12 +30,12 @@ def earlier(session: Session, source: Handle, payment: Payment, connections: Map
     Raises TokenInUse, StoreDamaged, StoreNewer.
     """
     text = f'"{payment.token.hex()}"'
-    events = [*legacy.read_sent(session.store.basedir, session.network), *session.store.history(about=text)]
+    events = [*legacy.read_payments(session.store.basedir, session.network), *session.store.history(about=text)]
     return standing(source, payment, connections.values(), events)
 
 
 def standing(
-    source: Handle, payment: Payment, connections: Iterable[Connection], events: Iterable[Event]
+    source: Handle, payment: Payment, connections: Iterable[Connection], events: Sequence[Event]
 ) -> str | None:
     """Tell how far a payment from ``source`` has come: QUEUED, UNANSWERED or SENT; None if its token is free.
 
@@ -62,18 +62,17 @@ def standing(
     )
 
 
-def _uses(connections: Iterable[Connection], events: Iterable[Event]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _uses(connections: Iterable[Connection], events: Sequence[Event]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """List every payment that holds its token, and how far it has come, the furthest first."""
     known = list(connections)
     yield from ((SENT, event) for event in events if event["action"] == "sent" and "token" in event)
     for item in known:
         if item.pending is not None:
             yield from ((UNANSWERED, _named(item.handle, payment)) for payment in item.pending.payments)
+    yield from ((UNANSWERED, event) for event in events if event["action"] == "queued")  # 1.0.4 may have sent it
     for item in known:
-        # A connection that closes never sends its queue. The original client may have sent it, and had no answer.
-        if item.stage in (PROPOSED, AGREED) or item.is_original:
-            how_far = UNANSWERED if item.is_original else QUEUED
-            yield from ((how_far, _named(item.handle, payment)) for payment in item.queue)
+        if item.stage in (PROPOSED, AGREED):  # a connection that closes never sends its queue
+            yield from ((QUEUED, _named(item.handle, payment)) for payment in item.queue)
 
 
 def _named(source: Handle, payment: Payment) -> dict[str, Any]:

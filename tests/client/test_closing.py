@@ -78,7 +78,7 @@ def test_nothing_received_gives_the_secret_and_takes_all_back(it: LifeInMemory) 
     assert closed(it) is None
     connection = it.connection
     assert (connection.told, connection.revealed) == (True, True)
-    assert it.hub.client_secret == connection.spend_secret(it.session.wallet.key)
+    assert it.hub.client_secret == connection.secrets(it.session.wallet.key).spend
     assert connection.hub_secret is None  # the hub holds a commit for the fee
     it.hub.publish(it.hub.accepted[-1])
     it.chain.mine(DELAY)
@@ -158,7 +158,7 @@ def test_a_hub_that_did_not_answer_the_last_sync_is_not_told_before_it_has(it: L
     assert (it.connection.stage, it.connection.duplex.receiving.active) == (CLOSING, ())
     passed = it.sync()
     assert passed.index("call mph_sync") < passed.index("call mph_close")
-    assert it.hub.client_secret == it.connection.spend_secret(it.session.wallet.key)
+    assert it.hub.client_secret == it.connection.secrets(it.session.wallet.key).spend
     assert [action["amount"] for action in it.told() if action["action"] == "sent"] == [298]
 
 

@@ -54,7 +54,6 @@ def full(it: LifeInMemory) -> Connection:
         stage=CLOSING,
         owed=12,
         hub_secret=Secret(b"h" * 32),
-        own_spend=Secret(b"o" * 32),
         revealed=True,
         told=True,
         commit_raw=b"raw",
@@ -151,11 +150,11 @@ def test_a_channel_behaves_alike_after_a_reload(steps: list[tuple[tuple[int, str
 
 
 def test_what_has_a_default_may_be_missing(it: LifeInMemory, full: Connection) -> None:
-    """Of documents that are older than those members."""
+    """Of documents that are older than that member."""
     path, document = document_of(it)
-    del document["final"], document["own_spend"]
+    del document["final"]
     path.write_text(json.dumps(document))
-    assert (it.connection.final, it.connection.own_spend) == (False, None)
+    assert it.connection.final is False
 
 
 # Values that no member has, by its kind.
@@ -175,7 +174,7 @@ def is_damaged(it: LifeInMemory, path: Path, document: Any) -> bool:
 def fits(name: str, value: Any, other: Any) -> bool:
     """Whether another value may stand in a member's place for all that its kind says."""
     if other is None:
-        return name in ("pending", "hub_secret", "own_spend", "commit", "publishing", "anchor", "payee")
+        return name in ("pending", "hub_secret", "commit", "publishing", "anchor", "payee")
     if type(value) is not type(other):
         return False
     if name in ("hub_url", "asset") or (isinstance(value, int) and other != -1):
@@ -193,10 +192,9 @@ def test_each_member_must_be_there_and_of_its_kind(it: LifeInMemory, full: Conne
         for other in OTHERS
         if not fits(name, value, other) and not is_damaged(it, path, {**document, name: other})
     ] == [("proposal", {"x": 5})]  # the hub judges that
-    optional = ("final", "own_spend")
     for name in members:
         less = {key: value for key, value in document.items() if key != name}
-        assert is_damaged(it, path, less) is (name not in optional), name
+        assert is_damaged(it, path, less) is (name != "final"), name
 
 
 @pytest.mark.parametrize("channel", ["c2h", "h2c"])
@@ -261,7 +259,7 @@ def test_a_sync_that_waits_is_one(it: LifeInMemory, full: Connection) -> None:
         ("stage", "opening"),
         ("hub_key", "ab" * 32),
         ("hub_secret", "ab" * 31),
-        ("own_spend", "ab" * 33),
+        ("hub_secret", "ab" * 33),
         ("hub_secret", ""),
         ("published", ["ab"]),
         ("publishing", ["payout", "ab"]),

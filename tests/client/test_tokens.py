@@ -20,7 +20,7 @@ from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
 from picopayments_cli.client.connection import Connection, Pending
-from picopayments_cli.client.history import Event, events_of, refused, synced
+from picopayments_cli.client.history import Event, events_of, refused, synced, told
 from picopayments_cli.client.store import Store
 from picopayments_cli.client.tokens import QUEUED, SENT, UNANSWERED, standing
 from picopayments_cli.errors import NotTransferable, PaymentExceedsReceivable, StoreDamaged, TokenInUse
@@ -68,9 +68,12 @@ def test_a_payment_that_left_holds_its_token_whatever_becomes_of_the_connection(
     assert standing(ONE, PAYMENT, [], paid(PAYMENT)) == SENT
 
 
-def test_what_the_original_client_had_queued_may_have_left(blank: Connection) -> None:
-    item = replace(with_payments(blank, PAYMENT, stage=CLOSING), salt=b"")
-    assert standing(ONE, PAYMENT, [item], []) == UNANSWERED
+def test_what_the_original_client_had_queued_may_have_left() -> None:
+    queued: Event = {"handle": ONE.hex(), "action": "queued", **told(PAYMENT)}
+    assert standing(ONE, PAYMENT, [], [queued]) == UNANSWERED
+    assert standing(ONE, PAYMENT, [], [queued, *paid(PAYMENT)]) == SENT
+    with pytest.raises(TokenInUse):
+        standing(TWO, PAYMENT, [], [queued])
 
 
 def test_a_refused_payment_is_free_once_no_sync_holds_it(blank: Connection) -> None:

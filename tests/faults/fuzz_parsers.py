@@ -133,7 +133,6 @@ def _read_transaction(given: Samples, data: bytes) -> None:
         transactions.commit_quantity(data, channel.asset_id)
     with contextlib.suppress(PicopaymentsError):
         accept_commit(channel, Offer(data, script.redeem))
-    legacy.finished(data, script, channel.script, given.key)
     transactions.payer_signature(data, channel.draft(5, script.revoke_hash), channel.script)
 
 
@@ -321,17 +320,9 @@ def _header(given: Samples) -> dict[str, Any]:
 
 
 def _original(given: Samples) -> dict[str, Any]:
-    duplex = given.connection.duplex
-    commits: dict[str, list[Any]] = {"commits_active": [], "commits_revoked": [], "commits_requested": []}
     kept = {
-        "asset": "XCP",
-        "secrets": {"ab" * 20: "cd" * 32},
-        "c2h_deposit_quantity": 1_000_000,
-        "c2h_commit_delay_time": 2,
-        "c2h_state": {"deposit_script": duplex.sending.script.redeem.hex(), **commits},
-        "h2c_state": {"deposit_script": duplex.receiving.script.redeem.hex(), **commits},
-        "channel_terms": given.connection.terms.as_json(),
-        "payments_queued": [{"payee_handle": "ab" * 32, "amount": 7, "token": "abcd"}],
+        "payments_sent": [{"handle": "ab" * 32, "amount": 7, "token": "abcd"}],
+        "payments_queued": [{"payee_handle": None, "amount": 7, "token": "abcd"}],
     }
     return {"connections": {given.connection.handle.hex(): kept}}
 
@@ -396,8 +387,9 @@ class _Files:
         self.data_file(json.dumps(value).encode())
 
     def data_file(self, data: bytes) -> None:
-        with self._written("regtest.data", data) as session:
-            session.connections()
+        with self._written("regtest.data", data):
+            legacy.read_handles(self.folder, REGTEST)
+            legacy.read_payments(self.folder, REGTEST)
 
     def rows(self, data: bytes) -> None:
         with self._written("regtest.history.csv", data):

@@ -11,8 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from network_support import ASSETS, DEPOSIT, Client, running_network
-from original_support import DEPOSIT as ORIGINAL_DEPOSIT
-from original_support import EXPIRE, HANDLE, RECEIVED, OriginalHub
 
 from faults.dying_hub import DyingHubTown, running_node_and_runner
 from faults.harness_client import HarnessClient, heard, hub_balance
@@ -30,7 +28,7 @@ _BEFORE_LEAVING = re.compile(
     "(before client broadcast |after client save |before client save )"
     "(?P<what>commit|payout|change|revoke|expire)(| leaves| did not leave)$"
 )
-SELDOM = {"give up": "client save given up", "take over": "client save taken over"}
+GIVEN_UP = "client save given up"  # a door that is passed seldom
 # Endings, and whether the client has a chain of its own; without its hub, one that has none sees nothing.
 LIVES = (
     *(("normal-a", False), ("punished-a", True), ("silent-a", True)),
@@ -101,15 +99,14 @@ class LivesWithKills(LivesUnderFaults):
         return Target(door=door, side=sides[-1][1]) if sides else None
 
     def _seldom(self, step: str) -> Target | None:
-        door = next((door for name, door in SELDOM.items() if step.startswith(name)), None)
-        return self._beside(door) if door else None
+        return self._beside(GIVEN_UP) if step.startswith("give up") else None
 
     def _named(self, step: str) -> Target | None:
         """Beside a door that was not recorded, since nobody comes there in a life without deaths.
 
         Who gives up has died between a proposal and an agreement.
         """
-        wanted = self.planner.open_sides([SELDOM["give up"]]) and not self.planner.is_urgent(KillPoint("client", step))
+        wanted = self.planner.open_sides([GIVEN_UP]) and not self.planner.is_urgent(KillPoint("client", step))
         if step.startswith("connect") and wanted and self.rng.random() < 0.5:
             return Target(door="client save proposed", side=AFTER)
         return self._seldom(step)
@@ -214,8 +211,6 @@ def _chapter(budget: Budget, planner: KillPlanner, result: Result, least: int) -
             lives = LivesWithKills(town, runner, planner, result, town.record)
             if first and town.deaths:
                 lives.died("hub", first, "first start")
-            if looking and not budget.quick:
-                _original(lives, "original to look at")
             lives.set_up(names)
             for number, name in enumerate(names):
                 if number == looking and looking:
@@ -225,31 +220,10 @@ def _chapter(budget: Budget, planner: KillPlanner, result: Result, least: int) -
                     ClientLife(lives, town.clients[name], name.split("-")[0], reads).live()
             lives.finish()
             if not budget.quick:
-                _original(lives, "original")
                 _end(lives)
                 _begin(planner, lives)
         finally:
             town.stop_hub()
-
-
-def _original(lives: LivesWithKills, name: str) -> None:
-    """A connection of the original client, taken over and settled."""
-    original = OriginalHub(lives.town, name)
-    client = original.client
-    lives.town.own_chain.discard(name)  # its settings are the original's
-    before = client.balances()["XCP"]
-    original.leave()
-    document = client.basedir / "regtest.connections" / f"{HANDLE}.json"
-    for _ in range(EXPIRE):
-        if client.shown(HANDLE)["status"] == "closed":
-            break
-        lives.strike(client, "original" if document.exists() else "take over", "sync")
-        lives.mine("settle original", 3)
-    held = client.balances()["XCP"] - before
-    lives.result.hold(client.shown(HANDLE)["status"] == "closed", f"{name} is not settled after {lives.what}")
-    lives.result.keep(ORIGINAL_DEPOSIT + RECEIVED, held, f"{name} on chain after {lives.what}")
-    for gone in (name, f"{name}-hub"):
-        del lives.town.clients[gone]
 
 
 def _end(lives: LivesWithKills) -> None:

@@ -271,7 +271,7 @@ class ReorganisedNetwork:
         commit = channel.commit_script(channel.active[-1].revoke_hash)
         entry = next(item for item in self.history(commit.output) if first_output(item) == commit.output)
         outpoint = Outpoint(txid_of(entry.raw), 0)
-        unlock = payout_unlock(commit, kept.spend_secret(payee))
+        unlock = payout_unlock(commit, kept.secrets(payee).spend)
         coin = Input(outpoint, output_of(entry.raw, outpoint).value, unlock, channel.delay)
         script = script_of_key(payee)
         address = address_of(script)

@@ -26,7 +26,7 @@ PACKAGE = Path(config.__file__).parent
 PROXIED = {
     *("get_balances", "get_unspent_txouts", "search_raw_transactions", "getrawtransaction", "getrawtransaction_batch"),
     *("sendrawtransaction", "get_assets", "get_asset_info", "get_running_info", "fee_per_kb", "utxos_with_balances"),
-    *("get_address_options", "get_asset_spellings", "generate", "faucet", "reorganise"),  # on regtest
+    *("get_address_options", "get_asset_spellings", "generate", "faucet", "feerate", "reorganise"),  # on regtest
 }
 OWN = {"mph_status", "mph_request", "mph_deposit", "mph_sync", "mph_close"}
 BITCOIN_CORES = {

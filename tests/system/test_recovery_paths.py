@@ -244,6 +244,8 @@ def test_a_connection_never_deposited_on_is_cleaned_up_on_both_sides(town: Town)
     assert (town.stages(), alice.shown(a)["status"]) == ({a: "agreed"}, "opening")
     town.mine_to(alice.shown(a)["settle_height"])
     assert town.stages() == {a: "closed"}
+    assert alice.fails("sync") == (1, "UnknownDeposit")  # which nothing closes but the user
+    alice.run("close", a)
     town.settle()
     assert town.check(before).held == before.held
 

@@ -459,7 +459,6 @@ def test_no_object_shows_its_secrets(life: RecordedLife) -> None:
     values = [
         key, secrets, settings, config.Choice(url, "flag"), Session(settings), Urls(url, url), Wallet(REGTEST, key),
         connection, Pending((body,), ()), Half((secrets.revoke(0),)), change_unlock(script, secrets.spend),
-        from_document(connection.handle, {**_document(life), "own_spend": secrets.spend.hex()}),
         RpcClient(url), BitcoinNode(url), database, Folder(life.folder / "copy", REGTEST),
     ]  # fmt: skip
     hidden = life.keys() | life.salts() | life.derived() | passwords()

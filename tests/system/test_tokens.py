@@ -8,8 +8,9 @@ import sys
 import pytest
 from client.test_cull import dying
 from network_support import DEPOSIT, FEE, WAIT, Client, Network, tokens_of
-from original_support import HANDLE, PAYEE, OriginalHub
-from original_support import TOKEN as QUEUED_THERE
+from original_support import PAYEE, write_original
+from original_support import QUEUED as QUEUED_THERE
+from original_support import SENT as SENT_THERE
 
 from picopayments_cli.channel.stages import CLOSED, CLOSING
 
@@ -188,18 +189,14 @@ def test_what_a_closing_connection_never_sent_may_be_queued_on_another(
 # The original client's ----------------------------------------------------------------------------------------------
 
 
-def test_what_the_original_client_paid_holds_its_token(network: Network) -> None:
-    original = OriginalHub(network, "erin")
-    original.leave()
-    client = original.client
-    handle = network.open_connection(client)
-    paid = client.done("queuepayment", HANDLE, PAYEE, "400", "--token", "c0ffee")
-    assert paid.result == "c0ffee"
-    assert "sent already" in paid.stderr
-    assert client.fails("queuepayment", handle, PAYEE, "400", "--token", "c0ffee") == (1, "TokenInUse")
-    assert client.fails("queuepayment", handle, PAYEE, "7", "--token", QUEUED_THERE) == (1, "TokenInUse")
-    assert client.run("cancelpayment", QUEUED_THERE) is True
-    assert client.run("queuepayment", handle, PAYEE, "7", "--token", QUEUED_THERE) == QUEUED_THERE
+def test_what_the_original_client_paid_holds_its_token(network: Network, alice: Client) -> None:
+    write_original(alice.basedir, "regtest")
+    handle = network.open_connection(alice)
+    for amount, token in (("400", SENT_THERE), ("7", QUEUED_THERE)):
+        assert alice.fails("queuepayment", handle, PAYEE, amount, "--token", token) == (1, "TokenInUse")
+        assert alice.run("cancelpayment", token) is False
+        assert alice.fails("queuepayment", handle, PAYEE, amount, "--token", token) == (1, "TokenInUse")
+    assert alice.run("queuepayment", handle, PAYEE, "7", "--token", TOKEN) == TOKEN
 
 
 # Two at once --------------------------------------------------------------------------------------------------------

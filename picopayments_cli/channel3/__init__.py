@@ -1,0 +1,1 @@
+"""The ground floor of protocol 3, which replaces ``channel/`` when client and hub switch to it."""

@@ -1,0 +1,501 @@
+"""The messages of protocol 3: one class for each, with every member that it has; nobody else reads or writes any.
+
+``as_json`` gives a body without the envelope (``pubkey``, ``signature``), ``parse`` takes a signed one. Unknown members
+at the top level are signed and passed over. Requests carry ``protocol``, replies ``request_sha256``: the digest of the
+request that they answer (``request`` in the classes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from picopayments_cli.channel.keys import SALT_SIZE
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, REQUESTED
+from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash
+from picopayments_cli.channel3.duplex import Half
+from picopayments_cli.channel3.halves import Closing
+from picopayments_cli.channel3.opening import Party, Stake
+from picopayments_cli.channel3.standing import Standing
+from picopayments_cli.channel3.terms import Terms
+from picopayments_cli.channel3.wire import (
+    MAX_ASSET_SIZE,
+    Anchors,
+    Figures,
+    Payment,
+    Reader,
+    Receipt,
+    RefusedPayment,
+    closing_json,
+    half_json,
+    optional_hex,
+    party_json,
+    read_terms,
+    reply_json,
+    request_json,
+    stake_json,
+    standing_json,
+    terms_json,
+)
+from picopayments_cli.errors import BadReply, BadRequest
+
+MOST_PAYMENTS = 1000  # in one message
+MOST_RECOVERED = 100  # connections in one answer of mph_key
+NONCE_SIZE = 32
+OUTPUT_SIZE = 34  # of a scriptPubKey of taproot
+# How a connection stands at the hub, as the ``stage`` of a refusal says it.
+STAGES = (REQUESTED, AGREED, OPENING, OPEN, CLOSING, CLOSED)
+
+_SEND = {"payee_handle", "amount", "token"}
+_RECEIPT = {"payer_handle", "amount", "token"}
+_REFUSED = {"token", "name"}
+_RECOVERED = {"handle", "asset", "salt", "client", "hub", "expiry_height", "c2h", "h2c", "c2h_anchor", "h2c_anchor"}
+
+
+def request_of(body: Any) -> bytes:
+    """The digest of the request that a reply or a refusal says it answers. Raises BadReply."""
+    return Reader(body, BadReply).request()
+
+
+def handle_of(body: Any) -> Handle:
+    """The handle of the connection that a request is about. Raises BadRequest."""
+    return Reader(body, BadRequest).handle()
+
+
+# What is refused ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class HubRefusal:
+    """What a hub refuses, which it signs, too: ``error.data`` of a JSON-RPC reply, in the form of every server's.
+
+    ``cause``: an error's name; ``data``: the numbers involved. Among them ``stage``, one of ``STAGES``, where the stage
+    of a connection is why.
+    """
+
+    request: bytes
+    cause: str
+    message: str
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that the connection has at the hub, where that is why."""
+        found = self.data.get("stage")
+        return found if found in STAGES else None
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        told: dict[str, Any] = {"type": self.cause, "args": [self.message], "message": self.message}
+        return reply_json(self.request, {**told, "data": dict(self.data)} if self.data else told)
+
+    @staticmethod
+    def parse(body: Any) -> HubRefusal:
+        """Raises BadReply."""
+        reader = Reader(body, BadReply)
+        data = dict(reader.mapping("data")) if "data" in reader.body else {}
+        return HubRefusal(reader.request(), reader.cause("type"), reader.text("message", 10_000), data)
+
+
+# mph_key ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class KeyRequest:
+    """Asks the hub to prove its key, by a nonce that nobody has seen before.
+
+    Where the client signs it with its wallet's key, it asks for its own connections, too: those behind the handle
+    ``after``, ascending.
+    """
+
+    nonce: bytes
+    after: Handle | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        return request_json({"nonce": self.nonce.hex(), "after": optional_hex(self.after)})
+
+    @staticmethod
+    def parse(body: Any) -> KeyRequest:
+        """Raises BadRequest."""
+        reader = Reader(body, BadRequest)
+        reader.protocol()
+        return KeyRequest(reader.hex("nonce", NONCE_SIZE), reader.optional("after", reader.handle))
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What a client needs, beside its wallet's key, to close a connection whose file it has lost."""
+
+    handle: Handle
+    asset: str
+    salt: bytes
+    client: Party
+    hub: Party
+    height: int
+    c2h: Stake
+    h2c: Stake
+    anchors: Anchors
+
+    def as_json(self) -> dict[str, Any]:
+        """The item."""
+        return {
+            "handle": self.handle.hex(),
+            "asset": self.asset,
+            "salt": self.salt.hex(),
+            "client": party_json(self.client),
+            "hub": party_json(self.hub),
+            "expiry_height": self.height,
+            "c2h": stake_json(self.c2h),
+            "h2c": stake_json(self.h2c),
+            **self.anchors.as_json(),
+        }
+
+    @staticmethod
+    def read(item: Reader) -> Recovered:
+        """Raises the reader's error."""
+        return Recovered(
+            item.handle(),
+            item.text("asset", MAX_ASSET_SIZE),
+            item.hex("salt", SALT_SIZE),
+            item.party("client"),
+            item.party("hub"),
+            item.height("expiry_height"),
+            item.stake("c2h"),
+            item.stake("h2c"),
+            item.anchors(),
+        )
+
+
+@dataclass(frozen=True)
+class KeyReply:
+    """The proof is the envelope. ``connections``: those agreed with the key that signed the request, if one did."""
+
+    request: bytes
+    connections: tuple[Recovered, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        return reply_json(self.request, {"connections": [item.as_json() for item in self.connections]})
+
+    @staticmethod
+    def parse(body: Any) -> KeyReply:
+        """Raises BadReply."""
+        reader = Reader(body, BadReply)
+        items = reader.items("connections", _RECOVERED, MOST_RECOVERED)
+        return KeyReply(reader.request(), tuple(Recovered.read(item) for item in items))
+
+
+# mph_request --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ConnectRequest:
+    """Asks for a connection in an asset. The hub keeps ``salt``, and gives it back in mph_key."""
+
+    asset: str
+    client: Party
+    salt: bytes
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        return request_json({"asset": self.asset, "client": party_json(self.client), "salt": self.salt.hex()})
+
+    @staticmethod
+    def parse(body: Any) -> ConnectRequest:
+        """Raises BadRequest. Whose wallet it is, ``opening.check_wallet`` tells."""
+        reader = Reader(body, BadRequest)
+        reader.protocol()
+        return ConnectRequest(
+            reader.text("asset", MAX_ASSET_SIZE), reader.party("client"), reader.hex("salt", SALT_SIZE)
+        )
+
+
+@dataclass(frozen=True)
+class ConnectReply:
+    """The connection's handle, the hub's keys and wallet, and the terms."""
+
+    request: bytes
+    handle: Handle
+    hub: Party
+    terms: Terms
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        told = {"handle": self.handle.hex(), "hub": party_json(self.hub), "channel_terms": terms_json(self.terms)}
+        return reply_json(self.request, told)
+
+    @staticmethod
+    def parse(body: Any) -> ConnectReply:
+        """Raises BadReply, BadTerms."""
+        reader = Reader(body, BadReply)
+        terms = read_terms(reader.member("channel_terms"))
+        return ConnectReply(reader.request(), reader.handle(), reader.party("hub"), terms)
+
+
+# mph_deposit --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class DepositRequest:
+    """Agrees on both deposits, before any money moves.
+
+    ``stake`` of c2h: its rate is the terms'. ``h2c_rate``: of the commits to the client, which it names. ``height``:
+    at which both deposits expire. ``output``: the scriptPubKey of the c2h deposit, as the client makes it out.
+    """
+
+    handle: Handle
+    stake: Stake
+    h2c_rate: int
+    height: int
+    output: bytes
+    next_hash: Hash
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        return request_json(
+            {
+                "handle": self.handle.hex(),
+                "c2h": stake_json(self.stake),
+                "h2c_fee_rate": self.h2c_rate,
+                "expiry_height": self.height,
+                "deposit_output": self.output.hex(),
+                "next_revoke_hash": self.next_hash.hex(),
+            }
+        )
+
+    @staticmethod
+    def parse(body: Any) -> DepositRequest:
+        """Raises BadRequest."""
+        reader = Reader(body, BadRequest)
+        reader.protocol()
+        return DepositRequest(
+            reader.handle(),
+            reader.stake("c2h"),
+            reader.rate("h2c_fee_rate"),
+            reader.height("expiry_height"),
+            reader.hex("deposit_output", OUTPUT_SIZE),
+            reader.revoke_hash("next_revoke_hash"),
+        )
+
+
+@dataclass(frozen=True)
+class DepositReply:
+    """What the hub will deposit, with the same expiry. ``output``: the scriptPubKey of the h2c deposit."""
+
+    request: bytes
+    stake: Stake
+    height: int
+    output: bytes
+    next_hash: Hash
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        return reply_json(
+            self.request,
+            {
+                "h2c": stake_json(self.stake),
+                "expiry_height": self.height,
+                "deposit_output": self.output.hex(),
+                "next_revoke_hash": self.next_hash.hex(),
+            },
+        )
+
+    @staticmethod
+    def parse(body: Any) -> DepositReply:
+        """Raises BadReply."""
+        reader = Reader(body, BadReply)
+        return DepositReply(
+            reader.request(),
+            reader.stake("h2c"),
+            reader.height("expiry_height"),
+            reader.hex("deposit_output", OUTPUT_SIZE),
+            reader.revoke_hash("next_revoke_hash"),
+        )
+
+
+# mph_sync -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SyncRequest:
+    """The client's half of a sync, its payments, and a fresh hash for a later commit to it.
+
+    ``anchors``: both, as the client sees them. ``partial``: a payment that is refused does not refuse the others.
+    """
+
+    handle: Handle
+    anchors: Anchors
+    half: Half
+    payments: tuple[Payment, ...]
+    next_hash: Hash
+    partial: bool = True
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        sends = [
+            {"payee_handle": optional_hex(item.payee), "amount": item.amount, "token": item.token.hex()}
+            for item in self.payments
+        ]
+        return request_json(
+            {
+                "handle": self.handle.hex(),
+                **self.anchors.as_json(),
+                **half_json(self.half),
+                "sends": sends,
+                "partial": self.partial,
+                "next_revoke_hash": self.next_hash.hex(),
+            }
+        )
+
+    @staticmethod
+    def parse(body: Any) -> SyncRequest:
+        """Raises BadRequest."""
+        reader = Reader(body, BadRequest)
+        reader.protocol()
+        payments = (
+            Payment(item.optional("payee_handle", item.handle), item.quantity("amount"), item.token())
+            for item in reader.items("sends", _SEND, MOST_PAYMENTS)
+        )
+        return SyncRequest(
+            reader.handle(),
+            reader.anchors(),
+            reader.half(),
+            tuple(payments),
+            reader.revoke_hash("next_revoke_hash"),
+            reader.flag("partial"),
+        )
+
+
+@dataclass(frozen=True)
+class SyncReply:
+    """The hub's half of a sync, the payments that it settles, those it refused, and its next hash."""
+
+    request: bytes
+    half: Half
+    receipts: tuple[Receipt, ...]
+    refused: tuple[RefusedPayment, ...]
+    next_hash: Hash
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        receive = [
+            {"payer_handle": item.payer.hex(), "amount": item.amount, "token": item.token.hex()}
+            for item in self.receipts
+        ]
+        told = {
+            **half_json(self.half),
+            "receive": receive,
+            "refused": [{"token": item.token.hex(), "name": item.cause} for item in self.refused],
+            "next_revoke_hash": self.next_hash.hex(),
+        }
+        return reply_json(self.request, told)
+
+    @staticmethod
+    def parse(body: Any) -> SyncReply:
+        """Raises BadReply."""
+        reader = Reader(body, BadReply)
+        receipts = (
+            Receipt(item.handle("payer_handle"), item.quantity("amount"), item.token())
+            for item in reader.items("receive", _RECEIPT, MOST_PAYMENTS)
+        )
+        refused = (
+            RefusedPayment(item.token(), item.cause("name"))
+            for item in reader.items("refused", _REFUSED, MOST_PAYMENTS)
+        )
+        return SyncReply(
+            reader.request(), reader.half(), tuple(receipts), tuple(refused), reader.revoke_hash("next_revoke_hash")
+        )
+
+
+# mph_close ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CloseRequest:
+    """Closes a connection: how it stands by the client, at which figures it would close, and what it signs of that.
+
+    ``h2c_close``: its signatures as payee, first. ``c2h_signature``: as payer, once it has verified the hub's.
+    """
+
+    handle: Handle
+    anchors: Anchors
+    figures: Figures
+    standing: Standing
+    h2c_close: Closing | None = None
+    c2h_signature: bytes | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        return request_json(
+            {
+                "handle": self.handle.hex(),
+                **_close_json(self.anchors, self.figures, self.standing),
+                "h2c_close": closing_json(self.h2c_close),
+                "c2h_signature": optional_hex(self.c2h_signature),
+            }
+        )
+
+    @staticmethod
+    def parse(body: Any) -> CloseRequest:
+        """Raises BadRequest."""
+        reader = Reader(body, BadRequest)
+        reader.protocol()
+        anchors, figures, standing = _close(reader)
+        return CloseRequest(
+            reader.handle(),
+            anchors,
+            figures,
+            standing,
+            reader.closing("h2c_close", figures.h2c),
+            reader.optional("c2h_signature", reader.signature),
+        )
+
+
+@dataclass(frozen=True)
+class CloseReply:
+    """How the connection stands by the hub, its own figures, and its signatures where the request's equal them.
+
+    ``c2h_close``: as payee; ``h2c_signature``: as payer, given for the client's valid ones as payee.
+    """
+
+    request: bytes
+    anchors: Anchors
+    figures: Figures
+    standing: Standing
+    c2h_close: Closing | None = None
+    h2c_signature: bytes | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        told = {
+            **_close_json(self.anchors, self.figures, self.standing),
+            "c2h_close": closing_json(self.c2h_close),
+            "h2c_signature": optional_hex(self.h2c_signature),
+        }
+        return reply_json(self.request, told)
+
+    @staticmethod
+    def parse(body: Any) -> CloseReply:
+        """Raises BadReply."""
+        reader = Reader(body, BadReply)
+        anchors, figures, standing = _close(reader)
+        return CloseReply(
+            reader.request(),
+            anchors,
+            figures,
+            standing,
+            reader.closing("c2h_close", figures.c2h),
+            reader.optional("h2c_signature", reader.signature),
+        )
+
+
+def _close_json(anchors: Anchors, figures: Figures, standing: Standing) -> dict[str, Any]:
+    told = {"c2h_quantity": figures.c2h, "h2c_quantity": figures.h2c}
+    return {**anchors.as_json(), **told, **standing_json(standing)}
+
+
+def _close(reader: Reader) -> tuple[Anchors, Figures, Standing]:
+    c2h, h2c = (reader.number(name, 0, MAX_QUANTITY) for name in ("c2h_quantity", "h2c_quantity"))
+    return reader.anchors(), Figures(c2h, h2c), reader.standing()
