@@ -20,7 +20,7 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     UnknownMethod,
 )
-from picopayments_cli.hub.chores import CHECKED_AT_ONCE, check_hashes, guarded, settle
+from picopayments_cli.hub.chores import CHECKED_AT_ONCE, check_hashes, guarded, learn_coins, settle
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
 from picopayments_cli.hub.hub import Ask, Hub
@@ -47,6 +47,7 @@ class Rounds:
         self._note = note
         self._looked_at = -1  # the height of the last look at the wallet's assets
         self._tip: int | None = None  # that the last round looked at
+        self._shaken = False  # blocks were taken away since the ledger was asked about the wallet's coins
         self._count = 0
         self._asked: dict[Ask, set[Handle]] = {when: set() for when in Ask}  # in memory: the first round looks at all
         self._loop = Loop(self.round, hub.woken, pause_on(hub.network.name))
@@ -135,6 +136,8 @@ class Rounds:
         except PicopaymentsError:
             self._tip = None
             raise
+        if guarded(partial(learn_coins, hub, anew=self._shaken)):
+            self._shaken = False
         unchecked = hub.book.unchecked()
         for start in range(0, len(unchecked), CHECKED_AT_ONCE):
             guarded(partial(check_hashes, hub, unchecked[start : start + CHECKED_AT_ONCE]))
@@ -157,6 +160,7 @@ class Rounds:
             tip = hub.follower.tip(book.db)
             for script in touched:
                 now.update(book.touching(script))
+            self._shaken |= shaken
             if shaken or self._tip is None:
                 now.update(book.in_stage(AGREED, OPEN, CLOSING), book.closed_since(tip - KEPT_BLOCKS))
             elif tip != self._tip:

@@ -30,7 +30,7 @@ from picopayments_cli.hub.account import Waiting
 
 @dataclass(frozen=True)
 class Agreement:
-    """What mph_deposit fixed: when both deposits expire, and what is agreed of each channel."""
+    """The agreement that mph_deposit fixed: when both deposits expire, and what is agreed of each channel."""
 
     expiry: Expiry
     c2h: Stake
@@ -39,7 +39,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Fixed:
-    """What never changes once mph_deposit is answered. ``client_salt`` is kept for the client; ``salt``: the hub's."""
+    """All that mph_deposit fixes for good. ``client_salt`` is kept for the client; ``salt``: the hub's."""
 
     client: Pubkey
     asset: str
@@ -62,7 +62,7 @@ class Fixed:
 
     @property
     def agreed(self) -> Agreement:
-        """What was agreed on. Raises UnknownHandle before mph_deposit."""
+        """Return what was agreed on. Raises UnknownHandle before mph_deposit."""
         if self.agreement is None:
             raise UnknownHandle("The connection has no deposit yet: call mph_deposit first.")
         return self.agreement
@@ -108,7 +108,7 @@ class Account:
 
     @property
     def pending(self) -> int:
-        """What is to be moved to the client: what is due, and the payments that wait."""
+        """Return what is to be moved to the client: what is due, and the payments that wait."""
         return self.due + sum(item.amount for item in self.waiting)
 
 
@@ -116,7 +116,7 @@ class Account:
 
 
 def fixed_text(fixed: Fixed) -> str:
-    """What never changes, as its column holds it."""
+    """Return what never changes, as its column holds it."""
     client, hub = fixed.parties
     told: dict[str, Any] = {
         "client": fixed.client.hex(),
@@ -178,7 +178,7 @@ def fixed_row(account: Account) -> dict[str, Any]:
 
 
 def rarely_changed(account: Account) -> tuple[object, ...]:
-    """What ``fixed_row`` writes, as one value: two are equal where nothing of it has changed."""
+    """Return what ``fixed_row`` writes, as one value: two are equal where nothing of it has changed."""
     duplex = account.duplex
     return (
         *(account.fixed, account.stage, account.due_height, account.deposit_digest, account.deposit_raw),

@@ -1,4 +1,4 @@
-"""What the hub's index shows of a connection, as the ground floor asks for it; the nodes are asked for the rest."""
+"""Show a connection by the hub's index, as the ground floor asks for it; the nodes are asked for the rest."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def sides_of(hub: Hub, book: Reading, account: Account) -> tuple[Paying, Paid]:
 
 
 def facts_of(hub: Hub, book: Reading, side: Side, *, closing: bool) -> Facts:
-    """What the chain shows of a channel; while it is open, the index alone tells. Raises what the nodes raise."""
+    """Collect what the chain shows of a channel: while it is open, by the index alone. Raises what the nodes raise."""
     asked, facts = Questions(), None
     for _ in range(_ROUNDS):
         wanted = questions(side, facts, closing=closing)
@@ -64,7 +64,7 @@ def _view(hub: Hub, book: Reading, asked: Questions) -> View:
 
 
 def _around(hub: Hub, seen: Seen) -> Seen:
-    """What is in the mempool with its fee, and with what spends its outputs."""
+    """Return what is in the mempool with its fee, and with what spends its outputs."""
     if seen.height is not None:
         return seen
     waits = hub.bitcoin.waiting(seen.txid)
@@ -92,7 +92,7 @@ def _addresses(
     return {script: view.coins[address] for script, address in addresses.items()}, held
 
 
-# What was sent ------------------------------------------------------------------------------------------------------
+# Sent transactions --------------------------------------------------------------------------------------------------
 
 
 def promised_coins(book: Reading) -> set[Outpoint]:

@@ -1,4 +1,4 @@
-"""What the hub does by itself with the connections to which something has happened, all of them at a time.
+"""Do what the hub does by itself with the connections to which something has happened, all of them at a time.
 
 First each one's stage: deposits that count, open, stopped, over. Then one plan for all that is to be published, since
 one wallet pays for it: punishments first. A step writes what it decides before it speaks, and bears repetition.
@@ -129,7 +129,7 @@ class Work:
         return found
 
     def _means(self) -> Means:
-        """What the hub pays with now, and whether its own address takes sends without a memo."""
+        """Return what the hub pays with now, and whether its own address takes sends without a memo."""
         hub = self.hub
         view = hub.chain.view(Query(coins=[hub.address], options=[hub.address]))
         self.home = not view.options[hub.address] & REQUIRE_MEMO

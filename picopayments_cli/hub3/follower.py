@@ -288,7 +288,7 @@ class Follower:
 
     @staticmethod
     def spend(db: Connection, outpoint: Outpoint) -> Seen | None:
-        """What spends a watched output, in a block or in the mempool."""
+        """Return what spends a watched output, in a block or in the mempool."""
         row = db.execute(_SPEND, {"id": outpoint.txid, "n": outpoint.vout}).first()
         return None if row is None else Seen(bytes(row.spender), _height(row.height))
 

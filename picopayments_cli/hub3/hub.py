@@ -91,7 +91,7 @@ class Hub:
 
     @property
     def reserve(self) -> Reserve:
-        """What the wallet keeps for closes that can't wait."""
+        """Return what the wallet keeps for closes that can't wait."""
         return reserve_for(RESERVE_COINS, FeeFrac(COMMIT_SIZE, COMMIT_SIZE), _CHILD_SIZE, self.bounds, _LEAST_OUTPUT)
 
     def may_take(self, contract: Contract, expiry: Expiry) -> bool:

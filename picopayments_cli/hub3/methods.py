@@ -209,7 +209,7 @@ class Methods:
         return reply[1]
 
     def _agreed(self, fixed: Fixed, request: DepositRequest, tip: int) -> Fixed:
-        """What is agreed on, as the client proposes it and the terms allow."""
+        """Return what is agreed on, as the client proposes it and the terms allow."""
         terms, network, stake = fixed.terms, self._hub.network, request.stake
         terms.check_deposit(stake.quantity)
         terms.check_rate(request.h2c_rate)

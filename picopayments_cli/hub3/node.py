@@ -1,4 +1,4 @@
-"""What this hub asks of its nodes beyond the former one: packages, what waits in the mempool, sends of the ledger."""
+"""Ask the nodes for more than the former hub does: packages, what waits in the mempool, sends of the ledger."""
 
 from __future__ import annotations
 

@@ -176,7 +176,7 @@ def _publish(hub: Hub, handle: Handle, raw: bytes) -> None:
 
 
 def open_facts(hub: Hub, work: UnitOfWork, account: Account) -> list[Facts]:
-    """What the index shows of both deposits, whatever the number of commits."""
+    """Return what the index shows of both deposits, whatever the number of commits."""
     sides = (account.channels.sending, account.channels.receiving)
     return [facts_of(hub, work, _bare(side), closing=False) for side in sides]
 
