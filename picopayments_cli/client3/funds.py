@@ -15,7 +15,7 @@ from picopayments_cli.channel3.reserve import Reserve, reserve_for
 from picopayments_cli.channel3.steps import NO_RESERVE, Means
 from picopayments_cli.channel3.transactions import COMMIT_SIZE
 from picopayments_cli.client.funds import WALLET_RESERVE
-from picopayments_cli.client.wallet import spendable
+from picopayments_cli.client.wallet import confirmed
 from picopayments_cli.client3.session import Session
 from picopayments_cli.errors import (
     BadPreviousTransaction,
@@ -45,7 +45,7 @@ def free_coins(session: Session, view: View, *, can_wait: bool) -> tuple[Coin, .
     Where it can't be known what is attached, what can't wait does without any coin.
     """
     taken = _promised(session) | session.home.spent
-    coins = tuple(coin for coin in spendable(view.coins[session.wallet.address]) if coin.outpoint not in taken)
+    coins = tuple(coin for coin in confirmed(view.coins[session.wallet.address]) if coin.outpoint not in taken)
     try:
         attached = session.sight.attached(coin.outpoint for coin in coins)
     except PicopaymentsError as error:

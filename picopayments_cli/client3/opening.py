@@ -71,7 +71,7 @@ def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
     """Ask the hub for a connection, and sign the deposit that its terms allow. The deposit does not leave yet."""
     own = Party(secrets.payer.xonly, secrets.payee.xonly, session.wallet.script)
     asked = ConnectRequest(wish.asset.name, own, secrets.salt).as_json()
-    reply = session.call("mph_request", [envelope.seal(session.wallet.key, asked)], session.hub_key())
+    reply = session.call("mph_request", [envelope.seal(session.wallet.key, asked)], session.pinned_key())
     answer = ConnectReply.parse(reply.body)
     check_parties(own, answer.hub)
     check_wallet(answer.hub.wallet, reply.hub_key)
