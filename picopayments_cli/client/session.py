@@ -185,6 +185,10 @@ class Session:
             raise
         return self._connection(handle, document)
 
+    def is_taken(self, handle: Handle) -> bool:
+        """Tell whether a handle is that of a connection, live, archived or of 1.0.4, or of a waiting request."""
+        return self.store.has(handle) or handle in self.older()
+
     def older(self) -> list[Handle]:
         """List the handles of the original client's connections. Raises StoreDamaged, StoreUnusable."""
         return legacy.read_handles(self.store.basedir, self.network)
@@ -237,6 +241,11 @@ class Session:
         return self.call("mph_key", [KeyRequest(os.urandom(_NONCE_SIZE)).as_json()], hub_key).hub_key
 
     # The doors ------------------------------------------------------------------------------------------------------
+
+    def create(self, connection: Connection, label: str) -> Connection:
+        """Write a new connection to disk. Raises StoreUnusable if its handle is another one's already."""
+        self.store.create(connection.handle, to_document(connection), label)
+        return connection
 
     def save(self, connection: Connection, label: str, *actions: Action) -> Connection:
         """Write a connection to disk, and with it the actions that this adds to its history."""
