@@ -34,7 +34,6 @@ from picopayments_cli.config import Settings, place_of
 from picopayments_cli.errors import (
     BadHubSignature,
     BadReply,
-    LocalFiles,
     NodeUnreachable,
     PicopaymentsError,
     UnknownHandle,
@@ -217,17 +216,6 @@ class Session:
             raise damaged(self.store.hubs_path, "what it holds for the hub is no public key")
         return key
 
-    @cached_property
-    def known_key(self) -> Pubkey | None:
-        """The key of the hub: the one that it is bound to, else the one that it proves now; None if it can't."""
-        try:
-            return self.hub_key() or self.proven_key(None)
-        except LocalFiles:
-            raise
-        except PicopaymentsError as error:
-            log.debug("whose hub it is is not known: %s", error.message)
-            return None
-
     def pin_hub(self, key: Pubkey) -> None:
         """Bind scheme, host and port of the hub to its key, from the first answer on."""
         if self.hub_key() is None:
@@ -304,9 +292,17 @@ class Session:
 
 
 def _warn_of(name: str, url: str | None, verify: bool = True) -> None:
-    """Warn of a way to another machine that is not protected. With a hub money does not depend on it, privacy does."""
+    """Warn of a way to another machine that is not protected.
+
+    A hub signs its own replies, but not what it tells about the chain: who stands between can lie about that as it can.
+    """
     parts = urlsplit(url or "")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        log.warning("%s is http: others on the way to %s can read what passes, passwords too", name, parts.hostname)
+        log.warning(
+            "%s is http: others on the way to %s can read what passes, passwords too, and change what is told of the "
+            "blockchain",
+            name,
+            parts.hostname,
+        )
     elif parts.scheme == "https" and not verify:
         log.warning("verify_tls is false: whoever stands between can pose as %s at TLS", parts.hostname)
