@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -170,11 +171,12 @@ def _unknown(name: str, message: str) -> InvalidSetting:
 
 
 def check_url(url: Any, what: str) -> str:
-    """Check that a URL is one of http or https with a host. Raises InvalidUrl."""
+    """Check that a URL is one of http or https whose host is read in one way only. Raises InvalidUrl."""
     text = url if isinstance(url, str) else ""
     try:
         parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        usable = parts.scheme in ("http", "https") and (parts.port or 1) > 0 and bool(_host(parts.hostname or ""))
+        usable = usable and "%" not in parts.netloc.rpartition("@")[2] and "\\" not in parts.netloc
     except ValueError:
         usable = False
     if not usable or not text.isprintable() or " " in text:
@@ -190,7 +192,7 @@ def place_of(url: str) -> str:
     """
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        host, port = _host(parts.hostname or ""), parts.port
     except ValueError:
         return url
     if not host:
@@ -198,6 +200,24 @@ def place_of(url: str) -> str:
     shown_host = f"[{host}]" if ":" in host else host
     own = port is None or port == {"http": 80, "https": 443}.get(parts.scheme)
     return f"{parts.scheme}://{shown_host}" + ("" if own else f":{port}")
+
+
+def _host(name: str) -> str:
+    """Write a host in one way only. Raises ValueError where its IDNA form is that of another name.
+
+    Lower case, without a dot at its end, in IDNA where it is not ASCII; an IP address as short as it can be.
+    """
+    host = name.lower().removesuffix(".")
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        pass
+    if host.isascii():
+        return host
+    encoded = host.encode("idna")
+    if encoded.decode("idna") != host:  # libraries disagree about such names
+        raise ValueError(f"{host!r} is not the name that it stands for")
+    return encoded.decode()
 
 
 def _defaults(network: Network) -> dict[str, Choice]:

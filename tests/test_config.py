@@ -11,6 +11,7 @@ import pytest
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.config import (
     Settings,
+    check_url,
     choose_basedir,
     choose_client_basedir,
     choose_network,
@@ -294,6 +295,15 @@ def test_how_deep_is_final_can_be_set_on_regtest_only() -> None:
         ("https://me:pass@hub.example:5000/api/", "https://hub.example:5000"),
         ("http://[::1]:25000/api/", "http://[::1]:25000"),
         ("http://127.0.0.1:25000/api/", "http://127.0.0.1:25000"),
+        ("https://Hub.Example./api/", "https://hub.example"),
+        ("https://hub.example.:443/", "https://hub.example"),
+        ("http://127.0.0.1./", "http://127.0.0.1"),
+        ("http://127.1/", "http://127.1"),  # a name: not every library takes it for an address
+        ("http://[0:0:0:0:0:0:0:1]:25000/", "http://[::1]:25000"),
+        ("http://[FE80::0A]/", "http://[fe80::a]"),
+        ("http://b\u00fccher.example/", "http://xn--bcher-kva.example"),
+        ("http://B\u00dcCHER.example./", "http://xn--bcher-kva.example"),
+        ("http://XN--BCHER-KVA.example/", "http://xn--bcher-kva.example"),
         ("", ""),
         ("hub.example", "hub.example"),
         ("http://hub.example:port/", "http://hub.example:port/"),
@@ -302,3 +312,33 @@ def test_how_deep_is_final_can_be_set_on_regtest_only() -> None:
 def test_a_hub_is_at_one_place_however_its_url_is_spelled(url: str, place: str) -> None:
     assert place_of(url) == place
     assert place_of(place) == place
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127%2e0.0.1:25000/api/",
+        "http://hub%2eexample/",
+        "http://hub.example%2eevil.example/",
+        "http://[fe80::1%25eth0]/",
+        "http://[fe80::1%eth0]/",
+        "http://me@hub%2eexample/",
+        "http://hub.example\\@evil.example/",
+        "http://evil.example\\.hub.example/",
+        "http://./",
+        "http://me@/",
+        "http://stra\u00dfe.example/",  # one library's strasse.example
+        "http://\uff45vil.example/",
+        "http://evil\u3002example/",
+        "http://\ufb00oo.example/",
+        "http://hub\u200d.example/",
+        "http://\u00fc..example/",
+    ],
+)
+def test_a_host_that_may_be_read_in_another_way_is_refused(url: str) -> None:
+    with pytest.raises(InvalidUrl):
+        check_url(url, "hub_url")
+
+
+def test_a_password_may_have_what_a_host_may_not() -> None:
+    assert check_url("http://me:50%25@hub.example/", "hub_url")

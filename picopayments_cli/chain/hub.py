@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from picopayments_cli.chain import Asset, Coin, Entry, Query, View
@@ -26,12 +27,37 @@ from picopayments_cli.chain.answers import (
 from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID
 from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import Height, Outpoint
-from picopayments_cli.errors import BadAnswer, NodeBehind, UnknownMethod
+from picopayments_cli.errors import (
+    BadAnswer,
+    BroadcastRefused,
+    HubRefused,
+    InvalidAddress,
+    InvalidParams,
+    NodeBehind,
+    NodeRefused,
+    PicopaymentsError,
+    UnknownAsset,
+    UnknownMethod,
+    UnknownTransaction,
+    Unreachable,
+)
 from picopayments_cli.rpc import RpcClient
 
 _INFO: tuple[str, dict[str, Any]] = ("get_running_info", {})
 _MAX_RATE = 100_000
 _TRANSACTIONS = _OUTPOINTS = 100  # in one call
+# The refusals that a question about the chain may have. Nobody signs them: one about a connection would be anybody's.
+_REFUSALS = (
+    BroadcastRefused,
+    HubRefused,
+    InvalidAddress,
+    InvalidParams,
+    NodeRefused,
+    UnknownAsset,
+    UnknownMethod,
+    UnknownTransaction,
+    Unreachable,
+)
 
 
 class HubChain:
@@ -61,14 +87,14 @@ class HubChain:
         """Find the asset of exactly this name or long name. Raises UnknownAsset, HubUnreachable, BadAnswer."""
         if name in ("BTC", "XCP"):
             return Asset(name, BTC_ID if name == "BTC" else XCP_ID, True)
-        rows = members(self._rpc.call("get_asset_info", {"assets": [name]}, retry=True), "assets")
+        rows = members(self._call("get_asset_info", {"assets": [name]}), "assets")
         if not rows and "." in name:
             raise unknown_asset(name, self._spellings(name))
         return asset_among(rows, name)
 
     def _spellings(self, name: str) -> list[Any]:
         try:
-            return members(self._rpc.call("get_asset_spellings", {"asset": name}, retry=True), "spellings")
+            return members(self._call("get_asset_spellings", {"asset": name}), "spellings")
         except UnknownMethod:
             return []  # a hub of another make
 
@@ -77,15 +103,19 @@ class HubChain:
         asked, found = list(outpoints), set()
         for start in range(0, len(asked), _OUTPOINTS):
             part = asked[start : start + _OUTPOINTS]
-            told = self._rpc.call("utxos_with_balances", {"utxos": list(map(str, part))}, retry=True)
+            told = self._call("utxos_with_balances", {"utxos": list(map(str, part))})
             found |= attached_of(told, part)
         return found
 
     def broadcast(self, raw: bytes) -> bytes:
         """Hand a signed transaction to the network; its txid. Raises BroadcastRefused, HubUnreachable."""
         txid = txid_to_broadcast(raw)
-        self._rpc.call("sendrawtransaction", {"tx_hex": raw.hex()}, retry=True)
+        self._call("sendrawtransaction", {"tx_hex": raw.hex()})
         return txid
+
+    def _call(self, method: str, params: dict[str, Any]) -> Any:
+        with _only_of_the_chain():
+            return self._rpc.call(method, params, retry=True)
 
     def _view(self, query: Query) -> View:
         """Ask in one batch that begins and ends with the height. Raises Moved."""
@@ -103,7 +133,8 @@ class HubChain:
         txids = [txid[::-1].hex() for txid in dict.fromkeys(query.transactions)]
         for start in range(0, len(txids), _TRANSACTIONS):
             calls.append(("getrawtransaction_batch", {"txhash_list": txids[start : start + _TRANSACTIONS]}))
-        results = self._rpc.batch([*calls, _INFO])
+        with _only_of_the_chain():
+            results = self._rpc.batch([*calls, _INFO])
         height = whole(results[0], "bitcoin_block_count")
         if whole(results[-1], "bitcoin_block_count") != height:
             raise Moved
@@ -122,6 +153,21 @@ class HubChain:
             transactions=_transactions(answers, query.transactions),
             truncated=frozenset(address for address, items in histories.items() if _is_truncated(items)),
         )
+
+
+@contextmanager
+def _only_of_the_chain() -> Iterator[None]:
+    """Raise HubRefused in the place of a refusal that no question about the chain can have."""
+    try:
+        yield
+    except _REFUSALS:
+        raise
+    except PicopaymentsError as error:
+        raise HubRefused(
+            f"The hub refused a question about the chain with {error.name}: {error.message}",
+            refusal=error.name,
+            reason=error.message,
+        ) from error
 
 
 def _is(address: str) -> dict[str, str]:

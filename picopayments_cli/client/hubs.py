@@ -1,6 +1,7 @@
-"""Find the hub of a connection by its key, whichever hub the settings name.
+"""Find the hub of a connection, at its own URL first, whichever hub the settings name.
 
-Without a node of one's own the chain is seen through that hub, too, once it has proven its key.
+Without a node of one's own the chain is seen through that hub, too, once it has proven its key. Whoever hands calls on
+to it proves that as well: so the settings' hub is asked only where nobody at the connection's URL has the key.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.client.connection import Connection
@@ -96,31 +98,42 @@ def _by_hub(connections: Iterable[Connection]) -> list[list[Connection]]:
     """Group the connections by their hub."""
     groups: dict[object, list[Connection]] = {}
     for item in connections:
-        groups.setdefault((place_of(item.hub_url), item.hub_key), []).append(item)
+        groups.setdefault((way_to(item.hub_url), item.hub_key), []).append(item)
     return list(groups.values())
 
 
 def _reached(session: Session, connection: Connection) -> tuple[Session, PicopaymentsError | None]:
-    """Open a session at a connection's hub, and say why that hub is not believed about the chain, if it must be."""
-    at = _at_hub_of(session, connection)
-    if session.chain_source == "own":
+    """Open a session at a connection's hub, and say why that hub is not believed about the chain, if it must be.
+
+    At the settings' hub only where that has the key, and nobody at the connection's own URL.
+    """
+    configured, own_chain = session.settings.hub_url, session.chain_source == "own"
+    there = configured is not None and way_to(configured) == way_to(connection.hub_url)
+    at = session if there else session.with_hub(connection.hub_url)
+    elsewhere = not there and configured is not None
+    if own_chain and not elsewhere:
         return at, None
+    error = _unproven(at, connection)
+    if error is not None and elsewhere and _unproven(session, connection) is None:
+        log.warning("%s The hub of the settings has that hub's key, and is asked in its place.", error.message)
+        return session, None
+    return at, None if own_chain else error
+
+
+def way_to(url: str) -> tuple[str, str]:
+    """Find where a hub is, and the path there: several hubs may share a place."""
+    return place_of(url), urlsplit(url).path.strip("/")
+
+
+def _unproven(at: Session, connection: Connection) -> PicopaymentsError | None:
+    """Say why a session's hub does not prove the key of a connection's hub; None if it does."""
     try:
         at.proven_key(connection.hub_key)
     except LocalFiles:
         raise
     except PicopaymentsError as error:
-        return at, error
-    return at, None
-
-
-def _at_hub_of(session: Session, connection: Connection) -> Session:
-    """Open a session at a connection's hub: at the URL of the settings if that hub has its key, else at its own."""
-    configured = session.settings.hub_url
-    here = configured is not None and place_of(configured) == place_of(connection.hub_url)
-    if here or (configured is not None and session.known_key == connection.hub_key):
-        return session
-    return session.with_hub(connection.hub_url)
+        return error
+    return None
 
 
 def _seen_otherwise(session: Session, at: Session, error: PicopaymentsError) -> Session | None:

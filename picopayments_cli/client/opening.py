@@ -49,9 +49,9 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
     secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))
     # The handle is the hub's to draw: until it is known, the secrets wait under a name of their own.
     waiting = Handle(envelope.text_digest(secrets.salt.hex()))
-    session.store.save(waiting, {"stage": ASKED, "salt": secrets.salt.hex()}, "asked")
+    session.store.create(waiting, {"stage": ASKED, "salt": secrets.salt.hex()}, "asked")
     try:
-        proposed = session.save(_propose(session, secrets, asset, quantity, expire, delay), "proposed")
+        proposed = session.create(_propose(session, secrets, asset, quantity, expire, delay), "proposed")
     finally:
         session.store.remove(waiting)
     try:
@@ -69,6 +69,11 @@ def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, ex
     known = session.pinned_key()
     reply = session.call("mph_request", [request], known)
     answer = ConnectReply.parse(reply.body)
+    if session.is_taken(answer.handle):  # a file's name, and the hub chose it
+        raise BadReply(
+            "The hub names a handle that a connection here has already. Nothing was deposited.",
+            handle=answer.handle.hex(),
+        )
     terms = Terms.parse(answer.terms)
     terms.check_deposit(quantity, expire, session.network)
     if terms.sync_fee >= quantity:

@@ -34,7 +34,6 @@ from picopayments_cli.config import Settings, place_of
 from picopayments_cli.errors import (
     BadHubSignature,
     BadReply,
-    LocalFiles,
     NodeUnreachable,
     PicopaymentsError,
     UnknownHandle,
@@ -185,6 +184,10 @@ class Session:
             raise
         return self._connection(handle, document)
 
+    def is_taken(self, handle: Handle) -> bool:
+        """Tell whether a handle is that of a connection, live, archived or of 1.0.4, or of a waiting request."""
+        return self.store.has(handle) or handle in self.older()
+
     def older(self) -> list[Handle]:
         """List the handles of the original client's connections. Raises StoreDamaged, StoreUnusable."""
         return legacy.read_handles(self.store.basedir, self.network)
@@ -213,17 +216,6 @@ class Session:
             raise damaged(self.store.hubs_path, "what it holds for the hub is no public key")
         return key
 
-    @cached_property
-    def known_key(self) -> Pubkey | None:
-        """The key of the hub: the one that it is bound to, else the one that it proves now; None if it can't."""
-        try:
-            return self.pinned_key() or self.proven_key(None)
-        except LocalFiles:
-            raise
-        except PicopaymentsError as error:
-            log.debug("whose hub it is is not known: %s", error.message)
-            return None
-
     def pin_hub(self, key: Pubkey) -> None:
         """Bind scheme, host and port of the hub to its key, from the first answer on."""
         if self.pinned_key() is None:
@@ -237,6 +229,11 @@ class Session:
         return self.call("mph_key", [KeyRequest(os.urandom(_NONCE_SIZE)).as_json()], hub_key).hub_key
 
     # The doors ------------------------------------------------------------------------------------------------------
+
+    def create(self, connection: Connection, label: str) -> Connection:
+        """Write a new connection to disk. Raises StoreUnusable if its handle is another one's already."""
+        self.store.create(connection.handle, to_document(connection), label)
+        return connection
 
     def save(self, connection: Connection, label: str, *actions: Action) -> Connection:
         """Write a connection to disk, and with it the actions that this adds to its history."""
@@ -295,9 +292,17 @@ class Session:
 
 
 def _warn_of(name: str, url: str | None, verify: bool = True) -> None:
-    """Warn of a way to another machine that is not protected. With a hub money does not depend on it, privacy does."""
+    """Warn of a way to another machine that is not protected.
+
+    A hub signs its own replies, but not what it tells about the chain: who stands between can lie about that as it can.
+    """
     parts = urlsplit(url or "")
     if parts.scheme == "http" and parts.hostname not in LOOPBACK:
-        log.warning("%s is http: others on the way to %s can read what passes, passwords too", name, parts.hostname)
+        log.warning(
+            "%s is http: others on the way to %s can read what passes, passwords too, and change what is told of the "
+            "blockchain",
+            name,
+            parts.hostname,
+        )
     elif parts.scheme == "https" and not verify:
         log.warning("verify_tls is false: whoever stands between can pose as %s at TLS", parts.hostname)

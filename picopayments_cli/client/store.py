@@ -164,6 +164,20 @@ class Store:
         """Read the documents of all connections, in the order of their handles. Raises StoreDamaged, StoreNewer."""
         return {handle: self.load(handle) for handle in self.handles()}
 
+    def has(self, handle: Handle) -> bool:
+        """Tell whether a connection, or a request for one, has this handle here or in the archive."""
+        path = self._path(handle)
+        with _usable(path):
+            return any(os.path.lexists(folder / path.name) for folder in (self.folder, self.archive_folder))
+
+    def create(self, handle: Handle, document: dict[str, Any], label: str) -> None:
+        """Write the first document of a connection, as ``save`` does. Raises StoreUnusable if it has one already."""
+        self._check_lock()
+        if self.has(handle):
+            path = self._path(handle)
+            raise StoreUnusable(f"{path.name} is a connection's already. Nothing was changed.", path=str(path))
+        self.save(handle, document, label)
+
     def save(self, handle: Handle, document: dict[str, Any], label: str, actions: Sequence[Action] = ()) -> None:
         """Write a connection's document, on disk when this returns. Every durable change to it takes this door.
 

@@ -10,10 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from picopayments_cli.channel.stages import AGREED, PROPOSED
+from picopayments_cli.client.hubs import way_to
 from picopayments_cli.client3.connection import Connection
 from picopayments_cli.client3.looking import Look
 from picopayments_cli.client3.session import Session
-from picopayments_cli.config import place_of
 from picopayments_cli.errors import LocalFiles, PicopaymentsError
 
 log = logging.getLogger(__name__)
@@ -85,31 +85,37 @@ def _by_hub(connections: Iterable[Connection]) -> list[list[Connection]]:
     """Group the connections by their hub."""
     groups: dict[object, list[Connection]] = {}
     for item in connections:
-        groups.setdefault((place_of(item.hub_url), item.hub_key), []).append(item)
+        groups.setdefault((way_to(item.hub_url), item.hub_key), []).append(item)
     return list(groups.values())
 
 
 def _reached(session: Session, connection: Connection) -> tuple[Session, PicopaymentsError | None]:
-    """Open a session at a connection's hub, and say why that hub is not believed about the chain, if it must be."""
-    at = _at_hub_of(session, connection)
-    if session.chain_source == "own":
+    """Open a session at a connection's hub, and say why that hub is not believed about the chain, if it must be.
+
+    At the settings' hub only where that has the key, and nobody at the connection's own URL.
+    """
+    configured, own_chain = session.settings.hub_url, session.chain_source == "own"
+    there = configured is not None and way_to(configured) == way_to(connection.hub_url)
+    at = session if there else session.with_hub(connection.hub_url)
+    elsewhere = not there and configured is not None
+    if own_chain and not elsewhere:
         return at, None
+    error = _unproven(at, connection)
+    if error is not None and elsewhere and _unproven(session, connection) is None:
+        log.warning("%s The hub of the settings has that hub's key, and is asked in its place.", error.message)
+        return session, None
+    return at, None if own_chain else error
+
+
+def _unproven(at: Session, connection: Connection) -> PicopaymentsError | None:
+    """Say why a session's hub does not prove the key of a connection's hub; None if it does."""
     try:
         at.proven_key(connection.hub_key)
     except LocalFiles:
         raise
     except PicopaymentsError as error:
-        return at, error
-    return at, None
-
-
-def _at_hub_of(session: Session, connection: Connection) -> Session:
-    """Open a session at a connection's hub: at the URL of the settings if that hub has its key, else at its own."""
-    configured = session.settings.hub_url
-    here = configured is not None and place_of(configured) == place_of(connection.hub_url)
-    if here or (configured is not None and session.known_key == connection.hub_key):
-        return session
-    return session.with_hub(connection.hub_url)
+        return error
+    return None
 
 
 def _seen_otherwise(session: Session, at: Session, error: PicopaymentsError) -> Session | None:

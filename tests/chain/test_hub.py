@@ -27,8 +27,9 @@ from chain_support import (
     shown,
     told,
 )
-from servers import busy_once, json_rpc, talking
+from servers import busy_once, json_rpc, saying, talking
 
+from picopayments_cli import errors
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
@@ -226,6 +227,32 @@ def test_a_hub_is_handed_the_transaction() -> None:
         with pytest.raises(BroadcastRefused):
             chain.broadcast(NEW_RAW[:-1])
         assert len(heard) == 1
+
+
+# Nobody signs them, so that anybody on the way can say them.
+OF_THE_CHAIN = {
+    "BadAnswer", "BroadcastRefused", "HubRefused", "HubUnreachable", "InvalidAddress", "InvalidParams", "NodeBehind",
+    "NodeRefused", "NodeUnreachable", "TruncatedHistory", "UnknownAsset", "UnknownMethod", "UnknownTransaction",
+    "Unreachable",
+}  # fmt: skip
+NAMES = [name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, Exception)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_chain_answer_has_the_refusals_of_the_chain_alone(name: str) -> None:
+    """One about a connection, such as ConnectionNotOpen, would close that."""
+    refusal = {"error": {"code": -32000, "message": "No.", "data": {"type": name, "message": "No."}}}
+    cases: list[tuple[Callable[[HubChain], Any], Any]] = [
+        (lambda chain: chain.view(Query()), [{**refusal, "id": number} for number in (0, 1)]),
+        (lambda chain: chain.view(Query()), refusal),
+        (lambda chain: chain.asset("TEST"), refusal),
+        (lambda chain: chain.attached([Outpoint(OLD_ID, 0)]), refusal),
+        (lambda chain: chain.broadcast(NEW_RAW), refusal),
+    ]
+    for ask, reply in cases:
+        with talking(saying(reply)) as (url, _), pytest.raises(PicopaymentsError) as found:
+            ask(HubChain(RpcClient(url), TESTNET))
+        assert found.value.name == (name if name in OF_THE_CHAIN else "HubRefused")
 
 
 def test_a_busy_hub_is_asked_again() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from channel_support import parsed
 from memory_life_support import DELAY, EXPIRE, QUANTITY, XCP, LifeInMemory, it
-from memory_support import STRANGER
+from memory_support import STRANGER, ScriptedHub
 
 from picopayments_cli import api
 from picopayments_cli.chain import Query, View
@@ -116,6 +116,39 @@ def test_an_answer_that_is_not_the_agreed_one(
     it.hub.lies.clear()
     it.connect()
     assert len(it.session.connections()) == 1
+
+
+@pytest.mark.parametrize("place", ["open", "archive", "waiting", "own request"])
+@pytest.mark.parametrize("then", ["agrees", "refuses"])
+def test_a_handle_that_is_taken_touches_no_file(it: LifeInMemory, place: str, then: str) -> None:
+    """The hub draws the handles, and a handle is a file's name: a second hub could have the first one's replaced."""
+    it.connect()
+    it.chain.mine()
+    it.chain.grant(it.session.wallet.script, XCP, QUANTITY)
+    taken = it.connection.handle
+    if place == "archive":
+        it.session.store.archive(taken)
+    if place == "waiting":  # of a process that was killed
+        it.session.store.save(OTHER, {"stage": "asked", "salt": "ab"}, "test")
+        taken = OTHER
+    before = it.files()
+    evil = ScriptedHub(it.chain, it.hub.terms)
+    honest = evil.call
+
+    def call(method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
+        if method == "mph_deposit" and then == "refuses":
+            raise InsufficientFunds("None.")
+        handle = taken
+        if place == "own request":
+            (handle,) = {*it.session.store.handles()} - {taken}
+        evil.lies["mph_request"] = {"handle": handle.hex()}
+        return honest(method, params, retry=retry)
+
+    evil.call = call  # type: ignore[method-assign]
+    it.session.rpc.hub = evil  # type: ignore[attr-defined]
+    with pytest.raises(BadReply, match="has already"):
+        it.connect()
+    assert it.files() == before
 
 
 @pytest.mark.parametrize("whose", ["the hub's spend hash", "the client's spend hash", "the client's revoke hash"])

@@ -69,6 +69,23 @@ def saved(store: Store) -> Path:
     return file_of(store, ONE)
 
 
+def test_a_first_document_takes_no_other_ones_place(store: Store) -> None:
+    path = saved(store)
+    before = path.read_bytes()
+    with store:
+        with pytest.raises(StoreUnusable, match="already"):
+            store.create(ONE, {}, "test")
+        assert path.read_bytes() == before
+        store.archive(ONE)
+        assert (store.has(ONE), store.has(TWO)) == (True, False)
+        with pytest.raises(StoreUnusable, match="already"):
+            store.create(ONE, {}, "test")
+        store.create(TWO, DOCUMENT, "test")
+        assert store.load(TWO) == DOCUMENT
+    with pytest.raises(RuntimeError):
+        store.create(TWO, {}, "test")
+
+
 def test_a_document_that_was_taken_away_does_not_come_back_after_a_power_cut(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,7 +149,7 @@ def test_a_hub_that_has_moved_is_known_by_its_key(places: Places) -> None:
     handle = places.open(places.start("one"))
     places.stop("one")
     places.alice.hub_url = places.start("one")
-    places.alice.run("sync")
+    assert "The hub of the settings has that hub's key" in places.alice.done("sync").stderr
     assert places.alice.shown(handle)["status"] == "open"
     assert places.alice.shown(handle)["sent"] == 1
 
@@ -224,6 +224,35 @@ def between(hub_url: str) -> Iterator[RefusingRelay]:
     with serving(Starlette(routes=[Route("/api/", middle.__call__, methods=["POST"])])) as url:
         middle.url = f"{url}/api/"
         yield middle
+
+
+@WHOSE_CHAIN
+def test_a_connections_own_hub_is_asked_first(places: Places, whose: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who hands calls on proves the hub's key too, and could lie about the chain."""
+    one = places.start("one")
+    sees_by(whose, places, monkeypatch)
+    handle = places.open(one)
+    with between(one) as middle:
+        places.alice.hub_url = middle.url
+        for words in (["sync"], ["close", handle]):
+            places.alice.run(*words)
+            assert middle.heard == []
+
+
+def test_hubs_at_one_place_are_told_apart_by_their_paths(places: Places) -> None:
+    ways = [RefusingRelay(places.start(name)) for name in ("one", "two")]
+    routes = [Route(f"/{name}/", way.__call__, methods=["POST"]) for name, way in zip("ab", ways, strict=True)]
+    with serving(Starlette(routes=routes)) as url:
+        handle = places.open(f"{url}/a/")
+        before = places.alice.shown(handle)["sent"]
+        for name in ("b/", "nothing"):
+            places.alice.hub_url = f"{url}/{name}"
+            assert set(places.alice.run("sync")) == {handle}
+        places.alice.hub_url = f"{url}/a/"
+        assert places.alice.shown(handle)["sent"] == before + 2
+        places.alice.hub_url = f"{url}/b/"
+        places.alice.run("close", handle)
+        assert places.alice.connection(handle).told
 
 
 def refusal(name: str) -> dict[str, Any]:
