@@ -1,4 +1,4 @@
-"""The hub's rounds: a thread follows the chain and does the chores, over and over.
+"""The hub's rounds: each follows the chain and does the chores.
 
 A round looks at the connections that something has happened to: a block, a transaction of theirs, a deadline, a failure
 before. A step that fails is logged, tried again in a later round, and does not stop the others.
