@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -48,7 +49,8 @@ from picopayments_cli.hub3.database import Database
 from picopayments_cli.hub3.hub import Hub
 from picopayments_cli.hub3.methods import Methods
 from picopayments_cli.hub3.rounds import Rounds
-from picopayments_cli.web import Refused
+from picopayments_cli.hub3.server import create_app
+from picopayments_cli.web import Refused, WebServer
 
 DEPOSIT, TIME, DELAY = 1_000_000, 100, 2
 
@@ -128,6 +130,27 @@ def running_desk(folder: Path) -> Iterator[Desk]:
             yield desk
         finally:
             desk.stop()
+
+
+@contextlib.contextmanager
+def serving(desk: Desk) -> Iterator[str]:
+    """The hub over HTTP, with its rounds in a thread of their own; its URL."""
+    app = create_app(desk.rounds, Methods(desk.hub).table(), Methods.SLOW)
+    server, urls = WebServer(app, host="127.0.0.1", port=0), []
+    ready = threading.Event()
+
+    def announce(url: str) -> None:
+        urls.append(url)
+        ready.set()
+
+    thread = threading.Thread(target=server.run, args=(announce,))
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield f"{urls[0]}/api/"
+    finally:
+        server.stop()
+        thread.join(20)
 
 
 def payment(payee: Handle | None, amount: int) -> Payment:

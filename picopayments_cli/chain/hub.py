@@ -114,7 +114,7 @@ class HubChain:
         return txid
 
     def _call(self, method: str, params: dict[str, Any]) -> Any:
-        with _only_of_the_chain():
+        with only_of_the_chain():
             return self._rpc.call(method, params, retry=True)
 
     def _view(self, query: Query) -> View:
@@ -133,7 +133,7 @@ class HubChain:
         txids = [txid[::-1].hex() for txid in dict.fromkeys(query.transactions)]
         for start in range(0, len(txids), _TRANSACTIONS):
             calls.append(("getrawtransaction_batch", {"txhash_list": txids[start : start + _TRANSACTIONS]}))
-        with _only_of_the_chain():
+        with only_of_the_chain():
             results = self._rpc.batch([*calls, _INFO])
         height = whole(results[0], "bitcoin_block_count")
         if whole(results[-1], "bitcoin_block_count") != height:
@@ -156,7 +156,7 @@ class HubChain:
 
 
 @contextmanager
-def _only_of_the_chain() -> Iterator[None]:
+def only_of_the_chain() -> Iterator[None]:
     """Raise HubRefused in the place of a refusal that no question about the chain can have."""
     try:
         yield

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from picopayments_cli.chain import Chain, Query, View
+from picopayments_cli.chain.packages import Waiting
 from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.networks import Network, address_of_script
 from picopayments_cli.channel.stages import CLOSED, CLOSING
@@ -21,7 +22,7 @@ from picopayments_cli.channel3.facts import Facts, Paid, Paying, Seen, SendRow, 
 from picopayments_cli.channel3.transactions import Contract
 from picopayments_cli.client import looking
 from picopayments_cli.client3.connection import Connection
-from picopayments_cli.client3.nodes import Nodes, Waiting
+from picopayments_cli.client3.nodes import Nodes
 from picopayments_cli.errors import MemoRequired
 
 

@@ -25,8 +25,7 @@ from picopayments_cli.client3.looking import Sight
 from picopayments_cli.client3.nodes import HubNodes, OwnNodes
 from picopayments_cli.client3.store import RowStore
 from picopayments_cli.config import Settings
-from picopayments_cli.errors import NodeUnreachable, PicopaymentsError
-from picopayments_cli.rpc import RestClient, RpcClient
+from picopayments_cli.errors import PicopaymentsError
 
 
 class Home(client.Home):
@@ -81,15 +80,12 @@ class Session(client.Session):
 
             seen_by_hub = HubChain(self.rpc, self.network)
             return Sight(self.network, seen_by_hub, HubNodes(seen_by_hub, self.rpc, self.network))
-        from picopayments_cli.chain.bitcoin import BitcoinNode
-        from picopayments_cli.chain.node import NodeChain
+        from picopayments_cli.chain.packages import LedgerChain, PackageNode
 
         url, timeout = settings.bitcoin_url, self._timeout
-        bitcoin = BitcoinNode(url, timeout=timeout) if url else None
-        node = NodeChain(settings.chain_url, self.network, timeout=timeout, bitcoin=bitcoin)
-        rpc = RpcClient(url, timeout=timeout, unreachable=NodeUnreachable) if url else None
-        rest = RestClient(settings.chain_url, timeout=timeout)
-        return Sight(self.network, node, OwnNodes(node, rest, self.network, rpc))
+        bitcoin = PackageNode(url, timeout=timeout) if url else None
+        node = LedgerChain(settings.chain_url, self.network, timeout=timeout, bitcoin=bitcoin)
+        return Sight(self.network, node, OwnNodes(node, self.network, bitcoin))
 
     # Connections ----------------------------------------------------------------------------------------------------
 

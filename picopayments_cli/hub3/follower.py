@@ -15,12 +15,12 @@ from typing import Any
 from bitcoin.core import CBlock, CTransaction
 from sqlalchemy import BindParameter, Connection, bindparam, select
 
+from picopayments_cli.chain.packages import PackageNode
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Entry, Handle, Height, Outpoint
 from picopayments_cli.channel3.facts import Seen
 from picopayments_cli.errors import DatabaseUnusable, NodeBehind
 from picopayments_cli.hub.database import Database
-from picopayments_cli.hub3.node import PackageNode
 from picopayments_cli.hub3.schema import blocks, connections, deposits, spends, watched
 
 log = logging.getLogger(__name__)

@@ -7,6 +7,7 @@ import threading
 from pathlib import Path
 from queue import SimpleQueue
 
+from picopayments_cli.chain.packages import LedgerChain, PackageNode
 from picopayments_cli.channel.counterparty import asset_id, asset_name, p2pkh
 from picopayments_cli.channel.networks import Network, address_of_script
 from picopayments_cli.channel.stages import AGREED, CLOSING
@@ -26,7 +27,6 @@ from picopayments_cli.hub.terms import Offer
 from picopayments_cli.hub3.book import Book
 from picopayments_cli.hub3.follower import Follower
 from picopayments_cli.hub3.marks import Marks
-from picopayments_cli.hub3.node import LedgerChain, PackageNode
 from picopayments_cli.hub3.terms import terms_of
 from picopayments_cli.rpc import RpcClient
 

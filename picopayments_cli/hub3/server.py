@@ -7,8 +7,8 @@ from typing import Any
 
 from starlette.applications import Starlette
 
-from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.hub.server import application
+from picopayments_cli.hub3.proxy import Nodes, Proxy
 from picopayments_cli.hub3.rounds import Rounds
 
 

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from client3_support import SILENT, Doors, Life, WatchedSession
+from policy_support import ALICE, output
+from regtest_support import REGTEST, address_of, script_of_key
+from taproot_support import payment, txid_of
 
+from picopayments_cli.chain import Query
 from picopayments_cli.channel.values import Quantity, Token
+from picopayments_cli.channel3.facts import is_deposit
 from picopayments_cli.channel3.wire import Payment
 from picopayments_cli.client3 import life, opening
-from picopayments_cli.errors import HubUnreachable
+from picopayments_cli.client3.session import Session
+from picopayments_cli.config import Settings
+from picopayments_cli.errors import BroadcastRefused, HubUnreachable
+from picopayments_cli.rpc import RpcClient
 
 desks = pytest.importorskip("hub3_support")
 DEPOSIT, EXPIRE, DELAY = 1_000_000, 100, 2
@@ -60,6 +68,52 @@ class Client(Life):
 
     def connect(self) -> None:
         opening.connect(self.session, self.session.chain.asset("XCP"), DEPOSIT, EXPIRE, DELAY)
+
+
+class DeafLine(RpcClient):
+    """The hub over HTTP, some of whose methods can't be reached."""
+
+    def __init__(self, url: str, lost: set[str]) -> None:
+        super().__init__(url)
+        self.lost = lost
+
+    def call(self, method: str, params: Mapping[str, Any] | Sequence[Any], *, retry: bool) -> Any:
+        if f"to {method}" in self.lost:
+            raise SILENT
+        return super().call(method, params, retry=retry)
+
+
+class LoneClient(Client):
+    """A client without a node of its own, which asks the hub over HTTP about the chain too."""
+
+    def __init__(self, basedir: Path, desk: Any, url: str) -> None:
+        self.url = url
+        super().__init__(basedir, desk)
+
+    def _open(self) -> Any:
+        session = Session(Settings(REGTEST, self.basedir, hub_url=self.url))
+        session.__dict__["rpc"] = DeafLine(self.url, self.lost)
+        return session
+
+    def mine(self, blocks: int = 1) -> None:
+        for _ in range(blocks):
+            self.node.rpc("generate", blocks=1)
+            self.desk.rounds.loop.await_round()
+
+
+@pytest.fixture
+def lone(tmp_path: Path) -> Iterator[LoneClient]:
+    with desks.running_desk(tmp_path) as desk, desks.serving(desk) as url:
+        made = LoneClient(tmp_path / "alice", desk, url)
+        made.mine()
+        made.connect()
+        for _ in range(12):
+            made.mine()
+            if made.status() == "open":
+                break
+        made.sync()
+        yield made
+        made.session.close()
 
 
 @pytest.fixture
@@ -132,3 +186,50 @@ def test_a_client_that_reaches_no_hub_closes_alone_and_both_settle(clients: tupl
     held = [client.held() for client in clients]
     assert held[1] == due[1].guaranteed + 1  # the sync of its close, which never reached the hub
     assert held[0] == due[0].guaranteed + 1
+
+
+def test_a_client_without_a_node_opens_pays_and_closes_in_agreement(lone: LoneClient) -> None:
+    pay(lone, lone, 1000)
+    assert [item.amount for item in lone.sync().receipts] == [1000]
+    due = lone.connection.duplex.guaranteed - lone.connection.terms.sync_fee
+    lone.close()
+    assert lone.connection.ending.told
+    lone.settle()
+    assert lone.held() == due
+
+
+def test_a_client_without_a_node_closes_alone(lone: LoneClient) -> None:
+    pay(lone, lone, 1000)
+    lone.sync()
+    lone.lost.update(("to mph_sync", "to mph_close"))
+    lone.close()
+    due = lone.connection.duplex.guaranteed
+    lone.settle(EXPIRE + 20)
+    assert lone.held() == due + 1  # the sync of its close, which never reached the hub
+
+
+def test_a_client_without_a_node_asks_the_hub_for_sends(lone: LoneClient) -> None:
+    side = lone.connection.duplex.sending
+    (row,) = lone.session.sight.nodes.sends(side.contract.deposit.output)
+    assert is_deposit(side.contract, row)
+    assert side.anchor is not None
+    assert row.txid == side.anchor.outpoint.txid
+    assert lone.session.sight.nodes.sends(script_of_key(ALICE)) == ()
+
+
+def test_a_client_without_a_node_has_the_hub_publish_a_parent_that_its_child_pays_for(lone: LoneClient) -> None:
+    address = address_of(script_of_key(ALICE))
+    lone.node.rpc("faucet", address=address, btc=100_000, asset="XCP", quantity=0)
+    lone.mine()
+    (coin,) = lone.session.chain.view(Query(coins=[address])).coins[address]
+    parent = payment(ALICE, (coin.outpoint, coin.value), 0)
+    child = payment(ALICE, output(parent), 5000)
+    nodes = lone.session.sight.nodes
+    with pytest.raises(BroadcastRefused):
+        nodes.submit([parent])
+    with pytest.raises(BroadcastRefused) as caught:
+        nodes.submit([child, parent])
+    assert lone.node.url not in json.dumps([caught.value.message, caught.value.data])
+    assert nodes.submit([parent, child]) == (txid_of(parent), txid_of(child))
+    assert nodes.submit([parent, child]) == (txid_of(parent), txid_of(child))
+    assert lone.mempool() == [txid_of(raw)[::-1].hex() for raw in (parent, child)]

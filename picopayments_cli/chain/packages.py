@@ -1,8 +1,8 @@
-"""Ask the nodes for more than the former hub does: packages, what waits in the mempool, sends of the ledger."""
+"""Ask the nodes for what protocol 3 needs: packages, what waits in the mempool, sends of the ledger."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING
 from typing import Any
@@ -22,8 +22,8 @@ _FEE_BLOCKS = 3
 
 
 @dataclass(frozen=True)
-class Waits:
-    """A transaction in the mempool: what it pays, and what spends its outputs."""
+class Waiting:
+    """A transaction in the mempool: its own fee and size, and what spends outputs of it."""
 
     feefrac: FeeFrac
     children: tuple[bytes, ...]
@@ -48,7 +48,7 @@ class PackageNode(BitcoinNode):
             return None
         return int((satoshis_of(answer["feerate"]) / 1000).to_integral_value(ROUND_CEILING))
 
-    def waiting(self, txid: bytes) -> Waits | None:
+    def waiting(self, txid: bytes) -> Waiting | None:
         """A transaction in the mempool, None where it is not there."""
         try:
             entry = self._call("getmempoolentry", txid[::-1].hex())
@@ -58,22 +58,31 @@ class PackageNode(BitcoinNode):
             return None
         fee = int(satoshis_of(member(member(entry, "fees", dict), "base", (int, float))))
         children = tuple(txid_of(text) for text in members(entry.get("spentby"), "spentby"))
-        return Waits(FeeFrac(fee, whole(entry, "vsize", 1)), children)
+        return Waiting(FeeFrac(fee, whole(entry, "vsize", 1)), children)
 
     def submit(self, raws: Sequence[bytes]) -> None:
         """Hand a transaction, or a parent and its child, to the network. Raises BroadcastRefused."""
         if len(raws) == 1:
             self.broadcast(raws[0])
             return
-        try:
-            answer = self._call("submitpackage", [raw.hex() for raw in raws])
-        except NodeRefused as error:
-            raise _refused(error.message) from error
+        answer = self.package(raws)
         if member(answer, "package_msg", str) != "success":
             results = member(answer, "tx-results", dict).values()
             reasons = [str(item["error"]) for item in results if isinstance(item, dict) and item.get("error")]
             if not reasons or not all(any(known in reason for known in _KNOWN) for reason in reasons):
                 raise _refused("; ".join(reasons) or answer["package_msg"])
+
+    def package(self, raws: Sequence[bytes]) -> dict[str, Any]:
+        """Hand a parent and its child to the network; Core's answer, which tells what became of each.
+
+        Raises BroadcastRefused where the node judges neither.
+        """
+        try:
+            answer = self._call("submitpackage", [raw.hex() for raw in raws])
+        except NodeRefused as error:
+            raise _refused(error.message) from error
+        found: dict[str, Any] = member({"package": answer}, "package", dict)
+        return found
 
 
 def _refused(reason: str) -> BroadcastRefused:
@@ -86,9 +95,16 @@ class LedgerChain(NodeChain):
     def sends_to(self, network: Network, address: str) -> tuple[SendRow, ...]:
         """The rows of sends to an address, valid or not. Raises NodeUnreachable, BadAnswer."""
         script_of_address(network, address)  # nothing but an address goes into a path
-        rows = self._pages(f"v2/addresses/{address}/receives", {})
-        found = (_send_row(network, row) for row in rows)
-        return tuple(row for row in found if row is not None)
+        return send_rows(network, self._pages(f"v2/addresses/{address}/receives", {}))
+
+
+def send_rows(network: Network, rows: Iterable[Any]) -> tuple[SendRow, ...]:
+    """Read rows of the ledger's sends, without those whose asset or quantity the ledger could not read.
+
+    Raises BadAnswer.
+    """
+    found = (_send_row(network, row) for row in rows)
+    return tuple(row for row in found if row is not None)
 
 
 def _send_row(network: Network, row: Any) -> SendRow | None:
@@ -99,7 +115,7 @@ def _send_row(network: Network, row: Any) -> SendRow | None:
     try:
         number = asset_id(row["asset"])
     except InvalidAsset as error:
-        raise BadAnswer(f"The node told of an impossible asset: {error.message}") from error
+        raise BadAnswer(f"The answer tells of an impossible asset: {error.message}") from error
     try:
         script = None if destination is None else script_of_address(network, destination)
     except InvalidAddress:
