@@ -49,7 +49,7 @@ class Ending:
 
 @dataclass(frozen=True)
 class Rows:
-    """What grows with a connection's age. ``signed``: every commit ever signed; ``own``: every own hash ever given."""
+    """Rows that grow with a connection's age. ``signed``: every commit ever signed; ``own``: every own hash given."""
 
     signed: Mapping[Hash, Signed] = field(default_factory=dict)
     own: frozenset[Hash] = frozenset()

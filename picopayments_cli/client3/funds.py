@@ -87,7 +87,7 @@ def means(session: Session, view: View) -> Means:
 
 
 def _reserve(session: Session, limits: Bounds) -> Reserve:
-    """What the closes of all open connections need, each raised to the ceiling by a child with one coin."""
+    """Return what the closes of all open connections need, each raised to the ceiling by a child with one coin."""
     rates = [item.duplex.receiving.contract.rate for item in session.connections().values() if item.stage == AGREED]
     if not rates:
         return NO_RESERVE

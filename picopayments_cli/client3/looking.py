@@ -108,7 +108,7 @@ def _commit_output(side: Side, facts: Facts) -> bytes | None:
 
 
 class _Past:
-    """What was asked of the chain in one look, and what it comes to."""
+    """The answers of the chain in one look, and what they come to."""
 
     def __init__(self, sight: Sight, view: View) -> None:
         self._sight, self._view = sight, view
@@ -174,7 +174,7 @@ class _Past:
         self._waiting |= self._sight.nodes.waiting(children)
 
     def facts(self, side: Side) -> Facts:
-        """What is known of a channel."""
+        """Return what is known of a channel."""
         deposit = side.contract.deposit.output
         spenders: dict[Outpoint, Seen] = {}
         for entry in self._entries.values():

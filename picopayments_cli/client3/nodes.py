@@ -1,4 +1,4 @@
-"""What protocol 3 asks of a node beside a view: the ledger's sends, the mempool's entries, packages."""
+"""Ask nodes for more than a view, as protocol 3 needs it: the ledger's sends, the mempool's entries, packages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from picopayments_cli.rpc import RpcClient
 
 
 class Nodes(Protocol):
-    """Whoever answers: one's own nodes, or the hub."""
+    """The answering side: one's own nodes, or the hub."""
 
     packages: bool
 
@@ -42,7 +42,7 @@ class OwnNodes:
         return self._chain.sends_to(self._network, str(address_of_script(self._network, script)))
 
     def waiting(self, txids: Sequence[bytes]) -> dict[bytes, Waiting]:
-        """What the Bitcoin node's mempool says of them."""
+        """Those that are in the Bitcoin node's mempool."""
         if self._bitcoin is None:
             return {}
         found = {txid: self._bitcoin.waiting(txid) for txid in txids}

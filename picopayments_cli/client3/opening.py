@@ -34,7 +34,7 @@ from picopayments_cli.errors import BadDepositScript, BadReply, BadTerms, Invali
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user asks for; ``expire`` and ``delay`` in blocks."""
+    """The wish of the user; ``expire`` and ``delay`` in blocks."""
 
     asset: Asset
     quantity: Quantity
