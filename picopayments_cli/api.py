@@ -19,15 +19,15 @@ from picopayments_cli.channel.messages import Payment, Receipt, StatusReply, Sta
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.stages import CLOSED, PROPOSED
 from picopayments_cli.channel.transactions import txid_of
-from picopayments_cli.channel.values import HANDLE_SIZE, MAX_TOKEN_SIZE, Handle, Token, from_hex
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Token, check_token, from_hex
 from picopayments_cli.client import exchange, hubs, legacy, life, opening, send, tokens
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
-from picopayments_cli.client.lookup import raw_transaction, transaction_shown
 from picopayments_cli.client.session import Session
+from picopayments_cli.client.transactions_shown import raw_transaction, transaction_shown
 from picopayments_cli.config import (
     DEFAULT,
     FILE,
@@ -43,7 +43,6 @@ from picopayments_cli.config import (
 from picopayments_cli.errors import (
     ConnectionNotOver,
     InvalidAsset,
-    InvalidHex,
     PicopaymentsError,
     TruncatedHistory,
     WrongNetwork,
@@ -230,14 +229,12 @@ def queuepayment(session: Session, source: str, destination: str, quantity: int 
     """
     payee = Handle(from_hex(destination, "destination handle", HANDLE_SIZE))
     payer = Handle(from_hex(source, "source handle", HANDLE_SIZE))
-    drawn = os.urandom(TOKEN_SIZE) if token is None else from_hex(token, "token")
-    if not 0 < len(drawn) <= MAX_TOKEN_SIZE:
-        raise InvalidHex(f"A token has 1 to {MAX_TOKEN_SIZE} bytes.", what="token", size=len(drawn))
+    drawn = Token(os.urandom(TOKEN_SIZE)) if token is None else check_token(token)
     given = token is not None  # one that is drawn is new: nothing needs to be read for it
     live = session.connections() if given else {}
     known = {**session.archived(), **live} if given else {}
     connection = known.get(payer) or session.connection(payer)
-    payment = Payment(payee, quantity_of(session, quantity, connection.asset), Token(drawn))
+    payment = Payment(payee, quantity_of(session, quantity, connection.asset), drawn)
     how_far = tokens.earlier(session, payer, payment, known) if given else None
     if how_far is not None:
         log.info("The payment of this token is %s.", how_far)
@@ -333,6 +330,8 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
             except PicopaymentsError as error:
                 failed.append(error)
                 log.warning("connection %s: %s", item.handle.hex(), error.message)
+                if not outcome.txids and not outcome.receipts:
+                    brought.pop(item.handle.hex(), None)
     results = {name: _brought(outcome) for name, outcome in brought.items()}
     if failed:
         if results:

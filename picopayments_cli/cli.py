@@ -318,7 +318,7 @@ def _log_to_stderr(debug: bool) -> None:
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
 
 
-# What goes out ------------------------------------------------------------------------------------------------------
+# Output -------------------------------------------------------------------------------------------------------------
 
 
 def _print(document: str) -> int:
@@ -350,7 +350,7 @@ def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None
     return code
 
 
-# What comes in ------------------------------------------------------------------------------------------------------
+# Input --------------------------------------------------------------------------------------------------------------
 
 
 class Parser(argparse.ArgumentParser):

@@ -36,7 +36,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a client needs to know beside its command. Rates in sat/vB, ``timeout`` in seconds for one answer.
+    """All that a client needs to know beside its command. Rates in sat/vB, ``timeout`` in seconds for one answer.
 
     ``chain_url``: a Counterparty node of one's own, without which the chain is asked of the hub; ``bitcoin_url``: a
     Bitcoin node of one's own beside it.
@@ -58,7 +58,7 @@ class Settings:
 
     @property
     def require_hub_url(self) -> str:
-        """The hub's URL. Raises InvalidSetting where none is set."""
+        """Return the hub's URL. Raises InvalidSetting where none is set."""
         if self.hub_url is None:
             raise InvalidSetting(
                 f"No hub is set for {self.network.name}: name one with --hub-url URL, with PICOPAYMENTS_HUB_URL, or as "
@@ -69,12 +69,12 @@ class Settings:
 
 
 def settings_file(network: Network, basedir: Path) -> Path:
-    """Where the settings of a network stand, as one JSON object."""
+    """Return the path of the settings of a network, one JSON object."""
     return basedir / f"{network.name}.cfg"
 
 
 def choose_network(flag: str | None, environ: Mapping[str, str]) -> Network:
-    """The network of a flag, else of PICOPAYMENTS_NETWORK, else mainnet. Raises WrongNetwork, InvalidSetting.
+    """Return the network of a flag, else of PICOPAYMENTS_NETWORK, else mainnet. Raises WrongNetwork, InvalidSetting.
 
     On regtest PICOPAYMENTS_SAFE_DEPTH sets after how many blocks something is final, where one is too quick for a test.
     """
@@ -88,7 +88,7 @@ def choose_network(flag: str | None, environ: Mapping[str, str]) -> Network:
 
 
 def choose_basedir(flag: str | None, environ: Mapping[str, str]) -> Path:
-    """The folder of a flag, else of PICOPAYMENTS_BASEDIR, else the user's data folder for this program."""
+    """Return the folder of a flag, else of PICOPAYMENTS_BASEDIR, else the user's data folder for this program."""
     chosen = flag or environ.get("PICOPAYMENTS_BASEDIR")
     if not chosen:
         import appdirs
@@ -98,7 +98,7 @@ def choose_basedir(flag: str | None, environ: Mapping[str, str]) -> Path:
 
 
 def choose_client_basedir(flag: str | None, environ: Mapping[str, str]) -> Path:
-    """As ``choose_basedir``; the original client's folder where that is the default, is not there, and this one is."""
+    """Choose as ``choose_basedir`` does, but the original client's folder where only that is there."""
     chosen = choose_basedir(flag, environ)
     original = Path.home() / ".picopayments"
     given = flag or environ.get("PICOPAYMENTS_BASEDIR")
@@ -106,7 +106,7 @@ def choose_client_basedir(flag: str | None, environ: Mapping[str, str]) -> Path:
 
 
 def load_settings(network: Network, basedir: Path, flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
-    """All settings of a network. ``flags`` has the names of Settings' members; None means not given.
+    """Return all settings of a network. ``flags`` has the names of Settings' members; None means not given.
 
     Raises InvalidSetting (an unknown name, an impossible value), InvalidUrl, StoreDamaged (the file is no JSON object).
     """
@@ -121,7 +121,7 @@ def load_settings(network: Network, basedir: Path, flags: Mapping[str, Any], env
 
 
 def read_settings(network: Network, basedir: Path) -> dict[str, Any]:
-    """What stands in the settings file, unchecked but for the names.
+    """Return what stands in the settings file, unchecked but for the names.
 
     One that holds a password must be private; the original client's, which never is, becomes so with its other files.
     Raises InvalidSetting, StoreDamaged, StoreUnusable.
@@ -136,7 +136,7 @@ def read_settings(network: Network, basedir: Path) -> dict[str, Any]:
 
 
 def with_setting(network: Network, basedir: Path, name: str, text: str) -> dict[str, Any]:
-    """What the settings file is to hold for a setting to have the value of a text; no text takes the setting out.
+    """Return the settings file's content with a setting that has the value of a text; no text takes it out.
 
     The file must be right as a whole then. Raises InvalidSetting, InvalidUrl, StoreDamaged.
     """
@@ -156,7 +156,7 @@ def check_name(name: str) -> None:
 
 
 def shown(name: str, value: Any) -> Any:
-    """A setting's value as it may be shown: a password, and user and password in a URL, are hidden."""
+    """Return a setting's value as it may be shown: a password, and user and password in a URL, are hidden."""
     if name == "hub_password" and value is not None:
         return HIDDEN
     if name.endswith("_url") and isinstance(value, str) and "@" in value:
@@ -171,7 +171,7 @@ def _unknown(name: str, message: str) -> InvalidSetting:
 
 
 def check_url(url: Any, what: str) -> str:
-    """A URL of http or https with a host that all who read it read in one way. Raises InvalidUrl."""
+    """Check that a URL is one of http or https whose host is read in one way only. Raises InvalidUrl."""
     text = url if isinstance(url, str) else ""
     try:
         parts = urlsplit(text)
@@ -186,7 +186,7 @@ def check_url(url: Any, what: str) -> str:
 
 
 def place_of(url: str) -> str:
-    """Where a hub is, however its URL is spelled: scheme, host and port, the scheme's own left out.
+    """Return where a hub is, however its URL is spelled: scheme, host and port, the scheme's own left out.
 
     A text that is no URL is its own place.
     """
@@ -203,7 +203,7 @@ def place_of(url: str) -> str:
 
 
 def _host(name: str) -> str:
-    """A host as it is written in one way only. Raises ValueError where its IDNA form is that of another name.
+    """Write a host in one way only. Raises ValueError where its IDNA form is that of another name.
 
     Lower case, without a dot at its end, in IDNA where it is not ASCII; an IP address as short as it can be.
     """
@@ -221,7 +221,7 @@ def _host(name: str) -> str:
 
 
 def _defaults(network: Network) -> dict[str, Choice]:
-    """Every setting's default, None where it has none."""
+    """Return every setting's default, None where it has none."""
     ours = {item.name: item.default for item in fields(Settings)}
     if network.name == "regtest":
         ours["hub_url"] = f"http://127.0.0.1:{network.hub_port}/api/"
@@ -229,7 +229,7 @@ def _defaults(network: Network) -> dict[str, Choice]:
 
 
 def _from_text(name: str, text: str) -> Any:
-    """The value that a text stands for: itself, or JSON where the setting is no text. None for none."""
+    """Return the value that a text stands for: itself, or JSON where the setting is no text. None for none."""
     if not text or _CHECKS[name][0] is _is_text:
         return text or None
     try:

@@ -287,7 +287,7 @@ class PortUnusable(LocalFiles):
     """The server can't listen where it was told to."""
 
 
-# What a peer must not do --------------------------------------------------------------------------------------------
+# Misbehaviour of a peer ---------------------------------------------------------------------------------------------
 
 
 class BadHubSignature(PeerMisbehaved):
@@ -391,6 +391,6 @@ class DemoFailed(PicopaymentsError):
 
 
 class WaitRanOut(PicopaymentsError):
-    """What was waited for did not happen in time."""
+    """A wait ended before it had happened."""
 
     exit_code = 6

@@ -1,4 +1,4 @@
-"""What one client address may ask of a server: requests and bytes by the second, and how much of it at a time."""
+"""Bound what one client address asks of a server: requests and bytes by the second, and how much at a time."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Limiter:
 
     @contextmanager
     def request(self, address: str | None) -> Iterator[Callable[[int, int], None]]:
-        """A request under way; what is yielded is told the calls and the bytes in it. Raises TooMuch."""
+        """Hold a request under way; what is yielded is told the calls and the bytes in it. Raises TooMuch."""
         name = party(address)
         if name is None:
             yield _uncounted
@@ -76,7 +76,7 @@ class Limiter:
             bucket.open_requests -= 1
 
     def _bucket(self, name: str) -> _Bucket:
-        """An address's bucket, filled; the one not seen for longest makes room for a new one."""
+        """Return an address's bucket, filled; the one not seen for longest makes room for a new one."""
         limits = self._limits
         full = _Bucket(limits.calls * limits.burst, limits.size * limits.burst, self._clock())
         bucket = self._buckets.setdefault(name, full)
@@ -104,7 +104,7 @@ def _uncounted(_calls: int, _size: int) -> None:
 
 
 def party(address: str | None) -> str | None:
-    """By what an address is counted: an IPv6 one by its network; None for this machine's own."""
+    """Return what an address is counted by: an IPv6 one by its network; None for this machine's own."""
     try:
         parsed = ipaddress.ip_address(address or "")
     except ValueError:

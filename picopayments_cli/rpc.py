@@ -93,7 +93,7 @@ class _Http:
         self._sessions: dict[bool, requests.Session] = {}
 
     def send(self, verb: str, url: str, what: str, *, retry: bool, **content: Any) -> _Answer:
-        """One exchange, ``what`` naming it in errors. Raises the server's Unreachable, and BadAnswer.
+        """Make one exchange, which ``what`` names in errors. Raises the server's Unreachable, and BadAnswer.
 
         It runs in a thread of its own, because no time-out of the libraries bounds a server (or a resolver of names)
         that goes on for ever, byte by byte.
@@ -126,21 +126,21 @@ class _Http:
         return answer
 
     def silent(self, what: str, reason: str) -> Unreachable:
-        """The error of a server that gave no answer."""
+        """Return the error of a server that gave no answer."""
         text = f"The {self._peer} at {self.url} did not answer {what}: {reason}. {_NEXT_STEP[self._peer]}"
         return self._unreachable(text, url=self.url, call=what, reason=reason)
 
     def bad(self, what: str, reason: str) -> BadAnswer:
-        """The error of an answer that is not in the protocol."""
+        """Return the error of an answer that is not in the protocol."""
         text = f"The {self._peer} at {self.url} answered {what} with {reason}. {_NEXT_STEP[self._peer]}"
         return BadAnswer(text, url=self.url, call=what, reason=reason)
 
     def refused(self, text: str, **data: Any) -> PicopaymentsError:
-        """The error of a refusal that has no class of its own."""
+        """Return the error of a refusal that has no class of its own."""
         return self._refused(_shown(text), **data)
 
     def parse(self, answer: _Answer, what: str) -> Any:
-        """The JSON of an answer. Raises BadAnswer, or Unreachable for a server's failure."""
+        """Read the JSON of an answer. Raises BadAnswer, or Unreachable for a server's failure."""
         try:
             return parse_json(answer.body)
         except ValueError as error:
@@ -157,7 +157,7 @@ class _Http:
         return self._sessions[retry]
 
     def _patience(self, retry: bool) -> Retry:
-        """A connection that was never made may always be tried again, all else only where the caller says so."""
+        """Let a connection that was never made be tried again always, all else only where the caller says so."""
         return Retry(
             self._retries,
             read=None if retry else 0,
@@ -208,7 +208,7 @@ class _Http:
 
     @staticmethod
     def text_of_error(answer: _Answer) -> str:
-        """What a server's failure says of itself."""
+        """Return what a server's failure says of itself."""
         try:
             value = parse_json(answer.body)
         except ValueError:
@@ -224,7 +224,7 @@ def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def _tail(error: BaseException) -> str:
-    """What the innermost of nested errors says."""
+    """Return what the innermost of nested errors says."""
     inner = [part for part in (*error.args, getattr(error, "reason", None)) if isinstance(part, BaseException)]
     if inner:
         return _tail(inner[-1])
@@ -258,11 +258,11 @@ class RpcClient:
 
     @property
     def url(self) -> str:
-        """The server's URL, without credentials."""
+        """Return the server's URL, without credentials."""
         return self._http.url
 
     def call(self, method: str, params: Mapping[str, Any] | Sequence[Any], *, retry: bool) -> Any:
-        """A method's result. ``retry``: whether the call may reach the server more than once.
+        """Call a method; its result. ``retry``: whether the call may reach the server more than once.
 
         Raises HubUnreachable or NodeUnreachable (no answer: whether it was carried out is unknown), BadAnswer (not the
         protocol), and a refusal as the error class that it names, else as UnknownMethod, InvalidParams, HubRefused or
@@ -275,7 +275,7 @@ class RpcClient:
         return outcome
 
     def batch(self, calls: Sequence[tuple[str, Mapping[str, Any] | Sequence[Any]]], *, retry: bool = True) -> list[Any]:
-        """The results of several calls in one POST, in their order. Raises as ``call``; the first refusal counts."""
+        """Make several calls in one POST; their results in order. Raises as ``call``; the first refusal counts."""
         results = self.outcomes(calls, retry=retry)
         for result in results:
             if isinstance(result, PicopaymentsError):
@@ -285,7 +285,7 @@ class RpcClient:
     def outcomes(
         self, calls: Sequence[tuple[str, Mapping[str, Any] | Sequence[Any]]], *, retry: bool = True
     ) -> list[Any]:
-        """As ``batch``, but a refused call's place holds its error."""
+        """Make several calls as ``batch`` does, but a refused call's place holds its error."""
         results: list[Any] = []
         for start in range(0, len(calls), BATCH):
             part = calls[start : start + BATCH]
@@ -348,7 +348,7 @@ def _is_id(reply: Mapping[str, Any]) -> bool:
 
 
 def error_class(name: Any) -> type[PicopaymentsError] | None:
-    """The class of errors.py that has this name, or None; what is wrong on this machine no peer can say."""
+    """Return the class of errors.py that has this name, or None; what is wrong on this machine no peer can say."""
     found = getattr(errors, name, None) if isinstance(name, str) else None
     if not isinstance(found, type) or not issubclass(found, PicopaymentsError):
         return None
@@ -356,7 +356,7 @@ def error_class(name: Any) -> type[PicopaymentsError] | None:
 
 
 def _shown(text: Any) -> str:
-    """A peer's text as it may stand on a terminal: its beginning, without control characters."""
+    """Return a peer's text as it may stand on a terminal: its beginning, without control characters."""
     return "".join(letter if letter.isprintable() else " " for letter in str(text)[:MAX_TEXT])
 
 
@@ -379,22 +379,22 @@ class RestClient:
 
     @property
     def url(self) -> str:
-        """The server's URL, without credentials, with a slash at its end."""
+        """Return the server's URL, without credentials, with a slash at its end."""
         return self._http.url
 
     def rest_get(self, path: str, params: Mapping[str, str | int] | None = None) -> dict[str, Any]:
-        """The JSON object at a path; repeated on failure. Raises NodeUnreachable, BadAnswer, and NodeRefused.
+        """Return the JSON object at a path; repeated on failure. Raises NodeUnreachable, BadAnswer, and NodeRefused.
 
         NodeRefused bears the server's text, and the HTTP status in ``data["status"]``.
         """
         return self._object(path, self._http.send("GET", self.url + path, path, retry=True, params=params))
 
     def rest_post(self, path: str, form: Mapping[str, str], *, retry: bool) -> dict[str, Any]:
-        """The JSON object that answers a form. Raises as ``rest_get``."""
+        """Return the JSON object that answers a form. Raises as ``rest_get``."""
         return self._object(path, self._http.send("POST", self.url + path, path, retry=retry, data=form))
 
     def bad(self, path: str, reason: str) -> BadAnswer:
-        """The error of an answer whose content is not what the path promises."""
+        """Return the error of an answer whose content is not what the path promises."""
         return self._http.bad(path, reason)
 
     def _object(self, path: str, answer: _Answer) -> dict[str, Any]:

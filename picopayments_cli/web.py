@@ -95,7 +95,7 @@ async def _read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
 
 
 def log_unexpected(method: str, error: Exception) -> None:
-    """The default of JsonRpcEndpoint's ``on_error``: the traceback goes to the log, not to the peer."""
+    """Write the traceback to the log, not to the peer: the default of JsonRpcEndpoint's ``on_error``."""
     log.error("unexpected error in %s", method, exc_info=error)
 
 
@@ -234,7 +234,7 @@ def _takes(method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) 
 
 
 def refusal(name: str, text: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a reply says of an error, as its ``error.data``."""
+    """Return what a reply says of an error, as its ``error.data``."""
     details: dict[str, Any] = {"type": name, "args": [text], "message": text}
     if data:
         details["data"] = data
@@ -412,7 +412,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 @contextmanager
 def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
-    """Uvicorn raises a signal again once it has stopped: with its own handler still there, that ends nothing."""
+    """Let a signal end nothing that uvicorn raises again once it has stopped."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

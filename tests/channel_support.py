@@ -21,7 +21,7 @@ from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.scripts import PLACEHOLDER, DepositScript, push, wallet_unlock
 from picopayments_cli.channel.state import Channel, Commit, finished, request_commit
-from picopayments_cli.channel.transactions import Anchor, Budget, Draft, Output, Purse, parse_transaction
+from picopayments_cli.channel.transactions import Anchor, Budget, Draft, Output, Purse, draft_size, parse_transaction
 from picopayments_cli.channel.values import Coin, Hash, Height, Outpoint, Quantity, Secret, hash160
 
 ASSET = 121892899915  # PEPECASH
@@ -44,6 +44,11 @@ POLICY = (
 
 
 @cache
+def size_of(draft: Draft) -> int:
+    """The worst-case size of a transaction, in virtual bytes."""
+    return draft_size([coin.unlock for coin in draft.inputs], [len(out.script) for out in draft.outputs])
+
+
 def vectors(name: str) -> Any:
     """The data of tests/data/<name>_vectors.json."""
     return json.loads((Path(__file__).parent / "data" / f"{name}_vectors.json").read_text(encoding="ascii"))

@@ -17,6 +17,7 @@ import picopayments_cli
 ROOT = Path(picopayments_cli.__file__).parent
 PACKAGE = "picopayments_cli"
 WINGS = ("client", "hub", "regtest")
+JOINED = {"client3": "client", "hub3": "hub"}  # what takes the place of a part of a wing is of that wing
 GROUND = ("channel", "channel3", "errors", "quantities")
 STAYING = ("counterparty", "envelope", "keys", "networks", "stages", "terms", "values")  # of channel, for channel3
 FACES = ("__main__", "cli", "api", "hub.cli")
@@ -72,6 +73,7 @@ def ours(path: Path) -> set[str]:
 def floor_of(name: str) -> str:
     """face, a wing's name, shared, or channel."""
     top = name.partition(".")[0]
+    top = JOINED.get(top, top)
     if name in FACES:
         return "face"
     return top if top in WINGS else "channel" if top in GROUND else "shared"

@@ -17,7 +17,7 @@ REQUIRE_MEMO = 1  # of an address's options: the ledger takes no send to it with
 
 @dataclass(frozen=True)
 class Query:
-    """What is to be known at one moment: addresses for each kind of fact, and wire-order txids."""
+    """A question about one moment: addresses for each kind of fact, and wire-order txids."""
 
     coins: Sequence[str] = ()
     history: Sequence[str] = ()
@@ -77,7 +77,7 @@ class Asset:
 
     @property
     def members(self) -> dict[str, str]:
-        """The members of a JSON object that name it."""
+        """Return the members of a JSON object that name it."""
         return asset_members(self.name, self.longname)
 
 
@@ -85,13 +85,13 @@ class Chain(Protocol):
     """The one interface to the chain."""
 
     def view(self, query: Query) -> View:
-        """All that the query asks, in as few round trips as the source allows. Raises Unreachable and its kind."""
+        """Return all that the query asks, in as few round trips as the source allows. Raises Unreachable."""
 
     def asset(self, name: str) -> Asset:
-        """The asset of exactly this name, or a subasset's long name. Raises UnknownAsset, with other spellings."""
+        """Find the asset of exactly this name, or of this long name. Raises UnknownAsset, with other spellings."""
 
     def attached(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
-        """Those of these confirmed coins that assets are attached to: whoever spends one moves them with it."""
+        """Tell which of these confirmed coins have assets attached: a spend of such a coin moves them."""
 
     def broadcast(self, raw: bytes) -> bytes:
         """Hand a signed transaction to the network; the wire-order txid.

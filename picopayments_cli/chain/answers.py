@@ -1,4 +1,4 @@
-"""What nodes and hubs tell about the chain, checked before it is believed."""
+"""Check what nodes and hubs tell about the chain, before it is believed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _REQUIRED = object()
 
 
 def member(value: Any, name: str, kind: type | tuple[type, ...], default: Any = _REQUIRED) -> Any:
-    """A member of a JSON object, of that kind (a boolean is no number). Raises BadAnswer."""
+    """Return a member of a JSON object, of that kind (a boolean is no number). Raises BadAnswer."""
     if not isinstance(value, dict):
         raise BadAnswer(f"The answer has no object where {name} is expected.", member=name)
     found = value.get(name)
@@ -37,14 +37,14 @@ def member(value: Any, name: str, kind: type | tuple[type, ...], default: Any = 
 
 
 def members(value: Any, what: str) -> list[Any]:
-    """A JSON list. Raises BadAnswer."""
+    """Return a JSON list. Raises BadAnswer."""
     if not isinstance(value, list):
         raise BadAnswer(f"The answer has no list of {what}.", member=what)
     return value
 
 
 def whole(value: Any, name: str, least: int = 0, most: int = MAX_QUANTITY) -> int:
-    """A whole number inside its limits, member of a JSON object. Raises BadAnswer."""
+    """Return a whole number inside its limits, member of a JSON object. Raises BadAnswer."""
     number: int = member(value, name, int)
     if not least <= number <= most:
         raise BadAnswer(f"The answer has an impossible {name}: {number}.", member=name, value=number)
@@ -52,7 +52,7 @@ def whole(value: Any, name: str, least: int = 0, most: int = MAX_QUANTITY) -> in
 
 
 def txid_of(text: Any, name: str = "txid") -> bytes:
-    """A txid in wire order from its hex in display order. Raises BadAnswer."""
+    """Return a txid in wire order from its hex in display order. Raises BadAnswer."""
     try:
         return from_hex(text, name, 32)[::-1]
     except InvalidHex as error:
@@ -60,7 +60,7 @@ def txid_of(text: Any, name: str = "txid") -> bytes:
 
 
 def raw_of(text: Any, name: str = "transaction") -> bytes:
-    """Bytes from hex. Raises BadAnswer."""
+    """Return the bytes from hex. Raises BadAnswer."""
     try:
         return from_hex(text, name)
     except InvalidHex as error:
@@ -68,7 +68,7 @@ def raw_of(text: Any, name: str = "transaction") -> bytes:
 
 
 def checked_transaction(raw: bytes, txid: bytes) -> bytes:
-    """A raw transaction whose hash, without its witness, is the txid. Raises BadPreviousTransaction."""
+    """Return a raw transaction whose hash, without its witness, is the txid. Raises BadPreviousTransaction."""
     tx = parse_transaction(raw)
     found = b"" if tx is None else bytes(tx.GetTxid())
     if found != txid:
@@ -82,7 +82,7 @@ def checked_transaction(raw: bytes, txid: bytes) -> bytes:
 
 
 def txid_to_broadcast(raw: bytes) -> bytes:
-    """The txid, in wire order, of a transaction that is to go out. Raises BroadcastRefused for other bytes."""
+    """Return the txid, in wire order, of a transaction that is to go out. Raises BroadcastRefused for other bytes."""
     tx = parse_transaction(raw)
     if tx is None:
         raise BroadcastRefused("These bytes are no transaction.", size=len(raw))
@@ -90,7 +90,7 @@ def txid_to_broadcast(raw: bytes) -> bytes:
 
 
 def satoshis_of(amount: float | str) -> Decimal:
-    """The satoshis of an amount in BTC, exactly as its shortest text says. Raises ValueError."""
+    """Return the satoshis of an amount in BTC, exactly as its shortest text says. Raises ValueError."""
     try:
         found = Decimal(str(amount)).scaleb(8)
         possible = 0 <= found <= MAX_MONEY
@@ -102,7 +102,7 @@ def satoshis_of(amount: float | str) -> Decimal:
 
 
 def asset_of(row: Any, asked: str) -> Asset:
-    """An asset of the ledger, of which the server gives name, id (in decimal) and divisibility. Raises BadAnswer.
+    """Read an asset, of which the server gives name, id (in decimal) and divisibility. Raises BadAnswer.
 
     The name follows from the id, and is the one asked for or that of the subasset asked for, letter for letter: who
     could give another would have an asset deposited that its owner did not name. Only a subasset's id is the server's
@@ -121,7 +121,7 @@ def asset_of(row: Any, asked: str) -> Asset:
 
 
 def asset_among(rows: Iterable[Any], asked: str) -> Asset:
-    """The one of these assets that has exactly the name asked for. Raises BadAnswer, UnknownAsset with the spellings.
+    """Find the asset that has exactly the name asked for. Raises BadAnswer, UnknownAsset with the spellings.
 
     A ledger may have several subassets whose long names differ in capitals only, and servers tell of any of them.
     """
@@ -135,7 +135,7 @@ def asset_among(rows: Iterable[Any], asked: str) -> Asset:
 
 
 def unknown_asset(asked: str, others: Iterable[Any] = ()) -> UnknownAsset:
-    """The refusal of a name that no asset has; it names those of the ``others`` that differ in capitals only."""
+    """Return the refusal of a name that no asset has; it names those of the ``others`` that differ in capitals only."""
     same = {other for other in others if isinstance(other, str) and other.lower() == asked.lower() and other != asked}
     spellings = sorted(same)
     if not spellings:
@@ -148,20 +148,20 @@ def unknown_asset(asked: str, others: Iterable[Any] = ()) -> UnknownAsset:
 
 
 def _longname(row: Any) -> str | None:
-    """The long name in a row about an asset; None where that is no subasset, or the name can be none."""
+    """Return the long name in a row about an asset; None where that is no subasset, or the name can be none."""
     longname = member(row, "asset_longname", str, None)
     return longname if member(row, "asset", str).startswith("A") and is_longname(longname) else None
 
 
 def longnames_of(rows: Iterable[Any]) -> dict[str, str]:
-    """The long names in rows about holdings, by asset. A name that is told of two assets is left out."""
+    """Return the long names in rows about holdings, by asset. A name that is told of two assets is left out."""
     found = {member(row, "asset", str): longname for row in rows if (longname := _longname(row)) is not None}
     times = Counter(found.values())
     return {asset: longname for asset, longname in found.items() if times[longname] == 1}
 
 
 def attached_of(told: Any, outpoints: Iterable[Outpoint]) -> set[Outpoint]:
-    """The coins, of those asked for, that the answer says hold assets. Raises BadAnswer where it is silent on one."""
+    """Read which of the coins asked for hold assets. Raises BadAnswer where the answer is silent on one."""
     return {outpoint for outpoint in outpoints if member(told, str(outpoint), bool)}
 
 
@@ -170,7 +170,7 @@ class Moved(Exception):
 
 
 def settled(ask: Callable[[], Any], otherwise: Callable[[], Exception], attempts: int = 5) -> Any:
-    """The first answer that is not Moved; after that many attempts the exception that ``otherwise`` makes."""
+    """Return the first answer that is not Moved; after that many attempts the exception that ``otherwise`` makes."""
     for _ in range(attempts):
         try:
             return ask()

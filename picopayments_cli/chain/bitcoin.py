@@ -60,15 +60,15 @@ class BitcoinNode:
         )
 
     def best_block(self) -> bytes:
-        """The hash of the tip."""
+        """Return the hash of the tip."""
         return txid_of(self._call("getbestblockhash"), "block hash")
 
     def height_of(self, block_hash: bytes) -> int:
-        """A block's height. Raises NodeRefused where the node knows no such block."""
+        """Return a block's height. Raises NodeRefused where the node knows no such block."""
         return whole(self._call("getblockheader", block_hash[::-1].hex(), True), "height")
 
     def block_hash(self, height: int) -> bytes | None:
-        """The hash of the best chain's block at a height; None above its tip."""
+        """Return the hash of the best chain's block at a height; None above its tip."""
         try:
             return txid_of(self._call("getblockhash", height), "block hash")
         except NodeRefused as error:
@@ -77,15 +77,15 @@ class BitcoinNode:
             return None
 
     def block(self, block_hash: bytes) -> bytes:
-        """A block's bytes. Raises NodeRefused where the node has it not (any more)."""
+        """Return a block's bytes. Raises NodeRefused where the node has it not (any more)."""
         return raw_of(self._call("getblock", block_hash[::-1].hex(), 0), "block")
 
     def mempool(self) -> list[bytes]:
-        """The txids of the mempool."""
+        """Return the txids of the mempool."""
         return [txid_of(text) for text in members(self._call("getrawmempool"), "txids")]
 
     def transactions(self, txids: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Raw transactions by txid in one round trip, each checked against it; unknown ones are left out.
+        """Return raw transactions by txid in one round trip, each checked against it; unknown ones are left out.
 
         Without an index of transactions the node knows those of its mempool only.
         """
@@ -100,7 +100,7 @@ class BitcoinNode:
         return found
 
     def verbose_transaction(self, txid: bytes) -> dict[str, Any]:
-        """A transaction as the node tells it, amounts in BTC. Raises UnknownTransaction."""
+        """Return a transaction as the node tells it, amounts in BTC. Raises UnknownTransaction."""
         shown = txid[::-1].hex()
         try:
             answer = self._call("getrawtransaction", shown, True)
@@ -131,7 +131,7 @@ class BitcoinNode:
         return txid
 
     def fee_rate(self) -> int:
-        """The rate for three blocks in sat/vB, rounded up; 1 where the node has no estimate."""
+        """Return the rate for three blocks in sat/vB, rounded up; 1 where the node has no estimate."""
         rate = member(self._call("estimatesmartfee", _FEE_BLOCKS), "feerate", (int, float), 0)
         try:
             return max(1, int((satoshis_of(rate) / 1000).to_integral_value(ROUND_CEILING)))

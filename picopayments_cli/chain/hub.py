@@ -72,7 +72,7 @@ class HubChain:
         self._network = network
 
     def view(self, query: Query) -> View:
-        """All that the query asks, as of one block.
+        """Return all that the query asks, as of one block.
 
         Raises HubUnreachable, NodeUnreachable (the hub's), NodeBehind, BadAnswer, BadPreviousTransaction,
         InvalidAddress.
@@ -84,7 +84,7 @@ class HubChain:
         return view
 
     def asset(self, name: str) -> Asset:
-        """The asset of exactly this name, or subasset long name. Raises UnknownAsset, HubUnreachable, BadAnswer."""
+        """Find the asset of exactly this name or long name. Raises UnknownAsset, HubUnreachable, BadAnswer."""
         if name in ("BTC", "XCP"):
             return Asset(name, BTC_ID if name == "BTC" else XCP_ID, True)
         rows = members(self._call("get_asset_info", {"assets": [name]}), "assets")
@@ -99,7 +99,7 @@ class HubChain:
             return []  # a hub of another make
 
     def attached(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
-        """Those of these confirmed coins that hold attached assets. Raises HubUnreachable, BadAnswer, HubRefused."""
+        """Tell which confirmed coins have assets attached. Raises HubUnreachable, BadAnswer, HubRefused."""
         asked, found = list(outpoints), set()
         for start in range(0, len(asked), _OUTPOINTS):
             part = asked[start : start + _OUTPOINTS]
@@ -118,7 +118,7 @@ class HubChain:
             return self._rpc.call(method, params, retry=True)
 
     def _view(self, query: Query) -> View:
-        """One batch that begins and ends with the height. Raises Moved."""
+        """Ask in one batch that begins and ends with the height. Raises Moved."""
         with_coins = list(dict.fromkeys([*query.coins, *query.balances]))
         with_history, with_balances = list(dict.fromkeys(query.history)), list(dict.fromkeys(query.balances))
         with_options = list(dict.fromkeys(query.options))
@@ -183,7 +183,7 @@ def _coins(answer: Any, script: bytes, tip: int) -> tuple[Coin, ...]:
 
 
 def _satoshis(item: Any) -> int:
-    """A coin's satoshis: ``value``, else ``amount`` in BTC by decimal arithmetic on its shortest text."""
+    """Return a coin's satoshis: ``value``, else ``amount`` in BTC by decimal arithmetic on its shortest text."""
     if member(item, "value", int, None) is not None:
         return whole(item, "value", 0, MAX_MONEY)
     amount = member(item, "amount", (int, float, str))

@@ -80,7 +80,7 @@ class NodeChain:
         self._nonces = map("{}-{}".format, itertools.repeat(os.urandom(6).hex()), itertools.count())
 
     def view(self, query: Query) -> View:
-        """All that the query asks, as of one block.
+        """Return all that the query asks, as of one block.
 
         Raises NodeUnreachable, NodeBehind, BadAnswer, WrongNetwork, BadPreviousTransaction, InvalidAddress.
         """
@@ -91,7 +91,7 @@ class NodeChain:
         return view
 
     def asset(self, name: str) -> Asset:
-        """The asset of exactly this name, or subasset long name. Raises UnknownAsset, NodeUnreachable, BadAnswer.
+        """Find the asset of exactly this name or long name. Raises UnknownAsset, NodeUnreachable, BadAnswer.
 
         The node looks a name up in any case, and answers one asset: where that is another one, all subassets of the
         parent are gone through.
@@ -113,7 +113,7 @@ class NodeChain:
         return self._pages(f"v2/assets/{quote(parent, safe='')}/subassets", {})
 
     def attached(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
-        """Those of these confirmed coins that hold attached assets. Raises NodeUnreachable, BadAnswer, NodeRefused."""
+        """Tell which confirmed coins have assets attached. Raises NodeUnreachable, BadAnswer, NodeRefused."""
         found = set()
         for part in _parts(list(outpoints), _OUTPOINTS):
             told = self._get("v2/utxos/withbalances", {"utxos": ",".join(map(str, part))})
@@ -141,7 +141,7 @@ class NodeChain:
     # One view ---------------------------------------------------------------------------------------------------
 
     def _view(self, query: Query) -> View:
-        """Four rounds, however many addresses: the height, what concerns addresses, raw transactions, the height.
+        """Ask in four rounds for any number of addresses: height, what concerns addresses, raw transactions, height.
 
         A fifth one where a history is longer than its list: the coins of the address.
         """
@@ -187,7 +187,7 @@ class NodeChain:
         return raws[txid]
 
     def _height(self) -> int:
-        """The chain's height once the ledger has reached it. Raises NodeBehind, WrongNetwork."""
+        """Return the chain's height once the ledger has reached it. Raises NodeBehind, WrongNetwork."""
         deadline = time.monotonic() + self._patience
         while True:
             server = self._get("v2/")
@@ -222,7 +222,7 @@ class NodeChain:
         return {address: tuple(coins) for address, coins in found.items()}
 
     def _history(self, address: str) -> tuple[dict[bytes, Height | None], bool]:
-        """The listed transactions of an address with their heights, and whether these are all.
+        """Return the listed transactions of an address with their heights, and whether these are all.
 
         The interface has one page and says nothing of a next one. A node that counts them lists them all.
         """
@@ -235,7 +235,7 @@ class NodeChain:
         return entries, complete or answer.get("result_count") == len(items)
 
     def _raw_transactions(self, txids: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Those that are known, each checked against its txid. A Bitcoin node without an index knows few."""
+        """Return those that are known, each checked against its txid. A Bitcoin node without an index knows few."""
         unasked = list(dict.fromkeys(txids))
         found = {} if self._bitcoin is None else self._bitcoin.transactions(unasked)
         for part in _parts([txid for txid in unasked if txid not in found], _TRANSACTIONS):
@@ -248,7 +248,7 @@ class NodeChain:
         return found
 
     def _balances(self, addresses: Sequence[str]) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
-        """What the addresses hold, and the long names of subassets among it."""
+        """Return what the addresses hold, and the long names of subassets among it."""
         found: dict[str, dict[str, int]] = {address: {} for address in addresses}
         rows = []
         for part in _parts(list(found), _ADDRESSES):
@@ -285,7 +285,7 @@ class NodeChain:
     # The wire ---------------------------------------------------------------------------------------------------
 
     def _fresh(self, params: Mapping[str, str | int] | None) -> dict[str, str | int]:
-        """The node keeps answers for a whole block by URL; ``verbose`` changes the URL and nothing else."""
+        """Change the URL by ``verbose`` and nothing else, since the node keeps answers for a whole block by URL."""
         return {**(params or {}), "verbose": next(self._nonces)}
 
     def _get(self, path: str, params: Mapping[str, str | int] | None = None) -> Any:

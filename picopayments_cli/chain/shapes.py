@@ -13,18 +13,18 @@ _Value = TypeVar("_Value")
 
 
 def by_longname(of_assets: Mapping[str, _Value], longnames: Mapping[str, str]) -> dict[str, _Value]:
-    """A map from asset to anything, where subassets go by their long names."""
+    """Return a map from asset to anything, where subassets go by their long names."""
     return {longnames.get(asset, asset): value for asset, value in of_assets.items()}
 
 
 def coins_shown(view: View, address: str, unconfirmed: bool) -> list[dict[str, Any]]:
-    """The coins of an address, by txid; with ``unconfirmed`` those of the mempool too."""
+    """Return the coins of an address, by txid; with ``unconfirmed`` those of the mempool too."""
     coins = [coin for coin in view.coins[address] if unconfirmed or coin.height is not None]
     return [_coin(coin, view.height) for coin in sorted(coins, key=lambda coin: str(coin.outpoint))]
 
 
 def history_shown(view: View, address: str, unconfirmed: bool) -> list[dict[str, Any]]:
-    """The transactions of an address: with ``unconfirmed`` the mempool's first, then from the oldest to the newest.
+    """Show the transactions of an address: with ``unconfirmed`` the mempool's first, then from oldest to newest.
 
     Each says ``truncated`` where these are not all.
     """

@@ -66,7 +66,7 @@ class Issuance:
 
 @dataclass(frozen=True)
 class Reading:
-    """What Counterparty reads in a transaction: scriptPubKeys, satoshis, and the decrypted message (or None)."""
+    """A transaction as Counterparty reads it: scriptPubKeys, satoshis, and the decrypted message (or None)."""
 
     source: bytes
     destinations: tuple[bytes, ...]
@@ -78,7 +78,7 @@ class Reading:
 
 
 def asset_id(name: str) -> int:
-    """The id of a named or numeric asset, BTC 0 and XCP 1 included.
+    """Return the id of a named or numeric asset, BTC 0 and XCP 1 included.
 
     Named: 4 to 12 letters, not beginning with A, in base 26. Numeric: ``A`` and a number from 26^12 + 1 to 2^64 - 1.
     Subassets have no computable id: the ledger tells. Raises InvalidAsset.
@@ -98,7 +98,7 @@ def asset_id(name: str) -> int:
 
 
 def asset_name(number: int) -> str:
-    """The name of an asset id. Raises InvalidAsset."""
+    """Return the name of an asset id. Raises InvalidAsset."""
     if number in (BTC_ID, XCP_ID):
         return "BTC" if number == BTC_ID else "XCP"
     if _NAMED_LIMIT < number <= _NUMERIC_MAX:
@@ -114,7 +114,7 @@ def asset_name(number: int) -> str:
 
 
 def parent_of(longname: str) -> str:
-    """The name of the asset that a subasset ``PARENT.child`` belongs to. Raises InvalidAsset.
+    """Return the name of the asset that a subasset ``PARENT.child`` belongs to. Raises InvalidAsset.
 
     The child has letters, digits and ``.-_@!``, no dot at its ends and no two together; 250 characters in all.
     """
@@ -126,7 +126,7 @@ def parent_of(longname: str) -> str:
 
 
 def is_longname(text: object) -> bool:
-    """Whether this can be the long name of a subasset."""
+    """Tell whether this can be the long name of a subasset."""
     try:
         return isinstance(text, str) and bool(parent_of(text))
     except InvalidAsset:
@@ -134,17 +134,17 @@ def is_longname(text: object) -> bool:
 
 
 def both_names(asset: str, longname: str | None) -> str:
-    """An asset as messages name it: a subasset by its long name and its number."""
+    """Return an asset as messages name it: a subasset by its long name and its number."""
     return f"{longname} ({asset})" if longname else asset
 
 
 def asset_members(asset: str, longname: str | None) -> dict[str, str]:
-    """An asset as JSON objects name it: ``asset``, and for a subasset ``asset_longname`` beside it."""
+    """Return an asset as JSON objects name it: ``asset``, and for a subasset ``asset_longname`` beside it."""
     return {"asset": asset, "asset_longname": longname} if longname else {"asset": asset}
 
 
 def compact_longname(longname: str) -> bytes:
-    """A subasset's longname as messages carry it: a number in base 68, big-endian."""
+    """Return a subasset's longname as messages carry it: a number in base 68, big-endian."""
     number = 0
     for letter in longname:
         number = number * 68 + _LONGNAME_DIGITS.index(letter) + 1
@@ -152,7 +152,7 @@ def compact_longname(longname: str) -> bytes:
 
 
 def expand_longname(packed: bytes) -> str | None:
-    """The longname that was compacted, or None where it is none."""
+    """Return the longname that was compacted, or None where it is none."""
     number = int.from_bytes(packed[: _MAX_COMPACTED + 1], "big")
     letters = []
     while number:
@@ -168,17 +168,17 @@ def expand_longname(packed: bytes) -> str | None:
 
 
 def pack_send(number: int, quantity: int) -> bytes:
-    """The message of a classic send: type, asset id and quantity, 20 bytes."""
+    """Return the message of a classic send: type, asset id and quantity, 20 bytes."""
     return _SEND.pack(CLASSIC_SEND, number, quantity)
 
 
 def pack_enhanced_send(number: int, quantity: int, destination: bytes, memo: bytes = b"") -> bytes:
-    """The message of an enhanced send in the layout of Counterparty Core 11: type 2 and a CBOR array."""
+    """Return the message of an enhanced send in the layout of Counterparty Core 11: type 2 and a CBOR array."""
     return bytes((ENHANCED_SEND,)) + cbor2.dumps([number, quantity, _pack_script(destination), memo])
 
 
 def unpack_send(message: bytes) -> Send | None:
-    """The send that a message is, classic or enhanced (both layouts), or None where it is none."""
+    """Return the send that a message is, classic or enhanced (both layouts), or None where it is none."""
     kind, body = _split(message)
     if kind == ENHANCED_SEND:
         return _unpack_enhanced(body)
@@ -189,7 +189,7 @@ def unpack_send(message: bytes) -> Send | None:
 
 
 def pack_issuance(issuance: Issuance) -> bytes:
-    """The message of an issuance in the layout of Counterparty Core 11: type 22, or 23 for a new subasset, and CBOR."""
+    """Write an issuance in the layout of Counterparty Core 11: type 22, or 23 for a new subasset, and CBOR."""
     text = None if issuance.description is None else issuance.description.encode()
     fields: list[Any] = [issuance.asset_id, issuance.quantity]
     fields += [int(flag) for flag in (issuance.divisible, issuance.lock, issuance.reset)]
@@ -200,7 +200,7 @@ def pack_issuance(issuance: Issuance) -> bytes:
 
 
 def unpack_issuance(message: bytes) -> Issuance | None:
-    """The issuance that a message is, in either layout, or None where it is none."""
+    """Return the issuance that a message is, in either layout, or None where it is none."""
     kind, body = _split(message)
     if kind in _ISSUANCES:
         return _cbor_issuance(body, []) or _older_issuance(body, b"")
@@ -214,12 +214,12 @@ def unpack_issuance(message: bytes) -> Issuance | None:
 
 
 def message_type(message: bytes) -> int | None:
-    """The type of a message, None for one too short to have any."""
+    """Return the type of a message, None for one too short to have any."""
     return _split(message)[0] if len(message) > 1 else None
 
 
 def _split(message: bytes) -> tuple[int | None, bytes]:
-    """Type and body; the type is one byte, or four that begin with 0."""
+    """Return the type and body; the type is one byte, or four that begin with 0."""
     if message[:1] > b"\0":
         return message[0], message[1:]
     return (int.from_bytes(message[:4], "big"), message[4:]) if len(message) >= 4 else (None, b"")
@@ -233,7 +233,7 @@ def _cbor(body: bytes) -> Any:
 
 
 def _cbor_issuance(body: bytes, middle: list[type]) -> Issuance | None:
-    """An issuance as a CBOR array; ``middle``: the kinds of what a subasset's has more, the length and the longname."""
+    """Read an issuance from a CBOR array; ``middle``: the kinds of a subasset's two more, length and longname."""
     fields = _cbor(body)
     if not isinstance(fields, list) or len(fields) != 7 + len(middle):
         return None
@@ -309,13 +309,13 @@ def _legacy_script(packed: bytes) -> bytes | None:
 
 
 def data_script(message: bytes, first_txid: bytes) -> bytes:
-    """The OP_RETURN output of a message; ``first_txid``: the first input's, in wire order."""
+    """Return the OP_RETURN output of a message; ``first_txid``: the first input's, in wire order."""
     data = ARC4(first_txid[::-1]).encrypt(PREFIX + message)
     return b"\x6a" + bytes(CScript([data]))
 
 
 def read_transaction(tx: CTransaction, spent_script: bytes, burn_script: bytes = b"") -> Reading | None:
-    """What Counterparty reads in a transaction, or None where it takes it for none of its own.
+    """Return what Counterparty reads in a transaction, or None where it takes it for none of its own.
 
     ``spent_script``: the scriptPubKey that the first input spends; its address is the source. Outputs are scanned in
     order: before the data each is a destination, the first after it is change and ends the scan. The signatures of
@@ -346,7 +346,7 @@ def read_transaction(tx: CTransaction, spent_script: bytes, burn_script: bytes =
 
 
 def message_of(script: bytes, first_txid: bytes) -> bytes | None:
-    """The message in an OP_RETURN output, or None where Counterparty reads none in it."""
+    """Return the message in an OP_RETURN output, or None where Counterparty reads none in it."""
     words = _words(script)
     if script[:1] != b"\x6a" or words is None or len(words) != 2 or words[1] is None:
         return None
@@ -367,12 +367,12 @@ def _sighash_accepted(tx: CTransaction) -> bool:
 
 
 def _der_flag(item: bytes) -> int | None:
-    """The hash type of a DER signature; neither of its integers is empty."""
+    """Return the hash type of a DER signature; neither of its integers is empty."""
     return item[-1] if looks_like_signature(item) and item[3] and item[5 + item[3]] else None
 
 
 def _schnorr_flag(item: bytes) -> int | None:
-    """The hash type of a Schnorr signature: the byte behind its 64, or ALL where there is none."""
+    """Return the hash type of a Schnorr signature: the byte behind its 64, or ALL where there is none."""
     if len(item) not in (64, 65) or int.from_bytes(item[:32], "big") >= _FIELD_SIZE:
         return None
     if int.from_bytes(item[32:64], "big") >= _CURVE_ORDER:
@@ -381,13 +381,13 @@ def _schnorr_flag(item: bytes) -> int | None:
 
 
 def script_pushes(script: bytes) -> list[bytes] | None:
-    """The data that a script pushes, in order (1 to 16 pushed by an opcode are left out); None: it does not parse."""
+    """List the data that a script pushes, without 1 to 16 pushed by an opcode; None where it does not parse."""
     words = _words(script)
     return None if words is None else [word for word in words if word is not None]
 
 
 def _words(script: bytes) -> list[bytes | None] | None:
-    """The data of each opcode of a script, None for one that pushes none; None alone: it does not parse."""
+    """Return the data of each opcode of a script, None for one that pushes none; None alone: it does not parse."""
     try:
         return [None if data is None else bytes(data) for _, data, _ in CScript(script).raw_iter()]
     except CScriptInvalidError:
@@ -398,27 +398,27 @@ def _words(script: bytes) -> list[bytes | None] | None:
 
 
 def p2pkh(hashed: bytes) -> bytes:
-    """Pay to the hash of a public key."""
+    """Return the scriptPubKey that pays to the hash of a public key."""
     return b"\x76\xa9\x14" + hashed + b"\x88\xac"
 
 
 def p2sh(hashed: bytes) -> bytes:
-    """Pay to the hash of a script (BIP 16)."""
+    """Return the scriptPubKey that pays to the hash of a script (BIP 16)."""
     return b"\xa9\x14" + hashed + b"\x87"
 
 
 def is_p2pkh(script: bytes) -> bool:
-    """Whether a scriptPubKey pays to the hash of a public key."""
+    """Tell whether a scriptPubKey pays to the hash of a public key."""
     return len(script) == 25 and script[:3] == b"\x76\xa9\x14" and script[23:] == b"\x88\xac"
 
 
 def is_p2sh(script: bytes) -> bool:
-    """Whether a scriptPubKey pays to the hash of a script."""
+    """Tell whether a scriptPubKey pays to the hash of a script."""
     return len(script) == 23 and script[:2] == b"\xa9\x14" and script[22:] == b"\x87"
 
 
 def is_address(script: bytes) -> bool:
-    """Whether Counterparty takes an output for an address: P2PKH, P2SH, segwit 0, taproot or small bare multisig."""
+    """Tell whether Counterparty sees an address in an output: P2PKH, P2SH, segwit 0, taproot, small bare multisig."""
     if is_p2pkh(script) or is_p2sh(script):
         return True
     if script[:2] in (b"\0\x14", b"\0\x20", b"\x51\x20"):
@@ -427,7 +427,7 @@ def is_address(script: bytes) -> bool:
 
 
 def is_destination(script: bytes) -> bool:
-    """Whether Counterparty takes an output for a destination or change: an address, or a program of a later segwit.
+    """Tell whether Counterparty sees a destination or change in an output: an address, or a later segwit program.
 
     Its parser knows versions 1 and 10 to 16 of that, P2A among them.
     """

@@ -21,7 +21,7 @@ WATCHED_REVOKED = 100  # revoked commits that a client without a Bitcoin node ca
 
 
 def time_to_live(channel: Channel, facts: Facts) -> int | None:
-    """Blocks left until six before anything on the deposit's address can expire, at least 0; None if unconfirmed."""
+    """Count the blocks until six before anything on the deposit's address can expire: 0 or more; None: unconfirmed."""
     if not deposit_depth(channel, facts):
         return None
     oldest = max(entry.depth(facts.tip) for entry in facts.history)
@@ -29,13 +29,13 @@ def time_to_live(channel: Channel, facts: Facts) -> int | None:
 
 
 def connection_ttl(duplex: Duplex, sending: Facts, receiving: Facts) -> int | None:
-    """The shorter time to live of the two deposits, or None while either is unconfirmed."""
+    """Return the shorter time to live of the two deposits, or None while either is unconfirmed."""
     times = (time_to_live(duplex.sending, sending), time_to_live(duplex.receiving, receiving))
     return None if None in times else min(time for time in times if time is not None)
 
 
 def settle_height(channel: Channel, agreed: int) -> int:
-    """The height at which the payee settles: an eighth of the expiry before anything there can expire, 6 to 144 blocks.
+    """Return the height to settle at: an eighth of the expiry before anything there can expire, 6 to 144 blocks.
 
     The address was virgin at height ``agreed``, so that no coin on it is older, whatever a history shows: dust that the
     payer sends early moves the whole asset when it expires.
@@ -45,7 +45,7 @@ def settle_height(channel: Channel, agreed: int) -> int:
 
 
 def is_open(duplex: Duplex, sending: Facts, receiving: Facts, agreed: int, safe_depth: int) -> bool:
-    """Whether both deposits are buried and unspent, and the deadline to settle by lies ahead."""
+    """Tell whether both deposits are buried and unspent, and the deadline to settle by lies ahead."""
     pairs = ((duplex.sending, sending), (duplex.receiving, receiving))
     return receiving.tip < settle_height(duplex.receiving, agreed) and all(
         deposit_depth(channel, facts) >= safe_depth
@@ -56,7 +56,7 @@ def is_open(duplex: Duplex, sending: Facts, receiving: Facts, agreed: int, safe_
 
 
 def must_close(duplex: Duplex, sending: Facts, receiving: Facts, agreed: int) -> bool:
-    """Whether to settle: a deposit is spent or replaced, the deadline is there, or a history can't be seen whole."""
+    """Tell whether to settle: a deposit is spent or replaced, the deadline has come, or a history is not seen whole."""
     return (
         receiving.tip >= settle_height(duplex.receiving, agreed)
         or sending.truncated
@@ -71,13 +71,13 @@ def must_close(duplex: Duplex, sending: Facts, receiving: Facts, agreed: int) ->
 
 
 def exposed(channel: Channel) -> tuple[Revoked, ...]:
-    """The payer's revoked commits that would take more than the highest active one, if published; greatest first."""
+    """List the payer's revoked commits that would take more than the highest active one does; greatest first."""
     found = [item for item in channel.revoked if item.quantity > channel.moved]
     return tuple(sorted(found, key=lambda item: -item.quantity))
 
 
 def at_risk(duplex: Duplex) -> int:
-    """What is lost at most if this party does not look at the chain in time.
+    """Return what is lost at most if this party does not look at the chain in time.
 
     What the greatest revoked commit would take from its deposit, and what it received and has not settled.
     """
@@ -86,5 +86,5 @@ def at_risk(duplex: Duplex) -> int:
 
 
 def check_every(channel: Channel) -> int:
-    """How often a payer looks, in blocks, so that a revoked commit is punished before its delay is over."""
+    """Tell how often a payer looks, in blocks, so that a revoked commit is punished before its delay is over."""
     return max(channel.delay - 1, 1)

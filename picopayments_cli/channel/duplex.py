@@ -37,12 +37,12 @@ class Duplex:
 
     @property
     def net(self) -> int:
-        """What has moved to this party, less what has moved from it."""
+        """Return what has moved to this party, less what has moved from it."""
         return self.receiving.moved - self.sending.moved
 
     @property
     def guaranteed(self) -> int:
-        """What this party can get on chain alone, whatever its peer does.
+        """Return the guaranteed balance: the quantity that this party can get on the chain alone.
 
         Its deposit less the highest commit signed and not revoked to it, and the highest commit received whose secret
         never left.
@@ -59,7 +59,7 @@ class Half:
 
 
 def standing(channel: Channel) -> Half:
-    """A payer's highest commit that was not given back, and the secrets of those that were and are not lower.
+    """Return a payer's highest commit that was not given back, and the secrets of those that were and are not lower.
 
     By it a payee that has lost its newest state knows which commit it may publish, see ``corrected``.
     """
@@ -69,7 +69,7 @@ def standing(channel: Channel) -> Half:
 
 
 def corrected(channel: Channel, said: Half, is_own: Callable[[Hash], bool]) -> Channel:
-    """A payee's channel with what its payer shows (``standing``) of a state that is newer than the payee's own.
+    """Return a payee's channel with what its payer shows (``standing``) of a state that is newer than the payee's own.
 
     A commit counts as given back where its revoke secret is shown, which the payee alone could reveal; and one that the
     payee does not know is taken if it is on a hash that it may have handed out since (``is_own``). What is up to date
@@ -96,7 +96,7 @@ class Plan:
 
 
 def plan(duplex: Duplex, amount: int, *, giving_back: bool = True) -> Plan | None:
-    """How to move an amount to the peer: give back first, then commit to the rest. None: it can't be done.
+    """Tell how to move an amount to the peer: give back first, then commit to the rest. None: it can't be done.
 
     Giving back comes first because it frees room on both sides, where a commit uses it up.
     """
@@ -108,26 +108,26 @@ def plan(duplex: Duplex, amount: int, *, giving_back: bool = True) -> Plan | Non
 
 
 def _returned(receiving: Channel, given_back: Sequence[Commit]) -> int:
-    """What revoking the highest commits takes off a channel."""
+    """Return what revoking the highest commits takes off a channel."""
     kept = len(receiving.active) - len(given_back)
     return receiving.moved - (receiving.active[kept - 1].quantity if kept else 0)
 
 
 def most_transferable(duplex: Duplex, amount: int) -> int:
-    """The largest part of an amount that can be moved to the peer now."""
+    """Return the largest part of an amount that can be moved to the peer now."""
     given_back = _returned(duplex.receiving, to_revoke(duplex.receiving, amount))
     return given_back + min(duplex.sending.room, amount - given_back)
 
 
 def transferable(duplex: Duplex, amount: int) -> bool:
-    """Whether an amount can be moved to the peer now: the same function plans the transfer itself."""
+    """Tell whether an amount can be moved to the peer now: the same function plans the transfer itself."""
     return plan(duplex, amount) is not None
 
 
 def transfer(
     duplex: Duplex, amount: int, key: Key, secret_of: Callable[[Hash], Secret], *, giving_back: bool = True
 ) -> tuple[Duplex, Half]:
-    """The state once an amount is on its way to the peer, and what carries it.
+    """Return the state once an amount is on its way to the peer, and what carries it.
 
     ``secret_of`` gives this party's revoke secret of a hash. Raises NotTransferable.
     """
@@ -149,7 +149,7 @@ def transfer(
 
 
 def accept(duplex: Duplex, half: Half) -> Duplex:
-    """The state with the peer's half of a sync applied: its revocations credited, its commit taken.
+    """Return the state with the peer's half of a sync applied: its revocations credited, its commit taken.
 
     Raises what ``revoke`` and ``accept_commit`` raise; then nothing counts.
     """
@@ -159,7 +159,7 @@ def accept(duplex: Duplex, half: Half) -> Duplex:
 
 
 def settle(duplex: Duplex, half: Half, expected: int) -> tuple[Duplex, int]:
-    """The state with a reply's half applied, and how much more than ``expected`` it moved.
+    """Return the state with a reply's half applied, and how much more than ``expected`` it moved.
 
     More is taken (a peer heals itself so after a lost answer), less is refused. Raises AmountsDiffer, and what
     ``accept`` raises.
@@ -176,7 +176,7 @@ def settle(duplex: Duplex, half: Half, expected: int) -> tuple[Duplex, int]:
 
 
 def add_request(duplex: Duplex, next_hash: Hash) -> Duplex:
-    """The state with the peer's hash for this party's next commit. Raises RepeatedHash.
+    """Return the state with the peer's hash for this party's next commit. Raises RepeatedHash.
 
     It must differ from every hash of the connection, on either side.
     """
@@ -186,19 +186,19 @@ def add_request(duplex: Duplex, next_hash: Hash) -> Duplex:
 
 
 def hand_out(duplex: Duplex, own_hash: Hash) -> Duplex:
-    """The state with a hash of this party's own, for the peer's next commit."""
+    """Return the state with a hash of this party's own, for the peer's next commit."""
     return replace(duplex, receiving=request_commit(duplex.receiving, own_hash))
 
 
 def expecting(duplex: Duplex) -> Duplex:
-    """The state as it will be once the peer's next hash is there, for what is to be moved later."""
+    """Return the state as it will be once the peer's next hash is there, for what is to be moved later."""
     if duplex.sending.requested:
         return duplex
     return replace(duplex, sending=replace(duplex.sending, requested=(Hash(bytes(HASH_SIZE)),)))
 
 
 def deliverable(duplex: Duplex, due: int, amounts: Sequence[int]) -> tuple[int, int]:
-    """What can be moved to the peer now, of what is due and of amounts that wait, oldest first.
+    """Return what can be moved to the peer now, of what is due and of amounts that wait, oldest first.
 
     How many of the amounts, and the sum to move: those and all that is due. Where no such sum can be moved whole, as
     much of what is due as can, and none of the amounts.

@@ -20,29 +20,29 @@ _ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False)
 
 
 def canonical(body: Mapping[str, Any]) -> str:
-    """The text that is signed: all members but ``signature``."""
+    """Return the text that is signed: all members but ``signature``."""
     return _ENCODER.encode({name: value for name, value in body.items() if name != "signature"})
 
 
 def text_digest(text: str) -> bytes:
-    """The SHA-256 of a canonical text, all ASCII."""
+    """Return the SHA-256 of a canonical text, all ASCII."""
     return hashlib.sha256(text.encode("ascii")).digest()
 
 
 def seal(key: Key, body: Mapping[str, Any]) -> dict[str, Any]:
-    """The body with ``pubkey`` (hex) and ``signature`` (DER hex, low S) added."""
+    """Return the body with ``pubkey`` (hex) and ``signature`` (DER hex, low S) added."""
     signed = {**body, "pubkey": key.pubkey.hex()}
     signed["signature"] = key.sign(text_digest(canonical(signed))).hex()
     return signed
 
 
 def digest(body: Mapping[str, Any]) -> bytes:
-    """What a signed body is known by: the SHA-256 of its canonical text, as a reply names its request."""
+    """Return the SHA-256 of a signed body's canonical text, by which a reply names its request."""
     return text_digest(canonical(body))
 
 
 def signed_by(body: Mapping[str, Any], pubkey: Pubkey) -> bytes | None:
-    """The digest of a body that this key, named in it, has signed; None where it has not."""
+    """Return the digest of a body that this key, named in it, has signed; None where it has not."""
     try:
         signature = from_hex(body.get("signature"), "signature")
         named = from_hex(body.get("pubkey"), "pubkey", PUBKEY_SIZE)
@@ -53,7 +53,7 @@ def signed_by(body: Mapping[str, Any], pubkey: Pubkey) -> bytes | None:
 
 
 def named_key(body: Mapping[str, Any]) -> Pubkey | None:
-    """The public key that a body names, where it is one."""
+    """Return the public key that a body names, where it is one."""
     text = body.get("pubkey")
     try:
         data = from_hex(text, "pubkey", PUBKEY_SIZE)
@@ -63,7 +63,7 @@ def named_key(body: Mapping[str, Any]) -> Pubkey | None:
 
 
 def sign_message(key: Key, text: str) -> str:
-    """A Bitcoin signed message (base64): proof that the owner of the key's address wrote the text, of ASCII."""
+    """Return a Bitcoin signed message (base64): proof that the owner of the key's address wrote the text, of ASCII."""
     magic = b"\x18Bitcoin Signed Message:\n" + bytes((len(text),)) + text.encode("ascii")
     hashed = hashlib.sha256(hashlib.sha256(magic).digest()).digest()
     return base64.b64encode(key.sign_recoverable(hashed)).decode("ascii")

@@ -1,4 +1,4 @@
-"""What the chain shows of one channel: its deposit, what spent that, and which commit is published.
+"""Read from the chain what became of one channel: its deposit, what spent that, which commit is published.
 
 A commit is found by what spends the anchor, never by its txid. Heights decide, as of the tip that the facts name;
 ``safe_depth`` is the number of blocks after which what a block holds counts as final.
@@ -23,7 +23,7 @@ from picopayments_cli.errors import BadDeposit
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one channel at the tip: history and unspent outputs of the deposit's address.
+    """One channel as known at the tip: history and unspent outputs of the deposit's address.
 
     ``commit_history`` and ``commit_coins`` are those of the commit that spends the anchor, where one does.
     ``revoked_coins``: on the addresses of revoked commits. ``assets`` and ``commit_assets``: the ids of what the ledger
@@ -44,7 +44,7 @@ class Facts:
 
 
 def spender(outpoint: Outpoint, history: Iterable[Entry]) -> Entry | None:
-    """The transaction in a history that spends an output."""
+    """Return the transaction in a history that spends an output."""
     for entry in history:
         tx = parse_transaction(entry.raw)
         if tx is not None and outpoint in spent_outpoints(tx):
@@ -53,7 +53,7 @@ def spender(outpoint: Outpoint, history: Iterable[Entry]) -> Entry | None:
 
 
 def unspent(script: bytes, history: Iterable[Entry]) -> tuple[Coin, ...]:
-    """The unspent outputs that pay a scriptPubKey, from its complete history: values out of hashed bytes."""
+    """Return the unspent outputs that pay a scriptPubKey, from its complete history: values out of hashed bytes."""
     coins: dict[Outpoint, Coin] = {}
     spent: set[Outpoint] = set()
     for entry in history:
@@ -69,25 +69,25 @@ def unspent(script: bytes, history: Iterable[Entry]) -> tuple[Coin, ...]:
 
 
 def anchor_spender(channel: Channel, facts: Facts) -> Entry | None:
-    """What spends the anchor: the published commit, or the payer's recovery."""
+    """Return what spends the anchor: the published commit, or the payer's recovery."""
     return spender(channel.anchor.outpoint, facts.history) if channel.anchor else None
 
 
 def first_output(entry: Entry) -> bytes:
-    """The scriptPubKey that a transaction pays first: for a commit, its own address."""
+    """Return the scriptPubKey that a transaction pays first: for a commit, its own address."""
     tx = parse_transaction(entry.raw)
     return bytes(tx.vout[0].scriptPubKey) if tx is not None and tx.vout else b""
 
 
 def paid_commit(channel: Channel, facts: Facts) -> bytes | None:
-    """The scriptPubKey that the spender of a channel's anchor pays first, where that may be a commit's."""
+    """Return the scriptPubKey that the spender of a channel's anchor pays first, where that may be a commit's."""
     entry = anchor_spender(channel, facts)
     paid = b"" if entry is None else first_output(entry)
     return paid if is_p2sh(paid) else None
 
 
 def see_deposit(channel: Channel, facts: Facts, held: int, safe_depth: int) -> Channel:
-    """The channel with its anchor, once a deposit of the agreed form is buried and the address holds the asset.
+    """Return the channel with its anchor, once a deposit of the agreed form is buried and the address holds the asset.
 
     ``held``: what the ledger says the deposit's address holds of the asset.
     """
@@ -106,14 +106,14 @@ def see_deposit(channel: Channel, facts: Facts, held: int, safe_depth: int) -> C
 
 
 def deposit_depth(channel: Channel, facts: Facts) -> int:
-    """The confirmations of the deposit: 0 where it is not in a block, or not known."""
+    """Return the confirmations of the deposit: 0 where it is not in a block, or not known."""
     if channel.anchor is None:
         return 0
     return max((e.depth(facts.tip) for e in facts.history if e.txid == channel.anchor.outpoint.txid), default=0)
 
 
 def is_replaced(channel: Channel, facts: Facts) -> bool:
-    """Whether the deposit is in a block under another txid than its anchor's: every commit on that is void then.
+    """Tell whether the deposit is in a block under another txid than its anchor's: every commit on that is void then.
 
     Legacy signatures are malleable, and what a reorganisation took away may come back changed.
     """
@@ -123,7 +123,7 @@ def is_replaced(channel: Channel, facts: Facts) -> bool:
 
 
 def published_commit(channel: Channel, facts: Facts) -> Commit | None:
-    """The payee's own unrevoked commit that spends the anchor, if one does."""
+    """Return the payee's own unrevoked commit that spends the anchor, if one does."""
     paid = paid_commit(channel, facts)
     if paid is None:
         return None
@@ -131,7 +131,7 @@ def published_commit(channel: Channel, facts: Facts) -> Commit | None:
 
 
 def published_revoked(channel: Channel, facts: Facts) -> Revoked | None:
-    """The revoked commit that the payee has published, if it has."""
+    """Return the revoked commit that the payee has published, if it has."""
     paid = paid_commit(channel, facts)
     if paid is None:
         return None
@@ -139,7 +139,7 @@ def published_revoked(channel: Channel, facts: Facts) -> Revoked | None:
 
 
 def shown_secret(channel: Channel, facts: Facts, safe_depth: int) -> Secret | None:
-    """The spend secret, where the payee's payout of a buried commit shows it."""
+    """Return the spend secret, where the payee's payout of a buried commit shows it."""
     entry = anchor_spender(channel, facts)
     if entry is None or entry.depth(facts.tip) < safe_depth:
         return None
@@ -149,7 +149,7 @@ def shown_secret(channel: Channel, facts: Facts, safe_depth: int) -> Secret | No
 
 
 def is_recovered(facts: Facts, script: bytes, wallet_script: bytes) -> bool:
-    """Whether the payer has taken back what was on its deposit's address: a spend of it pays the wallet first."""
+    """Tell whether the payer has taken back what was on its deposit's address: a spend of it pays the wallet first."""
     own = [entry for entry in facts.history if first_output(entry) == wallet_script]
     made = {Outpoint(entry.txid, n) for entry in facts.history for n in _outputs_to(entry, script)}
     return any(made.intersection(_spent(entry)) for entry in own)

@@ -29,15 +29,15 @@ class Key:
 
     @cached_property
     def pubkey(self) -> Pubkey:
-        """The compressed public key."""
+        """Return the compressed public key."""
         return Pubkey(self._private.public_key.format())
 
     def sign(self, digest: bytes) -> bytes:
-        """The DER signature of a 32-byte digest: nonce by RFC 6979, low S."""
+        """Return the DER signature of a 32-byte digest: nonce by RFC 6979, low S."""
         return bytes(self._private.sign(digest, hasher=None))
 
     def sign_recoverable(self, digest: bytes) -> bytes:
-        """The 65-byte signature of a 32-byte digest that tells the compressed key: header, r, s."""
+        """Return the 65-byte signature of a 32-byte digest that tells the compressed key: header, r, s."""
         compact = self._private.sign_recoverable(digest, hasher=None)
         return bytes((31 + compact[64],)) + bytes(compact[:64])
 
@@ -48,7 +48,7 @@ def _public(pubkey: bytes) -> coincurve.PublicKey:
 
 
 def is_pubkey(data: bytes) -> bool:
-    """Whether these bytes are a compressed public key."""
+    """Tell whether these bytes are a compressed public key."""
     try:
         return len(data) == 33 and bool(_public(data))
     except ValueError:
@@ -56,7 +56,7 @@ def is_pubkey(data: bytes) -> bool:
 
 
 def normalise(signature: bytes) -> bytes | None:
-    """The same DER signature with low S (BIP 62), or None where it is no DER signature."""
+    """Return the same DER signature with low S (BIP 62), or None where it is no DER signature."""
     try:
         parsed = ecdsa.der_to_cdata(signature)
     except ValueError:
@@ -66,7 +66,7 @@ def normalise(signature: bytes) -> bytes | None:
 
 
 def verify(pubkey: Pubkey, digest: bytes, signature: bytes) -> bool:
-    """Whether the key signed the digest; a DER signature with high S is one too."""
+    """Tell whether the key signed the digest; a DER signature with high S is one too."""
     low = normalise(signature)
     if low is None:
         return False
@@ -96,24 +96,24 @@ class Secrets:
 
     @property
     def spend(self) -> Secret:
-        """The spend secret of the channel on which this party is paid."""
+        """Return the spend secret of the channel on which this party is paid."""
         return self._derive(b"spend", 0)
 
     def revoke(self, number: int) -> Secret:
-        """The revoke secret of that number, of the channel on which this party is paid."""
+        """Return the revoke secret of that number, of the channel on which this party is paid."""
         return self._derive(b"revoke", number)
 
     @property
     def spend_hash(self) -> Hash:
-        """The hash of the spend secret."""
+        """Return the hash of the spend secret."""
         return hash_of(self.spend)
 
     def revoke_hash(self, number: int) -> Hash:
-        """The hash of a revoke secret."""
+        """Return the hash of a revoke secret."""
         return hash_of(self.revoke(number))
 
     def number_of(self, revoke_hash: Hash, begin: int) -> int | None:
-        """The number of a revoke hash handed out after ``begin`` and forgotten; None where it was none of the next."""
+        """Find the number of a revoke hash handed out after ``begin`` and forgotten; None: it is none of the next."""
         later = range(begin, begin + FORGOTTEN)
         return next((number for number in later if self.revoke_hash(number) == revoke_hash), None)
 

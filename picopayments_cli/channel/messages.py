@@ -1,4 +1,4 @@
-"""What client and hub tell each other, and nobody else reads or writes: one class for each message of mph_*.
+"""Write and read what client and hub tell each other, and nobody else does: one class for each message of mph_*.
 
 Hex becomes bytes here. The items of ``commit``, ``sends`` and ``receive`` are closed schemas; unknown members at the
 top level are signed and passed over. A signed reply or refusal names its request by ``request_sha256``.
@@ -17,13 +17,13 @@ from picopayments_cli.channel.values import (
     HANDLE_SIZE,
     HASH_SIZE,
     MAX_QUANTITY,
-    MAX_TOKEN_SIZE,
     Handle,
     Hash,
     Quantity,
     Secret,
     Token,
     check_quantity,
+    check_token,
     from_hex,
 )
 from picopayments_cli.errors import BadAnswer, BadReply, BadRequest, InvalidHex, InvalidQuantity, PicopaymentsError
@@ -82,10 +82,10 @@ class _Reader:
         return value
 
     def token(self) -> Token:
-        token = self.hex("token")
-        if len(token) > MAX_TOKEN_SIZE:
-            raise self.error(f"A token has at most {MAX_TOKEN_SIZE} bytes.", member="token", size=len(token))
-        return Token(token)
+        try:
+            return check_token(self.member("token"))
+        except InvalidHex as refused:
+            raise self.error(refused.message, member="token") from refused
 
     def object(self, name: str) -> _Reader:
         if not isinstance(self.member(name), Mapping):
@@ -98,15 +98,15 @@ class _Reader:
         return str(self.body[name])
 
     def handle(self) -> Handle:
-        """Raises InvalidHex."""
+        """Read the member ``handle``. Raises InvalidHex."""
         return Handle(from_hex(self.body.get("handle"), "handle", HANDLE_SIZE))
 
     def standing(self) -> Half | None:
-        """How a deposit stands by a message of mph_close; None in the originals'."""
+        """Tell how a deposit stands by a message of mph_close; None in the originals'."""
         return self.half() if "commit" in self.body else None
 
     def half(self) -> Half:
-        """The members ``revokes`` and ``commit``."""
+        """Return the members ``revokes`` and ``commit``."""
         revokes = []
         for item in self.list("revokes"):
             try:
@@ -158,7 +158,7 @@ class StatusRequest:
     asset: str | None
 
     def as_json(self) -> dict[str, Any]:
-        """The params."""
+        """Return the params."""
         return {"assets": None if self.asset is None else [self.asset]}
 
 
@@ -178,7 +178,7 @@ class StatusReply:
     connections: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
-        """The result, unsigned."""
+        """Return the result, unsigned."""
         return {
             "funds": {
                 "address": self.address,
@@ -193,7 +193,10 @@ class StatusReply:
 
     @staticmethod
     def parse(body: Any) -> StatusReply:
-        """Raises BadAnswer, also where it is not told how much the hub holds of BTC or of an asset with terms."""
+        """Read a status from a body.
+
+        Raises BadAnswer, also where it is not told how much the hub holds of BTC or of an asset with terms.
+        """
         reader = _Reader(body, BadAnswer)
         funds, terms = reader.object("funds"), reader.object("current_terms").body
         liquidity = funds.object("liquidity")
@@ -216,7 +219,7 @@ class KeyRequest:
     nonce: bytes
 
     def as_json(self) -> dict[str, Any]:
-        """The body, unsigned."""
+        """Return the body, unsigned."""
         return {"nonce": self.nonce.hex()}
 
 
@@ -231,12 +234,12 @@ class ConnectRequest:
     spend_hash: Hash
 
     def as_json(self) -> dict[str, Any]:
-        """The body, unsigned."""
+        """Return the body, unsigned."""
         return {"asset": self.asset, "spend_secret_hash": self.spend_hash.hex(), "url": None, "protocol": PROTOCOL}
 
     @staticmethod
     def parse(body: Any) -> ConnectRequest:
-        """Raises BadRequest."""
+        """Read a request for a connection from a body. Raises BadRequest."""
         reader = _Reader(body, BadRequest)
         asset = reader.member("asset")
         if not isinstance(asset, str) or not 0 < len(asset) <= 250:
@@ -253,7 +256,7 @@ class ConnectReply:
     terms: Any
 
     def as_json(self) -> dict[str, Any]:
-        """The body, unsigned."""
+        """Return the body, unsigned."""
         return {
             "handle": self.handle.hex(),
             "spend_secret_hash": self.spend_hash.hex(),
@@ -262,7 +265,7 @@ class ConnectReply:
 
     @staticmethod
     def parse(body: Any) -> ConnectReply:
-        """Raises BadReply."""
+        """Read the answer to a request from a body. Raises BadReply."""
         reader = _Reader(body, BadReply)
         return ConnectReply(
             Handle(reader.hex("handle", HANDLE_SIZE)),
@@ -287,7 +290,7 @@ class DepositMessage:
     delay: int
 
     def as_json(self) -> dict[str, Any]:
-        """The body, unsigned."""
+        """Return the body, unsigned."""
         return {
             "deposit_script": self.script.hex(),
             "next_revoke_secret_hash": self.next_hash.hex(),
@@ -297,7 +300,7 @@ class DepositMessage:
 
     @staticmethod
     def parse(body: Any, error: type[PicopaymentsError]) -> DepositMessage:
-        """Raises the given class."""
+        """Read a deposit from a body. Raises the given class."""
         reader = _Reader(body, error)
         return DepositMessage(
             reader.hex("deposit_script"),
@@ -316,12 +319,12 @@ class DepositRequest:
     handle: Handle
 
     def as_json(self) -> dict[str, Any]:
-        """The body, unsigned."""
+        """Return the body, unsigned."""
         return {**self.deposit.as_json(), "asset": self.asset, "handle": self.handle.hex()}
 
     @staticmethod
     def parse(body: Any) -> DepositRequest:
-        """Raises BadRequest, InvalidHex."""
+        """Read a proposal of a deposit from a body. Raises BadRequest, InvalidHex."""
         deposit = DepositMessage.parse(body, BadRequest)
         return DepositRequest(deposit, str(body.get("asset", "")), _Reader(body, BadRequest).handle())
 
@@ -369,7 +372,7 @@ class SyncRequest:
     partial: bool = True
 
     def as_json(self) -> dict[str, Any]:
-        """The body, unsigned."""
+        """Return the body, unsigned."""
         sends = [
             {
                 "payee_handle": payment.payee.hex() if payment.payee else None,
@@ -388,7 +391,7 @@ class SyncRequest:
 
     @staticmethod
     def parse(body: Any) -> SyncRequest:
-        """Raises BadRequest."""
+        """Read a sync from a body. Raises BadRequest."""
         reader = _Reader(body, BadRequest)
         payments = []
         for item in reader.items("sends", _SEND):
@@ -404,7 +407,7 @@ class SyncRequest:
 
     @staticmethod
     def without_payments(body: Mapping[str, Any]) -> dict[str, Any]:
-        """The body with nothing but its payments left out, to be signed anew."""
+        """Return the body with nothing but its payments left out, to be signed anew."""
         return {**body, "sends": []}
 
 
@@ -418,7 +421,7 @@ class SyncReply:
     refused: tuple[Refusal, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
-        """The body, unsigned."""
+        """Return the body, unsigned."""
         receive = [
             {"payer_handle": receipt.payer.hex(), "amount": receipt.amount, "token": receipt.token.hex()}
             for receipt in self.receipts
@@ -432,7 +435,7 @@ class SyncReply:
 
     @staticmethod
     def parse(body: Any) -> SyncReply:
-        """Raises BadReply."""
+        """Read the answer to a sync from a body. Raises BadReply."""
         reader = _Reader(body, BadReply)
         receipts = tuple(
             Receipt(Handle(item.hex("payer_handle", HANDLE_SIZE)), item.quantity("amount"), item.token())
@@ -463,12 +466,12 @@ class CloseRequest:
     standing: Half | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The body, unsigned."""
+        """Return the body, unsigned."""
         return {"handle": self.handle.hex(), **_close_json(self.spend_secret, self.standing)}
 
     @staticmethod
     def parse(body: Any) -> CloseRequest:
-        """Raises BadRequest, InvalidHex. The secret may be of any size."""
+        """Read a close from a body. Raises BadRequest, InvalidHex. The secret may be of any size."""
         reader = _Reader(body, BadRequest)
         given, standing = reader.optional_hex("spend_secret"), reader.standing()
         return CloseRequest(reader.handle(), None if given is None else Secret(given), standing)
@@ -487,12 +490,12 @@ class CloseReply:
     unreadable: PicopaymentsError | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """The body, unsigned."""
+        """Return the body, unsigned."""
         return _close_json(self.spend_secret, self.standing)
 
     @staticmethod
     def parse(body: Any) -> CloseReply:
-        """Raises BadReply. The secret may be of any size."""
+        """Read the answer to a close from a body. Raises BadReply. The secret may be of any size."""
         reader = _Reader(body, BadReply)
         given = reader.optional_hex("spend_secret")
         secret = None if given is None else Secret(given)

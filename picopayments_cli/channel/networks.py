@@ -11,7 +11,7 @@ from picopayments_cli.errors import InvalidAddress, InvalidKey, WrongNetwork
 
 @dataclass(frozen=True)
 class Network:
-    """What differs between networks. Times are in blocks."""
+    """One network: all that differs between them. Times are in blocks."""
 
     name: str
     netcode: str  # pycoin's; testnet4 and signet share testnet3's prefixes
@@ -37,7 +37,7 @@ NETWORKS = {
 
 
 def network_named(name: str) -> Network:
-    """The network of that name. Raises WrongNetwork."""
+    """Return the network of that name. Raises WrongNetwork."""
     if name not in NETWORKS:
         raise WrongNetwork(f"There is no network {name!r}: choose one of {', '.join(NETWORKS)}.", network=name)
     return NETWORKS[name]
@@ -52,7 +52,7 @@ def _pycoin(netcode: str) -> Any:
 
 @lru_cache(maxsize=65536)
 def script_of_address(network: Network, address: str) -> bytes:
-    """The scriptPubKey that an address stands for. Raises InvalidAddress."""
+    """Return the scriptPubKey that an address stands for. Raises InvalidAddress."""
     parsed = _pycoin(network.netcode).parse.address(address) if address.isascii() else None
     if parsed is None:
         raise InvalidAddress(
@@ -66,7 +66,7 @@ def script_of_address(network: Network, address: str) -> bytes:
 
 @lru_cache(maxsize=65536)
 def address_of_script(network: Network, script: bytes) -> str | None:
-    """The address of a scriptPubKey, or None where it has none (OP_RETURN, bare multisig, ...)."""
+    """Return the address of a scriptPubKey, or None where it has none (OP_RETURN, bare multisig, ...)."""
     contract = _pycoin(network.netcode).contract
     if contract.info_for_script(script).get("type") not in ("p2pkh", "p2sh", "p2pkh_wit", "p2sh_wit", "p2tr"):
         return None
@@ -74,7 +74,7 @@ def address_of_script(network: Network, script: bytes) -> str | None:
 
 
 def secret_of_wif(network: Network, wif: str) -> bytes:
-    """The 32-byte private key of a WIF text (compressed keys only). Raises InvalidKey."""
+    """Return the 32-byte private key of a WIF text (compressed keys only). Raises InvalidKey."""
     key = _pycoin(network.netcode).parse.wif(wif.strip())
     if key is None or not key.is_compressed():
         raise InvalidKey(
@@ -86,5 +86,5 @@ def secret_of_wif(network: Network, wif: str) -> bytes:
 
 
 def wif_of_secret(network: Network, secret: bytes) -> str:
-    """A 32-byte private key as WIF text, for a compressed key."""
+    """Return a 32-byte private key as WIF text, for a compressed key."""
     return str(_pycoin(network.netcode).keys.private(int.from_bytes(secret, "big")).wif())

@@ -1,6 +1,6 @@
-"""What either party may take back from a channel, by what the chain shows of it; nothing is published here.
+"""Compose what either party may take back from a channel, by what the chain shows of it; nothing is published here.
 
-Whoever can spend any coin of an address moves every asset on it, so each asset takes a coin.
+A spend of any coin of an address can move one asset that is on it. So each asset needs a coin of its own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from picopayments_cli.errors import InsufficientBitcoin
 MOST_INPUTS = 200  # coins of one transaction: nodes relay 100,000 bytes, and a coin of a deposit takes 300
 
 
-# What a party may take ----------------------------------------------------------------------------------------------
+# Recoveries ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def recoveries(
     purse: Purse,
     safe_depth: int,
 ) -> tuple[Step, ...]:
-    """Everything that a party may take back now, each apart from the others, the urgent first.
+    """Return everything that a party may take back now, each apart from the others, the urgent first.
 
     ``secret``: its own spend secret. ``given``: the peer's, where it gave it in a signed close. Coins of the purse are
     used once.
@@ -92,7 +92,7 @@ def _collect(steps: list[Step], name: str, compose: Callable[[Purse], Iterator[D
 
 
 def punish(channel: Channel, facts: Facts, purse: Purse) -> Iterator[Draft]:
-    """The payer's revoke of a published commit, and of coins sent to addresses of revoked commits.
+    """Compose the payer's revokes of a published commit, and of coins sent to addresses of revoked commits.
 
     At once, in the mempool too: after the delay the commit is the payee's, and an older coin on its address would let
     the payee take the asset without any delay. So the commit's own output goes first, then the oldest coins, as many as
@@ -132,7 +132,7 @@ def _revoking(channel: Channel, item: Revoked, coin: Coin) -> Input:
 
 
 def _affordable(coins: Sequence[Input], purse: Purse, asset_id: int | None) -> tuple[Draft, int]:
-    """An urgent recovery of as many of the first coins as one transaction takes and the wallet can pay for; how many.
+    """Compose an urgent recovery of as many of the first coins as the wallet can pay for. Return it and how many.
 
     Raises InsufficientBitcoin where it can't pay for the first one alone.
     """
@@ -147,7 +147,7 @@ def _affordable(coins: Sequence[Input], purse: Purse, asset_id: int | None) -> t
 
 
 def payouts(channel: Channel, facts: Facts, secret: Secret, purse: Purse, safe_depth: int) -> Iterator[Draft]:
-    """The payee's payouts: of output 0 of its own published commit, old enough and buried; none before that.
+    """Compose the payee's payouts of output 0 of its own published commit, once that is old enough and buried.
 
     A payout publishes the spend secret, so it waits until no reorganisation can take the commit away: with the secret
     known and the anchor unspent the payer could take the whole deposit. No other coin is ever a reason for one; others
@@ -169,7 +169,7 @@ def payouts(channel: Channel, facts: Facts, secret: Secret, purse: Purse, safe_d
 
 
 def changes(channel: Channel, facts: Facts, given: Secret | None, purse: Purse, safe_depth: int) -> Iterator[Draft]:
-    """The payer's change: all that is left on the deposit's address, once the spend secret is known; none before.
+    """Compose the payer's changes: of all that is left on the deposit's address, once the spend secret is known.
 
     ``given``: the secret that the payee gave in a signed close; only then may the anchor itself be spent. A secret
     shown on chain counts once the commit is buried. Raises InsufficientBitcoin.
@@ -185,7 +185,7 @@ def changes(channel: Channel, facts: Facts, given: Secret | None, purse: Purse, 
 
 
 def expiries(channel: Channel, facts: Facts, given: Secret | None, purse: Purse, safe_depth: int) -> Iterator[Draft]:
-    """The payer's expiry: the coins on the deposit's address that are old enough, each by its own age.
+    """Compose the payer's expiries of the coins on the deposit's address that are old enough, each by its own age.
 
     Where the spend secret is known the change path takes them. Raises InsufficientBitcoin.
     """
@@ -203,7 +203,7 @@ def expiries(channel: Channel, facts: Facts, given: Secret | None, purse: Purse,
 
 
 def _lacks_coin(coins: Sequence[Coin], history: Sequence[Entry], held: tuple[int, ...] | None) -> bool:
-    """Whether an asset is left on an address without any coin to spend: it is given one, to be spent when it may.
+    """Tell whether an asset is left on an address without any coin to spend: it is given one, to be spent when it may.
 
     What the mempool holds is waited for: it may be the coin, or what takes the asset.
     """
@@ -218,7 +218,7 @@ def _take(
     purse: Purse,
     version: int = 1,
 ) -> Iterator[Draft]:
-    """Every asset on an address to the wallet: a coin for each, the channel's asset first, the rest with the last one.
+    """Take every asset on an address: a coin for each, the channel's asset first, the other coins with the last.
 
     ``first``: the coin that goes first.
     """
@@ -235,7 +235,7 @@ def _take(
 
 
 def _sweep(coins: Sequence[Input], purse: Purse, version: int) -> Iterator[Draft]:
-    """Coins on an address that holds no asset, where they bring more than they cost."""
+    """Take coins on an address that holds no asset, where they bring more than they cost."""
     worth = [coin for coin in coins if coin.value > purse.rate * _input_size(coin.unlock)]
     try:
         if worth:
@@ -245,12 +245,12 @@ def _sweep(coins: Sequence[Input], purse: Purse, version: int) -> Iterator[Draft
 
 
 def _assets(asset_id: int, held: tuple[int, ...] | None) -> list[int]:
-    """The assets to take: the channel's first. Where the ledger was not asked, the channel's."""
+    """Return the assets to take: the channel's first. Where the ledger was not asked, the channel's."""
     return [asset_id] if held is None else sorted(held, key=lambda item: (item != asset_id, item))
 
 
 def worth_spending(coins: Sequence[Input], rate: int) -> list[Input]:
-    """The first coin, and the others that bring more than they cost at a rate."""
+    """Return the first coin, and the others that bring more than they cost at a rate."""
     return [coin for n, coin in enumerate(coins) if n == 0 or coin.value > rate * _input_size(coin.unlock)]
 
 
@@ -271,7 +271,7 @@ def is_over(
     deposited: bool,
     agreed: int,
 ) -> bool:
-    """Whether a closed connection holds nothing more for this party, finally.
+    """Tell whether a closed connection holds nothing more for this party, finally.
 
     Its own deposit is taken back (or, ``deposited`` as it was, has not reached the chain until it would have expired),
     with every coin of it that brings more than it costs at the purse's rate; its own commit, if there is one, is paid
@@ -301,7 +301,7 @@ def _is_unpunished(channel: Channel, facts: Facts) -> bool:
 
 
 def _has_own_coins(channel: Channel, facts: Facts, purse: Purse) -> bool:
-    """Whether coins of the deposit itself are left that are worth waiting for; other people's never keep it open."""
+    """Tell whether coins of the deposit itself are left that are worth waiting for; other people's don't count."""
     own = {entry.txid for entry in (anchor_spender(channel, facts),) if entry is not None}
     if channel.anchor is not None:
         own.add(channel.anchor.outpoint.txid)

@@ -30,7 +30,7 @@ MAX_SIGNATURE = 72  # DER with low S, and the hash type
 
 
 def push(data: bytes) -> bytes:
-    """The shortest push of data that is no number (76 bytes and more take a length byte of their own)."""
+    """Return the shortest push of data that is no number (76 bytes and more take a length byte of their own)."""
     size = len(data)
     if size <= 75:
         return bytes((size,)) + data
@@ -38,7 +38,7 @@ def push(data: bytes) -> bytes:
 
 
 def push_number(number: int) -> bytes:
-    """The shortest push of a number from 0 to 65535."""
+    """Return the shortest push of a number from 0 to 65535."""
     if number == 0:
         return b"\x00"
     if number <= 16:
@@ -47,7 +47,7 @@ def push_number(number: int) -> bytes:
 
 
 def _read_number(script: bytes, at: int, end: bytes) -> int | None:
-    """The number pushed at ``at`` when exactly ``end`` follows it; the caller rebuilds and compares."""
+    """Return the number pushed at ``at`` when exactly ``end`` follows it; the caller rebuilds and compares."""
     if len(script) < at + 1 + len(end):
         return None
     data = script[at : len(script) - len(end)]
@@ -69,7 +69,7 @@ class DepositScript:
 
     @cached_property
     def redeem(self) -> bytes:
-        """The script's bytes."""
+        """Return the script's bytes."""
         payer = _KEY + self.payer
         return (
             _IF + b"\x52" + payer + _KEY + self.payee + b"\x52" + _CHECKMULTISIG
@@ -79,12 +79,12 @@ class DepositScript:
 
     @cached_property
     def output(self) -> bytes:
-        """The scriptPubKey that pays to it."""
+        """Return the scriptPubKey that pays to it."""
         return p2sh(hash160(self.redeem))
 
     @staticmethod
     def parse(script: bytes) -> DepositScript:
-        """A deposit script from its bytes, exactly those that its values make. Raises BadDepositScript."""
+        """Read a deposit script from its bytes, exactly those that its values make. Raises BadDepositScript."""
         end = _CSV_DROP + script[2:36] + _CHECKSIG + _ENDIF + _ENDIF
         expire = _read_number(script, 133, end)
         _check_number(expire, BadDepositScript)
@@ -106,7 +106,7 @@ class CommitScript:
 
     @cached_property
     def redeem(self) -> bytes:
-        """The script's bytes."""
+        """Return the script's bytes."""
         return (
             _IF + push_number(self.delay) + _CSV_DROP
             + _HASH160 + self.spend_hash + _EQUALVERIFY + _KEY + self.payee + _CHECKSIG
@@ -115,12 +115,12 @@ class CommitScript:
 
     @cached_property
     def output(self) -> bytes:
-        """The scriptPubKey that pays to it."""
+        """Return the scriptPubKey that pays to it."""
         return p2sh(hash160(self.redeem))
 
     @staticmethod
     def parse(script: bytes) -> CommitScript:
-        """A commit script from its bytes, exactly those that its values make. Raises BadCommitScript."""
+        """Read a commit script from its bytes, exactly those that its values make. Raises BadCommitScript."""
         tail = script[-120:]  # from the CSV on: everything behind the delay has a fixed size
         delay = _read_number(script, 1, tail)
         _check_number(delay, BadCommitScript)
@@ -139,52 +139,52 @@ def _check_number(number: int | None, error: type[PicopaymentsError]) -> None:
 
 @dataclass(frozen=True)
 class Unlock:
-    """What unlocks an output: the words before and after the signature made last, and the script it commits to."""
+    """The unlocking of an output: the words before and after the signature made last, and the script it commits to."""
 
     script: bytes
     before: bytes = field(repr=False)  # a secret may be among the words
     after: bytes = field(repr=False)
 
     def script_sig(self, signature: bytes) -> bytes:
-        """The scriptSig with that signature (DER and hash type)."""
+        """Return the scriptSig with that signature (DER and hash type)."""
         return self.before + push(signature) + self.after
 
     @property
     def max_size(self) -> int:
-        """The scriptSig's worst-case size in bytes."""
+        """Return the scriptSig's worst-case size in bytes."""
         return len(self.script_sig(bytes(MAX_SIGNATURE)))
 
 
 def wallet_unlock(pubkey: Pubkey, script: bytes) -> Unlock:
-    """A P2PKH output of one's own."""
+    """Unlock a P2PKH output of one's own."""
     return Unlock(script, b"", push(pubkey))
 
 
 def commit_unlock(deposit: DepositScript, payer_signature: bytes) -> Unlock:
-    """A deposit, by both: the payee signs last."""
+    """Unlock a deposit by both: the payee signs last."""
     return Unlock(deposit.redeem, _FALSE + push(payer_signature), _TRUE + push(deposit.redeem))
 
 
 def half_commit_unlock(deposit: DepositScript) -> Unlock:
-    """A deposit, by both: the payer's half, with the placeholder in the payee's place."""
+    """Unlock a deposit by both: the payer's half, with the placeholder in the payee's place."""
     return Unlock(deposit.redeem, _FALSE, push(PLACEHOLDER) + _TRUE + push(deposit.redeem))
 
 
 def change_unlock(deposit: DepositScript, spend_secret: Secret) -> Unlock:
-    """A deposit, by the payer with the spend secret."""
+    """Unlock a deposit by the payer with the spend secret."""
     return Unlock(deposit.redeem, b"", push(spend_secret) + _TRUE + _FALSE + push(deposit.redeem))
 
 
 def payout_unlock(commit: CommitScript, spend_secret: Secret) -> Unlock:
-    """A commit, by the payee with the spend secret, ``delay`` blocks old."""
+    """Unlock a commit by the payee with the spend secret, ``delay`` blocks old."""
     return Unlock(commit.redeem, b"", push(spend_secret) + _TRUE + push(commit.redeem))
 
 
 def expire_unlock(deposit: DepositScript) -> Unlock:
-    """A deposit, by the payer alone, ``expire`` blocks old."""
+    """Unlock a deposit by the payer alone, ``expire`` blocks old."""
     return Unlock(deposit.redeem, b"", _FALSE + _FALSE + push(deposit.redeem))
 
 
 def revoke_unlock(commit: CommitScript, revoke_secret: Secret) -> Unlock:
-    """A commit, by the payer with the revoke secret."""
+    """Unlock a commit by the payer with the revoke secret."""
     return Unlock(commit.redeem, b"", push(revoke_secret) + _FALSE + push(commit.redeem))

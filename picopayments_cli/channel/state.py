@@ -55,7 +55,7 @@ class Revoked:
 
     @staticmethod
     def by(quantity: Quantity, secret: Secret) -> Revoked:
-        """The revoked commit of that quantity which the secret opens."""
+        """Return the revoked commit of that quantity which the secret opens."""
         return Revoked(quantity, hash_of(secret), secret)
 
 
@@ -87,26 +87,26 @@ class Channel:
 
     @property
     def moved(self) -> int:
-        """What has moved from payer to payee: the highest active commit's quantity."""
+        """Return what has moved from payer to payee: the highest active commit's quantity."""
         return self.active[-1].quantity if self.active else 0
 
     @property
     def room(self) -> int:
-        """What can still be moved by a new commit: nothing without a hash for it."""
+        """Return what can still be moved by a new commit: nothing without a hash for it."""
         return self.quantity - self.moved if self.requested else 0
 
     @property
     def budget(self) -> Budget:
-        """The bitcoins of its transactions."""
+        """Return the bitcoins of its transactions."""
         return Budget(self.fee_rate)
 
     def commit_script(self, revoke_hash: Hash) -> CommitScript:
-        """The script of a commit on that hash."""
+        """Return the script of a commit on that hash."""
         deposit = self.script
         return CommitScript(deposit.payer, deposit.payee, deposit.spend_hash, revoke_hash, self.delay)
 
     def draft(self, quantity: int, revoke_hash: Hash) -> Draft:
-        """The one transaction that a commit of that quantity on that hash can be. Raises ConnectionNotOpen."""
+        """Return the one transaction that a commit of that quantity on that hash can be. Raises ConnectionNotOpen."""
         if self.anchor is None:
             raise ConnectionNotOpen("The deposit has not been seen on the chain yet: wait until it is confirmed.")
         script = self.commit_script(revoke_hash)
@@ -117,7 +117,7 @@ class Channel:
 
 
 def request_commit(channel: Channel, revoke_hash: Hash) -> Channel:
-    """The channel with one more hash for a later commit. Raises RepeatedHash.
+    """Return the channel with one more hash for a later commit. Raises RepeatedHash.
 
     A hash that was seen before could be one whose secret is known.
     """
@@ -128,7 +128,7 @@ def request_commit(channel: Channel, revoke_hash: Hash) -> Channel:
 
 
 def is_known(channel: Channel, revoke_hash: Hash) -> bool:
-    """Whether a hash is the channel's spend hash, waits for a commit, or is that of a commit kept here.
+    """Tell whether a hash is the channel's spend hash, waits for a commit, or is that of a commit kept here.
 
     A payee forgets what it gave back: those hashes are its own, and it derives each once.
     """
@@ -141,7 +141,7 @@ def is_known(channel: Channel, revoke_hash: Hash) -> bool:
 
 
 def _with_commit(channel: Channel, made: Commit) -> Channel:
-    """The channel with a new highest commit; hashes handed out before its hash will never be used."""
+    """Return the channel with a new highest commit; hashes handed out before its hash will never be used."""
     left = channel.requested[channel.requested.index(made.revoke_hash) + 1 :]
     return replace(channel, active=channel.active + (made,), requested=left)  # noqa: RUF005 (twice as fast)
 
@@ -150,7 +150,7 @@ def _with_commit(channel: Channel, made: Commit) -> Channel:
 
 
 def commit(channel: Channel, quantity: int, payer: Key) -> tuple[Channel, Offer]:
-    """The channel with a new highest commit, signed, and what goes to the payee.
+    """Return the channel with a new highest commit, signed, and what goes to the payee.
 
     Raises NotTransferable where the deposit is too small, UnknownRevokeHash where the payee gave no hash.
     """
@@ -170,7 +170,7 @@ def commit(channel: Channel, quantity: int, payer: Key) -> tuple[Channel, Offer]
 
 
 def offer_of(channel: Channel, made: Commit) -> Offer:
-    """What went to the payee for a commit. Raises ConnectionNotOpen."""
+    """Compose the offer of a commit again. Raises ConnectionNotOpen."""
     return _offer(channel, channel.draft(made.quantity, made.revoke_hash), made)
 
 
@@ -180,7 +180,7 @@ def _offer(channel: Channel, draft: Draft, made: Commit) -> Offer:
 
 
 def accept_commit(channel: Channel, offered: Offer) -> Channel:
-    """The payee's channel with a commit received: rebuilt from its values and compared byte for byte.
+    """Return the payee's channel with a commit received: rebuilt from its values and compared byte for byte.
 
     Raises BadCommitScript, UnknownRevokeHash, BadCommit, BadCommitQuantity, BadPayerSignature.
     """
@@ -204,7 +204,7 @@ def accept_commit(channel: Channel, offered: Offer) -> Channel:
 
 
 def finished(channel: Channel, chosen: Commit, payee: Key) -> bytes:
-    """The raw transaction of an active commit, signed by both, ready to publish."""
+    """Return the raw transaction of an active commit, signed by both, ready to publish."""
     draft = channel.draft(chosen.quantity, chosen.revoke_hash)
     return bytes(finish_commit(draft, channel.script, chosen.signature, payee).serialize())
 
@@ -213,7 +213,7 @@ def finished(channel: Channel, chosen: Commit, payee: Key) -> bytes:
 
 
 def to_revoke(channel: Channel, amount: int) -> tuple[Commit, ...]:
-    """The commits, highest first, whose secrets give back as much of ``amount`` as can be without passing it.
+    """Return the commits, highest first, whose secrets give back as much of ``amount`` as can be without passing it.
 
     What stays moved is the lowest active quantity that is at least ``moved - amount``; nothing, where all of it is
     given back.
@@ -228,13 +228,13 @@ def to_revoke(channel: Channel, amount: int) -> tuple[Commit, ...]:
 
 
 def give_back(channel: Channel, commits: Sequence[Commit]) -> Channel:
-    """The payee's channel without commits whose secrets leave the machine: they are never published."""
+    """Return the payee's channel without commits whose secrets leave the machine: they are never published."""
     kept, _ = _take_out(channel.active, {item.revoke_hash for item in commits})
     return replace(channel, active=kept)
 
 
 def _take_out(active: tuple[Commit, ...], hashes: Collection[Hash]) -> tuple[tuple[Commit, ...], dict[Hash, Commit]]:
-    """The commits left without those on some hashes, and these, by hash; looked for from the highest down."""
+    """Return the commits left without those on some hashes, and these, by hash; looked for from the highest down."""
     found: dict[Hash, Commit] = {}
     above: list[Commit] = []
     place = len(active)
@@ -249,7 +249,7 @@ def _take_out(active: tuple[Commit, ...], hashes: Collection[Hash]) -> tuple[tup
 
 
 def revoke(channel: Channel, secrets: Sequence[bytes]) -> Channel:
-    """The payer's channel with the commits revoked whose secrets the payee revealed.
+    """Return the payer's channel with the commits revoked whose secrets the payee revealed.
 
     Raises BadSecret, SecretLikeSignature: then nothing is credited.
     """

@@ -33,7 +33,7 @@ class Terms:
 
     @staticmethod
     def parse(body: Any) -> Terms:
-        """The terms in a hub's reply. Raises BadTerms where no honest hub offers them."""
+        """Read the terms in a hub's reply. Raises BadTerms where no honest hub offers them."""
         if not isinstance(body, Mapping):
             raise BadTerms("The hub's terms are not an object.")
         numbers: dict[str, Any] = {name: body.get(name) for name in _MEMBERS}
@@ -54,7 +54,7 @@ class Terms:
         return terms
 
     def as_json(self) -> dict[str, Any]:
-        """The terms as they stand in a reply."""
+        """Return the terms as they stand in a reply."""
         return {
             "deposit_max": self.deposit_max,
             "deposit_min": self.deposit_min,
@@ -66,7 +66,7 @@ class Terms:
         }
 
     def matching_deposit(self, quantity: int) -> int:
-        """What the hub deposits for a client's deposit, rounded down."""
+        """Return what the hub deposits for a client's deposit, rounded down."""
         return int(Fraction(repr(self.deposit_ratio)) * quantity)
 
     def check_deposit(self, quantity: int, expire: int, network: Network) -> None:

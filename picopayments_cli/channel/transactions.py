@@ -40,7 +40,6 @@ from picopayments_cli.errors import (
     InsufficientBitcoin,
 )
 
-FINAL = 0xFFFFFFFF
 REPLACEABLE = 0xFFFFFFFD
 DUST = 546  # below it an output is not relayed
 # With the longest numbers of blocks: an expiry of 65535, a delay of 2016.
@@ -63,7 +62,7 @@ class Input:
 
     @property
     def script(self) -> bytes:
-        """The scriptPubKey that it spends: the wallet's, or the hash of a redeem script."""
+        """Return the scriptPubKey that it spends: the wallet's, or the hash of a redeem script."""
         return self.unlock.script if is_p2pkh(self.unlock.script) else p2sh(hash160(self.unlock.script))
 
 
@@ -85,13 +84,8 @@ class Draft:
 
     @property
     def fee(self) -> int:
-        """What the outputs leave, in satoshis."""
+        """Return what the outputs leave, in satoshis."""
         return sum(coin.value for coin in self.inputs) - sum(out.value for out in self.outputs)
-
-    @property
-    def size(self) -> int:
-        """Worst-case size in virtual bytes."""
-        return draft_size([coin.unlock for coin in self.inputs], [len(out.script) for out in self.outputs])
 
     def _with(self, script_sigs: Sequence[bytes]) -> CTransaction:
         return CTransaction(
@@ -105,7 +99,7 @@ class Draft:
         )
 
     def digest(self, index: int = 0) -> bytes:
-        """What a SIGHASH_ALL signature of an input signs.
+        """Return what a SIGHASH_ALL signature of an input signs.
 
         That is the transaction with the input's script in place of its scriptSig, and the hash type behind it (no
         script here has an OP_CODESEPARATOR): bitcoinlib's RawSignatureHash takes twice as long.
@@ -115,11 +109,11 @@ class Draft:
         return bytes(Hash(self._with(scripts).serialize() + SIGHASH_ALL.to_bytes(4, "little")))
 
     def signed(self, key: Key) -> CTransaction:
-        """The transaction, each input signed with the key."""
+        """Return the transaction, each input signed with the key."""
         return self.with_signatures([key.sign(self.digest(n)) + HASH_TYPE for n in range(len(self.inputs))])
 
     def with_signatures(self, signatures: Sequence[bytes]) -> CTransaction:
-        """The transaction with the given signatures (DER and hash type), one per input."""
+        """Return the transaction with the given signatures (DER and hash type), one per input."""
         pairs = zip(self.inputs, signatures, strict=True)
         return self._with([coin.unlock.script_sig(signature) for coin, signature in pairs])
 
@@ -143,32 +137,27 @@ class Budget:
 
     @property
     def recovery_rate(self) -> int:
-        """The rate that payout and change are budgeted at."""
+        """Return the rate that payout and change are budgeted at."""
         return max(self.fee_rate // 3, 1)
 
     @property
     def commit_fee(self) -> int:
-        """What every commit pays."""
+        """Return what every commit pays."""
         return COMMIT_SIZE * self.fee_rate
 
     @property
     def commit_value(self) -> int:
-        """What every commit's output holds: dust and the payout's fee."""
+        """Return what every commit's output holds: dust and the payout's fee."""
         return DUST + PAYOUT_SIZE * self.recovery_rate
 
     @property
     def anchor(self) -> int:
-        """What a deposit's anchor holds: commit fee, commit output, dust and the change's fee."""
+        """Return what a deposit's anchor holds: commit fee, commit output, dust and the change's fee."""
         return self.commit_fee + self.commit_value + DUST + CHANGE_SIZE * self.recovery_rate
-
-    @property
-    def deposit(self) -> int:
-        """What a deposit costs its payer beside the fee: the anchor, and the spare output that frees what expires."""
-        return self.anchor + DUST
 
 
 def commit_rate(estimate: int) -> int:
-    """The commits' fee rate of new terms, from the node's 3-block estimate."""
+    """Return the commits' fee rate of new terms, from the node's 3-block estimate."""
     return min(max(3 * estimate, 5), MAX_COMMIT_RATE)
 
 
@@ -180,14 +169,14 @@ def _varint_size(number: int) -> int:
 
 
 def draft_size(unlocks: Sequence[Unlock], script_sizes: Sequence[int]) -> int:
-    """The worst-case size of a transaction without witness, in virtual bytes."""
+    """Return the worst-case size of a transaction without witness, in virtual bytes."""
     size = 8 + _varint_size(len(unlocks)) + _varint_size(len(script_sizes))
     size += sum(40 + _varint_size(unlock.max_size) + unlock.max_size for unlock in unlocks)
     return size + sum(8 + _varint_size(length) + length for length in script_sizes)
 
 
 def parse_transaction(raw: bytes) -> CTransaction | None:
-    """A transaction from exactly these bytes, or None."""
+    """Return a transaction from exactly these bytes, or None."""
     try:
         tx = CTransaction.deserialize(raw)
     except (SerializationError, ValueError):
@@ -196,12 +185,12 @@ def parse_transaction(raw: bytes) -> CTransaction | None:
 
 
 def txid_of(raw: bytes) -> bytes:
-    """The wire-order txid of raw bytes without witness."""
+    """Return the wire-order txid of raw bytes without witness."""
     return bytes(Hash(raw))
 
 
 def output_of(raw: bytes, outpoint: Outpoint) -> Output:
-    """The output that an outpoint names, from its transaction. Raises BadPreviousTransaction.
+    """Return the output that an outpoint names, from its transaction. Raises BadPreviousTransaction.
 
     Legacy signatures don't commit to the values that they spend, so a value counts only when it comes out of bytes
     that hash to the txid.
@@ -217,7 +206,7 @@ def output_of(raw: bytes, outpoint: Outpoint) -> Output:
 
 
 def spent_outpoints(tx: CTransaction) -> tuple[Outpoint, ...]:
-    """The outpoints that a transaction spends, in order."""
+    """Return the outpoints that a transaction spends, in order."""
     return tuple(Outpoint(coin.prevout.hash, coin.prevout.n) for coin in tx.vin)
 
 
@@ -228,7 +217,7 @@ def spent_outpoints(tx: CTransaction) -> tuple[Outpoint, ...]:
 class Purse:
     """The wallet that pays and is paid: what unlocks it, its confirmed coins, and the fee rate in sat/vB.
 
-    What can wait leaves ``reserve`` satoshis in the wallet for what can't.
+    A transaction that can wait leaves ``reserve`` satoshis in the wallet.
     """
 
     unlock: Unlock
@@ -238,68 +227,75 @@ class Purse:
 
     @property
     def script(self) -> bytes:
-        """The wallet's scriptPubKey."""
+        """Return the wallet's scriptPubKey."""
         return self.unlock.script
 
     def without(self, draft: Draft) -> Purse:
-        """The purse once a draft has taken its coins."""
+        """Return the purse once a draft has taken its coins."""
         spent = {coin.outpoint for coin in draft.inputs}
         return replace(self, coins=tuple(coin for coin in self.coins if coin.outpoint not in spent))
 
     def without_coins(self) -> Purse:
-        """The purse for what must pay for itself."""
+        """Return the purse for what must pay for itself."""
         return replace(self, coins=())
 
 
-def _funded(
-    inputs: Sequence[Input], purse: Purse, script_sizes: Sequence[int], paid: int = 0, reserve: int = 0
+def choose_coins(
+    inputs: Sequence[Input], purse: Purse, script_sizes: Sequence[int], paid: int = 0, *, urgent: bool = False
 ) -> tuple[tuple[Input, ...], int]:
     """Add the wallet coins that a transaction needs; its inputs, and the satoshis left for the wallet's own output.
 
     ``paid``: satoshis of the other outputs. ``script_sizes``: of all outputs. Takes the largest coins first, as few as
-    suffice; what is left is at least dust. The wallet keeps ``reserve``. Raises InsufficientBitcoin.
+    suffice; what is left is at least dust. The wallet keeps its reserve, unless it is urgent: then it keeps dust.
+    Raises InsufficientBitcoin.
     """
     chosen = list(inputs)
-    held = sum(coin.value for coin in inputs)
-    available = held + max(sum(coin.value for coin in purse.coins) - reserve, 0)
+    own = held = sum(coin.value for coin in inputs)
+    wallet = sum(coin.value for coin in purse.coins)
+    reserve = 0 if urgent else purse.reserve
     spare = iter(sorted(purse.coins, key=lambda coin: (-coin.value, coin.outpoint)))
     while True:
-        needed = paid + DUST + purse.rate * draft_size([coin.unlock for coin in chosen] or [purse.unlock], script_sizes)
-        coin = next(spare, None) if held < needed else None
+        leaving = paid + purse.rate * draft_size([coin.unlock for coin in chosen] or [purse.unlock], script_sizes)
+        coin = next(spare, None) if held < leaving + DUST else None
         if coin is None:
             break
         chosen.append(Input(coin.outpoint, coin.value, purse.unlock))
         held += coin.value
-    if needed > available:
-        raise InsufficientBitcoin(
-            f"The transaction needs {needed} satoshis at {purse.rate} sat/vB; the confirmed coins that can pay for it "
-            f"hold {available}. Send bitcoin to the wallet's address, wait for its coins to confirm, or run the "
-            "command again when fees are lower.",
-            needed=needed,
-            available=available,
-        )
-    return tuple(chosen), held - needed + DUST
+    if held < leaving + DUST or leaving > own + max(wallet - reserve, 0):
+        raise _insufficient(purse.rate, leaving + max(reserve, DUST), own + wallet, reserve)
+    return tuple(chosen), held - leaving
+
+
+def _insufficient(rate: int, needed: int, available: int, reserve: int) -> InsufficientBitcoin:
+    stays = f", {reserve} of which must stay in the wallet for fees that can't wait" if reserve else ""
+    return InsufficientBitcoin(
+        f"The transaction needs {needed} satoshis at {rate} sat/vB{stays}; the confirmed coins that can pay for it "
+        f"hold {available}. Send bitcoin to the wallet's address, wait for its coins to confirm, or run the command "
+        "again when fees are lower.",
+        needed=needed,
+        available=available,
+    )
 
 
 def compose_send(purse: Purse, target: Output, message: bytes, *, behind: Sequence[Output] = ()) -> Draft:
-    """A Counterparty message from a wallet: outputs target, message, change, and whatever stands behind.
+    """Compose a Counterparty message from a wallet: outputs target, message, change, and whatever stands behind.
 
     Raises InsufficientBitcoin.
     """
     sizes = [len(target.script), _DATA_SIZE, len(purse.script), *(len(out.script) for out in behind)]
-    inputs, left = _funded((), purse, sizes, target.value + sum(out.value for out in behind))
+    inputs, left = choose_coins((), purse, sizes, target.value + sum(out.value for out in behind))
     data = Output(0, data_script(message, inputs[0].outpoint.txid))
     return Draft(inputs, (target, data, Output(left, purse.script), *behind))
 
 
 def compose_payment(purse: Purse, target: Output) -> Draft:
-    """Plain bitcoins from the wallet to a script, change behind. Raises InsufficientBitcoin."""
-    inputs, left = _funded((), purse, [len(target.script), len(purse.script)], target.value)
+    """Compose plain bitcoins from the wallet to a script, change behind. Raises InsufficientBitcoin."""
+    inputs, left = choose_coins((), purse, [len(target.script), len(purse.script)], target.value)
     return Draft(inputs, (target, Output(left, purse.script)))
 
 
 def compose_deposit(purse: Purse, script: DepositScript, asset_id: int, quantity: int, budget: Budget) -> Draft:
-    """A deposit: anchor, message, wallet change, and the spare that frees the rest at expiry whatever the payee did.
+    """Compose a deposit: anchor, message, wallet change, and the spare that frees the rest at expiry.
 
     The spare stands behind the change, where Counterparty has stopped looking. Raises InsufficientBitcoin.
     """
@@ -308,7 +304,7 @@ def compose_deposit(purse: Purse, script: DepositScript, asset_id: int, quantity
 
 
 def check_deposit(tx: CTransaction, script: DepositScript, asset_id: int, quantity: int, budget: Budget) -> Anchor:
-    """The anchor of a peer's deposit, which must be exactly as the template makes it. Raises BadDeposit.
+    """Check the anchor of a peer's deposit, which must be exactly as the template makes it. Raises BadDeposit.
 
     That the asset has arrived only the ledger can tell, and is for the caller to ask.
     """
@@ -337,7 +333,7 @@ def check_deposit(tx: CTransaction, script: DepositScript, asset_id: int, quanti
 def compose_commit(
     anchor: Anchor, deposit: DepositScript, commit: CommitScript, asset_id: int, quantity: int, budget: Budget
 ) -> Draft:
-    """The commit of a cumulative quantity: one input, the anchor; outputs commit, message, change to the deposit."""
+    """Compose the commit of a cumulative quantity. It spends the anchor to commit, message, change to the deposit."""
     change = anchor.value - budget.commit_fee - budget.commit_value
     if change < DUST:
         raise BadDeposit(
@@ -351,7 +347,7 @@ def compose_commit(
 
 
 def commit_quantity(raw: bytes, asset_id: int) -> int:
-    """The cumulative quantity that a half-signed commit names. Raises BadCommit."""
+    """Return the cumulative quantity that a half-signed commit names. Raises BadCommit."""
     tx = parse_transaction(raw)
     if tx is None or len(tx.vin) != 1 or len(tx.vout) != 3:
         raise BadCommit("The commit is not a transaction of the agreed form.", commit=raw.hex())
@@ -363,7 +359,7 @@ def commit_quantity(raw: bytes, asset_id: int) -> int:
 
 
 def payer_signature(raw: bytes, draft: Draft, deposit: DepositScript) -> bytes:
-    """The payer's signature (DER, low S, and hash type) on a half-signed commit.
+    """Return the payer's signature (DER, low S, and hash type) on a half-signed commit.
 
     The rest must be byte for byte the draft. Raises BadCommit, BadPayerSignature.
     """
@@ -379,7 +375,7 @@ def payer_signature(raw: bytes, draft: Draft, deposit: DepositScript) -> bytes:
 
 
 def finish_commit(draft: Draft, deposit: DepositScript, signature: bytes, payee: Key) -> CTransaction:
-    """The commit signed by both, ready to publish; ``signature``: the payer's."""
+    """Return the commit signed by both, ready to publish; ``signature``: the payer's."""
     whole = replace(draft.inputs[0], unlock=commit_unlock(deposit, signature))
     return replace(draft, inputs=(whole,)).signed(payee)
 
@@ -390,7 +386,7 @@ def finish_commit(draft: Draft, deposit: DepositScript, signature: bytes, payee:
 def compose_recovery(
     coins: Sequence[Input], purse: Purse, asset_id: int | None, version: int = 1, *, urgent: bool = False
 ) -> Draft:
-    """A payout, change, expire or revoke: the coins, and all of an asset on the first one's address, to the wallet.
+    """Compose a payout, change, expire or revoke: the coins, and an asset on the first one's address, to the wallet.
 
     The message names the largest quantity there is, of which Counterparty sends what the address holds; no message
     where ``asset_id`` is None. ``version`` 2 where a sequence is a relative lock, which binds its own input only. Coins
@@ -400,12 +396,12 @@ def compose_recovery(
     if asset_id is not None:
         data.append(Output(0, data_script(pack_send(asset_id, MAX_QUANTITY), coins[0].outpoint.txid)))
     sizes = [len(purse.script), *(len(out.script) for out in data)]
-    inputs, left = _funded(coins, purse, sizes, reserve=0 if urgent else purse.reserve)
+    inputs, left = choose_coins(coins, purse, sizes, urgent=urgent)
     return Draft(inputs, (Output(left, purse.script), *data), version)
 
 
 def find_secret(tx: CTransaction, wanted: bytes) -> Secret | None:
-    """The secret of a hash among all that a transaction's scriptSigs push.
+    """Return the secret of a hash among all that a transaction's scriptSigs push.
 
     Selectors and pushes are malleable, so no position is relied on.
     """

@@ -40,7 +40,7 @@ class Outpoint:
 
     @staticmethod
     def parse(text: str) -> Outpoint:
-        """The outpoint written ``<txid in display order>:<vout>``. Raises InvalidHex."""
+        """Read the outpoint written ``<txid in display order>:<vout>``. Raises InvalidHex."""
         txid, _, vout = text.partition(":")
         if not (vout.isascii() and vout.isdecimal() and len(vout) <= 10 and int(vout) < 2**32):
             raise InvalidHex(f"{text!r} is not an outpoint: <txid>:<number>.", value=text)
@@ -57,7 +57,7 @@ class Coin:
     height: Height | None
 
     def depth(self, tip: int) -> int:
-        """Confirmations as of ``tip``: 0 in the mempool, 1 in the tip's block."""
+        """Return the confirmations as of ``tip``: 0 in the mempool, 1 in the tip's block."""
         return _depth(self.height, tip)
 
 
@@ -70,7 +70,7 @@ class Entry:
     height: Height | None
 
     def depth(self, tip: int) -> int:
-        """Confirmations as of ``tip``: 0 in the mempool, 1 in the tip's block."""
+        """Return the confirmations as of ``tip``: 0 in the mempool, 1 in the tip's block."""
         return _depth(self.height, tip)
 
 
@@ -79,18 +79,18 @@ def _depth(height: int | None, tip: int) -> int:
 
 
 def hash160(data: bytes) -> bytes:
-    """RIPEMD160(SHA256(data)): by hashlib where OpenSSL still offers it, else in Python, 100 times slower."""
+    """Return RIPEMD160(SHA256(data)): by hashlib where OpenSSL offers it, else in Python, 100 times slower."""
     inner = hashlib.sha256(data).digest()
     return hashlib.new("ripemd160", inner).digest() if _OPENSSL_RIPEMD else bytes(ripemd160(inner))
 
 
 def hash_of(secret: Secret) -> Hash:
-    """What is handed out for a secret."""
+    """Return the hash that is handed out for a secret."""
     return Hash(hash160(secret))
 
 
 def looks_like_signature(push: bytes) -> bool:
-    """Whether Counterparty Core takes a scriptSig push for a signature, of whatever length.
+    """Tell whether Counterparty Core takes a scriptSig push for a signature, of whatever length.
 
     It looks at the sizes of a DER sequence of two integers and one byte behind it, and at nothing else.
     """
@@ -102,7 +102,7 @@ def looks_like_signature(push: bytes) -> bool:
 
 
 def check_secret(data: bytes) -> Secret:
-    """A secret that a peer revealed. Raises BadSecret, SecretLikeSignature.
+    """Check a secret that a peer revealed. Raises BadSecret, SecretLikeSignature.
 
     A commit that is revoked by a secret which Counterparty could read as a signature moves no asset when it
     is punished, so every secret that begins as a DER signature of its length would is refused.
@@ -115,7 +115,7 @@ def check_secret(data: bytes) -> Secret:
 
 
 def from_hex(value: Any, what: str, size: int | None = None) -> bytes:
-    """The bytes of lower-case hex, of exactly ``size`` bytes where given. Raises InvalidHex."""
+    """Return the bytes of lower-case hex, of exactly ``size`` bytes where given. Raises InvalidHex."""
     if not isinstance(value, str) or not _HEX.issuperset(value) or len(value) % 2:
         raise InvalidHex(f"The {what} must be lower-case hex.", what=what)
     if size is not None and len(value) != 2 * size:
@@ -128,8 +128,16 @@ def from_hex(value: Any, what: str, size: int | None = None) -> bytes:
     return bytes.fromhex(value)
 
 
+def check_token(value: Any) -> Token:
+    """Read the token of a payment from hex: 1 to MAX_TOKEN_SIZE bytes. Raises InvalidHex."""
+    token = from_hex(value, "token")
+    if not 0 < len(token) <= MAX_TOKEN_SIZE:
+        raise InvalidHex(f"A token has 1 to {MAX_TOKEN_SIZE} bytes.", what="token", size=len(token))
+    return Token(token)
+
+
 def check_quantity(value: Any, what: str = "quantity") -> Quantity:
-    """A positive whole number of an asset's smallest unit, at most 2^63 - 1. Raises InvalidQuantity."""
+    """Check a positive whole number of an asset's smallest unit, at most 2^63 - 1. Raises InvalidQuantity."""
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_QUANTITY:
         raise InvalidQuantity(
             f"The {what} must be a whole number from 1 to {MAX_QUANTITY} (in satoshis, the asset's smallest unit).",

@@ -89,12 +89,12 @@ def rest_transaction(sending: Sending, agreed: Agreed, key: Key) -> bytes:
 
 
 def own_figures(duplex: Duplex) -> Figures:
-    """What the client makes out itself."""
+    """Return what the client makes out itself."""
     return Figures(duplex.sending.moved, duplex.receiving.moved)
 
 
 def next_figures(duplex: Duplex, reply: CloseReply) -> Figures:
-    """What the client asks for after a reply: the hub's figures where they are within its limits, else its own."""
+    """Choose the figures to ask for after a reply: the hub's where they are within one's limits, else one's own."""
     said, own = reply.figures, own_figures(duplex)
     return Figures(
         said.c2h if said.c2h <= own.c2h else own.c2h,
@@ -178,7 +178,7 @@ def answer(
 
 @dataclass(frozen=True)
 class _Answer:
-    """What an answer is made of so far: figures, the payee's signatures of c2h, and closes signed whole."""
+    """An answer so far: figures, the payee's signatures of c2h, and closes signed whole."""
 
     figures: Figures
     refused: tuple[PicopaymentsError, ...]

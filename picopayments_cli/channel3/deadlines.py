@@ -121,7 +121,7 @@ def is_open(expiry: Expiry, sides: Sequence[Facts], safe_depth: int) -> bool:
 
 
 def at_risk(paying: Paying, paid: Paid) -> int:
-    """What is lost at most by not looking at the chain in time, in the asset's units.
+    """Return what is lost at most by not looking at the chain in time, in the asset's units.
 
     What the greatest revoked commit would take from the own deposit beyond what is due, and what was received.
     """

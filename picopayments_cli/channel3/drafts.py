@@ -86,7 +86,7 @@ def by_payer(coin: Coin, leaf: Leaf, secret_size: int = 0) -> Input:
 
 @dataclass(frozen=True)
 class Unlock:
-    """What stands in a signed input: the scriptSig and the witness; one of them is empty, or for P2A both."""
+    """The contents of a signed input: scriptSig and witness; one of them is empty, or for P2A both."""
 
     script_sig: bytes = b""
     witness: tuple[bytes, ...] = ()
@@ -103,7 +103,7 @@ class Draft:
 
     @property
     def fee(self) -> int:
-        """What the outputs leave, in satoshis."""
+        """Return what the outputs leave, in satoshis."""
         return sum(spent.coin.value for spent in self.inputs) - sum(out.value for out in self.outputs)
 
     @cached_property
@@ -179,7 +179,7 @@ def double_sha256(data: bytes) -> bytes:
     return hashlib.sha256(hashlib.sha256(data).digest()).digest()
 
 
-# What others made ---------------------------------------------------------------------------------------------------
+# Transactions of others ---------------------------------------------------------------------------------------------
 
 
 def parse_transaction(raw: bytes) -> CTransaction | None:

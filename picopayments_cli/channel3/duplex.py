@@ -46,12 +46,12 @@ class Duplex:
 
     @property
     def net(self) -> int:
-        """What has moved to this party, less what has moved from it."""
+        """Return what has moved to this party, less what has moved from it."""
         return self.receiving.moved - self.sending.moved
 
     @property
     def guaranteed(self) -> int:
-        """What this party can get on chain alone, whatever its peer does.
+        """Return the guaranteed balance: the quantity that this party can get on the chain alone.
 
         Its deposit less the highest commit signed and not revoked to it, and the highest commit received whose secret
         never left. A close that it signs leaves it at least that.
@@ -98,7 +98,7 @@ def plan(duplex: Duplex, amount: int) -> Plan | None:
 
 
 def _returned(receiving: Receiving, given_back: Sequence[Held]) -> int:
-    """What revoking the highest commits takes off a channel."""
+    """Return what revoking the highest commits takes off a channel."""
     return receiving.moved - quantity_beneath(receiving, len(given_back))
 
 
@@ -142,7 +142,7 @@ def transfer(duplex: Duplex, amount: int, secrets: Secrets) -> tuple[Duplex, Hal
 
 
 def deliverable(duplex: Duplex, due: int, amounts: Sequence[int]) -> tuple[int, int]:
-    """What can be moved to the peer now, of what is due and of amounts that wait, oldest first.
+    """Return what can be moved to the peer now, of what is due and of amounts that wait, oldest first.
 
     How many of the amounts, and the sum to move: those and all that is due. Where no such sum can be moved whole, as
     much of what is due as can, and none of the amounts.

@@ -1,4 +1,4 @@
-"""What the chain shows of a channel, by outpoint: its anchor, what spends that, and what spends that one's outputs.
+"""Read a channel from the chain, by outpoint: its anchor, what spends that, and what spends that one's outputs.
 
 Commits and closes are known in advance by their txids, so that nothing a stranger made is read. Heights decide, as of
 the tip that the view names.
@@ -29,7 +29,7 @@ from picopayments_cli.errors import BadDeposit
 
 SEND, VALID = "send", "valid"  # of the ledger's rows, those that a deposit's has
 
-# What a party holds of a channel ------------------------------------------------------------------------------------
+# Holdings of a party ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Sent:
 
     @staticmethod
     def of(draft: Draft, txid: bytes) -> Sent:
-        """What is kept of a draft whose finished transaction, of that txid, a node has taken."""
+        """Return what is kept of a draft whose finished transaction, of that txid, a node has taken."""
         coins = tuple(spent.coin for spent in draft.inputs[1:] if spent.leaf is None)
         return Sent(txid, draft.inputs[0].coin.outpoint, feefrac_of(draft), coins)
 
@@ -100,11 +100,11 @@ Side = Paying | Paid
 
 
 def feefrac_of(draft: Draft) -> FeeFrac:
-    """What a draft will be in the mempool."""
+    """Return what a draft will be in the mempool."""
     return FeeFrac(draft.fee, draft.size)
 
 
-# What the chain shows -----------------------------------------------------------------------------------------------
+# The chain ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Seen:
 
 @dataclass(frozen=True)
 class View:
-    """What a chain view answered, as of one tip. What was asked for and is not here does not exist.
+    """The answers of a chain view, as of one tip. A thing that was asked for and is not here does not exist.
 
     ``transactions`` by txid; ``spenders`` by the outpoint that they spend, in blocks and in the mempool: None where
     nobody can be asked by outpoint, and then the txids that are known in advance tell. By scriptPubKey, where asked:
@@ -142,7 +142,7 @@ class View:
 
 
 class Kind(Enum):
-    """What spends an anchor."""
+    """The kinds of transactions that spend an anchor."""
 
     COMMIT = "commit"
     REVOKED = "revoked commit"
@@ -171,7 +171,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Spend:
-    """What spends the anchor, and what spends that one's outputs 0 (where the asset went) and 2 (what was left)."""
+    """The spender of the anchor, and what spends its outputs 0 (where the asset went) and 2 (what was left)."""
 
     seen: Seen
     kind: Kind
@@ -182,7 +182,7 @@ class Spend:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of one channel at the tip.
+    """One channel as known at the tip.
 
     ``deposit``: the anchor's transaction. ``coins`` and ``assets`` lie on the deposit's address, ``punished_coins`` and
     ``punished_assets`` on that of a punished commit; each None where it was not asked.
@@ -235,7 +235,7 @@ def followers(contract: Contract, item: Known) -> tuple[bytes | None, bytes | No
 
 
 def look(side: Side, view: View) -> Facts:
-    """What a view shows of a channel."""
+    """Return what a view shows of a channel."""
     script = side.contract.deposit.output
     deposit = None if side.anchor is None else view.transactions.get(side.anchor.outpoint.txid)
     spend = _spend(side, view)
@@ -247,7 +247,7 @@ def look(side: Side, view: View) -> Facts:
 
 
 def _spend(side: Side, view: View) -> Spend | None:
-    """What spends the anchor: told by outpoint, else by the txids that are known."""
+    """Return what spends the anchor: told by outpoint, else by the txids that are known."""
     if side.anchor is None:
         return None
     anchor = side.anchor.outpoint
@@ -268,7 +268,7 @@ def _spend(side: Side, view: View) -> Spend | None:
 
 
 def _find(side: Side, view: View, outpoint: Outpoint, signed: tuple[bytes, ...]) -> Seen | None:
-    """What spends an outpoint: as the view says, else which of those signed in advance or sent by oneself is there."""
+    """Find what spends an outpoint: as the view says, else one signed in advance or sent oneself."""
     if view.spenders is not None:
         return view.spenders.get(outpoint)
     own = (sent.txid for sent in side.sent if sent.spends == outpoint)
@@ -280,17 +280,17 @@ def _find(side: Side, view: View, outpoint: Outpoint, signed: tuple[bytes, ...])
 
 
 def _unknown(contract: Contract, seen: Seen, tip: int) -> Kind:
-    """What a transaction is that neither side can build: from the expiry on the payer's own, before it nobody knows."""
+    """Name a transaction that neither side can build: from the expiry on the payer's own, before it nobody knows."""
     height = tip + 1 if seen.height is None else seen.height
     return Kind.EXPIRE if height > contract.deposit.height else Kind.UNKNOWN
 
 
-# What to ask --------------------------------------------------------------------------------------------------------
+# Questions ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Questions:
-    """What a chain view is to answer: transactions by txid, spenders by outpoint, coins and assets by scriptPubKey."""
+    """Questions to a chain view: transactions by txid, spenders by outpoint, coins and assets by scriptPubKey."""
 
     txids: tuple[bytes, ...] = ()
     outpoints: tuple[Outpoint, ...] = ()
@@ -298,7 +298,7 @@ class Questions:
 
 
 def questions(side: Side, facts: Facts | None = None, *, closing: bool = False, by_outpoint: bool = True) -> Questions:
-    """What to ask of a channel next; ``facts``: of the answers so far, until the questions stay what they were.
+    """Choose what to ask of a channel next; ``facts``: of the answers so far, until the questions stay the same.
 
     While a connection is open only the anchor is asked for. The payer asks for coins and assets where some may be left
     to it: on the deposit's address once the anchor is spent or expired, on that of a punished commit once it is spent.

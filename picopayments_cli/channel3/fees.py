@@ -19,7 +19,7 @@ PATIENCE = 3  # blocks for which the payer leaves it to the payee to raise a clo
 
 @dataclass(frozen=True)
 class FeeFrac:
-    """What is in the mempool, or will be with what is published: its fee in satoshis and its size in vB."""
+    """The fee in satoshis and the size in vB of what is in the mempool, or will be with what is published."""
 
     fee: int
     size: int
@@ -49,14 +49,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Bid:
-    """What is to be published: this shape, with this fee."""
+    """A transaction to be published: this shape, with this fee."""
 
     shape: Shape
     fee: int
 
 
 def chunks(parent: FeeFrac, child: FeeFrac | None) -> tuple[FeeFrac, ...]:
-    """What a miner takes at a time of a parent and its child: both at once where the child pays the higher rate."""
+    """Split a parent and its child by what a miner takes at a time: both where the child pays the higher rate."""
     if child is None:
         return (parent,)
     return (parent + child,) if child.rate > parent.rate else (parent, child)

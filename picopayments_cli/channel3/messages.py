@@ -63,12 +63,12 @@ def handle_of(body: Any) -> Handle:
     return Reader(body, BadRequest).handle()
 
 
-# What is refused ----------------------------------------------------------------------------------------------------
+# Refusals -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class HubRefusal:
-    """What a hub refuses, which it signs, too: ``error.data`` of a JSON-RPC reply, in the form of every server's.
+    """A refusal, which the hub signs, too: ``error.data`` of a JSON-RPC reply, in the form of every server's.
 
     ``cause``: an error's name; ``data``: the numbers involved. Among them ``stage``, one of ``STAGES``, where the stage
     of a connection is why.
@@ -126,7 +126,7 @@ class KeyRequest:
 
 @dataclass(frozen=True)
 class Recovered:
-    """What a client needs, beside its wallet's key, to close a connection whose file it has lost."""
+    """All that a client needs, beside its wallet's key, to close a connection whose file it has lost."""
 
     handle: Handle
     asset: str
@@ -282,7 +282,7 @@ class DepositRequest:
 
 @dataclass(frozen=True)
 class DepositReply:
-    """What the hub will deposit, with the same expiry. ``output``: the scriptPubKey of the h2c deposit."""
+    """The hub's deposit, with the same expiry. ``output``: the scriptPubKey of the h2c deposit."""
 
     request: bytes
     stake: Stake

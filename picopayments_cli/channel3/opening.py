@@ -1,4 +1,4 @@
-"""What both sides make of the messages by which a connection begins: two contracts, the same on either side."""
+"""Make two contracts of the messages by which a connection begins, the same on either side."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Party:
 
 @dataclass(frozen=True)
 class Stake:
-    """What is agreed of one channel: the deposit, the delay of its payouts in blocks, the commits' rate in sat/vB."""
+    """One channel as agreed: the deposit, the delay of its payouts in blocks, the commits' rate in sat/vB."""
 
     quantity: Quantity
     delay: int

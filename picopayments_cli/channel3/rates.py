@@ -100,7 +100,7 @@ class Urgency:
 
     @property
     def last(self) -> int:
-        """What ``passed`` is in the last block, at least 1."""
+        """Return what ``passed`` is in the last block, at least 1."""
         return max(self.span - 1, 1)
 
 

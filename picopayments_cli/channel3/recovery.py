@@ -1,4 +1,4 @@
-"""What either party does now to have its own back, as tasks that wait for coins.
+"""Decide what either party does now to have its own back, as tasks that wait for coins.
 
 Everything follows of what the chain shows, so that each task bears repetition, a restart, and a reorganisation.
 """
@@ -52,7 +52,7 @@ class Case:
 
     @property
     def contract(self) -> Contract:
-        """What was agreed on."""
+        """Return what was agreed on."""
         return self.side.contract
 
     @property
@@ -61,7 +61,7 @@ class Case:
         return PATIENCE if self.since is None else max(self.facts.tip - self.since, 0)
 
     def own(self, seen: Seen | None) -> Sent | None:
-        """What one has sent oneself, where this is it."""
+        """Return what one has sent oneself, where this is it."""
         return next((sent for sent in self.side.sent if seen is not None and sent.txid == seen.txid), None)
 
     def last(self, spends: Outpoint, there: Seen | None = None) -> int:
@@ -180,7 +180,7 @@ def _pays(case: Case, spend: Spend | None) -> bool:
 
 
 def _after(case: Case, spend: Spend, item: Known, *, mined: bool) -> Iterator[Task]:
-    """What a published commit or close leaves to the payer."""
+    """Return what a published commit or close leaves to the payer."""
     if item.kind is Kind.REVOKED and item.signed is not None:
         yield from _punish(case, spend, item, item.signed)
     if item.kind is Kind.CLOSE and not mined and may_raise(payer=True, waited=case.waited):
@@ -288,7 +288,7 @@ def _coin(case: Case, script: bytes) -> Task:
 
 
 def _expire(case: Case, side: Paying) -> Iterator[Task]:
-    """What lies on the deposit's address: a coin for each asset, the channel's first, the rest with the last."""
+    """Take what lies on the deposit's address: a coin for each asset, the channel's first, the rest with the last."""
     facts, contract = case.facts, case.contract
     own, mine = _own_coin(case, side)
     listed = [coin for coin in facts.coins or () if coin.height is not None]

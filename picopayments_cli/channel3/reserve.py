@@ -14,7 +14,7 @@ from picopayments_cli.channel3.rates import Bounds
 
 
 class Chore(IntEnum):
-    """What is to be published, in the order in which it gets its coins."""
+    """The kinds of transactions to publish, in the order in which they get their coins."""
 
     PUNISH = 0
     CLOSE = 1  # a commit or a close, and the child that raises it
@@ -36,7 +36,7 @@ class Reserve:
 
 
 def reserve_for(closes: int, commit: FeeFrac, child_size: int, bounds: Bounds, least_output: int) -> Reserve:
-    """What so many closes at once need, each one raised from its commit's rate to the ceiling.
+    """Return what so many closes at once need, each one raised from its commit's rate to the ceiling.
 
     ``child_size``: vB of a child with one coin; ``least_output``: satoshis that the child's own output must hold.
     """

@@ -48,7 +48,7 @@ def taproot_message(draft: Draft, index: int, hash_type: int, extension: bytes) 
 
 
 def leaf_digest(draft: Draft, hash_type: int, index: int = 0) -> bytes:
-    """What a signature in a leaf's script signs (BIP 342)."""
+    """Return what a signature in a leaf's script signs (BIP 342)."""
     leaf = draft.inputs[index].leaf
     if leaf is None:
         raise ValueError(f"input {index} is not spent by a leaf")
@@ -57,7 +57,7 @@ def leaf_digest(draft: Draft, hash_type: int, index: int = 0) -> bytes:
 
 
 def witness_digest(draft: Draft, index: int) -> bytes:
-    """What an ALL signature of a P2WPKH coin signs (BIP 143)."""
+    """Return what an ALL signature of a P2WPKH coin signs (BIP 143)."""
     own = draft.inputs[index]
     script = b"\x19\x76\xa9\x14" + own.coin.script[2:] + b"\x88\xac"
     return double_sha256(
@@ -70,7 +70,7 @@ def witness_digest(draft: Draft, index: int) -> bytes:
 
 
 def legacy_digest(draft: Draft, index: int) -> bytes:
-    """What an ALL signature of a P2PKH coin signs."""
+    """Return what an ALL signature of a P2PKH coin signs."""
     scripts = [b""] * len(draft.inputs)
     scripts[index] = draft.inputs[index].coin.script
     return double_sha256(draft.stripped(scripts) + _ALL_RAW)

@@ -30,7 +30,7 @@ from picopayments_cli.errors import PicopaymentsError
 
 @dataclass(frozen=True)
 class Standing:
-    """What one party says: its highest commit as payer; the remainder of the newest commit that it received.
+    """The word of one party: its highest commit as payer; the remainder of the newest commit that it received.
 
     ``revokes``: secrets that the peer's doubts ask for, and own ones that left before; ``doubts``: hashes of commits
     that it holds as payee, higher than what the peer named.

@@ -58,7 +58,7 @@ class Held:
 
     @property
     def quantity(self) -> Quantity:
-        """What it moves, with all that was moved before."""
+        """Return what it moves, with all that was moved before."""
         return self.commit.quantity
 
     @property
@@ -98,12 +98,12 @@ class Sending:
 
     @property
     def moved(self) -> int:
-        """What has moved to the payee: the highest commit that was not revoked."""
+        """Return what has moved to the payee: the highest commit that was not revoked."""
         return self.active[-1].quantity if self.active else 0
 
     @property
     def room(self) -> int:
-        """What a new commit can still move: nothing without a hash for it."""
+        """Return what a new commit can still move: nothing without a hash for it."""
         return self.contract.quantity - self.moved if self.requested else 0
 
     @property
@@ -136,7 +136,7 @@ class Receiving:
 
     @property
     def moved(self) -> int:
-        """What has moved to the payee: the highest commit that was not given back."""
+        """Return what has moved to the payee: the highest commit that was not given back."""
         return self.active[-1].quantity if self.active else 0
 
 
@@ -318,7 +318,7 @@ def to_revoke(receiving: Receiving, amount: int) -> tuple[Held, ...]:
 
 
 def quantity_beneath(receiving: Receiving, count: int) -> int:
-    """What stays moved once that many of the highest commits are given back."""
+    """Return what stays moved once that many of the highest commits are given back."""
     return receiving.active[-count - 1].quantity if count < len(receiving.active) else 0
 
 

@@ -1,4 +1,4 @@
-"""What mph_status asks and tells: to everybody, and not signed as a whole."""
+"""Write and read what mph_status asks and tells: to everybody, and not signed as a whole."""
 
 from __future__ import annotations
 

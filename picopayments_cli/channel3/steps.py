@@ -21,7 +21,7 @@ NO_RESERVE = Reserve(0, 0)
 
 
 class Name(Enum):
-    """What a step is, as the user is told."""
+    """The name of a step, as the user is told."""
 
     DEPOSIT = "deposit"
     COMMIT = "commit"
@@ -44,7 +44,7 @@ class Wait(Enum):
 
 @dataclass(frozen=True)
 class Means:
-    """What a party pays with: the wallet (all coins that may be spent, the reserve's too), and the believed rate."""
+    """The means of a party to pay: the wallet (all coins that may be spent, the reserve's too), the believed rate."""
 
     purse: Purse
     rate: Rate
@@ -52,7 +52,7 @@ class Means:
     reserve: Reserve = NO_RESERVE
 
     def aimed(self, urgency: Urgency) -> Aim:
-        """What is paid now for what is that urgent."""
+        """Return what is paid now for what is that urgent."""
         return aim(self.rate, self.bounds, urgency)
 
     def purse_for(self, chore: Chore, rate: int) -> Purse:
@@ -62,7 +62,7 @@ class Means:
         return Purse(self.purse.script, tuple(coins[index] for index in allowed), rate)
 
     def without(self, step: Step) -> Means:
-        """What is left once a step has taken its coins, and where it used one of the reserve's, the rest of that."""
+        """Return what is left once a step has taken its coins, with the rest of a coin of the reserve that it used."""
         purse = self.purse
         for draft in (step.draft, step.child):
             purse = purse if draft is None else purse.without(draft)
@@ -73,7 +73,7 @@ class Means:
 
 @dataclass(frozen=True)
 class Step:
-    """What is published now, or why it waits. ``label``: the channel's, as the caller named it.
+    """A transaction to publish now, or why it waits. ``label``: the channel's, as the caller named it.
 
     ``draft`` None where its transaction is in the mempool already, or ``raw`` is it, finished. ``child`` raises it: it
     goes in one package with it where that can be submitted, else right behind it. ``half``: the other side's signature
@@ -141,7 +141,7 @@ def plan(tasks: Sequence[Task], means: Means) -> tuple[Step, ...]:
 
 @dataclass(frozen=True)
 class Around:
-    """What is in the mempool around a transaction.
+    """The surroundings of a transaction in the mempool.
 
     ``there``: it itself, ``child``: what spends it, ``parent``: the unconfirmed one that it spends, ``rivals``: chunks
     of others that it must take the place of, ``last``: the highest fee of one's own that are gone. ``freed``: the coins

@@ -47,7 +47,7 @@ class Leaf:
 
     @cached_property
     def hash(self) -> bytes:
-        """What a signature commits to."""
+        """Return what a signature commits to."""
         return leaf_hash(self.script)
 
 
@@ -75,7 +75,7 @@ class Tree:
 
     @cached_property
     def leaves(self) -> tuple[Leaf, Leaf]:
-        """What opens the first, and what opens the second."""
+        """Return what opens the first, and what opens the second."""
         first, second = self._hashes
         head = bytes((LEAF_VERSION | self._tweaked[1],)) + self.internal.data
         return Leaf(self.first, head + second), Leaf(self.second, head + first)

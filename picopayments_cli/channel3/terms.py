@@ -43,7 +43,7 @@ class Terms:
             )
 
     def matching_deposit(self, quantity: int) -> int:
-        """What the hub deposits for a client's deposit, rounded down."""
+        """Return what the hub deposits for a client's deposit, rounded down."""
         return int(Fraction(repr(self.deposit_ratio)) * quantity)
 
     def check_deposit(self, quantity: int) -> None:

@@ -51,22 +51,22 @@ class Budget:
 
     @property
     def payout_fee(self) -> int:
-        """What a payout, a remainder and a close's rest pay."""
+        """Return what a payout, a remainder and a close's rest pay."""
         return PAYOUT_SIZE * self.rate
 
     @property
     def commit_value(self) -> int:
-        """What a commit's output holds: dust and the payout's fee."""
+        """Return what a commit's output holds: dust and the payout's fee."""
         return DUST + self.payout_fee
 
     @property
     def commit_cost(self) -> int:
-        """What a commit takes from its anchor before the rest goes back to the deposit's address."""
+        """Return what a commit takes from its anchor before the rest goes back to the deposit's address."""
         return COMMIT_SIZE * self.rate + P2A_VALUE + self.commit_value
 
     @property
     def close_cost(self) -> int:
-        """What a close takes for its fee and the P2A output."""
+        """Return what a close takes for its fee and the P2A output."""
         return CLOSE_SIZE * self.rate + P2A_VALUE
 
     @property
@@ -77,7 +77,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class Contract:
-    """What both sides agreed on for one channel, of which every transaction follows.
+    """The agreement of both sides on one channel, of which every transaction follows.
 
     ``quantity``: the deposit's; ``delay`` in blocks; ``rate``: the commits' in sat/vB; the wallets' scriptPubKeys are
     P2PKH or P2WPKH. Raises BadWalletScript, InvalidTime.
@@ -173,7 +173,7 @@ def _too_few(anchor: int, needed: int) -> BadDeposit:
     return BadDeposit(f"The deposit holds {anchor} satoshis where {needed} are due.", anchor=anchor, needed=needed)
 
 
-# What both sign -----------------------------------------------------------------------------------------------------
+# Signed by both -----------------------------------------------------------------------------------------------------
 
 
 def compose_commit(contract: Contract, anchor: Coin, quantity: int, revoke_hash: Hash) -> Draft:
@@ -201,7 +201,7 @@ def compose_payout(contract: Contract, commit: Draft, revoke_hash: Hash) -> Draf
 
 
 def compose_remainder(contract: Contract, commit: Draft) -> Draft:
-    """What a commit leaves to the payer, from the block after it."""
+    """Return what a commit leaves to the payer, from the block after it."""
     return _home(contract, by_both(commit.coin(2), contract.deposit.both, 1), contract.payer_wallet)
 
 
@@ -231,7 +231,7 @@ def has_rest(contract: Contract, quantity: int) -> bool:
 
 
 def compose_rest(contract: Contract, close: Draft) -> Draft:
-    """What an agreed close leaves to the payer: its third output, where that pays to the deposit's address."""
+    """Take what an agreed close leaves to the payer: its third output, where that pays to the deposit's address."""
     return _home(contract, by_both(close.coin(2), contract.deposit.both), contract.payer_wallet)
 
 
@@ -249,7 +249,7 @@ def _home(contract: Contract, spent: Input, wallet: bytes) -> Draft:
     return Draft((spent,), (target, contract.message(MAX_QUANTITY, spent.coin.outpoint)), SHARED)
 
 
-# What the payer signs alone -----------------------------------------------------------------------------------------
+# Signed by the payer alone ------------------------------------------------------------------------------------------
 
 
 def revoke_shape(contract: Contract, coin: Coin, revoke_hash: Hash, asset_id: int) -> Draft:

@@ -307,7 +307,7 @@ class Reader:
         return Party(item.key("payer_key"), item.key("payee_key"), wallet)
 
     def stake(self, name: str) -> Stake:
-        """What is agreed of one channel."""
+        """Return what is agreed of one channel."""
         item = self.item(name, _STAKE)
         return Stake(
             item.quantity("quantity"),
@@ -371,7 +371,7 @@ def party_json(party: Party) -> dict[str, Any]:
 
 
 def stake_json(stake: Stake) -> dict[str, Any]:
-    """What is agreed of one channel."""
+    """Return what is agreed of one channel."""
     return {"quantity": stake.quantity, "delay_time": stake.delay, "fee_rate": stake.rate}
 
 

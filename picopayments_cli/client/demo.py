@@ -87,7 +87,7 @@ class Demo:
         return json.loads(done.stdout)
 
     def each(self, parties: Sequence[Party], do: Callable[[Party], Any]) -> list[Any]:
-        """What each party does apart from the others, two at a time; the results in the parties' order."""
+        """Do something for each party apart from the others, two at a time; the results in the parties' order."""
         with ThreadPoolExecutor(2) as pool:
             return list(pool.map(do, parties))
 

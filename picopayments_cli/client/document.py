@@ -21,8 +21,8 @@ from picopayments_cli.channel.values import (
     Pubkey,
     Quantity,
     Secret,
-    Token,
     check_quantity,
+    check_token,
     from_hex,
 )
 from picopayments_cli.client.connection import STAGES, Connection, Pending
@@ -164,7 +164,7 @@ def _payment_json(payment: Payment) -> dict[str, Any]:
 
 def _payment(body: Mapping[str, Any]) -> Payment:
     payee = None if body["payee"] is None else Handle(from_hex(body["payee"], "payee", HANDLE_SIZE))
-    return Payment(payee, check_quantity(body["amount"]), Token(bytes.fromhex(body["token"])))
+    return Payment(payee, check_quantity(body["amount"]), check_token(body["token"]))
 
 
 def _payments(value: Any) -> tuple[Payment, ...]:

@@ -82,7 +82,8 @@ def _payable(connection: Connection) -> tuple[int, int]:
         if pair.transferable(connection.duplex, total):
             return count, total
     raise NotTransferable(
-        f"The connection {connection.handle.hex()} can't move the fee of {fee} for a sync: close it.",
+        f"The connection {connection.handle.hex()} can't move the fee of {fee} for a sync, so it can neither pay "
+        "nor be paid: close it.",
         handle=connection.handle.hex(),
         sync_fee=fee,
     )

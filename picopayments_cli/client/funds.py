@@ -19,11 +19,10 @@ from picopayments_cli.channel.transactions import (
 )
 from picopayments_cli.channel.values import Coin
 from picopayments_cli.client.session import Session
-from picopayments_cli.client.wallet import spendable
+from picopayments_cli.client.wallet import confirmed
 from picopayments_cli.errors import (
     BadPreviousTransaction,
     FeeTooHigh,
-    InsufficientBitcoin,
     InsufficientFunds,
     PicopaymentsError,
 )
@@ -46,7 +45,7 @@ def purse(session: Session, view: View, *, can_wait: bool = True) -> Purse:
         for outpoint in spent_outpoints(tx)
     }
     taken |= session.home.spent
-    coins = tuple(coin for coin in spendable(view.coins[session.wallet.address]) if coin.outpoint not in taken)
+    coins = tuple(coin for coin in confirmed(view.coins[session.wallet.address]) if coin.outpoint not in taken)
     coins = _plain(session, coins, can_wait)
     return Purse(session.wallet.unlock, coins, _rate(session, view, can_wait), WALLET_RESERVE)
 
@@ -144,16 +143,3 @@ def _unconfirmed_sends(session: Session, coins: tuple[Coin, ...], asset: Asset) 
         if send is not None and send.asset_id == asset.number:
             sent[txid] = send.quantity
     return sent
-
-
-def check_reserve(session: Session, purse: Purse, draft: Draft) -> None:
-    """Refuse a transaction that leaves too little for fees that can't wait. Raises InsufficientBitcoin."""
-    held = sum(coin.value for coin in purse.coins)
-    paid = draft.fee + sum(out.value for out in draft.outputs if out.script != purse.script)
-    if held - paid < purse.reserve:
-        raise InsufficientBitcoin(
-            f"This would leave {held - paid} satoshis in the wallet; {purse.reserve} must stay for fees that can't "
-            f"wait. Send bitcoin to {session.wallet.address}.",
-            needed=paid + purse.reserve,
-            available=held,
-        )

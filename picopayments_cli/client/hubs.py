@@ -98,7 +98,7 @@ def _by_hub(connections: Iterable[Connection]) -> list[list[Connection]]:
     """Group the connections by their hub."""
     groups: dict[object, list[Connection]] = {}
     for item in connections:
-        groups.setdefault((_way_to(item.hub_url), item.hub_key), []).append(item)
+        groups.setdefault((way_to(item.hub_url), item.hub_key), []).append(item)
     return list(groups.values())
 
 
@@ -108,7 +108,7 @@ def _reached(session: Session, connection: Connection) -> tuple[Session, Picopay
     At the settings' hub only where that has the key, and nobody at the connection's own URL.
     """
     configured, own_chain = session.settings.hub_url, session.chain_source == "own"
-    there = configured is not None and _way_to(configured) == _way_to(connection.hub_url)
+    there = configured is not None and way_to(configured) == way_to(connection.hub_url)
     at = session if there else session.with_hub(connection.hub_url)
     elsewhere = not there and configured is not None
     if own_chain and not elsewhere:
@@ -120,7 +120,7 @@ def _reached(session: Session, connection: Connection) -> tuple[Session, Picopay
     return at, None if own_chain else error
 
 
-def _way_to(url: str) -> tuple[str, str]:
+def way_to(url: str) -> tuple[str, str]:
     """Find where a hub is, and the path there: several hubs may share a place."""
     return place_of(url), urlsplit(url).path.strip("/")
 

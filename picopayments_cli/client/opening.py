@@ -66,7 +66,7 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
 def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, expire: int, delay: int) -> Connection:
     """Ask the hub for a connection, and sign the deposit that its terms allow. The deposit does not leave yet."""
     request = envelope.seal(session.wallet.key, ConnectRequest(asset.name, secrets.spend_hash).as_json())
-    known = session.hub_key()
+    known = session.pinned_key()
     reply = session.call("mph_request", [request], known)
     answer = ConnectReply.parse(reply.body)
     if session.is_taken(answer.handle):  # a file's name, and the hub chose it
@@ -124,7 +124,6 @@ def _make_deposit(
     view.check_takes_sends(wallet.address)  # what the connection pays back goes there
     purse = funds.purse(session, view)
     draft = compose_deposit(purse, script, asset.number, quantity, Budget(terms.fee_rate))
-    funds.check_reserve(session, purse, draft)
     funds.check_inputs(session, draft)
     tx = draft.signed(wallet.key)
     return tx.serialize(), Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value)

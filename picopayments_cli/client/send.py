@@ -48,7 +48,6 @@ def blocksend(session: Session, asset: Asset, destination: str, quantity: int, e
         view.check_takes_sends(destination)
         target = Output(max(DUST, extra_btc), script)
         draft = compose_send(purse, target, pack_send(asset.number, quantity))
-    funds.check_reserve(session, purse, draft)
     return _publish(session, funds.signed(session, draft))
 
 

@@ -94,7 +94,7 @@ def _log_fault(command: str, error: Exception) -> None:
     log.error("%s failed: %s: %s", command, type(error).__name__, error, exc_info=log.isEnabledFor(logging.DEBUG))
 
 
-# Who may call -------------------------------------------------------------------------------------------------------
+# Access -------------------------------------------------------------------------------------------------------------
 
 
 class Gate:

@@ -204,7 +204,7 @@ class Session:
             path = (folder or self.store.folder) / f"{handle.hex()}.json"
             raise damaged(path, f"a member is missing or wrong ({type(error).__name__})") from error
 
-    def hub_key(self) -> Pubkey | None:
+    def pinned_key(self) -> Pubkey | None:
         """Find the key that the hub's scheme, host and port are bound to; None if it is new. Raises StoreDamaged."""
         url, known = self.settings.require_hub_url, self.store.hub_keys()
         # Older files have the URL as it was spelled.
@@ -218,7 +218,7 @@ class Session:
 
     def pin_hub(self, key: Pubkey) -> None:
         """Bind scheme, host and port of the hub to its key, from the first answer on."""
-        if self.hub_key() is None:
+        if self.pinned_key() is None:
             self.store.save_hub_key(place_of(self.settings.require_hub_url), key.hex())
 
     def proven_key(self, hub_key: Pubkey | None) -> Pubkey:

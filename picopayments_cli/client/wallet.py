@@ -52,10 +52,10 @@ class Wallet:
 
     @property
     def unlock(self) -> Unlock:
-        """What unlocks the wallet's coins."""
+        """Return the unlocking of the wallet's coins."""
         return wallet_unlock(self.key.pubkey, self.script)
 
 
-def spendable(coins: Iterable[Coin]) -> list[Coin]:
+def confirmed(coins: Iterable[Coin]) -> list[Coin]:
     """Choose the confirmed coins: an unconfirmed one may never be confirmed."""
     return [coin for coin in coins if coin.height is not None]

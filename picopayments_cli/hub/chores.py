@@ -1,4 +1,4 @@
-"""What the hub does by itself: fund its deposits, see connections open, close them in time, have its own back.
+"""Do what the hub does by itself: fund its deposits, open connections, close them in time, take its own back.
 
 A step reads the index, writes what it decides, and only then speaks to the network.
 """
@@ -28,7 +28,7 @@ from picopayments_cli.channel.transactions import (
     txid_of,
 )
 from picopayments_cli.channel.values import Handle, Outpoint
-from picopayments_cli.errors import BroadcastRefused, InsufficientFunds, PicopaymentsError
+from picopayments_cli.errors import BroadcastRefused, InsufficientFunds, NodeBehind, PicopaymentsError
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import Reading, UnitOfWork
 from picopayments_cli.hub.follower import COMMIT
@@ -106,6 +106,30 @@ def is_funded(hub: Hub, book: Reading, account: Account) -> bool:
     """Tell whether the hub's deposit is in a block, and so no longer in its wallet."""
     channel = account.channels.sending
     return deposit_depth(channel, facts_of(hub, book, channel)) > 0
+
+
+# The wallet's coins -------------------------------------------------------------------------------------------------
+
+
+def learn_coins(hub: Hub, *, anew: bool = False) -> None:
+    """Ask the ledger about the wallet's new coins, once for each: those with attached assets are left alone.
+
+    ``anew``: ask about all, since blocks were taken away. Nothing else waits for the answer. Raises what the chain
+    raises, and NodeBehind; then the new coins are left alone, too.
+    """
+    with hub.book.reading() as book:
+        tip = hub.follower.tip(book.db)
+        coins = {coin.outpoint for coin in hub.follower.spendable(book.db, hub.script) if coin.height is not None}
+    unknown = coins if anew else coins - hub.plain - hub.attached
+    if not unknown:
+        return
+    if hub.chain.view(Query()).height < tip:
+        raise NodeBehind("The ledger has not read the newest block, so the wallet's new coins are left alone.")
+    attached = hub.chain.attached(unknown)
+    hub.plain = (hub.plain & coins) - unknown | unknown - attached
+    hub.attached = (hub.attached & coins) - unknown | attached
+    if attached:
+        log.warning("coins left alone", extra={"fields": {"coins": sorted(map(str, attached))}})
 
 
 # Hashes for commits -------------------------------------------------------------------------------------------------
@@ -211,11 +235,11 @@ def _compose_deposit(hub: Hub, work: UnitOfWork, account: Account) -> Account:
 
 
 def _purse(hub: Hub, book: Reading) -> Purse:
-    """Collect the hub's confirmed coins that are neither reserved nor spent."""
+    """Collect the hub's confirmed coins that are neither reserved nor spent, and known to have no assets attached."""
     coins = tuple(
         coin
         for coin in hub.follower.spendable(book.db, hub.script)
-        if coin.height is not None and coin.outpoint not in hub.spent
+        if coin.height is not None and coin.outpoint in hub.plain and coin.outpoint not in hub.spent
     )
     return Purse(wallet_unlock(hub.key.pubkey, hub.script), coins, hub.follower.fee_rate(), WALLET_RESERVE)
 

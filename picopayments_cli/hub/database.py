@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,8 @@ def default_url(basedir: Path, network: str) -> URL:
 class Database:
     """One database, open. Written by one transaction at a time, read by any thread meanwhile."""
 
-    def __init__(self, url: str | URL) -> None:
-        """Open it, and bring its tables up to date.
+    def __init__(self, url: str | URL, prepare: Callable[[Engine], None] | None = None) -> None:
+        """Open it, and bring its tables up to date; ``prepare`` does it, where they are others.
 
         Raises DatabaseUnusable, StoreLocked and StoreUnusable, with nothing changed.
         """
@@ -58,7 +58,7 @@ class Database:
                 self._file = None if path is None else stack.enter_context(closing(SqliteFile(path)))
                 self.engine = _engine(url)
                 stack.callback(self.engine.dispose)
-                _prepare(self.engine)
+                (prepare or _prepare)(self.engine)
                 # One connection is kept for writing: taking one from the pool for each transaction costs a third more.
                 self._writer = stack.enter_context(self.engine.connect()).execution_options(**{_WRITING: True})
                 self._open = stack.pop_all()
@@ -182,12 +182,13 @@ def _prepare(engine: Engine) -> None:
                 )
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
-        if engine.dialect.name == "sqlite":
-            _write_ahead(connection)
+        write_ahead(connection)
 
 
-def _write_ahead(connection: Connection) -> None:
-    """Switch to the write-ahead log, where readers do not wait; the mode stays with the file."""
+def write_ahead(connection: Connection) -> None:
+    """Switch SQLite to the write-ahead log, where readers do not wait; the mode stays with the file."""
+    if connection.dialect.name != "sqlite":
+        return
     cursor = connection.connection.cursor()
     cursor.execute("PRAGMA journal_mode = WAL")
     cursor.close()

@@ -20,6 +20,7 @@ from picopayments_cli.channel.duplex import (
     hand_out,
     most_transferable,
     transfer,
+    transferable,
 )
 from picopayments_cli.channel.messages import Payment, Receipt, Refusal, SyncReply, SyncRequest
 from picopayments_cli.channel.stages import OPEN
@@ -237,4 +238,12 @@ def _check_payee(account: Account, payee: Account, payment: Payment) -> None:
             f"The payee can take {max(most - pending + payment.amount, 0)} now, not {payment.amount}.",
             amount=payment.amount,
             receivable=max(most - pending + payment.amount, 0),
+        )
+    own = Duplex(payee.channels.receiving, payee.channels.sending)  # as the payee has them
+    if not transferable(expecting(own), payee.terms.sync_fee):
+        raise PaymentExceedsReceivable(
+            f"The payee has too little in its connection for the fee of {payee.terms.sync_fee}, so no sync of it could "
+            "fetch the payment.",
+            amount=payment.amount,
+            receivable=0,
         )

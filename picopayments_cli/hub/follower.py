@@ -65,11 +65,6 @@ _COINS = (
 _SPENDABLE = _COINS.outerjoin(
     reservations, (reservations.c.txid == outputs.c.txid) & (reservations.c.vout == outputs.c.vout)
 ).where(reservations.c.purpose.is_(None))
-_SPENDER = (
-    select(transactions)
-    .join(outputs, outputs.c.spent_by == transactions.c.txid)
-    .where(outputs.c.txid == bindparam("id"), outputs.c.vout == bindparam("n"))
-)
 _HISTORY = (
     select(transactions)
     .where(
@@ -332,12 +327,6 @@ class Follower:
     def transaction(connection: Connection, txid: bytes) -> Entry | None:
         """Return a transaction that touches a watched script, by its wire-order txid."""
         row = connection.execute(_TRANSACTION, {"id": txid}).first()
-        return None if row is None else _entry(row)
-
-    @staticmethod
-    def spender(connection: Connection, outpoint: Outpoint) -> Entry | None:
-        """Return the transaction, confirmed or in the mempool, that spends an output of a watched script."""
-        row = connection.execute(_SPENDER, {"id": outpoint.txid, "n": outpoint.vout}).first()
         return None if row is None else _entry(row)
 
     @staticmethod

@@ -64,6 +64,8 @@ class Hub:
         self.woken = threading.Event()
         self.spending = threading.Lock()  # held from the choice of the wallet's coins until they are in ``spent``
         self.spent: set[Outpoint] = set()  # coins of the wallet that are spent, while the index may not know it
+        self.plain: set[Outpoint] = set()  # coins of the wallet that the ledger says no assets are attached to
+        self.attached: set[Outpoint] = set()  # and those that it says have some: never spent
 
     def longname(self, asset: str) -> str | None:
         """The long name of a subasset, for showing; None where it has none, or the node can't tell now."""

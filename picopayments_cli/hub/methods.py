@@ -81,7 +81,7 @@ class Methods:
         self.sync = Exchange(hub, self._reply).sync
 
     def table(self) -> dict[str, Callable[..., Any]]:
-        """The methods by name."""
+        """Return the methods by name."""
         return {
             "mph_status": self.status,
             "mph_key": self._whole(self.prove),
@@ -94,7 +94,7 @@ class Methods:
     def _whole(
         self, method: Callable[[Mapping[str, Any]], Reply]
     ) -> Callable[[Mapping[str, Any]], Answer | Awaitable[Answer]]:
-        """A method that takes all its params as one: what is signed is signed with its unknown members.
+        """Make a method that takes all its params as one: what is signed is signed with its unknown members.
 
         What it refuses is signed, too.
         """
@@ -116,13 +116,13 @@ class Methods:
         return called
 
     def _refused(self, error: PicopaymentsError, params: Mapping[str, Any]) -> Refused:
-        """What is refused and which request, signed: a refusal may end a connection, so not everybody may say it."""
+        """Sign a refusal and which request it is of: it may end a connection, so not everybody may say it."""
         return Refused(self._sealed(refusal(error.name, error.message, error.data), envelope.digest(params)))
 
     # mph_key --------------------------------------------------------------------------------------------------------
 
     def prove(self, body: Mapping[str, Any]) -> RawJson:
-        """Nothing but the signature of an answer to this request: proof that this is the hub of that key."""
+        """Prove that this is the hub of that key: the answer to this request is signed, and nothing else."""
         return self._reply({}, envelope.digest(body))
 
     # mph_status -----------------------------------------------------------------------------------------------------

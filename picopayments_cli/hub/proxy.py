@@ -1,4 +1,4 @@
-"""What the hub answers about the chain for clients without a node: the counterparty methods, in the shapes of 9.55."""
+"""Answer about the chain for clients without a node: the counterparty methods, in the shapes of 9.55."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The hub's rounds: a thread follows the chain and does the chores, over and over.
+"""The hub's rounds: each follows the chain and does the chores.
 
 A round looks at the connections that something has happened to: a block, a transaction of theirs, a deadline, a failure
 before. A step that fails is logged, tried again in a later round, and does not stop the others.
@@ -7,10 +7,8 @@ before. A step that fails is logged, tried again in a later round, and does not 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from functools import partial
-from queue import SimpleQueue
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
@@ -22,18 +20,14 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     UnknownMethod,
 )
-from picopayments_cli.hub.chores import CHECKED_AT_ONCE, check_hashes, guarded, settle
+from picopayments_cli.hub.chores import CHECKED_AT_ONCE, check_hashes, guarded, learn_coins, settle
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
 from picopayments_cli.hub.hub import Ask, Hub
+from picopayments_cli.hub.loop import Loop, pause_on
 
 log = logging.getLogger(__name__)
 
-PASS_SECONDS = 1.0
-REGTEST_PASS_SECONDS = 0.2
-GATHER_SECONDS = 0.1  # that a round waits for more to do once it is called: a busy hub is asked for one all the time
-MAX_PASS_SECONDS = 30.0
-STOP_SECONDS = 10
 RETRY_ROUNDS = 25  # after which what failed is tried again, at the latest
 WALLET = "wallet"  # the kind of script that the hub's own address is
 _FUNDED = "funded by the faucet"
@@ -53,11 +47,10 @@ class Rounds:
         self._note = note
         self._looked_at = -1  # the height of the last look at the wallet's assets
         self._tip: int | None = None  # that the last round looked at
+        self._shaken = False  # blocks were taken away since the ledger was asked about the wallet's coins
         self._count = 0
         self._asked: dict[Ask, set[Handle]] = {when: set() for when in Ask}  # in memory: the first round looks at all
-        self._waiting: SimpleQueue[threading.Event] = SimpleQueue()
-        self._stop = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._loop = Loop(self.round, hub.woken, pause_on(hub.network.name))
 
     # Before the first request ---------------------------------------------------------------------------------------
 
@@ -143,6 +136,8 @@ class Rounds:
         except PicopaymentsError:
             self._tip = None
             raise
+        if guarded(partial(learn_coins, hub, anew=self._shaken)):
+            self._shaken = False
         unchecked = hub.book.unchecked()
         for start in range(0, len(unchecked), CHECKED_AT_ONCE):
             guarded(partial(check_hashes, hub, unchecked[start : start + CHECKED_AT_ONCE]))
@@ -165,6 +160,7 @@ class Rounds:
             tip = hub.follower.tip(book.db)
             for script in touched:
                 now.update(book.touching(script))
+            self._shaken |= shaken
             if shaken or self._tip is None:
                 now.update(book.in_stage(AGREED, OPEN, CLOSING), book.closed_since(tip - KEPT_BLOCKS))
             elif tip != self._tip:
@@ -192,36 +188,14 @@ class Rounds:
 
     def start(self) -> None:
         """Do ``round`` over and over in a thread, until ``stop``."""
-        self._thread = threading.Thread(target=self._work, name="chores", daemon=True)
-        self._thread.start()
+        self._loop.start()
 
     def await_round(self) -> None:
         """Have the thread do a round that begins from now on, and wait until it, or the thread, has ended."""
-        done = threading.Event()
-        self._waiting.put(done)
-        self.hub.wake()
-        while not done.wait(PASS_SECONDS) and self._thread is not None and self._thread.is_alive():
-            pass
+        self._loop.await_round()
 
     def stop(self) -> None:
         """End the thread, which finishes the round under way."""
-        self._stop.set()
-        self.hub.wake()
-        if self._thread is not None:
-            self._thread.join(STOP_SECONDS)
+        self._loop.stop()
         if self._note is not None:
             self._note(True)
-
-    def _work(self) -> None:
-        usual = REGTEST_PASS_SECONDS if self.hub.network.name == "regtest" else PASS_SECONDS
-        pause = usual
-        while not self._stop.is_set():
-            if self.hub.woken.wait(pause) and self._waiting.empty():
-                self._stop.wait(GATHER_SECONDS)
-            self.hub.woken.clear()
-            waiting = [self._waiting.get() for _ in range(self._waiting.qsize())]
-            if self._stop.is_set():
-                return
-            pause = usual if self.round() else min(2 * pause, MAX_PASS_SECONDS)
-            for done in waiting:
-                done.set()

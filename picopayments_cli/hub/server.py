@@ -26,17 +26,25 @@ def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: 
     hub = rounds.hub
     nodes = Nodes(hub.chain, hub.bitcoin, hub.node)
     proxied = Proxy(hub.network, nodes, hub.follower.fee_rate, rounds.await_round).methods()
-    endpoint = JsonRpcEndpoint(
-        {**proxied, **methods}, slow={*proxied, *slow}, on_error=_log_unexpected, limits=Limits()
-    )
+    return application({**proxied, **methods}, {*proxied, *slow}, rounds.start, rounds.stop)
+
+
+def application(
+    methods: Mapping[str, Callable[..., Any]],
+    slow: Collection[str],
+    start: Callable[[], None],
+    stop: Callable[[], None],
+) -> Starlette:
+    """Build the application of these methods, which calls ``start`` at its own start, and ``stop`` at its end."""
+    endpoint = JsonRpcEndpoint(methods, slow=slow, on_error=_log_unexpected, limits=Limits())
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        rounds.start()
+        start()
         try:
             yield
         finally:
-            rounds.stop()
+            stop()
 
     return Starlette(routes=[Mount("", endpoint)], lifespan=lifespan)
 

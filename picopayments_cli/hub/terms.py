@@ -19,7 +19,7 @@ MEMBERS = ("deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_
 
 
 class Offer:
-    """What the hub offers: an asset's members as they stand in the file, checked when it is read.
+    """The hub's offer: an asset's members as they stand in the file, checked when it is read.
 
     A subasset goes by its long name there, or by its number, and by its number here, once ``resolve`` was called.
     An asset whose members are null is not on offer. On regtest an asset that the file does not name has default terms
@@ -78,7 +78,7 @@ def _default_members(network: Network) -> dict[str, Any]:
 
 
 def read_offer(path: Path, network: Network) -> Offer:
-    """What a file offers. Raises InvalidSetting."""
+    """Read the offer of a file. Raises InvalidSetting."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""What strangers send to the node: bodies within bounds, and arguments of the types that the methods name."""
+"""Read what strangers send to the node: bodies within bounds, arguments of the types that the methods name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 async def body_of(request: Request, most: int) -> bytes | None:
-    """A request's body; None where it is larger, or was cut off."""
+    """Return a request's body; None where it is larger, or was cut off."""
     body = b""
     try:
         async for chunk in request.stream():
@@ -29,7 +29,7 @@ async def body_of(request: Request, most: int) -> bytes | None:
 
 
 def checked(method: Callable[..., Result]) -> Callable[..., Result]:
-    """The same method, which raises InvalidParams for a value of another type, and TypeError as any call does."""
+    """Make a method raise InvalidParams for a value of another type, and TypeError as any call does."""
     signature, hints = inspect.signature(method), get_type_hints(method)
 
     @functools.wraps(method)

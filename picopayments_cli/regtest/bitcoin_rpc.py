@@ -100,26 +100,26 @@ class BitcoinRpc:
     # Blocks ----------------------------------------------------------------------------------------------------
 
     def getblockcount(self) -> int:
-        """Height of the tip."""
+        """Return the height of the tip."""
         return self._node.index.height
 
     def getbestblockhash(self) -> str:
-        """Hash of the tip."""
+        """Return the hash of the tip."""
         return display(self._node.index.blocks[-1].hash)
 
     def getblockhash(self, height: int) -> str:
-        """Hash of the block at a height."""
+        """Return the hash of the block at a height."""
         if not isinstance(height, int) or not 0 <= height <= self._node.index.height:
             raise RpcError(INVALID_PARAMETER, "Block height out of range")
         return display(self._node.index.blocks[height].hash)
 
     def getblockheader(self, blockhash: str, verbose: bool = True) -> Any:
-        """A header, of a stale block too."""
+        """Return a header, of a stale block too."""
         found, raw = self._block(blockhash)
         return self._header(found, raw) if verbose else raw[:80].hex()
 
     def getblock(self, blockhash: str, verbosity: int | bool = 1) -> Any:
-        """A block, of a stale one too: hex (0), with txids (1), with transactions (2)."""
+        """Return a block, of a stale one too: hex (0), with txids (1), with transactions (2)."""
         found, raw = self._block(blockhash)
         if not verbosity:
             return raw.hex()
@@ -166,7 +166,7 @@ class BitcoinRpc:
         return shown
 
     def _height(self, found: bytes) -> int:
-        """The height of a block, stale or not."""
+        """Return the height of a block, stale or not."""
         steps = 0
         while (height := self._node.index.height_of(found)) is None:
             found = self._block(display(found))[1][4:36]
@@ -182,7 +182,7 @@ class BitcoinRpc:
         return sorted(times)[len(times) // 2]
 
     def getblockchaininfo(self) -> dict[str, Any]:
-        """The chain as a whole."""
+        """Return the chain as a whole."""
         tip = self._node.index.blocks[-1]
         return {
             "chain": "regtest",
@@ -200,7 +200,7 @@ class BitcoinRpc:
         }
 
     def getnetworkinfo(self) -> dict[str, Any]:
-        """Version and relay fees."""
+        """Return the version and relay fees."""
         return {
             "version": _VERSION,
             "subversion": "/regtest/",
@@ -213,12 +213,12 @@ class BitcoinRpc:
     # Transactions ----------------------------------------------------------------------------------------------
 
     def getrawtransaction(self, txid: str, verbose: bool | int = False, blockhash: str | None = None) -> Any:
-        """A transaction, in the mempool or in any block of the active chain."""
+        """Return a transaction, in the mempool or in any block of the active chain."""
         item, block = find(self._node, txid_of(txid))
         return core_tx(item, block, self._node.index.height) if verbose else item.raw.hex()
 
     def gettxout(self, txid: str, n: int, include_mempool: bool = True) -> dict[str, Any] | None:
-        """An output that nothing spends, or null."""
+        """Return an output that nothing spends, or null."""
         outpoint = Outpoint(txid_of(txid), n)
         out = self._node.mempool.coin(outpoint) if include_mempool else self._node.index.coins.get(outpoint)
         if out is None:

@@ -42,17 +42,17 @@ class Template:
 
 
 def double_sha256(data: bytes) -> bytes:
-    """Bitcoin's hash of blocks and transactions, in wire order."""
+    """Return Bitcoin's hash of blocks and transactions, in wire order."""
     return hashlib.sha256(hashlib.sha256(data).digest()).digest()
 
 
 def subsidy(height: int) -> int:
-    """New satoshis of the block at a height: 50 bitcoins, halved every 150 blocks."""
+    """Return the new satoshis of the block at a height: 50 bitcoins, halved every 150 blocks."""
     return 50 * COIN >> height // HALVING
 
 
 def build_block(template: Template, transactions: Sequence[CTransaction]) -> tuple[bytes, bytes]:
-    """A mined block of these transactions: its hash and its raw bytes."""
+    """Return a mined block of these transactions: its hash and its raw bytes."""
     coinbase = _coinbase(template, transactions)
     body = [coinbase, *transactions]
     root = _merkle_root([bytes(tx.GetTxid()) for tx in body])
@@ -68,7 +68,7 @@ def build_block(template: Template, transactions: Sequence[CTransaction]) -> tup
 
 
 def parse_block(raw: bytes) -> CBlock:
-    """A raw block with its transactions."""
+    """Return a raw block with its transactions."""
     return CBlock.deserialize(raw)
 
 

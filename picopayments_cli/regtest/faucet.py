@@ -72,7 +72,7 @@ class Treasury:
         self.fee_rate = FEE_RATE  # sat/vB
 
     def endow(self) -> Iterator[Sequence[bytes]]:
-        """The first blocks' transactions, block by block: coinbases ripen, are split, and burned."""
+        """Return the first blocks' transactions, block by block: coinbases ripen, are split, and burned."""
         for _ in range(_EMPTY_BLOCKS):
             yield []
         split = self._split()
@@ -95,7 +95,7 @@ class Treasury:
             )
 
     def issue(self, asset: str) -> Iterator[bytes]:
-        """Signed issuances that give the treasury an asset, divisible, each to be mined before the next is asked for.
+        """Sign issuances that give the treasury an asset, divisible, each to be mined before the next is asked for.
 
         None where the asset is there; a subasset's parent, where it is not, comes first.
         Raises InvalidAsset, InsufficientFunds, and UnknownAsset for a subasset of somebody else's asset.
@@ -117,7 +117,7 @@ class Treasury:
         yield self._issue(owner, Issuance(subasset_id(asset), ISSUED, longname=asset))
 
     def pay(self, script: bytes, satoshis: int, asset: str, quantity: int) -> list[bytes]:
-        """Signed transactions that pay satoshis and a quantity of an asset (0: none) to a script.
+        """Return signed transactions that pay satoshis and a quantity of an asset (0: none) to a script.
 
         An asset comes by classic sends, one for each treasury address that it takes, so their outputs bring some
         satoshis where none were asked for. Raises InvalidQuantity, UnknownAsset, InsufficientFunds,
@@ -170,7 +170,7 @@ class Treasury:
         return _sign(coins, outputs + changed)
 
     def _choose(self, key: Key, satoshis: int, outputs: int, used: set[Outpoint]) -> list[_Coin]:
-        """Coins of a key that pay satoshis and their own fee: the smallest that does alone, else the largest."""
+        """Return coins of a key that pay satoshis and their own fee: the smallest that does alone, else the largest."""
         fixed = satoshis + self.fee_rate * (_BASE_SIZE + _OUTPUT_SIZE * (outputs + 2))
         coins = sorted((coin for coin in self._coins(key) if coin.outpoint not in used), key=lambda coin: coin.value)
         alone = next((coin for coin in coins if coin.value >= fixed + self.fee_rate * _INPUT_SIZE), None)
@@ -197,17 +197,17 @@ class Treasury:
             self._finish(coins, outputs, [(self._bank, sum(value for value, _ in outputs))])
         )
 
-    # What there is ---------------------------------------------------------------------------------------------
+    # Holdings --------------------------------------------------------------------------------------------------
 
     def _name(self, asset: str) -> str:
-        """The name that balances go by. Raises UnknownAsset."""
+        """Return the name that balances go by. Raises UnknownAsset."""
         row = self._ledger.named(asset)
         if row is None:
             raise UnknownAsset(f"The ledger knows no asset {asset!r}.", asset=asset)
         return row.name
 
     def _shares(self, asset: str, quantity: int) -> list[tuple[Key, int]]:
-        """Which treasury address sends how much: the one that holds just enough, else the richest together."""
+        """Tell which treasury address sends how much: the one that holds just enough, else the richest together."""
         held = sorted((self._available(key, asset), position) for position, key in enumerate(self._holders))
         enough = next(((have, position) for have, position in held if have >= quantity), None)
         chosen = [enough] if enough else []
@@ -228,7 +228,7 @@ class Treasury:
         return shares
 
     def _available(self, key: Key, asset: str) -> int:
-        """A holder's balance less what sends in the mempool take from it."""
+        """Return a holder's balance less what sends in the mempool take from it."""
         script = _script(key)
         have = self._ledger.balances(script).get(asset, 0)
         for entry in self._mempool.entries.values():
@@ -251,7 +251,7 @@ class Treasury:
 
 
 def subasset_id(longname: str) -> int:
-    """The numeric asset that a new subasset becomes, as Counterparty Core picks it on regtest."""
+    """Return the numeric asset that a new subasset becomes, as Counterparty Core picks it on regtest."""
     drawn = int.from_bytes(hashlib.shake_256(longname.encode()).digest(4), "big")
     return _FIRST_NUMERIC + drawn
 
@@ -265,7 +265,7 @@ def _script(key: Key) -> bytes:
 
 
 def _sign(coins: Sequence[_Coin], outputs: Sequence[tuple[int, bytes]]) -> bytes:
-    """A raw transaction that spends P2PKH coins."""
+    """Return a raw transaction that spends P2PKH coins."""
     vin = [CTxIn(COutPoint(coin.outpoint.txid, coin.outpoint.vout), nSequence=0xFFFFFFFD) for coin in coins]
     vout = [CTxOut(value, CScript(script)) for value, script in outputs]
     unsigned = CTransaction(vin, vout, nVersion=2)

@@ -27,7 +27,7 @@ Entries = Mapping[bytes, Entry]  # by txid, parents before children
 
 
 def ancestors(entries: Entries, txids: Iterable[bytes]) -> set[bytes]:
-    """These transactions and all that they hang on."""
+    """Return these transactions and all that they hang on."""
     found: set[bytes] = set()
     pending = list(txids)
     while pending:
@@ -39,7 +39,7 @@ def ancestors(entries: Entries, txids: Iterable[bytes]) -> set[bytes]:
 
 
 def descendants(below: Callable[[bytes], Iterable[bytes]], txids: Iterable[bytes]) -> set[bytes]:
-    """These transactions and all that hangs on them; ``below`` tells the children of one."""
+    """Return these transactions and all that hangs on them; ``below`` tells the children of one."""
     found: set[bytes] = set()
     pending = list(txids)
     while pending:
@@ -51,11 +51,11 @@ def descendants(below: Callable[[bytes], Iterable[bytes]], txids: Iterable[bytes
 
 
 def totals(entries: Iterable[Entry]) -> tuple[int, int]:
-    """Fee and size of transactions together."""
+    """Return the fee and size of transactions together."""
     listed = list(entries)
     return sum(entry.fee for entry in listed), sum(entry.vsize for entry in listed)
 
 
 def rate(entries: Iterable[Entry]) -> Fraction:
-    """What transactions pay together, in sat/vB."""
+    """Return what transactions pay together, in sat/vB."""
     return Fraction(*totals(entries))

@@ -34,11 +34,11 @@ class Tx:
 
     @property
     def fee(self) -> int:
-        """Satoshis that its outputs leave to the miner; 0 for a coinbase."""
+        """Return the satoshis that its outputs leave to the miner; 0 for a coinbase."""
         return sum(out.value for out in self.spent) - sum(out.nValue for out in self.tx.vout) if self.spent else 0
 
     def scripts(self) -> list[bytes]:
-        """The scripts that it pays or spends, each once."""
+        """Return the scripts that it pays or spends, each once."""
         paid = (bytes(out.scriptPubKey) for out in self.tx.vout)
         return list(dict.fromkeys((*(out.script for out in self.spent), *paid)))
 
@@ -54,12 +54,12 @@ class Block:
 
 
 def outpoint_of(txin: CTxIn) -> Outpoint:
-    """What an input spends."""
+    """Return what an input spends."""
     return Outpoint(bytes(txin.prevout.hash), int(txin.prevout.n))
 
 
 def outputs_of(item: Tx, height: int | None) -> Iterator[tuple[Outpoint, Output]]:
-    """The outputs of a transaction that can ever be spent; ``height``: its block's, None in the mempool."""
+    """Return the outputs of a transaction that can ever be spent; ``height``: its block's, None in the mempool."""
     coinbase = bool(item.tx.is_coinbase())
     for number, out in enumerate(item.tx.vout):
         script = bytes(out.scriptPubKey)
@@ -78,24 +78,24 @@ class Index:
         self._coins_of: dict[bytes, dict[Outpoint, Output]] = {}
         self._history: dict[bytes, list[bytes]] = {}
 
-    # What is known ---------------------------------------------------------------------------------------------
+    # Queries ---------------------------------------------------------------------------------------------------
 
     @property
     def height(self) -> int:
-        """Height of the tip; -1 before the first block."""
+        """Return the height of the tip; -1 before the first block."""
         return len(self.blocks) - 1
 
     def height_of(self, block_hash: bytes) -> int | None:
-        """The height of a block of the active chain."""
+        """Return the height of a block of the active chain."""
         return self._heights.get(block_hash)
 
     def median_time(self, height: int) -> int:
-        """Median time past as of a block: of it and the ten before it."""
+        """Return the median time past as of a block: of it and the ten before it."""
         times = sorted(block.time for block in self.blocks[max(0, height + 1 - MEDIAN_SPAN) : height + 1])
         return times[len(times) // 2]
 
     def find(self, txid: bytes) -> tuple[Tx, Block] | None:
-        """A confirmed transaction and its block."""
+        """Return a confirmed transaction and its block."""
         place = self._places.get(txid)
         if place is None:
             return None
@@ -103,11 +103,11 @@ class Index:
         return block.transactions[place[1]], block
 
     def coins_of(self, script: bytes) -> Mapping[Outpoint, Output]:
-        """The unspent outputs of a script."""
+        """Return the unspent outputs of a script."""
         return self._coins_of.get(script, {})
 
     def history(self, script: bytes) -> list[bytes]:
-        """Txids of all transactions that pay or spend a script, oldest first."""
+        """Return the txids of all transactions that pay or spend a script, oldest first."""
         return list(self._history.get(script, ()))
 
     # Following -------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What the node keeps on disk: raw blocks in the order of their arrival, the mempool, and a few named values."""
+"""Keep the node's data on disk: raw blocks in the order of their arrival, the mempool, and a few named values."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Journal:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Raises StoreDamaged in place of the database's own errors."""
+        """Raise StoreDamaged in place of the database's own errors."""
         try:
             yield
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the second, where its message quotes the file
@@ -79,7 +79,7 @@ class Journal:
             self._depth -= 1
 
     def get(self, name: str) -> bytes | None:
-        """A named value."""
+        """Return a named value."""
         with self._readable():
             row = self._db.execute("SELECT value FROM named WHERE name = ?", (name,)).fetchone()
             return None if row is None else _blob(row[0])
@@ -97,22 +97,22 @@ class Journal:
         self._db.execute("DELETE FROM blocks WHERE hash = ?", (block_hash,))
 
     def blocks(self) -> Iterator[tuple[bytes, bytes]]:
-        """Hash and raw bytes of all blocks, stale ones included, in the order of their arrival."""
+        """Return the hash and raw bytes of all blocks, stale ones included, in the order of their arrival."""
         with self._readable():
             for found, raw in self._db.execute("SELECT hash, raw FROM blocks ORDER BY number"):
                 yield _blob(found), _blob(raw)
 
     def block(self, block_hash: bytes) -> bytes | None:
-        """A raw block, stale or not."""
+        """Return a raw block, stale or not."""
         row = self._db.execute("SELECT raw FROM blocks WHERE hash = ?", (block_hash,)).fetchone()
         return None if row is None else bytes(row[0])
 
     def next_number(self) -> int:
-        """A number that no block in the journal has."""
+        """Return a number that no block in the journal has."""
         return int(self._db.execute("SELECT coalesce(max(number), 0) + 1 FROM blocks").fetchone()[0])
 
     def mempool(self) -> list[bytes]:
-        """The raw transactions of the mempool, parents first."""
+        """Return the raw transactions of the mempool, parents first."""
         with self._readable():
             return [_blob(row[0]) for row in self._db.execute("SELECT raw FROM mempool ORDER BY number")]
 

@@ -42,15 +42,15 @@ class Kernel:
 
     @property
     def height(self) -> int:
-        """Height of the active chain's tip."""
+        """Return the height of the active chain's tip."""
         return int(self._chain.height)
 
     def hash_at(self, height: int) -> bytes:
-        """The hash, in wire order, of the active chain's block at a height."""
+        """Return the hash, in wire order, of the active chain's block at a height."""
         return bytes(self._chain.block_tree_entries[height].block_hash)
 
     def genesis(self) -> bytes:
-        """The raw first block."""
+        """Return the raw first block."""
         return bytes(self._manager.blocks[self._chain.block_tree_entries[0]])
 
     def submit(self, raw: bytes) -> str | None:
@@ -65,7 +65,7 @@ class Kernel:
 
 
 def spends_validly(raw: bytes, spent: Sequence[Output]) -> bool:
-    """Whether each input of a transaction fulfils the script that it spends, by the rules of consensus."""
+    """Tell whether each input of a transaction fulfils the script that it spends, by the rules of consensus."""
     tx = pbk.Transaction(raw)
     outputs = [pbk.TransactionOutput(pbk.ScriptPubkey(out.script), out.value) for out in spent]
     data = pbk.script.PrecomputedTransactionData(tx, outputs)

@@ -91,7 +91,7 @@ _XCP_ROW = AssetRow(XCP, None, None, None, True, False, 0, "The Counterparty pro
 
 
 def burn_reward(satoshis: int, height: int) -> int:
-    """XCP, in satoshis, that burned satoshis earn in the block at a height: some 1500 each, rounded half to even."""
+    """Return the XCP, in satoshis, that burned satoshis earn at a height: some 1500 each, rounded half to even."""
     bonus = Fraction(_BONUS * (BURN_END - height), BURN_END - BURN_START)
     return round(satoshis * (_UNITS_PER_SATOSHI + bonus))
 
@@ -114,38 +114,38 @@ class Ledger:
         self._undo: list[list[tuple[dict[Any, Any], Any, Any]]] = []
         self._handlers: tuple[Callable[[Reading, Place], bool], ...] = (self._send, self._issue)
 
-    # What it knows ---------------------------------------------------------------------------------------------
+    # Queries ---------------------------------------------------------------------------------------------------
 
     @property
     def height(self) -> int:
-        """Height of the last block applied; -1 before the first."""
+        """Return the height of the last block applied; -1 before the first."""
         return len(self._undo) - 1
 
     def balances(self, script: bytes) -> dict[str, int]:
-        """All balance rows of a script, zero rows included, by asset name."""
+        """Return all balance rows of a script, zero rows included, by asset name."""
         return dict(self._of_script.get(script, {}))
 
     def rows(self) -> Iterator[tuple[bytes, str, int]]:
-        """All balance rows, zero rows included: script, asset name, quantity."""
+        """Return all balance rows, zero rows included: script, asset name, quantity."""
         for (script, name), held in self._balances.items():
             yield script, name, held
 
     def sends(self) -> Sequence[SendRow]:
-        """All sends, valid or not, oldest first."""
+        """Return all sends, valid or not, oldest first."""
         return self._sends
 
     def assets(self) -> Mapping[str, AssetRow]:
-        """All assets by name."""
+        """Return all assets by name."""
         return self._assets
 
     def named(self, name: str) -> AssetRow | None:
-        """The asset of exactly this name or longname."""
+        """Return the asset of exactly this name or longname."""
         if name in self._assets:
             return self._assets[name]
         return next((row for row in self._assets.values() if row.longname == name), None)
 
     def asset(self, name: str) -> AssetRow | None:
-        """An asset by its name in any case, or by its longname in any case: the first of those that differ in it.
+        """Find an asset by its name or longname in any case: the first of those that differ in it.
 
         So Counterparty Core's REST looks them up.
         """
@@ -156,7 +156,7 @@ class Ledger:
         return next(longnames, None)
 
     def read(self, item: Tx) -> Reading | None:
-        """What Counterparty reads in a transaction; None where it is none of its own."""
+        """Return what Counterparty reads in a transaction; None where it is none of its own."""
         if not item.spent:
             return None
         reading = read_transaction(item.tx, item.spent[0].script, self._burn_script)
@@ -217,7 +217,7 @@ class Ledger:
         return True
 
     def _judge_send(self, reading: Reading, place: Place) -> SendRow:
-        """What a send does: a classic one goes to output 0, and moves what is there of what it names."""
+        """Return what a send does: a classic one goes to output 0, and moves what is there of what it names."""
         message = reading.message or b""
         send, classic = unpack_send(message), message_type(message) == CLASSIC_SEND
         first = reading.destinations[0] if classic and reading.destinations else None

@@ -39,7 +39,7 @@ _CACHED_SCRIPTS = 10_000
 
 @dataclass(frozen=True)
 class Plan:
-    """What taking a transaction in would do: ``direct`` is what it conflicts with, ``gone`` what goes with that."""
+    """The effect of taking a transaction in: ``direct`` is what it conflicts with, ``gone`` what goes with that."""
 
     entry: Entry
     direct: tuple[Entry, ...]
@@ -55,7 +55,7 @@ class PairRefused(Refused):
 
 
 def decode(raw: bytes) -> CTransaction:
-    """A transaction of raw bytes. Raises Refused."""
+    """Return a transaction of raw bytes. Raises Refused."""
     try:
         return CTransaction.deserialize(raw)
     except (SerializationError, ValueError, struct.error) as error:
@@ -77,31 +77,31 @@ class Mempool:
         self._minimum = RELAY_MINIMUM
         self.sequence = 1
 
-    # What it holds ---------------------------------------------------------------------------------------------
+    # Queries ---------------------------------------------------------------------------------------------------
 
     @property
     def entries(self) -> Mapping[bytes, Entry]:
-        """All entries by txid, parents before children."""
+        """Return all entries by txid, parents before children."""
         return self._entries
 
     def spender(self, outpoint: Outpoint) -> bytes | None:
-        """The txid in the mempool that spends an output."""
+        """Return the txid in the mempool that spends an output."""
         return self._spenders.get(outpoint)
 
     def children(self, txid: bytes) -> list[bytes]:
-        """The transactions here that spend one that is here."""
+        """Return the transactions here that spend one that is here."""
         outputs = range(len(self._entries[txid].item.tx.vout))
         found = (self._spenders.get(Outpoint(txid, number)) for number in outputs)
         return list(dict.fromkeys(spender for spender in found if spender is not None))
 
     def coin(self, outpoint: Outpoint) -> Output | None:
-        """An output that nothing spends, in the mempool or confirmed."""
+        """Return an output that nothing spends, in the mempool or confirmed."""
         if outpoint in self._spenders:
             return None
         return self._coins.get(outpoint) or self._index.coins.get(outpoint)
 
     def coins_of(self, script: bytes) -> dict[Outpoint, Output]:
-        """The outputs of a script that the mempool makes and nothing spends."""
+        """Return the outputs of a script that the mempool makes and nothing spends."""
         return {
             outpoint: out
             for outpoint, out in self._coins.items()
@@ -109,12 +109,12 @@ class Mempool:
         }
 
     def history(self, script: bytes) -> list[bytes]:
-        """Txids of the transactions that pay or spend a script, in order."""
+        """Return the txids of the transactions that pay or spend a script, in order."""
         return [txid for txid, entry in self._entries.items() if script in entry.item.scripts()]
 
     @property
     def minimum(self) -> int:
-        """The sat/kvB that a transaction pays at least, by itself or in a package."""
+        """Return the sat/kvB that a transaction pays at least, by itself or in a package."""
         return self._minimum
 
     # Taking in -------------------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class Mempool:
     # Judging ---------------------------------------------------------------------------------------------------
 
     def _judge(self, tx: CTransaction, before: Entry | None = None) -> Plan:
-        """All rules but those on fees and scripts. ``before``: its entry from before a block. Raises Refused."""
+        """Check all rules but those on fees and scripts. ``before``: its entry from before a block. Raises Refused."""
         check_sane(tx)
         check_standard(tx)
         if not is_final(tx, self._index.height + 1, self._index.median_time(self._index.height)):
@@ -286,7 +286,7 @@ class Mempool:
         return went
 
     def _worth(self, txid: bytes) -> Fraction:
-        """What a transaction pays, by itself or together with all that hangs on it."""
+        """Return what a transaction pays, by itself or together with all that hangs on it."""
         together = rate(self._entries[other] for other in descendants(self.children, [txid]))
         return max(rate([self._entries[txid]]), together)
 

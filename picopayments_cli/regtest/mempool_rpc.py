@@ -19,7 +19,7 @@ from picopayments_cli.regtest.shapes import bitcoins, display
 
 
 class _Untaken(Exception):
-    """What a trial did is to be undone."""
+    """A trial is over: what it did is to be undone."""
 
 
 class MempoolRpc:
@@ -28,10 +28,10 @@ class MempoolRpc:
     def __init__(self, node: Node) -> None:
         self._node = node
 
-    # What waits ------------------------------------------------------------------------------------------------
+    # Queries ---------------------------------------------------------------------------------------------------
 
     def getrawmempool(self, verbose: bool = False, mempool_sequence: bool = False) -> Any:
-        """The txids that wait, parents first; by txid with sizes and fees where verbose.
+        """Return the txids that wait, parents first; by txid with sizes and fees where verbose.
 
         With ``mempool_sequence`` an object: the txids, and a number that grows with all that comes and goes but for
         what a block takes.
@@ -45,7 +45,7 @@ class MempoolRpc:
         return {"txids": txids, "mempool_sequence": mempool.sequence} if mempool_sequence else txids
 
     def getmempoolentry(self, txid: str) -> dict[str, Any]:
-        """A transaction that waits, with what hangs together with it."""
+        """Return a transaction that waits, with what hangs together with it."""
         entry = self._node.mempool.entries.get(txid_of(txid))
         if entry is None:
             raise RpcError(NOT_FOUND, "Transaction not in mempool")
@@ -79,11 +79,11 @@ class MempoolRpc:
         }
 
     def getmempoolinfo(self) -> dict[str, Any]:
-        """The mempool as a whole."""
+        """Return the mempool as a whole."""
         return mempool_info(self._node)
 
     def gettxspendingprevout(self, outputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """For each output, the transaction in the mempool that spends it, left out where none does."""
+        """Tell for each output which transaction in the mempool spends it; left out where none does."""
         if not outputs:
             raise RpcError(INVALID_PARAMETER, "Invalid parameter, outputs are missing")
         return [self._spender(output) for output in outputs]
@@ -100,13 +100,13 @@ class MempoolRpc:
         return asked if spender is None else asked | {"spendingtxid": display(spender)}
 
     def estimatesmartfee(self, conf_target: int, estimate_mode: str = "economical") -> dict[str, Any]:
-        """The fee rate that was set, in BTC/kvB, or none, as on a real regtest chain."""
+        """Return the fee rate that was set, in BTC/kvB, or none, as on a real regtest chain."""
         rate = self._node.fee_rate
         if rate is None:
             return {"errors": ["Insufficient data or no feerate found"], "blocks": 0}
         return {"feerate": bitcoins(rate), "blocks": conf_target}
 
-    # What comes ------------------------------------------------------------------------------------------------
+    # Arrivals --------------------------------------------------------------------------------------------------
 
     def sendrawtransaction(self, hexstring: str, maxfeerate: Any = None, maxburnamount: Any = None) -> str:
         """Broadcast; answers when, by the mining policy, the transaction stands in a block."""
@@ -116,7 +116,7 @@ class MempoolRpc:
             raise RpcError(error.code, error.reason) from error
 
     def testmempoolaccept(self, rawtxs: list[str], maxfeerate: Any = None) -> list[dict[str, Any]]:
-        """Whether the mempool would take a transaction, by itself; nothing changes."""
+        """Tell whether the mempool would take a transaction, by itself; nothing changes."""
         if len(rawtxs) != 1:
             raise RpcError(INVALID_PARAMETER, "This node tries one transaction at a time.")
         tx = _decoded(rawtxs[0])
@@ -160,7 +160,7 @@ def _wtxid(tx: CTransaction) -> str:
 
 
 def _result(tx: CTransaction, verdict: Verdict) -> dict[str, Any]:
-    """What became of one transaction of a package."""
+    """Return what became of one transaction of a package."""
     txid = bytes(tx.GetTxid())
     shown: dict[str, Any] = {"txid": display(txid)}
     if txid in verdict.errors:
@@ -178,7 +178,7 @@ def _result(tx: CTransaction, verdict: Verdict) -> dict[str, Any]:
 
 
 def _fees(entry: Entry, judged: Sequence[Entry]) -> dict[str, Any]:
-    """What a new transaction pays, and the rate per kvB of all that it was judged with."""
+    """Return what a new transaction pays, and the rate per kvB of all that it was judged with."""
     return {
         "base": bitcoins(entry.fee),
         "effective-feerate": bitcoins(int(1000 * rate(judged))),

@@ -49,7 +49,7 @@ class Methods:
         self._node = node
 
     def table(self) -> dict[str, Callable[..., Any]]:
-        """All methods by name."""
+        """Return all methods by name."""
         names = (name for name in vars(type(self)) if not name.startswith("_") and name != "table")
         return {name: checked(getattr(self, name)) for name in names}
 
@@ -79,7 +79,7 @@ class Methods:
         return [display(txid) for txid in self._node.faucet(script_of(address), btc, asset, quantity)]
 
     def setfeerate(self, sat_per_kvb: int | None = None) -> int | None:
-        """What the node estimates from now on, in sat/kvB; null: nothing."""
+        """Set what the node estimates from now on, in sat/kvB; null: nothing."""
         if sat_per_kvb is not None and not 0 <= sat_per_kvb <= MAX_MONEY:
             raise InvalidParams(f"sat_per_kvb is between 0 and {MAX_MONEY}.")
         self._node.fee_rate = sat_per_kvb
@@ -107,14 +107,14 @@ class Methods:
         }
 
     def setblockroom(self, vbytes: int) -> int:
-        """How many vB of transactions a block has room for from now on."""
+        """Set how many vB of transactions a block has room for from now on."""
         if not 0 < vbytes <= MAX_BLOCK_VSIZE:
             raise InvalidParams(f"vbytes is between 1 and {MAX_BLOCK_VSIZE}.")
         self._node.block_room = vbytes
         return vbytes
 
     def setaddressoptions(self, address: str, options: int) -> int:
-        """What the node tells as an address's options from now on, without a broadcast of its owner."""
+        """Set what the node tells as an address's options from now on, without a broadcast of its owner."""
         if not 0 <= options <= MAX_QUANTITY:
             raise InvalidParams(f"options is between 0 and {MAX_QUANTITY}.")
         self._node.address_options[script_of(address)] = options
@@ -123,12 +123,12 @@ class Methods:
     # Transactions ----------------------------------------------------------------------------------------------
 
     def getrawtransaction(self, tx_hash: str, verbose: bool = False) -> Any:
-        """A transaction in hex, or as Bitcoin Core shows it."""
+        """Return a transaction in hex, or as Bitcoin Core shows it."""
         item, block = find(self._node, txid_of(tx_hash))
         return core_tx(item, block, self._node.index.height) if verbose else item.raw.hex()
 
     def getrawtransaction_batch(self, txhash_list: list[str], verbose: bool = False) -> dict[str, Any]:
-        """Transactions by txid in the order asked; unknown ones are left out."""
+        """Return the transactions by txid in the order asked; unknown ones are left out."""
         found = {}
         for text in txhash_list:
             try:
@@ -144,7 +144,7 @@ class Methods:
         unspent_tx_hash: str | None = None,
         order_by: str | None = None,
     ) -> list[dict[str, Any]]:
-        """The unspent outputs of an address."""
+        """Return the unspent outputs of an address."""
         rows = coins(self._node, script_of(address), unconfirmed)
         rows = [row for row in rows if unspent_tx_hash in (None, row["txid"])]
         if order_by in ("value", "-value"):
@@ -152,11 +152,11 @@ class Methods:
         return rows
 
     def search_raw_transactions(self, address: str, unconfirmed: bool = True) -> list[dict[str, Any]]:
-        """The history of an address, newest first."""
+        """Return the history of an address, newest first."""
         return history(self._node, script_of(address), unconfirmed)
 
     def get_tx_info(self, tx_hex: str, block_index: int | None = None) -> list[Any]:
-        """Source, destination, satoshis, fee and data of a transaction, signed or not."""
+        """Return the source, destination, satoshis, fee and data of a transaction, signed or not."""
         try:
             tx = decode(raw_of(tx_hex))
         except Refused as error:
@@ -182,7 +182,7 @@ class Methods:
         return Output(out.nValue, bytes(out.scriptPubKey), None if block is None else block.height)
 
     def unpack(self, data_hex: str) -> list[Any]:
-        """The type id and the fields of a send's message."""
+        """Return the type id and the fields of a send's message."""
         send = unpack_send(from_hex(data_hex, "message"))
         if send is None:
             raise InvalidParams("Not the message of a send.")
@@ -199,7 +199,7 @@ class Methods:
     # The ledger ------------------------------------------------------------------------------------------------
 
     def get_balances(self, **query: Any) -> list[dict[str, Any]]:
-        """Balance rows, zero rows included, filtered and ordered."""
+        """Return the balance rows, zero rows included, filtered and ordered."""
         assets = self._node.ledger.assets()
         rows = [
             {
@@ -216,7 +216,7 @@ class Methods:
         return _selected(rows, query)
 
     def get_assets(self, **query: Any) -> list[dict[str, Any]]:
-        """All assets, BTC and XCP included, filtered and ordered."""
+        """Return all assets, BTC and XCP included, filtered and ordered."""
         rows = [
             {
                 "asset_id": str(_number(row)),
@@ -229,7 +229,7 @@ class Methods:
         return _selected(rows, query)
 
     def get_asset_info(self, assets: list[str] | None = None, asset: str | None = None) -> list[dict[str, Any]]:
-        """Assets by their exact name or longname; unknown ones are left out."""
+        """Return the assets by their exact name or longname; unknown ones are left out."""
         found = []
         for name in [*(assets or []), *([asset] if asset else [])]:
             row = _BTC_ROW if name == "BTC" else self._node.ledger.named(name)
@@ -252,7 +252,7 @@ class Methods:
     # The server ------------------------------------------------------------------------------------------------
 
     def get_running_info(self) -> dict[str, Any]:
-        """Heights and version."""
+        """Return the heights and version."""
         block = self._node.index.blocks[-1]
         return {
             "server_ready": True,
@@ -277,7 +277,7 @@ class Methods:
         }
 
     def fee_per_kb(self, conf_target: int = 3, mode: str = "CONSERVATIVE") -> int | None:
-        """The estimated fee rate in sat/kvB, null where there is no estimate."""
+        """Return the estimated fee rate in sat/kvB, null where there is no estimate."""
         return estimate(self._node)
 
 
@@ -286,7 +286,7 @@ def _number(row: AssetRow) -> int:
 
 
 def _selected(rows: list[dict[str, Any]], query: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The rows that a stranger's query asks for. Raises InvalidParams."""
+    """Return the rows that a stranger's query asks for. Raises InvalidParams."""
     try:
         return checked(_select)(rows, **query)
     except TypeError as error:  # a member that there is not, or values that can't be compared

@@ -65,7 +65,7 @@ class Node:
 
     @property
     def fee_rate(self) -> int | None:
-        """The sat/kvB that it estimates when asked; None: it has no estimate.
+        """Return the sat/kvB that it estimates when asked; None: it has no estimate.
 
         A block takes what pays that at least, by itself or with all that it hangs on, and without an estimate all.
         """
@@ -91,7 +91,7 @@ class Node:
         least = Fraction(max(self._fee_rate or 0, RELAY_MINIMUM), 1000)
         return choose(self.mempool.entries, self.block_room, least)
 
-    # What it does ----------------------------------------------------------------------------------------------
+    # Actions ---------------------------------------------------------------------------------------------------
 
     def submit(self, raws: Sequence[bytes]) -> list[bytes]:
         """Take signed transactions into the mempool and, by the mining policy, into a block; their txids.

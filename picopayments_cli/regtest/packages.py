@@ -19,7 +19,7 @@ _MISSING = "bad-txns-inputs-missingorspent"
 
 @dataclass
 class Verdict:
-    """What became of a package: a message, and by txid why one is refused, what was here before, and what is new.
+    """The verdict on a package: a message, and by txid why one is refused, what was here before, and what is new.
 
     ``taken``: for each new one the transactions that it was judged with, itself included.
     """
@@ -32,7 +32,7 @@ class Verdict:
 
 
 def check_package(txs: Sequence[CTransaction]) -> None:
-    """That a package is one transaction, or a parent and then its child, with nothing spent twice. Raises Refused."""
+    """Check that a package is one transaction, or a parent and its child, with nothing spent twice. Raises Refused."""
     if not 1 <= len(txs) <= MAX_PACKAGE:
         raise Refused(f"Array must contain between 1 and {MAX_PACKAGE} transactions.", -8)
     spent = {txin.prevout.hash for tx in txs[1:] for txin in tx.vin}

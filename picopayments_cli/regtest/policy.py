@@ -1,4 +1,4 @@
-"""What a node of the network would not relay, whatever the mempool holds: standardness, dust, locks, scripts.
+"""Refuse what no node of the network relays, whatever the mempool holds: standardness, dust, locks, scripts.
 
 Reasons are named as Bitcoin Core names them.
 """
@@ -58,17 +58,17 @@ class FeeTooLow(Refused):
 
 
 def weight(tx: CTransaction) -> int:
-    """Weight units: three times the size without witness, and the size with it."""
+    """Return the weight units: three times the size without witness, and the size with it."""
     return 3 * len(tx.serialize({"include_witness": False})) + len(tx.serialize())
 
 
 def vsize(tx: CTransaction) -> int:
-    """Virtual size in vB."""
+    """Return the virtual size in vB."""
     return (weight(tx) + 3) // 4
 
 
 def dust_limit(script: bytes) -> int:
-    """Satoshis below which an output costs more to spend than it holds.
+    """Return the satoshis below which an output costs more to spend than it holds.
 
     546 for P2PKH, 540 for P2SH, 330 for P2TR and P2WSH, 294 for P2WPKH, 240 for P2A, 0 for data.
     """
@@ -82,7 +82,7 @@ def dust_limit(script: bytes) -> int:
 
 
 def check_sane(tx: CTransaction) -> None:
-    """The rules that need no chain: some input, some output, amounts in range, no output spent twice."""
+    """Check the rules that need no chain: some input, some output, amounts in range, no output spent twice."""
     if not tx.vin:
         raise Refused("bad-txns-vin-empty")
     if not tx.vout:
@@ -100,7 +100,7 @@ def check_sane(tx: CTransaction) -> None:
 
 
 def check_standard(tx: CTransaction) -> None:
-    """What is valid but not relayed: versions, sizes, forms of scripts, dust."""
+    """Refuse what is valid but not relayed: versions, sizes, forms of scripts, dust."""
     if not 1 <= tx.nVersion <= 3:
         raise Refused("version")
     if vsize(tx) > MAX_VSIZE:
@@ -138,13 +138,13 @@ def _standard_output(script: bytes) -> bool:
 
 
 def is_final(tx: CTransaction, height: int, median_time: int) -> bool:
-    """Whether nLockTime lets a transaction into the block at that height, on a chain of that median time past."""
+    """Tell whether nLockTime lets a transaction into the block at that height, on a chain of that median time past."""
     limit = height if tx.nLockTime < _LOCK_IS_TIME else median_time
     return bool(tx.nLockTime < limit) or all(txin.nSequence == _FINAL for txin in tx.vin)
 
 
 def locks_met(tx: CTransaction, spent: Sequence[Output], index: Index) -> bool:
-    """Whether the relative locks (BIP 68) of all inputs let a transaction into the next block."""
+    """Tell whether the relative locks (BIP 68) of all inputs let a transaction into the next block."""
     if tx.nVersion < 2:
         return True
     tip = index.height
@@ -161,11 +161,11 @@ def locks_met(tx: CTransaction, spent: Sequence[Output], index: Index) -> bool:
     return True
 
 
-# What a transaction spends ------------------------------------------------------------------------------------------
+# Inputs -------------------------------------------------------------------------------------------------------------
 
 
 def check_inputs(tx: CTransaction, spent: Sequence[Output], tip: int) -> int:
-    """That the outputs exist, are mature and of a standard form; the fee in satoshis."""
+    """Check that the outputs exist, are mature and of a standard form; the fee in satoshis."""
     for out in spent:
         if out.coinbase and out.height is not None and tip + 1 - out.height < MATURITY:
             raise Refused("bad-txns-premature-spend-of-coinbase")
@@ -186,7 +186,7 @@ def _standard_input(script: bytes) -> bool:
 
 
 def _sigops(script_sig: bytes) -> int:
-    """The signature checks in a redeem script; a multisig counts its number of keys, 20 where that is no number."""
+    """Count the signature checks in a redeem script: of a multisig its number of keys, 20 where that is no number."""
     pushes = script_pushes(bytes(script_sig))
     if not pushes or script_pushes(pushes[-1]) is None:
         return 0
@@ -202,7 +202,7 @@ def _sigops(script_sig: bytes) -> int:
 
 
 def check_scripts(raw: bytes, spent: Sequence[Output]) -> None:
-    """That every input fulfils its script, first by the rules of blocks, then by the stricter ones of relay.
+    """Check that every input fulfils its script, first by the rules of blocks, then by the stricter ones of relay.
 
     The stricter: strict DER and low S, minimal pushes, null dummy, clean stack, no unknown opcode or hash type.
     """

@@ -19,17 +19,17 @@ _MIN_ESTIMATE = 1024  # sat/kvB: what Counterparty Core shows at least
 
 
 def script_of(address: str) -> bytes:
-    """The scriptPubKey of a regtest address. Raises InvalidAddress."""
+    """Return the scriptPubKey of a regtest address. Raises InvalidAddress."""
     return script_of_address(_REGTEST, address)
 
 
 def txid_of(text: Any) -> bytes:
-    """The wire-order txid of a display-order one. Raises InvalidHex."""
+    """Return the wire-order txid of a display-order one. Raises InvalidHex."""
     return from_hex(text, "txid", 32)[::-1]
 
 
 def find(node: Node, txid: bytes) -> tuple[Tx, Block | None]:
-    """A transaction and its block, None while it waits in the mempool. Raises UnknownTransaction."""
+    """Return a transaction and its block, None while it waits in the mempool. Raises UnknownTransaction."""
     entry = node.mempool.entries.get(txid)
     if entry is not None:
         return entry.item, None
@@ -42,14 +42,14 @@ def find(node: Node, txid: bytes) -> tuple[Tx, Block | None]:
 
 
 def raw_of(text: Any) -> bytes:
-    """The bytes of a transaction in hex of either case. Raises InvalidHex."""
+    """Return the bytes of a transaction in hex of either case. Raises InvalidHex."""
     if not isinstance(text, str):
         raise InvalidHex("The transaction must be hex.", what="transaction")
     return from_hex(text.lower(), "transaction")
 
 
 def coins(node: Node, script: bytes, unconfirmed: bool) -> list[dict[str, Any]]:
-    """Unspent outputs as Esplora shows them; what the mempool spends is left out in both cases."""
+    """Return the unspent outputs as Esplora shows them; what the mempool spends is left out in both cases."""
     found = {
         outpoint: out for outpoint, out in node.index.coins_of(script).items() if node.mempool.spender(outpoint) is None
     }
@@ -59,19 +59,19 @@ def coins(node: Node, script: bytes, unconfirmed: bool) -> list[dict[str, Any]]:
 
 
 def history(node: Node, script: bytes, unconfirmed: bool) -> list[dict[str, Any]]:
-    """All transactions of a script as Esplora shows them: the mempool's first, then the newest first."""
+    """Return all transactions of a script as Esplora shows them: the mempool's first, then the newest first."""
     waiting = node.mempool.history(script) if unconfirmed else []
     txids = [*reversed(waiting), *reversed(node.index.history(script))]
     return [esplora_tx(*find(node, txid)) for txid in txids]
 
 
 def estimate(node: Node) -> int | None:
-    """The fee rate in sat/kvB as Counterparty Core shows it."""
+    """Return the fee rate in sat/kvB as Counterparty Core shows it."""
     return None if node.fee_rate is None else max(node.fee_rate, _MIN_ESTIMATE)
 
 
 def mempool_info(node: Node) -> dict[str, Any]:
-    """The mempool as a whole."""
+    """Return the mempool as a whole."""
     entries = node.mempool.entries.values()
     return {
         "loaded": True,

@@ -19,7 +19,7 @@ INCREMENTAL_RATE = 1  # sat/vB that a replacement pays on top
 
 
 def check_replacement(new: Entry, direct: Sequence[Entry], gone: Sequence[Entry]) -> None:
-    """That a transaction may replace ``direct``, its conflicts, and with them all of ``gone``. Raises Refused."""
+    """Check that a transaction may replace ``direct``, its conflicts, and with them all of ``gone``. Raises Refused."""
     shown = new.item.txid[::-1].hex()
     known = frozenset[bytes]().union(*(old.parents for old in direct))
     if not new.parents.isdisjoint(old.item.txid for old in gone):
@@ -35,7 +35,7 @@ def check_replacement(new: Entry, direct: Sequence[Entry], gone: Sequence[Entry]
 
 
 def check_package_replacement(parent: Entry, child: Entry, gone: Sequence[Entry]) -> None:
-    """That a parent and its child together may replace what they conflict with. Raises Refused."""
+    """Check that a parent and its child together may replace what they conflict with. Raises Refused."""
     why = "package RBF failed: "
     if parent.parents or child.parents != {parent.item.txid}:
         raise Refused(f"{why}new transaction cannot have mempool ancestors")
@@ -57,7 +57,7 @@ def _check_fees(new: Sequence[Entry], gone: Sequence[Entry], why: str) -> None:
 
 
 def _best_rate(gone: Sequence[Entry]) -> Fraction:
-    """The best rate that any part of these pays which could be mined by itself; more where that is hard to say."""
+    """Return the best rate of any part of these that could be mined by itself; more where that is hard to say."""
     by_txid = {entry.item.txid: entry for entry in gone}
     inside = {txid: [parent for parent in entry.parents if parent in by_txid] for txid, entry in by_txid.items()}
     spent = [parent for parents in inside.values() for parent in parents]

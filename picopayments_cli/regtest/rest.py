@@ -61,7 +61,7 @@ class RestApi:
         self._frozen: dict[bytes, Any] = {}
 
     def routes(self) -> list[Route]:
-        """All routes, trailing slash optional."""
+        """Return all routes, trailing slash optional."""
         gets: list[tuple[str, Callable[[Params], Any], tuple[str, ...]]] = [
             ("", self._root, ()),
             ("/healthz", self._health, ("check_type",)),
@@ -264,7 +264,7 @@ class RestApi:
         return self._listed(params, lambda row: row.destination == script)
 
     def _listed(self, params: Params, wanted: Callable[[SendRow], bool]) -> _Page:
-        """The rows that are wanted, newest first. Those that move or attach are not among this ledger's."""
+        """Return the rows that are wanted, newest first. Those that move or attach are not among this ledger's."""
         asset = params.get("asset", "").upper()
         kinds = params.get("send_type", "all").split(",")
         rows = self._node.ledger.sends() if not {"all", "send"}.isdisjoint(kinds) else ()
@@ -305,7 +305,7 @@ class RestApi:
 
 
 def _params(request: Request, allowed: Sequence[str]) -> Params | str:
-    """The parameters of query and path, or what is wrong with them."""
+    """Return the parameters of query and path, or what is wrong with them."""
     given = {name: request.query_params.getlist(name)[0] for name in request.query_params}
     unknown = [name for name in given if name not in allowed and name != "verbose"]
     if unknown:

@@ -24,7 +24,7 @@ _RPC_PATHS = ("/", "/api", "/api/", "/rpc", "/rpc/", "/v1", "/v1/")
 
 
 def create_app(node: Node, cached: bool = False) -> Starlette:
-    """The application; ``cached``: answer as stale, and as little, as a real Counterparty server (see RestApi)."""
+    """Build the application; ``cached``: answer as late, and as little, as a Counterparty server (see RestApi)."""
     rpc = JsonRpcEndpoint(Methods(node).table())
     bitcoin = BitcoinRpc(node)
     routes = RestApi(node, cached).routes()

@@ -34,17 +34,17 @@ _KINDS = {
 
 
 def display(wire: bytes) -> str:
-    """A hash as people write it: hex of the bytes reversed."""
+    """Return a hash as people write it: hex of the bytes reversed."""
     return wire[::-1].hex()
 
 
 def bitcoins(satoshis: int) -> float:
-    """Satoshis as the bitcoins that Bitcoin Core shows."""
+    """Return the satoshis as the bitcoins that Bitcoin Core shows."""
     return satoshis / COIN
 
 
 def address(script: bytes) -> str | None:
-    """The regtest address of a script, where it has one."""
+    """Return the regtest address of a script, where it has one."""
     return address_of_script(_REGTEST, script)
 
 
@@ -63,7 +63,7 @@ def _kind(script: bytes) -> str:
 
 
 def asm(script: bytes) -> str:
-    """A script as text: pushes in hex, the rest by the names of the opcodes."""
+    """Return a script as text: pushes in hex, the rest by the names of the opcodes."""
     words = []
     try:
         for opcode, data, _ in CScript(script).raw_iter():
@@ -82,7 +82,7 @@ def asm(script: bytes) -> str:
 
 
 def status(block: Block | None) -> dict[str, Any]:
-    """Where a transaction stands."""
+    """Tell where a transaction stands."""
     if block is None:
         return {"confirmed": False}
     return {
@@ -94,7 +94,7 @@ def status(block: Block | None) -> dict[str, Any]:
 
 
 def esplora_coin(node: Node, outpoint: Outpoint, out: Output) -> dict[str, Any]:
-    """An unspent output, with the amount in bitcoins that the Counterparty server adds."""
+    """Return an unspent output, with the amount in bitcoins that the Counterparty server adds."""
     block = None if out.height is None else node.index.blocks[out.height]
     return {
         "txid": display(outpoint.txid),
@@ -106,7 +106,7 @@ def esplora_coin(node: Node, outpoint: Outpoint, out: Output) -> dict[str, Any]:
 
 
 def esplora_tx(item: Tx, block: Block | None) -> dict[str, Any]:
-    """A transaction with the outputs that it spends."""
+    """Return a transaction with the outputs that it spends."""
     tx = item.tx
     spent: list[Output | None] = list(item.spent) or [None]
     return {
@@ -157,7 +157,7 @@ def _witness(tx: CTransaction, number: int) -> list[str]:
 
 
 def core_tx(item: Tx, block: Block | None, tip: int) -> dict[str, Any]:
-    """A transaction as getrawtransaction shows it when verbose; the block's fields only once it is confirmed."""
+    """Return a transaction as getrawtransaction shows it when verbose; the block's fields only once it is confirmed."""
     tx = item.tx
     shown: dict[str, Any] = {
         "txid": display(item.txid),
@@ -185,7 +185,7 @@ def core_tx(item: Tx, block: Block | None, tip: int) -> dict[str, Any]:
 
 
 def core_script(script: bytes) -> dict[str, Any]:
-    """A scriptPubKey."""
+    """Return a scriptPubKey."""
     shown = {"asm": asm(script), "hex": script.hex(), "type": _KINDS[_kind(script)][_CORE]}
     found = address(script)
     return shown if found is None else shown | {"address": found}

@@ -1,4 +1,4 @@
-"""What the next block holds: what pays best, parents with their children, as far as it pays enough and fits."""
+"""Choose what the next block holds: what pays best, parents with their children, as far as it pays enough and fits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from picopayments_cli.regtest.graph import Entries, Entry, ancestors, descendant
 
 
 def choose(entries: Entries, room: int, least: Fraction) -> list[Entry]:
-    """The entries for a block with ``room`` vB, in the order of their arrival.
+    """Return the entries for a block with ``room`` vB, in the order of their arrival.
 
     A transaction is judged by what it pays together with all that it hangs on and that is not chosen yet; what pays
     less than ``least`` sat/vB so waits. One that does not fit is passed over.

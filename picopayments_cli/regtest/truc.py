@@ -14,7 +14,7 @@ MAX_VSIZE, MAX_CHILD_VSIZE = 10_000, 1000  # vB
 def check_truc(
     entry: Entry, entries: Entries, below: Callable[[bytes], Iterable[bytes]], replaced: Collection[bytes]
 ) -> bytes | None:
-    """That a new transaction keeps to the rules; the sibling that has to go for it, if there is one.
+    """Check that a new transaction keeps to the rules; the sibling that has to go for it, if there is one.
 
     ``below`` tells the children of a transaction, ``replaced`` holds the txids of what this one conflicts with. Raises
     Refused.

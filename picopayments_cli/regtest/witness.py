@@ -1,4 +1,4 @@
-"""What a node does not relay of witnesses, though blocks may hold it: sizes, annexes, what a later rule could change.
+"""Refuse witnesses that a node does not relay, though blocks may: sizes, annexes, what a later rule could change.
 
 Where a tapscript's key is not plainly one of 32 bytes it is refused: any signature fulfils a key of another size.
 """
@@ -24,24 +24,24 @@ _SUCCESSES = frozenset(
 
 
 def is_witness_program(script: bytes) -> bool:
-    """Whether a scriptPubKey is a segwit output of any version."""
+    """Tell whether a scriptPubKey is a segwit output of any version."""
     return 4 <= len(script) <= 42 and (script[0] == 0 or 0x51 <= script[0] <= 0x60) and script[1] == len(script) - 2
 
 
 def is_p2tr(script: bytes) -> bool:
-    """Whether a scriptPubKey is a taproot output."""
+    """Tell whether a scriptPubKey is a taproot output."""
     return len(script) == 34 and script[:2] == b"\x51\x20"
 
 
 def witness_of(tx: CTransaction, number: int) -> list[bytes]:
-    """The witness of an input, item by item."""
+    """Return the witness of an input, item by item."""
     if number >= len(tx.wit.vtxinwit):
         return []
     return [bytes(item) for item in tx.wit.vtxinwit[number].scriptWitness.stack]
 
 
 def is_standard_witness(script: bytes, script_sig: bytes, witness: Sequence[bytes]) -> bool:
-    """Whether a witness is of a relayed form for the scriptPubKey that it spends."""
+    """Tell whether a witness is of a relayed form for the scriptPubKey that it spends."""
     if not witness:
         return True
     if is_p2sh(script):
@@ -67,7 +67,7 @@ def _small(items: Sequence[bytes]) -> bool:
 
 
 def tapscript_fault(witness: Sequence[bytes]) -> str | None:
-    """Why a node does not relay a taproot spend that consensus allows, or None where it does."""
+    """Tell why a node does not relay a taproot spend that consensus allows, or None where it does."""
     if len(witness) == 1:
         return None
     if witness[-1][0] & _LEAF_MASK != _TAPSCRIPT:
@@ -95,7 +95,7 @@ def _fault(before: tuple[int, bytes | None], word: tuple[int, bytes | None]) -> 
 
 
 def _shortest(data: bytes) -> int:
-    """The opcode that pushes data in the fewest bytes."""
+    """Return the opcode that pushes data in the fewest bytes."""
     if len(data) == 1 and 1 <= data[0] <= 16:
         return 0x50 + data[0]
     if data == b"\x81":

@@ -32,7 +32,7 @@ def test_wallet_coins_go_behind_the_channels_and_leave_the_reserve() -> None:
 
     draft = payout(0)
     assert [coin.outpoint for coin in draft.inputs] == [out, large.outpoint]
-    paid = draft.fee + DUST - draft.inputs[0].value  # the fee of the wallet's own coin included
+    paid = draft.fee - draft.inputs[0].value  # the fee of the wallet's own coin included
     assert payout(80_000 - paid) == draft
     with pytest.raises(InsufficientBitcoin):
         payout(80_000 - paid + 1)

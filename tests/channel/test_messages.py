@@ -354,7 +354,7 @@ NOT_LIST: list[Any] = [None, True, 1, "ab", {}]
 SEND = SYNC_REQUEST.as_json()["sends"][0]
 RECEIVE = SYNC_REPLY.as_json()["receive"][0]
 OFFERED = SYNC_REPLY.as_json()["commit"]
-NO_TOKEN = [*NOT_HEX, "ab" * 257]
+NO_TOKEN = [*NOT_HEX, "", "ab" * 257]
 
 
 def items(item: dict[str, Any], wrong: dict[str, list[Any]]) -> list[Any]:

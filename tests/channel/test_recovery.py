@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from channel_support import PAYEE, PAYER, SPEND_SECRET, hashed
+from channel_support import PAYEE, PAYER, SPEND_SECRET, hashed, size_of
 from recovery_support import DEPOSIT, EXPIRE, SAFE, XCP, Scene, purse
 
 from picopayments_cli.channel import recovery
@@ -347,7 +347,7 @@ def test_no_flood_of_dust_keeps_a_commit_from_being_punished() -> None:
     first, *others = scene.punish(*scene.channel.revoked)
     assert (first.inputs[0].outpoint, len(first.inputs)) == (out, MOST_INPUTS)
     assert sum(len(draft.inputs) for draft in others) == MOST_INPUTS
-    assert all(draft.size < 100_000 for draft in (first, *others))
+    assert all(size_of(draft) < 100_000 for draft in (first, *others))
     scene.publish(first, PAYER)
     assert scene.home(PAYER) == 400
 
@@ -382,7 +382,7 @@ def test_a_flooded_deposit_is_taken_back_in_parts() -> None:
     for _ in range(MOST_INPUTS + 8):
         scene.chain.fund(scene.channel.script.output, 600)
     (draft,) = scene.changes(given=True)
-    assert (len(draft.inputs), draft.size < 100_000) == (MOST_INPUTS, True)
+    assert (len(draft.inputs), size_of(draft) < 100_000) == (MOST_INPUTS, True)
     scene.publish(draft, PAYER)
     assert scene.home(PAYER) == DEPOSIT
     (rest,) = scene.changes(given=True)

@@ -23,6 +23,7 @@ from channel_support import (
     purse,
     secret,
     signed_spend,
+    size_of,
     wallet_coin,
     wallet_script,
 )
@@ -116,9 +117,9 @@ def recoveries(deposit: DepositScript, commit: CommitScript, value: int = 100_00
 def test_the_sizes_that_deposits_are_budgeted_by_are_the_worst() -> None:
     anchor = Anchor(outpoint(0), Budget(5).anchor)
     worst = recoveries(DEPOSIT, COMMIT)
-    assert compose_commit(anchor, DEPOSIT, COMMIT, ASSET, MAX_QUANTITY, Budget(5)).size == COMMIT_SIZE
-    assert (worst["payout"].size, worst["revoke"].size) == (PAYOUT_SIZE, PAYOUT_SIZE)
-    assert (worst["change"].size, worst["expire"].size) == (CHANGE_SIZE, 379)
+    assert size_of(compose_commit(anchor, DEPOSIT, COMMIT, ASSET, MAX_QUANTITY, Budget(5))) == COMMIT_SIZE
+    assert (size_of(worst["payout"]), size_of(worst["revoke"])) == (PAYOUT_SIZE, PAYOUT_SIZE)
+    assert (size_of(worst["change"]), size_of(worst["expire"])) == (CHANGE_SIZE, 379)
 
 
 @given(st.integers(1, 2**250), st.integers(1, 65535), st.integers(1, 2016), st.integers(1, MAX_QUANTITY))
@@ -128,15 +129,15 @@ def test_nothing_signed_is_larger_than_was_paid_for(seed: int, expire: int, dela
     commit = CommitScript(payer.pubkey, payee.pubkey, hashed("spend"), hashed("one"), delay)
     for name, draft in recoveries(deposit, commit).items():
         size = len(draft.signed(payee if name == "payout" else payer).serialize())
-        assert size <= draft.size <= size + 10  # far shorter signatures are rare
-        assert draft.fee == draft.size
+        assert size <= size_of(draft) <= size + 10  # far shorter signatures are rare
+        assert draft.fee == size_of(draft)
     anchor = Anchor(outpoint(seed % 1000), Budget(5).anchor)
     draft = compose_commit(anchor, deposit, commit, ASSET, quantity, Budget(5))
     half = draft.signed(payer)
     signature = bytes(half.vin[0].scriptSig)[2 : 2 + half.vin[0].scriptSig[1]]
     whole = len(finish_commit(draft, deposit, signature, payee).serialize())
-    assert len(half.serialize()) <= draft.size <= COMMIT_SIZE
-    assert whole <= draft.size <= whole + 20
+    assert len(half.serialize()) <= size_of(draft) <= COMMIT_SIZE
+    assert whole <= size_of(draft) <= whole + 20
     assert whole <= draft.fee // 5
 
 
@@ -145,7 +146,7 @@ def test_sizes_with_many_inputs_and_outputs() -> None:
         coins = tuple(Input(outpoint(number), 1000, WALLET) for number in range(count))
         draft = Draft(coins, tuple(Output(600, WALLET.script) for _ in range(count)))
         size = len(draft.with_signatures([bytes(72)] * count).serialize())
-        assert draft.size == size == draft_size([WALLET] * count, [25] * count)
+        assert size_of(draft) == size == draft_size([WALLET] * count, [25] * count)
 
 
 # The deposit's budget -----------------------------------------------------------------------------------------------
@@ -162,9 +163,8 @@ def test_a_deposit_pays_for_commit_payout_and_change(rate: int) -> None:
     budget = Budget(rate)
     anchor = Anchor(outpoint(0), budget.anchor)
     assert budget.recovery_rate == rate // 3
-    assert budget.deposit == budget.anchor + DUST
     draft = compose_commit(anchor, DEPOSIT, COMMIT, ASSET, 700, budget)
-    assert draft.fee == budget.commit_fee >= rate * draft.size
+    assert draft.fee == budget.commit_fee >= rate * size_of(draft)
     half = draft.signed(PAYER)
     signature = bytes(half.vin[0].scriptSig)[2 : 2 + half.vin[0].scriptSig[1]]
     tx = finish_commit(draft, DEPOSIT, signature, PAYEE)
@@ -205,17 +205,17 @@ def test_a_deposit_takes_what_coins_it_needs_and_is_as_agreed(values: list[int],
     except InsufficientBitcoin as error:
         refused = error.data
         assert refused["available"] == sum(values) < refused["needed"]
-        assert refused["needed"] >= budget.deposit + DUST
+        assert refused["needed"] >= budget.anchor + DUST + DUST
         return
     anchor, data, change, spare = draft.outputs
     assert (anchor, spare) == (Output(budget.anchor, DEPOSIT.output), Output(DUST, DEPOSIT.output))
     assert (data.value, change.script) == (0, WALLET.script)
     assert change.value >= DUST
-    assert draft.fee == rate * draft.size
+    assert draft.fee == rate * size_of(draft)
     chosen = sorted((coin.value for coin in draft.inputs), reverse=True)
     assert chosen == sorted(values, reverse=True)[: len(chosen)]
     spared = draft_size([WALLET] * (len(chosen) - 1), [len(out.script) for out in draft.outputs])
-    assert len(chosen) == 1 or sum(chosen[:-1]) - budget.deposit - rate * spared < DUST
+    assert len(chosen) == 1 or sum(chosen[:-1]) - budget.anchor - DUST - rate * spared < DUST
     assert len({coin.outpoint for coin in draft.inputs}) == len(chosen)
 
 
@@ -225,7 +225,7 @@ def test_a_deposit_is_accepted_by_its_payee_and_read_by_counterparty(values: lis
     draft = compose_deposit(filled(values, 5), DEPOSIT, ASSET, 1000, budget)
     tx = all_signed(draft, PAYER)
     assert kernel_accepts(tx.serialize(), [Output(coin.value, WALLET.script) for coin in draft.inputs])
-    assert len(tx.serialize()) <= draft.size
+    assert len(tx.serialize()) <= size_of(draft)
     anchor = check_deposit(tx, DEPOSIT, ASSET, 1000, budget)
     assert anchor == Anchor(Outpoint(tx.GetTxid(), 0), budget.anchor)
     reading = read_transaction(tx, wallet_script(PAYER))
@@ -252,6 +252,22 @@ def test_a_send_pays_exactly_and_says_what_is_missing() -> None:
     with pytest.raises(InsufficientBitcoin) as refused:
         compose_send(filled([], 3), target, pack_send(ASSET, 5))
     assert refused.value.data == {"needed": enough, "available": 0}
+
+
+@pytest.mark.parametrize("message", [pack_send(ASSET, 5), None])
+def test_a_send_or_a_payment_leaves_the_reserve_to_the_satoshi(message: bytes | None) -> None:
+    target = Output(10_000, wallet_script(PAYEE))
+    enough = 10_000 + 3 * draft_size([WALLET], [25, 30, 25] if message else [25, 25]) + 20_000
+
+    def composed(value: int) -> Draft:
+        wallet = replace(filled([value], 3), reserve=20_000)
+        return compose_payment(wallet, target) if message is None else compose_send(wallet, target, message)
+
+    assert sum(out.value for out in composed(enough).outputs[1:]) == 20_000
+    with pytest.raises(InsufficientBitcoin) as refused:
+        composed(enough - 1)
+    assert refused.value.data == {"needed": enough, "available": enough - 1}
+    assert "20000 of which must stay in the wallet for fees that can't wait" in refused.value.message
 
 
 def test_the_message_is_encrypted_for_the_first_input_whatever_the_order_of_the_coins() -> None:
@@ -281,7 +297,7 @@ def test_a_plain_payment_pays_exactly_and_returns_the_rest() -> None:
 
     def paid(value: int, rate: int = 3) -> tuple[Output, ...]:
         draft = compose_payment(purse(PAYER, rate, [wallet_coin(ordered(1), value)]), target)
-        assert draft.fee == rate * draft.size
+        assert draft.fee == rate * size_of(draft)
         assert draft.version == 1
         return draft.outputs
 
@@ -322,14 +338,14 @@ def test_a_recovery_takes_all_of_the_asset_and_all_the_coins() -> None:
     tx = draft.signed(PAYER)
     judge(tx.serialize(), spent)
     assert kernel_accepts(tx.serialize(), spent)
-    assert draft.fee == 4 * draft.size == 31_300 - tx.vout[0].nValue
+    assert draft.fee == 4 * size_of(draft) == 31_300 - tx.vout[0].nValue
     ledger = Ledger({DEPOSIT.output: MAX_QUANTITY, b"elsewhere": 3})
     assert ledger.apply(tx, DEPOSIT.output) == MAX_QUANTITY
     assert ledger.balance(wallet_script(PAYER)) == MAX_QUANTITY
 
 
 def test_a_recovery_leaves_dust_or_is_refused_with_its_numbers() -> None:
-    fee = 7 * recoveries(DEPOSIT, COMMIT)["change"].size
+    fee = 7 * size_of(recoveries(DEPOSIT, COMMIT)["change"])
 
     def recovered(held: int) -> Draft:
         coin = Input(outpoint(1), held, change_unlock(DEPOSIT, SPEND_SECRET))

@@ -11,7 +11,7 @@ from typing import Any
 import coincurve
 import pytest
 from bitcoin.core.script import CScript
-from channel_support import high_s, judge, parsed, vectors, with_script_sig
+from channel_support import high_s, judge, parsed, size_of, vectors, with_script_sig
 from pycoin.coins.SolutionChecker import ScriptError
 
 from picopayments_cli.channel import envelope, values
@@ -237,7 +237,7 @@ def test_spends_signed_again_are_the_recorded_ones(step: str) -> None:
     assert bytes(tx.vin[0].scriptSig).hex() == SPENDS[step]["scriptsig"]
     assert tx.GetTxid()[::-1].hex() == SPENDS[step]["txid"]
     assert txid_of(raw_of(step))[::-1].hex() == SPENDS[step]["txid"]
-    assert len(raw_of(step)) <= draft.size
+    assert len(raw_of(step)) <= size_of(draft)
 
 
 def test_a_commit_is_finished_as_recorded() -> None:

@@ -237,6 +237,9 @@ def test_each_member_of_a_payment_must_be_there_and_of_its_kind(it: LifeInMemory
             if (not fits(name, value, other) and not (name == "token" and other == "ab" * 31)) or other in (0, 2**63):
                 assert is_damaged(it, path, changed({**payment, name: other})), (name, other)
         assert is_damaged(it, path, changed({key: item for key, item in payment.items() if key != name})), name
+    for token in ("", "ab" * 257):
+        assert is_damaged(it, path, changed({**payment, "token": token}))
+    assert not is_damaged(it, path, changed({**payment, "token": "ab" * 256}))
 
 
 def test_a_sync_that_waits_is_one(it: LifeInMemory, full: Connection) -> None:

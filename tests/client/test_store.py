@@ -19,7 +19,7 @@ from picopayments_cli.chain import Coin
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.channel.values import Handle, Height, Outpoint
 from picopayments_cli.client.store import Store
-from picopayments_cli.client.wallet import Wallet, spendable
+from picopayments_cli.client.wallet import Wallet, confirmed
 from picopayments_cli.errors import StoreDamaged, StoreLocked, StoreNewer, StoreUnusable, UnknownHandle
 
 REGTEST = NETWORKS["regtest"]
@@ -457,4 +457,4 @@ def test_a_key_file_that_holds_no_key_of_the_network_is_refused(store: Store, co
 
 def test_only_confirmed_coins_are_spent() -> None:
     coins = [Coin(Outpoint(bytes([n]) * 32, n), n, b"", Height(n) if n % 2 else None) for n in range(4)]
-    assert spendable(coins) == [coins[1], coins[3]]
+    assert confirmed(coins) == [coins[1], coins[3]]

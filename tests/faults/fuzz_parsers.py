@@ -381,7 +381,7 @@ class _Files:
 
     def hubs(self, data: bytes) -> None:
         with self._written("regtest.hubs", data) as session, session.store:
-            session.hub_key()
+            session.pinned_key()
 
     def data(self, value: Any) -> None:
         self.data_file(json.dumps(value).encode())

@@ -7,6 +7,7 @@ import random
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -247,17 +248,17 @@ def _refusals(liar: Liar, alice: HarnessClient, handle: str, kept: Path) -> None
     """
     names: list[Any] = [name for name, found in vars(errors).items() if isinstance(found, type)]
     names = [*names, "Exception", "__class__", "", None, 5, {}]
-    for name in sorted(names, key=lambda name: name in CLOSING):
-        for key in (None, liar.key):
-            alice.restore(kept)
-            before = alice.guaranteed(handle)
-            liar.proxy.refuse = _refusing(name, key)
-            refused = liar.tried(alice, f"error {name}", "sync", handle)
-            mutation = Mutation(str(name), "instead of an answer" if key else "of nobody's", dict)
-            liar.enter("mph_sync error", mutation, refused or "harmless: the connection closes")
-            liar.result.keep(before, alice.guaranteed(handle), f"after error {name}")
-            closes = alice.connection(handle).stage == "closing"
-            liar.result.hold(closes == (key is not None and name in CLOSING), f"error {name} closes: {closes}")
+    names.sort(key=lambda name: name in CLOSING)  # a close is told to the hub: what closes comes last
+    for key, name in product((None, liar.key), names):
+        alice.restore(kept)
+        before = alice.guaranteed(handle)
+        liar.proxy.refuse = _refusing(name, key)
+        refused = liar.tried(alice, f"error {name}", "sync", handle)
+        mutation = Mutation(str(name), "instead of an answer" if key else "of nobody's", dict)
+        liar.enter("mph_sync error", mutation, refused or "harmless: the connection closes")
+        liar.result.keep(before, alice.guaranteed(handle), f"after error {name}")
+        closes = alice.connection(handle).stage == "closing"
+        liar.result.hold(closes == (key is not None and name in CLOSING), f"error {name} closes: {closes}")
     liar.proxy.refuse = _refusing("StoreDamaged", liar.key)
     liar.tried(alice, "closing after errors", "close", handle)
     liar.result.hold(alice.connection(handle).stage == "closing", "an error of the hub's keeps from closing")

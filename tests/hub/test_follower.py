@@ -11,6 +11,7 @@ import pytest
 from bitcoin.core import CTransaction
 from bitcoin.core.script import OP_CHECKSIG, CScript
 from regtest_support import REGTEST, NodeProcess, Spend, address_of, key_of, running_node, script_of_key
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from picopayments_cli.chain import Query
@@ -22,6 +23,7 @@ from picopayments_cli.channel.values import Coin, Entry, Outpoint, hash160
 from picopayments_cli.errors import DatabaseUnusable, NodeBehind
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.follower import DEPOSIT, Follower
+from picopayments_cli.hub.schema import outputs, transactions
 
 ALICE, BOB, CAROL = (key_of(name) for name in ("alice", "bob", "carol"))
 FEE = 1000
@@ -57,7 +59,10 @@ class Index:
 
     def spender(self, outpoint: Outpoint) -> Entry | None:
         with self.database.reading() as connection:
-            return self.follower.spender(connection, outpoint)
+            spent = outputs.c.txid == outpoint.txid, outputs.c.vout == outpoint.vout
+            joined = select(transactions).join(outputs, outputs.c.spent_by == transactions.c.txid)
+            row = connection.execute(joined.where(*spent)).first()
+        return None if row is None else Entry(bytes(row.txid), bytes(row.raw), row.height)
 
     def agrees_with_the_node(self, *keys: Key) -> None:
         """Coins and histories are those that the node tells, heights included."""
@@ -330,11 +335,11 @@ def test_what_spends_a_deposit_is_followed_to_where_it_pays(index: Index, node: 
     node.rpc("generate", blocks=1)
     tip = index.follower.catch_up()
     with index.database.reading() as connection:
-        assert index.follower.spender(connection, anchor.outpoint) == Entry(made.txid, published, tip)
         assert [entry.raw for entry in index.follower.history(connection, commit)] in (
             [published, payout],
             [payout, published],
         )
-        spender = index.follower.spender(connection, made)
+    assert index.spender(anchor.outpoint) == Entry(made.txid, published, tip)
+    spender = index.spender(made)
     assert spender is not None
     assert spender.raw == payout

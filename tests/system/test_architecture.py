@@ -1,4 +1,4 @@
-"""docs/architecture.rst names modules and tests that exist, and every module of the ground floor."""
+"""docs/architecture.rst names every module, and functions and tests that exist."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 from faults import run
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "picopayments_cli"
+OTHERS = {"api", "cli", "errors", "quantities"}  # of the faces, and of the ground
 DOCUMENT = (ROOT / "docs" / "architecture.rst").read_text(encoding="utf-8")
 RULES = DOCUMENT.partition("The money rules\n")[2]
 MODULES = sorted(set(re.findall(r"``([\w/]+\.py|[\w/]+/)``", DOCUMENT)))
@@ -24,10 +26,38 @@ def test_what_the_document_names_is_there(name: str) -> None:
     assert (ROOT / "picopayments_cli" / name).exists() or (ROOT / name).exists()
 
 
-def test_every_module_of_the_ground_floor_has_its_row() -> None:
-    rows = DOCUMENT.partition("The ground floor\n")[2].partition("The doors\n")[0]
-    named = set(re.findall(r"(?m)^``(\w+)``", rows))
-    assert named == {path.stem for path in (ROOT / "picopayments_cli" / "channel").glob("[!_]*.py")}
+def modules_in(folder: str, *, below: str = "") -> set[str]:
+    """The modules of a folder of the package, as the document names them."""
+    return {below + path.stem for path in (PACKAGE / folder).glob("[!_]*.py")}
+
+
+def shared_floor() -> set[str]:
+    """The package ``chain``, its modules, and those beside it."""
+    return {"chain", *modules_in("chain", below="chain/"), *modules_in("")} - OTHERS
+
+
+@pytest.mark.parametrize(
+    ("title", "following", "modules"),
+    [
+        ("The ground floor", "The shared floor", modules_in("channel")),
+        ("The shared floor", "The client's wing", shared_floor()),
+        ("The client's wing", "The hub's wing", modules_in("client")),
+        ("The hub's wing", "The trial network's wing", modules_in("hub")),
+        ("The trial network's wing", "The doors", modules_in("regtest")),
+    ],
+)
+def test_every_module_has_its_row(title: str, following: str, modules: set[str]) -> None:
+    rows = DOCUMENT.partition(f"{title}\n===")[2].partition(f"{following}\n===")[0]
+    assert set(re.findall(r"(?m)^``([\w/]+)``", rows)) == modules
+
+
+def test_every_question_names_a_function_that_exists() -> None:
+    rows = DOCUMENT.partition("Where is it decided?\n")[2].partition("Glossary\n")[0]
+    named = re.findall(r"(?m)^.+? ``([\w/]+\.py)`` ``(\w+)``$", rows)
+    assert len(named) > 20
+    for module, function in named:
+        text = (PACKAGE / module).read_text(encoding="utf-8")
+        assert re.search(rf"(?m)^ *(def {function}\(|{function}\b.* = )", text), (module, function)
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule[:40])

@@ -372,19 +372,19 @@ def test_another_chain_closes_nothing(
 # What a key is bound to ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("pinned", ["http://127.0.0.1:{}", "HTTP://127.0.0.1:{}/", "http://me:pass@127.0.0.1:{}/other"])
-def test_a_key_is_bound_to_a_place_not_to_the_spelling_of_its_url(places: Places, pinned: str) -> None:
+def test_a_key_is_bound_to_a_place_not_to_the_spelling_of_its_url(places: Places) -> None:
     url = places.start("one")
     places.open(url)
     path = places.alice.basedir / "regtest.hubs"
     ((place, key),) = json.loads(path.read_text()).items()
     assert place == f"http://127.0.0.1:{port_of(url)}"
-    path.write_text(json.dumps({pinned.format(port_of(url)): key}))  # as an older version wrote it
     places.stop("one")
     places.start("stranger", port_of(url))
-    for spelled in (url, url.removesuffix("api/"), url.removesuffix("/api/"), url.replace("http", "HTTP")):
-        places.alice.hub_url = spelled
-        assert places.alice.fails("connect", "XCP", "5000") == (5, "BadHubSignature")
+    for pinned in ("http://127.0.0.1:{}", "HTTP://127.0.0.1:{}/", "http://me:pass@127.0.0.1:{}/other"):
+        path.write_text(json.dumps({pinned.format(port_of(url)): key}))  # as an older version wrote it
+        for spelled in (url, url.removesuffix("api/"), url.removesuffix("/api/"), url.replace("http", "HTTP")):
+            places.alice.hub_url = spelled
+            assert places.alice.fails("connect", "XCP", "5000") == (5, "BadHubSignature")
 
 
 def test_the_password_for_one_hub_is_not_told_to_another(places: Places) -> None:

@@ -183,6 +183,23 @@ def test_a_payee_that_can_take_no_more_is_refused_until_it_can(network: Network,
     assert bob.shown(b)["balance"] == 2000 - FEE
 
 
+def test_a_payee_without_the_fee_of_a_sync_is_refused_as_it_could_never_fetch_the_payment(
+    network: Network, pair: tuple[Client, str, Client, str]
+) -> None:
+    alice, a, _, b = pair
+    empty = network.client("empty")
+    e = network.open_connection(empty, quantity=1000)
+    pay(empty, e, b, 1000 - FEE)
+    empty.run("sync")
+    assert empty.shown(e)["balance"] == 0
+    pay(alice, a, e, 150)
+    assert "PaymentExceedsReceivable" in alice.done("sync").stderr
+    assert (alice.shown(a)["balance"], alice.shown(a)["owed"]) == (DEPOSIT - FEE, 0)
+    failed = empty.done("sync")
+    assert (failed.code, failed.error["name"]) == (1, "NotTransferable")
+    assert "the other connections" not in failed.stderr
+
+
 def test_a_closing_payee_is_refused_and_the_amount_comes_back(
     network: Network, pair: tuple[Client, str, Client, str]
 ) -> None:

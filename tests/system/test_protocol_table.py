@@ -353,7 +353,7 @@ def rows(title: str) -> list[list[str]]:
 
 def table() -> dict[str, list[str]]:
     """By the name of each state the doors that a sync goes through in it."""
-    return {name: re.findall(r"``([^`]+)``", doors) for name, _, doors in rows("What ``sync`` does next")}
+    return {name: re.findall(r"``([^`]+)``", doors) for name, _, doors in rows("The steps of ``sync``")}
 
 
 @pytest.fixture
@@ -400,7 +400,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "commit fee at 5 sat/vB": budget.commit_fee,
         "commit output at 5 sat/vB": budget.commit_value,
         "anchor at 5 sat/vB": budget.anchor,
-        "deposit at 5 sat/vB": budget.deposit,
+        "deposit at 5 sat/vB": budget.anchor + transactions.DUST,
         "greatest delay": terms.MAX_DELAY,
         "wire clearance": WIRE_CLEARANCE,
         "least margin": MIN_MARGIN,
@@ -421,7 +421,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
 
 
 def test_the_checks_of_the_document_are_errors_of_the_program() -> None:
-    checks = rows("What is checked")
+    checks = rows("Checks")
     assert len(checks) > 20
     for rule, when, refusal in checks:
         names = re.findall(r"``([^`]+)``", refusal)

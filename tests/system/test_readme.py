@@ -26,7 +26,7 @@ def section(title: str) -> str:
 def test_the_table_of_errors_is_the_codes() -> None:
     told: dict[str, tuple[int, str]] = {}
     name = ""
-    for line in section("What each error means").splitlines():
+    for line in section("The errors").splitlines():
         row = re.match(r"``(\w+)``\s+(\d)\s+(.+)", line)
         if row:
             name = row[1]

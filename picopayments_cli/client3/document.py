@@ -1,0 +1,363 @@
+"""Write a connection as the JSON document and the rows that it is on disk, and read it back.
+
+The document's size does not grow with a connection's age. The rows, JSON arrays, do: ``signed``, a commit to the hub
+(a later row of that hash replaces it); ``held``, one from it; ``back``, one that was given back; ``own``, an own hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from picopayments_cli.channel.counterparty import asset_members
+from picopayments_cli.channel.values import (
+    HANDLE_SIZE,
+    HASH_SIZE,
+    PUBKEY_SIZE,
+    SECRET_SIZE,
+    Coin,
+    Handle,
+    Hash,
+    Outpoint,
+    Pubkey,
+    Quantity,
+    Secret,
+    Token,
+    check_quantity,
+    from_hex,
+)
+from picopayments_cli.channel3.deadlines import Expiry
+from picopayments_cli.channel3.duplex import Duplex
+from picopayments_cli.channel3.facts import Counter, Sent
+from picopayments_cli.channel3.fees import FeeFrac
+from picopayments_cli.channel3.halves import Closing, Commit
+from picopayments_cli.channel3.keys import XOnly
+from picopayments_cli.channel3.messages import CloseRequest, SyncRequest
+from picopayments_cli.channel3.scripts import DepositScript
+from picopayments_cli.channel3.state import Handed, Held, Receiving, Sending, Signed
+from picopayments_cli.channel3.transactions import Contract
+from picopayments_cli.channel3.wire import PROTOCOL, Payment, read_terms, terms_json
+from picopayments_cli.client3.connection import STAGES, Connection, Ending, Pending, Rows
+
+Row = list[Any]
+
+
+def to_document(connection: Connection) -> dict[str, Any]:
+    """Write a connection as a JSON document, without its handle and its rows."""
+    duplex, pending = connection.duplex, connection.pending
+    return {
+        "protocol": PROTOCOL,
+        "hub_url": connection.hub_url,
+        "hub_key": connection.hub_key.hex(),
+        **asset_members(connection.asset, connection.longname),
+        "terms": terms_json(connection.terms),
+        "salt": connection.salt.hex(),
+        "stage": connection.stage,
+        "expiry": [connection.expiry.height, connection.expiry.time],
+        "c2h": _sending_json(duplex.sending),
+        "h2c": _receiving_json(duplex.receiving),
+        "close_signed": duplex.close_signed,
+        "proposal": dict(connection.proposal),
+        "deposit": connection.deposit_raw.hex(),
+        "hub_deposit": _hex(connection.hub_deposit),
+        "counted": list(connection.counted),
+        "queue": [_payment_json(payment) for payment in connection.queue],
+        "pending": pending
+        and {
+            "bodies": [dict(body) for body in pending.bodies],
+            "payments": [_payment_json(payment) for payment in pending.payments],
+        },
+        "owed": connection.owed,
+        "ending": _ending_json(connection.ending),
+        "sent": [[_sent_json(item) for item in side] for side in connection.sent],
+        "publishing": connection.publishing,
+        "published": list(connection.published),
+        "final": connection.final,
+    }
+
+
+def rows_between(before: Connection | None, after: Connection) -> list[Row]:
+    """List the rows that lead from one value of a connection to a later one."""
+    old = Rows() if before is None else before.rows
+    had = {} if before is None else {item.revoke_hash: item for item in before.duplex.receiving.active}
+    has = {item.revoke_hash: item for item in after.duplex.receiving.active}
+    changed = [item for name, item in after.rows.signed.items() if old.signed.get(name) != item]
+    return [
+        *(["own", item.hex()] for item in sorted(after.rows.own - old.own)),
+        *(["signed", item.quantity, item.revoke_hash.hex(), _hex(item.remainder), _hex(item.secret)]
+          for item in changed),
+        *(["held", *_commit_json(item.commit), item.number] for name, item in has.items() if had.get(name) != item),
+        *(["back", name.hex()] for name in had if name not in has),
+    ]  # fmt: skip
+
+
+def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
+    """Read a connection and its rows. Raises KeyError, TypeError, ValueError, PicopaymentsError where damaged."""
+    if document["protocol"] != PROTOCOL or document["stage"] not in STAGES:
+        raise ValueError("it is of another protocol, or in no such stage")
+    height, time = (_whole(item) for item in _list(document["expiry"]))
+    publishing, pending = document["publishing"], document["pending"]
+    rows, held = _read_rows(_list(document["rows"]))
+    sent = [tuple(_sent(item) for item in _list(side)) for side in _list(document["sent"])]
+    counted = [None if item is None else _whole(item) for item in _list(document["counted"])]
+    return Connection(
+        handle=handle,
+        hub_url=_text(document["hub_url"]),
+        hub_key=Pubkey(from_hex(document["hub_key"], "hub's key", PUBKEY_SIZE)),
+        asset=_text(document["asset"]),
+        terms=read_terms(document["terms"]),
+        salt=bytes.fromhex(document["salt"]),
+        duplex=Duplex(
+            replace(_sending(document["c2h"]), active=_active(rows)),
+            replace(_receiving(document["h2c"]), active=tuple(sorted(held, key=lambda item: item.quantity))),
+            _switch(document["close_signed"]),
+        ),
+        expiry=Expiry(height, time),
+        stage=document["stage"],
+        proposal=_object(document["proposal"]),
+        deposit_raw=bytes.fromhex(document["deposit"]),
+        hub_deposit=_bytes(document["hub_deposit"]),
+        counted=(counted[0], counted[1]),
+        rows=rows,
+        queue=_payments(document["queue"]),
+        pending=None if pending is None else _pending(pending),
+        owed=_whole(document["owed"]),
+        ending=_ending(document["ending"]),
+        sent=(sent[0], sent[1]),
+        publishing=None if publishing is None else (_text(publishing[0]), _txid(publishing[1])),
+        published=tuple(_txid(item) for item in _list(document["published"])),
+        final=_switch(document["final"]),
+        longname=None if document.get("asset_longname") is None else _text(document["asset_longname"]),
+    )
+
+
+# Rows ---------------------------------------------------------------------------------------------------------------
+
+
+def _read_rows(lines: Sequence[Any]) -> tuple[Rows, list[Held]]:
+    signed: dict[Hash, Signed] = {}
+    held: dict[Hash, Held] = {}
+    own: set[Hash] = set()
+    for kind, *items in map(_list, lines):
+        if kind == "own":
+            own.add(_hash(items[0]))
+        elif kind == "back":
+            held.pop(_hash(items[0]), None)
+        elif kind == "held":
+            commit = _commit(items[:4])
+            held[commit.revoke_hash] = Held(commit, _whole(items[4]))
+        elif kind == "signed":
+            row = Signed(_quantity(items[0]), _hash(items[1]), _bytes(items[2]), _secret(items[3]))
+            signed[row.revoke_hash] = row
+        else:
+            raise ValueError("a row is of no kind that is known")
+    return Rows(signed, frozenset(own)), list(held.values())
+
+
+def _active(rows: Rows) -> tuple[Signed, ...]:
+    return tuple(sorted((row for row in rows.signed.values() if row.secret is None), key=lambda row: row.quantity))
+
+
+# Channels -----------------------------------------------------------------------------------------------------------
+
+
+def _contract_json(contract: Contract) -> dict[str, Any]:
+    deposit = contract.deposit
+    return {
+        "script": [str(deposit.payer), str(deposit.payee), deposit.height],
+        "wallets": [contract.payer_wallet.hex(), contract.payee_wallet.hex()],
+        "asset_id": str(contract.asset_id),
+        "quantity": contract.quantity,
+        "delay": contract.delay,
+        "fee_rate": contract.rate,
+    }
+
+
+def _contract(body: Mapping[str, Any]) -> Contract:
+    payer, payee, height = body["script"]
+    wallets = [bytes.fromhex(item) for item in _list(body["wallets"])]
+    return Contract(
+        DepositScript(XOnly(bytes.fromhex(payer)), XOnly(bytes.fromhex(payee)), _whole(height)),
+        wallets[0],
+        wallets[1],
+        int(_text(body["asset_id"])),
+        _quantity(body["quantity"]),
+        _whole(body["delay"]),
+        _whole(body["fee_rate"]),
+    )
+
+
+def _anchor_json(anchor: Coin | None) -> list[Any] | None:
+    return None if anchor is None else [str(anchor.outpoint), anchor.value]
+
+
+def _anchor(item: Any, contract: Contract) -> Coin | None:
+    if item is None:
+        return None
+    return Coin(Outpoint.parse(_text(item[0])), _whole(item[1]), contract.deposit.output, None)
+
+
+def _sending_json(side: Sending) -> dict[str, Any]:
+    anchor, requested = _anchor_json(side.anchor), [item.hex() for item in side.requested]
+    return {**_contract_json(side.contract), "anchor": anchor, "requested": requested}
+
+
+def _sending(body: Mapping[str, Any]) -> Sending:
+    contract = _contract(body)
+    requested = tuple(_hash(item) for item in _list(body["requested"]))
+    return Sending(contract, _anchor(body["anchor"], contract), requested)
+
+
+def _receiving_json(side: Receiving) -> dict[str, Any]:
+    return {
+        **_contract_json(side.contract),
+        "anchor": _anchor_json(side.anchor),
+        "requested": [[item.revoke_hash.hex(), item.number] for item in side.requested],
+        "newest": None if side.newest is None else _commit_json(side.newest),
+        "owing": side.owing,
+        "half_left": side.half_left,
+        "next_number": side.next_number,
+    }
+
+
+def _receiving(body: Mapping[str, Any]) -> Receiving:
+    contract = _contract(body)
+    return Receiving(
+        contract,
+        _anchor(body["anchor"], contract),
+        tuple(Handed(_hash(item), _whole(number)) for item, number in _list(body["requested"])),
+        newest=None if body["newest"] is None else _commit(body["newest"]),
+        owing=_switch(body["owing"]),
+        half_left=_switch(body["half_left"]),
+        next_number=_whole(body["next_number"]),
+    )
+
+
+def _commit_json(commit: Commit) -> Row:
+    return [commit.quantity, commit.revoke_hash.hex(), commit.signature.hex(), commit.payout_signature.hex()]
+
+
+def _commit(items: Any) -> Commit:
+    quantity, revoke_hash, signature, payout_signature = _list(items)
+    return Commit(_quantity(quantity), _hash(revoke_hash), bytes.fromhex(signature), bytes.fromhex(payout_signature))
+
+
+# The end ------------------------------------------------------------------------------------------------------------
+
+
+def _ending_json(ending: Ending) -> dict[str, Any]:
+    return {
+        "since": ending.since,
+        "asked": None if ending.asked is None else dict(ending.asked),
+        "counters": [[item.quantity, _hex(item.signature)] for item in ending.counters],
+        "closings": [[item.quantity, item.signature.hex(), _hex(item.rest_signature)] for item in ending.closings],
+        "told": ending.told,
+    }
+
+
+def _ending(body: Mapping[str, Any]) -> Ending:
+    asked = body["asked"]
+    if asked is not None:
+        CloseRequest.parse(asked)
+    return Ending(
+        None if body["since"] is None else _whole(body["since"]),
+        None if asked is None else _object(asked),
+        tuple(Counter(_whole(quantity), _bytes(signature)) for quantity, signature in _list(body["counters"])),
+        tuple(
+            Closing(_whole(quantity), bytes.fromhex(signature), _bytes(rest))
+            for quantity, signature, rest in _list(body["closings"])
+        ),
+        _switch(body["told"]),
+    )
+
+
+def _sent_json(sent: Sent) -> Row:
+    coins = [[str(coin.outpoint), coin.value, coin.script.hex(), coin.height] for coin in sent.coins]
+    return [sent.txid.hex(), str(sent.spends), sent.feefrac.fee, sent.feefrac.size, coins]
+
+
+def _sent(items: Any) -> Sent:
+    txid, spends, fee, size, listed = _list(items)
+    coins = tuple(
+        Coin(Outpoint.parse(_text(outpoint)), _whole(value), bytes.fromhex(script), height)
+        for outpoint, value, script, height in _list(listed)
+    )
+    return Sent(from_hex(txid, "txid", 32), Outpoint.parse(_text(spends)), FeeFrac(_whole(fee), _whole(size)), coins)
+
+
+def _pending(body: Mapping[str, Any]) -> Pending:
+    bodies = tuple(_object(item) for item in _list(body["bodies"]))
+    for item in bodies:
+        SyncRequest.parse(item)
+    if not bodies:
+        raise ValueError("a sync that waits for its answer has a body")
+    return Pending(bodies, _payments(body["payments"]))
+
+
+# A document may hold anything. What is of another kind is refused here, not where it is used. ---------------------
+
+
+def _of_kind(value: Any, kind: type) -> Any:
+    if type(value) is not kind:  # a boolean is no number
+        raise TypeError(f"it should be {kind.__name__}")
+    return value
+
+
+def _text(value: Any) -> str:
+    return str(_of_kind(value, str))
+
+
+def _switch(value: Any) -> bool:
+    return bool(_of_kind(value, bool))
+
+
+def _list(value: Any) -> list[Any]:
+    return list(_of_kind(value, list))
+
+
+def _object(value: Any) -> dict[str, Any]:
+    return dict(_of_kind(value, dict))
+
+
+def _whole(value: Any) -> int:
+    if _of_kind(value, int) < 0:
+        raise ValueError("it should be 0 at least")
+    return int(value)
+
+
+def _quantity(value: Any) -> Quantity:
+    return Quantity(_whole(value))
+
+
+def _hash(value: Any) -> Hash:
+    return Hash(from_hex(value, "hash", HASH_SIZE))
+
+
+def _txid(value: Any) -> str:
+    return from_hex(value, "txid", 32).hex()
+
+
+def _hex(data: bytes | None) -> str | None:
+    return None if data is None else data.hex()
+
+
+def _bytes(text: str | None) -> bytes | None:
+    return None if text is None else bytes.fromhex(text)
+
+
+def _secret(text: str | None) -> Secret | None:
+    return None if text is None else Secret(from_hex(text, "secret", SECRET_SIZE))
+
+
+def _payment_json(payment: Payment) -> dict[str, Any]:
+    return {"payee": _hex(payment.payee), "amount": payment.amount, "token": payment.token.hex()}
+
+
+def _payment(body: Mapping[str, Any]) -> Payment:
+    payee = None if body["payee"] is None else Handle(from_hex(body["payee"], "payee", HANDLE_SIZE))
+    return Payment(payee, check_quantity(body["amount"]), Token(bytes.fromhex(body["token"])))
+
+
+def _payments(value: Any) -> tuple[Payment, ...]:
+    return tuple(_payment(item) for item in _list(value))

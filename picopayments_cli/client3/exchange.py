@@ -1,0 +1,168 @@
+"""Exchange payments with the hub in one sync: write the request down, send it until it is answered, take the reply.
+
+What moves money is on disk before it leaves. Every function may be cut off anywhere and called again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from picopayments_cli.channel import envelope, messages
+from picopayments_cli.channel3 import duplex as pair
+from picopayments_cli.channel3.messages import MOST_PAYMENTS, SyncReply, SyncRequest
+from picopayments_cli.channel3.wire import Anchors, Payment, Receipt, RefusedPayment
+from picopayments_cli.client import history
+from picopayments_cli.client.history import Action
+from picopayments_cli.client3.closing import Outcome
+from picopayments_cli.client3.connection import Connection, Pending
+from picopayments_cli.client3.session import Session
+from picopayments_cli.errors import (
+    AmountExceedsSpendable,
+    AssetMismatch,
+    BadReply,
+    NotTransferable,
+    PaymentExceedsReceivable,
+    PicopaymentsError,
+)
+
+log = logging.getLogger(__name__)
+# Causes that lie in the payments: without them the hub takes the same commit and revocations.
+_ABOUT_PAYMENTS = (AmountExceedsSpendable, PaymentExceedsReceivable, AssetMismatch)
+
+
+def exchange(session: Session, connection: Connection, outcome: Outcome) -> Connection:
+    """Finish the sync that has no answer yet, if there is one; then sync, unless that left nothing to send."""
+    if connection.pending is not None:
+        connection = finish(session, connection, outcome)
+        if not connection.queue:
+            return connection
+    return finish(session, prepare(session, connection), outcome)
+
+
+def prepare(session: Session, connection: Connection) -> Connection:
+    """Write the next sync to disk: the oldest queued payments that the connection can move, and the fee.
+
+    Raises NotTransferable where it can't even move the fee, CloseSigned, ConnectionNotOpen.
+    """
+    count, total = _payable(connection)
+    secrets = connection.secrets(session.key)
+    moved, half, changes = pair.transfer(connection.duplex, total, secrets)
+    moved, own_hash = pair.hand_out(moved, secrets)
+    payments = connection.queue[:count]
+    request = SyncRequest(connection.handle, anchors_of(connection), half, payments, own_hash)
+    prepared = replace(
+        connection.with_state(moved, changes, own_hash),
+        queue=connection.queue[count:],
+        pending=Pending((envelope.seal(session.wallet.key, request.as_json()),), payments),
+    )
+    return session.save(prepared, "sync prepared")
+
+
+def anchors_of(connection: Connection) -> Anchors:
+    """Name both anchors as this party sees them; None where no deposit counts."""
+    anchors = connection.duplex.sending.anchor, connection.duplex.receiving.anchor
+    c2h, h2c = (
+        None if anchor is None or height is None else anchor.outpoint
+        for anchor, height in zip(anchors, connection.counted, strict=True)
+    )
+    return Anchors(c2h, h2c)
+
+
+def _payable(connection: Connection) -> tuple[int, int]:
+    """Count the queued payments that fit into the next sync, and add them and its fee up."""
+    fee = connection.terms.sync_fee
+    for count in range(min(len(connection.queue), MOST_PAYMENTS), -1, -1):
+        total = fee + sum(payment.amount for payment in connection.queue[:count])
+        if pair.transferable(connection.duplex, total):
+            return count, total
+    raise NotTransferable(
+        f"The connection {connection.handle.hex()} can't move the fee of {fee} for a sync: close it.",
+        handle=connection.handle.hex(),
+        sync_fee=fee,
+    )
+
+
+def finish(session: Session, connection: Connection, outcome: Outcome) -> Connection:
+    """Send the pending sync and apply the reply. If the hub refuses the payments, send it once more without them.
+
+    Raises what the hub refuses and what its reply fails; the sync stays pending then.
+    """
+    pending = connection.pending
+    if pending is None:
+        return connection
+    try:
+        reply = session.call("mph_sync", pending.bodies, connection.hub_key)
+    except _ABOUT_PAYMENTS as error:
+        if not SyncRequest.parse(pending.bodies[-1]).payments:
+            raise
+        return finish(session, repair(session, connection, pending, error.name), outcome)
+    answer, sent = SyncReply.parse(reply.body), SyncRequest.parse(reply.request).payments
+    try:
+        settled = _settle_reply(connection, pending, answer, sent)
+    except PicopaymentsError:
+        _note_remainder(session, connection, answer)
+        raise
+    session.save(settled, "sync settled", *_synced(connection, sent, answer))
+    outcome.receipts.extend(answer.receipts)
+    for refusal in answer.refused:
+        log.warning("payment %s was refused (%s); its amount comes back", refusal.token.hex(), refusal.cause)
+    return settled
+
+
+def _note_remainder(session: Session, connection: Connection, answer: SyncReply) -> None:
+    """Write down that a commit came in a reply of which nothing is credited: its remainder is owed all the same."""
+    noted = pair.noted(connection.duplex, answer.half)
+    if noted != connection.duplex:
+        session.save(replace(connection, duplex=noted), "commit noted")
+
+
+def repair(session: Session, connection: Connection, pending: Pending, cause: str) -> Connection:
+    """Sign the sync anew without its payments. Commit and revocations have left the machine and stay as they are.
+
+    ``cause``: the name of the error that the payments were refused with.
+    """
+    last = SyncRequest.parse(pending.bodies[-1])
+    body = envelope.seal(session.wallet.key, replace(last, payments=()).as_json())
+    repaired = replace(connection, pending=replace(pending, bodies=(*pending.bodies, body)))
+    refused = [history.refused(_told(payment), cause) for payment in last.payments]
+    return session.save(repaired, "sync repaired", *refused)
+
+
+def _settle_reply(connection: Connection, pending: Pending, answer: SyncReply, sent: Sequence[Payment]) -> Connection:
+    """Apply a reply, all of it or nothing. ``sent``: the payments that it answers. Raises what the channel refuses."""
+    carried = {payment.token for payment in sent}
+    refused = {refusal.token for refusal in answer.refused}
+    if not refused <= carried:
+        raise BadReply("The hub refuses payments that the sync did not carry. Nothing of the reply was taken.")
+    kept_back = [payment for payment in pending.payments if payment.token not in carried - refused]
+    expected = sum(receipt.amount for receipt in answer.receipts)
+    state, changes, surplus = pair.settle(connection.duplex, answer.half, expected)
+    state = pair.add_request(state, answer.next_hash, seen=connection.knows(answer.next_hash))
+    owed = connection.owed + sum(payment.amount for payment in kept_back)
+    return replace(connection.with_state(state, changes), pending=None, owed=max(owed - surplus, 0))
+
+
+# The history is written in the other protocol's values until this package takes its place ---------------------------
+
+
+def _synced(connection: Connection, sent: Iterable[Payment], answer: SyncReply) -> list[Action]:
+    return history.synced(
+        [_told(item) for item in sent],
+        [_refused(item) for item in answer.refused],
+        connection.terms.sync_fee,
+        [_received(item) for item in answer.receipts],
+    )
+
+
+def _told(payment: Payment) -> messages.Payment:
+    return messages.Payment(payment.payee, payment.amount, payment.token)
+
+
+def _refused(item: RefusedPayment) -> messages.Refusal:
+    return messages.Refusal(item.token, item.cause)
+
+
+def _received(item: Receipt) -> messages.Receipt:
+    return messages.Receipt(item.payer, item.amount, item.token)

@@ -1,0 +1,149 @@
+"""Know what the wallet can pay, and check the values of the coins that it spends."""
+
+from __future__ import annotations
+
+import logging
+
+from picopayments_cli.chain import Asset, Query, View
+from picopayments_cli.channel.stages import AGREED, CLOSED, PROPOSED
+from picopayments_cli.channel.values import Coin, Outpoint
+from picopayments_cli.channel3.coins import Purse
+from picopayments_cli.channel3.drafts import DUST, Draft, coin_of, parse_transaction
+from picopayments_cli.channel3.fees import FeeFrac
+from picopayments_cli.channel3.rates import Bounds, Rate, believed
+from picopayments_cli.channel3.reserve import Reserve, reserve_for
+from picopayments_cli.channel3.steps import NO_RESERVE, Means
+from picopayments_cli.channel3.transactions import COMMIT_SIZE
+from picopayments_cli.client.funds import WALLET_RESERVE
+from picopayments_cli.client.wallet import confirmed
+from picopayments_cli.client3.session import Session
+from picopayments_cli.errors import (
+    BadPreviousTransaction,
+    FeeTooHigh,
+    InsufficientBitcoin,
+    InsufficientFunds,
+    PicopaymentsError,
+)
+
+log = logging.getLogger(__name__)
+_CHILD_SIZE = 250  # vB of a child of a P2A output and one P2PKH coin, rounded up
+
+
+def bounds(session: Session) -> Bounds:
+    """The fee rates (sat/vB) that are paid while nothing is lost by waiting."""
+    return Bounds(1, session.settings.fee_ceiling)
+
+
+def rate(session: Session, view: View) -> Rate:
+    """The fee rate that is believed: the setting's, else the chain's."""
+    return believed(session.settings.fee_rate or view.fee_rate, None, None, bounds(session))
+
+
+def free_coins(session: Session, view: View, *, can_wait: bool) -> tuple[Coin, ...]:
+    """Collect the confirmed coins without attached assets that no deposit is promised.
+
+    Where it can't be known what is attached, what can't wait does without any coin.
+    """
+    taken = _promised(session) | session.home.spent
+    coins = tuple(coin for coin in confirmed(view.coins[session.wallet.address]) if coin.outpoint not in taken)
+    try:
+        attached = session.sight.attached(coin.outpoint for coin in coins)
+    except PicopaymentsError as error:
+        if can_wait:
+            raise
+        log.warning("the wallet's coins are left alone, since assets may be attached to them: %s", error.message)
+        return ()
+    return tuple(coin for coin in coins if coin.outpoint not in attached)
+
+
+def _promised(session: Session) -> set[Outpoint]:
+    deposits = [item.deposit_raw for item in session.connections().values() if item.stage != CLOSED]
+    return {
+        Outpoint(spent.prevout.hash, spent.prevout.n)
+        for tx in map(parse_transaction, deposits)
+        for spent in (tx.vin if tx is not None else ())
+    }
+
+
+def purse(session: Session, view: View) -> Purse:
+    """The wallet as a deposit is paid from it. Raises FeeTooHigh above the ceiling."""
+    asked, ceiling = rate(session, view).value, session.settings.fee_ceiling
+    if asked > ceiling:
+        raise FeeTooHigh(
+            f"The network asks {asked} sat/vB, more than the fee_ceiling of {ceiling}. Wait, or raise the ceiling in "
+            "the settings.",
+            rate=asked,
+            fee_ceiling=ceiling,
+        )
+    return Purse(session.wallet.script, free_coins(session, view, can_wait=True), asked)
+
+
+def means(session: Session, view: View) -> Means:
+    """The wallet as recoveries are paid from it: a coin is kept for each connection that may have to close yet."""
+    coins = free_coins(session, view, can_wait=False)
+    believed_rate, limits = rate(session, view), bounds(session)
+    purse = Purse(session.wallet.script, coins, believed_rate.value)
+    return Means(purse, believed_rate, limits, _reserve(session, limits))
+
+
+def _reserve(session: Session, limits: Bounds) -> Reserve:
+    """What the closes of all open connections need, each raised to the ceiling by a child with one coin."""
+    rates = [item.duplex.receiving.contract.rate for item in session.connections().values() if item.stage == AGREED]
+    if not rates:
+        return NO_RESERVE
+    commit = FeeFrac(COMMIT_SIZE * min(rates), COMMIT_SIZE)
+    return reserve_for(len(rates), commit, _CHILD_SIZE, limits, DUST)
+
+
+def check_inputs(session: Session, draft: Draft) -> None:
+    """Compare each wallet coin to be spent with the transaction that made it. Raises BadPreviousTransaction."""
+    coins = [spent.coin for spent in draft.inputs if spent.coin.script == session.wallet.script]
+    coins = [coin for coin in coins if coin.height is not None]
+    if not coins:
+        return
+    known = session.chain.view(Query(transactions=sorted({coin.outpoint.txid for coin in coins}))).transactions
+    for coin in coins:
+        made = coin_of(known.get(coin.outpoint.txid, b""), coin.outpoint)
+        if (made.value, made.script) != (coin.value, coin.script):
+            raise BadPreviousTransaction(
+                f"The coin {coin.outpoint} holds {made.value} satoshis, not the {coin.value} that were named. "
+                "Nothing was signed.",
+                outpoint=str(coin.outpoint),
+                value=made.value,
+                named=coin.value,
+            )
+
+
+def check_funds(session: Session, asset: Asset, quantity: int) -> None:
+    """Refuse more than the wallet's confirmed assets, less those on their way out. Raises InsufficientFunds."""
+    address = session.wallet.address
+    others = [item for item in session.connections().values() if item.stage in (PROPOSED, AGREED)]
+    look = session.sight.look(address, others)
+    leaving = sum(
+        item.duplex.sending.contract.quantity
+        for item in others
+        if item.asset == asset.name and not look.facts[item.handle][0].funded
+    )
+    free = look.held(address, asset.name) - leaving
+    if free < quantity:
+        raise InsufficientFunds(
+            f"The wallet {address} holds {free} of {asset} that can be spent, less than {quantity}. Send it some, and "
+            "wait until that is confirmed.",
+            **asset.members,
+            needed=quantity,
+            available=free,
+            address=address,
+        )
+
+
+def check_reserve(session: Session, purse: Purse, draft: Draft) -> None:
+    """Refuse a deposit that leaves too little for fees that can't wait. Raises InsufficientBitcoin."""
+    held = sum(coin.value for coin in purse.coins)
+    paid = draft.fee + sum(out.value for out in draft.outputs if out.script != purse.script)
+    if held - paid < WALLET_RESERVE:
+        raise InsufficientBitcoin(
+            f"This would leave {held - paid} satoshis in the wallet; {WALLET_RESERVE} must stay for fees that can't "
+            f"wait. Send bitcoin to {session.wallet.address}.",
+            needed=paid + WALLET_RESERVE,
+            available=held,
+        )

@@ -1,0 +1,315 @@
+"""Lead a connection through its life: tell its status, take its next step, queue its payments, close it.
+
+Opens no file and no socket: what lasts or leaves goes through the session's doors, and what moves money is on disk
+before it leaves. Every function may be cut off anywhere and called again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from picopayments_cli.channel.deadlines import FINAL_DEPTH
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, PROPOSED
+from picopayments_cli.channel.values import Token
+from picopayments_cli.channel3 import duplex as pair
+from picopayments_cli.channel3.deadlines import is_open, must_close
+from picopayments_cli.channel3.drafts import parse_transaction
+from picopayments_cli.channel3.facts import Deposit, Facts, find_anchor, judge_deposit
+from picopayments_cli.channel3.wire import Payment
+from picopayments_cli.client import history
+from picopayments_cli.client3 import opening, publishing
+from picopayments_cli.client3.closing import Outcome, over, settle
+from picopayments_cli.client3.connection import Connection
+from picopayments_cli.client3.exchange import exchange, finish, prepare
+from picopayments_cli.client3.looking import Look
+from picopayments_cli.client3.session import Session
+from picopayments_cli.config import place_of
+from picopayments_cli.errors import (
+    BroadcastRefused,
+    ConnectionNotOpen,
+    HubRestored,
+    HubUnreachable,
+    LocalFiles,
+    NotTransferable,
+    PicopaymentsError,
+    UnknownDeposit,
+    UnknownHandle,
+)
+
+log = logging.getLogger(__name__)
+
+
+# Looking ------------------------------------------------------------------------------------------------------------
+
+
+def observe(session: Session, connection: Connection, look: Look) -> tuple[Connection, Look, tuple[Deposit, Deposit]]:
+    """See how both deposits stand; and the look, once more where the hub's deposit has just been found.
+
+    The ledger is asked about one until it counts, and again once its block changes.
+    """
+    c2h, h2c = look.facts[connection.handle]
+    own, verdict = _own_deposit(session, connection, c2h)
+    hubs = _hub_deposit(session, connection, h2c)
+    counted = own.counted[0], hubs.counted[1]
+    seen = replace(connection, duplex=hubs.duplex, hub_deposit=hubs.hub_deposit, counted=counted)
+    void = counted[1] is None and connection.counted[1] is not None and h2c.funded
+    if seen.duplex != connection.duplex:
+        look = session.sight.look(session.wallet.address, [seen])
+    return seen, look, (verdict, Deposit.VOID if void else Deposit.COUNTS)
+
+
+def _own_deposit(session: Session, connection: Connection, facts: Facts) -> tuple[Connection, Deposit]:
+    """The own deposit: it counts at ``safe_depth`` with the ledger's row, and is judged again in another block."""
+    sending, tip, depth = connection.duplex.sending, facts.tip, session.network.safe_depth
+    seen, before = facts.deposit, connection.counted[0]
+    if sending.anchor is None or seen is None or seen.depth(tip) < depth or seen.height == before:
+        return connection, Deposit.COUNTS if seen is not None else Deposit.UNMINED
+    rows, entries = session.sight.funding(sending.contract)
+    verdict = judge_deposit(sending.contract, sending.anchor, rows, entries, seen, tip, depth)
+    height = seen.height if verdict is Deposit.COUNTS else None
+    return replace(connection, counted=(height, connection.counted[1])), verdict
+
+
+def _hub_deposit(session: Session, connection: Connection, facts: Facts) -> Connection:
+    """The hub's deposit: found once it is buried, judged again in another block; not ``counted`` where it is void."""
+    receiving, tip, depth = connection.duplex.receiving, facts.tip, session.network.safe_depth
+    seen, before = facts.deposit, connection.counted[1]
+    if receiving.anchor is not None and (seen is None or seen.height is None or seen.height == before):
+        return connection
+    rows, entries = session.sight.funding(receiving.contract)
+    if receiving.anchor is not None:
+        verdict = judge_deposit(receiving.contract, receiving.anchor, rows, entries, seen, tip, depth)
+        height = seen.height if seen is not None and verdict is Deposit.COUNTS else None
+        return replace(connection, counted=(connection.counted[0], height))
+    anchor = find_anchor(receiving.contract, rows, entries, tip, depth)
+    if anchor is None:
+        return connection
+    entry = next(item for item in entries if item.txid == anchor.outpoint.txid)
+    duplex = replace(connection.duplex, receiving=replace(receiving, anchor=anchor))
+    counted = connection.counted[0], entry.height
+    return replace(connection, duplex=duplex, hub_deposit=entry.raw, counted=counted)
+
+
+def status(
+    session: Session, connection: Connection, look: Look, deposits: tuple[Deposit, Deposit] = (Deposit.COUNTS,) * 2
+) -> str:
+    """Tell whether a connection is opening, open, closing or closed. ``deposits``: as ``observe`` found them."""
+    if connection.stage in (CLOSING, CLOSED):
+        return CLOSED if connection.stage == CLOSED else CLOSING
+    facts, expiry = look.facts[connection.handle], connection.expiry
+    if connection.stage == PROPOSED:
+        return OPENING
+    if must_close(expiry, expiry.settle_height, facts, deposits):
+        return CLOSING
+    counting = None not in connection.counted
+    if not counting:
+        tip, depth = facts[0].tip, session.network.safe_depth
+        return OPENING if expiry.may_open(tip, depth) else CLOSING
+    return OPEN if is_open(expiry, facts, session.network.safe_depth) else OPENING
+
+
+def as_seen(session: Session, connection: Connection, look: Look) -> Connection:
+    """Take a closed connection for closing if the chain shows that it is not over any more."""
+    if connection.stage != CLOSED or connection.final or over(session, connection, look):
+        return connection
+    return replace(connection, stage=CLOSING)
+
+
+def unknown_deposit(connection: Connection, look: Look) -> UnknownDeposit | None:
+    """Make the error for a connection that goes on though the chain does not know its deposit; None if it does."""
+    facts = look.facts[connection.handle][0]
+    if connection.stage != AGREED or facts.deposit is not None or facts.spend is not None:
+        return None
+    tx = parse_transaction(connection.deposit_raw)
+    txid = bytes(tx.GetTxid())[::-1].hex() if tx is not None else ""
+    return UnknownDeposit(
+        f"The chain does not know the deposit {txid} of the connection {connection.handle.hex()}. If it was lost on "
+        "the way, `sync` publishes it again. If not, this is another chain than that of the connection: see that hub "
+        "and node are right, or ask their operator. Nothing is closed by it; `close` does that.",
+        handle=connection.handle.hex(),
+        txid=txid,
+        height=facts.tip,
+    )
+
+
+# Syncing ------------------------------------------------------------------------------------------------------------
+
+
+def sync(session: Session, connection: Connection, look: Look, outcome: Outcome) -> None:
+    """Take the next step of a connection: finish opening, exchange payments, close in time, or recover."""
+    connection = publishing.resume(session, connection)
+    if connection.stage == CLOSED:
+        connection = _look_again(session, connection, look)
+    if connection.stage == PROPOSED:
+        connection = opening.agree(session, connection)
+    if connection.stage == AGREED:
+        connection = _live(session, connection, look, outcome)
+    if connection.stage == CLOSING:
+        connection = _last_answer(session, connection, outcome)
+        settle(session, *_observed_at_last(session, connection, look), outcome)
+
+
+def _observed_at_last(session: Session, connection: Connection, look: Look) -> tuple[Connection, Look]:
+    """As ``observe`` sees it; what can't be asked about the deposits stops no settlement."""
+    try:
+        return observe(session, connection, look)[:2]
+    except LocalFiles:
+        raise
+    except PicopaymentsError as error:
+        log.warning("whether the deposits count is not known: %s", error.message)
+        return connection, look
+
+
+def _last_answer(session: Session, connection: Connection, outcome: Outcome) -> Connection:
+    """Fetch the answer to the sync that has none yet: the payments in it are this party's until it closes."""
+    signed = connection.duplex.close_signed or connection.duplex.receiving.half_left
+    if connection.pending is None or signed or connection.ending.told:
+        return connection
+    with _closing_all_the_same(outcome, "the last sync stays unanswered"):
+        finish(session, connection, outcome)
+    return session.connection(connection.handle)
+
+
+@contextmanager
+def _closing_all_the_same(outcome: Outcome, otherwise: str) -> Iterator[None]:
+    """Go on whatever the hub answers to a last sync. ``otherwise`` tells the user what an error comes to."""
+    try:
+        yield
+    except LocalFiles:
+        raise
+    except PicopaymentsError as error:
+        log.warning("%s: %s", otherwise, error.message)
+        if isinstance(error, HubUnreachable):
+            outcome.hub_silent = error
+
+
+def _live(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
+    """Do one round of a connection that is not closing. It may be closing afterwards."""
+    seen, look, deposits = observe(session, connection, look)
+    shown, missing = status(session, seen, look, deposits), unknown_deposit(seen, look)
+    if shown == OPENING:
+        if missing is not None:
+            _republish(session, seen, outcome, missing)
+        return seen
+    if shown == CLOSING:
+        if missing is not None and Deposit.VOID not in deposits and look.facts[seen.handle][1].spend is None:
+            raise missing
+        return _closing(session, seen, look)
+    try:
+        return exchange(session, seen, outcome)
+    except UnknownHandle as error:
+        raise _unknown_to_hub(connection) from error
+    except (ConnectionNotOpen, HubRestored) as error:  # signed by the hub
+        if isinstance(error, ConnectionNotOpen) and error.data.get("stage") in (AGREED, OPENING):
+            log.warning("connection %s: the hub does not see it open yet; sync again", connection.handle.hex())
+            return session.connection(connection.handle)
+        log.warning("connection %s closes: %s", connection.handle.hex(), error.message)
+        return _closing(session, session.connection(connection.handle), look)
+
+
+def _republish(session: Session, connection: Connection, outcome: Outcome, missing: UnknownDeposit) -> None:
+    """Publish the deposit again, which the chain does not show."""
+    try:
+        outcome.txids.append(session.broadcast(connection.deposit_raw, "deposit"))
+    except BroadcastRefused as refused:
+        raise missing from refused
+
+
+def _unknown_to_hub(connection: Connection) -> UnknownHandle:
+    """Make the error for a hub that has lost its database: it may find it again, so this is no reason to close."""
+    return UnknownHandle(
+        f"The hub does not know the connection {connection.handle.hex()}. It stays open here. Wait and sync again, or "
+        "ask the hub's operator, who may have to bring its database back; `close` settles without the hub, and the "
+        "deposit is back when it expires.",
+        handle=connection.handle.hex(),
+        hub_url=place_of(connection.hub_url),
+    )
+
+
+def _look_again(session: Session, connection: Connection, look: Look) -> Connection:
+    """Reopen the closing of a connection if a reorganisation has undone it; mark it as final once none can."""
+    if as_seen(session, connection, look).stage == CLOSING:
+        log.warning("connection %s is not over any more: it is settled again", connection.handle.hex())
+        return _closing(session, connection, look)
+    if over(session, connection, look, FINAL_DEPTH):
+        return session.save(replace(connection, final=True), "final")
+    return connection
+
+
+# Closing ------------------------------------------------------------------------------------------------------------
+
+
+def close(session: Session, connection: Connection) -> Connection:
+    """Close a connection: sync once more where that can be, agree with the hub on a close, else settle alone.
+
+    Raises Unreachable where nothing could be published and the hub does not answer: ``sync`` goes on from there.
+    """
+    if connection.stage == PROPOSED:
+        return session.save(replace(connection, stage=CLOSED), "given up", history.closed())
+    connection = publishing.resume(session, connection)
+    look = session.sight.look(session.wallet.address, [connection])
+    outcome = Outcome()
+    if connection.stage == AGREED:
+        seen, look, deposits = observe(session, connection, look)
+        if status(session, seen, look, deposits) == OPEN:
+            seen = _last_sync(session, seen, outcome)
+        connection = _closing(session, seen, look)
+        look = session.sight.look(session.wallet.address, [connection])
+    if connection.stage == CLOSING:
+        connection = settle(session, connection, look, outcome)
+    if outcome.hub_silent is not None and not outcome.txids:
+        raise outcome.hub_silent
+    return connection
+
+
+def _closing(session: Session, connection: Connection, look: Look) -> Connection:
+    """Have the connection do nothing but close from here on."""
+    since = connection.ending.since
+    stopped = replace(connection.ending, since=look.view.height if since is None else since)
+    return session.save(replace(connection, stage=CLOSING, ending=stopped), "closing", history.closing())
+
+
+def _last_sync(session: Session, connection: Connection, outcome: Outcome) -> Connection:
+    """Send and receive what waits, if possible, also what came since a sync that has no answer yet."""
+    with _closing_all_the_same(outcome, "closing without a last sync"):
+        finish(session, prepare(session, finish(session, connection, outcome)), outcome)
+    return session.connection(connection.handle)
+
+
+# Queueing -----------------------------------------------------------------------------------------------------------
+
+
+def queue(session: Session, connection: Connection, payment: Payment) -> Connection:
+    """Queue a payment for the next sync, if the connection can move it with all that is queued.
+
+    Raises ConnectionNotOpen, NotTransferable.
+    """
+    if connection.stage not in (PROPOSED, AGREED):
+        raise ConnectionNotOpen(
+            "The connection is closed: pay from another one.", handle=connection.handle.hex(), stage=connection.stage
+        )
+    amounts = [item.amount for item in connection.queue]
+    total = sum(amounts) + payment.amount + connection.terms.sync_fee
+    duplex = pair.expecting(connection.duplex)
+    if not pair.transferable(duplex, total):
+        raise NotTransferable(
+            f"The connection can't move {payment.amount} on top of {sum(amounts)} queued and the sync's fee of "
+            f"{connection.terms.sync_fee}: it can move {pair.most_transferable(duplex, total)} in all.",
+            quantity=payment.amount,
+            queued=sum(amounts),
+            sync_fee=connection.terms.sync_fee,
+            transferable=pair.most_transferable(duplex, total),
+        )
+    return session.save(replace(connection, queue=(*connection.queue, payment)), "payment queued")
+
+
+def unqueue(session: Session, connection: Connection, token: Token) -> bool:
+    """Take a payment out of the queue, and tell whether it was there."""
+    queue = tuple(payment for payment in connection.queue if payment.token != token)
+    if queue == connection.queue:
+        return False
+    session.save(replace(connection, queue=queue), "payment cancelled")
+    return True

@@ -1,0 +1,63 @@
+"""A thread that does the hub's rounds over and over: sooner where it is woken, later where they fail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+PASS_SECONDS = 1.0
+REGTEST_PASS_SECONDS = 0.2
+GATHER_SECONDS = 0.1  # that a round waits for more to do once it is called: a busy hub is asked for one all the time
+MAX_PASS_SECONDS = 30.0
+STOP_SECONDS = 10
+
+
+class Loop:
+    """Repeats ``once``, which tells whether it succeeded, with ``pause`` seconds between; ``woken`` shortens that."""
+
+    def __init__(self, once: Callable[[], bool], woken: threading.Event, pause: float) -> None:
+        self._once = once
+        self._woken = woken
+        self._pause = pause
+        self._waiting: SimpleQueue[threading.Event] = SimpleQueue()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Do rounds over and over in a thread, until ``stop``."""
+        self._thread = threading.Thread(target=self._work, name="chores", daemon=True)
+        self._thread.start()
+
+    def await_round(self) -> None:
+        """Have the thread do a round that begins from now on, and wait until it, or the thread, has ended."""
+        done = threading.Event()
+        self._waiting.put(done)
+        self._woken.set()
+        while not done.wait(PASS_SECONDS) and self._thread is not None and self._thread.is_alive():
+            pass
+
+    def stop(self) -> None:
+        """End the thread, which finishes the round under way."""
+        self._stop.set()
+        self._woken.set()
+        if self._thread is not None:
+            self._thread.join(STOP_SECONDS)
+
+    def _work(self) -> None:
+        pause = self._pause
+        while not self._stop.is_set():
+            if self._woken.wait(pause) and self._waiting.empty():
+                self._stop.wait(GATHER_SECONDS)
+            self._woken.clear()
+            waiting = [self._waiting.get() for _ in range(self._waiting.qsize())]
+            if self._stop.is_set():
+                return
+            pause = self._pause if self._once() else min(2 * pause, MAX_PASS_SECONDS)
+            for done in waiting:
+                done.set()
+
+
+def pause_on(network_name: str) -> float:
+    """The seconds between two rounds on a network."""
+    return REGTEST_PASS_SECONDS if network_name == "regtest" else PASS_SECONDS

@@ -1,0 +1,194 @@
+"""The exchange of one sync: take the client's half, book its payments, and reply with what it is owed.
+
+It is one transaction of the database and asks the chain nothing: what the follower saw last must be fresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from picopayments_cli.channel.stages import OPEN
+from picopayments_cli.channel3.duplex import (
+    accept,
+    add_request,
+    deliverable,
+    expecting,
+    hand_out,
+    most_transferable,
+    transfer,
+)
+from picopayments_cli.channel3.messages import SyncReply, SyncRequest
+from picopayments_cli.channel3.state import Changes
+from picopayments_cli.channel3.wire import Anchors, Payment, Receipt, RefusedPayment
+from picopayments_cli.errors import (
+    AmountExceedsSpendable,
+    AssetMismatch,
+    ConnectionNotOpen,
+    FeeTooHigh,
+    NodeBehind,
+    PaymentExceedsReceivable,
+    PicopaymentsError,
+)
+from picopayments_cli.hub.exchange import signed
+from picopayments_cli.hub3.account import Account
+from picopayments_cli.hub3.book import UnitOfWork
+from picopayments_cli.hub3.hub import Hub
+from picopayments_cli.web import RawJson
+
+
+class Exchange:
+    """``mph_sync`` of one hub."""
+
+    def __init__(self, hub: Hub, reply: Callable[[Mapping[str, Any]], RawJson]) -> None:
+        """``reply`` signs a body."""
+        self._hub = hub
+        self._reply = reply
+
+    def sync(self, body: Mapping[str, Any]) -> RawJson:
+        """Answer one sync.
+
+        A request whose ``next_revoke_hash`` is that of the last one is that one again, and gets its stored reply,
+        whatever has happened since. Raises what the channel's rules refuse, ConnectionNotOpen, NodeBehind,
+        AnchorsDiffer, StaleRequest, AmountExceedsSpendable.
+        """
+        request = SyncRequest.parse(body)
+        with self._hub.book.transaction("sync") as work:
+            account = work.get(request.handle, len(request.half.revokes))
+            digest = signed(body, account.fixed.client)
+            if request.next_hash == account.last_hash and account.last_reply is not None:
+                return RawJson(account.last_reply)
+            self._check(work, account, request)
+            work.take_hash(request.handle, request.next_hash)
+            if account.listed:
+                work.finish_payments(account.handle)
+            account, changes, refused = self._take(work, account, request)
+            return self._give(work, account, request, changes, refused, digest)
+
+    def _check(self, work: UnitOfWork, account: Account, request: SyncRequest) -> None:
+        """Make nothing new for a connection that is stopped, or whose chain nobody has seen just now."""
+        if not self._is_open(account):
+            raise ConnectionNotOpen(
+                "The connection is not open at the hub. If its last sync has no answer yet, fetch its answer first.",
+                handle=account.handle.hex(),
+                stage=account.stage,
+            )
+        if not self._hub.follower.is_fresh(self._hub.fresh_seconds):
+            raise NodeBehind(
+                "The hub has not seen the chain's newest state just now, and signs nothing new meanwhile. Run sync "
+                "again in a while.",
+                seconds=self._hub.fresh_seconds,
+            )
+        _anchors(account).check(request.anchors)
+        contract, expiry = account.channels.receiving.contract, account.fixed.agreed.expiry
+        if request.half.commit is not None and not self._hub.may_take(contract, expiry):
+            raise FeeTooHigh(
+                f"At the fees of now, {self._hub.rate.value} sat/vB, the hub could not settle another commit in time. "
+                "Run sync again once they are lower.",
+                fee_rate=self._hub.rate.value,
+            )
+
+    def _is_open(self, account: Account) -> bool:
+        """Whether something may still move: not stopped, and not inside the margin, whatever the rounds have done."""
+        tip = self._hub.follower.height
+        stopped = account.stage != OPEN or account.handle in self._hub.marks.handles
+        return not stopped and tip is not None and tip < account.fixed.agreed.expiry.settle_height
+
+    def _take(
+        self, work: UnitOfWork, account: Account, request: SyncRequest
+    ) -> tuple[Account, Changes, tuple[RefusedPayment, ...]]:
+        """Apply the client's half, take the fee, and book the payments."""
+        before = account.channels
+        after, changes = accept(before, request.half)
+        moved, fee = after.net - before.net, account.fixed.terms.sync_fee
+        due = account.due + moved - fee
+        if due < 0:
+            raise AmountExceedsSpendable(
+                f"The request moves {moved}, too little for the fee of {fee}.", moved=moved, sync_fee=fee
+            )
+        account = replace(account, duplex=after, due=due)
+        work.keep(account)
+        refused = []
+        for payment in request.payments:
+            try:
+                account = self._book(work, account, payment)
+            except PicopaymentsError as error:
+                if not request.partial:
+                    raise
+                refused.append(RefusedPayment(payment.token, error.name))
+        return account, changes, tuple(refused)
+
+    def _book(self, work: UnitOfWork, account: Account, payment: Payment) -> Account:
+        """Book one payment to its payee, whose connection must be able to take it with all that waits for it."""
+        if payment.amount > account.due:
+            raise AmountExceedsSpendable(
+                f"A payment of {payment.amount} exceeds the {account.due} that the request moved for it.",
+                amount=payment.amount,
+                spendable=account.due,
+            )
+        payee = work.get(payment.payee) if payment.payee else None
+        if payee is not None:
+            self._check_payee(work, account, payee, payment)
+        booked = work.add_payment(account.handle, payment.payee, payment.amount, payment.token)
+        account = replace(account, due=account.due - payment.amount)
+        if payee is not None and payee.handle == account.handle:
+            account = replace(account, waiting=(*account.waiting, booked))
+        elif payee is not None:
+            work.keep(replace(payee, waiting=(*payee.waiting, booked)))
+        work.keep(account)
+        return account
+
+    def _check_payee(self, work: UnitOfWork, account: Account, payee: Account, payment: Payment) -> None:
+        own, theirs = account.fixed, payee.fixed
+        if theirs.asset_id != own.asset_id:
+            raise AssetMismatch(
+                f"The payee is connected in {theirs.asset}, not in {own.asset}.", asset=own.asset, payee=theirs.asset
+            )
+        if not self._is_open(payee):
+            raise ConnectionNotOpen("The payee's connection is not open.", handle=payee.handle.hex(), stage=payee.stage)
+        pending = payee.pending + payment.amount
+        most = most_transferable(expecting(work.to_move(payee, pending).channels), pending)
+        if most < pending:
+            raise PaymentExceedsReceivable(
+                f"The payee can take {max(most - pending + payment.amount, 0)} now, not {payment.amount}.",
+                amount=payment.amount,
+                receivable=max(most - pending + payment.amount, 0),
+            )
+
+    def _give(
+        self,
+        work: UnitOfWork,
+        account: Account,
+        request: SyncRequest,
+        taken: Changes,
+        refused: tuple[RefusedPayment, ...],
+        digest: bytes,
+    ) -> RawJson:
+        """Move what is due and what waits to the client, and write the reply before it leaves."""
+        seen = work.knows_hash(account.handle, request.next_hash)
+        account = work.to_move(account, account.pending)
+        secrets = account.fixed.secrets(self._hub.key)
+        count, total = deliverable(account.channels, account.due, [item.amount for item in account.waiting])
+        listed = account.waiting[:count]
+        duplex, half, given = transfer(account.channels, total, secrets)
+        duplex, own_hash = hand_out(add_request(duplex, request.next_hash, seen=seen), secrets)
+        receipts = tuple(Receipt(item.payer, item.amount, item.token) for item in listed)
+        reply = self._reply(SyncReply(digest, half, receipts, refused, own_hash).as_json())
+        work.list_payments(listed)
+        written = replace(
+            account,
+            duplex=duplex,
+            due=account.pending - sum(item.amount for item in account.waiting[count:]) - total,
+            listed=bool(listed),
+            waiting=account.waiting[count:],
+            last_hash=request.next_hash,
+            last_reply=reply.text,
+        )
+        work.put(written, taken + given)
+        return reply
+
+
+def _anchors(account: Account) -> Anchors:
+    c2h, h2c = account.channels.receiving.anchor, account.channels.sending.anchor
+    return Anchors(None if c2h is None else c2h.outpoint, None if h2c is None else h2c.outpoint)

@@ -1,0 +1,284 @@
+"""The hub's own methods: what a client asks of it, decided by the channel's rules and written in one transaction."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from picopayments_cli.chain import Query
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.counterparty import asset_members, both_names
+from picopayments_cli.channel.keys import SALT_SIZE
+from picopayments_cli.channel.stages import AGREED, OPEN, OPENING, REQUESTED
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Pubkey, Quantity
+from picopayments_cli.channel3.deadlines import Expiry, check_delay
+from picopayments_cli.channel3.duplex import Duplex, add_request, hand_out
+from picopayments_cli.channel3.keys import Secrets
+from picopayments_cli.channel3.messages import (
+    MOST_RECOVERED,
+    ConnectReply,
+    ConnectRequest,
+    DepositReply,
+    DepositRequest,
+    KeyReply,
+    KeyRequest,
+    Recovered,
+)
+from picopayments_cli.channel3.opening import Stake, check_parties, check_wallet
+from picopayments_cli.channel3.state import Receiving, Sending
+from picopayments_cli.channel3.status import ShownConnection, StatusReply, StatusRequest
+from picopayments_cli.channel3.terms import Terms
+from picopayments_cli.channel3.wire import Anchors
+from picopayments_cli.errors import (
+    AssetNotInTerms,
+    BadClientSignature,
+    BadDepositScript,
+    DepositAlreadyGiven,
+    DepositRefused,
+    HubDraining,
+    InsufficientLiquidity,
+    UnknownAsset,
+)
+from picopayments_cli.hub.exchange import signed
+from picopayments_cli.hub3.account import Account, Agreement, Fixed
+from picopayments_cli.hub3.book import Reading
+from picopayments_cli.hub3.closing import Closes
+from picopayments_cli.hub3.exchange import Exchange
+from picopayments_cli.hub3.hub import Hub
+from picopayments_cli.hub3.sealing import Sealing
+from picopayments_cli.web import RawJson
+
+FORGOTTEN_AFTER = 144  # blocks after which a connection without a deposit agreed to is dropped
+_SHOWN = {AGREED: OPENING, OPEN: OPEN}
+
+
+class Methods:
+    """``mph_status``, ``mph_key``, ``mph_request``, ``mph_deposit``, ``mph_sync`` and ``mph_close`` of one hub."""
+
+    # What asks the chain, so that it must not hold up the others.
+    SLOW = frozenset(("mph_status", "mph_request", "mph_deposit"))
+
+    def __init__(self, hub: Hub) -> None:
+        self._hub = hub
+        self._sealing = Sealing(hub.key)
+        self._reply = self._sealing.reply
+        self.sync = Exchange(hub, self._reply).sync
+        self.close = Closes(hub, self._reply).close
+
+    def table(self) -> dict[str, Callable[..., Any]]:
+        """The methods by name."""
+        whole = self._sealing.whole
+        return {
+            "mph_status": self.status,
+            "mph_key": whole(self.prove),
+            "mph_request": whole(self.request),
+            "mph_deposit": whole(self.deposit),
+            "mph_sync": whole(self.sync),
+            "mph_close": whole(self.close),
+        }
+
+    # mph_key --------------------------------------------------------------------------------------------------------
+
+    def prove(self, body: Mapping[str, Any]) -> RawJson:
+        """Prove that this is the hub of that key, and give who proves a client's key that one's connections."""
+        request = KeyRequest.parse(body)
+        client = envelope.named_key(body)
+        found: tuple[Recovered, ...] = ()
+        if client is not None:
+            signed(body, client)
+            with self._hub.book.reading() as book:
+                handles = book.of_client(client, request.after or b"", MOST_RECOVERED)
+                found = tuple(_recovered(book.get(handle)) for handle in handles)
+        return self._reply(KeyReply(envelope.digest(body), found).as_json())
+
+    # mph_status -----------------------------------------------------------------------------------------------------
+
+    def status(self, assets: Sequence[str] | None = None) -> dict[str, Any]:
+        """Tell what the hub offers and holds, and the connections in these assets (None: all).
+
+        Raises UnknownAsset for one that is not offered.
+        """
+        wanted = set(self._hub.offer.assets if assets is None else StatusRequest.parse({"assets": assets}).assets or ())
+        offered: dict[str, Terms] = {}
+        for asset in sorted(wanted):
+            terms = self._hub.terms(asset)
+            if terms is None:
+                name = both_names(asset, self._hub.longname(asset))
+                raise UnknownAsset(f"The hub offers no connections in {name!r}.", asset=asset)
+            offered[asset] = terms
+        held = self._hub.chain.view(Query(balances=[self._hub.address])).balances[self._hub.address]
+        message = os.urandom(32).hex()
+        return StatusReply(
+            address=self._hub.address,
+            message=message,
+            signature=envelope.sign_message(self._hub.key, message),
+            liquidity={asset: held.get(asset, 0) for asset in (*offered, "BTC")},
+            terms=offered,
+            longnames={asset: longname for asset in offered if (longname := self._hub.longname(asset)) is not None},
+            connections=self._connections(wanted),
+        ).as_json()
+
+    def _connections(self, assets: set[str]) -> dict[Handle, ShownConnection]:
+        shown = {}
+        with self._hub.book.reading() as book:
+            tip = self._hub.follower.tip(book.db)
+            for handle in book.in_stage(*_SHOWN):
+                account = book.get(handle)
+                fixed = account.fixed
+                if fixed.asset in assets:
+                    shown[handle] = ShownConnection(
+                        fixed.asset,
+                        self._hub.longnames.get(fixed.asset),
+                        account.channels.guaranteed,
+                        fixed.agreed.expiry.time_to_live(tip) if account.stage == OPEN else None,
+                        _SHOWN[account.stage],
+                    )
+        return shown
+
+    # mph_request ----------------------------------------------------------------------------------------------------
+
+    def request(self, body: Mapping[str, Any]) -> RawJson:
+        """Begin a connection: handle, the hub's keys and terms.
+
+        Raises AssetNotInTerms, BadClientSignature, BadWalletScript, RepeatedKey, HubDraining.
+        """
+        asked = ConnectRequest.parse(body)
+        client = envelope.named_key(body)
+        if client is None:
+            raise BadClientSignature("The request names no public key.")
+        digest = signed(body, client)
+        check_wallet(asked.client.wallet, client)
+        if self._hub.draining:
+            raise HubDraining("The hub is shutting down and takes no new connections: choose another one, or wait.")
+        terms = self._offered(asked.asset)
+        asset = self._hub.chain.asset(asked.asset)
+        self._hub.longnames[asset.name] = asset.longname
+        account = self._asked(asked, client, asset.number, terms)
+        check_parties(*account.fixed.parties)
+        with self._hub.book.transaction("request") as work:
+            account = replace(account, due_height=self._hub.follower.tip(work.db) + FORGOTTEN_AFTER)
+            work.add(account)
+        return self._reply(ConnectReply(digest, account.handle, account.fixed.parties[1], terms).as_json())
+
+    def _asked(self, asked: ConnectRequest, client: Pubkey, asset_id: int, terms: Terms) -> Account:
+        handle, salt = Handle(os.urandom(HANDLE_SIZE)), os.urandom(SALT_SIZE)
+        parties = (asked.client, self._hub.party(Secrets(self._hub.key, salt)))
+        return Account(handle, Fixed(client, asked.asset, asset_id, terms, parties, asked.salt, salt))
+
+    def _offered(self, asset: str) -> Terms:
+        terms = self._hub.terms(asset)
+        if terms is None:
+            longname = self._hub.longname(asset)
+            others = (both_names(other, self._hub.longname(other)) for other in self._hub.offer.assets)
+            raise AssetNotInTerms(
+                f"The hub offers no connections in {both_names(asset, longname)!r}, but in {', '.join(others)}.",
+                **asset_members(asset, longname),
+            )
+        return terms
+
+    # mph_deposit ----------------------------------------------------------------------------------------------------
+
+    def deposit(self, body: Mapping[str, Any]) -> RawJson:
+        """Agree to the client's deposit, and to the hub's own; the same request is answered with the same reply.
+
+        Raises UnknownHandle, DepositAlreadyGiven, BadDepositScript, DepositRefused, InvalidTime,
+        InsufficientLiquidity, MemoRequired.
+        """
+        request = DepositRequest.parse(body)
+        account = self._hub.book.look_up(request.handle)
+        digest = signed(body, account.fixed.client)
+        if account.stage != REQUESTED:
+            return _same_deposit(account, digest)
+        own = self._hub.address
+        view = self._hub.chain.view(Query(balances=[own], options=[own]))
+        view.check_takes_sends(own)
+        fixed = self._agreed(account.fixed, request, view.height)
+        held = view.balances[own].get(fixed.asset, 0)
+        with self._hub.book.transaction("deposit") as work:
+            account = work.get(request.handle)
+            if account.stage != REQUESTED:
+                return _same_deposit(account, digest)
+            self._check_liquidity(work, fixed, held)
+            work.take_hash(account.handle, request.next_hash)
+            reply = self._agree(replace(account, fixed=fixed), request, digest)
+            work.put(reply[0])
+        scripts = [contract.deposit.output for contract in fixed.contracts]
+        self._hub.follower.await_deposits(account.handle, scripts)
+        return reply[1]
+
+    def _agreed(self, fixed: Fixed, request: DepositRequest, tip: int) -> Fixed:
+        """Return what is agreed on, as the client proposes it and the terms allow."""
+        terms, network, stake = fixed.terms, self._hub.network, request.stake
+        terms.check_deposit(stake.quantity)
+        terms.check_rate(request.h2c_rate)
+        terms.check_height(request.height, tip, network)
+        check_delay(stake.delay, network)
+        if stake.rate != terms.fee_rate:
+            raise DepositRefused(
+                f"The terms say {terms.fee_rate} sat/vB for commits to the hub, not {stake.rate}.",
+                fee_rate=terms.fee_rate,
+            )
+        matching = terms.matching_deposit(stake.quantity)
+        if matching < 1:
+            raise InsufficientLiquidity("The hub would deposit nothing: deposit more.", quantity=stake.quantity)
+        own = Stake(Quantity(matching), self._hub.delay, request.h2c_rate)
+        expiry = Expiry(request.height, request.height - tip)
+        agreed = replace(fixed, agreement=Agreement(expiry, stake, own))
+        if agreed.contracts[1].deposit.output != request.output:
+            raise BadDepositScript("The deposit's address has other keys or another expiry than agreed.")
+        return agreed
+
+    def _agree(self, account: Account, request: DepositRequest, digest: bytes) -> tuple[Account, RawJson]:
+        """The connection once both deposits are agreed to, and the reply that says so."""
+        sending, receiving = account.fixed.contracts
+        duplex = add_request(Duplex(Sending(sending), Receiving(receiving)), request.next_hash, seen=False)
+        duplex, own_hash = hand_out(duplex, account.fixed.secrets(self._hub.key))
+        agreed = account.fixed.agreed
+        told = DepositReply(digest, agreed.h2c, agreed.expiry.height, sending.deposit.output, own_hash)
+        reply = self._reply(told.as_json())
+        return replace(
+            account,
+            stage=AGREED,
+            duplex=duplex,
+            due_height=agreed.expiry.settle_height,
+            deposit_digest=digest,
+            deposit_reply=reply.text,
+        ), reply
+
+    def _check_liquidity(self, book: Reading, fixed: Fixed, held: int) -> None:
+        """Refuse what can't be funded. What is promised to others does not count, though it is still in the wallet."""
+        quantity, promised = fixed.agreed.h2c.quantity, 0
+        for handle in book.in_stage(AGREED):
+            other = book.get(handle)
+            if other.fixed.asset_id == fixed.asset_id and other.channels.sending.anchor is None:
+                promised += other.fixed.agreed.h2c.quantity
+        if quantity > held - promised:
+            longname = self._hub.longnames.get(fixed.asset)
+            raise InsufficientLiquidity(
+                f"The hub can deposit at most {max(held - promised, 0)} of {both_names(fixed.asset, longname)} now, "
+                f"not the {quantity} that match this deposit: connect with less, or later.",
+                **asset_members(fixed.asset, longname),
+                quantity=quantity,
+                available=max(held - promised, 0),
+            )
+
+
+def _recovered(account: Account) -> Recovered:
+    fixed, agreed, duplex = account.fixed, account.fixed.agreed, account.channels
+    c2h, h2c = duplex.receiving.anchor, duplex.sending.anchor
+    anchors = Anchors(None if c2h is None else c2h.outpoint, None if h2c is None else h2c.outpoint)
+    client, hub = fixed.parties
+    return Recovered(
+        *(account.handle, fixed.asset, fixed.client_salt, client, hub),
+        *(agreed.expiry.height, agreed.c2h, agreed.h2c, anchors),
+    )
+
+
+def _same_deposit(account: Account, digest: bytes) -> RawJson:
+    if digest != account.deposit_digest or account.deposit_reply is None:
+        raise DepositAlreadyGiven(
+            "The connection has its deposit already: ask for another connection.", handle=account.handle.hex()
+        )
+    return RawJson(account.deposit_reply)

@@ -1,0 +1,148 @@
+"""The hub's rounds: follow the chain, then do the chores of the connections to which something has happened."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+from picopayments_cli.chain import Query
+from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
+from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel3.deadlines import starts
+from picopayments_cli.errors import InsufficientBitcoin, InsufficientFunds, PicopaymentsError, UnknownMethod
+from picopayments_cli.hub.database import meta_get, meta_set
+from picopayments_cli.hub.hub import Ask
+from picopayments_cli.hub.loop import Loop, pause_on
+from picopayments_cli.hub3.chores import Work
+from picopayments_cli.hub3.closing import stop
+from picopayments_cli.hub3.follower import KEPT_BLOCKS
+from picopayments_cli.hub3.hub import RESERVE_COINS, Hub
+
+log = logging.getLogger(__name__)
+
+RETRY_ROUNDS = 25  # after which what failed is tried again, at the latest
+_RATE_SECONDS = 10.0
+_FUNDED = "funded by the faucet"
+_FUNDS_COINS, _FUNDS_SATOSHIS, _FUNDS_XCP = 20, 50_000_000, 1_000_000_000_000
+
+
+class Rounds:
+    """The rounds of one hub; ``once`` is one round. Others ask the hub for what is to be looked at."""
+
+    def __init__(self, hub: Hub) -> None:
+        self.hub = hub
+        self.when_drained: Callable[[], None] | None = None  # called once a draining hub has no connection left
+        self.loop = Loop(self.round, hub.woken, pause_on(hub.network.name))
+        self._tip: int | None = None  # that the last round looked at
+        self._count = 0
+        self._offered: tuple[bool, tuple[str, ...]] = (False, ())  # as of the last round
+        self._rate_read = float("-inf")
+        self._asked: dict[Ask, set[Handle]] = {when: set() for when in Ask}  # in memory: the first round looks at all
+
+    def prepare(self) -> None:
+        """Read the chain, stop what a mark says is stopped, fund the wallet on regtest: before the first request."""
+        hub = self.hub
+        hub.follower.catch_up()
+        with hub.book.transaction("marked") as work:
+            for handle in work.in_stage(AGREED, OPEN):
+                if handle in hub.marks.handles:
+                    stop(hub, work, work.get(handle))
+        hub.offer.resolve(hub.chain)
+        with hub.book.reading() as book:
+            used = {book.get(handle).fixed.asset for handle in book.in_stage(AGREED, OPEN)}
+        if hub.network.name == "regtest":
+            self._fund()
+            hub.offer.include(used)
+        for asset in (*hub.offer.assets, *used):
+            hub.longname(asset)
+        hub.read_rate()
+
+    def _fund(self) -> None:
+        """Let the regtest node's faucet fund the wallet, once, with coins enough for many transactions at a time."""
+        hub = self.hub
+        with hub.database.reading() as db:
+            if meta_get(db, _FUNDED) is not None:
+                return
+        try:
+            for _ in range(_FUNDS_COINS):
+                hub.node.call("faucet", {"address": hub.address, "btc": _FUNDS_SATOSHIS}, retry=False)
+            hub.node.call("faucet", {"address": hub.address, "asset": "XCP", "quantity": _FUNDS_XCP}, retry=False)
+            hub.node.call("generate", {"blocks": 1}, retry=False)
+        except (InsufficientBitcoin, InsufficientFunds, UnknownMethod) as error:  # a node of another make, or many hubs
+            log.warning("not funded", extra={"fields": {"address": hub.address}}, exc_info=error)
+        with hub.database.transaction("funded") as db:
+            meta_set(db, _FUNDED, "yes")
+        hub.follower.catch_up()
+
+    def round(self) -> bool:
+        """Do ``once`` and tell whether it succeeded. A failure is logged: the next round may succeed."""
+        try:
+            self.once()
+        except Exception as error:
+            level = logging.WARNING if isinstance(error, PicopaymentsError) else logging.ERROR
+            log.log(level, "round failed", exc_info=error)
+            return False
+        return True
+
+    def once(self) -> None:
+        """Follow the chain to its tip, then do every chore once. Raises what either raises."""
+        hub = self.hub
+        height = hub.follower.catch_up()
+        if hub.network.name == "regtest" or time.monotonic() - self._rate_read > _RATE_SECONDS:
+            hub.read_rate()
+            self._rate_read = time.monotonic()
+        if height != self._tip and hub.network.name == "regtest":
+            self._offer_holdings()
+        try:
+            self._run()
+        except PicopaymentsError:
+            self._tip = None  # the next round looks at everything
+            raise
+
+    def _offer_holdings(self) -> None:
+        """On regtest, offer what the wallet holds."""
+        hub = self.hub
+        held = hub.chain.view(Query(balances=[hub.address])).balances[hub.address]
+        found = [asset for asset, quantity in held.items() if quantity and asset != "BTC"]
+        hub.offer.include(found)
+        for asset in found:
+            hub.longname(asset)
+
+    def _run(self) -> None:
+        """Do the chores of what blocks, transactions, deadlines and failures bring, until they bring nothing more."""
+        hub = self.hub
+        self._count += 1
+        now = self._taken(Ask.NOW)
+        if self._count % RETRY_ROUNDS == 0:
+            now |= self._taken(Ask.LATER)
+        touched, shaken = hub.follower.take_changes()
+        now |= touched
+        with hub.book.reading() as book:
+            tip, expiries = hub.follower.tip(book.db), book.expiries() if hub.follower.height != self._tip else {}
+            offered = (hub.draining, hub.offer.assets)
+            if shaken or self._tip is None or offered != self._offered:
+                now.update(book.in_stage(AGREED, OPEN, CLOSING), book.closed_since(tip - KEPT_BLOCKS))
+            elif tip != self._tip:
+                now.update(book.in_stage(AGREED, CLOSING), self._taken(Ask.LEAVING))
+            now |= hub.follower.unconfirmed(book.db)  # a child that was evicted goes out again at once
+        begins = dict(zip(expiries, starts(tuple(expiries.values()), RESERVE_COINS), strict=True))
+        now.update(handle for handle, height in begins.items() if height <= tip)
+        if tip != self._tip:
+            with hub.book.transaction("round") as work:
+                work.forget(tip)
+        self._tip, self._offered = tip, offered
+        Work(hub, now, begins, shaken).do()
+        if hub.draining and self.when_drained is not None:
+            with hub.book.reading() as book:
+                left = book.in_stage(AGREED, OPEN, CLOSING)
+            if not left:
+                self.when_drained()
+
+    def _taken(self, when: Ask) -> set[Handle]:
+        """Take the connections that are to be looked at then off the list."""
+        for _ in range(self.hub.asked.qsize()):
+            asked, handle = self.hub.asked.get()
+            self._asked[asked].add(handle)
+        taken, self._asked[when] = self._asked[when], set()
+        return taken

@@ -1,0 +1,271 @@
+"""A hub of protocol 3 inside the test's own process, on a node of its own, and clients that speak its messages."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hub_support import refused
+from regtest_support import REGTEST, NodeProcess, address_of, key_of, running_node
+
+from picopayments_cli.chain import Query
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.counterparty import asset_id, p2pkh
+from picopayments_cli.channel.values import Coin, Handle, Outpoint, Quantity, Token
+from picopayments_cli.channel3 import close as closes
+from picopayments_cli.channel3.coins import Purse
+from picopayments_cli.channel3.duplex import Duplex, add_request, hand_out, settle, transfer
+from picopayments_cli.channel3.halves import Commit
+from picopayments_cli.channel3.keys import Key, Secrets
+from picopayments_cli.channel3.messages import (
+    CloseReply,
+    CloseRequest,
+    ConnectReply,
+    ConnectRequest,
+    DepositReply,
+    DepositRequest,
+    SyncReply,
+    SyncRequest,
+)
+from picopayments_cli.channel3.opening import Party, Stake, contract_of
+from picopayments_cli.channel3.signing import finish_wallet
+from picopayments_cli.channel3.standing import standing
+from picopayments_cli.channel3.state import Receiving, Sending
+from picopayments_cli.channel3.transactions import compose_deposit
+from picopayments_cli.channel3.wire import Anchors, Payment
+from picopayments_cli.errors import PicopaymentsError
+from picopayments_cli.hub.database import default_url
+from picopayments_cli.hub.folder import Folder
+from picopayments_cli.hub.hub import Urls
+from picopayments_cli.hub3.account import Account
+from picopayments_cli.hub3.database import Database
+from picopayments_cli.hub3.hub import Hub
+from picopayments_cli.hub3.methods import Methods
+from picopayments_cli.hub3.rounds import Rounds
+from picopayments_cli.web import Refused
+
+DEPOSIT, TIME, DELAY = 1_000_000, 100, 2
+
+
+class Desk:
+    """The hub; its rounds of chores come when a test says so. ``stop`` and ``start`` as a process would."""
+
+    def __init__(self, folder: Path, node: NodeProcess) -> None:
+        self.folder = Folder(folder / "hub", REGTEST)
+        self.node = node
+        self.folder.basedir.mkdir(mode=0o700)
+        self.start()
+
+    def start(self) -> None:
+        """Open the files that there are, or begin."""
+        self.database = Database(default_url(self.folder.basedir, "regtest"))
+        urls = Urls(self.node.url, self.node.url + "bitcoin/")
+        key = Key(self.folder.key().secret)
+        marks = self.folder.basedir / "hub.regtest.marks"
+        self.hub = Hub(REGTEST, key, self.folder.offer(), self.database, urls, marks)
+        self.rounds = Rounds(self.hub)
+        self.rounds.prepare()
+        self._table: dict[str, Callable[..., Any]] = Methods(self.hub).table()
+
+    def stop(self) -> None:
+        """Close the database."""
+        self.database.close()
+
+    def call(self, method: str, body: Mapping[str, Any]) -> str:
+        """The text of a result. Raises what the method raises."""
+        called = self._table[method]
+        result = called(body) if hasattr(called, "takes_params") else called(**body)
+        if isinstance(result, Refused):
+            raise refused(result)
+        return str(result.text) if hasattr(result, "text") else json.dumps(result)
+
+    def name_of(self, method: str, body: Mapping[str, Any]) -> str:
+        """The name of the error that a call is refused with."""
+        with pytest.raises(PicopaymentsError) as caught:
+            self.call(method, body)
+        return caught.value.name
+
+    def account(self, handle: Handle) -> Account:
+        """A connection as the hub has it."""
+        return self.hub.book.look_up(handle)
+
+    def mine(self, blocks: int = 1) -> None:
+        """Mine, with a round of chores after each block."""
+        for _ in range(blocks):
+            self.node.rpc("generate", blocks=1)
+            self.rounds.once()
+
+    def until(self, stage: str, handle: Handle, most: int = 30) -> None:
+        """Mine until a connection is in a stage."""
+        for _ in range(most):
+            if self.account(handle).stage == stage:
+                return
+            self.mine()
+        raise AssertionError(f"{self.account(handle).stage} after {most} blocks")
+
+    def mempool(self) -> list[str]:
+        """The txids that wait for a block."""
+        return list(self.node.bitcoin("getrawmempool"))
+
+    def balance(self, script: bytes) -> int:
+        """What an address holds of XCP."""
+        address = address_of(script)
+        return self.hub.chain.view(Query(balances=[address])).balances[address].get("XCP", 0)
+
+
+@contextlib.contextmanager
+def running_desk(folder: Path) -> Iterator[Desk]:
+    """A hub and its node, which mines only when told, for the length of a ``with`` block."""
+    with running_node(folder / "node", 0) as node:
+        desk = Desk(folder, node)
+        try:
+            yield desk
+        finally:
+            desk.stop()
+
+
+def payment(payee: Handle | None, amount: int) -> Payment:
+    """A payment with a token of its own."""
+    return Payment(payee, Quantity(amount), Token(os.urandom(32)))
+
+
+class Client:
+    """A client that keeps its state in memory, by the rules of the ground floor."""
+
+    handle: Handle
+    duplex: Duplex
+
+    def __init__(self, desk: Desk, name: str) -> None:
+        self.desk = desk
+        self.key = Key(key_of(name).secret)
+        self.script = p2pkh(self.key.pubkey_hash)
+        self.secrets = Secrets(self.key, os.urandom(16))
+        self.party = Party(self.secrets.payer.xonly, self.secrets.payee.xonly, self.script)
+        self.proposed: DepositRequest | None = None
+        self.commits: list[Commit] = []  # every one received
+
+    def call(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A signed call's result, which must be signed by the hub and name this request."""
+        sealed = envelope.seal(self.key, body)
+        result: dict[str, Any] = json.loads(self.desk.call(method, sealed))
+        assert envelope.signed_by(result, self.desk.hub.key.pubkey)
+        assert result["request_sha256"] == envelope.digest(sealed).hex()
+        return result
+
+    def refused(self, method: str, body: Mapping[str, Any]) -> str:
+        """The name of the error that a signed call is refused with."""
+        return self.desk.name_of(method, envelope.seal(self.key, body))
+
+    # Opening --------------------------------------------------------------------------------------------------------
+
+    def request(self) -> ConnectReply:
+        """Ask for a connection."""
+        asked = ConnectRequest("XCP", self.party, self.secrets.salt)
+        reply = ConnectReply.parse(self.call("mph_request", asked.as_json()))
+        self.handle = reply.handle
+        return reply
+
+    def agree(self, time: int = TIME) -> None:
+        """Ask for a connection and agree on both deposits."""
+        reply = self.request()
+        height = self.desk.hub.follower.height
+        assert height is not None
+        stake, number = Stake(Quantity(DEPOSIT), DELAY, reply.terms.fee_rate), asset_id("XCP")
+        sending = contract_of(self.party, reply.hub, number, height + time, stake)
+        own = self.secrets.revoke_hash(0)
+        proposed = DepositRequest(self.handle, stake, 1, height + time, sending.deposit.output, own)
+        self.proposed = proposed
+        agreed = DepositReply.parse(self.call("mph_deposit", proposed.as_json()))
+        receiving = contract_of(reply.hub, self.party, number, height + time, agreed.stake)
+        assert agreed.output == receiving.deposit.output
+        duplex, handed = hand_out(Duplex(Sending(sending), Receiving(receiving)), self.secrets)
+        assert handed == own
+        self.duplex = add_request(duplex, agreed.next_hash, seen=False)
+
+    def endow(self) -> None:
+        """Have the faucet give what the deposit takes, and coins for fees; a block must follow."""
+        address = address_of(self.script)
+        self.desk.node.rpc("faucet", address=address, btc=1_000_000, asset="XCP", quantity=DEPOSIT)
+        self.desk.node.rpc("faucet", address=address, btc=1_000_000)
+
+    def purse(self) -> Purse:
+        """The wallet's confirmed coins, at 2 sat/vB."""
+        address = address_of(self.script)
+        coins = self.desk.hub.chain.view(Query(coins=[address])).coins[address]
+        return Purse(self.script, tuple(coin for coin in coins if coin.height is not None), 2)
+
+    def deposit(self) -> None:
+        """Publish the deposit."""
+        self.publish(finish_wallet(compose_deposit(self.duplex.sending.contract, self.purse()), self.key))
+
+    def publish(self, *raws: bytes) -> None:
+        """Hand a transaction, or a package, to the network."""
+        self.desk.hub.bitcoin.submit(raws)
+
+    def see_deposits(self) -> None:
+        """Take over where the hub has seen the deposits, which the chain would show."""
+        theirs = self.desk.account(self.handle).channels
+        sending = replace(self.duplex.sending, anchor=theirs.receiving.anchor)
+        receiving = replace(self.duplex.receiving, anchor=theirs.sending.anchor)
+        self.duplex = replace(self.duplex, sending=sending, receiving=receiving)
+
+    # Syncs ----------------------------------------------------------------------------------------------------------
+
+    @property
+    def anchors(self) -> Anchors:
+        """Both anchors."""
+        return Anchors(_outpoint(self.duplex.sending.anchor), _outpoint(self.duplex.receiving.anchor))
+
+    def sync_request(self, total: int, *payments: Payment) -> tuple[SyncRequest, Duplex]:
+        """A right request that moves a sum, and the state once it has left."""
+        moved, half, _ = transfer(self.duplex, total, self.secrets)
+        moved, own = hand_out(moved, self.secrets)
+        return SyncRequest(self.handle, self.anchors, half, payments, own), moved
+
+    def sync(self, *payments: Payment, fee: int = 1) -> SyncReply:
+        """Send payments and settle the reply."""
+        request, moved = self.sync_request(sum(item.amount for item in payments) + fee, *payments)
+        return self.take(SyncReply.parse(self.call("mph_sync", request.as_json())), moved)
+
+    def take(self, reply: SyncReply, moved: Duplex) -> SyncReply:
+        """Settle a reply."""
+        settled, _, _ = settle(moved, reply.half, sum(item.amount for item in reply.receipts))
+        self.duplex = add_request(settled, reply.next_hash, seen=False)
+        if reply.half.commit is not None:
+            self.commits.append(reply.half.commit)
+        return reply
+
+    # Closing --------------------------------------------------------------------------------------------------------
+
+    def ask_close(self) -> tuple[CloseRequest, CloseReply, closes.Outcome]:
+        """Ask for the agreed close, signed as payee, and judge the answer."""
+        said = standing(self.duplex, self.secrets)
+        figures = closes.own_figures(self.duplex)
+        self.duplex, request = closes.ask(self.duplex, self.handle, figures, said, self.secrets, sign=True)
+        reply = CloseReply.parse(self.call("mph_close", request.as_json()))
+        self.duplex, outcome = closes.judge(self.duplex, request, reply, self.secrets)
+        return request, reply, outcome
+
+
+def _outpoint(anchor: Coin | None) -> Outpoint | None:
+    return None if anchor is None else anchor.outpoint
+
+
+def open_all(desk: Desk, *hands: Client) -> None:
+    """Agree on connections and mine until they are open."""
+    for hand in hands:
+        hand.agree()
+        hand.endow()
+    desk.mine()
+    for hand in hands:
+        hand.deposit()
+    desk.mine(2)
+    for hand in hands:
+        assert desk.account(hand.handle).stage == "open"
+        hand.see_deposits()
