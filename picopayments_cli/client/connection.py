@@ -70,6 +70,12 @@ class Connection:
     published: tuple[str, ...] = ()
     longname: str | None = None
 
+    @property
+    def own_hashes(self) -> set[Hash]:
+        """The own revoke hashes that are requested or active; of no other is a commit taken."""
+        receiving = self.duplex.receiving
+        return {*receiving.requested, *(commit.revoke_hash for commit in receiving.active)}
+
     def secrets(self, key: Key) -> Secrets:
         """Derive this party's secrets of the connection."""
         return Secrets(key, self.salt)

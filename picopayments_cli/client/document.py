@@ -31,7 +31,7 @@ from picopayments_cli.client.connection import STAGES, Connection, Pending
 def to_document(connection: Connection) -> dict[str, Any]:
     """Write a connection as a JSON document, without its handle."""
     duplex, pending = connection.duplex, connection.pending
-    kept = {*duplex.receiving.requested, *(commit.revoke_hash for commit in duplex.receiving.active)}
+    kept = connection.own_hashes
     return {
         "hub_url": connection.hub_url,
         "hub_key": connection.hub_key.hex(),

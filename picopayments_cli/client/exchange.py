@@ -69,7 +69,9 @@ def prepare(session: Session, connection: Connection) -> Connection:
         queue=connection.queue[count:],
         pending=Pending((body,), payments),
     )
-    return session.save(prepared, "sync prepared")
+    own_hashes = prepared.own_hashes  # without those of the commits that are given back here
+    numbers = {item: number for item, number in prepared.numbers.items() if item in own_hashes}
+    return session.save(replace(prepared, numbers=numbers), "sync prepared")
 
 
 def _payable(connection: Connection) -> tuple[int, int]:

@@ -69,11 +69,7 @@ def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, ex
     known = session.pinned_key()
     reply = session.call("mph_request", [request], known)
     answer = ConnectReply.parse(reply.body)
-    if session.is_taken(answer.handle):  # a file's name, and the hub chose it
-        raise BadReply(
-            "The hub names a handle that a connection here has already. Nothing was deposited.",
-            handle=answer.handle.hex(),
-        )
+    session.check_new(answer.handle)
     terms = Terms.parse(answer.terms)
     terms.check_deposit(quantity, expire, session.network)
     if terms.sync_fee >= quantity:

@@ -184,9 +184,15 @@ class Session:
             raise
         return self._connection(handle, document)
 
-    def is_taken(self, handle: Handle) -> bool:
-        """Tell whether a handle is that of a connection, live, archived or of 1.0.4, or of a waiting request."""
-        return self.store.has(handle) or handle in self.older()
+    def check_new(self, handle: Handle) -> None:
+        """Refuse a handle that a connection has here, live, archived or of 1.0.4, or a waiting request.
+
+        It is a file's name, and the hub chose it. Raises BadReply.
+        """
+        if self.store.has(handle) or handle in self.older():
+            raise BadReply(
+                "The hub names a handle that a connection here has already. Nothing was deposited.", handle=handle.hex()
+            )
 
     def older(self) -> list[Handle]:
         """List the handles of the original client's connections. Raises StoreDamaged, StoreUnusable."""

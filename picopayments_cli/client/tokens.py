@@ -1,7 +1,8 @@
 """See that a token pays once, from whichever connection of the wallet it was queued on.
 
-What is queued may be cancelled, and what was refused is no more in a sync: their token is free. What has left the
-machine holds its token for good, answered or not.
+What is queued may be cancelled, and what was refused and came back is no more in a sync: their token is free. What has
+left the machine holds its token for good, answered or not; so does what is said to be refused and does not come back,
+as the payee may have got it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from picopayments_cli.errors import TokenInUse
 # How far a payment has come.
 QUEUED = "queued already: the next sync makes it"
 UNANSWERED = "in a sync that was sent, or may have been, and has no answer yet: it is not queued again"
+REFUSED = "refused, but its amount has not come back yet: it is not queued again before that"
 SENT = "sent already: it is not queued again"
 
 
@@ -37,7 +39,7 @@ def earlier(session: Session, source: Handle, payment: Payment, connections: Map
 def standing(
     source: Handle, payment: Payment, connections: Iterable[Connection], events: Sequence[Event]
 ) -> str | None:
-    """Tell how far a payment from ``source`` has come: QUEUED, UNANSWERED or SENT; None if its token is free.
+    """Tell how far a payment from ``source`` has come: one of the above; None if its token is free.
 
     ``connections``: all of the wallet, culled ones too; ``events``: of their histories, in any order. Raises TokenInUse
     where the token is another payment's: from another connection, to another payee or of another amount.
@@ -73,6 +75,8 @@ def _uses(connections: Iterable[Connection], events: Sequence[Event]) -> Iterato
     for item in known:
         if item.stage in (PROPOSED, AGREED):  # a connection that closes never sends its queue
             yield from ((QUEUED, _named(item.handle, payment)) for payment in item.queue)
+    owing = {item.handle.hex() for item in known if item.owed}
+    yield from ((REFUSED, event) for event in events if event["action"] == "refused" and event["handle"] in owing)
 
 
 def _named(source: Handle, payment: Payment) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
     asked = ConnectRequest(wish.asset.name, own, secrets.salt).as_json()
     reply = session.call("mph_request", [envelope.seal(session.wallet.key, asked)], session.pinned_key())
     answer = ConnectReply.parse(reply.body)
+    session.check_new(answer.handle)
     check_parties(own, answer.hub)
     check_wallet(answer.hub.wallet, reply.hub_key)
     view = session.chain.view(Query(coins=[session.wallet.address], options=[session.wallet.address]))

@@ -11,12 +11,15 @@ from memory_life_support import QUANTITY, SILENT, LifeInMemory, it
 from memory_support import STRANGER
 
 from picopayments_cli import api
+from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.deadlines import WATCHED_REVOKED, exposed
 from picopayments_cli.channel.duplex import Duplex
+from picopayments_cli.channel.messages import CloseReply
 from picopayments_cli.channel.stages import AGREED, CLOSING
 from picopayments_cli.channel.state import Channel, Revoked
 from picopayments_cli.channel.values import HANDLE_SIZE, Quantity, Secret, Token
+from picopayments_cli.client import closing, exchange
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.errors import (
     AmountExceedsSpendable,
@@ -75,6 +78,18 @@ def refused(payment: str, amount: int, cause: str) -> dict[str, Any]:
 def balance(it: LifeInMemory) -> int:
     """Return what this party owns of the connection."""
     return it.connection.duplex.guaranteed
+
+
+def test_a_commit_that_was_just_given_back_is_not_taken_again(it: LifeInMemory) -> None:
+    """Though the hub shows it at the close, and keeps its secret back."""
+    it.receive()
+    it.queue(it.connection.duplex.receiving.moved)
+    prepared = exchange.prepare(it.session, it.connection)
+    assert prepared == it.connection
+    assert prepared.duplex.receiving.active == ()
+    shown = pair.standing(it.hub.duplex.sending)
+    assert shown.offer is not None
+    assert closing._up_to_date(it.session, prepared, CloseReply(None, shown)) == prepared
 
 
 def gone(it: LifeInMemory) -> list[str]:

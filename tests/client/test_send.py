@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -222,6 +223,24 @@ def test_a_quantity_with_its_unit(it: LifeInMemory, value: int | str, asset: str
     plain = it.chain.asset
     it.chain.asset = lambda name: replace(plain(asset), divisible=False) if "." in name else plain(name)  # type: ignore[method-assign]
     assert quantity_of(it.session, value, asset) == quantity
+
+
+@pytest.mark.parametrize("whose", ["hub", "own"])
+@pytest.mark.parametrize(
+    ("value", "asset"), [("5DEMOCOIN", "DEMOCOIN"), ("5XCP", "XCP"), ("5BTC", "BTC"), ("5", "DEMOCOIN")]
+)
+def test_how_much_a_unit_of_the_hubs_word_is_is_said(
+    it: LifeInMemory, whose: str, value: str, asset: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hub that lies about an asset's decimals has another quantity signed."""
+    it.session.settings = replace(it.session.settings, chain_url=None if whose == "hub" else "http://node.invalid/")
+    it.chain.asset = lambda name: Asset(name, 5, True)  # type: ignore[method-assign]
+    with caplog.at_level(logging.INFO):
+        quantity_of(it.session, value, asset)
+    said = whose == "hub" and value == "5DEMOCOIN"
+    assert [record.getMessage() for record in caplog.records] == (
+        ["5DEMOCOIN is 500000000 satoshis, says the hub."] if said else []
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
 from picopayments_cli.client.connection import Connection, Pending
 from picopayments_cli.client.history import Event, events_of, refused, synced, told
 from picopayments_cli.client.store import Store
-from picopayments_cli.client.tokens import QUEUED, SENT, UNANSWERED, standing
+from picopayments_cli.client.tokens import QUEUED, REFUSED, SENT, UNANSWERED, standing
 from picopayments_cli.errors import NotTransferable, PaymentExceedsReceivable, StoreDamaged, TokenInUse
 
 TOKEN, OTHER = Token(b"token"), Token(b"other")
@@ -85,6 +85,20 @@ def test_a_refused_payment_is_free_once_no_sync_holds_it(blank: Connection) -> N
     assert standing(ONE, PAYMENT, [with_payments(blank)], [*paid(PAYMENT), *back]) == SENT
 
 
+@pytest.mark.parametrize("stage", [AGREED, CLOSING, CLOSED])
+def test_a_refused_payment_holds_its_token_until_its_amount_is_back(blank: Connection, stage: str) -> None:
+    """A hub may say that it refuses what it delivers."""
+    back = events_of(ONE, [refused(PAYMENT, "AssetMismatch")], 0)
+    owing = replace(with_payments(blank, stage=stage), owed=1)
+    other = replace(blank, handle=TWO)
+    assert standing(ONE, PAYMENT, [owing, other], back) == REFUSED
+    with pytest.raises(TokenInUse):
+        standing(TWO, PAYMENT, [owing, other], back)
+    assert standing(ONE, PAYMENT, [with_payments(blank), replace(other, owed=1)], back) is None
+    assert standing(ONE, PAYMENT, [owing], [*back, *paid(PAYMENT)]) == SENT
+    assert standing(ONE, PAYMENT, [replace(owing, queue=(PAYMENT,), stage=AGREED)], back) == QUEUED
+
+
 @pytest.mark.parametrize("place", ["queue", "pending", "history"])
 @pytest.mark.parametrize(
     ("source", "payment"),
@@ -128,6 +142,7 @@ class Wallet:
         self.connections = {handle: replace(blank, handle=handle) for handle in (ONE, TWO)}
         self.events: list[Event] = []
         self.taken: list[tuple[Handle, Payment]] = []
+        self.lied_to: set[Handle] = set()
 
     def queue(self, handle: Handle, payment: Payment) -> None:
         """As the command does, where the connection still takes payments."""
@@ -156,7 +171,21 @@ class Wallet:
         refusals = [] if takes else [Refusal(item.token, "UnknownHandle") for item in pending.payments]
         self.taken += [(handle, item) for item in pending.payments if takes]
         self.events += events_of(handle, synced(pending.payments, refusals, 1, ()), len(self.events))
-        self.connections[handle] = replace(self.connections[handle], pending=None)
+        owed = self.connections[handle].owed + sum(item.amount for item in pending.payments if not takes)
+        self.connections[handle] = replace(self.connections[handle], pending=None, owed=owed)
+
+    def lie(self, handle: Handle) -> None:
+        """The hub answers that it refuses what it delivers."""
+        pending = self.connections[handle].pending
+        if pending is not None and pending.payments:
+            self.taken += [(handle, item) for item in pending.payments]
+            self.lied_to.add(handle)
+        self.reach(handle, takes=False)
+
+    def come_back(self, handle: Handle) -> None:
+        """The hub pays what it owes, unless it would pay for what it delivered."""
+        if handle not in self.lied_to:
+            self.connections[handle] = replace(self.connections[handle], owed=0)
 
     def repair(self, handle: Handle) -> None:
         """The hub refuses the payments; the same sync without them is not answered yet."""
@@ -177,7 +206,7 @@ PAYMENTS = st.builds(
 )
 STEPS = st.one_of(
     st.tuples(st.just("queue"), st.sampled_from([ONE, TWO]), PAYMENTS),
-    st.tuples(st.sampled_from(["cancel", "send", "repair", "close"]), st.sampled_from([ONE, TWO])),
+    st.tuples(st.sampled_from(["cancel", "send", "repair", "close", "lie", "come_back"]), st.sampled_from([ONE, TWO])),
     st.tuples(st.just("reach"), st.sampled_from([ONE, TWO]), st.booleans()),
 )
 
@@ -194,8 +223,11 @@ def test_whatever_happens_a_token_pays_once_and_what_never_paid_is_free(
     for handle in (ONE, TWO):
         wallet.reach(handle, takes=False)
         wallet.cancel(handle)
+        wallet.come_back(handle)
     for handle, payment in wallet.taken:
-        assert standing(handle, payment, wallet.connections.values(), wallet.events) == SENT
+        assert standing(handle, payment, wallet.connections.values(), wallet.events) in (SENT, REFUSED)
+    if wallet.lied_to:
+        return
     for token in {TOKEN, OTHER} - {payment.token for _, payment in wallet.taken}:
         free = replace(PAYMENT, token=token)
         assert standing(TWO, free, wallet.connections.values(), wallet.events) is None
@@ -247,6 +279,27 @@ def test_a_repaired_sync_without_an_answer_may_still_have_paid(story: LifeInMemo
     assert not pay(story)
     story.sync()
     assert pay(story)
+    story.sync()
+    assert not pay(story)
+
+
+def test_a_hub_that_refuses_and_keeps_the_amount_is_not_paid_again(story: LifeInMemory) -> None:
+    assert pay(story)
+    token = story.connection.queue[0].token
+    story.hub.refusing = {token}
+    story.hub.owes(-100)
+    story.sync()
+    assert story.connection.owed == 100
+    for _ in range(3):
+        assert not pay(story)
+        story.sync()
+    story.hub.refusing.clear()
+    story.hub.owes(100)
+    story.sync()
+    story.sync()
+    assert story.connection.owed == 0
+    assert pay(story)
+    story.sync()
     story.sync()
     assert not pay(story)
 
