@@ -6,13 +6,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from hub3_support import DEPOSIT, Client, Desk, open_all, payment, running_desk
+from hub3_support import DELAY, DEPOSIT, TIME, Client, Desk, open_all, payment, running_desk
 from regtest_support import address_of
 
 from picopayments_cli.chain import Query
-from picopayments_cli.channel.values import Coin
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.counterparty import asset_id
+from picopayments_cli.channel.values import Coin, Quantity
 from picopayments_cli.channel3.drafts import Draft, Input, Output
 from picopayments_cli.channel3.halves import Commit, finish_commit
+from picopayments_cli.channel3.messages import DepositRequest
+from picopayments_cli.channel3.opening import Stake, contract_of
 from picopayments_cli.channel3.signing import finish_wallet
 from picopayments_cli.channel3.state import known_anchor
 from picopayments_cli.channel3.transactions import child_shape, compose_commit
@@ -149,3 +153,84 @@ def test_dust_on_a_worthless_revoked_commit_costs_its_victim_nothing(desk: Desk)
     desk.mine(4)
     assert coins_of(desk, desk.hub.script) == before
     assert len(coins_of(desk, script)) == 8
+
+
+@pytest.mark.parametrize(("asked", "used", "refused"), [(34, 1, True), (34, 17, False), (1, 34, False)])
+def test_terms_asked_for_while_fees_were_high_bind_the_hub_to_no_such_rate_later(
+    desk: Desk, asked: int, used: int, refused: bool
+) -> None:
+    alice = Client(desk, "alice")
+    desk.node.rpc("feerate", rate=asked)
+    desk.rounds.once()
+    reply = alice.request()
+    desk.node.rpc("feerate", rate=used)
+    desk.rounds.once()
+    height = (desk.hub.follower.height or 0) + TIME
+    stake = Stake(Quantity(DEPOSIT), DELAY, reply.terms.fee_rate)
+    sending = contract_of(alice.party, reply.hub, asset_id("XCP"), height, stake)
+    rate, own = reply.terms.fee_rate_max, alice.secrets.revoke_hash(0)
+    body = DepositRequest(alice.handle, stake, rate, height, sending.deposit.output, own).as_json()
+    if refused:
+        assert rate == 100
+        assert alice.refused("mph_deposit", body) == "DepositRefused"
+        assert desk.account(alice.handle).duplex is None
+        return
+    desk.call("mph_deposit", envelope.seal(alice.key, body))
+    assert desk.account(alice.handle).channels.sending.contract.rate == rate
+
+
+def test_strangers_that_ask_for_many_connections_leave_the_hub_the_coins_of_its_closes(desk: Desk) -> None:
+    reserve = desk.hub.reserve
+    coins = [Output(reserve.each, desk.hub.script)] * reserve.coins
+    strangers = [Client(desk, f"stranger {number}") for number in range(6)]
+    spend_all(desk, [Output(0, strangers[0].script), Output(12_000, desk.hub.script), *coins])
+    desk.mine()
+    for hand in strangers:
+        hand.agree()
+        hand.endow()
+    desk.mine()
+    for hand in strangers:
+        hand.deposit()
+    desk.mine(8)
+    stages = [desk.account(hand.handle).stage for hand in strangers]
+    assert set(stages) == {"open", "agreed"}  # the spare coin paid for some
+    left = [coin for coin in coins_of(desk, desk.hub.script) if coin.height is not None and coin.value >= reserve.each]
+    assert len(left) == reserve.coins
+    hand = strangers[stages.index("open")]
+    hand.see_deposits()
+    hand.sync(payment(None, 5000))
+    before = desk.balance(desk.hub.script)
+    desk.node.rpc("feerate", rate=90)
+    desk.hub.draining = True
+    desk.rounds.once()
+    commits = [txid for txid in desk.mempool() if desk.node.bitcoin("getmempoolentry", txid)["spentby"]]
+    assert len(commits) == 1  # nobody paid the hub by the others
+    assert paid(desk, commits[0], only_child(desk, commits[0])) >= 89.9
+    desk.mine()
+    desk.node.rpc("feerate", rate=1)
+    desk.mine(5)
+    assert desk.balance(desk.hub.script) >= before + 5001
+
+
+@pytest.mark.parametrize("rate", [4, 6, 20])
+def test_a_lonely_commit_that_pays_less_than_is_asked_is_raised_and_mined_before_its_deadline(
+    desk: Desk, rate: int
+) -> None:
+    alice = Client(desk, "alice")
+    open_all(desk, alice)
+    alice.sync(payment(None, 5000))
+    before = desk.balance(desk.hub.script)
+    desk.node.rpc("feerate", rate=rate)
+    expiry = desk.account(alice.handle).fixed.agreed.expiry
+    while int(desk.node.bitcoin("getblockcount")) < expiry.settle_height - 1:
+        desk.node.rpc("generate", blocks=1)  # alice is silent until the hub has to settle
+    desk.rounds.once()
+    desk.mine()
+    assert desk.account(alice.handle).stage == "closing"
+    (commit,) = [txid for txid in desk.mempool() if desk.node.bitcoin("getmempoolentry", txid)["spentby"]]
+    assert paid(desk, commit) < rate <= paid(desk, commit, only_child(desk, commit)) + 0.01
+    desk.mine()
+    assert commit not in desk.mempool()
+    desk.mine(DELAY + 2)
+    assert int(desk.node.bitcoin("getblockcount")) < expiry.height
+    assert desk.balance(desk.hub.script) == before + 5001
