@@ -234,3 +234,45 @@ def test_a_lonely_commit_that_pays_less_than_is_asked_is_raised_and_mined_before
     desk.mine(DELAY + 2)
     assert int(desk.node.bitcoin("getblockcount")) < expiry.height
     assert desk.balance(desk.hub.script) == before + 5001
+
+
+def test_a_node_that_is_made_to_forget_its_estimate_leaves_the_hub_the_last_good_one(desk: Desk) -> None:
+    alice = Client(desk, "alice")
+    alice.agree()
+    alice.endow()
+    desk.mine()
+    alice.deposit()
+    desk.node.rpc("generate", blocks=1)
+    desk.node.rpc("feerate", rate=40)
+    desk.hub.read_rate()
+    desk.node.rpc("feerate", rate="none")
+    desk.stop()
+    desk.start()  # what it knew is kept
+    desk.rounds.once()
+    (deposit,) = desk.mempool()
+    assert paid(desk, deposit) >= 40
+    desk.mine()
+    assert desk.account(alice.handle).stage == "open"
+    alice.see_deposits()
+    alice.sync(payment(None, 5000))
+    desk.hub.draining = True
+    desk.rounds.once()
+    (commit,) = [txid for txid in desk.mempool() if desk.node.bitcoin("getmempoolentry", txid)["spentby"]]
+    assert paid(desk, commit, only_child(desk, commit)) >= 39.9
+
+
+def test_nothing_is_opened_on_the_guess_that_fees_are_still_above_the_ceiling(desk: Desk) -> None:
+    alice = Client(desk, "alice")
+    alice.agree()
+    alice.endow()
+    desk.mine()
+    alice.deposit()
+    desk.node.rpc("generate", blocks=1)
+    for rate in (150, "none"):
+        desk.node.rpc("feerate", rate=rate)
+        desk.rounds.once()
+        assert desk.mempool() == []
+        assert desk.account(alice.handle).deposit_raw is None
+    desk.node.rpc("feerate", rate=1)
+    desk.mine(3)
+    assert desk.account(alice.handle).stage == "open"
