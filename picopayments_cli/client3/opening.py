@@ -154,8 +154,9 @@ def _make_deposit(session: Session, view: View, contract: Contract) -> tuple[byt
 def agree(session: Session, connection: Connection) -> Connection:
     """Have the hub agree to the deposits. Asked again it gives its first answer.
 
-    Raises BadDepositScript, BadReply, InvalidTime: then the client's deposit was not published.
+    Raises BadDepositScript, BadReply, BadTerms, InvalidTime: then the client's deposit was not published.
     """
+    _check_rates_now(session, connection)
     answer = DepositReply.parse(session.call("mph_deposit", [connection.proposal], connection.hub_key).body)
     _check_reply(connection, answer)
     check_delay(answer.stake.delay, session.network)
@@ -171,6 +172,21 @@ def agree(session: Session, connection: Connection) -> Connection:
     txid = bytes(tx.GetTxid())[::-1].hex() if tx is not None else ""
     members = asset_members(agreed.asset, agreed.longname)
     return session.save(agreed, "agreed", history.connected(members, state.sending.contract.quantity, txid))
+
+
+def _check_rates_now(session: Session, connection: Connection) -> None:
+    """Refuse commits' rates that were right when they were proposed, before a stop of this program. Raises BadTerms."""
+    duplex, now = connection.duplex, funds.rate(session, session.chain.view(Query()))
+    c2h, h2c = duplex.sending.contract.rate, duplex.receiving.contract.rate
+    pays = payer_agrees(c2h, now, funds.bounds(session))
+    if not pays or not payee_agrees(h2c, now, packages=session.sight.nodes.packages):
+        raise BadTerms(
+            f"The commits were to pay {c2h} and {h2c} sat/vB, where the network asks {now.value} now. Nothing was "
+            "deposited: connect anew.",
+            c2h_rate=c2h,
+            h2c_rate=h2c,
+            rate=now.value,
+        )
 
 
 def _check_reply(connection: Connection, answer: DepositReply) -> None:

@@ -27,6 +27,7 @@ from picopayments_cli.channel3.messages import (
     Recovered,
 )
 from picopayments_cli.channel3.opening import Stake, check_parties, check_wallet
+from picopayments_cli.channel3.rates import payer_agrees
 from picopayments_cli.channel3.state import Receiving, Sending
 from picopayments_cli.channel3.status import ShownConnection, StatusReply, StatusRequest
 from picopayments_cli.channel3.terms import Terms
@@ -213,6 +214,7 @@ class Methods:
         terms, network, stake = fixed.terms, self._hub.network, request.stake
         terms.check_deposit(stake.quantity)
         terms.check_rate(request.h2c_rate)
+        self._check_rate_now(request.h2c_rate)
         terms.check_height(request.height, tip, network)
         check_delay(stake.delay, network)
         if stake.rate != terms.fee_rate:
@@ -229,6 +231,16 @@ class Methods:
         if agreed.contracts[1].deposit.output != request.output:
             raise BadDepositScript("The deposit's address has other keys or another expiry than agreed.")
         return agreed
+
+    def _check_rate_now(self, rate: int) -> None:
+        """Refuse a commits' rate that the terms allowed when they were asked for, far above what is paid now."""
+        if not payer_agrees(rate, self._hub.rate, self._hub.bounds):
+            raise DepositRefused(
+                f"The network asks {self._hub.rate.value} sat/vB now: the hub signs no commits at {rate}. Ask for "
+                "another connection.",
+                fee_rate=rate,
+                rate=self._hub.rate.value,
+            )
 
     def _agree(self, account: Account, request: DepositRequest, digest: bytes) -> tuple[Account, RawJson]:
         """The connection once both deposits are agreed to, and the reply that says so."""
