@@ -25,6 +25,7 @@ from picopayments_cli.channel.values import (
     check_token,
     from_hex,
 )
+from picopayments_cli.client import kinds
 from picopayments_cli.client.connection import STAGES, Connection, Pending
 
 
@@ -68,42 +69,45 @@ def to_document(connection: Connection) -> dict[str, Any]:
 def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
     """Read a connection. Raises KeyError, TypeError, ValueError, PicopaymentsError if the document is damaged."""
     terms = Terms.parse(document["terms"])
-    asset_id = int(_text(document["asset_id"]))
+    asset_id = int(kinds.text(document["asset_id"]))
     pending, publishing = document["pending"], document["publishing"]
     if document["stage"] not in STAGES:
         raise ValueError("a connection is in no such stage")
     return Connection(
         handle=handle,
-        hub_url=_text(document["hub_url"]),
+        hub_url=kinds.text(document["hub_url"]),
         hub_key=Pubkey(from_hex(document["hub_key"], "hub's key", PUBKEY_SIZE)),
-        asset=_text(document["asset"]),
+        asset=kinds.text(document["asset"]),
         terms=terms,
         salt=bytes.fromhex(document["salt"]),
         duplex=Duplex(
             _channel(document["c2h"], asset_id, terms.fee_rate), _channel(document["h2c"], asset_id, terms.fee_rate)
         ),
         stage=document["stage"],
-        proposal=_object(document["proposal"]),
+        proposal=kinds.members(document["proposal"]),
         deposit_raw=bytes.fromhex(document["deposit"]),
-        agreed_height=_whole(document["agreed_height"]),
-        next_number=_whole(document["next_number"]),
-        numbers={Hash(bytes.fromhex(item)): _whole(number) for item, number in _object(document["numbers"]).items()},
+        agreed_height=kinds.whole(document["agreed_height"]),
+        next_number=kinds.whole(document["next_number"]),
+        numbers={
+            Hash(bytes.fromhex(item)): kinds.whole(number)
+            for item, number in kinds.members(document["numbers"]).items()
+        },
         queue=_payments(document["queue"]),
         pending=None if pending is None else _pending(pending),
-        owed=_whole(document["owed"]),
+        owed=kinds.whole(document["owed"]),
         hub_secret=_secret(document["hub_secret"]),
-        revealed=_switch(document["revealed"]),
-        told=_switch(document["told"]),
+        revealed=kinds.switch(document["revealed"]),
+        told=kinds.switch(document["told"]),
         commit_raw=_bytes(document["commit"]),
-        final=_switch(document.get("final", False)),
-        publishing=None if publishing is None else (_text(publishing[0]), _txid(publishing[1])),
-        published=tuple(_txid(item) for item in _list(document["published"])),
-        longname=None if document.get("asset_longname") is None else _text(document["asset_longname"]),
+        final=kinds.switch(document.get("final", False)),
+        publishing=None if publishing is None else (kinds.text(publishing[0]), _txid(publishing[1])),
+        published=tuple(_txid(item) for item in kinds.items(document["published"])),
+        longname=None if document.get("asset_longname") is None else kinds.text(document["asset_longname"]),
     )
 
 
 def _pending(body: Mapping[str, Any]) -> Pending:
-    bodies = tuple(_object(item) for item in _list(body["bodies"]))
+    bodies = tuple(kinds.members(item) for item in kinds.items(body["bodies"]))
     for item in bodies:
         SyncRequest.parse(item)
     if not bodies:
@@ -112,34 +116,6 @@ def _pending(body: Mapping[str, Any]) -> Pending:
 
 
 # A document may hold anything. What is of another kind is refused here, not where it is used. ---------------------
-
-
-def _of_kind(value: Any, kind: type) -> Any:
-    if type(value) is not kind:  # a boolean is no number
-        raise TypeError(f"it should be {kind.__name__}")
-    return value
-
-
-def _text(value: Any) -> str:
-    return str(_of_kind(value, str))
-
-
-def _switch(value: Any) -> bool:
-    return bool(_of_kind(value, bool))
-
-
-def _list(value: Any) -> list[Any]:
-    return list(_of_kind(value, list))
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return dict(_of_kind(value, dict))
-
-
-def _whole(value: Any) -> int:
-    if _of_kind(value, int) < 0:
-        raise ValueError("it should be 0 at least")
-    return int(value)
 
 
 def _txid(value: Any) -> str:
@@ -168,7 +144,7 @@ def _payment(body: Mapping[str, Any]) -> Payment:
 
 
 def _payments(value: Any) -> tuple[Payment, ...]:
-    return tuple(_payment(item) for item in _list(value))
+    return tuple(_payment(item) for item in kinds.items(value))
 
 
 def _channel_json(channel: Channel) -> dict[str, Any]:
@@ -183,17 +159,17 @@ def _channel_json(channel: Channel) -> dict[str, Any]:
 def _channel(body: Mapping[str, Any], asset_id: int, fee_rate: int) -> Channel:
     return replace(
         channel_of(body, asset_id, fee_rate),
-        requested=tuple(Hash(bytes.fromhex(item)) for item in _list(body["requested"])),
+        requested=tuple(Hash(bytes.fromhex(item)) for item in kinds.items(body["requested"])),
         active=tuple(
             Commit(_quantity(quantity), Hash(bytes.fromhex(revoke_hash)), bytes.fromhex(signature))
-            for quantity, revoke_hash, signature in _list(body["active"])
+            for quantity, revoke_hash, signature in kinds.items(body["active"])
         ),
         revoked=tuple(
             Revoked.by(_quantity(quantity), Secret(bytes.fromhex(secret)))
-            for quantity, secret in _list(body["revoked"])
+            for quantity, secret in kinds.items(body["revoked"])
         ),
     )
 
 
 def _quantity(value: Any) -> Quantity:
-    return Quantity(_whole(value))
+    return Quantity(kinds.whole(value))

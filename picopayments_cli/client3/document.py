@@ -38,6 +38,7 @@ from picopayments_cli.channel3.scripts import DepositScript
 from picopayments_cli.channel3.state import Handed, Held, Receiving, Sending, Signed
 from picopayments_cli.channel3.transactions import Contract
 from picopayments_cli.channel3.wire import PROTOCOL, Payment, read_terms, terms_json
+from picopayments_cli.client import kinds
 from picopayments_cli.client3.connection import STAGES, Connection, Ending, Pending, Rows
 
 Row = list[Any]
@@ -96,39 +97,39 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
     """Read a connection and its rows. Raises KeyError, TypeError, ValueError, PicopaymentsError where damaged."""
     if document["protocol"] != PROTOCOL or document["stage"] not in STAGES:
         raise ValueError("it is of another protocol, or in no such stage")
-    height, time = (_whole(item) for item in _list(document["expiry"]))
+    height, time = (kinds.whole(item) for item in kinds.items(document["expiry"]))
     publishing, pending = document["publishing"], document["pending"]
-    rows, held = _read_rows(_list(document["rows"]))
-    sent = [tuple(_sent(item) for item in _list(side)) for side in _list(document["sent"])]
-    counted = [None if item is None else _whole(item) for item in _list(document["counted"])]
+    rows, held = _read_rows(kinds.items(document["rows"]))
+    sent = [tuple(_sent(item) for item in kinds.items(side)) for side in kinds.items(document["sent"])]
+    counted = [None if item is None else kinds.whole(item) for item in kinds.items(document["counted"])]
     return Connection(
         handle=handle,
-        hub_url=_text(document["hub_url"]),
+        hub_url=kinds.text(document["hub_url"]),
         hub_key=Pubkey(from_hex(document["hub_key"], "hub's key", PUBKEY_SIZE)),
-        asset=_text(document["asset"]),
+        asset=kinds.text(document["asset"]),
         terms=read_terms(document["terms"]),
         salt=bytes.fromhex(document["salt"]),
         duplex=Duplex(
             replace(_sending(document["c2h"]), active=_active(rows)),
             replace(_receiving(document["h2c"]), active=tuple(sorted(held, key=lambda item: item.quantity))),
-            _switch(document["close_signed"]),
+            kinds.switch(document["close_signed"]),
         ),
         expiry=Expiry(height, time),
         stage=document["stage"],
-        proposal=_object(document["proposal"]),
+        proposal=kinds.members(document["proposal"]),
         deposit_raw=bytes.fromhex(document["deposit"]),
         hub_deposit=_bytes(document["hub_deposit"]),
         counted=(counted[0], counted[1]),
         rows=rows,
         queue=_payments(document["queue"]),
         pending=None if pending is None else _pending(pending),
-        owed=_whole(document["owed"]),
+        owed=kinds.whole(document["owed"]),
         ending=_ending(document["ending"]),
         sent=(sent[0], sent[1]),
-        publishing=None if publishing is None else (_text(publishing[0]), _txid(publishing[1])),
-        published=tuple(_txid(item) for item in _list(document["published"])),
-        final=_switch(document["final"]),
-        longname=None if document.get("asset_longname") is None else _text(document["asset_longname"]),
+        publishing=None if publishing is None else (kinds.text(publishing[0]), _txid(publishing[1])),
+        published=tuple(_txid(item) for item in kinds.items(document["published"])),
+        final=kinds.switch(document["final"]),
+        longname=None if document.get("asset_longname") is None else kinds.text(document["asset_longname"]),
     )
 
 
@@ -139,14 +140,14 @@ def _read_rows(lines: Sequence[Any]) -> tuple[Rows, list[Held]]:
     signed: dict[Hash, Signed] = {}
     held: dict[Hash, Held] = {}
     own: set[Hash] = set()
-    for kind, *items in map(_list, lines):
+    for kind, *items in map(kinds.items, lines):
         if kind == "own":
             own.add(_hash(items[0]))
         elif kind == "back":
             held.pop(_hash(items[0]), None)
         elif kind == "held":
             commit = _commit(items[:4])
-            held[commit.revoke_hash] = Held(commit, _whole(items[4]))
+            held[commit.revoke_hash] = Held(commit, kinds.whole(items[4]))
         elif kind == "signed":
             row = Signed(_quantity(items[0]), _hash(items[1]), _bytes(items[2]), _secret(items[3]))
             signed[row.revoke_hash] = row
@@ -176,15 +177,15 @@ def _contract_json(contract: Contract) -> dict[str, Any]:
 
 def _contract(body: Mapping[str, Any]) -> Contract:
     payer, payee, height = body["script"]
-    wallets = [bytes.fromhex(item) for item in _list(body["wallets"])]
+    wallets = [bytes.fromhex(item) for item in kinds.items(body["wallets"])]
     return Contract(
-        DepositScript(XOnly(bytes.fromhex(payer)), XOnly(bytes.fromhex(payee)), _whole(height)),
+        DepositScript(XOnly(bytes.fromhex(payer)), XOnly(bytes.fromhex(payee)), kinds.whole(height)),
         wallets[0],
         wallets[1],
-        int(_text(body["asset_id"])),
+        int(kinds.text(body["asset_id"])),
         _quantity(body["quantity"]),
-        _whole(body["delay"]),
-        _whole(body["fee_rate"]),
+        kinds.whole(body["delay"]),
+        kinds.whole(body["fee_rate"]),
     )
 
 
@@ -195,7 +196,7 @@ def _anchor_json(anchor: Coin | None) -> list[Any] | None:
 def _anchor(item: Any, contract: Contract) -> Coin | None:
     if item is None:
         return None
-    return Coin(Outpoint.parse(_text(item[0])), _whole(item[1]), contract.deposit.output, None)
+    return Coin(Outpoint.parse(kinds.text(item[0])), kinds.whole(item[1]), contract.deposit.output, None)
 
 
 def _sending_json(side: Sending) -> dict[str, Any]:
@@ -205,7 +206,7 @@ def _sending_json(side: Sending) -> dict[str, Any]:
 
 def _sending(body: Mapping[str, Any]) -> Sending:
     contract = _contract(body)
-    requested = tuple(_hash(item) for item in _list(body["requested"]))
+    requested = tuple(_hash(item) for item in kinds.items(body["requested"]))
     return Sending(contract, _anchor(body["anchor"], contract), requested)
 
 
@@ -226,11 +227,11 @@ def _receiving(body: Mapping[str, Any]) -> Receiving:
     return Receiving(
         contract,
         _anchor(body["anchor"], contract),
-        tuple(Handed(_hash(item), _whole(number)) for item, number in _list(body["requested"])),
+        tuple(Handed(_hash(item), kinds.whole(number)) for item, number in kinds.items(body["requested"])),
         newest=None if body["newest"] is None else _commit(body["newest"]),
-        owing=_switch(body["owing"]),
-        half_left=_switch(body["half_left"]),
-        next_number=_whole(body["next_number"]),
+        owing=kinds.switch(body["owing"]),
+        half_left=kinds.switch(body["half_left"]),
+        next_number=kinds.whole(body["next_number"]),
     )
 
 
@@ -239,7 +240,7 @@ def _commit_json(commit: Commit) -> Row:
 
 
 def _commit(items: Any) -> Commit:
-    quantity, revoke_hash, signature, payout_signature = _list(items)
+    quantity, revoke_hash, signature, payout_signature = kinds.items(items)
     return Commit(_quantity(quantity), _hash(revoke_hash), bytes.fromhex(signature), bytes.fromhex(payout_signature))
 
 
@@ -261,14 +262,16 @@ def _ending(body: Mapping[str, Any]) -> Ending:
     if asked is not None:
         CloseRequest.parse(asked)
     return Ending(
-        None if body["since"] is None else _whole(body["since"]),
-        None if asked is None else _object(asked),
-        tuple(Counter(_whole(quantity), _bytes(signature)) for quantity, signature in _list(body["counters"])),
+        None if body["since"] is None else kinds.whole(body["since"]),
+        None if asked is None else kinds.members(asked),
         tuple(
-            Closing(_whole(quantity), bytes.fromhex(signature), _bytes(rest))
-            for quantity, signature, rest in _list(body["closings"])
+            Counter(kinds.whole(quantity), _bytes(signature)) for quantity, signature in kinds.items(body["counters"])
         ),
-        _switch(body["told"]),
+        tuple(
+            Closing(kinds.whole(quantity), bytes.fromhex(signature), _bytes(rest))
+            for quantity, signature, rest in kinds.items(body["closings"])
+        ),
+        kinds.switch(body["told"]),
     )
 
 
@@ -278,16 +281,21 @@ def _sent_json(sent: Sent) -> Row:
 
 
 def _sent(items: Any) -> Sent:
-    txid, spends, fee, size, listed = _list(items)
+    txid, spends, fee, size, listed = kinds.items(items)
     coins = tuple(
-        Coin(Outpoint.parse(_text(outpoint)), _whole(value), bytes.fromhex(script), height)
-        for outpoint, value, script, height in _list(listed)
+        Coin(Outpoint.parse(kinds.text(outpoint)), kinds.whole(value), bytes.fromhex(script), height)
+        for outpoint, value, script, height in kinds.items(listed)
     )
-    return Sent(from_hex(txid, "txid", 32), Outpoint.parse(_text(spends)), FeeFrac(_whole(fee), _whole(size)), coins)
+    return Sent(
+        from_hex(txid, "txid", 32),
+        Outpoint.parse(kinds.text(spends)),
+        FeeFrac(kinds.whole(fee), kinds.whole(size)),
+        coins,
+    )
 
 
 def _pending(body: Mapping[str, Any]) -> Pending:
-    bodies = tuple(_object(item) for item in _list(body["bodies"]))
+    bodies = tuple(kinds.members(item) for item in kinds.items(body["bodies"]))
     for item in bodies:
         SyncRequest.parse(item)
     if not bodies:
@@ -298,36 +306,8 @@ def _pending(body: Mapping[str, Any]) -> Pending:
 # A document may hold anything. What is of another kind is refused here, not where it is used. ---------------------
 
 
-def _of_kind(value: Any, kind: type) -> Any:
-    if type(value) is not kind:  # a boolean is no number
-        raise TypeError(f"it should be {kind.__name__}")
-    return value
-
-
-def _text(value: Any) -> str:
-    return str(_of_kind(value, str))
-
-
-def _switch(value: Any) -> bool:
-    return bool(_of_kind(value, bool))
-
-
-def _list(value: Any) -> list[Any]:
-    return list(_of_kind(value, list))
-
-
-def _object(value: Any) -> dict[str, Any]:
-    return dict(_of_kind(value, dict))
-
-
-def _whole(value: Any) -> int:
-    if _of_kind(value, int) < 0:
-        raise ValueError("it should be 0 at least")
-    return int(value)
-
-
 def _quantity(value: Any) -> Quantity:
-    return Quantity(_whole(value))
+    return Quantity(kinds.whole(value))
 
 
 def _hash(value: Any) -> Hash:
@@ -360,4 +340,4 @@ def _payment(body: Mapping[str, Any]) -> Payment:
 
 
 def _payments(value: Any) -> tuple[Payment, ...]:
-    return tuple(_payment(item) for item in _list(value))
+    return tuple(_payment(item) for item in kinds.items(value))
