@@ -10,19 +10,19 @@ from party import Party
 
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.hub import HubChain
-from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import p2pkh
-from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.facts import Facts, see_deposit, unspent
-from picopayments_cli.channel.keys import SALT_SIZE, Key, Secrets
-from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositMessage, DepositRequest
 from picopayments_cli.channel.networks import address_of_script, network_named, script_of_address
-from picopayments_cli.channel.scripts import DepositScript, wallet_unlock
-from picopayments_cli.channel.state import Channel
-from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.transactions import Anchor, Draft, Input, Output, Purse, compose_deposit
 from picopayments_cli.channel.values import Coin, Outpoint, Quantity, hash160
+from picopayments_cli.channel2 import duplex as pair
+from picopayments_cli.channel2.duplex import Duplex
+from picopayments_cli.channel2.facts import Facts, see_deposit, unspent
+from picopayments_cli.channel2.keys import SALT_SIZE, Key, Secrets
+from picopayments_cli.channel2.messages import ConnectReply, ConnectRequest, DepositMessage, DepositRequest
+from picopayments_cli.channel2.scripts import DepositScript, wallet_unlock
+from picopayments_cli.channel2.state import Channel
+from picopayments_cli.channel2.terms import Terms
+from picopayments_cli.channel2.transactions import Anchor, Draft, Input, Output, Purse, compose_deposit
 from picopayments_cli.errors import BadReply
 from picopayments_cli.rpc import RpcClient
 

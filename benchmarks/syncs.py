@@ -19,7 +19,7 @@ from ageing import age
 from hub_process import HubProcess, running_hub
 from opening import open_connections
 
-from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel2.keys import Key
 
 CONNECTIONS = 240
 AGED_SYNCS = 10_000

@@ -13,21 +13,22 @@ from picopayments_cli.chain import Query
 from picopayments_cli.chain.answers import longnames_of, members
 from picopayments_cli.chain.shapes import by_longname, coins_shown, history_shown
 from picopayments_cli.channel.counterparty import asset_members
-from picopayments_cli.channel.deadlines import at_risk, check_every, connection_ttl, settle_height
-from picopayments_cli.channel.facts import Facts
-from picopayments_cli.channel.messages import Payment, Receipt, StatusReply, StatusRequest
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.stages import CLOSED, PROPOSED
-from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Token, check_token, from_hex
-from picopayments_cli.client import exchange, hubs, legacy, life, opening, send, tokens
+from picopayments_cli.channel2.deadlines import at_risk, check_every, connection_ttl, settle_height
+from picopayments_cli.channel2.facts import Facts
+from picopayments_cli.channel2.messages import Payment, Receipt, StatusReply, StatusRequest
+from picopayments_cli.channel2.transactions import txid_of
+from picopayments_cli.client import legacy, send, tokens
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of
-from picopayments_cli.client.closing import Outcome
-from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
-from picopayments_cli.client.session import Session
 from picopayments_cli.client.transactions_shown import raw_transaction, transaction_shown
+from picopayments_cli.client2 import exchange, hubs, life, opening
+from picopayments_cli.client2.closing import Outcome
+from picopayments_cli.client2.connection import Connection
+from picopayments_cli.client2.session import Session
 from picopayments_cli.config import (
     DEFAULT,
     FILE,

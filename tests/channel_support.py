@@ -1,67 +1,50 @@
-"""Helpers of the ground floor's tests: keys, open channels, judges of scripts, and a ledger in memory."""
+"""What the tests of protocol 3's ground floor share: two parties, their contract, and the kernel as judge."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pbk
-from bitcoin.core import CTransaction, CTxIn
-from bitcoin.core.script import CScript, RawSignatureHash
-from pycoin.networks.registry import network_for_netcode
-from pycoin.satoshi import flags
 
-from picopayments_cli.channel.counterparty import p2pkh, read_transaction, unpack_send
-from picopayments_cli.channel.duplex import Duplex
+from picopayments_cli.channel.coins import Purse, offers, pay
+from picopayments_cli.channel.counterparty import p2pkh
+from picopayments_cli.channel.drafts import MAX_CHILD, MAX_SIZE, Draft
 from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.scripts import PLACEHOLDER, DepositScript, push, wallet_unlock
-from picopayments_cli.channel.state import Channel, Commit, finished, request_commit
-from picopayments_cli.channel.transactions import Anchor, Budget, Draft, Output, Purse, draft_size, parse_transaction
+from picopayments_cli.channel.scripts import DepositScript, p2wpkh
+from picopayments_cli.channel.transactions import Contract, child_shape, expire_shape, revoke_shape
 from picopayments_cli.channel.values import Coin, Hash, Height, Outpoint, Quantity, Secret, hash160
+from picopayments_cli.errors import InsufficientBitcoin
 
 ASSET = 121892899915  # PEPECASH
-CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-POLICY = (
-    flags.VERIFY_P2SH
-    | flags.VERIFY_STRICTENC
-    | flags.VERIFY_DERSIG
-    | flags.VERIFY_LOW_S
-    | flags.VERIFY_NULLDUMMY
-    | flags.VERIFY_SIGPUSHONLY
-    | flags.VERIFY_MINIMALDATA
-    | flags.VERIFY_DISCOURAGE_UPGRADABLE_NOPS
-    | flags.VERIFY_CLEANSTACK
-    | flags.VERIFY_CHECKLOCKTIMEVERIFY
-    | flags.VERIFY_CHECKSEQUENCEVERIFY
-    | flags.VERIFY_NULLFAIL
-    | flags.VERIFY_WITNESS
-)
+OTHER_ASSET = 1
 
 
 @cache
-def size_of(draft: Draft) -> int:
-    """The worst-case size of a transaction, in virtual bytes."""
-    return draft_size([coin.unlock for coin in draft.inputs], [len(out.script) for out in draft.outputs])
+def vectors() -> Any:
+    """The published numbers of the BIPs."""
+    path = Path(__file__).parent / "data" / "taproot_vectors.json"
+    return json.loads(path.read_text(encoding="ascii"))
 
 
-def vectors(name: str) -> Any:
-    """The data of tests/data/<name>_vectors.json."""
-    return json.loads((Path(__file__).parent / "data" / f"{name}_vectors.json").read_text(encoding="ascii"))
+def digest(name: str) -> bytes:
+    """32 bytes of their own for each name."""
+    return hashlib.sha256(name.encode()).digest()
 
 
 def key(name: str) -> Key:
     """A key of its own for each name."""
-    return Key(hashlib.sha256(f"key of {name}".encode()).digest())
+    return Key(digest(f"key of {name}"))
 
 
 def secret(name: str) -> Secret:
     """A secret of its own for each name."""
-    return Secret(hashlib.sha256(f"secret of {name}".encode()).digest())
+    return Secret(digest(f"secret of {name}"))
 
 
 def hashed(name: str) -> Hash:
@@ -69,197 +52,101 @@ def hashed(name: str) -> Hash:
     return Hash(hash160(secret(name)))
 
 
-def purse(owner: Key, rate: int, coins: Iterable[Coin] = ()) -> Purse:
-    """A wallet at a fee rate; without coins of its own, unless some are named."""
-    return Purse(wallet_unlock(owner.pubkey, wallet_script(owner)), tuple(coins), rate)
-
-
-def wallet_coin(outpoint: Outpoint, value: int) -> Coin:
-    """A coin of a wallet's, confirmed; nothing that composes a transaction looks at its script."""
-    return Coin(outpoint, value, b"", Height(1))
-
-
-def wallet_script(owner: Key) -> bytes:
+def legacy(owner: Key) -> bytes:
     """The scriptPubKey of a key's P2PKH address."""
-    return p2pkh(hash160(owner.pubkey))
+    return p2pkh(owner.pubkey_hash)
 
 
-def parsed(raw: bytes) -> CTransaction:
-    """A transaction that must parse."""
-    tx = parse_transaction(raw)
-    assert tx is not None
-    return tx
+def segwit(owner: Key) -> bytes:
+    """The scriptPubKey of a key's P2WPKH address."""
+    return p2wpkh(owner.pubkey_hash)
+
+
+def coin(name: str, value: int, script: bytes, height: int | None = 1) -> Coin:
+    """A coin of its own for each name."""
+    return Coin(Outpoint(digest(f"coin {name}"), 0), value, script, None if height is None else Height(height))
+
+
+def wallet_coins(values: Sequence[int], script: bytes) -> tuple[Coin, ...]:
+    """Confirmed coins of those values."""
+    return tuple(coin(str(number), value, script) for number, value in enumerate(values))
 
 
 # One channel --------------------------------------------------------------------------------------------------------
 
-PAYER, PAYEE = key("payer"), key("payee")
-SPEND_SECRET = secret("spend")
+PAYER_WALLET, PAYEE_WALLET = key("payer's wallet"), key("payee's wallet")
+PAYER = Secrets(PAYER_WALLET, digest("payer's salt")[:16]).payer
+PAYEE = Secrets(PAYEE_WALLET, digest("payee's salt")[:16]).payee
+DEPOSIT = DepositScript(PAYER.xonly, PAYEE.xonly, 900_000)
+CONTRACT = Contract(DEPOSIT, legacy(PAYER_WALLET), legacy(PAYEE_WALLET), ASSET, Quantity(1000), 14, 1)
+SEGWIT = replace(CONTRACT, payer_wallet=segwit(PAYER_WALLET), payee_wallet=segwit(PAYEE_WALLET))
+ONE = hashed("one")
 
 
-def deposit_script(expire: int = 1024) -> DepositScript:
-    """A deposit of PAYER's to PAYEE."""
-    return DepositScript(PAYER.pubkey, PAYEE.pubkey, hashed("spend"), expire)
+def anchor_of(contract: Contract, more: int = 0) -> Coin:
+    """The least anchor of a contract, or some satoshis more."""
+    return coin("anchor", contract.budget.anchor + more, contract.deposit.output)
 
 
-def open_channel(quantity: int = 1000, delay: int = 2, fee_rate: int = 5, hashes: Sequence[str] = ("one",)) -> Channel:
-    """A channel from PAYER to PAYEE whose deposit is confirmed, with the hashes of those names requested."""
-    anchor = Anchor(Outpoint(hashlib.sha256(b"deposit").digest(), 0), Budget(fee_rate).anchor)
-    channel = Channel(ASSET, deposit_script(), Quantity(quantity), delay, fee_rate, anchor)
-    for name in hashes:
-        channel = request_commit(channel, hashed(name))
-    return channel
+def purse(values: Sequence[int] = (), rate: int = 1, script: bytes | None = None) -> Purse:
+    """The payer's wallet with coins of those values."""
+    own = legacy(PAYER_WALLET) if script is None else script
+    return Purse(own, wallet_coins(values, own), rate)
 
 
-def with_commits(channel: Channel, quantities: Sequence[int]) -> Channel:
-    """The channel with active commits of those quantities, on hashes named by their numbers (unsigned)."""
-    commits = tuple(Commit(Quantity(quantity), hashed(f"commit {quantity}"), b"") for quantity in quantities)
-    return replace(channel, active=commits)
+# What a payer makes alone at its purse's rate, in the cheapest way ----------------------------------------------------
 
 
-def half_signed(tx: CTransaction, deposit: DepositScript, payer: Key, hash_type: int = 1) -> bytes:
-    """Any transaction with its first input signed by the payer as a half-signed commit would be."""
-    digest, _ = RawSignatureHash(CScript(deposit.redeem), tx, 0, hash_type)
-    return with_payer_signature(tx, deposit, payer.sign(digest) + bytes((hash_type,)))
+def _paid(shape: Draft, wallet: Purse, owed: int = 0, most: int = MAX_SIZE) -> Draft:
+    for coins in offers(shape, wallet, most):
+        draft = shape.plus(coins)
+        fee = owed + wallet.rate * draft.size
+        if draft.fee >= fee:
+            return pay(shape, coins, fee)
+    raise InsufficientBitcoin("no coins pay for this")
 
 
-def with_payer_signature(tx: CTransaction, deposit: DepositScript, signature: bytes) -> bytes:
-    """A transaction whose first input carries the words of a half-signed commit, with that payer's signature."""
-    words = b"\x00" + push(signature) + push(PLACEHOLDER) + b"\x51" + push(deposit.redeem)
-    return with_script_sig(tx, words)
+def _owed(parent: Draft | None, wallet: Purse) -> int:
+    """The satoshis that a parent lacks to the purse's rate."""
+    return 0 if parent is None else max(wallet.rate * parent.size - parent.fee, 0)
 
 
-def with_script_sig(tx: CTransaction, script_sig: bytes) -> bytes:
-    """A transaction's bytes with that scriptSig on its first input."""
-    first = CTxIn(tx.vin[0].prevout, CScript(script_sig), tx.vin[0].nSequence)
-    return bytes(CTransaction([first, *tx.vin[1:]], tx.vout, tx.nLockTime, tx.nVersion).serialize())
+def compose_revoke(
+    contract: Contract, spent: Coin, revoke_hash: Hash, asset_id: int, wallet: Purse, parent: Draft | None = None
+) -> Draft:
+    """All of an asset from a revoked commit's address; ``parent``: the commit, where it is paid for too."""
+    shape = revoke_shape(contract, spent, revoke_hash, asset_id)
+    return _paid(shape, wallet, _owed(parent, wallet), MAX_CHILD)
 
 
-def changed(tx: CTransaction, **members: Any) -> CTransaction:
-    """A transaction with some of vin, vout, nLockTime and nVersion replaced."""
-    names = ("vin", "vout", "nLockTime", "nVersion")
-    return CTransaction(*(members.get(name, getattr(tx, name)) for name in names))
+def compose_expire(contract: Contract, coins: Sequence[Coin], asset_id: int, wallet: Purse) -> Draft:
+    """All of an asset from the deposit's address, the most valuable coin first."""
+    ordered = sorted(coins, key=lambda one: (-one.value, one.outpoint))
+    return _paid(expire_shape(contract, ordered, asset_id), wallet)
 
 
-def der(r: int, s: int) -> bytes:
-    """The strict DER encoding of a signature's two numbers."""
-    body = b"".join(
-        b"\x02" + bytes((len(data),)) + data
-        for data in (number.to_bytes(number.bit_length() // 8 + 1, "big") for number in (r, s))
-    )
-    return b"\x30" + bytes((len(body),)) + body
-
-
-def numbers_of(signature: bytes) -> tuple[int, int]:
-    """The two numbers of a strict DER signature."""
-    size = signature[3]
-    return int.from_bytes(signature[4 : 4 + size], "big"), int.from_bytes(signature[6 + size :], "big")
-
-
-def high_s(signature: bytes) -> bytes:
-    """Return the DER signature with s above half of the curve's order."""
-    r, s = numbers_of(signature)
-    return der(r, max(s, CURVE_ORDER - s))
+def compose_child(parent: Draft, index: int, wallet: Purse) -> Draft:
+    """What raises a parent to the purse's rate."""
+    return _paid(child_shape(parent, index, wallet.script), wallet, _owed(parent, wallet), MAX_CHILD)
 
 
 # Judges -------------------------------------------------------------------------------------------------------------
 
 
-def judge(raw: bytes, spent: Sequence[Output]) -> None:
-    """Raise unless pycoin's interpreter, with the flags of policy, lets every input spend its output."""
-    network = network_for_netcode("XTN").tx
-    tx = network.from_bin(raw)
-    tx.set_unspents([network.TxOut(out.value, out.script) for out in spent])
-    for number in range(len(tx.txs_in)):
-        tx.check_solution(number, flags=POLICY)
-
-
-def kernel_accepts(raw: bytes, spent: Sequence[Output]) -> bool:
+def kernel_accepts(raw: bytes, draft: Draft) -> bool:
     """Whether Bitcoin Core's kernel finds every input's script fulfilled."""
     tx = pbk.Transaction(raw)
-    outputs = [pbk.TransactionOutput(pbk.ScriptPubkey(out.script), out.value) for out in spent]
+    coins = [spent.coin for spent in draft.inputs]
+    outputs = [pbk.TransactionOutput(pbk.ScriptPubkey(spent.script), spent.value) for spent in coins]
     data = pbk.script.PrecomputedTransactionData(tx, outputs)
     everything = pbk.ScriptVerificationFlags.ALL
     return all(
-        pbk.ScriptPubkey(out.script).verify(out.value, tx, data, number, everything) for number, out in enumerate(spent)
+        pbk.ScriptPubkey(spent.script).verify(spent.value, tx, data, number, everything)
+        for number, spent in enumerate(coins)
     )
 
 
-@dataclass
-class Ledger:
-    """Counterparty's balances of one asset by scriptPubKey; what a send takes is capped by what there is."""
-
-    balances: dict[bytes, int]
-
-    def balance(self, script: bytes) -> int:
-        """Return what is held there."""
-        return self.balances.get(script, 0)
-
-    def apply(self, tx: CTransaction, spent_script: bytes) -> int:
-        """Apply a transaction that must be a classic send of the asset to one address; what it moved."""
-        reading = read_transaction(tx, spent_script)
-        assert reading is not None
-        assert reading.message is not None
-        send = unpack_send(reading.message)
-        assert send is not None
-        assert (send.asset_id, send.destination) == (ASSET, None)
-        (destination,) = reading.destinations
-        moved = min(send.quantity, self.balance(reading.source))
-        self.balances[reading.source] = self.balance(reading.source) - moved
-        self.balances[destination] = self.balance(destination) + moved
-        return moved
-
-
-def signed_spend(draft: Draft, owner: Key, output: Output) -> CTransaction:
-    """A recovery of one output, signed; pycoin must let it pass, and it must cost what its size says."""
-    tx = draft.signed(owner)
-    judge(tx.serialize(), [output])
-    return tx
-
-
-# Two parties --------------------------------------------------------------------------------------------------------
-
-
-class ChannelParty:
-    """One side of a connection: its keys, its secrets, its state."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.key = key(name)
-        self.secrets = Secrets(self.key, hashlib.sha256(name.encode()).digest()[:16])
-        self._drawn: dict[Hash, Secret] = {}
-        self.duplex: Duplex
-
-    def draw(self) -> Hash:
-        """The hash of a fresh revoke secret."""
-        number = len(self._drawn)
-        made = self.secrets.revoke_hash(number)
-        self._drawn[made] = self.secrets.revoke(number)
-        return made
-
-    def secret_of(self, wanted: Hash) -> Secret:
-        """The revoke secret of a hash that this party drew."""
-        return self._drawn[wanted]
-
-    def finished(self, chosen: Commit) -> bytes:
-        """A commit to this party, signed by both."""
-        return finished(self.duplex.receiving, chosen, self.key)
-
-
-def connect(
-    client_deposit: int = 1000, hub_deposit: int = 1000, fee_rate: int = 5, delay: int = 2
-) -> tuple[ChannelParty, ChannelParty]:
-    """Two parties with both deposits confirmed, each holding the other's first hash."""
-    client, hub = ChannelParty("client"), ChannelParty("hub")
-    hashes = {"client": client.draw(), "hub": hub.draw()}
-
-    def channel(payer: ChannelParty, payee: ChannelParty, quantity: int) -> Channel:
-        script = DepositScript(payer.key.pubkey, payee.key.pubkey, payee.secrets.spend_hash, 1024)
-        anchor = Anchor(Outpoint(hashlib.sha256(payer.name.encode()).digest(), 0), Budget(fee_rate).anchor)
-        opened = Channel(ASSET, script, Quantity(quantity), delay, fee_rate, anchor)
-        return request_commit(opened, hashes[payee.name])
-
-    c2h = channel(client, hub, client_deposit)
-    h2c = channel(hub, client, hub_deposit)
-    client.duplex, hub.duplex = Duplex(c2h, h2c), Duplex(h2c, c2h)
-    return client, hub
+def vsize(raw: bytes, draft: Draft) -> int:
+    """The virtual size of a signed transaction."""
+    stripped = len(draft.stripped([b""] * len(draft.inputs)))
+    return (3 * stripped + len(raw) + 3) // 4

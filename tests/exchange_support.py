@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from channel3_support import ASSET, digest, key, legacy
+from channel_support import ASSET, digest, key, legacy
 
-from picopayments_cli.channel.values import Coin, Handle, Hash, Outpoint, Quantity, Secret, hash_of
-from picopayments_cli.channel3 import close, duplex
-from picopayments_cli.channel3.duplex import Duplex, Half
-from picopayments_cli.channel3.keys import Key, Secrets
-from picopayments_cli.channel3.messages import CloseReply, CloseRequest, SyncReply, SyncRequest
-from picopayments_cli.channel3.opening import Party, Stake, check_parties, contract_of
-from picopayments_cli.channel3.standing import Found, Standing, doubts, learned, proofs, standing
-from picopayments_cli.channel3.state import (
+from picopayments_cli.channel import close, duplex
+from picopayments_cli.channel.duplex import Duplex, Half
+from picopayments_cli.channel.keys import Key, Secrets
+from picopayments_cli.channel.messages import CloseReply, CloseRequest, SyncReply, SyncRequest
+from picopayments_cli.channel.opening import Party, Stake, check_parties, contract_of
+from picopayments_cli.channel.standing import Found, Standing, doubts, learned, proofs, standing
+from picopayments_cli.channel.state import (
     MOST_REVOKED,
     Changes,
     Held,
@@ -30,7 +29,8 @@ from picopayments_cli.channel3.state import (
     deepened,
     floor_of,
 )
-from picopayments_cli.channel3.wire import Anchors, Figures
+from picopayments_cli.channel.values import Coin, Handle, Hash, Outpoint, Quantity, Secret, hash_of
+from picopayments_cli.channel.wire import Anchors, Figures
 
 HANDLE = Handle(digest("handle"))
 HEIGHT = 900_000

@@ -12,10 +12,11 @@ import requests
 from network_support import DEPOSIT, WAIT, Client, Network, key_in
 from regtest_support import key_of
 
-from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.messages import (
+from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret
+from picopayments_cli.channel2 import duplex as pair
+from picopayments_cli.channel2.keys import Key, Secrets
+from picopayments_cli.channel2.messages import (
     CloseRequest,
     ConnectRequest,
     DepositMessage,
@@ -23,8 +24,7 @@ from picopayments_cli.channel.messages import (
     SyncReply,
     SyncRequest,
 )
-from picopayments_cli.channel.scripts import DepositScript
-from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret
+from picopayments_cli.channel2.scripts import DepositScript
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.rpc import RpcClient
 

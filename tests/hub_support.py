@@ -1,146 +1,156 @@
-"""A hub inside the test's own process, on a node of its own, and clients that sign whatever a test has them sign."""
+"""A hub of protocol 3 inside the test's own process, on a node of its own, and clients that speak its messages."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import inspect
-import itertools
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from regtest_support import REGTEST, NodeProcess, address_of, key_of, running_node, script_of_key
+from hub2_support import refused
+from regtest_support import REGTEST, NodeProcess, address_of, key_of, running_node
 
-from picopayments_cli import errors
 from picopayments_cli.chain import Query
-from picopayments_cli.channel import duplex as pair
+from picopayments_cli.channel import close as closes
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.counterparty import asset_id
-from picopayments_cli.channel.keys import Secrets
+from picopayments_cli.channel.coins import Purse
+from picopayments_cli.channel.counterparty import asset_id, p2pkh
+from picopayments_cli.channel.duplex import Duplex, add_request, hand_out, settle, transfer
+from picopayments_cli.channel.halves import Commit
+from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import (
+    CloseReply,
     CloseRequest,
+    ConnectReply,
     ConnectRequest,
-    DepositMessage,
+    DepositReply,
     DepositRequest,
-    Payment,
     SyncReply,
     SyncRequest,
 )
-from picopayments_cli.channel.scripts import DepositScript, wallet_unlock
-from picopayments_cli.channel.state import Channel
-from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.transactions import Purse, compose_deposit
-from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret, Token
+from picopayments_cli.channel.opening import Party, Stake, contract_of
+from picopayments_cli.channel.signing import finish_wallet
+from picopayments_cli.channel.standing import standing
+from picopayments_cli.channel.state import Receiving, Sending
+from picopayments_cli.channel.transactions import compose_deposit
+from picopayments_cli.channel.values import Coin, Handle, Outpoint, Quantity, Token
+from picopayments_cli.channel.wire import Anchors, Payment
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.database import Database, default_url
+from picopayments_cli.hub.database import Database
 from picopayments_cli.hub.folder import Folder
-from picopayments_cli.hub.hub import Hub, Urls
+from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.methods import Methods
-from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.hub.rounds import Rounds
-from picopayments_cli.web import Refused
+from picopayments_cli.hub.server import create_app
+from picopayments_cli.hub2.database import default_url
+from picopayments_cli.hub2.hub import Urls
+from picopayments_cli.web import Refused, WebServer
 
-DEPOSIT, EXPIRE, DELAY = 1_000_000, 1000, 2
-STRANGER = Handle(b"\xcd" * 32)  # no handle that a hub drew
-
-
-def refused(answer: Refused) -> PicopaymentsError:
-    """The error that a signed refusal names, with its message and data."""
-    named: type[PicopaymentsError] = getattr(errors, answer.details["type"])
-    return named(answer.details["message"], **answer.details.get("data", {}))
+DEPOSIT, TIME, DELAY = 1_000_000, 100, 2
 
 
 class Desk:
     """The hub; its rounds of chores come when a test says so. ``stop`` and ``start`` as a process would."""
 
-    def __init__(self, folder: Path, node: NodeProcess, terms: str | None = None) -> None:
+    def __init__(self, folder: Path, node: NodeProcess) -> None:
         self.folder = Folder(folder / "hub", REGTEST)
         self.node = node
         self.folder.basedir.mkdir(mode=0o700)
-        if terms is not None:
-            self.folder.terms_path.write_text(terms)
         self.start()
 
     def start(self) -> None:
         """Open the files that there are, or begin."""
         self.database = Database(default_url(self.folder.basedir, "regtest"))
         urls = Urls(self.node.url, self.node.url + "bitcoin/")
-        self.hub = Hub(REGTEST, self.folder.key(), self.folder.offer(), self.database, urls)
+        key = Key(self.folder.key().secret)
+        marks = self.folder.basedir / "hub.regtest.marks"
+        self.hub = Hub(REGTEST, key, self.folder.offer(), self.database, urls, marks)
         self.rounds = Rounds(self.hub)
         self.rounds.prepare()
-        nodes = Nodes(self.hub.chain, self.hub.bitcoin, self.hub.node)
-        proxied = Proxy(REGTEST, nodes, self.hub.follower.fee_rate, self.rounds.once).methods()
-        self._table: dict[str, Callable[..., Any]] = {**proxied, **Methods(self.hub).table()}
+        self._table: dict[str, Callable[..., Any]] = Methods(self.hub).table()
 
     def stop(self) -> None:
         """Close the database."""
-        self.rounds.stop()
         self.database.close()
 
     def call(self, method: str, body: Mapping[str, Any]) -> str:
         """The text of a result. Raises what the method raises."""
         called = self._table[method]
         result = called(body) if hasattr(called, "takes_params") else called(**body)
-        if inspect.isawaitable(result):
-            result = asyncio.run(_awaited(result))
         if isinstance(result, Refused):
             raise refused(result)
         return str(result.text) if hasattr(result, "text") else json.dumps(result)
 
-    def refusal(self, method: str, body: Mapping[str, Any]) -> PicopaymentsError:
-        """The error that a call is refused with."""
+    def name_of(self, method: str, body: Mapping[str, Any]) -> str:
+        """The name of the error that a call is refused with."""
         with pytest.raises(PicopaymentsError) as caught:
             self.call(method, body)
-        return caught.value
-
-    def name_of(self, method: str, body: Mapping[str, Any]) -> str:
-        """Its name."""
-        return self.refusal(method, body).name
+        return caught.value.name
 
     def account(self, handle: Handle) -> Account:
         """A connection as the hub has it."""
-        with self.hub.book.transaction("test") as work:
-            return work.get(handle)
-
-    def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        """Return what the database holds."""
-        with self.database.reading() as connection:
-            return [tuple(row) for row in connection.exec_driver_sql(statement)]
+        return self.hub.book.look_up(handle)
 
     def mine(self, blocks: int = 1) -> None:
-        """Mine; a round of chores after the last block."""
-        if blocks:
-            self.node.rpc("generate", blocks=blocks)
-        self.rounds.once()
+        """Mine, with a round of chores after each block."""
+        for _ in range(blocks):
+            self.node.rpc("generate", blocks=1)
+            self.rounds.once()
 
-    def raw(self, txid: str) -> bytes:
-        """A transaction."""
-        return bytes.fromhex(self.node.bitcoin("getrawtransaction", txid))
+    def until(self, stage: str, handle: Handle, most: int = 30) -> None:
+        """Mine until a connection is in a stage."""
+        for _ in range(most):
+            if self.account(handle).stage == stage:
+                return
+            self.mine()
+        raise AssertionError(f"{self.account(handle).stage} after {most} blocks")
 
     def mempool(self) -> list[str]:
         """The txids that wait for a block."""
         return list(self.node.bitcoin("getrawmempool"))
 
-
-async def _awaited(result: Any) -> Any:
-    return await result
+    def balance(self, script: bytes) -> int:
+        """What an address holds of XCP."""
+        address = address_of(script)
+        return self.hub.chain.view(Query(balances=[address])).balances[address].get("XCP", 0)
 
 
 @contextlib.contextmanager
-def running_desk(folder: Path, terms: str | None = None) -> Iterator[Desk]:
-    """A hub and its node, which mines only when told, for the length of a ``with`` block; ``terms``: of its file."""
+def running_desk(folder: Path) -> Iterator[Desk]:
+    """A hub and its node, which mines only when told, for the length of a ``with`` block."""
     with running_node(folder / "node", 0) as node:
-        desk = Desk(folder, node, terms)
+        desk = Desk(folder, node)
         try:
             yield desk
         finally:
             desk.stop()
+
+
+@contextlib.contextmanager
+def serving(desk: Desk) -> Iterator[str]:
+    """The hub over HTTP, with its rounds in a thread of their own; its URL."""
+    app = create_app(desk.rounds, Methods(desk.hub).table(), Methods.SLOW)
+    server, urls = WebServer(app, host="127.0.0.1", port=0), []
+    ready = threading.Event()
+
+    def announce(url: str) -> None:
+        urls.append(url)
+        ready.set()
+
+    thread = threading.Thread(target=server.run, args=(announce,))
+    thread.start()
+    try:
+        assert ready.wait(20)
+        yield f"{urls[0]}/api/"
+    finally:
+        server.stop()
+        thread.join(20)
 
 
 def payment(payee: Handle | None, amount: int) -> Payment:
@@ -148,25 +158,24 @@ def payment(payee: Handle | None, amount: int) -> Payment:
     return Payment(payee, Quantity(amount), Token(os.urandom(32)))
 
 
-class ScriptedClient:
-    """A client without rules of its own: it keeps its half of the state, and signs what the test says."""
+class Client:
+    """A client that keeps its state in memory, by the rules of the ground floor."""
 
-    def __init__(self, desk: Desk, name: str, asset: str = "XCP") -> None:
+    handle: Handle
+    duplex: Duplex
+
+    def __init__(self, desk: Desk, name: str) -> None:
         self.desk = desk
-        self.asset = asset
-        self.key = key_of(name)
+        self.key = Key(key_of(name).secret)
+        self.script = p2pkh(self.key.pubkey_hash)
         self.secrets = Secrets(self.key, os.urandom(16))
-        self.handle = STRANGER
-        self.duplex: pair.Duplex
-        self.next_number = 1
-
-    def sealed(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """A body signed."""
-        return envelope.seal(self.key, body)
+        self.party = Party(self.secrets.payer.xonly, self.secrets.payee.xonly, self.script)
+        self.proposed: DepositRequest | None = None
+        self.commits: list[Commit] = []  # every one received
 
     def call(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """A signed call's result, which must be signed by the hub and name this request."""
-        sealed = self.sealed(body)
+        sealed = envelope.seal(self.key, body)
         result: dict[str, Any] = json.loads(self.desk.call(method, sealed))
         assert envelope.signed_by(result, self.desk.hub.key.pubkey)
         assert result["request_sha256"] == envelope.digest(sealed).hex()
@@ -174,143 +183,112 @@ class ScriptedClient:
 
     def refused(self, method: str, body: Mapping[str, Any]) -> str:
         """The name of the error that a signed call is refused with."""
-        return self.desk.name_of(method, self.sealed(body))
+        return self.desk.name_of(method, envelope.seal(self.key, body))
 
-    # From the request to the open connection ---------------------------------------------------------------------
+    # Opening --------------------------------------------------------------------------------------------------------
 
-    def request(self) -> Hash:
-        """Ask for a connection; the hub's spend hash."""
-        reply = self.call("mph_request", ConnectRequest(self.asset, self.secrets.spend_hash).as_json())
-        self.handle = Handle(bytes.fromhex(reply["handle"]))
-        self.terms = Terms.parse(reply["channel_terms"])
-        return Hash(bytes.fromhex(reply["spend_secret_hash"]))
+    def request(self) -> ConnectReply:
+        """Ask for a connection."""
+        asked = ConnectRequest("XCP", self.party, self.secrets.salt)
+        reply = ConnectReply.parse(self.call("mph_request", asked.as_json()))
+        self.handle = reply.handle
+        return reply
 
-    def proposal(self, hubs: Hash, expire: int = EXPIRE, quantity: int = DEPOSIT) -> DepositMessage:
-        """A deposit as the protocol has it."""
-        script = DepositScript(self.key.pubkey, self.desk.hub.key.pubkey, hubs, expire)
-        return DepositMessage(script.redeem, self.secrets.revoke_hash(0), Quantity(quantity), DELAY)
-
-    def body(self, message: DepositMessage) -> dict[str, Any]:
-        """Return what proposes it, unsigned."""
-        return DepositRequest(message, self.asset, self.handle).as_json()
-
-    def agree(self, expire: int = EXPIRE, quantity: int = DEPOSIT) -> None:
-        """Ask for a connection and propose a deposit; both channels, without their deposits, are the state then."""
-        asked = self.proposal(self.request(), expire, quantity)
-        reply = self.call("mph_deposit", self.body(asked))
-        own = DepositMessage.parse(reply, PicopaymentsError)
-        number = asset_id(self.asset)
-        rate = self.terms.fee_rate
-        sending = Channel(number, DepositScript.parse(asked.script), asked.quantity, asked.delay, rate)
-        receiving = Channel(number, DepositScript.parse(own.script), own.quantity, own.delay, rate)
-        self.duplex = pair.hand_out(pair.Duplex(sending, receiving), asked.next_hash)
-        self.duplex = pair.add_request(self.duplex, own.next_hash)
+    def agree(self, time: int = TIME) -> None:
+        """Ask for a connection and agree on both deposits."""
+        reply = self.request()
+        height = self.desk.hub.follower.height
+        assert height is not None
+        stake, number = Stake(Quantity(DEPOSIT), DELAY, reply.terms.fee_rate), asset_id("XCP")
+        sending = contract_of(self.party, reply.hub, number, height + time, stake)
+        own = self.secrets.revoke_hash(0)
+        proposed = DepositRequest(self.handle, stake, 1, height + time, sending.deposit.output, own)
+        self.proposed = proposed
+        agreed = DepositReply.parse(self.call("mph_deposit", proposed.as_json()))
+        receiving = contract_of(reply.hub, self.party, number, height + time, agreed.stake)
+        assert agreed.output == receiving.deposit.output
+        duplex, handed = hand_out(Duplex(Sending(sending), Receiving(receiving)), self.secrets)
+        assert handed == own
+        self.duplex = add_request(duplex, agreed.next_hash, seen=False)
 
     def endow(self) -> None:
-        """Have the faucet give what the deposit takes; a block must follow."""
-        address, quantity = address_of(script_of_key(self.key)), self.duplex.sending.quantity
-        self.desk.node.rpc("faucet", address=address, btc=1_000_000, asset=self.asset, quantity=quantity)
+        """Have the faucet give what the deposit takes, and coins for fees; a block must follow."""
+        address = address_of(self.script)
+        self.desk.node.rpc("faucet", address=address, btc=1_000_000, asset="XCP", quantity=DEPOSIT)
+        self.desk.node.rpc("faucet", address=address, btc=1_000_000)
+
+    def purse(self) -> Purse:
+        """The wallet's confirmed coins, at 2 sat/vB."""
+        address = address_of(self.script)
+        coins = self.desk.hub.chain.view(Query(coins=[address])).coins[address]
+        return Purse(self.script, tuple(coin for coin in coins if coin.height is not None), 2)
 
     def deposit(self) -> None:
         """Publish the deposit."""
-        script = script_of_key(self.key)
-        address, channel = address_of(script), self.duplex.sending
-        coins = self.desk.hub.chain.view(Query(coins=[address])).coins[address]
-        purse = Purse(wallet_unlock(self.key.pubkey, script), coins, 1)
-        draft = compose_deposit(purse, channel.script, channel.asset_id, channel.quantity, channel.budget)
-        self.desk.hub.chain.broadcast(draft.signed(self.key).serialize())
+        self.publish(finish_wallet(compose_deposit(self.duplex.sending.contract, self.purse()), self.key))
 
-    def fund(self) -> None:
-        """Publish the deposit, out of what the faucet gives; a block must follow."""
-        self.endow()
-        self.desk.mine()
-        self.deposit()
-
-    def open(self, expire: int = EXPIRE, quantity: int = DEPOSIT) -> ScriptedClient:
-        """A connection, mined until it is open."""
-        self.agree(expire, quantity)
-        open_all(self.desk, self)
-        return self
+    def publish(self, *raws: bytes) -> None:
+        """Hand a transaction, or a package, to the network."""
+        self.desk.hub.bitcoin.submit(raws)
 
     def see_deposits(self) -> None:
         """Take over where the hub has seen the deposits, which the chain would show."""
         theirs = self.desk.account(self.handle).channels
-        self.duplex = pair.Duplex(
-            replace(self.duplex.sending, anchor=theirs.receiving.anchor),
-            replace(self.duplex.receiving, anchor=theirs.sending.anchor),
-        )
+        sending = replace(self.duplex.sending, anchor=theirs.receiving.anchor)
+        receiving = replace(self.duplex.receiving, anchor=theirs.sending.anchor)
+        self.duplex = replace(self.duplex, sending=sending, receiving=receiving)
 
-    # Syncs and the close -------------------------------------------------------------------------------------------
-
-    def secret_of(self, wanted: Hash) -> Secret:
-        """The revoke secret of one of its own hashes."""
-        return next(self.secrets.revoke(n) for n in range(self.next_number) if self.secrets.revoke_hash(n) == wanted)
-
-    def _transfer(self, total: int) -> tuple[pair.Duplex, pair.Half]:
-        return pair.transfer(self.duplex, total, self.key, self.secret_of)
-
-    def sync_request(self, total: int, *payments: Payment) -> SyncRequest:
-        """A right request that moves a sum."""
-        return SyncRequest(self.handle, self._transfer(total)[1], payments, self.secrets.revoke_hash(self.next_number))
-
-    def sync_body(self, request: SyncRequest, **changes: Any) -> dict[str, Any]:
-        """Its body; without ``partial``, as the originals send it."""
-        return {name: value for name, value in request.as_json().items() if name != "partial"} | changes
-
-    def sync(self, total: int, *payments: Payment, **changes: Any) -> SyncReply:
-        """Send a right request and settle its reply."""
-        request = self.sync_request(total, *payments)
-        reply = SyncReply.parse(self.call("mph_sync", self.sync_body(request, **changes)))
-        moved = pair.hand_out(self._transfer(total)[0], request.next_hash)
-        self.next_number += 1
-        settled, _ = pair.settle(moved, reply.half, sum(item.amount for item in reply.receipts))
-        self.duplex = pair.add_request(settled, reply.next_hash)
-        return reply
-
-    def sync_refused(self, request: SyncRequest, **changes: Any) -> str:
-        """The name that a sync is refused by."""
-        return self.refused("mph_sync", self.sync_body(request, **changes))
-
-    def close(self, secret: Secret | None = None, said: pair.Half | None = None) -> dict[str, Any]:
-        """Return what the hub answers to a close."""
-        return self.call("mph_close", CloseRequest(self.handle, secret, said).as_json())
+    # Syncs ----------------------------------------------------------------------------------------------------------
 
     @property
-    def paid(self) -> int:
-        """Return what the hub has got from the client since the connection opened, as the hub has it."""
-        return self.desk.account(self.handle).channels.net
+    def anchors(self) -> Anchors:
+        """Both anchors."""
+        return Anchors(_outpoint(self.duplex.sending.anchor), _outpoint(self.duplex.receiving.anchor))
+
+    def sync_request(self, total: int, *payments: Payment) -> tuple[SyncRequest, Duplex]:
+        """A right request that moves a sum, and the state once it has left."""
+        moved, half, _ = transfer(self.duplex, total, self.secrets)
+        moved, own = hand_out(moved, self.secrets)
+        return SyncRequest(self.handle, self.anchors, half, payments, own), moved
+
+    def sync(self, *payments: Payment, fee: int = 1) -> SyncReply:
+        """Send payments and settle the reply."""
+        request, moved = self.sync_request(sum(item.amount for item in payments) + fee, *payments)
+        return self.take(SyncReply.parse(self.call("mph_sync", request.as_json())), moved)
+
+    def take(self, reply: SyncReply, moved: Duplex) -> SyncReply:
+        """Settle a reply."""
+        settled, _, _ = settle(moved, reply.half, sum(item.amount for item in reply.receipts))
+        self.duplex = add_request(settled, reply.next_hash, seen=False)
+        if reply.half.commit is not None:
+            self.commits.append(reply.half.commit)
+        return reply
+
+    # Closing --------------------------------------------------------------------------------------------------------
+
+    def ask_close(self) -> tuple[CloseRequest, CloseReply, closes.Outcome]:
+        """Ask for the agreed close, signed as payee, and judge the answer."""
+        said = standing(self.duplex, self.secrets)
+        figures = closes.own_figures(self.duplex)
+        self.duplex, request = closes.ask(self.duplex, self.handle, figures, said, self.secrets, sign=True)
+        reply = CloseReply.parse(self.call("mph_close", request.as_json()))
+        self.duplex, outcome = closes.judge(self.duplex, request, reply, self.secrets)
+        return request, reply, outcome
 
 
-def open_all(desk: Desk, *hands: ScriptedClient) -> None:
-    """Mine until connections that are agreed to are open."""
+def _outpoint(anchor: Coin | None) -> Outpoint | None:
+    return None if anchor is None else anchor.outpoint
+
+
+def open_all(desk: Desk, *hands: Client) -> None:
+    """Agree on connections and mine until they are open."""
     for hand in hands:
+        hand.agree()
         hand.endow()
     desk.mine()
     for hand in hands:
         hand.deposit()
-    desk.mine()
-    desk.mine()  # the hub's deposits
+    desk.mine(2)
     for hand in hands:
-        hand.see_deposits()
         assert desk.account(hand.handle).stage == "open"
-
-
-def clients(desk: Desk) -> Iterator[ScriptedClient]:
-    """Clients with open connections, without end; opened three at a time, which is faster."""
-    for number in itertools.count():
-        hands = [ScriptedClient(desk, f"client {number} {name}") for name in range(3)]
-        for hand in hands:
-            hand.agree()
-        open_all(desk, *hands)
-        yield from hands
-
-
-def amounts(reply: SyncReply) -> list[int]:
-    """Return what a reply's payments bring, in its order."""
-    return [item.amount for item in reply.receipts]
-
-
-def states(desk: Desk, payer: ScriptedClient) -> list[tuple[int, str]]:
-    """The payments of a client, as they stand in the book."""
-    rows = desk.rows(f"select amount, state from payments where payer = x'{payer.handle.hex()}' order by number")
-    return [(int(amount), str(state)) for amount, state in rows]
+        hand.see_deposits()

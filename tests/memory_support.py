@@ -8,39 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from bitcoin.core import CTransaction
-from channel_support import PAYEE, kernel_accepts, parsed, wallet_coin
+from channel2_support import PAYEE, kernel_accepts, parsed, wallet_coin
 
 from picopayments_cli.chain import Asset, Query, View
-from picopayments_cli.channel import duplex as pair
-from picopayments_cli.channel import envelope, recovery
+from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id, asset_name, is_p2sh, read_transaction, unpack_send
-from picopayments_cli.channel.facts import Facts, anchor_spender, first_output, unspent
-from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.messages import (
-    CloseReply,
-    CloseRequest,
-    ConnectReply,
-    ConnectRequest,
-    DepositMessage,
-    Receipt,
-    Refusal,
-    SyncReply,
-    SyncRequest,
-)
 from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
-from picopayments_cli.channel.scripts import DepositScript, wallet_unlock
-from picopayments_cli.channel.state import Channel, Commit, Revoked, finished
-from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.transactions import (
-    DUST,
-    Anchor,
-    Draft,
-    Input,
-    Output,
-    Purse,
-    compose_deposit,
-    spent_outpoints,
-)
 from picopayments_cli.channel.values import (
     Coin,
     Entry,
@@ -52,6 +25,34 @@ from picopayments_cli.channel.values import (
     Secret,
     Token,
     hash160,
+)
+from picopayments_cli.channel2 import duplex as pair
+from picopayments_cli.channel2 import recovery
+from picopayments_cli.channel2.facts import Facts, anchor_spender, first_output, unspent
+from picopayments_cli.channel2.keys import Key, Secrets
+from picopayments_cli.channel2.messages import (
+    CloseReply,
+    CloseRequest,
+    ConnectReply,
+    ConnectRequest,
+    DepositMessage,
+    Receipt,
+    Refusal,
+    SyncReply,
+    SyncRequest,
+)
+from picopayments_cli.channel2.scripts import DepositScript, wallet_unlock
+from picopayments_cli.channel2.state import Channel, Commit, Revoked, finished
+from picopayments_cli.channel2.terms import Terms
+from picopayments_cli.channel2.transactions import (
+    DUST,
+    Anchor,
+    Draft,
+    Input,
+    Output,
+    Purse,
+    compose_deposit,
+    spent_outpoints,
 )
 from picopayments_cli.errors import BroadcastRefused, HubUnreachable
 

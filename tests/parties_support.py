@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from channel3_support import ASSET, PAYEE, PAYEE_WALLET, PAYER, PAYER_WALLET, SEGWIT, hashed, secret, segwit
+from channel_support import ASSET, PAYEE, PAYEE_WALLET, PAYER, PAYER_WALLET, SEGWIT, hashed, secret, segwit
 from tiny_chain_support import Refused, TinyChain
 
+from picopayments_cli.channel.coins import Purse
+from picopayments_cli.channel.deadlines import Expiry
+from picopayments_cli.channel.drafts import DUST, Draft, Input, Output
+from picopayments_cli.channel.facts import Counter, Paid, Paying, Sent, Side
+from picopayments_cli.channel.halves import Commit, sign_close, sign_commit, sign_remainder
+from picopayments_cli.channel.rates import Bounds, Rate
+from picopayments_cli.channel.recovery import Case, is_over, tasks
+from picopayments_cli.channel.reserve import Reserve
+from picopayments_cli.channel.scripts import P2A
+from picopayments_cli.channel.state import Signed
+from picopayments_cli.channel.steps import Means, Name, Step, plan
+from picopayments_cli.channel.transactions import Contract, compose_commit, compose_deposit
 from picopayments_cli.channel.values import Coin, Quantity
-from picopayments_cli.channel3.coins import Purse
-from picopayments_cli.channel3.deadlines import Expiry
-from picopayments_cli.channel3.drafts import DUST, Draft, Input, Output
-from picopayments_cli.channel3.facts import Counter, Paid, Paying, Sent, Side
-from picopayments_cli.channel3.halves import Commit, sign_close, sign_commit, sign_remainder
-from picopayments_cli.channel3.rates import Bounds, Rate
-from picopayments_cli.channel3.recovery import Case, is_over, tasks
-from picopayments_cli.channel3.reserve import Reserve
-from picopayments_cli.channel3.scripts import P2A
-from picopayments_cli.channel3.state import Signed
-from picopayments_cli.channel3.steps import Means, Name, Step, plan
-from picopayments_cli.channel3.transactions import Contract, compose_commit, compose_deposit
 
 START = 899_000
 EXPIRY = Expiry(900_000, 1_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from channel_support import (
+from channel2_support import (
     ASSET,
     PAYEE,
     PAYER,
@@ -17,11 +17,12 @@ from channel_support import (
 )
 from memory_support import MemoryChain
 
-from picopayments_cli.channel import recovery
-from picopayments_cli.channel.facts import Facts, see_deposit
-from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.scripts import wallet_unlock
-from picopayments_cli.channel.state import (
+from picopayments_cli.channel.values import Coin, Height, Quantity
+from picopayments_cli.channel2 import recovery
+from picopayments_cli.channel2.facts import Facts, see_deposit
+from picopayments_cli.channel2.keys import Key
+from picopayments_cli.channel2.scripts import wallet_unlock
+from picopayments_cli.channel2.state import (
     Channel,
     Commit,
     Revoked,
@@ -31,8 +32,7 @@ from picopayments_cli.channel.state import (
     request_commit,
     revoke,
 )
-from picopayments_cli.channel.transactions import Draft, Purse, compose_deposit
-from picopayments_cli.channel.values import Coin, Height, Quantity
+from picopayments_cli.channel2.transactions import Draft, Purse, compose_deposit
 
 XCP, OTHER = 1, 26**3
 EXPIRE, SAFE = 144, 6

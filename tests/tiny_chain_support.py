@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from channel3_support import digest
+from channel_support import digest
 
 from picopayments_cli.channel.counterparty import message_of, unpack_send
+from picopayments_cli.channel.drafts import MAX_CHILD, SHARED, Draft
+from picopayments_cli.channel.facts import Facts, Seen, Side, View, feefrac_of, look, questions
+from picopayments_cli.channel.fees import FeeFrac, replacing_fee
 from picopayments_cli.channel.values import Coin, Height, Outpoint
-from picopayments_cli.channel3.drafts import MAX_CHILD, SHARED, Draft
-from picopayments_cli.channel3.facts import Facts, Seen, Side, View, feefrac_of, look, questions
-from picopayments_cli.channel3.fees import FeeFrac, replacing_fee
 
 
 @dataclass(frozen=True)

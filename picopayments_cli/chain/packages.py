@@ -11,9 +11,9 @@ from picopayments_cli.chain.answers import member, members, satoshis_of, txid_of
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.counterparty import asset_id
+from picopayments_cli.channel.facts import SendRow
+from picopayments_cli.channel.fees import FeeFrac
 from picopayments_cli.channel.networks import Network, script_of_address
-from picopayments_cli.channel3.facts import SendRow
-from picopayments_cli.channel3.fees import FeeFrac
 from picopayments_cli.errors import BadAnswer, BroadcastRefused, InvalidAddress, InvalidAsset, NodeRefused
 
 _NOT_FOUND = -5

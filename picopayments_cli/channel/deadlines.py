@@ -1,90 +1,144 @@
-"""How long a connection may go on: margins before an expiry, time to live, and how often to look.
+"""By when a party settles, and how often it looks. Heights are of blocks, times numbers of blocks.
 
-Times are in blocks, heights those of the tip that the facts name.
+Both deposits of a connection expire at one height; what the payer takes by it is mined in the block after it at the
+earliest.
 """
 
 from __future__ import annotations
 
-from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.facts import (
-    Facts,
-    anchor_spender,
-    deposit_depth,
-    is_replaced,
-)
-from picopayments_cli.channel.state import Channel, Revoked
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-WIRE_CLEARANCE = 6  # blocks before expiry at which a connection's time to live is over
-MIN_MARGIN, MAX_MARGIN = 6, 144  # blocks before expiry by which a payee settles
-FINAL_DEPTH = 7  # blocks that no reorganisation of six takes away
-WATCHED_REVOKED = 100  # revoked commits that a client without a Bitcoin node can watch
+from picopayments_cli.channel.facts import Deposit, Facts, Paid, Paying
+from picopayments_cli.channel.networks import Network
+from picopayments_cli.channel.reserve import beginnings
+from picopayments_cli.channel.transactions import MIN_DELAY
+from picopayments_cli.channel2.terms import MAX_DELAY
+from picopayments_cli.errors import InvalidTime
 
-
-def time_to_live(channel: Channel, facts: Facts) -> int | None:
-    """Count the blocks until six before anything on the deposit's address can expire: 0 or more; None: unconfirmed."""
-    if not deposit_depth(channel, facts):
-        return None
-    oldest = max(entry.depth(facts.tip) for entry in facts.history)
-    return max(channel.script.expire - oldest - WIRE_CLEARANCE, 0)
+WIRE_CLEARANCE = 6  # blocks before the expiry at which a connection's time to live is over
+MIN_MARGIN, MAX_MARGIN = 6, 144  # blocks before the expiry by which a payee settles
+MAINNET_MIN_DELAY, MAINNET_DELAY = 14, 144
 
 
-def connection_ttl(duplex: Duplex, sending: Facts, receiving: Facts) -> int | None:
-    """Return the shorter time to live of the two deposits, or None while either is unconfirmed."""
-    times = (time_to_live(duplex.sending, sending), time_to_live(duplex.receiving, receiving))
-    return None if None in times else min(time for time in times if time is not None)
+# Limits -------------------------------------------------------------------------------------------------------------
 
 
-def settle_height(channel: Channel, agreed: int) -> int:
-    """Return the height to settle at: an eighth of the expiry before anything there can expire, 6 to 144 blocks.
+def delay_min(network: Network) -> int:
+    """The least delay of a commit that a network allows."""
+    return MAINNET_MIN_DELAY if network.name == "mainnet" else MIN_DELAY
 
-    The address was virgin at height ``agreed``, so that no coin on it is older, whatever a history shows: dust that the
-    payer sends early moves the whole asset when it expires.
+
+def default_delay(network: Network) -> int:
+    """The delay that is asked for where the user names none: on test networks the least."""
+    return MAINNET_DELAY if network.name == "mainnet" else MIN_DELAY
+
+
+def is_short(delay: int) -> bool:
+    """Whether a delay is one that the user is warned of: who looks twice in it looks all day."""
+    return delay < MAINNET_MIN_DELAY
+
+
+def check_delay(delay: int, network: Network) -> None:
+    """Refuse a delay outside the network's limits. Raises InvalidTime."""
+    least = delay_min(network)
+    if not least <= delay <= MAX_DELAY:
+        raise InvalidTime(
+            f"The delay time on {network.name} must be from {least} to {MAX_DELAY} blocks, not {delay}.",
+            delay_time=delay,
+            delay_min=least,
+            delay_max=MAX_DELAY,
+        )
+
+
+def check_every(delay: int) -> int:
+    """How often a payer looks, in blocks: twice in the delay, so that a revoked commit is punished in time."""
+    return delay // 2
+
+
+# One connection -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """The ``height`` from which on deposits go back, and how far away it was when it was agreed on (``time``)."""
+
+    height: int
+    time: int
+
+    @property
+    def margin(self) -> int:
+        """The blocks that a settlement may take: an eighth of the time, 6 to 144."""
+        return min(max(self.time // 8, MIN_MARGIN), MAX_MARGIN)
+
+    @property
+    def settle_height(self) -> int:
+        """The tip at which a payee settles at the latest."""
+        return self.height - self.margin
+
+    def left(self, tip: int) -> int:
+        """The blocks, from the next on, that can hold a commit before an expiry can be mined."""
+        return max(self.height - tip, 0)
+
+    def time_to_live(self, tip: int) -> int:
+        """Blocks left until six before anything on a deposit's address can expire, at least 0."""
+        return max(self.height - tip - WIRE_CLEARANCE, 0)
+
+    def may_deposit(self, tip: int) -> bool:
+        """Whether at least half of the time is left, without which no hub deposits."""
+        return 2 * (self.height - tip) >= self.time
+
+    def may_open(self, tip: int, safe_depth: int) -> bool:
+        """Whether a deposit that counts at this tip is used: never one inside the margin and ``safe_depth`` before it.
+
+        The deposits of a connection that never was open go back at the expiry, or by a close of nothing.
+        """
+        return tip < self.settle_height - safe_depth
+
+
+def must_close(expiry: Expiry, begins: int, sides: Sequence[Facts], deposits: Sequence[Deposit] = ()) -> bool:
+    """Whether to settle: a deposit is spent (in the mempool too) or void, or the deadline is there.
+
+    ``begins``: the height that ``starts`` gave this connection among the others, its settle height where it is alone.
     """
-    expire = channel.script.expire
-    return agreed + 1 + expire - min(max(expire // 8, MIN_MARGIN), MAX_MARGIN)
-
-
-def is_open(duplex: Duplex, sending: Facts, receiving: Facts, agreed: int, safe_depth: int) -> bool:
-    """Tell whether both deposits are buried and unspent, and the deadline to settle by lies ahead."""
-    pairs = ((duplex.sending, sending), (duplex.receiving, receiving))
-    return receiving.tip < settle_height(duplex.receiving, agreed) and all(
-        deposit_depth(channel, facts) >= safe_depth
-        and anchor_spender(channel, facts) is None
-        and bool(time_to_live(channel, facts))
-        for channel, facts in pairs
-    )
-
-
-def must_close(duplex: Duplex, sending: Facts, receiving: Facts, agreed: int) -> bool:
-    """Tell whether to settle: a deposit is spent or replaced, the deadline has come, or a history is not seen whole."""
+    tip = max(facts.tip for facts in sides)
     return (
-        receiving.tip >= settle_height(duplex.receiving, agreed)
-        or sending.truncated
-        or receiving.truncated
-        or is_replaced(duplex.sending, sending)
-        or is_replaced(duplex.receiving, receiving)
-        or anchor_spender(duplex.sending, sending) is not None
-        or anchor_spender(duplex.receiving, receiving) is not None
-        or time_to_live(duplex.sending, sending) == 0
-        or time_to_live(duplex.receiving, receiving) == 0
+        tip >= min(expiry.settle_height, begins)
+        or any(facts.spend is not None for facts in sides)
+        or Deposit.VOID in deposits
     )
 
 
-def exposed(channel: Channel) -> tuple[Revoked, ...]:
-    """List the payer's revoked commits that would take more than the highest active one does; greatest first."""
-    found = [item for item in channel.revoked if item.quantity > channel.moved]
-    return tuple(sorted(found, key=lambda item: -item.quantity))
+def is_open(expiry: Expiry, sides: Sequence[Facts], safe_depth: int) -> bool:
+    """Whether both deposits are buried and unspent, and the deadline to settle by lies ahead."""
+    return all(
+        facts.spend is None
+        and facts.deposit is not None
+        and facts.deposit.depth(facts.tip) >= safe_depth
+        and facts.tip < expiry.settle_height
+        for facts in sides
+    )
 
 
-def at_risk(duplex: Duplex) -> int:
-    """Return what is lost at most if this party does not look at the chain in time.
+def at_risk(paying: Paying, paid: Paid) -> int:
+    """Return what is lost at most by not looking at the chain in time, in the asset's units.
 
-    What the greatest revoked commit would take from its deposit, and what it received and has not settled.
+    What the greatest revoked commit would take from the own deposit beyond what is due, and what was received.
     """
-    most = max((item.quantity for item in duplex.sending.revoked), default=0)
-    return max(most - duplex.sending.moved, 0) + duplex.receiving.moved
+    revoked = max((item.quantity for item in paying.signed if item.secret is not None), default=0)
+    moved = max((item.quantity for item in paying.signed if item.secret is None), default=0)
+    return max(revoked - moved, 0) + (paid.best.quantity if paid.best else 0)
 
 
-def check_every(channel: Channel) -> int:
-    """Tell how often a payer looks, in blocks, so that a revoked commit is punished before its delay is over."""
-    return max(channel.delay - 1, 1)
+# Many connections ---------------------------------------------------------------------------------------------------
+
+
+def starts(expiries: Sequence[Expiry], coins: int) -> tuple[int, ...]:
+    """The height at which each connection settles at the latest, so that no more are under way than there are coins.
+
+    Each close gets the least margin for itself alone with its coin, and none begins later than by its own margin.
+    """
+    if not expiries:
+        return ()
+    begun = beginnings([item.height for item in expiries], max(coins, 1), MIN_MARGIN)
+    return tuple(min(item.settle_height, begin) for item, begin in zip(expiries, begun, strict=True))

@@ -12,8 +12,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from picopayments_cli.channel.keys import Key, is_pubkey, verify
 from picopayments_cli.channel.values import PUBKEY_SIZE, Pubkey, from_hex
+from picopayments_cli.channel2.keys import Key, is_pubkey, verify
 from picopayments_cli.errors import InvalidHex
 
 _ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False)

@@ -1,127 +1,153 @@
-"""Keys, signatures and secrets: libsecp256k1 for every signature, HMAC-SHA256 for every secret."""
+"""Keys, signatures and secrets: libsecp256k1 for every signature, HMAC-SHA256 for everything that is derived."""
 
 from __future__ import annotations
 
 import hmac
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import coincurve
-from coincurve import ecdsa
 
-from picopayments_cli.channel.values import Hash, Pubkey, Secret, check_secret, hash_of
-from picopayments_cli.errors import SecretLikeSignature
+from picopayments_cli.channel.values import SECRET_SIZE, Hash, Secret, hash160, hash_of
+from picopayments_cli.channel2.keys import FORGOTTEN, SALT_SIZE
+from picopayments_cli.channel2.keys import Key as EcdsaKey
+from picopayments_cli.errors import BadChannelKey, BadSecret, RepeatedKey
 
-
-@dataclass(frozen=True)
-class Key:
-    """A private key (32 bytes), which signs."""
-
-    secret: bytes
-
-    def __repr__(self) -> str:
-        return f"Key({self.pubkey.hex()})"
-
-    @cached_property
-    def _private(self) -> coincurve.PrivateKey:
-        return coincurve.PrivateKey(self.secret)
-
-    @cached_property
-    def pubkey(self) -> Pubkey:
-        """Return the compressed public key."""
-        return Pubkey(self._private.public_key.format())
-
-    def sign(self, digest: bytes) -> bytes:
-        """Return the DER signature of a 32-byte digest: nonce by RFC 6979, low S."""
-        return bytes(self._private.sign(digest, hasher=None))
-
-    def sign_recoverable(self, digest: bytes) -> bytes:
-        """Return the 65-byte signature of a 32-byte digest that tells the compressed key: header, r, s."""
-        compact = self._private.sign_recoverable(digest, hasher=None)
-        return bytes((31 + compact[64],)) + bytes(compact[:64])
+XONLY_SIZE = 32
+SCHNORR_SIZE = 64
+_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+_NO_RANDOMNESS = bytes(32)  # BIP 340's auxiliary bytes: with them a message has one signature
 
 
 @lru_cache(maxsize=16384)
-def _public(pubkey: bytes) -> coincurve.PublicKey:
-    return coincurve.PublicKey(pubkey)
+def _point(data: bytes) -> coincurve.PublicKeyXOnly:
+    if len(data) != XONLY_SIZE:  # coincurve looks at the first 32 bytes only, whatever the length
+        raise ValueError("the length is not 32")
+    return coincurve.PublicKeyXOnly(data)
 
 
-def is_pubkey(data: bytes) -> bool:
-    """Tell whether these bytes are a compressed public key."""
-    try:
-        return len(data) == 33 and bool(_public(data))
-    except ValueError:
-        return False
+@dataclass(frozen=True, order=True)
+class XOnly:
+    """A public key of BIP 340: exactly 32 bytes, on the curve.
+
+    A tapscript lets any signature pass for a key of another length, so no other can be made. Raises BadChannelKey.
+    """
+
+    data: bytes
+
+    def __post_init__(self) -> None:
+        try:
+            _point(self.data)
+        except ValueError as error:
+            raise BadChannelKey(
+                f"A channel's key has exactly {XONLY_SIZE} bytes and is on the curve; this one of {len(self.data)} "
+                "bytes is none.",
+                key=self.data.hex(),
+                size=len(self.data),
+            ) from error
+
+    def __str__(self) -> str:
+        return self.data.hex()
+
+    def verify(self, digest: bytes, signature: bytes) -> bool:
+        """Whether the key signed the digest; the signature is 64 bytes, without a hash type."""
+        return len(signature) == SCHNORR_SIZE and bool(_point(self.data).verify(signature, digest))
+
+    def tweaked(self, tweak: bytes) -> tuple[bytes, int]:
+        """The key with a tweak's point added: its 32 bytes, and the parity of its y."""
+        point = coincurve.PublicKeyXOnly(self.data)
+        point.tweak_add(tweak)
+        return bytes(point.format()), int(point.parity)
 
 
-def normalise(signature: bytes) -> bytes | None:
-    """Return the same DER signature with low S (BIP 62), or None where it is no DER signature."""
-    try:
-        parsed = ecdsa.der_to_cdata(signature)
-    except ValueError:
-        return None
-    _, lowered = ecdsa.signature_normalize(parsed)
-    return bytes(ecdsa.cdata_to_der(lowered))
+# BIP 341's point whose private key nobody can know.
+NUMS = XOnly(bytes.fromhex("50929b74c1a04954b78b4b6035e97a5e078a5a0f28ec96d547bfee9ace803ac0"))
 
 
-def verify(pubkey: Pubkey, digest: bytes, signature: bytes) -> bool:
-    """Tell whether the key signed the digest; a DER signature with high S is one too."""
-    low = normalise(signature)
-    if low is None:
-        return False
-    try:
-        return bool(_public(pubkey).verify(low, digest, hasher=None))
-    except ValueError:
-        return False
+def check_distinct(keys: Iterable[XOnly]) -> None:
+    """Refuse keys of a connection of which two are equal, or one is the key without an owner. Raises RepeatedKey."""
+    seen = {NUMS}
+    for key in keys:
+        if key in seen:
+            raise RepeatedKey(
+                f"The key {key} stands at two places of the connection. Nothing was signed.", key=str(key)
+            )
+        seen.add(key)
 
 
-SALT_SIZE = 16  # bytes, random, of each connection and party
-FORGOTTEN = 1000  # syncs of a connection after a backup was made by which its owner still knows its own hashes again
+@dataclass(frozen=True, repr=False)
+class Key(EcdsaKey):
+    """A private key (32 bytes), which signs; with no randomness, so that a digest has one signature of each kind."""
+
+    @cached_property
+    def pubkey_hash(self) -> bytes:
+        """The hash of the compressed public key, which addresses are made of."""
+        return hash160(self.pubkey)
+
+    @cached_property
+    def xonly(self) -> XOnly:
+        """The public key of BIP 340."""
+        return XOnly(self.pubkey[1:])
+
+    def sign_schnorr(self, digest: bytes) -> bytes:
+        """The 64-byte signature (BIP 340) of a 32-byte digest; checked before it is given out."""
+        return bytes(self._private.sign_schnorr(digest, _NO_RANDOMNESS))
+
+
+def read_secret(data: bytes) -> Secret:
+    """A secret that a peer revealed. Raises BadSecret."""
+    if len(data) != SECRET_SIZE:
+        raise BadSecret(f"A secret has {SECRET_SIZE} bytes, this one {len(data)}.", size=len(data))
+    return Secret(data)
 
 
 @dataclass(frozen=True)
 class Secrets:
-    """The secrets of one connection, each derived from the owner's key, the connection's salt, purpose and number.
+    """The keys and secrets of one connection, derived from the owner's key, the connection's salt and the purpose.
 
-    The salt (16 random bytes, made before the connection is asked for) keeps a restored or second wallet from handing
-    out a hash whose secret is known already; the purpose keeps spend and revoke secrets apart.
+    The salt (16 random bytes of the owner's, made before the connection is asked for) keeps a restored or second
+    wallet from handing out a hash whose secret is known already; the purpose keeps keys and secrets apart.
     """
 
     key: Key
     salt: bytes
 
+    def __post_init__(self) -> None:
+        if len(self.salt) != SALT_SIZE:
+            raise ValueError(f"the salt has {len(self.salt)} bytes, not {SALT_SIZE}")
+
     def __repr__(self) -> str:
         return f"Secrets({self.key!r})"
 
-    @property
-    def spend(self) -> Secret:
-        """Return the spend secret of the channel on which this party is paid."""
-        return self._derive(b"spend", 0)
+    @cached_property
+    def payer(self) -> Key:
+        """The key of the channel on which this party pays."""
+        return self._channel_key(b"payer")
+
+    @cached_property
+    def payee(self) -> Key:
+        """The key of the channel on which this party is paid."""
+        return self._channel_key(b"payee")
 
     def revoke(self, number: int) -> Secret:
-        """Return the revoke secret of that number, of the channel on which this party is paid."""
-        return self._derive(b"revoke", number)
-
-    @property
-    def spend_hash(self) -> Hash:
-        """Return the hash of the spend secret."""
-        return hash_of(self.spend)
+        """The revoke secret of that number, of the channel on which this party is paid."""
+        return Secret(self._derive(b"secret", b"revoke", number))
 
     def revoke_hash(self, number: int) -> Hash:
-        """Return the hash of a revoke secret."""
+        """The hash of a revoke secret."""
         return hash_of(self.revoke(number))
 
     def number_of(self, revoke_hash: Hash, begin: int) -> int | None:
-        """Find the number of a revoke hash handed out after ``begin`` and forgotten; None: it is none of the next."""
+        """The number of a revoke hash handed out after ``begin`` and forgotten; None where it was none of the next."""
         later = range(begin, begin + FORGOTTEN)
         return next((number for number in later if self.revoke_hash(number) == revoke_hash), None)
 
-    def _derive(self, purpose: bytes, number: int) -> Secret:
-        draw = 0
-        while True:
-            text = b"picopayments secret" + self.salt + purpose + struct.pack(">QQ", number, draw)
-            try:
-                return check_secret(hmac.digest(self.key.secret, text, "sha256"))
-            except SecretLikeSignature:
-                draw += 1
+    def _channel_key(self, role: bytes) -> Key:
+        draws = (self._derive(b"key", role, draw) for draw in range(256))
+        return Key(next(drawn for drawn in draws if 0 < int.from_bytes(drawn, "big") < _ORDER))
+
+    def _derive(self, kind: bytes, purpose: bytes, number: int) -> bytes:
+        text = b"picopayments 3 " + kind + self.salt + purpose + struct.pack(">Q", number)
+        return hmac.digest(self.key.secret, text, "sha256")

@@ -1,7 +1,8 @@
-"""Write and read what client and hub tell each other, and nobody else does: one class for each message of mph_*.
+"""The messages of protocol 3: one class for each, with every member that it has; nobody else reads or writes any.
 
-Hex becomes bytes here. The items of ``commit``, ``sends`` and ``receive`` are closed schemas; unknown members at the
-top level are signed and passed over. A signed reply or refusal names its request by ``request_sha256``.
+``as_json`` gives a body without the envelope (``pubkey``, ``signature``), ``parse`` takes a signed one. Unknown members
+at the top level are signed and passed over. Requests carry ``protocol``, replies ``request_sha256``: the digest of the
+request that they answer (``request`` in the classes).
 """
 
 from __future__ import annotations
@@ -10,203 +11,91 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.duplex import Half
-from picopayments_cli.channel.state import Offer
-from picopayments_cli.channel.values import (
-    HANDLE_SIZE,
-    HASH_SIZE,
-    MAX_QUANTITY,
-    Handle,
-    Hash,
-    Quantity,
-    Secret,
-    Token,
-    check_quantity,
-    check_token,
-    from_hex,
+from picopayments_cli.channel.halves import Closing
+from picopayments_cli.channel.opening import Party, Stake
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, REQUESTED
+from picopayments_cli.channel.standing import Standing
+from picopayments_cli.channel.terms import Terms
+from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash
+from picopayments_cli.channel.wire import (
+    MAX_ASSET_SIZE,
+    Anchors,
+    Figures,
+    Payment,
+    Reader,
+    Receipt,
+    RefusedPayment,
+    closing_json,
+    half_json,
+    optional_hex,
+    party_json,
+    read_terms,
+    reply_json,
+    request_json,
+    stake_json,
+    standing_json,
+    terms_json,
 )
-from picopayments_cli.errors import BadAnswer, BadReply, BadRequest, InvalidHex, InvalidQuantity, PicopaymentsError
+from picopayments_cli.channel2.keys import SALT_SIZE
+from picopayments_cli.errors import BadReply, BadRequest
 
-PROTOCOL = 2  # of our own programs; the originals name none
-_COMMIT = {"rawtx", "script"}
+MOST_PAYMENTS = 1000  # in one message
+MOST_RECOVERED = 100  # connections in one answer of mph_key
+NONCE_SIZE = 32
+OUTPUT_SIZE = 34  # of a scriptPubKey of taproot
+# How a connection stands at the hub, as the ``stage`` of a refusal says it.
+STAGES = (REQUESTED, AGREED, OPENING, OPEN, CLOSING, CLOSED)
+
 _SEND = {"payee_handle", "amount", "token"}
 _RECEIPT = {"payer_handle", "amount", "token"}
+_REFUSED = {"token", "name"}
+_RECOVERED = {"handle", "asset", "salt", "client", "hub", "expiry_height", "c2h", "h2c", "c2h_anchor", "h2c_anchor"}
 
 
-class _Reader:
-    """Takes members out of a body; what is missing or of another type is refused with the given class."""
-
-    def __init__(self, body: Any, error: type[PicopaymentsError]) -> None:
-        if not isinstance(body, Mapping):
-            raise error("The message is not an object.")
-        self.body = body
-        self.error = error
-
-    def member(self, name: str) -> Any:
-        if name not in self.body:
-            raise self.error(f"The message has no {name}.", member=name)
-        return self.body[name]
-
-    def hex(self, name: str, size: int | None = None) -> bytes:
-        try:
-            return from_hex(self.member(name), name, size)
-        except InvalidHex as refused:
-            raise self.error(refused.message, member=name) from refused
-
-    def optional_hex(self, name: str, size: int | None = None) -> bytes | None:
-        return None if self.member(name) is None else self.hex(name, size)
-
-    def quantity(self, name: str) -> Quantity:
-        try:
-            return check_quantity(self.member(name), name)
-        except InvalidQuantity as refused:
-            raise self.error(refused.message, member=name) from refused
-
-    def number(self, name: str) -> int:
-        value = self.member(name)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise self.error(f"The message's {name} is not a whole number.", member=name)
-        return value
-
-    def items(self, name: str, members: set[str]) -> list[_Reader]:
-        found = [_Reader(item, self.error) for item in self.list(name)]
-        if any(set(item.body) != members for item in found):
-            raise self.error(f"An item of {name} has other members than {', '.join(sorted(members))}.", member=name)
-        return found
-
-    def list(self, name: str) -> list[Any]:
-        value = self.member(name)
-        if not isinstance(value, list):
-            raise self.error(f"The message's {name} is not a list.", member=name)
-        return value
-
-    def token(self) -> Token:
-        try:
-            return check_token(self.member("token"))
-        except InvalidHex as refused:
-            raise self.error(refused.message, member="token") from refused
-
-    def object(self, name: str) -> _Reader:
-        if not isinstance(self.member(name), Mapping):
-            raise self.error(f"The message's {name} is not an object.", member=name)
-        return _Reader(self.body[name], self.error)
-
-    def text(self, name: str) -> str:
-        if not isinstance(self.member(name), str):
-            raise self.error(f"The message's {name} is not a text.", member=name)
-        return str(self.body[name])
-
-    def handle(self) -> Handle:
-        """Read the member ``handle``. Raises InvalidHex."""
-        return Handle(from_hex(self.body.get("handle"), "handle", HANDLE_SIZE))
-
-    def standing(self) -> Half | None:
-        """Tell how a deposit stands by a message of mph_close; None in the originals'."""
-        return self.half() if "commit" in self.body else None
-
-    def half(self) -> Half:
-        """Return the members ``revokes`` and ``commit``."""
-        revokes = []
-        for item in self.list("revokes"):
-            try:
-                revokes.append(Secret(from_hex(item, "revoke secret")))
-            except InvalidHex as refused:
-                raise self.error(refused.message, member="revokes") from refused
-        body = self.member("commit")
-        if body is None:
-            return Half(tuple(revokes))
-        commit = _Reader(body, self.error)
-        if set(commit.body) != _COMMIT:
-            raise self.error("A commit has exactly the members rawtx and script.", member="commit")
-        return Half(tuple(revokes), Offer(commit.hex("rawtx"), commit.hex("script")))
+def request_of(body: Any) -> bytes:
+    """The digest of the request that a reply or a refusal says it answers. Raises BadReply."""
+    return Reader(body, BadReply).request()
 
 
-def _half_json(half: Half) -> dict[str, Any]:
-    offer = half.offer
-    return {
-        "revokes": [secret.hex() for secret in half.revokes],
-        "commit": {"rawtx": offer.raw.hex(), "script": offer.script.hex()} if offer else None,
-    }
+def handle_of(body: Any) -> Handle:
+    """The handle of the connection that a request is about. Raises BadRequest."""
+    return Reader(body, BadRequest).handle()
 
 
-# Every reply --------------------------------------------------------------------------------------------------------
-
-
-def answering(body: Mapping[str, Any], request: bytes) -> dict[str, Any]:
-    """Add to a reply or refusal the digest of the request that it answers."""
-    return {**body, "request_sha256": request.hex()}
-
-
-def answers(body: Mapping[str, Any], request: Mapping[str, Any]) -> bool:
-    """Tell whether a reply or refusal names this request."""
-    return bool(body.get("request_sha256") == envelope.digest(request).hex())
-
-
-def refuses(body: Mapping[str, Any], cause: str, request: Mapping[str, Any]) -> bool:
-    """Tell whether a refusal is one of this request, for the cause of that name."""
-    return body.get("type") == cause and answers(body, request)
-
-
-# mph_status ---------------------------------------------------------------------------------------------------------
+# Refusals -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class StatusRequest:
-    """Asks for what the hub offers in one asset, or in all."""
+class HubRefusal:
+    """A refusal, which the hub signs, too: ``error.data`` of a JSON-RPC reply, in the form of every server's.
 
-    asset: str | None
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the params."""
-        return {"assets": None if self.asset is None else [self.asset]}
-
-
-@dataclass(frozen=True)
-class StatusReply:
-    """The hub's address and a text signed with its key, and by asset what it holds, its terms and its long name.
-
-    ``connections``: the JSON object that shows each, by handle in hex.
+    ``cause``: an error's name; ``data``: the numbers involved. Among them ``stage``, one of ``STAGES``, where the stage
+    of a connection is why.
     """
 
-    address: str
+    request: bytes
+    cause: str
     message: str
-    signature: str
-    liquidity: Mapping[str, int]
-    terms: Mapping[str, Any]
-    longnames: Mapping[str, Any]
-    connections: Mapping[str, Any]
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stage(self) -> str | None:
+        """The stage that the connection has at the hub, where that is why."""
+        found = self.data.get("stage")
+        return found if found in STAGES else None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the result, unsigned."""
-        return {
-            "funds": {
-                "address": self.address,
-                "message": self.message,
-                "signature": self.signature,
-                "liquidity": dict(self.liquidity),
-            },
-            "current_terms": dict(self.terms),
-            "longnames": dict(self.longnames),
-            "connections": dict(self.connections),
-        }
+        """The body, unsigned."""
+        told: dict[str, Any] = {"type": self.cause, "args": [self.message], "message": self.message}
+        return reply_json(self.request, {**told, "data": dict(self.data)} if self.data else told)
 
     @staticmethod
-    def parse(body: Any) -> StatusReply:
-        """Read a status from a body.
-
-        Raises BadAnswer, also where it is not told how much the hub holds of BTC or of an asset with terms.
-        """
-        reader = _Reader(body, BadAnswer)
-        funds, terms = reader.object("funds"), reader.object("current_terms").body
-        liquidity = funds.object("liquidity")
-        for name in ("BTC", *terms):
-            if not 0 <= liquidity.number(name) <= MAX_QUANTITY:
-                raise BadAnswer(f"The hub can't hold {liquidity.number(name)} of {name}.", member=name)
-        longnames = {} if reader.body.get("longnames") is None else reader.object("longnames").body
-        connections = reader.object("connections").body
-        message, signature = str(funds.body.get("message")), str(funds.body.get("signature"))  # a client needs neither
-        return StatusReply(funds.text("address"), message, signature, liquidity.body, terms, longnames, connections)
+    def parse(body: Any) -> HubRefusal:
+        """Raises BadReply."""
+        reader = Reader(body, BadReply)
+        data = dict(reader.mapping("data")) if "data" in reader.body else {}
+        return HubRefusal(reader.request(), reader.cause("type"), reader.text("message", 10_000), data)
 
 
 # mph_key ------------------------------------------------------------------------------------------------------------
@@ -214,13 +103,88 @@ class StatusReply:
 
 @dataclass(frozen=True)
 class KeyRequest:
-    """Asks the hub to sign a reply that can't be an old one. That has no members of its own."""
+    """Asks the hub to prove its key, by a nonce that nobody has seen before.
+
+    Where the client signs it with its wallet's key, it asks for its own connections, too: those behind the handle
+    ``after``, ascending.
+    """
 
     nonce: bytes
+    after: Handle | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the body, unsigned."""
-        return {"nonce": self.nonce.hex()}
+        """The body, unsigned."""
+        return request_json({"nonce": self.nonce.hex(), "after": optional_hex(self.after)})
+
+    @staticmethod
+    def parse(body: Any) -> KeyRequest:
+        """Raises BadRequest."""
+        reader = Reader(body, BadRequest)
+        reader.protocol()
+        return KeyRequest(reader.hex("nonce", NONCE_SIZE), reader.optional("after", reader.handle))
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """All that a client needs, beside its wallet's key, to close a connection whose file it has lost."""
+
+    handle: Handle
+    asset: str
+    salt: bytes
+    client: Party
+    hub: Party
+    height: int
+    c2h: Stake
+    h2c: Stake
+    anchors: Anchors
+
+    def as_json(self) -> dict[str, Any]:
+        """The item."""
+        return {
+            "handle": self.handle.hex(),
+            "asset": self.asset,
+            "salt": self.salt.hex(),
+            "client": party_json(self.client),
+            "hub": party_json(self.hub),
+            "expiry_height": self.height,
+            "c2h": stake_json(self.c2h),
+            "h2c": stake_json(self.h2c),
+            **self.anchors.as_json(),
+        }
+
+    @staticmethod
+    def read(item: Reader) -> Recovered:
+        """Raises the reader's error."""
+        return Recovered(
+            item.handle(),
+            item.text("asset", MAX_ASSET_SIZE),
+            item.hex("salt", SALT_SIZE),
+            item.party("client"),
+            item.party("hub"),
+            item.height("expiry_height"),
+            item.stake("c2h"),
+            item.stake("h2c"),
+            item.anchors(),
+        )
+
+
+@dataclass(frozen=True)
+class KeyReply:
+    """The proof is the envelope. ``connections``: those agreed with the key that signed the request, if one did."""
+
+    request: bytes
+    connections: tuple[Recovered, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The body, unsigned."""
+        return reply_json(self.request, {"connections": [item.as_json() for item in self.connections]})
+
+    @staticmethod
+    def parse(body: Any) -> KeyReply:
+        """Raises BadReply."""
+        reader = Reader(body, BadReply)
+        items = reader.items("connections", _RECOVERED, MOST_RECOVERED)
+        return KeyReply(reader.request(), tuple(Recovered.read(item) for item in items))
 
 
 # mph_request --------------------------------------------------------------------------------------------------------
@@ -228,227 +192,221 @@ class KeyRequest:
 
 @dataclass(frozen=True)
 class ConnectRequest:
-    """Asks for a connection: the asset's name, and the hash of the client's spend secret (for the hub's deposit)."""
+    """Asks for a connection in an asset. The hub keeps ``salt``, and gives it back in mph_key."""
 
     asset: str
-    spend_hash: Hash
+    client: Party
+    salt: bytes
 
     def as_json(self) -> dict[str, Any]:
-        """Return the body, unsigned."""
-        return {"asset": self.asset, "spend_secret_hash": self.spend_hash.hex(), "url": None, "protocol": PROTOCOL}
+        """The body, unsigned."""
+        return request_json({"asset": self.asset, "client": party_json(self.client), "salt": self.salt.hex()})
 
     @staticmethod
     def parse(body: Any) -> ConnectRequest:
-        """Read a request for a connection from a body. Raises BadRequest."""
-        reader = _Reader(body, BadRequest)
-        asset = reader.member("asset")
-        if not isinstance(asset, str) or not 0 < len(asset) <= 250:
-            raise BadRequest("The asset is not named by a text.", member="asset")
-        return ConnectRequest(asset, Hash(reader.hex("spend_secret_hash", HASH_SIZE)))
+        """Raises BadRequest. Whose wallet it is, ``opening.check_wallet`` tells."""
+        reader = Reader(body, BadRequest)
+        reader.protocol()
+        return ConnectRequest(
+            reader.text("asset", MAX_ASSET_SIZE), reader.party("client"), reader.hex("salt", SALT_SIZE)
+        )
 
 
 @dataclass(frozen=True)
 class ConnectReply:
-    """The handle, the hash of the hub's spend secret (for the client's deposit), and the terms' JSON object."""
+    """The connection's handle, the hub's keys and wallet, and the terms."""
 
+    request: bytes
     handle: Handle
-    spend_hash: Hash
-    terms: Any
+    hub: Party
+    terms: Terms
 
     def as_json(self) -> dict[str, Any]:
-        """Return the body, unsigned."""
-        return {
-            "handle": self.handle.hex(),
-            "spend_secret_hash": self.spend_hash.hex(),
-            "channel_terms": self.terms,
-        }
+        """The body, unsigned."""
+        told = {"handle": self.handle.hex(), "hub": party_json(self.hub), "channel_terms": terms_json(self.terms)}
+        return reply_json(self.request, told)
 
     @staticmethod
     def parse(body: Any) -> ConnectReply:
-        """Read the answer to a request from a body. Raises BadReply."""
-        reader = _Reader(body, BadReply)
-        return ConnectReply(
-            Handle(reader.hex("handle", HANDLE_SIZE)),
-            Hash(reader.hex("spend_secret_hash", HASH_SIZE)),
-            reader.member("channel_terms"),
-        )
+        """Raises BadReply, BadTerms."""
+        reader = Reader(body, BadReply)
+        terms = read_terms(reader.member("channel_terms"))
+        return ConnectReply(reader.request(), reader.handle(), reader.party("hub"), terms)
 
 
 # mph_deposit --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class DepositMessage:
-    """A deposit and the first hash for commits to its payer: the reply of mph_deposit, and most of its request.
+class DepositRequest:
+    """Agrees on both deposits, before any money moves.
 
-    ``delay`` (blocks) of the commits on the named deposit; ``quantity`` that the deposit will hold.
+    ``stake`` of c2h: its rate is the terms'. ``h2c_rate``: of the commits to the client, which it names. ``height``:
+    at which both deposits expire. ``output``: the scriptPubKey of the c2h deposit, as the client makes it out.
     """
 
-    script: bytes
+    handle: Handle
+    stake: Stake
+    h2c_rate: int
+    height: int
+    output: bytes
     next_hash: Hash
-    quantity: Quantity
-    delay: int
 
     def as_json(self) -> dict[str, Any]:
-        """Return the body, unsigned."""
-        return {
-            "deposit_script": self.script.hex(),
-            "next_revoke_secret_hash": self.next_hash.hex(),
-            "quantity": self.quantity,
-            "delay_time": self.delay,
-        }
+        """The body, unsigned."""
+        return request_json(
+            {
+                "handle": self.handle.hex(),
+                "c2h": stake_json(self.stake),
+                "h2c_fee_rate": self.h2c_rate,
+                "expiry_height": self.height,
+                "deposit_output": self.output.hex(),
+                "next_revoke_hash": self.next_hash.hex(),
+            }
+        )
 
     @staticmethod
-    def parse(body: Any, error: type[PicopaymentsError]) -> DepositMessage:
-        """Read a deposit from a body. Raises the given class."""
-        reader = _Reader(body, error)
-        return DepositMessage(
-            reader.hex("deposit_script"),
-            Hash(reader.hex("next_revoke_secret_hash", HASH_SIZE)),
-            reader.quantity("quantity"),
-            reader.number("delay_time"),
+    def parse(body: Any) -> DepositRequest:
+        """Raises BadRequest."""
+        reader = Reader(body, BadRequest)
+        reader.protocol()
+        return DepositRequest(
+            reader.handle(),
+            reader.stake("c2h"),
+            reader.rate("h2c_fee_rate"),
+            reader.height("expiry_height"),
+            reader.hex("deposit_output", OUTPUT_SIZE),
+            reader.revoke_hash("next_revoke_hash"),
         )
 
 
 @dataclass(frozen=True)
-class DepositRequest:
-    """The client's deposit, and the connection that it is for. A hub knows the asset by the handle."""
+class DepositReply:
+    """The hub's deposit, with the same expiry. ``output``: the scriptPubKey of the h2c deposit."""
 
-    deposit: DepositMessage
-    asset: str
-    handle: Handle
+    request: bytes
+    stake: Stake
+    height: int
+    output: bytes
+    next_hash: Hash
 
     def as_json(self) -> dict[str, Any]:
-        """Return the body, unsigned."""
-        return {**self.deposit.as_json(), "asset": self.asset, "handle": self.handle.hex()}
+        """The body, unsigned."""
+        return reply_json(
+            self.request,
+            {
+                "h2c": stake_json(self.stake),
+                "expiry_height": self.height,
+                "deposit_output": self.output.hex(),
+                "next_revoke_hash": self.next_hash.hex(),
+            },
+        )
 
     @staticmethod
-    def parse(body: Any) -> DepositRequest:
-        """Read a proposal of a deposit from a body. Raises BadRequest, InvalidHex."""
-        deposit = DepositMessage.parse(body, BadRequest)
-        return DepositRequest(deposit, str(body.get("asset", "")), _Reader(body, BadRequest).handle())
+    def parse(body: Any) -> DepositReply:
+        """Raises BadReply."""
+        reader = Reader(body, BadReply)
+        return DepositReply(
+            reader.request(),
+            reader.stake("h2c"),
+            reader.height("expiry_height"),
+            reader.hex("deposit_output", OUTPUT_SIZE),
+            reader.revoke_hash("next_revoke_hash"),
+        )
 
 
 # mph_sync -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Payment:
-    """A payment on its way; payee None: the hub itself."""
-
-    payee: Handle | None
-    amount: Quantity
-    token: Token
-
-
-@dataclass(frozen=True)
-class Receipt:
-    """A payment received."""
-
-    payer: Handle
-    amount: Quantity
-    token: Token
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A payment that the hub gave back: its token, and the name of the cause."""
-
-    token: Token
-    cause: str
-
-
-@dataclass(frozen=True)
 class SyncRequest:
     """The client's half of a sync, its payments, and a fresh hash for a later commit to it.
 
-    ``partial``: a payment that the hub refuses does not refuse the others; an original client does not ask for that.
+    ``anchors``: both, as the client sees them. ``partial``: a payment that is refused does not refuse the others.
     """
 
     handle: Handle
+    anchors: Anchors
     half: Half
     payments: tuple[Payment, ...]
     next_hash: Hash
     partial: bool = True
 
     def as_json(self) -> dict[str, Any]:
-        """Return the body, unsigned."""
+        """The body, unsigned."""
         sends = [
-            {
-                "payee_handle": payment.payee.hex() if payment.payee else None,
-                "amount": payment.amount,
-                "token": payment.token.hex(),
-            }
-            for payment in self.payments
+            {"payee_handle": optional_hex(item.payee), "amount": item.amount, "token": item.token.hex()}
+            for item in self.payments
         ]
-        return {
-            "handle": self.handle.hex(),
-            "next_revoke_secret_hash": self.next_hash.hex(),
-            "sends": sends,
-            "partial": self.partial,
-            **_half_json(self.half),
-        }
-
-    @staticmethod
-    def parse(body: Any) -> SyncRequest:
-        """Read a sync from a body. Raises BadRequest."""
-        reader = _Reader(body, BadRequest)
-        payments = []
-        for item in reader.items("sends", _SEND):
-            payee = item.optional_hex("payee_handle", HANDLE_SIZE)
-            payments.append(Payment(Handle(payee) if payee else None, item.quantity("amount"), item.token()))
-        return SyncRequest(
-            Handle(reader.hex("handle", HANDLE_SIZE)),
-            reader.half(),
-            tuple(payments),
-            Hash(reader.hex("next_revoke_secret_hash", HASH_SIZE)),
-            reader.body.get("partial") is True,
+        return request_json(
+            {
+                "handle": self.handle.hex(),
+                **self.anchors.as_json(),
+                **half_json(self.half),
+                "sends": sends,
+                "partial": self.partial,
+                "next_revoke_hash": self.next_hash.hex(),
+            }
         )
 
     @staticmethod
-    def without_payments(body: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the body with nothing but its payments left out, to be signed anew."""
-        return {**body, "sends": []}
+    def parse(body: Any) -> SyncRequest:
+        """Raises BadRequest."""
+        reader = Reader(body, BadRequest)
+        reader.protocol()
+        payments = (
+            Payment(item.optional("payee_handle", item.handle), item.quantity("amount"), item.token())
+            for item in reader.items("sends", _SEND, MOST_PAYMENTS)
+        )
+        return SyncRequest(
+            reader.handle(),
+            reader.anchors(),
+            reader.half(),
+            tuple(payments),
+            reader.revoke_hash("next_revoke_hash"),
+            reader.flag("partial"),
+        )
 
 
 @dataclass(frozen=True)
 class SyncReply:
     """The hub's half of a sync, the payments that it settles, those it refused, and its next hash."""
 
+    request: bytes
     half: Half
     receipts: tuple[Receipt, ...]
+    refused: tuple[RefusedPayment, ...]
     next_hash: Hash
-    refused: tuple[Refusal, ...] = field(default=())
 
     def as_json(self) -> dict[str, Any]:
-        """Return the body, unsigned."""
+        """The body, unsigned."""
         receive = [
-            {"payer_handle": receipt.payer.hex(), "amount": receipt.amount, "token": receipt.token.hex()}
-            for receipt in self.receipts
+            {"payer_handle": item.payer.hex(), "amount": item.amount, "token": item.token.hex()}
+            for item in self.receipts
         ]
-        return {
+        told = {
+            **half_json(self.half),
             "receive": receive,
-            "next_revoke_secret_hash": self.next_hash.hex(),
-            "refused": [{"token": refusal.token.hex(), "name": refusal.cause} for refusal in self.refused],
-            **_half_json(self.half),
+            "refused": [{"token": item.token.hex(), "name": item.cause} for item in self.refused],
+            "next_revoke_hash": self.next_hash.hex(),
         }
+        return reply_json(self.request, told)
 
     @staticmethod
     def parse(body: Any) -> SyncReply:
-        """Read the answer to a sync from a body. Raises BadReply."""
-        reader = _Reader(body, BadReply)
-        receipts = tuple(
-            Receipt(Handle(item.hex("payer_handle", HANDLE_SIZE)), item.quantity("amount"), item.token())
-            for item in reader.items("receive", _RECEIPT)
+        """Raises BadReply."""
+        reader = Reader(body, BadReply)
+        receipts = (
+            Receipt(item.handle("payer_handle"), item.quantity("amount"), item.token())
+            for item in reader.items("receive", _RECEIPT, MOST_PAYMENTS)
         )
-        refused = []
-        for item in reader.items("refused", {"token", "name"}) if "refused" in reader.body else []:
-            name = item.member("name")
-            if not isinstance(name, str) or not name.isidentifier() or len(name) > 64:
-                raise BadReply("A refused payment has no name of its cause.", member="refused")
-            refused.append(Refusal(item.token(), name))
-        next_hash = Hash(reader.hex("next_revoke_secret_hash", HASH_SIZE))
-        return SyncReply(reader.half(), receipts, next_hash, tuple(refused))
+        refused = (
+            RefusedPayment(item.token(), item.cause("name"))
+            for item in reader.items("refused", _REFUSED, MOST_PAYMENTS)
+        )
+        return SyncReply(
+            reader.request(), reader.half(), tuple(receipts), tuple(refused), reader.revoke_hash("next_revoke_hash")
+        )
 
 
 # mph_close ----------------------------------------------------------------------------------------------------------
@@ -456,55 +414,88 @@ class SyncReply:
 
 @dataclass(frozen=True)
 class CloseRequest:
-    """Closes a connection, with the client's spend secret where nothing received is left to pay out.
+    """Closes a connection: how it stands by the client, at which figures it would close, and what it signs of that.
 
-    ``standing``: how the client's deposit stands, as ``duplex.standing`` has it; an original client says none.
+    ``h2c_close``: its signatures as payee, first. ``c2h_signature``: as payer, once it has verified the hub's.
     """
 
     handle: Handle
-    spend_secret: Secret | None
-    standing: Half | None = None
+    anchors: Anchors
+    figures: Figures
+    standing: Standing
+    h2c_close: Closing | None = None
+    c2h_signature: bytes | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the body, unsigned."""
-        return {"handle": self.handle.hex(), **_close_json(self.spend_secret, self.standing)}
+        """The body, unsigned."""
+        return request_json(
+            {
+                "handle": self.handle.hex(),
+                **_close_json(self.anchors, self.figures, self.standing),
+                "h2c_close": closing_json(self.h2c_close),
+                "c2h_signature": optional_hex(self.c2h_signature),
+            }
+        )
 
     @staticmethod
     def parse(body: Any) -> CloseRequest:
-        """Read a close from a body. Raises BadRequest, InvalidHex. The secret may be of any size."""
-        reader = _Reader(body, BadRequest)
-        given, standing = reader.optional_hex("spend_secret"), reader.standing()
-        return CloseRequest(reader.handle(), None if given is None else Secret(given), standing)
+        """Raises BadRequest."""
+        reader = Reader(body, BadRequest)
+        reader.protocol()
+        anchors, figures, standing = _close(reader)
+        return CloseRequest(
+            reader.handle(),
+            anchors,
+            figures,
+            standing,
+            reader.closing("h2c_close", figures.h2c),
+            reader.optional("c2h_signature", reader.signature),
+        )
 
 
 @dataclass(frozen=True)
 class CloseReply:
-    """The hub's spend secret where nothing received is left to pay out, and how the hub's deposit stands.
+    """How the connection stands by the hub, its own figures, and its signatures where the request's equal them.
 
-    ``standing``: an original hub says none. ``unreadable``: why a standing was not taken, which must not hold the
-    secret back.
+    ``c2h_close``: as payee; ``h2c_signature``: as payer, given for the client's valid ones as payee.
     """
 
-    spend_secret: Secret | None
-    standing: Half | None = None
-    unreadable: PicopaymentsError | None = None
+    request: bytes
+    anchors: Anchors
+    figures: Figures
+    standing: Standing
+    c2h_close: Closing | None = None
+    h2c_signature: bytes | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Return the body, unsigned."""
-        return _close_json(self.spend_secret, self.standing)
+        """The body, unsigned."""
+        told = {
+            **_close_json(self.anchors, self.figures, self.standing),
+            "c2h_close": closing_json(self.c2h_close),
+            "h2c_signature": optional_hex(self.h2c_signature),
+        }
+        return reply_json(self.request, told)
 
     @staticmethod
     def parse(body: Any) -> CloseReply:
-        """Read the answer to a close from a body. Raises BadReply. The secret may be of any size."""
-        reader = _Reader(body, BadReply)
-        given = reader.optional_hex("spend_secret")
-        secret = None if given is None else Secret(given)
-        try:
-            return CloseReply(secret, reader.standing())
-        except BadReply as error:
-            return CloseReply(secret, unreadable=error)
+        """Raises BadReply."""
+        reader = Reader(body, BadReply)
+        anchors, figures, standing = _close(reader)
+        return CloseReply(
+            reader.request(),
+            anchors,
+            figures,
+            standing,
+            reader.closing("c2h_close", figures.c2h),
+            reader.optional("h2c_signature", reader.signature),
+        )
 
 
-def _close_json(secret: Secret | None, standing: Half | None) -> dict[str, Any]:
-    body = {"spend_secret": secret.hex() if secret else None}
-    return body if standing is None else body | _half_json(standing)
+def _close_json(anchors: Anchors, figures: Figures, standing: Standing) -> dict[str, Any]:
+    told = {"c2h_quantity": figures.c2h, "h2c_quantity": figures.h2c}
+    return {**anchors.as_json(), **told, **standing_json(standing)}
+
+
+def _close(reader: Reader) -> tuple[Anchors, Figures, Standing]:
+    c2h, h2c = (reader.number(name, 0, MAX_QUANTITY) for name in ("c2h_quantity", "h2c_quantity"))
+    return reader.anchors(), Figures(c2h, h2c), reader.standing()

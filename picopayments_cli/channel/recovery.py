@@ -1,325 +1,473 @@
-"""Compose what either party may take back from a channel, by what the chain shows of it; nothing is published here.
+"""Decide what either party does now to have its own back, as tasks that wait for coins.
 
-A spend of any coin of an address can move one asset that is on it. So each asset needs a coin of its own.
+Everything follows of what the chain shows, so that each task bears repetition, a restart, and a reorganisation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.facts import (
-    Facts,
-    anchor_spender,
-    deposit_depth,
-    is_recovered,
-    published_commit,
-    published_revoked,
-    shown_secret,
-    spender,
-)
-from picopayments_cli.channel.scripts import (
-    Unlock,
-    change_unlock,
-    expire_unlock,
-    payout_unlock,
-    revoke_unlock,
-)
-from picopayments_cli.channel.state import Channel, Revoked
+from picopayments_cli.channel.deadlines import Expiry
+from picopayments_cli.channel.drafts import DUST, Draft, Output, by_payer
+from picopayments_cli.channel.facts import Facts, Kind, Known, Paid, Paying, Seen, Sent, Side, Spend, feefrac_of
+from picopayments_cli.channel.fees import NOTHING, PATIENCE, FeeFrac, chunks, may_raise
+from picopayments_cli.channel.rates import Urgency
+from picopayments_cli.channel.reserve import Chore
+from picopayments_cli.channel.scripts import P2A
+from picopayments_cli.channel.state import Signed
+from picopayments_cli.channel.steps import Around, Means, Name, Step, Task, Wait, alone, raised
 from picopayments_cli.channel.transactions import (
-    DUST,
-    Draft,
-    Input,
-    Output,
-    Purse,
-    compose_payment,
-    compose_recovery,
+    MAX_COINS,
+    Contract,
+    compose_close,
+    compose_commit,
+    compose_payout,
+    compose_remainder,
+    compose_rest,
+    expire_shape,
+    has_rest,
+    revoke_shape,
 )
-from picopayments_cli.channel.values import Coin, Entry, Outpoint, Secret
-from picopayments_cli.errors import InsufficientBitcoin
+from picopayments_cli.channel.values import Coin, Outpoint
 
-MOST_INPUTS = 200  # coins of one transaction: nodes relay 100,000 bytes, and a coin of a deposit takes 300
-
-
-# Recoveries ---------------------------------------------------------------------------------------------------------
+LEISURE = Urgency(None, 1)  # nothing is lost by waiting
 
 
 @dataclass(frozen=True)
-class Step:
-    """One thing that a party does now to have its own back: a transaction to sign and publish, or why it waits."""
+class Case:
+    """One channel, as one of its parties stands in it. ``label`` names it to the caller.
 
-    name: str
-    draft: Draft | None
-    waits: InsufficientBitcoin | None = None
-
-
-def recoveries(
-    duplex: Duplex,
-    sending: Facts,
-    receiving: Facts,
-    *,
-    secret: Secret,
-    given: Secret | None,
-    purse: Purse,
-    safe_depth: int,
-) -> tuple[Step, ...]:
-    """Return everything that a party may take back now, each apart from the others, the urgent first.
-
-    ``secret``: its own spend secret. ``given``: the peer's, where it gave it in a signed close. Coins of the purse are
-    used once.
+    ``closing``: the connection is stopped; ``since``: the tip at which it was. ``home``: whether one's own wallet's
+    address takes sends without a memo.
     """
-    steps: list[Step] = []
-    for name, compose in (
-        ("revoke", lambda purse: punish(duplex.sending, sending, purse)),
-        ("payout", lambda purse: payouts(duplex.receiving, receiving, secret, purse, safe_depth)),
-        ("change", lambda purse: changes(duplex.sending, sending, given, purse, safe_depth)),
-        ("expire", lambda purse: expiries(duplex.sending, sending, given, purse, safe_depth)),
-    ):
-        purse = _collect(steps, name, compose, purse)
-    return tuple(steps)
+
+    label: str
+    side: Side
+    facts: Facts
+    expiry: Expiry
+    closing: bool = False
+    since: int | None = None
+    home: bool = True
+
+    @property
+    def contract(self) -> Contract:
+        """Return what was agreed on."""
+        return self.side.contract
+
+    @property
+    def waited(self) -> int:
+        """Blocks since the connection was stopped; where nobody knows when, long enough."""
+        return PATIENCE if self.since is None else max(self.facts.tip - self.since, 0)
+
+    def own(self, seen: Seen | None) -> Sent | None:
+        """Return what one has sent oneself, where this is it."""
+        return next((sent for sent in self.side.sent if seen is not None and sent.txid == seen.txid), None)
+
+    def last(self, spends: Outpoint, there: Seen | None = None) -> int:
+        """The highest fee of one's own transactions that spend an outpoint and are not there any more."""
+        gone = (sent for sent in self.side.sent if sent.spends == spends and (there is None or sent.txid != there.txid))
+        return max((sent.feefrac.fee for sent in gone), default=0)
+
+    def freed(self, seen: Seen | None) -> tuple[Coin, ...]:
+        """The coins that are free again once what is there is replaced."""
+        sent = self.own(seen)
+        return () if sent is None else sent.coins
+
+    def feefrac(self, seen: Seen | None) -> FeeFrac | None:
+        """Fee and size of what is in the mempool, where they are known."""
+        sent = self.own(seen)
+        return None if seen is None else seen.feefrac or (sent.feefrac if sent else None)
 
 
-def _collect(steps: list[Step], name: str, compose: Callable[[Purse], Iterator[Draft]], purse: Purse) -> Purse:
-    """Add what ``compose`` makes, and take what it spends out of the purse."""
-    try:
-        for draft in compose(purse):
-            steps.append(Step(name, draft))
-            purse = purse.without(draft)
-    except InsufficientBitcoin as error:
-        steps.append(Step(name, None, error))
-    return purse
+def tasks(case: Case) -> tuple[Task, ...]:
+    """All that a party does now for a channel."""
+    facts = case.facts
+    if case.side.anchor is not None and facts.spend is None and not facts.funded:
+        return tuple(_deposit_again(case))
+    if isinstance(case.side, Paid):
+        return tuple(_of_payee(case, case.side))
+    return tuple(_of_payer(case, case.side))
 
 
-def punish(channel: Channel, facts: Facts, purse: Purse) -> Iterator[Draft]:
-    """Compose the payer's revokes of a published commit, and of coins sent to addresses of revoked commits.
-
-    At once, in the mempool too: after the delay the commit is the payee's, and an older coin on its address would let
-    the payee take the asset without any delay. So the commit's own output goes first, then the oldest coins, as many as
-    the wallet can pay for; those that are in no block yet apart, since they could keep the others from being relayed.
-    What is there once the commit's own output is spent can wait. Raises InsufficientBitcoin.
-    """
-    entry, published = anchor_spender(channel, facts), published_revoked(channel, facts)
-    own: list[tuple[Revoked, Coin]] = []
-    rest: list[Input] = []
-    if entry is not None and published is not None:
-        first = Outpoint(entry.txid, 0)
-        coins = sorted(facts.commit_coins, key=lambda coin: (coin.outpoint != first, coin.height or 0))
-        if coins and coins[0].outpoint == first:
-            own = [(published, coin) for coin in coins]
-        else:
-            rest = [_revoking(channel, published, coin) for coin in coins]
-    here = {coin.outpoint for coin in facts.commit_coins} if published is not None else set()
-    dust = [pair for pair in facts.revoked_coins if pair[1].outpoint not in here and pair[0].quantity > channel.moved]
-    dust.sort(key=lambda pair: (-pair[0].quantity, pair[1].height or 0))
-    mined = [pair for pair in (*own[1:MOST_INPUTS], *dust) if pair[1].height is not None]
-    fresh = [pair for pair in (*own[1:MOST_INPUTS], *dust) if pair[1].height is None]
-    asset_id = channel.asset_id if own else None
-    for group in ([*own[:1], *mined], fresh):
-        inputs = [_revoking(channel, item, coin) for item, coin in group]
-        while inputs:
-            draft, number = _affordable(inputs, purse, asset_id)
-            yield draft
-            purse, asset_id, inputs = purse.without(draft), None, inputs[number:]
-    if published is not None and not own:
-        yield from _take(rest, None, channel.asset_id, facts.commit_assets, purse)
-        if _lacks_coin(facts.commit_coins, facts.commit_history, facts.commit_assets):
-            yield compose_payment(purse, Output(DUST, channel.commit_script(published.revoke_hash).output))
+def _deposit_again(case: Case) -> Iterator[Task]:
+    """The deposit, where a reorganisation took it away; before it is mined nothing can spend it."""
+    raw = case.side.deposit
+    if case.facts.deposit is None and raw is not None:
+        left = case.expiry.left(case.facts.tip)
+        yield _ready(Step(case.label, Name.DEPOSIT, Chore.CLOSE, left, raw=raw))
 
 
-def _revoking(channel: Channel, item: Revoked, coin: Coin) -> Input:
-    return Input(coin.outpoint, coin.value, revoke_unlock(channel.commit_script(item.revoke_hash), item.secret))
+# The payee ----------------------------------------------------------------------------------------------------------
 
 
-def _affordable(coins: Sequence[Input], purse: Purse, asset_id: int | None) -> tuple[Draft, int]:
-    """Compose an urgent recovery of as many of the first coins as the wallet can pay for. Return it and how many.
-
-    Raises InsufficientBitcoin where it can't pay for the first one alone.
-    """
-    number = min(len(coins), MOST_INPUTS)
-    while True:
-        try:
-            return compose_recovery(coins[:number], purse, asset_id, urgent=True), number
-        except InsufficientBitcoin:
-            if number == 1:
-                raise
-            number //= 2
-
-
-def payouts(channel: Channel, facts: Facts, secret: Secret, purse: Purse, safe_depth: int) -> Iterator[Draft]:
-    """Compose the payee's payouts of output 0 of its own published commit, once that is old enough and buried.
-
-    A payout publishes the spend secret, so it waits until no reorganisation can take the commit away: with the secret
-    known and the anchor unspent the payer could take the whole deposit. No other coin is ever a reason for one; others
-    ride along. Raises InsufficientBitcoin.
-    """
-    entry, published = anchor_spender(channel, facts), published_commit(channel, facts)
-    age = max(channel.delay, safe_depth)
-    if entry is None or published is None or entry.depth(facts.tip) < age:
+def _of_payee(case: Case, side: Paid) -> Iterator[Task]:
+    facts, spend = case.facts, case.facts.spend
+    if spend is not None and spend.seen.height is not None:
+        if spend.kind is Kind.COMMIT and spend.known is not None:
+            yield from _payout(case, spend, spend.known)
+        elif spend.kind is Kind.UNKNOWN:
+            yield _ready(Step(case.label, Name.COMMIT, Chore.CLOSE, waits=Wait.UNKNOWN))
         return
-    unlock = payout_unlock(channel.commit_script(published.revoke_hash), secret)
-    first = Outpoint(entry.txid, 0)
-    ripe = [coin for coin in facts.commit_coins if coin.depth(facts.tip) >= channel.delay]
-    if all(coin.outpoint != first for coin in ripe) and spender(first, facts.commit_history) is None:
+    urgency = _settling(case, side)
+    least = side.best.quantity if side.best else 0
+    item = None if spend is None else spend.known
+    if spend is not None and item is not None and (item.kind is Kind.COMMIT or item.quantity >= least):
+        yield _raise_parent(case, spend, item, urgency)
         return
-    inputs = [Input(coin.outpoint, coin.value, unlock, channel.delay) for coin in ripe]
-    yield from _take(inputs, first, channel.asset_id, facts.commit_assets, purse, version=2)
-    if _lacks_coin(facts.commit_coins, facts.commit_history, facts.commit_assets):
-        yield compose_payment(purse, Output(DUST, channel.commit_script(published.revoke_hash).output))
+    if case.closing or spend is not None or facts.tip >= case.expiry.settle_height:
+        yield from _settle(case, side, urgency)
 
 
-def changes(channel: Channel, facts: Facts, given: Secret | None, purse: Purse, safe_depth: int) -> Iterator[Draft]:
-    """Compose the payer's changes: of all that is left on the deposit's address, once the spend secret is known.
+def _settling(case: Case, side: Paid) -> Urgency:
+    best = side.best.quantity if side.best else 0
+    return Urgency(case.expiry.left(case.facts.tip), case.expiry.margin, best, case.contract.quantity)
 
-    ``given``: the secret that the payee gave in a signed close; only then may the anchor itself be spent. A secret
-    shown on chain counts once the commit is buried. Raises InsufficientBitcoin.
+
+def _settle(case: Case, side: Paid, urgency: Urgency) -> Iterator[Task]:
+    """The agreed close where it is whole, else after some blocks, or at the margin, the own commit."""
+    best, anchor, spend = side.best, side.anchor, case.facts.spend
+    if anchor is None:
+        return
+    least = best.quantity if best else 0
+    whole = [item for item in side.counters if item.signature is not None and item.quantity >= max(least, 1)]
+    if whole and case.home:
+        counter = max(whole, key=lambda item: item.quantity)
+        draft = compose_close(case.contract, anchor, counter.quantity)
+        yield _publish(case, Name.CLOSE, draft, counter.signature or b"", urgency)
+        return
+    agreed = any(item.quantity >= least for item in side.counters)
+    hurried = spend is not None or not case.home or case.facts.tip >= case.expiry.settle_height
+    if best is not None and (not agreed or hurried or case.waited >= PATIENCE):
+        draft = compose_commit(case.contract, anchor, best.quantity, best.revoke_hash)
+        yield _publish(case, Name.COMMIT, draft, best.signature, urgency)
+
+
+def _payout(case: Case, spend: Spend, item: Known) -> Iterator[Task]:
+    """The payout of the own commit, as soon as a block may hold it."""
+    if item.commit is None or item.revoke_hash is None or spend.seen.depth(case.facts.tip) < case.contract.delay:
+        return
+    draft = compose_payout(case.contract, item.draft, item.revoke_hash)
+    yield from _collect(case, Name.PAYOUT, draft, item.commit.payout_signature, spend.first)
+
+
+# The payer ----------------------------------------------------------------------------------------------------------
+
+
+def _of_payer(case: Case, side: Paying) -> Iterator[Task]:
+    spend = case.facts.spend
+    mined = spend is not None and spend.seen.height is not None
+    if spend is None:
+        if side.anchor is not None and side.closings and case.closing:
+            yield from _close(case, side, side.anchor)
+            return
+    elif spend.known is not None:
+        yield from _after(case, spend, spend.known, mined=mined)
+    elif spend.kind is Kind.UNKNOWN:
+        yield _ready(Step(case.label, Name.EXPIRE, Chore.COLLECT, waits=Wait.UNKNOWN))
+    if case.facts.tip >= case.contract.deposit.height and not _pays(case, spend):
+        yield from _expire(case, side)
+
+
+def _pays(case: Case, spend: Spend | None) -> bool:
+    """Whether what the payee has a right to is on its way: it is let pass, as long again as the payee had to settle.
+
+    Later it is an obstacle, which pays too little for a block and which nobody raises.
     """
-    secret = given or shown_secret(channel, facts, safe_depth)
-    if secret is None:
+    if spend is None or spend.seen.height is not None or spend.kind not in (Kind.COMMIT, Kind.CLOSE):
+        return False
+    return case.facts.tip < case.contract.deposit.height + case.expiry.margin
+
+
+def _after(case: Case, spend: Spend, item: Known, *, mined: bool) -> Iterator[Task]:
+    """Return what a published commit or close leaves to the payer."""
+    if item.kind is Kind.REVOKED and item.signed is not None:
+        yield from _punish(case, spend, item, item.signed)
+    if item.kind is Kind.CLOSE and not mined and may_raise(payer=True, waited=case.waited):
+        yield _raise_parent(case, spend, item, LEISURE)
+    if mined and not (spend.third is None and case.facts.tip >= case.contract.deposit.height):
+        yield from _left_over(case, spend, item)
+
+
+def _close(case: Case, side: Paying, anchor: Coin) -> Iterator[Task]:
+    """The agreed close that leaves the payer the most."""
+    closing = min(side.closings, key=lambda item: item.quantity)
+    draft = compose_close(case.contract, anchor, closing.quantity)
+    if closing.quantity == 0 and not case.home:
+        yield _ready(Step(case.label, Name.CLOSE, Chore.CLOSE, waits=Wait.MEMO))
         return
-    unlock = change_unlock(channel.script, secret)
-    inputs = [Input(coin.outpoint, coin.value, unlock) for coin in facts.coins if coin.height is not None]
-    yield from _take(inputs, None, channel.asset_id, facts.assets, purse)
-    if _lacks_coin(facts.coins, facts.history, facts.assets):
-        yield compose_payment(purse, Output(DUST, channel.script.output))
+    raising = may_raise(payer=True, waited=case.waited)
+    yield _publish(case, Name.CLOSE, draft, closing.signature, LEISURE, raising=raising)
 
 
-def expiries(channel: Channel, facts: Facts, given: Secret | None, purse: Purse, safe_depth: int) -> Iterator[Draft]:
-    """Compose the payer's expiries of the coins on the deposit's address that are old enough, each by its own age.
+def _left_over(case: Case, spend: Spend, item: Known) -> Iterator[Task]:
+    """The remainder of a mined commit, or the rest of a mined close, where the payee has signed it."""
+    if item.kind is Kind.CLOSE:
+        if item.closing is not None and has_rest(case.contract, item.quantity):
+            draft = compose_rest(case.contract, item.draft)
+            yield from _collect(case, Name.REST, draft, item.closing.rest_signature or b"", spend.third)
+    elif item.signed is not None and item.signed.remainder is not None:
+        draft = compose_remainder(case.contract, item.draft)
+        yield from _collect(case, Name.REMAINDER, draft, item.signed.remainder, spend.third)
 
-    Where the spend secret is known the change path takes them. Raises InsufficientBitcoin.
+
+def _punish(case: Case, spend: Spend, item: Known, signed: Signed) -> Iterator[Task]:
+    """The revoke of a published commit: at once, and until it is mined; then what strangers left on its address."""
+    facts, first, contract = case.facts, spend.first, case.contract
+    if first is not None and first.height is not None:
+        yield from _strays(case, signed)
+        return
+    depth = spend.seen.depth(facts.tip)
+    left = max(contract.delay - depth, 0)
+    urgency = Urgency(left, contract.delay, item.quantity, contract.quantity)
+    step = Step(case.label, Name.REVOKE, Chore.PUNISH, left, secret=signed.secret)
+    if not case.home and 2 * left > contract.delay:
+        yield _ready(replace(step, waits=Wait.MEMO))
+        return
+    shape = revoke_shape(contract, item.draft.coin(0), signed.revoke_hash, contract.asset_id)
+    parent = NOTHING if depth else spend.seen.feefrac or feefrac_of(item.draft)
+    mine, rivals = _revoke_feefracs(case, spend, depth)
+    last = case.last(Outpoint(spend.seen.txid, 0), first)
+    around = Around(mine, parent=parent, rivals=rivals, last=last, freed=case.freed(first))
+    yield Task(Chore.PUNISH, left, lambda means: alone(step, shape, means, urgency, around))
+
+
+def _revoke_feefracs(case: Case, spend: Spend, depth: int) -> tuple[FeeFrac | None, tuple[FeeFrac, ...]]:
+    """One's own revoke in the mempool, and what it has to take the place of: a payout, or the commit's other child.
+
+    Before the delay is over nothing but a revoke can spend the commit.
     """
-    if (given or shown_secret(channel, facts, safe_depth)) is not None:
+    first, sibling = spend.first, spend.seen.child
+    if first is not None and (case.own(first) is not None or depth < case.contract.delay):
+        return case.feefrac(first), ()
+    if first is not None:
+        return None, _chunks(first)
+    if depth == 0 and sibling is not None and sibling.feefrac is not None:
+        return None, (sibling.feefrac,)
+    return None, ()
+
+
+def _chunks(seen: Seen) -> tuple[FeeFrac, ...]:
+    child = seen.child.feefrac if seen.child is not None else None
+    return () if seen.feefrac is None else chunks(seen.feefrac, child)
+
+
+def _strays(case: Case, signed: Signed) -> Iterator[Task]:
+    """Assets on a punished commit's address, one after the other; bitcoins alone stay: dust drains nobody."""
+    contract, assets = case.contract, case.facts.punished_assets or ()
+    script = contract.commit_script(signed.revoke_hash)
+    listed = case.facts.punished_coins or ()
+    coins = sorted((coin for coin in listed if coin.height is not None), key=lambda coin: -coin.value)
+    for asset, coin in zip(_ordered(contract, assets), coins, strict=False):
+        shape = revoke_shape(contract, coin, signed.revoke_hash, asset)
+        step = Step(case.label, Name.REVOKE, Chore.COLLECT, secret=signed.secret)
+        yield _alone(case, step, shape)
+    if assets and case.facts.punished_coins == ():
+        yield _coin(case, script.output)
+
+
+def _alone(case: Case, step: Step, shape: Draft) -> Task:
+    """A transaction that nobody else can make, and that has time."""
+    if not case.home:
+        return _ready(replace(step, waits=Wait.MEMO))
+    return Task(step.chore, None, lambda means: alone(step, shape, means, LEISURE, Around()))
+
+
+def _coin(case: Case, script: bytes) -> Task:
+    """A coin for an asset that lies on an address without one."""
+    step = Step(case.label, Name.COIN, Chore.COLLECT)
+
+    def make(means: Means) -> Step:
+        change = Output(DUST, means.purse.script)
+        return alone(step, Draft((), (change, Output(DUST, script))), means, LEISURE, Around())
+
+    return _ready(replace(step, waits=Wait.MEMO)) if not case.home else Task(Chore.COLLECT, None, make)
+
+
+# The expiry ---------------------------------------------------------------------------------------------------------
+
+
+def _expire(case: Case, side: Paying) -> Iterator[Task]:
+    """Take what lies on the deposit's address: a coin for each asset, the channel's first, the rest with the last."""
+    facts, contract = case.facts, case.contract
+    own, mine = _own_coin(case, side)
+    listed = [coin for coin in facts.coins or () if coin.height is not None]
+    others = sorted((c for c in listed if own is None or c.outpoint != own.outpoint), key=lambda c: -c.value)
+    coins = [*((own,) if own is not None else ()), *others]
+    step = Step(case.label, Name.EXPIRE, Chore.COLLECT)
+    held = facts.assets if facts.assets is not None and mine is None else (contract.asset_id,)
+    assets = _ordered(contract, held)
+    if not assets:
+        yield from _sweep(case, step, coins)
         return
-    expire = channel.script.expire
-    inputs = [
-        Input(coin.outpoint, coin.value, expire_unlock(channel.script), expire)
-        for coin in facts.coins
-        if coin.depth(facts.tip) >= expire
-    ]
-    yield from _take(inputs, None, channel.asset_id, facts.assets, purse, version=2)
-    if _lacks_coin(facts.coins, facts.history, facts.assets):
-        yield compose_payment(purse, Output(DUST, channel.script.output))
+    if not coins and facts.coins == () and not _leaving(facts.spend):
+        yield _coin(case, contract.deposit.output)
+    count = min(len(assets), len(coins))
+    for number in range(count):
+        last = number == count - 1
+        yield _expiring(case, step, coins[number:] if last else coins[number : number + 1], assets[number], mine)
+        mine = None
 
 
-def _lacks_coin(coins: Sequence[Coin], history: Sequence[Entry], held: tuple[int, ...] | None) -> bool:
-    """Tell whether an asset is left on an address without any coin to spend: it is given one, to be spent when it may.
+def _expiring(case: Case, step: Step, coins: Sequence[Coin], asset_id: int, mine: Seen | None) -> Task:
+    """The expiry of coins at the rate of the day: beside the first, only those that bring more than they cost."""
+    first, others = coins[0], coins[1:MAX_COINS]
+    if not case.home:
+        return _ready(replace(step, waits=Wait.MEMO))
+    last = case.last(first.outpoint, mine) if mine is not None else 0
+    spend = case.facts.spend
+    rivals = _chunks(spend.seen) if spend is not None and spend.seen.height is None and mine is None else ()
+    around = Around(case.feefrac(mine), rivals=rivals, last=last, freed=case.freed(mine))
 
-    What the mempool holds is waited for: it may be the coin, or what takes the asset.
-    """
-    return bool(held) and not coins and all(entry.height is not None for entry in history)
+    def make(means: Means) -> Step:
+        rate = means.aimed(LEISURE).rate
+        shape = expire_shape(case.contract, [first, *_worth(case.contract, others, rate)], asset_id)
+        return alone(step, shape, means, LEISURE, around)
 
-
-def _take(
-    inputs: Sequence[Input],
-    first: Outpoint | None,
-    asset_id: int,
-    held: tuple[int, ...] | None,
-    purse: Purse,
-    version: int = 1,
-) -> Iterator[Draft]:
-    """Take every asset on an address: a coin for each, the channel's asset first, the other coins with the last.
-
-    ``first``: the coin that goes first.
-    """
-    ordered = sorted(inputs, key=lambda coin: (coin.outpoint != first, -coin.value, coin.outpoint))
-    if held is not None and not held:
-        yield from _sweep(ordered, purse, version)
-        return
-    assets = _assets(asset_id, held)
-    count = min(len(assets), len(ordered))
-    for n in range(count):
-        coins = ordered[n : n + 1] if n < count - 1 else worth_spending(ordered[n:], purse.rate)[:MOST_INPUTS]
-        yield (draft := compose_recovery(coins, purse, assets[n], version))
-        purse = purse.without(draft)
+    return Task(step.chore, None, make)
 
 
-def _sweep(coins: Sequence[Input], purse: Purse, version: int) -> Iterator[Draft]:
-    """Take coins on an address that holds no asset, where they bring more than they cost."""
-    worth = [coin for coin in coins if coin.value > purse.rate * _input_size(coin.unlock)]
-    try:
-        if worth:
-            yield compose_recovery(worth[:MOST_INPUTS], purse.without_coins(), None, version)
-    except InsufficientBitcoin:
-        return
+def _sweep(case: Case, step: Step, coins: Sequence[Coin]) -> Iterator[Task]:
+    """Bitcoins alone, where they bring more than they cost."""
+
+    def make(means: Means) -> Step:
+        shape = _swept(case.contract, coins, means.aimed(LEISURE).rate)
+        if shape is None:
+            return step
+        return alone(step, shape, replace(means, purse=replace(means.purse, coins=())), LEISURE, Around())
+
+    if coins and case.home:
+        yield Task(step.chore, None, make)
 
 
-def _assets(asset_id: int, held: tuple[int, ...] | None) -> list[int]:
-    """Return the assets to take: the channel's first. Where the ledger was not asked, the channel's."""
-    return [asset_id] if held is None else sorted(held, key=lambda item: (item != asset_id, item))
+def _swept(contract: Contract, coins: Sequence[Coin], rate: int) -> Draft | None:
+    """The expiry of bitcoins alone, where they pay for it and for an output that is relayed."""
+    worth = _worth(contract, coins, rate)[:MAX_COINS]
+    shape = expire_shape(contract, worth, contract.asset_id) if worth else None
+    return shape if shape is not None and shape.fee >= rate * shape.size else None
 
 
-def worth_spending(coins: Sequence[Input], rate: int) -> list[Input]:
-    """Return the first coin, and the others that bring more than they cost at a rate."""
-    return [coin for n, coin in enumerate(coins) if n == 0 or coin.value > rate * _input_size(coin.unlock)]
+def _worth(contract: Contract, coins: Sequence[Coin], rate: int) -> list[Coin]:
+    """The coins on the deposit's address that bring more than they cost at a rate."""
+    return [coin for coin in coins if 4 * coin.value > rate * by_payer(coin, contract.deposit.expire).weight]
 
 
-def _input_size(unlock: Unlock) -> int:
-    return 43 + unlock.max_size
+def _own_coin(case: Case, side: Paying) -> tuple[Coin | None, Seen | None]:
+    """The channel's own coin on the deposit's address, and one's own expiry of it where that is in the mempool."""
+    spend, anchor = case.facts.spend, side.anchor
+    if spend is None:
+        return (anchor, None) if case.facts.funded else (None, None)
+    if spend.seen.height is None:
+        return anchor, spend.seen if spend.kind is Kind.EXPIRE else None
+    item, third = spend.known, spend.third
+    if item is None or (item.kind is Kind.CLOSE and not has_rest(case.contract, item.quantity)):
+        return None, None
+    if third is not None and (case.own(third) is None or third.height or third.txid == _signed_by_both(case, item)):
+        return None, None  # it is gone, or on its way
+    return item.draft.coin(2), third
+
+
+def _signed_by_both(case: Case, item: Known) -> bytes:
+    """The txid of the remainder or the rest."""
+    compose = compose_rest if item.kind is Kind.CLOSE else compose_remainder
+    return compose(case.contract, item.draft).txid
+
+
+def _leaving(spend: Spend | None) -> bool:
+    """Whether what is in the mempool may be what takes an asset, or brings a coin."""
+    if spend is None:
+        return False
+    return any(seen is not None and seen.height is None for seen in (spend.seen, spend.third))
+
+
+def _ordered(contract: Contract, assets: Sequence[int]) -> list[int]:
+    """Assets in the order in which they come home: the channel's first."""
+    return sorted(assets, key=lambda asset: (asset != contract.asset_id, asset))
+
+
+# Publishing ---------------------------------------------------------------------------------------------------------
+
+
+def _ready(step: Step) -> Task:
+    return Task(step.chore, step.left, lambda _means: step)
+
+
+def _publish(case: Case, name: Name, draft: Draft, half: bytes, urgency: Urgency, *, raising: bool = True) -> Task:
+    """A commit or a close, with the child that raises it; it takes the place of whatever else spends the anchor."""
+    spend, index = case.facts.spend, _p2a(draft)
+    rivals = () if spend is None else _chunks(spend.seen)
+    step = Step(case.label, name, Chore.CLOSE, urgency.left, draft=draft, half=half)
+    around = Around(rivals=rivals, last=case.last(Outpoint(draft.txid, index)))
+    if not raising:
+        return _ready(step)
+    return Task(Chore.CLOSE, urgency.left, lambda means: raised(step, draft, index, means, urgency, around))
+
+
+def _raise_parent(case: Case, spend: Spend, item: Known, urgency: Urgency) -> Task:
+    """A child for the commit or the close that is in the mempool, whoever raised it before."""
+    name = Name.CLOSE if item.kind is Kind.CLOSE else Name.COMMIT
+    step = Step(case.label, name, Chore.CLOSE, urgency.left)
+    return _raise(case, step, item.draft, _p2a(item.draft), spend.seen, urgency)
+
+
+def _collect(case: Case, name: Name, draft: Draft, half: bytes, seen: Seen | None) -> Iterator[Task]:
+    """A payout, a remainder or a rest: published, or raised by a child of one's own output."""
+    step = Step(case.label, name, Chore.COLLECT)
+    if seen is not None:
+        if seen.height is None and seen.txid == draft.txid:
+            yield _raise(case, step, draft, 0, seen, LEISURE)
+    elif not case.home:
+        yield _ready(replace(step, waits=Wait.MEMO))
+    else:
+        ready, around = replace(step, draft=draft, half=half), Around(last=case.last(Outpoint(draft.txid, 0)))
+        yield Task(step.chore, None, lambda means: raised(ready, draft, 0, means, LEISURE, around))
+
+
+def _raise(case: Case, step: Step, parent: Draft, index: int, seen: Seen, urgency: Urgency) -> Task:
+    last = case.last(Outpoint(parent.txid, index), seen.child)
+    around = Around(seen.feefrac, case.feefrac(seen.child), last=last, freed=case.freed(seen.child))
+    return Task(step.chore, step.left, lambda means: raised(step, parent, index, means, urgency, around))
+
+
+def _p2a(draft: Draft) -> int:
+    return next(number for number, out in enumerate(draft.outputs) if out.script == P2A)
 
 
 # The end ------------------------------------------------------------------------------------------------------------
 
 
-def is_over(
-    duplex: Duplex,
-    sending: Facts,
-    receiving: Facts,
-    *,
-    purse: Purse,
-    safe_depth: int,
-    deposited: bool,
-    agreed: int,
-) -> bool:
-    """Tell whether a closed connection holds nothing more for this party, finally.
-
-    Its own deposit is taken back (or, ``deposited`` as it was, has not reached the chain until it would have expired),
-    with every coin of it that brings more than it costs at the purse's rate; its own commit, if there is one, is paid
-    out; the ledger was asked, and no asset is left on either address; all of it buried.
-    """
-    entries = (*sending.history, *sending.commit_history, *receiving.commit_history)
-    if any(entry.depth(sending.tip) < safe_depth for entry in entries):
-        return False
-    if sending.history:
-        taken_back = is_recovered(sending, duplex.sending.script.output, purse.script)
-    else:
-        taken_back = not deposited or sending.tip >= agreed + duplex.sending.script.expire
-    return (
-        taken_back
-        and sending.assets == ()
-        and not _is_unpunished(duplex.sending, sending)
-        and not _has_own_coins(duplex.sending, sending, purse)
-        and _is_paid_out(duplex.receiving, receiving, agreed, safe_depth)
-    )
+def is_over(case: Case, safe_depth: int, rate: int) -> bool:
+    """Whether a channel holds nothing more for this party, finally; at ``rate`` a coin is worth its fee or not."""
+    if isinstance(case.side, Paid):
+        return _is_paid(case, case.side, safe_depth)
+    return _is_home(case, case.side, safe_depth, rate)
 
 
-def _is_unpunished(channel: Channel, facts: Facts) -> bool:
-    entry = anchor_spender(channel, facts)
-    if entry is None or published_revoked(channel, facts) is None:
-        return False
-    return spender(Outpoint(entry.txid, 0), facts.commit_history) is None or bool(facts.commit_assets)
-
-
-def _has_own_coins(channel: Channel, facts: Facts, purse: Purse) -> bool:
-    """Tell whether coins of the deposit itself are left that are worth waiting for; other people's don't count."""
-    own = {entry.txid for entry in (anchor_spender(channel, facts),) if entry is not None}
-    if channel.anchor is not None:
-        own.add(channel.anchor.outpoint.txid)
-    inputs = [
-        Input(coin.outpoint, coin.value, expire_unlock(channel.script))
-        for coin in facts.coins
-        if coin.outpoint.txid in own
-    ]
-    return next(_sweep(inputs, purse, 2), None) is not None
-
-
-def _is_paid_out(channel: Channel, facts: Facts, agreed: int, safe_depth: int) -> bool:
-    entry = anchor_spender(channel, facts)
-    if entry is None:
-        vanished = facts.tip >= agreed + channel.script.expire and not deposit_depth(channel, facts)
-        return vanished or not channel.active
-    if channel.active and entry.depth(facts.tip) < safe_depth:
-        return False
-    if published_commit(channel, facts) is None:
+def _is_paid(case: Case, side: Paid, safe_depth: int) -> bool:
+    """The payee: its payout is buried, or something else that spent the anchor is; what comes to C later is nothing."""
+    facts, spend = case.facts, case.facts.spend
+    if not side.active and not any(counter.quantity for counter in side.counters):
         return True
-    return spender(Outpoint(entry.txid, 0), facts.commit_history) is not None and not facts.commit_assets
+    if spend is None:
+        return not facts.funded and facts.tip >= case.contract.deposit.height + safe_depth
+    if spend.seen.depth(facts.tip) < safe_depth:
+        return False
+    paid_out = spend.first
+    return spend.kind is not Kind.COMMIT or (paid_out is not None and paid_out.depth(facts.tip) >= safe_depth)
+
+
+def _is_home(case: Case, side: Paying, safe_depth: int, rate: int) -> bool:
+    """The payer: nothing that is worth its fee is left on the deposit's address, and a punished commit's is empty."""
+    facts, spend = case.facts, case.facts.spend
+    if side.anchor is None and side.deposit is None:
+        return True
+    if facts.assets != () or facts.coins is None or _swept(case.contract, facts.coins, rate) is not None:
+        return False
+    if spend is None:
+        return not facts.funded and facts.tip >= case.contract.deposit.height + safe_depth
+    ends = [spend.seen, *((spend.third,) if spend.third is not None else ())]
+    if spend.kind is Kind.REVOKED:
+        if spend.first is None or facts.punished_assets != ():
+            return False
+        ends.append(spend.first)
+    return all(seen.depth(facts.tip) >= safe_depth for seen in ends)

@@ -1,190 +1,150 @@
-"""The two scripts of a channel, and what unlocks them.
+"""The two outputs of a channel, and what spends them.
 
-A *deposit* is spent by both parties (commit), by the payer with the spend secret (change), or by the payer alone once
-it is ``expire`` blocks old. A *commit* is spent by the payee with the spend secret once it is ``delay`` blocks old
-(payout), or by the payer with the revoke secret (revoke). Ages are relative (BIP 68, BIP 112).
+A *deposit* is spent by both parties, or by the payer alone once the expiry's height is reached. A *commit* is spent by
+both, or by the payer with the revoke secret. How old a commit must be for its payout no script says: the payer signs
+it into the payout.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
-from picopayments_cli.channel.counterparty import p2sh
-from picopayments_cli.channel.values import Hash, Pubkey, Secret, hash160
-from picopayments_cli.errors import BadCommitScript, BadDepositScript, PicopaymentsError
+from picopayments_cli.channel.counterparty import is_p2pkh
+from picopayments_cli.channel.keys import Key, XOnly, check_distinct
+from picopayments_cli.channel.taproot import Leaf, Tree
+from picopayments_cli.channel.values import HASH_SIZE, Hash, Secret
+from picopayments_cli.errors import InvalidTime
 
-MAX_SEQUENCE = 0xFFFF
-_IF, _ELSE, _ENDIF = b"\x63", b"\x67", b"\x68"
-_TRUE, _FALSE = b"\x51", b"\x00"
-_CHECKSIG, _CHECKMULTISIG, _EQUALVERIFY = b"\xac", b"\xae", b"\x88"
-_CSV_DROP = b"\xb2\x75"
+LOCK_IS_TIME = 500_000_000  # from here on a lock time is no height
+P2A = bytes.fromhex("51024e73")
+_CHECKSIG, _CHECKSIGVERIFY, _EQUALVERIFY = b"\xac", b"\xad", b"\x88"
+_CLTV_DROP = b"\xb1\x75"
 _HASH160 = b"\xa9\x14"
-_KEY = b"\x21"
-# Stands where the payee's signature will be: DER of r = n - 1, s = n / 2, and SIGHASH_ALL.
-PLACEHOLDER = bytes.fromhex(
-    "3045022100fffffffffffffffffffffffffffffffebaaedce6af48a03bbfd25e8cd0364140"
-    "02207fffffffffffffffffffffffffffffff5d576e7357a4501ddfe92f46681b20a001"
-)
-MAX_SIGNATURE = 72  # DER with low S, and the hash type
-
-
-def push(data: bytes) -> bytes:
-    """Return the shortest push of data that is no number (76 bytes and more take a length byte of their own)."""
-    size = len(data)
-    if size <= 75:
-        return bytes((size,)) + data
-    return (b"\x4c" + bytes((size,)) if size <= 255 else b"\x4d" + size.to_bytes(2, "little")) + data
+_KEY = b"\x20"
 
 
 def push_number(number: int) -> bytes:
-    """Return the shortest push of a number from 0 to 65535."""
-    if number == 0:
-        return b"\x00"
+    """The shortest push of a number that is not negative, below 2^31."""
     if number <= 16:
-        return bytes((0x50 + number,))
-    return push(number.to_bytes(number.bit_length() // 8 + 1, "little"))
+        return bytes((0x50 + number,)) if number else b"\x00"
+    data = number.to_bytes(number.bit_length() // 8 + 1, "little")
+    return bytes((len(data),)) + data
 
 
-def _read_number(script: bytes, at: int, end: bytes) -> int | None:
-    """Return the number pushed at ``at`` when exactly ``end`` follows it; the caller rebuilds and compares."""
-    if len(script) < at + 1 + len(end):
-        return None
-    data = script[at : len(script) - len(end)]
-    if script[len(script) - len(end) :] != end:
-        return None
-    if len(data) == 1:
-        return 0 if data == b"\x00" else data[0] - 0x50
-    return int.from_bytes(data[1:], "little")
+def both_script(payer: XOnly, payee: XOnly) -> bytes:
+    """The leaf of both: the payee's signature lies on top, the payer's is checked last."""
+    return _KEY + payee.data + _CHECKSIGVERIFY + _KEY + payer.data + _CHECKSIG
 
 
 @dataclass(frozen=True)
 class DepositScript:
-    """The redeem script of a deposit; ``expire`` in blocks."""
+    """The output of a deposit; ``height``: the expiry. Raises InvalidTime, RepeatedKey."""
 
-    payer: Pubkey
-    payee: Pubkey
-    spend_hash: Hash
-    expire: int
+    payer: XOnly
+    payee: XOnly
+    height: int
 
-    @cached_property
-    def redeem(self) -> bytes:
-        """Return the script's bytes."""
-        payer = _KEY + self.payer
-        return (
-            _IF + b"\x52" + payer + _KEY + self.payee + b"\x52" + _CHECKMULTISIG
-            + _ELSE + _IF + _HASH160 + self.spend_hash + _EQUALVERIFY + payer + _CHECKSIG
-            + _ELSE + push_number(self.expire) + _CSV_DROP + payer + _CHECKSIG + _ENDIF + _ENDIF
-        )  # fmt: skip
+    def __post_init__(self) -> None:
+        check_distinct((self.payer, self.payee))
+        if not 0 < self.height < LOCK_IS_TIME:
+            raise InvalidTime(
+                f"The expiry must be a height from 1 to {LOCK_IS_TIME - 1}, not {self.height}.", height=self.height
+            )
 
     @cached_property
+    def _tree(self) -> Tree:
+        expire = push_number(self.height) + _CLTV_DROP + _KEY + self.payer.data + _CHECKSIG
+        return Tree(both_script(self.payer, self.payee), expire)
+
+    @property
     def output(self) -> bytes:
-        """Return the scriptPubKey that pays to it."""
-        return p2sh(hash160(self.redeem))
+        """The scriptPubKey that pays to it."""
+        return self._tree.output
 
-    @staticmethod
-    def parse(script: bytes) -> DepositScript:
-        """Read a deposit script from its bytes, exactly those that its values make. Raises BadDepositScript."""
-        end = _CSV_DROP + script[2:36] + _CHECKSIG + _ENDIF + _ENDIF
-        expire = _read_number(script, 133, end)
-        _check_number(expire, BadDepositScript)
-        parsed = DepositScript(Pubkey(script[3:36]), Pubkey(script[37:70]), Hash(script[76:96]), expire or 0)
-        if parsed.redeem != script:
-            raise BadDepositScript("The deposit script is not of the agreed form.", script=script.hex())
-        return parsed
+    @property
+    def both(self) -> Leaf:
+        """By both: commit, remainder, close and the close's rest."""
+        return self._tree.leaves[0]
+
+    @property
+    def expire(self) -> Leaf:
+        """By the payer, in a transaction whose lock time is the expiry at least."""
+        return self._tree.leaves[1]
 
 
 @dataclass(frozen=True)
 class CommitScript:
-    """The redeem script of a commit; ``delay`` in blocks."""
+    """The output of a commit."""
 
-    payer: Pubkey
-    payee: Pubkey
-    spend_hash: Hash
+    payer: XOnly
+    payee: XOnly
     revoke_hash: Hash
-    delay: int
+
+    def __post_init__(self) -> None:
+        check_distinct((self.payer, self.payee))
+        if len(self.revoke_hash) != HASH_SIZE:
+            raise ValueError(f"the revoke hash has {len(self.revoke_hash)} bytes, not {HASH_SIZE}")
 
     @cached_property
-    def redeem(self) -> bytes:
-        """Return the script's bytes."""
-        return (
-            _IF + push_number(self.delay) + _CSV_DROP
-            + _HASH160 + self.spend_hash + _EQUALVERIFY + _KEY + self.payee + _CHECKSIG
-            + _ELSE + _HASH160 + self.revoke_hash + _EQUALVERIFY + _KEY + self.payer + _CHECKSIG + _ENDIF
-        )  # fmt: skip
-
-    @cached_property
-    def output(self) -> bytes:
-        """Return the scriptPubKey that pays to it."""
-        return p2sh(hash160(self.redeem))
-
-    @staticmethod
-    def parse(script: bytes) -> CommitScript:
-        """Read a commit script from its bytes, exactly those that its values make. Raises BadCommitScript."""
-        tail = script[-120:]  # from the CSV on: everything behind the delay has a fixed size
-        delay = _read_number(script, 1, tail)
-        _check_number(delay, BadCommitScript)
-        parsed = CommitScript(
-            Pubkey(tail[85:118]), Pubkey(tail[26:59]), Hash(tail[4:24]), Hash(tail[63:83]), delay or 0
-        )
-        if parsed.redeem != script:
-            raise BadCommitScript("The commit script is not of the agreed form.", script=script.hex())
-        return parsed
-
-
-def _check_number(number: int | None, error: type[PicopaymentsError]) -> None:
-    if number is None or not 0 <= number <= MAX_SEQUENCE:
-        raise error("The script is not of the agreed form: its number of blocks can't be read.")
-
-
-@dataclass(frozen=True)
-class Unlock:
-    """The unlocking of an output: the words before and after the signature made last, and the script it commits to."""
-
-    script: bytes
-    before: bytes = field(repr=False)  # a secret may be among the words
-    after: bytes = field(repr=False)
-
-    def script_sig(self, signature: bytes) -> bytes:
-        """Return the scriptSig with that signature (DER and hash type)."""
-        return self.before + push(signature) + self.after
+    def _tree(self) -> Tree:
+        revoke = _HASH160 + self.revoke_hash + _EQUALVERIFY + _KEY + self.payer.data + _CHECKSIG
+        return Tree(both_script(self.payer, self.payee), revoke)
 
     @property
-    def max_size(self) -> int:
-        """Return the scriptSig's worst-case size in bytes."""
-        return len(self.script_sig(bytes(MAX_SIGNATURE)))
+    def output(self) -> bytes:
+        """The scriptPubKey that pays to it."""
+        return self._tree.output
+
+    @property
+    def both(self) -> Leaf:
+        """By both: the payout."""
+        return self._tree.leaves[0]
+
+    @property
+    def revoke(self) -> Leaf:
+        """By the payer, with the revoke secret."""
+        return self._tree.leaves[1]
 
 
-def wallet_unlock(pubkey: Pubkey, script: bytes) -> Unlock:
-    """Unlock a P2PKH output of one's own."""
-    return Unlock(script, b"", push(pubkey))
+@lru_cache(maxsize=2048)
+def commit_script(payer: XOnly, payee: XOnly, revoke_hash: Hash) -> CommitScript:
+    """The output of a commit; remembered for a while, since its address takes as long as checking a signature."""
+    return CommitScript(payer, payee, revoke_hash)
 
 
-def commit_unlock(deposit: DepositScript, payer_signature: bytes) -> Unlock:
-    """Unlock a deposit by both: the payee signs last."""
-    return Unlock(deposit.redeem, _FALSE + push(payer_signature), _TRUE + push(deposit.redeem))
+# Counterparty looks for a signature in the first item of a witness only: it is always the payer's.
 
 
-def half_commit_unlock(deposit: DepositScript) -> Unlock:
-    """Unlock a deposit by both: the payer's half, with the placeholder in the payee's place."""
-    return Unlock(deposit.redeem, _FALSE, push(PLACEHOLDER) + _TRUE + push(deposit.redeem))
+def both_witness(leaf: Leaf, payer_signature: bytes, payee_signature: bytes) -> tuple[bytes, ...]:
+    """The witness that opens a leaf of both."""
+    return payer_signature, payee_signature, leaf.script, leaf.control
 
 
-def change_unlock(deposit: DepositScript, spend_secret: Secret) -> Unlock:
-    """Unlock a deposit by the payer with the spend secret."""
-    return Unlock(deposit.redeem, b"", push(spend_secret) + _TRUE + _FALSE + push(deposit.redeem))
+def payer_witness(leaf: Leaf, signature: bytes, secret: Secret | None = None) -> tuple[bytes, ...]:
+    """The witness that opens expire, or with the secret revoke."""
+    words = () if secret is None else (secret,)
+    return signature, *words, leaf.script, leaf.control
 
 
-def payout_unlock(commit: CommitScript, spend_secret: Secret) -> Unlock:
-    """Unlock a commit by the payee with the spend secret, ``delay`` blocks old."""
-    return Unlock(commit.redeem, b"", push(spend_secret) + _TRUE + push(commit.redeem))
+# Scripts of wallets -------------------------------------------------------------------------------------------------
 
 
-def expire_unlock(deposit: DepositScript) -> Unlock:
-    """Unlock a deposit by the payer alone, ``expire`` blocks old."""
-    return Unlock(deposit.redeem, b"", _FALSE + _FALSE + push(deposit.redeem))
+def p2wpkh(hashed: bytes) -> bytes:
+    """Pay to the hash of a public key, by witness (BIP 141)."""
+    return b"\x00\x14" + hashed
 
 
-def revoke_unlock(commit: CommitScript, revoke_secret: Secret) -> Unlock:
-    """Unlock a commit by the payer with the revoke secret."""
-    return Unlock(commit.redeem, b"", push(revoke_secret) + _FALSE + push(commit.redeem))
+def is_p2wpkh(script: bytes) -> bool:
+    """Whether a scriptPubKey pays to the hash of a public key by witness."""
+    return len(script) == 22 and script[:2] == b"\x00\x14"
+
+
+def is_wallet(script: bytes) -> bool:
+    """Whether a scriptPubKey is of a kind that a wallet may have."""
+    return is_p2pkh(script) or is_p2wpkh(script)
+
+
+def pays_to(key: Key, script: bytes) -> bool:
+    """Whether a wallet's script is one of that key's."""
+    return is_wallet(script) and key.pubkey_hash in (script[3:23], script[2:])

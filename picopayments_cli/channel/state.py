@@ -1,267 +1,351 @@
-"""One one-way channel: requested, active and revoked commits, and what they have moved from payer to payee.
+"""One one-way channel, from the payer's side and from the payee's: what was asked for, signed, received, given back.
 
-Both parties keep the same state, each from its own side. A commit names the cumulative quantity; the highest active
-one counts, and lower ones stay active so that the payee can fall back on them when it gives something back.
+A commit names the cumulative quantity; the highest active one counts, and lower ones stay active so that the payee can
+fall back on them. Neither side holds more here than a sync needs: the highest active commits, without a gap, and
+whether there are lower ones (``deeper``). The rows of all others stay where the owner keeps them:
+
+* the payee forgets a commit once it is given back, as it derives the secret anew from its number;
+* the payer forgets none while its anchor is unspent. One that was revoked moves more than is due as soon as enough has
+  been given back, to nothing at the last, so each can be a theft one day. It is found by its quantity and hash then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
-from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.scripts import CommitScript, DepositScript
-from picopayments_cli.channel.transactions import (
-    HASH_TYPE,
-    Anchor,
-    Budget,
-    Draft,
-    commit_quantity,
-    compose_commit,
-    finish_commit,
-    payer_signature,
+from picopayments_cli.channel.halves import (
+    Commit,
+    Remainder,
+    check_commit,
+    check_remainder,
+    sign_commit,
+    sign_remainder,
 )
-from picopayments_cli.channel.values import Hash, Quantity, Secret, check_secret, hash_of
+from picopayments_cli.channel.keys import Key, read_secret
+from picopayments_cli.channel.transactions import Contract
+from picopayments_cli.channel.values import Coin, Hash, Quantity, Secret, hash_of
 from picopayments_cli.errors import (
     BadCommitQuantity,
-    BadCommitScript,
     BadSecret,
     ConnectionNotOpen,
     NotTransferable,
+    RemainderMissing,
     RepeatedHash,
     UnknownRevokeHash,
 )
 
 # Hashes handed out and not used yet that are kept: a payer uses the newest that it has, one answer behind at most.
 KEPT_REQUESTS = 8
+MOST_REVOKED = 256  # commits that one message gives back
 
 
 @dataclass(frozen=True)
-class Commit:
-    """A commit: the cumulative quantity, the revoke hash, and the payer's signature (DER and hash type)."""
+class Handed:
+    """A hash that the payee handed out for a commit to come; ``number``: that of its secret."""
 
-    quantity: Quantity
     revoke_hash: Hash
-    signature: bytes
+    number: int
 
 
 @dataclass(frozen=True)
-class Revoked:
-    """A commit that the payer can punish, since its payee revealed the revoke secret."""
+class Held:
+    """A commit that the payee received and has not given back; ``number``: that of its secret."""
 
-    quantity: Quantity
-    revoke_hash: Hash
-    secret: Secret = field(repr=False)
+    commit: Commit
+    number: int
 
-    @staticmethod
-    def by(quantity: Quantity, secret: Secret) -> Revoked:
-        """Return the revoked commit of that quantity which the secret opens."""
-        return Revoked(quantity, hash_of(secret), secret)
+    @property
+    def quantity(self) -> Quantity:
+        """Return what it moves, with all that was moved before."""
+        return self.commit.quantity
 
-
-@dataclass(frozen=True)
-class Offer:
-    """A half-signed commit on its way to the payee: raw transaction and script."""
-
-    raw: bytes
-    script: bytes
+    @property
+    def revoke_hash(self) -> Hash:
+        """The hash that it is on."""
+        return self.commit.revoke_hash
 
 
 @dataclass(frozen=True)
-class Channel:
-    """A one-way channel. ``delay`` in blocks; ``fee_rate`` of its commits in sat/vB; ``active`` by quantity, ascending.
+class Signed:
+    """A commit that the payer signed: with the payee's signature of its remainder, and the secret once it is revoked.
 
-    ``requested``: hashes that the payee handed out and no commit has used. ``revoked`` is kept by the payer, who may
-    have to punish; the payee derives its secrets and keeps none.
+    Its own signatures the payer can make again.
     """
 
-    asset_id: int
-    script: DepositScript
     quantity: Quantity
-    delay: int
-    fee_rate: int
-    anchor: Anchor | None = None
+    revoke_hash: Hash
+    remainder: bytes | None = None
+    secret: Secret | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Sending:
+    """The payer's side. ``requested``: hashes from the payee without a commit; ``active``: by quantity, ascending.
+
+    The newest commit is the highest active one until a remainder for it is here.
+    """
+
+    contract: Contract
+    anchor: Coin | None = None
     requested: tuple[Hash, ...] = ()
-    active: tuple[Commit, ...] = ()
-    revoked: tuple[Revoked, ...] = ()
+    active: tuple[Signed, ...] = ()
+    deeper: bool = False
+
+    def __post_init__(self) -> None:
+        _check_window(self.active, self.deeper)
 
     @property
     def moved(self) -> int:
-        """Return what has moved from payer to payee: the highest active commit's quantity."""
+        """Return what has moved to the payee: the highest commit that was not revoked."""
         return self.active[-1].quantity if self.active else 0
 
     @property
     def room(self) -> int:
-        """Return what can still be moved by a new commit: nothing without a hash for it."""
-        return self.quantity - self.moved if self.requested else 0
+        """Return what a new commit can still move: nothing without a hash for it."""
+        return self.contract.quantity - self.moved if self.requested else 0
 
     @property
-    def budget(self) -> Budget:
-        """Return the bitcoins of its transactions."""
-        return Budget(self.fee_rate)
+    def awaited(self) -> Signed | None:
+        """The newest commit, where the payee owes its remainder."""
+        newest = self.active[-1] if self.active else None
+        return newest if newest is not None and newest.remainder is None else None
 
-    def commit_script(self, revoke_hash: Hash) -> CommitScript:
-        """Return the script of a commit on that hash."""
-        deposit = self.script
-        return CommitScript(deposit.payer, deposit.payee, deposit.spend_hash, revoke_hash, self.delay)
 
-    def draft(self, quantity: int, revoke_hash: Hash) -> Draft:
-        """Return the one transaction that a commit of that quantity on that hash can be. Raises ConnectionNotOpen."""
-        if self.anchor is None:
-            raise ConnectionNotOpen("The deposit has not been seen on the chain yet: wait until it is confirmed.")
-        script = self.commit_script(revoke_hash)
-        return compose_commit(self.anchor, self.script, script, self.asset_id, quantity, self.budget)
+@dataclass(frozen=True)
+class Receiving:
+    """The payee's side. ``requested``: hashes handed out that no commit has used; ``active`` by quantity, ascending.
+
+    ``newest``: the last commit received, given back since or not; ``owing``: no message carried its remainder yet.
+    ``half_left``: the payee's own signature of a commit has left the machine. ``next_number``: of the next secret.
+    """
+
+    contract: Contract
+    anchor: Coin | None = None
+    requested: tuple[Handed, ...] = ()
+    active: tuple[Held, ...] = ()
+    deeper: bool = False
+    newest: Commit | None = None
+    owing: bool = False
+    half_left: bool = False
+    next_number: int = 0
+
+    def __post_init__(self) -> None:
+        _check_window(self.active, self.deeper)
+
+    @property
+    def moved(self) -> int:
+        """Return what has moved to the payee: the highest commit that was not given back."""
+        return self.active[-1].quantity if self.active else 0
+
+
+@dataclass(frozen=True)
+class Changes:
+    """The rows that a step changes. ``signed``: written, new or not; ``held``: added; ``given_back``: dropped.
+
+    They are written in the transaction, or the file, that holds the new state.
+    """
+
+    signed: tuple[Signed, ...] = ()
+    held: tuple[Held, ...] = ()
+    given_back: tuple[Held, ...] = ()
+
+    def __add__(self, later: Changes) -> Changes:
+        return Changes(
+            self.signed + later.signed, self.held + later.held, self.given_back + later.given_back
+        )  # a later row of the same hash replaces an earlier one
+
+
+def _check_window(active: Sequence[Held | Signed], deeper: bool) -> None:
+    if deeper and not active:
+        raise ValueError("lower active commits must be loaded first: none is left of the highest")
+
+
+def known_anchor(side: Sending | Receiving) -> Coin:
+    """The channel's anchor. Raises ConnectionNotOpen."""
+    if side.anchor is None:
+        raise ConnectionNotOpen("The deposit has not been seen on the chain yet: wait until it is confirmed.")
+    return side.anchor
+
+
+def deepened(receiving: Receiving, lower: Sequence[Held], deeper: bool) -> Receiving:
+    """The payee's side with the next lower active commits loaded, ascending."""
+    joined = (*lower, *receiving.active)
+    if any(one.quantity > other.quantity for one, other in pairwise(joined)):
+        raise ValueError("the commits loaded are not the next lower ones")
+    return replace(receiving, active=joined, deeper=deeper)
 
 
 # The payee hands out hashes -----------------------------------------------------------------------------------------
 
 
-def request_commit(channel: Channel, revoke_hash: Hash) -> Channel:
-    """Return the channel with one more hash for a later commit. Raises RepeatedHash.
+def hand_out(receiving: Receiving, revoke_hash: Hash) -> Receiving:
+    """The payee's side with the hash of its next secret handed out."""
+    handed = Handed(revoke_hash, receiving.next_number)
+    requested = (*receiving.requested, handed)[-KEPT_REQUESTS:]
+    return replace(receiving, requested=requested, next_number=receiving.next_number + 1)
 
-    A hash that was seen before could be one whose secret is known.
+
+def request_commit(sending: Sending, revoke_hash: Hash, *, seen: bool) -> Sending:
+    """The payer's side with one more hash for a later commit. Raises RepeatedHash.
+
+    ``seen``: whether the connection's rows have the hash, on either side: its secret could be known.
     """
-    if is_known(channel, revoke_hash):
+    if seen or revoke_hash in sending.requested or any(item.revoke_hash == revoke_hash for item in sending.active):
         raise RepeatedHash("The hash for the next commit was used before in this connection.", hash=revoke_hash.hex())
-    requested = (*channel.requested, revoke_hash)[-KEPT_REQUESTS:]
-    return replace(channel, requested=requested)
-
-
-def is_known(channel: Channel, revoke_hash: Hash) -> bool:
-    """Tell whether a hash is the channel's spend hash, waits for a commit, or is that of a commit kept here.
-
-    A payee forgets what it gave back: those hashes are its own, and it derives each once.
-    """
-    return (
-        revoke_hash == channel.script.spend_hash
-        or revoke_hash in channel.requested
-        or any(item.revoke_hash == revoke_hash for item in channel.active)
-        or any(item.revoke_hash == revoke_hash for item in channel.revoked)
-    )
-
-
-def _with_commit(channel: Channel, made: Commit) -> Channel:
-    """Return the channel with a new highest commit; hashes handed out before its hash will never be used."""
-    left = channel.requested[channel.requested.index(made.revoke_hash) + 1 :]
-    return replace(channel, active=channel.active + (made,), requested=left)  # noqa: RUF005 (twice as fast)
+    return replace(sending, requested=(*sending.requested, revoke_hash)[-KEPT_REQUESTS:])
 
 
 # The payer commits --------------------------------------------------------------------------------------------------
 
 
-def commit(channel: Channel, quantity: int, payer: Key) -> tuple[Channel, Offer]:
-    """Return the channel with a new highest commit, signed, and what goes to the payee.
+def commit(sending: Sending, quantity: int, key: Key) -> tuple[Sending, Commit]:
+    """The payer's side with a new highest commit, and the commit as it goes to the payee. ``key``: the payer's.
 
-    Raises NotTransferable where the deposit is too small, UnknownRevokeHash where the payee gave no hash.
+    Raises NotTransferable where the deposit is too small, UnknownRevokeHash where the payee gave no hash,
+    RemainderMissing where it owes a remainder, ConnectionNotOpen.
     """
-    if not channel.moved < quantity <= channel.quantity:
+    if not sending.moved < quantity <= sending.contract.quantity:
         raise NotTransferable(
-            f"The deposit of {channel.quantity} can't cover a commit of {quantity}.",
+            f"The deposit of {sending.contract.quantity} can't cover a commit of {quantity}.",
             quantity=quantity,
-            moved=channel.moved,
-            deposit=channel.quantity,
+            moved=sending.moved,
+            deposit=sending.contract.quantity,
         )
-    if not channel.requested:
+    if not sending.requested:
         raise UnknownRevokeHash("The payee has given no hash for another commit. Run sync again, or close.")
-    revoke_hash = channel.requested[-1]
-    draft = channel.draft(quantity, revoke_hash)
-    made = Commit(Quantity(quantity), revoke_hash, payer.sign(draft.digest()) + HASH_TYPE)
-    return _with_commit(channel, made), _offer(channel, draft, made)
+    if sending.awaited is not None:
+        raise _remainder_missing(sending.awaited)
+    made = sign_commit(sending.contract, known_anchor(sending), Quantity(quantity), sending.requested[-1], key)
+    row = Signed(made.quantity, made.revoke_hash)
+    # Hashes older than the one that is used are never used.
+    return replace(sending, active=(*sending.active, row), requested=()), made
 
 
-def offer_of(channel: Channel, made: Commit) -> Offer:
-    """Compose the offer of a commit again. Raises ConnectionNotOpen."""
-    return _offer(channel, channel.draft(made.quantity, made.revoke_hash), made)
+def accept_commit(receiving: Receiving, made: Commit) -> Receiving:
+    """The payee's side with a commit received. Both of its signatures are checked.
 
-
-def _offer(channel: Channel, draft: Draft, made: Commit) -> Offer:
-    raw = draft.with_signatures([made.signature]).serialize()
-    return Offer(raw, channel.commit_script(made.revoke_hash).redeem)
-
-
-def accept_commit(channel: Channel, offered: Offer) -> Channel:
-    """Return the payee's channel with a commit received: rebuilt from its values and compared byte for byte.
-
-    Raises BadCommitScript, UnknownRevokeHash, BadCommit, BadCommitQuantity, BadPayerSignature.
+    Raises UnknownRevokeHash, BadCommitQuantity, BadPayerSignature, ConnectionNotOpen.
     """
-    script = CommitScript.parse(offered.script)
-    if script != channel.commit_script(script.revoke_hash):
-        raise BadCommitScript("The commit's script has other keys, spend hash or delay.", script=offered.script.hex())
-    if script.revoke_hash not in channel.requested:
-        raise UnknownRevokeHash("The commit is on a hash that is not open for one.", hash=script.revoke_hash.hex())
-    quantity = commit_quantity(offered.raw, channel.asset_id)
-    if not channel.moved < quantity <= channel.quantity:
+    place = next((n for n, item in enumerate(receiving.requested) if item.revoke_hash == made.revoke_hash), None)
+    if place is None:
+        raise UnknownRevokeHash("The commit is on a hash that is not open for one.", hash=made.revoke_hash.hex())
+    if not receiving.moved < made.quantity <= receiving.contract.quantity:
         raise BadCommitQuantity(
-            f"A commit of {quantity} does not lie between the {channel.moved} moved and the deposit of "
-            f"{channel.quantity}.",
-            quantity=quantity,
-            moved=channel.moved,
-            deposit=channel.quantity,
+            f"A commit of {made.quantity} does not lie between the {receiving.moved} moved and the deposit of "
+            f"{receiving.contract.quantity}.",
+            quantity=made.quantity,
+            moved=receiving.moved,
+            deposit=receiving.contract.quantity,
         )
-    draft = channel.draft(quantity, script.revoke_hash)
-    signature = payer_signature(offered.raw, draft, channel.script)
-    return _with_commit(channel, Commit(Quantity(quantity), script.revoke_hash, signature))
+    check_commit(receiving.contract, known_anchor(receiving), made)
+    return replace(
+        receiving,
+        requested=receiving.requested[place + 1 :],
+        active=(*receiving.active, Held(made, receiving.requested[place].number)),
+        newest=made,
+        owing=True,
+    )
 
 
-def finished(channel: Channel, chosen: Commit, payee: Key) -> bytes:
-    """Return the raw transaction of an active commit, signed by both, ready to publish."""
-    draft = channel.draft(chosen.quantity, chosen.revoke_hash)
-    return bytes(finish_commit(draft, channel.script, chosen.signature, payee).serialize())
+# Remainders ---------------------------------------------------------------------------------------------------------
+
+
+def newest_remainder(receiving: Receiving, key: Key) -> Remainder | None:
+    """The remainder of the newest commit received. ``key``: the payee's."""
+    if receiving.newest is None:
+        return None
+    return sign_remainder(receiving.contract, known_anchor(receiving), receiving.newest, key)
+
+
+def give_remainder(receiving: Receiving, key: Key) -> tuple[Receiving, Remainder | None]:
+    """The payee's side once a message carries the remainder that is owed, and that remainder."""
+    if not receiving.owing:
+        return receiving, None
+    return replace(receiving, owing=False), newest_remainder(receiving, key)
+
+
+def accept_remainder(sending: Sending, given: Remainder | None) -> Sending:
+    """The payer's side with the remainder that the payee owes; one that it does not owe is passed over.
+
+    Raises RemainderMissing, BadPayeeSignature.
+    """
+    awaited = sending.awaited
+    if awaited is None:
+        return sending
+    if given is None or (given.quantity, given.revoke_hash) != (awaited.quantity, awaited.revoke_hash):
+        raise _remainder_missing(awaited)
+    check_remainder(sending.contract, known_anchor(sending), given)
+    return replace(sending, active=(*sending.active[:-1], replace(awaited, remainder=given.signature)))
+
+
+def _remainder_missing(awaited: Signed) -> RemainderMissing:
+    return RemainderMissing(
+        f"The peer owes the signature of the remainder of the commit of {awaited.quantity}. Nothing of the message was "
+        "taken. If it happens again, close the connection.",
+        quantity=awaited.quantity,
+        hash=awaited.revoke_hash.hex(),
+    )
 
 
 # The payee gives back -----------------------------------------------------------------------------------------------
 
 
-def to_revoke(channel: Channel, amount: int) -> tuple[Commit, ...]:
-    """Return the commits, highest first, whose secrets give back as much of ``amount`` as can be without passing it.
+def floor_of(receiving: Receiving, amount: int) -> int:
+    """The active commits that giving back an amount needs: of this quantity at least, and the next lower one.
 
-    What stays moved is the lowest active quantity that is at least ``moved - amount``; nothing, where all of it is
-    given back.
+    ``MOST_REVOKED`` and one of the highest always suffice.
     """
-    if amount >= channel.moved:
-        return tuple(reversed(channel.active))
-    floor = channel.moved - amount
-    kept = len(channel.active)
-    while kept > 1 and channel.active[kept - 2].quantity >= floor:
-        kept -= 1
-    return tuple(reversed(channel.active[kept:]))
+    return max(receiving.moved - amount, 0)
 
 
-def give_back(channel: Channel, commits: Sequence[Commit]) -> Channel:
-    """Return the payee's channel without commits whose secrets leave the machine: they are never published."""
-    kept, _ = _take_out(channel.active, {item.revoke_hash for item in commits})
-    return replace(channel, active=kept)
+def to_revoke(receiving: Receiving, amount: int) -> tuple[Held, ...]:
+    """The commits, highest first, whose secrets give back as much of ``amount`` as can be without passing it.
 
-
-def _take_out(active: tuple[Commit, ...], hashes: Collection[Hash]) -> tuple[tuple[Commit, ...], dict[Hash, Commit]]:
-    """Return the commits left without those on some hashes, and these, by hash; looked for from the highest down."""
-    found: dict[Hash, Commit] = {}
-    above: list[Commit] = []
-    place = len(active)
-    while place and len(found) < len(hashes):
-        place -= 1
-        item = active[place]
-        if item.revoke_hash in hashes:
-            found[item.revoke_hash] = item
-        else:
-            above.append(item)
-    return active[:place] + tuple(reversed(above)), found
-
-
-def revoke(channel: Channel, secrets: Sequence[bytes]) -> Channel:
-    """Return the payer's channel with the commits revoked whose secrets the payee revealed.
-
-    Raises BadSecret, SecretLikeSignature: then nothing is credited.
+    At most ``MOST_REVOKED``, and none once the payee's half of a commit has left. Raises ValueError where
+    ``floor_of`` says that lower commits are needed, and they are not loaded.
     """
-    if not secrets:
-        return channel
-    given = [check_secret(data) for data in secrets]
-    hashes = [hash_of(secret) for secret in given]
-    kept, found = _take_out(channel.active, set(hashes))
+    active, count = receiving.active, 0
+    floor = receiving.moved - amount
+    while not receiving.half_left and count < min(len(active), MOST_REVOKED):
+        if count + 1 == len(active) and receiving.deeper:
+            raise ValueError(f"active commits lower than {active[0].quantity} must be loaded first")
+        if quantity_beneath(receiving, count + 1) < floor:
+            break
+        count += 1
+    return tuple(reversed(active[len(active) - count :]))
+
+
+def quantity_beneath(receiving: Receiving, count: int) -> int:
+    """Return what stays moved once that many of the highest commits are given back."""
+    return receiving.active[-count - 1].quantity if count < len(receiving.active) else 0
+
+
+def give_back(receiving: Receiving, commits: Sequence[Held]) -> Receiving:
+    """The payee's side without its highest commits, whose secrets leave the machine: they are never published."""
+    kept = len(receiving.active) - len(commits)
+    if receiving.half_left and commits:
+        raise ValueError("no secret of a channel leaves once the own half of one of its commits has")
+    if receiving.active[kept:] != tuple(reversed(commits)):
+        raise ValueError("only the highest commits are given back, the highest first")
+    return replace(receiving, active=receiving.active[:kept])
+
+
+def revoke(sending: Sending, secrets: Sequence[bytes]) -> tuple[Sending, tuple[Signed, ...]]:
+    """The payer's side without the highest commits, whose secrets the payee revealed; and these, with their secrets.
+
+    One more than are revoked must be loaded. Raises BadSecret, RemainderMissing: then nothing is credited.
+    """
     revoked = []
-    for secret, revoke_hash in zip(given, hashes, strict=True):
-        taken = found.pop(revoke_hash, None)
-        if taken is None:
-            raise BadSecret("A secret was revealed that revokes no active commit.", hash=revoke_hash.hex())
-        revoked.append(Revoked(taken.quantity, revoke_hash, secret))
-    return replace(channel, active=kept, revoked=channel.revoked + tuple(revoked))
+    for number, data in enumerate(secrets, start=1):
+        secret = read_secret(data)
+        item = sending.active[-number] if number <= len(sending.active) else None
+        if item is None or hash_of(secret) != item.revoke_hash:
+            raise BadSecret(
+                "A secret was revealed that does not revoke the highest active commit.", hash=hash_of(secret).hex()
+            )
+        if item.remainder is None:
+            raise _remainder_missing(item)
+        revoked.append(replace(item, secret=secret))
+    return replace(sending, active=sending.active[: len(sending.active) - len(revoked)]), tuple(revoked)

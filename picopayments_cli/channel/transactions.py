@@ -1,412 +1,277 @@
-"""Every transaction of a channel: composed from agreed values, signed, and checked by composing it again.
+"""Every transaction of a channel, composed from what both sides agreed on: nothing that a peer made is parsed here.
 
-Amounts are satoshis, fee rates sat/vB, sizes virtual bytes with worst-case signatures. What is received is compared
-byte for byte with what its agreed values make; only the signature is the sender's.
+Amounts are satoshis, fee rates sat/vB. The channel's output is always the first input, and every message a classic
+send keyed by its txid. Only a peer's deposit is read, as any mined transaction is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
-from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxOut, Hash
-from bitcoin.core.script import SIGHASH_ALL, CScript
-from bitcoin.core.serialize import SerializationError
+from bitcoin.core import CTransaction
 
-from picopayments_cli.channel.counterparty import (
-    PREFIX,
-    data_script,
-    is_p2pkh,
-    message_of,
-    p2sh,
-    pack_send,
-    script_pushes,
-    unpack_send,
+from picopayments_cli.channel.coins import Purse, fund
+from picopayments_cli.channel.counterparty import data_script, is_address, pack_send
+from picopayments_cli.channel.drafts import (
+    DUST,
+    OWN,
+    SHARED,
+    Draft,
+    Input,
+    Output,
+    by_both,
+    by_payer,
 )
-from picopayments_cli.channel.keys import Key, normalise, verify
-from picopayments_cli.channel.scripts import (
-    CommitScript,
-    DepositScript,
-    Unlock,
-    commit_unlock,
-    half_commit_unlock,
-)
-from picopayments_cli.channel.values import MAX_QUANTITY, SECRET_SIZE, Coin, Outpoint, Secret, hash160
+from picopayments_cli.channel.scripts import P2A, CommitScript, DepositScript, commit_script, is_wallet
+from picopayments_cli.channel.values import MAX_QUANTITY, SECRET_SIZE, Coin, Hash, Outpoint, Quantity
+from picopayments_cli.channel2.terms import MAX_DELAY
 from picopayments_cli.errors import (
-    BadCommit,
+    BadCommitQuantity,
     BadDeposit,
-    BadPayerSignature,
-    BadPreviousTransaction,
-    InsufficientBitcoin,
+    BadWalletScript,
+    InvalidTime,
 )
 
-REPLACEABLE = 0xFFFFFFFD
-DUST = 546  # below it an output is not relayed
-# With the longest numbers of blocks: an expiry of 65535, a delay of 2016.
-COMMIT_SIZE = 482
-PAYOUT_SIZE = 357
-CHANGE_SIZE = 412
-MAX_COMMIT_RATE = 100  # sat/vB; terms that ask for more are refused
-HASH_TYPE = bytes((SIGHASH_ALL,))  # behind every signature of a transaction
-_DATA_SIZE = 2 + len(PREFIX) + len(pack_send(0, 0))
-
-
-@dataclass(frozen=True)
-class Input:
-    """An output to be spent: where it is, its satoshis, what unlocks it, and its sequence."""
-
-    outpoint: Outpoint
-    value: int
-    unlock: Unlock
-    sequence: int = REPLACEABLE
-
-    @property
-    def script(self) -> bytes:
-        """Return the scriptPubKey that it spends: the wallet's, or the hash of a redeem script."""
-        return self.unlock.script if is_p2pkh(self.unlock.script) else p2sh(hash160(self.unlock.script))
-
-
-@dataclass(frozen=True)
-class Output:
-    """Satoshis to a scriptPubKey."""
-
-    value: int
-    script: bytes
-
-
-@dataclass(frozen=True)
-class Draft:
-    """A transaction before it is signed: everything but the signatures."""
-
-    inputs: tuple[Input, ...]
-    outputs: tuple[Output, ...]
-    version: int = 1
-
-    @property
-    def fee(self) -> int:
-        """Return what the outputs leave, in satoshis."""
-        return sum(coin.value for coin in self.inputs) - sum(out.value for out in self.outputs)
-
-    def _with(self, script_sigs: Sequence[bytes]) -> CTransaction:
-        return CTransaction(
-            [
-                CTxIn(COutPoint(coin.outpoint.txid, coin.outpoint.vout), CScript(script_sig), coin.sequence)
-                for coin, script_sig in zip(self.inputs, script_sigs, strict=True)
-            ],
-            [CTxOut(out.value, CScript(out.script)) for out in self.outputs],
-            0,
-            self.version,
-        )
-
-    def digest(self, index: int = 0) -> bytes:
-        """Return what a SIGHASH_ALL signature of an input signs.
-
-        That is the transaction with the input's script in place of its scriptSig, and the hash type behind it (no
-        script here has an OP_CODESEPARATOR): bitcoinlib's RawSignatureHash takes twice as long.
-        """
-        scripts = [b""] * len(self.inputs)
-        scripts[index] = self.inputs[index].unlock.script
-        return bytes(Hash(self._with(scripts).serialize() + SIGHASH_ALL.to_bytes(4, "little")))
-
-    def signed(self, key: Key) -> CTransaction:
-        """Return the transaction, each input signed with the key."""
-        return self.with_signatures([key.sign(self.digest(n)) + HASH_TYPE for n in range(len(self.inputs))])
-
-    def with_signatures(self, signatures: Sequence[bytes]) -> CTransaction:
-        """Return the transaction with the given signatures (DER and hash type), one per input."""
-        pairs = zip(self.inputs, signatures, strict=True)
-        return self._with([coin.unlock.script_sig(signature) for coin, signature in pairs])
-
-
-@dataclass(frozen=True)
-class Anchor:
-    """The output of a deposit that every commit of its channel spends."""
-
-    outpoint: Outpoint
-    value: int
+MIN_DELAY = 2  # blocks
+# vB with the longest signatures, and P2PKH wallets.
+COMMIT_SIZE = 257
+PAYOUT_SIZE = 192  # remainder and rest too
+CLOSE_SIZE = 248
+P2A_VALUE = 240
+MAX_COINS = 500  # of one expiry: some 43,000 vB
 
 
 @dataclass(frozen=True)
 class Budget:
-    """The bitcoins of a channel, all fixed by the commits' fee rate in its terms.
+    """The bitcoins of a channel, all fixed by the commits' fee rate."""
 
-    Recoveries are budgeted at a third of that rate: it was three times the ordinary one when the terms were made.
-    """
-
-    fee_rate: int
+    rate: int
 
     @property
-    def recovery_rate(self) -> int:
-        """Return the rate that payout and change are budgeted at."""
-        return max(self.fee_rate // 3, 1)
-
-    @property
-    def commit_fee(self) -> int:
-        """Return what every commit pays."""
-        return COMMIT_SIZE * self.fee_rate
+    def payout_fee(self) -> int:
+        """Return what a payout, a remainder and a close's rest pay."""
+        return PAYOUT_SIZE * self.rate
 
     @property
     def commit_value(self) -> int:
-        """Return what every commit's output holds: dust and the payout's fee."""
-        return DUST + PAYOUT_SIZE * self.recovery_rate
+        """Return what a commit's output holds: dust and the payout's fee."""
+        return DUST + self.payout_fee
+
+    @property
+    def commit_cost(self) -> int:
+        """Return what a commit takes from its anchor before the rest goes back to the deposit's address."""
+        return COMMIT_SIZE * self.rate + P2A_VALUE + self.commit_value
+
+    @property
+    def close_cost(self) -> int:
+        """Return what a close takes for its fee and the P2A output."""
+        return CLOSE_SIZE * self.rate + P2A_VALUE
 
     @property
     def anchor(self) -> int:
-        """Return what a deposit's anchor holds: commit fee, commit output, dust and the change's fee."""
-        return self.commit_fee + self.commit_value + DUST + CHANGE_SIZE * self.recovery_rate
-
-
-def commit_rate(estimate: int) -> int:
-    """Return the commits' fee rate of new terms, from the node's 3-block estimate."""
-    return min(max(3 * estimate, 5), MAX_COMMIT_RATE)
-
-
-# Sizes and parsing --------------------------------------------------------------------------------------------------
-
-
-def _varint_size(number: int) -> int:
-    return 1 if number < 0xFD else 3
-
-
-def draft_size(unlocks: Sequence[Unlock], script_sizes: Sequence[int]) -> int:
-    """Return the worst-case size of a transaction without witness, in virtual bytes."""
-    size = 8 + _varint_size(len(unlocks)) + _varint_size(len(script_sizes))
-    size += sum(40 + _varint_size(unlock.max_size) + unlock.max_size for unlock in unlocks)
-    return size + sum(8 + _varint_size(length) + length for length in script_sizes)
-
-
-def parse_transaction(raw: bytes) -> CTransaction | None:
-    """Return a transaction from exactly these bytes, or None."""
-    try:
-        tx = CTransaction.deserialize(raw)
-    except (SerializationError, ValueError):
-        return None
-    return tx if tx.serialize() == raw else None
-
-
-def txid_of(raw: bytes) -> bytes:
-    """Return the wire-order txid of raw bytes without witness."""
-    return bytes(Hash(raw))
-
-
-def output_of(raw: bytes, outpoint: Outpoint) -> Output:
-    """Return the output that an outpoint names, from its transaction. Raises BadPreviousTransaction.
-
-    Legacy signatures don't commit to the values that they spend, so a value counts only when it comes out of bytes
-    that hash to the txid.
-    """
-    tx = parse_transaction(raw)
-    if tx is None or tx.GetTxid() != outpoint.txid or outpoint.vout >= len(tx.vout):
-        raise BadPreviousTransaction(
-            f"What was given as the transaction of {outpoint} is another one. Nothing was signed.",
-            outpoint=str(outpoint),
-        )
-    out = tx.vout[outpoint.vout]
-    return Output(out.nValue, bytes(out.scriptPubKey))
-
-
-def spent_outpoints(tx: CTransaction) -> tuple[Outpoint, ...]:
-    """Return the outpoints that a transaction spends, in order."""
-    return tuple(Outpoint(coin.prevout.hash, coin.prevout.n) for coin in tx.vin)
-
-
-# From the wallet ----------------------------------------------------------------------------------------------------
+        """The least that an anchor holds: what a commit takes, dust and the remainder's fee."""
+        return self.commit_cost + DUST + self.payout_fee
 
 
 @dataclass(frozen=True)
-class Purse:
-    """The wallet that pays and is paid: what unlocks it, its confirmed coins, and the fee rate in sat/vB.
+class Contract:
+    """The agreement of both sides on one channel, of which every transaction follows.
 
-    A transaction that can wait leaves ``reserve`` satoshis in the wallet.
+    ``quantity``: the deposit's; ``delay`` in blocks; ``rate``: the commits' in sat/vB; the wallets' scriptPubKeys are
+    P2PKH or P2WPKH. Raises BadWalletScript, InvalidTime.
     """
 
-    unlock: Unlock
-    coins: tuple[Coin, ...]
+    deposit: DepositScript
+    payer_wallet: bytes
+    payee_wallet: bytes
+    asset_id: int
+    quantity: Quantity
+    delay: int
     rate: int
-    reserve: int = 0
 
-    @property
-    def script(self) -> bytes:
-        """Return the wallet's scriptPubKey."""
-        return self.unlock.script
+    def __post_init__(self) -> None:
+        for script in (self.payer_wallet, self.payee_wallet):
+            if not is_wallet(script):
+                raise BadWalletScript(
+                    f"A channel pays to a P2PKH or P2WPKH address of a wallet, not to the script {script.hex()}.",
+                    script=script.hex(),
+                )
+        if not MIN_DELAY <= self.delay <= MAX_DELAY:
+            raise InvalidTime(
+                f"The delay time must be from {MIN_DELAY} to {MAX_DELAY} blocks, not {self.delay}.",
+                delay_time=self.delay,
+                delay_max=MAX_DELAY,
+            )
 
-    def without(self, draft: Draft) -> Purse:
-        """Return the purse once a draft has taken its coins."""
-        spent = {coin.outpoint for coin in draft.inputs}
-        return replace(self, coins=tuple(coin for coin in self.coins if coin.outpoint not in spent))
+    @cached_property
+    def budget(self) -> Budget:
+        """The channel's bitcoins."""
+        return Budget(self.rate)
 
-    def without_coins(self) -> Purse:
-        """Return the purse for what must pay for itself."""
-        return replace(self, coins=())
+    def commit_script(self, revoke_hash: Hash) -> CommitScript:
+        """The output of a commit on that hash."""
+        return commit_script(self.deposit.payer, self.deposit.payee, revoke_hash)
 
-
-def choose_coins(
-    inputs: Sequence[Input], purse: Purse, script_sizes: Sequence[int], paid: int = 0, *, urgent: bool = False
-) -> tuple[tuple[Input, ...], int]:
-    """Add the wallet coins that a transaction needs; its inputs, and the satoshis left for the wallet's own output.
-
-    ``paid``: satoshis of the other outputs. ``script_sizes``: of all outputs. Takes the largest coins first, as few as
-    suffice; what is left is at least dust. The wallet keeps its reserve, unless it is urgent: then it keeps dust.
-    Raises InsufficientBitcoin.
-    """
-    chosen = list(inputs)
-    own = held = sum(coin.value for coin in inputs)
-    wallet = sum(coin.value for coin in purse.coins)
-    reserve = 0 if urgent else purse.reserve
-    spare = iter(sorted(purse.coins, key=lambda coin: (-coin.value, coin.outpoint)))
-    while True:
-        leaving = paid + purse.rate * draft_size([coin.unlock for coin in chosen] or [purse.unlock], script_sizes)
-        coin = next(spare, None) if held < leaving + DUST else None
-        if coin is None:
-            break
-        chosen.append(Input(coin.outpoint, coin.value, purse.unlock))
-        held += coin.value
-    if held < leaving + DUST or leaving > own + max(wallet - reserve, 0):
-        raise _insufficient(purse.rate, leaving + max(reserve, DUST), own + wallet, reserve)
-    return tuple(chosen), held - leaving
+    def message(self, quantity: int, first: Outpoint) -> Output:
+        """The message that sends a quantity of the channel's asset."""
+        return message(self.asset_id, quantity, first)
 
 
-def _insufficient(rate: int, needed: int, available: int, reserve: int) -> InsufficientBitcoin:
-    stays = f", {reserve} of which must stay in the wallet for fees that can't wait" if reserve else ""
-    return InsufficientBitcoin(
-        f"The transaction needs {needed} satoshis at {rate} sat/vB{stays}; the confirmed coins that can pay for it "
-        f"hold {available}. Send bitcoin to the wallet's address, wait for its coins to confirm, or run the command "
-        "again when fees are lower.",
-        needed=needed,
-        available=available,
-    )
+def message(asset_id: int, quantity: int, first: Outpoint) -> Output:
+    """The output of a classic send, in a transaction whose first input is ``first``."""
+    return Output(0, data_script(pack_send(asset_id, quantity), first.txid))
 
 
-def compose_send(purse: Purse, target: Output, message: bytes, *, behind: Sequence[Output] = ()) -> Draft:
-    """Compose a Counterparty message from a wallet: outputs target, message, change, and whatever stands behind.
+# The deposit, and whatever else a wallet sends ----------------------------------------------------------------------
+
+
+def compose_send(purse: Purse, target: Output, sent: bytes | None = None) -> Draft:
+    """Satoshis from a wallet, and a Counterparty message where given: target, message, change of at least dust.
 
     Raises InsufficientBitcoin.
     """
-    sizes = [len(target.script), _DATA_SIZE, len(purse.script), *(len(out.script) for out in behind)]
-    inputs, left = choose_coins((), purse, sizes, target.value + sum(out.value for out in behind))
-    data = Output(0, data_script(message, inputs[0].outpoint.txid))
-    return Draft(inputs, (target, data, Output(left, purse.script), *behind))
+    change = Output(DUST, purse.script)
+    if sent is None:
+        return fund(Draft((), (target, change)), purse, left=1)
+    shape = Draft((), (target, Output(0, data_script(sent, bytes(32))), change))
+    funded = fund(shape, purse, left=2)
+    keyed = Output(0, data_script(sent, funded.inputs[0].coin.outpoint.txid))
+    return Draft(funded.inputs, (target, keyed, funded.outputs[2]))
 
 
-def compose_payment(purse: Purse, target: Output) -> Draft:
-    """Compose plain bitcoins from the wallet to a script, change behind. Raises InsufficientBitcoin."""
-    inputs, left = choose_coins((), purse, [len(target.script), len(purse.script)], target.value)
-    return Draft(inputs, (target, Output(left, purse.script)))
+def compose_deposit(contract: Contract, purse: Purse) -> Draft:
+    """A deposit: the anchor, the message, the change. Raises InsufficientBitcoin."""
+    target = Output(contract.budget.anchor, contract.deposit.output)
+    return compose_send(purse, target, pack_send(contract.asset_id, contract.quantity))
 
 
-def compose_deposit(purse: Purse, script: DepositScript, asset_id: int, quantity: int, budget: Budget) -> Draft:
-    """Compose a deposit: anchor, message, wallet change, and the spare that frees the rest at expiry.
+def check_deposit(contract: Contract, tx: CTransaction) -> Coin:
+    """The anchor that a transaction makes, which has the shape of the contract's deposit. Raises BadDeposit.
 
-    The spare stands behind the change, where Counterparty has stopped looking. Raises InsufficientBitcoin.
+    That exactly the quantity has arrived only the ledger can tell, and is for the caller to ask.
     """
-    spare = Output(DUST, script.output)
-    return compose_send(purse, Output(budget.anchor, script.output), pack_send(asset_id, quantity), behind=[spare])
-
-
-def check_deposit(tx: CTransaction, script: DepositScript, asset_id: int, quantity: int, budget: Budget) -> Anchor:
-    """Check the anchor of a peer's deposit, which must be exactly as the template makes it. Raises BadDeposit.
-
-    That the asset has arrived only the ledger can tell, and is for the caller to ask.
-    """
-    outs = [(out.nValue, bytes(out.scriptPubKey)) for out in tx.vout]
+    outs = [Output(out.nValue, bytes(out.scriptPubKey)) for out in tx.vout]
     txid = tx.GetTxid()
+    first = Outpoint(tx.vin[0].prevout.hash, tx.vin[0].prevout.n)
     if (
-        len(outs) != 4
-        or outs[0][1] != script.output
-        or outs[1] != (0, data_script(pack_send(asset_id, quantity), tx.vin[0].prevout.hash))
-        or outs[3][1] != script.output
+        len(outs) not in (2, 3)
+        or outs[0].script != contract.deposit.output
+        or outs[1] != contract.message(contract.quantity, first)
+        or not all(is_address(out.script) for out in outs[2:])
     ):
-        raise BadDeposit("The deposit transaction is not of the agreed form.", txid=txid[::-1].hex(), quantity=quantity)
-    if outs[0][0] < budget.anchor or outs[3][0] < DUST:
         raise BadDeposit(
-            f"The deposit holds {outs[0][0]} and {outs[3][0]} satoshis where {budget.anchor} and {DUST} are due.",
-            txid=txid[::-1].hex(),
-            anchor=outs[0][0],
-            needed=budget.anchor,
+            "The deposit transaction is not of the agreed form.", txid=txid[::-1].hex(), quantity=contract.quantity
         )
-    return Anchor(Outpoint(txid, 0), outs[0][0])
+    if outs[0].value < contract.budget.anchor:
+        raise _too_few(outs[0].value, contract.budget.anchor)
+    return Coin(Outpoint(txid, 0), outs[0].value, outs[0].script, None)
 
 
-# Commits ------------------------------------------------------------------------------------------------------------
+def _too_few(anchor: int, needed: int) -> BadDeposit:
+    return BadDeposit(f"The deposit holds {anchor} satoshis where {needed} are due.", anchor=anchor, needed=needed)
 
 
-def compose_commit(
-    anchor: Anchor, deposit: DepositScript, commit: CommitScript, asset_id: int, quantity: int, budget: Budget
-) -> Draft:
-    """Compose the commit of a cumulative quantity. It spends the anchor to commit, message, change to the deposit."""
-    change = anchor.value - budget.commit_fee - budget.commit_value
-    if change < DUST:
-        raise BadDeposit(
-            f"The deposit's {anchor.value} satoshis are too few for a commit.",
-            anchor=anchor.value,
-            needed=budget.anchor,
+# Signed by both -----------------------------------------------------------------------------------------------------
+
+
+def compose_commit(contract: Contract, anchor: Coin, quantity: int, revoke_hash: Hash) -> Draft:
+    """The commit of a cumulative quantity on a hash. Raises BadCommitQuantity, BadDeposit."""
+    if not 0 < quantity <= contract.quantity:
+        raise BadCommitQuantity(
+            f"A commit moves from 1 to {contract.quantity}, not {quantity}.",
+            quantity=quantity,
+            deposit=contract.quantity,
         )
-    coin = Input(anchor.outpoint, anchor.value, half_commit_unlock(deposit))
-    data = Output(0, data_script(pack_send(asset_id, quantity), anchor.outpoint.txid))
-    return Draft((coin,), (Output(budget.commit_value, commit.output), data, Output(change, deposit.output)))
+    budget = contract.budget
+    outputs = (
+        Output(budget.commit_value, contract.commit_script(revoke_hash).output),
+        contract.message(quantity, anchor.outpoint),
+        Output(anchor.value - budget.commit_cost, contract.deposit.output),
+        Output(P2A_VALUE, P2A),
+    )
+    return _of_anchor(contract, anchor, outputs)
 
 
-def commit_quantity(raw: bytes, asset_id: int) -> int:
-    """Return the cumulative quantity that a half-signed commit names. Raises BadCommit."""
-    tx = parse_transaction(raw)
-    if tx is None or len(tx.vin) != 1 or len(tx.vout) != 3:
-        raise BadCommit("The commit is not a transaction of the agreed form.", commit=raw.hex())
-    message = message_of(bytes(tx.vout[1].scriptPubKey), tx.vin[0].prevout.hash)
-    sent = unpack_send(message) if message else None
-    if sent is None or sent.destination is not None or sent.asset_id != asset_id:
-        raise BadCommit("The commit does not send the connection's asset.", commit=raw.hex())
-    return sent.quantity
+def compose_payout(contract: Contract, commit: Draft, revoke_hash: Hash) -> Draft:
+    """The payout of a commit, ``delay`` blocks after it."""
+    spent = by_both(commit.coin(0), contract.commit_script(revoke_hash).both, contract.delay)
+    return _home(contract, spent, contract.payee_wallet)
 
 
-def payer_signature(raw: bytes, draft: Draft, deposit: DepositScript) -> bytes:
-    """Return the payer's signature (DER, low S, and hash type) on a half-signed commit.
+def compose_remainder(contract: Contract, commit: Draft) -> Draft:
+    """Return what a commit leaves to the payer, from the block after it."""
+    return _home(contract, by_both(commit.coin(2), contract.deposit.both, 1), contract.payer_wallet)
 
-    The rest must be byte for byte the draft. Raises BadCommit, BadPayerSignature.
+
+def compose_close(contract: Contract, anchor: Coin, quantity: int) -> Draft:
+    """The agreed close of a quantity, from 0 to the deposit's. Raises BadCommitQuantity, BadDeposit.
+
+    All to one side is one transaction; else the asset's rest goes back to the deposit's address for ``compose_rest``.
     """
-    # Behind version, number of inputs, outpoint and length; what stands elsewhere fails the comparison.
-    script_sig = raw[44:] if raw[41:42] == b"\xfd" else raw[42:]
-    signature = script_sig[2 : 2 + script_sig[1]] if len(script_sig) > 1 else b""
-    if not 0 < len(signature) <= 75 or draft.with_signatures([signature]).serialize() != raw:
-        raise BadCommit("The commit is not byte for byte the agreed one.", commit=raw.hex())
-    low = normalise(signature[:-1])
-    if signature[-1:] != HASH_TYPE or low is None or not verify(deposit.payer, draft.digest(), low):
-        raise BadPayerSignature("The commit lacks the payer's valid signature of everything in it.", commit=raw.hex())
-    return low + signature[-1:]
+    if not 0 <= quantity <= contract.quantity:
+        raise BadCommitQuantity(
+            f"A close moves from 0 to {contract.quantity}, not {quantity}.",
+            quantity=quantity,
+            deposit=contract.quantity,
+        )
+    left = anchor.value - contract.budget.close_cost
+    sent = contract.message(quantity or MAX_QUANTITY, anchor.outpoint)
+    if quantity == 0:
+        return _of_anchor(contract, anchor, (Output(left, contract.payer_wallet), sent, Output(P2A_VALUE, P2A)))
+    behind = contract.payer_wallet if quantity == contract.quantity else contract.deposit.output
+    outputs = (Output(DUST, contract.payee_wallet), sent, Output(left - DUST, behind), Output(P2A_VALUE, P2A))
+    return _of_anchor(contract, anchor, outputs)
 
 
-def finish_commit(draft: Draft, deposit: DepositScript, signature: bytes, payee: Key) -> CTransaction:
-    """Return the commit signed by both, ready to publish; ``signature``: the payer's."""
-    whole = replace(draft.inputs[0], unlock=commit_unlock(deposit, signature))
-    return replace(draft, inputs=(whole,)).signed(payee)
+def has_rest(contract: Contract, quantity: int) -> bool:
+    """Whether the close of a quantity leaves a rest on the deposit's address."""
+    return 0 < quantity < contract.quantity
 
 
-# Recoveries ---------------------------------------------------------------------------------------------------------
+def compose_rest(contract: Contract, close: Draft) -> Draft:
+    """Take what an agreed close leaves to the payer: its third output, where that pays to the deposit's address."""
+    return _home(contract, by_both(close.coin(2), contract.deposit.both), contract.payer_wallet)
 
 
-def compose_recovery(
-    coins: Sequence[Input], purse: Purse, asset_id: int | None, version: int = 1, *, urgent: bool = False
-) -> Draft:
-    """Compose a payout, change, expire or revoke: the coins, and an asset on the first one's address, to the wallet.
-
-    The message names the largest quantity there is, of which Counterparty sends what the address holds; no message
-    where ``asset_id`` is None. ``version`` 2 where a sequence is a relative lock, which binds its own input only. Coins
-    of the purse go behind, as few as the fee needs. Raises InsufficientBitcoin where they don't suffice.
-    """
-    data = []
-    if asset_id is not None:
-        data.append(Output(0, data_script(pack_send(asset_id, MAX_QUANTITY), coins[0].outpoint.txid)))
-    sizes = [len(purse.script), *(len(out.script) for out in data)]
-    inputs, left = choose_coins(coins, purse, sizes, urgent=urgent)
-    return Draft(inputs, (Output(left, purse.script), *data), version)
+def _of_anchor(contract: Contract, anchor: Coin, outputs: tuple[Output, ...]) -> Draft:
+    if anchor.script != contract.deposit.output:
+        raise ValueError(f"{anchor.outpoint} does not lie on the deposit's address")
+    if anchor.value < contract.budget.anchor:
+        raise _too_few(anchor.value, contract.budget.anchor)
+    return Draft((by_both(anchor, contract.deposit.both),), outputs, SHARED)
 
 
-def find_secret(tx: CTransaction, wanted: bytes) -> Secret | None:
-    """Return the secret of a hash among all that a transaction's scriptSigs push.
+def _home(contract: Contract, spent: Input, wallet: bytes) -> Draft:
+    """All of the asset from a coin that both spend to a wallet, at the agreed rate."""
+    target = Output(spent.coin.value - contract.budget.payout_fee, wallet)
+    return Draft((spent,), (target, contract.message(MAX_QUANTITY, spent.coin.outpoint)), SHARED)
 
-    Selectors and pushes are malleable, so no position is relied on.
-    """
-    for coin in tx.vin:
-        for pushed in script_pushes(bytes(coin.scriptSig)) or []:
-            if len(pushed) == SECRET_SIZE and hash160(pushed) == wanted:
-                return Secret(pushed)
-    return None
+
+# Signed by the payer alone ------------------------------------------------------------------------------------------
+
+
+def revoke_shape(contract: Contract, coin: Coin, revoke_hash: Hash, asset_id: int) -> Draft:
+    """A revoke before any wallet coin pays for it; its first output holds the least."""
+    leaf = contract.commit_script(revoke_hash).revoke
+    return _recovery(contract, (by_payer(coin, leaf, SECRET_SIZE),), asset_id, SHARED)
+
+
+def expire_shape(contract: Contract, coins: Sequence[Coin], asset_id: int) -> Draft:
+    """An expiry of these coins, in their order, before any of a wallet pays for it."""
+    spent = tuple(by_payer(coin, contract.deposit.expire) for coin in coins)
+    return replace(_recovery(contract, spent, asset_id, OWN), locktime=contract.deposit.height)
+
+
+def _recovery(contract: Contract, spent: tuple[Input, ...], asset_id: int, version: int) -> Draft:
+    sent = message(asset_id, MAX_QUANTITY, spent[0].coin.outpoint)
+    return Draft(spent, (Output(DUST, contract.payer_wallet), sent), version)
+
+
+# Children -----------------------------------------------------------------------------------------------------------
+
+
+def child_shape(parent: Draft, index: int, wallet: bytes) -> Draft:
+    """A child of that output before any wallet coin pays for it; its output to the wallet holds the least."""
+    return Draft((Input(parent.coin(index)),), (Output(DUST, wallet),), SHARED)

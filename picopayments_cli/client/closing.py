@@ -1,4 +1,4 @@
-"""End a closing connection: publish its last commit, tell the hub, take everything back.
+"""End a closing connection: agree on a close with the hub, else publish its last commit; take everything back.
 
 Every function may be cut off anywhere and called again; with the hub or without.
 """
@@ -8,30 +8,33 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 
-from picopayments_cli.channel import envelope, recovery
-from picopayments_cli.channel.duplex import corrected, standing
-from picopayments_cli.channel.facts import Facts, anchor_spender
-from picopayments_cli.channel.messages import CloseReply, CloseRequest, Receipt
+from picopayments_cli.channel import close, envelope
+from picopayments_cli.channel.facts import Counter, Facts
+from picopayments_cli.channel.messages import CloseReply, CloseRequest, SyncRequest
+from picopayments_cli.channel.recovery import Case, is_over, tasks
 from picopayments_cli.channel.stages import CLOSED, CLOSING
-from picopayments_cli.channel.state import finished
-from picopayments_cli.channel.transactions import (
-    Purse,
-    txid_of,
-)
-from picopayments_cli.channel.values import Hash, check_secret, hash_of
+from picopayments_cli.channel.standing import Found, Standing, doubts, learned, proofs, standing
+from picopayments_cli.channel.steps import Name, Wait, plan
+from picopayments_cli.channel.values import Secret, hash_of
+from picopayments_cli.channel.wire import Figures, Receipt
 from picopayments_cli.client import funds, history, publishing
 from picopayments_cli.client.connection import Connection
-from picopayments_cli.client.looking import Look
+from picopayments_cli.client.looking import Look, sides_of
 from picopayments_cli.client.session import Session
 from picopayments_cli.errors import (
     BadPreviousTransaction,
-    BadSecret,
     BroadcastRefused,
     PicopaymentsError,
     Unreachable,
 )
 
 log = logging.getLogger(__name__)
+_ROUNDS = 4  # in which the figures of both sides come together, one side's state being however old
+_WAITS = {
+    Wait.COINS: "the wallet has no confirmed coins that pay for it",
+    Wait.MEMO: "the wallet's address has its option set to require a memo",
+    Wait.UNKNOWN: "a transaction that nobody can explain has spent the deposit",
+}
 
 
 @dataclass
@@ -43,14 +46,11 @@ class Outcome:
     hub_silent: Unreachable | None = None  # why the hub was not told that a connection closes, or was not even asked
 
 
-def settle(
-    session: Session, connection: Connection, facts: tuple[Facts, Facts], look: Look, outcome: Outcome
-) -> Connection:
+def settle(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
     """Take a closing connection as far as it goes now, with or without the hub. Repeating it does no harm."""
-    _republish_claimed(session, connection, facts, outcome)
-    if not connection.told and outcome.hub_silent is None:
+    if not connection.ending.told and outcome.hub_silent is None and not _both_spent(look.facts[connection.handle]):
         try:
-            connection = _tell(session, connection)
+            connection = agree(session, connection, look)
         except Unreachable as error:
             log.warning("the hub was not told: %s", error.message)
             outcome.hub_silent = error
@@ -58,128 +58,143 @@ def settle(
         except PicopaymentsError as error:
             log.warning("the hub does not close: %s", error.message)
             connection = session.connection(connection.handle)
-    connection = _publish(session, connection, facts[1], outcome)
-    return recover(session, connection, facts, look, outcome)
+    return recover(session, connection, look, outcome)
 
 
-def republish(session: Session, connection: Connection, facts: tuple[Facts, Facts], outcome: Outcome) -> None:
-    """Publish the deposit again if the chain does not show it."""
-    if all(entry.txid != txid_of(connection.deposit_raw) for entry in facts[0].history):
-        outcome.txids.append(session.broadcast(connection.deposit_raw, "deposit"))
+def _both_spent(facts: tuple[Facts, Facts]) -> bool:
+    return all(item.spend is not None and item.spend.seen.height is not None for item in facts)
 
 
-def _republish_claimed(session: Session, connection: Connection, facts: tuple[Facts, Facts], outcome: Outcome) -> None:
-    """Publish the deposit of a closing connection again, if it was ever in a block: the hub may have a claim on it.
+# The agreed close ---------------------------------------------------------------------------------------------------
 
-    The hub's own deposit, commits to the hub, and recoveries tell that it was. One that nobody has seen stays unseen.
+
+def agree(session: Session, connection: Connection, look: Look) -> Connection:
+    """Agree with the hub on the closes of both channels, as far as it does; raises what it refuses.
+
+    The first request is without signatures, as a client can't know whether its folder is the newest there was: one
+    from a backup would sign away what it has received since.
     """
-    c2h, h2c = connection.duplex.sending, connection.duplex.receiving
-    seen = h2c.anchor is not None or c2h.active or connection.published
-    if not seen or facts[0].tip >= connection.agreed_height + c2h.script.expire:
-        return
-    try:
-        republish(session, connection, facts, outcome)
-    except BroadcastRefused as error:
-        log.warning("the deposit waits: %s", error.message)
-
-
-def _publish(session: Session, connection: Connection, facts: Facts, outcome: Outcome) -> Connection:
-    """Publish the highest commit received whose secret never left, unless the anchor is spent."""
-    channel = connection.duplex.receiving
-    if not channel.active or channel.anchor is None or anchor_spender(channel, facts) is not None:
-        return connection
-    if connection.commit_raw is None:
-        raw = finished(channel, channel.active[-1], session.wallet.key)
-        connection = session.save(replace(connection, commit_raw=raw), "commit signed")
-    if connection.commit_raw is not None:
-        try:
-            connection = publishing.publish(session, connection, "commit", connection.commit_raw, outcome.txids)
-        except BroadcastRefused as error:
-            log.warning("the commit waits: %s", error.message)
+    figures, said, sign = close.own_figures(connection.duplex), None, False
+    home = look.takes_sends(session.wallet.address)
+    for _ in range(_ROUNDS):
+        connection, request = _ask(session, connection, figures, said, sign=sign and home)
+        connection, reply, result = _judge(session, connection, request)
+        if result.c2h is not None and (result.h2c is not None or None in (request.anchors.h2c, reply.anchors.h2c)):
+            return _told(session, connection, close.handed_over(request, result), final=result.h2c is not None)
+        figures, said, sign = close.next_figures(connection.duplex, reply), reply.standing, True
+    log.warning("the hub agrees on no close: each side settles alone")
     return connection
 
 
-def _tell(session: Session, connection: Connection) -> Connection:
-    """Tell the hub before anything is published, and take the spend secret if it gives one.
+def _ask(
+    session: Session, connection: Connection, figures: Figures, peers: Standing | None, *, sign: bool
+) -> tuple[Connection, CloseRequest]:
+    """Write the next mph_close to disk: what it signs counts as signed from here on."""
+    secrets = connection.secrets(session.key)
+    left = _left_secrets(connection)
+    if peers is None:
+        said = standing(connection.duplex, secrets, left)
+    else:
+        shown = proofs(peers.doubts, tuple(connection.rows.signed.values()))
+        said = standing(connection.duplex, secrets, (*left, *shown), doubts(connection.duplex.receiving, peers.commit))
+    state, request = close.ask(connection.duplex, connection.handle, figures, said, secrets, sign=sign)
+    counters = connection.ending.counters
+    if request.h2c_close is not None and all(item.quantity != figures.h2c for item in counters):
+        counters = (*counters, Counter(figures.h2c))
+    body = envelope.seal(session.wallet.key, request.as_json())
+    asked = replace(connection, duplex=state, ending=replace(connection.ending, asked=body, counters=counters))
+    return session.save(asked, "close asked"), request
 
-    The own one goes along where nothing received is left to pay out: no commit was accepted that is not given back, and
-    no sync is unanswered, which might bring one.
+
+def _left_secrets(connection: Connection) -> tuple[Secret, ...]:
+    """The secrets that a sync without an answer carries: they left, whether or not they came."""
+    if connection.pending is None:
+        return ()
+    return SyncRequest.parse(connection.pending.bodies[-1]).half.revokes
+
+
+def _judge(
+    session: Session, connection: Connection, request: CloseRequest
+) -> tuple[Connection, CloseReply, close.Outcome]:
+    """Send the request; learn from the answer, and write down the closes that are signed whole by it."""
+    body = connection.ending.asked or {}
+    reply = CloseReply.parse(session.call("mph_close", [body], connection.hub_key).body)
+    secrets = connection.secrets(session.key)
+    names = {hash_of(item) for item in reply.standing.revokes} | set(reply.standing.doubts)
+    rows = tuple(item for name, item in connection.rows.signed.items() if name in names)
+    held = tuple(item for item in connection.duplex.receiving.active if item.revoke_hash in names)
+    state, changes = learned(connection.duplex, reply.standing, Found(rows, held), secrets)
+    if changes.held or changes.given_back:
+        log.warning("the hub shows that this connection's file is not the newest there was: what it shows counts")
+    state, result = close.judge(state, request, reply, secrets)
+    for error in result.refused:
+        log.warning("a signature of the hub's is not taken: %s", error.message)
+    ending = connection.ending
+    if result.c2h is not None:
+        others = [item for item in ending.closings if item.quantity != result.c2h.closing.quantity]
+        ending = replace(ending, closings=(*others, result.c2h.closing))
+    if result.h2c is not None:
+        quantity = result.h2c.closing.quantity
+        kept = [item for item in ending.counters if item.quantity != quantity]
+        ending = replace(ending, counters=(*kept, Counter(quantity, result.h2c.payer_signature)))
+    judged = replace(connection.with_state(state, changes), ending=ending)
+    return session.save(judged, "close judged"), reply, result
+
+
+def _told(session: Session, connection: Connection, request: CloseRequest, *, final: bool) -> Connection:
+    """Hand the signature of the close of c2h to the hub, where this party can't raise that close itself.
+
+    ``final``: both closes are signed. Where the hub's deposit does not count yet, its close is asked for again.
     """
-    nothing_received = not connection.duplex.receiving.active and connection.pending is None
-    secret = connection.secrets(session.wallet.key).spend if nothing_received else None
-    if secret is not None and not connection.revealed:
-        connection = session.save(replace(connection, revealed=True), "spend secret leaves")
-    body = CloseRequest(connection.handle, secret, standing(connection.duplex.sending)).as_json()
-    request = envelope.seal(session.wallet.key, body)
-    answer = CloseReply.parse(session.call("mph_close", [request], connection.hub_key).body)
-    given = answer.spend_secret
-    if given is not None and hash_of(check_secret(given)) != connection.duplex.sending.script.spend_hash:
-        raise BadSecret("The hub's spend secret is not the one of the client's deposit. It was not used.")
-    told = replace(connection, told=True, hub_secret=given or None)
-    return session.save(_up_to_date(session, told, answer), "hub told")
+    if request.c2h_signature is not None and not session.sight.nodes.packages:
+        body = envelope.seal(session.wallet.key, request.as_json())
+        connection = session.save(replace(connection, ending=replace(connection.ending, asked=body)), "close handed")
+        try:
+            session.call("mph_close", [body], connection.hub_key)
+        except PicopaymentsError as error:
+            log.warning("the hub was not handed its close: %s", error.message)
+            return session.connection(connection.handle)
+    return session.save(replace(connection, ending=replace(connection.ending, told=final)), "hub told")
 
 
-def _up_to_date(session: Session, connection: Connection, answer: CloseReply) -> Connection:
-    """Take over a newer state that the hub shows, as these files may come from a backup.
-
-    So that no commit is published that was given back since, and the highest of those received is.
-    """
-    secrets, numbers = connection.secrets(session.wallet.key), dict(connection.numbers)
-
-    def is_own(revoke_hash: Hash) -> bool:
-        number = secrets.number_of(revoke_hash, connection.next_number)
-        if number is not None:
-            numbers[revoke_hash] = number
-        return revoke_hash in numbers
-
-    before = connection.duplex.receiving
-    try:
-        if answer.unreadable is not None:
-            raise answer.unreadable
-        after = corrected(before, answer.standing, is_own) if answer.standing else before
-    except PicopaymentsError as error:
-        log.warning("what the hub shows of the connection is not taken: %s", error.message)
-        return connection
-    if after == before:
-        return connection
-    log.warning("the hub shows that this connection's file is not the newest there was: what it shows counts")
-    return replace(connection, duplex=replace(connection.duplex, receiving=after), numbers=numbers, commit_raw=None)
+# Steps --------------------------------------------------------------------------------------------------------------
 
 
-def recover(
-    session: Session, connection: Connection, facts: tuple[Facts, Facts], look: Look, outcome: Outcome
-) -> Connection:
+def cases(session: Session, connection: Connection, look: Look) -> tuple[Case, Case]:
+    """Both channels, as this party stands in them now."""
+    paying, paid = sides_of(connection)
+    facts = look.facts[connection.handle]
+    closing, since = connection.stage in (CLOSING, CLOSED), connection.ending.since
+    home = look.takes_sends(session.wallet.address)
+    c2h = Case(publishing.C2H, paying, facts[0], connection.expiry, closing, since, home)
+    return c2h, Case(publishing.H2C, paid, facts[1], connection.expiry, closing, since, home)
+
+
+def recover(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
     """Take back all that can be taken back now, and mark the connection as closed once nothing is left."""
-    wallet, depth = session.wallet, session.network.safe_depth
-    if connection.stage == CLOSING and is_over(session, connection, look):
+    if connection.stage == CLOSING and over(session, connection, look):
         return session.save(replace(connection, stage=CLOSED), "closed", history.closed())
-    steps = recovery.recoveries(
-        connection.duplex,
-        *facts,
-        secret=connection.secrets(wallet.key).spend,
-        given=connection.hub_secret,
-        purse=funds.purse(session, look.view, can_wait=False),
-        safe_depth=depth,
-    )
-    for step in steps:  # one that fails does not stop the others
-        try:
-            if step.draft is not None:
-                raw = funds.signed(session, step.draft)
-                connection = publishing.publish(session, connection, step.name, raw, outcome.txids)
-        except (BroadcastRefused, BadPreviousTransaction) as error:
-            log.warning("the %s waits: %s", step.name, error.message)
+    found = [task for case in cases(session, connection, look) for task in tasks(case)]
+    for step in plan(found, funds.means(session, look.view)):  # one that fails does not stop the others
         if step.waits is not None:
-            log.warning("the %s waits: %s", step.name, step.waits.message)
+            log.warning("the %s waits: %s", step.name.value, _WAITS[step.waits])
+            continue
+        if step.name is Name.DEPOSIT and step.label == publishing.C2H and connection.counted[0] is None:
+            continue  # nobody has a claim on it: one that nobody has seen stays unseen
+        if step.short:
+            log.warning("the %s pays less than it should: send bitcoin to the wallet", step.name.value)
+        if step.draft is None and step.child is None and step.raw is None:
+            continue
+        try:
+            connection = publishing.take(session, connection, step, outcome.txids)
+        except (BroadcastRefused, BadPreviousTransaction) as error:
+            log.warning("the %s waits: %s", step.name.value, error.message)
+            connection = session.connection(connection.handle)
     return connection
 
 
-def is_over(session: Session, connection: Connection, look: Look, depth: int = 0) -> bool:
+def over(session: Session, connection: Connection, look: Look, depth: int = 0) -> bool:
     """Tell whether nothing is left to take back, buried by ``safe_depth`` blocks, or by ``depth`` if that is more."""
-    return recovery.is_over(
-        connection.duplex,
-        *look.facts[connection.handle],
-        purse=Purse(session.wallet.unlock, (), look.view.fee_rate),
-        safe_depth=max(session.network.safe_depth, depth),
-        deposited=bool(connection.agreed_height),
-        agreed=connection.agreed_height,
-    )
+    depth = max(session.network.safe_depth, depth)
+    rate = funds.rate(session, look.view).value
+    return all(is_over(case, depth, rate) for case in cases(session, connection, look))

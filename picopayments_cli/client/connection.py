@@ -1,22 +1,21 @@
-"""A connection as the client knows it: one immutable value."""
+"""A connection of protocol 3 as the client knows it: one immutable value."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.duplex import Duplex
+from picopayments_cli.channel.facts import Counter, Sent
+from picopayments_cli.channel.halves import Closing
 from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.messages import Payment
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
+from picopayments_cli.channel.state import Changes, Signed
 from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.values import (
-    Handle,
-    Hash,
-    Pubkey,
-    Secret,
-)
+from picopayments_cli.channel.values import Handle, Hash, Pubkey
+from picopayments_cli.channel.wire import Payment
 
 STAGES = (PROPOSED, AGREED, CLOSING, CLOSED)
 
@@ -25,8 +24,7 @@ STAGES = (PROPOSED, AGREED, CLOSING, CLOSED)
 class Pending:
     """A sync that was sent, or is about to be, and has no answer yet.
 
-    ``bodies``: its signed versions, newest last. They differ in the payments only: commit, revocations and hash are the
-    same, because what left the machine counts.
+    ``bodies``: its signed versions, newest last. They differ in the payments only: what left the machine counts.
     """
 
     bodies: tuple[Mapping[str, Any], ...] = field(repr=False)
@@ -34,15 +32,38 @@ class Pending:
 
 
 @dataclass(frozen=True)
-class Connection:
-    """A connection: this party sends on c2h and receives on h2c.
+class Ending:
+    """How far the close of a connection has come.
 
-    ``numbers``: of the own revoke hashes that are requested or active. ``proposal``: the signed mph_deposit.
-    ``owed``: refused payments that have not come back yet. ``hub_secret``: the spend secret of c2h, that the hub gave
-    at the close; ``revealed``: whether the own one has left; ``told``: whether the hub has answered the close.
-    ``final``: closed, and too deep in the chain to be looked at again.
-    ``publishing``: name and txid (hex) of the transaction that is about to leave; ``published``: txids of those that
-    left. ``longname``: that of a subasset, whose ``asset`` is a number; for showing.
+    ``since``: the tip at which it was stopped. ``asked``: the newest mph_close that left, or is about to.
+    ``counters``: closes of h2c that this party signed as payee; ``closings``: closes of c2h that the hub signed as
+    payee. ``told``: whether the hub has answered for the last time that is needed.
+    """
+
+    since: int | None = None
+    asked: Mapping[str, Any] | None = field(default=None, repr=False)
+    counters: tuple[Counter, ...] = ()
+    closings: tuple[Closing, ...] = ()
+    told: bool = False
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that grow with a connection's age. ``signed``: every commit ever signed; ``own``: every own hash given."""
+
+    signed: Mapping[Hash, Signed] = field(default_factory=dict)
+    own: frozenset[Hash] = frozenset()
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A connection: this party pays on c2h and is paid on h2c. All active commits are loaded.
+
+    ``proposal``: the signed mph_deposit. ``deposit_raw``, ``hub_deposit``: both deposits, the hub's as the chain
+    showed it. ``counted``: the heights at which the two were found to count. ``owed``: refused payments that have not
+    come back yet. ``sent``: what a node took of one's own, for c2h and for h2c. ``publishing``: name and txid (hex) of
+    what is about to leave; ``published``: txids of what left. ``final``: closed, and too deep to be looked at again.
+    ``longname``: that of a subasset, for showing.
     """
 
     handle: Handle
@@ -52,30 +73,35 @@ class Connection:
     terms: Terms
     salt: bytes = field(repr=False)
     duplex: Duplex
+    expiry: Expiry
     stage: str
     proposal: Mapping[str, Any]
     deposit_raw: bytes
-    agreed_height: int = 0
-    next_number: int = 0
-    numbers: Mapping[Hash, int] = field(default_factory=dict)
+    hub_deposit: bytes | None = None
+    counted: tuple[int | None, int | None] = (None, None)
+    rows: Rows = field(default_factory=Rows, repr=False)
     queue: tuple[Payment, ...] = ()
     pending: Pending | None = None
     owed: int = 0
-    hub_secret: Secret | None = field(default=None, repr=False)
-    revealed: bool = False
-    told: bool = False
-    commit_raw: bytes | None = None
-    final: bool = False
+    ending: Ending = field(default_factory=Ending)
+    sent: tuple[tuple[Sent, ...], tuple[Sent, ...]] = ((), ())
     publishing: tuple[str, str] | None = None
     published: tuple[str, ...] = ()
+    final: bool = False
     longname: str | None = None
 
-    @property
-    def own_hashes(self) -> set[Hash]:
-        """The own revoke hashes that are requested or active; of no other is a commit taken."""
-        receiving = self.duplex.receiving
-        return {*receiving.requested, *(commit.revoke_hash for commit in receiving.active)}
-
     def secrets(self, key: Key) -> Secrets:
-        """Derive this party's secrets of the connection."""
+        """Derive this party's keys and secrets of the connection. ``key``: the wallet's."""
         return Secrets(key, self.salt)
+
+    def with_state(self, duplex: Duplex, changes: Changes | None = None, own: Hash | None = None) -> Connection:
+        """Put in a new state of the channels, the rows that the step changed, and an own hash that it handed out."""
+        signed = dict(self.rows.signed)
+        for item in changes.signed if changes else ():
+            signed[item.revoke_hash] = item
+        given = self.rows.own if own is None else self.rows.own | {own}
+        return replace(self, duplex=duplex, rows=Rows(signed, given))
+
+    def knows(self, revoke_hash: Hash) -> bool:
+        """Tell whether the connection has seen a hash before, on either side."""
+        return revoke_hash in self.rows.signed or revoke_hash in self.rows.own

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from picopayments_cli.channel.stages import CLOSED, CLOSING
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.client import hubs
-from picopayments_cli.client.closing import is_over
-from picopayments_cli.client.connection import Connection
-from picopayments_cli.client.session import Session
+from picopayments_cli.client2 import hubs
+from picopayments_cli.client2.closing import is_over
+from picopayments_cli.client2.connection import Connection
+from picopayments_cli.client2.session import Session
 from picopayments_cli.errors import PicopaymentsError
 
 _OPEN = "It is not closed: close it first."

@@ -1,108 +1,296 @@
-"""Write a connection as the JSON document that it is on disk, and read it back."""
+"""Write a connection as the JSON document and the rows that it is on disk, and read it back.
+
+The document's size does not grow with a connection's age. The rows, JSON arrays, do: ``signed``, a commit to the hub
+(a later row of that hash replaces it); ``held``, one from it; ``back``, one that was given back; ``own``, an own hash.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.channel.counterparty import asset_members
-from picopayments_cli.channel.document import agreement_json, channel_of
+from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.messages import Payment, SyncRequest
-from picopayments_cli.channel.state import Channel, Commit, Revoked
-from picopayments_cli.channel.terms import Terms
+from picopayments_cli.channel.facts import Counter, Sent
+from picopayments_cli.channel.fees import FeeFrac
+from picopayments_cli.channel.halves import Closing, Commit
+from picopayments_cli.channel.keys import XOnly
+from picopayments_cli.channel.messages import CloseRequest, SyncRequest
+from picopayments_cli.channel.scripts import DepositScript
+from picopayments_cli.channel.state import Handed, Held, Receiving, Sending, Signed
+from picopayments_cli.channel.transactions import Contract
 from picopayments_cli.channel.values import (
     HANDLE_SIZE,
+    HASH_SIZE,
     PUBKEY_SIZE,
     SECRET_SIZE,
+    Coin,
     Handle,
     Hash,
+    Outpoint,
     Pubkey,
     Quantity,
     Secret,
+    Token,
     check_quantity,
-    check_token,
     from_hex,
 )
+from picopayments_cli.channel.wire import PROTOCOL, Payment, read_terms, terms_json
 from picopayments_cli.client import kinds
-from picopayments_cli.client.connection import STAGES, Connection, Pending
+from picopayments_cli.client.connection import STAGES, Connection, Ending, Pending, Rows
+
+Row = list[Any]
 
 
 def to_document(connection: Connection) -> dict[str, Any]:
-    """Write a connection as a JSON document, without its handle."""
+    """Write a connection as a JSON document, without its handle and its rows."""
     duplex, pending = connection.duplex, connection.pending
-    kept = connection.own_hashes
     return {
+        "protocol": PROTOCOL,
         "hub_url": connection.hub_url,
         "hub_key": connection.hub_key.hex(),
         **asset_members(connection.asset, connection.longname),
-        "asset_id": str(duplex.sending.asset_id),
-        "terms": connection.terms.as_json(),
+        "terms": terms_json(connection.terms),
         "salt": connection.salt.hex(),
         "stage": connection.stage,
-        "c2h": _channel_json(duplex.sending),
-        "h2c": _channel_json(duplex.receiving),
+        "expiry": [connection.expiry.height, connection.expiry.time],
+        "c2h": _sending_json(duplex.sending),
+        "h2c": _receiving_json(duplex.receiving),
+        "close_signed": duplex.close_signed,
         "proposal": dict(connection.proposal),
         "deposit": connection.deposit_raw.hex(),
-        "agreed_height": connection.agreed_height,
-        "next_number": connection.next_number,
-        "numbers": {item.hex(): number for item, number in connection.numbers.items() if item in kept},
+        "hub_deposit": _hex(connection.hub_deposit),
+        "counted": list(connection.counted),
         "queue": [_payment_json(payment) for payment in connection.queue],
-        "pending": {
+        "pending": pending
+        and {
             "bodies": [dict(body) for body in pending.bodies],
             "payments": [_payment_json(payment) for payment in pending.payments],
-        }
-        if pending
-        else None,
+        },
         "owed": connection.owed,
-        "hub_secret": _hex(connection.hub_secret),
-        "revealed": connection.revealed,
-        "told": connection.told,
-        "commit": _hex(connection.commit_raw),
-        "final": connection.final,
+        "ending": _ending_json(connection.ending),
+        "sent": [[_sent_json(item) for item in side] for side in connection.sent],
         "publishing": connection.publishing,
         "published": list(connection.published),
+        "final": connection.final,
     }
 
 
+def rows_between(before: Connection | None, after: Connection) -> list[Row]:
+    """List the rows that lead from one value of a connection to a later one."""
+    old = Rows() if before is None else before.rows
+    had = {} if before is None else {item.revoke_hash: item for item in before.duplex.receiving.active}
+    has = {item.revoke_hash: item for item in after.duplex.receiving.active}
+    changed = [item for name, item in after.rows.signed.items() if old.signed.get(name) != item]
+    return [
+        *(["own", item.hex()] for item in sorted(after.rows.own - old.own)),
+        *(["signed", item.quantity, item.revoke_hash.hex(), _hex(item.remainder), _hex(item.secret)]
+          for item in changed),
+        *(["held", *_commit_json(item.commit), item.number] for name, item in has.items() if had.get(name) != item),
+        *(["back", name.hex()] for name in had if name not in has),
+    ]  # fmt: skip
+
+
 def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
-    """Read a connection. Raises KeyError, TypeError, ValueError, PicopaymentsError if the document is damaged."""
-    terms = Terms.parse(document["terms"])
-    asset_id = int(kinds.text(document["asset_id"]))
-    pending, publishing = document["pending"], document["publishing"]
-    if document["stage"] not in STAGES:
-        raise ValueError("a connection is in no such stage")
+    """Read a connection and its rows. Raises KeyError, TypeError, ValueError, PicopaymentsError where damaged."""
+    if document["protocol"] != PROTOCOL or document["stage"] not in STAGES:
+        raise ValueError("it is of another protocol, or in no such stage")
+    height, time = (kinds.whole(item) for item in kinds.items(document["expiry"]))
+    publishing, pending = document["publishing"], document["pending"]
+    rows, held = _read_rows(kinds.items(document["rows"]))
+    sent = [tuple(_sent(item) for item in kinds.items(side)) for side in kinds.items(document["sent"])]
+    counted = [None if item is None else kinds.whole(item) for item in kinds.items(document["counted"])]
     return Connection(
         handle=handle,
         hub_url=kinds.text(document["hub_url"]),
         hub_key=Pubkey(from_hex(document["hub_key"], "hub's key", PUBKEY_SIZE)),
         asset=kinds.text(document["asset"]),
-        terms=terms,
+        terms=read_terms(document["terms"]),
         salt=bytes.fromhex(document["salt"]),
         duplex=Duplex(
-            _channel(document["c2h"], asset_id, terms.fee_rate), _channel(document["h2c"], asset_id, terms.fee_rate)
+            replace(_sending(document["c2h"]), active=_active(rows)),
+            replace(_receiving(document["h2c"]), active=tuple(sorted(held, key=lambda item: item.quantity))),
+            kinds.switch(document["close_signed"]),
         ),
+        expiry=Expiry(height, time),
         stage=document["stage"],
         proposal=kinds.members(document["proposal"]),
         deposit_raw=bytes.fromhex(document["deposit"]),
-        agreed_height=kinds.whole(document["agreed_height"]),
-        next_number=kinds.whole(document["next_number"]),
-        numbers={
-            Hash(bytes.fromhex(item)): kinds.whole(number)
-            for item, number in kinds.members(document["numbers"]).items()
-        },
+        hub_deposit=_bytes(document["hub_deposit"]),
+        counted=(counted[0], counted[1]),
+        rows=rows,
         queue=_payments(document["queue"]),
         pending=None if pending is None else _pending(pending),
         owed=kinds.whole(document["owed"]),
-        hub_secret=_secret(document["hub_secret"]),
-        revealed=kinds.switch(document["revealed"]),
-        told=kinds.switch(document["told"]),
-        commit_raw=_bytes(document["commit"]),
-        final=kinds.switch(document.get("final", False)),
+        ending=_ending(document["ending"]),
+        sent=(sent[0], sent[1]),
         publishing=None if publishing is None else (kinds.text(publishing[0]), _txid(publishing[1])),
         published=tuple(_txid(item) for item in kinds.items(document["published"])),
+        final=kinds.switch(document["final"]),
         longname=None if document.get("asset_longname") is None else kinds.text(document["asset_longname"]),
+    )
+
+
+# Rows ---------------------------------------------------------------------------------------------------------------
+
+
+def _read_rows(lines: Sequence[Any]) -> tuple[Rows, list[Held]]:
+    signed: dict[Hash, Signed] = {}
+    held: dict[Hash, Held] = {}
+    own: set[Hash] = set()
+    for kind, *items in map(kinds.items, lines):
+        if kind == "own":
+            own.add(_hash(items[0]))
+        elif kind == "back":
+            held.pop(_hash(items[0]), None)
+        elif kind == "held":
+            commit = _commit(items[:4])
+            held[commit.revoke_hash] = Held(commit, kinds.whole(items[4]))
+        elif kind == "signed":
+            row = Signed(_quantity(items[0]), _hash(items[1]), _bytes(items[2]), _secret(items[3]))
+            signed[row.revoke_hash] = row
+        else:
+            raise ValueError("a row is of no kind that is known")
+    return Rows(signed, frozenset(own)), list(held.values())
+
+
+def _active(rows: Rows) -> tuple[Signed, ...]:
+    return tuple(sorted((row for row in rows.signed.values() if row.secret is None), key=lambda row: row.quantity))
+
+
+# Channels -----------------------------------------------------------------------------------------------------------
+
+
+def _contract_json(contract: Contract) -> dict[str, Any]:
+    deposit = contract.deposit
+    return {
+        "script": [str(deposit.payer), str(deposit.payee), deposit.height],
+        "wallets": [contract.payer_wallet.hex(), contract.payee_wallet.hex()],
+        "asset_id": str(contract.asset_id),
+        "quantity": contract.quantity,
+        "delay": contract.delay,
+        "fee_rate": contract.rate,
+    }
+
+
+def _contract(body: Mapping[str, Any]) -> Contract:
+    payer, payee, height = body["script"]
+    wallets = [bytes.fromhex(item) for item in kinds.items(body["wallets"])]
+    return Contract(
+        DepositScript(XOnly(bytes.fromhex(payer)), XOnly(bytes.fromhex(payee)), kinds.whole(height)),
+        wallets[0],
+        wallets[1],
+        int(kinds.text(body["asset_id"])),
+        _quantity(body["quantity"]),
+        kinds.whole(body["delay"]),
+        kinds.whole(body["fee_rate"]),
+    )
+
+
+def _anchor_json(anchor: Coin | None) -> list[Any] | None:
+    return None if anchor is None else [str(anchor.outpoint), anchor.value]
+
+
+def _anchor(item: Any, contract: Contract) -> Coin | None:
+    if item is None:
+        return None
+    return Coin(Outpoint.parse(kinds.text(item[0])), kinds.whole(item[1]), contract.deposit.output, None)
+
+
+def _sending_json(side: Sending) -> dict[str, Any]:
+    anchor, requested = _anchor_json(side.anchor), [item.hex() for item in side.requested]
+    return {**_contract_json(side.contract), "anchor": anchor, "requested": requested}
+
+
+def _sending(body: Mapping[str, Any]) -> Sending:
+    contract = _contract(body)
+    requested = tuple(_hash(item) for item in kinds.items(body["requested"]))
+    return Sending(contract, _anchor(body["anchor"], contract), requested)
+
+
+def _receiving_json(side: Receiving) -> dict[str, Any]:
+    return {
+        **_contract_json(side.contract),
+        "anchor": _anchor_json(side.anchor),
+        "requested": [[item.revoke_hash.hex(), item.number] for item in side.requested],
+        "newest": None if side.newest is None else _commit_json(side.newest),
+        "owing": side.owing,
+        "half_left": side.half_left,
+        "next_number": side.next_number,
+    }
+
+
+def _receiving(body: Mapping[str, Any]) -> Receiving:
+    contract = _contract(body)
+    return Receiving(
+        contract,
+        _anchor(body["anchor"], contract),
+        tuple(Handed(_hash(item), kinds.whole(number)) for item, number in kinds.items(body["requested"])),
+        newest=None if body["newest"] is None else _commit(body["newest"]),
+        owing=kinds.switch(body["owing"]),
+        half_left=kinds.switch(body["half_left"]),
+        next_number=kinds.whole(body["next_number"]),
+    )
+
+
+def _commit_json(commit: Commit) -> Row:
+    return [commit.quantity, commit.revoke_hash.hex(), commit.signature.hex(), commit.payout_signature.hex()]
+
+
+def _commit(items: Any) -> Commit:
+    quantity, revoke_hash, signature, payout_signature = kinds.items(items)
+    return Commit(_quantity(quantity), _hash(revoke_hash), bytes.fromhex(signature), bytes.fromhex(payout_signature))
+
+
+# The end ------------------------------------------------------------------------------------------------------------
+
+
+def _ending_json(ending: Ending) -> dict[str, Any]:
+    return {
+        "since": ending.since,
+        "asked": None if ending.asked is None else dict(ending.asked),
+        "counters": [[item.quantity, _hex(item.signature)] for item in ending.counters],
+        "closings": [[item.quantity, item.signature.hex(), _hex(item.rest_signature)] for item in ending.closings],
+        "told": ending.told,
+    }
+
+
+def _ending(body: Mapping[str, Any]) -> Ending:
+    asked = body["asked"]
+    if asked is not None:
+        CloseRequest.parse(asked)
+    return Ending(
+        None if body["since"] is None else kinds.whole(body["since"]),
+        None if asked is None else kinds.members(asked),
+        tuple(
+            Counter(kinds.whole(quantity), _bytes(signature)) for quantity, signature in kinds.items(body["counters"])
+        ),
+        tuple(
+            Closing(kinds.whole(quantity), bytes.fromhex(signature), _bytes(rest))
+            for quantity, signature, rest in kinds.items(body["closings"])
+        ),
+        kinds.switch(body["told"]),
+    )
+
+
+def _sent_json(sent: Sent) -> Row:
+    coins = [[str(coin.outpoint), coin.value, coin.script.hex(), coin.height] for coin in sent.coins]
+    return [sent.txid.hex(), str(sent.spends), sent.feefrac.fee, sent.feefrac.size, coins]
+
+
+def _sent(items: Any) -> Sent:
+    txid, spends, fee, size, listed = kinds.items(items)
+    coins = tuple(
+        Coin(Outpoint.parse(kinds.text(outpoint)), kinds.whole(value), bytes.fromhex(script), height)
+        for outpoint, value, script, height in kinds.items(listed)
+    )
+    return Sent(
+        from_hex(txid, "txid", 32),
+        Outpoint.parse(kinds.text(spends)),
+        FeeFrac(kinds.whole(fee), kinds.whole(size)),
+        coins,
     )
 
 
@@ -116,6 +304,14 @@ def _pending(body: Mapping[str, Any]) -> Pending:
 
 
 # A document may hold anything. What is of another kind is refused here, not where it is used. ---------------------
+
+
+def _quantity(value: Any) -> Quantity:
+    return Quantity(kinds.whole(value))
+
+
+def _hash(value: Any) -> Hash:
+    return Hash(from_hex(value, "hash", HASH_SIZE))
 
 
 def _txid(value: Any) -> str:
@@ -140,36 +336,8 @@ def _payment_json(payment: Payment) -> dict[str, Any]:
 
 def _payment(body: Mapping[str, Any]) -> Payment:
     payee = None if body["payee"] is None else Handle(from_hex(body["payee"], "payee", HANDLE_SIZE))
-    return Payment(payee, check_quantity(body["amount"]), check_token(body["token"]))
+    return Payment(payee, check_quantity(body["amount"]), Token(bytes.fromhex(body["token"])))
 
 
 def _payments(value: Any) -> tuple[Payment, ...]:
     return tuple(_payment(item) for item in kinds.items(value))
-
-
-def _channel_json(channel: Channel) -> dict[str, Any]:
-    return {
-        **agreement_json(channel),
-        "requested": [item.hex() for item in channel.requested],
-        "active": [[item.quantity, item.revoke_hash.hex(), item.signature.hex()] for item in channel.active],
-        "revoked": [[item.quantity, item.secret.hex()] for item in channel.revoked],
-    }
-
-
-def _channel(body: Mapping[str, Any], asset_id: int, fee_rate: int) -> Channel:
-    return replace(
-        channel_of(body, asset_id, fee_rate),
-        requested=tuple(Hash(bytes.fromhex(item)) for item in kinds.items(body["requested"])),
-        active=tuple(
-            Commit(_quantity(quantity), Hash(bytes.fromhex(revoke_hash)), bytes.fromhex(signature))
-            for quantity, revoke_hash, signature in kinds.items(body["active"])
-        ),
-        revoked=tuple(
-            Revoked.by(_quantity(quantity), Secret(bytes.fromhex(secret)))
-            for quantity, secret in kinds.items(body["revoked"])
-        ),
-    )
-
-
-def _quantity(value: Any) -> Quantity:
-    return Quantity(kinds.whole(value))

@@ -1,57 +1,51 @@
-"""Know what the wallet can pay, and sign what this party signs alone."""
+"""Know what the wallet can pay, and check the values of the coins that it spends."""
 
 from __future__ import annotations
 
 import logging
 
 from picopayments_cli.chain import Asset, Query, View
-from picopayments_cli.channel.counterparty import read_transaction, script_pushes, unpack_send
-from picopayments_cli.channel.facts import deposit_depth
+from picopayments_cli.channel.coins import Purse
+from picopayments_cli.channel.drafts import DUST, Draft, coin_of, parse_transaction
+from picopayments_cli.channel.fees import FeeFrac
+from picopayments_cli.channel.rates import Bounds, Rate, believed
+from picopayments_cli.channel.reserve import Reserve, reserve_for
 from picopayments_cli.channel.stages import AGREED, CLOSED, PROPOSED
-from picopayments_cli.channel.transactions import (
-    Draft,
-    Output,
-    Purse,
-    output_of,
-    parse_transaction,
-    spent_outpoints,
-    txid_of,
-)
-from picopayments_cli.channel.values import Coin
+from picopayments_cli.channel.steps import NO_RESERVE, Means
+from picopayments_cli.channel.transactions import COMMIT_SIZE
+from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.wallet import confirmed
+from picopayments_cli.client2.funds import WALLET_RESERVE
 from picopayments_cli.errors import (
     BadPreviousTransaction,
     FeeTooHigh,
+    InsufficientBitcoin,
     InsufficientFunds,
     PicopaymentsError,
 )
 
 log = logging.getLogger(__name__)
-WALLET_RESERVE = 20_000  # satoshis that stay in the wallet, for fees that can't wait
+_CHILD_SIZE = 250  # vB of a child of a P2A output and one P2PKH coin, rounded up
 
 
-def purse(session: Session, view: View, *, can_wait: bool = True) -> Purse:
-    """Collect the confirmed coins that the wallet may spend, less those promised to deposits, and the fee rate.
+def bounds(session: Session) -> Bounds:
+    """The fee rates (sat/vB) that are paid while nothing is lost by waiting."""
+    return Bounds(1, session.settings.fee_ceiling)
 
-    If the network asks more than the ceiling, what can't wait pays the ceiling; for what can it raises FeeTooHigh.
+
+def rate(session: Session, view: View) -> Rate:
+    """The fee rate that is believed: the setting's, else the chain's."""
+    return believed(session.settings.fee_rate or view.fee_rate, None, None, bounds(session))
+
+
+def free_coins(session: Session, view: View, *, can_wait: bool) -> tuple[Coin, ...]:
+    """Collect the confirmed coins without attached assets that no deposit is promised.
+
+    Where it can't be known what is attached, what can't wait does without any coin.
     """
-    taken = {
-        outpoint
-        for item in session.connections().values()
-        if item.stage != CLOSED
-        for tx in [parse_transaction(item.deposit_raw)]
-        if tx is not None
-        for outpoint in spent_outpoints(tx)
-    }
-    taken |= session.home.spent
+    taken = _promised(session) | session.home.spent
     coins = tuple(coin for coin in confirmed(view.coins[session.wallet.address]) if coin.outpoint not in taken)
-    coins = _plain(session, coins, can_wait)
-    return Purse(session.wallet.unlock, coins, _rate(session, view, can_wait), WALLET_RESERVE)
-
-
-def _plain(session: Session, coins: tuple[Coin, ...], can_wait: bool) -> tuple[Coin, ...]:
-    """Leave out coins with attached assets. If that can't be known, what can't wait does without any coin."""
     try:
         attached = session.sight.attached(coin.outpoint for coin in coins)
     except PicopaymentsError as error:
@@ -62,30 +56,55 @@ def _plain(session: Session, coins: tuple[Coin, ...], can_wait: bool) -> tuple[C
     return tuple(coin for coin in coins if coin.outpoint not in attached)
 
 
-def _rate(session: Session, view: View, can_wait: bool) -> int:
-    """Choose the fee rate (sat/vB) of what this party signs alone. Raises FeeTooHigh for what can wait."""
-    ceiling = session.settings.fee_ceiling
-    asked = session.settings.fee_rate or view.fee_rate
-    if can_wait and asked > ceiling:
+def _promised(session: Session) -> set[Outpoint]:
+    deposits = [item.deposit_raw for item in session.connections().values() if item.stage != CLOSED]
+    return {
+        Outpoint(spent.prevout.hash, spent.prevout.n)
+        for tx in map(parse_transaction, deposits)
+        for spent in (tx.vin if tx is not None else ())
+    }
+
+
+def purse(session: Session, view: View) -> Purse:
+    """The wallet as a deposit is paid from it. Raises FeeTooHigh above the ceiling."""
+    asked, ceiling = rate(session, view).value, session.settings.fee_ceiling
+    if asked > ceiling:
         raise FeeTooHigh(
             f"The network asks {asked} sat/vB, more than the fee_ceiling of {ceiling}. Wait, or raise the ceiling in "
             "the settings.",
             rate=asked,
             fee_ceiling=ceiling,
         )
-    return min(asked, ceiling)
+    return Purse(session.wallet.script, free_coins(session, view, can_wait=True), asked)
+
+
+def means(session: Session, view: View) -> Means:
+    """The wallet as recoveries are paid from it: a coin is kept for each connection that may have to close yet."""
+    coins = free_coins(session, view, can_wait=False)
+    believed_rate, limits = rate(session, view), bounds(session)
+    purse = Purse(session.wallet.script, coins, believed_rate.value)
+    return Means(purse, believed_rate, limits, _reserve(session, limits))
+
+
+def _reserve(session: Session, limits: Bounds) -> Reserve:
+    """Return what the closes of all open connections need, each raised to the ceiling by a child with one coin."""
+    rates = [item.duplex.receiving.contract.rate for item in session.connections().values() if item.stage == AGREED]
+    if not rates:
+        return NO_RESERVE
+    commit = FeeFrac(COMMIT_SIZE * min(rates), COMMIT_SIZE)
+    return reserve_for(len(rates), commit, _CHILD_SIZE, limits, DUST)
 
 
 def check_inputs(session: Session, draft: Draft) -> None:
-    """Compare each coin to be spent with the transaction that made it. Raises BadPreviousTransaction.
-
-    Legacy signatures don't commit to values: a wrong one would go to the miners.
-    """
-    txids = sorted({coin.outpoint.txid for coin in draft.inputs})
-    known = session.chain.view(Query(transactions=txids)).transactions
-    for coin in draft.inputs:
-        made = output_of(known.get(coin.outpoint.txid, b""), coin.outpoint)
-        if made != Output(coin.value, coin.script):
+    """Compare each wallet coin to be spent with the transaction that made it. Raises BadPreviousTransaction."""
+    coins = [spent.coin for spent in draft.inputs if spent.coin.script == session.wallet.script]
+    coins = [coin for coin in coins if coin.height is not None]
+    if not coins:
+        return
+    known = session.chain.view(Query(transactions=sorted({coin.outpoint.txid for coin in coins}))).transactions
+    for coin in coins:
+        made = coin_of(known.get(coin.outpoint.txid, b""), coin.outpoint)
+        if (made.value, made.script) != (coin.value, coin.script):
             raise BadPreviousTransaction(
                 f"The coin {coin.outpoint} holds {made.value} satoshis, not the {coin.value} that were named. "
                 "Nothing was signed.",
@@ -95,25 +114,17 @@ def check_inputs(session: Session, draft: Draft) -> None:
             )
 
 
-def signed(session: Session, draft: Draft) -> bytes:
-    """Sign a transaction that only this party signs; its bytes. Raises BadPreviousTransaction."""
-    check_inputs(session, draft)
-    raw: bytes = draft.signed(session.wallet.key).serialize()
-    return raw
-
-
 def check_funds(session: Session, asset: Asset, quantity: int) -> None:
     """Refuse more than the wallet's confirmed assets, less those on their way out. Raises InsufficientFunds."""
-    others = [item for item in session.connections().values() if item.stage in (PROPOSED, AGREED)]
-    look = session.sight.look(session.wallet.address, others, settle=False)
     address = session.wallet.address
-    deposits = {
-        txid_of(item.deposit_raw): item.duplex.sending.quantity
+    others = [item for item in session.connections().values() if item.stage in (PROPOSED, AGREED)]
+    look = session.sight.look(address, others)
+    leaving = sum(
+        item.duplex.sending.contract.quantity
         for item in others
-        if item.asset == asset.name and not deposit_depth(item.duplex.sending, look.facts[item.handle][0])
-    }
-    leaving = deposits | _unconfirmed_sends(session, look.view.coins[address], asset)
-    free = look.held(address, asset.name) - sum(leaving.values())
+        if item.asset == asset.name and not look.facts[item.handle][0].funded
+    )
+    free = look.held(address, asset.name) - leaving
     if free < quantity:
         raise InsufficientFunds(
             f"The wallet {address} holds {free} of {asset} that can be spent, less than {quantity}. Send it some, and "
@@ -125,21 +136,14 @@ def check_funds(session: Session, asset: Asset, quantity: int) -> None:
         )
 
 
-def _unconfirmed_sends(session: Session, coins: tuple[Coin, ...], asset: Asset) -> dict[bytes, int]:
-    """Find what transactions in the mempool take from the wallet, by txid.
-
-    They are known by the change that each leaves in the wallet, where no other spends it before it is confirmed.
-    """
-    txids = {coin.outpoint.txid for coin in coins if coin.height is None}
-    if not txids:
-        return {}
-    sent = {}
-    for txid, raw in session.chain.view(Query(transactions=sorted(txids))).transactions.items():
-        tx = parse_transaction(raw)
-        if tx is None or (script_pushes(bytes(tx.vin[0].scriptSig)) or [b""])[-1] != session.wallet.key.pubkey:
-            continue
-        reading = read_transaction(tx, session.wallet.script)
-        send = unpack_send(reading.message) if reading and reading.message else None
-        if send is not None and send.asset_id == asset.number:
-            sent[txid] = send.quantity
-    return sent
+def check_reserve(session: Session, purse: Purse, draft: Draft) -> None:
+    """Refuse a deposit that leaves too little for fees that can't wait. Raises InsufficientBitcoin."""
+    held = sum(coin.value for coin in purse.coins)
+    paid = draft.fee + sum(out.value for out in draft.outputs if out.script != purse.script)
+    if held - paid < WALLET_RESERVE:
+        raise InsufficientBitcoin(
+            f"This would leave {held - paid} satoshis in the wallet; {WALLET_RESERVE} must stay for fees that can't "
+            f"wait. Send bitcoin to {session.wallet.address}.",
+            needed=paid + WALLET_RESERVE,
+            available=held,
+        )

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from picopayments_cli.channel.messages import Payment, Receipt, Refusal
 from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel2.messages import Payment, Receipt, Refusal
 
 Action = Mapping[str, Any]
 Event = dict[str, Any]

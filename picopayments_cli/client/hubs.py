@@ -1,21 +1,19 @@
-"""Find the hub of a connection, at its own URL first, whichever hub the settings name.
+"""Find the hub of a connection by its key, whichever hub the settings name.
 
-Without a node of one's own the chain is seen through that hub, too, once it has proven its key. Whoever hands calls on
-to it proves that as well: so the settings' hub is asked only where nobody at the connection's URL has the key.
+Without a node of one's own the chain is seen through that hub, too, once it has proven its key.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.looking import Look
 from picopayments_cli.client.session import Session
-from picopayments_cli.config import place_of
+from picopayments_cli.client2.hubs import way_to
 from picopayments_cli.errors import LocalFiles, PicopaymentsError
 
 log = logging.getLogger(__name__)
@@ -36,44 +34,33 @@ class Seen:
         return self.outcome
 
 
-def _nothing(_connection: Connection) -> list[bytes]:
-    return []
-
-
-def seen(
-    session: Session,
-    connections: Iterable[Connection],
-    *,
-    beside: Callable[[Connection], list[bytes]] = _nothing,
-    settle: bool = True,
-) -> list[Seen]:
-    """Look at connections, once for all of a hub; ``beside`` and ``settle`` as in ``Sight.look``.
+def seen(session: Session, connections: Iterable[Connection]) -> list[Seen]:
+    """Look at connections, once for all of a hub.
 
     A hub that is silent, or not the one that it was, does not stop the others. What is closing already is seen through
     the settings' hub then, if that is another one. Raises what is wrong with local files.
     """
-
-    def look(at: Session, group: Sequence[Connection]) -> Seen:
-        scripts = [script for item in group for script in beside(item)]
-        try:
-            return Seen(at, group, at.sight.look(at.wallet.address, group, beside=scripts, settle=settle))
-        except LocalFiles:
-            raise
-        except PicopaymentsError as error:
-            return Seen(at, group, error)
-
     found: list[Seen] = []
     for group in _by_hub(connections):
         at, error = _reached(session, group[0])
         if error is None:
-            found.append(look(at, group))
+            found.append(_looked(at, group))
             continue
         other = _seen_otherwise(session, at, error)
         ending = [item for item in group if other is not None and item.stage not in (PROPOSED, AGREED)]
         waiting = [item for item in group if item not in ending]
-        found += [look(other, ending)] if other is not None and ending else []
+        found += [_looked(other, ending)] if other is not None and ending else []
         found += [Seen(at, waiting, error)] if waiting else []
     return found
+
+
+def _looked(at: Session, group: Sequence[Connection]) -> Seen:
+    try:
+        return Seen(at, group, at.sight.look(at.wallet.address, group))
+    except LocalFiles:
+        raise
+    except PicopaymentsError as error:
+        return Seen(at, group, error)
 
 
 def alone(session: Session, connection: Connection) -> Session:
@@ -118,11 +105,6 @@ def _reached(session: Session, connection: Connection) -> tuple[Session, Picopay
         log.warning("%s The hub of the settings has that hub's key, and is asked in its place.", error.message)
         return session, None
     return at, None if own_chain else error
-
-
-def way_to(url: str) -> tuple[str, str]:
-    """Find where a hub is, and the path there: several hubs may share a place."""
-    return place_of(url), urlsplit(url).path.strip("/")
 
 
 def _unproven(at: Session, connection: Connection) -> PicopaymentsError | None:

@@ -12,23 +12,23 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from picopayments_cli.channel import duplex as pair
-from picopayments_cli.channel.deadlines import FINAL_DEPTH, is_open, must_close
-from picopayments_cli.channel.facts import Facts, see_deposit
-from picopayments_cli.channel.messages import Payment
+from picopayments_cli.channel.deadlines import is_open, must_close
+from picopayments_cli.channel.drafts import parse_transaction
+from picopayments_cli.channel.facts import Deposit, Facts, find_anchor, judge_deposit
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, PROPOSED
-from picopayments_cli.channel.transactions import txid_of
 from picopayments_cli.channel.values import Token
+from picopayments_cli.channel.wire import Payment
+from picopayments_cli.channel2.deadlines import FINAL_DEPTH
 from picopayments_cli.client import history, opening, publishing
-from picopayments_cli.client.closing import Outcome, is_over, recover, republish, settle
+from picopayments_cli.client.closing import Outcome, over, settle
 from picopayments_cli.client.connection import Connection
-from picopayments_cli.client.exchange import exchange, finish, prepare, to_look_at
+from picopayments_cli.client.exchange import exchange, finish, prepare
 from picopayments_cli.client.looking import Look
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import place_of
 from picopayments_cli.errors import (
     BroadcastRefused,
     ConnectionNotOpen,
-    DirtyCommitAddress,
     HubRestored,
     HubUnreachable,
     LocalFiles,
@@ -44,42 +44,93 @@ log = logging.getLogger(__name__)
 # Looking ------------------------------------------------------------------------------------------------------------
 
 
-def observe(session: Session, connection: Connection, facts: tuple[Facts, Facts], held: int) -> Connection:
-    """Accept the hub's deposit once it is buried and holds the asset."""
-    h2c = see_deposit(connection.duplex.receiving, facts[1], held, session.network.safe_depth)
-    return replace(connection, duplex=replace(connection.duplex, receiving=h2c))
+def observe(session: Session, connection: Connection, look: Look) -> tuple[Connection, Look, tuple[Deposit, Deposit]]:
+    """See how both deposits stand; and the look, once more where the hub's deposit has just been found.
+
+    The ledger is asked about one until it counts, and again once its block changes.
+    """
+    c2h, h2c = look.facts[connection.handle]
+    own, verdict = _own_deposit(session, connection, c2h)
+    hubs = _hub_deposit(session, connection, h2c)
+    counted = own.counted[0], hubs.counted[1]
+    seen = replace(connection, duplex=hubs.duplex, hub_deposit=hubs.hub_deposit, counted=counted)
+    void = counted[1] is None and connection.counted[1] is not None and h2c.funded
+    if seen.duplex != connection.duplex:
+        look = session.sight.look(session.wallet.address, [seen])
+    return seen, look, (verdict, Deposit.VOID if void else Deposit.COUNTS)
 
 
-def status(session: Session, connection: Connection, facts: tuple[Facts, Facts]) -> str:
-    """Tell whether a connection is opening, open, closing or closed."""
+def _own_deposit(session: Session, connection: Connection, facts: Facts) -> tuple[Connection, Deposit]:
+    """The own deposit: it counts at ``safe_depth`` with the ledger's row, and is judged again in another block."""
+    sending, tip, depth = connection.duplex.sending, facts.tip, session.network.safe_depth
+    seen, before = facts.deposit, connection.counted[0]
+    if sending.anchor is None or seen is None or seen.depth(tip) < depth or seen.height == before:
+        return connection, Deposit.COUNTS if seen is not None else Deposit.UNMINED
+    rows, entries = session.sight.funding(sending.contract)
+    verdict = judge_deposit(sending.contract, sending.anchor, rows, entries, seen, tip, depth)
+    height = seen.height if verdict is Deposit.COUNTS else None
+    return replace(connection, counted=(height, connection.counted[1])), verdict
+
+
+def _hub_deposit(session: Session, connection: Connection, facts: Facts) -> Connection:
+    """The hub's deposit: found once it is buried, judged again in another block; not ``counted`` where it is void."""
+    receiving, tip, depth = connection.duplex.receiving, facts.tip, session.network.safe_depth
+    seen, before = facts.deposit, connection.counted[1]
+    if receiving.anchor is not None and (seen is None or seen.height is None or seen.height == before):
+        return connection
+    rows, entries = session.sight.funding(receiving.contract)
+    if receiving.anchor is not None:
+        verdict = judge_deposit(receiving.contract, receiving.anchor, rows, entries, seen, tip, depth)
+        height = seen.height if seen is not None and verdict is Deposit.COUNTS else None
+        return replace(connection, counted=(connection.counted[0], height))
+    anchor = find_anchor(receiving.contract, rows, entries, tip, depth)
+    if anchor is None:
+        return connection
+    entry = next(item for item in entries if item.txid == anchor.outpoint.txid)
+    duplex = replace(connection.duplex, receiving=replace(receiving, anchor=anchor))
+    counted = connection.counted[0], entry.height
+    return replace(connection, duplex=duplex, hub_deposit=entry.raw, counted=counted)
+
+
+def status(
+    session: Session, connection: Connection, look: Look, deposits: tuple[Deposit, Deposit] = (Deposit.COUNTS,) * 2
+) -> str:
+    """Tell whether a connection is opening, open, closing or closed. ``deposits``: as ``observe`` found them."""
     if connection.stage in (CLOSING, CLOSED):
         return CLOSED if connection.stage == CLOSED else CLOSING
-    duplex, agreed = connection.duplex, connection.agreed_height
-    if connection.stage == AGREED and must_close(duplex, *facts, agreed):
+    facts, expiry = look.facts[connection.handle], connection.expiry
+    if connection.stage == PROPOSED:
+        return OPENING
+    if must_close(expiry, expiry.settle_height, facts, deposits):
         return CLOSING
-    opened = is_open(duplex, *facts, agreed, session.network.safe_depth)
-    return OPEN if opened else OPENING
+    counting = None not in connection.counted
+    if not counting:
+        tip, depth = facts[0].tip, session.network.safe_depth
+        return OPENING if expiry.may_open(tip, depth) else CLOSING
+    return OPEN if is_open(expiry, facts, session.network.safe_depth) else OPENING
 
 
 def as_seen(session: Session, connection: Connection, look: Look) -> Connection:
     """Take a closed connection for closing if the chain shows that it is not over any more."""
-    if connection.stage != CLOSED or connection.final or is_over(session, connection, look):
+    if connection.stage != CLOSED or connection.final or over(session, connection, look):
         return connection
     return replace(connection, stage=CLOSING)
 
 
-def unknown_deposit(session: Session, connection: Connection, facts: tuple[Facts, Facts]) -> UnknownDeposit | None:
+def unknown_deposit(connection: Connection, look: Look) -> UnknownDeposit | None:
     """Make the error for a connection that goes on though the chain does not know its deposit; None if it does."""
-    if connection.stage != AGREED or facts[0].history:
+    facts = look.facts[connection.handle][0]
+    if connection.stage != AGREED or facts.deposit is not None or facts.spend is not None:
         return None
-    txid = txid_of(connection.deposit_raw)[::-1].hex()
+    tx = parse_transaction(connection.deposit_raw)
+    txid = bytes(tx.GetTxid())[::-1].hex() if tx is not None else ""
     return UnknownDeposit(
         f"The chain does not know the deposit {txid} of the connection {connection.handle.hex()}. If it was lost on "
         "the way, `sync` publishes it again. If not, this is another chain than that of the connection: see that hub "
         "and node are right, or ask their operator. Nothing is closed by it; `close` does that.",
         handle=connection.handle.hex(),
         txid=txid,
-        height=facts[0].tip,
+        height=facts.tip,
     )
 
 
@@ -88,7 +139,6 @@ def unknown_deposit(session: Session, connection: Connection, facts: tuple[Facts
 
 def sync(session: Session, connection: Connection, look: Look, outcome: Outcome) -> None:
     """Take the next step of a connection: finish opening, exchange payments, close in time, or recover."""
-    facts = look.facts[connection.handle]
     connection = publishing.resume(session, connection)
     if connection.stage == CLOSED:
         connection = _look_again(session, connection, look)
@@ -98,12 +148,24 @@ def sync(session: Session, connection: Connection, look: Look, outcome: Outcome)
         connection = _live(session, connection, look, outcome)
     if connection.stage == CLOSING:
         connection = _last_answer(session, connection, outcome)
-        settle(session, connection, facts, look, outcome)
+        settle(session, *_observed_at_last(session, connection, look), outcome)
+
+
+def _observed_at_last(session: Session, connection: Connection, look: Look) -> tuple[Connection, Look]:
+    """As ``observe`` sees it; what can't be asked about the deposits stops no settlement."""
+    try:
+        return observe(session, connection, look)[:2]
+    except LocalFiles:
+        raise
+    except PicopaymentsError as error:
+        log.warning("whether the deposits count is not known: %s", error.message)
+        return connection, look
 
 
 def _last_answer(session: Session, connection: Connection, outcome: Outcome) -> Connection:
     """Fetch the answer to the sync that has none yet: the payments in it are this party's until it closes."""
-    if connection.pending is None or connection.commit_raw is not None or connection.told:
+    signed = connection.duplex.close_signed or connection.duplex.receiving.half_left
+    if connection.pending is None or signed or connection.ending.told:
         return connection
     with _closing_all_the_same(outcome, "the last sync stays unanswered"):
         finish(session, connection, outcome)
@@ -112,11 +174,7 @@ def _last_answer(session: Session, connection: Connection, outcome: Outcome) -> 
 
 @contextmanager
 def _closing_all_the_same(outcome: Outcome, otherwise: str) -> Iterator[None]:
-    """Go on whatever the hub answers to a last sync. ``otherwise`` tells the user what an error comes to.
-
-    One that does not answer is told nothing yet: told of the close, it would refuse that sync for ever, and what the
-    sync gave back is not taken back.
-    """
+    """Go on whatever the hub answers to a last sync. ``otherwise`` tells the user what an error comes to."""
     try:
         yield
     except LocalFiles:
@@ -129,43 +187,34 @@ def _closing_all_the_same(outcome: Outcome, otherwise: str) -> Iterator[None]:
 
 def _live(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
     """Do one round of a connection that is not closing. It may be closing afterwards."""
-    facts = look.facts[connection.handle]
-    held = look.held(session.address(connection.duplex.receiving), connection.asset)
-    seen = observe(session, connection, facts, held)
-    if facts[0].revoked_coins:
-        log.warning("somebody paid to a revoked commit's address: its coins are taken away")
-        seen = recover(session, seen, facts, look, outcome)
-    shown = status(session, seen, facts)
-    missing = unknown_deposit(session, seen, facts)
+    seen, look, deposits = observe(session, connection, look)
+    shown, missing = status(session, seen, look, deposits), unknown_deposit(seen, look)
     if shown == OPENING:
-        with _instead(BroadcastRefused, missing):
-            republish(session, seen, facts, outcome)
+        if missing is not None:
+            _republish(session, seen, outcome, missing)
         return seen
     if shown == CLOSING:
-        if missing is not None:
+        if missing is not None and Deposit.VOID not in deposits and look.facts[seen.handle][1].spend is None:
             raise missing
-        if any(channel.truncated for channel in facts):
-            log.warning("so many payments went to a deposit's address that its history can't be seen whole: it closes")
-        return _closing(session, seen)
+        return _closing(session, seen, look)
     try:
         return exchange(session, seen, outcome)
     except UnknownHandle as error:
         raise _unknown_to_hub(connection) from error
-    except (ConnectionNotOpen, DirtyCommitAddress, HubRestored) as error:  # signed by the hub, or found on the chain
-        if isinstance(error, ConnectionNotOpen) and error.data.get("stage") == AGREED:
+    except (ConnectionNotOpen, HubRestored) as error:  # signed by the hub
+        if isinstance(error, ConnectionNotOpen) and error.data.get("stage") in (AGREED, OPENING):
             log.warning("connection %s: the hub does not see it open yet; sync again", connection.handle.hex())
             return session.connection(connection.handle)
         log.warning("connection %s closes: %s", connection.handle.hex(), error.message)
-        return _closing(session, session.connection(connection.handle))
+        return _closing(session, session.connection(connection.handle), look)
 
 
-@contextmanager
-def _instead(refusal: type[PicopaymentsError], error: PicopaymentsError | None) -> Iterator[None]:
-    """Raise an error, if there is one, in the place of a refusal."""
+def _republish(session: Session, connection: Connection, outcome: Outcome, missing: UnknownDeposit) -> None:
+    """Publish the deposit again, which the chain does not show."""
     try:
-        yield
-    except refusal as refused:
-        raise error or refused from refused
+        outcome.txids.append(session.broadcast(connection.deposit_raw, "deposit"))
+    except BroadcastRefused as refused:
+        raise missing from refused
 
 
 def _unknown_to_hub(connection: Connection) -> UnknownHandle:
@@ -183,8 +232,8 @@ def _look_again(session: Session, connection: Connection, look: Look) -> Connect
     """Reopen the closing of a connection if a reorganisation has undone it; mark it as final once none can."""
     if as_seen(session, connection, look).stage == CLOSING:
         log.warning("connection %s is not over any more: it is settled again", connection.handle.hex())
-        return _closing(session, connection)
-    if is_over(session, connection, look, FINAL_DEPTH):
+        return _closing(session, connection, look)
+    if over(session, connection, look, FINAL_DEPTH):
         return session.save(replace(connection, final=True), "final")
     return connection
 
@@ -193,32 +242,33 @@ def _look_again(session: Session, connection: Connection, look: Look) -> Connect
 
 
 def close(session: Session, connection: Connection) -> Connection:
-    """Close a connection: sync once more where that can be, publish what was received, and tell the hub.
+    """Close a connection: sync once more where that can be, agree with the hub on a close, else settle alone.
 
     Raises Unreachable where nothing could be published and the hub does not answer: ``sync`` goes on from there.
     """
     if connection.stage == PROPOSED:
         return session.save(replace(connection, stage=CLOSED), "given up", history.closed())
     connection = publishing.resume(session, connection)
-    look = session.sight.look(session.wallet.address, [connection], beside=to_look_at(connection))
-    facts = look.facts[connection.handle]
+    look = session.sight.look(session.wallet.address, [connection])
     outcome = Outcome()
     if connection.stage == AGREED:
-        held = look.held(session.address(connection.duplex.receiving), connection.asset)
-        seen = observe(session, connection, facts, held)
-        if status(session, seen, facts) == OPEN:
+        seen, look, deposits = observe(session, connection, look)
+        if status(session, seen, look, deposits) == OPEN:
             seen = _last_sync(session, seen, outcome)
-        connection = _closing(session, seen)
+        connection = _closing(session, seen, look)
+        look = session.sight.look(session.wallet.address, [connection])
     if connection.stage == CLOSING:
-        connection = settle(session, connection, facts, look, outcome)
-    if outcome.hub_silent is not None and connection.commit_raw is None:
+        connection = settle(session, connection, look, outcome)
+    if outcome.hub_silent is not None and not outcome.txids:
         raise outcome.hub_silent
     return connection
 
 
-def _closing(session: Session, connection: Connection) -> Connection:
+def _closing(session: Session, connection: Connection, look: Look) -> Connection:
     """Have the connection do nothing but close from here on."""
-    return session.save(replace(connection, stage=CLOSING), "closing", history.closing())
+    since = connection.ending.since
+    stopped = replace(connection.ending, since=look.view.height if since is None else since)
+    return session.save(replace(connection, stage=CLOSING, ending=stopped), "closing", history.closing())
 
 
 def _last_sync(session: Session, connection: Connection, outcome: Outcome) -> Connection:

@@ -1,22 +1,29 @@
-"""Look at the chain for a command, in one round trip, and remember what the command need not ask again."""
+"""Look at the chain for a command: what became of the anchors, and nothing else while nothing has happened.
+
+An anchor that is among its address's coins is unspent, the mempool included: one question answers for all connections.
+Only where one is missing are histories asked for, and what is signed in advance by its txid, which nobody can hide
+behind dust.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from picopayments_cli.chain import Chain, Query, View
+from picopayments_cli.chain.packages import Waiting
+from picopayments_cli.channel import facts as three
 from picopayments_cli.channel.counterparty import asset_id
-from picopayments_cli.channel.deadlines import WATCHED_REVOKED, exposed
-from picopayments_cli.channel.facts import Facts, paid_commit, unspent
+from picopayments_cli.channel.drafts import parse_transaction
+from picopayments_cli.channel.facts import Facts, Paid, Paying, Seen, SendRow, Side, is_deposit
 from picopayments_cli.channel.networks import Network, address_of_script
 from picopayments_cli.channel.stages import CLOSED, CLOSING
-from picopayments_cli.channel.state import Channel, Revoked
-from picopayments_cli.channel.values import Handle, Outpoint
+from picopayments_cli.channel.transactions import Contract
+from picopayments_cli.channel.values import Entry, Handle, Height, Outpoint
 from picopayments_cli.client.connection import Connection
-
-log = logging.getLogger(__name__)
+from picopayments_cli.client.nodes import Nodes
+from picopayments_cli.client2 import looking
+from picopayments_cli.errors import MemoRequired
 
 
 @dataclass(frozen=True)
@@ -30,116 +37,174 @@ class Look:
         """Get what the ledger says an address holds, if it was asked."""
         return self.view.balances.get(address, {}).get(asset, 0)
 
+    def takes_sends(self, wallet: str) -> bool:
+        """Tell whether the wallet's address takes sends without a memo."""
+        try:
+            self.view.check_takes_sends(wallet)
+        except MemoRequired:
+            return False
+        return True
 
-class Sight:
-    """A chain and what one command has learnt of it. Sessions that see the same chain share one."""
 
-    def __init__(self, network: Network, chain: Chain) -> None:
-        self.chain = chain
-        self._network = network
-        self._dirty: dict[bytes, bool] = {}  # whether a script has a history
-        self._attached: dict[Outpoint, bool] = {}  # whether assets are attached to a coin of the wallet
+def sides_of(connection: Connection) -> tuple[Paying, Paid]:
+    """Take from a connection what the chain decides on: this party as payer of c2h and as payee of h2c."""
+    duplex, ending, sent = connection.duplex, connection.ending, connection.sent
+    c2h, h2c = duplex.sending, duplex.receiving
+    signed = tuple(connection.rows.signed.values())
+    active = tuple(item.commit for item in h2c.active)
+    return (
+        Paying(c2h.contract, c2h.anchor, signed, ending.closings, connection.deposit_raw, sent[0]),
+        Paid(h2c.contract, h2c.anchor, active, ending.counters, connection.hub_deposit, sent[1]),
+    )
 
-    def dirty(self, scripts: Iterable[bytes], *, again: bool = False) -> set[bytes]:
-        """Find which of these scripts have a history, the mempool included.
 
-        Asks the chain only for those that this command has not looked at yet, or for all of them ``again``.
-        """
-        wanted = set(scripts)
-        unknown = wanted if again else wanted - self._dirty.keys()
-        if unknown:
-            self._note_histories(unknown, self.chain.view(Query(history=list(self._addresses(unknown)))))
-        return {script for script in wanted if self._dirty[script]}
+class Sight(looking.Sight):
+    """A chain, the nodes behind it, and what one command has learnt of it. Sessions of one chain share one."""
 
-    def attached(self, outpoints: Iterable[Outpoint]) -> set[Outpoint]:
-        """Find which of the wallet's coins have assets attached. The chain is asked once for each."""
-        wanted = set(outpoints)
-        unknown = wanted - self._attached.keys()
-        found = self.chain.attached(unknown) if unknown else set()
-        if found:
-            log.warning("%d coins of the wallet are left alone: assets are attached to them", len(found))
-        self._attached |= {outpoint: outpoint in found for outpoint in unknown}
-        return {outpoint for outpoint in wanted if self._attached[outpoint]}
+    def __init__(self, network: Network, chain: Chain, nodes: Nodes) -> None:
+        super().__init__(network, chain)
+        self.nodes = nodes
 
-    def _address(self, channel: Channel) -> str:
-        return str(address_of_script(self._network, channel.script.output))
-
-    def _addresses(self, scripts: Iterable[bytes]) -> dict[str, bytes]:
-        return {str(address_of_script(self._network, script)): script for script in scripts}
-
-    def _note_histories(self, scripts: Iterable[bytes], view: View) -> None:
-        for address, script in self._addresses(scripts).items():
-            self._dirty[script] = bool(view.history[address])
-
-    def look(
-        self, wallet: str, connections: Iterable[Connection], *, beside: Iterable[bytes] = (), settle: bool = True
+    def look(  # type: ignore[override]  # until this class takes the other's place
+        self, wallet: str, connections: Iterable[Connection]
     ) -> Look:
-        """Look at these connections, at the wallet's address and, for ``dirty``, at the scripts beside.
-
-        One round trip; with ``settle`` a second one where a deposit is spent, to see what became of the commit.
-        """
-        scripts = list(beside)
+        """Look at these connections and at the wallet's address."""
         looked_at = list(connections)
-        channels = [channel for item in looked_at for channel in (item.duplex.sending, item.duplex.receiving)]
-        addresses = [self._address(channel) for channel in channels]
-        watched = self._revoked(item.duplex.sending for item in looked_at)
-        # What the ledger shows on a channel matters when it opens and when it ends.
-        asked = [
-            self._address(channel)
-            for item in looked_at
-            if item.stage in (CLOSING, CLOSED) or item.duplex.receiving.anchor is None
-            for channel in (item.duplex.sending, item.duplex.receiving)
-        ]
-        history = [*addresses, *self._addresses(scripts)]
-        view = self.chain.view(Query(history=history, coins=[wallet, *watched], balances=[wallet, *asked]))
-        self._note_histories(scripts, view)
-        facts = [
-            Facts(
-                view.height,
-                view.history[address],
-                unspent(channel.script.output, view.history[address]),
-                revoked_coins=tuple(
-                    (revoked, coin)
-                    for watched_address, (of, revoked) in watched.items()
-                    if of == channel
-                    for coin in view.coins[watched_address]
-                ),
-                assets=_asset_ids(view.balances[address]) if address in view.balances else None,
-                truncated=address in view.truncated,
-            )
-            for channel, address in zip(channels, addresses, strict=True)
-        ]
-        if settle:
-            facts = self._with_commits(channels, facts)
-        pairs = {item.handle: (facts[2 * n], facts[2 * n + 1]) for n, item in enumerate(looked_at)}
+        sides = [side for item in looked_at for side in sides_of(item)]
+        ending = [side for item in looked_at if item.stage in (CLOSING, CLOSED) for side in sides_of(item)]
+        deposits = {side.contract.deposit.output: self.at(side.contract.deposit.output) for side in sides}
+        asked = [self.at(side.contract.deposit.output) for side in ending]
+        view = self.chain.view(Query(coins=[wallet, *deposits.values()], balances=[wallet, *asked], options=[wallet]))
+        past = _Past(self, view)
+        past.add_histories([side for side in sides if past.is_spent(side)])
+        found = [past.facts(side) for side in sides]
+        commits = [item for item in map(_commit_output, sides, found) if item is not None]
+        if commits:
+            past.add_outputs(commits)
+            found = [past.facts(side) for side in sides]
+        pairs = {item.handle: (found[2 * n], found[2 * n + 1]) for n, item in enumerate(looked_at)}
         return Look(view, pairs)
 
-    def _revoked(self, channels: Iterable[Channel]) -> dict[str, tuple[Channel, Revoked]]:
-        """Choose the addresses of revoked commits to watch: the greatest exposures of each channel."""
-        return {
-            str(address_of_script(self._network, channel.commit_script(item.revoke_hash).output)): (channel, item)
-            for channel in channels
-            for item in exposed(channel)[:WATCHED_REVOKED]
-        }
+    def funding(self, contract: Contract) -> tuple[tuple[SendRow, ...], tuple[Entry, ...]]:
+        """Ask the ledger for the sends to a deposit's address, and the chain for those that may be the deposit."""
+        address = self.at(contract.deposit.output)
+        rows = self.nodes.sends(contract.deposit.output)
+        txids = list(dict.fromkeys(row.txid for row in rows if is_deposit(contract, row)))
+        view = self.chain.view(Query(coins=[address], transactions=txids))
+        heights = {coin.outpoint.txid: coin.height for coin in view.coins[address]}
+        return rows, tuple(Entry(txid, raw, heights.get(txid)) for txid, raw in view.transactions.items())
 
-    def _with_commits(self, channels: list[Channel], facts: list[Facts]) -> list[Facts]:
-        """Add to the facts what became of the outputs that the anchors' spenders pay first."""
-        outputs = map(paid_commit, channels, facts)
-        paid = {n: script for n, script in enumerate(outputs) if script is not None}
-        if not paid:
-            return facts
-        addresses = {n: str(address_of_script(self._network, script)) for n, script in paid.items()}
-        asked = list(addresses.values())
-        view = self.chain.view(Query(history=asked, balances=asked))
-        found = list(facts)
-        for n, address in addresses.items():
-            found[n] = replace(
-                facts[n],
-                commit_history=view.history[address],
-                commit_coins=unspent(paid[n], view.history[address]),
-                commit_assets=_asset_ids(view.balances[address]),
-            )
-        return found
+    def at(self, script: bytes) -> str:
+        """Write a scriptPubKey as an address."""
+        return str(address_of_script(self._network, script))
+
+
+def _commit_output(side: Side, facts: Facts) -> bytes | None:
+    """The output of the commit that spends a channel's anchor."""
+    known = facts.spend.known if facts.spend is not None else None
+    if known is None or known.revoke_hash is None:
+        return None
+    return side.contract.commit_script(known.revoke_hash).output
+
+
+class _Past:
+    """The answers of the chain in one look, and what they come to."""
+
+    def __init__(self, sight: Sight, view: View) -> None:
+        self._sight, self._view = sight, view
+        self._coins = dict(view.coins)
+        self._scripts: dict[str, bytes] = {}  # of commits' addresses that were asked about
+        self._balances = dict(view.balances)
+        self._entries: dict[bytes, Entry] = {}
+        self._blind: set[bytes] = set()  # deposits' scripts whose history is cut
+        self._waiting: dict[bytes, Waiting] = {}
+
+    def is_spent(self, side: Side) -> bool:
+        """Whether the anchor is not among the coins: spent, or not there."""
+        coins = self._coins[self._sight.at(side.contract.deposit.output)]
+        return side.anchor is not None and all(coin.outpoint != side.anchor.outpoint for coin in coins)
+
+    def add_histories(self, sides: Sequence[Side]) -> None:
+        """Ask for the history of these deposits' addresses."""
+        if not sides:
+            return
+        at = {self._sight.at(side.contract.deposit.output): side.contract.deposit.output for side in sides}
+        view = self._sight.chain.view(Query(history=list(at)))
+        self._note(view)
+        self._blind |= {at[address] for address in view.truncated if address in at}
+        for side in sides:
+            if side.contract.deposit.output in self._blind:
+                self._add_known(side)
+        self._ask_mempool()
+
+    def _add_known(self, side: Side) -> None:
+        """Ask by txid, and for the heights of those that are there at their first output's address."""
+        anchors = [] if side.anchor is None else [side.anchor.outpoint.txid]
+        txids = [*anchors, *three.known(side), *(sent.txid for sent in side.sent)]
+        found = self._sight.chain.view(Query(transactions=txids)).transactions
+        strange = {txid: raw for txid, raw in found.items() if txid not in self._entries}
+        firsts = {self._first_address(raw) for raw in strange.values()} - {None}
+        if firsts:
+            self._note(self._sight.chain.view(Query(history=[str(item) for item in firsts])))
+        for txid, raw in strange.items():
+            self._entries.setdefault(txid, Entry(txid, raw, None))
+
+    def _first_address(self, raw: bytes) -> str | None:
+        tx = parse_transaction(raw)
+        return None if tx is None else address_of_script(self._sight._network, bytes(tx.vout[0].scriptPubKey))
+
+    def add_outputs(self, scripts: Sequence[bytes]) -> None:
+        """Ask for all that happened on commits' addresses."""
+        self._scripts |= {self._sight.at(script): script for script in scripts}
+        asked = list(self._scripts)
+        view = self._sight.chain.view(Query(history=asked, coins=asked, balances=asked))
+        self._note(view)
+        self._coins |= view.coins
+        self._balances |= view.balances
+        self._ask_mempool()
+
+    def _note(self, view: View) -> None:
+        self._entries |= {entry.txid: entry for entries in view.history.values() for entry in entries}
+
+    def _ask_mempool(self) -> None:
+        """Ask about what is in the mempool, and about what spends it there."""
+        asked = [txid for txid, entry in self._entries.items() if entry.height is None and txid not in self._waiting]
+        self._waiting |= self._sight.nodes.waiting(asked)
+        children = [child for item in self._waiting.values() for child in item.children if child not in self._waiting]
+        self._waiting |= self._sight.nodes.waiting(children)
+
+    def facts(self, side: Side) -> Facts:
+        """Return what is known of a channel."""
+        deposit = side.contract.deposit.output
+        spenders: dict[Outpoint, Seen] = {}
+        for entry in self._entries.values():
+            tx = parse_transaction(entry.raw)
+            for spent in tx.vin if tx is not None else ():
+                spenders[Outpoint(spent.prevout.hash, spent.prevout.n)] = self._seen(entry.txid, entry.height)
+        transactions = {txid: self._seen(txid, entry.height) for txid, entry in self._entries.items()}
+        for coin in self._coins[self._sight.at(deposit)]:
+            transactions.setdefault(coin.outpoint.txid, Seen(coin.outpoint.txid, coin.height))
+        view = three.View(
+            Height(self._view.height),
+            transactions,
+            None if deposit in self._blind else spenders,
+            {script: self._coins[at] for script, at in self._places(side) if at in self._coins},
+            {script: _asset_ids(self._balances[at]) for script, at in self._places(side) if at in self._balances},
+        )
+        return three.look(side, view)
+
+    def _places(self, side: Side) -> list[tuple[bytes, str]]:
+        """The scripts of the deposit and of the commits that were asked about, with their addresses."""
+        deposit = side.contract.deposit.output
+        return [(deposit, self._sight.at(deposit)), *((script, at) for at, script in self._scripts.items())]
+
+    def _seen(self, txid: bytes, height: Height | None) -> Seen:
+        waiting = self._waiting.get(txid)
+        if height is not None or waiting is None:
+            return Seen(txid, height)
+        child = next((item for item in waiting.children if item in self._waiting), None)
+        below = None if child is None else Seen(child, None, self._waiting[child].feefrac)
+        return replace(Seen(txid), feefrac=waiting.feefrac, child=below)
 
 
 def _asset_ids(balances: Mapping[str, int]) -> tuple[int, ...]:

@@ -6,36 +6,39 @@ Nothing is deposited that was not agreed to on both sides, and what was agreed i
 from __future__ import annotations
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from picopayments_cli.chain import Asset, Query
+from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_members
-from picopayments_cli.channel.keys import SALT_SIZE, Secrets
-from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositMessage, DepositRequest
-from picopayments_cli.channel.scripts import DepositScript
+from picopayments_cli.channel.deadlines import Expiry, check_delay
+from picopayments_cli.channel.drafts import parse_transaction
+from picopayments_cli.channel.keys import Secrets
+from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositReply, DepositRequest
+from picopayments_cli.channel.opening import Party, Stake, check_parties, check_wallet, contract_of
+from picopayments_cli.channel.rates import Rate, asked_rate, payee_agrees, payer_agrees
+from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.stages import AGREED, ASKED, PROPOSED
-from picopayments_cli.channel.state import Channel
-from picopayments_cli.channel.terms import Terms, check_delay
-from picopayments_cli.channel.transactions import (
-    Anchor,
-    Budget,
-    compose_deposit,
-    txid_of,
-)
-from picopayments_cli.channel.values import Handle, Outpoint, Quantity
+from picopayments_cli.channel.state import Receiving, Sending
+from picopayments_cli.channel.terms import Terms
+from picopayments_cli.channel.transactions import Contract, check_deposit, compose_deposit
+from picopayments_cli.channel.values import Coin, Handle, Pubkey, Quantity
+from picopayments_cli.channel2.keys import SALT_SIZE
 from picopayments_cli.client import funds, history
-from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.connection import Connection, Rows
 from picopayments_cli.client.session import Session
-from picopayments_cli.errors import (
-    AddressUsed,
-    BadDepositScript,
-    BadReply,
-    BadTerms,
-    PicopaymentsError,
-    RepeatedHash,
-)
+from picopayments_cli.errors import BadDepositScript, BadReply, BadTerms, InvalidTime, PicopaymentsError
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The wish of the user; ``expire`` and ``delay`` in blocks."""
+
+    asset: Asset
+    quantity: Quantity
+    expire: int
+    delay: int
 
 
 def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: int) -> Connection:
@@ -43,116 +46,157 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
 
     ``expire`` and ``delay`` in blocks. Raises what terms, funds and the hub refuse; then nothing was deposited.
     """
-    check_delay(delay)
+    check_delay(delay, session.network)
     funds.check_funds(session, asset, quantity)
     session.keep_wallet()
-    secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))
-    # The handle is the hub's to draw: until it is known, the secrets wait under a name of their own.
+    secrets = Secrets(session.key, os.urandom(SALT_SIZE))
+    # The handle is the hub's to draw: until it is known, the salt waits under a name of its own.
     waiting = Handle(envelope.text_digest(secrets.salt.hex()))
-    session.store.create(waiting, {"stage": ASKED, "salt": secrets.salt.hex()}, "asked")
+    session.store.save(waiting, {"stage": ASKED, "salt": secrets.salt.hex()}, "asked")
     try:
-        proposed = session.create(_propose(session, secrets, asset, quantity, expire, delay), "proposed")
+        proposed = session.save(_propose(session, secrets, Wish(asset, Quantity(quantity), expire, delay)), "proposed")
     finally:
         session.store.remove(waiting)
     try:
         agreed = agree(session, proposed)
     except PicopaymentsError:
-        session.store.remove(proposed.handle)  # nothing was deposited, and nothing will be
+        session.forget(proposed.handle)  # nothing was deposited, and nothing will be
         raise
     session.broadcast(agreed.deposit_raw, "deposit")
     return agreed
 
 
-def _propose(session: Session, secrets: Secrets, asset: Asset, quantity: int, expire: int, delay: int) -> Connection:
+def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
     """Ask the hub for a connection, and sign the deposit that its terms allow. The deposit does not leave yet."""
-    request = envelope.seal(session.wallet.key, ConnectRequest(asset.name, secrets.spend_hash).as_json())
-    known = session.pinned_key()
-    reply = session.call("mph_request", [request], known)
+    own = Party(secrets.payer.xonly, secrets.payee.xonly, session.wallet.script)
+    asked = ConnectRequest(wish.asset.name, own, secrets.salt).as_json()
+    reply = session.call("mph_request", [envelope.seal(session.wallet.key, asked)], session.pinned_key())
     answer = ConnectReply.parse(reply.body)
     session.check_new(answer.handle)
-    terms = Terms.parse(answer.terms)
-    terms.check_deposit(quantity, expire, session.network)
-    if terms.sync_fee >= quantity:
-        raise BadTerms(
-            f"The hub asks {terms.sync_fee} for each sync: a deposit of {quantity} would move nothing.",
-            sync_fee=terms.sync_fee,
-            quantity=quantity,
-        )
-    if answer.spend_hash == secrets.spend_hash:
-        raise RepeatedHash("The hub's spend hash is the client's own.", hash=answer.spend_hash.hex())
-    own, hubs = session.wallet.key.pubkey, reply.hub_key
-    c2h = DepositScript(own, hubs, answer.spend_hash, expire)
-    h2c = DepositScript(hubs, own, secrets.spend_hash, expire)
-    matching = terms.matching_deposit(quantity)
-    if matching < 1:
-        raise BadTerms("The hub would deposit nothing in return.", deposit_ratio=terms.deposit_ratio)
-    raw, anchor = _make_deposit(session, c2h, asset, quantity, terms)
-    message = DepositMessage(c2h.redeem, secrets.revoke_hash(0), Quantity(quantity), delay)
-    proposal = DepositRequest(message, asset.name, answer.handle).as_json()
-    channels = pair.Duplex(
-        Channel(asset.number, c2h, Quantity(quantity), delay, terms.fee_rate, anchor),
-        Channel(asset.number, h2c, Quantity(matching), delay, terms.fee_rate),
-    )
+    check_parties(own, answer.hub)
+    check_wallet(answer.hub.wallet, reply.hub_key)
+    view = session.chain.view(Query(coins=[session.wallet.address], options=[session.wallet.address]))
+    view.check_takes_sends(session.wallet.address)  # what the connection pays back goes there
+    h2c_rate = _rates(session, answer.terms, funds.rate(session, view), wish)
+    height = view.height + wish.expire
+    stake = Stake(wish.quantity, wish.delay, answer.terms.fee_rate)
+    c2h = contract_of(own, answer.hub, wish.asset.number, height, stake)
+    matching = Quantity(answer.terms.matching_deposit(wish.quantity))
+    h2c = contract_of(answer.hub, own, wish.asset.number, height, Stake(matching, wish.delay, h2c_rate))
+    raw, anchor = _make_deposit(session, view, c2h)
+    channels, own_hash = pair.hand_out(pair.Duplex(Sending(c2h, anchor), Receiving(h2c)), secrets)
+    proposal = DepositRequest(answer.handle, stake, h2c_rate, height, c2h.deposit.output, own_hash).as_json()
     session.pin_hub(reply.hub_key)
     return Connection(
         handle=answer.handle,
         hub_url=session.settings.require_hub_url,
-        hub_key=hubs,
-        asset=asset.name,
-        longname=asset.longname,
-        terms=terms,
+        hub_key=Pubkey(reply.hub_key),
+        asset=wish.asset.name,
+        longname=wish.asset.longname,
+        terms=answer.terms,
         salt=secrets.salt,
-        duplex=pair.hand_out(channels, secrets.revoke_hash(0)),
+        duplex=channels,
+        expiry=Expiry(height, wish.expire),
         stage=PROPOSED,
         proposal=envelope.seal(session.wallet.key, proposal),
         deposit_raw=raw,
-        next_number=1,
-        numbers={secrets.revoke_hash(0): 0},
+        rows=Rows(own=frozenset((own_hash,))),
     )
 
 
-def _make_deposit(
-    session: Session, script: DepositScript, asset: Asset, quantity: int, terms: Terms
-) -> tuple[bytes, Anchor]:
-    """Sign the deposit; it and its anchor. Raises InsufficientBitcoin, MemoRequired."""
-    wallet = session.wallet
-    view = session.chain.view(Query(coins=[wallet.address], options=[wallet.address]))
-    view.check_takes_sends(wallet.address)  # what the connection pays back goes there
+def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
+    """Check the terms, and choose the rate of the commits to this party. Raises BadTerms, DepositRefused, InvalidTime.
+
+    The rate of the commits to the hub is the terms', and this party's satoshis pay for them.
+    """
+    terms.check_deposit(wish.quantity)
+    terms.check_expire(wish.expire, session.network)
+    if terms.sync_fee >= wish.quantity:
+        raise BadTerms(
+            f"The hub asks {terms.sync_fee} for each sync: a deposit of {wish.quantity} would move nothing.",
+            sync_fee=terms.sync_fee,
+            quantity=wish.quantity,
+        )
+    if terms.matching_deposit(wish.quantity) < 1:
+        raise BadTerms("The hub would deposit nothing in return.", deposit_ratio=terms.deposit_ratio)
+    if not payer_agrees(terms.fee_rate, rate, funds.bounds(session)):
+        raise BadTerms(
+            f"The hub asks for commits at {terms.fee_rate} sat/vB, where the network asks {rate.value}.",
+            fee_rate=terms.fee_rate,
+            rate=rate.value,
+        )
+    packages = session.sight.nodes.packages
+    named = min(asked_rate(rate, packages=packages), terms.fee_rate_max)
+    if not payee_agrees(named, rate, packages=packages):
+        raise BadTerms(
+            f"The hub signs commits at up to {terms.fee_rate_max} sat/vB, too little to be mined at {rate.value}. Set "
+            "bitcoin_url, which lets this client raise them, or wait.",
+            fee_rate_max=terms.fee_rate_max,
+            rate=rate.value,
+        )
+    return named
+
+
+def _make_deposit(session: Session, view: View, contract: Contract) -> tuple[bytes, Coin]:
+    """Sign the deposit; it and its anchor. Raises InsufficientBitcoin, FeeTooHigh, BadPreviousTransaction."""
     purse = funds.purse(session, view)
-    draft = compose_deposit(purse, script, asset.number, quantity, Budget(terms.fee_rate))
+    draft = compose_deposit(contract, purse)
+    funds.check_reserve(session, purse, draft)
     funds.check_inputs(session, draft)
-    tx = draft.signed(wallet.key)
-    return tx.serialize(), Anchor(Outpoint(tx.GetTxid(), 0), draft.outputs[0].value)
+    raw = finish_wallet(draft, session.key)
+    tx = parse_transaction(raw)
+    if tx is None:
+        raise ValueError("what was signed is no transaction")
+    return raw, check_deposit(contract, tx)
 
 
 def agree(session: Session, connection: Connection) -> Connection:
     """Have the hub agree to the deposits. Asked again it gives its first answer.
 
-    Raises BadDepositScript, BadReply, AddressUsed: then the client's deposit was not published.
+    Raises BadDepositScript, BadReply, BadTerms, InvalidTime: then the client's deposit was not published.
     """
-    reply = session.call("mph_deposit", [connection.proposal], connection.hub_key)
-    answer = DepositMessage.parse(reply.body, BadReply)
+    _check_rates_now(session, connection)
+    answer = DepositReply.parse(session.call("mph_deposit", [connection.proposal], connection.hub_key).body)
+    _check_reply(connection, answer)
+    check_delay(answer.stake.delay, session.network)
+    tip = session.chain.view(Query()).height
+    if not connection.expiry.may_open(tip, session.network.safe_depth):
+        raise InvalidTime("The deposits would expire too soon. Nothing was deposited: connect anew.", height=tip)
     h2c = connection.duplex.receiving
-    if answer.script != h2c.script.redeem:
+    contract = replace(h2c.contract, quantity=answer.stake.quantity, delay=answer.stake.delay)
+    channels = replace(connection.duplex, receiving=replace(h2c, contract=contract))
+    state = pair.add_request(channels, answer.next_hash, seen=connection.knows(answer.next_hash))
+    agreed = replace(connection, stage=AGREED, duplex=state)
+    tx = parse_transaction(agreed.deposit_raw)
+    txid = bytes(tx.GetTxid())[::-1].hex() if tx is not None else ""
+    members = asset_members(agreed.asset, agreed.longname)
+    return session.save(agreed, "agreed", history.connected(members, state.sending.contract.quantity, txid))
+
+
+def _check_rates_now(session: Session, connection: Connection) -> None:
+    """Refuse commits' rates that were right when they were proposed, before a stop of this program. Raises BadTerms."""
+    duplex, now = connection.duplex, funds.rate(session, session.chain.view(Query()))
+    c2h, h2c = duplex.sending.contract.rate, duplex.receiving.contract.rate
+    pays = payer_agrees(c2h, now, funds.bounds(session))
+    if not pays or not payee_agrees(h2c, now, packages=session.sight.nodes.packages):
+        raise BadTerms(
+            f"The commits were to pay {c2h} and {h2c} sat/vB, where the network asks {now.value} now. Nothing was "
+            "deposited: connect anew.",
+            c2h_rate=c2h,
+            h2c_rate=h2c,
+            rate=now.value,
+        )
+
+
+def _check_reply(connection: Connection, answer: DepositReply) -> None:
+    h2c = connection.duplex.receiving.contract
+    if answer.output != h2c.deposit.output or answer.height != h2c.deposit.height:
         raise BadDepositScript("The hub's deposit script is not the agreed one. Nothing was deposited.")
-    if answer.quantity < h2c.quantity:
+    if answer.stake.rate != h2c.rate:
+        raise BadReply("The hub names another rate of commits than was asked for. Nothing was deposited.")
+    if answer.stake.quantity < h2c.quantity:
         raise BadReply(
-            f"The hub would deposit {answer.quantity} where its terms say {h2c.quantity}. Nothing was deposited.",
-            quantity=answer.quantity,
+            f"The hub would deposit {answer.stake.quantity} where its terms say {h2c.quantity}. Nothing was deposited.",
+            quantity=answer.stake.quantity,
             expected=h2c.quantity,
         )
-    check_delay(answer.delay)
-    address = session.address(h2c)
-    view = session.chain.view(Query(history=[address]))
-    if view.history[address]:
-        raise AddressUsed("The hub's deposit address has a history already. Nothing was deposited.", address=address)
-    channels = replace(connection.duplex, receiving=replace(h2c, delay=answer.delay, quantity=answer.quantity))
-    agreed = replace(
-        connection,
-        stage=AGREED,
-        duplex=pair.add_request(channels, answer.next_hash),
-        agreed_height=view.height,
-    )
-    txid = txid_of(agreed.deposit_raw)[::-1].hex()
-    members = asset_members(agreed.asset, agreed.longname)
-    return session.save(agreed, "agreed", history.connected(members, channels.sending.quantity, txid))

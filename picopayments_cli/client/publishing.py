@@ -1,26 +1,57 @@
-"""Publish a connection's transactions, and enter each in its history once, wherever the process is cut off."""
+"""Publish a connection's steps, and enter each in its history once, wherever the process is cut off."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from picopayments_cli.chain import Query
-from picopayments_cli.channel.transactions import txid_of
-from picopayments_cli.client import history
+from picopayments_cli.channel.drafts import Draft, parse_transaction
+from picopayments_cli.channel.duplex import half_left
+from picopayments_cli.channel.facts import Sent
+from picopayments_cli.channel.steps import Name, Step
+from picopayments_cli.client import funds, history
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Session
 
+C2H, H2C = "c2h", "h2c"  # the labels of steps
 
-def publish(session: Session, connection: Connection, name: str, raw: bytes, txids: list[str]) -> Connection:
-    """Hand a transaction of a connection to the network, and its txid (hex) to ``txids``. Raises BroadcastRefused.
 
-    That it is about to leave is on disk before, and that it left afterwards; what leaves again is no new action.
+def take(session: Session, connection: Connection, step: Step, txids: list[str]) -> Connection:
+    """Take a step: hand its transactions to the network, and their txids (hex) to ``txids``.
+
+    Before the own half of a commit leaves, that it may have left is on disk. Raises BroadcastRefused,
+    BadPreviousTransaction.
     """
-    txid = txid_of(raw)[::-1].hex()
-    if txid not in connection.published:
-        connection = session.save(replace(connection, publishing=(name, txid)), f"{name} leaves")
-    txids.append(session.broadcast(raw, name))
-    return _left(session, connection) if connection.publishing else connection
+    payer = step.label == C2H
+    secrets = connection.secrets(session.key)
+    drafts = [draft for draft in (step.draft, step.child) if draft is not None]
+    for draft in drafts:
+        funds.check_inputs(session, draft)
+    raws = step.finish(secrets.payer if payer else secrets.payee, session.key, payer=payer)
+    if step.name is Name.COMMIT and step.draft is not None and not connection.duplex.receiving.half_left:
+        connection = session.save(replace(connection, duplex=half_left(connection.duplex)), "commit signed")
+    first = _txid(raws[0])[::-1].hex()
+    if first not in connection.published:
+        name = step.name.value if step.draft is not None or step.raw is not None else f"{step.name.value}'s child"
+        connection = session.save(replace(connection, publishing=(name, first)), f"{step.name.value} leaves")
+    taken = session.submit(raws, step.name.value)
+    txids.extend(txid[::-1].hex() for txid in taken)
+    connection = _with_sent(connection, payer, drafts, raws, taken)
+    return _left(session, connection) if connection.publishing else session.save(connection, "child left")
+
+
+def _with_sent(
+    connection: Connection, payer: bool, drafts: list[Draft], raws: tuple[bytes, ...], taken: tuple[bytes, ...]
+) -> Connection:
+    """Note what the network took, so that it can be told from others' and raised."""
+    c2h, h2c = connection.sent
+    known = {item.txid for item in (*c2h, *h2c)}
+    new = tuple(
+        Sent.of(draft, txid)
+        for draft, txid in zip(drafts, map(_txid, raws[len(raws) - len(drafts) :]), strict=True)
+        if txid in taken and txid not in known
+    )
+    return replace(connection, sent=((*c2h, *new), h2c) if payer else (c2h, (*h2c, *new)))
 
 
 def resume(session: Session, connection: Connection) -> Connection:
@@ -43,3 +74,10 @@ def _left(session: Session, connection: Connection) -> Connection:
     name, txid = connection.publishing
     noted = replace(connection, publishing=None, published=(*connection.published, txid))
     return session.save(noted, f"{name} left", history.published(name, txid))
+
+
+def _txid(raw: bytes) -> bytes:
+    tx = parse_transaction(raw)
+    if tx is None:
+        raise ValueError("what was signed is no transaction")
+    return bytes(tx.GetTxid())

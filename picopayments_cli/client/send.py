@@ -5,15 +5,15 @@ from __future__ import annotations
 from picopayments_cli.chain import Asset, Query
 from picopayments_cli.channel.counterparty import BTC_ID, pack_send
 from picopayments_cli.channel.networks import script_of_address
-from picopayments_cli.channel.transactions import (
+from picopayments_cli.channel2.transactions import (
     DUST,
     Output,
     compose_payment,
     compose_send,
     txid_of,
 )
-from picopayments_cli.client import funds
-from picopayments_cli.client.session import Session
+from picopayments_cli.client2 import funds
+from picopayments_cli.client2.session import Session
 from picopayments_cli.errors import (
     InvalidAddress,
     InvalidParams,

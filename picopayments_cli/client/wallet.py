@@ -9,11 +9,11 @@ import coincurve
 
 from picopayments_cli.chain import Coin
 from picopayments_cli.channel.counterparty import p2pkh
-from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, address_of_script, secret_of_wif, wif_of_secret
-from picopayments_cli.channel.scripts import Unlock, wallet_unlock
 from picopayments_cli.channel.values import hash160
-from picopayments_cli.client.store import Store, damaged
+from picopayments_cli.channel2.keys import Key
+from picopayments_cli.channel2.scripts import Unlock, wallet_unlock
+from picopayments_cli.client2.store import Store, damaged
 from picopayments_cli.errors import InvalidKey
 
 

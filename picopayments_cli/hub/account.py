@@ -1,117 +1,194 @@
-"""One connection as the hub knows it: a value, and how it becomes rows of the database and back."""
+"""One connection as the hub knows it: a value, and how it becomes rows of the database and back.
+
+Only the highest commits are loaded, see ``channel3.state``: what a sync costs does not grow with the syncs before it.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from operator import attrgetter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from typing import Any
 
 from sqlalchemy import Row
 
-from picopayments_cli.channel.document import agreement_json, channel_of
+from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.duplex import Duplex
+from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.keys import Key, Secrets
+from picopayments_cli.channel.opening import Party, Stake, contract_of
 from picopayments_cli.channel.stages import REQUESTED
-from picopayments_cli.channel.state import KEPT_REQUESTS, Commit, Revoked
+from picopayments_cli.channel.state import Handed, Held, Receiving, Sending, Signed
 from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.values import Handle, Hash, Pubkey, Quantity, Secret, Token
-from picopayments_cli.errors import UnknownHandle
-
-WAITING, LISTED, DONE, RETURNED = "waiting", "listed", "done", "returned"
+from picopayments_cli.channel.transactions import Contract
+from picopayments_cli.channel.values import Coin, Handle, Hash, Outpoint, Pubkey, Quantity, Secret, Token
+from picopayments_cli.channel.wire import Reader, commit_json, party_json, read_terms, stake_json, terms_json
+from picopayments_cli.errors import DatabaseUnusable, UnknownHandle
+from picopayments_cli.hub2.account import Waiting
 
 
 @dataclass(frozen=True)
-class Waiting:
-    """A payment booked to a connection and not yet in a reply to it."""
+class Agreement:
+    """The agreement that mph_deposit fixed: when both deposits expire, and what is agreed of each channel."""
 
-    number: int
-    payer: Handle
-    amount: Quantity
-    token: Token
+    expiry: Expiry
+    c2h: Stake
+    h2c: Stake
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """All that mph_deposit fixes for good. ``client_salt`` is kept for the client; ``salt``: the hub's."""
+
+    client: Pubkey
+    asset: str
+    asset_id: int
+    terms: Terms
+    parties: tuple[Party, Party]  # the client's, the hub's
+    client_salt: bytes
+    salt: bytes = field(repr=False)
+    agreement: Agreement | None = None
+
+    @cached_property
+    def contracts(self) -> tuple[Contract, Contract]:
+        """Of the channel that the hub sends on, and of the other. Raises as ``contract_of``, and UnknownHandle."""
+        agreed, (client, hub) = self.agreed, self.parties
+        height = agreed.expiry.height
+        return (
+            contract_of(hub, client, self.asset_id, height, agreed.h2c),
+            contract_of(client, hub, self.asset_id, height, agreed.c2h),
+        )
+
+    @property
+    def agreed(self) -> Agreement:
+        """Return what was agreed on. Raises UnknownHandle before mph_deposit."""
+        if self.agreement is None:
+            raise UnknownHandle("The connection has no deposit yet: call mph_deposit first.")
+        return self.agreement
+
+    def secrets(self, key: Key) -> Secrets:
+        """The hub's own keys and secrets of this connection."""
+        return Secrets(key, self.salt)
 
 
 @dataclass(frozen=True)
 class Account:
     """A connection as the hub knows it: it sends on h2c and receives on c2h.
 
-    ``due``: what the hub owes the client beyond what has moved. ``unchecked``: the client's hashes for commits whose
-    addresses have not been looked at yet. ``due_height``: when it must settle; before mph_deposit, when it is
-    forgotten; once closed, when that was. ``listed``: whether the last reply listed payments.
-    ``numbers``: of the hub's own revoke hashes. ``client_secret``: the spend secret of h2c, that the client gave at its
-    close; ``revealed``: whether the hub's own has left. ``deposit_raw``, ``commit_raw``: signed, ready to publish.
-    ``restored``: whether its newest state may be missing, and its client has not told it yet.
+    ``due``: what the hub owes the client beyond what has moved. ``due_height``: when it must settle; before
+    mph_deposit, when it is forgotten; once closed, when that was. ``since``: the tip when it was stopped. ``listed``:
+    whether the last reply listed payments. ``deposit_raw``: the hub's own deposit.
     """
 
     handle: Handle
-    client: Pubkey
-    asset: str
-    asset_id: int
-    terms: Terms
-    salt: bytes = field(repr=False)
-    client_hash: Hash
+    fixed: Fixed
     stage: str = REQUESTED
-    duplex: Duplex | None = None
-    agreed_height: int = 0
-    deposit_digest: bytes = b""
-    deposit_reply: str = ""
-    deposit_raw: bytes | None = None
-    commit_raw: bytes | None = None
-    client_secret: Secret | None = field(default=None, repr=False)
-    revealed: bool = False
-    restored: bool = False
-    due: int = 0
-    next_number: int = 0
-    unchecked: tuple[Hash, ...] = ()
     due_height: int = 0
+    duplex: Duplex | None = None
+    deposit_digest: bytes | None = None
+    deposit_reply: str | None = None
+    deposit_raw: bytes | None = field(default=None, repr=False)
+    since: int | None = None
+    close_digest: bytes | None = None
+    close_reply: str | None = field(default=None, repr=False)
+    due: int = 0
     listed: bool = False
     last_hash: Hash | None = None
-    last_reply: str | None = None
+    last_reply: str | None = field(default=None, repr=False)
     version: int = 0
     waiting: tuple[Waiting, ...] = ()
-    numbers: Mapping[Hash, int] = field(default_factory=dict, compare=False)
-
-    def secrets(self, key: Key) -> Secrets:
-        """Return the hub's own secrets of this connection."""
-        return Secrets(key, self.salt)
 
     @property
     def channels(self) -> Duplex:
-        """Return the two channels. Raises UnknownHandle before mph_deposit has made them."""
+        """The two channels. Raises UnknownHandle before mph_deposit has made them."""
         if self.duplex is None:
             raise UnknownHandle("The connection has no deposit yet: call mph_deposit first.", handle=self.handle.hex())
         return self.duplex
 
-
-# Rows ---------------------------------------------------------------------------------------------------------------
-
-
-def numbers_in_use(account: Account) -> Mapping[Hash, int]:
-    """Return the numbers without those of hashes that are gone; look through them once these make up half."""
-    if account.duplex is None:
-        return account.numbers
-    receiving = account.duplex.receiving
-    if len(account.numbers) <= 2 * (len(receiving.active) + KEPT_REQUESTS):
-        return account.numbers
-    in_use = (*receiving.requested, *(item.revoke_hash for item in receiving.active))
-    return {item: account.numbers[item] for item in in_use}
+    @property
+    def pending(self) -> int:
+        """Return what is to be moved to the client: what is due, and the payments that wait."""
+        return self.due + sum(item.amount for item in self.waiting)
 
 
-_OF_A_SYNC = {"duplex", "due", "next_number", "unchecked", "listed", "last_hash", "last_reply"}
-_OF_A_SYNC |= {"version", "waiting", "numbers"}
-_rarely_changed = attrgetter(*(item.name for item in fields(Account) if item.name not in _OF_A_SYNC))
-_deposit = attrgetter("script", "quantity", "delay", "anchor")
+# The fixed part -----------------------------------------------------------------------------------------------------
 
 
-def fixed_part(account: Account) -> tuple[object, ...]:
-    """Return as one value what ``fixed_row`` writes: two are equal where nothing of it has changed."""
-    pair = account.duplex
-    return (_rarely_changed(account), pair and (_deposit(pair.sending), _deposit(pair.receiving)))
+def fixed_text(fixed: Fixed) -> str:
+    """Return what never changes, as its column holds it."""
+    client, hub = fixed.parties
+    told: dict[str, Any] = {
+        "client": fixed.client.hex(),
+        "asset": fixed.asset,
+        "asset_id": fixed.asset_id,
+        "terms": terms_json(fixed.terms),
+        "client_party": party_json(client),
+        "hub_party": party_json(hub),
+        "client_salt": fixed.client_salt.hex(),
+        "salt": fixed.salt.hex(),
+    }
+    if fixed.agreement is not None:
+        agreed = fixed.agreement
+        told |= {"height": agreed.expiry.height, "time": agreed.expiry.time}
+        told |= {"c2h": stake_json(agreed.c2h), "h2c": stake_json(agreed.h2c)}
+    return json.dumps(told)
+
+
+@lru_cache(maxsize=8192)
+def fixed_of(text: str) -> Fixed:
+    """The fixed part of its column; remembered, as the scripts in it take a while to make."""
+    told = json.loads(text)
+    reader = Reader(told, DatabaseUnusable)
+    agreement = None
+    if "height" in told:
+        agreement = Agreement(Expiry(told["height"], told["time"]), reader.stake("c2h"), reader.stake("h2c"))
+    return Fixed(
+        Pubkey(bytes.fromhex(told["client"])),
+        told["asset"],
+        told["asset_id"],
+        read_terms(told["terms"]),
+        (reader.party("client_party"), reader.party("hub_party")),
+        bytes.fromhex(told["client_salt"]),
+        bytes.fromhex(told["salt"]),
+        agreement,
+    )
+
+
+# The rows -----------------------------------------------------------------------------------------------------------
+
+
+def fixed_row(account: Account) -> dict[str, Any]:
+    """The row of ``connections``, without its handle."""
+    duplex = account.duplex
+    return {
+        "client": account.fixed.client,
+        "stage": account.stage,
+        "due_height": account.due_height,
+        "fixed": fixed_text(account.fixed),
+        "deposit_digest": account.deposit_digest,
+        "deposit_reply": account.deposit_reply,
+        "deposit_raw": account.deposit_raw,
+        "c2h_anchor": None if duplex is None else _coin_text(duplex.receiving.anchor),
+        "h2c_anchor": None if duplex is None else _coin_text(duplex.sending.anchor),
+        "since": account.since,
+        "close_digest": account.close_digest,
+        "close_reply": account.close_reply,
+    }
+
+
+def rarely_changed(account: Account) -> tuple[object, ...]:
+    """Return what ``fixed_row`` writes, as one value: two are equal where nothing of it has changed."""
+    duplex = account.duplex
+    return (
+        *(account.fixed, account.stage, account.due_height, account.deposit_digest, account.deposit_raw),
+        *(account.since, account.close_digest, account.close_reply),
+        None if duplex is None else (duplex.receiving.anchor, duplex.sending.anchor),
+    )
 
 
 def head_row(account: Account) -> dict[str, Any]:
-    """Return the row of ``heads``, without its handle."""
+    """The row of ``heads``, without its handle."""
     return {
         "version": account.version,
         "head": json.dumps(_head(account)),
@@ -121,115 +198,123 @@ def head_row(account: Account) -> dict[str, Any]:
 
 
 def _head(account: Account) -> dict[str, Any]:
-    head: dict[str, Any] = {"due": account.due, "next": account.next_number, "listed": account.listed}
+    head: dict[str, Any] = {"due": account.due, "listed": account.listed}
     if account.duplex is not None:
-        head["unchecked"] = [item.hex() for item in account.unchecked]
-        head["asked"] = [item.hex() for item in account.duplex.sending.requested]
-        head["given"] = [[item.hex(), account.numbers[item]] for item in account.duplex.receiving.requested]
+        receiving = account.duplex.receiving
+        head |= {
+            "asked": [item.hex() for item in account.duplex.sending.requested],
+            "given": [[item.revoke_hash.hex(), item.number] for item in receiving.requested],
+            "next": receiving.next_number,
+            "newest": commit_json(receiving.newest),
+            "owing": receiving.owing,
+            "half_left": receiving.half_left,
+            "close_signed": account.duplex.close_signed,
+        }
     return head
 
 
-def fixed_row(account: Account) -> dict[str, Any]:
-    """Return the row of ``connections``, without its handle."""
-    duplex = account.duplex
-    return {
-        "stage": account.stage,
-        "fixed": _fixed_text(account),
-        "sending_script": duplex.sending.script.output if duplex else None,
-        "receiving_script": duplex.receiving.script.output if duplex else None,
-        "due_height": account.due_height,
-    }
+def _coin_text(coin: Coin | None) -> str | None:
+    return None if coin is None else f"{coin.outpoint} {coin.value}"
 
 
-def _fixed_text(account: Account) -> str:
-    fixed: dict[str, Any] = {
-        "client": account.client.hex(),
-        "asset": account.asset,
-        "asset_id": account.asset_id,
-        "terms": account.terms.as_json(),
-        "salt": account.salt.hex(),
-        "client_hash": account.client_hash.hex(),
-        "deposit_digest": account.deposit_digest.hex(),
-        "deposit_reply": account.deposit_reply,
-        "deposit_raw": account.deposit_raw.hex() if account.deposit_raw else None,
-        "commit_raw": account.commit_raw.hex() if account.commit_raw else None,
-        "client_secret": account.client_secret.hex() if account.client_secret else None,
-        "revealed": account.revealed,
-        "restored": account.restored,
-        "agreed_height": account.agreed_height,
-    }
-    if account.duplex is not None:
-        fixed["sending"] = agreement_json(account.duplex.sending)
-        fixed["receiving"] = agreement_json(account.duplex.receiving)
-    return json.dumps(fixed)
+def _coin_of(text: str | None, script: bytes) -> Coin | None:
+    if text is None:
+        return None
+    outpoint, value = text.split()
+    return Coin(Outpoint.parse(outpoint), int(value), script, None)
 
 
-def account_of(row: Row[Any], commits: Iterable[Row[Any]], pending: Iterable[Row[Any]]) -> Account:
-    """Build a connection from its rows; ``row`` joins ``connections`` and ``heads``."""
-    fixed, head = json.loads(row.fixed), json.loads(row.head)
+def account_of(row: Row[Any], waiting: Sequence[Row[Any]]) -> Account:
+    """A connection from its rows, without any commit; ``row`` joins ``connections`` and ``heads``."""
+    fixed, head = fixed_of(row.fixed), json.loads(row.head)
     account = Account(
-        handle=Handle(bytes(row.handle)),
-        client=Pubkey(bytes.fromhex(fixed["client"])),
-        asset=fixed["asset"],
-        asset_id=fixed["asset_id"],
-        terms=Terms.parse(fixed["terms"]),
-        salt=bytes.fromhex(fixed["salt"]),
-        client_hash=Hash(bytes.fromhex(fixed["client_hash"])),
-        stage=row.stage,
-        agreed_height=fixed["agreed_height"],
-        deposit_digest=bytes.fromhex(fixed["deposit_digest"]),
-        deposit_reply=fixed["deposit_reply"],
-        deposit_raw=_optional_bytes(fixed["deposit_raw"]),
-        commit_raw=_optional_bytes(fixed["commit_raw"]),
-        client_secret=Secret(secret) if (secret := _optional_bytes(fixed["client_secret"])) else None,
-        revealed=fixed["revealed"],
-        restored=fixed.get("restored", False),
+        Handle(bytes(row.handle)),
+        fixed,
+        row.stage,
+        row.due_height,
+        deposit_digest=_bytes(row.deposit_digest),
+        deposit_reply=row.deposit_reply,
+        deposit_raw=_bytes(row.deposit_raw),
+        since=row.since,
+        close_digest=_bytes(row.close_digest),
+        close_reply=row.close_reply,
         due=head["due"],
-        unchecked=tuple(Hash(bytes.fromhex(text)) for text in head.get("unchecked", ())),
-        due_height=row.due_height,
-        next_number=head["next"],
         listed=head["listed"],
-        last_hash=Hash(bytes(row.last_hash)) if row.last_hash else None,
+        last_hash=None if row.last_hash is None else Hash(bytes(row.last_hash)),
         last_reply=row.last_reply,
         version=row.version,
+        waiting=tuple(waiting_of(item) for item in waiting),
     )
-    return _with_channels(account, fixed, head, commits, pending) if "sending" in fixed else account
+    return account if fixed.agreement is None else replace(account, duplex=_duplex_of(fixed, row, head))
 
 
-def _optional_bytes(text: str | None) -> bytes | None:
-    return None if text is None else bytes.fromhex(text)
-
-
-def _with_channels(
-    account: Account,
-    fixed: dict[str, Any],
-    head: dict[str, Any],
-    commits: Iterable[Row[Any]],
-    pending: Iterable[Row[Any]],
-) -> Account:
-    sent: list[Commit] = []
-    received: list[Commit] = []
-    revoked: list[Revoked] = []
-    numbers: dict[Hash, int] = {}
-    for row in commits:
-        made = Commit(Quantity(row.quantity), Hash(bytes(row.revoke_hash)), bytes(row.signature))
-        if row.revoked:
-            revoked.append(Revoked(made.quantity, made.revoke_hash, Secret(bytes(row.secret))))
-        elif row.sent:
-            sent.append(made)
-        else:
-            received.append(made)
-            numbers[made.revoke_hash] = row.number
-    given = [(Hash(bytes.fromhex(text)), number) for text, number in head["given"]]
-    numbers.update(given)
-    asked = tuple(Hash(bytes.fromhex(text)) for text in head["asked"])
-    sending = channel_of(fixed["sending"], account.asset_id, account.terms.fee_rate)
-    sending = replace(sending, requested=asked, active=tuple(sent), revoked=tuple(revoked))
-    receiving = channel_of(fixed["receiving"], account.asset_id, account.terms.fee_rate)
-    receiving = replace(receiving, requested=tuple(item for item, _ in given), active=tuple(received))
-    waiting = tuple(
-        Waiting(row.number, Handle(bytes(row.payer)), Quantity(row.amount), Token(bytes(row.token)))
-        for row in pending
-        if row.state == WAITING
+def _duplex_of(fixed: Fixed, row: Row[Any], head: dict[str, Any]) -> Duplex:
+    of_sending, of_receiving = fixed.contracts
+    newest = None if head["newest"] is None else Reader(head, DatabaseUnusable).commit("newest")
+    return Duplex(
+        Sending(
+            of_sending,
+            _coin_of(row.h2c_anchor, of_sending.deposit.output),
+            tuple(Hash(bytes.fromhex(text)) for text in head["asked"]),
+        ),
+        Receiving(
+            of_receiving,
+            _coin_of(row.c2h_anchor, of_receiving.deposit.output),
+            tuple(Handed(Hash(bytes.fromhex(text)), number) for text, number in head["given"]),
+            newest=newest,
+            owing=head["owing"],
+            half_left=head["half_left"],
+            next_number=head["next"],
+        ),
+        head["close_signed"],
     )
-    return replace(account, duplex=Duplex(sending, receiving), waiting=waiting, numbers=numbers)
+
+
+def waiting_of(row: Row[Any]) -> Waiting:
+    """A payment that waits."""
+    return Waiting(row.number, Handle(bytes(row.payer)), Quantity(row.amount), Token(bytes(row.token)))
+
+
+# Commits ------------------------------------------------------------------------------------------------------------
+
+
+def signed_row(handle: Handle, item: Signed) -> dict[str, Any]:
+    """The row of a commit that the hub signed."""
+    return {
+        **{"handle": handle, "revoke_hash": item.revoke_hash, "sent": True, "active": item.secret is None},
+        **{"quantity": item.quantity, "remainder": item.remainder, "secret": item.secret},
+        **{"number": None, "signature": None, "payout_signature": None},
+    }
+
+
+def held_row(handle: Handle, item: Held) -> dict[str, Any]:
+    """The row of a commit that the hub received."""
+    made = item.commit
+    return {
+        **{"handle": handle, "revoke_hash": made.revoke_hash, "sent": False, "active": True},
+        **{"quantity": made.quantity, "remainder": None, "secret": None},
+        **{"number": item.number, "signature": made.signature, "payout_signature": made.payout_signature},
+    }
+
+
+def signed_of(row: Row[Any]) -> Signed:
+    """A commit that the hub signed."""
+    secret = _bytes(row.secret)
+    return Signed(
+        Quantity(row.quantity),
+        Hash(bytes(row.revoke_hash)),
+        _bytes(row.remainder),
+        None if secret is None else Secret(secret),
+    )
+
+
+def held_of(row: Row[Any]) -> Held:
+    """A commit that the hub received."""
+    made = Commit(
+        Quantity(row.quantity), Hash(bytes(row.revoke_hash)), bytes(row.signature), bytes(row.payout_signature)
+    )
+    return Held(made, row.number)
+
+
+def _bytes(value: Any) -> bytes | None:
+    return None if value is None else bytes(value)

@@ -1,252 +1,280 @@
-"""The hub's book of connections: each as one value, read from the database once and kept, written as it changes.
-
-Connections are changed inside ``Book.transaction`` only, so that what is kept is what was committed.
-"""
+"""The hub's book of connections, read and written inside one transaction of the database; nothing is kept beside it."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
-from sqlalchemy import Connection, bindparam, not_, or_, select
+from sqlalchemy import BindParameter, Connection, Row, bindparam, select
 from sqlalchemy.exc import IntegrityError
 
+from picopayments_cli.channel.deadlines import Expiry
+from picopayments_cli.channel.duplex import Duplex
+from picopayments_cli.channel.facts import Counter, Paid, Paying
+from picopayments_cli.channel.halves import Closing
 from picopayments_cli.channel.stages import AGREED, CLOSED, OPEN, REQUESTED
-from picopayments_cli.channel.state import Commit, Revoked
-from picopayments_cli.channel.values import Coin, Handle, Hash, Height, Outpoint, Quantity, Secret, Token
+from picopayments_cli.channel.standing import Found
+from picopayments_cli.channel.state import MOST_REVOKED, Changes, Held, Receiving, Signed, deepened, floor_of
+from picopayments_cli.channel.values import Handle, Hash, Pubkey, Quantity, Secret, Token, hash_of
 from picopayments_cli.errors import DatabaseUnusable, StaleRequest, UnknownHandle
 from picopayments_cli.hub.account import (
-    DONE,
-    LISTED,
-    RETURNED,
-    WAITING,
     Account,
-    Waiting,
     account_of,
-    fixed_part,
+    fixed_of,
     fixed_row,
     head_row,
-    numbers_in_use,
+    held_of,
+    held_row,
+    rarely_changed,
+    signed_of,
+    signed_row,
 )
-from picopayments_cli.hub.database import Database
-from picopayments_cli.hub.schema import commits, connections, hashes, heads, outputs, payments, transactions
+from picopayments_cli.hub.schema import closes, commits, connections, hashes, heads, payments
+from picopayments_cli.hub2.account import DONE, LISTED, RETURNED, WAITING, Waiting
+from picopayments_cli.hub2.database import Database
 
+# Statements are built once: building one takes longer than SQLite takes to run it.
+_OF: BindParameter[Any] = bindparam("of")
 _LOAD = (
     select(connections, heads.c.version, heads.c.head, heads.c.last_hash, heads.c.last_reply)
     .join(heads, heads.c.handle == connections.c.handle)
-    .where(connections.c.handle == bindparam("of"))
+    .where(connections.c.handle == _OF)
 )
-_ADD = connections.insert()
-_ADD_HEAD = heads.insert()
+_ADD, _ADD_HEAD = connections.insert(), heads.insert()
 _WRITE_HEAD = (
     heads.update()
-    .where(heads.c.handle == bindparam("of"), heads.c.version == bindparam("before"))
-    .values(
-        version=bindparam("version"),
-        head=bindparam("head"),
-        last_hash=bindparam("last_hash"),
-        last_reply=bindparam("last_reply"),
-    )
+    .where(heads.c.handle == _OF, heads.c.version == bindparam("before"))
+    .values({name: bindparam(name) for name in ("version", "head", "last_hash", "last_reply")})
 )
 _WRITE_FIXED = (
     connections.update()
-    .where(connections.c.handle == bindparam("of"))
-    .values(
-        stage=bindparam("stage"),
-        fixed=bindparam("fixed"),
-        sending_script=bindparam("sending_script"),
-        receiving_script=bindparam("receiving_script"),
-        due_height=bindparam("due_height"),
-    )
+    .where(connections.c.handle == _OF)
+    .values({name: bindparam(name) for name in (item.name for item in connections.c) if name != "handle"})
 )
 _IN_STAGE = select(connections.c.handle).where(connections.c.stage == bindparam("stage"))
-_DUE = select(connections.c.handle).where(
-    connections.c.stage.in_((AGREED, OPEN)), connections.c.due_height <= bindparam("height")
-)
+_FIXED = select(connections.c.handle, connections.c.fixed).where(connections.c.stage == bindparam("stage"))
 _CLOSED_SINCE = select(connections.c.handle).where(
     connections.c.stage == CLOSED, connections.c.due_height > bindparam("height")
+)
+_OF_CLIENT = (
+    select(connections.c.handle)
+    .where(connections.c.client == bindparam("client"), connections.c.handle > bindparam("after"))
+    .where(connections.c.stage != REQUESTED)
+    .order_by(connections.c.handle)
+    .limit(bindparam("most"))
 )
 _FORGOTTEN = select(connections.c.handle).where(
     connections.c.stage == REQUESTED, connections.c.due_height <= bindparam("height")
 )
-_FORGET = connections.delete().where(connections.c.handle == bindparam("of"))
-_FORGET_HEAD = heads.delete().where(heads.c.handle == bindparam("of"))
-_FORGET_HASHES = hashes.delete().where(hashes.c.handle == bindparam("of"))
-_BY_SCRIPT = select(connections.c.handle).where(
-    or_(connections.c.sending_script == bindparam("script"), connections.c.receiving_script == bindparam("script"))
-)
-_BY_COMMIT = select(commits.c.handle).where(commits.c.script == bindparam("script"))
-_REVOKED_COINS = (
-    select(commits.c.quantity, commits.c.revoke_hash, commits.c.secret, outputs, transactions.c.height)
-    .join(outputs, outputs.c.script == commits.c.script)
-    .join(transactions, transactions.c.txid == outputs.c.txid)
-    .where(commits.c.handle == bindparam("of"), commits.c.secret.is_not(None), outputs.c.spent_by.is_(None))
-)
-_PAID_REVOKED = (
-    select(commits.c.revoke_hash)
-    .join(outputs, outputs.c.script == commits.c.script)
-    .where(
-        commits.c.handle == bindparam("of"),
-        commits.c.secret.is_not(None),
-        commits.c.quantity > bindparam("above"),
-        commits.c.quantity <= bindparam("up_to"),
-    )
-    .limit(1)
-)
+_FORGET = tuple(table.delete().where(table.c.handle == _OF) for table in (connections, heads, hashes))
 _ADD_HASH = hashes.insert()
-_COMMITS = (
+_TOP = (
     select(commits)
-    .where(commits.c.handle == bindparam("of"), or_(commits.c.sent, not_(commits.c.revoked)))
-    .order_by(commits.c.quantity)
+    .where(commits.c.handle == _OF, commits.c.sent == bindparam("sent"), commits.c.active.is_(True))
+    .order_by(commits.c.quantity.desc())
+    .limit(bindparam("most"))
 )
+_LOWER = _TOP.where(commits.c.quantity < bindparam("below"), commits.c.quantity >= bindparam("least"))
+_BY_HASH = select(commits).where(commits.c.handle == _OF, commits.c.revoke_hash == bindparam("hash"))
+_ALL_SENT = select(commits).where(commits.c.handle == _OF, commits.c.sent.is_(True))
 _ADD_COMMIT = commits.insert()
-_REVOKE = (
+_THIS = (commits.c.handle == _OF, commits.c.revoke_hash == bindparam("hash"))
+_CHANGE_SIGNED = (
     commits.update()
-    .where(commits.c.handle == bindparam("of"), commits.c.revoke_hash == bindparam("hash"))
-    .values(revoked=True, secret=bindparam("secret"))
+    .where(*_THIS)
+    .values(remainder=bindparam("remainder"), secret=bindparam("secret"), active=bindparam("active"))
 )
-_ADD_PAYMENT = payments.insert()
+_GIVE_BACK = commits.update().where(*_THIS).values(active=False)
+_CLOSES = select(closes).where(closes.c.handle == _OF)
+_CLOSE_KEY = (closes.c.handle == _OF, closes.c.payer == bindparam("by"), closes.c.quantity == bindparam("at"))
+_DROP_CLOSE, _ADD_CLOSE = closes.delete().where(*_CLOSE_KEY), closes.insert()
 _PENDING = (
     select(payments)
-    .where(payments.c.payee == bindparam("of"), payments.c.state.in_((WAITING, LISTED)))
+    .where(payments.c.payee == _OF, payments.c.state == WAITING)
     .order_by(payments.c.number)
-)
-_LIST = payments.update().where(payments.c.number == bindparam("of")).values(state=LISTED)
-_RETURN = payments.update().where(payments.c.number == bindparam("of")).values(state=RETURNED)
-_DONE = payments.update().where(payments.c.payee == bindparam("of"), payments.c.state == LISTED).values(state=DONE)
+)  # fmt: skip
+_ADD_PAYMENT = payments.insert()
+_LIST = payments.update().where(payments.c.number == _OF).values(state=LISTED)
+_RETURN = payments.update().where(payments.c.number == _OF).values(state=RETURNED)
+_DONE = payments.update().where(payments.c.payee == _OF, payments.c.state == LISTED).values(state=DONE)
 
 
 class Reading:
     """The book in one consistent state; ``db`` reads it."""
 
-    def __init__(self, db: Connection, kept: Mapping[Handle, Account]) -> None:
+    def __init__(self, db: Connection) -> None:
         self.db = db
-        self._kept = kept
 
-    def get(self, handle: Handle) -> Account:
-        """Return a connection. Raises UnknownHandle."""
-        return self._kept.get(handle) or _load(self.db, handle)
+    def get(self, handle: Handle, revoked: int = 0) -> Account:
+        """A connection with as many of its highest commits as are revoked on either channel, and one more.
+
+        Raises UnknownHandle.
+        """
+        row = self.db.execute(_LOAD, {"of": handle}).first()
+        if row is None:
+            raise UnknownHandle("The hub knows no connection of that handle.", handle=handle.hex())
+        account = account_of(row, self.db.execute(_PENDING, {"of": handle}).all())
+        if account.duplex is None:
+            return account
+        sent, deeper_sent = self._top(handle, revoked + 1, sent=True)
+        held, deeper_held = self._top(handle, revoked + 1, sent=False)
+        sending = replace(account.duplex.sending, active=tuple(map(signed_of, sent)), deeper=deeper_sent)
+        receiving = replace(account.duplex.receiving, active=tuple(map(held_of, held)), deeper=deeper_held)
+        return replace(account, duplex=replace(account.duplex, sending=sending, receiving=receiving))
+
+    def _top(self, handle: Handle, most: int, *, sent: bool) -> tuple[list[Row[Any]], bool]:
+        """The highest active commits, ascending, and whether there are lower ones."""
+        rows = self.db.execute(_TOP, {"of": handle, "sent": sent, "most": most + 1}).all()
+        return list(reversed(rows[:most])), len(rows) > most
+
+    def to_move(self, account: Account, amount: int) -> Account:
+        """The connection with the commits loaded that moving an amount to its client may give back."""
+        duplex = account.channels
+        return replace(account, duplex=self._deepened(account.handle, duplex, amount))
+
+    def _deepened(self, handle: Handle, duplex: Duplex, amount: int) -> Duplex:
+        receiving, floor = duplex.receiving, floor_of(duplex.receiving, amount)
+        if not receiving.deeper or receiving.active[0].quantity < floor:
+            return duplex
+        lower, deeper = self._lower(handle, receiving, floor)
+        return replace(duplex, receiving=deepened(receiving, lower, deeper))
+
+    def _lower(self, handle: Handle, receiving: Receiving, floor: int) -> tuple[list[Held], bool]:
+        asked = {"of": handle, "sent": False, "below": receiving.active[0].quantity}
+        rows = list(self.db.execute(_LOWER, {**asked, "least": floor, "most": MOST_REVOKED + 1}))
+        if len(rows) > MOST_REVOKED:
+            return [held_of(row) for row in reversed(rows)], True
+        below = rows[-1].quantity if rows else asked["below"]
+        beneath = self.db.execute(_LOWER, {**asked, "below": below, "least": 0, "most": 2}).all()
+        return [held_of(row) for row in reversed([*rows, *beneath[:1]])], len(beneath) > 1
+
+    def found(self, handle: Handle, secrets: Iterable[Secret], doubted: Iterable[Hash]) -> Found:
+        """The rows of commits that secrets open, or that are doubted."""
+        names = dict.fromkeys((*map(hash_of, secrets), *doubted))
+        rows = [row for name in names for row in self.db.execute(_BY_HASH, {"of": handle, "hash": name})]
+        held = [held_of(row) for row in rows if not row.sent and row.active]
+        return Found([signed_of(row) for row in rows if row.sent], held)
+
+    def knows_hash(self, handle: Handle, revoke_hash: Hash) -> bool:
+        """Whether a commit of the connection is on that hash, on either side."""
+        return self.db.execute(_BY_HASH, {"of": handle, "hash": revoke_hash}).first() is not None
+
+    def sides(self, account: Account) -> tuple[Paying, Paid]:
+        """All that is held of both channels, for what is to be taken back; ``sent`` is left out."""
+        duplex, handle = account.channels, account.handle
+        signed = tuple(signed_of(row) for row in self.db.execute(_ALL_SENT, {"of": handle}))
+        held, _ = self._top(handle, 2**31, sent=False)
+        closings, counters = [], []
+        for row in self.db.execute(_CLOSES, {"of": handle}):
+            if row.payer:
+                closings.append(Closing(row.quantity, bytes(row.signature), row.rest_signature))
+            else:
+                counters.append(Counter(row.quantity, row.signature))
+        sending, receiving = duplex.sending, duplex.receiving
+        return (
+            Paying(sending.contract, sending.anchor, signed, tuple(closings), account.deposit_raw),
+            Paid(receiving.contract, receiving.anchor, tuple(held_of(row).commit for row in held), tuple(counters)),
+        )
 
     def in_stage(self, *stages: str) -> list[Handle]:
-        """Return the handles of all connections in these stages."""
+        """The handles of all connections in these stages."""
         return [Handle(bytes(row.handle)) for stage in stages for row in self.db.execute(_IN_STAGE, {"stage": stage})]
 
     def closed_since(self, height: int) -> list[Handle]:
-        """Return the handles of connections that were closed after a height."""
+        """The handles of connections that were closed after a height."""
         return [Handle(bytes(row.handle)) for row in self.db.execute(_CLOSED_SINCE, {"height": height})]
 
-    def due(self, height: int) -> list[Handle]:
-        """Return the handles of connections whose time to settle has come."""
-        return [Handle(bytes(row.handle)) for row in self.db.execute(_DUE, {"height": height})]
+    def expiries(self) -> dict[Handle, Expiry]:
+        """When the connections expire that may still move something."""
+        rows = [row for stage in (AGREED, OPEN) for row in self.db.execute(_FIXED, {"stage": stage})]
+        return {Handle(bytes(row.handle)): fixed_of(row.fixed).agreed.expiry for row in rows}
 
-    def touching(self, script: bytes) -> list[Handle]:
-        """Return the handles of connections with that deposit's, or that commit's, scriptPubKey."""
-        rows = [*self.db.execute(_BY_SCRIPT, {"script": script}), *self.db.execute(_BY_COMMIT, {"script": script})]
+    def of_client(self, client: Pubkey, after: bytes, most: int) -> list[Handle]:
+        """The handles of a client's connections behind one, ascending."""
+        rows = self.db.execute(_OF_CLIENT, {"client": client, "after": after, "most": most})
         return [Handle(bytes(row.handle)) for row in rows]
-
-    def revoked_coins(self, handle: Handle) -> tuple[tuple[Revoked, Coin], ...]:
-        """Return the unspent outputs on the addresses of commits that the client has revoked."""
-        return tuple(
-            (
-                Revoked(Quantity(row.quantity), Hash(bytes(row.revoke_hash)), Secret(bytes(row.secret))),
-                Coin(
-                    Outpoint(bytes(row.txid), row.vout),
-                    row.value,
-                    bytes(row.script),
-                    None if row.height is None else Height(row.height),
-                ),
-            )
-            for row in self.db.execute(_REVOKED_COINS, {"of": handle})
-        )
-
-    def paid_revoked(self, handle: Handle, above: int, up_to: int) -> Hash | None:
-        """Return the hash of a revoked commit, of a quantity in these bounds, to whose address somebody ever paid."""
-        row = self.db.execute(_PAID_REVOKED, {"of": handle, "above": above, "up_to": up_to}).first()
-        return None if row is None else Hash(bytes(row.revoke_hash))
 
 
 class UnitOfWork(Reading):
     """The book inside one writing transaction; ``db`` is that transaction."""
 
-    def __init__(self, db: Connection, kept: Mapping[Handle, Account]) -> None:
-        super().__init__(db, kept)
-        self.touched: dict[Handle, Account] = {}
+    def __init__(self, db: Connection) -> None:
+        super().__init__(db)
+        self._touched: dict[Handle, Account] = {}
         self._stored: dict[Handle, Account] = {}  # of these, as their rows are
-        self.wrote = False  # a connection
 
-    def get(self, handle: Handle) -> Account:
-        """Return a connection. Raises UnknownHandle."""
-        if handle not in self.touched:
-            self.touched[handle] = self._stored[handle] = super().get(handle)
-        return self.touched[handle]
+    def get(self, handle: Handle, revoked: int = 0) -> Account:
+        """A connection as this transaction has left it. Raises UnknownHandle."""
+        if handle not in self._touched:
+            self._touched[handle] = self._stored[handle] = super().get(handle, revoked)
+        return self._touched[handle]
 
     def add(self, account: Account) -> None:
         """Add a connection."""
         self.db.execute(_ADD, {"handle": account.handle, **fixed_row(account)})
         self.db.execute(_ADD_HEAD, {"handle": account.handle, **head_row(account)})
-        self.touched[account.handle] = self._stored[account.handle] = account
+        self._touched[account.handle] = self._stored[account.handle] = account
 
-    def put(self, account: Account) -> Account:
-        """Write what a sync changes, and the rest where it has changed.
-
-        Raises DatabaseUnusable where another hub wrote.
-        """
+    def put(self, account: Account, changes: Changes | None = None) -> Account:
+        """Write a connection, and the commits that changed. Raises DatabaseUnusable where another hub wrote."""
         self.get(account.handle)
-        written = replace(account, version=account.version + 1, numbers=numbers_in_use(account))
+        if changes is not None:
+            self._apply(account.handle, changes)
+        written = replace(account, version=account.version + 1)
         row = {"of": account.handle, "before": account.version, **head_row(written)}
         if self.db.execute(_WRITE_HEAD, row).rowcount != 1:
             raise DatabaseUnusable(
                 "Another hub has written to this database: stop all of them but one.", handle=account.handle.hex()
             )
-        if fixed_part(written) != fixed_part(self._stored[account.handle]):
+        if rarely_changed(written) != rarely_changed(self._stored[account.handle]):
             self.db.execute(_WRITE_FIXED, {"of": account.handle, **fixed_row(written)})
-        self.touched[account.handle] = self._stored[account.handle] = written
-        self.wrote = True
+        self._touched[account.handle] = self._stored[account.handle] = written
         return written
+
+    def keep(self, account: Account) -> None:
+        """Take note of a connection that ``put`` writes later, or of payments, whose rows are all that is written."""
+        self._touched[account.handle] = account
+
+    def _apply(self, handle: Handle, changes: Changes) -> None:
+        for item in changes.signed:
+            self._write_signed(handle, item)
+        for held in changes.held:
+            self.db.execute(_ADD_COMMIT, held_row(handle, held))
+        for held in changes.given_back:
+            self.db.execute(_GIVE_BACK, {"of": handle, "hash": held.revoke_hash})
+
+    def _write_signed(self, handle: Handle, item: Signed) -> None:
+        row = signed_row(handle, item)
+        changed = {name: row[name] for name in ("remainder", "secret", "active")}
+        if not self.db.execute(_CHANGE_SIGNED, {"of": handle, "hash": item.revoke_hash, **changed}).rowcount:
+            self.db.execute(_ADD_COMMIT, row)
 
     def forget(self, height: int) -> int:
         """Drop connections that were asked for and never deposited on in time. Return how many."""
         handles = [bytes(row.handle) for row in self.db.execute(_FORGOTTEN, {"height": height})]
-        for statement in (_FORGET, _FORGET_HEAD, _FORGET_HASHES) if handles else ():
+        for statement in _FORGET if handles else ():
             self.db.execute(statement, [{"of": handle} for handle in handles])
         return len(handles)
 
-    def take_hash(self, handle: Handle, *taken: Hash) -> None:
-        """Enter hashes that the client gave. Raises StaleRequest where one was given before."""
+    def take_hash(self, handle: Handle, taken: Hash) -> None:
+        """Enter a hash that the client gave. Raises StaleRequest where it was given before."""
         try:
-            self.db.execute(_ADD_HASH, [{"handle": handle, "hash": item} for item in taken])
+            self.db.execute(_ADD_HASH, {"handle": handle, "hash": taken})
         except IntegrityError:
             raise StaleRequest(
                 "The request's hash was used in an earlier one, which has been answered and overtaken.",
                 handle=handle.hex(),
             ) from None
 
-    def add_commit(self, account: Account, made: Commit, *, sent: bool) -> None:
-        """Add a commit that the hub signed (``sent``) or received."""
-        row = {
-            "handle": account.handle,
-            "revoke_hash": made.revoke_hash,
-            "sent": sent,
-            "quantity": made.quantity,
-            "signature": made.signature,
-            "script": account.channels.sending.commit_script(made.revoke_hash).output if sent else None,
-            "number": None if sent else account.numbers[made.revoke_hash],
-            "revoked": False,
-            "secret": None,
-        }
-        self.db.execute(_ADD_COMMIT, row)
-
-    def revoke(self, handle: Handle, revoked: Iterable[tuple[Hash, Secret | None]]) -> None:
-        """Mark commits as revoked; keep the secret where the client revealed it."""
-        rows = [{"of": handle, "hash": revoke_hash, "secret": secret} for revoke_hash, secret in revoked]
-        if rows:
-            self.db.execute(_REVOKE, rows)
-
-    def keep(self, account: Account) -> None:
-        """Take note of payments booked to a connection: their rows are all that is written."""
-        self.touched[account.handle] = account
+    def add_close(
+        self, handle: Handle, quantity: int, signature: bytes | None, rest: bytes | None, *, payer: bool
+    ) -> None:
+        """Keep the client's signatures of a close, in place of those that were there for that quantity."""
+        self.db.execute(_DROP_CLOSE, {"of": handle, "by": payer, "at": quantity})
+        row = {"handle": handle, "payer": payer, "quantity": quantity, "signature": signature, "rest_signature": rest}
+        self.db.execute(_ADD_CLOSE, row)
 
     def add_payment(self, payer: Handle, payee: Handle | None, amount: Quantity, token: Token) -> Waiting:
         """Book a payment; one to the hub itself is done at once."""
@@ -255,11 +283,10 @@ class UnitOfWork(Reading):
         key = self.db.execute(_ADD_PAYMENT, row).inserted_primary_key
         return Waiting(int(key[0]) if key else 0, payer, amount, token)
 
-    def list_payments(self, listed: Iterable[Waiting]) -> None:
+    def list_payments(self, listed: Sequence[Waiting]) -> None:
         """Mark payments as listed in the reply."""
-        rows = [{"of": item.number} for item in listed]
-        if rows:
-            self.db.execute(_LIST, rows)
+        if listed:
+            self.db.execute(_LIST, [{"of": item.number} for item in listed])
 
     def return_payment(self, item: Waiting) -> None:
         """Mark a payment as returned to its payer."""
@@ -275,58 +302,20 @@ class Book:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self.changed = False  # since somebody took note of it
-        self._kept: dict[Handle, Account] = {}
-        self._unchecked: set[Handle] = set()
-        self._lock = threading.RLock()
-
-    def unchecked(self) -> list[Handle]:
-        """Return the connections with hashes whose commit addresses nobody has looked at yet."""
-        with self._lock:
-            return sorted(self._unchecked)
-
-    def lacks_checked_hash(self, handle: Handle) -> bool:
-        """Tell whether a kept connection has hashes from its client, but none whose address was looked at."""
-        account = self._kept.get(handle)
-        return bool(account and account.unchecked and account.duplex and not account.duplex.sending.requested)
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
         """Read what was committed. A reader waits for no writer, and no writer for a reader."""
         with self._database.reading() as db:
-            yield Reading(db, self._kept)
+            yield Reading(db)
 
     def look_up(self, handle: Handle) -> Account:
-        """Return a connection as it was committed. Raises UnknownHandle."""
-        with self.reading() as reading:
-            return reading.get(handle)
+        """A connection as it was committed. Raises UnknownHandle."""
+        with self.reading() as book:
+            return book.get(handle)
 
     @contextmanager
     def transaction(self, label: str) -> Iterator[UnitOfWork]:
-        """Run one writing transaction; keep what it changed once it is committed, and forget it where it fails."""
-        with self._lock:  # held until what is kept is what was committed
-            work: UnitOfWork | None = None
-            try:
-                with self._database.transaction(label) as db:
-                    work = UnitOfWork(db, self._kept)
-                    yield work
-            except BaseException:
-                for handle in work.touched if work else ():
-                    self._kept.pop(handle, None)
-                raise
-            self.changed |= work.wrote
-            for handle, account in work.touched.items():
-                if account.stage != REQUESTED:  # anybody may ask, as often as they like: such a one is read again
-                    self._kept[handle] = account
-                if account.unchecked and account.stage in (AGREED, OPEN):
-                    self._unchecked.add(handle)
-                else:
-                    self._unchecked.discard(handle)
-
-
-def _load(db: Connection, handle: Handle) -> Account:
-    of = {"of": handle}
-    row = db.execute(_LOAD, of).first()
-    if row is None:
-        raise UnknownHandle("The hub knows no connection of that handle.", handle=handle.hex())
-    return account_of(row, db.execute(_COMMITS, of).all(), db.execute(_PENDING, of).all())
+        """Run one writing transaction, undone where an error leaves it."""
+        with self._database.transaction(label) as db:
+            yield UnitOfWork(db)

@@ -14,8 +14,8 @@ from picopayments_cli.cli import Parser, add_network, dashed, port, refuse
 if TYPE_CHECKING:
     from picopayments_cli.channel.networks import Network
     from picopayments_cli.hub.folder import Folder
-    from picopayments_cli.hub.hub import Hub, Urls
     from picopayments_cli.hub.stale_database import Witness
+    from picopayments_cli.hub2.hub import Hub, Urls
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,8 +39,8 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
     from picopayments_cli import config
     from picopayments_cli.hub.embedded import EmbeddedNode
     from picopayments_cli.hub.folder import Folder
-    from picopayments_cli.hub.hub import Urls
     from picopayments_cli.hub.logs import log_to_stderr
+    from picopayments_cli.hub2.hub import Urls
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends the start as well as the service
     log_to_stderr(args.debug)
@@ -73,12 +73,12 @@ def _bitcoin_url(network: Network, chain_url: str) -> str:
 def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
     from contextlib import closing
 
-    from picopayments_cli.hub.database import Database, default_url, sqlite_path
-    from picopayments_cli.hub.hub import Hub
-    from picopayments_cli.hub.methods import Methods
-    from picopayments_cli.hub.rounds import Rounds
-    from picopayments_cli.hub.server import create_app
     from picopayments_cli.hub.stale_database import Witness
+    from picopayments_cli.hub2.database import Database, default_url, sqlite_path
+    from picopayments_cli.hub2.hub import Hub
+    from picopayments_cli.hub2.methods import Methods
+    from picopayments_cli.hub2.rounds import Rounds
+    from picopayments_cli.hub2.server import create_app
     from picopayments_cli.web import WebServer
 
     offer = folder.offer()

@@ -10,11 +10,11 @@ from pathlib import Path
 import coincurve
 from filelock import FileLock, Timeout
 
-from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, secret_of_wif, wif_of_secret
+from picopayments_cli.channel2.keys import Key
 from picopayments_cli.errors import DatabaseOutdated, InvalidKey, StoreDamaged, StoreLocked, StoreUnusable
 from picopayments_cli.files import check_private, replace_file
-from picopayments_cli.hub.terms import Offer, default_text, read_offer
+from picopayments_cli.hub2.terms import Offer, default_text, read_offer
 
 log = logging.getLogger(__name__)
 

@@ -4,68 +4,111 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass, field
-from enum import Enum
+from pathlib import Path
 from queue import SimpleQueue
 
-from picopayments_cli.chain.bitcoin import BitcoinNode
-from picopayments_cli.chain.node import NodeChain
+from picopayments_cli.chain.packages import LedgerChain, PackageNode
 from picopayments_cli.channel.counterparty import asset_id, asset_name, p2pkh
-from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.deadlines import Expiry
+from picopayments_cli.channel.fees import FeeFrac, Shape, may_take
+from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.networks import Network, address_of_script
-from picopayments_cli.channel.values import Handle, Outpoint, hash160
+from picopayments_cli.channel.opening import Party
+from picopayments_cli.channel.rates import Bounds, Rate, believed
+from picopayments_cli.channel.reserve import Reserve, reserve_for
+from picopayments_cli.channel.stages import AGREED, CLOSING
+from picopayments_cli.channel.terms import Terms
+from picopayments_cli.channel.transactions import COMMIT_SIZE, Contract
+from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import NodeUnreachable, PicopaymentsError
 from picopayments_cli.hub.book import Book
-from picopayments_cli.hub.database import Database
 from picopayments_cli.hub.follower import Follower
-from picopayments_cli.hub.terms import Offer
+from picopayments_cli.hub.marks import Marks
+from picopayments_cli.hub.terms import terms_of
+from picopayments_cli.hub2.database import Database, meta_get, meta_set
+from picopayments_cli.hub2.hub import Ask, Urls
+from picopayments_cli.hub2.terms import Offer
 from picopayments_cli.rpc import RpcClient
 
 log = logging.getLogger(__name__)
 
-
-class Ask(Enum):
-    """When the rounds are to look at a connection."""
-
-    NOW = "now"
-    LATER = "later"  # after a while: something failed
-    LEAVING = "leaving"  # at each block: it closes once its client has fetched what waits
-
-
-@dataclass(frozen=True)
-class Urls:
-    """Where the hub's nodes are: Counterparty Core's API, and Bitcoin Core's JSON-RPC."""
-
-    chain: str = field(repr=False)  # either may have a password in it
-    bitcoin: str = field(repr=False)
+FRESH_SECONDS = 10.0  # that the last look at the chain may be old where something new is signed
+BOUNDS = Bounds(1, 100)  # sat/vB
+RESERVE_COINS = 10  # closes that can be under way at a time
+_CHILD_SIZE, _LEAST_OUTPUT = 250, 546
+_LAST_RATE = "last good fee rate"
 
 
 class Hub:
     """One hub, with all that its methods and chores work on."""
 
-    def __init__(self, network: Network, key: Key, offer: Offer, database: Database, urls: Urls) -> None:
+    def __init__(
+        self, network: Network, key: Key, offer: Offer, database: Database, urls: Urls, marks_path: Path
+    ) -> None:
         self.network = network
         self.key = key
-        self.script = p2pkh(hash160(key.pubkey))
+        self.script = p2pkh(key.pubkey_hash)
         self.address = str(address_of_script(network, self.script))
         self.offer = offer
         self.database = database
         self.book = Book(database)
+        self.marks = Marks(marks_path)
         # Of commits to clients, in blocks: so the hub can punish one again whose punishment a reorganisation took away.
         self.delay = 2 * network.safe_depth
-        self.bitcoin = BitcoinNode(urls.bitcoin)
-        self.chain = NodeChain(urls.chain, network)
+        self.bounds = BOUNDS
+        self.fresh_seconds = FRESH_SECONDS
+        self.bitcoin = PackageNode(urls.bitcoin)
+        self.chain = LedgerChain(urls.chain, network)
         self.node = RpcClient(urls.chain.rstrip("/") + "/v1/", unreachable=NodeUnreachable)
         self.chain_url = self.node.url.removesuffix("v1/")  # without credentials
-        self.follower = Follower(database, self.bitcoin, network)
+        self.follower = Follower(database, self.bitcoin)
+        self._await_deposits()
+        with database.reading() as db:
+            kept = meta_get(db, _LAST_RATE)
+        self._last_rate = None if kept is None else int(kept)
+        self.rate: Rate = believed(None, self._last_rate, None, self.bounds)
         self.longnames: dict[str, str | None] = {}  # of the numbered assets that ``longname`` has found: they stay
         self.draining = False  # no new connections; those that are open are closed
         self.asked: SimpleQueue[tuple[Ask, Handle]] = SimpleQueue()  # put there by any thread, taken by the rounds'
         self.woken = threading.Event()
-        self.spending = threading.Lock()  # held from the choice of the wallet's coins until they are in ``spent``
-        self.spent: set[Outpoint] = set()  # coins of the wallet that are spent, while the index may not know it
-        self.plain: set[Outpoint] = set()  # coins of the wallet that the ledger says no assets are attached to
-        self.attached: set[Outpoint] = set()  # and those that it says have some: never spent
+
+    def _await_deposits(self) -> None:
+        """Have the follower look for the deposits that are not there yet, those that came while nobody looked too."""
+        with self.book.reading() as book:
+            for handle in book.in_stage(AGREED, CLOSING):
+                channels = book.get(handle).channels
+                sides = (channels.sending, channels.receiving)
+                scripts = [side.contract.deposit.output for side in sides if side.anchor is None]
+                self.follower.await_deposits(handle, scripts)
+
+    def party(self, secrets: Secrets) -> Party:
+        """The hub's keys and wallet in a connection."""
+        return Party(secrets.payer.xonly, secrets.payee.xonly, self.script)
+
+    def terms(self, asset: str) -> Terms | None:
+        """The terms of an asset now; None where it is not offered."""
+        return terms_of(self.offer, asset, self.rate, self.bounds)
+
+    @property
+    def reserve(self) -> Reserve:
+        """Return what the wallet keeps for closes that can't wait."""
+        return reserve_for(RESERVE_COINS, FeeFrac(COMMIT_SIZE, COMMIT_SIZE), _CHILD_SIZE, self.bounds, _LEAST_OUTPUT)
+
+    def may_take(self, contract: Contract, expiry: Expiry) -> bool:
+        """Whether a commit of a contract could be raised now, and all blocks for that are left."""
+        commit = FeeFrac(COMMIT_SIZE * contract.rate, COMMIT_SIZE)
+        shape = Shape(_CHILD_SIZE, self.reserve.each - _LEAST_OUTPUT)
+        left = expiry.left(self.follower.height or 0)
+        return may_take(commit, shape, self.rate, self.bounds, left=left, span=expiry.margin, packages=True)
+
+    def read_rate(self) -> None:
+        """Ask the node for its estimate, and keep it for the time when there is none."""
+        estimate = self.bitcoin.estimate()
+        self.rate = believed(estimate, self._last_rate, None, self.bounds)
+        if not self.rate.guess and self.rate.value != self._last_rate:
+            self._last_rate = self.rate.value
+            with self.database.transaction("fee rate") as db:
+                meta_set(db, _LAST_RATE, str(self.rate.value))
 
     def longname(self, asset: str) -> str | None:
         """The long name of a subasset, for showing; None where it has none, or the node can't tell now."""
@@ -75,11 +118,6 @@ class Hub:
             except PicopaymentsError:
                 return None
         return self.longnames.get(asset)
-
-    def broadcast(self, raw: bytes, label: str) -> None:
-        """Hand one of the hub's own transactions to the network; ``label`` names it. Raises as ``Chain.broadcast``."""
-        txid = self.chain.broadcast(raw)
-        log.debug("broadcast", extra={"fields": {"label": label, "txid": txid[::-1].hex()}})
 
     def ask(self, when: Ask, handle: Handle) -> None:
         """Ask the rounds to look at a connection; from any thread."""

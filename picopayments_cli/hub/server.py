@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.hub.rounds import Rounds
-from picopayments_cli.limits import Limits
-from picopayments_cli.web import JsonRpcEndpoint
-
-log = logging.getLogger(__name__)
+from picopayments_cli.hub2.server import application
 
 
 def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: Collection[str]) -> Starlette:
@@ -23,31 +17,7 @@ def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: 
 
     ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others.
     """
-    hub = rounds.hub
+    hub, loop = rounds.hub, rounds.loop
     nodes = Nodes(hub.chain, hub.bitcoin, hub.node)
-    proxied = Proxy(hub.network, nodes, hub.follower.fee_rate, rounds.await_round).methods()
-    return application({**proxied, **methods}, {*proxied, *slow}, rounds.start, rounds.stop)
-
-
-def application(
-    methods: Mapping[str, Callable[..., Any]],
-    slow: Collection[str],
-    start: Callable[[], None],
-    stop: Callable[[], None],
-) -> Starlette:
-    """Build the application of these methods, which calls ``start`` at its own start, and ``stop`` at its end."""
-    endpoint = JsonRpcEndpoint(methods, slow=slow, on_error=_log_unexpected, limits=Limits())
-
-    @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        start()
-        try:
-            yield
-        finally:
-            stop()
-
-    return Starlette(routes=[Mount("", endpoint)], lifespan=lifespan)
-
-
-def _log_unexpected(method: str, error: Exception) -> None:
-    log.error("request failed", extra={"fields": {"method": method}}, exc_info=error)
+    proxied = Proxy(hub.network, nodes, lambda: hub.rate.value, loop.await_round).methods()
+    return application({**proxied, **methods}, {*proxied, *slow}, loop.start, loop.stop)

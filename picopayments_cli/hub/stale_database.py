@@ -15,18 +15,18 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from picopayments_cli.channel.duplex import Half, corrected
-from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.scripts import CommitScript
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
-from picopayments_cli.channel.state import Offer
 from picopayments_cli.channel.values import Handle, Hash
+from picopayments_cli.channel2.duplex import Half, corrected
+from picopayments_cli.channel2.keys import Key
+from picopayments_cli.channel2.scripts import CommitScript
+from picopayments_cli.channel2.state import Offer
 from picopayments_cli.errors import DatabaseOutdated, HubRestored, UnknownRevokeHash
 from picopayments_cli.files import replace_file
-from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.book import Book, UnitOfWork
-from picopayments_cli.hub.database import Database, meta_get, meta_set
-from picopayments_cli.hub.hub import Ask, Hub
+from picopayments_cli.hub2.account import Account
+from picopayments_cli.hub2.book import Book, UnitOfWork
+from picopayments_cli.hub2.database import Database, meta_get, meta_set
+from picopayments_cli.hub2.hub import Ask, Hub
 
 log = logging.getLogger(__name__)
 

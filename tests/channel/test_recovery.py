@@ -1,411 +1,576 @@
-"""Each thing that may be taken back, and when: judged by Bitcoin Core's kernel and a ledger in memory."""
+"""What either party does to have its own back: each rule at its border, and honest parties against whatever comes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 import pytest
-from channel_support import PAYEE, PAYER, SPEND_SECRET, hashed, size_of
-from recovery_support import DEPOSIT, EXPIRE, SAFE, XCP, Scene, purse
-
-from picopayments_cli.channel import recovery
-from picopayments_cli.channel.deadlines import exposed
-from picopayments_cli.channel.facts import shown_secret
-from picopayments_cli.channel.recovery import MOST_INPUTS
-from picopayments_cli.channel.state import (
-    commit,
-    request_commit,
+from channel_support import (
+    ASSET,
+    OTHER_ASSET,
+    PAYEE,
+    PAYEE_WALLET,
+    PAYER,
+    PAYER_WALLET,
+    compose_expire,
+    hashed,
+    kernel_accepts,
 )
-from picopayments_cli.channel.transactions import DUST
-from picopayments_cli.channel.values import Outpoint
-from picopayments_cli.errors import InsufficientBitcoin
-
-# The payout ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("delay", "safe"), [(1, 1), (2, 6), (6, 6), (7, 6), (12, 6)])
-def test_a_payout_waits_until_the_commit_is_ripe_and_buried(delay: int, safe: int) -> None:
-    scene = Scene(300, delay=delay)
-    scene.publish_commit(300)
-    assert scene.payouts(safe=safe) == []
-    for _ in range(max(delay, safe) - 1):
-        scene.chain.mine()
-        assert scene.payouts(safe=safe) == []
-    scene.chain.mine()
-    (draft,) = scene.payouts(safe=safe)
-    assert (draft.version, draft.inputs[0].sequence) == (2, delay)
-    scene.publish(draft, PAYEE)
-    assert scene.home(PAYEE) == 300
-    assert scene.payouts(safe=safe) == []
-
-
-def test_a_payout_is_of_a_commit_that_was_not_given_back() -> None:
-    scene = Scene(300, 400)
-    scene.publish_commit(400)
-    scene.chain.mine(20)
-    assert scene.payouts()
-    scene.give_back(400)
-    assert scene.payouts() == []
-
-
-def test_an_old_coin_on_the_address_of_an_unpublished_commit_is_no_reason_for_a_payout() -> None:
-    scene = Scene(300)
-    scene.chain.fund(scene.commit_address(scene.commits[300]), 6000)
-    scene.chain.mine(50)
-    assert scene.payouts() == []
-
-
-def test_an_older_coin_on_the_address_of_a_commit_waits_for_the_commit_and_rides_along() -> None:
-    scene = Scene(300, delay=10)
-    old = scene.chain.fund(scene.commit_address(scene.commits[300]), 6000)
-    scene.chain.mine(20)
-    out = Outpoint(scene.publish_commit(300), 0)
-    scene.chain.mine(9)
-    young = scene.chain.fund(scene.commit_address(scene.commits[300]), 6000)
-    assert scene.payouts() == []
-    scene.chain.mine()
-    (draft,) = scene.payouts()
-    assert [coin.outpoint for coin in draft.inputs] == [out, old]
-    assert young not in [coin.outpoint for coin in draft.inputs]
-    scene.publish(draft, PAYEE)
-    assert scene.home(PAYEE) == 300
-
-
-def test_what_comes_to_a_commits_address_after_its_payout_is_paid_out_too() -> None:
-    scene = Scene(300, delay=3)
-    scene.publish_commit(300)
-    scene.chain.mine(6)
-    scene.publish(scene.payouts()[0], PAYEE)
-    scene.chain.mine()
-    late = scene.chain.fund(scene.commit_address(scene.commits[300]), 6000)
-    scene.chain.mine(1)
-    assert scene.payouts() == []
-    scene.chain.mine(1)
-    (draft,) = scene.payouts()
-    assert [coin.outpoint for coin in draft.inputs] == [late]
-    scene.publish(draft, PAYEE)
-
-
-def test_no_payout_where_something_else_spent_the_anchor() -> None:
-    scene = Scene(300)
-    scene.publish(scene.changes(given=True)[0], PAYER)
-    scene.chain.fund(scene.commit_address(scene.commits[300]), 6000)
-    scene.chain.mine(50)
-    assert scene.payouts() == []
-
-
-def test_a_payout_that_a_reorganisation_unconfirms_is_not_made() -> None:
-    scene = Scene(300)
-    scene.publish_commit(300)
-    scene.chain.mine(6)
-    assert scene.payouts()
-    scene.chain.disconnect(6)
-    assert scene.payouts() == []
-
-
-def test_an_asset_that_comes_to_a_paid_out_commits_address_is_fetched_with_a_coin() -> None:
-    scene = Scene(300, delay=3)
-    scene.publish_commit(300)
-    scene.chain.mine(6)
-    scene.publish(scene.payouts()[0], PAYEE)
-    scene.chain.mine()
-    script = scene.commit_address(scene.commits[300])
-    scene.chain.grant(script, XCP, 7)
-    (paid,) = scene.payouts([scene.wallet_coin(PAYEE, 50_000)])
-    assert (paid.outputs[0].value, paid.outputs[0].script) == (DUST, script)
-    scene.publish(paid, PAYEE)
-    coin = scene.wallet_coin(PAYEE, 50_000)
-    assert scene.payouts([coin]) == []
-    scene.chain.mine(2)
-    assert scene.payouts([coin]) == []
-    scene.chain.mine()
-    (taken,) = scene.payouts([coin])
-    scene.publish(taken, PAYEE)
-    assert scene.payouts([coin]) == []
-    assert scene.home(PAYEE, XCP) == 7
-
-
-def test_every_asset_on_a_commits_address_is_paid_out_in_turn() -> None:
-    scene = Scene(300)
-    scene.publish_commit(300)
-    scene.chain.fund(scene.commit_address(scene.commits[300]), 6000)
-    scene.chain.grant(scene.commit_address(scene.commits[300]), XCP, 7)
-    scene.chain.mine(6)
-    unasked = recovery.payouts(scene.channel, scene.facts(asked=False), SPEND_SECRET, purse(PAYEE), SAFE)
-    (one,) = unasked
-    assert len(one.outputs) == 2
-    first, second = scene.payouts()
-    scene.publish(first, PAYEE)
-    assert (scene.home(PAYEE), scene.home(PAYEE, XCP)) == (300, 0)
-    scene.publish(second, PAYEE)
-    assert scene.home(PAYEE, XCP) == 7
-
-
-# The change ---------------------------------------------------------------------------------------------------------
-
-
-def test_change_by_a_given_secret_takes_the_anchor_at_once() -> None:
-    scene = Scene()
-    assert scene.changes() == []
-    (draft,) = scene.changes(given=True)
-    assert scene.channel.anchor is not None
-    assert scene.channel.anchor.outpoint in [coin.outpoint for coin in draft.inputs]
-    assert (draft.version, len(draft.inputs)) == (1, 2)
-    scene.publish(draft, PAYER)
-    assert scene.home(PAYER) == DEPOSIT
-
-
-def test_change_leaves_what_is_not_confirmed() -> None:
-    scene = Scene()
-    loose = scene.chain.fund(scene.channel.script.output, 6000, mined=False)
-    (draft,) = scene.changes(given=True)
-    assert loose not in [coin.outpoint for coin in draft.inputs]
-
-
-@pytest.mark.parametrize("safe", [2, 6, 20])
-def test_change_by_a_secret_that_a_payout_shows_waits_until_the_commit_is_buried(safe: int) -> None:
-    scene = Scene(300)
-    scene.publish_commit(300)
-    scene.chain.mine(2)
-    scene.publish(scene.payouts(safe=2)[0], PAYEE)
-    for depth in range(2, safe):
-        assert scene.changes(safe=safe) == [], depth
-        scene.chain.mine()
-    (draft,) = scene.changes(safe=safe)
-    assert len(draft.inputs) == 2  # the commit's change, and the spare
-    scene.publish(draft, PAYER)
-    assert scene.home(PAYER) == DEPOSIT - 300
-    assert scene.home(PAYEE) == 300
-
-
-def test_change_never_takes_the_anchor_by_a_shown_secret() -> None:
-    scene = Scene(300)
-    txid = scene.publish_commit(300)
-    scene.chain.mine(6)
-    payout = scene.publish(scene.payouts()[0], PAYEE)
-    known = scene.facts()
-    scene.chain.drop(payout)
-    scene.chain.drop(txid)
-    forked = replace(scene.facts(), commit_history=known.commit_history)
-    assert list(recovery.changes(scene.channel, forked, None, purse(PAYER), SAFE)) == []
-    assert shown_secret(scene.channel, forked, SAFE) is None
-
-
-def test_a_spend_that_shows_no_secret_is_no_reason_for_a_change() -> None:
-    scene = Scene(300, 400)
-    scene.publish_commit(400)
-    scene.revoke(400)
-    scene.publish(scene.punish()[0], PAYER)
-    scene.chain.mine(20)
-    assert scene.changes() == []
-
-
-# The expiry ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_deposit_expires_at_its_age_and_not_a_block_sooner() -> None:
-    scene = Scene()
-    scene.chain.mine(EXPIRE - 2)
-    assert scene.expiries() == []
-    scene.chain.mine()
-    (draft,) = scene.expiries()
-    assert (draft.version, len(draft.inputs)) == (2, 2)
-    assert {coin.sequence for coin in draft.inputs} == {EXPIRE}
-    scene.publish(draft, PAYER)
-    assert scene.home(PAYER) == DEPOSIT
-    assert scene.expiries() == []
-
-
-def test_the_spare_frees_the_rest_of_a_deposit_whose_commit_came_late() -> None:
-    scene = Scene(300)
-    scene.chain.mine(EXPIRE - 10)
-    scene.publish_commit(300)
-    scene.chain.mine(9)
-    (draft,) = scene.expiries([scene.wallet_coin(PAYER, 50_000)])
-    assert draft.inputs[0].outpoint == Outpoint(scene.deposit, 3)
-    scene.publish(draft, PAYER)
-    assert scene.home(PAYER) == DEPOSIT - 300
-    assert scene.expiries() == []
-    scene.chain.mine(EXPIRE)
-    (rest,) = scene.expiries()  # the commit's change, of bitcoins only
-    assert len(rest.outputs) == 1
-    scene.publish(rest, PAYER)
-
-
-def test_a_young_coin_does_not_stop_what_has_expired() -> None:
-    scene = Scene()
-    scene.chain.mine(EXPIRE - 1)
-    young = scene.chain.fund(scene.channel.script.output, 6000)
-    (draft,) = scene.expiries()
-    assert young not in [coin.outpoint for coin in draft.inputs]
-    scene.publish(draft, PAYER)
-    assert scene.home(PAYER) == DEPOSIT
-
-
-def test_nothing_expires_whose_secret_is_known() -> None:
-    scene = Scene(300)
-    scene.publish_commit(300)
-    scene.chain.mine(6)
-    scene.publish(scene.payouts()[0], PAYEE)
-    scene.chain.mine(EXPIRE)
-    assert scene.expiries() == []
-    assert scene.changes()
-    other = Scene()
-    other.chain.mine(EXPIRE)
-    assert other.expiries(given=True) == []
-    assert other.expiries()
-
-
-def test_an_asset_without_a_coin_gets_one_once() -> None:
-    scene = Scene()
-    scene.chain.mine(EXPIRE)
-    scene.publish(scene.expiries()[0], PAYER)
-    scene.chain.mine()
-    assert scene.expiries() == []
-    scene.chain.grant(scene.channel.script.output, XCP, 7)
-    with pytest.raises(InsufficientBitcoin):
-        scene.expiries()
-    (draft,) = scene.expiries([scene.wallet_coin(PAYER, 50_000)])
-    assert draft.outputs[0].script == scene.channel.script.output
-    assert draft.outputs[0].value == DUST
-    scene.publish(draft, PAYER)
-    coin = scene.wallet_coin(PAYER, 50_000)
-    assert scene.expiries([coin]) == []  # the coin is on its way
-    scene.chain.mine(EXPIRE - 1)
-    assert scene.expiries([coin]) == []
-    scene.chain.mine()
-    (taken,) = scene.expiries([coin])
-    scene.publish(taken, PAYER)
-    assert scene.home(PAYER, XCP) == 7
-
-
-# The punishment -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mined", [False, True])
-def test_a_revoked_commit_is_punished_in_the_mempool_or_in_a_block(mined: bool) -> None:
-    scene = Scene(300, 400)
-    assert scene.punish() == []
-    out = Outpoint(scene.publish_commit(400), 0)
-    assert scene.punish() == []  # not revoked
-    scene.revoke(400)
-    if mined:
-        scene.chain.mine(5)
-    (draft,) = scene.punish()
-    assert [coin.outpoint for coin in draft.inputs] == [out]
-    scene.publish(draft, PAYER)
-    assert scene.home(PAYER) == 400
-    assert scene.punish() == []
-
-
-def test_dust_on_the_address_of_a_published_revoked_commit_goes_behind_its_output() -> None:
-    scene = Scene(300, 400)
-    dust = scene.chain.fund(scene.commit_address(scene.commits[400]), 600)
-    scene.revoke(400)
-    (item,) = scene.channel.revoked
-    scene.publish_commit(400)
-    (draft,) = scene.punish(item)
-    assert [coin.outpoint for coin in draft.inputs[1:]] == [dust]
-    scene.publish(draft, PAYER)
-    assert scene.home(PAYER) == 400
-
-
-def test_dust_of_exposed_revoked_commits_is_taken_before_anything_is_published() -> None:
-    scene = Scene(300, 350, 400)
-    for quantity in (350, 400):
-        scene.chain.fund(scene.commit_address(scene.commits[quantity]), 2000, mined=False)
-    scene.revoke(350, 400)
-    (draft,) = scene.punish(*scene.channel.revoked)
-    assert len(draft.inputs) == 2
-    assert len(draft.outputs) == 1  # no asset, no message
-    assert draft.version == 1
-    scene.publish(draft, PAYER)
-
-
-def test_dust_is_taken_from_the_greatest_exposure_first_and_the_oldest_first() -> None:
-    scene = Scene(300, 350, 400)
-    found: dict[int, list[Outpoint]] = {350: [], 400: []}
-    for quantity in (350, 400, 350, 400):
-        found[quantity].append(scene.chain.fund(scene.commit_address(scene.commits[quantity]), 2000))
-        scene.chain.mine(1)
-    scene.revoke(350, 400)
-    facts = scene.facts(*scene.channel.revoked)
-    facts = replace(facts, revoked_coins=facts.revoked_coins[::-1])
-    (draft,) = recovery.punish(scene.channel, facts, purse(PAYER, [scene.wallet_coin(PAYER, 100_000)]))
-    taken = [coin.outpoint for coin in draft.inputs if coin.outpoint in (*found[350], *found[400])]
-    assert taken == [*found[400], *found[350]]
-
-
-def test_no_flood_of_dust_keeps_a_commit_from_being_punished() -> None:
-    """No node relays a transaction of more than 100,000 bytes."""
-    scene = Scene(300, 350, 400)
-    for quantity in (350, 400):
-        for _ in range(MOST_INPUTS):
-            scene.chain.fund(scene.commit_address(scene.commits[quantity]), DUST)
-    scene.revoke(350, 400)
-    out = Outpoint(scene.publish_commit(400), 0)
-    first, *others = scene.punish(*scene.channel.revoked)
-    assert (first.inputs[0].outpoint, len(first.inputs)) == (out, MOST_INPUTS)
-    assert sum(len(draft.inputs) for draft in others) == MOST_INPUTS
-    assert all(size_of(draft) < 100_000 for draft in (first, *others))
-    scene.publish(first, PAYER)
-    assert scene.home(PAYER) == 400
-
-
-def test_dust_that_the_wallet_cant_pay_for_keeps_no_commit_from_being_punished() -> None:
-    scene = Scene(300, 400)
-    for _ in range(20):
-        scene.chain.fund(scene.commit_address(scene.commits[400]), DUST)
-    scene.revoke(400)
-    out = Outpoint(scene.publish_commit(400), 0)
-    wallet = purse(PAYER, [scene.wallet_coin(PAYER, 3_000)], rate=5)
-    first = next(recovery.punish(scene.channel, scene.facts(*scene.channel.revoked), wallet))
-    assert first.inputs[0].outpoint == out
-    assert 1 < len(first.inputs) < 20
-    scene.publish(first, PAYER)
-    assert scene.home(PAYER) == 400
-
-
-def test_coins_in_no_block_yet_are_swept_apart() -> None:
-    """They may have more ancestors than a node relays."""
-    scene = Scene(300, 400)
-    mined = scene.chain.fund(scene.commit_address(scene.commits[400]), 2000)
-    fresh = scene.chain.fund(scene.commit_address(scene.commits[400]), 2000, mined=False)
-    scene.revoke(400)
-    out = Outpoint(scene.publish_commit(400), 0)
-    drafts = scene.punish(*scene.channel.revoked)
-    assert [[coin.outpoint for coin in draft.inputs] for draft in drafts] == [[out, mined], [fresh]]
-
-
-def test_a_flooded_deposit_is_taken_back_in_parts() -> None:
-    scene = Scene(300)
-    for _ in range(MOST_INPUTS + 8):
-        scene.chain.fund(scene.channel.script.output, 600)
-    (draft,) = scene.changes(given=True)
-    assert (len(draft.inputs), size_of(draft) < 100_000) == (MOST_INPUTS, True)
-    scene.publish(draft, PAYER)
-    assert scene.home(PAYER) == DEPOSIT
-    (rest,) = scene.changes(given=True)
-    assert len(rest.inputs) == 8 + 2  # anchor and spare
-
-
-def test_dust_of_a_revoked_commit_that_would_take_nothing_is_left() -> None:
-    scene = Scene(300, 350)
-    scene.revoke(350)
-    again, _ = commit(request_commit(scene.channel, hashed("again")), 350, PAYER)
-    scene.chain.fund(scene.commit_address(scene.channel.revoked[0]), 2000)
-    assert len(scene.punish(*scene.channel.revoked)) == 1
-    scene.channel = again
-    assert exposed(scene.channel) == ()
-    assert scene.punish(*scene.channel.revoked) == []
-
-
-def test_punishing_is_urgent_and_may_use_the_reserve() -> None:
-    scene = Scene(300, 400)
-    scene.revoke(400)
-    scene.publish_commit(400)
-    coin = scene.wallet_coin(PAYER, 90_000)
-    (draft,) = scene.punish(wallet=purse(PAYER, [coin], rate=100, reserve=90_000))
-    assert [item.outpoint for item in draft.inputs[1:]] == [coin.outpoint]
-    with pytest.raises(InsufficientBitcoin):
-        scene.punish(wallet=purse(PAYER, rate=100))
+from parties_support import (
+    BOUNDS,
+    CONTRACT,
+    EXPIRY,
+    PAYEE_SCRIPT,
+    PAYER_SCRIPT,
+    START,
+    Party,
+    Q,
+    agreed,
+    anchor_of,
+    cheat,
+    commit_draft,
+    countered,
+    finish,
+    honest_payee,
+    honest_payer,
+    names,
+    run,
+    run_to,
+)
+
+from picopayments_cli.channel.facts import Kind, Paying
+from picopayments_cli.channel.fees import PATIENCE
+from picopayments_cli.channel.steps import Name, Wait
+from picopayments_cli.channel.transactions import compose_close, compose_payout
+
+DELAY = CONTRACT.delay
+HEIGHT = EXPIRY.height
+
+
+# The payee ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_payee_without_an_agreed_close_publishes_its_highest_commit_and_its_payout() -> None:
+    payee = honest_payee([300, 400])
+    payee.closing = False
+    assert names(payee) == []
+    payee.closing = True
+    (step,) = payee.act()
+    assert (step.name, step.draft) == (Name.COMMIT, commit_draft(anchor_of(payee), 400))
+    for _ in range(DELAY):
+        payee.chain.mine()
+        assert payee.balance == 0
+        payee.act()
+    assert payee.case.facts.spend is not None
+    assert payee.case.facts.spend.first is not None  # the block after the delay may hold it
+    payee.chain.mine()
+    assert payee.balance == 400
+    assert not payee.over()
+    run(payee, payee.safe_depth - 1)
+    assert payee.over()
+
+
+def test_the_payout_does_not_go_out_a_block_too_early() -> None:
+    payee = honest_payee([300])
+    payee.act()
+    for depth in range(DELAY):
+        assert Name.PAYOUT not in names(payee), depth
+        payee.chain.mine()
+    assert names(payee) == [Name.PAYOUT]
+
+
+@pytest.mark.parametrize("margin", [False, True])
+def test_a_commit_goes_out_at_the_margin_though_nothing_was_closed(margin: bool) -> None:
+    payee = honest_payee([300])
+    payee.closing = False
+    payee.chain.tip = EXPIRY.settle_height - (0 if margin else 1)
+    assert (names(payee) == [Name.COMMIT]) is margin
+
+
+def test_the_close_of_both_is_preferred_and_where_it_never_comes_the_commit() -> None:
+    payee = honest_payee([300])
+    countered(payee, 300, whole=False)
+    for _ in range(PATIENCE):
+        assert names(payee) == []
+        payee.chain.mine()
+    assert names(payee) == [Name.COMMIT]
+    payee.chain.tip -= PATIENCE
+    countered(payee, 300)
+    assert names(payee) == [Name.CLOSE]
+    payee.act()
+    payee.chain.mine()
+    assert payee.balance == 300
+    run(payee, payee.safe_depth)
+    assert payee.over()
+
+
+def test_at_the_margin_nobody_waits_for_an_agreed_close() -> None:
+    payee = honest_payee([300])
+    countered(payee, 300, whole=False)
+    payee.chain.tip = payee.since = EXPIRY.settle_height
+    assert names(payee) == [Name.COMMIT]
+
+
+def test_a_close_of_less_than_the_highest_commit_is_not_raised_but_replaced() -> None:
+    payee = honest_payee([300])
+    countered(payee, 200)
+    payee.chain.submit(compose_close(CONTRACT, anchor_of(payee), 200))
+    (step,) = payee.act()
+    assert step.name is Name.COMMIT
+    assert step.child is not None
+    payee.chain.mine()
+    run(payee, DELAY + 1)
+    assert payee.balance == 300
+
+
+def test_where_something_else_spends_the_anchor_nobody_waits_for_an_agreed_close() -> None:
+    payee = honest_payee([300])
+    countered(payee, 300, whole=False)
+    assert names(payee) == []
+    payee.chain.submit(compose_close(CONTRACT, anchor_of(payee), 200))
+    assert names(payee) == [Name.COMMIT]
+
+
+def test_a_close_in_the_mempool_is_raised_by_the_payee_at_once_and_by_the_payer_after_some_blocks() -> None:
+    payee = honest_payee([300])
+    countered(payee, 300, whole=False)
+    close = compose_close(CONTRACT, anchor_of(payee), 300)
+    payee.chain.submit(close)
+    assert names(payee) == []  # it pays enough
+    payee.rate = 20
+    (step,) = payee.steps()
+    assert (step.name, step.draft) == (Name.CLOSE, None)
+    assert step.child is not None
+    payer = Party(payee.chain, Paying(CONTRACT, anchor_of(payee)), PAYER_SCRIPT, closing=True, since=payee.since)
+    payer.rate = 20
+    agreed(payer, 300)
+    for _ in range(PATIENCE):
+        assert names(payer) == []
+        payer.chain.mine(rate=10)
+    assert names(payer) == [Name.CLOSE]
+    run(payer, 1, rate=10)
+    assert payee.balance == 300
+    finish(payer)
+    assert payer.balance == Q - 300
+
+
+def test_a_commit_is_raised_again_whenever_its_child_is_gone_and_pays_more() -> None:
+    payee = honest_payee([300])
+    payee.rate = 10
+    fees = []
+    for _ in range(5):
+        (step,) = payee.act()
+        assert step.child is not None
+        fees.append(step.child.fee)
+        payee.chain.drop(step.child.txid)  # it was cycled out
+    assert fees == sorted(set(fees))
+    payee.act()
+    assert names(payee) == []  # while it is there nothing is to be done
+    payee.chain.mine(rate=10)
+    assert payee.case.facts.spend is not None
+    assert payee.case.facts.spend.seen.height is not None
+
+
+def test_the_way_to_the_expiry_is_paid_more_each_block() -> None:
+    payee = honest_payee([900])
+    payee.chain.tip = EXPIRY.settle_height
+    fees = []
+    while payee.chain.tip < HEIGHT:
+        payee.act()
+        seen = payee.case.facts.spend
+        assert seen is not None
+        fees.append(seen.seen.child.feefrac.fee if seen.seen.child and seen.seen.child.feefrac else 0)
+        payee.chain.mine(rate=10_000)
+    assert fees == sorted(fees)
+    assert fees[-1] > 400 * BOUNDS.ceiling
+
+
+def test_a_commit_takes_the_place_of_an_expiry_in_the_mempool() -> None:
+    payee = honest_payee([300])
+    payee.chain.tip = HEIGHT
+    expire = compose_expire(
+        CONTRACT, [anchor_of(payee)], ASSET, Party(payee.chain, payee.side, PAYER_SCRIPT).means.purse
+    )
+    payee.chain.submit(expire)
+    assert payee.case.facts.spend is not None
+    assert payee.case.facts.spend.kind is Kind.EXPIRE
+    payee.act()
+    assert expire.txid not in payee.chain.items
+    run(payee, DELAY + 2)
+    assert payee.balance == 300
+
+
+def test_with_require_memo_the_payout_waits_and_a_close_is_not_published() -> None:
+    payee = honest_payee([300])
+    payee.home = False
+    countered(payee, 300)
+    assert names(payee) == [Name.COMMIT]
+    run(payee, DELAY + 5)
+    (step,) = payee.steps()
+    assert (step.name, step.waits, step.draft) == (Name.PAYOUT, Wait.MEMO, None)
+    payee.home = True
+    run(payee, 1)
+    assert payee.balance == 300
+
+
+def test_what_nobody_can_explain_is_told_and_does_not_stop_anything() -> None:
+    payee = honest_payee([300])
+    payee.chain.submit(commit_draft(anchor_of(payee), 350))
+    payee.chain.mine()
+    (step,) = payee.steps()
+    assert step.waits is Wait.UNKNOWN
+    assert not payee.over()
+    run(payee, 7)
+    assert payee.over()
+    payee.chain.disconnect(8)
+    payee.chain.drop(commit_draft(anchor_of(payee), 350).txid)
+    payee.act()
+    run(payee, DELAY + 1)
+    assert payee.balance == 300
+
+
+# The payer ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_remainder_goes_out_from_the_block_after_the_commit() -> None:
+    payer = honest_payer([300])
+    cheat(payer, 300)
+    assert names(payer) == []
+    payer.chain.mine()
+    assert names(payer) == [Name.REMAINDER]
+    run(payer, 1)
+    assert payer.balance == Q - 300
+    finish(payer)
+
+
+def test_without_a_remainder_the_rest_comes_home_by_the_expiry() -> None:
+    payer = honest_payer([300], remainders=False)
+    cheat(payer, 300)
+    run(payer, 3)
+    assert payer.balance == 0
+    payer.chain.tip = HEIGHT - 1
+    assert names(payer) == []
+    payer.chain.tip = HEIGHT
+    assert names(payer) == [Name.EXPIRE]
+    finish(payer)
+    assert payer.balance == Q - 300
+
+
+def test_an_agreed_close_and_its_rest_bring_the_payer_home() -> None:
+    payer = honest_payer([300])
+    agreed(payer, 300)
+    payer.closing = False
+    assert names(payer) == []
+    payer.closing = True
+    assert names(payer) == [Name.CLOSE]
+    payer.act()
+    assert names(payer) == []
+    payer.chain.mine()
+    assert names(payer) == [Name.REST]
+    finish(payer)
+    assert payer.balance == Q - 300
+    assert payer.chain.held(PAYEE_SCRIPT, ASSET) == 300
+
+
+@pytest.mark.parametrize("quantity", [0, Q])
+def test_a_close_of_all_to_one_side_has_no_rest(quantity: int) -> None:
+    payer = honest_payer([300])
+    agreed(payer, quantity)
+    finish(payer)
+    assert payer.balance == Q - quantity
+
+
+def test_the_expiry_is_tried_at_its_height_and_raised_at_the_rate_of_the_day() -> None:
+    payer = honest_payer([])
+    payer.chain.tip = HEIGHT - 1
+    assert names(payer) == []
+    payer.chain.tip = HEIGHT
+    (step,) = payer.act()
+    assert (step.name, names(payer)) == (Name.EXPIRE, [])
+    payer.rate = 30
+    (again,) = payer.act()
+    assert again.draft is not None
+    assert again.draft.fee >= 30 * again.draft.size
+    run(payer, 1, rate=30)
+    assert payer.balance == Q
+    finish(payer)
+
+
+def test_a_commit_in_the_mempool_is_let_pass_at_the_expiry_but_not_for_ever() -> None:
+    payer = honest_payer([300])
+    commit = cheat(payer, 300)
+    payer.chain.fund(CONTRACT.deposit.output, 5_000)  # any coin there could take the whole asset
+    payer.chain.tip = HEIGHT + EXPIRY.margin - 1
+    assert names(payer) == []
+    payer.chain.tip += 1
+    payer.act()
+    assert commit.txid not in payer.chain.items
+    payer.chain.mine()
+    assert payer.balance == Q
+
+
+def test_an_address_without_assets_is_not_emptied_at_the_wallets_cost() -> None:
+    payer = honest_payer([Q], remainders=False)
+    cheat(payer, Q)
+    payer.chain.mine()
+    payer.rate = 20
+    payer.chain.tip = HEIGHT
+    assert names(payer) == []
+    assert payer.over()
+
+
+def test_dust_on_the_deposits_address_drains_nobody() -> None:
+    payer = honest_payer([])
+    for _ in range(30):
+        payer.chain.fund(CONTRACT.deposit.output, 330)
+    valuable = payer.chain.fund(CONTRACT.deposit.output, 90_000)
+    payer.chain.tip = HEIGHT
+    payer.rate = 20
+    (step,) = payer.steps()
+    assert step.draft is not None
+    assert [spent.coin.outpoint for spent in step.draft.inputs] == [anchor_of(payer).outpoint, valuable.outpoint]
+    finish(payer)
+    assert payer.balance == Q
+
+
+def test_every_other_asset_on_the_deposits_address_comes_home_in_turn_and_one_without_a_coin_gets_one() -> None:
+    payer = honest_payer([])
+    payer.chain.grant(CONTRACT.deposit.output, OTHER_ASSET, 7)
+    payer.chain.grant(CONTRACT.deposit.output, 26**3 + 5, 9)
+    payer.chain.fund(CONTRACT.deposit.output, 330)
+    payer.chain.tip = HEIGHT
+    assert names(payer) == [Name.EXPIRE, Name.EXPIRE]
+    run(payer, 1)
+    assert names(payer) == [Name.COIN]
+    finish(payer)
+    assert [payer.chain.held(PAYER_SCRIPT, asset) for asset in (ASSET, OTHER_ASSET, 26**3 + 5)] == [Q, 7, 9]
+
+
+def test_an_expiry_of_more_coins_than_fit_takes_the_most_valuable() -> None:
+    payer = honest_payer([])
+    for number in range(600):
+        payer.chain.fund(CONTRACT.deposit.output, 600 + number)
+    payer.chain.tip = HEIGHT
+    (step,) = payer.steps()
+    assert step.draft is not None
+    taken = [spent.coin.value for spent in step.draft.inputs if spent.leaf is not None]
+    assert len(taken) == 500
+    assert min(taken[1:]) == 600 + 101
+    assert step.draft.size < 100_000
+
+
+def test_a_coin_that_lies_on_the_address_alone_comes_home_only_where_it_is_worth_it() -> None:
+    payer = honest_payer([])
+    payer.chain.tip = HEIGHT
+    finish(payer)
+    payer.chain.fund(CONTRACT.deposit.output, 60)
+    assert payer.over()
+    assert names(payer) == []
+    payer.chain.fund(CONTRACT.deposit.output, 5_000)
+    assert not payer.over()
+    assert names(payer) == [Name.EXPIRE]
+    finish(payer)
+
+
+# Punishing ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_revoked_commit_is_punished_as_a_child_of_the_unconfirmed_one_with_confirmed_coins() -> None:
+    payer = honest_payer([300, 500], [500])
+    payer.rate = 10
+    commit = cheat(payer, 500)
+    (step,) = payer.act()
+    assert step.name is Name.REVOKE
+    assert step.draft is not None
+    assert step.draft.inputs[0].coin.outpoint == commit.coin(0).outpoint
+    assert all(spent.coin.height is not None for spent in step.draft.inputs[1:])
+    assert len(step.draft.inputs) <= 6
+    payer.chain.mine(rate=10)
+    assert payer.balance == 500
+    finish(payer)
+    assert payer.balance == Q
+
+
+def test_a_revoke_pays_more_than_the_cheats_child_or_waits_for_the_block() -> None:
+    payer = honest_payer([300, 500], [500])
+    cheat(payer, 500, child_fee=3_000)
+    (step,) = payer.act()
+    assert step.draft is not None
+    assert step.draft.fee > 3_000
+    assert step.draft.txid in payer.chain.items
+    dear = honest_payer([300, 500], [500])
+    cheat(dear, 500, child_fee=1_000_000)
+    (waiting,) = dear.act()
+    assert waiting.waits is Wait.COINS
+    dear.chain.mine()
+    assert names(dear) == [Name.REVOKE, Name.REMAINDER]
+    finish(dear)
+    assert dear.balance == Q
+
+
+def test_a_revoke_is_replaced_each_block_with_the_only_coin_that_there_is() -> None:
+    payer = honest_payer([300, 500], [500])
+    spare = [coin for coin in payer.chain.coins(PAYER_SCRIPT) if coin.outpoint in payer.chain.made]
+    for coin in spare:
+        del payer.chain.made[coin.outpoint]
+    assert len(payer.means.purse.coins) == 1  # the deposit's change
+    cheat(payer, 500)
+    payer.chain.mine()
+    fees = []
+    for _ in range(DELAY - 1):
+        payer.act()
+        spend = payer.case.facts.spend
+        assert spend is not None
+        assert spend.first is not None
+        assert spend.first.feefrac is not None
+        fees.append(spend.first.feefrac.fee)
+        payer.chain.mine(rate=10_000)
+    assert fees == sorted(fees)
+    assert fees[-1] > fees[0]
+    payer.chain.mine()
+    assert payer.balance >= 500
+
+
+def test_a_payout_in_the_mempool_is_what_a_late_revoke_takes_the_place_of() -> None:
+    payer = honest_payer([300, 500], [500])
+    commit = cheat(payer, 500)
+    for _ in range(DELAY):
+        payer.chain.mine()
+    payout = compose_payout(CONTRACT, commit, hashed("commit 500"))
+    payer.chain.submit(payout)
+    (step, *_) = payer.act()
+    assert step.name is Name.REVOKE
+    assert payout.txid not in payer.chain.items
+    payer.chain.mine()
+    assert payer.balance >= 500
+
+
+def test_a_punishment_goes_again_after_a_reorganisation() -> None:
+    payer = honest_payer([300, 500], [500])
+    commit = cheat(payer, 500)
+    run(payer, 2)
+    assert payer.balance == Q
+    payer.chain.disconnect(2)
+    for txid in list(payer.chain.items):
+        if payer.chain.items[txid].height is None and txid in payer.chain.items:
+            payer.chain.drop(txid)
+    assert names(payer) == []
+    payer.chain.submit(commit)
+    run(payer, 2)
+    assert payer.balance == Q
+
+
+def test_with_require_memo_a_punishment_waits_half_the_delay_and_what_it_leaves_is_fetched_later() -> None:
+    payer = honest_payer([300, 500], [500])
+    payer.home = False
+    cheat(payer, 500)
+    assert [step.waits for step in payer.steps()] == [Wait.MEMO]
+    payer.chain.mine()
+    for _ in range(DELAY // 2 - 1):
+        assert payer.steps()[0].waits is Wait.MEMO
+        payer.chain.mine()
+    assert payer.steps()[0].waits is None
+
+
+def test_other_assets_on_a_punished_commits_address_come_home_and_dust_stays() -> None:
+    payer = honest_payer([300, 500], [500])
+    script = CONTRACT.commit_script(hashed("commit 500")).output
+    cheat(payer, 500)
+    run(payer, 3)
+    for _ in range(30):
+        payer.chain.fund(script, 5_000)
+    payer.chain.tip = HEIGHT
+    run(payer, 8)
+    assert payer.over()
+    before = payer.chain.coins(script)
+    payer.chain.grant(script, OTHER_ASSET, 7)
+    assert not payer.over()
+    finish(payer)
+    assert payer.chain.held(PAYER_SCRIPT, OTHER_ASSET) == 7
+    assert len(before) - len(payer.chain.coins(script)) == 1
+
+
+def test_an_asset_on_a_punished_commits_address_without_a_coin_gets_one() -> None:
+    payer = honest_payer([300, 500], [500])
+    cheat(payer, 500)
+    run(payer, 3)
+    payer.chain.grant(CONTRACT.commit_script(hashed("commit 500")).output, OTHER_ASSET, 7)
+    assert names(payer) == [Name.COIN]
+    finish(payer)
+    assert payer.chain.held(PAYER_SCRIPT, OTHER_ASSET) == 7
+
+
+def test_not_over_while_a_revoked_commit_is_not_punished() -> None:
+    payer = honest_payer([300, 500], [500])
+    payer.rate = 10
+    cheat(payer, 500)
+    payer.chain.mine()
+    for _ in range(DELAY - 2):
+        payer.chain.mine()
+        assert not payer.over()
+
+
+# A deposit that a reorganisation takes away ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("payer", [True, False])
+def test_after_a_reorganisation_first_the_deposit_goes_out_and_is_mined_and_then_the_commit(payer: bool) -> None:
+    party = honest_payer([300]) if payer else honest_payee([300])
+    deposit = party.chain.items[anchor_of(party).outpoint.txid].draft
+    party.side = replace(party.side, deposit=b"the deposit")
+    party.chain.disconnect(8)
+    party.chain.drop(deposit.txid)
+    (step,) = party.steps()
+    assert (step.name, step.raw, step.draft) == (Name.DEPOSIT, b"the deposit", None)
+    party.chain.submit(deposit)
+    assert names(party) == []
+    party.chain.mine()
+    assert names(party) == ([] if payer else [Name.COMMIT])
+
+
+def test_a_deposit_that_never_counted_comes_home_by_the_expiry() -> None:
+    payer = honest_payer([])
+    payer.side = replace(payer.side, anchor=None, deposit=b"sent")
+    assert not payer.over()
+    payer.chain.tip = HEIGHT
+    assert names(payer) == [Name.EXPIRE]
+    run(payer, 1)
+    assert payer.balance == Q
+
+
+# Signing ------------------------------------------------------------------------------------------------------------
+
+
+def test_every_step_is_finished_to_what_the_kernel_accepts() -> None:
+    payee = honest_payee([300])
+    payee.rate = 10
+    judged = []
+
+    def judge(party: Party, *, payer: bool) -> None:
+        key, wallet = (PAYER, PAYER_WALLET) if payer else (PAYEE, PAYEE_WALLET)
+        for step in party.act():
+            drafts = [draft for draft in (step.draft, step.child) if draft is not None]
+            for raw, draft in zip(step.finish(key, wallet, payer=payer), drafts, strict=True):
+                assert kernel_accepts(raw, draft), step.name
+            judged.append(step.name)
+        party.chain.mine()
+
+    payer = Party(payee.chain, honest_payer([300]).side, PAYER_SCRIPT, closing=True, rate=5)
+    for _ in range(DELAY + 1):
+        judge(payee, payer=False)
+        judge(payer, payer=True)
+    other = honest_payer([300, 500], [500])
+    agreed(other, 300)
+    cheat(other, 500)
+    judge(other, payer=True)
+    closed = honest_payer([300])
+    agreed(closed, 300)
+    closed.since = START - 100
+    closed.rate = 5
+    judge(closed, payer=True)
+    judge(closed, payer=True)
+    expired = honest_payer([])
+    run_to(expired, HEIGHT - 1)
+    expired.chain.tip = HEIGHT
+    judge(expired, payer=True)
+    assert {Name.COMMIT, Name.PAYOUT, Name.REMAINDER, Name.REVOKE, Name.CLOSE, Name.REST, Name.EXPIRE} <= set(judged)

@@ -23,8 +23,8 @@ from faults.cheating_parties import DELAY, EXPIRE, CheatingClient, CheatingHub, 
 from faults.result import Result
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.stages import CLOSED
-from picopayments_cli.channel.state import Commit
 from picopayments_cli.channel.values import Height
+from picopayments_cli.channel2.state import Commit
 from picopayments_cli.config import SAFE_DEPTH
 from picopayments_cli.errors import BroadcastRefused, HubDraining
 from picopayments_cli.regtest.node import BlockRefused, Node

@@ -19,9 +19,9 @@ from faults.cheating_parties import (
     shown_secret,
 )
 from faults.forgery import odd_transactions
-from picopayments_cli.channel.deadlines import settle_height
-from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.values import Handle, Secret
+from picopayments_cli.channel2.deadlines import settle_height
+from picopayments_cli.channel2.scripts import DepositScript
 
 # Deadlines and blocks -----------------------------------------------------------------------------------------------
 

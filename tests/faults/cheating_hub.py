@@ -9,7 +9,7 @@ from typing import Any
 from faults.cheat_network import PAYEE, CheatedClient, CheatNetwork, cheated_client
 from faults.cheating_parties import COMMIT_ERRORS, DELAY, DUSTS, FLOOD, LENGTHS, shaped_like_signature, shown_secret
 from faults.forgery import bad_commits, with_high_s
-from picopayments_cli.channel.deadlines import WATCHED_REVOKED
+from picopayments_cli.channel2.deadlines import WATCHED_REVOKED
 
 HIGH_S = "a high S"
 

@@ -15,10 +15,22 @@ from memory_support import HubAnswers
 from regtest_support import address_of, script_of_key
 
 from picopayments_cli.chain import Query
-from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.messages import (
+from picopayments_cli.channel.values import (
+    HANDLE_SIZE,
+    Coin,
+    Handle,
+    Hash,
+    Outpoint,
+    Pubkey,
+    Quantity,
+    Secret,
+    Token,
+    hash160,
+)
+from picopayments_cli.channel2 import duplex as pair
+from picopayments_cli.channel2.keys import Key, Secrets
+from picopayments_cli.channel2.messages import (
     ConnectReply,
     ConnectRequest,
     DepositMessage,
@@ -27,7 +39,7 @@ from picopayments_cli.channel.messages import (
     SyncReply,
     SyncRequest,
 )
-from picopayments_cli.channel.scripts import (
+from picopayments_cli.channel2.scripts import (
     DepositScript,
     Unlock,
     change_unlock,
@@ -36,9 +48,9 @@ from picopayments_cli.channel.scripts import (
     push,
     wallet_unlock,
 )
-from picopayments_cli.channel.state import Channel, Commit, finished
-from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.transactions import (
+from picopayments_cli.channel2.state import Channel, Commit, finished
+from picopayments_cli.channel2.terms import Terms
+from picopayments_cli.channel2.transactions import (
     DUST,
     Anchor,
     Draft,
@@ -53,18 +65,6 @@ from picopayments_cli.channel.transactions import (
     output_of,
     parse_transaction,
     spent_outpoints,
-)
-from picopayments_cli.channel.values import (
-    HANDLE_SIZE,
-    Coin,
-    Handle,
-    Hash,
-    Outpoint,
-    Pubkey,
-    Quantity,
-    Secret,
-    Token,
-    hash160,
 )
 from picopayments_cli.errors import BadDeposit, BadReply, BroadcastRefused, PicopaymentsError
 from picopayments_cli.rpc import RpcClient

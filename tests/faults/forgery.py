@@ -18,11 +18,11 @@ from bitcoin.core.script import CScript, CScriptWitness, RawSignatureHash
 
 from faults.mutations import high_s
 from picopayments_cli.channel.counterparty import PREFIX, data_script, p2sh, pack_send
-from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.scripts import PLACEHOLDER, push
-from picopayments_cli.channel.state import Channel
-from picopayments_cli.channel.transactions import Purse
 from picopayments_cli.channel.values import Coin, Outpoint, hash160
+from picopayments_cli.channel2.keys import Key
+from picopayments_cli.channel2.scripts import PLACEHOLDER, push
+from picopayments_cli.channel2.state import Channel
+from picopayments_cli.channel2.transactions import Purse
 
 ALL, NONE, SINGLE, ANYONE = 0x01, 0x02, 0x03, 0x81
 OP_TRUE = b"\x51"

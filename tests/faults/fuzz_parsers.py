@@ -18,8 +18,7 @@ from hypothesis.strategies import SearchStrategy
 from faults.fuzz_inputs import mutated_bytes, mutated_value, some_bytes, some_json, some_text
 from picopayments_cli import cli, config, quantities
 from picopayments_cli.chain import answers
-from picopayments_cli.channel import counterparty, envelope, keys, messages, transactions, values
-from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel import counterparty, envelope, values
 from picopayments_cli.channel.networks import (
     NETWORKS,
     address_of_script,
@@ -28,16 +27,18 @@ from picopayments_cli.channel.networks import (
     secret_of_wif,
     wif_of_secret,
 )
-from picopayments_cli.channel.scripts import CommitScript, DepositScript
-from picopayments_cli.channel.state import Offer, accept_commit
-from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import Outpoint, from_hex
+from picopayments_cli.channel2 import keys, messages, transactions
+from picopayments_cli.channel2.keys import Key
+from picopayments_cli.channel2.scripts import CommitScript, DepositScript
+from picopayments_cli.channel2.state import Offer, accept_commit
+from picopayments_cli.channel2.terms import Terms
 from picopayments_cli.client import arguments, legacy
-from picopayments_cli.client.connection import Connection
-from picopayments_cli.client.document import to_document
-from picopayments_cli.client.session import Session
+from picopayments_cli.client2.connection import Connection
+from picopayments_cli.client2.document import to_document
+from picopayments_cli.client2.session import Session
 from picopayments_cli.errors import InvalidAsset, PicopaymentsError
-from picopayments_cli.hub.terms import default_text, read_offer
+from picopayments_cli.hub2.terms import default_text, read_offer
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.limits import party
 from picopayments_cli.regtest.journal import Journal

@@ -22,7 +22,7 @@ from faults.proxy import between, signed_error
 from faults.result import Result
 from faults.tracing import Runner
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
-from picopayments_cli.channel.state import finished
+from picopayments_cli.channel2.state import finished
 from picopayments_cli.errors import PicopaymentsError
 
 LONG, SHORT = 1000, 16  # blocks until a deposit expires

@@ -20,7 +20,7 @@ from faults.harness_client import EXPIRE, HarnessClient, heard
 from faults.mutations import Known, Mutation, mutations
 from faults.proxy import Proxy, between
 from faults.result import Budget, Result
-from picopayments_cli.channel.transactions import spent_outpoints
+from picopayments_cli.channel2.transactions import spent_outpoints
 from picopayments_cli.errors import BroadcastRefused, PicopaymentsError
 
 QUICK = 2  # changes of each method's answer at each stage

@@ -18,11 +18,11 @@ from faults.mutations import Known, Mutation, mutations, signature_shaped
 from faults.proxy import LOST_BEFORE, Proxy, between
 from faults.result import Budget, Result
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.messages import CloseRequest, ConnectRequest, DepositMessage, DepositRequest
-from picopayments_cli.channel.scripts import DepositScript
-from picopayments_cli.channel.state import commit
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash, Quantity
+from picopayments_cli.channel2.keys import Key, Secrets
+from picopayments_cli.channel2.messages import CloseRequest, ConnectRequest, DepositMessage, DepositRequest
+from picopayments_cli.channel2.scripts import DepositScript
+from picopayments_cli.channel2.state import commit
 from picopayments_cli.errors import PicopaymentsError, Unreachable
 from picopayments_cli.rpc import RpcClient
 

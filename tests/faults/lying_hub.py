@@ -19,8 +19,8 @@ from faults.proxy import LOST_AFTER, PASS, AnsweredCall, Proxy, between, signed_
 from faults.result import Budget, Result
 from picopayments_cli import errors
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.keys import Key
-from picopayments_cli.client.connection import Connection
+from picopayments_cli.channel2.keys import Key
+from picopayments_cli.client2.connection import Connection
 from picopayments_cli.errors import PicopaymentsError, Unreachable
 
 QUICK = 12  # changes of each reply

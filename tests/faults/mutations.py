@@ -12,8 +12,8 @@ from typing import Any
 from bitcoin.core import CMutableTransaction, CTransaction, CTxIn, CTxOut
 from bitcoin.core.script import CScript
 
-from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.values import MAX_QUANTITY
+from picopayments_cli.channel2.keys import Key
 
 Path = tuple[str | int, ...]
 _DELETED = object()

@@ -16,7 +16,7 @@ from typing import Any
 import requests
 
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel2.keys import Key
 
 WAIT = 30.0
 PASS = "pass"

@@ -16,7 +16,7 @@ from regtest_support import running_node
 
 from faults.reorganised_network import BACK, DEEPEST, GONE, SAFE, ReorganisedNetwork
 from faults.result import Budget, Result
-from picopayments_cli.channel.state import finished
+from picopayments_cli.channel2.state import finished
 from picopayments_cli.config import SAFE_DEPTH
 
 SENT, MORE = 100, 5000

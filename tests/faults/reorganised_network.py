@@ -15,14 +15,15 @@ from regtest_support import address_of, script_of_key
 
 from faults.result import Result
 from picopayments_cli.chain import Query
-from picopayments_cli.channel import recovery
-from picopayments_cli.channel.facts import Facts, anchor_spender, first_output, spender, unspent
-from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.channel.scripts import payout_unlock, wallet_unlock
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
-from picopayments_cli.channel.state import Channel
-from picopayments_cli.channel.transactions import (
+from picopayments_cli.channel.values import Entry, Outpoint
+from picopayments_cli.channel2 import recovery
+from picopayments_cli.channel2.facts import Facts, anchor_spender, first_output, spender, unspent
+from picopayments_cli.channel2.keys import Key
+from picopayments_cli.channel2.scripts import payout_unlock, wallet_unlock
+from picopayments_cli.channel2.state import Channel
+from picopayments_cli.channel2.transactions import (
     Draft,
     Input,
     Output,
@@ -34,8 +35,7 @@ from picopayments_cli.channel.transactions import (
     spent_outpoints,
     txid_of,
 )
-from picopayments_cli.channel.values import Entry, Outpoint
-from picopayments_cli.client.connection import Connection
+from picopayments_cli.client2.connection import Connection
 from picopayments_cli.errors import BroadcastRefused
 
 DEEPEST = 6  # blocks that are taken away at most

@@ -17,7 +17,7 @@ from network_support import (
     wait_until,
 )
 
-from picopayments_cli.channel.transactions import Budget
+from picopayments_cli.channel2.transactions import Budget
 
 TOKEN = "ab" * 32
 STRANGER = "cd" * 32

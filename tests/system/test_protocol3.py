@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from client3_support import SILENT, Doors, Life, WatchedSession
+from client_support import SILENT, Doors, Life, WatchedSession
 from policy_support import ALICE, output
 from regtest_support import REGTEST, address_of, script_of_key
 from taproot_support import payment, txid_of
 
 from picopayments_cli.chain import Query
+from picopayments_cli.channel.facts import is_deposit
 from picopayments_cli.channel.values import Quantity, Token
-from picopayments_cli.channel3.facts import is_deposit
-from picopayments_cli.channel3.wire import Payment
-from picopayments_cli.client3 import life, opening
-from picopayments_cli.client3.session import Session
+from picopayments_cli.channel.wire import Payment
+from picopayments_cli.client import life, opening
+from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings
 from picopayments_cli.errors import BroadcastRefused, HubUnreachable
 from picopayments_cli.rpc import RpcClient
 
-desks = pytest.importorskip("hub3_support")
+desks = pytest.importorskip("hub_support")
 DEPOSIT, EXPIRE, DELAY = 1_000_000, 100, 2
 
 

@@ -17,8 +17,10 @@ from memory_life_support import DELAY, QUANTITY, SILENT, XCP, LifeInMemory
 from memory_support import REGTEST
 
 from picopayments_cli import api, errors
-from picopayments_cli.channel import messages, recovery, state, terms, transactions
-from picopayments_cli.channel.deadlines import (
+from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.values import Hash, Pubkey
+from picopayments_cli.channel2 import messages, recovery, state, terms, transactions
+from picopayments_cli.channel2.deadlines import (
     FINAL_DEPTH,
     MAX_MARGIN,
     MIN_MARGIN,
@@ -26,13 +28,11 @@ from picopayments_cli.channel.deadlines import (
     WIRE_CLEARANCE,
     exposed,
 )
-from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.channel.scripts import CommitScript, DepositScript, wallet_unlock
-from picopayments_cli.channel.transactions import Purse
-from picopayments_cli.channel.values import Hash, Pubkey
-from picopayments_cli.client import funds
+from picopayments_cli.channel2.scripts import CommitScript, DepositScript, wallet_unlock
+from picopayments_cli.channel2.transactions import Purse
+from picopayments_cli.client2 import funds
 from picopayments_cli.errors import PaymentExceedsReceivable, UnknownHandle
-from picopayments_cli.hub import chores, methods
+from picopayments_cli.hub2 import chores, methods
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.rst").read_text(encoding="utf-8")
 

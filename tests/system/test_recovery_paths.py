@@ -10,7 +10,7 @@ from cheats import DEPOSIT, NOTHING, Town, pay, pay_and_get_back, received, revo
 from network_support import FEE, Client, wait_until
 from servers import json_rpc
 
-from picopayments_cli.channel.state import Channel
+from picopayments_cli.channel2.state import Channel
 
 ALL_BUT_BROADCAST = (
     "mph_request",

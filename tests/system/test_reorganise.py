@@ -17,7 +17,7 @@ from network_support import ASSETS, COINS, DEPOSIT, FEE, Client, Network, runnin
 
 from picopayments_cli.channel.counterparty import is_p2sh
 from picopayments_cli.channel.networks import NETWORKS, address_of_script
-from picopayments_cli.channel.transactions import Budget
+from picopayments_cli.channel2.transactions import Budget
 from picopayments_cli.errors import UnknownTransaction
 
 ROUNDS = 60  # of a block and a sync, until a stage is reached

@@ -28,20 +28,20 @@ from servers import Relay, port_of
 
 from picopayments_cli import cli, config
 from picopayments_cli.chain.bitcoin import BitcoinNode
-from picopayments_cli.channel.duplex import Half
-from picopayments_cli.channel.keys import Secrets
 from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.channel.scripts import DepositScript, change_unlock
 from picopayments_cli.channel.values import Handle, Secret, hash_of
-from picopayments_cli.client.connection import Connection, Pending
-from picopayments_cli.client.document import from_document
-from picopayments_cli.client.session import Session
+from picopayments_cli.channel2.duplex import Half
+from picopayments_cli.channel2.keys import Secrets
+from picopayments_cli.channel2.scripts import DepositScript, change_unlock
 from picopayments_cli.client.wallet import Wallet
+from picopayments_cli.client2.connection import Connection, Pending
+from picopayments_cli.client2.document import from_document
+from picopayments_cli.client2.session import Session
 from picopayments_cli.errors import InvalidUrl, StoreUnusable
-from picopayments_cli.hub.book import Book, UnitOfWork
-from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
-from picopayments_cli.hub.hub import Urls
+from picopayments_cli.hub2.book import Book, UnitOfWork
+from picopayments_cli.hub2.database import Database, default_url
+from picopayments_cli.hub2.hub import Urls
 from picopayments_cli.rpc import RpcClient
 
 PACKAGE = Path(config.__file__).parent
@@ -518,9 +518,9 @@ def test_secrets_are_compared_in_constant_time() -> None:
     assert set(compared) <= {  # payments' tokens: the payee's own word for a payment, known to payer and hub
         "api.py: payment.token == wanted",
         "api.py: payment.token != wanted",
+        "client2/life.py: payment.token != token",
         "client/life.py: payment.token != token",
-        "client3/life.py: payment.token != token",
-        "hub3/book.py: commits.c.sent == bindparam('sent')",  # a column: whether the hub made the commit
+        "hub/book.py: commits.c.sent == bindparam('sent')",  # a column: whether the hub made the commit
     }
     assert "hmac.compare_digest(sent, self._expected)" in (PACKAGE / "client" / "serve.py").read_text()
 

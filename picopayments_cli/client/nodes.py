@@ -1,0 +1,110 @@
+"""Ask nodes for more than a view, as protocol 3 needs it: the ledger's sends, the mempool's entries, packages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from picopayments_cli.chain import Chain
+from picopayments_cli.chain.answers import member, members, txid_to_broadcast
+from picopayments_cli.chain.hub import only_of_the_chain
+from picopayments_cli.chain.packages import LedgerChain, PackageNode, Waiting, send_rows
+from picopayments_cli.channel.facts import SendRow
+from picopayments_cli.channel.networks import Network, address_of_script
+from picopayments_cli.errors import BroadcastRefused, UnknownMethod
+from picopayments_cli.rpc import RpcClient
+
+
+class Nodes(Protocol):
+    """The answering side: one's own nodes, or the hub."""
+
+    packages: bool
+
+    def sends(self, script: bytes) -> tuple[SendRow, ...]:
+        """The ledger's sends to a scriptPubKey, confirmed ones."""
+
+    def waiting(self, txids: Sequence[bytes]) -> dict[bytes, Waiting]:
+        """Those that are in the mempool, where somebody says so."""
+
+    def submit(self, raws: Sequence[bytes]) -> tuple[bytes, ...]:
+        """Hand a parent and its child to the network; the txids that are taken. Raises BroadcastRefused."""
+
+
+class OwnNodes:
+    """A Counterparty node and, where there is one, a Bitcoin node of one's own."""
+
+    def __init__(self, chain: LedgerChain, network: Network, bitcoin: PackageNode | None) -> None:
+        self.packages = bitcoin is not None
+        self._chain, self._network, self._bitcoin = chain, network, bitcoin
+
+    def sends(self, script: bytes) -> tuple[SendRow, ...]:
+        """The ledger's sends to a scriptPubKey. Raises NodeUnreachable, BadAnswer, NodeRefused."""
+        return self._chain.sends_to(self._network, str(address_of_script(self._network, script)))
+
+    def waiting(self, txids: Sequence[bytes]) -> dict[bytes, Waiting]:
+        """Those that are in the Bitcoin node's mempool."""
+        if self._bitcoin is None:
+            return {}
+        found = {txid: self._bitcoin.waiting(txid) for txid in txids}
+        return {txid: waiting for txid, waiting in found.items() if waiting is not None}
+
+    def submit(self, raws: Sequence[bytes]) -> tuple[bytes, ...]:
+        """By a package where the Bitcoin node takes one, else one after the other. Raises BroadcastRefused."""
+        if self._bitcoin is None or len(raws) < 2:
+            return _one_by_one(self._chain, raws)
+        return _taken(self._bitcoin.package(raws), raws)
+
+
+class HubNodes:
+    """The hub, which asks its nodes."""
+
+    packages = False  # a hub that is silent raises nothing
+
+    def __init__(self, chain: Chain, rpc: RpcClient, network: Network) -> None:
+        self._chain, self._rpc, self._network = chain, rpc, network
+
+    def sends(self, script: bytes) -> tuple[SendRow, ...]:
+        """The ledger's sends to a scriptPubKey, by the hub's word. Raises HubUnreachable, BadAnswer."""
+        wanted = {"field": "destination", "op": "==", "value": address_of_script(self._network, script)}
+        with only_of_the_chain():
+            rows = self._rpc.call("get_sends", {"filters": [wanted]}, retry=True)
+        return send_rows(self._network, members(rows, "sends"))
+
+    def waiting(self, txids: Sequence[bytes]) -> dict[bytes, Waiting]:
+        """Nothing: the hub does not say."""
+        return {}
+
+    def submit(self, raws: Sequence[bytes]) -> tuple[bytes, ...]:
+        """By the hub's node as a package, where it offers that, else one after the other. Raises BroadcastRefused."""
+        if len(raws) < 2:
+            return _one_by_one(self._chain, raws)
+        try:
+            with only_of_the_chain():
+                answer = self._rpc.call("submitpackage", {"package": [raw.hex() for raw in raws]}, retry=True)
+        except UnknownMethod:
+            return _one_by_one(self._chain, raws)
+        return _taken(answer, raws)
+
+
+def _one_by_one(chain: Chain, raws: Sequence[bytes]) -> tuple[bytes, ...]:
+    """A child may lift a parent that is refused alone only as a package; the parent that is taken counts."""
+    taken: list[bytes] = []
+    for raw in raws:
+        try:
+            taken.append(chain.broadcast(raw))
+        except BroadcastRefused:
+            if not taken:
+                raise
+    return tuple(taken)
+
+
+def _taken(answer: Any, raws: Sequence[bytes]) -> tuple[bytes, ...]:
+    """The transactions of a package that the mempool has now. Raises BroadcastRefused where it has none."""
+    results: Mapping[str, Any] = member(answer, "tx-results", dict)
+    told = {member(item, "txid", str): member(item, "error", str, None) for item in results.values()}
+    txids = [txid_to_broadcast(raw) for raw in raws]
+    taken = tuple(txid for txid in txids if told.get(txid[::-1].hex(), "unknown") is None)
+    if not taken:
+        reason = next(filter(None, told.values()), None) or member(answer, "package_msg", str)
+        raise BroadcastRefused(f"The node refused the transactions: {reason}", txid=txids[0][::-1].hex(), reason=reason)
+    return taken

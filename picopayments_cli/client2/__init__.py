@@ -1,0 +1,1 @@
+"""Protocol 2's part of `client`, until the switch is done."""

@@ -1,0 +1,145 @@
+"""Find the hub of a connection, at its own URL first, whichever hub the settings name.
+
+Without a node of one's own the chain is seen through that hub, too, once it has proven its key. Whoever hands calls on
+to it proves that as well: so the settings' hub is asked only where nobody at the connection's URL has the key.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from picopayments_cli.channel.stages import AGREED, PROPOSED
+from picopayments_cli.client2.connection import Connection
+from picopayments_cli.client2.looking import Look
+from picopayments_cli.client2.session import Session
+from picopayments_cli.config import place_of
+from picopayments_cli.errors import LocalFiles, PicopaymentsError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Connections of one hub, a session at that hub, and what the chain shows of them or why it shows nothing."""
+
+    session: Session
+    connections: Sequence[Connection]
+    outcome: Look | PicopaymentsError
+
+    def look(self) -> Look:
+        """Get the look. Raises what stood in its way."""
+        if isinstance(self.outcome, PicopaymentsError):
+            raise self.outcome
+        return self.outcome
+
+
+def _nothing(_connection: Connection) -> list[bytes]:
+    return []
+
+
+def seen(
+    session: Session,
+    connections: Iterable[Connection],
+    *,
+    beside: Callable[[Connection], list[bytes]] = _nothing,
+    settle: bool = True,
+) -> list[Seen]:
+    """Look at connections, once for all of a hub; ``beside`` and ``settle`` as in ``Sight.look``.
+
+    A hub that is silent, or not the one that it was, does not stop the others. What is closing already is seen through
+    the settings' hub then, if that is another one. Raises what is wrong with local files.
+    """
+
+    def look(at: Session, group: Sequence[Connection]) -> Seen:
+        scripts = [script for item in group for script in beside(item)]
+        try:
+            return Seen(at, group, at.sight.look(at.wallet.address, group, beside=scripts, settle=settle))
+        except LocalFiles:
+            raise
+        except PicopaymentsError as error:
+            return Seen(at, group, error)
+
+    found: list[Seen] = []
+    for group in _by_hub(connections):
+        at, error = _reached(session, group[0])
+        if error is None:
+            found.append(look(at, group))
+            continue
+        other = _seen_otherwise(session, at, error)
+        ending = [item for item in group if other is not None and item.stage not in (PROPOSED, AGREED)]
+        waiting = [item for item in group if item not in ending]
+        found += [look(other, ending)] if other is not None and ending else []
+        found += [Seen(at, waiting, error)] if waiting else []
+    return found
+
+
+def alone(session: Session, connection: Connection) -> Session:
+    """Open a session to close a connection: at its hub, else seeing the chain through another hub of the settings.
+
+    Raises what the connection's hub fails with where there is no other view of the chain.
+    """
+    at, error = _reached(session, connection)
+    if error is None:
+        return at
+    other = _seen_otherwise(session, at, error)
+    if other is None:
+        error.message += (
+            " To close the connection without that hub, name one with --hub-url whose word about the chain you take, "
+            "or set chain_url."
+        )
+        raise error
+    return other
+
+
+def _by_hub(connections: Iterable[Connection]) -> list[list[Connection]]:
+    """Group the connections by their hub."""
+    groups: dict[object, list[Connection]] = {}
+    for item in connections:
+        groups.setdefault((way_to(item.hub_url), item.hub_key), []).append(item)
+    return list(groups.values())
+
+
+def _reached(session: Session, connection: Connection) -> tuple[Session, PicopaymentsError | None]:
+    """Open a session at a connection's hub, and say why that hub is not believed about the chain, if it must be.
+
+    At the settings' hub only where that has the key, and nobody at the connection's own URL.
+    """
+    configured, own_chain = session.settings.hub_url, session.chain_source == "own"
+    there = configured is not None and way_to(configured) == way_to(connection.hub_url)
+    at = session if there else session.with_hub(connection.hub_url)
+    elsewhere = not there and configured is not None
+    if own_chain and not elsewhere:
+        return at, None
+    error = _unproven(at, connection)
+    if error is not None and elsewhere and _unproven(session, connection) is None:
+        log.warning("%s The hub of the settings has that hub's key, and is asked in its place.", error.message)
+        return session, None
+    return at, None if own_chain else error
+
+
+def way_to(url: str) -> tuple[str, str]:
+    """Find where a hub is, and the path there: several hubs may share a place."""
+    return place_of(url), urlsplit(url).path.strip("/")
+
+
+def _unproven(at: Session, connection: Connection) -> PicopaymentsError | None:
+    """Say why a session's hub does not prove the key of a connection's hub; None if it does."""
+    try:
+        at.proven_key(connection.hub_key)
+    except LocalFiles:
+        raise
+    except PicopaymentsError as error:
+        return error
+    return None
+
+
+def _seen_otherwise(session: Session, at: Session, error: PicopaymentsError) -> Session | None:
+    """Have the session at a hub that is not believed see the chain through the settings' hub; None if that is it."""
+    if at is session or session.settings.hub_url is None:
+        return None
+    log.warning("%s The chain is seen through the hub of the settings.", error.message)
+    at.sight = session.sight
+    return at

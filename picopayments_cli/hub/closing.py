@@ -1,0 +1,101 @@
+"""``mph_close``: the connection is stopped, what the client shows is applied, then the hub answers and signs.
+
+The row that stops the connection is written before, so that every sync is before it or refused; so is the mark outside
+the database, before any signature of the hub's on a close leaves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from picopayments_cli.channel.close import Outcome, answer
+from picopayments_cli.channel.messages import CloseReply, CloseRequest
+from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
+from picopayments_cli.channel.standing import Standing, doubts, learned, proofs, standing
+from picopayments_cli.channel.state import MOST_REVOKED
+from picopayments_cli.errors import ConnectionNotOpen
+from picopayments_cli.hub.account import Account
+from picopayments_cli.hub.book import UnitOfWork
+from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub2.exchange import signed
+from picopayments_cli.hub2.hub import Ask
+from picopayments_cli.web import RawJson
+
+log = logging.getLogger(__name__)
+
+
+def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
+    """Stop a connection. What waits for it goes back to its payers, as payments from it."""
+    for item in account.waiting:
+        payer = work.get(item.payer)
+        if payer.stage not in (AGREED, OPEN) or payer.handle == account.handle:
+            _note("payment stranded", account, amount=item.amount)
+            continue
+        work.return_payment(item)
+        back = work.add_payment(account.handle, item.payer, item.amount, item.token)
+        work.keep(replace(payer, waiting=(*payer.waiting, back)))
+    if account.stage not in (AGREED, OPEN):
+        return account
+    _note("closing", account)
+    return work.put(replace(account, stage=CLOSING, since=hub.follower.tip(work.db), waiting=()))
+
+
+class Closes:
+    """``mph_close`` of one hub."""
+
+    def __init__(self, hub: Hub, reply: Callable[[Mapping[str, Any]], RawJson]) -> None:
+        """``reply`` signs a body."""
+        self._hub = hub
+        self._reply = reply
+
+    def close(self, body: Mapping[str, Any]) -> RawJson:
+        """Close a connection; the identical request is answered with the stored reply.
+
+        Raises UnknownHandle, ConnectionNotOpen, BadClientSignature.
+        """
+        request = CloseRequest.parse(body)
+        with self._hub.book.transaction("close") as work:
+            account = work.get(request.handle)
+            digest = signed(body, account.fixed.client)
+            if account.duplex is None:
+                raise ConnectionNotOpen("The connection has no deposit yet: there is nothing to close.")
+            if digest == account.close_digest and account.close_reply is not None:
+                return RawJson(account.close_reply)
+            stop(self._hub, work, account)
+        self._hub.marks.add(request.handle)
+        with self._hub.book.transaction("close answered") as work:
+            reply = self._answer(work, work.get(request.handle, MOST_REVOKED), request, digest)
+        self._hub.ask(Ask.NOW, request.handle)
+        self._hub.wake()
+        return reply
+
+    def _answer(self, work: UnitOfWork, account: Account, request: CloseRequest, digest: bytes) -> RawJson:
+        secrets, said = account.fixed.secrets(self._hub.key), request.standing
+        found = work.found(account.handle, said.revokes, said.doubts)
+        duplex, changes = learned(account.channels, said, found, secrets)
+        shown = proofs(said.doubts, found.signed)
+        own: Standing = standing(duplex, secrets, shown, doubts(duplex.receiving, said.commit))
+        duplex, reply, outcome = answer(duplex, request, digest, own, secrets)
+        for error in outcome.refused:
+            _note("close not signed", account, error=error.as_json())
+        self._keep(work, account, reply, outcome)
+        text = self._reply(reply.as_json())
+        work.put(replace(account, duplex=duplex, close_digest=digest, close_reply=text.text), changes)
+        return text
+
+    @staticmethod
+    def _keep(work: UnitOfWork, account: Account, reply: CloseReply, outcome: Outcome) -> None:
+        """Keep what the hub may publish: its own channel's close where it is whole, and what it has signed as payee."""
+        if outcome.h2c is not None:
+            closing = outcome.h2c.closing
+            work.add_close(account.handle, closing.quantity, closing.signature, closing.rest_signature, payer=True)
+        if reply.c2h_close is not None:
+            whole = None if outcome.c2h is None else outcome.c2h.payer_signature
+            work.add_close(account.handle, reply.c2h_close.quantity, whole, None, payer=False)
+
+
+def _note(what: str, account: Account, **fields: Any) -> None:
+    log.info(what, extra={"fields": {"handle": account.handle.hex(), **fields}})

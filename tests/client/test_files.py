@@ -1,0 +1,86 @@
+"""A connection of protocol 3 on disk: its document does not grow, its rows do, and both are one change."""
+
+from __future__ import annotations
+
+import pytest
+from client_support import Life
+
+from picopayments_cli.errors import StoreDamaged
+
+
+def sizes(it: Life) -> tuple[int, int]:
+    """The bytes of the document, and of the rows."""
+    document, rows = sorted(it.session.store.folder.iterdir(), key=lambda path: path.suffix)
+    assert (document.suffix, rows.suffix) == (".json", ".jsonl")
+    return document.stat().st_size, rows.stat().st_size
+
+
+def test_a_document_does_not_grow_with_the_connections_age(it: Life) -> None:
+    it.open()
+    for number in range(4):
+        it.pay(5, b"token %d" % number)
+    early = sizes(it)
+    for number in range(4, 24):
+        it.pay(5, b"token %d" % number)
+        it.receive(3)
+    late = sizes(it)
+    assert late[0] < early[0] + 400  # the newest commit received, and longer numbers
+    assert late[1] > early[1]
+    assert len(it.connection.rows.signed) > 24
+
+
+def test_rows_of_a_save_that_was_cut_off_do_not_count(it: Life) -> None:
+    it.open()
+    it.pay(30)
+    before = it.connection
+    (rows,) = it.session.store.folder.glob("*.commits.jsonl")
+    size = rows.stat().st_size
+    with rows.open("ab") as file:
+        file.write(b'["back","' + bytes(20).hex().encode() + b'"]\n["own')
+    it.restart()
+    assert it.connection == before
+    it.pay(5, b"another")
+    assert rows.read_bytes()[size:].count(b'["own') == 1
+    it.restart()
+    assert it.connection.duplex.sending.moved == before.duplex.sending.moved + 6
+
+
+def test_rows_that_are_missing_or_cut_are_refused_by_name(it: Life) -> None:
+    it.open()
+    it.pay(30)
+    (rows,) = it.session.store.folder.glob("*.commits.jsonl")
+    whole = rows.read_bytes()
+    for damage in (whole[:-1], b"{" + whole[1:], b'["none"' + whole[8:]):
+        rows.write_bytes(damage)
+        it.restart()
+        with pytest.raises(StoreDamaged):
+            _ = it.connection
+    rows.unlink()
+    it.restart()
+    with pytest.raises(StoreDamaged):
+        _ = it.connection
+    rows.write_bytes(whole)
+    rows.chmod(0o600)
+    it.restart()
+    assert it.connection.stage == "agreed"
+
+
+def test_an_archived_connection_takes_its_rows_along(it: Life) -> None:
+    it.open()
+    it.pay(30)
+    kept = it.connection
+    it.session.store.archive(kept.handle)
+    assert list(it.session.store.folder.iterdir()) == []
+    assert it.session.archived() == {kept.handle: kept}
+
+
+def test_every_value_is_as_it_was_after_a_reload(it: Life) -> None:
+    it.open()
+    it.pay(30)
+    it.hub.silent = True
+    it.queue(5)
+    with pytest.raises(Exception, match="does not answer"):
+        it.sync()
+    written = it.session.home.written[it.hub.handle]
+    it.restart()
+    assert it.connection == written

@@ -1,0 +1,389 @@
+"""A client of protocol 3 on the regtest chain: its real files, somebody at every door, and a hub in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from regtest_support import REGTEST, NodeProcess, address_of
+
+from picopayments_cli.chain import Query
+from picopayments_cli.channel import close, duplex, envelope
+from picopayments_cli.channel.coins import Purse
+from picopayments_cli.channel.counterparty import p2pkh
+from picopayments_cli.channel.drafts import parse_transaction
+from picopayments_cli.channel.duplex import Duplex
+from picopayments_cli.channel.halves import Commit, finish_commit, finish_payout
+from picopayments_cli.channel.keys import Key, Secrets
+from picopayments_cli.channel.messages import (
+    CloseReply,
+    CloseRequest,
+    ConnectReply,
+    ConnectRequest,
+    DepositReply,
+    DepositRequest,
+    SyncReply,
+    SyncRequest,
+)
+from picopayments_cli.channel.opening import Party, Stake, contract_of
+from picopayments_cli.channel.signing import finish_wallet
+from picopayments_cli.channel.standing import Found, doubts, learned, proofs, standing
+from picopayments_cli.channel.state import Changes, Held, Receiving, Sending, Signed
+from picopayments_cli.channel.terms import Terms
+from picopayments_cli.channel.transactions import check_deposit, compose_deposit
+from picopayments_cli.channel.values import Coin, Handle, Hash, Quantity, Token, hash_of
+from picopayments_cli.channel.wire import Payment, Receipt, RefusedPayment
+from picopayments_cli.client import hubs, life, opening
+from picopayments_cli.client.closing import Outcome
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.history import Action
+from picopayments_cli.client.session import Session
+from picopayments_cli.client.store import RowStore
+from picopayments_cli.config import Settings
+from picopayments_cli.errors import HubUnreachable, PicopaymentsError
+
+XCP, QUANTITY, EXPIRE, DELAY = 1, 1000, 60, 3
+URL = "http://hub.invalid/api/"
+SILENT = HubUnreachable("The hub does not answer.")
+
+
+class Killed(BaseException):
+    """The process ended at a door."""
+
+
+@dataclass
+class Doors:
+    """The doors that were passed, and the one at which the process is to be killed."""
+
+    passed: list[str] = field(default_factory=list)
+    deadly: str | None = None
+
+    def through(self, label: str) -> None:
+        self.passed.append(label)
+        if label == self.deadly:
+            self.deadly = None
+            raise Killed
+
+
+class WatchedStore(RowStore):
+    """The real files, with somebody at the door."""
+
+    doors: Doors
+
+    def save(self, handle: Handle, document: dict[str, Any], label: str, actions: Sequence[Action] = ()) -> None:
+        super().save(handle, document, label, actions)
+        self.doors.through(f"save {label}")
+
+
+class WatchedSession(Session):
+    """A session whose hub is in memory."""
+
+    def __init__(self, basedir: Path, hub: Hub, node: NodeProcess, doors: Doors, *, bitcoin: bool) -> None:
+        settings = Settings(
+            REGTEST, basedir, hub_url=URL, chain_url=node.url, bitcoin_url=f"{node.url}bitcoin/" if bitcoin else None
+        )
+        super().__init__(settings)
+        self.doors = doors
+        store = WatchedStore(basedir, REGTEST)
+        store.doors = doors
+        self.home.__dict__.update(store=self.home._stack.enter_context(store))
+        self.__dict__.update(rpc=_Line(hub, doors))
+
+    def broadcast(self, raw: bytes, label: str) -> str:
+        self.doors.through(f"broadcast {label}")
+        txid = super().broadcast(raw, label)
+        self.doors.through(f"{label} is out")
+        return txid
+
+    def submit(self, raws: Sequence[bytes], label: str) -> tuple[bytes, ...]:
+        if len(raws) == 1:
+            return super().submit(raws, label)
+        self.doors.through(f"broadcast {label}")
+        taken = super().submit(raws, label)
+        self.doors.through(f"{label} is out")
+        return taken
+
+
+class _Line:
+    """The hub, with somebody at the door."""
+
+    url = URL
+
+    def __init__(self, hub: Hub, doors: Doors) -> None:
+        self.hub, self.doors = hub, doors
+
+    def call(self, method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
+        self.doors.through(f"call {method}")
+        answer = self.hub.call(method, params)
+        self.doors.through(f"{method} is answered")
+        return answer
+
+
+# The hub ------------------------------------------------------------------------------------------------------------
+
+
+class Hub:
+    """One connection's hub, by the ground floor's own rules; on the chain it does what a test tells it to."""
+
+    def __init__(self, node: NodeProcess, key: Key) -> None:
+        self.node, self.key, self.script = node, key, p2pkh(key.pubkey_hash)
+        self.secrets = Secrets(key, b"salt of the hub.")
+        self.terms = Terms(0, 1, 1.0, 0, 12, 1, 1, 5)
+        self.handle = Handle(hash_of(self.secrets.revoke(10**6)) + bytes(12))
+        self.silent = False
+        self.lost = 0  # so many replies get lost on the way
+        self.refuses: PicopaymentsError | None = None
+        self.forgives = False  # takes what it refuses once it carries no payments
+        self.to_pay: list[int] = []
+        self.refusing: set[Token] = set()
+        self.closes_alone = False
+        self.signed: dict[Hash, Signed] = {}
+        self.received: list[Commit] = []
+        self.outcome = close.Outcome()
+        self.asked: list[CloseRequest] = []
+        self.due = 0
+        self.now: Duplex
+        self._client: Party
+        self._answers: dict[bytes, dict[str, Any]] = {}
+
+    def call(self, method: str, params: Mapping[str, Any]) -> Any:
+        """The signed reply to a signed request, the same to the same one."""
+        if self.silent:
+            raise SILENT
+        asked = envelope.digest(params)
+        if method != "mph_close" and self.refuses is not None and (params.get("sends") or not self.forgives):
+            raise self.refuses
+        if asked not in self._answers:
+            answers: dict[str, Callable[[Any, bytes], Any]] = {
+                "mph_request": self._request,
+                "mph_deposit": self._deposit,
+                "mph_sync": self._sync,
+                "mph_close": self._close,
+            }
+            self._answers[asked] = answers[method](json.loads(json.dumps(params)), asked).as_json()
+        if self.lost:
+            self.lost -= 1
+            raise SILENT
+        return envelope.seal(self.key, self._answers[asked])
+
+    def _request(self, body: Any, asked: bytes) -> ConnectReply:
+        self._client = ConnectRequest.parse(body).client
+        return ConnectReply(asked, self.handle, self._own, self.terms)
+
+    @property
+    def _own(self) -> Party:
+        return Party(self.secrets.payer.xonly, self.secrets.payee.xonly, self.script)
+
+    def _deposit(self, body: Any, asked: bytes) -> DepositReply:
+        request = DepositRequest.parse(body)
+        c2h = contract_of(self._client, self._own, XCP, request.height, request.stake)
+        assert c2h.deposit.output == request.output
+        stake = Stake(Quantity(self.terms.matching_deposit(request.stake.quantity)), DELAY, request.h2c_rate)
+        h2c = contract_of(self._own, self._client, XCP, request.height, stake)
+        begun = duplex.add_request(Duplex(Sending(h2c), Receiving(c2h)), request.next_hash, seen=False)
+        self.now, own_hash = duplex.hand_out(begun, self.secrets)
+        return DepositReply(asked, stake, request.height, h2c.deposit.output, own_hash)
+
+    def _keep(self, after: Duplex, changes: Changes) -> None:
+        self.now = after
+        self.signed |= {row.revoke_hash: row for row in changes.signed}
+        self.received += [row.commit for row in changes.held]
+
+    def _sync(self, body: Any, asked: bytes) -> SyncReply:
+        request = SyncRequest.parse(body)
+        assert self.now.receiving.anchor is not None
+        assert request.anchors.c2h == self.now.receiving.anchor.outpoint
+        before = self.now.net
+        self._keep(*duplex.accept(self.now, request.half))
+        back = [item for item in request.payments if item.token in self.refusing]
+        paid = sum(item.amount for item in request.payments if item not in back)
+        self.due += self.now.net - before - self.terms.sync_fee - paid
+        count, total = duplex.deliverable(self.now, self.due, self.to_pay)
+        after, half, changes = duplex.transfer(self.now, total, self.secrets)
+        self._keep(after, changes)
+        self.due += sum(self.to_pay[:count]) - total
+        receipts = tuple(Receipt(self.handle, Quantity(n), Token(b"paid %d" % n)) for n in self.to_pay[:count])
+        del self.to_pay[:count]
+        self.now = duplex.add_request(self.now, request.next_hash, seen=False)
+        self.now, own_hash = duplex.hand_out(self.now, self.secrets)
+        refused = tuple(RefusedPayment(item.token, "UnknownHandle") for item in back)
+        return SyncReply(asked, half, receipts, refused, own_hash)
+
+    def _close(self, body: Any, asked: bytes) -> CloseReply:
+        request = CloseRequest.parse(body)
+        self.asked.append(request)
+        said = request.standing
+        names = {hash_of(item) for item in said.revokes} | set(said.doubts)
+        rows = [row for name, row in self.signed.items() if name in names]
+        held: list[Held] = [row for row in self.now.receiving.active if row.revoke_hash in names]
+        self._keep(*learned(self.now, said, Found(rows, held), self.secrets))
+        shown = proofs(said.doubts, rows)
+        answer = standing(self.now, self.secrets, shown, doubts(self.now.receiving, said.commit))
+        if self.closes_alone:
+            request = replace(request, anchors=replace(request.anchors, c2h=None, h2c=None))
+        self.now, reply, self.outcome = close.answer(self.now, request, asked, answer, self.secrets)
+        return reply
+
+    # What a test tells it to do -------------------------------------------------------------------------------------
+
+    def see(self, connection: Connection) -> None:
+        """Take the client's deposit for confirmed."""
+        tx = parse_transaction(connection.deposit_raw)
+        assert tx is not None
+        anchor = check_deposit(self.now.receiving.contract, tx)
+        self.now = replace(self.now, receiving=replace(self.now.receiving, anchor=anchor))
+
+    def fund(self, coins: Sequence[Coin]) -> None:
+        """Publish its deposit."""
+        contract = self.now.sending.contract
+        raw = finish_wallet(compose_deposit(contract, Purse(self.script, tuple(coins), 2)), self.key)
+        tx = parse_transaction(raw)
+        assert tx is not None
+        self.now = replace(self.now, sending=replace(self.now.sending, anchor=check_deposit(contract, tx)))
+        self.node.bitcoin("sendrawtransaction", raw.hex())
+
+    def publish(self, commit: Commit) -> str:
+        """Publish a commit that it has received, revoked or not; its txid."""
+        side = self.now.receiving
+        assert side.anchor is not None
+        raw = finish_commit(side.contract, side.anchor, commit, self.secrets.payee)
+        return str(self.node.bitcoin("sendrawtransaction", raw.hex()))
+
+    def pay_out(self, commit: Commit) -> str:
+        """Publish the payout of a commit; its txid."""
+        side = self.now.receiving
+        assert side.anchor is not None
+        raw = finish_payout(side.contract, side.anchor, commit, self.secrets.payee)
+        return str(self.node.bitcoin("sendrawtransaction", raw.hex()))
+
+
+# A life -------------------------------------------------------------------------------------------------------------
+
+
+class Life:
+    """One client, its hub and their chain."""
+
+    def __init__(self, basedir: Path, node: NodeProcess, key: Key, *, bitcoin: bool = True) -> None:
+        self.node, self.basedir, self.bitcoin = node, basedir, bitcoin
+        self.hub = Hub(node, key)
+        self.doors = Doors()
+        self.session = self._open()
+        self.wallet = self.session.wallet.script
+        self.session.keep_wallet()
+        self.outcome = Outcome()
+        for script in (self.wallet, self.hub.script):
+            for _ in range(3):
+                node.rpc("faucet", address=address_of(script), btc=100_000, asset="XCP", quantity=0)
+            node.rpc("faucet", address=address_of(script), btc=0, asset="XCP", quantity=QUANTITY)
+        self.mine()
+
+    def _open(self) -> WatchedSession:
+        return WatchedSession(self.basedir, self.hub, self.node, self.doors, bitcoin=self.bitcoin)
+
+    def restart(self) -> None:
+        """Let the process end, and another one begin."""
+        self.session.close()
+        self.session = self._open()
+
+    def mine(self, blocks: int = 1) -> None:
+        """Blocks."""
+        self.node.rpc("generate", blocks=blocks)
+
+    def until(self, height: int) -> None:
+        """Blocks up to a height."""
+        self.mine(height - self.tip)
+
+    @property
+    def tip(self) -> int:
+        return int(self.node.bitcoin("getblockcount"))
+
+    @property
+    def connection(self) -> Connection:
+        (found,) = self.session.connections().values()
+        return found
+
+    def held(self, script: bytes | None = None) -> int:
+        """The XCP that an address holds."""
+        address = address_of(script or self.wallet)
+        return self.session.chain.view(Query(balances=[address])).balances[address].get("XCP", 0)
+
+    def coins(self, script: bytes) -> tuple[Coin, ...]:
+        """The coins of an address."""
+        address = address_of(script)
+        return self.session.chain.view(Query(coins=[address])).coins[address]
+
+    def told(self) -> list[dict[str, Any]]:
+        """What the history says."""
+        return sorted(self.session.store.history(), key=lambda event: int(event["number"]))
+
+    def mempool(self) -> list[str]:
+        return list(self.node.bitcoin("getrawmempool"))
+
+    # Steps ----------------------------------------------------------------------------------------------------------
+
+    def connect(self) -> None:
+        opening.connect(self.session, self.session.chain.asset("XCP"), QUANTITY, EXPIRE, DELAY)
+
+    def open(self) -> None:
+        """Both deposits in blocks, and the first sync."""
+        self.connect()
+        self.fund()
+        self.sync()
+
+    def fund(self) -> None:
+        self.mine()
+        self.hub.see(self.connection)
+        self.hub.fund(self.coins(self.hub.script))
+        self.mine()
+
+    def queue(self, amount: int, token: bytes = b"token") -> None:
+        life.queue(self.session, self.connection, Payment(None, Quantity(amount), Token(token)))
+
+    def sync(self) -> Outcome:
+        """What one command does; a new process each time."""
+        self.restart()
+        self.doors.passed.clear()
+        self.outcome = Outcome()
+        (group,) = hubs.seen(self.session, [self.connection])
+        (connection,) = group.connections
+        life.sync(group.session, connection, group.look(), self.outcome)
+        return self.outcome
+
+    def pay(self, amount: int, token: bytes = b"token") -> None:
+        self.queue(amount, token)
+        self.sync()
+
+    def receive(self, amount: int) -> None:
+        self.hub.to_pay = [amount]
+        self.sync()
+
+    def close(self) -> None:
+        self.restart()
+        self.doors.passed.clear()
+        with suppress(HubUnreachable):
+            life.close(self.session, self.connection)
+
+    def status(self) -> str:
+        connection = self.connection
+        look = self.session.sight.look(self.session.wallet.address, [connection])
+        seen, look, deposits = life.observe(self.session, connection, look)
+        return life.status(self.session, seen, look, deposits)
+
+    def killed_at(self, label: str, step: Callable[[], object]) -> None:
+        self.doors.deadly = label
+        with pytest.raises(Killed):
+            step()
+
+    def settle(self, blocks: int = 40) -> None:
+        """Sync before each block until the connection is closed."""
+        for _ in range(blocks):
+            self.sync()
+            if self.connection.stage == "closed":
+                return
+            self.mine()
+        raise AssertionError(f"not closed: {self.connection.ending}")
