@@ -14,7 +14,7 @@ from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.deadlines import Expiry, check_delay
 from picopayments_cli.channel.drafts import parse_transaction
-from picopayments_cli.channel.keys import Secrets
+from picopayments_cli.channel.keys import SALT_SIZE, Secrets
 from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositReply, DepositRequest
 from picopayments_cli.channel.opening import Party, Stake, check_parties, check_wallet, contract_of
 from picopayments_cli.channel.rates import Rate, asked_rate, payee_agrees, payer_agrees
@@ -24,7 +24,6 @@ from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Contract, check_deposit, compose_deposit
 from picopayments_cli.channel.values import Coin, Handle, Pubkey, Quantity
-from picopayments_cli.channel2.keys import SALT_SIZE
 from picopayments_cli.client import funds, history
 from picopayments_cli.client.connection import Connection, Rows
 from picopayments_cli.client.session import Session
@@ -49,7 +48,7 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
     check_delay(delay, session.network)
     funds.check_funds(session, asset, quantity)
     session.keep_wallet()
-    secrets = Secrets(session.key, os.urandom(SALT_SIZE))
+    secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))
     # The handle is the hub's to draw: until it is known, the salt waits under a name of its own.
     waiting = Handle(envelope.text_digest(secrets.salt.hex()))
     session.store.save(waiting, {"stage": ASKED, "salt": secrets.salt.hex()}, "asked")
@@ -143,7 +142,7 @@ def _make_deposit(session: Session, view: View, contract: Contract) -> tuple[byt
     draft = compose_deposit(contract, purse)
     funds.check_reserve(session, purse, draft)
     funds.check_inputs(session, draft)
-    raw = finish_wallet(draft, session.key)
+    raw = finish_wallet(draft, session.wallet.key)
     tx = parse_transaction(raw)
     if tx is None:
         raise ValueError("what was signed is no transaction")
