@@ -49,7 +49,7 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
     check_delay(delay, session.network)
     funds.check_funds(session, asset, quantity)
     session.keep_wallet()
-    secrets = Secrets(session.key, os.urandom(SALT_SIZE))
+    secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))
     # The handle is the hub's to draw: until it is known, the salt waits under a name of its own.
     waiting = Handle(envelope.text_digest(secrets.salt.hex()))
     session.store.save(waiting, {"stage": ASKED, "salt": secrets.salt.hex()}, "asked")
@@ -143,7 +143,7 @@ def _make_deposit(session: Session, view: View, contract: Contract) -> tuple[byt
     draft = compose_deposit(contract, purse)
     funds.check_reserve(session, purse, draft)
     funds.check_inputs(session, draft)
-    return finish_deposit(draft, session.key)
+    return finish_deposit(draft, session.wallet.key)
 
 
 def agree(session: Session, connection: Connection) -> Connection:
@@ -164,7 +164,7 @@ def agree(session: Session, connection: Connection) -> Connection:
     channels = replace(connection.duplex, receiving=replace(h2c, contract=contract))
     state = pair.add_request(channels, answer.next_hash, seen=connection.knows(answer.next_hash))
     agreed = replace(connection, stage=AGREED, duplex=state)
-    check_ways_back(state, agreed.secrets(session.key))
+    check_ways_back(state, agreed.secrets(session.wallet.key))
     txid = txid_of(agreed.deposit_raw)[::-1].hex()
     members = asset_members(agreed.asset, agreed.longname)
     return session.save(agreed, "agreed", history.connected(members, state.sending.contract.quantity, txid))
