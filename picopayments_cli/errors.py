@@ -221,6 +221,10 @@ class FeeTooHigh(PicopaymentsError):
     """A fee above the ceiling of the settings."""
 
 
+class ChannelUnspendable(PicopaymentsError):
+    """The rules of consensus would refuse what takes a deposit back: it was not made."""
+
+
 class BroadcastRefused(PicopaymentsError):
     """The node refused a transaction."""
 
