@@ -36,7 +36,7 @@ from picopayments_cli.errors import (
     UnknownTransaction,
     WrongNetwork,
 )
-from picopayments_cli.hub2.proxy import Nodes, Proxy
+from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.rpc import RpcClient
 
 ALICE, BOB = key_of("alice"), key_of("bob")
