@@ -225,6 +225,10 @@ class ChannelUnspendable(PicopaymentsError):
     """The rules of consensus would refuse what takes a deposit back: it was not made."""
 
 
+class FeeUnknown(PicopaymentsError):
+    """No fee rate is estimated now, on which a connection's fees could be fixed."""
+
+
 class BroadcastRefused(PicopaymentsError):
     """The node refused a transaction."""
 

@@ -20,6 +20,7 @@ from picopayments_cli.client.wallet import confirmed
 from picopayments_cli.errors import (
     BadPreviousTransaction,
     FeeTooHigh,
+    FeeUnknown,
     InsufficientBitcoin,
     InsufficientFunds,
     PicopaymentsError,
@@ -36,8 +37,27 @@ def bounds(session: Session) -> Bounds:
 
 
 def rate(session: Session, view: View) -> Rate:
-    """The fee rate that is believed: the setting's, else the chain's."""
-    return believed(session.settings.fee_rate or view.fee_rate, None, None, bounds(session))
+    """The fee rate that is believed: the setting's, else the chain's, else the last one that a chain had."""
+    if session.settings.fee_rate is not None:
+        return Rate(session.settings.fee_rate, guess=False)
+    last = session.store.last_rate()
+    if view.fee_rate is not None and view.fee_rate != last:
+        session.store.save_rate(view.fee_rate)
+    return believed(view.fee_rate, last, None, bounds(session))
+
+
+def known_rate(session: Session, view: View) -> Rate:
+    """The fee rate at which a connection is opened: what it fixes for good is not built on a guess. Raises FeeUnknown.
+
+    On regtest, whose node has no estimate at first, blocks take whatever is relayed.
+    """
+    found = rate(session, view)
+    if found.guess and session.network.name != "regtest":
+        raise FeeUnknown(
+            "The node has no estimate of the fee rate now, and a connection's fees are fixed when it is opened. "
+            "Nothing was deposited: wait until the node has one, or set fee_rate."
+        )
+    return found
 
 
 def free_coins(session: Session, view: View, *, can_wait: bool) -> tuple[Coin, ...]:

@@ -77,7 +77,7 @@ def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
     check_wallet(answer.hub.wallet, reply.hub_key)
     view = session.chain.view(Query(coins=[session.wallet.address], options=[session.wallet.address]))
     view.check_takes_sends(session.wallet.address)  # what the connection pays back goes there
-    h2c_rate = _rates(session, answer.terms, funds.rate(session, view), wish)
+    h2c_rate = _rates(session, answer.terms, funds.known_rate(session, view), wish)
     height = view.height + wish.expire
     stake = Stake(wish.quantity, wish.delay, answer.terms.fee_rate)
     c2h = contract_of(own, answer.hub, wish.asset.number, height, stake)
@@ -171,8 +171,11 @@ def agree(session: Session, connection: Connection) -> Connection:
 
 
 def _check_rates_now(session: Session, connection: Connection) -> None:
-    """Refuse commits' rates that were right when they were proposed, before a stop of this program. Raises BadTerms."""
-    duplex, now = connection.duplex, funds.rate(session, session.chain.view(Query()))
+    """Refuse commits' rates that were right when they were proposed, before a stop of this program.
+
+    Raises BadTerms, FeeUnknown.
+    """
+    duplex, now = connection.duplex, funds.known_rate(session, session.chain.view(Query()))
     c2h, h2c = duplex.sending.contract.rate, duplex.receiving.contract.rate
     pays = payer_agrees(c2h, now, funds.bounds(session))
     if not pays or not payee_agrees(h2c, now, packages=session.sight.nodes.packages):

@@ -2,8 +2,8 @@
 
 In the basedir stand ``<network>.wif``, ``<network>.connections/<handle>.json``, ``<network>.hubs`` (the hubs' public
 keys), ``<network>.history.jsonl`` (past events, one a line), ``<network>.archive/`` (connections that are over and put
-aside) and ``<network>.lock``. Nothing is written before the first save, except the lock's file and the folder it stands
-in.
+aside), ``<network>.rate`` (the last fee rate that a chain estimated) and ``<network>.lock``. Nothing is written before
+the first save, except the lock's file and the folder it stands in.
 
 What grows with a connection's age stands beside its document, in ``<handle>.commits.jsonl``: rows that are only added
 to. They are on disk before the document, which says how many bytes of them count (``rows_size``): lines behind those
@@ -71,6 +71,7 @@ class Store:
         self.folder = basedir / f"{network.name}.connections"
         self.archive_folder = basedir / f"{network.name}.archive"
         self.hubs_path = basedir / f"{network.name}.hubs"
+        self.rate_path = basedir / f"{network.name}.rate"
         self.history_path = basedir / f"{network.name}.history.jsonl"
         self._lock_wait = lock_wait
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
@@ -327,6 +328,17 @@ class Store:
             with _usable(self.history_path):
                 _append(self.history_path, lines.encode())
         return kept.count
+
+    # What the chain estimated ---------------------------------------------------------------------------------------
+
+    def last_rate(self) -> int | None:
+        """Read the last fee rate (sat/vB) that a chain estimated; None if there is none."""
+        text = (_read(self.rate_path) or "").strip()
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+    def save_rate(self, rate: int) -> None:
+        """Write the fee rate that a chain estimates, for the time when it has none. Raises StoreUnusable."""
+        self._write(self.rate_path, f"{rate}\n", "fee rate")
 
     # Hubs ----------------------------------------------------------------------------------------------------------
 
