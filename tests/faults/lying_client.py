@@ -119,15 +119,15 @@ def prepared(alice: Party, bob: Party, handle: Handle, bobs: Handle, rng: random
     The reply to it has a remainder, secrets, a commit, two payments and a refusal.
     """
     for amount in (500, 700, 30):
-        alice.pay(handle, bobs, amount, rng.randbytes(8))
+        alice.pay(handle, bobs, amount)
     bob.sync()
     for amount in (100, 300):
-        bob.pay(bobs, handle, amount, rng.randbytes(8))
+        bob.pay(bobs, handle, amount)
         alice.sync(handle)
     for amount in (600, 300):
-        bob.pay(bobs, handle, amount, rng.randbytes(8))
-    alice.queue(handle, bobs, AMOUNT, rng.randbytes(8))
-    alice.queue(handle, Handle(rng.randbytes(32)), 40, rng.randbytes(8))
+        bob.pay(bobs, handle, amount)
+    alice.queue(handle, bobs, AMOUNT)
+    alice.queue(handle, Handle(rng.randbytes(32)), 40)
     alice.town.proxy.faults.extend([LOST_BEFORE] * TRIES)
     with suppress(Unreachable):
         alice.sync(handle)
@@ -135,7 +135,8 @@ def prepared(alice: Party, bob: Party, handle: Handle, bobs: Handle, rng: random
     if pending is None:
         raise RuntimeError("the request was not kept from the hub")
     body = dict(pending.bodies[-1])
-    alice.town.result.hold(all(body[name] for name in ("remainder", "revokes", "commit", "sends")), "it lacks something")
+    whole = all(body[name] for name in ("remainder", "revokes", "commit", "sends"))
+    alice.town.result.hold(whole, "the request that is to be changed lacks something")
     alice.town.keep()
     return body
 
@@ -173,8 +174,8 @@ def _syncs(cheat: Cheated, base: dict[str, Any]) -> None:
     for mutation in chosen(mutations(base, Known(), cheat.rng), cheat.number, cheat.rng):
         for other in (None, new_key(cheat.rng)):
             good = mutation.pair == "signature | high S" or mutation.forged(base, other) == base
-            what = f"not signed by the client: {mutation.pair}"
-            cheat.lie("mph_sync", what, as_params(mutation.forged(base, other)), "as good a signature", must_fail=not good)
+            what, body = f"not signed by the client: {mutation.pair}", as_params(mutation.forged(base, other))
+            cheat.lie("mph_sync", what, body, "as good a signature", must_fail=not good)
     cheat.result.hold(cheat.told("mph_sync", base) is None, "after all that the right request is refused")
     cheat.town.keep()
     for what in ("the last request again", "and once more"):
