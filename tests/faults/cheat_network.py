@@ -7,8 +7,9 @@ import queue
 import random
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import requests
 from bitcoin.core import CBlock, CTransaction
@@ -20,7 +21,7 @@ from picopayments_cli.chain import Query
 from picopayments_cli.chain.packages import LedgerChain, PackageNode
 from picopayments_cli.channel.coins import pay
 from picopayments_cli.channel.drafts import DUST, Draft, Output
-from picopayments_cli.channel.duplex import Duplex
+from picopayments_cli.channel.duplex import Duplex, Half
 from picopayments_cli.channel.halves import Commit, finish_commit, finish_payout
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.networks import NETWORKS
@@ -49,6 +50,7 @@ DELAY = 2 * DEPTH
 EXPIRE = 40
 LAST = EXPIRE + 40  # blocks after which a connection is over, whatever its peer does
 Chore = Callable[[], object]
+Change = Callable[[Any, Half], Half]  # what a duel's cheat makes of a half of a sync
 
 
 class BribedNode(NodeProcess):
@@ -109,6 +111,7 @@ class Duel(ABC):
     honest: bytes  # the honest party's wallet
     received: list[Commit]  # by the cheat: all of them
     stake: int
+    used_hash: bytes  # of the honest party's, that had its commit
 
     def __init__(self, node: BribedNode, rng: random.Random, result: Result) -> None:
         self.node, self.rng, self.result = node, rng, result
@@ -153,6 +156,10 @@ class Duel(ABC):
     @abstractmethod
     def take(self, quantity: int) -> None:
         """Have the cheat move a quantity to the honest party: it gives back what it can."""
+
+    @abstractmethod
+    def say(self, changes: Mapping[str, Change]) -> dict[str, str | None]:
+        """Have the cheat say its half of one sync with each of these changes, then as it is; what refused each."""
 
     @abstractmethod
     def act(self) -> None:

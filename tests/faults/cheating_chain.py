@@ -255,7 +255,7 @@ def dust_without_end(it: Duel) -> str:
     return "found by outpoint, punished first"
 
 
-TRIALS = (
+BOTH = (
     revoked_at_once,
     revoked_with_a_child,
     revoked_at_the_last_block,

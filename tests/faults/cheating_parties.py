@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from client_support import Life
 from hub_support import Client, Desk, payment
 from regtest_support import REGTEST
 
-from faults.cheat_network import DELAY, DEPTH, EXPIRE, BribedNode, Duel, bribed_node
+from faults.cheat_network import DELAY, DEPTH, EXPIRE, BribedNode, Change, Duel, bribed_node, refusal
 from faults.result import Result
 from picopayments_cli import web
 from picopayments_cli.channel.duplex import Duplex
@@ -26,8 +26,9 @@ from picopayments_cli.channel.messages import CloseReply, SyncReply
 from picopayments_cli.channel.values import Quantity, Token
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub import closing
-from picopayments_cli.hub2.hub import Ask
+from picopayments_cli.hub.hub import Ask
 
+RIGHT = "nothing wrong"
 DEEP = replace(REGTEST, safe_depth=DEPTH)
 
 
@@ -89,6 +90,17 @@ class CheatedHub(Duel):
     def take(self, quantity: int) -> None:
         self.client.sync(payment(None, quantity - 1))
 
+    def say(self, changes: Mapping[str, Change]) -> dict[str, str | None]:
+        total = self.duplex.receiving.moved + self.part(0.01, 0.05)
+        request, moved = self.client.sync_request(total, payment(None, total - 1))
+        self.result.hold(all(vars(request.half).values()), "the half is not whole: the trial is none")
+        names = {}
+        for what, change in changes.items():
+            body = replace(request, half=change(self, request.half)).as_json()
+            names[what] = refusal(lambda body=body: self.client.call("mph_sync", body))  # type: ignore[misc]
+        self.client.take(SyncReply.parse(self.client.call("mph_sync", request.as_json())), moved)
+        return names
+
     def act(self) -> None:
         self.desk.rounds.round()
 
@@ -96,15 +108,18 @@ class CheatedHub(Duel):
 class CheatingHub(client_support.Hub):
     """A hub that changes what it says where a trial wants it."""
 
-    change: Callable[[Any], Any] = staticmethod(lambda reply: reply)
+    change: Callable[[SyncReply], SyncReply] = staticmethod(lambda reply: reply)
+    change_close: Callable[[CloseReply], CloseReply] = staticmethod(lambda reply: reply)
 
     def _sync(self, body: Any, asked: bytes) -> SyncReply:
-        reply: SyncReply = self.change(super()._sync(body, asked))
-        return reply
+        return self.change(super()._sync(body, asked))
+
+    def forget(self) -> None:
+        """Answer anew what was answered before."""
+        self._answers.clear()
 
     def _close(self, body: Any, asked: bytes) -> CloseReply:
-        reply: CloseReply = self.change(super()._close(body, asked))
-        return reply
+        return self.change_close(super()._close(body, asked))
 
 
 class CheatedClient(Duel):
@@ -171,6 +186,20 @@ class CheatedClient(Duel):
 
     def take(self, quantity: int) -> None:
         self.life.receive(quantity + self.hub.terms.sync_fee)
+
+    def say(self, changes: Mapping[str, Change]) -> dict[str, str | None]:
+        hub, names, to_pay = self.hub, {}, self.duplex.receiving.moved + self.part(0.1, 0.2)
+        self.life.queue(self.part(0.01, 0.05), self.rng.randbytes(32))
+        for what, change in {**changes, RIGHT: lambda _, half: half}.items():
+            kept = hub.now, dict(hub.signed), list(hub.received), hub.due
+            hub.to_pay = [to_pay]
+            hub.change = lambda reply, change=change: replace(reply, half=change(self, reply.half))  # type: ignore[misc]
+            names[what] = refusal(self.life.sync)
+            if names[what] is not None:
+                hub.now, hub.signed, hub.received, hub.due = kept
+                hub.forget()
+        del hub.change, names[RIGHT]
+        return names
 
     def act(self) -> None:
         self.hub.silent = True
