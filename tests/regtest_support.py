@@ -18,9 +18,9 @@ from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxOut
 from bitcoin.core.script import SIGHASH_ALL, CScript, SignatureHash
 
 from picopayments_cli.channel.counterparty import data_script, p2pkh, pack_send
+from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS, address_of_script
 from picopayments_cli.channel.values import Outpoint, hash160
-from picopayments_cli.channel2.keys import Key
 from picopayments_cli.regtest.node import Node
 
 REGTEST = NETWORKS["regtest"]

@@ -12,8 +12,8 @@ from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxInWitness, CTxOut, C
 from bitcoin.core.script import SIGHASH_ALL, CScript, CScriptWitness, SignatureHash
 from regtest_support import script_of_key
 
+from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.values import Outpoint
-from picopayments_cli.channel2.keys import Key
 
 NUMS = bytes.fromhex("50929b74c1a04954b78b4b6035e97a5e078a5a0f28ec96d547bfee9ace803ac0")
 P2A = bytes.fromhex("51024e73")

@@ -9,8 +9,8 @@ from typing import Any
 
 from picopayments_cli.chain import Asset
 from picopayments_cli.channel.counterparty import XCP_ID, asset_name, is_longname
+from picopayments_cli.channel.drafts import parse_transaction
 from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint, from_hex
-from picopayments_cli.channel2.transactions import parse_transaction
 from picopayments_cli.errors import (
     BadAnswer,
     BadPreviousTransaction,

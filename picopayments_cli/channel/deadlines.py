@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from picopayments_cli.channel.facts import Deposit, Facts, Paid, Paying
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.reserve import beginnings
-from picopayments_cli.channel.transactions import MIN_DELAY
-from picopayments_cli.channel2.terms import MAX_DELAY
+from picopayments_cli.channel.transactions import MAX_DELAY, MIN_DELAY
 from picopayments_cli.errors import InvalidTime
 
 WIRE_CLEARANCE = 6  # blocks before the expiry at which a connection's time to live is over

@@ -191,6 +191,16 @@ def parse_transaction(raw: bytes) -> CTransaction | None:
     return tx if tx.serialize() == raw else None
 
 
+def txid_of(raw: bytes) -> bytes:
+    """The txid, in wire order, of a transaction that was parsed once already."""
+    return bytes(CTransaction.deserialize(raw).GetTxid())
+
+
+def spent_outpoints(tx: CTransaction) -> tuple[Outpoint, ...]:
+    """The outpoints that a transaction spends, in order."""
+    return tuple(Outpoint(spent.prevout.hash, spent.prevout.n) for spent in tx.vin)
+
+
 def coin_of(raw: bytes, outpoint: Outpoint) -> Coin:
     """The coin that an outpoint names, from its transaction. Raises BadPreviousTransaction.
 

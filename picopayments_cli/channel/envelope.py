@@ -1,7 +1,7 @@
 """Signed envelopes: the text that is signed, and the check of who signed it.
 
 The text is the JSON object without its ``signature`` member, keys sorted at every depth, ``", "`` and ``": "``
-between, everything but ASCII escaped; its SHA-256 is signed with ECDSA. Originals don't lower S, so both are accepted.
+between, everything but ASCII escaped; its SHA-256 is signed with ECDSA: DER, low S.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from picopayments_cli.channel.keys import Key, is_pubkey, verify
 from picopayments_cli.channel.values import PUBKEY_SIZE, Pubkey, from_hex
-from picopayments_cli.channel2.keys import Key, is_pubkey, verify
 from picopayments_cli.errors import InvalidHex
 
 _ENCODER = json.JSONEncoder(sort_keys=True, allow_nan=False)

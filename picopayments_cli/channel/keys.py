@@ -10,13 +10,13 @@ from functools import cached_property, lru_cache
 
 import coincurve
 
-from picopayments_cli.channel.values import SECRET_SIZE, Hash, Secret, hash160, hash_of
-from picopayments_cli.channel2.keys import FORGOTTEN, SALT_SIZE
-from picopayments_cli.channel2.keys import Key as EcdsaKey
+from picopayments_cli.channel.values import PUBKEY_SIZE, SECRET_SIZE, Hash, Pubkey, Secret, hash160, hash_of
 from picopayments_cli.errors import BadChannelKey, BadSecret, RepeatedKey
 
 XONLY_SIZE = 32
 SCHNORR_SIZE = 64
+SALT_SIZE = 16  # bytes, random, of each connection and party
+FORGOTTEN = 1000  # syncs of a connection after a backup was made by which its owner still knows its own hashes again
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _NO_RANDOMNESS = bytes(32)  # BIP 340's auxiliary bytes: with them a message has one signature
 
@@ -77,9 +77,23 @@ def check_distinct(keys: Iterable[XOnly]) -> None:
         seen.add(key)
 
 
-@dataclass(frozen=True, repr=False)
-class Key(EcdsaKey):
+@dataclass(frozen=True)
+class Key:
     """A private key (32 bytes), which signs; with no randomness, so that a digest has one signature of each kind."""
+
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"Key({self.pubkey.hex()})"
+
+    @cached_property
+    def _private(self) -> coincurve.PrivateKey:
+        return coincurve.PrivateKey(self.secret)
+
+    @cached_property
+    def pubkey(self) -> Pubkey:
+        """The compressed public key."""
+        return Pubkey(self._private.public_key.format())
 
     @cached_property
     def pubkey_hash(self) -> bytes:
@@ -91,9 +105,39 @@ class Key(EcdsaKey):
         """The public key of BIP 340."""
         return XOnly(self.pubkey[1:])
 
+    def sign(self, digest: bytes) -> bytes:
+        """The DER signature (ECDSA) of a 32-byte digest: nonce by RFC 6979, low S."""
+        return bytes(self._private.sign(digest, hasher=None))
+
+    def sign_recoverable(self, digest: bytes) -> bytes:
+        """The 65-byte signature (ECDSA) of a 32-byte digest that tells the compressed key: header, r, s."""
+        compact = self._private.sign_recoverable(digest, hasher=None)
+        return bytes((31 + compact[64],)) + bytes(compact[:64])
+
     def sign_schnorr(self, digest: bytes) -> bytes:
         """The 64-byte signature (BIP 340) of a 32-byte digest; checked before it is given out."""
         return bytes(self._private.sign_schnorr(digest, _NO_RANDOMNESS))
+
+
+@lru_cache(maxsize=16384)
+def _public(pubkey: bytes) -> coincurve.PublicKey:
+    return coincurve.PublicKey(pubkey)
+
+
+def is_pubkey(data: bytes) -> bool:
+    """Whether these bytes are a compressed public key."""
+    try:
+        return len(data) == PUBKEY_SIZE and bool(_public(data))
+    except ValueError:
+        return False
+
+
+def verify(pubkey: Pubkey, digest: bytes, signature: bytes) -> bool:
+    """Whether the key signed the digest; the signature is DER (ECDSA) with low S."""
+    try:
+        return bool(_public(pubkey).verify(signature, digest, hasher=None))
+    except ValueError:
+        return False
 
 
 def read_secret(data: bytes) -> Secret:

@@ -13,6 +13,7 @@ from typing import Any
 
 from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.halves import Closing
+from picopayments_cli.channel.keys import SALT_SIZE
 from picopayments_cli.channel.opening import Party, Stake
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, REQUESTED
 from picopayments_cli.channel.standing import Standing
@@ -37,7 +38,6 @@ from picopayments_cli.channel.wire import (
     standing_json,
     terms_json,
 )
-from picopayments_cli.channel2.keys import SALT_SIZE
 from picopayments_cli.errors import BadReply, BadRequest
 
 MOST_PAYMENTS = 1000  # in one message

@@ -26,7 +26,6 @@ from picopayments_cli.channel.drafts import (
 )
 from picopayments_cli.channel.scripts import P2A, CommitScript, DepositScript, commit_script, is_wallet
 from picopayments_cli.channel.values import MAX_QUANTITY, SECRET_SIZE, Coin, Hash, Outpoint, Quantity
-from picopayments_cli.channel2.terms import MAX_DELAY
 from picopayments_cli.errors import (
     BadCommitQuantity,
     BadDeposit,
@@ -34,7 +33,7 @@ from picopayments_cli.errors import (
     InvalidTime,
 )
 
-MIN_DELAY = 2  # blocks
+MIN_DELAY, MAX_DELAY = 2, 2016  # blocks
 # vB with the longest signatures, and P2PKH wallets.
 COMMIT_SIZE = 257
 PAYOUT_SIZE = 192  # remainder and rest too

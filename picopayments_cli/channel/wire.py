@@ -18,7 +18,7 @@ from picopayments_cli.channel.scripts import LOCK_IS_TIME, is_wallet
 from picopayments_cli.channel.standing import Standing
 from picopayments_cli.channel.state import MOST_REVOKED
 from picopayments_cli.channel.terms import MAX_RATIO, Terms
-from picopayments_cli.channel.transactions import MIN_DELAY
+from picopayments_cli.channel.transactions import MAX_DELAY, MIN_DELAY
 from picopayments_cli.channel.values import (
     HANDLE_SIZE,
     HASH_SIZE,
@@ -33,7 +33,6 @@ from picopayments_cli.channel.values import (
     Token,
     from_hex,
 )
-from picopayments_cli.channel2.terms import MAX_DELAY
 from picopayments_cli.errors import AnchorsDiffer, BadChannelKey, BadTerms, InvalidHex, PicopaymentsError
 
 PROTOCOL = 3

@@ -5,54 +5,14 @@ from __future__ import annotations
 import hmac
 import struct
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
 
-import coincurve
 from coincurve import ecdsa
 
-from picopayments_cli.channel.values import Hash, Pubkey, Secret, check_secret, hash_of
+from picopayments_cli.channel.keys import FORGOTTEN, SALT_SIZE, Key, is_pubkey, verify
+from picopayments_cli.channel.values import Hash, Secret, check_secret, hash_of
 from picopayments_cli.errors import SecretLikeSignature
 
-
-@dataclass(frozen=True)
-class Key:
-    """A private key (32 bytes), which signs."""
-
-    secret: bytes
-
-    def __repr__(self) -> str:
-        return f"Key({self.pubkey.hex()})"
-
-    @cached_property
-    def _private(self) -> coincurve.PrivateKey:
-        return coincurve.PrivateKey(self.secret)
-
-    @cached_property
-    def pubkey(self) -> Pubkey:
-        """Return the compressed public key."""
-        return Pubkey(self._private.public_key.format())
-
-    def sign(self, digest: bytes) -> bytes:
-        """Return the DER signature of a 32-byte digest: nonce by RFC 6979, low S."""
-        return bytes(self._private.sign(digest, hasher=None))
-
-    def sign_recoverable(self, digest: bytes) -> bytes:
-        """Return the 65-byte signature of a 32-byte digest that tells the compressed key: header, r, s."""
-        compact = self._private.sign_recoverable(digest, hasher=None)
-        return bytes((31 + compact[64],)) + bytes(compact[:64])
-
-
-@lru_cache(maxsize=16384)
-def _public(pubkey: bytes) -> coincurve.PublicKey:
-    return coincurve.PublicKey(pubkey)
-
-
-def is_pubkey(data: bytes) -> bool:
-    """Tell whether these bytes are a compressed public key."""
-    try:
-        return len(data) == 33 and bool(_public(data))
-    except ValueError:
-        return False
+__all__ = ["FORGOTTEN", "SALT_SIZE", "Key", "Secrets", "is_pubkey", "normalise", "verify"]
 
 
 def normalise(signature: bytes) -> bytes | None:
@@ -63,21 +23,6 @@ def normalise(signature: bytes) -> bytes | None:
         return None
     _, lowered = ecdsa.signature_normalize(parsed)
     return bytes(ecdsa.cdata_to_der(lowered))
-
-
-def verify(pubkey: Pubkey, digest: bytes, signature: bytes) -> bool:
-    """Tell whether the key signed the digest; a DER signature with high S is one too."""
-    low = normalise(signature)
-    if low is None:
-        return False
-    try:
-        return bool(_public(pubkey).verify(low, digest, hasher=None))
-    except ValueError:
-        return False
-
-
-SALT_SIZE = 16  # bytes, random, of each connection and party
-FORGOTTEN = 1000  # syncs of a connection after a backup was made by which its owner still knows its own hashes again
 
 
 @dataclass(frozen=True)

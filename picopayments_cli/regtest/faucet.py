@@ -21,9 +21,9 @@ from picopayments_cli.channel.counterparty import (
     parent_of,
     unpack_send,
 )
+from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.channel.values import Outpoint, hash160
-from picopayments_cli.channel2.keys import Key
 from picopayments_cli.errors import (
     InsufficientBitcoin,
     InsufficientFunds,

@@ -17,6 +17,7 @@ from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.envelope import canonical, seal, signed_by
 from picopayments_cli.channel.halves import Closing, Commit, Remainder
 from picopayments_cli.channel.keys import NUMS
+from picopayments_cli.channel.keys import Key as WalletKey
 from picopayments_cli.channel.messages import (
     CloseReply,
     CloseRequest,
@@ -37,9 +38,7 @@ from picopayments_cli.channel.standing import Standing
 from picopayments_cli.channel.status import ShownConnection, StatusReply, StatusRequest
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import Handle, Hash, Outpoint, Quantity, Secret, Token
-from picopayments_cli.channel.wire import Anchors, Figures, Payment, Receipt, RefusedPayment
-from picopayments_cli.channel2.keys import Key as WalletKey
-from picopayments_cli.channel2.messages import answering
+from picopayments_cli.channel.wire import Anchors, Figures, Payment, Receipt, RefusedPayment, reply_json
 from picopayments_cli.errors import BadReply, BadRequest, BadTerms, PicopaymentsError
 from picopayments_cli.web import refusal
 
@@ -316,7 +315,7 @@ def test_a_refusal_names_the_stage(stage: Any, shown: str | None) -> None:
 @pytest.mark.parametrize("data", [{}, {"stage": "closing", "quantity": 7}])
 def test_a_refusal_has_the_form_of_every_servers_and_names_its_request(data: dict[str, Any]) -> None:
     refused = HubRefusal(REQUEST, "ConnectionNotOpen", "It is closing.", data)
-    assert refused.as_json() == answering(refusal("ConnectionNotOpen", "It is closing.", data), REQUEST)
+    assert refused.as_json() == reply_json(REQUEST, refusal("ConnectionNotOpen", "It is closing.", data))
     assert HubRefusal.parse(as_sent(refused)) == refused
 
 

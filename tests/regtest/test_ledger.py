@@ -47,9 +47,9 @@ from picopayments_cli.channel.counterparty import (
     pack_issuance,
     pack_send,
 )
+from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.values import MAX_QUANTITY, hash160
-from picopayments_cli.channel2.keys import Key
 from picopayments_cli.regtest.ledger import BURN_END, BURN_START, ISSUANCE_FEE, AssetRow, burn_reward
 from picopayments_cli.regtest.node import Node
 
