@@ -16,11 +16,11 @@ from party import Party
 from picopayments_cli.chain import Query, View
 from picopayments_cli.channel.networks import network_named
 from picopayments_cli.channel.values import Height
+from picopayments_cli.hub import chores
+from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
-from picopayments_cli.hub2 import chores
-from picopayments_cli.hub2.database import Database, default_url
-from picopayments_cli.hub2.hub import Hub, Urls
-from picopayments_cli.hub2.methods import Methods
+from picopayments_cli.hub.hub import Hub, Urls
+from picopayments_cli.hub.methods import Methods
 from picopayments_cli.web import RawJson
 
 _NOWHERE = "http://127.0.0.1:9/"
