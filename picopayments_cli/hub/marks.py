@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from picopayments_cli.channel.values import Handle
-from picopayments_cli.errors import StoreDamaged
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle, from_hex
+from picopayments_cli.errors import InvalidHex, StoreDamaged
 from picopayments_cli.files import append_lines, check_private
 
 
@@ -16,13 +16,16 @@ class Marks:
     """The file, which only grows: a handle in hex on each line."""
 
     def __init__(self, path: Path) -> None:
-        """Read it. A last line that was cut off is no mark: nothing has left. Raises StoreUnusable, StoreDamaged."""
+        """Read it. Raises StoreUnusable, StoreDamaged, OSError.
+
+        A last line that was cut off is of a power failure before anything left: it is no mark, and is written over.
+        """
         self.path = path
         check_private(path)
         lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         try:
-            self.handles = {Handle(bytes.fromhex(line.decode("ascii"))) for line in lines}
-        except ValueError:
+            self.handles = {Handle(from_hex(line.decode("ascii"), "mark", HANDLE_SIZE)) for line in lines}
+        except (InvalidHex, UnicodeDecodeError):
             raise StoreDamaged(
                 f"{path} holds something else than handles. Put back the newest copy of it; nothing was changed.",
                 path=str(path),
