@@ -11,23 +11,26 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bitcoin.core import CBlock
+from bitcoin.core import CBlock, CTransaction
 from network_support import FEE, Client, HubProcess, key_in, wait_until
 from regtest_support import REGTEST, NodeProcess, address_of, script_of_key
 
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
+from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.counterparty import asset_id, pack_send
+from picopayments_cli.channel.drafts import Output, parse_transaction, spent_outpoints
+from picopayments_cli.channel.halves import finish_commit
+from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import script_of_address
+from picopayments_cli.channel.scripts import P2A
+from picopayments_cli.channel.signing import finish_wallet
+from picopayments_cli.channel.state import Receiving, Sending, known_anchor
+from picopayments_cli.channel.transactions import compose_send
 from picopayments_cli.channel.values import Coin, Outpoint
-from picopayments_cli.channel2.facts import Facts, anchor_spender, first_output
-from picopayments_cli.channel2.keys import Key
-from picopayments_cli.channel2.scripts import wallet_unlock
-from picopayments_cli.channel2.state import Channel, finished
-from picopayments_cli.channel2.transactions import Draft, Output, Purse, compose_payment, compose_send, spent_outpoints
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.demo_flows import btc_flows
-from picopayments_cli.client2.connection import Connection
 
 DEPOSIT = 1_000_000
 NOTHING = '{"XCP": null}'  # terms that offer nothing
@@ -191,17 +194,11 @@ class Town:
 
     def pay(self, payer: Client, target: bytes, value: int, asset: str | None = None, quantity: int = 0) -> str:
         """Pay satoshis, with an asset where one is named, from a client's wallet to any script; the txid."""
-        draft = self._draft(payer, target, value, asset, quantity)
-        return self.broadcast(draft.signed(payer.key).serialize())
-
-    def _draft(self, payer: Client, target: bytes, value: int, asset: str | None, quantity: int) -> Draft:
         address = address_of(payer.wallet_script)
         coins = self.chain.view(Query(coins=[address])).coins[address]
-        confirmed = tuple(coin for coin in coins if coin.height is not None)
-        purse = Purse(wallet_unlock(payer.key.pubkey, payer.wallet_script), confirmed, 1)
-        if asset is None:
-            return compose_payment(purse, Output(value, target))
-        return compose_send(purse, Output(value, target), pack_send(asset_id(asset), quantity))
+        purse = Purse(payer.wallet_script, tuple(coin for coin in coins if coin.height is not None), 1)
+        message = None if asset is None else pack_send(asset_id(asset), quantity)
+        return self.broadcast(finish_wallet(compose_send(purse, Output(value, target), message), payer.key))
 
     # Sums -----------------------------------------------------------------------------------------------------------
 
@@ -256,28 +253,26 @@ class Town:
         return after
 
     def _fees_since(self, start: int) -> int:
-        """The fees of all transactions in the blocks above a height, in satoshis."""
+        """The fees of all transactions in the blocks above a height, in satoshis, and what lies there for anybody."""
         values: dict[Outpoint, int] = {}
         fees = 0
         for height in range(1, self.height + 1):
             block_hash = self.bitcoin.block_hash(height)
             assert block_hash is not None
             for tx in CBlock.deserialize(self.bitcoin.block(block_hash)).vtx:
-                paid = sum(out.nValue for out in tx.vout)
+                outs = [0 if bytes(out.scriptPubKey) == P2A else out.nValue for out in tx.vout]
                 if height > start and not tx.is_coinbase():
-                    fees += sum(values[outpoint] for outpoint in spent_outpoints(tx)) - paid
-                values.update({Outpoint(tx.GetTxid(), n): out.nValue for n, out in enumerate(tx.vout)})
+                    fees += sum(values[outpoint] for outpoint in spent_outpoints(tx)) - sum(outs)
+                values.update({Outpoint(tx.GetTxid(), n): value for n, value in enumerate(outs)})
         return fees
 
     def left_behind(self) -> dict[str, object]:
         """Coins and assets on channels' addresses: those of deposits, of all commits known or published."""
         scripts = {
-            script: f"{name}, {way}: {what}"
+            script: f"{name}: {what}"
             for name, client in self.clients.items()
             for handle in client.handles()
-            for duplex in [client.connection(handle).duplex]
-            for way, channel in (("c2h", duplex.sending), ("h2c", duplex.receiving))
-            for script, what in self._scripts(channel).items()
+            for script, what in channel_scripts(client.connection(handle)).items()
         }
         addresses = [address_of(script) for script in scripts]
         view = self.chain.view(Query(coins=addresses, balances=addresses))
@@ -288,19 +283,29 @@ class Town:
                 found[address] = (scripts[script_of_address(REGTEST, address)], view.coins[address], held)
         return found
 
-    def _scripts(self, channel: Channel) -> dict[bytes, str]:
-        found = {channel.commit_script(item.revoke_hash).output: "revoked" for item in channel.revoked}
-        found |= {channel.commit_script(item.revoke_hash).output: "active" for item in channel.active}
-        published = self.published(channel)
-        return found | {channel.script.output: "deposit"} | ({} if published is None else {published: "published"})
+    def spender(self, side: Sending | Receiving) -> CTransaction | None:
+        """The transaction that spends a channel's anchor, in the mempool too, if one does."""
+        anchor = known_anchor(side).outpoint
+        address = address_of(side.contract.deposit.output)
+        for entry in self.chain.view(Query(history=[address])).history[address]:
+            tx = parse_transaction(entry.raw)
+            if tx is not None and anchor in spent_outpoints(tx):
+                return tx
+        return None
 
-    def published(self, channel: Channel) -> bytes | None:
-        """The script of the commit that spends a channel's anchor, if one does."""
-        address = address_of(channel.script.output)
-        view = self.chain.view(Query(history=[address]))
-        entry = anchor_spender(channel, Facts(view.height, view.history[address], ()))
-        paid = None if entry is None else first_output(entry)
-        return paid if paid is not None and paid[:1] == b"\xa9" else None
+    def committed(self, side: Sending | Receiving) -> bytes | None:
+        """The output's script of the commit that spends a channel's anchor; None where none does, or a close."""
+        tx = self.spender(side)
+        first = None if tx is None else bytes(tx.vout[0].scriptPubKey)
+        return first if first is not None and first[:2] == b"\x51\x20" else None
+
+
+def channel_scripts(connection: Connection) -> dict[bytes, str]:
+    """The scripts of both deposits, and of every commit there can be."""
+    c2h, h2c = connection.duplex.sending.contract, connection.duplex.receiving.contract
+    found = {c2h.deposit.output: "own deposit", h2c.deposit.output: "the hub's deposit"}
+    found |= {c2h.commit_script(item).output: "commit to the hub" for item in connection.rows.signed}
+    return found | {h2c.commit_script(item).output: "commit from the hub" for item in connection.rows.own}
 
 
 @contextlib.contextmanager
@@ -313,10 +318,15 @@ def running_town(folder: Path, node: NodeProcess) -> Iterator[Town]:
         town.stop_hub()
 
 
+def highest_commit(side: Sending | Receiving) -> bytes:
+    """The output's script of a channel's highest active commit."""
+    return side.contract.commit_script(side.active[-1].revoke_hash).output
+
+
 def revoked_commit(kept: Connection, key: Key) -> bytes:
-    """The highest commit received by a connection as it was kept, ready to publish."""
-    channel = kept.duplex.receiving
-    return finished(channel, channel.active[-1], key)
+    """The highest commit received by a connection as it was kept, ready to publish. ``key``: the wallet's."""
+    side = kept.duplex.receiving
+    return finish_commit(side.contract, known_anchor(side), side.active[-1].commit, kept.secrets(key).payee)
 
 
 def pay(payer: Client, source: str, payee: str, amount: int) -> str:

@@ -30,9 +30,9 @@ from picopayments_cli.channel.counterparty import (
     unpack_issuance,
     unpack_send,
 )
+from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
-from picopayments_cli.channel2.transactions import txid_of
 from picopayments_cli.errors import BadAnswer, InvalidAsset, InvalidSetting, UnknownAsset
 from picopayments_cli.hub.terms import default_text, read_offer
 

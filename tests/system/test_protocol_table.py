@@ -15,10 +15,6 @@ from typing import Any
 import pytest
 from memory_life_support import DELAY, QUANTITY, SILENT, XCP, LifeInMemory
 from memory_support import REGTEST
-
-from picopayments_cli import api, errors
-from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.channel.values import Hash, Pubkey
 from picopayments_cli.channel2 import messages, recovery, state, terms, transactions
 from picopayments_cli.channel2.deadlines import (
     FINAL_DEPTH,
@@ -31,6 +27,10 @@ from picopayments_cli.channel2.deadlines import (
 from picopayments_cli.channel2.scripts import CommitScript, DepositScript, wallet_unlock
 from picopayments_cli.channel2.transactions import Purse
 from picopayments_cli.client2 import funds
+
+from picopayments_cli import api, errors
+from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.values import Hash, Pubkey
 from picopayments_cli.errors import PaymentExceedsReceivable, UnknownHandle
 from picopayments_cli.hub import chores, methods
 

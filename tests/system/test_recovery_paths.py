@@ -6,11 +6,18 @@ import signal
 from functools import partial
 
 import pytest
-from cheats import DEPOSIT, NOTHING, Town, pay, pay_and_get_back, received, revoked_commit
+from cheats import (
+    DEPOSIT,
+    NOTHING,
+    Town,
+    highest_commit,
+    pay,
+    pay_and_get_back,
+    received,
+    revoked_commit,
+)
 from network_support import FEE, Client, wait_until
 from servers import json_rpc
-
-from picopayments_cli.channel2.state import Channel
 
 ALL_BUT_BROADCAST = (
     "mph_request",
@@ -25,19 +32,11 @@ ALL_BUT_BROADCAST = (
 )
 
 
-def highest_commit(channel: Channel) -> bytes:
-    """The script of a channel's highest active commit."""
-    return channel.commit_script(channel.active[-1].revoke_hash).output
-
-
 # All goes well ------------------------------------------------------------------------------------------------------
 
 
 def test_every_honest_end_for_three_clients_together(town: Town) -> None:
-    """Alice only sent, Bob only received, Carol did both: commits, payouts and changes on each channel.
-
-    Nobody pays a coin to an address that the mempool empties already: the sums would show it.
-    """
+    """Alice only sent, Bob only received, Carol did both: closes of nothing, of a part, and their rests."""
     alice, bob, carol = (town.client(name) for name in ("alice", "bob", "carol"))
     before = town.books()
     a, b, c = (town.open(client) for client in (alice, bob, carol))
@@ -49,9 +48,11 @@ def test_every_honest_end_for_three_clients_together(town: Town) -> None:
     bob.run("sync")
     shown = carol.shown(c)
     assert (bob.shown(b)["sent"], shown["sent"] > 0, shown["received"] > 0) == (0, True, True)
-    assert alice.run("close", a) is None
-    assert bob.run("close", b) is not None
-    assert carol.run("close", c) is not None
+    for client, handle in ((alice, a), (bob, b), (carol, c)):
+        assert client.run("close", handle) in town.mempool()
+    town.mine(2)  # closes, and their rests
+    assert town.mempool() == []
+    town.check(before, alice=-8000 - 3 * FEE, bob=5700 - 3 * FEE, carol=2300 - 3 * FEE, hub=9 * FEE)
     town.settle()
     town.check(before, alice=-8000 - 3 * FEE, bob=5700 - 3 * FEE, carol=2300 - 3 * FEE, hub=9 * FEE)
 
