@@ -21,14 +21,14 @@ RIGHT: dict[str, Any] = {"field": "destination", "op": "==", "value": ADDRESS}
 @pytest.fixture
 def proxy() -> Proxy:
     nodes = Nodes(LedgerChain(NOBODY, REGTEST), PackageNode(NOBODY), RpcClient(NOBODY))
-    return Proxy(REGTEST, nodes, lambda: 1, lambda: None)
+    return Proxy(REGTEST, nodes, lambda: Rate(1, guess=False), lambda: None)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_both_methods_are_on_offer_beside_the_others_on_every_network(name: str) -> None:
     network = NETWORKS[name]
     nodes = Nodes(LedgerChain(NOBODY, network), PackageNode(NOBODY), RpcClient(NOBODY))
-    offered = Proxy(network, nodes, lambda: 1, lambda: None).methods()
+    offered = Proxy(network, nodes, lambda: Rate(1, guess=False), lambda: None).methods()
     assert {"get_sends", "submitpackage", "sendrawtransaction"} <= offered.keys()
 
 
