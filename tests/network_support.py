@@ -15,12 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bitcoin.core import CTransaction
+from bitcoin.core import CBlock, CTransaction
 from regtest_support import REGTEST, script_of_key
 
 from picopayments_cli import cli
 from picopayments_cli.chain.bitcoin import BitcoinNode
-from picopayments_cli.channel.drafts import txid_of
+from picopayments_cli.channel.drafts import spent_outpoints, txid_of
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import secret_of_wif
 from picopayments_cli.channel.stages import CLOSED
@@ -183,6 +183,12 @@ class Network:
         """The result of a call of the node's Bitcoin Core interface."""
         return RpcClient(self.chain_url + "bitcoin/").call(method, params, retry=True)
 
+    def blocks(self) -> list[list[CTransaction]]:
+        """The transactions of every block of the chain, by height; stale ones left out."""
+        node = BitcoinNode(self.chain_url + "bitcoin/")
+        hashes = [node.block_hash(height) for height in range(node.height_of(node.best_block()) + 1)]
+        return [list(CBlock.deserialize(node.block(found)).vtx) for found in hashes if found is not None]
+
     def client(self, name: str, *, funded: bool = True, hub_url: str | None = None) -> Client:
         """A client with a folder of its own; funded: with what the faucet gives, confirmed."""
         client = Client(self.folder / name, hub_url or self.hub_url)
@@ -218,6 +224,11 @@ class Network:
         """The height of the block that holds a transaction."""
         confirmations: int = self.hub.call("getrawtransaction", tx_hash=txid, verbose=True)["confirmations"]
         return self.height - confirmations + 1
+
+    def fee_of(self, tx: CTransaction) -> int:
+        """What a transaction pays to the miner."""
+        spent = sum(self.raw(out.txid[::-1].hex()).vout[out.vout].nValue for out in spent_outpoints(tx))
+        return spent - sum(out.nValue for out in tx.vout)
 
     def bitcoins_of(self, client: Client) -> int:
         """The satoshis that a client's wallet must hold: what it was given, less fees and what went along with assets.

@@ -88,7 +88,7 @@ def test_an_asset_is_sent(
     network.mine()
     assert alice.run("balances", "--address", destination) == {"BTC": satoshis, "XCP": quantity}
     after = alice.balances()
-    fee = sum(out.value for out in network.spent_by(tx)) - sum(out.nValue for out in tx.vout)
+    fee = network.fee_of(tx)
     assert (before["XCP"] - after["XCP"], before["BTC"] - after["BTC"]) == (quantity, satoshis + fee)
     assert len(tx.serialize()) <= fee <= 3 * len(tx.serialize())
 
