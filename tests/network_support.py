@@ -143,6 +143,7 @@ class Network:
         self.folder = folder
         self.basedir = folder / "hub"
         self._options = options
+        self._clients = 0
         self.hub = HubProcess(self.basedir, *options)
         assert self.hub.ready, self.hub.log.read_text()
         self.hub_url = self.hub.ready["hub_url"]
@@ -191,7 +192,8 @@ class Network:
 
     def client(self, name: str, *, funded: bool = True, hub_url: str | None = None) -> Client:
         """A client with a folder of its own; funded: with what the faucet gives, confirmed."""
-        client = Client(self.folder / name, hub_url or self.hub_url)
+        self._clients += 1
+        client = Client(self.folder / f"{name}-{self._clients}", hub_url or self.hub_url)
         if funded:
             client.run("faucet")
             self.mine()
