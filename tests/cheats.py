@@ -53,6 +53,20 @@ class KeptBlocks(BitcoinNode):
 
 
 @dataclass(frozen=True)
+class Waiting:
+    """A transaction that waits: satoshis and vB."""
+
+    txid: str
+    fee: int
+    vsize: int
+
+    @property
+    def rate(self) -> float:
+        """Return what it pays, in sat/vB."""
+        return self.fee / self.vsize
+
+
+@dataclass(frozen=True)
 class Books:
     """The holdings of every party's wallet at a height."""
 
@@ -173,6 +187,21 @@ class Town:
     def mempool(self) -> list[str]:
         """The txids in the mempool."""
         return sorted(self.node.bitcoin("getrawmempool"))
+
+    def waiting(self, txid: str) -> Waiting:
+        """A transaction of the mempool."""
+        entry = self.node.bitcoin("getmempoolentry", txid)
+        return Waiting(txid, round(entry["fees"]["base"] * 10**8), entry["vsize"])
+
+    @contextlib.contextmanager
+    def fees(self) -> Iterator[None]:
+        """Put fees back as they were, at the end."""
+        before = self.node.rpc("feerate")
+        try:
+            yield
+        finally:
+            rate = before["fee_rate"]
+            self.node.rpc("feerate", rate="none" if rate is None else rate, minimum=before["minimum"])
 
     def broadcast(self, raw: bytes) -> str:
         """Hand a transaction to the node; its txid."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from regtest_support import REGTEST
+from network_support import Network
+from regtest_support import NodeProcess
 
+from picopayments_cli.config import choose_network
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
 from picopayments_cli.hub.hub import Hub, Urls
@@ -27,14 +30,15 @@ class HubThread:
     """``picopayments-hub --regtest --counterparty-url NODE`` in a thread."""
 
     def __init__(self, basedir: Path, node_url: str, port: int = 0, *, restored: bool = False) -> None:
-        folder = Folder(basedir, REGTEST)
+        network = choose_network("regtest", os.environ)
+        folder = Folder(basedir, network)
         with ExitStack() as stack:
             stack.enter_context(folder.locked())
             offer, key = folder.offer(), folder.key()
-            self._database = Database(default_url(basedir, REGTEST.name))
+            self._database = Database(default_url(basedir, network.name))
             stack.callback(self._database.close)
             urls = Urls(node_url, f"{node_url}bitcoin/")
-            self.hub = Hub(REGTEST, key, offer, self._database, urls, folder.marks_path)
+            self.hub = Hub(network, key, offer, self._database, urls, folder.marks_path)
             witness = Witness(folder.witness_path, self._database, self.hub.book)
             see_age(self.hub, witness, restored=restored)
             rounds = Rounds(self.hub, witness.note)
@@ -59,3 +63,19 @@ class HubThread:
         self._server.stop()
         self._thread.join(WAIT)
         self._stack.close()
+
+
+class QuickNetwork(Network):
+    """A network whose hub is a thread on a node that there is, and dies of nothing but its end."""
+
+    hub: HubThread  # type: ignore[assignment]
+
+    def __init__(self, folder: Path, node: NodeProcess) -> None:
+        self.folder, self.basedir = folder, folder / "hub"
+        self._clients = 0
+        self.hub = HubThread(self.basedir, node.url)
+        self.hub_url, self.chain_url = self.hub.url, node.url
+
+    def stop(self) -> None:
+        """End the hub."""
+        self.hub.stop()

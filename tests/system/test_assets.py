@@ -259,7 +259,6 @@ def test_a_terms_file_names_assets_exactly(tmp_path: Path, name: str) -> None:
         offer = read_offer(path, network)
         offer.include(["TEST", "XCP"])
         assert offer.assets == ((CHILD, "XCP") if network.name == "regtest" else (CHILD,))
-        assert offer.terms("TEST", 1) is None
 
 
 # Payments -----------------------------------------------------------------------------------------------------------

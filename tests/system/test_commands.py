@@ -35,6 +35,13 @@ STRANGERS = iter(range(1, 1000))
 
 
 @pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """A network whose mempool holds nothing but what is sent here."""
+    with running_network(tmp_path_factory.mktemp("commands")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def alice(network: Network) -> Client:
     """With BTC, XCP, DEMOCOIN and a subasset, each confirmed; tests here leave her without an unconfirmed coin."""
     client = network.client("alice")

@@ -50,7 +50,10 @@ def test_every_honest_end_for_three_clients_together(town: Town) -> None:
     assert (bob.shown(b)["sent"], shown["sent"] > 0, shown["received"] > 0) == (0, True, True)
     for client, handle in ((alice, a), (bob, b), (carol, c)):
         assert client.run("close", handle) in town.mempool()
-    town.mine(2)  # closes, and their rests
+    town.mine()  # the closes
+    for client in (alice, bob, carol):
+        client.run("sync")
+    town.mine()  # what they leave to their payers
     assert town.mempool() == []
     town.check(before, alice=-8000 - 3 * FEE, bob=5700 - 3 * FEE, carol=2300 - 3 * FEE, hub=9 * FEE)
     town.settle()
@@ -163,6 +166,33 @@ def test_a_client_recovers_alone_when_its_hub_is_gone(town: Town) -> None:
     town.start_hub()  # it finds its deposits expired, or the secrets in payouts
     town.settle()
     town.check(before, bob=5000 - FEE, hub=-5000 + FEE)
+
+
+def test_a_lonely_commit_is_raised_by_a_child_as_fees_rise(town: Town) -> None:
+    alice, bob = town.client("alice"), town.client("bob")
+    before = town.books()
+    a, b = town.open(alice), town.open(bob)
+    pay(alice, a, b, 5000)
+    bob.run("sync")
+    town.stop_hub(signal.SIGKILL)
+    with town.fees():
+        children = []
+        for rate in (20, 60):
+            bob.run("feerate", str(rate), "--minimum", "3")
+            shown = bob.run("close", b) if rate == 20 else bob.run("sync")
+            commit, child = sorted(map(town.waiting, town.mempool()), key=lambda tx: tx.vsize, reverse=True)
+            assert commit.rate < 3  # alone it would not even be relayed
+            assert commit.fee + child.fee >= rate * (commit.vsize + child.vsize)
+            children.append(child.txid)
+            assert shown == (commit.txid if rate == 20 else {b: {"txids": [child.txid], "received_payments": []}})
+        assert children[0] != children[1]
+        town.mine()
+        assert town.mempool() == []
+        assert highest_commit(bob.connection(b).duplex.receiving) == town.committed(bob.connection(b).duplex.receiving)
+    town.start_hub()
+    alice.run("close", a)
+    town.settle()
+    town.check(before, alice=-5000 - 2 * FEE, bob=5000 - FEE, hub=3 * FEE)
 
 
 def test_the_hub_gets_its_own_when_a_client_is_gone(town: Town) -> None:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from network_support import ASSETS, DEPOSIT, FEE, Client, Network, running_network
-from regtest_support import address_of
+from network_support import ASSETS, DEPOSIT, FEE, Client, Network
+from regtest_support import NodeProcess, address_of
+from served_support import QuickNetwork
 
 from picopayments_cli.channel.stages import AGREED
 from picopayments_cli.errors import UnknownTransaction
@@ -28,17 +29,17 @@ Networks = Callable[[int], Network]
 
 
 @pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Networks]:
+def networks(tmp_path_factory: pytest.TempPathFactory, chain: NodeProcess) -> Iterator[Networks]:
     """A network for each ``safe_depth``, started when it is asked for."""
-    started: dict[int, Network] = {}
+    started: dict[int, QuickNetwork] = {}
     with ExitStack() as stack:
 
         def get(safe_depth: int) -> Network:
             if safe_depth not in started:
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setenv(SAFE_DEPTH, str(safe_depth))
-                    folder = tmp_path_factory.mktemp(f"deep-{safe_depth}")
-                    started[safe_depth] = stack.enter_context(running_network(folder))
+                    started[safe_depth] = QuickNetwork(tmp_path_factory.mktemp(f"deep-{safe_depth}"), chain)
+                stack.callback(started[safe_depth].stop)
             return started[safe_depth]
 
         yield get
