@@ -44,9 +44,7 @@ class Proxy:
     Every method raises InvalidParams and its kind for what a stranger sent, and NodeUnreachable and its kind.
     """
 
-    def __init__(
-        self, network: Network, nodes: Nodes, rate: Callable[[], Rate], after: Callable[[], object]
-    ) -> None:
+    def __init__(self, network: Network, nodes: Nodes, rate: Callable[[], Rate], after: Callable[[], object]) -> None:
         """``rate``: the one that the hub believes; ``after`` runs when a call may have made a block on regtest."""
         self._network = network
         self._chain = nodes.chain
@@ -248,7 +246,7 @@ class Proxy:
         return info
 
     def fee_per_kb(self, conf_target: int = 3, nblocks: int = 3) -> int:
-        """Return the rate for 3 blocks that the hub believes, in satoshis per 1000 vB, whatever the target asked for."""
+        """Return the rate that the hub believes in, in satoshis per 1000 vB, whatever the target asked for."""
         return 1000 * self._rate().value
 
     # Regtest --------------------------------------------------------------------------------------------------------
