@@ -13,7 +13,6 @@ from chain_support import CHILD, LONGNAME, told
 from hypothesis import given
 from hypothesis import strategies as st
 from network_support import COINS, FEE, Client, HubProcess, Network, running_network, tokens_of, wait_until
-from picopayments_cli.channel2.transactions import txid_of
 from regtest_support import BTC, XCP, NodeProcess, Spend, address_of, key_of, running_node, script_of_key
 
 from picopayments_cli.chain import Asset

@@ -13,7 +13,6 @@ from bitcoin.core import CTransaction
 from hypothesis import given
 from hypothesis import strategies as st
 from network_support import ASSETS, COINS, Client, Network, refusal, running_network
-from picopayments_cli.channel2.transactions import DUST
 from servers import json_rpc
 
 from picopayments_cli.channel.counterparty import message_of, pack_send
