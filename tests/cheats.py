@@ -10,10 +10,12 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from bitcoin.core import CBlock, CTransaction
 from network_support import FEE, Client, HubProcess, key_in, wait_until
 from regtest_support import REGTEST, NodeProcess, address_of, script_of_key
+from served_support import HubThread
 
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
@@ -38,6 +40,32 @@ Held = Mapping[str, int]
 Result = Mapping[str, Mapping[str, Sequence[Mapping[str, object]]]]  # what a sync prints
 
 
+class KeptBlocks(BitcoinNode):
+    """A node whose blocks are asked for once."""
+
+    KEPT: ClassVar[dict[bytes, bytes]] = {}
+
+    def block(self, block_hash: bytes) -> bytes:
+        """The raw block."""
+        if block_hash not in self.KEPT:
+            self.KEPT[block_hash] = super().block(block_hash)
+        return self.KEPT[block_hash]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A transaction that waits: satoshis and vB."""
+
+    txid: str
+    fee: int
+    vsize: int
+
+    @property
+    def rate(self) -> float:
+        """Return what it pays, in sat/vB."""
+        return self.fee / self.vsize
+
+
 @dataclass(frozen=True)
 class Books:
     """The holdings of every party's wallet at a height."""
@@ -57,9 +85,10 @@ class Town:
         self.folder = folder
         self.node = node
         self.chain = NodeChain(node.url, REGTEST)
-        self.bitcoin = BitcoinNode(node.url + "bitcoin/")
+        self.bitcoin = KeptBlocks(node.url + "bitcoin/")
         self.basedir = folder / "hub"
         self.clients: dict[str, Client] = {}
+        self.views = {"chain_url": node.url, "bitcoin_url": f"{node.url}bitcoin/"}  # a client's settings
         self._port = 0
         self.start_hub()
 
@@ -159,6 +188,21 @@ class Town:
         """The txids in the mempool."""
         return sorted(self.node.bitcoin("getrawmempool"))
 
+    def waiting(self, txid: str) -> Waiting:
+        """A transaction of the mempool."""
+        entry = self.node.bitcoin("getmempoolentry", txid)
+        return Waiting(txid, round(entry["fees"]["base"] * 10**8), entry["vsize"])
+
+    @contextlib.contextmanager
+    def fees(self) -> Iterator[None]:
+        """Put fees back as they were, at the end."""
+        before = self.node.rpc("feerate")
+        try:
+            yield
+        finally:
+            rate = before["fee_rate"]
+            self.node.rpc("feerate", rate="none" if rate is None else rate, minimum=before["minimum"])
+
     def broadcast(self, raw: bytes) -> str:
         """Hand a transaction to the node; its txid."""
         return self.chain.broadcast(raw)[::-1].hex()
@@ -174,7 +218,7 @@ class Town:
         """A client with funds, that sees the chain by the node."""
         client = Client(self.folder / name, self.hub_url)
         client.basedir.mkdir(parents=True)
-        (client.basedir / "regtest.cfg").write_text(json.dumps({"chain_url": self.node.url}))
+        (client.basedir / "regtest.cfg").write_text(json.dumps(self.views))
         client.run("faucet")
         self.mine()
         self.clients[name] = client
@@ -225,8 +269,7 @@ class Town:
                     for result in client.run("sync").values():
                         brought[name] += result["txids"]
         statuses = {name: client.run("status")["connections"] for name, client in self.clients.items()}
-        told = self.hub.log.read_text()[-2000:]
-        raise AssertionError(f"not over after {rounds} blocks: {statuses}, hub: {self.stages()}; it said: {told}")
+        raise AssertionError(f"not over after {rounds} blocks: {statuses}, hub: {self.stages()}")
 
     def is_over(self, *syncing: Client) -> bool:
         """Whether all connections are closed, at the hub as well where it lives."""
@@ -308,10 +351,32 @@ def channel_scripts(connection: Connection) -> dict[bytes, str]:
     return found | {h2c.commit_script(item).output: "commit from the hub" for item in connection.rows.own}
 
 
+class QuickTown(Town):
+    """A town whose hub is a thread, and dies of nothing but its end."""
+
+    hub: HubThread  # type: ignore[assignment]
+
+    def start_hub(self, *options: str) -> None:
+        """Start the hub, or start it again on the same port."""
+        self.hub = HubThread(self.basedir, self.node.url, self._port, restored="--restored" in options)
+        self.hub_url = self.hub.url
+        self._port = int(self.hub_url.split(":")[2].partition("/")[0])
+
+    @property
+    def hub_lives(self) -> bool:
+        """Whether the hub runs."""
+        return self.hub.lives
+
+    def stop_hub(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End the hub, where it runs."""
+        if self.hub_lives:
+            self.hub.stop()
+
+
 @contextlib.contextmanager
-def running_town(folder: Path, node: NodeProcess) -> Iterator[Town]:
+def running_town(folder: Path, node: NodeProcess, kind: type[Town] = Town) -> Iterator[Town]:
     """A town for the length of a ``with`` block."""
-    town = Town(folder, node)
+    town = kind(folder, node)
     try:
         yield town
     finally:

@@ -47,8 +47,9 @@ def take_back(session: Session) -> None:
         for hub_key, item in _of_hub(session, known):
             if not session.store.has(item.handle):
                 found = _connection(session, hub_key, item, height)
-                session.save(found, "taken back", history.closing())
-                log.warning("the connection %s was not here any more: it closes", item.handle.hex())
+                if found.deposit_raw or found.hub_deposit is not None:  # else nothing is there to be taken, or not yet
+                    session.save(found, "taken back", history.closing())
+                    log.warning("the connection %s was not here any more: it closes", item.handle.hex())
             session.pin_hub(hub_key)
     except LocalFiles:
         raise
