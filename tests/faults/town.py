@@ -24,7 +24,7 @@ from picopayments_cli import api
 from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.halves import finish_commit, finish_payout
 from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
 from picopayments_cli.channel.state import Receiving
 from picopayments_cli.channel.transactions import compose_commit, compose_payout
 from picopayments_cli.channel.values import Handle
@@ -81,10 +81,18 @@ class Town:
     def keep(self) -> None:
         """Keep a copy of all that the hub holds."""
         self._copy("hub", "hub.kept")
+        self._kept = self._books()
 
     def back(self) -> None:
         """Put the hub back to its copy: what was tried never happened, as nothing of it has reached the chain."""
-        self._copy("hub.kept", "hub")
+        if self._books() != self._kept:
+            self._copy("hub.kept", "hub")
+
+    def _books(self) -> tuple[dict[Handle, Account], set[Handle]]:
+        hub = self.desk.hub
+        with hub.book.reading() as reading:
+            accounts = {handle: reading.get(handle) for handle in reading.in_stage(REQUESTED, AGREED, OPEN, CLOSING)}
+        return accounts, set(hub.marks.handles)
 
     def _copy(self, source: str, target: str) -> None:
         self.desk.stop()
