@@ -196,7 +196,7 @@ class Party:
         self.basedir = town.folder / name
         self.timeout = PATIENCE
         self.left: list[bytes] | None = None
-        self._chain = town.node.url if own_chain else None
+        self.own_chain, self._chain = own_chain, town.node.url if own_chain else None
         self._bitcoin = f"{town.node.url}bitcoin/" if own_chain and packages else None
         with self.session() as session:
             session.keep_wallet()
