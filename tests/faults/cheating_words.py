@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from channel_support import close_transaction
+
 from faults.cheat_network import Change, Duel, refusal
 from faults.cheating_parties import CheatedClient, CheatedHub
-from picopayments_cli.channel import close as closes
 from picopayments_cli.channel.drafts import Draft, Output
 from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.halves import Closing, Commit, sign_close, sign_commit, sign_remainder
@@ -120,9 +121,9 @@ COMMITS: dict[str, Change] = {
     "a commit signed by nobody": _commit(signature=STRANGE),
     "a payout signed by nobody": _commit(payout_signature=STRANGE + b"\x81"),
     "a signature with a hash type": lambda it, half: _commit(signature=_made(half).signature + b"\x01")(it, half),
-    "the payout's signature as the commit's": lambda it, half: _commit(
-        signature=_made(half).payout_signature[:64]
-    )(it, half),
+    "the payout's signature as the commit's": lambda it, half: _commit(signature=_made(half).payout_signature[:64])(
+        it, half
+    ),
     "another quantity under the signatures": lambda it, half: _commit(quantity=_made(half).quantity + 1)(it, half),
     "another hash under the signatures": _commit(revoke_hash=Hash(bytes(20))),
     "a payout of one block more": _payout(_delayed(1)),
@@ -231,7 +232,7 @@ def hub_close_half_published(it: CheatedHub) -> str:
     _, _, outcome = it.client.ask_close()
     it.result.hold(outcome.h2c is not None, "the hub agrees on no close: the trial is none")
     if outcome.h2c is not None and it.rng.random() < 0.7:
-        it.tries(closes.close_transaction(it.duplex.receiving, outcome.h2c))
+        it.tries(close_transaction(it.duplex.receiving, outcome.h2c))
     it.settle("a close half published", lambda: (it.tries(it.commit(stolen)), it.rob()))
     return "the hub settles its own channel alone"
 
