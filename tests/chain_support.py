@@ -72,7 +72,7 @@ HUB: dict[str, Any] = {
 }
 OLD_STATUS = {"confirmed": True, "block_height": 195, "block_hash": "00" * 32, "block_time": 1}
 NODE: dict[str, Any] = {
-    "": {"network": "testnet3", "backend_height": TIP, "counterparty_height": TIP},
+    "": {"network": "testnet3", "backend_height": TIP, "counterparty_height": TIP, "version": "11.5.0"},
     "bitcoin/addresses/utxos": [
         {"txid": shown(OLD_ID), "vout": 0, "value": 123_456_789, "status": OLD_STATUS, "address": ADDRESS},
         {"txid": shown(NEW_ID), "vout": 0, "value": 546, "status": {"confirmed": False}, "address": ADDRESS},

@@ -25,10 +25,9 @@ OTHER_ASSET = 1
 
 
 @cache
-def vectors() -> Any:
-    """The published numbers of the BIPs."""
-    path = Path(__file__).parent / "data" / "taproot_vectors.json"
-    return json.loads(path.read_text(encoding="ascii"))
+def vectors(name: str) -> Any:
+    """The data of tests/data/<name>_vectors.json."""
+    return json.loads((Path(__file__).parent / "data" / f"{name}_vectors.json").read_text(encoding="ascii"))
 
 
 def digest(name: str) -> bytes:

@@ -9,12 +9,14 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-from cheats import Town, running_town
 from hypothesis import settings
-from network_support import Network, running_network
-from regtest_support import running_node
+
+if TYPE_CHECKING:
+    from cheats import Town
+    from network_support import Network
 
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.register_profile("slow", deadline=None, max_examples=500)
@@ -33,6 +35,8 @@ def pytest_xdist_auto_num_workers() -> int:
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
     """One network for all tests of a module, which mines only when told."""
+    from network_support import running_network  # loads all of the client: not every folder's tests need it
+
     with running_network(tmp_path_factory.mktemp("network")) as running:
         yield running
 
@@ -40,5 +44,8 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
 @pytest.fixture
 def town(tmp_path: Path) -> Iterator[Town]:
     """A chain that mines only when told, a hub, and clients of one's own."""
+    from cheats import running_town
+    from regtest_support import running_node
+
     with running_node(tmp_path / "chain", 0) as node, running_town(tmp_path, node) as running:
         yield running

@@ -20,13 +20,13 @@ from regtest_support import REGTEST, script_of_key
 
 from picopayments_cli import cli
 from picopayments_cli.chain.bitcoin import BitcoinNode
+from picopayments_cli.channel.drafts import Output, spent_outpoints
+from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import secret_of_wif
 from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.values import Handle, Outpoint
-from picopayments_cli.channel2.keys import Key
-from picopayments_cli.channel2.transactions import Output, spent_outpoints
-from picopayments_cli.client2.connection import Connection
-from picopayments_cli.client2.document import from_document
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.document import from_document
 from picopayments_cli.rpc import RpcClient
 
 WAIT = 30.0  # seconds
@@ -50,7 +50,7 @@ def wait_until(condition: Callable[[], object], what: str = "condition") -> None
 _KILLED = """
 import os, signal, sys
 from picopayments_cli import cli
-from picopayments_cli.client2.store import Store
+from picopayments_cli.client.store import Store
 from picopayments_cli.rpc import RpcClient
 
 left = int(sys.argv[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,6 +37,7 @@ from picopayments_cli.errors import (
     BroadcastRefused,
     NodeBehind,
     NodeRefused,
+    NodeTooOld,
     NodeUnreachable,
     UnknownAsset,
     WrongNetwork,
@@ -50,6 +52,8 @@ _LIMIT = 1000
 _PAGES = 1000  # of balances: more than anybody has
 _AT_ONCE = 8  # questions to a node
 _RATE_FLOOR = 1024  # sat/kvB that the node tells where Bitcoin Core has 1 sat/vB or less
+# Before, a miner could move what is left on a deposit's address by the outputs that raise a commit's fee.
+_LEAST_VERSION = (11, 5, 0)
 _NETWORK_NAMES = {"testnet": "testnet3"}
 
 
@@ -187,7 +191,7 @@ class NodeChain:
         return raws[txid]
 
     def _height(self) -> int:
-        """Return the chain's height once the ledger has reached it. Raises NodeBehind, WrongNetwork."""
+        """Return the chain's height once the ledger has reached it. Raises NodeBehind, WrongNetwork, NodeTooOld."""
         deadline = time.monotonic() + self._patience
         while True:
             server = self._get("v2/")
@@ -196,6 +200,7 @@ class NodeChain:
                 raise WrongNetwork(
                     f"The node at {self._rest.url} is on {name}, not on {self._network.name}.", network=name
                 )
+            self._check_version(server)
             chain, ledger = whole(server, "backend_height"), whole(server, "counterparty_height")
             if ledger >= chain:
                 return chain
@@ -206,6 +211,20 @@ class NodeChain:
                     chain=chain,
                 )
             time.sleep(0.1)
+
+    def _check_version(self, server: Any) -> None:
+        """Refuse a node that is too old, except on regtest."""
+        if self._network.name == "regtest":
+            return
+        version = member(server, "version", str)
+        if _numbers(version) < _LEAST_VERSION:
+            least = ".".join(map(str, _LEAST_VERSION))
+            raise NodeTooOld(
+                f"The node at {self._rest.url} runs Counterparty Core {version}; channels need {least} or later. "
+                "Upgrade the node, or name another one.",
+                version=version,
+                least=least,
+            )
 
     def _coins(self, addresses: Sequence[str]) -> dict[str, tuple[Coin, ...]]:
         found: dict[str, list[Coin]] = {address: [] for address in addresses}
@@ -319,6 +338,14 @@ def _height_of(item: Any) -> Height | None:
 
 def _confirmed(coins: Sequence[Coin]) -> int:
     return sum(coin.value for coin in coins if coin.height is not None)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The numbers of a version, whatever is behind them. Raises BadAnswer."""
+    found = re.match(r"([0-9]{1,6})\.([0-9]{1,6})\.([0-9]{1,6})", version)
+    if found is None:
+        raise BadAnswer("The answer has no usable version.", member="version")
+    return tuple(map(int, found.groups()))
 
 
 def _parts(items: list[Any], size: int) -> Iterator[list[Any]]:

@@ -12,7 +12,7 @@ from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_members, both_names
 from picopayments_cli.channel.deadlines import Expiry, check_delay
 from picopayments_cli.channel.duplex import Duplex, add_request, hand_out
-from picopayments_cli.channel.keys import Secrets
+from picopayments_cli.channel.keys import SALT_SIZE, Secrets
 from picopayments_cli.channel.messages import (
     MOST_RECOVERED,
     ConnectReply,
@@ -31,7 +31,6 @@ from picopayments_cli.channel.status import ShownConnection, StatusReply, Status
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Pubkey, Quantity
 from picopayments_cli.channel.wire import Anchors
-from picopayments_cli.channel2.keys import SALT_SIZE
 from picopayments_cli.errors import (
     AssetNotInTerms,
     BadClientSignature,

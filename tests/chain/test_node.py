@@ -44,6 +44,7 @@ from picopayments_cli.errors import (
     InvalidAddress,
     NodeBehind,
     NodeRefused,
+    NodeTooOld,
     NodeUnreachable,
     UnknownAsset,
     WrongNetwork,
@@ -99,6 +100,7 @@ NODE_LIES: list[tuple[Place, list[Any]]] = [
     (("",), [[], None, "x"]),
     (("", "network"), [None, 5]),
     (("", "backend_height"), [-1, MAX_QUANTITY + 1, True, None, "200", 200.0]),
+    (("", "version"), [None, 5, "", "11", "11.5", "x.y.z", "-11.5.0", "9" * 5000]),
     (("", "counterparty_height"), [-1, MAX_QUANTITY + 1, True, None, "200", 200.0]),
     ((UTXOS,), [{}, None, "x", [7]]),
     ((UTXOS, 0, "address"), [OTHER, None, 5]),
@@ -119,6 +121,21 @@ NODE_LIES: list[tuple[Place, list[Any]]] = [
     ((*BALANCE, "utxo"), [5, []]),
     (("bitcoin/estimatesmartfee",), [-1, True, None, 2500.0, "2500", {}]),
 ]
+
+
+@pytest.mark.parametrize("version", ["11.4.9", "10.99.0", "2.99.99-beta"])
+def test_a_node_that_is_too_old_is_refused_by_its_number(
+    told_by_node: Callable[[Place, Any], View], version: str
+) -> None:
+    with pytest.raises(NodeTooOld) as caught:
+        told_by_node(("", "version"), version)
+    assert caught.value.data == {"version": version, "least": "11.5.0"}
+    assert version in caught.value.message
+
+
+@pytest.mark.parametrize("version", ["11.5.0", "11.5.1-rc.1", "11.10.0", "12.0.0+local"])
+def test_a_node_that_is_new_enough_is_asked(told_by_node: Callable[[Place, Any], View], version: str) -> None:
+    assert told_by_node(("", "version"), version).height
 
 
 @pytest.mark.parametrize(("place", "lie"), [(place, lie) for place, lies in NODE_LIES for lie in lies])

@@ -16,7 +16,7 @@ from picopayments_cli.channel.taproot import Tree, branch_hash, leaf_hash, tagge
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.errors import BadChannelKey
 
-SPEND = vectors()["bip341_spend"]
+SPEND = vectors("taproot")["bip341_spend"]
 
 
 def unsigned(raw: str, spent: list[tuple[int, str]]) -> Draft:
@@ -34,7 +34,7 @@ def unsigned(raw: str, spent: list[tuple[int, str]]) -> Draft:
 # BIP 340 ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("vector", vectors()["bip340"], ids=lambda vector: vector["signature"][:8])
+@pytest.mark.parametrize("vector", vectors("taproot")["bip340"], ids=lambda vector: vector["signature"][:8])
 def test_signatures_verify_or_do_not(vector: dict[str, Any]) -> None:
     try:
         key = XOnly(bytes.fromhex(vector["key"]))
@@ -46,7 +46,7 @@ def test_signatures_verify_or_do_not(vector: dict[str, Any]) -> None:
 
 
 def test_a_signature_without_randomness_is_that_of_the_vectors() -> None:
-    zeros = [row for row in vectors()["bip340"] if row["aux"] == "00" * 32 and len(row["message"]) == 64]
+    zeros = [row for row in vectors("taproot")["bip340"] if row["aux"] == "00" * 32 and len(row["message"]) == 64]
     assert zeros
     for row in zeros:
         key = Key(bytes.fromhex(row["secret"]))
@@ -67,7 +67,7 @@ def hashes_of(tree: Any) -> tuple[bytes, list[bytes], list[bytes]]:
     return branch_hash(one, other), [*leaves, *more], joined
 
 
-@pytest.mark.parametrize("vector", vectors()["bip341_trees"], ids=lambda vector: vector["internal"][:8])
+@pytest.mark.parametrize("vector", vectors("taproot")["bip341_trees"], ids=lambda vector: vector["internal"][:8])
 def test_trees_make_their_outputs_and_control_blocks(vector: dict[str, Any]) -> None:
     internal = XOnly(bytes.fromhex(vector["internal"]))
     root, leaves, paths = hashes_of(vector["tree"])
@@ -80,7 +80,7 @@ def test_trees_make_their_outputs_and_control_blocks(vector: dict[str, Any]) -> 
 
 
 def test_a_tree_of_two_leaves_is_that_of_the_vectors() -> None:
-    trees = vectors()["bip341_trees"]
+    trees = vectors("taproot")["bip341_trees"]
     (vector,) = [vector for vector in trees if all(isinstance(leaf, str) for leaf in vector["tree"])]
     first, second = (bytes.fromhex(leaf) for leaf in vector["tree"])
     tree = Tree(first, second, XOnly(bytes.fromhex(vector["internal"])))
@@ -119,7 +119,7 @@ def test_the_internal_key_is_the_point_of_the_bip() -> None:
 
 
 def test_the_digest_of_a_p2wpkh_coin_is_that_of_the_vector() -> None:
-    vector = vectors()["bip143"]
+    vector = vectors("taproot")["bip143"]
     draft = unsigned(vector["unsigned"], vector["spent"])
     assert witness_digest(draft, vector["index"]).hex() == vector["digest"]
     assert Key(bytes.fromhex(vector["secret"])).pubkey_hash.hex() == vector["hash"]

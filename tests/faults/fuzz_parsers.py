@@ -98,7 +98,7 @@ def _of_bytes(given: Samples) -> Iterator[Parser]:
     yield Parser("transaction", some_bytes(*given.raw), lambda data: _read_transaction(given, data))
     yield Parser("signature", some_bytes(signature), lambda data: _read_signature(given.key, data))
     yield Parser("public key", some_bytes(given.key.pubkey), keys.is_pubkey)
-    yield Parser("secret", some_bytes(bytes(range(32))), values.check_secret)
+    yield Parser("secret", some_bytes(bytes(range(32))), keys.read_secret)
     text = json.dumps(given.messages["mph_sync"][0]).encode()
     yield Parser("JSON", some_bytes(text, b"[1, 2.5e3]"), parse_json, (ValueError,))
     yield Parser("JSON-RPC body", some_bytes(b'{"method": "x", "params": {}, "id": 1}', b"[{}]"), _answer)

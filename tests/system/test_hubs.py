@@ -25,7 +25,7 @@ from picopayments_cli.channel import envelope
 from picopayments_cli.channel.values import Pubkey
 
 STRANGER = "cd" * 32
-CLOSING = ["ConnectionNotOpen", "DirtyCommitAddress", "HubRestored", "UnknownHandle"]
+CLOSING = ["ConnectionNotOpen", "HubRestored", "UnknownHandle"]
 WHOSE_CHAIN = pytest.mark.parametrize("whose", ["hub", "own"])
 
 

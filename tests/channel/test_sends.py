@@ -7,9 +7,7 @@ from typing import Any
 
 import cbor2
 import pytest
-from channel2_support import (
-    vectors,
-)
+from channel_support import vectors
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,9 +22,7 @@ from picopayments_cli.channel.counterparty import (
     pack_send,
     unpack_send,
 )
-from picopayments_cli.channel.values import (
-    MAX_QUANTITY,
-)
+from picopayments_cli.channel.values import MAX_QUANTITY
 
 VECTORS = vectors("counterparty")
 HASHED = bytes(range(20))

@@ -10,7 +10,7 @@ import pytest
 from arc4 import ARC4
 from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxInWitness, CTxOut, CTxWitness
 from bitcoin.core.script import CScript, CScriptWitness
-from channel2_support import ASSET, PAYER, changed, der, parsed, vectors, wallet_script, with_script_sig
+from channel_support import ASSET, PAYER, PAYER_WALLET, legacy, vectors
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,15 +36,27 @@ from picopayments_cli.channel.counterparty import (
     unpack_issuance,
     unpack_send,
 )
+from picopayments_cli.channel.drafts import parse_transaction
 from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
 from picopayments_cli.channel.values import looks_like_signature
-from picopayments_cli.channel2.scripts import push
-from picopayments_cli.channel2.transactions import parse_transaction
 from picopayments_cli.errors import InvalidAsset
 
 VECTORS = vectors("counterparty")
 MAINNET, REGTEST = NETWORKS["mainnet"], NETWORKS["regtest"]
-PLAIN_SIGNATURE = der(1 << 250, 1 << 250)
+# A signature of 71 bytes without its hash type: two numbers of 32 bytes, the highest bits of which are not set.
+PLAIN_SIGNATURE = bytes.fromhex("3044" + 2 * ("0220" + "04" + 31 * "00"))
+
+
+def parsed(raw: bytes) -> CTransaction:
+    """A transaction that must parse."""
+    tx = parse_transaction(raw)
+    assert tx is not None
+    return tx
+
+
+def changed(tx: CTransaction, **members: Any) -> CTransaction:
+    """A transaction with its inputs or outputs replaced."""
+    return CTransaction(members.get("vin", tx.vin), members.get("vout", tx.vout), tx.nLockTime, tx.nVersion)
 
 
 # Assets -------------------------------------------------------------------------------------------------------------
@@ -201,7 +213,9 @@ def test_a_send_on_mainnet_is_read() -> None:
 
 def signed(script_sig: bytes) -> CTransaction:
     """The recorded P2SH to P2SH send, with that scriptSig."""
-    return parsed(with_script_sig(parsed(bytes.fromhex(VECTORS["p2sh_send"]["raw"])), script_sig))
+    tx = parsed(bytes.fromhex(VECTORS["p2sh_send"]["raw"]))
+    first = CTxIn(tx.vin[0].prevout, CScript(script_sig), tx.vin[0].nSequence)
+    return changed(tx, vin=[first, *tx.vin[1:]])
 
 
 def pushed(*items: bytes) -> bytes:
@@ -305,7 +319,7 @@ def test_scripts_that_are_no_addresses(script: bytes) -> None:
 
 
 def multisig(needed: int, keys: list[int], total: int, end: bytes = b"\xae") -> bytes:
-    return bytes((0x50 + needed,)) + b"".join(push(bytes(size)) for size in keys) + bytes((0x50 + total,)) + end
+    return bytes((0x50 + needed,)) + b"".join(pushed(bytes(size)) for size in keys) + bytes((0x50 + total,)) + end
 
 
 def test_small_bare_multisig_is_an_address() -> None:
@@ -473,5 +487,5 @@ def test_bytes_are_a_transaction_only_as_they_are_serialised(raw: bytes) -> None
 def test_the_cipher_takes_the_txid_in_display_order() -> None:
     script = data_script(b"message", bytes(range(32)))
     assert ARC4(bytes(reversed(range(32)))).decrypt(script[2:]) == b"CNTRPRTYmessage"
-    assert wallet_script(PAYER) != SOURCE
+    assert legacy(PAYER_WALLET) != SOURCE
     assert pack_send(ASSET, 1)[4:12] == ASSET.to_bytes(8, "big")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import (
     NETWORKS,
     Network,
@@ -15,7 +16,6 @@ from picopayments_cli.channel.networks import (
     secret_of_wif,
     wif_of_secret,
 )
-from picopayments_cli.channel2.keys import Key
 from picopayments_cli.errors import InvalidAddress, InvalidKey, WrongNetwork
 
 ONE = (1).to_bytes(32, "big")
