@@ -204,8 +204,8 @@ class Duel(ABC):
         self.node.rpc("reorganise", depth=depth, forget=True)
 
     def spike(self, rate: int) -> None:
-        """Set what fees are, in sat/vB."""
-        self.node.rpc("feerate", rate=rate)
+        """Set what fees are, in sat/vB; when they are high, the mempool takes nothing that pays the least."""
+        self.node.rpc("feerate", rate=rate, minimum=1 if rate < 8 else 3)
 
     def mempool(self) -> list[str]:
         """The txids in the mempool."""
@@ -335,7 +335,7 @@ class Duel(ABC):
 
         The cheat acts before it, ``also``, and behind it, ``last``. ``spikes``: the fee rates of the next blocks.
         """
-        rates = [*(self.rng.choices((1, 2, 8, 30), k=self.rng.randrange(12)) if spikes is None else spikes)]
+        rates = [*(self.rng.choices((1, 2, 8, 30, 120), k=self.rng.randrange(12)) if spikes is None else spikes)]
         for _ in range(LAST):
             if self.over:
                 break
