@@ -289,7 +289,11 @@ class Duel(ABC):
         return (max(self.coins(self.script), key=lambda coin: (coin.value, coin.outpoint)),)
 
     def rob(self, *stolen: Commit) -> None:
-        """Take whatever the network lets it take: payouts of commits, by default of all, and its deposit."""
+        """Take whatever the network lets it take: payouts, its deposit. What is stolen is published again, too."""
+        for made in stolen:
+            if not self.tries(self.commit(made)) and self.rng.random() < 0.3:
+                with contextlib.suppress(ValueError):  # no coins are left for it
+                    self.tries(self.commit(made), self.child(self.drafted(made), self.rng.choice((5, 35, 60))))
         for made in stolen or self.received:
             self.tries(self.payout(made))
         if self.tip >= self.expires:
