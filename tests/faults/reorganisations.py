@@ -21,8 +21,7 @@ from faults.town import heard
 from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.halves import finish_commit, finish_payout
-from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN
+from picopayments_cli.channel.stages import AGREED, CLOSED, OPEN
 from picopayments_cli.channel.state import Receiving, known_anchor
 from picopayments_cli.channel.values import Handle
 

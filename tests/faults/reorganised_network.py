@@ -14,13 +14,13 @@ from regtest_support import NodeProcess
 
 from faults.result import Result
 from faults.town import Party, Town
+from picopayments_cli import api
 from picopayments_cli.channel.drafts import Draft, Input, Output
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import P2A
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.values import Coin, Handle, Height, Outpoint
-from picopayments_cli import api
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings
