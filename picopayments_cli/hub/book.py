@@ -87,7 +87,7 @@ _ADD_COMMIT = commits.insert()
 _THIS = (commits.c.handle == _OF, commits.c.revoke_hash == bindparam("hash"))
 _CHANGE_SIGNED = (
     commits.update()
-    .where(*_THIS)
+    .where(*_THIS, commits.c.sent.is_(True))
     .values(remainder=bindparam("remainder"), secret=bindparam("secret"), active=bindparam("active"))
 )
 _GIVE_BACK = commits.update().where(*_THIS).values(active=False)
