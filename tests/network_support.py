@@ -23,6 +23,7 @@ from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.drafts import Output, spent_outpoints
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import secret_of_wif
+from picopayments_cli.channel.scripts import P2A
 from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.values import Handle, Outpoint
 from picopayments_cli.client.connection import Connection
@@ -241,19 +242,21 @@ class Network:
     def own_fees(self, client: Client) -> int:
         """Return what the client's transactions have cost in fees, as the blocks tell.
 
-        Its own are those that begin with an output of its own: of the wallet, of its deposits, of commits to it.
+        Its own are those that begin with an output of its own: of the wallet, of its deposits, of commits to it. And a
+        child that raises another transaction and pays to the wallet.
         """
         wallet = client.wallet_script
         duplexes = [client.connection(handle).duplex for handle in client.handles()]
-        own = {wallet, *(duplex.sending.script.output for duplex in duplexes)}
-        hubs = {duplex.receiving.script.output for duplex in duplexes}
+        own = {wallet, *(duplex.sending.contract.deposit.output for duplex in duplexes)}
+        hubs = {duplex.receiving.contract.deposit.output for duplex in duplexes}
         outputs: dict[Outpoint, Output] = {}
         fees = 0
         for tx in (tx for block in self.blocks() for tx in block):
             spent = [outputs[outpoint] for outpoint in spent_outpoints(tx) if outpoint in outputs]
-            if spent and spent[0].script in hubs and bytes(tx.vout[0].scriptPubKey)[:1] == b"\xa9":
-                own.add(bytes(tx.vout[0].scriptPubKey))  # the hub's deposit is spent to a commit to the client
-            if spent and spent[0].script in own:
+            first = bytes(tx.vout[0].scriptPubKey)
+            if spent and spent[0].script in hubs and first[:2] == b"\x51\x20":
+                own.add(first)  # the hub's deposit is spent to a commit to the client
+            if spent and (spent[0].script in own or (spent[0].script == P2A and first == wallet)):
                 fees += sum(out.value for out in spent) - sum(out.nValue for out in tx.vout)
             for number, out in enumerate(tx.vout):
                 outputs[Outpoint(tx.GetTxid(), number)] = Output(out.nValue, bytes(out.scriptPubKey))
@@ -371,8 +374,11 @@ class Client:
 
     def connection(self, handle: str) -> Connection:
         """A connection as it is on disk."""
-        text = (self.basedir / "regtest.connections" / f"{handle}.json").read_bytes()
-        return from_document(Handle(bytes.fromhex(handle)), json.loads(text))
+        folder = self.basedir / "regtest.connections"
+        document = json.loads((folder / f"{handle}.json").read_bytes())
+        size = document["rows_size"]
+        lines = (folder / f"{handle}.commits.jsonl").read_bytes()[:size].splitlines() if size else []
+        return from_document(Handle(bytes.fromhex(handle)), {**document, "rows": [json.loads(line) for line in lines]})
 
     @property
     def key(self) -> Key:

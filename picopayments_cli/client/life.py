@@ -26,6 +26,7 @@ from picopayments_cli.client.looking import Look
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import place_of
 from picopayments_cli.errors import (
+    AnchorsDiffer,
     BroadcastRefused,
     ConnectionNotOpen,
     HubRestored,
@@ -201,7 +202,7 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
         return exchange(session, seen, outcome)
     except UnknownHandle as error:
         raise _unknown_to_hub(connection) from error
-    except (ConnectionNotOpen, HubRestored) as error:  # signed by the hub
+    except (AnchorsDiffer, ConnectionNotOpen, HubRestored) as error:  # signed by the hub
         if isinstance(error, ConnectionNotOpen) and error.data.get("stage") in (AGREED, OPENING):
             log.warning("connection %s: the hub does not see it open yet; sync again", connection.handle.hex())
             return session.connection(connection.handle)

@@ -24,7 +24,7 @@ from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Contract, compose_deposit
 from picopayments_cli.channel.values import Coin, Handle, Pubkey, Quantity
-from picopayments_cli.client import funds, history
+from picopayments_cli.client import funds, history, lost
 from picopayments_cli.client.connection import Connection, Rows
 from picopayments_cli.client.session import Session
 from picopayments_cli.consensus import check_ways_back
@@ -47,6 +47,7 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
     ``expire`` and ``delay`` in blocks. Raises what terms, funds and the hub refuse; then nothing was deposited.
     """
     check_delay(delay, session.network)
+    lost.take_back(session)
     funds.check_funds(session, asset, quantity)
     session.keep_wallet()
     secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))

@@ -234,8 +234,7 @@ class Session:
 
         Raises BadHubSignature, BadReply, HubUnreachable and its kind.
         """
-        request = envelope.seal(self.wallet.key, KeyRequest(os.urandom(NONCE_SIZE)).as_json())
-        return self.call("mph_key", [request], hub_key).hub_key
+        return self.call("mph_key", [KeyRequest(os.urandom(NONCE_SIZE)).as_json()], hub_key).hub_key
 
     # The doors ------------------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ TOKEN, OTHER, STRANGER = "ab" * 16, "cd" * 16, "ef" * 32
 DYING = """
 import os, signal, sys
 from picopayments_cli import cli
-from picopayments_cli.client2.store import Store
+from picopayments_cli.client.store import Store
 folder, when = sys.argv[1], sys.argv[2]
 left = int(when) if when.isdigit() else 10**9
 def die():
