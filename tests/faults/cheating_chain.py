@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from faults.cheat_network import DEEPEST, Duel, refusal
+from picopayments_cli.channel.drafts import Draft
 from picopayments_cli.channel.halves import Commit
 
 JUNK = "JUNKISH"
@@ -72,7 +73,7 @@ def punishment_cycled_away(it: Duel) -> str:
     return "the punishment comes again"
 
 
-def _cycling(it: Duel, parent: Callable[[], object], rounds: int = 3) -> Callable[[], None]:
+def _cycling(it: Duel, parent: Callable[[], Draft], rounds: int = 3) -> Callable[[], None]:
     """Evict what spends a P2A output, and what evicted it, a few times."""
     rates = iter(range(22, 22 + 15 * rounds, 15))
 
@@ -118,7 +119,7 @@ def revoked_while_it_is_given_back(it: Duel) -> str:
     name = refusal(lambda: it.take(it.duplex.receiving.moved))
     it.fault()
     it.settle("a commit given back once it is published", lambda: it.rob(stolen))
-    return f"punished, {name}" if name is None else name
+    return name or "punished"
 
 
 def revoked_at_the_expiry(it: Duel) -> str:
