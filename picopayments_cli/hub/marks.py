@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from picopayments_cli.channel.values import Handle
-from picopayments_cli.errors import StoreDamaged
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle, from_hex
+from picopayments_cli.errors import InvalidHex, StoreDamaged
 from picopayments_cli.files import check_private, flush_folder
 
 
@@ -17,13 +17,19 @@ class Marks:
     """The file, which only grows: a handle in hex on each line."""
 
     def __init__(self, path: Path) -> None:
-        """Read it. Raises StoreUnusable, StoreDamaged, OSError."""
+        """Read it. Raises StoreUnusable, StoreDamaged, OSError.
+
+        A last line that was cut off is of a power failure before anything left: it is no mark.
+        """
         self.path = path
         check_private(path)
-        lines = path.read_text("ascii").splitlines() if path.exists() else []
+        whole, end, cut = (path.read_bytes() if path.exists() else b"").rpartition(b"\n")
+        if cut:
+            os.truncate(path, len(whole + end))
+        lines = whole.split(b"\n") if end else []
         try:
-            self.handles = {Handle(bytes.fromhex(line)) for line in lines}
-        except ValueError:
+            self.handles = {Handle(from_hex(line.decode("ascii"), "mark", HANDLE_SIZE)) for line in lines}
+        except (InvalidHex, UnicodeDecodeError):
             raise StoreDamaged(
                 f"{path} holds something else than handles. Put back the newest copy of it; nothing was changed.",
                 path=str(path),
