@@ -188,7 +188,7 @@ class Hub:
             return KeyReply(asked)
         c2h, h2c = self.now.receiving.anchor, self.now.sending.anchor
         request, stake = self.agreed
-        anchors = Anchors(c2h and c2h.outpoint, h2c and h2c.outpoint)
+        anchors = Anchors(None if c2h is None else c2h.outpoint, None if h2c is None else h2c.outpoint)
         own = (self.handle, "XCP", self._salt, self._client, self._own)
         return KeyReply(asked, (Recovered(*own, request.height, request.stake, stake, anchors),))
 
@@ -328,6 +328,14 @@ class Life:
     def connection(self) -> Connection:
         (found,) = self.session.connections().values()
         return found
+
+    @property
+    def handle(self) -> str:
+        return self.connection.handle.hex()
+
+    def files(self) -> dict[str, bytes]:
+        """What stands on disk."""
+        return {str(path): path.read_bytes() for path in self.basedir.rglob("*") if path.is_file()}
 
     def held(self, script: bytes | None = None) -> int:
         """The XCP that an address holds."""

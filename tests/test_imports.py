@@ -17,8 +17,7 @@ import picopayments_cli
 ROOT = Path(picopayments_cli.__file__).parent
 PACKAGE = "picopayments_cli"
 WINGS = ("client", "hub", "regtest")
-JOINED = {"client2": "client", "hub2": "hub"}  # what is set aside is of the wing that it was
-GROUND = ("channel", "channel2", "errors", "quantities")
+GROUND = ("channel", "errors", "quantities")
 FACES = ("__main__", "cli", "api", "hub.cli")
 PURE = {
     *("__future__", "abc", "base64", "binascii", "bisect", "collections", "dataclasses", "decimal", "enum"),
@@ -72,7 +71,6 @@ def ours(path: Path) -> set[str]:
 def floor_of(name: str) -> str:
     """face, a wing's name, shared, or channel."""
     top = name.partition(".")[0]
-    top = JOINED.get(top, top)
     if name in FACES:
         return "face"
     return top if top in WINGS else "channel" if top in GROUND else "shared"

@@ -129,7 +129,7 @@ def run(basedir: Path | None) -> dict[str, Any]:
             basedir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="picopayments-demo-")))
         basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
         log.info("A Bitcoin chain validated by Bitcoin Core's kernel, with a Counterparty ledger; and a hub:")
-        words = ["--basedir", str(basedir / "node"), "--port", "0", "--with-parent"]
+        words = ["--basedir", str(basedir / "node"), "--port", "0", "--with-parent", "--block-time", "0"]
         node = stack.enter_context(_Service("picopayments_cli.regtest", words, basedir / "node.log"))
         words = ["--regtest", "--counterparty-url", node.ready["chain_url"], "--basedir", str(basedir / "hub")]
         hub = stack.enter_context(_Service("picopayments_cli.hub.cli", [*words, "--port", "0"], basedir / "hub.log"))
@@ -310,7 +310,7 @@ def _until_open(demo: Demo) -> None:
     """Mine until every connection is open."""
     waiting = list(demo.clients)
     for _ in range(ROUNDS):
-        demo.mine()
+        demo.mine(2)  # its deposit, then the hub's
         while waiting:
             shown = demo.command(waiting[0], "status")["connections"]
             if any(connection["status"] != "open" for connection in shown.values()):

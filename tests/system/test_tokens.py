@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from client2.test_cull import dying
+from client.test_cull import dying
 from network_support import DEPOSIT, FEE, WAIT, Client, Network, tokens_of
 from original_support import PAYEE, write_original
 from original_support import QUEUED as QUEUED_THERE
