@@ -204,8 +204,8 @@ class Duel(ABC):
         self.node.rpc("reorganise", depth=depth, forget=True)
 
     def spike(self, rate: int) -> None:
-        """Set what fees are, in sat/vB."""
-        self.node.rpc("feerate", rate=rate)
+        """Set what fees are, in sat/vB; when they are high, the mempool takes nothing that pays the least."""
+        self.node.rpc("feerate", rate=rate, minimum=1 if rate < 8 else 3)
 
     def mempool(self) -> list[str]:
         """The txids in the mempool."""
@@ -289,7 +289,11 @@ class Duel(ABC):
         return (max(self.coins(self.script), key=lambda coin: (coin.value, coin.outpoint)),)
 
     def rob(self, *stolen: Commit) -> None:
-        """Take whatever the network lets it take: payouts of commits, by default of all, and its deposit."""
+        """Take whatever the network lets it take: payouts, its deposit. What is stolen is published again, too."""
+        for made in stolen:
+            if not self.tries(self.commit(made)) and self.rng.random() < 0.3:
+                with contextlib.suppress(ValueError):  # no coins are left for it
+                    self.tries(self.commit(made), self.child(self.drafted(made), self.rng.choice((5, 35, 60))))
         for made in stolen or self.received:
             self.tries(self.payout(made))
         if self.tip >= self.expires:
@@ -335,7 +339,7 @@ class Duel(ABC):
 
         The cheat acts before it, ``also``, and behind it, ``last``. ``spikes``: the fee rates of the next blocks.
         """
-        rates = [*(self.rng.choices((1, 2, 8, 30), k=self.rng.randrange(12)) if spikes is None else spikes)]
+        rates = [*(self.rng.choices((1, 2, 8, 30, 120), k=self.rng.randrange(12)) if spikes is None else spikes)]
         for _ in range(LAST):
             if self.over:
                 break

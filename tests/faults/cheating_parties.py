@@ -29,8 +29,8 @@ from picopayments_cli.channel.opening import Party
 from picopayments_cli.channel.transactions import check_deposit
 from picopayments_cli.channel.values import Token
 from picopayments_cli.errors import PicopaymentsError
-from picopayments_cli.hub.stopping import stop
 from picopayments_cli.hub.hub import Ask
+from picopayments_cli.hub.stopping import stop
 
 RIGHT = "nothing wrong"
 DEEP = replace(REGTEST, safe_depth=DEPTH)
