@@ -26,5 +26,5 @@ def test_the_document_names_every_cheat_and_no_other(way: str) -> None:
 
 
 def test_every_attack_was_tried_by_somebody() -> None:
-    assert len(rows()) == 20
+    assert len(rows()) >= 20
     assert all(len(row) == 3 and "``" in row[1] for row in rows())
