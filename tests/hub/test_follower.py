@@ -65,7 +65,7 @@ class Index:
                 tx = CTransaction.deserialize(bytes.fromhex(self.node.bitcoin("getrawtransaction", txid)))
                 for spent in tx.vin:
                     outpoint = Outpoint(bytes(spent.prevout.hash), spent.prevout.n)
-                    spenders[outpoint] = Seen(bytes.fromhex(txid)[::-1], at)  # type: ignore[arg-type]
+                    spenders[outpoint] = Seen(bytes.fromhex(txid)[::-1], at)
         for outpoint in self.watched():
             assert self.spend(outpoint) == spenders.get(outpoint)
 
