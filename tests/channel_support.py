@@ -10,12 +10,25 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from picopayments_cli.channel.close import Agreed
 from picopayments_cli.channel.coins import Purse, offers, pay
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.drafts import MAX_CHILD, MAX_SIZE, Draft
+from picopayments_cli.channel.halves import Closing, Remainder
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.scripts import DepositScript, p2wpkh
-from picopayments_cli.channel.transactions import Contract, child_shape, expire_shape, revoke_shape
+from picopayments_cli.channel.signing import finish_both, sign_leaf
+from picopayments_cli.channel.state import Receiving, Sending, known_anchor
+from picopayments_cli.channel.transactions import (
+    Contract,
+    child_shape,
+    compose_close,
+    compose_commit,
+    compose_remainder,
+    compose_rest,
+    expire_shape,
+    revoke_shape,
+)
 from picopayments_cli.channel.values import Coin, Hash, Height, Outpoint, Quantity, Secret, hash160
 from picopayments_cli.consensus import spends_validly
 from picopayments_cli.errors import InsufficientBitcoin
@@ -140,3 +153,33 @@ def vsize(raw: bytes, draft: Draft) -> int:
     """The virtual size of a signed transaction."""
     stripped = len(draft.stripped([b""] * len(draft.inputs)))
     return (3 * stripped + len(raw) + 3) // 4
+
+
+# Signed by both, and ready to be published --------------------------------------------------------------------------
+
+
+def finish_remainder(contract: Contract, anchor: Coin, remainder: Remainder, key: Key) -> bytes:
+    """The remainder signed by the payer too."""
+    draft = compose_remainder(contract, compose_commit(contract, anchor, remainder.quantity, remainder.revoke_hash))
+    return finish_both(draft, sign_leaf(draft, key), remainder.signature)
+
+
+def finish_close(contract: Contract, anchor: Coin, closing: Closing, payer_signature: bytes) -> bytes:
+    """The close with both signatures."""
+    return finish_both(compose_close(contract, anchor, closing.quantity), payer_signature, closing.signature)
+
+
+def finish_rest(contract: Contract, anchor: Coin, closing: Closing, key: Key) -> bytes:
+    """The rest of a close signed by the payer too."""
+    rest = compose_rest(contract, compose_close(contract, anchor, closing.quantity))
+    return finish_both(rest, sign_leaf(rest, key), closing.rest_signature or b"")
+
+
+def close_transaction(side: Sending | Receiving, agreed: Agreed) -> bytes:
+    """An agreed close."""
+    return finish_close(side.contract, known_anchor(side), agreed.closing, agreed.payer_signature)
+
+
+def rest_transaction(sending: Sending, agreed: Agreed, key: Key) -> bytes:
+    """The rest of an agreed close. ``key``: the payer's."""
+    return finish_rest(sending.contract, known_anchor(sending), agreed.closing, key)

@@ -100,12 +100,6 @@ def check_remainder(contract: Contract, anchor: Coin, remainder: Remainder) -> N
         raise BadPayeeSignature("The remainder lacks the payee's valid signature.", **_data(remainder))
 
 
-def finish_remainder(contract: Contract, anchor: Coin, remainder: Remainder, key: Key) -> bytes:
-    """The remainder signed by the payer too, ready to be published from the block after the commit."""
-    draft = _remainder(contract, anchor, remainder)
-    return finish_both(draft, sign_leaf(draft, key), remainder.signature)
-
-
 def _remainder(contract: Contract, anchor: Coin, named: Commit | Remainder) -> Draft:
     return compose_remainder(contract, compose_commit(contract, anchor, named.quantity, named.revoke_hash))
 
@@ -150,17 +144,6 @@ def check_counter(contract: Contract, anchor: Coin, quantity: int, signature: by
     """That the payer has signed the close of a quantity. Raises BadCommitQuantity, BadDeposit, BadPayerSignature."""
     if not leaf_signed(compose_close(contract, anchor, quantity), contract.deposit.payer, signature):
         raise BadPayerSignature("The close lacks the payer's valid signature.", quantity=quantity)
-
-
-def finish_close(contract: Contract, anchor: Coin, closing: Closing, payer_signature: bytes) -> bytes:
-    """The close with both signatures, ready to be published."""
-    return finish_both(compose_close(contract, anchor, closing.quantity), payer_signature, closing.signature)
-
-
-def finish_rest(contract: Contract, anchor: Coin, closing: Closing, key: Key) -> bytes:
-    """The rest of a close signed by the payer too, ready to be published behind the close."""
-    rest = compose_rest(contract, compose_close(contract, anchor, closing.quantity))
-    return finish_both(rest, sign_leaf(rest, key), closing.rest_signature or b"")
 
 
 def _data(named: Commit | Remainder) -> dict[str, object]:
