@@ -25,9 +25,9 @@ from channel_support import (
     compose_revoke,
     purse,
 )
-from client_support import Life
+from client_support import DELAY, Life
 from exchange_support import prepare, serve, settle, two_parties
-from regtest_support import running_node
+from regtest_support import NodeProcess, running_node
 
 from picopayments_cli import errors
 from picopayments_cli.channel import deadlines, drafts, fees, messages, rates, state, terms, transactions
@@ -323,12 +323,103 @@ def test_a_sync_is_as_large_as_the_document_says() -> None:
         assert abs(size - said) < said / 20
 
 
+# The client ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    with running_node(tmp_path_factory.mktemp("chain") / "node", 0) as running:
+        yield running
+
+
 @pytest.fixture
-def it(tmp_path: Path) -> Iterator[Life]:
-    with running_node(tmp_path / "node", 0) as node:
-        made = Life(tmp_path / "client", node, Key(sha256(b"hub").digest()))
-        yield made
-        made.session.close()
+def it(tmp_path: Path, node: NodeProcess) -> Iterator[Life]:
+    made = Life(tmp_path / "client", node, Key(sha256(str(tmp_path).encode()).digest()))
+    made.doors.passed.clear()
+    yield made
+    made.session.close()
+
+
+def sync(it: Life) -> None:
+    it.open()
+
+
+def refused(it: Life) -> None:
+    it.open()
+    it.hub.refuses, it.hub.forgives = errors.PaymentExceedsReceivable("Too much."), True
+    it.pay(5)
+
+
+def cheated(it: Life) -> None:
+    it.open()
+    it.pay(300)
+    it.receive(250)
+    it.hub.publish(max(it.hub.received, key=lambda commit: commit.quantity))
+    it.hub.silent = True
+    it.sync()
+
+
+def closed(it: Life) -> None:
+    it.open()
+    it.pay(30)
+    it.receive(100)
+    it.close()
+
+
+def close_mined(it: Life) -> None:
+    closed(it)
+    it.mine()
+    it.sync()
+
+
+def all_home(it: Life) -> None:
+    close_mined(it)
+    it.mine()
+    it.sync()
+
+
+def closed_alone(it: Life) -> None:
+    it.open()
+    it.receive(100)
+    it.hub.silent = True
+    it.close()
+
+
+def ripe(it: Life) -> None:
+    closed_alone(it)
+    it.mine(DELAY + 1)
+    it.sync()
+
+
+def expired(it: Life) -> None:
+    ripe(it)
+    it.until(it.connection.expiry.height)
+    it.sync()
+
+
+STATES = {
+    "connect": Life.connect,
+    "sync": sync,
+    "sync, payments refused": refused,
+    "sync, a cheat published": cheated,
+    "close": closed,
+    "sync, the close mined": close_mined,
+    "sync, all home": all_home,
+    "close, the hub silent": closed_alone,
+    "sync, the delay over": ripe,
+    "sync, the expiry reached": expired,
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_command_goes_through_the_doors_of_the_document(state: str, it: Life) -> None:
+    STATES[state](it)
+    passed = [door for door in it.doors.passed if door.startswith(("save ", "call ", "broadcast "))]
+    assert dict(cells("command", "doors of the client"))[state] == ", ".join(passed)
+
+
+def test_every_command_of_the_document_is_tried() -> None:
+    assert [name for name, _ in cells("command", "doors of the client")] == list(STATES)
 
 
 def test_a_connections_file_grows_as_the_document_says(it: Life) -> None:
