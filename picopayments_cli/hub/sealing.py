@@ -1,4 +1,4 @@
-"""What client and hub sign: requests are checked, and answers signed, refusals too, as these may end a connection."""
+"""Check who signed a request, and sign answers, refusals too, as these may end a connection."""
 
 from __future__ import annotations
 

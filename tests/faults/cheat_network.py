@@ -203,6 +203,11 @@ class Duel(ABC):
         """Replace the last blocks by a longer branch; what they held is forgotten."""
         self.node.rpc("reorganise", depth=depth, forget=True)
 
+    def depth(self, raw: bytes) -> int:
+        """The confirmations of a transaction."""
+        txid = CTransaction.deserialize(raw).GetTxid()[::-1].hex()
+        return int(self.node.bitcoin("getrawtransaction", txid, True)["confirmations"])
+
     def spike(self, rate: int) -> None:
         """Set what fees are, in sat/vB; when they are high, the mempool takes nothing that pays the least."""
         self.node.rpc("feerate", rate=rate, minimum=1 if rate < 8 else 3)
