@@ -42,7 +42,7 @@ TOWNS = (
     *(("agreed", "no packages", "alone", "thief"), ("through hub", "unused", "spent", "robber")),
     *(("agreed", *CHEATED), ("alone", *LATE)),
 )
-QUICK = ("agreed", "alone", "robber", "robbed")
+QUICK = ("agreed", "alone", "robber")
 _WORTH = {"received": 1, "sent": -1, "fee": -1}  # of what a history tells
 
 
