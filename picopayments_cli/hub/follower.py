@@ -54,6 +54,8 @@ _WAITING = select(spends.c.txid, spends.c.vout).where(spends.c.height.is_(None))
 _SPENT_BY = select(spends).where(spends.c.spender == _ID)
 _FORGET_SPENDER = spends.delete().where(spends.c.spender == _ID, spends.c.height.is_(None))
 _FORGET_DEPOSIT = deposits.delete().where(deposits.c.txid == _ID, deposits.c.height.is_(None))
+_WATCHED_OF = select(watched).where(watched.c.handle == bindparam("of"))
+_FORGET_CONNECTION = tuple(table.delete().where(table.c.handle == bindparam("of")) for table in (watched, deposits))
 _STOP = (
     connections.update()
     .where(connections.c.handle == bindparam("of"), connections.c.stage.in_((AGREED, OPEN)))
@@ -270,6 +272,19 @@ class Follower:
     def found_deposit(self, script: bytes) -> None:
         """Look no more for transactions that pay to a deposit's address: its output is watched since it came."""
         self._scripts.pop(script, None)
+
+    def forget(self, db: Connection, closed: Iterable[Handle]) -> None:
+        """Watch nothing any more of connections that are closed for good, and drop what was seen of them."""
+        watching = {handle for handle, _ in self._outpoints.values()} | {*self._scripts.values()}
+        for handle in watching.intersection(closed):
+            for row in db.execute(_WATCHED_OF, {"of": handle}).all():
+                db.execute(_DROP_SPEND, {"id": row.txid, "n": row.vout})
+            for statement in _FORGET_CONNECTION:
+                db.execute(statement, {"of": handle})
+            for kept in (self._deposits, self._scripts):
+                for key in [key for key, of in list(kept.items()) if of == handle]:
+                    kept.pop(key, None)
+            self._outpoints = {key: item for key, item in self._outpoints.items() if item[0] != handle}
 
     def unconfirmed(self, db: Connection) -> set[Handle]:
         """The connections of which something waits in the mempool."""

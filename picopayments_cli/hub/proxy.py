@@ -13,6 +13,7 @@ from picopayments_cli.chain.shapes import coins_shown, history_shown
 from picopayments_cli.channel.counterparty import asset_id, asset_members, asset_name, is_longname
 from picopayments_cli.channel.facts import SendRow
 from picopayments_cli.channel.networks import Network, address_of_script, script_of_address
+from picopayments_cli.channel.rates import Rate
 from picopayments_cli.channel.values import Outpoint, from_hex
 from picopayments_cli.errors import InvalidAsset, InvalidParams, UnknownAsset, UnknownMethod, UnknownTransaction
 from picopayments_cli.rpc import RpcClient
@@ -43,15 +44,13 @@ class Proxy:
     Every method raises InvalidParams and its kind for what a stranger sent, and NodeUnreachable and its kind.
     """
 
-    def __init__(
-        self, network: Network, nodes: Nodes, fee_rate: Callable[[], int], after: Callable[[], object]
-    ) -> None:
-        """``fee_rate``: the estimate in sat/vB; ``after`` runs when a call may have made a block on regtest."""
+    def __init__(self, network: Network, nodes: Nodes, rate: Callable[[], Rate], after: Callable[[], object]) -> None:
+        """``rate``: the one that the hub believes; ``after`` runs when a call may have made a block on regtest."""
         self._network = network
         self._chain = nodes.chain
         self._bitcoin = nodes.bitcoin
         self._node = nodes.counterparty
-        self._fee_rate = fee_rate
+        self._rate = rate
         self._after = after
 
     def methods(self) -> dict[str, Method]:
@@ -231,20 +230,24 @@ class Proxy:
             return None
 
     def get_running_info(self) -> dict[str, Any]:
-        """Return the node's state once its ledger is at the tip, and the fee rate in sat/vB. Raises NodeBehind."""
+        """Return the node's state once its ledger is at the tip, and the fee rate in sat/vB, null where it is a guess.
+
+        Raises NodeBehind.
+        """
         info = self._info()
         if whole(member(info, "last_block", dict), "block_index") < whole(info, "bitcoin_block_count"):
             self._chain.view(Query())  # waits for the ledger
             info = self._info()
-        return info | {"fee_rate": self._fee_rate()}
+        rate = self._rate()
+        return info | {"fee_rate": None if rate.guess else rate.value}
 
     def _info(self) -> dict[str, Any]:
         info: dict[str, Any] = self._node.call("get_running_info", {}, retry=True)
         return info
 
     def fee_per_kb(self, conf_target: int = 3, nblocks: int = 3) -> int:
-        """Return the node's estimate for 3 blocks in satoshis per 1000 vB, whatever the target asked for."""
-        return 1000 * self._fee_rate()
+        """Return the rate that the hub believes in, in satoshis per 1000 vB, whatever the target asked for."""
+        return 1000 * self._rate().value
 
     # Regtest --------------------------------------------------------------------------------------------------------
 

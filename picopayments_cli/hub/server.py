@@ -25,7 +25,7 @@ def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: 
     """
     hub = rounds.hub
     nodes = Nodes(hub.chain, hub.bitcoin, hub.node)
-    proxied = Proxy(hub.network, nodes, lambda: hub.rate.value, rounds.await_round).methods()
+    proxied = Proxy(hub.network, nodes, lambda: hub.rate, rounds.await_round).methods()
     endpoint = JsonRpcEndpoint(
         {**proxied, **methods}, slow={*proxied, *slow}, on_error=_log_unexpected, limits=Limits()
     )

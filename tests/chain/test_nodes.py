@@ -24,7 +24,9 @@ from picopayments_cli.chain import Asset, Chain, Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.chain.node import NodeChain
+from picopayments_cli.chain.packages import LedgerChain, PackageNode
 from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.rates import Bounds, Rate, believed
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.errors import (
     BadAnswer,
@@ -62,10 +64,14 @@ class Sources:
 @pytest.fixture
 def sources(tmp_path: Path) -> Iterator[Sources]:
     with running_node(tmp_path, 0, "--cached") as process:
-        node = NodeChain(process.url, REGTEST)
-        bitcoin = BitcoinNode(process.url + "bitcoin/")
+        node = LedgerChain(process.url, REGTEST)
+        bitcoin = PackageNode(process.url + "bitcoin/")
         counterparty = RpcClient(process.url + "v1/", unreachable=NodeUnreachable)
-        proxy = Proxy(REGTEST, Nodes(node, bitcoin, counterparty), lambda: bitcoin.estimate() or 1, lambda: None)
+
+        def rate() -> Rate:
+            return believed(bitcoin.estimate(), None, None, Bounds(1, 100))
+
+        proxy = Proxy(REGTEST, Nodes(node, bitcoin, counterparty), rate, lambda: None)
         methods = proxy.methods()
         with json_rpc(methods, slow=methods) as url:
             both = NodeChain(process.url, REGTEST, bitcoin=bitcoin)
