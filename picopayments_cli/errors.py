@@ -205,14 +205,6 @@ class UnknownDeposit(PicopaymentsError):
     """The chain does not know a connection's deposit."""
 
 
-class AddressUsed(PicopaymentsError):
-    """A channel's address has a history where it must have none."""
-
-
-class ConnectionWornOut(PicopaymentsError):
-    """More revoked commits than can be watched: the connection is to be closed, and made anew."""
-
-
 class StaleRequest(PicopaymentsError):
     """A request that was already answered and has been overtaken."""
 
@@ -330,14 +322,6 @@ class BadDeposit(PeerMisbehaved):
     """Not byte for byte the agreed deposit transaction."""
 
 
-class BadCommitScript(PeerMisbehaved):
-    """Not byte for byte the agreed commit script."""
-
-
-class BadCommit(PeerMisbehaved):
-    """Not byte for byte the agreed commit transaction."""
-
-
 class BadPayerSignature(PeerMisbehaved):
     """A commit without the payer's valid, relayable signature."""
 
@@ -380,14 +364,6 @@ class RepeatedHash(PeerMisbehaved):
 
 class BadSecret(PeerMisbehaved):
     """A secret of the wrong length, or that belongs to no hash in question."""
-
-
-class SecretLikeSignature(PeerMisbehaved):
-    """A secret that Counterparty would take for a signature, so that it could not punish a revoked commit."""
-
-
-class DirtyCommitAddress(PeerMisbehaved):
-    """Somebody has paid to a commit's address before its time: an old coin there would get round the delay."""
 
 
 class AmountsDiffer(PeerMisbehaved):

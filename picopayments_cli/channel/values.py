@@ -8,7 +8,7 @@ from typing import Any, NewType
 
 from bitcoin.core.contrib.ripemd160 import ripemd160
 
-from picopayments_cli.errors import BadSecret, InvalidHex, InvalidQuantity, SecretLikeSignature
+from picopayments_cli.errors import InvalidHex, InvalidQuantity
 
 Handle = NewType("Handle", bytes)  # names a connection: 32 bytes drawn by the hub
 Token = NewType("Token", bytes)  # names a payment: drawn by the payer, or given
@@ -99,19 +99,6 @@ def looks_like_signature(push: bytes) -> bool:
         return False
     second = 4 + push[3]
     return second + 1 < size and push[second] == 0x02 and second + 2 + push[second + 1] + 1 == size
-
-
-def check_secret(data: bytes) -> Secret:
-    """Check a secret that a peer revealed. Raises BadSecret, SecretLikeSignature.
-
-    A commit that is revoked by a secret which Counterparty could read as a signature moves no asset when it
-    is punished, so every secret that begins as a DER signature of its length would is refused.
-    """
-    if len(data) != SECRET_SIZE:
-        raise BadSecret(f"A secret has {SECRET_SIZE} bytes, this one {len(data)}.", size=len(data))
-    if data[:3] == bytes((0x30, SECRET_SIZE - 3, 0x02)):
-        raise SecretLikeSignature("The secret begins like a signature: Counterparty would not accept the revocation.")
-    return Secret(data)
 
 
 def from_hex(value: Any, what: str, size: int | None = None) -> bytes:
