@@ -17,6 +17,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from cheats import Town
     from network_support import Network
+    from regtest_support import NodeProcess
 
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.register_profile("slow", deadline=None, max_examples=500)
@@ -32,20 +33,28 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) * 3 // 2
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """One network for all tests of a module, which mines only when told."""
+    """One network for all tests that do it no harm, which mines only when told: to start one takes longer than most."""
     from network_support import running_network  # loads all of the client: not every folder's tests need it
 
     with running_network(tmp_path_factory.mktemp("network")) as running:
         yield running
 
 
-@pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    """A chain that mines only when told, a hub, and clients of one's own."""
-    from cheats import running_town
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    """One node for all tests that start hubs of their own on it, which mines only when told."""
     from regtest_support import running_node
 
-    with running_node(tmp_path / "chain", 0) as node, running_town(tmp_path, node) as running:
+    with running_node(tmp_path_factory.mktemp("chain"), 0) as running:
+        yield running
+
+
+@pytest.fixture
+def town(tmp_path: Path, chain: NodeProcess) -> Iterator[Town]:
+    """A hub and clients of one's own."""
+    from cheats import QuickTown, running_town
+
+    with running_town(tmp_path, chain, QuickTown) as running:
         yield running

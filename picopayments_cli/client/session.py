@@ -57,6 +57,7 @@ class Home:
     def __init__(self, settings: Settings) -> None:
         self.spent: set[Outpoint] = set()  # by what this command has published since it looked at the chain
         self.written: dict[Handle, Connection] = {}  # as they stand on disk
+        self.fee_rate: int | None = None  # that a chain has estimated, where it is another than the one on disk
         self._settings = settings
         self._stack = ExitStack()
 
@@ -107,6 +108,12 @@ class Session:
     def wallet(self) -> Wallet:
         """The wallet; a new one is not on disk before ``keep_wallet``."""
         return self.home.wallet
+
+    def keep_rate(self) -> None:
+        """See that the fee rate is on disk that the chain has estimated, for the time when it has none."""
+        if self.home.fee_rate is not None:
+            self.store.save_rate(self.home.fee_rate)
+            self.home.fee_rate = None
 
     def keep_wallet(self) -> None:
         """See that the wallet's key is on disk."""
@@ -240,6 +247,7 @@ class Session:
 
     def save(self, connection: Connection, label: str, *actions: Action) -> Connection:
         """Write a connection to disk with the rows that are new, and with it the actions of its history."""
+        self.keep_rate()
         handle = connection.handle
         if handle not in self.home.written and handle in self.store.handles():
             self.connection(handle)

@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import p2pkh, p2sh
@@ -15,6 +15,7 @@ from picopayments_cli.channel.keys import NUMS, SCHNORR_SIZE, Key
 from picopayments_cli.channel.scripts import p2wpkh
 from picopayments_cli.channel.values import MAX_QUANTITY
 
+T = TypeVar("T")
 Path = tuple[str | int, ...]
 UNSIGNED = ("pubkey", "signature")  # members whose change is not signed over
 _DELETED = object()
@@ -69,7 +70,7 @@ def mutations(message: Mapping[str, Any], known: Known, rng: random.Random) -> l
     return list(found.values())
 
 
-def chosen(found: Sequence[Mutation], number: int | None, rng: random.Random) -> list[Mutation]:
+def chosen(found: Sequence[T], number: int | None, rng: random.Random) -> list[T]:
     """So many of them, or all."""
     return list(found) if number is None else rng.sample(found, min(number, len(found)))
 

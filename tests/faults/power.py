@@ -11,9 +11,9 @@ from regtest_support import NodeProcess
 
 from faults.disk import Disk, read_log, tear
 from faults.dying_hub import DyingHubTown, running_node_and_runner
-from faults.harness_client import heard
 from faults.lives import ClientLife, LivesUnderFaults
 from faults.result import Budget, Result
+from faults.town import heard
 from faults.tracing import AFTER, ANY, BEFORE, Runner, Target, Watch
 
 IMAGES, QUICK_IMAGES = 400, 30

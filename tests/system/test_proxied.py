@@ -26,9 +26,10 @@ PACKAGE = Path(config.__file__).parent
 PROXIED = {
     *("get_balances", "get_unspent_txouts", "search_raw_transactions", "getrawtransaction", "getrawtransaction_batch"),
     *("sendrawtransaction", "get_assets", "get_asset_info", "get_running_info", "fee_per_kb", "utxos_with_balances"),
-    *("get_address_options", "get_asset_spellings", "generate", "faucet", "feerate", "reorganise"),  # on regtest
+    *("get_address_options", "get_asset_spellings", "get_sends", "submitpackage"),
+    *("generate", "faucet", "feerate", "reorganise"),  # on regtest
 }
-OWN = {"mph_status", "mph_request", "mph_deposit", "mph_sync", "mph_close"}
+OWN = {"mph_status", "mph_key", "mph_request", "mph_deposit", "mph_sync", "mph_close"}
 BITCOIN_CORES = {
     *("dumpprivkey", "dumpwallet", "importprivkey", "listunspent", "sendtoaddress", "signrawtransactionwithwallet"),
     *("stop", "getblock", "submitblock", "generatetoaddress", "invalidateblock", "addnode", "setban"),
