@@ -46,7 +46,10 @@ def split(hub: Hub, means: Means) -> Means:
     Not while the one before is unconfirmed, nor on a guess of the rate. Return what is left. Raises BroadcastRefused.
     """
     values = [coin.value for coin in means.purse.coins]
+    lacking = missing(values, means.reserve)
     if spendable(values, means.reserve, Chore.DEPOSIT) or not may_open(means.rate, means.bounds):
+        return means
+    if not lacking and _is_paid(hub):
         return means
     with hub.database.reading() as db:
         text = meta_get(db, _SPLIT)
@@ -56,7 +59,7 @@ def split(hub: Hub, means: Means) -> Means:
     purse = replace(means.purse, rate=means.bounds.within(means.rate.value))
     draft = splitting(purse, means.reserve, () if former is None else spent_outpoints(former))
     if draft is None:
-        fields = {"address": hub.address, "missing": missing(values, means.reserve), "each": means.reserve.each}
+        fields = {"address": hub.address, "missing": lacking, "each": means.reserve.each}
         log.warning("the wallet lacks coins: send bitcoins to the hub's address", extra={"fields": fields})
         return means
     raw = finish_wallet(draft, hub.key)
@@ -67,12 +70,17 @@ def split(hub: Hub, means: Means) -> Means:
     return replace(means, purse=means.purse.without(draft))
 
 
+def _is_paid(hub: Hub) -> bool:
+    """Whether a coin for the hub waits for a block, like the change of its last deposit."""
+    return any(coin.height is None for coin in hub.chain.view(Query(coins=[hub.address])).coins[hub.address])
+
+
 def splitting(purse: Purse, reserve: Reserve, former: Collection[Outpoint] = ()) -> Draft | None:
-    """The transaction that makes a coin for each close of the reserve, and one for deposits, or as many as can be.
+    """The transaction that makes a coin for each close of the reserve and one for deposits, or as many as can be.
 
     None where that would make none more. It spends the largest coin, and those that are too small for the reserve where
-    it takes them too; the last output takes what is left over. Where coins of a ``former`` one are still there it spends these, so that only one of the
-    two can be mined.
+    it takes them too; the last output takes what is left over. Where coins of a ``former`` one are still there it
+    spends these, so that only one of the two can be mined.
     """
     ordered = sorted(purse.coins, key=lambda coin: coin.value)
     enough = [coin for coin in ordered if coin.value >= reserve.each]
