@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
-from cheats import Town, pay
+from cheats import Town, pay, running_town
 from network_support import FEE, HubProcess
+from regtest_support import running_node
+
+
+@pytest.fixture
+def town(tmp_path: Path) -> Iterator[Town]:
+    """A chain that mines only when told, a hub as a process, and clients of one's own."""
+    with running_node(tmp_path / "chain", 0) as node, running_town(tmp_path, node) as running:
+        yield running
 
 
 class RestoredHub:
