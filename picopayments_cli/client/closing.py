@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from picopayments_cli.channel import close, envelope
 from picopayments_cli.channel.facts import Counter, Facts
+from picopayments_cli.channel.halves import Remainder, check_remainder
 from picopayments_cli.channel.messages import CloseReply, CloseRequest, SyncRequest
 from picopayments_cli.channel.recovery import Case, is_over, tasks
 from picopayments_cli.channel.stages import CLOSED, CLOSING
@@ -138,8 +139,22 @@ def _judge(
         quantity = result.h2c.closing.quantity
         kept = [item for item in ending.counters if item.quantity != quantity]
         ending = replace(ending, counters=(*kept, Counter(quantity, result.h2c.payer_signature)))
+    ending = replace(ending, remainders=_remainders(connection, reply.standing))
     judged = replace(connection.with_state(state, changes), ending=ending)
     return session.save(judged, "close judged"), reply, result
+
+
+def _remainders(connection: Connection, said: Standing) -> tuple[Remainder, ...]:
+    """The hub's signatures for the rest of commits that this file, which may be old, does not know."""
+    kept, given, side = connection.ending.remainders, said.remainder, connection.duplex.sending
+    if given is None or given in kept or connection.knows(given.revoke_hash) or side.anchor is None:
+        return kept
+    try:
+        check_remainder(side.contract, side.anchor, given)
+    except PicopaymentsError as error:
+        log.warning("a signature of the hub's is not taken: %s", error.message)
+        return kept
+    return (*kept, given)
 
 
 def _told(session: Session, connection: Connection, request: CloseRequest, *, final: bool) -> Connection:
