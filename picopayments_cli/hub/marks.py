@@ -20,8 +20,8 @@ class Marks:
         """Read it. Raises StoreUnusable, StoreDamaged, OSError."""
         self.path = path
         check_private(path)
-        lines = path.read_text("ascii").splitlines() if path.exists() else []
         try:
+            lines = path.read_text("ascii").splitlines() if path.exists() else []
             self.handles = {Handle(bytes.fromhex(line)) for line in lines}
         except ValueError:
             raise StoreDamaged(
