@@ -82,7 +82,9 @@ def bribed_node(folder: Path) -> Iterator[BribedNode]:
             except BlockRefused as error:
                 raise BroadcastRefused(str(error)) from error
 
-        app.router.routes.append(Route("/miner/", JsonRpcEndpoint({"mine": mine}, max_bytes=20_000_000), methods=["POST"]))
+        app.router.routes.append(
+            Route("/miner/", JsonRpcEndpoint({"mine": mine}, max_bytes=20_000_000), methods=["POST"])
+        )
         server = WebServer(app)
         servers.put(server)
         try:

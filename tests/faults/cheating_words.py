@@ -120,9 +120,9 @@ COMMITS: dict[str, Change] = {
     "a commit signed by nobody": _commit(signature=STRANGE),
     "a payout signed by nobody": _commit(payout_signature=STRANGE + b"\x81"),
     "a signature with a hash type": lambda it, half: _commit(signature=_made(half).signature + b"\x01")(it, half),
-    "the payout's signature as the commit's": lambda it, half: _commit(
-        signature=_made(half).payout_signature[:64]
-    )(it, half),
+    "the payout's signature as the commit's": lambda it, half: _commit(signature=_made(half).payout_signature[:64])(
+        it, half
+    ),
     "another quantity under the signatures": lambda it, half: _commit(quantity=_made(half).quantity + 1)(it, half),
     "another hash under the signatures": _commit(revoke_hash=Hash(bytes(20))),
     "a payout of one block more": _payout(_delayed(1)),

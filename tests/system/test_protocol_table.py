@@ -276,7 +276,9 @@ def test_the_members_of_the_document_are_those_of_the_messages() -> None:
 
 def named_in(sources: Mapping[Path, str]) -> set[str]:
     """The errors that these modules name beside their imports."""
-    text = "\n".join(re.sub(r"(?s)from picopayments_cli\.errors import (\(.*?\)|[^\n]*)", "", it) for it in sources.values())
+    text = "\n".join(
+        re.sub(r"(?s)from picopayments_cli\.errors import (\(.*?\)|[^\n]*)", "", it) for it in sources.values()
+    )
     known = {name for name, item in vars(errors).items() if isinstance(item, type)}
     return {name for name in re.findall(r"\b[A-Z]\w+\b", re.sub(r'"""(?s:.*?)"""', "", text)) if name in known}
 
@@ -322,7 +324,9 @@ def test_a_sync_is_as_large_as_the_document_says() -> None:
         settle(client, messages.SyncReply.parse(told))
         sizes.append((len(json.dumps(body)), len(json.dumps(told))))
     most = [max(column) for column in zip(*sizes, strict=True)]
-    for size, said in zip(most, promised(r"at most about ([\d,]+) bytes of request and ([\d,]+) of result"), strict=True):
+    for size, said in zip(
+        most, promised(r"at most about ([\d,]+) bytes of request and ([\d,]+) of result"), strict=True
+    ):
         assert abs(size - said) < said / 20
 
 
