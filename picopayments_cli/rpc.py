@@ -346,6 +346,11 @@ class RpcClient:
         return self._http.refused(f"{method} was refused: {text}", call=method, code=code, details=data)
 
 
+def controls_of(chain_url: str, timeout: tuple[float, float] = TIMEOUT) -> RpcClient:
+    """The methods by which the regtest network of a node is steered: blocks, money, fees."""
+    return RpcClient(chain_url.rstrip("/") + "/regtest/", timeout=timeout, unreachable=NodeUnreachable)
+
+
 def _is_id(reply: Mapping[str, Any]) -> bool:
     return isinstance(reply.get("id"), int)
 

@@ -13,16 +13,16 @@ from typing import Any
 import pbk
 from bitcoin.core import CTransaction, CTxIn
 from bitcoin.core.script import CScript, RawSignatureHash
-from pycoin.networks.registry import network_for_netcode
-from pycoin.satoshi import flags
-
-from picopayments_cli.channel.counterparty import p2pkh, read_transaction, unpack_send
-from picopayments_cli.channel.values import Coin, Hash, Height, Outpoint, Quantity, Secret, hash160
 from picopayments_cli.channel2.duplex import Duplex
 from picopayments_cli.channel2.keys import Key, Secrets
 from picopayments_cli.channel2.scripts import PLACEHOLDER, DepositScript, push, wallet_unlock
 from picopayments_cli.channel2.state import Channel, Commit, finished, request_commit
 from picopayments_cli.channel2.transactions import Anchor, Budget, Draft, Output, Purse, draft_size, parse_transaction
+from pycoin.networks.registry import network_for_netcode
+from pycoin.satoshi import flags
+
+from picopayments_cli.channel.counterparty import p2pkh, read_transaction, unpack_send
+from picopayments_cli.channel.values import Coin, Hash, Height, Outpoint, Quantity, Secret, hash160
 
 ASSET = 121892899915  # PEPECASH
 CURVE_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141

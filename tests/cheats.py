@@ -13,6 +13,12 @@ from pathlib import Path
 
 from bitcoin.core import CBlock
 from network_support import FEE, Client, HubProcess, key_in, wait_until
+from picopayments_cli.channel2.facts import Facts, anchor_spender, first_output
+from picopayments_cli.channel2.keys import Key
+from picopayments_cli.channel2.scripts import wallet_unlock
+from picopayments_cli.channel2.state import Channel, finished
+from picopayments_cli.channel2.transactions import Draft, Output, Purse, compose_payment, compose_send, spent_outpoints
+from picopayments_cli.client2.connection import Connection
 from regtest_support import REGTEST, NodeProcess, address_of, script_of_key
 
 from picopayments_cli.chain import Query
@@ -21,13 +27,7 @@ from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.counterparty import asset_id, pack_send
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.values import Coin, Outpoint
-from picopayments_cli.channel2.facts import Facts, anchor_spender, first_output
-from picopayments_cli.channel2.keys import Key
-from picopayments_cli.channel2.scripts import wallet_unlock
-from picopayments_cli.channel2.state import Channel, finished
-from picopayments_cli.channel2.transactions import Draft, Output, Purse, compose_payment, compose_send, spent_outpoints
 from picopayments_cli.client.demo_flows import btc_flows
-from picopayments_cli.client2.connection import Connection
 
 DEPOSIT = 1_000_000
 NOTHING = '{"XCP": null}'  # terms that offer nothing

@@ -14,19 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from picopayments_cli.hub2.account import Account
-from picopayments_cli.hub2.database import Database, default_url
-from picopayments_cli.hub2.hub import Hub, Urls
-from picopayments_cli.hub2.methods import Methods
-from picopayments_cli.hub2.proxy import Nodes, Proxy
-from picopayments_cli.hub2.rounds import Rounds
-from regtest_support import REGTEST, NodeProcess, address_of, key_of, running_node, script_of_key
-
-from picopayments_cli import errors
-from picopayments_cli.chain import Query
-from picopayments_cli.channel import envelope
-from picopayments_cli.channel.counterparty import asset_id
-from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret, Token
 from picopayments_cli.channel2 import duplex as pair
 from picopayments_cli.channel2.keys import Secrets
 from picopayments_cli.channel2.messages import (
@@ -42,6 +29,19 @@ from picopayments_cli.channel2.scripts import DepositScript, wallet_unlock
 from picopayments_cli.channel2.state import Channel
 from picopayments_cli.channel2.terms import Terms
 from picopayments_cli.channel2.transactions import Purse, compose_deposit
+from picopayments_cli.hub2.account import Account
+from picopayments_cli.hub2.database import Database, default_url
+from picopayments_cli.hub2.hub import Hub, Urls
+from picopayments_cli.hub2.methods import Methods
+from picopayments_cli.hub2.proxy import Nodes, Proxy
+from picopayments_cli.hub2.rounds import Rounds
+from regtest_support import REGTEST, NodeProcess, address_of, key_of, running_node, script_of_key
+
+from picopayments_cli import errors
+from picopayments_cli.chain import Query
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.counterparty import asset_id
+from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret, Token
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.folder import Folder
 from picopayments_cli.web import Refused

@@ -10,10 +10,6 @@ from typing import Any
 import pytest
 import requests
 from network_support import DEPOSIT, WAIT, Client, Network, key_in
-from regtest_support import key_of
-
-from picopayments_cli.channel import envelope
-from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret
 from picopayments_cli.channel2 import duplex as pair
 from picopayments_cli.channel2.keys import Key, Secrets
 from picopayments_cli.channel2.messages import (
@@ -25,6 +21,10 @@ from picopayments_cli.channel2.messages import (
     SyncRequest,
 )
 from picopayments_cli.channel2.scripts import DepositScript
+from regtest_support import key_of
+
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.rpc import RpcClient
 

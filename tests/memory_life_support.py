@@ -10,18 +10,18 @@ from typing import Any
 
 import pytest
 from memory_support import REGTEST, MemoryChain, ScriptedHub
-
-from picopayments_cli import api
-from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
 from picopayments_cli.channel2.deadlines import exposed, settle_height
 from picopayments_cli.channel2.messages import Payment
 from picopayments_cli.channel2.terms import Terms
-from picopayments_cli.client.history import Action
 from picopayments_cli.client2 import life, opening
 from picopayments_cli.client2.connection import Connection
 from picopayments_cli.client2.looking import Sight
 from picopayments_cli.client2.session import Session
 from picopayments_cli.client2.store import Store
+
+from picopayments_cli import api
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
+from picopayments_cli.client.history import Action
 from picopayments_cli.config import Settings
 from picopayments_cli.errors import HubUnreachable, PaymentExceedsReceivable, UnknownDeposit, UnknownHandle
 

@@ -9,23 +9,6 @@ from typing import Any
 
 from bitcoin.core import CTransaction
 from channel2_support import PAYEE, kernel_accepts, parsed, wallet_coin
-
-from picopayments_cli.chain import Asset, Query, View
-from picopayments_cli.channel import envelope
-from picopayments_cli.channel.counterparty import asset_id, asset_name, is_p2sh, read_transaction, unpack_send
-from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
-from picopayments_cli.channel.values import (
-    Coin,
-    Entry,
-    Handle,
-    Hash,
-    Height,
-    Outpoint,
-    Quantity,
-    Secret,
-    Token,
-    hash160,
-)
 from picopayments_cli.channel2 import duplex as pair
 from picopayments_cli.channel2 import recovery
 from picopayments_cli.channel2.facts import Facts, anchor_spender, first_output, unspent
@@ -53,6 +36,23 @@ from picopayments_cli.channel2.transactions import (
     Purse,
     compose_deposit,
     spent_outpoints,
+)
+
+from picopayments_cli.chain import Asset, Query, View
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.counterparty import asset_id, asset_name, is_p2sh, read_transaction, unpack_send
+from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
+from picopayments_cli.channel.values import (
+    Coin,
+    Entry,
+    Handle,
+    Hash,
+    Height,
+    Outpoint,
+    Quantity,
+    Secret,
+    Token,
+    hash160,
 )
 from picopayments_cli.errors import BroadcastRefused, HubUnreachable
 

@@ -16,8 +16,6 @@ from channel2_support import (
     wallet_script,
 )
 from memory_support import MemoryChain
-
-from picopayments_cli.channel.values import Coin, Height, Quantity
 from picopayments_cli.channel2 import recovery
 from picopayments_cli.channel2.facts import Facts, see_deposit
 from picopayments_cli.channel2.keys import Key
@@ -33,6 +31,8 @@ from picopayments_cli.channel2.state import (
     revoke,
 )
 from picopayments_cli.channel2.transactions import Draft, Purse, compose_deposit
+
+from picopayments_cli.channel.values import Coin, Height, Quantity
 
 XCP, OTHER = 1, 26**3
 EXPIRE, SAFE = 144, 6

@@ -16,13 +16,14 @@ from picopayments_cli.chain import Asset, Coin, Entry, Query, View
 from picopayments_cli.chain.answers import (
     MAX_MONEY,
     Moved,
-    asset_among,
+    asset_of,
     attached_of,
     checked_transaction,
     longnames_of,
     member,
     members,
     raw_of,
+    row_among,
     settled,
     txid_of,
     txid_to_broadcast,
@@ -102,6 +103,10 @@ class NodeChain:
         """
         if name in ("BTC", "XCP"):
             return Asset(name, BTC_ID if name == "BTC" else XCP_ID, True)
+        return asset_of(self.asset_row(name), name)
+
+    def asset_row(self, name: str) -> dict[str, Any]:
+        """Return all that the ledger tells of the asset of exactly this name or long name. Raises as ``asset``."""
         try:
             found = self._get(f"v2/assets/{quote(name, safe='')}")
         except NodeRefused as error:
@@ -109,9 +114,23 @@ class NodeChain:
                 raise
             raise unknown_asset(name) from error
         try:
-            return asset_among(found if isinstance(found, list) else [found], name)
+            row = row_among(found if isinstance(found, list) else [found], name)
         except UnknownAsset:
-            return asset_among(self._subassets(name.partition(".")[0]), name)
+            row = row_among(self._subassets(name.partition(".")[0]), name)
+        return dict(row)
+
+    def assets(self) -> list[dict[str, Any]]:
+        """Return the ledger's newest assets, a page of them. Raises NodeUnreachable, BadAnswer."""
+        return [member({"row": row}, "row", dict) for row in members(self._get("v2/assets", {"limit": _LIMIT}), "rows")]
+
+    def tip(self) -> Height:
+        """Return the chain's height once the ledger has reached it. Raises NodeBehind, NodeUnreachable."""
+        return Height(self._tip()[0])
+
+    @property
+    def url(self) -> str:
+        """Return the node's URL, without credentials."""
+        return self._rest.url
 
     def _subassets(self, parent: str) -> Iterator[Any]:
         return self._pages(f"v2/assets/{quote(parent, safe='')}/subassets", {})

@@ -24,7 +24,7 @@ def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: 
     ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others.
     """
     hub = rounds.hub
-    nodes = Nodes(hub.chain, hub.bitcoin, hub.node)
+    nodes = Nodes(hub.chain, hub.bitcoin, hub.controls)
     proxied = Proxy(hub.network, nodes, lambda: hub.rate.value, rounds.await_round).methods()
     endpoint = JsonRpcEndpoint(
         {**proxied, **methods}, slow={*proxied, *slow}, on_error=_log_unexpected, limits=Limits()

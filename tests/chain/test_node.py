@@ -420,6 +420,6 @@ def test_an_outage_behind_a_node_is_told_as_one_and_never_as_a_refusal() -> None
     with listening_node({"bitcoin/transactions": away}) as (chain, _), pytest.raises(NodeUnreachable):
         chain.broadcast(NEW_RAW)
     for path in (UTXOS, HISTORY):
-        with listening_node({path: {"error": "Electrs server not configured", "status": 400}}) as (chain, _):
-            with pytest.raises(NodeUnreachable):
-                chain.view(QUERY)
+        electrs = {"error": "Electrs server not configured", "status": 400}
+        with listening_node({path: electrs}) as (chain, _), pytest.raises(NodeUnreachable):
+            chain.view(QUERY)

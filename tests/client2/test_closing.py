@@ -11,14 +11,14 @@ import pytest
 from channel2_support import parsed
 from memory_life_support import DELAY, QUANTITY, SILENT, XCP, LifeInMemory, it
 from memory_support import STRANGER
-
-from picopayments_cli import api
-from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
-from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.channel2.deadlines import FINAL_DEPTH
 from picopayments_cli.channel2.facts import anchor_spender, first_output
 from picopayments_cli.channel2.state import finished
 from picopayments_cli.channel2.transactions import spent_outpoints, txid_of
+
+from picopayments_cli import api
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
+from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.errors import (
     BadRequest,
     BroadcastRefused,

@@ -13,10 +13,6 @@ from channel2_support import PAYEE, PAYER, hashed, open_channel, secret
 from hypothesis import example, given
 from hypothesis import strategies as st
 from memory_life_support import LifeInMemory, it
-
-from picopayments_cli import api
-from picopayments_cli.channel.stages import CLOSING
-from picopayments_cli.channel.values import Handle, Pubkey, Quantity, Secret, Token
 from picopayments_cli.channel2.duplex import Duplex, corrected, standing
 from picopayments_cli.channel2.messages import Payment
 from picopayments_cli.channel2.state import Channel, accept_commit, commit, give_back, request_commit, revoke, to_revoke
@@ -24,6 +20,10 @@ from picopayments_cli.channel2.terms import Terms
 from picopayments_cli.client2 import exchange, life
 from picopayments_cli.client2.connection import Connection
 from picopayments_cli.client2.document import from_document, to_document
+
+from picopayments_cli import api
+from picopayments_cli.channel.stages import CLOSING
+from picopayments_cli.channel.values import Handle, Pubkey, Quantity, Secret, Token
 from picopayments_cli.errors import PicopaymentsError, StoreDamaged
 
 __all__ = ["it"]

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from picopayments_cli.client2.store import Store
 
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client.history import Event, in_order
-from picopayments_cli.client2.store import Store
 from picopayments_cli.errors import StoreDamaged
 
 REGTEST = NETWORKS["regtest"]

@@ -9,11 +9,6 @@ from typing import Any
 import pytest
 from memory_life_support import QUANTITY, SILENT, LifeInMemory, it
 from memory_support import STRANGER
-
-from picopayments_cli import api
-from picopayments_cli.channel import envelope
-from picopayments_cli.channel.stages import AGREED, CLOSING
-from picopayments_cli.channel.values import HANDLE_SIZE, Quantity, Secret, Token
 from picopayments_cli.channel2 import duplex as pair
 from picopayments_cli.channel2.deadlines import WATCHED_REVOKED, exposed
 from picopayments_cli.channel2.duplex import Duplex
@@ -21,6 +16,11 @@ from picopayments_cli.channel2.messages import CloseReply
 from picopayments_cli.channel2.state import Channel, Revoked
 from picopayments_cli.client2 import closing, exchange
 from picopayments_cli.client2.connection import Connection
+
+from picopayments_cli import api
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.stages import AGREED, CLOSING
+from picopayments_cli.channel.values import HANDLE_SIZE, Quantity, Secret, Token
 from picopayments_cli.errors import (
     AmountExceedsSpendable,
     AmountsDiffer,

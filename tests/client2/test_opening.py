@@ -10,15 +10,15 @@ import pytest
 from channel2_support import parsed
 from memory_life_support import DELAY, EXPIRE, QUANTITY, XCP, LifeInMemory, it
 from memory_support import STRANGER, ScriptedHub
+from picopayments_cli.channel2 import keys
+from picopayments_cli.channel2.transactions import spent_outpoints
+from picopayments_cli.client2 import opening
 
 from picopayments_cli import api
 from picopayments_cli.chain import Query, View
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.channel.values import Handle, Outpoint
-from picopayments_cli.channel2 import keys
-from picopayments_cli.channel2.transactions import spent_outpoints
-from picopayments_cli.client2 import opening
 from picopayments_cli.errors import (
     AddressUsed,
     BadDepositScript,

@@ -10,13 +10,13 @@ import pytest
 from channel2_support import parsed, wallet_coin
 from memory_life_support import QUANTITY, XCP, LifeInMemory, it
 from memory_support import REGTEST, STRANGER, address
+from picopayments_cli.channel2.scripts import wallet_unlock
+from picopayments_cli.channel2.transactions import DUST, Output, Purse, compose_send, spent_outpoints
 
 from picopayments_cli import api
 from picopayments_cli.chain import Asset, Query
 from picopayments_cli.channel.counterparty import p2pkh, pack_send
 from picopayments_cli.channel.values import Handle, hash160
-from picopayments_cli.channel2.scripts import wallet_unlock
-from picopayments_cli.channel2.transactions import DUST, Output, Purse, compose_send, spent_outpoints
 from picopayments_cli.client.arguments import asset_named, handle_named, quantity_of
 from picopayments_cli.errors import (
     AmbiguousHandle,

@@ -9,15 +9,15 @@ import pytest
 from channel2_support import parsed
 from memory_life_support import DELAY, EXPIRE, QUANTITY, SILENT, XCP, LifeInMemory, WatchedHub, it
 from memory_support import ScriptedHub
+from picopayments_cli.channel2.keys import Secrets
+from picopayments_cli.channel2.transactions import spent_outpoints
+from picopayments_cli.client2 import opening
+from picopayments_cli.client2.connection import Connection
 
 from picopayments_cli import api
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.channel2.keys import Secrets
-from picopayments_cli.channel2.transactions import spent_outpoints
-from picopayments_cli.client2 import opening
-from picopayments_cli.client2.connection import Connection
 
 __all__ = ["it"]
 

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 
 import pytest
+from picopayments_cli.client2.store import Store
 
 from picopayments_cli.chain import Coin
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.channel.values import Handle, Height, Outpoint
 from picopayments_cli.client.wallet import Wallet, confirmed
-from picopayments_cli.client2.store import Store
 from picopayments_cli.errors import StoreDamaged, StoreLocked, StoreNewer, StoreUnusable, UnknownHandle
 
 REGTEST = NETWORKS["regtest"]

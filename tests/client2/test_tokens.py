@@ -12,17 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from memory_life_support import SILENT, LifeInMemory
+from picopayments_cli.channel2.messages import Payment, Refusal
+from picopayments_cli.client2.connection import Connection, Pending
+from picopayments_cli.client2.store import Store
 
 from client2.test_history import ONE, TWO
 from picopayments_cli import api
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
-from picopayments_cli.channel2.messages import Payment, Refusal
 from picopayments_cli.client.history import Event, events_of, refused, synced, told
 from picopayments_cli.client.tokens import QUEUED, REFUSED, SENT, UNANSWERED, standing
-from picopayments_cli.client2.connection import Connection, Pending
-from picopayments_cli.client2.store import Store
 from picopayments_cli.errors import NotTransferable, PaymentExceedsReceivable, StoreDamaged, TokenInUse
 
 TOKEN, OTHER = Token(b"token"), Token(b"other")

@@ -31,11 +31,9 @@ from picopayments_cli.channel.transactions import (
     child_shape,
     compose_commit,
     compose_payout,
-    compose_send,
     expire_shape,
-    message,
 )
-from picopayments_cli.channel.values import Coin, Quantity
+from picopayments_cli.channel.values import Coin
 from picopayments_cli.errors import BroadcastRefused, PicopaymentsError
 from picopayments_cli.regtest.node import BlockRefused, Node
 from picopayments_cli.regtest.server import create_app

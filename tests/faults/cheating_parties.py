@@ -23,7 +23,7 @@ from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.messages import CloseReply, SyncReply
-from picopayments_cli.channel.values import Quantity, Token
+from picopayments_cli.channel.values import Token
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub import closing
 from picopayments_cli.hub.hub import Ask

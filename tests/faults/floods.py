@@ -14,14 +14,14 @@ from urllib.parse import urlsplit
 
 import requests
 from network_support import Network, running_network
+from picopayments_cli.channel2.keys import Key, Secrets
+from picopayments_cli.channel2.messages import ConnectRequest, DepositMessage, DepositRequest
+from picopayments_cli.channel2.scripts import DepositScript
 
 from faults.harness_client import EXPIRE, HarnessClient, heard
 from faults.result import Budget, Result
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.values import Handle, Hash, Pubkey, Quantity
-from picopayments_cli.channel2.keys import Key, Secrets
-from picopayments_cli.channel2.messages import ConnectRequest, DepositMessage, DepositRequest
-from picopayments_cli.channel2.scripts import DepositScript
 from picopayments_cli.limits import Limits
 
 CONNECTIONS, QUICK_CONNECTIONS = 1000, 100

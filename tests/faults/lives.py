@@ -15,6 +15,7 @@ from typing import Any
 import requests
 from cheats import DEPOSIT
 from network_support import FEE, WAIT, Client, key_in, wait_until
+from picopayments_cli.channel2.state import finished
 from regtest_support import address_of
 
 from faults.dying_hub import DyingHubTown
@@ -22,7 +23,6 @@ from faults.proxy import between, signed_error
 from faults.result import Result
 from faults.tracing import Runner
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
-from picopayments_cli.channel2.state import finished
 from picopayments_cli.errors import PicopaymentsError
 
 LONG, SHORT = 1000, 16  # blocks until a deposit expires

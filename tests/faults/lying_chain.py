@@ -15,12 +15,12 @@ from typing import Any
 
 from bitcoin.core import CTransaction
 from network_support import ASSETS, DEPOSIT, Network, running_network
+from picopayments_cli.channel2.transactions import spent_outpoints
 
 from faults.harness_client import EXPIRE, HarnessClient, heard
 from faults.mutations import Known, Mutation, mutations
 from faults.proxy import Proxy, between
 from faults.result import Budget, Result
-from picopayments_cli.channel2.transactions import spent_outpoints
 from picopayments_cli.errors import BroadcastRefused, PicopaymentsError
 
 QUICK = 2  # changes of each method's answer at each stage

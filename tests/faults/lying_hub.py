@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from network_support import ASSETS, DEPOSIT, Network, running_network
+from picopayments_cli.channel2.keys import Key
+from picopayments_cli.client2.connection import Connection
 
 from faults.harness_client import EXPIRE, HarnessClient, Heard, handle_of, heard, hub_key
 from faults.mutations import Known, Mutation, mutations
@@ -19,8 +21,6 @@ from faults.proxy import LOST_AFTER, PASS, AnsweredCall, Proxy, between, signed_
 from faults.result import Budget, Result
 from picopayments_cli import errors
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel2.keys import Key
-from picopayments_cli.client2.connection import Connection
 from picopayments_cli.errors import PicopaymentsError, Unreachable
 
 QUICK = 12  # changes of each reply

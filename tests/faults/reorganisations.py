@@ -12,11 +12,11 @@ from pathlib import Path
 
 from cheats import revoked_commit, running_town
 from network_support import Client, wait_until
+from picopayments_cli.channel2.state import finished
 from regtest_support import running_node
 
 from faults.reorganised_network import BACK, DEEPEST, GONE, SAFE, ReorganisedNetwork
 from faults.result import Budget, Result
-from picopayments_cli.channel2.state import finished
 from picopayments_cli.config import SAFE_DEPTH
 
 SENT, MORE = 100, 5000

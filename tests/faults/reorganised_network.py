@@ -11,13 +11,6 @@ from dataclasses import dataclass, field
 
 from cheats import DEPOSIT, Books, Town
 from network_support import FEE, Client, key_in, wait_until
-from regtest_support import address_of, script_of_key
-
-from faults.result import Result
-from picopayments_cli.chain import Query
-from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
-from picopayments_cli.channel.values import Entry, Outpoint
 from picopayments_cli.channel2 import recovery
 from picopayments_cli.channel2.facts import Facts, anchor_spender, first_output, spender, unspent
 from picopayments_cli.channel2.keys import Key
@@ -36,6 +29,13 @@ from picopayments_cli.channel2.transactions import (
     txid_of,
 )
 from picopayments_cli.client2.connection import Connection
+from regtest_support import address_of, script_of_key
+
+from faults.result import Result
+from picopayments_cli.chain import Query
+from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
+from picopayments_cli.channel.values import Entry, Outpoint
 from picopayments_cli.errors import BroadcastRefused
 
 DEEPEST = 6  # blocks that are taken away at most

@@ -8,15 +8,15 @@ import pytest
 from channel2_support import parsed
 from hub2_support import DELAY, STRANGER, Desk, ScriptedClient, amounts, payment, states
 from network_support import FEE
-from regtest_support import address_of, key_of
-
-from picopayments_cli.channel import envelope
-from picopayments_cli.channel.values import Hash, Outpoint, Secret, hash_of
 from picopayments_cli.channel2.deadlines import settle_height
 from picopayments_cli.channel2.duplex import standing
 from picopayments_cli.channel2.messages import CloseRequest, SyncRequest
 from picopayments_cli.channel2.state import finished
 from picopayments_cli.channel2.transactions import spent_outpoints
+from regtest_support import address_of, key_of
+
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.values import Hash, Outpoint, Secret, hash_of
 
 # Dust on commits ----------------------------------------------------------------------------------------------------
 

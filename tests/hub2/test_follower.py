@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from bitcoin.core import CTransaction
 from bitcoin.core.script import OP_CHECKSIG, CScript
+from picopayments_cli.channel2.keys import Key
 from picopayments_cli.hub2.database import Database, default_url
 from picopayments_cli.hub2.follower import DEPOSIT, Follower
 from picopayments_cli.hub2.schema import outputs, transactions
@@ -22,7 +23,6 @@ from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.counterparty import p2sh
 from picopayments_cli.channel.values import Coin, Entry, Outpoint, hash160
-from picopayments_cli.channel2.keys import Key
 from picopayments_cli.errors import DatabaseUnusable, NodeBehind
 
 ALICE, BOB, CAROL = (key_of(name) for name in ("alice", "bob", "carol"))

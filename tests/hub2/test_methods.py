@@ -11,10 +11,6 @@ import pytest
 from hub2_support import STRANGER, payment
 from hub_http_support import DELAY, EXPIRE, OpenConnection, ProposingClient, hub_key, name_of, raw_result, refusal
 from network_support import DEPOSIT, Network, running_network
-from regtest_support import address_of, key_of
-
-from picopayments_cli.channel import envelope
-from picopayments_cli.channel.values import MAX_QUANTITY, Hash, Quantity, Secret, hash_of
 from picopayments_cli.channel2.messages import (
     CloseRequest,
     ConnectRequest,
@@ -22,6 +18,10 @@ from picopayments_cli.channel2.messages import (
 )
 from picopayments_cli.channel2.scripts import DepositScript
 from picopayments_cli.channel2.transactions import spent_outpoints
+from regtest_support import address_of, key_of
+
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.values import MAX_QUANTITY, Hash, Quantity, Secret, hash_of
 
 # mph_status ---------------------------------------------------------------------------------------------------------
 

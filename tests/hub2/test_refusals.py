@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from hub2_support import DELAY, DEPOSIT, STRANGER, Desk, ScriptedClient, amounts, payment, running_desk, states
 from network_support import FEE
-from regtest_support import address_of, key_of, script_of_key
-
-from picopayments_cli.channel import envelope
-from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash, Quantity
 from picopayments_cli.channel2.duplex import Half
 from picopayments_cli.channel2.messages import ConnectRequest
 from picopayments_cli.channel2.scripts import DepositScript
 from picopayments_cli.channel2.state import Channel
+from regtest_support import address_of, key_of, script_of_key
+
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash, Quantity
 from picopayments_cli.errors import PicopaymentsError
 
 ROOM = DEPOSIT  # what the hub deposits for a client's deposit, so that a client without payments can take so much

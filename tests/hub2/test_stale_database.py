@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from cheats import Town, pay
 from network_support import FEE, Client, HubProcess, wait_until
+from picopayments_cli.channel2.deadlines import settle_height
+from picopayments_cli.channel2.duplex import Half, standing
+from picopayments_cli.channel2.messages import CloseRequest
+from picopayments_cli.channel2.state import Channel, Commit, offer_of
 from picopayments_cli.hub2.book import Book
 from picopayments_cli.hub2.database import Database, default_url
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.values import Handle, Hash
-from picopayments_cli.channel2.deadlines import settle_height
-from picopayments_cli.channel2.duplex import Half, standing
-from picopayments_cli.channel2.messages import CloseRequest
-from picopayments_cli.channel2.state import Channel, Commit, offer_of
 from picopayments_cli.errors import (
     BadClientSignature,
     DatabaseOutdated,

@@ -11,14 +11,14 @@ from bitcoin.core.script import CScript
 from hub2_support import STRANGER, payment
 from hub_http_support import DELAY, OpenConnection, name_of, raw_result, refusal
 from network_support import DEPOSIT, Network
-from regtest_support import key_of
-
-from picopayments_cli.channel import envelope
-from picopayments_cli.channel.values import Hash, Quantity, Secret
 from picopayments_cli.channel2 import duplex as pair
 from picopayments_cli.channel2.messages import SyncRequest
 from picopayments_cli.channel2.scripts import CommitScript
 from picopayments_cli.channel2.state import Offer
+from regtest_support import key_of
+
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.values import Hash, Quantity, Secret
 
 # A request ----------------------------------------------------------------------------------------------------------
 

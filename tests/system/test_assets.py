@@ -13,6 +13,7 @@ from chain_support import CHILD, LONGNAME, told
 from hypothesis import given
 from hypothesis import strategies as st
 from network_support import COINS, FEE, Client, HubProcess, Network, running_network, tokens_of, wait_until
+from picopayments_cli.channel2.transactions import txid_of
 from regtest_support import BTC, XCP, NodeProcess, Spend, address_of, key_of, running_node, script_of_key
 
 from picopayments_cli.chain import Asset
@@ -32,7 +33,6 @@ from picopayments_cli.channel.counterparty import (
 )
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
-from picopayments_cli.channel2.transactions import txid_of
 from picopayments_cli.errors import BadAnswer, InvalidAsset, InvalidSetting, UnknownAsset
 from picopayments_cli.hub.terms import default_text, read_offer
 

@@ -13,14 +13,14 @@ from bitcoin.core import CTransaction
 from hypothesis import given
 from hypothesis import strategies as st
 from network_support import ASSETS, COINS, Client, Network, refusal, running_network
+from picopayments_cli.channel2.transactions import DUST
+from picopayments_cli.client2.funds import WALLET_RESERVE
 from servers import json_rpc
 
 from picopayments_cli.channel.counterparty import message_of, pack_send
 from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle
-from picopayments_cli.channel2.transactions import DUST
 from picopayments_cli.client.arguments import handle_named
-from picopayments_cli.client2.funds import WALLET_RESERVE
 from picopayments_cli.errors import AmbiguousHandle, InvalidQuantity, NodeUnreachable
 from picopayments_cli.quantities import read_quantity
 from picopayments_cli.rpc import RpcClient

@@ -16,7 +16,6 @@ from network_support import (
     tokens_of,
     wait_until,
 )
-
 from picopayments_cli.channel2.transactions import Budget
 
 TOKEN = "ab" * 32

@@ -23,7 +23,6 @@ from channel_support import (
     anchor_of,
     compose_expire,
     compose_revoke,
-    legacy,
     purse,
 )
 from client_support import Life
@@ -31,7 +30,7 @@ from exchange_support import prepare, serve, settle, two_parties
 from regtest_support import running_node
 
 from picopayments_cli import errors
-from picopayments_cli.channel import close, deadlines, drafts, fees, messages, rates, state, terms, transactions
+from picopayments_cli.channel import deadlines, drafts, fees, messages, rates, state, terms, transactions
 from picopayments_cli.channel.counterparty import data_script, pack_send
 from picopayments_cli.channel.drafts import Draft
 from picopayments_cli.channel.keys import NUMS, Key

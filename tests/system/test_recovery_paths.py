@@ -8,9 +8,8 @@ from functools import partial
 import pytest
 from cheats import DEPOSIT, NOTHING, Town, pay, pay_and_get_back, received, revoked_commit
 from network_support import FEE, Client, wait_until
-from servers import json_rpc
-
 from picopayments_cli.channel2.state import Channel
+from servers import json_rpc
 
 ALL_BUT_BROADCAST = (
     "mph_request",

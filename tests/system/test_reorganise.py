@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 from network_support import ASSETS, COINS, DEPOSIT, FEE, Client, Network, running_network
+from picopayments_cli.channel2.transactions import Budget
 
 from picopayments_cli.channel.counterparty import is_p2sh
 from picopayments_cli.channel.networks import NETWORKS, address_of_script
-from picopayments_cli.channel2.transactions import Budget
 from picopayments_cli.errors import UnknownTransaction
 
 ROUNDS = 60  # of a block and a sync, until a stage is reached

@@ -23,6 +23,12 @@ import pytest
 import requests
 from bitcoin.core import CBlock
 from network_support import WAIT, Client, HubProcess, key_in, wait_until
+from picopayments_cli.channel2.duplex import Half
+from picopayments_cli.channel2.keys import Secrets
+from picopayments_cli.channel2.scripts import DepositScript, change_unlock
+from picopayments_cli.client2.connection import Connection, Pending
+from picopayments_cli.client2.document import from_document
+from picopayments_cli.client2.session import Session
 from regtest_support import NodeProcess, running_node
 from servers import Relay, port_of
 
@@ -30,13 +36,7 @@ from picopayments_cli import cli, config
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.values import Handle, Secret, hash_of
-from picopayments_cli.channel2.duplex import Half
-from picopayments_cli.channel2.keys import Secrets
-from picopayments_cli.channel2.scripts import DepositScript, change_unlock
 from picopayments_cli.client.wallet import Wallet
-from picopayments_cli.client2.connection import Connection, Pending
-from picopayments_cli.client2.document import from_document
-from picopayments_cli.client2.session import Session
 from picopayments_cli.errors import InvalidUrl, StoreUnusable
 from picopayments_cli.hub.book import Book, UnitOfWork
 from picopayments_cli.hub.database import Database, default_url
