@@ -78,6 +78,7 @@ def open_session(
     session = Session(settings, settings.basedir if given else None)
     try:
         yield session
+        session.keep_rate()  # a command that is refused writes nothing
     finally:
         session.close()
 

@@ -147,6 +147,8 @@ def sync(session: Session, connection: Connection, look: Look, outcome: Outcome)
         connection = opening.agree(session, connection)
     if connection.stage == AGREED:
         connection = _live(session, connection, look, outcome)
+        if connection.stage == CLOSING:  # the look was at one that was open, and may not have known the hub's anchor
+            look = session.sight.look(session.wallet.address, [connection])
     if connection.stage == CLOSING:
         connection = _last_answer(session, connection, outcome)
         settle(session, *_observed_at_last(session, connection, look), outcome)
@@ -250,7 +252,7 @@ def close(session: Session, connection: Connection) -> str | None:
     goes on from there.
     """
     if connection.stage == PROPOSED:
-        session.save(replace(connection, stage=CLOSED), "given up", history.closed())
+        _give_up(session, connection)
         return None
     connection = publishing.resume(session, connection)
     look = session.sight.look(session.wallet.address, [connection])
@@ -267,6 +269,13 @@ def close(session: Session, connection: Connection) -> str | None:
         raise outcome.hub_silent
     spends = [facts.spend.seen.txid for facts in reversed(look.facts[connection.handle]) if facts.spend is not None]
     return outcome.closed_by or (spends[0][::-1].hex() if spends else None)
+
+
+def _give_up(session: Session, connection: Connection) -> Connection:
+    """Close a connection whose deposit never left, and never will."""
+    duplex = replace(connection.duplex, sending=replace(connection.duplex.sending, anchor=None))
+    given_up = replace(connection, stage=CLOSED, duplex=duplex, deposit_raw=b"")
+    return session.save(given_up, "given up", history.closed())
 
 
 def _closing(session: Session, connection: Connection, look: Look) -> Connection:

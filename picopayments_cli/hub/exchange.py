@@ -177,6 +177,14 @@ class Exchange:
                 amount=payment.amount,
                 receivable=max(most - pending + payment.amount, 0),
             )
+        received, fee = payee.channels.receiving, theirs.terms.sync_fee
+        if received.contract.quantity - received.moved < fee:
+            raise PaymentExceedsReceivable(
+                f"The payee has too little left of its deposit for the fee of {fee}, so no sync of it could fetch the "
+                "payment.",
+                amount=payment.amount,
+                receivable=0,
+            )
 
     def _give(
         self,

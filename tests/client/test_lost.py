@@ -76,3 +76,25 @@ def test_a_folder_that_has_its_connections_asks_for_none(it: Life) -> None:
     it.doors.passed.clear()
     api.sync(it.session)
     assert "call mph_key" not in it.doors.passed
+
+
+def test_what_was_never_deposited_or_is_over_is_left_alone(it: Life) -> None:
+    it.killed_at("save agreed", it.connect)  # the hub has agreed, and nothing was deposited
+    lose(it)
+    assert api.sync(it.session) == {}
+    it.connect()
+    it.fund()
+    it.close()
+    it.settle()
+    lose(it)
+    assert api.sync(it.session) == {}
+
+
+def test_a_deposit_that_is_not_in_a_block_is_waited_for(it: Life, caplog: pytest.LogCaptureFixture) -> None:
+    it.connect()
+    lose(it)
+    assert api.sync(it.session) == {}
+    assert "not in a block" in caplog.text
+    it.mine()
+    it.restart()
+    assert list(api.sync(it.session)) == [it.handle]

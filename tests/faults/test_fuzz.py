@@ -87,7 +87,7 @@ def test_a_journal_of_other_things_is_named(tmp_path: Path) -> None:
     journal.close()
 
 
-@pytest.mark.parametrize("data", [b"\xff\xfe", b"ab\x00", b"not hex\n"])
+@pytest.mark.parametrize("data", [b"\xff\xfe\n", b"ab\x00\n", b"not hex\n"])
 def test_marks_that_are_none_are_named(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "marks"
     path.touch(0o600)

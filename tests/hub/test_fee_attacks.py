@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from channel_support import finish_commit
 from hub_support import DELAY, DEPOSIT, TIME, Client, Desk, open_all, payment, running_desk
 from regtest_support import address_of
 
@@ -13,7 +14,7 @@ from picopayments_cli.chain import Query
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.drafts import Draft, Input, Output
-from picopayments_cli.channel.halves import Commit, finish_commit
+from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.messages import DepositRequest
 from picopayments_cli.channel.opening import Stake, contract_of
 from picopayments_cli.channel.signing import finish_wallet

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from picopayments_cli.hub2.book import Book
-from picopayments_cli.hub2.database import Database, default_url
-from picopayments_cli.hub2.terms import read_offer
 from regtest_support import REGTEST
 
 from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
+from picopayments_cli.channel.rates import Bounds, Rate
+from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import (
     DatabaseOutdated,
     DatabaseUnusable,
@@ -24,9 +23,13 @@ from picopayments_cli.errors import (
     StoreLocked,
     StoreUnusable,
 )
+from picopayments_cli.hub.book import Book
+from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
+from picopayments_cli.hub.marks import Marks
 from picopayments_cli.hub.sqlite_file import SqliteFile
 from picopayments_cli.hub.stale_database import Witness
+from picopayments_cli.hub.terms import read_offer
 
 MEMBERS = {
     "deposit_max": 0,
@@ -37,6 +40,7 @@ MEMBERS = {
     "sync_fee": 1,
 }
 NUMERIC = "A95428956661682177"
+RATE, BOUNDS = Rate(2, guess=False), Bounds(1, 100)
 
 
 # Terms --------------------------------------------------------------------------------------------------------------
@@ -103,30 +107,34 @@ def test_terms_that_can_not_be_kept_are_refused(tmp_path: Path, members: Any) ->
     "members", [{"expire_min": 40, "expire_max": 40}, {"expire_max": 65535}, {"expire_min": 65535}, {"expire_min": 12}]
 )
 def test_terms_at_the_bounds_are_taken(tmp_path: Path, members: dict[str, int]) -> None:
-    terms = offered(tmp_path, {"XCP": MEMBERS | members}).terms("XCP", 1)
+    terms = offered(tmp_path, {"XCP": MEMBERS | members}).terms("XCP", RATE, BOUNDS)
     assert {name: getattr(terms, name) for name in members} == members
 
 
 def test_an_asset_is_on_offer_as_the_file_says_and_by_default_on_regtest_only(tmp_path: Path) -> None:
     offer = offered(tmp_path, {"XCP": MEMBERS, "DEMOCOIN": None})
-    assert (offer.assets, offer.terms("DEMOCOIN", 1), offer.terms("TICKET", 1)) == (("XCP",), None, None)
+    assert (offer.assets, offer.terms("DEMOCOIN", RATE, BOUNDS), offer.terms("TICKET", RATE, BOUNDS)) == (
+        ("XCP",),
+        None,
+        None,
+    )
     offer.include(["TICKET", "DEMOCOIN", "XCP"])
     assert offer.assets == ("XCP", "TICKET")
-    assert (offer.terms("DEMOCOIN", 1), offer.terms("TICKET", 1).sync_fee) == (None, 1)
+    assert (offer.terms("DEMOCOIN", RATE, BOUNDS), offer.terms("TICKET", RATE, BOUNDS).sync_fee) == (None, 1)
     real = offered(tmp_path, {"XCP": MEMBERS | {"expire_min": 144}}, "mainnet")
     real.include(["TICKET"])
-    assert (real.assets, real.terms("TICKET", 1)) == (("XCP",), None)
+    assert (real.assets, real.terms("TICKET", RATE, BOUNDS)) == (("XCP",), None)
 
 
 @pytest.mark.parametrize(("network", "least"), [("regtest", 0), ("testnet", 100_000), ("mainnet", 100_000)])
 def test_the_terms_of_a_new_hub_refuse_small_deposits_where_they_cost(tmp_path: Path, network: str, least: int) -> None:
     folder = Folder(tmp_path, NETWORKS[network])
-    terms = folder.offer().terms("XCP", 2)
+    terms = folder.offer().terms("XCP", RATE, BOUNDS)
     assert terms is not None
     assert (terms.deposit_min, terms.deposit_max, terms.deposit_ratio, terms.sync_fee) == (least, 0, 1.0, 1)
     assert (terms.expire_min, terms.expire_max) == (NETWORKS[network].expire_min, 0)
     folder.terms_path.write_text(json.dumps({"XCP": MEMBERS | {"sync_fee": 9, "expire_min": 200}}))
-    again = folder.offer().terms("XCP", 2)
+    again = folder.offer().terms("XCP", RATE, BOUNDS)
     assert again is not None
     assert again.sync_fee == 9
 
@@ -322,6 +330,41 @@ def test_a_new_database_beside_a_count_is_an_outdated_one(counted: Counted, tmp_
     assert "another database" in outdated(third)
     for made in (other, third):
         made.database.close()
+
+
+# The marks ----------------------------------------------------------------------------------------------------------
+
+
+def test_marks_are_on_disk_once_each_and_private(folder: Folder) -> None:
+    marks, one, two = Marks(folder.marks_path), Handle(b"\x01" * 32), Handle(b"\x02" * 32)
+    for handle in (one, two, one):
+        marks.add(handle)
+    assert folder.marks_path.read_text() == f"{one.hex()}\n{two.hex()}\n"
+    assert folder.marks_path.stat().st_mode & 0o777 == 0o600
+    assert Marks(folder.marks_path).handles == {one, two}
+
+
+@pytest.mark.parametrize("damage", ["zz\n", "00" * 31 + "\n", "\n", "\xff\n", "AB" * 32 + "\n"])
+def test_a_damaged_file_of_marks_is_refused_and_left_alone(folder: Folder, damage: str) -> None:
+    Marks(folder.marks_path).add(Handle(b"\x01" * 32))
+    with folder.marks_path.open("a") as file:
+        file.write(damage)
+    before = folder.marks_path.read_bytes()
+    with pytest.raises(StoreDamaged):
+        Marks(folder.marks_path)
+    assert folder.marks_path.read_bytes() == before
+
+
+@pytest.mark.parametrize("cut", ["0", "02" * 31, "02" * 32])
+def test_a_mark_that_a_power_failure_cut_off_is_none_and_hinders_none(folder: Folder, cut: str) -> None:
+    one, two = Handle(b"\x01" * 32), Handle(b"\x02" * 32)
+    Marks(folder.marks_path).add(one)
+    with folder.marks_path.open("a") as file:
+        file.write(cut)
+    marks = Marks(folder.marks_path)
+    assert marks.handles == {one}
+    marks.add(two)
+    assert Marks(folder.marks_path).handles == {one, two}
 
 
 # The file of the database -------------------------------------------------------------------------------------------
