@@ -50,7 +50,7 @@ class Outcome:
 
 def settle(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
     """Take a closing connection as far as it goes now, with or without the hub. Repeating it does no harm."""
-    if not connection.ending.told and outcome.hub_silent is None and not _both_spent(look.facts[connection.handle]):
+    if outcome.hub_silent is None and _has_to_ask(connection, look.facts[connection.handle]):
         try:
             connection = agree(session, connection, look)
         except Unreachable as error:
@@ -63,8 +63,10 @@ def settle(session: Session, connection: Connection, look: Look, outcome: Outcom
     return recover(session, connection, look, outcome)
 
 
-def _both_spent(facts: tuple[Facts, Facts]) -> bool:
-    return all(item.spend is not None and item.spend.seen.height is not None for item in facts)
+def _has_to_ask(connection: Connection, facts: tuple[Facts, Facts]) -> bool:
+    """Whether the hub has something to tell: a close, or the remainder of its newest commit if that was published."""
+    both_spent = all(item.spend is not None and item.spend.seen.height is not None for item in facts)
+    return not connection.ending.told and (not both_spent or connection.duplex.sending.awaited is not None)
 
 
 # The agreed close ---------------------------------------------------------------------------------------------------

@@ -328,7 +328,7 @@ class Store:
                 append_lines(self.history_path, lines.encode())
         return kept.count
 
-    # What the chain estimated ---------------------------------------------------------------------------------------
+    # The last fee rate ----------------------------------------------------------------------------------------------
 
     def last_rate(self) -> int | None:
         """Read the last fee rate (sat/vB) that a chain estimated; None if there is none."""

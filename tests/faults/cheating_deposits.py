@@ -108,7 +108,7 @@ def deposit_too_late(it: Duel) -> str:
 
 
 def deposits_reorganised(it: Duel) -> str:
-    """Reorganisations come while the connection opens, and while it is used."""
+    """Reorganisations come while the connection opens, and a deep one, which takes the deposits away, once it is."""
     it.agree()
     it.mine(DEPTH)  # what the faucet paid stays
     raw, left = _deposit(it, it.stake), 3
@@ -120,7 +120,9 @@ def deposits_reorganised(it: Duel) -> str:
             it.reorganise(it.rng.randint(1, DEEPEST))
             it.tries(raw)
     it.opened(raw)
-    it.reorganise()
+    it.reorganise(it.depth(raw))
+    it.act()
+    it.mine()
     it.act()
     it.opened(raw)
     stolen = it.give_back()
@@ -240,7 +242,7 @@ def _crowd(it: CheatedHub) -> list[CheatedHub]:
     """Open connections of many clients, which expire at one height."""
     crowd = [it, *(CheatedHub(it.town) for _ in range(CROWD - 1))]
     for number, one in enumerate(crowd):
-        one.client.endow()
+        one.endow()
         if number % 8 == 0:  # as many as a chain of the faucet's may have
             it.mine()
     it.desk.mine()

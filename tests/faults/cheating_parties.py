@@ -77,9 +77,14 @@ class CheatedHub(Duel):
         return self.desk.account(self.client.handle).stage == "open"
 
     def agree(self) -> None:
-        self.client.endow()
+        self.endow()
         self.desk.mine()
         self.ask()
+
+    def endow(self) -> None:
+        """Have the faucet give the cheat its deposit, and coins for fees."""
+        self.faucet(self.script, 1_000_000, quantity=self.stake)
+        self.faucet(self.script, 1_000_000)
 
     def ask(self) -> None:
         """Agree on it, with coins that are there."""

@@ -29,6 +29,7 @@ ALL_BUT_BROADCAST = (
     "utxos_with_balances",
     "getrawtransaction_batch",
     "search_raw_transactions",
+    *("mph_key", "get_asset_info", "get_assets", "get_sends", "fee_per_kb"),
 )
 
 
@@ -65,15 +66,15 @@ def test_a_sync_that_is_repeated_within_a_block_publishes_nothing_more(town: Tow
     before = town.books()
     a, b = town.open(alice), town.open(bob)
     pay(alice, a, b, 5000)
-    bob.run("close", b)
+    alice.run("close", a)
     published = []
     for _ in range(5):
         town.mine()
-        published.append(bob.run("sync")[b]["txids"] if bob.shown(b)["status"] != "closed" else [])
+        published.append(alice.run("sync")[a]["txids"] if alice.shown(a)["status"] != "closed" else [])
         for _ in range(2):
-            assert all(not item["txids"] for item in bob.run("sync").values())
-    assert [len(txids) for txids in published] == [1, 0, 0, 0, 0]  # the rest; the closes left before
-    alice.run("close", a)
+            assert all(not item["txids"] for item in alice.run("sync").values())
+    assert [len(txids) for txids in published] == [1, 0, 0, 0, 0]  # the rest; the close left before
+    bob.run("close", b)
     town.settle()
     town.check(before, alice=-5000 - 2 * FEE, bob=5000 - FEE, hub=3 * FEE)
 
@@ -127,8 +128,10 @@ def test_a_hub_that_publishes_what_it_gave_back_loses_it_all(town: Town, mined: 
     town.settle()
     after = town.books()
     gained = {name: after.held[name]["XCP"] - before.held[name]["XCP"] for name in ("alice", "bob")}
-    assert gained["alice"] == 0  # its whole deposit, and so the fees and what it paid last too
-    assert gained["bob"] >= guaranteed - DEPOSIT
+    # Its whole deposit, and so what it paid last too; but before it is mined the hub, which learns from Alice what it
+    # has given back, may put its due in the place of it.
+    assert gained["alice"] in ((0,) if mined else (0, -100 - FEE))
+    assert gained["bob"] >= guaranteed - DEPOSIT - FEE  # for the sync that is refused
     town.check(before, **gained, hub=-sum(gained.values()))
 
 
@@ -192,7 +195,7 @@ def test_a_lonely_commit_is_raised_by_a_child_as_fees_rise(town: Town) -> None:
     town.start_hub()
     alice.run("close", a)
     town.settle()
-    town.check(before, alice=-5000 - 2 * FEE, bob=5000 - FEE, hub=3 * FEE)
+    town.check(before, alice=-5000 - 2 * FEE, bob=5000 - 2 * FEE, hub=4 * FEE)
 
 
 def test_the_hub_gets_its_own_when_a_client_is_gone(town: Town) -> None:
