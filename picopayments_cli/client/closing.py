@@ -9,7 +9,7 @@ import logging
 from dataclasses import dataclass, field, replace
 
 from picopayments_cli.channel import close, envelope
-from picopayments_cli.channel.facts import Counter, Facts
+from picopayments_cli.channel.facts import Counter, Facts, Kind
 from picopayments_cli.channel.halves import Remainder, check_remainder
 from picopayments_cli.channel.messages import CloseReply, CloseRequest, SyncRequest
 from picopayments_cli.channel.recovery import Case, is_over, tasks
@@ -66,7 +66,9 @@ def settle(session: Session, connection: Connection, look: Look, outcome: Outcom
 def _has_to_ask(connection: Connection, facts: tuple[Facts, Facts]) -> bool:
     """Whether the hub has something to tell: a close, or the remainder of its newest commit if that was published."""
     both_spent = all(item.spend is not None and item.spend.seen.height is not None for item in facts)
-    return not connection.ending.told and (not both_spent or connection.duplex.sending.awaited is not None)
+    unknown = facts[0].spend is not None and facts[0].spend.kind is Kind.UNKNOWN  # to this file, which may be old
+    awaited = connection.duplex.sending.awaited is not None
+    return not connection.ending.told and (not both_spent or awaited or unknown)
 
 
 # The agreed close ---------------------------------------------------------------------------------------------------
