@@ -306,7 +306,8 @@ class Town:
                 outs = [0 if bytes(out.scriptPubKey) == P2A else out.nValue for out in tx.vout]
                 if height > start and not tx.is_coinbase():
                     fees += sum(values[outpoint] for outpoint in spent_outpoints(tx)) - sum(outs)
-                values.update({Outpoint(tx.GetTxid(), n): value for n, value in enumerate(outs)})
+                txid = tx.GetTxid()
+                values.update({Outpoint(txid, n): value for n, value in enumerate(outs)})
         return fees
 
     def left_behind(self) -> dict[str, object]:

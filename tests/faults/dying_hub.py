@@ -118,7 +118,8 @@ class DyingHubTown(Town):
     def secrets(self, handle: str) -> Secrets:
         """The hub's own keys and secrets of a connection."""
         with contextlib.closing(sqlite3.connect(self._database)) as database:
-            (fixed,) = database.execute("select fixed from connections where handle = ?", (bytes.fromhex(handle),)).fetchone()
+            rows = database.execute("select fixed from connections where handle = ?", (bytes.fromhex(handle),))
+            (fixed,) = rows.fetchone()
         return Secrets(key_in(self.basedir / "hub.regtest.wif"), bytes.fromhex(json.loads(fixed)["salt"]))
 
     def watch(self) -> Watch | None:

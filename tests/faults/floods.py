@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import socket
 import threading
@@ -39,7 +40,7 @@ def run(rng: random.Random, budget: Budget) -> Result:
     """Strangers agree with the hub and never deposit; an address asks without end; an honest client is served."""
     result = Result("floods")
     with running_network(budget.folder) as network, heard():
-        alice, bob = network.client("alice"), network.client("bob")
+        alice, bob = (_client(network, name) for name in ("alice", "bob"))
         handles = tuple(network.open_connection(client, "--expire-time", str(EXPIRE)) for client in (alice, bob))
         flood = FloodedHub(network, rng, result, (alice, bob), handles)
         flood.unfunded(budget.share(CONNECTIONS, QUICK_CONNECTIONS))
@@ -55,6 +56,14 @@ def run(rng: random.Random, budget: Budget) -> Result:
         failed = [line for line in network.hub.logged() if line.get("level") == "ERROR"]
         result.hold(not failed, f"the hub logged errors: {failed[:3]}")
     return result
+
+
+def _client(network: Network, name: str) -> Client:
+    """A client with funds that sees the chain by its own nodes."""
+    folder = network.folder / name
+    folder.mkdir(mode=0o700)
+    (folder / "regtest.cfg").write_text(json.dumps({"chain_url": network.chain_url}))
+    return network.client(name)
 
 
 class FloodedHub:

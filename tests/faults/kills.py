@@ -19,8 +19,8 @@ from faults.result import Budget, Result
 from faults.town import heard
 from faults.tracing import AFTER, BEFORE, Record, Runner, Target
 
-KILLS, QUICK_KILLS = 600, 50
-TOGETHER, QUICK_TOGETHER = 12, 2  # kills of a hub with its embedded node
+KILLS, QUICK_KILLS = 600, 20
+TOGETHER, QUICK_TOGETHER = 12, 1  # kills of a hub with its embedded node
 MOST_CHAPTERS = 6
 BEGINNINGS = 12  # of hubs, in each chapter at most
 _BEFORE_LEAVING = re.compile(
@@ -199,7 +199,7 @@ def run(rng: random.Random, budget: Budget) -> Result:
 
 def _chapter(budget: Budget, planner: KillPlanner, result: Result, least: int) -> None:
     """A town and some lives in it, to the end of all; in the first one some go undisturbed, to see where they lead."""
-    kinds = LIVES[:2] if budget.quick else LIVES
+    kinds = LIVES[:1] if budget.quick else LIVES
     looking = 0 if planner.records else len(kinds)
     names = {f"{kind}{n}": own for n in range(3 if looking else 2) for kind, own in kinds}
     folder = budget.folder / f"town{result.trials}"

@@ -18,7 +18,7 @@ from regtest_support import running_node
 from faults.proxy import between
 from faults.reorganised_network import DEEPEST, DELAY, KINDS, REFUSALS, Member, ReorganisedTown
 from faults.result import Budget, Result
-from faults.town import heard
+from faults.town import FEE, heard
 from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.stages import AGREED, CLOSED, OPEN
@@ -242,10 +242,10 @@ class _Lives:
         """The highest commit of a payee that is to be given back, and its payout, ready to publish."""
         if not wanted:
             return None
-        secrets = self.town.account(member.handle).fixed.secrets(self.town.desk.hub.key) if hub else member.secrets(member.handle)
-        made = side.active[-1].commit
-        with_anchor = (side.contract, known_anchor(side), made, secrets.payee)
-        return finish_commit(*with_anchor), finish_payout(*with_anchor)
+        hubs = self.town.account(member.handle).fixed.secrets(self.town.desk.hub.key)
+        secrets = hubs if hub else member.secrets(member.handle)
+        signed = (side.contract, known_anchor(side), side.active[-1].commit, secrets.payee)
+        return finish_commit(*signed), finish_payout(*signed)
 
     def _end(self) -> None:
         """Let each connection come to its end."""

@@ -16,6 +16,7 @@ from picopayments_cli.channel.counterparty import compact_longname, expand_longn
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.client.legacy import read_history
 from picopayments_cli.errors import StoreDamaged
+from picopayments_cli.hub.marks import Marks
 from picopayments_cli.regtest.journal import Journal
 
 
@@ -84,3 +85,12 @@ def test_a_journal_of_other_things_is_named(tmp_path: Path) -> None:
         with pytest.raises(StoreDamaged):
             read()
     journal.close()
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\n", b"ab\x00\n", b"not hex\n"])
+def test_marks_that_are_none_are_named(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "marks"
+    path.touch(0o600)
+    path.write_bytes(data)
+    with pytest.raises(StoreDamaged):
+        Marks(path)

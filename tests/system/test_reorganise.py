@@ -29,9 +29,10 @@ Networks = Callable[[int], Network]
 
 
 @pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory, chain: NodeProcess) -> Iterator[Networks]:
+def networks(tmp_path_factory: pytest.TempPathFactory, chains: Callable[[int], NodeProcess]) -> Iterator[Networks]:
     """A network for each ``safe_depth``, started when it is asked for."""
     started: dict[int, QuickNetwork] = {}
+    chain = chains(3)
     with ExitStack() as stack:
 
         def get(safe_depth: int) -> Network:
