@@ -7,13 +7,6 @@ from collections.abc import Sequence
 
 from hub_process import HubProcess
 from party import Party
-
-from picopayments_cli.chain import Query
-from picopayments_cli.chain.hub import HubChain
-from picopayments_cli.channel import envelope
-from picopayments_cli.channel.counterparty import p2pkh
-from picopayments_cli.channel.networks import address_of_script, network_named, script_of_address
-from picopayments_cli.channel.values import Coin, Outpoint, Quantity, hash160
 from picopayments_cli.channel2 import duplex as pair
 from picopayments_cli.channel2.duplex import Duplex
 from picopayments_cli.channel2.facts import Facts, see_deposit, unspent
@@ -23,6 +16,13 @@ from picopayments_cli.channel2.scripts import DepositScript, wallet_unlock
 from picopayments_cli.channel2.state import Channel
 from picopayments_cli.channel2.terms import Terms
 from picopayments_cli.channel2.transactions import Anchor, Draft, Input, Output, Purse, compose_deposit
+
+from picopayments_cli.chain import Query
+from picopayments_cli.chain.hub import HubChain
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.counterparty import p2pkh
+from picopayments_cli.channel.networks import address_of_script, network_named, script_of_address
+from picopayments_cli.channel.values import Coin, Outpoint, Quantity, hash160
 from picopayments_cli.errors import BadReply
 from picopayments_cli.rpc import RpcClient
 

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from picopayments_cli.channel import envelope
-from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret, Token
 from picopayments_cli.channel2 import duplex as pair
 from picopayments_cli.channel2.duplex import Duplex
 from picopayments_cli.channel2.keys import Key, Secrets
 from picopayments_cli.channel2.messages import Payment, SyncReply, SyncRequest
+
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret, Token
 
 
 @dataclass

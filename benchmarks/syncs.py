@@ -18,7 +18,6 @@ from typing import Any
 from ageing import age
 from hub_process import HubProcess, running_hub
 from opening import open_connections
-
 from picopayments_cli.channel2.keys import Key
 
 CONNECTIONS = 240

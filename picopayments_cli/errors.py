@@ -244,6 +244,10 @@ class NodeBehind(Unreachable):
     """The node's ledger has not reached its own chain's tip."""
 
 
+class NodeTooOld(Unreachable):
+    """The node's program is of a version whose ledger could lose what is on a channel."""
+
+
 class BadAnswer(Unreachable):
     """The server answered, but not in the protocol."""
 

@@ -156,7 +156,7 @@ def vsize(raw: bytes, draft: Draft) -> int:
     return (3 * stripped + len(raw) + 3) // 4
 
 
-# The other side's signatures made into transactions, as a cheat does at any time; honest parties do it by ``Step`` --------
+# The other side's signatures made into transactions, as a cheat does at any time; honest parties do it by ``Step`` ----
 
 
 def finish_commit(contract: Contract, anchor: Coin, commit: Commit, key: Key) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -36,10 +37,10 @@ from picopayments_cli.channel.messages import (
 )
 from picopayments_cli.channel.opening import Party, Stake, contract_of
 from picopayments_cli.channel.signing import finish_wallet
-from picopayments_cli.channel.standing import standing
-from picopayments_cli.channel.state import Receiving, Sending
+from picopayments_cli.channel.standing import Found, doubts, learned, proofs, standing
+from picopayments_cli.channel.state import Changes, Receiving, Sending, Signed
 from picopayments_cli.channel.transactions import compose_deposit
-from picopayments_cli.channel.values import Coin, Handle, Outpoint, Quantity, Token
+from picopayments_cli.channel.values import Coin, Handle, Hash, Outpoint, Quantity, Token, hash_of
 from picopayments_cli.channel.wire import Anchors, Payment
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.account import Account
@@ -47,12 +48,15 @@ from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
 from picopayments_cli.hub.hub import Hub, Urls
 from picopayments_cli.hub.methods import Methods
+from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.hub.rounds import Rounds
 from picopayments_cli.hub.server import create_app
 from picopayments_cli.hub.stale_database import Witness, see_age
 from picopayments_cli.web import Refused, WebServer
 
 DEPOSIT, TIME, DELAY = 1_000_000, 100, 2
+FEE = 1  # of the asset, for a sync
+STRANGER = Handle(b"\xcd" * 32)  # no handle that a hub drew
 
 
 def refused(answer: Refused) -> PicopaymentsError:
@@ -64,10 +68,12 @@ def refused(answer: Refused) -> PicopaymentsError:
 class Desk:
     """The hub; its rounds of chores come when a test says so. ``stop`` and ``start`` as a process would."""
 
-    def __init__(self, folder: Path, node: NodeProcess) -> None:
+    def __init__(self, folder: Path, node: NodeProcess, terms: str | None = None) -> None:
         self.folder = Folder(folder / "hub", REGTEST)
         self.node = node
         self.folder.basedir.mkdir(mode=0o700)
+        if terms is not None:
+            self.folder.terms_path.write_text(terms)
         self.start()
 
     def start(self, *, restored: bool = False) -> None:
@@ -87,7 +93,9 @@ class Desk:
         see_age(self.hub, witness, restored=restored)
         self.rounds = Rounds(self.hub, witness.note)
         self.rounds.prepare()
-        self._table: dict[str, Callable[..., Any]] = Methods(self.hub).table()
+        nodes = Nodes(self.hub.chain, self.hub.bitcoin, self.hub.node)
+        proxied = Proxy(REGTEST, nodes, lambda: self.hub.rate, self.rounds.once).methods()
+        self._table: dict[str, Callable[..., Any]] = {**proxied, **Methods(self.hub).table()}
 
     def stop(self) -> None:
         """End the rounds, and close the database."""
@@ -121,11 +129,20 @@ class Desk:
             raise refused(result)
         return str(result.text) if hasattr(result, "text") else json.dumps(result)
 
-    def name_of(self, method: str, body: Mapping[str, Any]) -> str:
-        """The name of the error that a call is refused with."""
+    def refusal(self, method: str, body: Mapping[str, Any]) -> PicopaymentsError:
+        """The error that a call is refused with."""
         with pytest.raises(PicopaymentsError) as caught:
             self.call(method, body)
-        return caught.value.name
+        return caught.value
+
+    def name_of(self, method: str, body: Mapping[str, Any]) -> str:
+        """Its name."""
+        return self.refusal(method, body).name
+
+    def rows(self, statement: str) -> list[tuple[Any, ...]]:
+        """Return what the database holds."""
+        with self.database.reading() as connection:
+            return [tuple(row) for row in connection.exec_driver_sql(statement)]
 
     def account(self, handle: Handle) -> Account:
         """A connection as the hub has it."""
@@ -145,6 +162,10 @@ class Desk:
             self.mine()
         raise AssertionError(f"{self.account(handle).stage} after {most} blocks")
 
+    def raw(self, txid: str) -> bytes:
+        """A transaction."""
+        return bytes.fromhex(self.node.bitcoin("getrawtransaction", txid))
+
     def mempool(self) -> list[str]:
         """The txids that wait for a block."""
         return list(self.node.bitcoin("getrawmempool"))
@@ -156,10 +177,10 @@ class Desk:
 
 
 @contextlib.contextmanager
-def running_desk(folder: Path) -> Iterator[Desk]:
-    """A hub and its node, which mines only when told, for the length of a ``with`` block."""
+def running_desk(folder: Path, terms: str | None = None) -> Iterator[Desk]:
+    """A hub and its node, which mines only when told, for the length of a ``with`` block; ``terms``: of its file."""
     with running_node(folder / "node", 0) as node:
-        desk = Desk(folder, node)
+        desk = Desk(folder, node, terms)
         try:
             yield desk
         finally:
@@ -192,20 +213,33 @@ def payment(payee: Handle | None, amount: int) -> Payment:
     return Payment(payee, Quantity(amount), Token(os.urandom(32)))
 
 
+def states(desk: Desk, payer: Client) -> list[tuple[int, str]]:
+    """The payments of a client, as they stand in the book."""
+    rows = desk.rows(f"select amount, state from payments where payer = x'{payer.handle.hex()}' order by number")
+    return [(int(amount), str(state)) for amount, state in rows]
+
+
+def amounts(reply: SyncReply) -> list[int]:
+    """Return what a reply's payments bring, in its order."""
+    return [item.amount for item in reply.receipts]
+
+
 class Client:
     """A client that keeps its state in memory, by the rules of the ground floor."""
 
-    handle: Handle
     duplex: Duplex
 
-    def __init__(self, desk: Desk, name: str) -> None:
+    def __init__(self, desk: Desk, name: str, asset: str = "XCP") -> None:
         self.desk = desk
+        self.asset = asset
         self.key = Key(key_of(name).secret)
         self.script = p2pkh(self.key.pubkey_hash)
         self.secrets = Secrets(self.key, os.urandom(16))
         self.party = Party(self.secrets.payer.xonly, self.secrets.payee.xonly, self.script)
         self.proposed: DepositRequest | None = None
         self.commits: list[Commit] = []  # every one received
+        self.signed: dict[Hash, Signed] = {}  # every one sent, as its row is now
+        self.handle = STRANGER
 
     def call(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """A signed call's result, which must be signed by the hub and name this request."""
@@ -223,32 +257,41 @@ class Client:
 
     def request(self) -> ConnectReply:
         """Ask for a connection."""
-        asked = ConnectRequest("XCP", self.party, self.secrets.salt)
-        reply = ConnectReply.parse(self.call("mph_request", asked.as_json()))
-        self.handle = reply.handle
-        return reply
+        asked = ConnectRequest(self.asset, self.party, self.secrets.salt)
+        self.hub = ConnectReply.parse(self.call("mph_request", asked.as_json()))
+        self.handle = self.hub.handle
+        return self.hub
 
-    def agree(self, time: int = TIME) -> None:
+    def proposal(self, time: int = TIME, quantity: int = DEPOSIT, delay: int = DELAY, rate: int = 1) -> DepositRequest:
+        """A deposit as the protocol has it, for the connection asked for."""
+        height = self.desk.node.bitcoin("getblockcount") + time
+        stake = Stake(Quantity(quantity), delay, self.hub.terms.fee_rate)
+        contract = contract_of(self.party, self.hub.hub, asset_id(self.asset), height, stake)
+        return DepositRequest(self.handle, stake, rate, height, contract.deposit.output, self.secrets.revoke_hash(0))
+
+    def agree(self, time: int = TIME, quantity: int = DEPOSIT) -> None:
         """Ask for a connection and agree on both deposits."""
-        reply = self.request()
-        height = self.desk.hub.follower.height
-        assert height is not None
-        stake, number = Stake(Quantity(DEPOSIT), DELAY, reply.terms.fee_rate), asset_id("XCP")
-        sending = contract_of(self.party, reply.hub, number, height + time, stake)
-        own = self.secrets.revoke_hash(0)
-        proposed = DepositRequest(self.handle, stake, 1, height + time, sending.deposit.output, own)
-        self.proposed = proposed
+        self.request()
+        self.propose(self.proposal(time, quantity))
+
+    def propose(self, proposed: DepositRequest) -> DepositReply:
+        """Agree on both deposits."""
+        self.proposed, number = proposed, asset_id(self.asset)
+        sending = contract_of(self.party, self.hub.hub, number, proposed.height, proposed.stake)
         agreed = DepositReply.parse(self.call("mph_deposit", proposed.as_json()))
-        receiving = contract_of(reply.hub, self.party, number, height + time, agreed.stake)
+        receiving = contract_of(self.hub.hub, self.party, number, proposed.height, agreed.stake)
         assert agreed.output == receiving.deposit.output
+        own = proposed.next_hash
         duplex, handed = hand_out(Duplex(Sending(sending), Receiving(receiving)), self.secrets)
         assert handed == own
         self.duplex = add_request(duplex, agreed.next_hash, seen=False)
+        return agreed
 
     def endow(self) -> None:
         """Have the faucet give what the deposit takes, and coins for fees; a block must follow."""
         address = address_of(self.script)
-        self.desk.node.rpc("faucet", address=address, btc=1_000_000, asset="XCP", quantity=DEPOSIT)
+        quantity = self.duplex.sending.contract.quantity
+        self.desk.node.rpc("faucet", address=address, btc=1_000_000, asset=self.asset, quantity=quantity)
         self.desk.node.rpc("faucet", address=address, btc=1_000_000)
 
     def purse(self) -> Purse:
@@ -281,22 +324,41 @@ class Client:
 
     def sync_request(self, total: int, *payments: Payment) -> tuple[SyncRequest, Duplex]:
         """A right request that moves a sum, and the state once it has left."""
-        moved, half, _ = transfer(self.duplex, total, self.secrets)
+        moved, half, changes = transfer(self.duplex, total, self.secrets)
+        self.note(changes)
         moved, own = hand_out(moved, self.secrets)
         return SyncRequest(self.handle, self.anchors, half, payments, own), moved
 
-    def sync(self, *payments: Payment, fee: int = 1) -> SyncReply:
+    def sync(self, *payments: Payment, fee: int = FEE) -> SyncReply:
         """Send payments and settle the reply."""
         request, moved = self.sync_request(sum(item.amount for item in payments) + fee, *payments)
         return self.take(SyncReply.parse(self.call("mph_sync", request.as_json())), moved)
 
+    def sync_refused(self, request: SyncRequest, **changes: Any) -> str:
+        """The name that a sync is refused by."""
+        return self.refused("mph_sync", request.as_json() | changes)
+
+    @property
+    def paid(self) -> int:
+        """Return what the hub has got from the client since the connection opened, as the hub has it."""
+        return self.desk.account(self.handle).channels.net
+
+    def parsed(self, text: str) -> SyncReply:
+        """A reply from its text."""
+        return SyncReply.parse(json.loads(text))
+
     def take(self, reply: SyncReply, moved: Duplex) -> SyncReply:
         """Settle a reply."""
-        settled, _, _ = settle(moved, reply.half, sum(item.amount for item in reply.receipts))
+        settled, changes, _ = settle(moved, reply.half, sum(item.amount for item in reply.receipts))
+        self.note(changes)
         self.duplex = add_request(settled, reply.next_hash, seen=False)
         if reply.half.commit is not None:
             self.commits.append(reply.half.commit)
         return reply
+
+    def note(self, changes: Changes) -> None:
+        """Keep the rows of commits sent, those of requests that were never sent too: these cost nothing."""
+        self.signed.update({item.revoke_hash: item for item in changes.signed})
 
     # Closing --------------------------------------------------------------------------------------------------------
 
@@ -309,6 +371,25 @@ class Client:
         self.duplex, outcome = closes.judge(self.duplex, request, reply, self.secrets)
         return request, reply, outcome
 
+    def agree_close(self, rounds: int = 4) -> closes.Outcome:
+        """Ask for the agreed close, and again with what the answer asks for, until both are signed."""
+        said, figures = standing(self.duplex, self.secrets), closes.own_figures(self.duplex)
+        for _ in range(rounds):
+            self.duplex, request = closes.ask(self.duplex, self.handle, figures, said, self.secrets, sign=True)
+            reply = CloseReply.parse(self.call("mph_close", request.as_json()))
+            theirs = reply.standing
+            names = {*map(hash_of, theirs.revokes), *theirs.doubts}
+            found = [row for name, row in self.signed.items() if name in names]
+            self.duplex, changes = learned(self.duplex, theirs, Found(found), self.secrets)
+            self.note(changes)
+            self.duplex, outcome = closes.judge(self.duplex, request, reply, self.secrets)
+            if outcome.c2h and outcome.h2c:
+                return outcome
+            shown = proofs(theirs.doubts, found)
+            said = standing(self.duplex, self.secrets, shown, doubts(self.duplex.receiving, theirs.commit))
+            figures = closes.next_figures(self.duplex, reply)
+        return outcome
+
 
 def _outpoint(anchor: Coin | None) -> Outpoint | None:
     return None if anchor is None else anchor.outpoint
@@ -317,7 +398,8 @@ def _outpoint(anchor: Coin | None) -> Outpoint | None:
 def open_all(desk: Desk, *hands: Client) -> None:
     """Agree on connections and mine until they are open."""
     for hand in hands:
-        hand.agree()
+        if hand.proposed is None:
+            hand.agree()
         hand.endow()
     desk.mine()
     for hand in hands:
@@ -326,3 +408,11 @@ def open_all(desk: Desk, *hands: Client) -> None:
     for hand in hands:
         assert desk.account(hand.handle).stage == "open"
         hand.see_deposits()
+
+
+def clients(desk: Desk) -> Iterator[Client]:
+    """Clients with open connections, without end; opened three at a time, which is faster."""
+    for number in itertools.count():
+        hands = [Client(desk, f"client {number} {name}") for name in range(3)]
+        open_all(desk, *hands)
+        yield from hands

@@ -135,8 +135,8 @@ class NodeProcess:
         self.url = str(json.loads(line)["chain_url"]) if line else ""
 
     def rpc(self, method: str, **params: Any) -> Any:
-        """The result of a JSON-RPC method of the main port."""
-        reply = self.post("", {"jsonrpc": "2.0", "id": 0, "method": method, "params": params})
+        """The result of a method that steers the network."""
+        reply = self.post("regtest/", {"jsonrpc": "2.0", "id": 0, "method": method, "params": params})
         assert "result" in reply, reply
         return reply["result"]
 

@@ -144,7 +144,7 @@ class HubChain:
         holdings = {address: members(next(answers), "balances") for address in with_balances}
         return View(
             height=Height(height),
-            fee_rate=whole(results[0], "fee_rate", 1, _MAX_RATE),
+            fee_rate=_rate(results[0]),
             coins={address: coins[address] for address in query.coins},
             history={address: _entries(items, height) for address, items in histories.items()},
             balances={address: _balances(rows, address, coins[address]) for address, rows in holdings.items()},
@@ -204,6 +204,11 @@ def _height(item: Any, tip: int) -> Height | None:
 
 def _is_truncated(items: Iterable[Any]) -> bool:
     return any(member(item, "truncated", bool, False) for item in items)
+
+
+def _rate(info: Any) -> int | None:
+    """The fee rate in sat/vB, None where the hub has no estimate."""
+    return None if member(info, "fee_rate", (int, float), None) is None else whole(info, "fee_rate", 1, _MAX_RATE)
 
 
 def _entries(items: Iterable[Any], tip: int) -> tuple[Entry, ...]:

@@ -143,18 +143,26 @@ def _countersigned(receiving: Receiving, closing: Closing, signature: bytes) -> 
 
 
 def answer(
-    duplex: Duplex, request: CloseRequest, digest: bytes, said: Standing, secrets: Secrets, *, stale: bool = False
+    duplex: Duplex,
+    request: CloseRequest,
+    digest: bytes,
+    said: Standing,
+    secrets: Secrets,
+    *,
+    stale: bool = False,
+    home: bool = True,
 ) -> tuple[Duplex, CloseReply, Outcome]:
     """The hub's state once the reply may have left, the reply, and the closes that it can publish itself.
 
     What the request shows was learned before, and the connection is stopped. A signature is given only where the
     request's quantity is the hub's own figure, and its anchor the hub's. ``stale``: a hub that knows its database to be
-    old has no figures of its own, and goes to its limits.
+    old has no figures of its own, and goes to its limits. ``home``: whether its wallet's address takes sends without a
+    memo; else it signs nothing as payee, as what it is paid would stay where it is.
     """
     own = Figures(duplex.receiving.moved, duplex.sending.moved)
     anchors = Anchors(_outpoint(duplex.receiving.anchor), _outpoint(duplex.sending.anchor))
     taken = _Answer(own, refused=())
-    if anchors.c2h is not None and request.anchors.c2h == anchors.c2h and not said.doubts:
+    if anchors.c2h is not None and request.anchors.c2h == anchors.c2h and not said.doubts and home:
         taken = _answer_c2h(taken, duplex.receiving, request, secrets.payee, stale)
     if anchors.h2c is not None and request.anchors.h2c == anchors.h2c:
         taken = _answer_h2c(taken, duplex.sending, request, secrets.payer, stale)

@@ -47,8 +47,8 @@ def believed(estimate: int | None, last_good: int | None, fallback: int | None, 
 
 
 def may_open(rate: Rate, bounds: Bounds) -> bool:
-    """Whether a connection may be opened at this rate: never above the ceiling, on a guess not below the floor."""
-    return rate.value <= bounds.ceiling and not (rate.guess and rate.value < bounds.floor)
+    """Whether a connection may be opened at this rate: never on a guess, nor above the ceiling."""
+    return not rate.guess and rate.value <= bounds.ceiling
 
 
 # The commits' rate, fixed in mph_deposit -----------------------------------------------------------------------------

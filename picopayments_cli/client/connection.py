@@ -59,11 +59,11 @@ class Rows:
 class Connection:
     """A connection: this party pays on c2h and is paid on h2c. All active commits are loaded.
 
-    ``proposal``: the signed mph_deposit. ``deposit_raw``, ``hub_deposit``: both deposits, the hub's as the chain
-    showed it. ``counted``: the heights at which the two were found to count. ``owed``: refused payments that have not
-    come back yet. ``sent``: what a node took of one's own, for c2h and for h2c. ``publishing``: name and txid (hex) of
-    what is about to leave; ``published``: txids of what left. ``final``: closed, and too deep to be looked at again.
-    ``longname``: that of a subasset, for showing.
+    ``proposal``: the signed mph_deposit. ``deposit_raw``, ``hub_deposit``: both deposits, the own one empty where it
+    never leaves, the hub's as the chain showed it. ``counted``: the heights at which the two were found to count.
+    ``owed``: refused payments that have not come back yet. ``sent``: what a node took of one's own, for c2h and for
+    h2c. ``publishing``: name and txid (hex) of what is about to leave; ``published``: txids of what left. ``final``:
+    closed, and too deep to be looked at again. ``longname``: that of a subasset, for showing.
     """
 
     handle: Handle

@@ -42,7 +42,7 @@ def rate(session: Session, view: View) -> Rate:
         return Rate(session.settings.fee_rate, guess=False)
     last = session.store.last_rate()
     if view.fee_rate is not None and view.fee_rate != last:
-        session.store.save_rate(view.fee_rate)
+        session.home.fee_rate = view.fee_rate
     return believed(view.fee_rate, last, None, bounds(session))
 
 

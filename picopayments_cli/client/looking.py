@@ -55,7 +55,7 @@ def sides_of(connection: Connection) -> tuple[Paying, Paid]:
     signed = tuple(connection.rows.signed.values())
     active = tuple(item.commit for item in h2c.active)
     return (
-        Paying(c2h.contract, c2h.anchor, signed, ending.closings, connection.deposit_raw, sent[0]),
+        Paying(c2h.contract, c2h.anchor, signed, ending.closings, connection.deposit_raw or None, sent[0]),
         Paid(h2c.contract, h2c.anchor, active, ending.counters, connection.hub_deposit, sent[1]),
     )
 

@@ -62,6 +62,10 @@ _FIXED = select(connections.c.handle, connections.c.fixed).where(connections.c.s
 _CLOSED_SINCE = select(connections.c.handle).where(
     connections.c.stage == CLOSED, connections.c.due_height > bindparam("height")
 )
+_CLOSED_BY = select(connections.c.handle).where(
+    connections.c.stage == CLOSED, connections.c.due_height <= bindparam("height")
+)
+_SETTLED = _CLOSED_BY.where(connections.c.handle == _OF)
 _OF_CLIENT = (
     select(connections.c.handle)
     .where(connections.c.client == bindparam("client"), connections.c.handle > bindparam("after"))
@@ -87,7 +91,7 @@ _ADD_COMMIT = commits.insert()
 _THIS = (commits.c.handle == _OF, commits.c.revoke_hash == bindparam("hash"))
 _CHANGE_SIGNED = (
     commits.update()
-    .where(*_THIS)
+    .where(*_THIS, commits.c.sent.is_(True))
     .values(remainder=bindparam("remainder"), secret=bindparam("secret"), active=bindparam("active"))
 )
 _GIVE_BACK = commits.update().where(*_THIS).values(active=False)
@@ -189,6 +193,14 @@ class Reading:
     def closed_since(self, height: int) -> list[Handle]:
         """The handles of connections that were closed after a height."""
         return [Handle(bytes(row.handle)) for row in self.db.execute(_CLOSED_SINCE, {"height": height})]
+
+    def closed_by(self, height: int) -> list[Handle]:
+        """The handles of connections that were closed by a height."""
+        return [Handle(bytes(row.handle)) for row in self.db.execute(_CLOSED_BY, {"height": height})]
+
+    def settled(self, handles: Iterable[Handle], height: int) -> set[Handle]:
+        """Those of them that were closed by a height."""
+        return {one for one in handles if self.db.execute(_SETTLED, {"of": one, "height": height}).first() is not None}
 
     def expiries(self) -> dict[Handle, Expiry]:
         """When the connections expire that may still move something."""
@@ -327,4 +339,5 @@ class Book:
         with self._database.transaction(label) as db:
             work = UnitOfWork(db)
             yield work
-        self.changed |= work.wrote
+        if work.wrote:
+            self.changed = True

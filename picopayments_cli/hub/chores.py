@@ -11,8 +11,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from picopayments_cli.chain import REQUIRE_MEMO, Query
-from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.deadlines import must_close
 from picopayments_cli.channel.drafts import parse_transaction
 from picopayments_cli.channel.duplex import half_left
@@ -24,10 +22,11 @@ from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
-from picopayments_cli.hub.chainview import facts_of, note_sent, promised_coins, sides_of
+from picopayments_cli.hub.chainview import facts_of, note_sent, sides_of
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.opening import fund, judged, open_facts, restage, see_deposits
 from picopayments_cli.hub.stopping import stop
+from picopayments_cli.hub.wallet import means_of, split
 
 log = logging.getLogger(__name__)
 
@@ -47,26 +46,30 @@ def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
 
 @dataclass
 class Work:
-    """One round: the connections that are looked at, the heights at which they settle, and what has failed."""
+    """One round: the connections that are looked at, the heights at which they settle, and what has failed.
+
+    ``fresh``: whether there is a block that no round has seen; ``home``: see ``Case``.
+    """
 
     hub: Hub
     handles: Collection[Handle]
     begins: dict[Handle, int]
     shaken: bool = False
+    fresh: bool = False
     home: bool = True
 
     def do(self) -> None:
         """Do all that these connections need now. What fails is asked for again."""
         for handle in sorted(self.handles):
             self._guarded(partial(self._look_at, handle), handle)
-        if not self.handles:
+        if not self.handles and not self.fresh:
             return
-        means = self._means()
-        cases = [case for handle in sorted(self.handles) for case in self._cases(handle)]
-        todo = [task for case in cases for task in tasks(case)]
-        self._publish_all(todo, means)
+        means, self.home = means_of(self.hub)
+        shown = {handle: found for handle in sorted(self.handles) if (found := self._show(handle)) is not None}
+        self._publish_all([task for found in shown.values() for case in found.cases for task in tasks(case)], means)
         for handle in self._in_stage(CLOSING, CLOSED):
-            self._guarded(partial(self._end, handle), handle)
+            if handle in shown:
+                self._guarded(partial(self._end, handle, shown[handle]), handle)
 
     def _guarded(self, step: Callable[[], None], handle: Handle) -> None:
         if not guarded(step, handle):
@@ -121,23 +124,11 @@ class Work:
 
     # Publishing -----------------------------------------------------------------------------------------------------
 
-    def _cases(self, handle: Handle) -> list[Case]:
-        """Both channels of a connection, as the chain shows them; none where the nodes don't tell."""
-        found: list[Case] = []
-        self._guarded(lambda: found.extend(cases_of(self.hub, handle, home=self.home)), handle)
-        return found
-
-    def _means(self) -> Means:
-        """Return what the hub pays with now, and whether its own address takes sends without a memo."""
-        hub = self.hub
-        view = hub.chain.view(Query(coins=[hub.address], options=[hub.address]))
-        self.home = not view.options[hub.address] & REQUIRE_MEMO
-        confirmed = [coin for coin in view.coins[hub.address] if coin.height is not None]
-        attached = hub.chain.attached([coin.outpoint for coin in confirmed]) if confirmed else set()
-        with hub.book.reading() as book:
-            kept = attached | promised_coins(book)
-        coins = tuple(coin for coin in confirmed if coin.outpoint not in kept)
-        return Means(Purse(hub.script, coins, hub.rate.value), hub.rate, hub.bounds, hub.reserve)
+    def _show(self, handle: Handle) -> Shown | None:
+        """A connection as the chain shows it; None where the nodes don't tell."""
+        found: list[Shown] = []
+        self._guarded(lambda: found.append(show(self.hub, handle, home=self.home)), handle)
+        return found[0] if found else None
 
     def _publish_all(self, todo: Sequence[Task], means: Means) -> None:
         """Publish what is to be done now, the most urgent first; what is left in the wallet pays for deposits."""
@@ -145,23 +136,27 @@ class Work:
             means = means.without(step)
             handle, payer = _of_label(step.label)
             self._guarded(partial(publish, self.hub, step, handle, payer=payer), handle)
+        means = self._left(partial(split, self.hub, means), means)
         for handle in self._in_stage(AGREED):
-            means = self._fund(handle, means)
+            means = self._left(partial(fund, self.hub, handle, means), means, handle)
 
-    def _fund(self, handle: Handle, means: Means) -> Means:
+    def _left(self, step: Callable[[], Means], means: Means, handle: Handle | None = None) -> Means:
+        """Return what a step leaves in the wallet, all of it where it fails."""
         left = [means]
-        self._guarded(lambda: left.append(fund(self.hub, handle, means)), handle)
+        if not guarded(lambda: left.append(step()), handle) and handle is not None:
+            self.hub.ask(Ask.LATER, handle)
         return left[-1]
 
     # The end --------------------------------------------------------------------------------------------------------
 
-    def _end(self, handle: Handle) -> None:
+    def _end(self, handle: Handle, shown: Shown) -> None:
         """Close what holds nothing more, finally; what a reorganisation has brought back is closing again."""
         hub = self.hub
-        cases = cases_of(hub, handle, home=self.home)
-        over = all(is_over(case, hub.network.safe_depth, hub.rate.value) for case in cases)
+        over = all(is_over(case, hub.network.safe_depth, hub.rate.value) for case in shown.cases)
         with hub.book.transaction("end") as work:
             account = work.get(handle)
+            if account.version != shown.version:
+                return  # something has come about meanwhile
             over = over and not self._awaits_deposit(work, account)
             stage = CLOSED if over else CLOSING
             if account.duplex is not None and account.stage != stage and account.stage in (CLOSING, CLOSED):
@@ -176,15 +171,20 @@ class Work:
         return any(self.hub.follower.deposits_to(work.db, side.contract.deposit.output) for side in sides)
 
 
-def cases_of(hub: Hub, handle: Handle, *, home: bool) -> list[Case]:
-    """Both channels of a connection, as the hub stands in them; none before mph_deposit.
+@dataclass(frozen=True)
+class Shown:
+    """A connection as the hub stood in its channels at a version of its row; no channels before mph_deposit."""
 
-    Raises what the nodes raise.
-    """
+    version: int
+    cases: tuple[Case, ...] = ()
+
+
+def show(hub: Hub, handle: Handle, *, home: bool) -> Shown:
+    """Look at both channels of a connection. Raises what the nodes raise."""
     with hub.book.reading() as book:
         account = book.get(handle)
         if account.duplex is None:
-            return []
+            return Shown(account.version)
         closing = account.stage in (CLOSING, CLOSED)
         found = []
         paying, paid = sides_of(hub, book, account)
@@ -193,7 +193,7 @@ def cases_of(hub: Hub, handle: Handle, *, home: bool) -> list[Case]:
             facts = facts_of(hub, book, side, closing=closing)
             label, expiry = _label(handle, payer=payer), account.fixed.agreed.expiry
             found.append(Case(label, side, facts, expiry, closing, account.since, home=home, stale=account.stale))
-        return found
+        return Shown(account.version, tuple(found))
 
 
 def publish(hub: Hub, step: Step, handle: Handle, *, payer: bool) -> None:

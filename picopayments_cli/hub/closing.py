@@ -11,11 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from picopayments_cli.chain import REQUIRE_MEMO, Query
 from picopayments_cli.channel.close import Outcome, answer
 from picopayments_cli.channel.messages import CloseReply, CloseRequest
 from picopayments_cli.channel.standing import Standing, doubts, learned, proofs, standing
 from picopayments_cli.channel.state import MOST_REVOKED
-from picopayments_cli.errors import ConnectionNotOpen
+from picopayments_cli.errors import ConnectionNotOpen, PicopaymentsError
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.hub import Ask, Hub
@@ -40,6 +41,7 @@ class Closes:
         Raises UnknownHandle, ConnectionNotOpen, BadClientSignature.
         """
         request = CloseRequest.parse(body)
+        home = self._is_home()
         with self._hub.book.transaction("close") as work:
             account = work.get(request.handle)
             digest = signed(body, account.fixed.client)
@@ -51,14 +53,24 @@ class Closes:
         self._hub.marks.add(request.handle)
         with self._hub.book.transaction("close answered") as work:
             account = work.get(request.handle, MOST_REVOKED)
-            reply, noticed = self._answer(work, account, request, digest)
+            reply, noticed = self._answer(work, account, request, digest, home=home)
         if noticed:
             give_up_noticed(self._hub, request.handle)
         self._hub.ask(Ask.NOW, request.handle)
         self._hub.wake()
         return reply
 
-    def _answer(self, work: UnitOfWork, account: Account, request: CloseRequest, digest: bytes) -> tuple[RawJson, bool]:
+    def _is_home(self) -> bool:
+        """Whether the hub's address takes sends without a memo, as far as a node tells: a close pays there."""
+        address = self._hub.address
+        try:
+            return not self._hub.chain.view(Query(options=[address])).options[address] & REQUIRE_MEMO
+        except PicopaymentsError:
+            return False
+
+    def _answer(
+        self, work: UnitOfWork, account: Account, request: CloseRequest, digest: bytes, *, home: bool
+    ) -> tuple[RawJson, bool]:
         """The reply, and whether it was the request that revealed the database to be old."""
         secrets, said = account.fixed.secrets(self._hub.key), request.standing
         found = work.found(account.handle, said.revokes, said.doubts)
@@ -67,7 +79,7 @@ class Closes:
         account = replace(account, stale=account.stale or noticed)
         shown = proofs(said.doubts, found.signed)
         own: Standing = standing(duplex, secrets, shown, doubts(duplex.receiving, said.commit))
-        duplex, reply, outcome = answer(duplex, request, digest, own, secrets, stale=account.stale)
+        duplex, reply, outcome = answer(duplex, request, digest, own, secrets, stale=account.stale, home=home)
         for error in outcome.refused:
             _note("close not signed", account, error=error.as_json())
         self._keep(work, account, reply, outcome)

@@ -177,6 +177,14 @@ class Exchange:
                 amount=payment.amount,
                 receivable=max(most - pending + payment.amount, 0),
             )
+        received, fee = payee.channels.receiving, theirs.terms.sync_fee
+        if received.contract.quantity - received.moved < fee:
+            raise PaymentExceedsReceivable(
+                f"The payee has too little left of its deposit for the fee of {fee}, so no sync of it could fetch the "
+                "payment.",
+                amount=payment.amount,
+                receivable=0,
+            )
 
     def _give(
         self,
@@ -188,7 +196,8 @@ class Exchange:
         digest: bytes,
     ) -> RawJson:
         """Move what is due and what waits to the client, and write the reply before it leaves."""
-        seen = work.knows_hash(account.handle, request.next_hash)
+        made = request.half.commit  # not in the book yet, and given back again perhaps
+        seen = work.knows_hash(account.handle, request.next_hash) or (made and made.revoke_hash) == request.next_hash
         account = work.to_move(account, account.pending)
         secrets = account.fixed.secrets(self._hub.key)
         count, total = deliverable(account.channels, account.due, [item.amount for item in account.waiting])

@@ -58,7 +58,7 @@ class Methods:
     """``mph_status``, ``mph_key``, ``mph_request``, ``mph_deposit``, ``mph_sync`` and ``mph_close`` of one hub."""
 
     # What asks the chain, so that it must not hold up the others.
-    SLOW = frozenset(("mph_status", "mph_request", "mph_deposit"))
+    SLOW = frozenset(("mph_status", "mph_request", "mph_deposit", "mph_close"))
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub

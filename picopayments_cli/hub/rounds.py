@@ -75,9 +75,9 @@ class Rounds:
                 return
         try:
             for _ in range(_FUNDS_COINS):
-                hub.node.call("faucet", {"address": hub.address, "btc": _FUNDS_SATOSHIS}, retry=False)
-            hub.node.call("faucet", {"address": hub.address, "asset": "XCP", "quantity": _FUNDS_XCP}, retry=False)
-            hub.node.call("generate", {"blocks": 1}, retry=False)
+                hub.controls.call("faucet", {"address": hub.address, "btc": _FUNDS_SATOSHIS}, retry=False)
+            hub.controls.call("faucet", {"address": hub.address, "asset": "XCP", "quantity": _FUNDS_XCP}, retry=False)
+            hub.controls.call("generate", {"blocks": 1}, retry=False)
         except (InsufficientBitcoin, InsufficientFunds, UnknownMethod) as error:  # a node of another make, or many hubs
             log.warning("not funded", extra={"fields": {"address": hub.address}}, exc_info=error)
         with hub.database.transaction("funded") as db:
@@ -137,15 +137,18 @@ class Rounds:
             elif tip != self._tip:
                 now.update(book.in_stage(AGREED, CLOSING), self._taken(Ask.LEAVING))
             now |= hub.follower.unconfirmed(book.db)  # a child that was evicted goes out again at once
+            now -= book.settled(now, tip - KEPT_BLOCKS)
         begins = dict(zip(expiries, starts(tuple(expiries.values()), RESERVE_COINS), strict=True))
         now.update(handle for handle, height in begins.items() if height <= tip)
-        if tip != self._tip:
+        fresh = tip != self._tip
+        if fresh:
             with hub.book.transaction("round") as work:
                 forgotten = work.forget(tip)
+                hub.follower.forget(work.db, work.closed_by(tip - KEPT_BLOCKS))
             if forgotten:
                 log.info("requests forgotten", extra={"fields": {"number": forgotten}})
         self._tip, self._offered = tip, offered
-        Work(hub, now, begins, shaken).do()
+        Work(hub, now, begins, shaken, fresh).do()
         if hub.draining and self.when_drained is not None:
             with hub.book.reading() as book:
                 left = book.in_stage(AGREED, OPEN, CLOSING)

@@ -63,6 +63,7 @@ def told_by_hub() -> Iterator[Callable[[Place, Any], View]]:
 
 HUB_BORDERS: list[tuple[Place, Any, Callable[[View], Any], Any]] = [
     (("get_running_info", "fee_rate"), 1, lambda view: view.fee_rate, 1),
+    (("get_running_info", "fee_rate"), None, lambda view: view.fee_rate, None),
     (("get_running_info", "fee_rate"), 100_000, lambda view: view.fee_rate, 100_000),
     ((*COIN, "vout"), 2**32 - 1, lambda view: view.coins[ADDRESS][0].outpoint.vout, 2**32 - 1),
     ((*COIN, "confirmations"), None, lambda view: view.coins[ADDRESS][0].height, None),
@@ -94,7 +95,7 @@ def test_values_of_a_hub_are_believed_to_their_limits(
 HUB_LIES: list[tuple[Place, list[Any]]] = [
     (("get_running_info",), [[], None]),
     (("get_running_info", "bitcoin_block_count"), [-1, 2**63, True, "200", None, 200.0]),
-    (("get_running_info", "fee_rate"), [0, -1, 100_001, True, None, 1.5]),
+    (("get_running_info", "fee_rate"), [0, -1, 100_001, True, "3", 1.5]),
     (("get_unspent_txouts",), [{}, None, "x"]),
     ((*COIN, "txid"), ["", "00", None, shown(OLD_ID).upper()]),
     ((*COIN, "vout"), [-1, 2**32, True, None, "0"]),
@@ -232,8 +233,8 @@ def test_a_hub_is_handed_the_transaction() -> None:
 # Nobody signs them, so that anybody on the way can say them.
 OF_THE_CHAIN = {
     "BadAnswer", "BroadcastRefused", "HubRefused", "HubUnreachable", "InvalidAddress", "InvalidParams", "NodeBehind",
-    "NodeRefused", "NodeUnreachable", "TruncatedHistory", "UnknownAsset", "UnknownMethod", "UnknownTransaction",
-    "Unreachable",
+    "NodeRefused", "NodeTooOld", "NodeUnreachable", "TruncatedHistory", "UnknownAsset", "UnknownMethod",
+    "UnknownTransaction", "Unreachable",
 }  # fmt: skip
 NAMES = [name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, Exception)]
 

@@ -24,7 +24,9 @@ from picopayments_cli.chain import Asset, Chain, Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.chain.node import NodeChain
+from picopayments_cli.chain.packages import LedgerChain, PackageNode
 from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.rates import Bounds, Rate, believed
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.errors import (
     BadAnswer,
@@ -37,7 +39,7 @@ from picopayments_cli.errors import (
     WrongNetwork,
 )
 from picopayments_cli.hub.proxy import Nodes, Proxy
-from picopayments_cli.rpc import RpcClient
+from picopayments_cli.rpc import RpcClient, controls_of
 
 ALICE, BOB = key_of("alice"), key_of("bob")
 A, B = address_of(script_of_key(ALICE)), address_of(script_of_key(BOB))
@@ -62,10 +64,14 @@ class Sources:
 @pytest.fixture
 def sources(tmp_path: Path) -> Iterator[Sources]:
     with running_node(tmp_path, 0, "--cached") as process:
-        node = NodeChain(process.url, REGTEST)
-        bitcoin = BitcoinNode(process.url + "bitcoin/")
-        counterparty = RpcClient(process.url + "v1/", unreachable=NodeUnreachable)
-        proxy = Proxy(REGTEST, Nodes(node, bitcoin, counterparty), lambda: bitcoin.estimate() or 1, lambda: None)
+        node = LedgerChain(process.url, REGTEST)
+        bitcoin = PackageNode(process.url + "bitcoin/")
+        both = LedgerChain(process.url, REGTEST, bitcoin=bitcoin)
+
+        def rate() -> Rate:
+            return believed(bitcoin.estimate(), None, None, Bounds(1, 100))
+
+        proxy = Proxy(REGTEST, Nodes(both, bitcoin, controls_of(process.url)), rate, lambda: None)
         methods = proxy.methods()
         with json_rpc(methods, slow=methods) as url:
             both = NodeChain(process.url, REGTEST, bitcoin=bitcoin)
@@ -98,7 +104,7 @@ def test_every_source_tells_the_same(sources: Sources) -> None:
         view = sources.node.view(query)
         told, both = sources.hub.view(query), sources.both.view(query)
         assert both == view
-        assert told.height == view.height == sources.process.rpc("get_running_info")["bitcoin_block_count"]
+        assert told.height == view.height == sources.process.bitcoin("getblockcount")
         assert (told.fee_rate, view.fee_rate, sources.bitcoin.estimate()) == (1, None, None)
         assert told.transactions == view.transactions == {txid: raw}
         assert told.balances == view.balances

@@ -75,9 +75,9 @@ def test_a_node_without_an_estimate_is_not_a_node_that_says_1() -> None:
     assert believed(12, 29, 7, BOUNDS) == Rate(12, guess=False)
 
 
-def test_no_connection_is_opened_on_a_guess_outside_of_the_bounds_nor_above_the_ceiling() -> None:
+def test_no_connection_is_opened_on_a_guess_nor_above_the_ceiling() -> None:
     bounds = Bounds(3, 100)
-    assert [may_open(Rate(value, guess=True), bounds) for value in (2, 3, 100, 101)] == [False, True, True, False]
+    assert not any(may_open(Rate(value, guess=True), bounds) for value in (2, 3, 100, 101))
     assert [may_open(Rate(value, guess=False), bounds) for value in (2, 3, 100, 101)] == [True, True, True, False]
 
 

@@ -1,42 +1,55 @@
-"""A network for cheats: a chain whose miner can be bribed, an honest hub, honest clients, and who has what."""
+"""A chain whose miner can be bribed, and on it one connection of a party that cheats with an honest one."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import queue
 import random
 import threading
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from unittest.mock import patch
+from typing import Any
 
 import requests
-from cheats import DEPOSIT, Town
-from network_support import WAIT, Client, key_in
-from regtest_support import NodeProcess, address_of, script_of_key
-from servers import json_rpc
+from bitcoin.core import CBlock, CTransaction
+from channel_support import finish_commit, finish_payout
+from regtest_support import NodeProcess, address_of
 from starlette.routing import Route
 
-from faults.cheating_parties import DELAY, EXPIRE, CheatingClient, CheatingHub, shown_secret
 from faults.result import Result
 from picopayments_cli.chain import Query
-from picopayments_cli.channel.stages import CLOSED
-from picopayments_cli.channel.values import Height
-from picopayments_cli.channel2.state import Commit
-from picopayments_cli.config import SAFE_DEPTH
-from picopayments_cli.errors import BroadcastRefused, HubDraining
+from picopayments_cli.chain.packages import LedgerChain, PackageNode
+from picopayments_cli.channel.coins import pay
+from picopayments_cli.channel.drafts import DUST, Draft, Output
+from picopayments_cli.channel.duplex import Duplex, Half
+from picopayments_cli.channel.halves import Commit
+from picopayments_cli.channel.keys import Key, Secrets
+from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.signing import finish_alone, finish_wallet
+from picopayments_cli.channel.state import Receiving, Sending, Signed, known_anchor
+from picopayments_cli.channel.transactions import (
+    child_shape,
+    compose_commit,
+    compose_payout,
+    expire_shape,
+)
+from picopayments_cli.channel.values import Coin
+from picopayments_cli.errors import BroadcastRefused, PicopaymentsError
 from picopayments_cli.regtest.node import BlockRefused, Node
 from picopayments_cli.regtest.server import create_app
 from picopayments_cli.rpc import RpcClient
 from picopayments_cli.web import JsonRpcEndpoint, WebServer
 
-DEPTH, DEEPEST = 7, 6  # confirmations with which something is final, as on a real network; the deepest reorganisation
-METHODS = ("mph_request", "mph_deposit", "mph_sync", "mph_close")
-WATCHED, AFTERWARDS = 24, 60  # blocks after a fault in which a cheater acts, and after the deposits expire
-PAYEE = "ab" * 32  # of payments that a cheating hub keeps
+WAIT = 20.0  # seconds
+XCP = 1
+DEPTH = 3  # confirmations with which something is final: one more than the deepest reorganisation
+DEEPEST = DEPTH - 1
+DELAY = 2 * DEPTH
+EXPIRE = 40
+LAST = EXPIRE + 40  # blocks after which a connection is over, whatever its peer does
 Chore = Callable[[], object]
+Change = Callable[[Any, Half], Half]  # what a duel's cheat makes of a half of a sync
 
 
 class BribedNode(NodeProcess):
@@ -50,14 +63,6 @@ class BribedNode(NodeProcess):
     def mine_exactly(self, *raws: bytes) -> None:
         """Mine a block of exactly these transactions. Raises BroadcastRefused where consensus forbids it."""
         self._miner.call("mine", {"raws": [raw.hex() for raw in raws]}, retry=False)
-
-    def would_mine(self, raw: bytes) -> bool:
-        """Mine a block of one transaction, if consensus allows it; whether it does."""
-        try:
-            self.mine_exactly(raw)
-        except BroadcastRefused:
-            return False
-        return True
 
 
 @contextlib.contextmanager
@@ -76,8 +81,9 @@ def bribed_node(folder: Path) -> Iterator[BribedNode]:
             except BlockRefused as error:
                 raise BroadcastRefused(str(error)) from error
 
-        miner = JsonRpcEndpoint({"mine": mine}, max_bytes=20_000_000)
-        app.router.routes.append(Route("/miner/", miner, methods=["POST"]))
+        app.router.routes.append(
+            Route("/miner/", JsonRpcEndpoint({"mine": mine}, max_bytes=20_000_000), methods=["POST"])
+        )
         server = WebServer(app)
         servers.put(server)
         try:
@@ -94,252 +100,301 @@ def bribed_node(folder: Path) -> Iterator[BribedNode]:
         thread.join(WAIT)
 
 
-class CheatNetwork(Town):
-    """A town on such a node."""
+class Duel(ABC):
+    """One connection of a party that cheats with an honest one, which must not lose what is guaranteed to it.
 
-    def __init__(self, folder: Path, node: BribedNode, rng: random.Random, result: Result) -> None:
-        super().__init__(folder, node)
-        self.miner = node
-        self.rng = rng
-        self.result = result
-        self._clients = 0
+    What is abstract the two ways differ in: who is the hub. Quantities are the asset's; ``stake`` is each deposit's.
+    """
+
+    secrets: Secrets
+    key: Key
+    script: bytes  # the cheat's wallet
+    honest: bytes  # the honest party's wallet
+    received: list[Commit]  # by the cheat: all of them
+    stake: int
+    used_hash: bytes  # of the honest party's, that had its commit
+
+    def __init__(self, node: BribedNode, rng: random.Random, result: Result) -> None:
+        self.node, self.rng, self.result = node, rng, result
+        self.chain = LedgerChain(node.url, NETWORKS["regtest"])
+        self.bitcoin = PackageNode(f"{node.url}bitcoin/")
+        self.guaranteed: int | None = None
+
+    # The two ways ---------------------------------------------------------------------------------------------------
 
     @property
-    def hub_script(self) -> bytes:
-        """The scriptPubKey of the honest hub's wallet."""
-        return script_of_key(key_in(self.basedir / "hub.regtest.wif"))
+    @abstractmethod
+    def duplex(self) -> Duplex:
+        """The connection, as the cheat stands in it."""
 
-    def held(self, script: bytes) -> int:
-        """Return what a script holds of the asset."""
-        address = address_of(script)
-        return self.chain.view(Query(balances=[address])).balances[address].get("XCP", 0)
+    @property
+    @abstractmethod
+    def honests(self) -> Duplex:
+        """The connection, as it is on the honest party's disk."""
 
-    def reorganise(self, depth: int) -> None:
-        """Replace the last blocks by a longer branch; what they held is forgotten."""
-        self.node.rpc("reorganise", depth=depth, forget=True)
+    @property
+    @abstractmethod
+    def over(self) -> bool:
+        """Whether the honest party has closed it."""
 
-    def mined_at(self, txid: str) -> Height | None:
-        """The height of the block that holds a transaction; None where none does."""
-        found = self.node.bitcoin("getrawtransaction", txid, True)
-        confirmations = int(found.get("confirmations", 0))
-        return Height(self.height - confirmations + 1) if confirmations else None
+    @property
+    @abstractmethod
+    def honest_deadline(self) -> int:
+        """The last height at which the honest party may begin to settle."""
 
-    def honest_client(self, hub_url: str) -> Client:
-        """A client with funds, that sees the chain by the node."""
-        self._clients += 1
-        client = Client(self.folder / f"client{self._clients}", hub_url)
-        client.basedir.mkdir(parents=True)
-        (client.basedir / "regtest.cfg").write_text(json.dumps({"chain_url": self.node.url}))
-        client.run("faucet")
-        self.mine()
-        return client
+    @property
+    @abstractmethod
+    def opens(self) -> bool:
+        """Whether it is open, for the honest party."""
 
+    @abstractmethod
+    def agree(self) -> None:
+        """Agree on it; the cheat has deposited nothing yet."""
 
-@contextlib.contextmanager
-def running_cheat_network(folder: Path, rng: random.Random, result: Result) -> Iterator[CheatNetwork]:
-    """A network for cheats, for the length of a ``with`` block; everybody on it waits as on a real network."""
-    with patch.dict(os.environ, {SAFE_DEPTH: str(DEPTH)}), bribed_node(folder / "chain") as node:
-        town = CheatNetwork(folder, node, rng, result)
-        try:
-            yield town
-        finally:
-            town.stop_hub()
+    @abstractmethod
+    def opened(self, deposit: bytes) -> None:
+        """Mine until it is open, by this deposit of the cheat's."""
 
+    @abstractmethod
+    def open(self) -> None:
+        """Open it, and have a peer that answers."""
 
-# An honest client and its hub, which cheats -------------------------------------------------------------------------
+    @abstractmethod
+    def stop(self) -> None:
+        """Have the honest party close, with a peer that does not answer."""
 
+    @abstractmethod
+    def give(self, quantity: int) -> None:
+        """Have the honest party move a quantity to the cheat."""
 
-class CheatedClient:
-    """An honest client with a connection to a hub that cheats, and what it must not lose."""
+    @abstractmethod
+    def take(self, quantity: int) -> None:
+        """Have the cheat move a quantity to the honest party: it gives back what it can."""
 
-    def __init__(self, town: CheatNetwork, hub: CheatingHub, url: str) -> None:
-        self.town = town
-        self.hub = hub
-        self.cheater = hub.cheater
-        self.cheater.fund()
-        self.alice = town.honest_client(url)
-        self.had = town.held(self.alice.wallet_script)
-        self.guaranteed: int | None = None
-        self.handle = ""
+    @abstractmethod
+    def say(self, changes: Mapping[str, Change]) -> dict[str, str | None]:
+        """Have the cheat say its half of one sync with each of these changes, then as it is; what refused each."""
 
-    def open(self, expire: int = EXPIRE, delay: int = DELAY) -> None:
-        """Open the connection."""
-        self.connect(expire, delay)
-        self.hub.fund_deposit()
-        self.town.mine_until(lambda: self.status() == "open", "an open connection")
+    @abstractmethod
+    def act(self) -> None:
+        """Have the honest party look, and do what it finds right; the cheat answers nothing."""
 
-    def connect(self, expire: int = EXPIRE, delay: int = DELAY) -> None:
-        """Agree on the connection; the client's deposit is in the mempool."""
-        words = ("--expire_time", str(expire), "--delay_time", str(delay))
-        self.handle = self.alice.run("connect", "XCP", str(DEPOSIT), *words)["handle"]
-        self.hub.see(self.alice.connection(self.handle).duplex.sending.anchor)
+    # The chain ------------------------------------------------------------------------------------------------------
 
-    def status(self) -> str:
-        """Return what the client's status says."""
-        return str(self.alice.shown(self.handle)["status"])
+    def mine(self, blocks: int = 1) -> None:
+        """Mine while nobody looks."""
+        if blocks > 0:
+            self.node.rpc("generate", blocks=blocks)
 
-    def sync(self) -> str | None:
-        """Sync the client; the name of the error that it fails with."""
-        done = self.alice.done("sync")
-        return None if done.code == 0 else str(done.error["name"])
+    def until(self, height: int) -> None:
+        """Mine up to a height while nobody looks."""
+        self.mine(height - self.tip)
 
-    def pay(self, amount: int) -> None:
-        """The client pays somebody, by a commit to the hub."""
-        self.alice.run("queuepayment", self.handle, PAYEE, str(amount))
-        self.alice.run("sync")
-
-    def receive(self, amount: int) -> None:
-        """Somebody pays the client, by what the hub gives back and a commit of the hub's."""
-        self.hub.to_pay.append(amount)
-        self.alice.run("sync")
-
-    def give_back(self) -> tuple[int, int]:
-        """The client pays 100 and 5000, and receives all of the latter back; what it had moved before and since.
-
-        The commits above the first 100 are revoked then.
-        """
-        self.pay(100)
-        self.pay(5000)
-        before = self.hub.c2h.moved
-        self.receive(5002)
-        return before, self.hub.c2h.moved
-
-    def paid(self) -> int:
-        """Have the client receive 3000 by a commit; what is guaranteed to it then."""
-        self.pay(100)
-        self.receive(3000)
-        self.town.result.hold(self.hub.h2c.moved > 2000, "nothing was received by a commit")
-        return self.fault()
-
-    def publish(self, commit: Commit) -> None:
-        """The hub publishes a commit that it received, revoked or not."""
-        self.town.broadcast(self.cheater.finished(self.hub.c2h, commit))
-
-    def payout(self, commit: Commit) -> bytes:
-        """The hub's payout of a commit."""
-        return self.cheater.payout(self.hub.c2h, commit.revoke_hash, self.hub.secrets.spend)
-
-    def grabs(self, commit: Commit) -> bool:
-        """The hub pays a commit out, if the network lets it."""
-        return self.cheater.tries(lambda: self.payout(commit))
-
-    def rob(self) -> bool:
-        """The hub takes its whole deposit back, where the client has shown its secret; and what has expired."""
-        secret = shown_secret(self.town, self.hub.h2c)
-        if secret is not None:
-            self.cheater.tries(lambda: self.cheater.change(self.hub.h2c, secret))
-        return self.cheater.tries(lambda: self.cheater.expire(self.hub.h2c))
-
-    def silence(self) -> None:
-        """The hub refuses everything from now on."""
-        self.hub.refuses = HubDraining("No.")
-
-    def fault(self) -> int:
-        """Take note of the guaranteed balance, as it is on the client's disk now."""
-        self.guaranteed = self.alice.connection(self.handle).duplex.guaranteed
-        return self.guaranteed
-
-    def end(self, what: str, also: Chore = bool) -> None:
-        """Mine and sync until the client's connection is over, ``also`` doing what a cheater does after each block.
-
-        Blocks in which nothing is due are mined without anybody looking.
-        """
-        if self.guaranteed is None:
-            self.fault()
-        for number in range(WATCHED + AFTERWARDS):
-            if self.alice.connection(self.handle).stage == CLOSED:
-                break
-            if number == WATCHED:
-                self.town.mine_to(max(self.expires, self.town.height))
-            self.town.mine()
-            also()
-            self.sync()
-        self.town.result.hold(self.status() == "closed", f"{what}: the client's connection is {self.status()}")
-        has = self.town.held(self.alice.wallet_script) - self.had + DEPOSIT
-        self.town.result.keep(self.guaranteed or 0, has, what)
+    @property
+    def tip(self) -> int:
+        """The height."""
+        return int(self.node.bitcoin("getblockcount"))
 
     @property
     def expires(self) -> int:
-        """The last height at which nothing on the deposits can have expired."""
-        connection = self.alice.connection(self.handle)
-        return connection.agreed_height + connection.duplex.sending.script.expire - 1
+        """The height from which on deposits go back."""
+        return self.duplex.sending.contract.deposit.height
 
+    def reorganise(self, depth: int = DEEPEST) -> None:
+        """Replace the last blocks by a longer branch; what they held is forgotten."""
+        self.node.rpc("reorganise", depth=depth, forget=True)
 
-@contextlib.contextmanager
-def cheated_client(town: CheatNetwork) -> Iterator[CheatedClient]:
-    """A client and a cheating hub for the length of a ``with`` block."""
-    hub = CheatingHub(town, town.rng)
-    with json_rpc({name: hub.method(name) for name in METHODS}) as url:
-        yield CheatedClient(town, hub, url)
+    def depth(self, raw: bytes) -> int:
+        """The confirmations of a transaction."""
+        txid = CTransaction.deserialize(raw).GetTxid()[::-1].hex()
+        return int(self.node.bitcoin("getrawtransaction", txid, True)["confirmations"])
 
+    def spike(self, rate: int) -> None:
+        """Set what fees are, in sat/vB; when they are high, the mempool takes nothing that pays the least."""
+        self.node.rpc("feerate", rate=rate, minimum=1 if rate < 8 else 3)
 
-# The honest hub and its client, who cheats --------------------------------------------------------------------------
+    def mempool(self) -> list[str]:
+        """The txids in the mempool."""
+        return list(self.node.bitcoin("getrawmempool"))
 
+    def held(self, script: bytes | None = None, asset: str = "XCP") -> int:
+        """What a script holds, by default the honest wallet."""
+        address = address_of(script or self.honest)
+        return self.chain.view(Query(balances=[address])).balances[address].get(asset, 0)
 
-class CheatedHub:
-    """Clients that cheat on open connections with the honest hub, and what the hub must not lose."""
+    def coins(self, script: bytes) -> tuple[Coin, ...]:
+        """The confirmed coins of a script."""
+        address = address_of(script)
+        return tuple(c for c in self.chain.view(Query(coins=[address])).coins[address] if c.height is not None)
 
-    def __init__(self, town: CheatNetwork, clients: int = 1) -> None:
-        if not town.hub_lives:
-            town.start_hub()
-        self.town = town
-        self.clients = [CheatingClient(town, town.rng) for _ in range(clients)]
-        self.mallory = self.clients[0]
-        self.others: list[str] = []  # handles
-        for client in self.clients:
-            client.fund()
-        self.had = self.hub_holds()
-        self.guaranteed: int | None = None
+    def faucet(self, script: bytes, satoshis: int, asset: str = "XCP", quantity: int = 0) -> None:
+        """Have a stranger pay to a script."""
+        self.node.rpc("faucet", address=address_of(script), btc=satoshis, asset=asset, quantity=quantity)
 
-    def open(self, expire: int = EXPIRE, delay: int = DELAY) -> None:
-        """Open a connection for each."""
-        for client in self.clients:
-            client.open(expire, delay)
+    def tries(self, *raws: bytes) -> bool:
+        """Whether the network takes a transaction, or a package."""
+        try:
+            self.bitcoin.submit(raws)
+        except BroadcastRefused:
+            return False
+        return True
 
-    def hub_holds(self) -> int:
-        """Return what the hub's wallet holds."""
-        return self.town.held(self.town.hub_script)
+    def would_mine(self, *raws: bytes) -> bool:
+        """Have the miner mine a block of exactly these; whether consensus allows it."""
+        try:
+            self.node.mine_exactly(*raws)
+        except BroadcastRefused:
+            return False
+        return True
+
+    # What the cheat makes -------------------------------------------------------------------------------------------
+
+    def commit(self, made: Commit) -> bytes:
+        """A commit that it received, ready to be published, revoked or not."""
+        side = self.duplex.receiving
+        return finish_commit(side.contract, known_anchor(side), made, self.secrets.payee)
+
+    def payout(self, made: Commit) -> bytes:
+        """The payout of such a commit."""
+        side = self.duplex.receiving
+        return finish_payout(side.contract, known_anchor(side), made, self.secrets.payee)
+
+    def drafted(self, made: Commit) -> Draft:
+        """Such a commit, unsigned."""
+        return drafted(self.duplex.receiving, made)
+
+    def honest_commit(self) -> Draft:
+        """The commit that the honest party would publish."""
+        side = self.duplex.sending
+        return drafted(side, side.active[-1])
+
+    def child(self, parent: Draft, rate: int, index: int = 3) -> bytes:
+        """A child of an output, that pays for its parent too; its coin is the wallet's most valuable one."""
+        shape, coins = child_shape(parent, index, self.script), self._coin()
+        fee = rate * (shape.plus(coins).size + parent.size) - parent.fee
+        return finish_wallet(pay(shape, coins, fee), self.key)
+
+    def payout_child(self, made: Commit, rate: int) -> bytes:
+        """A child of the payout."""
+        side = self.duplex.receiving
+        return self.child(compose_payout(side.contract, self.drafted(made), made.revoke_hash), rate, 0)
+
+    def elsewhere(self, rate: int) -> bytes:
+        """A payment of the child's coin to itself: it takes the child's place."""
+        shape, coins = Draft((), (Output(DUST, self.script),)), self._coin()
+        return finish_wallet(pay(shape, coins, rate * shape.plus(coins).size), self.key)
+
+    def expire(self, coins: Sequence[Coin], rate: int) -> bytes:
+        """Coins on its deposit's address back to itself."""
+        contract, coin = self.duplex.sending.contract, self._coin()
+        shape = expire_shape(contract, coins, contract.asset_id)
+        draft = pay(shape, coin, rate * shape.plus(coin).size)
+        return finish_alone(draft, self.secrets.payer, self.key, None)
+
+    def _coin(self) -> tuple[Coin]:
+        return (max(self.coins(self.script), key=lambda coin: (coin.value, coin.outpoint)),)
+
+    def rob(self, *stolen: Commit) -> None:
+        """Take whatever the network lets it take: payouts, its deposit. What is stolen is published again, too."""
+        for made in stolen:
+            if not self.tries(self.commit(made)) and self.rng.random() < 0.3:
+                with contextlib.suppress(ValueError):  # no coins are left for it
+                    self.tries(self.commit(made), self.child(self.drafted(made), self.rng.choice((5, 35, 60))))
+        for made in stolen or self.received:
+            self.tries(self.payout(made))
+        if self.tip >= self.expires:
+            side = self.duplex.sending
+            lies = self.coins(side.contract.deposit.output) or ((side.anchor,) if side.anchor else ())
+            for rate in (3, 50) if lies else ():
+                self.tries(self.expire(lies, rate))
+
+    # What both have done --------------------------------------------------------------------------------------------
+
+    def part(self, least: float, most: float) -> int:
+        """A quantity by chance, as a part of a deposit."""
+        return self.rng.randint(int(least * self.stake), int(most * self.stake))
+
+    def give_back(self, quantity: int | None = None) -> Commit:
+        """The cheat receives by a commit, and gives all that it received back; that commit."""
+        self.give(quantity or self.part(0.3, 0.8))
+        stolen = max(self.received, key=lambda made: made.quantity)
+        self.take(self.duplex.receiving.moved)
+        self.result.hold(not self.duplex.receiving.active, "not all is given back: the trial is none")
+        return stolen
+
+    def dealt(self) -> Commit:
+        """An open connection on which the cheat gave a commit back, and the honest party has received by another."""
+        self.open()
+        stolen = self.give_back()
+        self.take(self.part(0.05, 0.2))
+        self.fault()
+        return stolen
 
     def fault(self) -> int:
-        """Take note of the hub's guaranteed balance in all of the connections, as it is now."""
-        shown = self.town.hub.call("mph_status", assets=None)["connections"]
-        self.guaranteed = sum(shown[handle]["balance"] for handle in self.handles)
+        """Take note of what is guaranteed, as it is on the honest party's disk now."""
+        self.guaranteed = self.honests.guaranteed
+        self.result.hold(
+            self.guaranteed + self.duplex.guaranteed <= 2 * self.stake, "more is guaranteed than was deposited"
+        )
         return self.guaranteed
 
-    @property
-    def handles(self) -> list[str]:
-        """The connections, those of honest clients too."""
-        return [*(client.handle.hex() for client in self.clients), *self.others]
+    # The end --------------------------------------------------------------------------------------------------------
 
-    def give_back(self) -> Commit:
-        """Mallory is paid 5000 and gives it back, so that the hub can punish that commit."""
-        mallory = self.mallory
-        mallory.sync(5001, mallory.payment(5000, mallory.handle))
-        given_back = mallory.received[-1]
-        mallory.sync(given_back.quantity, mallory.payment(given_back.quantity - 1, None))
-        return given_back
+    def settle(self, what: str, also: Chore = bool, last: Chore = bool, spikes: Sequence[int] | None = None) -> None:
+        """Mine, with the honest party looking before each block, until its connection is over; then hold the sums.
 
-    def stages(self) -> set[str]:
-        """How far the connections are at the hub."""
-        found = self.town.stages()
-        return {found[handle] for handle in self.handles}
-
-    def wake(self) -> None:
-        """Start the hub, and wait until it has looked at the chain."""
-        self.town.start_hub()
-        self.town.hub.call("mph_status", assets=None)
-
-    def end(self, what: str, also: Chore = bool) -> None:
-        """Mine until the connections are over at the hub, ``also`` doing what a cheater does after each block."""
-        for number in range(WATCHED + AFTERWARDS):
-            if self.stages() == {"closed"}:
+        The cheat acts before it, ``also``, and behind it, ``last``. ``spikes``: the fee rates of the next blocks.
+        """
+        rates = [*(self.rng.choices((1, 2, 8, 30, 120), k=self.rng.randrange(12)) if spikes is None else spikes)]
+        for _ in range(LAST):
+            if self.over:
                 break
-            if number == WATCHED:
-                self.town.mine_to(max(*(client.expires for client in self.clients), self.town.height))
-            self.town.mine()
+            self.spike(rates.pop(0) if rates else 1)
             also()
-        self.town.result.hold(self.stages() == {"closed"}, f"{what}: the connections are {self.stages()} at the hub")
-        if self.guaranteed is None:
-            raise RuntimeError(f"{what}: nobody took note of what was guaranteed")
-        has = self.hub_holds() - self.had + DEPOSIT * len(self.handles)
-        self.town.result.keep(self.guaranteed, has, what)
+            self.act()
+            last()
+            self.mine()
+        self.result.hold(self.over, f"{what}: the connection is not over")
+        guaranteed = self.fault() if self.guaranteed is None else self.guaranteed
+        self.result.keep(guaranteed, self.held() - self.had + self.stake, what)
+        lost, fees = self._bitcoins()
+        self.result.hold(lost <= fees, f"{what}: {lost} satoshis are gone where {fees} were paid as fees")
+
+    def begin(self) -> None:
+        """Take note of what the honest party holds before it deposits."""
+        self.had, self.begun = self.held(), self.tip
+
+    def _bitcoins(self) -> tuple[int, int]:
+        """The satoshis that the honest wallet has lost since, and what deposits and its transactions' fees took."""
+        lost = taken = 0
+        for height in range(self.begun + 1, self.tip + 1):
+            block_hash = self.bitcoin.block_hash(height)
+            assert block_hash is not None
+            for tx in CBlock.deserialize(self.bitcoin.block(block_hash)).vtx[1:]:
+                spent = [self._output(txin.prevout.hash, txin.prevout.n) for txin in tx.vin]
+                made = [(out.nValue, bytes(out.scriptPubKey)) for out in tx.vout]
+                own = [value for value, script in spent if script == self.honest]
+                lost += sum(own) - sum(value for value, script in made if script == self.honest)
+                if own:
+                    taken += sum(value for value, _ in spent) - sum(value for value, _ in made)
+                    taken += sum(value for value, script in made if script[:2] == b"\x51\x20")
+        return lost, taken
+
+    def _output(self, txid: bytes, number: int) -> tuple[int, bytes]:
+        (raw,) = self.bitcoin.transactions([txid]).values()
+        out = CTransaction.deserialize(raw).vout[number]
+        return out.nValue, bytes(out.scriptPubKey)
+
+
+def drafted(side: Sending | Receiving, made: Commit | Signed) -> Draft:
+    """A commit, unsigned."""
+    return compose_commit(side.contract, known_anchor(side), made.quantity, made.revoke_hash)
+
+
+def refusal(step: Chore) -> str | None:
+    """The name of the error that a step is refused with."""
+    try:
+        step()
+    except PicopaymentsError as error:
+        return error.name
+    return None

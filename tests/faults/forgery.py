@@ -1,138 +1,105 @@
-"""Transactions that a cheat signs: commits that are not the agreed ones, and what hardly anybody understands."""
+"""What a cheat signs: commits that are not what they say, and transactions that hardly anybody understands."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 
-from bitcoin.core import (
-    CMutableTransaction,
-    CMutableTxIn,
-    CMutableTxOut,
-    COutPoint,
-    CTransaction,
-    CTxInWitness,
-    CTxWitness,
-)
-from bitcoin.core.script import CScript, CScriptWitness, RawSignatureHash
+from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxInWitness, CTxOut, CTxWitness
+from bitcoin.core.script import CScript, CScriptWitness
+from regtest_support import Spend
 
-from faults.mutations import high_s
-from picopayments_cli.channel.counterparty import PREFIX, data_script, p2sh, pack_send
-from picopayments_cli.channel.values import Coin, Outpoint, hash160
-from picopayments_cli.channel2.keys import Key
-from picopayments_cli.channel2.scripts import PLACEHOLDER, push
-from picopayments_cli.channel2.state import Channel
-from picopayments_cli.channel2.transactions import Purse
+from picopayments_cli.channel.coins import Purse
+from picopayments_cli.channel.counterparty import PREFIX, data_script, p2sh
+from picopayments_cli.channel.halves import Commit, Remainder, sign_commit, sign_remainder
+from picopayments_cli.channel.keys import SCHNORR_SIZE, Key
+from picopayments_cli.channel.signing import ALL, ALL_ANYONECANPAY, sign_leaf
+from picopayments_cli.channel.transactions import Contract, compose_commit, compose_payout
+from picopayments_cli.channel.values import MAX_QUANTITY, Coin, Hash, Outpoint, Quantity
 
-ALL, NONE, SINGLE, ANYONE = 0x01, 0x02, 0x03, 0x81
 OP_TRUE = b"\x51"
-Change = Callable[[CMutableTransaction], None]
 
 
-# Commits ------------------------------------------------------------------------------------------------------------
+# Halves -------------------------------------------------------------------------------------------------------------
 
 
-def bad_commits(channel: Channel, raw: bytes, key: Key, foreign: Outpoint) -> dict[str, bytes]:
-    """Commits of a channel's payer, each validly signed by its ``key``, made of the right one. ``foreign``: a coin."""
-    spare = COutPoint(channel.anchor.outpoint.txid, 3) if channel.anchor else COutPoint()
-    script = channel.commit_script(channel.active[-1].revoke_hash).output
-    deposit = channel.script.output
-
-    def data(asset: int, quantity: int) -> Change:
-        return lambda tx: _script(tx, 1, data_script(pack_send(asset, quantity), tx.vin[0].prevout.hash))
-
-    changes: dict[str, Change] = {
-        "a lock time": lambda tx: _locked(tx, 2**31 - 1, 0xFFFFFFFE),
-        "a relative lock": lambda tx: _relative(tx, channel.script.expire + 100),
-        "version 2": lambda tx: setattr(tx, "nVersion", 2),
-        "another sequence": lambda tx: setattr(tx.vin[0], "nSequence", 0xFFFFFFFF),
-        "an output before the data": lambda tx: _insert(tx, 1, 600, script),
-        "a first output": lambda tx: _insert(tx, 0, 600, deposit),
-        "an output behind the data": lambda tx: _insert(tx, 2, 600, script),
-        "a strange output": lambda tx: _insert(tx, 3, 600, OP_TRUE),
-        "a second input": lambda tx: tx.vin.append(CMutableTxIn(spare, CScript(), 0xFFFFFFFD)),
-        "the spare as its only input": lambda tx: setattr(tx.vin[0], "prevout", spare),
-        "below 1 sat/vB": lambda tx: _shift(tx, 2, 2300),
-        "a commit output of dust": lambda tx: _shift(tx, 0, 500 - tx.vout[0].nValue),
-        "another change": lambda tx: _script(tx, 2, script),
-        "its own address": lambda tx: _script(tx, 0, deposit),
-        "nothing sent": data(channel.asset_id, 0),
-        "less than before": data(channel.asset_id, 1),
-        "more than the deposit": data(channel.asset_id, channel.quantity + 1),
-        "another asset": data(26**3, channel.moved),
-        "no message": lambda tx: _script(tx, 1, b"\x6a\x04none"),
+def other_contracts(contract: Contract, anchor: Coin) -> dict[str, tuple[Contract, Coin]]:
+    """Contracts and anchors that differ in one thing from the right ones."""
+    shifted, dearer = replace(anchor, outpoint=replace(anchor.outpoint, vout=1)), replace(contract, rate=50)
+    changed = {
+        "another asset": replace(contract, asset_id=26**3),
+        "a longer delay": replace(contract, delay=contract.delay + 1),
+        "the longest delay": replace(contract, delay=2016),
+        "the payee's wallet in the payer's place": replace(contract, payer_wallet=contract.payee_wallet),
+        "the payer's wallet in the payee's place": replace(contract, payee_wallet=contract.payer_wallet),
     }
-    found = {name: _signed(raw, channel, key, change) for name, change in changes.items()}
-    found |= {
-        name: _signed(raw, channel, key, lambda _tx: None, hash_type)
-        for name, hash_type in (("SIGHASH_NONE", NONE), ("SIGHASH_SINGLE", SINGLE), ("ANYONECANPAY", ANYONE))
-    }
-    found["another's signature"] = _signed(raw, channel, Key(hash160(key.secret) + bytes(12)), lambda _tx: None)
-    found["a foreign first input"] = _behind(raw, channel, key, foreign)
+    found = {name: (other, anchor) for name, other in changed.items()}
+    found["another anchor"] = contract, shifted
+    found["another rate"] = dearer, replace(anchor, value=dearer.budget.anchor)
+    found["an anchor of more"] = contract, replace(anchor, value=anchor.value + 1)
     return found
 
 
-def with_high_s(raw: bytes, channel: Channel, key: Key) -> bytes:
-    """The right commit with the other signature that is as good, which no node relays."""
-    return _signed(raw, channel, key, lambda _tx: None, ALL, high_s)
+def bad_commits(contract: Contract, anchor: Coin, right: Commit, key: Key) -> dict[str, Commit]:
+    """Commits with signatures of their payer's key, none of which are of what the payee builds."""
+    found = {}
+    draft = compose_commit(contract, anchor, right.quantity, right.revoke_hash)
+    payout = compose_payout(contract, draft, right.revoke_hash)
+    for name, (other, spent) in other_contracts(contract, anchor).items():
+        made = sign_commit(other, spent, right.quantity, right.revoke_hash, key)
+        found[name] = made
+        found[f"{name}, in the commit"] = replace(right, signature=made.signature)
+        found[f"{name}, in the payout"] = replace(right, payout_signature=made.payout_signature)
+    for more in (-1, 1):
+        made = sign_commit(contract, anchor, Quantity(right.quantity + more), right.revoke_hash, key)
+        found[f"a quantity of {more:+}"] = replace(made, quantity=right.quantity)
+        found[f"a payout of {more:+}"] = replace(right, payout_signature=made.payout_signature)
+    for number, hash_type in enumerate((ALL, ALL_ANYONECANPAY)):
+        found[f"a commit of hash type {number}"] = replace(right, signature=sign_leaf(draft, key, hash_type)[:64])
+    short = sign_leaf(payout, key)
+    found["a payout of everything"] = replace(right, payout_signature=short + bytes((ALL_ANYONECANPAY,)))
+    found["a payout of hash type ALL"] = replace(right, payout_signature=sign_leaf(payout, key, ALL))
+    found["signatures swapped"] = replace(
+        right,
+        signature=right.payout_signature[:SCHNORR_SIZE],
+        payout_signature=right.signature + bytes((ALL_ANYONECANPAY,)),
+    )
+    found["signed by another"] = sign_commit(contract, anchor, right.quantity, right.revoke_hash, Key(key.secret[::-1]))
+    return {name: made for name, made in found.items() if made != right}
 
 
-def _signed(
-    raw: bytes,
-    channel: Channel,
-    key: Key,
-    change: Change,
-    hash_type: int = ALL,
-    shape: Callable[[bytes], bytes] = bytes,
-) -> bytes:
-    tx = CMutableTransaction.from_tx(CTransaction.deserialize(raw))
-    change(tx)
-    for index in range(len(tx.vin)):
-        tx.vin[index].scriptSig = _words(tx, index, channel, key, hash_type, shape)
-    return bytes(tx.serialize())
+def excessive_commits(contract: Contract, anchor: Coin, revoke_hash: Hash, moved: int, key: Key) -> dict[str, Commit]:
+    """Valid signatures of commits of quantities that none may have."""
+    boundless = replace(contract, quantity=Quantity(MAX_QUANTITY))
+    quantities = {
+        "beyond the deposit": contract.quantity + 1,
+        "of 2^63 - 1": MAX_QUANTITY,
+        "of what was moved before": moved,
+        "of less than was moved before": moved - 1,
+        "of one": 1,
+    }
+    return {
+        f"a commit {name}": sign_commit(boundless, anchor, Quantity(quantity), revoke_hash, key)
+        for name, quantity in quantities.items()
+        if quantity > 0
+    }
 
 
-def _words(
-    tx: CMutableTransaction, index: int, channel: Channel, key: Key, hash_type: int, shape: Callable[[bytes], bytes]
-) -> CScript:
-    redeem = channel.script.redeem
-    digest, _ = RawSignatureHash(CScript(redeem), tx, index, hash_type)
-    signature = shape(key.sign(digest)) + bytes((hash_type,))
-    return CScript(b"\x00" + push(signature) + push(PLACEHOLDER) + OP_TRUE + push(redeem))
-
-
-def _behind(raw: bytes, channel: Channel, key: Key, foreign: Outpoint) -> bytes:
-    """The commit with a coin of somebody's in front of the anchor: its source is another address."""
-    tx = CMutableTransaction.from_tx(CTransaction.deserialize(raw))
-    tx.vin.insert(0, CMutableTxIn(COutPoint(foreign.txid, foreign.vout), CScript(), 0xFFFFFFFD))
-    tx.vin[1].scriptSig = _words(tx, 1, channel, key, ALL, bytes)
-    return bytes(tx.serialize())
-
-
-def _locked(tx: CMutableTransaction, locktime: int, sequence: int) -> None:
-    tx.nLockTime = locktime
-    tx.vin[0].nSequence = sequence
-
-
-def _relative(tx: CMutableTransaction, blocks: int) -> None:
-    tx.nVersion = 2
-    tx.vin[0].nSequence = blocks
-
-
-def _insert(tx: CMutableTransaction, place: int, value: int, script: bytes) -> None:
-    tx.vout.insert(place, CMutableTxOut(value, CScript(script)))
-    tx.vout[-1].nValue -= value if place < len(tx.vout) - 1 else 0
-
-
-def _script(tx: CMutableTransaction, place: int, script: bytes) -> None:
-    tx.vout[place].scriptPubKey = CScript(script)
-
-
-def _shift(tx: CMutableTransaction, place: int, more: int) -> None:
-    """More satoshis for an output: at the cost of the change, or of the fee where it is the change."""
-    tx.vout[place].nValue += more
-    if place != 2:
-        tx.vout[2].nValue -= more
+def bad_remainders(contract: Contract, anchor: Coin, named: Commit | Remainder, key: Key) -> dict[str, Remainder]:
+    """Remainders with signatures of their payee's key, none of which are of what the payer builds."""
+    commit = Commit(named.quantity, named.revoke_hash, b"", b"")
+    right = sign_remainder(contract, anchor, commit, key)
+    found = {
+        name: sign_remainder(other, spent, commit, key)
+        for name, (other, spent) in other_contracts(contract, anchor).items()
+    }
+    other = sign_remainder(contract, anchor, replace(commit, quantity=Quantity(commit.quantity - 1)), key)
+    found["a quantity of -1"] = replace(other, quantity=commit.quantity)
+    found["of a lower commit"] = other
+    found["signed by another"] = sign_remainder(contract, anchor, commit, Key(key.secret[::-1]))
+    found["of another hash"] = replace(right, revoke_hash=Hash(right.revoke_hash[::-1]))
+    return {name: made for name, made in found.items() if made != right}
 
 
 # What hardly anybody understands ------------------------------------------------------------------------------------
@@ -144,38 +111,31 @@ def odd_transactions(purse: Purse, key: Key, watched: Sequence[bytes], rng: rand
     program = b"\x5f\x20" + rng.randbytes(32)  # of a version that nobody has given a meaning
     scripts = [
         *(b"", OP_TRUE, b"\xff" * 40, b"\x6a", b"\x6a" + rng.randbytes(9000), b"\x4e\xff\xff\xff\xff", b"\xac" * 9000),
-        *(b"\x60\x02" + rng.randbytes(2), b"\x51\x20" + bytes(32), p2sh(hash160(b""))[:-1]),
+        *(b"\x60\x02" + rng.randbytes(2), b"\x51\x20" + bytes(32), p2sh(bytes(20))[:-1]),
     ]
     odd = [
-        _paying(purse, key, next(coins), [*watched, *scripts], version=-(2**31)),
-        _paying(purse, key, next(coins), [*watched, *watched, program], locktime=1),
+        _paying(key, next(coins), [*watched, *scripts], version=-(2**31)),
+        _paying(key, next(coins), [*watched, *watched, program], locktime=1),
     ]
     last = CTransaction.deserialize(odd[-1])
-    odd.append(_with_witness(last, len(last.vout) - 1, watched[0], rng))
+    odd.append(_with_witness(Outpoint(last.GetTxid(), len(last.vout) - 1), watched[0], rng))
     for message in (b"", b"\xc8", b"\x63garbage", b"\x02\x9f" + bytes(70), b"\x00\x00\x00\x00\x00", b"\x16\xff" * 30):
         coin = next(coins)
-        odd.append(_paying(purse, key, coin, [watched[0], data_script(message, coin.outpoint.txid), *watched]))
-    return [*odd, _paying(purse, key, next(coins), [watched[0], b"\x6a" + push(PREFIX), b"\x6a" + push(PREFIX)])]
+        odd.append(_paying(key, coin, [watched[0], data_script(message, coin.outpoint.txid), *watched]))
+    prefix = b"\x6a" + bytes((len(PREFIX),)) + PREFIX
+    return [*odd, _paying(key, next(coins), [watched[0], prefix, prefix])]
 
 
-def _paying(purse: Purse, key: Key, coin: Coin, scripts: Sequence[bytes], version: int = 1, locktime: int = 0) -> bytes:
+def _paying(key: Key, coin: Coin, scripts: Sequence[bytes], version: int = 1, locktime: int = 0) -> bytes:
     """A transaction that pays a wallet's coin to scripts, 600 satoshis each, and the rest to the miner."""
-    tx = CMutableTransaction(
-        [CMutableTxIn(COutPoint(coin.outpoint.txid, coin.outpoint.vout), CScript(), 0)],
-        [CMutableTxOut(0 if script[:1] == b"\x6a" else 600, CScript(script)) for script in scripts],
-        locktime,
-        version,
-    )
-    digest, _ = RawSignatureHash(CScript(purse.script), tx, 0, ALL)
-    tx.vin[0].scriptSig = CScript(purse.unlock.script_sig(key.sign(digest) + bytes((ALL,))))
-    return bytes(tx.serialize())
+    outputs = [(0 if script[:1] == b"\x6a" else 600, script) for script in scripts]
+    return Spend(key, [coin.outpoint], outputs, version=version, sequence=0, locktime=locktime).signed()
 
 
-def _with_witness(spent: CTransaction, vout: int, script: bytes, rng: random.Random) -> bytes:
+def _with_witness(spent: Outpoint, script: bytes, rng: random.Random) -> bytes:
     """A spend of a witness program of an unknown version, with 1.5 MB that say nothing."""
-    tx = CMutableTransaction(
-        [CMutableTxIn(COutPoint(spent.GetTxid(), vout), CScript(), 0)], [CMutableTxOut(0, CScript(script))]
-    )
     stack = [rng.randbytes(500_000), b"", rng.randbytes(1_000_000)]
-    tx.wit = CTxWitness((CTxInWitness(CScriptWitness(stack)),))
-    return bytes(tx.serialize())
+    witness = CTxWitness((CTxInWitness(CScriptWitness(stack)),))
+    txin = CTxIn(COutPoint(spent.txid, spent.vout), CScript(), 0)
+    raw: bytes = CTransaction([txin], [CTxOut(0, CScript(script))], witness=witness).serialize()
+    return raw

@@ -14,6 +14,14 @@ from typing import Any
 from bitcoin.core import CTransaction
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
+from picopayments_cli.channel2 import keys, messages, transactions
+from picopayments_cli.channel2.keys import Key
+from picopayments_cli.channel2.scripts import CommitScript, DepositScript
+from picopayments_cli.channel2.state import Offer, accept_commit
+from picopayments_cli.channel2.terms import Terms
+from picopayments_cli.client2.connection import Connection
+from picopayments_cli.client2.document import to_document
+from picopayments_cli.client2.session import Session
 
 from faults.fuzz_inputs import mutated_bytes, mutated_value, some_bytes, some_json, some_text
 from picopayments_cli import cli, config, quantities
@@ -28,15 +36,7 @@ from picopayments_cli.channel.networks import (
     wif_of_secret,
 )
 from picopayments_cli.channel.values import Outpoint, from_hex
-from picopayments_cli.channel2 import keys, messages, transactions
-from picopayments_cli.channel2.keys import Key
-from picopayments_cli.channel2.scripts import CommitScript, DepositScript
-from picopayments_cli.channel2.state import Offer, accept_commit
-from picopayments_cli.channel2.terms import Terms
 from picopayments_cli.client import arguments, legacy
-from picopayments_cli.client2.connection import Connection
-from picopayments_cli.client2.document import to_document
-from picopayments_cli.client2.session import Session
 from picopayments_cli.errors import InvalidAsset, PicopaymentsError
 from picopayments_cli.hub.terms import default_text, read_offer
 from picopayments_cli.jsontext import parse_json
@@ -98,7 +98,7 @@ def _of_bytes(given: Samples) -> Iterator[Parser]:
     yield Parser("transaction", some_bytes(*given.raw), lambda data: _read_transaction(given, data))
     yield Parser("signature", some_bytes(signature), lambda data: _read_signature(given.key, data))
     yield Parser("public key", some_bytes(given.key.pubkey), keys.is_pubkey)
-    yield Parser("secret", some_bytes(bytes(range(32))), values.check_secret)
+    yield Parser("secret", some_bytes(bytes(range(32))), keys.read_secret)
     text = json.dumps(given.messages["mph_sync"][0]).encode()
     yield Parser("JSON", some_bytes(text, b"[1, 2.5e3]"), parse_json, (ValueError,))
     yield Parser("JSON-RPC body", some_bytes(b'{"method": "x", "params": {}, "id": 1}', b"[{}]"), _answer)

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from network_support import DEPOSIT, Client, Network, key_in, wait_until
+from picopayments_cli.channel2.deadlines import WATCHED_REVOKED, exposed
+from picopayments_cli.channel2.keys import Key
 
 from picopayments_cli import api
 from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.channel2.deadlines import WATCHED_REVOKED, exposed
-from picopayments_cli.channel2.keys import Key
-from picopayments_cli.client2.connection import Connection
-from picopayments_cli.client2.session import Session
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings, choose_network
 
 EXPIRE = 1000  # blocks, so that no deadline comes in between

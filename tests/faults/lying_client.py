@@ -2,77 +2,62 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
-import requests
-from network_support import DEPOSIT, FEE, Network, running_network
+from hub_support import DELAY, DEPOSIT
 
-from faults.harness_client import EXPIRE, ROUNDS, HarnessClient, heard, hub_balance
-from faults.lying_hub import UNSIGNED
-from faults.mutations import Known, Mutation, mutations, signature_shaped
-from faults.proxy import LOST_BEFORE, Proxy, between
+from faults.forgery import bad_commits, bad_remainders, excessive_commits
+from faults.mutations import UNSIGNED, Known, chosen, mutations
+from faults.proxy import LOST_BEFORE
 from faults.result import Budget, Result
-from picopayments_cli.channel import envelope
-from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash, Quantity
-from picopayments_cli.channel2.keys import Key, Secrets
-from picopayments_cli.channel2.messages import CloseRequest, ConnectRequest, DepositMessage, DepositRequest
-from picopayments_cli.channel2.scripts import DepositScript
-from picopayments_cli.channel2.state import commit
+from faults.town import ASSETS, EXPIRE, FEE, Party, Town, heard, new_key, running_town
+from picopayments_cli.channel import close, envelope
+from picopayments_cli.channel.duplex import Duplex
+from picopayments_cli.channel.halves import sign_close
+from picopayments_cli.channel.keys import Key, Secrets
+from picopayments_cli.channel.messages import CloseRequest, ConnectReply, ConnectRequest, DepositRequest, SyncRequest
+from picopayments_cli.channel.opening import Party as Keys
+from picopayments_cli.channel.opening import Stake, contract_of
+from picopayments_cli.channel.standing import Standing, standing
+from picopayments_cli.channel.state import Receiving
+from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Outpoint, Quantity, Token
+from picopayments_cli.channel.wire import Anchors, Figures, Payment, commit_json, half_json
 from picopayments_cli.errors import PicopaymentsError, Unreachable
 from picopayments_cli.rpc import RpcClient
 
-QUICK = 12  # changes of each request
-TRIES = 3
-AMOUNT = 250  # of the payment in the sync that is changed
+QUICK = 25  # changes of each request
+TRIES = 3  # of a call that gets no answer
+AMOUNT = 450  # of the payment in the sync that is changed
 
 
-class LiedToNetwork:
-    """A network whose hub is lied to, and its honest client bob."""
+@dataclass
+class Cheated:
+    """A town whose hub is lied to by alice, its honest client bob, and what they hold."""
 
-    def __init__(self, network: Network, proxy: Proxy, rng: random.Random, result: Result) -> None:
-        self.network = network
-        self.proxy = proxy
-        self.rng = rng
-        self.result = result
-        self.rpc = RpcClient(network.hub_url)
-        self.started = self.hubs_wallet()
-        self.bob = HarnessClient(network, "bob", proxy.url).fund()
+    town: Town
+    rng: random.Random
+    result: Result
+    number: int | None  # of changes to try of each request; None: all
+
+    def __post_init__(self) -> None:
+        self.rpc = RpcClient(self.town.proxy.url)
+        self.alice, self.bob = Party(self.town, "alice"), Party(self.town, "bob")
+        self.started = self.town.held(self.town.desk.hub.script)
         self.bobs = self.bob.open()
-        self.alice = HarnessClient(network, "alice", proxy.url).fund()
-
-    def hubs_wallet(self) -> int:
-        """Return what the hub's wallet holds of the asset."""
-        status = self.network.hub.call("mph_status", assets=["XCP"])
-        return int(status["funds"]["liquidity"]["XCP"])
+        self.alices, self.others = self.alice.open(), self.alice.open()
 
     def told(self, method: str, body: Any) -> str | None:
         """Say something to the hub; the name that it is refused by, None where it is taken."""
         try:
             self.rpc.call(method, body, retry=False)
         except PicopaymentsError as error:
-            details = error.data.get("details")
-            internal = isinstance(details, dict) and details.get("type") == "InternalError"
-            answered = error.name != "HubUnreachable" and not internal
-            self.result.hold(answered, f"{method} {str(body)[:200]}: {error.name} {error.message}")
+            self.result.hold(not isinstance(error, Unreachable), f"{method} {str(body)[:200]}: {error.message}")
             return error.name
         return None
-
-    def quietly(self, party: HarnessClient, command: str, *args: Any) -> str | None:
-        """Do a command of a client; the name of the error that it fails with."""
-        try:
-            party.do(command, *args)
-        except PicopaymentsError as error:
-            return error.name
-        return None
-
-    def chosen(self, found: Sequence[Mutation], budget: Budget) -> list[Mutation]:
-        """The changes to try."""
-        return self.rng.sample(found, min(QUICK, len(found))) if budget.quick else list(found)
 
     def enter(self, pair: str, name: str | None, harmless: str) -> None:
         """Note what became of a change."""
@@ -81,355 +66,295 @@ class LiedToNetwork:
         self.result.recovered += name is None
         self.result.pairs[pair] = name or f"harmless: {harmless}"
 
+    def lie(self, method: str, what: str, body: Any, harmless: str, *, must_fail: bool = False) -> str | None:
+        """Tell a lie: refused, it changes nothing; taken, it costs the hub nothing. Then it never happened."""
+        before, owned = self.town.account(self.alices), self.town.hub_owns()
+        name = self.told(method, body)
+        self.enter(f"{method} | {what}", name, harmless)
+        if name is not None:
+            self.result.hold(self.town.account(self.alices) == before, f"refused, but it changed something: {what}")
+        else:
+            self.result.hold(not must_fail, f"taken: {method} {what}")
+            self.town.check_hub(self.alices, what)
+            back = before.last_hash == self.town.account(self.alices).last_hash
+            self.result.keep(owned + (0 if back or method != "mph_sync" else FEE), self.town.hub_owns(), what)
+            self.town.back()
+        return name
 
-def forged(base: Mapping[str, Any], mutation: Mutation, key: Key | None) -> Any:
-    """A changed request, signed by its client again where there is a key."""
-    changed = mutation.apply(base)
-    if key is None or not isinstance(changed, Mapping) or mutation.member in UNSIGNED:
-        return changed if isinstance(changed, (Mapping, list)) else [changed]
-    bare = {name: value for name, value in changed.items() if name not in UNSIGNED}
-    return envelope.seal(key, bare)
+    def lies(self, method: str, base: Mapping[str, Any], known: Known, key: Key, harmless: str) -> None:
+        """Every change of a request, one at a time."""
+        for mutation in chosen(mutations(base, known, self.rng), self.number, self.rng):
+            self.lie(method, mutation.pair, as_params(mutation.forged(base, key)), harmless)
+
+
+def as_params(body: Any) -> Any:
+    """A body as the line takes it: an object or a list."""
+    return body if isinstance(body, (Mapping, list)) else [body]
+
+
+def bare(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A body without its envelope."""
+    return {name: value for name, value in body.items() if name not in UNSIGNED}
 
 
 def run(rng: random.Random, budget: Budget) -> Result:
     """Requests of all four methods, changed in every member by every kind of change; crafted lies; raw nonsense."""
     result = Result("lying client")
-    with running_network(budget.folder) as network, between(network.hub_url) as proxy, heard():
-        cheat = LiedToNetwork(network, proxy, rng, result)
-        _syncs(cheat, budget)
-        _crafted(cheat)
-        _requests(cheat, budget)
-        _deposits(cheat, budget)
-        _closes(cheat, budget)
-        _nonsense(cheat)
-        _end(cheat)
-        failed = [line for line in network.hub.logged() if line.get("level") == "ERROR"]
-        result.hold(not failed, f"the hub logged errors: {failed[:3]}")
+    with heard(), running_town(budget.folder / "town", result) as town:
+        cheat = Cheated(town, rng, result, QUICK if budget.quick else None)
+        base = prepared(cheat.alice, cheat.bob, cheat.alices, cheat.bobs, rng)
+        _syncs(cheat, base)
+        _closes(cheat)
+        _openings(cheat)
+        _end(cheat, base)
     return result
 
 
 # mph_sync -----------------------------------------------------------------------------------------------------------
 
 
-def _prepared(cheat: LiedToNetwork) -> tuple[str, dict[str, Any]]:
-    """A new connection, and a right request on it, which the hub has not seen: secrets, a commit, a payment."""
-    alice = cheat.alice
-    handle = alice.open()
-    if cheat.bob.worn(cheat.bobs):
-        cheat.bobs = cheat.bob.open()
-    alice.do("queuepayment", handle, cheat.bobs, 5)
-    alice.do("sync", handle)
-    cheat.bob.do("queuepayment", cheat.bobs, handle, 100)
-    cheat.bob.do("sync", cheat.bobs)
-    alice.do("sync", handle)
-    alice.do("queuepayment", handle, cheat.bobs, AMOUNT)
-    cheat.proxy.faults.extend([LOST_BEFORE] * TRIES)
-    try:
-        alice.do("sync", handle)
-    except Unreachable:
-        pending = alice.connection(handle).pending
-        if pending is not None:
-            body = {name: value for name, value in pending.bodies[-1].items() if name not in UNSIGNED}
-            return handle, envelope.seal(alice.key(), {**body, "partial": False})
-    raise RuntimeError("the request was not kept from the hub")
+def prepared(alice: Party, bob: Party, handle: Handle, bobs: Handle, rng: random.Random) -> dict[str, Any]:
+    """A right request of alice's that the hub has not seen, with a remainder, secrets, a commit and two payments.
+
+    The reply to it has a remainder, secrets, a commit, two payments and a refusal.
+    """
+    for amount in (500, 700, 30):
+        alice.pay(handle, bobs, amount)
+    bob.sync()
+    for amount in (100, 300):
+        bob.pay(bobs, handle, amount)
+        alice.sync(handle)
+    for amount in (600, 300):
+        bob.pay(bobs, handle, amount)
+    alice.queue(handle, bobs, AMOUNT)
+    alice.queue(handle, Handle(rng.randbytes(32)), 40)
+    alice.town.proxy.faults.extend([LOST_BEFORE] * TRIES)
+    with suppress(Unreachable):
+        alice.sync(handle)
+    pending = alice.connection(handle).pending
+    if pending is None:
+        raise RuntimeError("the request was not kept from the hub")
+    body = dict(pending.bodies[-1])
+    whole = all(body[name] for name in ("remainder", "revokes", "commit", "sends"))
+    alice.town.result.hold(whole, "the request that is to be changed lacks something")
+    alice.town.keep()
+    return body
 
 
-def _syncs(cheat: LiedToNetwork, budget: Budget) -> None:
-    handle, base = _prepared(cheat)
-    cheat.result.hold(base["revokes"] and base["commit"] and base["sends"], "the request lacks something")
-    known = _known(cheat, handle)
-    key = cheat.alice.key()
-    current = {mutation.pair: mutation for mutation in mutations(base, known, cheat.rng)}
-    for pair in [mutation.pair for mutation in cheat.chosen(list(current.values()), budget)]:
-        if pair not in current:
-            continue
-        mutation = current[pair]
-        before = hub_balance(cheat.network, handle) or 0
-        name = cheat.told("mph_sync", forged(base, mutation, key))
-        after = hub_balance(cheat.network, handle)
-        if name is not None:
-            cheat.enter(f"mph_sync {mutation.pair}", name, "")
-            cheat.result.hold(after == before, f"the hub counts {after}, not {before}, after {mutation.pair}")
-            continue
-        cheat.result.keep(before + FEE, after or 0, f"the hub, after {mutation.pair}")
-        cheat.enter(f"mph_sync {mutation.pair}", None, "the hub has what it was given, and its fee")
-        handle, base = _prepared(cheat)
-        current = {mutation.pair: mutation for mutation in mutations(base, _known(cheat, handle), cheat.rng)}
-    name = cheat.told("mph_sync", base)
-    cheat.result.hold(name is None, f"after all that the right request is refused: {name}")
-    _unsigned(cheat, budget)
-
-
-def _known(cheat: LiedToNetwork, handle: str) -> Known:
-    """Values for a lying client's requests: the connection's hashes and secrets, older and others' requests."""
-    connection = cheat.alice.connection(handle)
-    duplex, own = connection.duplex, connection.secrets(cheat.alice.key())
-    hashes = {
-        "the hub's spend hash": duplex.sending.script.spend_hash.hex(),
-        "the client's spend hash": duplex.receiving.script.spend_hash.hex(),
-        "the hash of an active commit": duplex.sending.active[0].revoke_hash.hex(),
+def _known(cheat: Cheated, method: str) -> Known:
+    """A lying client's values: hashes, secrets and signatures of its connections, older and others' requests."""
+    duplex, own = cheat.alice.connection(cheat.alices).duplex, cheat.alice.secrets(cheat.alices)
+    other = cheat.alice.secrets(cheat.others)
+    values = {
+        "the hash of the newest commit": duplex.sending.active[-1].revoke_hash,
+        "the hash of an older commit": duplex.sending.active[0].revoke_hash,
+        "an own hash": own.revoke_hash(0),
+        "an own hash to come": own.revoke_hash(5000),
+        "another connection's hash": other.revoke_hash(0),
+        "a secret given before": own.revoke(0),
+        "a secret of no commit yet": own.revoke(5000),
+        "another connection's secret": other.revoke(0),
+        "another connection's handle": cheat.others,
+        "somebody else's handle": cheat.bobs,
+        "the hub's own key": duplex.sending.contract.deposit.payee.data,
     }
-    secrets = {"the spend secret": own.spend.hex(), "a secret of no commit yet": own.revoke(5000).hex()}
-    asked = [item.params for item in cheat.proxy.seen if item.method == "mph_sync"]
-    mine = [params for params in asked if params["handle"] == handle]
-    others = [params for params in asked if params["handle"] == cheat.bobs]
-    commits = [params for params in others if params["commit"]]
-    messages = {"of an older request": mine[0], "of another connection's request": others[-1]}
-    if commits:
-        messages["of another connection's request with a commit"] = commits[-1]
-    return Known(hashes, secrets, messages)
+    asked = [item.params for item in cheat.town.proxy.seen if item.method == method and isinstance(item.params, dict)]
+    mine = [params for params in asked if params.get("handle") == cheat.alices.hex()]
+    messages = {"of somebody else's request": next(item for item in reversed(asked) if item not in mine)}
+    return Known(values, messages | ({"of an older request": mine[0]} if mine else {}))
 
 
-def _unsigned(cheat: LiedToNetwork, budget: Budget) -> None:
-    """Send the changes without the client's key."""
-    handle, base = _prepared(cheat)
-    rules: dict[str, int] = {}
-    before = hub_balance(cheat.network, handle)
-    for mutation in cheat.chosen(mutations(base, Known(), cheat.rng), budget):
-        if mutation.member == "signature" and mutation.kind == "high S":
-            continue  # as good a signature, of the same request
-        for key in (None, Key(os.urandom(32))):
-            name = cheat.told("mph_sync", forged(base, mutation, key))
-            cheat.result.trials += 1
-            cheat.result.refused += name is not None
-            rules[str(name)] = rules.get(str(name), 0) + 1
-            cheat.result.hold(name is not None, f"taken without the client's signature: {mutation.pair}")
-    cheat.result.hold(hub_balance(cheat.network, handle) == before, "unsigned requests moved something")
-    cheat.result.notes.append(f"changes that the client's key did not sign: {rules}")
-    cheat.alice.do("sync", handle)  # the right request, as it was
+def _syncs(cheat: Cheated, base: dict[str, Any]) -> None:
+    key = cheat.alice.key
+    seen = [item.params for item in cheat.town.proxy.seen if item.method == "mph_sync"]
+    older = [params for params in seen if params["handle"] == cheat.alices.hex()]
+    cheat.lies("mph_sync", base, _known(cheat, "mph_sync"), key, "the hub has what it was given, and its fee")
+    for what, lie in _crafted(cheat, base).items():
+        cheat.lie("mph_sync", f"crafted: {what}", envelope.seal(key, {**bare(base), **lie}), "", must_fail=True)
+    for mutation in chosen(mutations(base, Known(), cheat.rng), cheat.number, cheat.rng):
+        for other in (None, new_key(cheat.rng)):
+            good = mutation.pair == "signature | high S" or mutation.forged(base, other) == base
+            what, body = f"not signed by the client: {mutation.pair}", as_params(mutation.forged(base, other))
+            cheat.lie("mph_sync", what, body, "as good a signature", must_fail=not good)
+    cheat.result.hold(cheat.told("mph_sync", base) is None, "after all that the right request is refused")
+    cheat.town.keep()
+    for what in ("the last request again", "and once more"):
+        cheat.lie("mph_sync", what, base, "its stored reply again, nothing moves")
+    for number in (0, len(older) // 2, -1):
+        cheat.lie("mph_sync", f"an overtaken request ({number})", older[number], "", must_fail=True)
+    cheat.alice.sync(cheat.alices)  # the right request, as it was
+    cheat.result.hold(cheat.alice.connection(cheat.alices).pending is None, "the right request is refused after lies")
 
 
-def _crafted(cheat: LiedToNetwork) -> None:
-    """Lies that take more than one change: payments of more than is moved, commits beyond the deposit, replays."""
-    handle, base = _prepared(cheat)
-    key, rng = cheat.alice.key(), cheat.rng
-    send = base["sends"][0]
-    before = hub_balance(cheat.network, handle)
+def _crafted(cheat: Cheated, base: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Lies that take more than one change; ``partial`` is false, so that one payment refused refuses all."""
+    rng, own = cheat.rng, cheat.alice.secrets(cheat.alices)
+    duplex = cheat.alice.connection(cheat.alices).duplex
+    payee = base["sends"][0]["payee_handle"]
+    moved = AMOUNT + 40 + FEE
 
-    def seal(**changes: Any) -> dict[str, Any]:
-        return envelope.seal(key, {**{n: v for n, v in base.items() if n not in UNSIGNED}, **changes})
-
-    def sends(*amounts: Any, payee: Any = send["payee_handle"]) -> list[dict[str, Any]]:
-        return [{"payee_handle": payee, "amount": amount, "token": rng.randbytes(8).hex()} for amount in amounts]
+    def sends(*amounts: Any, to: Any = payee) -> dict[str, Any]:
+        items = [{"payee_handle": to, "amount": amount, "token": rng.randbytes(8).hex()} for amount in amounts]
+        return {"sends": items, "partial": False}
 
     lies = {
-        "two payments of what one was moved for": seal(sends=sends(AMOUNT, AMOUNT)),
-        "a payment of one more than was moved": seal(sends=sends(AMOUNT + 1)),
-        "many payments of one": seal(sends=sends(*[1] * (AMOUNT + 1))),
-        "a payment to the hub of more than was moved": seal(sends=sends(AMOUNT + 1, payee=None)),
-        "payments that add up beyond 2^64": seal(sends=sends(MAX_QUANTITY, MAX_QUANTITY, 2)),
-        "a negative payment beside a larger one": seal(sends=sends(2 * AMOUNT, -AMOUNT)),
-        "payments without commit or secrets": seal(commit=None, revokes=[]),
-        "payments with the secrets only": seal(commit=None),
-        "payments with the commit only": seal(revokes=[]),
-        "a secret twice": seal(revokes=[*base["revokes"], base["revokes"][0]]),
-        "the spend secret among the secrets": seal(revokes=[*base["revokes"], _own(cheat, handle).spend.hex()]),
-        "a secret like a signature": seal(revokes=[signature_shaped(rng).hex()]),
-        "a payment to oneself of more": seal(sends=sends(AMOUNT + 1, payee=handle)),
-        "a hash used before": seal(next_revoke_secret_hash=_own(cheat, handle).revoke_hash(0).hex()),
-        "a hash of the hub's": seal(next_revoke_secret_hash=_hubs_hash(cheat, handle)),
+        "two payments of what one was moved for": sends(AMOUNT, AMOUNT),
+        "a payment of one more than was moved": sends(moved),
+        "many payments of one": sends(*[1] * moved),
+        "a payment to the hub of more than was moved": sends(moved, to=None),
+        "payments that add up beyond 2^64": sends(MAX_QUANTITY, MAX_QUANTITY, 2),
+        "a negative payment beside a larger one": sends(2 * AMOUNT, -AMOUNT),
+        "payments without commit or secrets": {**sends(1), "commit": None, "revokes": []},
+        "payments of more than the secrets moved": {**sends(AMOUNT), "commit": None},
+        "payments of more than the commit moved": {**sends(AMOUNT), "revokes": []},
+        "a payment to oneself of more": sends(moved, to=base["handle"]),
+        "a secret twice": {"revokes": [*base["revokes"], base["revokes"][0]]},
+        "secrets in another order": {"revokes": base["revokes"][::-1]},
+        "a hash given before": {"next_revoke_hash": own.revoke_hash(0).hex()},
+        "a hash of the hub's": {"next_revoke_hash": duplex.sending.active[-1].revoke_hash.hex()},
+        "neither anchor": {"c2h_anchor": None, "h2c_anchor": None},
+        "anchors swapped": {"c2h_anchor": base["h2c_anchor"], "h2c_anchor": base["c2h_anchor"]},
+        "no remainder, and no more": {"remainder": None, "revokes": [], "commit": None, "sends": []},
     }
-    lies |= {what: seal(commit=offer) for what, offer in _commits(cheat, handle, base).items()}
-    for what, lie in lies.items():
-        name = cheat.told("mph_sync", lie)
-        cheat.enter(f"mph_sync (crafted) | {what}", name, "")
-        cheat.result.hold(name is not None, f"taken: {what}")
-        cheat.result.hold(hub_balance(cheat.network, handle) == before, f"{what} moved something")
-    older = [item.params for item in cheat.proxy.seen if item.method == "mph_sync" and item.params["handle"] == handle]
-    cheat.result.hold(len(older) > 1, "there is no older request")
-    cheat.enter("mph_sync (crafted) | an overtaken request again", cheat.told("mph_sync", older[0]), "")
-    cheat.result.hold(hub_balance(cheat.network, handle) == before, "an overtaken request moved something")
-    for what in ("the last request again", "and once more"):
-        name = cheat.told("mph_sync", older[-1])
-        cheat.enter(f"mph_sync (crafted) | {what}", name, "its stored reply again, nothing moves")
-        cheat.result.hold(hub_balance(cheat.network, handle) == before, f"{what} moved something")
-    cheat.alice.do("sync", handle)
-    cheat.result.hold(cheat.alice.connection(handle).pending is None, "the right request is refused after the lies")
+    lies |= {f"a commit: {what}": {"commit": commit_json(made)} for what, made in _commits(duplex, own).items()}
+    paid = duplex.receiving
+    if paid.anchor is not None and paid.newest is not None:
+        bad = bad_remainders(paid.contract, paid.anchor, paid.newest, own.payee)
+        items = {what: half_json(replace(standing(duplex, own), remainder=made)) for what, made in bad.items()}
+        lies |= {f"a remainder: {what}": {"remainder": item["remainder"]} for what, item in items.items()}
+    return lies
 
 
-def _own(cheat: LiedToNetwork, handle: str) -> Secrets:
-    return cheat.alice.connection(handle).secrets(cheat.alice.key())
-
-
-def _hubs_hash(cheat: LiedToNetwork, handle: str) -> str:
-    return cheat.alice.connection(handle).duplex.sending.active[-1].revoke_hash.hex()
-
-
-def _commits(cheat: LiedToNetwork, handle: str, base: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """Commits signed by the client that the hub must not take."""
-    channel = cheat.alice.connection(handle).duplex.sending
-    used = channel.active[-1].revoke_hash
-    asked = replace(channel, active=channel.active[:-1], requested=(used,))
-    other = Key(cheat.rng.randbytes(32))
-    found = {
-        "beyond the deposit": commit(replace(asked, quantity=Quantity(2 * DEPOSIT)), DEPOSIT + 1, cheat.alice.key()),
-        "of 2^63 - 1": commit(replace(asked, quantity=Quantity(MAX_QUANTITY)), MAX_QUANTITY, cheat.alice.key()),
-        "of one": commit(replace(asked, active=()), 1, cheat.alice.key()),
-        "of another asset": commit(replace(asked, asset_id=26**3), channel.moved, cheat.alice.key()),
-        "with a longer delay": commit(replace(asked, delay=2016), channel.moved, cheat.alice.key()),
-        "at another fee rate": commit(replace(asked, fee_rate=1), channel.moved, cheat.alice.key()),
-        "on a hash of the client's own": commit(
-            replace(asked, requested=(Hash(cheat.rng.randbytes(20)),)), channel.moved, cheat.alice.key()
-        ),
-        "on the hash of a commit before": commit(
-            replace(asked, requested=(channel.revoked[0].revoke_hash,)), channel.moved, cheat.alice.key()
-        ),
-        "signed by another": commit(asked, channel.moved, other),
-    }
-    offers = {
-        f"a commit {what}": {"rawtx": offer.raw.hex(), "script": offer.script.hex()}
-        for what, (_, offer) in found.items()
-    }
-    cut = {**base["commit"], "script": base["commit"]["script"][:-2]}
-    return offers | {"a commit with a script cut off": cut}
-
-
-# mph_request and mph_deposit ----------------------------------------------------------------------------------------
-
-
-class UnfundedClient:
-    """Somebody who asks for connections and never funds one."""
-
-    def __init__(self, cheat: LiedToNetwork) -> None:
-        self.key = Key(cheat.rng.randbytes(32))
-        self.secrets = Secrets(self.key, cheat.rng.randbytes(16))
-        self._cheat = cheat
-
-    def request(self) -> dict[str, Any]:
-        """A right mph_request."""
-        return envelope.seal(self.key, ConnectRequest("XCP", self.secrets.spend_hash).as_json())
-
-    def deposit(self) -> tuple[dict[str, Any], str]:
-        """A right mph_deposit on a connection just asked for, and its handle."""
-        reply = self._cheat.rpc.call("mph_request", self.request(), retry=False)
-        handle = Handle(bytes.fromhex(reply["handle"]))
-        hub = bytes.fromhex(reply["pubkey"])
-        script = DepositScript(self.key.pubkey, hub, Hash(bytes.fromhex(reply["spend_secret_hash"])), EXPIRE)  # type: ignore[arg-type]
-        message = DepositMessage(script.redeem, self.secrets.revoke_hash(0), Quantity(1000), 2)
-        return envelope.seal(self.key, DepositRequest(message, "XCP", handle).as_json()), handle.hex()
-
-
-def _requests(cheat: LiedToNetwork, budget: Budget) -> None:
-    hand, other = UnfundedClient(cheat), UnfundedClient(cheat)
-    known = Known({"a hash of the hub's": _hubs_hash(cheat, cheat.alice.handles()[0])}, {}, {})
-    known.messages = {"of another client's request": other.request()}
-    base = hand.request()
-    for mutation in cheat.chosen(mutations(base, known, cheat.rng), budget):
-        name = cheat.told("mph_request", forged(base, mutation, hand.key))
-        cheat.enter(f"mph_request {mutation.pair}", name, "a connection is asked for")
-
-
-def _deposits(cheat: LiedToNetwork, budget: Budget) -> None:
-    hand, other = UnfundedClient(cheat), UnfundedClient(cheat)
-    base, handle = hand.deposit()
-    foreign, _ = other.deposit()
-    known = Known({"the client's spend hash": hand.secrets.spend_hash.hex()}, {}, {})
-    known.messages = {"of another client's request": foreign}
-    for mutation in cheat.chosen(mutations(base, known, cheat.rng), budget):
-        body = forged(base, mutation, hand.key)
-        name = cheat.told("mph_deposit", body)
-        cheat.enter(f"mph_deposit {mutation.pair}", name, "agreed as proposed, and nothing funded before it is there")
-        if name is None:
-            cheat.result.hold(hub_balance(cheat.network, handle, "open") is None, "open without a deposit")
-            base, handle = hand.deposit()
-    cheat.result.hold(cheat.told("mph_deposit", base) is None, "the right deposit is refused after all that")
+def _commits(duplex: Duplex, own: Secrets) -> dict[str, Any]:
+    """Commits signed by the client that the hub must not take, on the hash of the right one."""
+    side = duplex.sending
+    right = standing(duplex, own).commit
+    if side.anchor is None or right is None:
+        raise RuntimeError("there is no commit")
+    before = side.active[-2].quantity if len(side.active) > 1 else 0
+    found = bad_commits(side.contract, side.anchor, right, own.payer)
+    found |= excessive_commits(side.contract, side.anchor, right.revoke_hash, before, own.payer)
+    found["on the hash of a commit before"] = replace(right, revoke_hash=side.active[0].revoke_hash)
+    return found
 
 
 # mph_close ----------------------------------------------------------------------------------------------------------
 
 
-def _closes(cheat: LiedToNetwork, budget: Budget) -> None:
-    alice = cheat.alice
-
-    def fresh() -> tuple[str, dict[str, Any]]:
-        opened = alice.open()
-        alice.do("sync", opened)  # so that the hub has something to lose
-        secret = alice.connection(opened).secrets(alice.key()).spend
-        return opened, envelope.seal(alice.key(), CloseRequest(Handle(bytes.fromhex(opened)), secret).as_json())
-
-    handle, base = fresh()
-    known = Known({}, {"a revoke secret": _own(cheat, handle).revoke(0).hex()}, {})
-    for mutation in cheat.chosen(mutations(base, known, cheat.rng), budget):
-        before = hub_balance(cheat.network, handle, "open")
-        name = cheat.told("mph_close", forged(base, mutation, alice.key()))
-        cheat.enter(f"mph_close {mutation.pair}", name, "closed: the hub publishes what it has")
-        if name is not None:
-            cheat.result.hold(hub_balance(cheat.network, handle, "open") == before, f"closed: {mutation.pair}")
-        else:
-            handle, base = fresh()
+def _closes(cheat: Cheated) -> None:
+    """Closes of the connection as it stands, and the figures and signatures that a client would like better."""
+    cheat.town.keep()
+    connection, own = cheat.alice.connection(cheat.alices), cheat.alice.secrets(cheat.alices)
+    duplex, key = connection.duplex, cheat.alice.key
+    figures = close.own_figures(duplex)
+    _, request = close.ask(duplex, cheat.alices, figures, standing(duplex, own), own, sign=True)
+    base = envelope.seal(key, request.as_json())
+    cheat.bob.close(cheat.bobs)
+    cheat.town.keep()
+    known = _known(cheat, "mph_close")
+    for mutation in chosen(mutations(base, known, cheat.rng), cheat.number, cheat.rng):
+        _close(cheat, mutation.pair, as_params(mutation.forged(base, key)))
+    for what, lie in _better_closes(request, duplex, own):
+        _close(cheat, f"crafted: {what}", envelope.seal(key, lie.as_json()))
 
 
-# Nonsense -----------------------------------------------------------------------------------------------------------
+def _close(cheat: Cheated, what: str, body: Any) -> None:
+    """Tell a lie in mph_close; what the hub signs is at most what it paid, and at least what it holds."""
+    before, replies = cheat.town.account(cheat.alices).channels, len(cheat.town.proxy.seen)
+    cheat.lie("mph_close", what, body, "closed: the hub signs nothing but what it has")
+    said = cheat.town.proxy.seen[replies].reply.get("result")
+    if isinstance(said, dict) and body["handle"] == cheat.alices.hex():
+        hold, held, paid = cheat.result.hold, before.receiving.moved, before.sending.moved
+        hold(not said["c2h_close"] or said["c2h_quantity"] >= held, f"the hub signs less than it holds: {what}")
+        hold(not said["h2c_signature"] or said["h2c_quantity"] <= paid, f"the hub signs more than it paid: {what}")
 
 
-def _nonsense(cheat: LiedToNetwork) -> None:
-    """Send bodies that are hardly requests: each is answered, and the hub lives."""
-    call = b'{"method":"mph_sync","id":1,"params":'
-    bodies = {
-        "nothing": b"",
-        "not UTF-8": b"\xff\xfe{}",
-        "half a request": call,
-        "nested 100 deep": call + b"[" * 100 + b"]" * 100 + b"}",
-        "nested 400,000 deep": b"[" * 400_000,
-        "objects 60 deep": call + b'{"a":' * 60 + b"1" + b"}" * 61,
-        "a number of a million digits": call + b'{"handle":' + b"9" * 900_000 + b"}}",
-        "a number of 4,000 digits": call + b'{"handle":"' + b"00" * 32 + b'","sends":[],"revokes":[],"commit":null,'
-        b'"next_revoke_secret_hash":' + b"9" * 4000 + b"}}",
-        "NaN": call + b'{"handle":NaN}}',
-        "1e999": call + b'{"handle":1e999}}',
-        "half a surrogate": call + b'{"handle":"\\ud800"}}',
-        "900,000 members": b'{"method":"mph_sync","id":1,"params":{' + b'"a":1,' * 140_000 + b'"a":1}}',
-        "a text of 900,000": call + b'{"handle":"' + b"a" * 900_000 + b'"}}',
-        "more than is read": b" " * 2_000_000,
-        "a batch of none": b"[]",
-        "a batch of 1,001": b"[" + b",".join([call + b"{}}"] * 1001) + b"]",
-        "a batch of batches": b"[[[]]]",
-        "params as a list": call + b"[1,2]}",
-        "params as text": call + b'"x"}',
-        "an id that is an object": b'{"method":"mph_sync","id":{},"params":{}}',
-        "a method that is none": b'{"method":"__class__","id":1,"params":{}}',
-        "a method that is a number": b'{"method":5,"id":1,"params":{}}',
-    }
-    for what, body in bodies.items():
-        answer = requests.post(cheat.network.hub_url, data=body, timeout=30)
-        text = answer.content.decode()
-        refused = answer.status_code in (200, 413) and '"error"' in text and "InternalError" not in text
-        cheat.result.hold(refused, f"{what}: {answer.status_code} {text[:200]}")
-        error = json.loads(text)
-        error = (error[0] if isinstance(error, list) else error)["error"]
-        details = error.get("data")
-        name = details["type"] if isinstance(details, dict) else error["message"]
-        cheat.enter(f"raw | {what}", str(name), "")
+def _better_closes(request: CloseRequest, duplex: Duplex, own: Secrets) -> Iterator[tuple[str, CloseRequest]]:
+    """Requests with right signatures, of figures that the hub must not sign."""
+    side, figures = duplex.receiving, request.figures
+    if side.anchor is None:
+        raise RuntimeError("no deposit of the hub's")
+    for what, quantity in (("one more", figures.h2c + 1), ("all", side.contract.quantity), ("nothing", 0)):
+        closing = sign_close(side.contract, side.anchor, quantity, own.payee)
+        yield f"{what} of h2c", replace(request, figures=Figures(figures.c2h, quantity), h2c_close=closing)
+        named = replace(closing, quantity=figures.h2c)
+        yield f"{what} of h2c, under the right figure", replace(request, h2c_close=named)
+    for what, quantity in (("one less", figures.c2h - 1), ("nothing", 0)):
+        yield f"{what} of c2h", replace(request, figures=Figures(quantity, figures.h2c))
+    yield "no standing", replace(request, standing=standing(Duplex(duplex.sending, Receiving(side.contract)), own))
+    secrets = tuple(own.revoke(number) for number in range(side.next_number))
+    yield "every secret", replace(request, standing=replace(request.standing, revokes=secrets[-250:]))
+    doubted = tuple(item.revoke_hash for item in duplex.sending.active)
+    yield "doubts of its own commits", replace(request, standing=replace(request.standing, doubts=doubted))
+    yield "anchors swapped", replace(request, anchors=Anchors(request.anchors.h2c, request.anchors.c2h))
+    outpoint = Outpoint(bytes(32), 0)
+    yield "anchors that nobody knows", replace(request, anchors=Anchors(outpoint, outpoint))
+
+
+# mph_request and mph_deposit ----------------------------------------------------------------------------------------
+
+
+class Stranger:
+    """Somebody who asks for connections and never funds one."""
+
+    def __init__(self, cheat: Cheated) -> None:
+        self.cheat, self.key = cheat, new_key(cheat.rng)
+        self.secrets = Secrets(self.key, cheat.rng.randbytes(16))
+        script = b"\x76\xa9\x14" + self.key.pubkey_hash + b"\x88\xac"
+        self.keys = Keys(self.secrets.payer.xonly, self.secrets.payee.xonly, script)
+
+    def request(self) -> dict[str, Any]:
+        """A right mph_request."""
+        return envelope.seal(self.key, ConnectRequest("XCP", self.keys, self.secrets.salt).as_json())
+
+    def deposit(self) -> dict[str, Any]:
+        """A right mph_deposit on a connection just asked for."""
+        reply = ConnectReply.parse(self.cheat.rpc.call("mph_request", self.request(), retry=False))
+        height = self.cheat.town.desk.hub.follower.height or 0
+        stake = Stake(Quantity(1000), DELAY, reply.terms.fee_rate)
+        c2h = contract_of(self.keys, reply.hub, 1, height + 100, stake)
+        own = self.secrets.revoke_hash(0)
+        asked = DepositRequest(reply.handle, stake, 1, height + 100, c2h.deposit.output, own)
+        return envelope.seal(self.key, asked.as_json())
+
+
+def _openings(cheat: Cheated) -> None:
+    hand, other = Stranger(cheat), Stranger(cheat)
+    hub = cheat.town.desk.hub
+    values = {"the hub's own key": hub.key.xonly.data, "the stranger's own": hand.keys.payer_key.data}
+    known = Known(values, {"of another client's request": other.request()})
+    cheat.town.keep()
+    cheat.lies("mph_request", hand.request(), known, hand.key, "a connection is asked for")
+    base, foreign = hand.deposit(), other.deposit()
+    cheat.town.keep()
+    known = Known({"the other's handle": bytes.fromhex(foreign["handle"])}, {"of another client's request": foreign})
+    cheat.lies("mph_deposit", base, known, hand.key, "agreed as proposed; nothing is funded before it is there")
+    for rate in (5, 50):
+        cheat.town.node.rpc("feerate", rate=rate)
+        cheat.town.mine()
+        cheat.lie("mph_deposit", f"as asked, at {rate} sat/vB", base, "agreed at the rate of then")
+    cheat.town.node.rpc("feerate", rate=1)
+    cheat.town.mine()
+    cheat.result.hold(cheat.told("mph_deposit", base) is None, "the right deposit is refused after all that")
 
 
 # The end ------------------------------------------------------------------------------------------------------------
 
 
-def _end(cheat: LiedToNetwork) -> None:
-    """Everything closes; the hub's wallet holds what it was guaranteed, and bob has all of his."""
-    network = cheat.network
-    handles = [*cheat.alice.handles(), *cheat.bob.handles()]
-    for party in (cheat.alice, cheat.bob):  # what is under way arrives, as far as it can
-        for handle in party.handles():
-            cheat.quietly(party, "sync", handle)
-    gained = 0
-    shown = network.hub.call("mph_status", assets=None)["connections"]
-    for handle in handles:
-        balance = shown.get(handle, {}).get("balance")
-        gained += balance - DEPOSIT if balance is not None else 0
-    for party in (cheat.alice, cheat.bob):
-        for handle in party.handles():
-            name = cheat.quietly(party, "close", handle)
-            cheat.result.hold(name is None, f"{party.name} can't close: {name}")
-    guaranteed = sum(cheat.bob.guaranteed(handle) for handle in cheat.bob.handles())
+def _end(cheat: Cheated, base: dict[str, Any]) -> None:
+    """Alice vanishes after a last lie; the hub's wallet holds what it was guaranteed, and bob has all of his."""
+    town, guaranteed = cheat.town, cheat.bob.guaranteed(cheat.bobs)
+    town.back()
+    own, asked = cheat.alice.secrets(cheat.alices), SyncRequest.parse(base)
+    lie = replace(asked, next_hash=own.revoke_hash(6000), payments=(Payment(None, Quantity(1), Token(b"lie")),))
+    cheat.told("mph_sync", envelope.seal(cheat.alice.key, lie.as_json()))
+    for handle in (cheat.alices, cheat.others):
+        said = CloseRequest(handle, Anchors(None, None), Figures(0, 0), Standing())
+        cheat.told("mph_close", envelope.seal(cheat.alice.key, said.as_json()))
+    owns = town.hub_owns()
     cheat.result.hold(cheat.bob.settle(), "bob is not settled")
-    deposits = sum(cheat.bob.connection(handle).duplex.sending.quantity for handle in cheat.bob.handles())
-    bobs = cheat.bob.held()
-    cheat.result.keep(guaranteed, bobs - 10_000_000_000 + deposits, "bob, who is honest, on chain")
-    network.hub.call("generate", blocks=EXPIRE)  # what alice does not give back expires
-    for _ in range(ROUNDS):
-        if cheat.hubs_wallet() >= cheat.started + gained:
-            break
-        network.mine()
-        cheat.quietly(cheat.alice, "sync")
-    cheat.result.keep(cheat.started + gained, cheat.hubs_wallet(), "the hub's wallet on chain")
+    cheat.result.keep(guaranteed, cheat.bob.held - ASSETS + DEPOSIT, "bob, who is honest, on chain")
+    town.mine(DELAY + 8)
+    town.node.rpc("generate", blocks=EXPIRE)  # what alice does not give back expires
+    town.mine(4)
+    cheat.result.keep(cheat.started + owns, town.held(town.desk.hub.script), "the hub's wallet on chain")

@@ -7,15 +7,17 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from bitcoin.core import CMutableTransaction, CTransaction, CTxIn, CTxOut
-from bitcoin.core.script import CScript
-
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.counterparty import p2pkh, p2sh
+from picopayments_cli.channel.keys import NUMS, SCHNORR_SIZE, Key
+from picopayments_cli.channel.scripts import p2wpkh
 from picopayments_cli.channel.values import MAX_QUANTITY
-from picopayments_cli.channel2.keys import Key
 
+T = TypeVar("T")
 Path = tuple[str | int, ...]
+UNSIGNED = ("pubkey", "signature")  # members whose change is not signed over
 _DELETED = object()
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
@@ -33,37 +35,44 @@ class Mutation:
         """Member and kind."""
         return f"{self.member} | {self.kind}"
 
+    def forged(self, message: Any, key: Key | None) -> Any:
+        """The changed message, signed again where there is a key, and where the change leaves anything to sign."""
+        changed = self.apply(message)
+        whole = self.member == "(whole)" and self.kind != "additional member"
+        if key is None or not isinstance(changed, Mapping) or self.member in UNSIGNED or whole:
+            return changed
+        return envelope.seal(key, {name: value for name, value in changed.items() if name not in UNSIGNED})
+
 
 @dataclass
 class Known:
-    """Values that a liar has at hand: hashes and secrets of the connection, other messages of any kind."""
+    """Values that a liar has at hand, by their sizes in bytes, and other messages."""
 
-    hashes: Mapping[str, str] = field(default_factory=dict)
-    secrets: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, bytes] = field(default_factory=dict)
     messages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    key: Key | None = None
 
 
 def mutations(message: Mapping[str, Any], known: Known, rng: random.Random) -> list[Mutation]:
     """All changes of a message, each member by each kind that it can have."""
     found: dict[str, Mutation] = {}
     for path, value in _members(message, ()):
-        for kind, replacement in _kinds(path, value, known, rng):
-            change = Mutation(_name(path), kind, setter(path, replacement))
+        kinds = [*_kinds(path, value, known, rng)]
+        kinds += [(kind, _get(other, path)) for kind, other in known.messages.items()]
+        for kind, replacement in kinds:
             if replacement is _DELETED or json.dumps(replacement) != json.dumps(value):
+                change = Mutation(_name(path), kind, setter(path, replacement))
                 found.setdefault(change.pair, change)
-        for kind, other in known.messages.items():
-            taken = _get(other, path)
-            if taken is not _DELETED and taken != value:
-                change = Mutation(_name(path), kind, setter(path, taken))
-                found.setdefault(change.pair, change)
-    for kind, other in known.messages.items():
+    wholes = {"null": None, "text": "x", "list": [], "object without members": {}, "number": 1, "in a list": [message]}
+    for kind, other in {**known.messages, **wholes}.items():
         found[f"(whole) | {kind}"] = Mutation("(whole)", kind, _constant(other))
-    for kind, whole in (("null", None), ("text", "x"), ("list", []), ("object without members", {}), ("number", 1)):
-        found[f"(whole) | {kind}"] = Mutation("(whole)", kind, _constant(whole))
     extra = {"another": [1, {"deep": None}]}
     found["(whole) | additional member"] = Mutation("(whole)", "additional member", lambda body: {**body, **extra})
     return list(found.values())
+
+
+def chosen(found: Sequence[T], number: int | None, rng: random.Random) -> list[T]:
+    """So many of them, or all."""
+    return list(found) if number is None else rng.sample(found, min(number, len(found)))
 
 
 def _constant(value: Any) -> Callable[[Any], Any]:
@@ -99,17 +108,16 @@ def _get(message: Any, path: Path) -> Any:
 
 
 def setter(path: Path, value: Any) -> Callable[[Any], Any]:
-    """Return what puts a value in the place that a path names."""
+    """Return what puts a value in the place that a path names; it leaves alone what has no such place."""
 
     def apply(message: Any) -> Any:
         changed = json.loads(json.dumps(message))
-        place = changed
-        for part in path[:-1]:
-            place = place[part]
-        if value is _DELETED:
+        place = _get(changed, path[:-1])
+        if value is not _DELETED:
+            if isinstance(place, dict) or (isinstance(place, list) and place):
+                place[path[-1]] = copy.deepcopy(value)
+        elif _get(place, path[-1:]) is not _DELETED:
             del place[path[-1]]
-        else:
-            place[path[-1]] = copy.deepcopy(value)
         return changed
 
     return apply
@@ -123,39 +131,44 @@ def _kinds(path: Path, value: Any, known: Known, rng: random.Random) -> Iterator
     for kind, other in (("null", None), ("false", False), ("zero", 0), ("text", "x"), ("list", []), ("object", {})):
         if other != value or isinstance(other, bool):
             yield kind, other
+    yield "in a list", [value]
+    yield "in an object", {path[-1] if isinstance(path[-1], str) else "0": value}
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         yield from _numbers(value)
     elif isinstance(value, str) and _is_hex(value):
         yield from _hexes(path, value, known, rng)
+    elif isinstance(value, str) and ":" in value:
+        yield from _outpoints(value, rng)
     elif isinstance(value, list):
         yield from _lists(value)
     elif isinstance(value, Mapping):
         yield "additional member", {**value, "another": 1}
+        yield "pairs", [list(item) for item in value.items()]
     elif value is None:
         yield "a number", 1
-        yield "a hash", rng.randbytes(20).hex()
-        yield "a secret", rng.randbytes(32).hex()
-        yield "a secret like a signature", signature_shaped(rng).hex()
-        yield from known.secrets.items()
+        yield from ((kind, other.hex()) for kind, other in known.values.items())
 
 
 def _numbers(value: float) -> Iterator[tuple[str, Any]]:
     yield "one more", value + 1
     yield "one less", value - 1
+    yield "one", 1
     yield "negative", -value or -1
     yield "tenfold", value * 10 or 10
     yield "as text", str(value)
     yield "as a fraction", value + 0.5
     yield "as a float", float(value) if isinstance(value, int) else int(value)
+    yield "2^31", 2**31
+    yield "500,000,000", 500_000_000
     yield "2^63 - 1", MAX_QUANTITY
     yield "2^63", MAX_QUANTITY + 1
-    yield "10^30", 10**30
+    yield "10^400", 10**400
     yield "10^300, a float", 1e300
     yield "true", True
 
 
 def _is_hex(text: str) -> bool:
-    return len(text) >= 40 and len(text) % 2 == 0 and set(text) <= set("0123456789abcdef")
+    return len(text) >= 32 and len(text) % 2 == 0 and set(text) <= set("0123456789abcdef")
 
 
 def _hexes(path: Path, text: str, known: Known, rng: random.Random) -> Iterator[tuple[str, Any]]:
@@ -164,27 +177,64 @@ def _hexes(path: Path, text: str, known: Known, rng: random.Random) -> Iterator[
     yield "last bit changed", _flip(data, -1, 1).hex()
     yield "one byte less", data[:-1].hex()
     yield "one byte more", (data + b"\0").hex()
+    yield "one byte before", (b"\x02" + data).hex()
     yield "half a byte less", text[:-1]
     yield "nothing", ""
     yield "zeros", bytes(len(data)).hex()
+    yield "ones", "ff" * len(data)
     yield "at random", rng.randbytes(len(data)).hex()
     yield "upper case", text.upper() if text.upper() != text else text + "A"
     yield "520 bytes more", (data + bytes(520)).hex()
     yield "reversed", data[::-1].hex()
     yield "with a space", text[:2] + " " + text[3:]
-    if len(data) == 32:
-        yield "shaped like a signature", signature_shaped(rng).hex()
-    pool = {20: known.hashes, 32: known.secrets}.get(len(data), {})
-    yield from ((kind, other) for kind, other in pool.items() if other != text)
-    if path[-1] == "rawtx":
-        yield from _transactions(data, known)
-    if path[-1] == "script" or path[-1] == "deposit_script":
-        yield from _scripts(data, known, rng)
-    if path[-1] == "signature":
+    yield from ((kind, other.hex()) for kind, other in known.values.items() if len(other) == len(data))
+    if path[-1] == "signature" and len(path) == 1:
         yield "high S", high_s(data).hex()
-    if path[-1] == "pubkey":
+    elif str(path[-1]).endswith("signature"):
+        yield from _schnorr(data)
+    elif str(path[-1]).endswith("_key"):
+        yield "the point without an owner", NUMS.data.hex()
+        yield "an uncompressed key", (b"\x04" + data + rng.randbytes(32)).hex()
+    elif path[-1] in ("wallet_script", "deposit_output"):
+        yield from _scripts(rng)
+    elif path[-1] == "pubkey":
         yield "the other of the same x", _flip(data, 0, 1).hex()
         yield "no point of the curve", b"\x02".hex() + "ff" * 32
+
+
+def _schnorr(data: bytes) -> Iterator[tuple[str, Any]]:
+    """Other forms of a channel signature, with its hash type or without."""
+    bare, s = data[:SCHNORR_SIZE], int.from_bytes(data[32:SCHNORR_SIZE], "big")
+    hash_type = data[SCHNORR_SIZE:]
+    for number in (0, 1, 2, 3, 0x81, 0x82, 0x83, 0xFF):
+        if hash_type != bytes((number,)):
+            yield f"hash type {number:#04x}", (bare + bytes((number,))).hex()
+    yield "no hash type", (bare if hash_type else bare[:-1]).hex()
+    yield "s negated", (bare[:32] + (_ORDER - s).to_bytes(32, "big") + hash_type).hex()
+    yield "s and the order", (bare[:32] + ((s + _ORDER) % 2**256).to_bytes(32, "big") + hash_type).hex()
+    yield "halves swapped", (bare[32:] + bare[:32] + hash_type).hex()
+
+
+def _scripts(rng: random.Random) -> Iterator[tuple[str, Any]]:
+    program = rng.randbytes(32)
+    yield "another's P2PKH", p2pkh(program[:20]).hex()
+    yield "another's P2WPKH", p2wpkh(program[:20]).hex()
+    yield "P2SH", p2sh(program[:20]).hex()
+    yield "P2WSH", (b"\x00\x20" + program).hex()
+    yield "P2TR", (b"\x51\x20" + program).hex()
+    yield "data", (b"\x6a\x20" + program).hex()
+    yield "P2A", "51024e73"
+
+
+def _outpoints(text: str, rng: random.Random) -> Iterator[tuple[str, Any]]:
+    txid, _, number = text.partition(":")
+    yield "another output", f"{txid}:{int(number) + 1}"
+    yield "another transaction", f"{rng.randbytes(32).hex()}:{number}"
+    yield "upper case", text.upper() if text.upper() != text else text + "0"
+    yield "reversed", f"{bytes.fromhex(txid)[::-1].hex()}:{number}"
+    for kind, other in (("leading zero", "00"), ("negative", "-1"), ("2^32", str(2**32)), ("other digits", "\u0663")):
+        yield kind, f"{txid}:{other}"
+    yield "without a number", txid
 
 
 def _flip(data: bytes, place: int, bit: int) -> bytes:
@@ -200,21 +250,18 @@ def _lists(value: Sequence[Any]) -> Iterator[tuple[str, Any]]:
         yield "an item of another type", [*value, 5]
         yield "null in it", [*value, None]
         yield "nested", [list(value)]
+        yield "as an object", {str(n): item for n, item in enumerate(value)}
         yield "ten thousand", [value[0]] * 10_000
     if len(value) > 1:
         yield "swapped", list(reversed(value))
-        yield "one left out", list(value[:-1])
+        yield "the first left out", list(value[1:])
+        yield "the last left out", list(value[:-1])
     else:
         yield "an item more", [*value, "00" * 32]
 
 
-def signature_shaped(rng: random.Random) -> bytes:
-    """A secret that Counterparty takes for a signature."""
-    return b"\x30\x1d\x02\x0c" + rng.randbytes(12) + b"\x02\x0d" + rng.randbytes(13) + b"\x02"
-
-
 def high_s(der: bytes) -> bytes:
-    """The other valid signature of the same message: with the high S; the same bytes where it is no DER."""
+    """The other valid ECDSA signature of the same message: with the high S; reversed bytes where it is no DER."""
     if len(der) < 8 or der[0] != 0x30 or der[3] + 6 > len(der):
         return der[::-1]
     r_end = 4 + der[3]
@@ -223,96 +270,3 @@ def high_s(der: bytes) -> bytes:
     other = b"\0" + other if other[0] & 0x80 else other
     body = b"\x02" + bytes((len(r),)) + r + b"\x02" + bytes((len(other),)) + other
     return b"\x30" + bytes((len(body),)) + body
-
-
-# Scripts and transactions -------------------------------------------------------------------------------------------
-
-
-def _scripts(data: bytes, known: Known, rng: random.Random) -> Iterator[tuple[str, Any]]:
-    items = list(CScript(data))
-    own = [n for n, item in enumerate(items) if isinstance(item, bytes) and len(item) in (20, 33)]
-    for count, n in enumerate(own):
-        size = len(items[n])
-        other = rng.randbytes(20) if size == 20 else Key(rng.randbytes(32)).pubkey
-        what = "hash" if size == 20 else "key"
-        yield f"another {what} ({count})", CScript([*items[:n], other, *items[n + 1 :]]).hex()
-        if size == 20:
-            for kind, text in known.hashes.items():
-                changed = CScript([*items[:n], bytes.fromhex(text), *items[n + 1 :]]).hex()
-                if changed != data.hex():
-                    yield f"{kind} ({count})", changed
-    keys = [n for n in own if len(items[n]) == 33]
-    if len(keys) > 1:
-        swapped = list(items)
-        swapped[keys[0]], swapped[keys[1]] = items[keys[1]], items[keys[0]]
-        yield "keys swapped", CScript(swapped).hex()
-    yield "an opcode more", (data + b"\x51").hex()
-    yield "OP_TRUE", "51"
-
-
-def _transactions(raw: bytes, known: Known) -> Iterator[tuple[str, Any]]:
-    tx = CTransaction.deserialize(raw)
-    changes: dict[str, Callable[[CMutableTransaction], None]] = {
-        "version 2": lambda new: setattr(new, "nVersion", 2),
-        "version 3": lambda new: setattr(new, "nVersion", 3),
-        "a lock time": lambda new: setattr(new, "nLockTime", 2**31 - 1),
-        "another sequence": lambda new: setattr(new.vin[0], "nSequence", 0xFFFFFFFE),
-        "a relative lock": lambda new: setattr(new.vin[0], "nSequence", 500),
-        "another output first": lambda new: new.vout.insert(0, CTxOut(546, new.vout[0].scriptPubKey)),
-        "another output last": lambda new: new.vout.append(CTxOut(546, new.vout[0].scriptPubKey)),
-        "no change": lambda new: new.vout.pop(),
-        "outputs swapped": lambda new: new.vout.reverse(),
-        "data left out": lambda new: new.vout.pop(1),
-        "a satoshi less for the commit": lambda new: _value(new, 0, -1),
-        "a satoshi more for the commit": lambda new: _value(new, 0, 1),
-        "a satoshi more for the change": lambda new: _value(new, 2, 1),
-        "dust": lambda new: _value(new, 0, 500 - new.vout[0].nValue),
-        "another outpoint": lambda new: setattr(new.vin[0].prevout, "n", 1),
-        "two inputs": lambda new: new.vin.append(new.vin[0]),
-        "another input first": lambda new: new.vin.insert(0, CTxIn()),
-        "no inputs": lambda new: new.vin.clear(),
-        "no signature": lambda new: setattr(new.vin[0], "scriptSig", CScript()),
-        "another data": lambda new: _script(new, 1, _flip(bytes(new.vout[1].scriptPubKey), -1, 1)),
-        "paid elsewhere": lambda new: _script(new, 0, bytes(new.vout[2].scriptPubKey)),
-    }  # fmt: skip
-    for kind, change in changes.items():
-        new = CMutableTransaction.from_tx(tx)
-        change(new)
-        yield kind, _serialized(new)
-    yield from _signatures(raw)
-    yield "twice", (raw + raw).hex()
-
-
-def _serialized(tx: CMutableTransaction) -> str:
-    text: str = tx.serialize().hex()
-    return text
-
-
-def _value(tx: CMutableTransaction, number: int, more: int) -> None:
-    tx.vout[number].nValue += more
-
-
-def _script(tx: CMutableTransaction, number: int, script: bytes) -> None:
-    tx.vout[number].scriptPubKey = CScript(script)
-
-
-def _signatures(raw: bytes) -> Iterator[tuple[str, Any]]:
-    """The payer's signature, the first push of the only scriptSig, changed; the rest as it is."""
-    start = 44 if raw[41] == 0xFD else 42
-    size = raw[start + 1]
-    signature = raw[start + 2 : start + 2 + size]
-    for kind, other in {
-        "signature of something else": _flip(signature, 20, 1),
-        "SIGHASH_NONE": signature[:-1] + b"\x02",
-        "SIGHASH_SINGLE": signature[:-1] + b"\x03",
-        "SIGHASH_ALL|ANYONECANPAY": signature[:-1] + b"\x81",
-        "hash type 0": signature[:-1] + b"\x00",
-        "no hash type": signature[:-1],
-        "signature with high S": high_s(signature[:-1]) + b"\x01",
-    }.items():
-        grown = len(other) - size
-        head = raw[:start]
-        length = int.from_bytes(raw[42:44], "little") if start == 44 else raw[41]
-        counted = (length + grown).to_bytes(2, "little") if start == 44 else bytes((length + grown,))
-        head = raw[:42] + counted if start == 44 else raw[:41] + counted
-        yield kind, (head + raw[start : start + 1] + bytes((len(other),)) + other + raw[start + 2 + size :]).hex()

@@ -16,7 +16,7 @@ from typing import Any
 import requests
 
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel2.keys import Key
+from picopayments_cli.channel.keys import Key
 
 WAIT = 30.0
 PASS = "pass"
@@ -51,8 +51,9 @@ class Proxy:
     that the hub answered.
     """
 
-    def __init__(self, hub_url: str) -> None:
-        self.hub_url = hub_url
+    def __init__(self, hub: str | Callable[[bytes], bytes]) -> None:
+        """``hub``: its URL, or what answers a body in its place."""
+        self._forward = hub if callable(hub) else lambda body: requests.post(hub, data=body, timeout=WAIT).content
         self.faults: deque[str] = deque()
         self.everything = False
         self.change: Change | None = None
@@ -148,9 +149,6 @@ class Proxy:
                 reply["result"] = self.change(call["method"], call.get("params"), reply["result"])
         return answer if self.change is None else json.dumps(said).encode()
 
-    def _forward(self, body: bytes) -> bytes:
-        return requests.post(self.hub_url, data=body, timeout=WAIT).content
-
     def _older(self, method: str) -> bytes | None:
         with self._lock:
             found = [item.reply for item in self.seen if item.method == method]
@@ -203,9 +201,9 @@ def signed_error(error: Mapping[str, Any], key: Key, params: Mapping[str, Any]) 
 
 
 @contextlib.contextmanager
-def between(hub_url: str) -> Iterator[Proxy]:
+def between(hub: str | Callable[[bytes], bytes]) -> Iterator[Proxy]:
     """A proxy for the length of a ``with`` block."""
-    proxy = Proxy(hub_url)
+    proxy = Proxy(hub)
     try:
         yield proxy
     finally:

@@ -29,7 +29,7 @@ from faults.proxy import between
 from faults.result import Budget, Result
 from picopayments_cli import api
 from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.client2.session import Session
+from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings
 from picopayments_cli.errors import BadAnswer, BadTerms, HubRefused
 from picopayments_cli.rpc import RpcClient

@@ -37,6 +37,7 @@ ANY = "any door"
 SYNCED_WHEN_COMMITTED = 2  # FULL, of SQLite's synchronous
 MAX_REQUEST = 65536
 _reply: ContextVar[str] = ContextVar("reply")
+_step: ContextVar[str] = ContextVar("step")
 _files: dict[Path, int] = {}
 
 Place = tuple[str, int]  # "line" or "opcode", and its number
@@ -197,10 +198,12 @@ def _function_of(code: CodeType) -> Function | None:
 
 def stand_at_doors(tracer: Tracer) -> None:
     """Put the tracer before and behind each door of this process."""
-    from picopayments_cli.client2.session import Session
-    from picopayments_cli.client2.store import Store
+    from picopayments_cli.chain.packages import PackageNode
+    from picopayments_cli.client.session import Session
+    from picopayments_cli.client.store import Store
+    from picopayments_cli.hub import chores
     from picopayments_cli.hub.database import Database
-    from picopayments_cli.hub.hub import Hub
+    from picopayments_cli.hub.marks import Marks
     from picopayments_cli.rpc import RpcClient
 
     _stand_at(tracer, RpcClient, "call", lambda method, *_, **__: f"{tracer.role} call {method}")
@@ -210,8 +213,11 @@ def stand_at_doors(tracer: Tracer) -> None:
             _stand_at(tracer, Store, name, lambda *_, what=what: f"client save {what}")
         _stand_at(tracer, Store, "save", lambda _handle, _document, label, *_: f"client save {label}")
         _stand_at(tracer, Session, "broadcast", lambda _raw, label: f"client broadcast {label}")
+        _stand_at(tracer, Session, "submit", lambda _raws, label: f"client broadcast {label}")
         return
-    _stand_at(tracer, Hub, "broadcast", lambda _raw, label: f"hub broadcast {label}")
+    _stand_at(tracer, Marks, "add", lambda _handle: "hub save mark")
+    _stand_at(tracer, PackageNode, "submit", lambda _raws: f"hub broadcast {_step.get('deposit')}")
+    _name_steps(chores)
     _stand_at_transactions(tracer, Database)
     _stand_at_replies(tracer)
 
@@ -228,6 +234,20 @@ def _stand_at(tracer: Tracer, owner: Any, name: str, label_of: Callable[..., str
         return result
 
     setattr(owner, name, door)
+
+
+def _name_steps(chores: Any) -> None:
+    """Know which step it is that a hub publishes."""
+    real = chores.publish
+
+    def publish(hub: Any, step: Any, *args: Any, **kwargs: Any) -> None:
+        token = _step.set(step.name.value)
+        try:
+            real(hub, step, *args, **kwargs)
+        finally:
+            _step.reset(token)
+
+    chores.publish = publish
 
 
 def _stand_at_transactions(tracer: Tracer, owner: Any) -> None:
@@ -461,23 +481,6 @@ class Traced:
                 raise TimeoutError(f"process {self.pid} did not end in {seconds:g} s")
             time.sleep(0.002)
         return code
-
-
-def all_functions() -> set[Function]:
-    """Every function of the package as it stands in the sources, those inside others too."""
-    found: set[Function] = set()
-
-    def walk(code: CodeType) -> None:
-        function = _function_of(code)
-        if function is not None:
-            found.add(function)
-        for inner in code.co_consts:
-            if isinstance(inner, CodeType):
-                walk(inner)
-
-    for path in Path(PACKAGE).rglob("*.py"):
-        walk(compile(path.read_text(), str(path), "exec"))
-    return found
 
 
 if __name__ == "__main__":

@@ -59,6 +59,20 @@ def test_a_sync_is_refused_by_name_and_changes_nothing(desk: Desk) -> None:
     assert bob.refused("mph_sync", request.as_json()) == "StaleRequest"
 
 
+def test_the_hash_of_a_commit_that_the_reply_gives_back_is_none_for_the_next_one(desk: Desk) -> None:
+    """The hub's own next commit would take that one's place in its book: signed, and forgotten."""
+    alice, bob = Client(desk, "olivia"), Client(desk, "peggy")
+    open_all(desk, alice, bob)
+    bob.sync(payment(alice.handle, 1000))
+    request, moved = alice.sync_request(11, payment(bob.handle, 10))
+    made = request.half.commit
+    assert made is not None
+    assert alice.refused("mph_sync", replace(request, next_hash=made.revoke_hash).as_json()) == "RepeatedHash"
+    reply = alice.take(SyncReply.parse(alice.call("mph_sync", request.as_json())), moved)
+    assert len(reply.half.revokes) == 1
+    assert desk.account(alice.handle).channels.net == -alice.duplex.net
+
+
 def test_a_sync_costs_as_many_statements_and_rows_as_those_before_it(desk: Desk) -> None:
     alice, bob = Client(desk, "erin"), Client(desk, "frank")
     open_all(desk, alice, bob)

@@ -297,7 +297,7 @@ def test_a_block_with_little_room_takes_what_pays_best(node: NodeProcess) -> Non
 
 @pytest.mark.parametrize("params", [{"rate": 0}, {"rate": "x"}, {"rate": 10_001}, {"minimum": 0}, {"minimum": "none"}])
 def test_absurd_rates_are_refused(node: NodeProcess, params: dict[str, Any]) -> None:
-    reply = node.post("", {"jsonrpc": "2.0", "id": 0, "method": "feerate", "params": params})
+    reply = node.post("regtest/", {"jsonrpc": "2.0", "id": 0, "method": "feerate", "params": params})
     assert reply["error"]["data"]["type"] == "InvalidParams"
     assert node.rpc("feerate") == {"fee_rate": None, "minimum": 1}
 

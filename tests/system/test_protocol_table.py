@@ -1,448 +1,435 @@
-"""docs/protocol.rst as a promise: the doors that `sync` goes through in every state, and the numbers it names.
-
-Connections are brought into each state by the client's own functions, on real files; what stands outside the doors is
-in memory.
-"""
+"""docs/protocol.rst as a promise: its scripts, transactions, numbers, messages, refusals, and what a sync costs."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from fractions import Fraction
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_life_support import DELAY, QUANTITY, SILENT, XCP, LifeInMemory
-from memory_support import REGTEST
-
-from picopayments_cli import api, errors
-from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.channel.values import Hash, Pubkey
-from picopayments_cli.channel2 import messages, recovery, state, terms, transactions
-from picopayments_cli.channel2.deadlines import (
-    FINAL_DEPTH,
-    MAX_MARGIN,
-    MIN_MARGIN,
-    WATCHED_REVOKED,
-    WIRE_CLEARANCE,
-    exposed,
+from channel.test_messages import EXAMPLES
+from channel_support import (
+    ASSET,
+    CONTRACT,
+    DEPOSIT,
+    ONE,
+    PAYEE,
+    PAYER,
+    anchor_of,
+    compose_expire,
+    compose_revoke,
+    purse,
 )
-from picopayments_cli.channel2.scripts import CommitScript, DepositScript, wallet_unlock
-from picopayments_cli.channel2.transactions import Purse
-from picopayments_cli.client2 import funds
-from picopayments_cli.errors import PaymentExceedsReceivable, UnknownHandle
-from picopayments_cli.hub import chores, methods
-
-DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.rst").read_text(encoding="utf-8")
-
-
-STATES: dict[str, Callable[[LifeInMemory], object]] = {}
-
-
-def story(name: str) -> Callable[[Callable[[LifeInMemory], object]], Callable[[LifeInMemory], object]]:
-    """Names the state of the table that a function brings about."""
-
-    def named(function: Callable[[LifeInMemory], object]) -> Callable[[LifeInMemory], object]:
-        STATES[name] = function
-        return function
-
-    return named
-
-
-# Opening ------------------------------------------------------------------------------------------------------------
-
-
-@story("asked")
-def asked(it: LifeInMemory) -> None:
-    it.killed_at("call mph_request", it.connect)
-
-
-@story("proposed")
-def proposed(it: LifeInMemory) -> None:
-    it.killed_at("save proposed", it.connect)
-
-
-@story("agreed, deposit unseen")
-def agreed(it: LifeInMemory) -> None:
-    it.killed_at("save agreed", it.connect)
-
-
-@story("agreed, deposit unconfirmed")
-def unconfirmed(it: LifeInMemory) -> None:
-    it.connect()
-
-
-@story("agreed, the hub's deposit missing")
-def unmatched(it: LifeInMemory) -> None:
-    it.connect()
-    it.chain.mine(3)
-
-
-@story("agreed, the hub's deposit missing at the deadline")
-def never_matched(it: LifeInMemory) -> None:
-    unmatched(it)
-    it.until(it.deadline)
-
-
-# Open ---------------------------------------------------------------------------------------------------------------
-
-
-@story("open, idle")
-def idle(it: LifeInMemory) -> None:
-    it.open()
-
-
-@story("open, payments queued")
-def queued(it: LifeInMemory) -> None:
-    it.open()
-    it.queue(100)
-
-
-@story("open, a sync unanswered, nothing queued")
-def unanswered(it: LifeInMemory) -> None:
-    queued(it)
-    it.hub.refuses = SILENT
-    it.sync()
-    it.hub.refuses = None
-
-
-@story("open, a sync unanswered, payments queued")
-def unanswered_and_queued(it: LifeInMemory) -> None:
-    unanswered(it)
-    it.queue(5)
-
-
-@story("open, the hub does not answer")
-def unreachable(it: LifeInMemory) -> None:
-    queued(it)
-    it.hub.refuses = SILENT
-
-
-@story("open, a sync refused for its payments")
-def refused(it: LifeInMemory) -> None:
-    queued(it)
-    answer = it.hub.call
-
-    def choosy(method: str, params: Mapping[str, Any], *, retry: bool = False) -> Any:
-        if params.get("sends"):
-            raise PaymentExceedsReceivable("The payee can take nothing.")
-        return answer(method, params, retry=retry)
-
-    it.hub.call = choosy  # type: ignore[method-assign]
-
-
-@story("open, the hub does not know the connection")
-def forgotten(it: LifeInMemory) -> None:
-    queued(it)
-    it.hub.refuses = UnknownHandle("Which?")
-
-
-@story("open, the chain does not know the deposit at the deadline")
-def elsewhere(it: LifeInMemory) -> None:
-    queued(it)
-    it.until(it.deadline)
-    it.chain.entries = []
-
-
-@story("open, a coin on the address of a revoked commit")
-def dusted(it: LifeInMemory) -> None:
-    it.pay_and_get_back()
-    sending = it.connection.duplex.sending
-    (item,) = exposed(sending)
-    it.chain.fund(sending.commit_script(item.revoke_hash).output, 2000)
-
-
-@story("open, a coin on the address of the next commit")
-def dirty(it: LifeInMemory) -> None:
-    it.open()
-    sending = it.connection.duplex.sending
-    it.chain.fund(sending.commit_script(sending.requested[-1]).output, 600)
-
-
-@story("open, the anchor of h2c spent")
-def spent(it: LifeInMemory) -> None:
-    it.open()
-    channel = it.hub.duplex.sending
-    secret = it.connection.secrets(it.session.wallet.key).spend
-    purse = Purse(wallet_unlock(it.hub.key.pubkey, it.hub.script), (), 1)
-    (draft,) = recovery.changes(channel, it.chain.facts(channel), secret, purse, 1)
-    it.chain.broadcast(draft.signed(it.hub.key).serialize())
-
-
-@story("open, the anchor of c2h spent by the hub's commit")
-def hub_settles(it: LifeInMemory) -> None:
-    queued(it)
-    it.sync()
-    it.hub.publish(it.hub.accepted[-1])
-
-
-@story("open, the deadline reached, nothing received")
-def deadline(it: LifeInMemory) -> None:
-    it.open()
-    it.until(it.deadline)
-
-
-@story("open, the deadline reached, payments received")
-def deadline_with_receipts(it: LifeInMemory) -> None:
-    it.receive()
-    it.until(it.deadline)
-
-
-# Closing ------------------------------------------------------------------------------------------------------------
-
-
-@story("closing, the hub not told")
-def untold(it: LifeInMemory) -> None:
-    it.open()
-    it.killed_at("call mph_close", it.close)
-
-
-@story("closing, a sync unanswered")
-def closing_unanswered(it: LifeInMemory) -> None:
-    it.open()
-    it.close_silently()
-    it.hub.refuses = None
-
-
-@story("closing, a sync unanswered, the hub silent")
-def closing_unanswered_and_silent(it: LifeInMemory) -> None:
-    it.open()
-    it.close_silently()
-
-
-@story("closing, the hub silent")
-def silent(it: LifeInMemory) -> None:
-    untold(it)
-    it.hub.refuses = SILENT
-
-
-@story("closing, the hub told, and no secret given")
-def told(it: LifeInMemory) -> None:
-    untold(it)
-    it.sync()
-
-
-@story("closing, the hub's secret given")
-def given(it: LifeInMemory) -> None:
-    unmatched(it)
-    it.killed_at("save hub told", it.close)
-
-
-@story("closing, commit unconfirmed")
-def commit_unconfirmed(it: LifeInMemory) -> None:
-    it.receive()
-    it.hub.reveals = False
-    it.close()
-
-
-@story("closing, commit lost from the mempool")
-def commit_lost(it: LifeInMemory) -> None:
-    commit_unconfirmed(it)
-    it.chain.drop(bytes.fromhex(it.connection.published[0])[::-1])
-
-
-@story("closing, commit confirmed, not ripe")
-def commit_young(it: LifeInMemory) -> None:
-    commit_unconfirmed(it)
-    it.chain.mine(DELAY - 1)
-
-
-@story("closing, commit ripe")
-def commit_ripe(it: LifeInMemory) -> None:
-    commit_unconfirmed(it)
-    it.chain.mine(DELAY)
-
-
-@story("closing, paid out")
-def paid_out(it: LifeInMemory) -> None:
-    commit_ripe(it)
-    it.sync()
-    it.chain.mine()
-
-
-@story("closing, the hub's payout shows its secret")
-def shown(it: LifeInMemory) -> None:
-    told(it)
-    it.hub.publish(it.hub.accepted[-1])
-    it.chain.mine(DELAY)
-    it.hub.pay_out()
-    it.chain.mine()
-
-
-@story("closing, a revoked commit published")
-def cheated(it: LifeInMemory) -> None:
-    it.pay_and_get_back()
-    it.close_silently()
-    it.hub.duplex = replace(it.hub.duplex, receiving=replace(it.hub.duplex.receiving, active=tuple(it.hub.accepted)))
-    it.hub.publish(it.hub.accepted[-1])
-
-
-@story("closing, the deposit expired")
-def expired(it: LifeInMemory) -> None:
-    silent(it)
-    it.until(it.expiry)
-
-
-@story("closing, a transaction that was to leave has left")
-def left(it: LifeInMemory) -> None:
-    given(it)
-    it.killed_at("change is out", lambda: api.sync(it.session))
-
-
-@story("closing, a transaction that was to leave has not left")
-def leaving(it: LifeInMemory) -> None:
-    given(it)
-    it.killed_at("broadcast change", lambda: api.sync(it.session))
-
-
-@story("closing, all taken back, not buried")
-def taken_back(it: LifeInMemory) -> None:
-    given(it)
-    it.sync()
-
-
-@story("closing, all taken back and buried")
-def buried(it: LifeInMemory) -> None:
-    taken_back(it)
-    it.chain.mine()
-
-
-@story("closing, the deposit lost with all that spent it")
-def deposit_lost(it: LifeInMemory) -> None:
-    taken_back(it)
-    it.chain.entries = [item for item in it.chain.entries if item.txid not in _own(it)]
-
-
-@story("closed")
-def closed(it: LifeInMemory) -> None:
-    buried(it)
-    it.sync()
-
-
-@story("closed, seven blocks deep")
-def final(it: LifeInMemory) -> None:
-    closed(it)
-    it.chain.mine(FINAL_DEPTH)
-
-
-@story("closed, then undone by a reorganisation")
-def undone(it: LifeInMemory) -> None:
-    closed(it)
-    it.chain.entries = [item for item in it.chain.entries if item.txid not in _own(it)]
-
-
-def _own(it: LifeInMemory) -> set[bytes]:
-    """The txids of the deposit and of what was published after it."""
-    published = {bytes.fromhex(txid)[::-1] for txid in it.connection.published}
-    return {transactions.txid_of(it.connection.deposit_raw), *published}
-
-
-# The walk -----------------------------------------------------------------------------------------------------------
-
-
-def rows(title: str) -> list[list[str]]:
-    """The cells of the document's table with that title, row by row, without its header."""
-    found = re.search(
-        rf"^\.\. list-table:: {title}.*?\n\n(.*?)\n\n(?=\S)", DOCUMENT + "\n\n.", re.MULTILINE | re.DOTALL
-    )
-    assert found is not None, title
-    lines = ("\n" + found[1]).split("\n   * - ")[2:]
-    return [[" ".join(cell.split()) for cell in line.split("\n     - ")] for line in lines]
-
-
-def table() -> dict[str, list[str]]:
-    """By the name of each state the doors that a sync goes through in it."""
-    return {name: re.findall(r"``([^`]+)``", doors) for name, _, doors in rows("The steps of ``sync``")}
+from client_support import DELAY, Life
+from exchange_support import prepare, serve, settle, two_parties
+from regtest_support import NodeProcess, running_node
+
+from picopayments_cli import errors
+from picopayments_cli.channel import deadlines, drafts, fees, messages, rates, state, terms, transactions
+from picopayments_cli.channel.counterparty import data_script, pack_send
+from picopayments_cli.channel.drafts import Draft
+from picopayments_cli.channel.keys import NUMS, Key
+from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.scripts import P2A
+from picopayments_cli.channel.values import MAX_QUANTITY
+from picopayments_cli.channel.wire import PROTOCOL
+from picopayments_cli.client import closing, funds
+from picopayments_cli.hub import chores, hub, methods
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs" / "protocol.rst").read_text(encoding="utf-8")
+SOURCES = {
+    path: path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "picopayments_cli").rglob("*.py"))
+    if path.name != "errors.py"
+}
+
+
+def cells(*titles: str) -> list[list[str]]:
+    """The rows of the simple table with these columns; a row without a first cell goes on with the one before."""
+    lines = DOCUMENT.splitlines()
+    top = next(n for n, line in enumerate(lines) if re.split(r" {2,}| (?=by|vB|seq)", line.strip()) == list(titles))
+    ends = [(found.start(), found.end()) for found in re.finditer("=+", lines[top - 1])]
+    ends[-1] = (ends[-1][0], 200)
+    found: list[list[str]] = []
+    for line in lines[top + 2 :]:
+        if line.startswith("==="):
+            break
+        row = [line[begin:end].strip() for begin, end in ends]
+        if row[0]:
+            found.append(row)
+        else:
+            found[-1] = [" ".join(filter(None, pair)) for pair in zip(found[-1], row, strict=True)]
+    return found
+
+
+# Scripts ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_scripts_of_the_document_are_byte_for_byte_those_of_the_code() -> None:
+    commit = CONTRACT.commit_script(ONE)
+    scripts = {"both": DEPOSIT.both.script, "expire": DEPOSIT.expire.script, "revoke": commit.revoke.script}
+    assert commit.both.script == DEPOSIT.both.script
+    block = re.search(r"Byte for byte.*?::\n\n((?: +\w+ +[0-9a-z<> ]+\n)+)", DOCUMENT)
+    assert block is not None
+    words = {"payer": PAYER.xonly.data, "payee": PAYEE.xonly.data, "hash": ONE}
+    shown = {}
+    for line in block[1].splitlines():
+        name, *parts = line.split()
+        shown[name] = "".join(parts)
+        for word, data in words.items():
+            shown[name] = shown[name].replace(f"<{word}>", data.hex())
+    assert shown == {name: script.hex() for name, script in scripts.items()}
+    assert f"``{NUMS}``" in DOCUMENT
+    assert f"``{P2A.hex()}``" in DOCUMENT
+
+
+# Transactions -------------------------------------------------------------------------------------------------------
+
+
+def compositions() -> dict[str, Draft]:
+    """Every transaction of a channel, at 1 sat/vB and with the least anchor."""
+    anchor = anchor_of(CONTRACT)
+    commit = transactions.compose_commit(CONTRACT, anchor, 300, ONE)
+    ended = transactions.compose_close(CONTRACT, anchor, 300)
+    return {
+        "deposit": transactions.compose_deposit(CONTRACT, purse([100_000])),
+        "commit": commit,
+        "payout": transactions.compose_payout(CONTRACT, commit, ONE),
+        "remainder": transactions.compose_remainder(CONTRACT, commit),
+        "revoke": compose_revoke(CONTRACT, commit.coin(0), ONE, ASSET, purse()),
+        "expire": compose_expire(CONTRACT, [anchor], ASSET, purse()),
+        "close": ended,
+        "rest": transactions.compose_rest(CONTRACT, ended),
+        "close of nothing": transactions.compose_close(CONTRACT, anchor, 0),
+        "close of all": transactions.compose_close(CONTRACT, anchor, CONTRACT.quantity),
+    }
+
+
+PLACES = {
+    DEPOSIT.output: "deposit's address",
+    CONTRACT.commit_script(ONE).output: "commit's address",
+    CONTRACT.payer_wallet: "payer's wallet",
+    CONTRACT.payee_wallet: "payee's wallet",
+    P2A: "P2A",
+}
+
+
+def described(name: str, draft: Draft) -> list[str]:
+    """A transaction as the table shows it."""
+    sequence = {drafts.REPLACEABLE: "fffffffd", CONTRACT.delay: "delay"}.get(draft.inputs[0].sequence, "1")
+    outputs = []
+    for number, out in enumerate(draft.outputs):
+        change = name == "deposit" and number == 2
+        message = number == 1
+        value = "change" if change else "message" if message else str(out.value)
+        outputs.append(f"{value} {_message(draft) if message else PLACES[out.script]}")
+    return [name, str(draft.version), sequence, str(draft.size), ", ".join(outputs)]
+
+
+def _message(draft: Draft) -> str:
+    """The word of the quantity in a transaction's message."""
+    first, script = draft.inputs[0].coin.outpoint, draft.outputs[1].script
+    quantities = {"MAX": MAX_QUANTITY, "Q": CONTRACT.quantity, "q": 300}
+    return next(w for w, q in quantities.items() if data_script(pack_send(ASSET, q), first.txid) == script)
+
+
+def test_the_transactions_of_the_document_are_those_that_are_composed() -> None:
+    titles = ("transaction", "version", "sequence", "vB", "outputs, in satoshis at 1 sat/vB")
+    assert cells(*titles) == [described(name, draft) for name, draft in compositions().items()]
+
+
+def test_the_sums_of_the_document_are_the_budgets() -> None:
+    for rate in (1, 5, 50, 100):
+        contract = replace(CONTRACT, rate=rate)
+        anchor = anchor_of(contract, more=1000)
+        value = {"r": Fraction(rate), "anchor": Fraction(anchor.value)}
+        sums = re.findall(r"(?m)^    ([a-z', ]+[a-z]) +=  (.+)$", DOCUMENT.partition("Satoshis\n====")[2])
+        for name, text in sums:
+            known = {**value, "output": value.get("commit's output", Fraction(0)), "input": Fraction(10_000)}
+            value[name] = _worth(text.replace("commit's output", "output").replace("their input", "input"), known)
+        commit = transactions.compose_commit(contract, anchor, 300, ONE)
+        ended = transactions.compose_close(contract, anchor, 300)
+        assert value["commit's output"] == commit.outputs[0].value
+        assert value["least anchor"] == contract.budget.anchor
+        assert value["rest of a commit"] == commit.outputs[2].value
+        assert value["rest of a close"] == ended.outputs[2].value
+        assert 10_000 - value["payout, remainder, rest"] == contract.budget.payout_fee
+
+
+def _worth(text: str, value: Mapping[str, Any]) -> Fraction:
+    """The value of a sum as the document writes it: numbers, names, products by a blank."""
+    return Fraction(eval(re.sub(r"(\d) (?=[r(])", r"\1 * ", text), {}, dict(value)))
+
+
+# Numbers ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
+    mainnet, regtest = NETWORKS["mainnet"], NETWORKS["regtest"]
+    reserve = hub.Hub.reserve.fget(_HubOfBounds())  # type: ignore[attr-defined]
+    numbers = {
+        "protocol": PROTOCOL,
+        "dust": drafts.DUST,
+        "P2A output": transactions.P2A_VALUE,
+        "least anchor at 5 sat/vB": transactions.Budget(5).anchor,
+        "greatest size of a child": drafts.MAX_CHILD,
+        "greatest commit rate": rates.MAX_AGREED,
+        "commit rate of a payee with packages": rates.PACKAGE_MAX,
+        "least delay": transactions.MIN_DELAY,
+        "least delay on mainnet": deadlines.delay_min(mainnet),
+        "default delay on mainnet": deadlines.default_delay(mainnet),
+        "greatest delay": transactions.MAX_DELAY,
+        "least expiry": mainnet.expire_min,
+        "least expiry on regtest": regtest.expire_min,
+        "greatest expiry": mainnet.expire_max,
+        "blocks by which tips may differ": terms.TIP_SLACK,
+        "safe depth": mainnet.safe_depth,
+        "safe depth on regtest": regtest.safe_depth,
+        "wire clearance": deadlines.WIRE_CLEARANCE,
+        "least margin": deadlines.MIN_MARGIN,
+        "greatest margin": deadlines.MAX_MARGIN,
+        "patience": fees.PATIENCE,
+        "times the ceiling at most": rates.RESCUE,
+        "hashes kept": state.KEPT_REQUESTS,
+        "most secrets in a message": state.MOST_REVOKED,
+        "most payments in a message": messages.MOST_PAYMENTS,
+        "most connections in an answer of mph_key": messages.MOST_RECOVERED,
+        "most rounds of a close": closing._ROUNDS,
+        "client's reserve to open": funds.WALLET_RESERVE,
+        "coins in the hub's reserve": reserve.coins,
+        "satoshis of each of them": reserve.each,
+        "the hub's ceiling": hub.BOUNDS.ceiling,
+        "seconds that the hub's view stays fresh": hub.FRESH_SECONDS,
+        "forgotten after": methods.FORGOTTEN_AFTER,
+        "unfunded for at most": chores.UNFUNDED_BLOCKS,
+    }
+    found = {name: int(number) for name, number in re.findall(r"^ \* ([^:\n]+): (\d+)$", DOCUMENT, re.MULTILINE)}
+    assert found == numbers
+
+
+class _HubOfBounds:
+    """As much of a hub as its reserve follows of."""
+
+    bounds = hub.BOUNDS
+
+
+# Messages -----------------------------------------------------------------------------------------------------------
+
+NAMES = {
+    messages.KeyRequest: "mph_key request",
+    messages.KeyReply: "mph_key result",
+    messages.ConnectRequest: "mph_request request",
+    messages.ConnectReply: "mph_request result",
+    messages.DepositRequest: "mph_deposit request",
+    messages.DepositReply: "mph_deposit result",
+    messages.SyncRequest: "mph_sync request",
+    messages.SyncReply: "mph_sync result",
+    messages.CloseRequest: "mph_close request",
+    messages.CloseReply: "mph_close result",
+}
+LISTS = ("connections", "sends", "receive", "refused")
+ITEMS = {
+    **dict.fromkeys(("client", "hub"), "client, hub"),
+    **dict.fromkeys(("c2h", "h2c"), "c2h, h2c"),
+    **dict.fromkeys(("c2h_close", "h2c_close"), "c2h_close, h2c_close"),
+    **{name: name for name in ("channel_terms", "commit", "remainder")},
+    **{name: f"item of {name}" for name in LISTS},
+}
+
+
+def spoken() -> dict[str, set[frozenset[str]]]:
+    """By the name of each message and item the members that it was seen with."""
+    seen: dict[str, set[frozenset[str]]] = {}
+
+    def note(name: str, body: Mapping[str, Any]) -> None:
+        seen.setdefault(name, set()).add(frozenset(body))
+        for member, value in body.items():
+            inside = value if member in LISTS else [value]
+            for item in inside:
+                if isinstance(item, dict):
+                    note(ITEMS[member], item)
+
+    for example in EXAMPLES:
+        if type(example) in NAMES:
+            note(NAMES[type(example)], json.loads(json.dumps(example.as_json())))
+    return seen
+
+
+def test_the_members_of_the_document_are_those_of_the_messages() -> None:
+    table = {name: {frozenset(members.split(", "))} for name, members in cells("message or item", "members")}
+    assert table == spoken()
+
+
+# Refusals -----------------------------------------------------------------------------------------------------------
+
+
+def named_in(sources: Mapping[Path, str]) -> set[str]:
+    """The errors that these modules name beside their imports."""
+    imports, docstrings = r"from picopayments_cli\.errors import (\(.*?\)|[^\n]*)", r'"""(.*?)"""'
+    text = re.sub(f"(?s){imports}|{docstrings}", "", "\n".join(sources.values()))
+    known = {name for name, item in vars(errors).items() if isinstance(item, type)}
+    return known & set(re.findall(r"\b[A-Z]\w+\b", text))
+
+
+def refusals() -> set[str]:
+    """The refusals that the document names."""
+    found = [name for name, _, _ in cells("refusal", "by", "unless")]
+    assert len(found) == len(set(found))
+    return {name.strip("`") for name in found}
+
+
+def test_the_refusals_of_the_document_are_made_by_the_program() -> None:
+    assert refusals() <= named_in(SOURCES)
+
+
+def test_no_check_of_a_peer_is_missing_in_the_document() -> None:
+    checks = {name for name in named_in(SOURCES) if issubclass(getattr(errors, name), errors.PeerMisbehaved)}
+    assert checks - {"PeerMisbehaved"} <= refusals()
+
+
+def test_every_error_that_the_document_names_exists() -> None:
+    for name in set(re.findall(r"``([A-Z][a-z]+[A-Z]\w+)``", DOCUMENT)):
+        assert issubclass(getattr(errors, name), errors.PicopaymentsError), name
+
+
+# The cost of a sync -------------------------------------------------------------------------------------------------
+
+
+def promised(text: str) -> list[int]:
+    """The numbers in a sentence of the document."""
+    found = re.search(text, " ".join(DOCUMENT.split()))
+    assert found is not None, text
+    return [int(number.replace(",", "")) for number in found.groups()]
+
+
+def test_a_sync_is_as_large_as_the_document_says() -> None:
+    client, hub_side = two_parties()
+    sizes = []
+    for number in range(40):
+        body = prepare(client, 10 + number % 7).as_json()
+        hub_side.due += 10 + 3 * number % 7
+        answer = serve(hub_side, messages.SyncRequest.parse(body), sha256(b"asked").digest()).as_json()
+        settle(client, messages.SyncReply.parse(answer))
+        sizes.append((len(json.dumps(body)), len(json.dumps(answer))))
+    most = [max(column) for column in zip(*sizes, strict=True)]
+    told = promised(r"at most about ([\d,]+) bytes of request and ([\d,]+) of result")
+    for size, said in zip(most, told, strict=True):
+        assert abs(size - said) < said / 20
+
+
+# The client ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    with running_node(tmp_path_factory.mktemp("chain") / "node", 0) as running:
+        yield running
 
 
 @pytest.fixture
-def it(tmp_path: Path) -> Iterator[LifeInMemory]:
-    made = LifeInMemory(tmp_path)
+def it(tmp_path: Path, node: NodeProcess) -> Iterator[Life]:
+    made = Life(tmp_path / "client", node, Key(sha256(str(tmp_path).encode()).digest()))
+    made.doors.passed.clear()
     yield made
     made.session.close()
 
 
-@pytest.mark.parametrize("name", sorted(table().keys() | STATES.keys()))
-def test_sync_goes_through_the_doors_that_the_table_names(name: str, it: LifeInMemory) -> None:
-    STATES[name](it)
-    assert it.sync() == table()[name]
+def sync(it: Life) -> None:
+    it.open()
 
 
-def test_whatever_the_state_all_comes_home(it: LifeInMemory) -> None:
-    commit_ripe(it)
-    it.hub.reveals = True
-    for _ in range(3):
-        it.sync()
-        it.chain.mine()
-    assert it.chain.held(it.session.wallet.script, XCP) == 299
-    it.until(it.expiry)
-    for _ in range(3):
-        it.sync()
-        it.chain.mine()
-    assert it.connection.stage == "closed"
-    assert it.sync() == []
-    assert it.chain.held(it.session.wallet.script, XCP) == QUANTITY + 299
+def refused(it: Life) -> None:
+    it.open()
+    it.hub.refuses, it.hub.forgives = errors.PaymentExceedsReceivable("Too much."), True
+    it.pay(5)
 
 
-# The numbers --------------------------------------------------------------------------------------------------------
+def cheated(it: Life) -> None:
+    it.open()
+    it.pay(300)
+    it.receive(250)
+    it.hub.publish(max(it.hub.received, key=lambda commit: commit.quantity))
+    it.hub.silent = True
+    it.sync()
 
 
-def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
-    budget = transactions.Budget(5)
-    numbers = {
-        "dust": transactions.DUST,
-        "commit size": transactions.COMMIT_SIZE,
-        "payout size": transactions.PAYOUT_SIZE,
-        "change size": transactions.CHANGE_SIZE,
-        "greatest commit rate": transactions.MAX_COMMIT_RATE,
-        "least commit rate": transactions.commit_rate(1),
-        "commit fee at 5 sat/vB": budget.commit_fee,
-        "commit output at 5 sat/vB": budget.commit_value,
-        "anchor at 5 sat/vB": budget.anchor,
-        "deposit at 5 sat/vB": budget.anchor + transactions.DUST,
-        "greatest delay": terms.MAX_DELAY,
-        "wire clearance": WIRE_CLEARANCE,
-        "least margin": MIN_MARGIN,
-        "greatest margin": MAX_MARGIN,
-        "revoked commits watched": WATCHED_REVOKED,
-        "hashes kept": state.KEPT_REQUESTS,
-        "protocol": messages.PROTOCOL,
-        "client's reserve": funds.WALLET_RESERVE,
-        "hub's reserve": chores.WALLET_RESERVE,
-        "forgotten after": methods.FORGOTTEN_AFTER,
-        "safe depth": NETWORKS["mainnet"].safe_depth,
-        "safe depth on regtest": REGTEST.safe_depth,
-        "least expiry on regtest": REGTEST.expire_min,
-        "greatest expiry": REGTEST.expire_max,
-    }
-    found = {name: int(number) for name, number in re.findall(r"^ \* ([^:\n]+): (\d+)", DOCUMENT, re.MULTILINE)}
-    assert found == numbers
+def closed(it: Life) -> None:
+    it.open()
+    it.pay(30)
+    it.receive(100)
+    it.close()
 
 
-def test_the_checks_of_the_document_are_errors_of_the_program() -> None:
-    checks = rows("Checks")
-    assert len(checks) > 20
-    for rule, when, refusal in checks:
-        names = re.findall(r"``([^`]+)``", refusal)
-        assert names, (rule, when)
-        assert all(issubclass(getattr(errors, name), errors.PicopaymentsError) for name in names), names
+def close_mined(it: Life) -> None:
+    closed(it)
+    it.mine()
+    it.sync()
 
 
-PAYER, PAYEE, SPEND, REVOKE = Pubkey(b"\x02" * 33), Pubkey(b"\x03" * 33), Hash(b"\x04" * 20), Hash(b"\x05" * 20)
+def all_home(it: Life) -> None:
+    close_mined(it)
+    it.mine()
+    it.sync()
 
 
-@pytest.mark.parametrize(
-    ("title", "redeem"),
-    [
-        ("expiry 1024::", DepositScript(PAYER, PAYEE, SPEND, 1024).redeem),
-        ("for 2)::", CommitScript(PAYER, PAYEE, SPEND, REVOKE, 2).redeem),
-    ],
-)
-def test_the_scripts_of_the_document_are_byte_for_byte_those_of_the_code(title: str, redeem: bytes) -> None:
-    shown_bytes = re.search(re.escape(title) + r"\n\n((?: +[0-9a-z<> ]+\n)+)", DOCUMENT)
-    assert shown_bytes is not None
-    text = "".join(shown_bytes[1].split())
-    for name, data in (("payer", PAYER), ("payee", PAYEE), ("spendhash", SPEND), ("revokehash", REVOKE)):
-        text = text.replace(f"<{name}>", data.hex())
-    assert text == redeem.hex()
+def closed_alone(it: Life) -> None:
+    it.open()
+    it.receive(100)
+    it.hub.silent = True
+    it.close()
+
+
+def ripe(it: Life) -> None:
+    closed_alone(it)
+    it.mine(DELAY + 1)
+    it.sync()
+
+
+def expired(it: Life) -> None:
+    ripe(it)
+    it.until(it.connection.expiry.height)
+    it.sync()
+
+
+STATES = {
+    "connect": Life.connect,
+    "sync": sync,
+    "sync, payments refused": refused,
+    "sync, a cheat published": cheated,
+    "close": closed,
+    "sync, the close mined": close_mined,
+    "sync, all home": all_home,
+    "close, the hub silent": closed_alone,
+    "sync, the delay over": ripe,
+    "sync, the expiry reached": expired,
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_command_goes_through_the_doors_of_the_document(state: str, it: Life) -> None:
+    STATES[state](it)
+    passed = [door for door in it.doors.passed if door.startswith(("save ", "call ", "broadcast "))]
+    assert dict(cells("command", "doors of the client"))[state] == ", ".join(passed)
+
+
+def test_every_command_of_the_document_is_tried() -> None:
+    assert [name for name, _ in cells("command", "doors of the client")] == list(STATES)
+
+
+def test_a_connections_file_grows_as_the_document_says(it: Life) -> None:
+    it.open()
+    (rows,) = it.session.store.folder.glob("*.commits.jsonl")
+    sizes = []
+    for number in range(10):
+        it.hub.to_pay = [3]
+        it.pay(5, b"token %d" % number)
+        sizes.append(rows.stat().st_size)
+    grown = (sizes[-1] - sizes[1]) / 8
+    (said,) = promised(r"one that moves something both ways adds about ([\d,]+) bytes")
+    assert abs(grown - said) < said / 20

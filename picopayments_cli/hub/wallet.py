@@ -1,0 +1,88 @@
+"""The hub's wallet: what it pays with now, and the coins that it splits, as each close under way needs its own."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection
+from dataclasses import replace
+
+from picopayments_cli.chain import REQUIRE_MEMO, Query
+from picopayments_cli.channel.coins import Purse, fund
+from picopayments_cli.channel.drafts import Draft, Output, parse_transaction, spent_outpoints
+from picopayments_cli.channel.rates import may_open
+from picopayments_cli.channel.reserve import Reserve, missing
+from picopayments_cli.channel.signing import finish_wallet
+from picopayments_cli.channel.steps import Means
+from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.errors import InsufficientBitcoin
+from picopayments_cli.hub.chainview import promised_coins
+from picopayments_cli.hub.database import meta_get, meta_set
+from picopayments_cli.hub.hub import Hub
+
+log = logging.getLogger(__name__)
+
+_SPLIT = "last split of coins"
+
+
+def means_of(hub: Hub) -> tuple[Means, bool]:
+    """Return what the hub pays with now, and whether its own address takes sends without a memo.
+
+    On regtest, whose node has no estimate at first, the guess counts for one. Raises what the nodes raise.
+    """
+    view = hub.chain.view(Query(coins=[hub.address], options=[hub.address]))
+    confirmed = [coin for coin in view.coins[hub.address] if coin.height is not None]
+    attached = hub.chain.attached([coin.outpoint for coin in confirmed]) if confirmed else set()
+    with hub.book.reading() as book:
+        kept = attached | promised_coins(book)
+    coins = tuple(coin for coin in confirmed if coin.outpoint not in kept)
+    home = not view.options[hub.address] & REQUIRE_MEMO
+    rate = replace(hub.rate, guess=hub.rate.guess and hub.network.name != "regtest")
+    return Means(Purse(hub.script, coins, rate.value), rate, hub.bounds, hub.reserve), home
+
+
+def split(hub: Hub, means: Means) -> Means:
+    """Make the coins that the reserve lacks, by one transaction at the rate of the day, and return what is left.
+
+    Not while the one before is unconfirmed, nor on a guess of the rate. Raises BroadcastRefused.
+    """
+    lacking = missing([coin.value for coin in means.purse.coins], means.reserve)
+    if not lacking or not may_open(means.rate, means.bounds):
+        return means
+    with hub.database.reading() as db:
+        text = meta_get(db, _SPLIT)
+    former = None if text is None else parse_transaction(bytes.fromhex(text))
+    if former is not None and hub.bitcoin.waiting(bytes(former.GetTxid())) is not None:
+        return means
+    purse = replace(means.purse, rate=means.bounds.within(means.rate.value))
+    draft = splitting(purse, means.reserve, () if former is None else spent_outpoints(former))
+    if draft is None:
+        fields = {"address": hub.address, "missing": lacking, "each": means.reserve.each}
+        log.warning("the reserve lacks coins: send bitcoins to the hub's address", extra={"fields": fields})
+        return means
+    raw = finish_wallet(draft, hub.key)
+    with hub.database.transaction("split") as db:
+        meta_set(db, _SPLIT, raw.hex())
+    hub.bitcoin.submit([raw])
+    log.info("coins split", extra={"fields": {"coins": len(draft.outputs), "fee": draft.fee}})
+    return replace(means, purse=means.purse.without(draft))
+
+
+def splitting(purse: Purse, reserve: Reserve, former: Collection[Outpoint] = ()) -> Draft | None:
+    """The transaction that makes as many coins for the reserve as can be; None where that would make none more.
+
+    It spends the largest coin, and those that are too small for the reserve where it takes them too; the last output
+    takes what is left over. Where coins of a ``former`` one are still there it spends these, so that only one of the
+    two can be mined.
+    """
+    ordered = sorted(purse.coins, key=lambda coin: coin.value)
+    enough = [coin for coin in ordered if coin.value >= reserve.each]
+    chosen = [coin for coin in ordered if coin.outpoint in former]
+    chosen = chosen or [coin for coin in ordered if coin not in enough[:-1]]
+    kept = [coin for coin in enough if coin not in chosen]
+    for count in range(reserve.coins - len(kept), len(enough) - len(kept), -1):
+        try:
+            outputs = (Output(reserve.each, purse.script),) * count
+            return fund(Draft((), outputs), replace(purse, coins=tuple(chosen)), count - 1)
+        except InsufficientBitcoin:
+            continue
+    return None

@@ -1,0 +1,33 @@
+"""docs/security.rst names errors, tests and parts of the harness that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from picopayments_cli import errors
+
+TESTS = Path(__file__).parents[1]
+DOCUMENT = (TESTS.parent / "docs" / "security.rst").read_text(encoding="utf-8")
+
+
+def threats() -> list[list[str]]:
+    """The cells of the table of threats."""
+    table = DOCUMENT.partition("Threats\n#######")[2].partition("\n######")[0]
+    return [row.split("\n     - ") for row in table.split("\n   * - ")[2:]]
+
+
+@pytest.mark.parametrize("threat", threats(), ids=lambda threat: " ".join(threat[0].split())[:40])
+def test_every_threat_was_tried_by_a_test_or_a_part_that_exists(threat: list[str]) -> None:
+    names = re.findall(r"``([\w/]+)``", threat[2].partition("\n\n")[0])
+    assert names
+    for name in names:
+        part = TESTS / "faults" / f"{name}.py"
+        assert (TESTS / f"{name}.py").exists() or "\ndef run(" in part.read_text(encoding="utf-8"), name
+
+
+def test_every_error_that_the_document_names_exists() -> None:
+    for name in set(re.findall(r"``([A-Z][a-z]+[A-Z]\w+)``", DOCUMENT)):
+        assert issubclass(getattr(errors, name), errors.PicopaymentsError), name
