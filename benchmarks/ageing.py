@@ -14,12 +14,10 @@ from typing import Any
 from party import Party
 
 from picopayments_cli.channel.networks import network_named
-from picopayments_cli.hub.database import Database
-from picopayments_cli.hub2.database import default_url
+from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.embedded import EmbeddedNode
 from picopayments_cli.hub.folder import Folder
-from picopayments_cli.hub.hub import Hub
-from picopayments_cli.hub2.hub import Urls
+from picopayments_cli.hub.hub import Hub, Urls
 from picopayments_cli.hub.methods import Methods
 from picopayments_cli.hub.rounds import Rounds
 from picopayments_cli.web import RawJson
@@ -82,7 +80,7 @@ def in_process(basedir: Path) -> Iterator[InProcess]:
                 raw = connection.connection
             raw.cursor().execute("PRAGMA synchronous = OFF")
             urls = Urls(node.chain_url, node.chain_url + "bitcoin/")
-            hub = Hub(folder.network, folder.key(), folder.offer(), database, urls, basedir / "hub.regtest.marks")
+            hub = Hub(folder.network, folder.key(), folder.offer(), database, urls, folder.marks_path)
             Rounds(hub).prepare()
             hub.fresh_seconds = float("inf")
             try:

@@ -13,22 +13,21 @@ from picopayments_cli.chain import Query
 from picopayments_cli.chain.answers import longnames_of, members
 from picopayments_cli.chain.shapes import by_longname, coins_shown, history_shown
 from picopayments_cli.channel.counterparty import asset_members
+from picopayments_cli.channel.deadlines import at_risk, check_every, default_delay, is_short
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.stages import CLOSED, PROPOSED
+from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Token, check_token, from_hex
-from picopayments_cli.channel2.deadlines import at_risk, check_every, connection_ttl, settle_height
-from picopayments_cli.channel2.facts import Facts
-from picopayments_cli.channel2.messages import Payment, Receipt, StatusReply, StatusRequest
-from picopayments_cli.channel2.transactions import txid_of
-from picopayments_cli.client import legacy, send, tokens
+from picopayments_cli.channel.wire import Payment, Receipt, terms_json
+from picopayments_cli.client import hubs, legacy, life, opening, send, tokens
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of
+from picopayments_cli.client.closing import Outcome
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
+from picopayments_cli.client.looking import sides_of
+from picopayments_cli.client.session import Session
 from picopayments_cli.client.transactions_shown import raw_transaction, transaction_shown
-from picopayments_cli.client2 import exchange, hubs, life, opening
-from picopayments_cli.client2.closing import Outcome
-from picopayments_cli.client2.connection import Connection
-from picopayments_cli.client2.session import Session
 from picopayments_cli.config import (
     DEFAULT,
     FILE,
@@ -90,13 +89,23 @@ def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
     """The hub's connections, current terms, funding addresses and liquidity, of one asset or all."""
     if asset is not None and "." in asset:
         asset = asset_named(session, asset).name
-    answer = StatusReply.parse(session.rpc.call("mph_status", StatusRequest(asset).as_json(), retry=True))
+    asked = StatusRequest(None if asset is None else (asset,)).as_json()
+    answer = StatusReply.parse(session.rpc.call("mph_status", asked, retry=True))
     told = answer.longnames.items()
     longnames = longnames_of({"asset": name, "asset_longname": longname} for name, longname in told)
-    terms, held = by_longname(answer.terms, longnames), by_longname(answer.liquidity, longnames)
+    terms = by_longname({name: terms_json(item) for name, item in answer.terms.items()}, longnames)
+    held = by_longname(answer.liquidity, longnames)
     address = answer.address
     return {
-        "connections": answer.connections,
+        "connections": {
+            handle.hex(): {
+                **asset_members(item.asset, item.longname),
+                "balance": item.balance,
+                "status": item.status,
+                "ttl": item.ttl,
+            }
+            for handle, item in answer.connections.items()
+        },
         "current_terms": terms,
         "funding_addresses": {name: address for name in ("BTC", *terms)},
         "liquidity": {
@@ -209,15 +218,18 @@ def _choice(name: str, choice: Choice) -> dict[str, Any]:
 
 
 def connect(
-    session: Session, asset: str, quantity: int | str, expire_time: int = 1024, delay_time: int = 2
+    session: Session, asset: str, quantity: int | str, expire_time: int = 1024, delay_time: int | None = None
 ) -> dict[str, str]:
     """Open a connection by a deposit of ``quantity`` satoshis; times in blocks. The deposit's txid and the handle."""
+    delay = default_delay(session.network) if delay_time is None else delay_time
     if asset == "BTC":
         raise InvalidAsset("Connections are in Counterparty assets; bitcoin is none.", asset=asset)
     known = asset_named(session, asset)
     deposit = quantity_of(session, quantity, known.name)
     log.info(_CHAIN_NOTES[session.chain_source])
-    made = opening.connect(session, known, deposit, expire_time, delay_time)
+    if is_short(delay):
+        log.warning("A revoked commit can be punished for %d blocks: look at the chain twice in that time.", delay)
+    made = opening.connect(session, known, deposit, expire_time, delay)
     anchor = made.duplex.sending.anchor
     return {"send_deposit_txid": str(anchor.outpoint).partition(":")[0] if anchor else "", "handle": made.handle.hex()}
 
@@ -272,8 +284,8 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
     looked_at = [item for item in chosen if not item.final]
     wallet = session.wallet.address
     view = session.chain.view(Query(balances=[wallet]))
-    shown = {item.handle.hex(): _status_of(session, item, None, verbose) for item in chosen}
-    for group in hubs.seen(session, looked_at, settle=any(item.stage == CLOSED for item in looked_at)):
+    shown = {item.handle.hex(): _status_of(item, CLOSED, None, verbose) for item in chosen}
+    for group in hubs.seen(session, looked_at):
         shown |= {item.handle.hex(): _as_seen(group, item, verbose) for item in group.connections}
     session.keep_wallet()
     return {
@@ -284,10 +296,12 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
 
 
 def _to_show(session: Session, handle: str | None) -> list[Connection]:
-    """The connections to show, one or all; a note names those of 1.0.4, of which there is nothing to show."""
-    connections, older = session.connections(), session.older()
+    """The connections to show, one or all; a note names those of older versions, of which there is nothing to show."""
+    connections, older, of_old_protocol = session.connections(), session.older(), session.store.of_old_protocol()
     if handle is not None:
-        return [session.connection(handle_named(handle, {*connections, *older}))]
+        return [session.connection(handle_named(handle, {*connections, *older, *of_old_protocol}))]
+    for error in of_old_protocol.values():
+        log.warning(error.message)
     if older:
         log.warning(legacy.too_old(older).message)
     return list(connections.values())
@@ -297,18 +311,19 @@ def _as_seen(group: hubs.Seen, item: Connection, verbose: bool) -> dict[str, Any
     """A connection as its chain shows it; with the error where it shows nothing, or no deposit."""
     session = group.session
     try:
-        look = group.look()
+        item = life.as_seen(session, item, group.look())
+        if item.stage == CLOSED:
+            return _status_of(item, CLOSED, None, verbose)
+        seen, look, deposits = life.observe(session, item, group.look())
     except PicopaymentsError as error:
         log.warning("connection %s: %s", item.handle.hex(), error.message)
-        unknown = {"balance": item.duplex.guaranteed, "status": _UNKNOWN, "error": error.as_json()}
-        return _status_of(session, item, None, verbose) | (unknown if item.stage != CLOSED else {})
-    item = life.as_seen(session, item, look)
-    facts = None if item.stage == CLOSED else look.facts[item.handle]
-    if facts is not None:
-        held = look.held(session.address(item.duplex.receiving), item.asset)
-        item = life.observe(session, item, facts, held)
-    shown = _status_of(session, item, facts, verbose, look.view.longnames)
-    missing = life.unknown_deposit(session, item, facts) if facts else None
+        if item.stage == CLOSED:
+            return _status_of(item, CLOSED, None, verbose)
+        return _status_of(item, _UNKNOWN, None, verbose) | {"error": error.as_json()}
+    funded = all(facts.funded for facts in look.facts[item.handle])
+    ttl = seen.expiry.time_to_live(look.view.height) if funded else None
+    shown = _status_of(seen, life.status(session, seen, look, deposits), ttl, verbose, look.view.longnames)
+    missing = life.unknown_deposit(seen, look)
     return shown if missing is None else shown | {"error": missing.as_json()}
 
 
@@ -320,7 +335,11 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     chosen = [item for item in _chosen(session, handle) if not item.final]
     brought: dict[str, Outcome] = {}
     failed: list[PicopaymentsError] = []
-    for group in hubs.seen(session, chosen, beside=exchange.to_look_at):
+    if handle is None:
+        failed += session.store.of_old_protocol().values()
+        for error in failed:
+            log.warning(error.message)
+    for group in hubs.seen(session, chosen):
         for item in group.connections:
             outcome = Outcome()
             try:
@@ -349,13 +368,11 @@ def _brought(outcome: Outcome) -> dict[str, Any]:
 
 
 def close(session: Session, handle: str) -> str | None:
-    """Close a connection and settle it on chain: the txid of the commit, or None where nothing was received."""
-    wanted = Handle(from_hex(handle, "handle", HANDLE_SIZE))
-    connection = session.connection(wanted)
+    """Close a connection and settle it on chain: the txid of its close or commit, or None where none is published."""
+    connection = session.connection(Handle(from_hex(handle, "handle", HANDLE_SIZE)))
     if connection.stage != PROPOSED:
         session = hubs.alone(session, connection)
-    closed = life.close(session, connection)
-    return txid_of(closed.commit_raw)[::-1].hex() if closed.commit_raw else None
+    return life.close(session, connection)
 
 
 def history(session: Session, handle: str | None = None) -> list[dict[str, Any]]:
@@ -399,18 +416,14 @@ def _receipt(receipt: Receipt) -> dict[str, Any]:
 
 
 def _status_of(
-    session: Session,
-    item: Connection,
-    facts: tuple[Facts, Facts] | None,
-    verbose: bool,
-    longnames: Mapping[str, str] | None = None,
+    item: Connection, shown: str, ttl: int | None, verbose: bool, longnames: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """A connection as ``status`` shows it; ``longnames``: of the subassets that the chain told of, by number."""
-    shown: dict[str, Any] = {
+    told: dict[str, Any] = {
         **asset_members(item.asset, item.longname or (longnames or {}).get(item.asset)),
-        "balance": item.duplex.guaranteed if facts else 0,
-        "status": life.status(session, item, facts) if facts else CLOSED,
-        "ttl": connection_ttl(item.duplex, *facts) if facts else None,
+        "balance": 0 if shown == CLOSED else item.duplex.guaranteed,
+        "status": shown,
+        "ttl": ttl,
         "payments_queued": [
             {"payee_handle": payment.payee.hex() if payment.payee else None, "amount": payment.amount,
              "token": payment.token.hex()}
@@ -418,19 +431,20 @@ def _status_of(
         ],
     }  # fmt: skip
     if verbose:
-        shown |= {
-            "deposit": item.duplex.sending.quantity,
-            "hub_deposit": item.duplex.receiving.quantity,
-            "sent": item.duplex.sending.moved,
-            "received": item.duplex.receiving.moved,
+        sending, receiving = item.duplex.sending, item.duplex.receiving
+        told |= {
+            "deposit": sending.contract.quantity,
+            "hub_deposit": receiving.contract.quantity,
+            "sent": sending.moved,
+            "received": receiving.moved,
             "sync_pending": item.pending is not None,
             "owed": item.owed,
-            "settle_height": settle_height(item.duplex.receiving, item.agreed_height),
-            "check_every": check_every(item.duplex.sending),
-            "at_risk": at_risk(item.duplex),
-            "terms": item.terms.as_json(),
+            "settle_height": item.expiry.settle_height,
+            "check_every": check_every(sending.contract.delay),
+            "at_risk": at_risk(*sides_of(item)),
+            "terms": terms_json(item.terms),
         }
-    return shown
+    return told
 
 
 # For programs of this machine ---------------------------------------------------------------------------------------

@@ -138,10 +138,9 @@ COMMANDS = {
         ),
         argument(
             "--delay-time",
-            "so many blocks the hub waits for its payout (default: %(default)s)",
+            "so many blocks the hub waits for its payout (default: 2, on mainnet 144)",
             metavar="BLOCKS",
             type=positive,
-            default=2,
         ),
     ),
     "queuepayment": Command(

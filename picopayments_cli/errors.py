@@ -169,6 +169,10 @@ class ConnectionTooOld(PicopaymentsError):
     """A connection of version 1.0.4, which that version alone settles."""
 
 
+class OldProtocol(PicopaymentsError):
+    """A connection of protocol 2, which only the version that made it settles."""
+
+
 class ConnectionNotOver(PicopaymentsError):
     """The connection holds, or may yet hold, something of this party's."""
 
@@ -215,6 +219,14 @@ class StaleRequest(PicopaymentsError):
 
 class FeeTooHigh(PicopaymentsError):
     """A fee above the ceiling of the settings."""
+
+
+class ChannelUnspendable(PicopaymentsError):
+    """The rules of consensus would refuse what takes a deposit back: it was not made."""
+
+
+class FeeUnknown(PicopaymentsError):
+    """No fee rate is estimated now, on which a connection's fees could be fixed."""
 
 
 class BroadcastRefused(PicopaymentsError):

@@ -10,8 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pbk
-
 from picopayments_cli.channel.coins import Purse, offers, pay
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.drafts import MAX_CHILD, MAX_SIZE, Draft
@@ -19,6 +17,7 @@ from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.scripts import DepositScript, p2wpkh
 from picopayments_cli.channel.transactions import Contract, child_shape, expire_shape, revoke_shape
 from picopayments_cli.channel.values import Coin, Hash, Height, Outpoint, Quantity, Secret, hash160
+from picopayments_cli.consensus import spends_validly
 from picopayments_cli.errors import InsufficientBitcoin
 
 ASSET = 121892899915  # PEPECASH
@@ -135,15 +134,7 @@ def compose_child(parent: Draft, index: int, wallet: Purse) -> Draft:
 
 def kernel_accepts(raw: bytes, draft: Draft) -> bool:
     """Whether Bitcoin Core's kernel finds every input's script fulfilled."""
-    tx = pbk.Transaction(raw)
-    coins = [spent.coin for spent in draft.inputs]
-    outputs = [pbk.TransactionOutput(pbk.ScriptPubkey(spent.script), spent.value) for spent in coins]
-    data = pbk.script.PrecomputedTransactionData(tx, outputs)
-    everything = pbk.ScriptVerificationFlags.ALL
-    return all(
-        pbk.ScriptPubkey(spent.script).verify(spent.value, tx, data, number, everything)
-        for number, spent in enumerate(coins)
-    )
+    return spends_validly(raw, [(spent.coin.value, spent.coin.script) for spent in draft.inputs])
 
 
 def vsize(raw: bytes, draft: Draft) -> int:

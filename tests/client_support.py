@@ -43,7 +43,7 @@ from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.session import Session
-from picopayments_cli.client.store import RowStore
+from picopayments_cli.client.store import Row, Store
 from picopayments_cli.config import Settings
 from picopayments_cli.errors import HubUnreachable, PicopaymentsError
 
@@ -70,13 +70,20 @@ class Doors:
             raise Killed
 
 
-class WatchedStore(RowStore):
+class WatchedStore(Store):
     """The real files, with somebody at the door."""
 
     doors: Doors
 
-    def save(self, handle: Handle, document: dict[str, Any], label: str, actions: Sequence[Action] = ()) -> None:
-        super().save(handle, document, label, actions)
+    def save(
+        self,
+        handle: Handle,
+        document: dict[str, Any],
+        label: str,
+        actions: Sequence[Action] = (),
+        rows: Sequence[Row] = (),
+    ) -> None:
+        super().save(handle, document, label, actions, rows)
         self.doors.through(f"save {label}")
 
 

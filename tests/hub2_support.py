@@ -14,6 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from picopayments_cli.hub2.account import Account
+from picopayments_cli.hub2.database import Database, default_url
+from picopayments_cli.hub2.hub import Hub, Urls
+from picopayments_cli.hub2.methods import Methods
+from picopayments_cli.hub2.proxy import Nodes, Proxy
+from picopayments_cli.hub2.rounds import Rounds
 from regtest_support import REGTEST, NodeProcess, address_of, key_of, running_node, script_of_key
 
 from picopayments_cli import errors
@@ -38,12 +44,6 @@ from picopayments_cli.channel2.terms import Terms
 from picopayments_cli.channel2.transactions import Purse, compose_deposit
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.folder import Folder
-from picopayments_cli.hub2.account import Account
-from picopayments_cli.hub2.database import Database, default_url
-from picopayments_cli.hub2.hub import Hub, Urls
-from picopayments_cli.hub2.methods import Methods
-from picopayments_cli.hub2.proxy import Nodes, Proxy
-from picopayments_cli.hub2.rounds import Rounds
 from picopayments_cli.web import Refused
 
 DEPOSIT, EXPIRE, DELAY = 1_000_000, 1000, 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -12,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hub2_support import refused
 from regtest_support import REGTEST, NodeProcess, address_of, key_of, running_node
 
+from picopayments_cli import errors
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import close as closes
 from picopayments_cli.channel import envelope
@@ -42,17 +43,22 @@ from picopayments_cli.channel.values import Coin, Handle, Outpoint, Quantity, To
 from picopayments_cli.channel.wire import Anchors, Payment
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.database import Database
+from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
-from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.hub import Hub, Urls
 from picopayments_cli.hub.methods import Methods
 from picopayments_cli.hub.rounds import Rounds
 from picopayments_cli.hub.server import create_app
-from picopayments_cli.hub2.database import default_url
-from picopayments_cli.hub2.hub import Urls
+from picopayments_cli.hub.stale_database import Witness, see_age
 from picopayments_cli.web import Refused, WebServer
 
 DEPOSIT, TIME, DELAY = 1_000_000, 100, 2
+
+
+def refused(answer: Refused) -> PicopaymentsError:
+    """The error that a signed refusal names, with its message and data."""
+    named: type[PicopaymentsError] = getattr(errors, answer.details["type"])
+    return named(answer.details["message"], **answer.details.get("data", {}))
 
 
 class Desk:
@@ -64,20 +70,48 @@ class Desk:
         self.folder.basedir.mkdir(mode=0o700)
         self.start()
 
-    def start(self) -> None:
+    def start(self, *, restored: bool = False) -> None:
         """Open the files that there are, or begin."""
         self.database = Database(default_url(self.folder.basedir, "regtest"))
+        try:
+            self._begin(restored)
+        except BaseException:
+            self.database.close()
+            raise
+
+    def _begin(self, restored: bool) -> None:
         urls = Urls(self.node.url, self.node.url + "bitcoin/")
-        key = Key(self.folder.key().secret)
-        marks = self.folder.basedir / "hub.regtest.marks"
+        key, marks = self.folder.key(), self.folder.marks_path
         self.hub = Hub(REGTEST, key, self.folder.offer(), self.database, urls, marks)
-        self.rounds = Rounds(self.hub)
+        witness = Witness(self.folder.witness_path, self.database, self.hub.book)
+        see_age(self.hub, witness, restored=restored)
+        self.rounds = Rounds(self.hub, witness.note)
         self.rounds.prepare()
         self._table: dict[str, Callable[..., Any]] = Methods(self.hub).table()
 
     def stop(self) -> None:
-        """Close the database."""
+        """End the rounds, and close the database."""
+        self.rounds.stop()
         self.database.close()
+
+    def copy_books(self) -> Path:
+        """A copy of the database and of the count beside it, as they are now; the hub is stopped for it."""
+        copy = self.folder.basedir.with_name("copy")
+        copy.mkdir(exist_ok=True)
+        self.stop()
+        for name in ("regtest.db", self.folder.witness_path.name):
+            shutil.copy(self.folder.basedir / name, copy / name)
+        self.start()
+        self.rounds.once()
+        return copy
+
+    def restore(self, copy: Path, *, count: bool = False) -> None:
+        """Stop the hub, and put an older database in the place of its own, or all files but the marks (``count``)."""
+        self.stop()
+        for part in self.folder.basedir.glob("regtest.db*"):
+            part.unlink()
+        for name in ("regtest.db", *((self.folder.witness_path.name,) if count else ())):
+            shutil.copy(copy / name, self.folder.basedir / name)
 
     def call(self, method: str, body: Mapping[str, Any]) -> str:
         """The text of a result. Raises what the method raises."""

@@ -30,17 +30,17 @@ class Query:
 class View:
     """The answer to a query, as of block ``height``; every address and txid asked for is a key.
 
-    ``fee_rate`` in sat/vB (at least 1). ``coins`` leaves out what the mempool spends and includes what it makes.
-    ``history`` is complete, but for ``truncated``. ``balances`` count the confirmed ledger, BTC included (confirmed
-    coins), attached holdings left out. ``options`` are what the owner of an address has set for it, 0 for none.
-    ``longnames``: of the subassets in the balances, as the source tells them; for showing, and for nothing else.
-    ``transactions`` are raw and hash to their txid; unknown ones are left out.
+    ``fee_rate`` in sat/vB (at least 1), None where the node estimates none. ``coins`` leaves out what the mempool
+    spends and includes what it makes. ``history`` is complete, but for ``truncated``. ``balances`` count the confirmed
+    ledger, BTC included (confirmed coins), attached holdings left out. ``options`` are what the owner of an address has
+    set for it, 0 for none. ``longnames``: of the subassets in the balances, as the source tells them; for showing, and
+    for nothing else. ``transactions`` are raw and hash to their txid; unknown ones are left out.
     ``truncated``: addresses with a longer history than the source lists. What is listed is its newest part and all that
     made the address's coins, so that the coins follow from it, and whether there ever was a transaction.
     """
 
     height: Height
-    fee_rate: int
+    fee_rate: int | None
     coins: Mapping[str, tuple[Coin, ...]] = field(default_factory=dict)
     history: Mapping[str, tuple[Entry, ...]] = field(default_factory=dict)
     balances: Mapping[str, Mapping[str, int]] = field(default_factory=dict)

@@ -130,9 +130,11 @@ class BitcoinNode:
                 ) from error
         return txid
 
-    def fee_rate(self) -> int:
-        """Return the rate for three blocks in sat/vB, rounded up; 1 where the node has no estimate."""
-        rate = member(self._call("estimatesmartfee", _FEE_BLOCKS), "feerate", (int, float), 0)
+    def estimate(self) -> int | None:
+        """The rate for three blocks in sat/vB, rounded up and at least 1; None where the node has no estimate."""
+        rate = member(self._call("estimatesmartfee", _FEE_BLOCKS), "feerate", (int, float), None)
+        if rate is None:
+            return None
         try:
             return max(1, int((satoshis_of(rate) / 1000).to_integral_value(ROUND_CEILING)))
         except ValueError as error:

@@ -271,15 +271,15 @@ class NodeChain:
                 raise
             return 0  # it never set any
 
-    def _fee_rate(self) -> int:
+    def _fee_rate(self) -> int | None:
         if self._bitcoin is not None:
-            return self._bitcoin.fee_rate()
+            return self._bitcoin.estimate()
         try:
             rate = whole({"rate": self._get("v2/bitcoin/estimatesmartfee", {"conf_target": 3})}, "rate")
         except NodeRefused as error:
             if error.data.get("status") != 404:
                 raise
-            return 1  # no estimate: the usual state of a chain with few payments
+            return None  # no estimate: the usual state of a chain with few payments
         return 1 if rate <= _RATE_FLOOR else -(-rate // 1000)
 
     # The wire ---------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_CEILING
 from typing import Any
 
 from picopayments_cli.chain.answers import member, members, satoshis_of, txid_of, whole
@@ -18,7 +17,6 @@ from picopayments_cli.errors import BadAnswer, BroadcastRefused, InvalidAddress,
 
 _NOT_FOUND = -5
 _KNOWN = ("txn-already-known", "txn-already-in-mempool", "already in utxo set", "already in block chain")
-_FEE_BLOCKS = 3
 
 
 @dataclass(frozen=True)
@@ -40,13 +38,6 @@ class PackageNode(BitcoinNode):
             return current
         peers = whole(self._call("getnetworkinfo"), "connections")
         return current and not member(info, "initialblockdownload", bool) and peers > 0
-
-    def estimate(self) -> int | None:
-        """The rate for three blocks in sat/vB, rounded up; None where the node has no estimate."""
-        answer = self._call("estimatesmartfee", _FEE_BLOCKS)
-        if member(answer, "feerate", (int, float), None) is None:
-            return None
-        return int((satoshis_of(answer["feerate"]) / 1000).to_integral_value(ROUND_CEILING))
 
     def waiting(self, txid: bytes) -> Waiting | None:
         """A transaction in the mempool, None where it is not there."""

@@ -39,7 +39,8 @@ class Case:
     """One channel, as one of its parties stands in it. ``label`` names it to the caller.
 
     ``closing``: the connection is stopped; ``since``: the tip at which it was. ``home``: whether one's own wallet's
-    address takes sends without a memo.
+    address takes sends without a memo. ``stale``: one's newest state may be missing: of the commits held the highest
+    may have been given back.
     """
 
     label: str
@@ -49,6 +50,7 @@ class Case:
     closing: bool = False
     since: int | None = None
     home: bool = True
+    stale: bool = False
 
     @property
     def contract(self) -> Contract:
@@ -125,7 +127,10 @@ def _settling(case: Case, side: Paid) -> Urgency:
 
 
 def _settle(case: Case, side: Paid, urgency: Urgency) -> Iterator[Task]:
-    """The agreed close where it is whole, else after some blocks, or at the margin, the own commit."""
+    """The agreed close where it is whole, else after some blocks, or at the margin, the own commit.
+
+    One that may have been given back at the margin only: then there is nothing to lose any more.
+    """
     best, anchor, spend = side.best, side.anchor, case.facts.spend
     if anchor is None:
         return
@@ -137,8 +142,9 @@ def _settle(case: Case, side: Paid, urgency: Urgency) -> Iterator[Task]:
         yield _publish(case, Name.CLOSE, draft, counter.signature or b"", urgency)
         return
     agreed = any(item.quantity >= least for item in side.counters)
-    hurried = spend is not None or not case.home or case.facts.tip >= case.expiry.settle_height
-    if best is not None and (not agreed or hurried or case.waited >= PATIENCE):
+    late = case.facts.tip >= case.expiry.settle_height
+    hurried = spend is not None or not case.home or late
+    if best is not None and (late or not case.stale) and (not agreed or hurried or case.waited >= PATIENCE):
         draft = compose_commit(case.contract, anchor, best.quantity, best.revoke_hash)
         yield _publish(case, Name.COMMIT, draft, best.signature, urgency)
 

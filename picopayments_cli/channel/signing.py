@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-from picopayments_cli.channel.drafts import Draft, Unlock, double_sha256
+from picopayments_cli.channel.drafts import Draft, Unlock, double_sha256, txid_of
 from picopayments_cli.channel.keys import SCHNORR_SIZE, Key, XOnly
 from picopayments_cli.channel.scripts import P2A, both_witness, is_p2wpkh, payer_witness, pays_to
 from picopayments_cli.channel.taproot import compact_size, tagged_hash
-from picopayments_cli.channel.values import Secret
+from picopayments_cli.channel.values import Coin, Outpoint, Secret
 
 # Hash types. ALL is written by leaving the byte out: 64 bytes, which Counterparty takes for ALL.
 DEFAULT = 0x00
@@ -119,6 +119,12 @@ def finish_alone(draft: Draft, key: Key, wallet: Key | None = None, secret: Secr
 def finish_wallet(draft: Draft, wallet: Key) -> bytes:
     """The bytes of what spends wallet coins, and a P2A output perhaps."""
     return draft.signed(_wallet_unlocks(draft, wallet, range(len(draft.inputs))))
+
+
+def finish_deposit(draft: Draft, wallet: Key) -> tuple[bytes, Coin]:
+    """The bytes of a deposit, and its anchor."""
+    raw, anchor = finish_wallet(draft, wallet), draft.outputs[0]
+    return raw, Coin(Outpoint(txid_of(raw), 0), anchor.value, anchor.script, None)
 
 
 def _wallet_unlocks(draft: Draft, wallet: Key | None, indexes: Sequence[int]) -> list[Unlock]:

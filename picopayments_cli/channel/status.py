@@ -84,6 +84,8 @@ class StatusReply:
         reader = Reader(body, BadReply)
         funds = reader.item("funds", _FUNDS)
         liquidity = Reader(dict(funds.mapping("liquidity")), BadReply)
+        for name in ("BTC", *(asset for asset, _ in reader.mapping("current_terms"))):
+            liquidity.member(name)
         longnames = Reader(dict(reader.mapping("longnames")), BadReply)
         handles = Reader({"handle": None}, BadReply)
         return StatusReply(

@@ -9,7 +9,7 @@ from picopayments_cli.chain import Asset
 from picopayments_cli.chain.answers import unknown_asset
 from picopayments_cli.channel.counterparty import asset_id, asset_name, both_names, is_longname
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, check_quantity, from_hex
-from picopayments_cli.client2.session import Session
+from picopayments_cli.client.session import Session
 from picopayments_cli.errors import (
     AmbiguousHandle,
     InvalidAsset,

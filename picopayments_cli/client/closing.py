@@ -43,6 +43,7 @@ class Outcome:
 
     txids: list[str] = field(default_factory=list)
     receipts: list[Receipt] = field(default_factory=list)
+    closed_by: str | None = None  # the txid of the first commit or close among them
     hub_silent: Unreachable | None = None  # why the hub was not told that a connection closes, or was not even asked
 
 
@@ -90,7 +91,7 @@ def _ask(
     session: Session, connection: Connection, figures: Figures, peers: Standing | None, *, sign: bool
 ) -> tuple[Connection, CloseRequest]:
     """Write the next mph_close to disk: what it signs counts as signed from here on."""
-    secrets = connection.secrets(session.key)
+    secrets = connection.secrets(session.wallet.key)
     left = _left_secrets(connection)
     if peers is None:
         said = standing(connection.duplex, secrets, left)
@@ -119,7 +120,7 @@ def _judge(
     """Send the request; learn from the answer, and write down the closes that are signed whole by it."""
     body = connection.ending.asked or {}
     reply = CloseReply.parse(session.call("mph_close", [body], connection.hub_key).body)
-    secrets = connection.secrets(session.key)
+    secrets = connection.secrets(session.wallet.key)
     names = {hash_of(item) for item in reply.standing.revokes} | set(reply.standing.doubts)
     rows = tuple(item for name, item in connection.rows.signed.items() if name in names)
     held = tuple(item for item in connection.duplex.receiving.active if item.revoke_hash in names)
@@ -187,6 +188,8 @@ def recover(session: Session, connection: Connection, look: Look, outcome: Outco
             continue
         try:
             connection = publishing.take(session, connection, step, outcome.txids)
+            if step.name in (Name.COMMIT, Name.CLOSE) and step.draft is not None:
+                outcome.closed_by = outcome.closed_by or step.draft.txid[::-1].hex()
         except (BroadcastRefused, BadPreviousTransaction) as error:
             log.warning("the %s waits: %s", step.name.value, error.message)
             connection = session.connection(connection.handle)

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 from picopayments_cli.channel.stages import CLOSED, CLOSING
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.client2 import hubs
-from picopayments_cli.client2.closing import is_over
-from picopayments_cli.client2.connection import Connection
-from picopayments_cli.client2.session import Session
+from picopayments_cli.client import hubs
+from picopayments_cli.client.closing import over
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.session import Session
 from picopayments_cli.errors import PicopaymentsError
 
 _OPEN = "It is not closed: close it first."
@@ -27,7 +27,7 @@ def not_over(session: Session, connections: Iterable[Connection]) -> dict[Handle
     for group in hubs.seen(session, closed.values()):
         for item in group.connections:
             try:
-                found[item.handle] = None if is_over(group.session, item, group.look()) else _UNDONE
+                found[item.handle] = None if over(group.session, item, group.look()) else _UNDONE
             except PicopaymentsError as error:
                 found[item.handle] = error.message
     return found

@@ -9,8 +9,8 @@ from bitcoin.core import CBlock, CTransaction
 
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.counterparty import is_p2sh
+from picopayments_cli.channel.drafts import spent_outpoints
 from picopayments_cli.channel.values import Outpoint
-from picopayments_cli.channel2.transactions import spent_outpoints
 
 
 @dataclass

@@ -6,18 +6,16 @@ What moves money is on disk before it leaves. Every function may be cut off anyw
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.messages import MOST_PAYMENTS, SyncReply, SyncRequest
-from picopayments_cli.channel.wire import Anchors, Payment, Receipt, RefusedPayment
-from picopayments_cli.channel2 import messages
+from picopayments_cli.channel.wire import Anchors, Payment
 from picopayments_cli.client import history
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection, Pending
-from picopayments_cli.client.history import Action
 from picopayments_cli.client.session import Session
 from picopayments_cli.errors import (
     AmountExceedsSpendable,
@@ -48,7 +46,7 @@ def prepare(session: Session, connection: Connection) -> Connection:
     Raises NotTransferable where it can't even move the fee, CloseSigned, ConnectionNotOpen.
     """
     count, total = _payable(connection)
-    secrets = connection.secrets(session.key)
+    secrets = connection.secrets(session.wallet.key)
     moved, half, changes = pair.transfer(connection.duplex, total, secrets)
     moved, own_hash = pair.hand_out(moved, secrets)
     payments = connection.queue[:count]
@@ -105,7 +103,8 @@ def finish(session: Session, connection: Connection, outcome: Outcome) -> Connec
     except PicopaymentsError:
         _note_remainder(session, connection, answer)
         raise
-    session.save(settled, "sync settled", *_synced(connection, sent, answer))
+    told = history.synced(sent, answer.refused, connection.terms.sync_fee, answer.receipts)
+    session.save(settled, "sync settled", *told)
     outcome.receipts.extend(answer.receipts)
     for refusal in answer.refused:
         log.warning("payment %s was refused (%s); its amount comes back", refusal.token.hex(), refusal.cause)
@@ -127,7 +126,7 @@ def repair(session: Session, connection: Connection, pending: Pending, cause: st
     last = SyncRequest.parse(pending.bodies[-1])
     body = envelope.seal(session.wallet.key, replace(last, payments=()).as_json())
     repaired = replace(connection, pending=replace(pending, bodies=(*pending.bodies, body)))
-    refused = [history.refused(_told(payment), cause) for payment in last.payments]
+    refused = [history.refused(payment, cause) for payment in last.payments]
     return session.save(repaired, "sync repaired", *refused)
 
 
@@ -143,27 +142,3 @@ def _settle_reply(connection: Connection, pending: Pending, answer: SyncReply, s
     state = pair.add_request(state, answer.next_hash, seen=connection.knows(answer.next_hash))
     owed = connection.owed + sum(payment.amount for payment in kept_back)
     return replace(connection.with_state(state, changes), pending=None, owed=max(owed - surplus, 0))
-
-
-# The history is written in the other protocol's values until this package takes its place ---------------------------
-
-
-def _synced(connection: Connection, sent: Iterable[Payment], answer: SyncReply) -> list[Action]:
-    return history.synced(
-        [_told(item) for item in sent],
-        [_refused(item) for item in answer.refused],
-        connection.terms.sync_fee,
-        [_received(item) for item in answer.receipts],
-    )
-
-
-def _told(payment: Payment) -> messages.Payment:
-    return messages.Payment(payment.payee, payment.amount, payment.token)
-
-
-def _refused(item: RefusedPayment) -> messages.Refusal:
-    return messages.Refusal(item.token, item.cause)
-
-
-def _received(item: Receipt) -> messages.Receipt:
-    return messages.Receipt(item.payer, item.amount, item.token)

@@ -6,7 +6,8 @@ import logging
 
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.channel.coins import Purse
-from picopayments_cli.channel.drafts import DUST, Draft, coin_of, parse_transaction
+from picopayments_cli.channel.counterparty import read_transaction, script_pushes, unpack_send
+from picopayments_cli.channel.drafts import DUST, Draft, coin_of, parse_transaction, spent_outpoints, txid_of
 from picopayments_cli.channel.fees import FeeFrac
 from picopayments_cli.channel.rates import Bounds, Rate, believed
 from picopayments_cli.channel.reserve import Reserve, reserve_for
@@ -16,16 +17,17 @@ from picopayments_cli.channel.transactions import COMMIT_SIZE
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.wallet import confirmed
-from picopayments_cli.client2.funds import WALLET_RESERVE
 from picopayments_cli.errors import (
     BadPreviousTransaction,
     FeeTooHigh,
+    FeeUnknown,
     InsufficientBitcoin,
     InsufficientFunds,
     PicopaymentsError,
 )
 
 log = logging.getLogger(__name__)
+WALLET_RESERVE = 20_000  # satoshis that stay in the wallet, for fees that can't wait
 _CHILD_SIZE = 250  # vB of a child of a P2A output and one P2PKH coin, rounded up
 
 
@@ -35,8 +37,27 @@ def bounds(session: Session) -> Bounds:
 
 
 def rate(session: Session, view: View) -> Rate:
-    """The fee rate that is believed: the setting's, else the chain's."""
-    return believed(session.settings.fee_rate or view.fee_rate, None, None, bounds(session))
+    """The fee rate that is believed: the setting's, else the chain's, else the last one that a chain had."""
+    if session.settings.fee_rate is not None:
+        return Rate(session.settings.fee_rate, guess=False)
+    last = session.store.last_rate()
+    if view.fee_rate is not None and view.fee_rate != last:
+        session.store.save_rate(view.fee_rate)
+    return believed(view.fee_rate, last, None, bounds(session))
+
+
+def known_rate(session: Session, view: View) -> Rate:
+    """The fee rate at which a connection is opened: what it fixes for good is not built on a guess. Raises FeeUnknown.
+
+    On regtest, whose node has no estimate at first, blocks take whatever is relayed.
+    """
+    found = rate(session, view)
+    if found.guess and session.network.name != "regtest":
+        raise FeeUnknown(
+            "The node has no estimate of the fee rate now, and a connection's fees are fixed when it is opened. "
+            "Nothing was deposited: wait until the node has one, or set fee_rate."
+        )
+    return found
 
 
 def free_coins(session: Session, view: View, *, can_wait: bool) -> tuple[Coin, ...]:
@@ -58,15 +79,12 @@ def free_coins(session: Session, view: View, *, can_wait: bool) -> tuple[Coin, .
 
 def _promised(session: Session) -> set[Outpoint]:
     deposits = [item.deposit_raw for item in session.connections().values() if item.stage != CLOSED]
-    return {
-        Outpoint(spent.prevout.hash, spent.prevout.n)
-        for tx in map(parse_transaction, deposits)
-        for spent in (tx.vin if tx is not None else ())
-    }
+    found = [parse_transaction(raw) for raw in deposits]
+    return {outpoint for tx in found if tx is not None for outpoint in spent_outpoints(tx)}
 
 
 def purse(session: Session, view: View) -> Purse:
-    """The wallet as a deposit is paid from it. Raises FeeTooHigh above the ceiling."""
+    """The wallet as what can wait is paid from it. Raises FeeTooHigh above the ceiling."""
     asked, ceiling = rate(session, view).value, session.settings.fee_ceiling
     if asked > ceiling:
         raise FeeTooHigh(
@@ -119,12 +137,13 @@ def check_funds(session: Session, asset: Asset, quantity: int) -> None:
     address = session.wallet.address
     others = [item for item in session.connections().values() if item.stage in (PROPOSED, AGREED)]
     look = session.sight.look(address, others)
-    leaving = sum(
-        item.duplex.sending.contract.quantity
+    deposits = {
+        txid_of(item.deposit_raw): item.duplex.sending.contract.quantity
         for item in others
         if item.asset == asset.name and not look.facts[item.handle][0].funded
-    )
-    free = look.held(address, asset.name) - leaving
+    }
+    leaving = deposits | _unconfirmed_sends(session, look.view.coins[address], asset)
+    free = look.held(address, asset.name) - sum(leaving.values())
     if free < quantity:
         raise InsufficientFunds(
             f"The wallet {address} holds {free} of {asset} that can be spent, less than {quantity}. Send it some, and "
@@ -136,8 +155,28 @@ def check_funds(session: Session, asset: Asset, quantity: int) -> None:
         )
 
 
+def _unconfirmed_sends(session: Session, coins: tuple[Coin, ...], asset: Asset) -> dict[bytes, int]:
+    """Find what transactions in the mempool take from the wallet, by txid.
+
+    They are known by the change that each leaves in the wallet, where no other spends it before it is confirmed.
+    """
+    txids = {coin.outpoint.txid for coin in coins if coin.height is None}
+    if not txids:
+        return {}
+    sent = {}
+    for txid, raw in session.chain.view(Query(transactions=sorted(txids))).transactions.items():
+        tx = parse_transaction(raw)
+        if tx is None or (script_pushes(bytes(tx.vin[0].scriptSig)) or [b""])[-1] != session.wallet.key.pubkey:
+            continue
+        reading = read_transaction(tx, session.wallet.script)
+        send = unpack_send(reading.message) if reading and reading.message else None
+        if send is not None and send.asset_id == asset.number:
+            sent[txid] = send.quantity
+    return sent
+
+
 def check_reserve(session: Session, purse: Purse, draft: Draft) -> None:
-    """Refuse a deposit that leaves too little for fees that can't wait. Raises InsufficientBitcoin."""
+    """Refuse what can wait and leaves too little for fees that can't. Raises InsufficientBitcoin."""
     held = sum(coin.value for coin in purse.coins)
     paid = draft.fee + sum(out.value for out in draft.outputs if out.script != purse.script)
     if held - paid < WALLET_RESERVE:

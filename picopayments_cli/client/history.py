@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.channel2.messages import Payment, Receipt, Refusal
+from picopayments_cli.channel.wire import Payment, Receipt, RefusedPayment
 
 Action = Mapping[str, Any]
 Event = dict[str, Any]
@@ -23,7 +23,7 @@ def connected(asset: Mapping[str, str], quantity: int, txid: str) -> Action:
 
 
 def synced(
-    payments: Iterable[Payment], refusals: Iterable[Refusal], fee: int, received: Iterable[Receipt]
+    payments: Iterable[Payment], refusals: Iterable[RefusedPayment], fee: int, received: Iterable[Receipt]
 ) -> list[Action]:
     """Describe an answered sync: the payments it carried, its fee, the payments received."""
     causes = {refusal.token: refusal.cause for refusal in refusals}
@@ -61,7 +61,7 @@ def closed() -> Action:
 
 
 def published(kind: str, txid: str) -> Action:
-    """Describe a transaction that was published: commit, payout, change, revoke or expire."""
+    """Describe a transaction that was published: commit, close, payout, remainder, rest, revoke or expire."""
     return {"action": "published", "kind": kind, "txid": txid}
 
 

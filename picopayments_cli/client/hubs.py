@@ -1,6 +1,7 @@
-"""Find the hub of a connection by its key, whichever hub the settings name.
+"""Find the hub of a connection, at its own URL first, whichever hub the settings name.
 
-Without a node of one's own the chain is seen through that hub, too, once it has proven its key.
+Without a node of one's own the chain is seen through that hub, too, once it has proven its key. Whoever hands calls on
+to it proves that as well: so the settings' hub is asked only where nobody at the connection's URL has the key.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.looking import Look
 from picopayments_cli.client.session import Session
-from picopayments_cli.client2.hubs import way_to
+from picopayments_cli.config import place_of
 from picopayments_cli.errors import LocalFiles, PicopaymentsError
 
 log = logging.getLogger(__name__)
@@ -105,6 +107,11 @@ def _reached(session: Session, connection: Connection) -> tuple[Session, Picopay
         log.warning("%s The hub of the settings has that hub's key, and is asked in its place.", error.message)
         return session, None
     return at, None if own_chain else error
+
+
+def way_to(url: str) -> tuple[str, str]:
+    """Find where a hub is, and the path there: several hubs may share a place."""
+    return place_of(url), urlsplit(url).path.strip("/")
 
 
 def _unproven(at: Session, connection: Connection) -> PicopaymentsError | None:

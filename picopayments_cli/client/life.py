@@ -18,7 +18,6 @@ from picopayments_cli.channel.facts import Deposit, Facts, find_anchor, judge_de
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, PROPOSED
 from picopayments_cli.channel.values import Token
 from picopayments_cli.channel.wire import Payment
-from picopayments_cli.channel2.deadlines import FINAL_DEPTH
 from picopayments_cli.client import history, opening, publishing
 from picopayments_cli.client.closing import Outcome, over, settle
 from picopayments_cli.client.connection import Connection
@@ -39,6 +38,7 @@ from picopayments_cli.errors import (
 )
 
 log = logging.getLogger(__name__)
+FINAL_DEPTH = 7  # blocks that no reorganisation of six takes away
 
 
 # Looking ------------------------------------------------------------------------------------------------------------
@@ -241,13 +241,16 @@ def _look_again(session: Session, connection: Connection, look: Look) -> Connect
 # Closing ------------------------------------------------------------------------------------------------------------
 
 
-def close(session: Session, connection: Connection) -> Connection:
+def close(session: Session, connection: Connection) -> str | None:
     """Close a connection: sync once more where that can be, agree with the hub on a close, else settle alone.
 
-    Raises Unreachable where nothing could be published and the hub does not answer: ``sync`` goes on from there.
+    The txid (hex) of the commit or close by which this party is paid, else of the one by which it pays; None where
+    neither is published yet. Raises Unreachable where nothing could be published and the hub does not answer: ``sync``
+    goes on from there.
     """
     if connection.stage == PROPOSED:
-        return session.save(replace(connection, stage=CLOSED), "given up", history.closed())
+        session.save(replace(connection, stage=CLOSED), "given up", history.closed())
+        return None
     connection = publishing.resume(session, connection)
     look = session.sight.look(session.wallet.address, [connection])
     outcome = Outcome()
@@ -258,10 +261,11 @@ def close(session: Session, connection: Connection) -> Connection:
         connection = _closing(session, seen, look)
         look = session.sight.look(session.wallet.address, [connection])
     if connection.stage == CLOSING:
-        connection = settle(session, connection, look, outcome)
+        settle(session, connection, look, outcome)
     if outcome.hub_silent is not None and not outcome.txids:
         raise outcome.hub_silent
-    return connection
+    spends = [facts.spend.seen.txid for facts in reversed(look.facts[connection.handle]) if facts.spend is not None]
+    return outcome.closed_by or (spends[0][::-1].hex() if spends else None)
 
 
 def _closing(session: Session, connection: Connection, look: Look) -> Connection:

@@ -7,6 +7,7 @@ behind dust.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -22,8 +23,9 @@ from picopayments_cli.channel.transactions import Contract
 from picopayments_cli.channel.values import Entry, Handle, Height, Outpoint
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.nodes import Nodes
-from picopayments_cli.client2 import looking
 from picopayments_cli.errors import MemoRequired
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,25 @@ def sides_of(connection: Connection) -> tuple[Paying, Paid]:
     )
 
 
-class Sight(looking.Sight):
+class Sight:
     """A chain, the nodes behind it, and what one command has learnt of it. Sessions of one chain share one."""
 
     def __init__(self, network: Network, chain: Chain, nodes: Nodes) -> None:
-        super().__init__(network, chain)
-        self.nodes = nodes
+        self.chain, self.nodes = chain, nodes
+        self._network = network
+        self._attached: dict[Outpoint, bool] = {}  # whether assets are attached to a coin of the wallet
 
-    def look(  # type: ignore[override]  # until this class takes the other's place
-        self, wallet: str, connections: Iterable[Connection]
-    ) -> Look:
+    def attached(self, outpoints: Iterable[Outpoint]) -> set[Outpoint]:
+        """Find which of the wallet's coins have assets attached. The chain is asked once for each."""
+        wanted = set(outpoints)
+        unknown = wanted - self._attached.keys()
+        found = self.chain.attached(unknown) if unknown else set()
+        if found:
+            log.warning("%d coins of the wallet are left alone: assets are attached to them", len(found))
+        self._attached |= {outpoint: outpoint in found for outpoint in unknown}
+        return {outpoint for outpoint in wanted if self._attached[outpoint]}
+
+    def look(self, wallet: str, connections: Iterable[Connection]) -> Look:
         """Look at these connections and at the wallet's address."""
         looked_at = list(connections)
         sides = [side for item in looked_at for side in sides_of(item)]

@@ -13,21 +13,21 @@ from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.deadlines import Expiry, check_delay
-from picopayments_cli.channel.drafts import parse_transaction
-from picopayments_cli.channel.keys import Secrets
+from picopayments_cli.channel.drafts import txid_of
+from picopayments_cli.channel.keys import SALT_SIZE, Secrets
 from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositReply, DepositRequest
 from picopayments_cli.channel.opening import Party, Stake, check_parties, check_wallet, contract_of
 from picopayments_cli.channel.rates import Rate, asked_rate, payee_agrees, payer_agrees
-from picopayments_cli.channel.signing import finish_wallet
+from picopayments_cli.channel.signing import finish_deposit
 from picopayments_cli.channel.stages import AGREED, ASKED, PROPOSED
 from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.transactions import Contract, check_deposit, compose_deposit
+from picopayments_cli.channel.transactions import Contract, compose_deposit
 from picopayments_cli.channel.values import Coin, Handle, Pubkey, Quantity
-from picopayments_cli.channel2.keys import SALT_SIZE
 from picopayments_cli.client import funds, history
 from picopayments_cli.client.connection import Connection, Rows
 from picopayments_cli.client.session import Session
+from picopayments_cli.consensus import check_ways_back
 from picopayments_cli.errors import BadDepositScript, BadReply, BadTerms, InvalidTime, PicopaymentsError
 
 
@@ -49,7 +49,7 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
     check_delay(delay, session.network)
     funds.check_funds(session, asset, quantity)
     session.keep_wallet()
-    secrets = Secrets(session.key, os.urandom(SALT_SIZE))
+    secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))
     # The handle is the hub's to draw: until it is known, the salt waits under a name of its own.
     waiting = Handle(envelope.text_digest(secrets.salt.hex()))
     session.store.save(waiting, {"stage": ASKED, "salt": secrets.salt.hex()}, "asked")
@@ -77,7 +77,7 @@ def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
     check_wallet(answer.hub.wallet, reply.hub_key)
     view = session.chain.view(Query(coins=[session.wallet.address], options=[session.wallet.address]))
     view.check_takes_sends(session.wallet.address)  # what the connection pays back goes there
-    h2c_rate = _rates(session, answer.terms, funds.rate(session, view), wish)
+    h2c_rate = _rates(session, answer.terms, funds.known_rate(session, view), wish)
     height = view.height + wish.expire
     stake = Stake(wish.quantity, wish.delay, answer.terms.fee_rate)
     c2h = contract_of(own, answer.hub, wish.asset.number, height, stake)
@@ -143,17 +143,14 @@ def _make_deposit(session: Session, view: View, contract: Contract) -> tuple[byt
     draft = compose_deposit(contract, purse)
     funds.check_reserve(session, purse, draft)
     funds.check_inputs(session, draft)
-    raw = finish_wallet(draft, session.key)
-    tx = parse_transaction(raw)
-    if tx is None:
-        raise ValueError("what was signed is no transaction")
-    return raw, check_deposit(contract, tx)
+    return finish_deposit(draft, session.wallet.key)
 
 
 def agree(session: Session, connection: Connection) -> Connection:
     """Have the hub agree to the deposits. Asked again it gives its first answer.
 
-    Raises BadDepositScript, BadReply, BadTerms, InvalidTime: then the client's deposit was not published.
+    Raises BadDepositScript, BadReply, BadTerms, InvalidTime, ChannelUnspendable: then the client's deposit was not
+    published.
     """
     _check_rates_now(session, connection)
     answer = DepositReply.parse(session.call("mph_deposit", [connection.proposal], connection.hub_key).body)
@@ -167,15 +164,18 @@ def agree(session: Session, connection: Connection) -> Connection:
     channels = replace(connection.duplex, receiving=replace(h2c, contract=contract))
     state = pair.add_request(channels, answer.next_hash, seen=connection.knows(answer.next_hash))
     agreed = replace(connection, stage=AGREED, duplex=state)
-    tx = parse_transaction(agreed.deposit_raw)
-    txid = bytes(tx.GetTxid())[::-1].hex() if tx is not None else ""
+    check_ways_back(state, agreed.secrets(session.wallet.key))
+    txid = txid_of(agreed.deposit_raw)[::-1].hex()
     members = asset_members(agreed.asset, agreed.longname)
     return session.save(agreed, "agreed", history.connected(members, state.sending.contract.quantity, txid))
 
 
 def _check_rates_now(session: Session, connection: Connection) -> None:
-    """Refuse commits' rates that were right when they were proposed, before a stop of this program. Raises BadTerms."""
-    duplex, now = connection.duplex, funds.rate(session, session.chain.view(Query()))
+    """Refuse commits' rates that were right when they were proposed, before a stop of this program.
+
+    Raises BadTerms, FeeUnknown.
+    """
+    duplex, now = connection.duplex, funds.known_rate(session, session.chain.view(Query()))
     c2h, h2c = duplex.sending.contract.rate, duplex.receiving.contract.rate
     pays = payer_agrees(c2h, now, funds.bounds(session))
     if not pays or not payee_agrees(h2c, now, packages=session.sight.nodes.packages):

@@ -23,11 +23,11 @@ def take(session: Session, connection: Connection, step: Step, txids: list[str])
     BadPreviousTransaction.
     """
     payer = step.label == C2H
-    secrets = connection.secrets(session.key)
+    secrets = connection.secrets(session.wallet.key)
     drafts = [draft for draft in (step.draft, step.child) if draft is not None]
     for draft in drafts:
         funds.check_inputs(session, draft)
-    raws = step.finish(secrets.payer if payer else secrets.payee, session.key, payer=payer)
+    raws = step.finish(secrets.payer if payer else secrets.payee, session.wallet.key, payer=payer)
     if step.name is Name.COMMIT and step.draft is not None and not connection.duplex.receiving.half_left:
         connection = session.save(replace(connection, duplex=half_left(connection.duplex)), "commit signed")
     first = _txid(raws[0])[::-1].hex()

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from picopayments_cli.chain import Asset, Query
 from picopayments_cli.channel.counterparty import BTC_ID, pack_send
+from picopayments_cli.channel.drafts import DUST, Output, txid_of
 from picopayments_cli.channel.networks import script_of_address
-from picopayments_cli.channel2.transactions import (
-    DUST,
-    Output,
-    compose_payment,
-    compose_send,
-    txid_of,
-)
-from picopayments_cli.client2 import funds
-from picopayments_cli.client2.session import Session
+from picopayments_cli.channel.signing import finish_wallet
+from picopayments_cli.channel.transactions import compose_send
+from picopayments_cli.client import funds
+from picopayments_cli.client.session import Session
 from picopayments_cli.errors import (
     InvalidAddress,
     InvalidParams,
@@ -43,12 +39,14 @@ def blocksend(session: Session, asset: Asset, destination: str, quantity: int, e
     view = session.chain.view(Query(coins=[session.wallet.address], options=asked))
     purse = funds.purse(session, view)
     if asset.number == BTC_ID:
-        draft = compose_payment(purse, Output(quantity, script))
+        draft = compose_send(purse, Output(quantity, script))
     else:
         view.check_takes_sends(destination)
         target = Output(max(DUST, extra_btc), script)
         draft = compose_send(purse, target, pack_send(asset.number, quantity))
-    return _publish(session, funds.signed(session, draft))
+    funds.check_reserve(session, purse, draft)
+    funds.check_inputs(session, draft)
+    return _publish(session, finish_wallet(draft, session.wallet.key))
 
 
 def _destination(session: Session, asset: Asset, address: str) -> bytes:

@@ -1,58 +1,95 @@
-"""A command's resources and doors, for connections of protocol 3."""
+"""Hold what a command works with, files, wallet, hub and chain, and the doors through which things leave."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from picopayments_cli.chain import Chain
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.messages import NONCE_SIZE, KeyRequest
-from picopayments_cli.channel.networks import address_of_script
-from picopayments_cli.channel.values import Handle, Pubkey
-from picopayments_cli.channel2.transactions import parse_transaction, spent_outpoints
+from picopayments_cli.channel.drafts import parse_transaction, spent_outpoints, txid_of
+from picopayments_cli.channel.messages import NONCE_SIZE, HubRefusal, KeyRequest, request_of
+from picopayments_cli.channel.stages import ASKED
+from picopayments_cli.channel.values import Handle, Outpoint, Pubkey
 from picopayments_cli.client import legacy
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.document import from_document, rows_between, to_document
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.looking import Sight
 from picopayments_cli.client.nodes import HubNodes, OwnNodes
-from picopayments_cli.client.store import RowStore
-from picopayments_cli.client2 import session as client
-from picopayments_cli.client2.store import damaged
-from picopayments_cli.config import Settings
-from picopayments_cli.errors import PicopaymentsError
+from picopayments_cli.client.store import Store, damaged
+from picopayments_cli.client.wallet import Wallet
+from picopayments_cli.config import Settings, place_of
+from picopayments_cli.errors import (
+    BadHubSignature,
+    BadReply,
+    NodeUnreachable,
+    PicopaymentsError,
+    UnknownHandle,
+)
+from picopayments_cli.rpc import LOOPBACK, RpcClient
+
+log = logging.getLogger(__name__)
 
 
-class Home(client.Home):
-    """The files, with their rows, the wallet and the spent coins of one command."""
+@dataclass(frozen=True)
+class Signed:
+    """A reply that the hub signed with ``hub_key``, and the request that it answers."""
+
+    body: Mapping[str, Any]
+    request: Mapping[str, Any]
+    hub_key: Pubkey
+
+
+class Home:
+    """The files, with what of each connection is on disk, the wallet and the spent coins of one command.
+
+    Its sessions at several hubs share one.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
+        self.spent: set[Outpoint] = set()  # by what this command has published since it looked at the chain
         self.written: dict[Handle, Connection] = {}  # as they stand on disk
+        self._settings = settings
+        self._stack = ExitStack()
+
+    def close(self) -> None:
+        """Give back the store's lock."""
+        self._stack.close()
 
     @cached_property
-    def store(self) -> RowStore:
+    def store(self) -> Store:
         """The local files, locked from here on. Raises StoreLocked, StoreUnusable."""
         basedir, network = self._settings.basedir, self._settings.network
         legacy.make_private(basedir, network)
-        store = RowStore(basedir, network)
-        self._stack.enter_context(store)
-        return store
+        return self._stack.enter_context(Store(basedir, network))
+
+    @cached_property
+    def wallet(self) -> Wallet:
+        """The wallet, which may not be on disk yet. Raises StoreDamaged, StoreUnusable."""
+        return Wallet.open(self.store, self._settings.network)
 
 
-class Session(client.Session):
+class Session:
     """One command's resources; opened as they are needed, given back by ``close``."""
-
-    home: Home
 
     def __init__(self, settings: Settings, given_basedir: Path | None = None, home: Home | None = None) -> None:
         """``given_basedir``: the basedir where the user named one, None where it is the default."""
-        super().__init__(settings, given_basedir, home or Home(settings))
+        self.settings = settings
+        self.given_basedir = given_basedir
+        self.network = settings.network
+        self.home = home or Home(settings)
+
+    def close(self) -> None:
+        """Give back the store's lock."""
+        self.home.close()
 
     def with_hub(self, url: str) -> Session:
         """Open a session at another hub's URL. The settings' user and password are not for that hub."""
@@ -62,14 +99,38 @@ class Session(client.Session):
         return other
 
     @property
-    def store(self) -> RowStore:
+    def store(self) -> Store:
         """The local files, locked from here on. Raises StoreLocked, StoreUnusable."""
         return self.home.store
 
     @property
-    def key(self) -> Key:
-        """The wallet's key, of which every connection's keys are derived."""
-        return Key(self.wallet.key.secret)
+    def wallet(self) -> Wallet:
+        """The wallet; a new one is not on disk before ``keep_wallet``."""
+        return self.home.wallet
+
+    def keep_wallet(self) -> None:
+        """See that the wallet's key is on disk."""
+        self.wallet.keep(self.store)
+
+    @cached_property
+    def rpc(self) -> RpcClient:
+        """The hub. Raises InvalidSetting where none is set."""
+        settings = self.settings
+        _warn_of("hub_url", settings.require_hub_url, settings.verify_tls)
+        return RpcClient(
+            settings.require_hub_url,
+            timeout=self._timeout,
+            verify=settings.verify_tls,
+            auth=settings.hub_auth,
+        )
+
+    @cached_property
+    def regtest(self) -> RpcClient:
+        """The server that mines and gives on regtest: one's own node, or the hub, which asks its node."""
+        url = self.settings.chain_url
+        if url is None:
+            return self.rpc
+        return RpcClient(url.rstrip("/") + "/v1/", timeout=self._timeout, unreachable=NodeUnreachable)
 
     @cached_property
     def sight(self) -> Sight:
@@ -82,31 +143,66 @@ class Session(client.Session):
             return Sight(self.network, seen_by_hub, HubNodes(seen_by_hub, self.rpc, self.network))
         from picopayments_cli.chain.packages import LedgerChain, PackageNode
 
-        url, timeout = settings.bitcoin_url, self._timeout
-        bitcoin = PackageNode(url, timeout=timeout) if url else None
-        node = LedgerChain(settings.chain_url, self.network, timeout=timeout, bitcoin=bitcoin)
+        _warn_of("chain_url", settings.chain_url)
+        _warn_of("bitcoin_url", settings.bitcoin_url)
+        bitcoin = PackageNode(settings.bitcoin_url, timeout=self._timeout) if settings.bitcoin_url else None
+        node = LedgerChain(settings.chain_url, self.network, timeout=self._timeout, bitcoin=bitcoin)
         return Sight(self.network, node, OwnNodes(node, self.network, bitcoin))
+
+    @property
+    def chain(self) -> Chain:
+        """The chain itself, for what need not be remembered."""
+        return self.sight.chain
+
+    @property
+    def chain_source(self) -> str:
+        """Whose word about the chain is believed: ``own`` (a node's of one's own) or ``hub``."""
+        return "hub" if self.settings.chain_url is None else "own"
+
+    @property
+    def _timeout(self) -> tuple[float, float]:
+        return min(10.0, self.settings.timeout), self.settings.timeout
 
     # Connections ----------------------------------------------------------------------------------------------------
 
-    def connections(self) -> dict[Handle, Connection]:  # type: ignore[override]
+    def connections(self) -> dict[Handle, Connection]:
         """Load all connections. A handle asked for and never got is left out: nothing was deposited for it."""
-        found: Any = super().connections()
-        return dict(found)
-
-    def connection(self, handle: Handle) -> Connection:  # type: ignore[override]
-        """Load one connection. Raises UnknownHandle, StoreDamaged."""
-        found: Connection = super().connection(handle)  # type: ignore[assignment]
+        found = {}
+        for handle, document in self.store.load_all().items():
+            if document.get("stage") != ASKED:
+                found[handle] = self._connection(handle, document)
         return found
 
-    def archived(self) -> dict[Handle, Connection]:  # type: ignore[override]
-        """Load the connections that were culled. Raises StoreDamaged, StoreNewer."""
-        found: Any = super().archived()
-        return dict(found)
+    def connection(self, handle: Handle) -> Connection:
+        """Load one connection. Raises UnknownHandle, ConnectionTooOld, OldProtocol, StoreDamaged."""
+        try:
+            document = self.store.load(handle)
+        except UnknownHandle:
+            if handle in self.older():
+                raise legacy.too_old([handle]) from None
+            raise
+        return self._connection(handle, document)
 
-    def _connection(  # type: ignore[override]
-        self, handle: Handle, document: Mapping[str, Any], folder: Path | None = None
-    ) -> Connection:
+    def check_new(self, handle: Handle) -> None:
+        """Refuse a handle that a connection has here, live, archived or of 1.0.4, or a waiting request.
+
+        It is a file's name, and the hub chose it. Raises BadReply.
+        """
+        if self.store.has(handle) or handle in self.older():
+            raise BadReply(
+                "The hub names a handle that a connection here has already. Nothing was deposited.", handle=handle.hex()
+            )
+
+    def older(self) -> list[Handle]:
+        """List the handles of the original client's connections. Raises StoreDamaged, StoreUnusable."""
+        return legacy.read_handles(self.store.basedir, self.network)
+
+    def archived(self) -> dict[Handle, Connection]:
+        """Load the connections that were culled. Raises StoreDamaged, StoreNewer."""
+        folder = self.store.archive_folder
+        return {handle: self._connection(handle, item, folder) for handle, item in self.store.archived().items()}
+
+    def _connection(self, handle: Handle, document: Mapping[str, Any], folder: Path | None = None) -> Connection:
         try:
             found = from_document(handle, document)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, PicopaymentsError) as error:
@@ -115,6 +211,23 @@ class Session(client.Session):
         if folder is None:
             self.home.written[handle] = found
         return found
+
+    def pinned_key(self) -> Pubkey | None:
+        """Find the key that the hub's scheme, host and port are bound to; None if it is new. Raises StoreDamaged."""
+        url, known = self.settings.require_hub_url, self.store.hub_keys()
+        # Older files have the URL as it was spelled.
+        text = known.get(url) or next((key for of, key in known.items() if place_of(of) == place_of(url)), None)
+        if text is None:
+            return None
+        key = envelope.named_key({"pubkey": text})
+        if key is None:
+            raise damaged(self.store.hubs_path, "what it holds for the hub is no public key")
+        return key
+
+    def pin_hub(self, key: Pubkey) -> None:
+        """Bind scheme, host and port of the hub to its key, from the first answer on."""
+        if self.pinned_key() is None:
+            self.store.save_hub_key(place_of(self.settings.require_hub_url), key.hex())
 
     def proven_key(self, hub_key: Pubkey | None) -> Pubkey:
         """Have the hub prove its key by signing a reply to a fresh nonce. ``hub_key``: the key it is known by, if any.
@@ -126,13 +239,13 @@ class Session(client.Session):
 
     # The doors ------------------------------------------------------------------------------------------------------
 
-    def save(self, connection: Connection, label: str, *actions: Action) -> Connection:  # type: ignore[override]
+    def save(self, connection: Connection, label: str, *actions: Action) -> Connection:
         """Write a connection to disk with the rows that are new, and with it the actions of its history."""
         handle = connection.handle
         if handle not in self.home.written and handle in self.store.handles():
             self.connection(handle)
         rows = rows_between(self.home.written.get(handle), connection)
-        self.store.save_rows(handle, to_document(connection), rows, label, actions)
+        self.store.save(handle, to_document(connection), label, actions, rows)
         self.home.written[handle] = connection
         return connection
 
@@ -141,16 +254,78 @@ class Session(client.Session):
         self.store.remove(handle)
         self.home.written.pop(handle, None)
 
+    def call(self, method: str, requests: Iterable[Mapping[str, Any]], hub_key: Pubkey | None) -> Signed:
+        """Send the newest of the signed requests, and take the hub's signed reply to any one of them.
+
+        ``hub_key`` None: the hub is new, and the key that its reply names is taken. Raises BadHubSignature, BadReply,
+        and what the hub refuses.
+        """
+        sent = list(requests)
+        try:
+            body = self.rpc.call(method, sent[-1], retry=True)
+        except PicopaymentsError as error:
+            if error.said is not None and hub_key is not None:
+                self._check_refusal(error, sent[-1], hub_key)
+            raise
+        if not isinstance(body, Mapping):
+            raise BadReply("The hub's reply is not an object.", method=method)
+        key = hub_key or envelope.named_key(body)
+        if key is None or envelope.signed_by(body, key) is None:
+            raise self._not_the_hub("The hub's reply", method=method)
+        answered = next((request for request in sent if request_of(body) == envelope.digest(request)), None)
+        if answered is None:
+            raise BadReply("The hub's reply answers another request. Nothing of it was taken.", method=method)
+        return Signed(body, answered, key)
+
+    def _check_refusal(self, error: PicopaymentsError, sent: Mapping[str, Any], hub_key: Pubkey) -> None:
+        """Check that it is the hub that refuses this request. Raises BadHubSignature."""
+        if envelope.signed_by(error.said or {}, hub_key) is not None:
+            refusal = HubRefusal.parse(error.said)
+            if (refusal.cause, refusal.request) == (error.name, envelope.digest(sent)):
+                return
+        raise self._not_the_hub(f"The refusal {error.name}", refusal=error.name) from error
+
+    def _not_the_hub(self, what: str, **data: Any) -> BadHubSignature:
+        return BadHubSignature(
+            f"{what} is not signed with the key that this hub is known by. Nothing of it was taken. See that the URL "
+            "is right. If it is, another hub stands there, or somebody stands between: wait, try from another network, "
+            "ask the operator, or `close` the connection alone.",
+            hub_url=self.rpc.url,
+            **data,
+        )
+
+    def broadcast(self, raw: bytes, label: str) -> str:
+        """Hand a signed transaction to the network, and return its txid in hex."""
+        txid = self.chain.broadcast(raw)[::-1].hex()
+        self._note_spent([raw])
+        log.debug("broadcast %s: %s", label, txid)
+        return txid
+
     def submit(self, raws: Sequence[bytes], label: str) -> tuple[bytes, ...]:
         """Hand transactions that depend on each other to the network together; the txids of those that it took."""
         if len(raws) == 1:
             return (bytes.fromhex(self.broadcast(raws[0], label))[::-1],)
         taken = self.sight.nodes.submit(raws)
-        for tx in map(parse_transaction, raws):
-            if tx is not None and bytes(tx.GetTxid()) in taken:
-                self.home.spent.update(spent_outpoints(tx))
+        self._note_spent([raw for raw in raws if txid_of(raw) in taken])
         return taken
 
-    def script_address(self, script: bytes) -> str:
-        """The address of a scriptPubKey."""
-        return str(address_of_script(self.network, script))
+    def _note_spent(self, raws: Sequence[bytes]) -> None:
+        for tx in map(parse_transaction, raws):
+            self.home.spent.update(spent_outpoints(tx) if tx is not None else ())
+
+
+def _warn_of(name: str, url: str | None, verify: bool = True) -> None:
+    """Warn of a way to another machine that is not protected.
+
+    A hub signs its own replies, but not what it tells about the chain: who stands between can lie about that as it can.
+    """
+    parts = urlsplit(url or "")
+    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+        log.warning(
+            "%s is http: others on the way to %s can read what passes, passwords too, and change what is told of the "
+            "blockchain",
+            name,
+            parts.hostname,
+        )
+    elif parts.scheme == "https" and not verify:
+        log.warning("verify_tls is false: whoever stands between can pose as %s at TLS", parts.hostname)

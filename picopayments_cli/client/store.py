@@ -1,101 +1,524 @@
-"""The client's files, with what grows with a connection's age apart: ``<handle>.commits.jsonl`` beside its document.
+"""Keep the client's files, private and whole, for one writer at a time: the wallet's key and a document per connection.
 
-The rows are only added to. They are on disk before the document, which says how many bytes of them count
-(``rows_size``): lines behind those are of a save that was cut off, and the next one writes over them.
+In the basedir stand ``<network>.wif``, ``<network>.connections/<handle>.json``, ``<network>.hubs`` (the hubs' public
+keys), ``<network>.history.jsonl`` (past events, one a line), ``<network>.archive/`` (connections that are over and put
+aside), ``<network>.rate`` (the last fee rate that a chain estimated) and ``<network>.lock``. Nothing is written before
+the first save, except the lock's file and the folder it stands in.
+
+What grows with a connection's age stands beside its document, in ``<handle>.commits.jsonl``: rows that are only added
+to. They are on disk before the document, which says how many bytes of them count (``rows_size``): lines behind those
+are of a save that was cut off, and the next one writes over them.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from picopayments_cli.channel.values import Handle
-from picopayments_cli.client.history import Action
-from picopayments_cli.client2.store import Store, damaged
-from picopayments_cli.errors import StoreUnusable
+from filelock import FileLock, Timeout
+
+from picopayments_cli.channel.networks import Network
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle
+from picopayments_cli.client.history import Action, Event, events_of
+from picopayments_cli.config import settings_file
+from picopayments_cli.errors import (
+    OldProtocol,
+    StoreDamaged,
+    StoreLocked,
+    StoreNewer,
+    StoreUnusable,
+    UnknownHandle,
+)
 from picopayments_cli.files import check_private, flush_folder, replace_file
 
+FORMAT = "picopayments-connection"
+VERSION = 2  # 1 was protocol 2's
+LOCK_WAIT = 60.0
+_CHUNK = 4096
+_HEADER = frozenset(("format", "version", "network", "event_count", "events", "rows", "rows_size"))
+_HEX = frozenset("0123456789abcdef")
+_log = logging.getLogger(__name__)
+
 Row = list[Any]
-ROWS, SIZE = "rows", "rows_size"
 
 
-class RowStore(Store):
-    """A store whose documents carry ``rows`` when they are loaded. Raises as Store does."""
+@dataclass(frozen=True)
+class _Kept:
+    """A document on disk: the events that it carries, how many its connection has had, and its rows' size in bytes."""
+
+    count: int = 0
+    events: list[Event] = field(default_factory=list)
+    size: int = 0
+
+
+class Store:
+    """The files of one network in one folder; everything but its making happens inside ``with store:``.
+
+    Raises StoreLocked where another process holds the lock for longer than ``lock_wait`` seconds, and StoreUnusable
+    where a file can't be read or written, or can be read by others.
+    """
+
+    def __init__(self, basedir: Path, network: Network, lock_wait: float = LOCK_WAIT) -> None:
+        self.basedir = basedir
+        self.network = network
+        self.wif_path = basedir / f"{network.name}.wif"
+        self.folder = basedir / f"{network.name}.connections"
+        self.archive_folder = basedir / f"{network.name}.archive"
+        self.hubs_path = basedir / f"{network.name}.hubs"
+        self.rate_path = basedir / f"{network.name}.rate"
+        self.history_path = basedir / f"{network.name}.history.jsonl"
+        self._lock_wait = lock_wait
+        self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
+        self._locked: tuple[int, int] | None = None  # which file the lock was, when it was taken
+        self._kept: dict[Handle, _Kept] = {}  # of files known to be ours, since the lock was taken
+
+    def __enter__(self) -> Store:
+        with _usable(self.basedir):
+            self.basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _log.debug("wait for the lock of %s", self.basedir)
+        try:
+            with _usable(Path(self._lock.lock_file)):
+                self._lock.acquire(timeout=self._lock_wait)
+                self._locked = self._lock_file()
+        except Timeout:
+            raise StoreLocked(
+                f"Another process has been using {self.basedir} for {self._lock_wait:g} seconds. Wait until it is "
+                "done, or stop it, and run the command again.",
+                basedir=str(self.basedir),
+                seconds=self._lock_wait,
+            ) from None
+        try:
+            self._check_modes()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._kept.clear()
+        self._lock.release()
+
+    def _lock_file(self) -> tuple[int, int] | None:
+        try:
+            status = os.stat(self._lock.lock_file)
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def _check_lock(self) -> None:
+        """Refuse to write without the lock. Raises RuntimeError, StoreUnusable if its file was removed meanwhile."""
+        if not self._lock.is_locked:
+            raise RuntimeError("the store is written inside `with store:` only")
+        path = Path(self._lock.lock_file)
+        with _usable(path):
+            found = self._lock_file()
+        if found is None or found != self._locked:
+            raise StoreUnusable(
+                f"{path} was taken away while it was in use, and another process may write here now: nothing more was "
+                "written. See that all files are there, and run the command again.",
+                path=str(path),
+            )
+
+    def _check_modes(self) -> None:
+        files = [file for path in self._files() for file in (path, _rows_path(path))]
+        for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, *files):
+            with _usable(path):
+                check_private(path)
+
+    # The wallet's key ----------------------------------------------------------------------------------------------
+
+    def load_wif(self) -> str | None:
+        """Read the wallet's key as WIF text; None if there is none yet.
+
+        Raises StoreDamaged, also where there is none any more: a new one could not settle what the old one has signed.
+        """
+        text = _read(self.wif_path)
+        if text is None and (self._files() or self.archive_folder.exists() or self.history_path.exists()):
+            raise damaged(self.wif_path, "it is missing, and the connections here are of its key")
+        if text is not None and not text.strip():
+            raise damaged(self.wif_path, "it is empty")
+        return text.strip() if text is not None else None
+
+    def save_wif(self, wif: str) -> None:
+        """Write a new wallet's key. Raises StoreUnusable if there is one already."""
+        if self.wif_path.exists():
+            raise StoreUnusable(f"{self.wif_path} holds a key already. Nothing was changed.", path=str(self.wif_path))
+        self._write(self.wif_path, wif + "\n", "new wallet")
+
+    def save_settings(self, settings: dict[str, Any]) -> None:
+        """Write the network's settings file. Raises StoreUnusable."""
+        text = json.dumps(settings, indent=2, allow_nan=False) + "\n"
+        self._write(settings_file(self.network, self.basedir), text, "settings")
+
+    # Connections ---------------------------------------------------------------------------------------------------
+
+    def handles(self) -> list[Handle]:
+        """List the handles of all connections, in order."""
+        return [Handle(bytes.fromhex(path.stem)) for path in self._files()]
 
     def load(self, handle: Handle) -> dict[str, Any]:
-        """Read a connection's document and its rows. Raises UnknownHandle, StoreDamaged, StoreNewer."""
-        return _with_rows(_rows_of(self._path(handle)), super().load(handle))
+        """Read a connection's document with its ``rows``.
 
-    def archived(self) -> dict[Handle, dict[str, Any]]:
-        """Read the documents in the archive with their rows."""
-        folder = self.archive_folder
-        return {
-            handle: _with_rows(_rows_of(folder / f"{handle.hex()}.json"), item)
-            for handle, item in super().archived().items()
-        }
+        Raises UnknownHandle, OldProtocol, StoreDamaged, StoreNewer.
+        """
+        document = self._load(handle)
+        return {**document, "rows": _read_rows(self._path(handle), self._kept[handle].size)}
 
-    def save_rows(
-        self, handle: Handle, document: dict[str, Any], rows: Sequence[Row], label: str, actions: Sequence[Action] = ()
-    ) -> None:
-        """Add rows to a connection's, and write its document, as one change: both count, or none."""
+    def _load(self, handle: Handle) -> dict[str, Any]:
+        """Read a document without its rows."""
         path = self._path(handle)
-        size = int(super().load(handle).get(SIZE, 0)) if path.exists() else 0
+        text = _read(path)
+        if text is None:
+            raise UnknownHandle(
+                f"There is no connection {handle.hex()} on {self.network.name} in {self.basedir}; "
+                "`picopayments-cli status` lists those that there are.",
+                handle=handle.hex(),
+            )
+        document = self._parse(path, text)
+        self._kept[handle] = _kept(path, document)
+        return _without_header(document)
+
+    def load_all(self) -> dict[Handle, dict[str, Any]]:
+        """Read the documents of all connections but those of protocol 2, in the order of their handles.
+
+        Raises StoreDamaged, StoreNewer.
+        """
+        found = {}
+        for handle in self.handles():
+            with suppress(OldProtocol):
+                found[handle] = self.load(handle)
+        return found
+
+    def of_old_protocol(self) -> dict[Handle, OldProtocol]:
+        """List the connections of protocol 2, each with why it can't be used. Raises StoreDamaged, StoreNewer."""
+        found = {}
+        for handle in self.handles():
+            try:
+                self._load(handle)
+            except OldProtocol as error:
+                found[handle] = error
+        return found
+
+    def has(self, handle: Handle) -> bool:
+        """Tell whether a connection, or a request for one, has this handle here or in the archive."""
+        path = self._path(handle)
+        with _usable(path):
+            return any(os.path.lexists(folder / path.name) for folder in (self.folder, self.archive_folder))
+
+    def save(
+        self,
+        handle: Handle,
+        document: dict[str, Any],
+        label: str,
+        actions: Sequence[Action] = (),
+        rows: Sequence[Row] = (),
+    ) -> None:
+        """Write a connection's document, and add rows to it, on disk when this returns: both count, or none.
+
+        Every durable change takes this door; ``label`` names the occasion, for the log and for tests that stand here.
+        ``actions`` go into the history together with the change, or not at all: the document carries them until its
+        next change, and before that they are put into the history's file. The members ``format``, ``version``,
+        ``network``, ``events``, ``event_count``, ``rows`` and ``rows_size`` are the store's own. A file that is
+        damaged, older or newer is not overwritten. Raises StoreUnusable, StoreDamaged, StoreNewer, OldProtocol.
+        """
+        if not _HEADER.isdisjoint(document):
+            raise ValueError(f"a document has no members named {', '.join(sorted(_HEADER))}")
+        path = self._path(handle)
+        before = self._moved_events(handle)
+        size = self._add_rows(handle, rows)
+        events = events_of(handle, actions, before)
+        count = before + len(events)
+        header = {"format": FORMAT, "version": VERSION, "network": self.network.name}
+        whole = {**header, **document, "rows_size": size, "event_count": count, "events": events}
+        self._write(path, json.dumps(whole, allow_nan=False, separators=(",", ":")) + "\n", label)
+        self._kept[handle] = _Kept(count, events, size)
+
+    def _add_rows(self, handle: Handle, rows: Sequence[Row]) -> int:
+        """Write rows behind those that the document counts; the bytes that it counts from now on."""
+        size = self._kept.get(handle, _Kept()).size
         data = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
-        self._check_lock()
         if data:
-            _write_at(_rows_of(path), size, data)
-        self.save(handle, {**document, SIZE: size + len(data)}, label, actions)
+            self._check_lock()
+            path = _rows_path(self._path(handle))
+            with _usable(path):
+                self._make_folder(path)
+                _append(path, data, size)
+        return size + len(data)
 
     def remove(self, handle: Handle) -> None:
-        """Remove a connection's document and its rows."""
-        super().remove(handle)
-        _rows_of(self._path(handle)).unlink(missing_ok=True)
+        """Remove a connection's document and rows, if they are there. Its history stays. Raises as ``save``."""
+        path = self._path(handle)
+        self._check_lock()
+        self._moved_events(handle)
+        with _usable(path):
+            if path.exists():
+                path.unlink()
+                flush_folder(path.parent)
+            _rows_path(path).unlink(missing_ok=True)
+        self._kept.pop(handle, None)
 
     def archive(self, handle: Handle) -> None:
-        """Move a connection's document and its rows into the archive, the rows first."""
-        path = _rows_of(self._path(handle))
-        if path.exists():
-            self._check_lock()
-            self.archive_folder.mkdir(mode=0o700, exist_ok=True)
-            replace_file(self.archive_folder / path.name, path.read_bytes())
-        super().archive(handle)
+        """Move a connection's document and rows into the archive, the rows first. Raises as ``load`` and ``save``."""
+        self.load(handle)
+        path = self._path(handle)
+        rows = _rows_path(path)
+        if rows.exists():
+            self._write(self.archive_folder / rows.name, _read(rows) or "", "archived")
+        self._write(self.archive_folder / path.name, _read(path) or "", "archived")
+        self.remove(handle)
+
+    def archived(self) -> dict[Handle, dict[str, Any]]:
+        """Read the documents in the archive, in the order of their handles. Raises StoreDamaged, StoreNewer.
+
+        Those of protocol 2 are left out: they are over.
+        """
+        found = {}
+        for path in _connections_in(self.archive_folder):
+            try:
+                document = self._parse(path, _read(path) or "")
+            except OldProtocol:
+                continue
+            rows = _read_rows(path, _kept(path, document).size)
+            found[Handle(bytes.fromhex(path.stem))] = {**_without_header(document), "rows": rows}
+        return found
+
+    # History -------------------------------------------------------------------------------------------------------
+
+    def history(self, about: str = "") -> list[Event]:
+        """Read the events of all connections, in no order; one may occur twice. Raises StoreDamaged, StoreNewer.
+
+        ``about``: a text; a line of the file without it is left out, and only its ends are looked at, which is faster.
+        """
+        found: list[Event] = []
+        text = about.encode()
+        with _usable(self.history_path):
+            data = self.history_path.read_bytes() if self.history_path.exists() else b""
+        lines = data[: data.rfind(b"\n") + 1].splitlines()  # what follows was cut off: a document has it still
+        for number, line in enumerate(lines, 1):
+            if text not in line and line.startswith(b"{") and line.endswith(b"}"):
+                continue
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                event = None
+            if not _is_event(event):
+                raise damaged(self.history_path, f"line {number} is no event")
+            found.append(event)
+        for handle in self.handles():
+            with suppress(OldProtocol):
+                self._load(handle)
+                found += self._kept[handle].events
+        return found
+
+    def _moved_events(self, handle: Handle) -> int:
+        """Move a document's events to the history's file, and count all that the connection has had."""
+        if handle not in self._kept:
+            if not self._path(handle).exists():
+                return 0
+            self._load(handle)
+        kept = self._kept[handle]
+        if kept.events:
+            lines = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in kept.events)
+            with _usable(self.history_path):
+                _append(self.history_path, lines.encode())
+        return kept.count
+
+    # What the chain estimated ---------------------------------------------------------------------------------------
+
+    def last_rate(self) -> int | None:
+        """Read the last fee rate (sat/vB) that a chain estimated; None if there is none."""
+        text = (_read(self.rate_path) or "").strip()
+        return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+    def save_rate(self, rate: int) -> None:
+        """Write the fee rate that a chain estimates, for the time when it has none. Raises StoreUnusable."""
+        self._write(self.rate_path, f"{rate}\n", "fee rate")
+
+    # Hubs ----------------------------------------------------------------------------------------------------------
+
+    def hub_keys(self) -> dict[str, str]:
+        """Read the public key (hex) that each hub's URL is bound to. Raises StoreDamaged."""
+        text = _read(self.hubs_path)
+        try:
+            keys = json.loads(text) if text is not None else {}
+        except ValueError:
+            raise damaged(self.hubs_path, "it is not JSON") from None
+        if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
+            raise damaged(self.hubs_path, "it does not map URLs to keys")
+        return keys
+
+    def save_hub_key(self, url: str, key: str) -> None:
+        """Bind a hub's URL to its public key (hex). Raises StoreUnusable, StoreDamaged."""
+        self._write(self.hubs_path, json.dumps({**self.hub_keys(), url: key}, indent=2) + "\n", "hub key")
+
+    def _path(self, handle: Handle) -> Path:
+        return self.folder / f"{handle.hex()}.json"
+
+    def _files(self) -> list[Path]:
+        return _connections_in(self.folder)
+
+    def _parse(self, path: Path, text: str) -> dict[str, Any]:
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError):
+            raise damaged(path, "it is not JSON") from None
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise damaged(path, "it is not the document of a connection")
+        version = document.get("version")
+        if not isinstance(version, int) or version < 1:
+            raise damaged(path, "it has no version")
+        if version < VERSION:
+            raise OldProtocol(
+                f"{path} is a connection of protocol 2, which this version does not speak. Nothing is lost or changed: "
+                "the version that made it settles it. Move the file, with a copy of "
+                f"{self.wif_path.name}, into a basedir of its own, and run that version's `close` and `sync` there.",
+                handle=path.stem,
+                path=str(path),
+                version=version,
+            )
+        if version > VERSION:
+            raise StoreNewer(
+                f"{path} was written by a newer version of this program. Install that version again; nothing was "
+                "changed.",
+                path=str(path),
+                version=version,
+                supported=VERSION,
+            )
+        if document.get("network") != self.network.name:
+            raise damaged(path, f"it belongs to another network than {self.network.name}")
+        return document
+
+    def _write(self, path: Path, text: str, label: str) -> None:
+        self._check_lock()
+        _log.debug("write %s: %s", path.name, label)
+        with _usable(path):
+            self._make_folder(path)
+            replace_file(path, text.encode())
+
+    def _make_folder(self, path: Path) -> None:
+        """Make the folder that a file stands in. Raises OSError."""
+        if not path.parent.exists():
+            path.parent.mkdir(mode=0o700)
+            flush_folder(path.parent.parent)
 
 
-def _rows_of(document: Path) -> Path:
+def damaged(path: Path, why: str) -> StoreDamaged:
+    """Make the refusal of a file that is not what it should be."""
+    return StoreDamaged(
+        f"{path} can't be used: {why}. Restore it from your backup; nothing was changed.", path=str(path)
+    )
+
+
+def _connections_in(folder: Path) -> list[Path]:
+    """List the files of connections in a folder, in the order of their handles."""
+    with _usable(folder):
+        names = sorted(os.listdir(folder)) if folder.exists() else []
+    return [folder / name for name in names if _is_connection(name)]
+
+
+def _without_header(document: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in document.items() if name not in _HEADER}
+
+
+def _rows_path(document: Path) -> Path:
     return document.with_name(f"{document.stem}.commits.jsonl")
 
 
-def _with_rows(path: Path, document: dict[str, Any]) -> dict[str, Any]:
-    """Add to a document the rows that it counts."""
-    size = document.get(SIZE, 0)
+def _read_rows(document: Path, size: int) -> list[Row]:
+    """Read the rows that a document counts."""
+    path = _rows_path(document)
+    text = _read(path) if size else ""
+    if text is None:
+        raise damaged(path, "it is missing, and its connection's document counts on it")
+    data = text.encode()[:size]
     try:
-        if path.exists():
-            check_private(path)
-        data = path.read_bytes()[:size] if size else b""
         rows = [json.loads(line) for line in data.splitlines()]
-    except FileNotFoundError:
-        raise damaged(path, "it is missing, and its connection's document counts on it") from None
-    except (ValueError, RecursionError, TypeError):
+    except (ValueError, RecursionError):
         raise damaged(path, "it is not JSON") from None
     if len(data) != size:
         raise damaged(path, "it is shorter than its connection's document says")
-    return {**document, ROWS: rows}
+    return rows
 
 
-def _write_at(path: Path, size: int, data: bytes) -> None:
-    """Write lines behind the first ``size`` bytes of a file, and wait until they are on disk."""
-    is_new = not path.exists()
+def _kept(path: Path, document: dict[str, Any]) -> _Kept:
+    count, events, size = document.get("event_count", 0), document.get("events", []), document.get("rows_size", 0)
+    if type(size) is not int or size < 0:
+        raise damaged(path, "the size of its rows is wrong")
+    if type(count) is not int or not isinstance(events, list) or count < len(events):
+        raise damaged(path, "its events are wrong")
+    if not all(_is_event(event) and f"{event['handle']}.json" == path.name for event in events):
+        raise damaged(path, "its events are none")
+    return _Kept(count, events, size)
+
+
+def _is_event(event: Any) -> bool:
+    """Tell whether it has the members that every event has."""
+    if not isinstance(event, dict) or type(event.get("number")) is not int:
+        return False
+    texts = [event.get(name) for name in ("handle", "time", "action")]
+    return all(isinstance(text, str) for text in texts) and _is_connection(f"{texts[0]}.json")
+
+
+def _is_connection(name: str) -> bool:
+    stem, dot, extension = name.partition(".")
+    return extension == "json" and bool(dot) and len(stem) == 2 * HANDLE_SIZE and _HEX.issuperset(stem)
+
+
+@contextmanager
+def _usable(path: Path) -> Iterator[None]:
+    """Raise StoreUnusable in place of the system's own errors."""
     try:
-        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-            file.truncate(size)
-            file.seek(size)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        if is_new:
-            flush_folder(path.parent)
+        yield
+    except Timeout:
+        raise
     except OSError as error:
-        raise StoreUnusable(f"{path} can't be written: {error.strerror or error}.", path=str(path)) from error
+        raise StoreUnusable(
+            f"{error.filename or path} can't be used: {error.strerror or error}. Mend that (permissions, free space, "
+            "the right --basedir) and run the command again.",
+            path=str(path),
+        ) from error
+
+
+def _read(path: Path) -> str | None:
+    with _usable(path):
+        try:
+            return path.read_bytes().decode()
+        except FileNotFoundError:
+            return None
+        except UnicodeDecodeError:
+            raise damaged(path, "it is not text") from None
+
+
+def _append(path: Path, data: bytes, size: int | None = None) -> None:
+    """Add lines to a file, and wait until they are on disk.
+
+    What stands behind its first ``size`` bytes is dropped, without a size a last line that was cut off.
+    """
+    is_new = not path.exists()
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+        file.truncate(_end_of_lines(file) if size is None else size)
+        file.seek(0, os.SEEK_END)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        flush_folder(path.parent)
+
+
+def _end_of_lines(file: IO[bytes]) -> int:
+    """Find where the last whole line of a file ends."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(end - _CHUNK, 0)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

@@ -12,11 +12,11 @@ from typing import Any
 
 from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.channel2.messages import Payment
+from picopayments_cli.channel.wire import Payment
 from picopayments_cli.client import legacy
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import Event, told
-from picopayments_cli.client2.connection import Connection
-from picopayments_cli.client2.session import Session
+from picopayments_cli.client.session import Session
 from picopayments_cli.errors import TokenInUse
 
 # How far a payment has come.

@@ -7,9 +7,9 @@ from typing import Any
 from bitcoin.core import CTransaction, CTxIn
 
 from picopayments_cli.chain import Query
+from picopayments_cli.channel.drafts import parse_transaction
 from picopayments_cli.channel.networks import Network, address_of_script
-from picopayments_cli.channel2.transactions import parse_transaction
-from picopayments_cli.client2.session import Session
+from picopayments_cli.client.session import Session
 
 
 def raw_transaction(session: Session, txid: bytes) -> bytes | None:

@@ -9,11 +9,9 @@ import coincurve
 
 from picopayments_cli.chain import Coin
 from picopayments_cli.channel.counterparty import p2pkh
+from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, address_of_script, secret_of_wif, wif_of_secret
-from picopayments_cli.channel.values import hash160
-from picopayments_cli.channel2.keys import Key
-from picopayments_cli.channel2.scripts import Unlock, wallet_unlock
-from picopayments_cli.client2.store import Store, damaged
+from picopayments_cli.client.store import Store, damaged
 from picopayments_cli.errors import InvalidKey
 
 
@@ -43,17 +41,12 @@ class Wallet:
     @property
     def script(self) -> bytes:
         """The scriptPubKey of the address."""
-        return p2pkh(hash160(self.key.pubkey))
+        return p2pkh(self.key.pubkey_hash)
 
     @property
     def address(self) -> str:
         """Where the wallet is paid."""
         return str(address_of_script(self.network, self.script))
-
-    @property
-    def unlock(self) -> Unlock:
-        """Return the unlocking of the wallet's coins."""
-        return wallet_unlock(self.key.pubkey, self.script)
 
 
 def confirmed(coins: Iterable[Coin]) -> list[Coin]:

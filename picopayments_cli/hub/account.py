@@ -1,6 +1,6 @@
 """One connection as the hub knows it: a value, and how it becomes rows of the database and back.
 
-Only the highest commits are loaded, see ``channel3.state``: what a sync costs does not grow with the syncs before it.
+Only the highest commits are loaded, see ``channel.state``: what a sync costs does not grow with the syncs before it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,18 @@ from picopayments_cli.channel.transactions import Contract
 from picopayments_cli.channel.values import Coin, Handle, Hash, Outpoint, Pubkey, Quantity, Secret, Token
 from picopayments_cli.channel.wire import Reader, commit_json, party_json, read_terms, stake_json, terms_json
 from picopayments_cli.errors import DatabaseUnusable, UnknownHandle
-from picopayments_cli.hub2.account import Waiting
+
+WAITING, LISTED, DONE, RETURNED = "waiting", "listed", "done", "returned"  # states of a payment
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A payment booked to a connection and not yet in a reply to it."""
+
+    number: int
+    payer: Handle
+    amount: Quantity
+    token: Token
 
 
 @dataclass(frozen=True)
@@ -77,8 +88,9 @@ class Account:
     """A connection as the hub knows it: it sends on h2c and receives on c2h.
 
     ``due``: what the hub owes the client beyond what has moved. ``due_height``: when it must settle; before
-    mph_deposit, when it is forgotten; once closed, when that was. ``since``: the tip when it was stopped. ``listed``:
-    whether the last reply listed payments. ``deposit_raw``: the hub's own deposit.
+    mph_deposit, when it is forgotten; once closed, when that was. ``since``: the tip when it was stopped. ``stale``:
+    whether its newest state may be missing here. ``listed``: whether the last reply listed payments. ``deposit_raw``:
+    the hub's own deposit.
     """
 
     handle: Handle
@@ -90,6 +102,7 @@ class Account:
     deposit_reply: str | None = None
     deposit_raw: bytes | None = field(default=None, repr=False)
     since: int | None = None
+    stale: bool = False
     close_digest: bytes | None = None
     close_reply: str | None = field(default=None, repr=False)
     due: int = 0
@@ -172,6 +185,7 @@ def fixed_row(account: Account) -> dict[str, Any]:
         "c2h_anchor": None if duplex is None else _coin_text(duplex.receiving.anchor),
         "h2c_anchor": None if duplex is None else _coin_text(duplex.sending.anchor),
         "since": account.since,
+        "stale": account.stale,
         "close_digest": account.close_digest,
         "close_reply": account.close_reply,
     }
@@ -182,7 +196,7 @@ def rarely_changed(account: Account) -> tuple[object, ...]:
     duplex = account.duplex
     return (
         *(account.fixed, account.stage, account.due_height, account.deposit_digest, account.deposit_raw),
-        *(account.since, account.close_digest, account.close_reply),
+        *(account.since, account.stale, account.close_digest, account.close_reply),
         None if duplex is None else (duplex.receiving.anchor, duplex.sending.anchor),
     )
 
@@ -236,6 +250,7 @@ def account_of(row: Row[Any], waiting: Sequence[Row[Any]]) -> Account:
         deposit_reply=row.deposit_reply,
         deposit_raw=_bytes(row.deposit_raw),
         since=row.since,
+        stale=bool(row.stale),
         close_digest=_bytes(row.close_digest),
         close_reply=row.close_reply,
         due=head["due"],

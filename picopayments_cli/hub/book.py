@@ -20,7 +20,12 @@ from picopayments_cli.channel.state import MOST_REVOKED, Changes, Held, Receivin
 from picopayments_cli.channel.values import Handle, Hash, Pubkey, Quantity, Secret, Token, hash_of
 from picopayments_cli.errors import DatabaseUnusable, StaleRequest, UnknownHandle
 from picopayments_cli.hub.account import (
+    DONE,
+    LISTED,
+    RETURNED,
+    WAITING,
     Account,
+    Waiting,
     account_of,
     fixed_of,
     fixed_row,
@@ -31,9 +36,8 @@ from picopayments_cli.hub.account import (
     signed_of,
     signed_row,
 )
+from picopayments_cli.hub.database import Database
 from picopayments_cli.hub.schema import closes, commits, connections, hashes, heads, payments
-from picopayments_cli.hub2.account import DONE, LISTED, RETURNED, WAITING, Waiting
-from picopayments_cli.hub2.database import Database
 
 # Statements are built once: building one takes longer than SQLite takes to run it.
 _OF: BindParameter[Any] = bindparam("of")
@@ -204,6 +208,7 @@ class UnitOfWork(Reading):
         super().__init__(db)
         self._touched: dict[Handle, Account] = {}
         self._stored: dict[Handle, Account] = {}  # of these, as their rows are
+        self.wrote = False  # a connection
 
     def get(self, handle: Handle, revoked: int = 0) -> Account:
         """A connection as this transaction has left it. Raises UnknownHandle."""
@@ -231,6 +236,7 @@ class UnitOfWork(Reading):
         if rarely_changed(written) != rarely_changed(self._stored[account.handle]):
             self.db.execute(_WRITE_FIXED, {"of": account.handle, **fixed_row(written)})
         self._touched[account.handle] = self._stored[account.handle] = written
+        self.wrote = True
         return written
 
     def keep(self, account: Account) -> None:
@@ -302,6 +308,7 @@ class Book:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.changed = False  # since somebody took note of it
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
@@ -318,4 +325,6 @@ class Book:
     def transaction(self, label: str) -> Iterator[UnitOfWork]:
         """Run one writing transaction, undone where an error leaves it."""
         with self._database.transaction(label) as db:
-            yield UnitOfWork(db)
+            work = UnitOfWork(db)
+            yield work
+        self.changed |= work.wrote

@@ -25,10 +25,9 @@ from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.chainview import facts_of, note_sent, promised_coins, sides_of
-from picopayments_cli.hub.closing import stop
-from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.opening import fund, judged, open_facts, restage, see_deposits
-from picopayments_cli.hub2.hub import Ask
+from picopayments_cli.hub.stopping import stop
 
 log = logging.getLogger(__name__)
 
@@ -193,7 +192,7 @@ def cases_of(hub: Hub, handle: Handle, *, home: bool) -> list[Case]:
         for side, payer in sides:
             facts = facts_of(hub, book, side, closing=closing)
             label, expiry = _label(handle, payer=payer), account.fixed.agreed.expiry
-            found.append(Case(label, side, facts, expiry, closing, account.since, home=home))
+            found.append(Case(label, side, facts, expiry, closing, account.since, home=home, stale=account.stale))
         return found
 
 

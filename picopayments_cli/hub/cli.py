@@ -14,8 +14,7 @@ from picopayments_cli.cli import Parser, add_network, dashed, port, refuse
 if TYPE_CHECKING:
     from picopayments_cli.channel.networks import Network
     from picopayments_cli.hub.folder import Folder
-    from picopayments_cli.hub.stale_database import Witness
-    from picopayments_cli.hub2.hub import Hub, Urls
+    from picopayments_cli.hub.hub import Hub, Urls
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -39,8 +38,8 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
     from picopayments_cli import config
     from picopayments_cli.hub.embedded import EmbeddedNode
     from picopayments_cli.hub.folder import Folder
+    from picopayments_cli.hub.hub import Urls
     from picopayments_cli.hub.logs import log_to_stderr
-    from picopayments_cli.hub2.hub import Urls
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends the start as well as the service
     log_to_stderr(args.debug)
@@ -73,12 +72,12 @@ def _bitcoin_url(network: Network, chain_url: str) -> str:
 def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
     from contextlib import closing
 
-    from picopayments_cli.hub.stale_database import Witness
-    from picopayments_cli.hub2.database import Database, default_url, sqlite_path
-    from picopayments_cli.hub2.hub import Hub
-    from picopayments_cli.hub2.methods import Methods
-    from picopayments_cli.hub2.rounds import Rounds
-    from picopayments_cli.hub2.server import create_app
+    from picopayments_cli.hub.database import Database, default_url, sqlite_path
+    from picopayments_cli.hub.hub import Hub
+    from picopayments_cli.hub.methods import Methods
+    from picopayments_cli.hub.rounds import Rounds
+    from picopayments_cli.hub.server import create_app
+    from picopayments_cli.hub.stale_database import Witness, see_age
     from picopayments_cli.web import WebServer
 
     offer = folder.offer()
@@ -88,10 +87,10 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
     if path is not None and not args.restored:
         folder.check_database(path)
     with closing(Database(url)) as database:
-        hub = Hub(folder.network, key, offer, database, urls)
+        hub = Hub(folder.network, key, offer, database, urls, folder.marks_path)
         hub.draining = args.drain
         witness = Witness(folder.witness_path, database, hub.book)
-        _see_age(hub, witness, args.restored)
+        see_age(hub, witness, restored=args.restored)
         rounds = Rounds(hub, witness.note)
         try:
             rounds.prepare()
@@ -103,17 +102,6 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
             server.run(lambda url: _announce(url, hub))
         finally:
             rounds.stop()
-
-
-def _see_age(hub: Hub, witness: Witness, restored: bool) -> None:
-    """Refuse a database that is not the newest there was, unless the operator says that it was restored."""
-    from picopayments_cli.hub.stale_database import give_up
-
-    if restored:
-        give_up(hub)
-        witness.begin()
-    else:
-        witness.check()
 
 
 def _announce(url: str, hub: Hub) -> None:

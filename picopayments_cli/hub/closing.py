@@ -13,34 +13,17 @@ from typing import Any
 
 from picopayments_cli.channel.close import Outcome, answer
 from picopayments_cli.channel.messages import CloseReply, CloseRequest
-from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.standing import Standing, doubts, learned, proofs, standing
 from picopayments_cli.channel.state import MOST_REVOKED
 from picopayments_cli.errors import ConnectionNotOpen
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
-from picopayments_cli.hub.hub import Hub
-from picopayments_cli.hub2.exchange import signed
-from picopayments_cli.hub2.hub import Ask
+from picopayments_cli.hub.hub import Ask, Hub
+from picopayments_cli.hub.sealing import signed
+from picopayments_cli.hub.stopping import give_up_noticed, stop
 from picopayments_cli.web import RawJson
 
 log = logging.getLogger(__name__)
-
-
-def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
-    """Stop a connection. What waits for it goes back to its payers, as payments from it."""
-    for item in account.waiting:
-        payer = work.get(item.payer)
-        if payer.stage not in (AGREED, OPEN) or payer.handle == account.handle:
-            _note("payment stranded", account, amount=item.amount)
-            continue
-        work.return_payment(item)
-        back = work.add_payment(account.handle, item.payer, item.amount, item.token)
-        work.keep(replace(payer, waiting=(*payer.waiting, back)))
-    if account.stage not in (AGREED, OPEN):
-        return account
-    _note("closing", account)
-    return work.put(replace(account, stage=CLOSING, since=hub.follower.tip(work.db), waiting=()))
 
 
 class Closes:
@@ -67,24 +50,30 @@ class Closes:
             stop(self._hub, work, account)
         self._hub.marks.add(request.handle)
         with self._hub.book.transaction("close answered") as work:
-            reply = self._answer(work, work.get(request.handle, MOST_REVOKED), request, digest)
+            account = work.get(request.handle, MOST_REVOKED)
+            reply, noticed = self._answer(work, account, request, digest)
+        if noticed:
+            give_up_noticed(self._hub, request.handle)
         self._hub.ask(Ask.NOW, request.handle)
         self._hub.wake()
         return reply
 
-    def _answer(self, work: UnitOfWork, account: Account, request: CloseRequest, digest: bytes) -> RawJson:
+    def _answer(self, work: UnitOfWork, account: Account, request: CloseRequest, digest: bytes) -> tuple[RawJson, bool]:
+        """The reply, and whether it was the request that revealed the database to be old."""
         secrets, said = account.fixed.secrets(self._hub.key), request.standing
         found = work.found(account.handle, said.revokes, said.doubts)
         duplex, changes = learned(account.channels, said, found, secrets)
+        noticed = duplex.receiving.next_number > account.channels.receiving.next_number and not account.stale
+        account = replace(account, stale=account.stale or noticed)
         shown = proofs(said.doubts, found.signed)
         own: Standing = standing(duplex, secrets, shown, doubts(duplex.receiving, said.commit))
-        duplex, reply, outcome = answer(duplex, request, digest, own, secrets)
+        duplex, reply, outcome = answer(duplex, request, digest, own, secrets, stale=account.stale)
         for error in outcome.refused:
             _note("close not signed", account, error=error.as_json())
         self._keep(work, account, reply, outcome)
         text = self._reply(reply.as_json())
         work.put(replace(account, duplex=duplex, close_digest=digest, close_reply=text.text), changes)
-        return text
+        return text, noticed
 
     @staticmethod
     def _keep(work: UnitOfWork, account: Account, reply: CloseReply, outcome: Outcome) -> None:

@@ -30,11 +30,13 @@ from picopayments_cli.errors import (
     NodeBehind,
     PaymentExceedsReceivable,
     PicopaymentsError,
+    UnknownRevokeHash,
 )
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.hub import Hub
-from picopayments_cli.hub2.exchange import signed
+from picopayments_cli.hub.sealing import signed
+from picopayments_cli.hub.stopping import give_up_noticed, refusal
 from picopayments_cli.web import RawJson
 
 
@@ -51,9 +53,27 @@ class Exchange:
 
         A request whose ``next_revoke_hash`` is that of the last one is that one again, and gets its stored reply,
         whatever has happened since. Raises what the channel's rules refuse, ConnectionNotOpen, NodeBehind,
-        AnchorsDiffer, StaleRequest, AmountExceedsSpendable.
+        AnchorsDiffer, StaleRequest, AmountExceedsSpendable, and HubRestored where the request reveals that the database
+        is old.
         """
         request = SyncRequest.parse(body)
+        try:
+            return self._exchange(body, request)
+        except UnknownRevokeHash:
+            if not self._handed_out(request):
+                raise
+            give_up_noticed(self._hub, request.handle)
+            raise refusal(request.handle) from None
+
+    def _handed_out(self, request: SyncRequest) -> bool:
+        """Whether a commit is on a hash of the hub's own that the database does not know."""
+        account = self._hub.book.look_up(request.handle)
+        begin, secrets = account.channels.receiving.next_number, account.fixed.secrets(self._hub.key)
+        made = request.half.commit
+        return made is not None and secrets.number_of(made.revoke_hash, begin) is not None
+
+    def _exchange(self, body: Mapping[str, Any], request: SyncRequest) -> RawJson:
+        """Apply the sync and answer it, in one transaction."""
         with self._hub.book.transaction("sync") as work:
             account = work.get(request.handle, len(request.half.revokes))
             digest = signed(body, account.fixed.client)
@@ -68,6 +88,8 @@ class Exchange:
 
     def _check(self, work: UnitOfWork, account: Account, request: SyncRequest) -> None:
         """Make nothing new for a connection that is stopped, or whose chain nobody has seen just now."""
+        if account.stale:
+            raise refusal(account.handle)
         if not self._is_open(account):
             raise ConnectionNotOpen(
                 "The connection is not open at the hub. If its last sync has no answer yet, fetch its answer first.",

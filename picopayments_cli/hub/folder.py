@@ -10,17 +10,17 @@ from pathlib import Path
 import coincurve
 from filelock import FileLock, Timeout
 
+from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, secret_of_wif, wif_of_secret
-from picopayments_cli.channel2.keys import Key
 from picopayments_cli.errors import DatabaseOutdated, InvalidKey, StoreDamaged, StoreLocked, StoreUnusable
 from picopayments_cli.files import check_private, replace_file
-from picopayments_cli.hub2.terms import Offer, default_text, read_offer
+from picopayments_cli.hub.terms import Offer, default_text, read_offer
 
 log = logging.getLogger(__name__)
 
 
 class Folder:
-    """The files of one hub: ``hub.<network>.wif``, and likewise ``terms.json``, ``witness.json`` and ``lock``."""
+    """The files of one hub: ``hub.<network>.wif``, and so ``terms.json``, ``witness.json``, ``marks`` and ``lock``."""
 
     def __init__(self, basedir: Path, network: Network) -> None:
         self.basedir = basedir
@@ -28,6 +28,7 @@ class Folder:
         self.wif_path = basedir / f"hub.{network.name}.wif"
         self.terms_path = basedir / f"hub.{network.name}.terms.json"
         self.witness_path = basedir / f"hub.{network.name}.witness.json"
+        self.marks_path = basedir / f"hub.{network.name}.marks"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

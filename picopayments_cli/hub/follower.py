@@ -20,8 +20,8 @@ from picopayments_cli.channel.facts import Seen
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Entry, Handle, Height, Outpoint
 from picopayments_cli.errors import DatabaseUnusable, NodeBehind
+from picopayments_cli.hub.database import Database
 from picopayments_cli.hub.schema import blocks, connections, deposits, spends, watched
-from picopayments_cli.hub2.database import Database
 
 log = logging.getLogger(__name__)
 

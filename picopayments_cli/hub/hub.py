@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
+from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -22,12 +24,10 @@ from picopayments_cli.channel.transactions import COMMIT_SIZE, Contract
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import NodeUnreachable, PicopaymentsError
 from picopayments_cli.hub.book import Book
+from picopayments_cli.hub.database import Database, meta_get, meta_set
 from picopayments_cli.hub.follower import Follower
 from picopayments_cli.hub.marks import Marks
-from picopayments_cli.hub.terms import terms_of
-from picopayments_cli.hub2.database import Database, meta_get, meta_set
-from picopayments_cli.hub2.hub import Ask, Urls
-from picopayments_cli.hub2.terms import Offer
+from picopayments_cli.hub.terms import Offer
 from picopayments_cli.rpc import RpcClient
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,22 @@ BOUNDS = Bounds(1, 100)  # sat/vB
 RESERVE_COINS = 10  # closes that can be under way at a time
 _CHILD_SIZE, _LEAST_OUTPUT = 250, 546
 _LAST_RATE = "last good fee rate"
+
+
+class Ask(Enum):
+    """When the rounds are to look at a connection."""
+
+    NOW = "now"
+    LATER = "later"  # after a while: something failed
+    LEAVING = "leaving"  # at each block: it closes once its client has fetched what waits
+
+
+@dataclass(frozen=True)
+class Urls:
+    """Where the hub's nodes are: Counterparty Core's API, and Bitcoin Core's JSON-RPC."""
+
+    chain: str = field(repr=False)  # either may have a password in it
+    bitcoin: str = field(repr=False)
 
 
 class Hub:
@@ -87,7 +103,7 @@ class Hub:
 
     def terms(self, asset: str) -> Terms | None:
         """The terms of an asset now; None where it is not offered."""
-        return terms_of(self.offer, asset, self.rate, self.bounds)
+        return self.offer.terms(asset, self.rate, self.bounds)
 
     @property
     def reserve(self) -> Reserve:

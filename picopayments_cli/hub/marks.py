@@ -18,7 +18,7 @@ class Marks:
 
     def __init__(self, path: Path) -> None:
         """Read it. Raises StoreUnusable, StoreDamaged, OSError."""
-        self._path = path
+        self.path = path
         check_private(path)
         lines = path.read_text("ascii").splitlines() if path.exists() else []
         try:
@@ -33,13 +33,13 @@ class Marks:
         """Put a mark on disk, once. Raises OSError."""
         if handle in self.handles:
             return
-        fresh = not self._path.exists()
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        fresh = not self.path.exists()
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             os.write(descriptor, f"{handle.hex()}\n".encode("ascii"))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
         if fresh:
-            flush_folder(self._path.parent)
+            flush_folder(self.path.parent)
         self.handles.add(handle)

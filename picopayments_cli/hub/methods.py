@@ -47,8 +47,8 @@ from picopayments_cli.hub.book import Reading
 from picopayments_cli.hub.closing import Closes
 from picopayments_cli.hub.exchange import Exchange
 from picopayments_cli.hub.hub import Hub
-from picopayments_cli.hub.sealing import Sealing
-from picopayments_cli.hub2.exchange import signed
+from picopayments_cli.hub.sealing import Sealing, signed
+from picopayments_cli.hub.stopping import refusal
 from picopayments_cli.web import RawJson
 
 FORGOTTEN_AFTER = 144  # blocks after which a connection without a deposit agreed to is dropped
@@ -185,11 +185,13 @@ class Methods:
         """Agree to the client's deposit, and to the hub's own; the same request is answered with the same reply.
 
         Raises UnknownHandle, DepositAlreadyGiven, BadDepositScript, DepositRefused, InvalidTime,
-        InsufficientLiquidity, MemoRequired.
+        InsufficientLiquidity, MemoRequired, HubRestored.
         """
         request = DepositRequest.parse(body)
         account = self._hub.book.look_up(request.handle)
         digest = signed(body, account.fixed.client)
+        if account.stale:
+            raise refusal(account.handle)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
         own = self._hub.address

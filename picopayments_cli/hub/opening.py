@@ -10,18 +10,19 @@ from picopayments_cli.chain import Query
 from picopayments_cli.channel.coins import pay
 from picopayments_cli.channel.counterparty import asset_members, both_names, data_script, pack_send
 from picopayments_cli.channel.deadlines import is_open
-from picopayments_cli.channel.drafts import DUST, Draft, Input, Output, parse_transaction
+from picopayments_cli.channel.drafts import DUST, Draft, Input, Output, txid_of
 from picopayments_cli.channel.facts import Deposit, Facts, Paying, Sent, feefrac_of, find_anchor, judge_deposit
 from picopayments_cli.channel.fees import Shape, deposit_bid
 from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.rates import may_open
 from picopayments_cli.channel.reserve import Chore
-from picopayments_cli.channel.signing import finish_wallet
+from picopayments_cli.channel.signing import finish_deposit
 from picopayments_cli.channel.stages import AGREED, OPEN
 from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.steps import Means
 from picopayments_cli.channel.transactions import Contract, compose_deposit
 from picopayments_cli.channel.values import Coin, Handle
+from picopayments_cli.consensus import check_ways_back
 from picopayments_cli.errors import BroadcastRefused, InsufficientFunds
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
@@ -93,7 +94,7 @@ def fund(hub: Hub, handle: Handle, means: Means) -> Means:
     """
     with hub.book.reading() as book:
         account = book.get(handle)
-        txid = _txid_of(account.deposit_raw)
+        txid = None if account.deposit_raw is None else txid_of(account.deposit_raw)
         there = None if txid is None else hub.follower.deposit(book.db, txid)
         tip = hub.follower.tip(book.db)
         paying, _ = sides_of(hub, book, account)
@@ -115,11 +116,6 @@ def fund(hub: Hub, handle: Handle, means: Means) -> Means:
     if raw is not None and (draft is not None or there is None):
         _publish(hub, handle, raw)
     return means if draft is None else replace(means, purse=means.purse.without(draft))
-
-
-def _txid_of(raw: bytes | None) -> bytes | None:
-    tx = None if raw is None else parse_transaction(raw)
-    return None if tx is None else bytes(tx.GetTxid())
 
 
 def _anew(contract: Contract, former: Sent, means: Means, *, there: bool) -> Draft | None:
@@ -151,15 +147,20 @@ def _check_funds(hub: Hub, account: Account) -> None:
 
 
 def _write(hub: Hub, handle: Handle, draft: Draft) -> bytes | None:
-    """Sign the deposit and write it, unless the connection was stopped meanwhile: then nothing is deposited."""
-    raw = finish_wallet(draft, hub.key)
-    tx = parse_transaction(raw)
+    """Sign the deposit and write it, unless the connection was stopped meanwhile: then nothing is deposited.
+
+    Raises ChannelUnspendable.
+    """
+    raw, anchor = finish_deposit(draft, hub.key)
+    account = hub.book.look_up(handle)
+    sending = replace(account.channels.sending, anchor=anchor)
+    check_ways_back(replace(account.channels, sending=sending), account.fixed.secrets(hub.key))
     with hub.book.transaction("fund") as work:
         account = work.get(handle)
-        if account.stage not in (AGREED, OPEN) or tx is None:
+        if account.stage not in (AGREED, OPEN):
             return None
         coins = tuple(spent.coin for spent in draft.inputs)
-        note_sent(work, handle, Sent(tx.GetTxid(), coins[0].outpoint, feefrac_of(draft), coins), payer=True)
+        note_sent(work, handle, Sent(anchor.outpoint.txid, coins[0].outpoint, feefrac_of(draft), coins), payer=True)
         work.put(replace(account, deposit_raw=raw))
         _note("deposit made", account, fee=draft.fee)
     return raw

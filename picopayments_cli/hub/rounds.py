@@ -10,14 +10,18 @@ from picopayments_cli.chain import Query
 from picopayments_cli.channel.deadlines import starts
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.errors import InsufficientBitcoin, InsufficientFunds, PicopaymentsError, UnknownMethod
+from picopayments_cli.errors import (
+    InsufficientBitcoin,
+    InsufficientFunds,
+    MemoRequired,
+    PicopaymentsError,
+    UnknownMethod,
+)
 from picopayments_cli.hub.chores import Work
-from picopayments_cli.hub.closing import stop
+from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
-from picopayments_cli.hub.hub import RESERVE_COINS, Hub
+from picopayments_cli.hub.hub import RESERVE_COINS, Ask, Hub
 from picopayments_cli.hub.loop import Loop, pause_on
-from picopayments_cli.hub2.database import meta_get, meta_set
-from picopayments_cli.hub2.hub import Ask
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +34,12 @@ _FUNDS_COINS, _FUNDS_SATOSHIS, _FUNDS_XCP = 20, 50_000_000, 1_000_000_000_000
 class Rounds:
     """The rounds of one hub; ``once`` is one round. Others ask the hub for what is to be looked at."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, note: Callable[[bool], None] | None = None) -> None:
+        """``note`` is called after each round, and with True at the end."""
         self.hub = hub
         self.when_drained: Callable[[], None] | None = None  # called once a draining hub has no connection left
-        self.loop = Loop(self.round, hub.woken, pause_on(hub.network.name))
+        self._note = note
+        self._loop = Loop(self.round, hub.woken, pause_on(hub.network.name))
         self._tip: int | None = None  # that the last round looked at
         self._count = 0
         self._offered: tuple[bool, tuple[str, ...]] = (False, ())  # as of the last round
@@ -41,13 +47,16 @@ class Rounds:
         self._asked: dict[Ask, set[Handle]] = {when: set() for when in Ask}  # in memory: the first round looks at all
 
     def prepare(self) -> None:
-        """Read the chain, stop what a mark says is stopped, fund the wallet on regtest: before the first request."""
+        """Read the chain, and fund the wallet on regtest: before the first request.
+
+        Raises NodeUnreachable and its kind, InvalidSetting for terms of what is no asset.
+        """
         hub = self.hub
         hub.follower.catch_up()
-        with hub.book.transaction("marked") as work:
-            for handle in work.in_stage(AGREED, OPEN):
-                if handle in hub.marks.handles:
-                    stop(hub, work, work.get(handle))
+        try:
+            hub.chain.view(Query(options=[hub.address])).check_takes_sends(hub.address)
+        except MemoRequired as error:  # what is open goes on, what is new is refused
+            log.error(error.message)
         hub.offer.resolve(hub.chain)
         with hub.book.reading() as book:
             used = {book.get(handle).fixed.asset for handle in book.in_stage(AGREED, OPEN)}
@@ -99,6 +108,8 @@ class Rounds:
         except PicopaymentsError:
             self._tip = None  # the next round looks at everything
             raise
+        if self._note is not None:
+            self._note(False)
 
     def _offer_holdings(self) -> None:
         """On regtest, offer what the wallet holds."""
@@ -130,7 +141,9 @@ class Rounds:
         now.update(handle for handle, height in begins.items() if height <= tip)
         if tip != self._tip:
             with hub.book.transaction("round") as work:
-                work.forget(tip)
+                forgotten = work.forget(tip)
+            if forgotten:
+                log.info("requests forgotten", extra={"fields": {"number": forgotten}})
         self._tip, self._offered = tip, offered
         Work(hub, now, begins, shaken).do()
         if hub.draining and self.when_drained is not None:
@@ -146,3 +159,19 @@ class Rounds:
             self._asked[asked].add(handle)
         taken, self._asked[when] = self._asked[when], set()
         return taken
+
+    # The thread -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Do ``round`` over and over in a thread, until ``stop``."""
+        self._loop.start()
+
+    def await_round(self) -> None:
+        """Have the thread do a round that begins from now on, and wait until it, or the thread, has ended."""
+        self._loop.await_round()
+
+    def stop(self) -> None:
+        """End the thread, which finishes the round under way."""
+        self._loop.stop()
+        if self._note is not None:
+            self._note(True)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, Table, Text
 
-from picopayments_cli.hub2 import schema as before
-
+# The conventions of index names, so that revisions made later can name what they alter.
 METADATA = MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s"})
 
-meta = before.meta.to_metadata(METADATA)
-blocks = before.blocks.to_metadata(METADATA)
-hashes = before.hashes.to_metadata(METADATA)  # that clients gave
-payments = before.payments.to_metadata(METADATA)
+meta = Table("meta", METADATA, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
 
 # The chain, by outpoint. A txid stands in wire order. What is in the mempool has the height NULL.
+blocks = Table(
+    "blocks",
+    METADATA,
+    Column("height", Integer, primary_key=True, autoincrement=False),
+    Column("hash", LargeBinary, nullable=False),
+)
 watched = Table(
     "watched",
     METADATA,
@@ -55,6 +57,7 @@ connections = Table(
     Column("c2h_anchor", Text),
     Column("h2c_anchor", Text),
     Column("since", Integer),  # the tip when it was stopped
+    Column("stale", Boolean, nullable=False),  # its newest state may be missing here
     Column("close_digest", LargeBinary),
     Column("close_reply", Text),
 )
@@ -67,6 +70,14 @@ heads = Table(
     Column("head", Text, nullable=False),
     Column("last_hash", LargeBinary),
     Column("last_reply", Text),
+)
+# That the clients gave: one that is used again is refused.
+hashes = Table(
+    "hashes",
+    METADATA,
+    Column("handle", LargeBinary, primary_key=True),
+    Column("hash", LargeBinary, primary_key=True),
+    sqlite_with_rowid=False,
 )
 # One row for each commit ever signed or received. Only remainder, secret and ``active`` change later.
 commits = Table(
@@ -95,6 +106,17 @@ closes = Table(
     Column("rest_signature", LargeBinary),
     sqlite_with_rowid=False,
 )
+payments = Table(
+    "payments",
+    METADATA,
+    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("payer", LargeBinary, nullable=False),
+    Column("payee", LargeBinary),
+    Column("amount", BigInteger, nullable=False),
+    Column("token", LargeBinary, nullable=False),
+    Column("state", Text, nullable=False),
+)
+Index("ix_payments_payee_state", payments.c.payee, payments.c.state)
 # What a node has taken of the hub's own transactions, with what it pays.
 sent = Table(
     "sent",

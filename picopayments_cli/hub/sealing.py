@@ -1,4 +1,4 @@
-"""How the hub signs what it answers, and what it refuses: a refusal may end a connection, so only a hub may say it."""
+"""What client and hub sign: requests are checked, and answers signed, refusals too, as these may end a connection."""
 
 from __future__ import annotations
 
@@ -9,8 +9,17 @@ from typing import Any
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.messages import HubRefusal
-from picopayments_cli.errors import PicopaymentsError
+from picopayments_cli.channel.values import Pubkey
+from picopayments_cli.errors import BadClientSignature, PicopaymentsError
 from picopayments_cli.web import RawJson, Refused
+
+
+def signed(body: Mapping[str, Any], client: Pubkey) -> bytes:
+    """Check that its client has signed a request, and return its digest. Raises BadClientSignature."""
+    digest = envelope.signed_by(body, client)
+    if digest is None:
+        raise BadClientSignature("The request is not signed by the connection's key.")
+    return digest
 
 
 class Sealing:

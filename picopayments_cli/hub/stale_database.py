@@ -1,9 +1,6 @@
-"""A stale database: how the hub notices that it is not the newest, and how connections end then.
+"""A count of what is written, in the database and beside it: by it a hub notices that its database is not the newest.
 
-What the hub gave back, and the hashes that it handed out, after a backup was made are not in it. A commit that it holds
-may be revoked, and who publishes that loses it all: so none is published at first, and no sync is answered. The client
-names the highest commit that was not given back, with the secrets of those that were; what it can't show to be given
-back counts. Where no client comes the highest known is published at the deadline: there is nothing to lose any more.
+So it does by a mark beside the database on a connection that goes on in it; and later by its clients, see ``stopping``.
 """
 
 from __future__ import annotations
@@ -15,27 +12,20 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
-from picopayments_cli.channel.values import Handle, Hash
-from picopayments_cli.channel2.duplex import Half, corrected
-from picopayments_cli.channel2.keys import Key
-from picopayments_cli.channel2.scripts import CommitScript
-from picopayments_cli.channel2.state import Offer
-from picopayments_cli.errors import DatabaseOutdated, HubRestored, UnknownRevokeHash
+from picopayments_cli.channel.stages import AGREED, OPEN
+from picopayments_cli.errors import DatabaseOutdated
 from picopayments_cli.files import replace_file
-from picopayments_cli.hub2.account import Account
-from picopayments_cli.hub2.book import Book, UnitOfWork
-from picopayments_cli.hub2.database import Database, meta_get, meta_set
-from picopayments_cli.hub2.hub import Ask, Hub
+from picopayments_cli.hub.book import Book
+from picopayments_cli.hub.database import Database, meta_get, meta_set
+from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.marks import Marks
+from picopayments_cli.hub.stopping import give_up
 
 log = logging.getLogger(__name__)
 
 NOTED_EVERY = 1.0  # seconds between two notes, at least
 _KEY = "witness"
-_EVER = 2**31 - 1  # as a height: later than all
-
-
-# Noticed at the start -----------------------------------------------------------------------------------------------
+_EVER = 2**31 - 1  # as a count: later than all
 
 
 @dataclass(frozen=True)
@@ -82,11 +72,17 @@ class Witness:
         elif inside.count < beside.count:
             raise self._outdated("was written with a newer state of this database")
 
-    def _outdated(self, why: str) -> DatabaseOutdated:
+    def check_marks(self, marks: Marks) -> None:
+        """Look for what goes on in the database though a mark says that it was stopped. Raises DatabaseOutdated."""
+        with self._book.reading() as book:
+            if marks.handles & set(book.in_stage(AGREED, OPEN)):
+                raise self._outdated("was written with a newer state of this database", marks.path)
+
+    def _outdated(self, why: str, path: Path | None = None) -> DatabaseOutdated:
         return DatabaseOutdated(
-            f"{self._path} {why}. What is missing could be what was revoked since: use the newest database. If there "
-            "is none, start once with --restored: it closes all connections, and relies on their clients' word.",
-            path=str(self._path),
+            f"{path or self._path} {why}. What is missing could be what was revoked since: use the newest database. If "
+            "there is none, start once with --restored: it closes all connections, and relies on their clients' word.",
+            path=str(path or self._path),
         )
 
     def begin(self) -> None:
@@ -122,73 +118,14 @@ class Witness:
             meta_set(connection, _KEY, note.text())
 
 
-# Noticed by what a client says --------------------------------------------------------------------------------------
+def see_age(hub: Hub, witness: Witness, *, restored: bool) -> None:
+    """Refuse a database that is not the newest there was, unless the operator says that it was restored.
 
-
-def own_number(account: Account, key: Key, revoke_hash: Hash) -> int | None:
-    """Return the number of a revoke hash of the hub's own, even of a forgotten one; None for another's."""
-    known = account.numbers.get(revoke_hash)
-    return account.secrets(key).number_of(revoke_hash, account.next_number) if known is None else known
-
-
-def notice(hub: Hub, account: Account, offer: Offer | None) -> bool:
-    """Give up all connections if a commit reveals that the database is stale. Return whether it does.
-
-    Such a commit is on a hash of the hub's own that is not in it: only the hub can have handed that out.
+    Raises DatabaseOutdated.
     """
-    if offer is None or account.stage not in (AGREED, OPEN):
-        return False
-    revoke_hash = CommitScript.parse(offer.script).revoke_hash
-    if revoke_hash in account.numbers or own_number(account, hub.key, revoke_hash) is None:
-        return False
-    log.error("the database is not the newest there was", extra={"fields": {"handle": account.handle.hex()}})
-    give_up(hub)
-    return True
-
-
-# How connections end ------------------------------------------------------------------------------------------------
-
-
-def give_up(hub: Hub) -> None:
-    """Close all connections that go on as if their newest state were missing."""
-    with hub.book.transaction("restored") as work:
-        handles = work.in_stage(AGREED, OPEN)
-        for handle in handles:
-            work.put(replace(work.get(handle), stage=CLOSING, waiting=(), restored=True))
-        work.forget(_EVER)
-    for handle in handles:
-        hub.ask(Ask.NOW, handle)
-    log.warning("connections given up", extra={"fields": {"number": len(handles)}})
-
-
-def refusal(handle: Handle) -> HubRestored:
-    """Make the refusal for a connection whose newest state may be missing."""
-    return HubRestored(
-        "The hub has been restored from a backup, and does not know the newest state of the connection: close it.",
-        handle=handle.hex(),
-    )
-
-
-def believe(hub: Hub, work: UnitOfWork, account: Account, standing: Half) -> Account:
-    """Take over the commit that a client names as its highest, and keep those that it may not deny.
-
-    Raises UnknownRevokeHash where what it names can't be its highest, and what ``duplex.corrected`` raises.
-    """
-    before = account.channels.receiving
-    numbers: dict[Hash, int | None] = {}
-
-    def is_own(revoke_hash: Hash) -> bool:
-        numbers[revoke_hash] = own_number(account, hub.key, revoke_hash)
-        return numbers[revoke_hash] is not None
-
-    after = corrected(before, standing, is_own)
-    named = CommitScript.parse(standing.offer.script).revoke_hash if standing.offer else None
-    if named is not None and all(item.revoke_hash != named for item in after.active):
-        raise UnknownRevokeHash("The commit is on a hash that was given back, or was never given.", hash=named.hex())
-    work.revoke(account.handle, [(item.revoke_hash, None) for item in before.active if item not in after.active])
-    own = {item: number for item, number in numbers.items() if number is not None}
-    account = replace(account, numbers={**account.numbers, **own})
-    for made in after.active:
-        if made not in before.active:
-            work.add_commit(account, made, sent=False)
-    return replace(account, duplex=replace(account.channels, receiving=after), restored=False)
+    if restored:
+        give_up(hub)
+        witness.begin()
+    else:
+        witness.check()
+        witness.check_marks(hub.marks)

@@ -1,24 +1,126 @@
-"""The terms that the hub offers: what its file says of an asset, and the commits' rates as of the moment."""
+"""The terms that the hub's operator offers, asset by asset, in a JSON file; the rates are added as of the moment."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from picopayments_cli.chain import Chain
+from picopayments_cli.channel.counterparty import BTC_ID, asset_id, both_names, is_longname
+from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.rates import ALONE, DRIFT, MAX_AGREED, PACKAGE_MAX, Bounds, Rate, asked_rate
 from picopayments_cli.channel.terms import Terms
-from picopayments_cli.hub2.terms import Offer
+from picopayments_cli.channel.wire import read_terms
+from picopayments_cli.errors import BadTerms, InvalidAsset, InvalidSetting, UnknownAsset
+
+REAL_DEPOSIT_MIN = 100_000
+MEMBERS = ("deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_min", "sync_fee")
 
 
-def terms_of(offer: Offer, asset: str, rate: Rate, bounds: Bounds) -> Terms | None:
-    """The terms of an asset at the believed rate; None where it is not offered."""
-    told = offer.terms(asset, 1)
-    if told is None:
-        return None
-    return Terms(
-        told.deposit_max,
-        told.deposit_min,
-        told.deposit_ratio,
-        told.expire_max,
-        told.expire_min,
-        told.sync_fee,
-        asked_rate(rate, packages=True),
-        min(max(PACKAGE_MAX, DRIFT * ALONE * rate.value), MAX_AGREED, bounds.ceiling),
-    )
+class Offer:
+    """The hub's offer: an asset's members as they stand in the file, checked when it is read.
+
+    A subasset goes by its long name there, or by its number, and by its number here, once ``resolve`` was called.
+    An asset whose members are null is not on offer. On regtest an asset that the file does not name has default terms
+    once the hub has held it (``include``); elsewhere ``default`` is None.
+    """
+
+    def __init__(self, members: dict[str, dict[str, Any] | None], default: dict[str, Any] | None = None) -> None:
+        self._members = members
+        self._default = default
+
+    @property
+    def assets(self) -> tuple[str, ...]:
+        """The assets that connections are offered in."""
+        return tuple(asset for asset, members in self._members.items() if members is not None)
+
+    def resolve(self, chain: Chain) -> None:
+        """Find the subassets that the file names by their long names. Raises InvalidSetting, and as ``Chain.asset``."""
+        found: dict[str, dict[str, Any] | None] = {}
+        for name, members in self._members.items():
+            try:
+                asset = chain.asset(name).name if "." in name else name
+            except UnknownAsset as error:
+                raise InvalidSetting(f"The terms: {error.message}", **error.data) from error
+            if asset in found:
+                raise InvalidSetting(
+                    f"The terms name {both_names(asset, chain.asset(asset).longname)} twice.", asset=name
+                )
+            found[asset] = members
+        self._members = found
+
+    def include(self, assets: Iterable[str]) -> None:
+        """Offer these assets too, where the network has default terms; they stay on offer while the hub runs.
+
+        What its deposits have emptied out of the wallet must not end the connections that hold it.
+        """
+        fresh = [asset for asset in assets if asset not in self._members]
+        if fresh and self._default is not None:
+            self._members = {**self._members, **dict.fromkeys(fresh, self._default)}  # others read it meanwhile
+
+    def terms(self, asset: str, rate: Rate, bounds: Bounds) -> Terms | None:
+        """The terms of an asset at the believed rate; None where it is not offered."""
+        members = self._members.get(asset)
+        if members is None:
+            return None
+        most = min(max(PACKAGE_MAX, DRIFT * ALONE * rate.value), MAX_AGREED, bounds.ceiling)
+        return read_terms({**members, "fee_rate": asked_rate(rate, packages=True), "fee_rate_max": most})
+
+
+def default_text(network: Network) -> str:
+    """The file of a new hub."""
+    return json.dumps({"XCP": _default_members(network)}, indent=2) + "\n"
+
+
+def _default_members(network: Network) -> dict[str, Any]:
+    """Default terms; on a real network small deposits are refused, since each locks the hub's capital."""
+    deposit_min = 0 if network.name == "regtest" else REAL_DEPOSIT_MIN
+    times = {"expire_min": network.expire_min, "expire_max": 0}
+    return {"deposit_min": deposit_min, "deposit_max": 0, "deposit_ratio": 1.0, **times, "sync_fee": 1}
+
+
+def read_offer(path: Path, network: Network) -> Offer:
+    """Read the offer of a file. Raises InvalidSetting."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InvalidSetting(f"The terms in {path} can't be read: {error}. Mend the file, or move it away.") from error
+    if not isinstance(content, dict) or not content:
+        raise InvalidSetting(f"The terms in {path} must be a JSON object of assets and their terms.")
+    for asset, members in content.items():
+        _check_asset(f"{path}, {asset}", asset)
+        if members is not None:
+            _check(f"{path}, {asset}", members, network)
+    return Offer(content, _default_members(network) if network.name == "regtest" else None)
+
+
+def _check_asset(where: str, asset: str) -> None:
+    try:
+        valid = is_longname(asset) or asset_id(asset) != BTC_ID
+    except InvalidAsset:
+        valid = False
+    if not valid:
+        raise InvalidSetting(
+            f"{where}: not the name of an asset: those are capital letters, A and a long number, or PARENT.child for a "
+            "subasset.",
+            asset=asset,
+        )
+
+
+def _check(where: str, members: Any, network: Network) -> None:
+    if not isinstance(members, dict) or set(members) != set(MEMBERS):
+        raise InvalidSetting(f"{where}: the members of terms are {', '.join(MEMBERS)}, all of them and no other.")
+    try:
+        terms = read_terms({**members, "fee_rate": 1, "fee_rate_max": 1})
+    except BadTerms as error:
+        raise InvalidSetting(f"{where}: {error.message}", **error.data) from error
+    longest = terms.expire_max or network.expire_max
+    if not network.expire_min <= terms.expire_min <= longest <= network.expire_max:
+        raise InvalidSetting(
+            f"{where}: the times must lie between {network.expire_min} and {network.expire_max} blocks, expire_min not "
+            "above expire_max.",
+            expire_min=terms.expire_min,
+            expire_max=terms.expire_max,
+        )

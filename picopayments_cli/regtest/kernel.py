@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pbk
-
-from picopayments_cli.regtest.index import Output
 
 
 class Kernel:
@@ -62,14 +59,3 @@ class Kernel:
         except pbk.ProcessBlockException as error:
             return self._verdicts.get(bytes(block.block_hash)) or str(error)
         return self._verdicts.get(bytes(block.block_hash))
-
-
-def spends_validly(raw: bytes, spent: Sequence[Output]) -> bool:
-    """Tell whether each input of a transaction fulfils the script that it spends, by the rules of consensus."""
-    tx = pbk.Transaction(raw)
-    outputs = [pbk.TransactionOutput(pbk.ScriptPubkey(out.script), out.value) for out in spent]
-    data = pbk.script.PrecomputedTransactionData(tx, outputs)
-    flags = pbk.ScriptVerificationFlags.ALL
-    return all(
-        pbk.ScriptPubkey(out.script).verify(out.value, tx, data, number, flags) for number, out in enumerate(spent)
-    )

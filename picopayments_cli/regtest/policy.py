@@ -13,9 +13,9 @@ from bitcoin.core import CTransaction
 from bitcoin.core.script import CScript
 
 from picopayments_cli.channel.counterparty import is_address, is_p2sh, script_pushes
+from picopayments_cli.consensus import spends_validly
 from picopayments_cli.regtest.blocks import COIN, MATURITY
 from picopayments_cli.regtest.index import Index, Output
-from picopayments_cli.regtest.kernel import spends_validly
 from picopayments_cli.regtest.witness import (
     P2A,
     is_p2tr,
@@ -206,7 +206,7 @@ def check_scripts(raw: bytes, spent: Sequence[Output]) -> None:
 
     The stricter: strict DER and low S, minimal pushes, null dummy, clean stack, no unknown opcode or hash type.
     """
-    if not spends_validly(raw, spent):
+    if not spends_validly(raw, [(out.value, out.script) for out in spent]):
         raise Refused("mandatory-script-verify-flag-failed (the script failed or left no true value)")
     tx = _pycoin_tx().from_bin(raw)
     tx.set_unspents([_pycoin_tx().TxOut(out.value, out.script) for out in spent])

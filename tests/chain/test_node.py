@@ -225,7 +225,7 @@ def test_an_answer_without_a_result_is_refused(path: str) -> None:
 def test_each_refusal_of_a_node_has_its_error() -> None:
     fees, asset = "bitcoin/estimatesmartfee", "assets/TEST%2Fx"
     with listening_node({fees: refusal(404)}) as (chain, _):
-        assert chain.view(Query()).fee_rate == 1
+        assert chain.view(Query()).fee_rate is None
     with listening_node({fees: refusal(400)}) as (chain, _), pytest.raises(NodeRefused):
         chain.view(Query())
     with listening_node({fees: refusal(500)}) as (chain, _), pytest.raises(NodeUnreachable):

@@ -79,7 +79,7 @@ def spend_all(it: Life, script: bytes) -> None:
     coins = it.coins(it.wallet)
     shape = Draft(tuple(map(Input, coins)), (Output(0, script),))
     draft = Draft(shape.inputs, (Output(shape.fee - 100 * shape.size, script),))
-    it.node.bitcoin("sendrawtransaction", finish_wallet(draft, it.session.key).hex())
+    it.node.bitcoin("sendrawtransaction", finish_wallet(draft, it.session.wallet.key).hex())
 
 
 def spender(it: Life, commit: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 from client_support import EXPIRE, QUANTITY, Life
 
 from picopayments_cli.channel.values import Token
-from picopayments_cli.errors import HubUnreachable, PaymentExceedsReceivable
+from picopayments_cli.errors import ChannelUnspendable, HubUnreachable, PaymentExceedsReceivable
 
 
 def test_a_connection_opens_once_both_deposits_are_buried(it: Life) -> None:
@@ -218,3 +218,13 @@ def test_a_deposit_that_never_counts_closes_the_connection_and_comes_back_at_the
     it.settle(20)
     assert it.held() == QUANTITY
     assert [item["kind"] for item in it.told() if item["action"] == "published"] == ["expire"]
+
+
+def test_a_deposit_that_could_not_be_taken_back_does_not_leave(it: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hub and client run the same faulty program here: that both agree on the script says nothing."""
+    monkeypatch.setattr("picopayments_cli.channel.scripts._CLTV_DROP", b"\xb1")
+    with pytest.raises(ChannelUnspendable):
+        it.connect()
+    assert it.mempool() == []
+    assert it.held() == QUANTITY
+    assert it.session.connections() == {}

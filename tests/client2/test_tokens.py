@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from client2.test_history import ONE, TWO
 from hypothesis import given
 from hypothesis import strategies as st
 from memory_life_support import SILENT, LifeInMemory
 
+from client2.test_history import ONE, TWO
 from picopayments_cli import api
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED

@@ -24,7 +24,7 @@ import requests
 from faults.fuzz_inputs import BYTES, VALUES, mutated_bytes, mutated_value
 from faults.result import Result
 from picopayments_cli import cli
-from picopayments_cli.hub2.proxy import Proxy as HubProxy
+from picopayments_cli.hub.proxy import Proxy as HubProxy
 from picopayments_cli.regtest.bitcoin_rpc import BitcoinRpc
 from picopayments_cli.regtest.methods import Methods
 

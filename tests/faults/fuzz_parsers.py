@@ -38,7 +38,7 @@ from picopayments_cli.client2.connection import Connection
 from picopayments_cli.client2.document import to_document
 from picopayments_cli.client2.session import Session
 from picopayments_cli.errors import InvalidAsset, PicopaymentsError
-from picopayments_cli.hub2.terms import default_text, read_offer
+from picopayments_cli.hub.terms import default_text, read_offer
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.limits import party
 from picopayments_cli.regtest.journal import Journal

@@ -199,8 +199,8 @@ def stand_at_doors(tracer: Tracer) -> None:
     """Put the tracer before and behind each door of this process."""
     from picopayments_cli.client2.session import Session
     from picopayments_cli.client2.store import Store
-    from picopayments_cli.hub2.database import Database
-    from picopayments_cli.hub2.hub import Hub
+    from picopayments_cli.hub.database import Database
+    from picopayments_cli.hub.hub import Hub
     from picopayments_cli.rpc import RpcClient
 
     _stand_at(tracer, RpcClient, "call", lambda method, *_, **__: f"{tracer.role} call {method}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from hub_support import DEPOSIT, Client, Desk, open_all, payment, running_desk
 from picopayments_cli.channel.halves import Commit, finish_commit
 from picopayments_cli.channel.state import known_anchor
 from picopayments_cli.channel.values import Quantity
+from picopayments_cli.errors import DatabaseOutdated
 
 
 @pytest.fixture
@@ -125,20 +125,18 @@ def test_a_restart_goes_on_where_it_was(desk: Desk) -> None:
 
 
 def test_a_database_from_before_a_close_only_closes(desk: Desk) -> None:
-    alice = Client(desk, "alice")
-    open_all(desk, alice)
-    path = Path(str(desk.database.engine.url.database))
-    desk.stop()
-    shutil.copy(path, path.with_name("backup"))
-    desk.start()
-    desk.rounds.once()
+    alice, bob = Client(desk, "alice"), Client(desk, "bob")
+    open_all(desk, alice, bob)
+    copy = desk.copy_books()
     alice.ask_close()
-    desk.stop()
-    for part in path.parent.glob(path.name + "-*"):
-        part.unlink()
-    shutil.move(path.with_name("backup"), path)
-    desk.start()
-    assert desk.account(alice.handle).stage == "closing"
+    for count in (False, True):  # the count shows it, or else the mark of the close
+        desk.restore(copy, count=count)
+        with pytest.raises(DatabaseOutdated, match="--restored"):
+            desk.start()
+        desk.start(restored=True)
+    assert {desk.account(hand.handle).stage for hand in (alice, bob)} == {"closing"}
+    request, _ = bob.sync_request(1)
+    assert bob.refused("mph_sync", request.as_json()) == "HubRestored"
 
 
 def test_what_waits_for_a_closed_connection_goes_back_to_its_payer(desk: Desk) -> None:

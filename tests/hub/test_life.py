@@ -127,3 +127,19 @@ def test_the_hub_publishes_the_close_whose_signature_it_is_handed(desk: Desk) ->
     desk.until("closed", alice.handle)
     assert desk.balance(desk.hub.script) == before + DEPOSIT + 5001
     assert desk.account(alice.handle).channels.close_signed
+
+
+def test_a_hub_deposits_nothing_that_it_could_not_take_back(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = Client(desk, "alice")
+    alice.agree()
+    alice.endow()
+    desk.mine()
+    alice.deposit()
+    before = desk.balance(desk.hub.script)
+    monkeypatch.setattr("picopayments_cli.channel.signing.payer_witness", lambda *_: (b"",))
+    desk.mine()
+    assert desk.mempool() == []
+    assert desk.account(alice.handle).deposit_raw is None
+    desk.mine(3)
+    assert desk.balance(desk.hub.script) == before
+    assert desk.account(alice.handle).stage == "agreed"

@@ -12,6 +12,7 @@ import pytest
 from channel2_support import parsed
 from hub2_support import EXPIRE, Desk, ScriptedClient, amounts, open_all, payment, running_desk
 from network_support import FEE
+from picopayments_cli.hub2.account import Account
 
 from picopayments_cli.channel.values import Handle, Hash
 from picopayments_cli.channel2.duplex import Half, standing
@@ -20,7 +21,6 @@ from picopayments_cli.channel2.state import Channel, Commit, Offer, finished, of
 from picopayments_cli.channel2.transactions import spent_outpoints
 from picopayments_cli.errors import DatabaseUnusable
 from picopayments_cli.hub import stale_database
-from picopayments_cli.hub2.account import Account
 
 
 def pay(alice: ScriptedClient, bob: ScriptedClient, amount: int) -> None:

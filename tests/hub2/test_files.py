@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from picopayments_cli.hub2.book import Book
+from picopayments_cli.hub2.database import Database, default_url
+from picopayments_cli.hub2.terms import read_offer
 from regtest_support import REGTEST
 
 from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
@@ -24,9 +27,6 @@ from picopayments_cli.errors import (
 from picopayments_cli.hub.folder import Folder
 from picopayments_cli.hub.sqlite_file import SqliteFile
 from picopayments_cli.hub.stale_database import Witness
-from picopayments_cli.hub2.book import Book
-from picopayments_cli.hub2.database import Database, default_url
-from picopayments_cli.hub2.terms import read_offer
 
 MEMBERS = {
     "deposit_max": 0,

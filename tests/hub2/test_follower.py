@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 from bitcoin.core import CTransaction
 from bitcoin.core.script import OP_CHECKSIG, CScript
+from picopayments_cli.hub2.database import Database, default_url
+from picopayments_cli.hub2.follower import DEPOSIT, Follower
+from picopayments_cli.hub2.schema import outputs, transactions
 from regtest_support import REGTEST, NodeProcess, Spend, address_of, key_of, running_node, script_of_key
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -21,9 +24,6 @@ from picopayments_cli.channel.counterparty import p2sh
 from picopayments_cli.channel.values import Coin, Entry, Outpoint, hash160
 from picopayments_cli.channel2.keys import Key
 from picopayments_cli.errors import DatabaseUnusable, NodeBehind
-from picopayments_cli.hub2.database import Database, default_url
-from picopayments_cli.hub2.follower import DEPOSIT, Follower
-from picopayments_cli.hub2.schema import outputs, transactions
 
 ALICE, BOB, CAROL = (key_of(name) for name in ("alice", "bob", "carol"))
 FEE = 1000

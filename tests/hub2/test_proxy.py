@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from channel2_support import parsed
 from hub2_support import Desk
+from picopayments_cli.hub2.proxy import Nodes, Proxy
 from regtest_support import Spend, address_of, key_of, script_of_key
 
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.values import Outpoint
-from picopayments_cli.hub2.proxy import Nodes, Proxy
 from picopayments_cli.rpc import RpcClient
 
 KEY, OTHER = key_of("stranger"), key_of("another stranger")

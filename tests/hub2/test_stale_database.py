@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from cheats import Town, pay
 from network_support import FEE, Client, HubProcess, wait_until
+from picopayments_cli.hub2.book import Book
+from picopayments_cli.hub2.database import Database, default_url
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.values import Handle, Hash
@@ -25,8 +27,6 @@ from picopayments_cli.errors import (
     UnknownRevokeHash,
 )
 from picopayments_cli.hub.stale_database import Witness
-from picopayments_cli.hub2.book import Book
-from picopayments_cli.hub2.database import Database, default_url
 from picopayments_cli.rpc import RpcClient
 
 

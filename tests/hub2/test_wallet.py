@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hub2_support import Desk, ScriptedClient, running_desk
+from picopayments_cli.hub2.chores import WALLET_RESERVE
 from regtest_support import key_of, script_of_key
 
 from picopayments_cli.chain import Query
@@ -14,7 +15,6 @@ from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.channel2.scripts import wallet_unlock
 from picopayments_cli.channel2.transactions import Output, Purse, compose_payment
 from picopayments_cli.errors import NodeUnreachable
-from picopayments_cli.hub2.chores import WALLET_RESERVE
 
 
 @pytest.fixture

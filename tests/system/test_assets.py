@@ -34,7 +34,7 @@ from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint
 from picopayments_cli.channel2.transactions import txid_of
 from picopayments_cli.errors import BadAnswer, InvalidAsset, InvalidSetting, UnknownAsset
-from picopayments_cli.hub2.terms import default_text, read_offer
+from picopayments_cli.hub.terms import default_text, read_offer
 
 ALICE = address_of(script_of_key(key_of("Alice")))
 LONG = "PARENT." + "x" * 243

@@ -18,7 +18,7 @@ from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.errors import BadAnswer, InvalidSetting, PicopaymentsError, UnknownAsset
-from picopayments_cli.hub2.terms import default_text, read_offer
+from picopayments_cli.hub.terms import default_text, read_offer
 from picopayments_cli.rpc import RpcClient
 from system.test_commands import stranger
 

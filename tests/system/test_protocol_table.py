@@ -32,7 +32,7 @@ from picopayments_cli.channel2.scripts import CommitScript, DepositScript, walle
 from picopayments_cli.channel2.transactions import Purse
 from picopayments_cli.client2 import funds
 from picopayments_cli.errors import PaymentExceedsReceivable, UnknownHandle
-from picopayments_cli.hub2 import chores, methods
+from picopayments_cli.hub import chores, methods
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "protocol.rst").read_text(encoding="utf-8")
 

@@ -16,9 +16,9 @@ from servers import Relay, port_of
 
 from picopayments_cli import config
 from picopayments_cli.errors import PicopaymentsError
-from picopayments_cli.hub2.book import Book
-from picopayments_cli.hub2.hub import Hub
-from picopayments_cli.hub2.rounds import Rounds
+from picopayments_cli.hub.book import Book
+from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.rounds import Rounds
 from picopayments_cli.regtest.bitcoin_rpc import BitcoinRpc
 from picopayments_cli.regtest.methods import Methods as NodeMethods
 

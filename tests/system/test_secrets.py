@@ -38,10 +38,10 @@ from picopayments_cli.client2.connection import Connection, Pending
 from picopayments_cli.client2.document import from_document
 from picopayments_cli.client2.session import Session
 from picopayments_cli.errors import InvalidUrl, StoreUnusable
+from picopayments_cli.hub.book import Book, UnitOfWork
+from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
-from picopayments_cli.hub2.book import Book, UnitOfWork
-from picopayments_cli.hub2.database import Database, default_url
-from picopayments_cli.hub2.hub import Urls
+from picopayments_cli.hub.hub import Urls
 from picopayments_cli.rpc import RpcClient
 
 PACKAGE = Path(config.__file__).parent

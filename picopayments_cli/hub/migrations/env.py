@@ -2,7 +2,7 @@
 
 from alembic import context
 
-from picopayments_cli.hub2.schema import METADATA
+from picopayments_cli.hub.schema import METADATA
 
 context.configure(connection=context.config.attributes["connection"], target_metadata=METADATA)
 with context.begin_transaction():

@@ -15,8 +15,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.engine import URL
 
 from picopayments_cli.errors import DatabaseUnusable, StoreLocked, UnknownHandle
-from picopayments_cli.hub2.database import Database, default_url, meta_get, meta_set
-from picopayments_cli.hub2.schema import METADATA
+from picopayments_cli.hub.database import Database, default_url, meta_get, meta_set
+from picopayments_cli.hub.schema import METADATA
 
 
 @pytest.fixture
@@ -51,7 +51,7 @@ def test_migrations_make_the_tables_that_the_program_uses(url: URL) -> None:
 def test_what_was_committed_survives_sigkill(url: URL) -> None:
     program = (
         "import os, signal, sys\n"
-        "from picopayments_cli.hub2.database import Database, meta_set\n"
+        "from picopayments_cli.hub.database import Database, meta_set\n"
         "database = Database(sys.argv[1])\n"
         "with database.transaction('kept') as connection:\n"
         "    meta_set(connection, 'kept', 'yes')\n"
@@ -127,6 +127,20 @@ def test_a_database_of_a_newer_program_is_left_as_it_is(url: URL) -> None:
     with pytest.raises(DatabaseUnusable, match="newer") as caught:
         Database(url)
     assert caught.value.data == {"revisions": ["9999"]}
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+def test_a_database_of_protocol_2_is_left_as_it_is(url: URL, revision: str) -> None:
+    Database(url).close()
+    path = file_of(url)
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+    raw.close()
+    before = path.read_bytes()
+    with pytest.raises(DatabaseUnusable, match="protocol 2") as caught:
+        Database(url)
+    assert caught.value.data == {"revisions": [revision]}
     assert path.read_bytes() == before
 
 

@@ -1,1 +1,0 @@
-"""Protocol 2's part of `client`, until the switch is done."""

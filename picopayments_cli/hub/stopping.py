@@ -1,0 +1,74 @@
+"""Stop a connection, or all of them where the database turns out not to be the newest there was.
+
+The commits that the hub gave back after a backup was made, and the hashes that it handed out, are not in it. A commit
+that it holds may be revoked, and who publishes that loses it all: so none is published before the deadline, when there
+is nothing to lose any more, and no sync is answered. The client closes: it names its highest commit and shows the
+secrets of those that were given back, and the hub signs the close that the client asks for, within its own limits.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
+from picopayments_cli.channel.values import Handle
+from picopayments_cli.errors import HubRestored
+from picopayments_cli.hub.account import Account
+from picopayments_cli.hub.book import UnitOfWork
+from picopayments_cli.hub.hub import Ask, Hub
+
+log = logging.getLogger(__name__)
+
+_EVER = 2**31 - 1  # as a height: later than all
+
+
+def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
+    """Stop a connection. What waits for it goes back to its payers, as payments from it."""
+    for item in account.waiting:
+        payer = work.get(item.payer)
+        if payer.stage not in (AGREED, OPEN) or payer.handle == account.handle:
+            _note("payment stranded", account, amount=item.amount)
+            continue
+        work.return_payment(item)
+        back = work.add_payment(account.handle, item.payer, item.amount, item.token)
+        work.keep(replace(payer, waiting=(*payer.waiting, back)))
+    if account.stage not in (AGREED, OPEN):
+        return account
+    _note("closing", account)
+    return work.put(replace(account, stage=CLOSING, since=hub.follower.tip(work.db), waiting=()))
+
+
+def give_up(hub: Hub) -> None:
+    """Stop all connections that go on as if their newest state were missing."""
+    with hub.book.transaction("restored") as work:
+        handles = work.in_stage(AGREED, OPEN)
+        for handle in handles:
+            tip = hub.follower.tip(work.db)
+            work.put(replace(work.get(handle), stage=CLOSING, since=tip, waiting=(), stale=True))
+        work.forget(_EVER)
+    for handle in handles:
+        hub.ask(Ask.NOW, handle)
+    log.warning("connections given up", extra={"fields": {"number": len(handles)}})
+
+
+def give_up_noticed(hub: Hub, handle: Handle) -> None:
+    """Give up all, since one client named a hash of the hub's own that the database does not know.
+
+    Only the hub can have handed it out.
+    """
+    log.error("the database is not the newest there was", extra={"fields": {"handle": handle.hex()}})
+    give_up(hub)
+
+
+def refusal(handle: Handle) -> HubRestored:
+    """Make the refusal for a connection whose newest state may be missing."""
+    return HubRestored(
+        "The hub has been restored from a backup, and does not know the newest state of the connection: close it.",
+        handle=handle.hex(),
+    )
+
+
+def _note(what: str, account: Account, **fields: Any) -> None:
+    log.info(what, extra={"fields": {"handle": account.handle.hex(), **fields}})
