@@ -72,7 +72,7 @@ class InProcess:
 def in_process(basedir: Path) -> Iterator[InProcess]:
     """The hub of a basedir, its chain as it stood when it stopped."""
     folder = Folder(basedir, network_named("regtest"))
-    node = EmbeddedNode(basedir, 0, 0)
+    node = EmbeddedNode(basedir / "node", 0, 0)
     try:
         with folder.locked():
             database = Database(default_url(basedir, "regtest"))
