@@ -21,8 +21,8 @@ from picopayments_cli.channel.networks import address_of_script, network_named, 
 from picopayments_cli.channel.opening import Stake, contract_of
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.state import Receiving, Sending
-from picopayments_cli.channel.transactions import check_deposit, compose_deposit
-from picopayments_cli.channel.values import Coin, Height, Quantity
+from picopayments_cli.channel.transactions import Contract, check_deposit, compose_deposit
+from picopayments_cli.channel.values import Coin, Quantity
 from picopayments_cli.rpc import RpcClient
 
 ASSET = "XCP"
@@ -63,7 +63,7 @@ def _fund(rpc: RpcClient, chain: HubChain, key: Key, count: int) -> tuple[Coin, 
     return tuple(coin for coin in chain.view(Query(coins=[address])).coins[address] if coin.value == COIN)
 
 
-def _agree(rpc: RpcClient, key: Key, asset: int, coin: Coin, tip: Height) -> tuple[Party, bytes]:
+def _agree(rpc: RpcClient, key: Key, asset: int, coin: Coin, tip: int) -> tuple[Party, bytes]:
     """A connection agreed on, and its deposit's raw transaction, from one coin of the wallet."""
     secrets = Secrets(key, os.urandom(SALT_SIZE))
     own = opening.Party(secrets.payer.xonly, secrets.payee.xonly, p2pkh(key.pubkey_hash))
@@ -80,7 +80,7 @@ def _agree(rpc: RpcClient, key: Key, asset: int, coin: Coin, tip: Height) -> tup
     return Party(key.secret, secrets.salt, answer.handle, answer.terms.sync_fee, duplex), raw
 
 
-def _anchor(contract: opening.Contract, raw: bytes) -> Coin:
+def _anchor(contract: Contract, raw: bytes) -> Coin:
     tx = parse_transaction(raw)
     if tx is None:
         raise RuntimeError("A deposit is no transaction.")
