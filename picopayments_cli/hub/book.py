@@ -339,4 +339,5 @@ class Book:
         with self._database.transaction(label) as db:
             work = UnitOfWork(db)
             yield work
-        self.changed |= work.wrote
+        if work.wrote:
+            self.changed = True
