@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bitcoin.core import CBlock, CTransaction
+from channel_support import finish_commit
 from network_support import FEE, Client, HubProcess, key_in, wait_until
 from regtest_support import REGTEST, NodeProcess, address_of, script_of_key
 from served_support import HubThread
@@ -23,7 +24,6 @@ from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.counterparty import asset_id, pack_send
 from picopayments_cli.channel.drafts import Output, parse_transaction, spent_outpoints
-from picopayments_cli.channel.halves import finish_commit
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.scripts import P2A
@@ -306,7 +306,8 @@ class Town:
                 outs = [0 if bytes(out.scriptPubKey) == P2A else out.nValue for out in tx.vout]
                 if height > start and not tx.is_coinbase():
                     fees += sum(values[outpoint] for outpoint in spent_outpoints(tx)) - sum(outs)
-                values.update({Outpoint(tx.GetTxid(), n): value for n, value in enumerate(outs)})
+                txid = tx.GetTxid()
+                values.update({Outpoint(txid, n): value for n, value in enumerate(outs)})
         return fees
 
     def left_behind(self) -> dict[str, object]:

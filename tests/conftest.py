@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from cheats import Town
     from network_support import Network
     from regtest_support import NodeProcess
+
+HUBS_OF_A_NODE = 5  # that its treasury can fund
 
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.register_profile("slow", deadline=None, max_examples=500)
@@ -43,18 +46,29 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
 
 
 @pytest.fixture(scope="session")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
-    """One node for all tests that start hubs of their own on it, which mines only when told."""
+def chains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], NodeProcess]]:
+    """Nodes for tests that start so many hubs of their own, which mine only when told; one funds a few hubs."""
     from regtest_support import running_node
 
-    with running_node(tmp_path_factory.mktemp("chain"), 0) as running:
-        yield running
+    left = 0
+    node: NodeProcess | None = None
+    with ExitStack() as stack:
+
+        def get(hubs: int) -> NodeProcess:
+            nonlocal left, node
+            if node is None or left < hubs:
+                stack.close()
+                node, left = stack.enter_context(running_node(tmp_path_factory.mktemp("chain"), 0)), HUBS_OF_A_NODE
+            left -= hubs
+            return node
+
+        yield get
 
 
 @pytest.fixture
-def town(tmp_path: Path, chain: NodeProcess) -> Iterator[Town]:
+def town(tmp_path: Path, chains: Callable[[int], NodeProcess]) -> Iterator[Town]:
     """A hub and clients of one's own."""
     from cheats import QuickTown, running_town
 
-    with running_town(tmp_path, chain, QuickTown) as running:
+    with running_town(tmp_path, chains(1), QuickTown) as running:
         yield running

@@ -28,18 +28,20 @@ class Flow:
 def btc_flows(bitcoin: BitcoinNode, wallets: Mapping[str, bytes], start: int) -> dict[str, Flow]:
     """Add up the parties' flows, by name, in all blocks above height ``start``; ``wallets``: their scriptPubKeys."""
     txs = _transactions(bitcoin)
-    values = {Outpoint(tx.GetTxid(), n): out.nValue for _, tx in txs for n, out in enumerate(tx.vout)}
-    owners = _owners([tx for _, tx in txs], {script: name for name, script in wallets.items()})
+    made = [_made(tx) for _, tx in txs]
+    values = {outpoint: out.nValue for (_, tx), listed in zip(txs, made, strict=True)
+              for outpoint, out in zip(listed, tx.vout, strict=True)}  # fmt: skip
+    owners = _owners([tx for _, tx in txs], made, {script: name for name, script in wallets.items()})
     flows = {name: Flow() for name in wallets}
-    for height, tx in txs:
+    for (height, tx), listed in zip(txs, made, strict=True):
         spent = spent_outpoints(tx)
         owner = owners.get(spent[0])
         if height <= start or owner is None:
             continue
         flow = flows[owner]
         flow.fees += sum(values[outpoint] for outpoint in spent)
-        for number, out in enumerate(tx.vout):
-            payee = owners.get(Outpoint(tx.GetTxid(), number))
+        for outpoint, out in zip(listed, tx.vout, strict=True):
+            payee = owners.get(outpoint)
             if payee is not None:
                 flow.fees -= out.nValue
                 if payee != owner:
@@ -58,9 +60,16 @@ def _transactions(bitcoin: BitcoinNode) -> list[tuple[int, CTransaction]]:
     return found
 
 
-def _owners(txs: list[CTransaction], wallets: Mapping[bytes, str]) -> dict[Outpoint, str]:
+def _made(tx: CTransaction) -> list[Outpoint]:
+    """The outpoints of a transaction's outputs."""
+    txid = tx.GetTxid()
+    return [Outpoint(txid, number) for number in range(len(tx.vout))]
+
+
+def _owners(txs: list[CTransaction], made: list[list[Outpoint]], wallets: Mapping[bytes, str]) -> dict[Outpoint, str]:
     """Find whose each output is: a wallet's, its payer's on a deposit's address, else the one's who takes it."""
-    scripts = {Outpoint(tx.GetTxid(), n): bytes(out.scriptPubKey) for tx in txs for n, out in enumerate(tx.vout)}
+    scripts = {outpoint: bytes(out.scriptPubKey) for tx, listed in zip(txs, made, strict=True)
+               for outpoint, out in zip(listed, tx.vout, strict=True)}  # fmt: skip
     known = dict(wallets)
     takers: dict[Outpoint, str] = {}
     for tx in txs:

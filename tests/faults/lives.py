@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import requests
+from channel_support import finish_commit
 from cheats import DEPOSIT, revoked_commit
 from network_support import FEE, WAIT, Client, key_in, wait_until
 from regtest_support import address_of
@@ -21,7 +22,7 @@ from faults.dying_hub import DyingHubTown
 from faults.proxy import between, signed_error
 from faults.result import Result
 from faults.tracing import Runner
-from picopayments_cli.channel.halves import finish_commit, sign_commit
+from picopayments_cli.channel.halves import sign_commit
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.state import known_anchor
 from picopayments_cli.client.connection import Connection

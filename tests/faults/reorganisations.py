@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 
+from channel_support import finish_commit, finish_payout
 from regtest_support import running_node
 
 from faults.proxy import between
@@ -20,7 +21,6 @@ from faults.result import Budget, Result
 from faults.town import FEE, heard
 from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.halves import finish_commit, finish_payout
 from picopayments_cli.channel.stages import AGREED, CLOSED, OPEN
 from picopayments_cli.channel.state import Receiving, known_anchor
 from picopayments_cli.channel.values import Handle

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from channel_support import kernel_accepts
+from channel_support import finish_commit, finish_payout, kernel_accepts
 from hub_support import DELAY, DEPOSIT, Desk
 from regtest_support import REGTEST, NodeProcess, address_of, running_node
 
@@ -22,7 +22,6 @@ from faults.proxy import Proxy, between
 from faults.result import Result
 from picopayments_cli import api
 from picopayments_cli.channel.drafts import txid_of
-from picopayments_cli.channel.halves import finish_commit, finish_payout
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
 from picopayments_cli.channel.state import Receiving
@@ -59,8 +58,8 @@ class Town:
     def _serve(self) -> None:
         hub = self.desk.hub
         hub.fresh_seconds = 1e6  # a machine may be busy between two rounds
-        nodes = Nodes(hub.chain, hub.bitcoin, hub.node)
-        proxied = HubProxy(hub.network, nodes, lambda: hub.rate.value, lambda: None).methods()
+        nodes = Nodes(hub.chain, hub.bitcoin, hub.controls)
+        proxied = HubProxy(hub.network, nodes, lambda: hub.rate, lambda: None).methods()
         self._endpoint = JsonRpcEndpoint({**proxied, **Methods(hub).table()}, on_error=self._failed)
 
     def _failed(self, method: str, error: Exception) -> None:

@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,61 +24,66 @@ from picopayments_cli.channel import envelope
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.rpc import RpcClient
 
-STRIDE = 4  # doors
+STRIDE = 7  # doors
 
 # The hub and its node killed ----------------------------------------------------------------------------------------
 
 
-def test_a_hub_and_node_killed_between_two_syncs_come_back_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    with running_network(tmp_path) as network:
-        alice, bob = network.client("alice"), network.client("bob")
-        a, b = network.open_connection(alice), network.open_connection(bob)
-        alice.run("queuepayment", a, b, "1000")
-        alice.run("sync")
-        token = alice.run("queuepayment", a, b, "234")
-        before = [network.height, *(client.run("status", "--verbose") for client in (alice, bob))]
-        hub = alice.run("hubstatus")
-        network.kill()
-        assert alice.fails("sync") == (3, "HubUnreachable")
-        network.restart()
-        assert [network.height, *(client.run("status", "--verbose") for client in (alice, bob))] == before
-        assert alice.run("hubstatus") == hub
-        alice.run("sync")
-        assert tokens_of(bob.run("sync"), b)[1] == token
-        assert alice.shown(a)["balance"] == DEPOSIT - 1234 - 2 * FEE
-        assert bob.shown(b)["balance"] == DEPOSIT + 1234 - FEE
-        for client, handle in ((alice, a), (bob, b)):
-            client.run("close", handle)
-        network.kill()
-        network.restart()
-        for client, handle in ((alice, a), (bob, b)):
-            network.settle(client, handle)
-        held = [client.balances()["XCP"] for client in (alice, bob)]
-        assert held == [ASSETS - 1234 - 3 * FEE, ASSETS + 1234 - 2 * FEE]
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """A network whose hub and node may be killed."""
+    with running_network(tmp_path_factory.mktemp("mortal")) as running:
+        yield running
 
 
-def test_a_hub_killed_at_any_instant_of_a_sync_pays_once(tmp_path: Path) -> None:
-    with running_network(tmp_path) as network:
-        alice, bob = network.client("alice"), network.client("bob")
-        a, b = network.open_connection(alice), network.open_connection(bob)
-        sent = []
-        for number in range(4):
-            sent.append(alice.run("queuepayment", a, b, str(100 + number)))
-            killer = threading.Timer(0.02 * number, network.kill)
-            killer.start()
-            done = alice.done("sync")
-            killer.join()
-            assert done.code == 0 or done.error["name"] == "HubUnreachable"
-            network.restart()
-        alice.run("sync")
-        received = bob.run("sync")[b]["received_payments"]
-        assert [payment["token"] for payment in received] == sent
-        paid = sum(payment["amount"] for payment in received)
-        assert paid == sum(100 + number for number in range(4))
-        fees = DEPOSIT - paid - alice.shown(a)["balance"]
-        assert FEE <= fees <= 5 * FEE
-        hubs = alice.run("hubstatus")["connections"][a]["balance"]
-        assert hubs == DEPOSIT + paid + fees  # both count the same syncs
+def test_a_hub_and_node_killed_between_two_syncs_come_back_as_if_nothing_had_happened(mortal: Network) -> None:
+    alice, bob = mortal.client("alice"), mortal.client("bob")
+    a, b = mortal.open_connection(alice), mortal.open_connection(bob)
+    alice.run("queuepayment", a, b, "1000")
+    alice.run("sync")
+    token = alice.run("queuepayment", a, b, "234")
+    before = [mortal.height, *(client.run("status", "--verbose") for client in (alice, bob))]
+    hub = alice.run("hubstatus")
+    mortal.kill()
+    assert alice.fails("sync") == (3, "HubUnreachable")
+    mortal.restart()
+    assert [mortal.height, *(client.run("status", "--verbose") for client in (alice, bob))] == before
+    assert alice.run("hubstatus") == hub
+    alice.run("sync")
+    assert tokens_of(bob.run("sync"), b)[1] == token
+    assert alice.shown(a)["balance"] == DEPOSIT - 1234 - 2 * FEE
+    assert bob.shown(b)["balance"] == DEPOSIT + 1234 - FEE
+    for client, handle in ((alice, a), (bob, b)):
+        client.run("close", handle)
+    mortal.kill()
+    mortal.restart()
+    for client, handle in ((alice, a), (bob, b)):
+        mortal.settle(client, handle)
+    held = [client.balances()["XCP"] for client in (alice, bob)]
+    assert held == [ASSETS - 1234 - 3 * FEE, ASSETS + 1234 - 2 * FEE]
+
+
+def test_a_hub_killed_at_any_instant_of_a_sync_pays_once(mortal: Network) -> None:
+    alice, bob = mortal.client("alice"), mortal.client("bob")
+    a, b = mortal.open_connection(alice), mortal.open_connection(bob)
+    sent = []
+    for number in range(4):
+        sent.append(alice.run("queuepayment", a, b, str(100 + number)))
+        killer = threading.Timer(0.02 * number, mortal.kill)
+        killer.start()
+        done = alice.done("sync")
+        killer.join()
+        assert done.code == 0 or done.error["name"] == "HubUnreachable"
+        mortal.restart()
+    alice.run("sync")
+    received = bob.run("sync")[b]["received_payments"]
+    assert [payment["token"] for payment in received] == sent
+    paid = sum(payment["amount"] for payment in received)
+    assert paid == sum(100 + number for number in range(4))
+    fees = DEPOSIT - paid - alice.shown(a)["balance"]
+    assert FEE <= fees <= 5 * FEE
+    hubs = alice.run("hubstatus")["connections"][a]["balance"]
+    assert hubs == DEPOSIT + paid + fees  # both count the same syncs
 
 
 # The client killed --------------------------------------------------------------------------------------------------

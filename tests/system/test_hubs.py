@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -77,8 +77,8 @@ def port_of(url: str) -> int:
 
 
 @pytest.fixture
-def places(tmp_path: Path, chain: NodeProcess) -> Iterator[Places]:
-    running = Places(tmp_path, chain)
+def places(tmp_path: Path, chains: Callable[[int], NodeProcess]) -> Iterator[Places]:
+    running = Places(tmp_path, chains(3))
     try:
         yield running
     finally:

@@ -29,6 +29,7 @@ ALL_BUT_BROADCAST = (
     "utxos_with_balances",
     "getrawtransaction_batch",
     "search_raw_transactions",
+    *("mph_key", "get_asset_info", "get_assets", "get_sends", "fee_per_kb"),
 )
 
 
@@ -65,15 +66,15 @@ def test_a_sync_that_is_repeated_within_a_block_publishes_nothing_more(town: Tow
     before = town.books()
     a, b = town.open(alice), town.open(bob)
     pay(alice, a, b, 5000)
-    bob.run("close", b)
+    alice.run("close", a)
     published = []
     for _ in range(5):
         town.mine()
-        published.append(bob.run("sync")[b]["txids"] if bob.shown(b)["status"] != "closed" else [])
+        published.append(alice.run("sync")[a]["txids"] if alice.shown(a)["status"] != "closed" else [])
         for _ in range(2):
-            assert all(not item["txids"] for item in bob.run("sync").values())
-    assert [len(txids) for txids in published] == [1, 0, 0, 0, 0]  # the rest; the closes left before
-    alice.run("close", a)
+            assert all(not item["txids"] for item in alice.run("sync").values())
+    assert [len(txids) for txids in published] == [1, 0, 0, 0, 0]  # the rest; the close left before
+    bob.run("close", b)
     town.settle()
     town.check(before, alice=-5000 - 2 * FEE, bob=5000 - FEE, hub=3 * FEE)
 
@@ -127,8 +128,10 @@ def test_a_hub_that_publishes_what_it_gave_back_loses_it_all(town: Town, mined: 
     town.settle()
     after = town.books()
     gained = {name: after.held[name]["XCP"] - before.held[name]["XCP"] for name in ("alice", "bob")}
-    assert gained["alice"] == 0  # its whole deposit, and so the fees and what it paid last too
-    assert gained["bob"] >= guaranteed - DEPOSIT
+    # Its whole deposit, and so what it paid last too; but before it is mined the hub, which learns from Alice what it
+    # has given back, may put its due in the place of it.
+    assert gained["alice"] in ((0,) if mined else (0, -100 - FEE))
+    assert gained["bob"] >= guaranteed - DEPOSIT - FEE  # for the sync that is refused
     town.check(before, **gained, hub=-sum(gained.values()))
 
 
@@ -192,7 +195,7 @@ def test_a_lonely_commit_is_raised_by_a_child_as_fees_rise(town: Town) -> None:
     town.start_hub()
     alice.run("close", a)
     town.settle()
-    town.check(before, alice=-5000 - 2 * FEE, bob=5000 - FEE, hub=3 * FEE)
+    town.check(before, alice=-5000 - 2 * FEE, bob=5000 - 2 * FEE, hub=4 * FEE)
 
 
 def test_the_hub_gets_its_own_when_a_client_is_gone(town: Town) -> None:
@@ -218,26 +221,25 @@ def test_the_hub_gets_its_own_when_a_client_is_gone(town: Town) -> None:
 
 
 def test_a_commit_that_nobody_pays_out_keeps_its_payer_from_nothing(town: Town) -> None:
-    """Both ways: what a commit leaves is its payer's from the next block on."""
+    """What it leaves is its payer's from the next block on; where its payee has not signed that, by the expiry."""
     alice, bob = town.client("alice"), town.client("bob")
     before = town.books()
-    a, b = town.open(alice, expire=60), town.open(bob, expire=60)
+    a, b = town.open(alice, expire=30), town.open(bob, expire=30)
     pay(alice, a, b, 5000)
     bob.run("sync")
     town.restart_hub(NOTHING)  # it publishes its commits
-    town.mine()
+    town.mine(2)
     town.stop_hub(signal.SIGKILL)  # and is not there to pay them out
     for _ in range(4):
         alice.run("sync")
         town.mine()
     assert alice.shown(a)["status"] == "closed"
     assert alice.balances()["XCP"] == before.held["alice"]["XCP"] - 5000 - FEE
-    bob.run("sync")  # his commit
+    bob.run("close", b)  # by his commit
     town.start_hub()
-    town.mine(4)  # without Bob, who has not paid out either
-    assert set(town.stages().values()) == {"closed"}
+    town.mine_until(lambda: set(town.stages().values()) == {"closed"}, "the hub's own, without Bob's payout")
     town.settle()
-    town.check(before, alice=-5000 - FEE, bob=5000 - FEE, hub=2 * FEE)
+    town.check(before, alice=-5000 - FEE, bob=5000 - 2 * FEE, hub=3 * FEE)
 
 
 # Half made ----------------------------------------------------------------------------------------------------------
@@ -257,7 +259,7 @@ def test_a_hub_that_never_funds_keeps_nobodys_deposit(town: Town) -> None:
     town.settle(alice)  # by expiry, alone
     town.restart_hub(NOTHING)
     town.mine()
-    assert bob.run("close", b) is None  # by the hub's secret
+    assert bob.run("close", b) in town.mempool()  # by an agreed close of nothing
     town.settle()
     town.check(before)
 
@@ -296,7 +298,8 @@ def test_a_hub_that_withdraws_an_asset_closes_once_everything_is_fetched(town: T
     town.mine()
     assert town.stages() == {a: "closing", b: "closing"}
     town.settle()
-    town.check(before, alice=-400 - FEE, bob=400 - FEE, hub=2 * FEE)
+    # Bob's next sync is refused, and its half, with the fee, has left him.
+    town.check(before, alice=-400 - FEE, bob=400 - 2 * FEE, hub=3 * FEE)
 
 
 def test_what_waits_for_a_connection_that_closes_goes_back_to_its_payer(town: Town) -> None:
@@ -340,7 +343,7 @@ def test_a_connection_that_the_hub_forgot_is_closed_alone(town: Town) -> None:
 def test_dust_lures_no_payout_and_stops_no_recovery(town: Town) -> None:
     alice, bob, stranger = (town.client(name) for name in ("alice", "bob", "stranger"))
     before = town.books()
-    a, b = town.open(alice, expire=16), town.open(bob, expire=16)
+    a, b = town.open(alice, expire=30), town.open(bob, expire=30)
     pay(alice, a, b, 5000)
     bob.run("sync")
     duplexes = [client.connection(handle).duplex for client, handle in ((alice, a), (bob, b))]
@@ -359,12 +362,12 @@ def test_dust_lures_no_payout_and_stops_no_recovery(town: Town) -> None:
     assert town.coins(given_back)
     for client, handle in ((alice, a), (bob, b)):
         client.run("close", handle)
-    town.settle()  # the dust on the deposits comes home by their expiry
+    town.settle(rounds=60)  # the dust on the deposits comes home by their expiry
     left = [script for side in sides for script in (side.contract.deposit.output,) if town.coins(script)]
     assert left == []
     held = town.books().held
     change = {name: held[name]["XCP"] - before.held[name]["XCP"] for name in ("alice", "bob", "hub")}
-    assert change == {"alice": -FEE - 3 * FEE, "bob": FEE - 3 * FEE, "hub": 6 * FEE}
+    assert change == {"alice": -2 * FEE - 3 * FEE, "bob": 2 * FEE - 3 * FEE, "hub": 6 * FEE}
 
 
 def test_other_assets_on_channel_addresses_come_home_in_turn(town: Town) -> None:
