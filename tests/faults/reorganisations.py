@@ -280,6 +280,6 @@ class _Lives:
         if name in self.rogue and self.town.depth(txid_of(self.rogue[name][0])):
             gain = duplex.receiving.moved if name == "robbed" else -duplex.sending.moved
             return gain, gain
-        told = sum(_WORTH[event["action"]] * event.get("amount", event.get("sync_fee")) for event in
-                   member.history(member.handle) if event["action"] in _WORTH)  # fmt: skip
-        return duplex.guaranteed - stake, told
+        events = [event for event in member.history(member.handle) if event["action"] in _WORTH]
+        told = [_WORTH[event["action"]] * int(event.get("amount") or event["sync_fee"]) for event in events]
+        return duplex.guaranteed - stake, sum(told)
