@@ -30,6 +30,7 @@ TIME = 80  # blocks until the deposits go back
 PATIENCE = 2 * TIME
 LEAST, MOST = 6, 24  # towns
 APART = DEEPEST + 3  # blocks between two reorganisations, so that something is buried
+EARLY = 2  # of them before the connections are open: with less than half of the time left no hub deposits
 FAR_APART = DELAY + DEEPEST  # while somebody cheats
 # The ways in which connections end: agreed (of nothing, and of the whole deposit), without the hub, by the deadline, by
 # the expiry, by a revoked commit of either side, by a deposit of either side that is spent elsewhere before it counts.
@@ -89,6 +90,7 @@ class _Lives:
         self.held = {name: town.held(member.script) for name, member in self.everybody.items()}
         self.hubs = town.held(town.desk.hub.script)
         self.shaken = 0  # the height of the last reorganisation
+        self.lost = 0  # times that blocks were lost
         self.phase = ""
         self.young = [name for name in YOUNG if name in endings]
         self.rogue: dict[str, tuple[bytes, bytes]] = {}  # revoked commits, with their payouts
@@ -149,7 +151,8 @@ class _Lives:
     def _depth(self) -> int:
         """How many blocks are lost now: mostly as many as take a kind away that was not lost so deep yet."""
         since = self.town.tip - self.shaken
-        if since < (FAR_APART if self.rogue and self.phase == "ending" else APART):
+        far = FAR_APART if self.rogue and self.phase == "ending" else APART
+        if since < far or (self.phase == "opening" and self.lost >= EARLY):
             return 0
         kinds = self.town.kinds(self._deposits(), self.first)
         new = {
@@ -168,6 +171,7 @@ class _Lives:
         guaranteed = {name: self._duplex(member).guaranteed for name, member in self.everybody.items()}
         self.town.lose(depth, forget=forget, conflicts=list(conflicts))
         self.shaken = self.town.tip
+        self.lost += 1
         self.result.trials += 1
         for name, member in self.everybody.items():
             self.result.keep(guaranteed[name], self._duplex(member).guaranteed, f"{name}, {depth} blocks lost")
