@@ -61,7 +61,7 @@ EXAMPLES: list[Any] = [
     HubRefusal(REQUEST, "ConnectionNotOpen", "It is closing.", {"stage": "closing"}),
     StatusRequest(),
     StatusRequest(("XCP", "A.b")),
-    StatusReply("address", "text", "c2ln", {"BTC": 0, "XCP": 2**63 - 1}, {"XCP": TERMS}, {"A1": "A.b"}, {HANDLE: SHOWN}),
+    StatusReply("address", "text", "c2ln", {"BTC": 0, "XCP": 7}, {"XCP": TERMS}, {"A1": "A.b"}, {HANDLE: SHOWN}),
     KeyRequest(digest("nonce")),
     KeyRequest(digest("nonce"), HANDLE),
     KeyReply(REQUEST),

@@ -210,6 +210,17 @@ def test_a_reorganisation_of_the_hubs_deposit_is_noticed(it: Life) -> None:
     assert it.status() == "open"
 
 
+def test_the_hubs_deposit_that_a_reorganisation_took_away_is_published_again(it: Life) -> None:
+    it.open()
+    it.receive(120)
+    it.node.rpc("reorganise", depth=1, forget=True)
+    assert it.status() == "opening"
+    it.sync()
+    assert it.doors.passed == ["broadcast deposit", "deposit is out"]
+    it.mine()
+    assert it.status() == "open"
+
+
 def test_a_reorganisation_reopens_a_closed_connection_until_it_is_final(it: Life) -> None:
     it.open()
     it.pay(300)

@@ -144,7 +144,7 @@ def _doors(town: Town, hub_url: str, given: Samples, doors: Doors, number: int) 
         basic = {"Authorization": "Basic " + b64encode(":".join(auth).encode()).decode(), **JSON_TYPE}
         listening = (
             Door("hub", hub_url, hub_calls, {}),
-            Door("node", chain, node_calls(NODE_METHODS, usual), {}),
+            Door("node", chain + "regtest/", node_calls(NODE_METHODS, usual), {}),
             Door("bitcoin", chain + "bitcoin/", node_calls(BITCOIN_METHODS, usual), {}, own_errors=True),
             Door("serve", url, served_calls(usual), basic),
         )
