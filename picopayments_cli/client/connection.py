@@ -9,7 +9,7 @@ from typing import Any
 from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import Counter, Sent
-from picopayments_cli.channel.halves import Closing
+from picopayments_cli.channel.halves import Closing, Remainder
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.state import Changes, Signed
@@ -37,13 +37,15 @@ class Ending:
 
     ``since``: the tip at which it was stopped. ``asked``: the newest mph_close that left, or is about to.
     ``counters``: closes of h2c that this party signed as payee; ``closings``: closes of c2h that the hub signed as
-    payee. ``told``: whether the hub has answered for the last time that is needed.
+    payee. ``remainders``: the hub's signatures for the rest of commits that this file does not know, as it may be old.
+    ``told``: whether the hub has answered for the last time that is needed.
     """
 
     since: int | None = None
     asked: Mapping[str, Any] | None = field(default=None, repr=False)
     counters: tuple[Counter, ...] = ()
     closings: tuple[Closing, ...] = ()
+    remainders: tuple[Remainder, ...] = ()
     told: bool = False
 
 

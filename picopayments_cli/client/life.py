@@ -193,6 +193,7 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
     seen, look, deposits = observe(session, connection, look)
     shown, missing = status(session, seen, look, deposits), unknown_deposit(seen, look)
     if shown == OPENING:
+        _republish_the_hubs(session, seen, look, outcome)
         if missing is not None:
             _republish(session, seen, outcome, missing)
         return seen
@@ -210,6 +211,17 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
             return session.connection(connection.handle)
         log.warning("connection %s closes: %s", connection.handle.hex(), error.message)
         return _closing(session, session.connection(connection.handle), look)
+
+
+def _republish_the_hubs(session: Session, connection: Connection, look: Look, outcome: Outcome) -> None:
+    """Publish the hub's deposit again, which once counted: what was received is worth nothing without it."""
+    facts = look.facts[connection.handle][1]
+    if connection.hub_deposit is None or facts.deposit is not None or facts.spend is not None:
+        return
+    try:
+        outcome.txids.append(session.broadcast(connection.hub_deposit, "deposit"))
+    except BroadcastRefused as refused:
+        log.warning("the hub's deposit is not published again: %s", refused.message)
 
 
 def _republish(session: Session, connection: Connection, outcome: Outcome, missing: UnknownDeposit) -> None:

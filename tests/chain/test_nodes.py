@@ -74,7 +74,6 @@ def sources(tmp_path: Path) -> Iterator[Sources]:
         proxy = Proxy(REGTEST, Nodes(both, bitcoin, controls_of(process.url)), rate, lambda: None)
         methods = proxy.methods()
         with json_rpc(methods, slow=methods) as url:
-            both = NodeChain(process.url, REGTEST, bitcoin=bitcoin)
             yield Sources(process, node, both, HubChain(RpcClient(url), REGTEST), bitcoin)
 
 

@@ -176,6 +176,10 @@ class Duel(ABC):
         """Have the cheat say its half of one sync with each of these changes, then as it is; what refused each."""
 
     @abstractmethod
+    def answer(self) -> None:
+        """Have the cheat answer again."""
+
+    @abstractmethod
     def act(self) -> None:
         """Have the honest party look, and do what it finds right; the cheat answers nothing."""
 

@@ -209,6 +209,27 @@ def commit_pinned(it: Duel) -> str:
     return "the child is evicted"
 
 
+def half_that_was_evicted(it: Duel) -> str:
+    """The honest commit leaves, and is evicted; the cheat asks for it to be given back, and then publishes it."""
+    it.open()
+    it.give(it.part(0.3, 0.6))
+    it.take(it.part(0.65, 0.7))
+    it.fault()
+    it.stop()
+    it.act()
+    evicted = it.mempool()
+    raws = [bytes.fromhex(it.node.bitcoin("getrawtransaction", txid)) for txid in evicted]
+    it.node.rpc("feerate", rate=20, minimum=20)
+    it.answer()
+    names = [refusal(lambda: it.give(it.part(0.1, 0.2))), refusal(lambda: it.take(it.part(0.1, 0.2)))]
+    it.result.hold(names[0] is not None, "a channel whose half has left gives back")
+    it.fault()
+    it.spike(1)
+    it.result.hold(raws and it.would_mine(*raws), "no miner takes the commit: the trial is none")
+    it.settle("a half that was evicted", it.rob)
+    return f"{names[0]}; paid out"
+
+
 def commit_reorganised(it: Duel) -> str:
     """Reorganisations take the honest commit, and its payout, away; the cheat wants its deposit back meanwhile."""
     it.dealt()
@@ -332,6 +353,7 @@ BOTH = (
     commit_against_the_expiry,
     commit_cycled_away,
     commit_pinned,
+    half_that_was_evicted,
     commit_reorganised,
     revoked_after_what_counts,
     storm,

@@ -120,6 +120,9 @@ class CheatedHub(Duel):
         self.client.take(SyncReply.parse(self.client.call("mph_sync", request.as_json())), moved)
         return names
 
+    def answer(self) -> None:
+        """A client sends no answers."""
+
     def act(self) -> None:
         self.desk.rounds.round()
 
@@ -228,7 +231,7 @@ class CheatedClient(Duel):
         if deposit:
             self.hub.named(deposit)
         self.mine(DEPTH)
-        self.hub.silent = False
+        self.answer()
         self.life.sync()
         self.result.hold(self.opens, "the connection does not open: the trial is none")
 
@@ -251,6 +254,9 @@ class CheatedClient(Duel):
                 hub.forget()
         del hub.change, names[RIGHT]
         return names
+
+    def answer(self) -> None:
+        self.hub.silent = False
 
     def act(self) -> None:
         self.hub.silent = True

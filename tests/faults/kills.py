@@ -19,8 +19,8 @@ from faults.result import Budget, Result
 from faults.town import heard
 from faults.tracing import AFTER, BEFORE, Record, Runner, Target
 
-KILLS, QUICK_KILLS = 600, 20
-TOGETHER, QUICK_TOGETHER = 12, 1  # kills of a hub with its embedded node
+KILLS, QUICK_KILLS = 600, 15
+TOGETHER = 12  # kills of a hub with its embedded node
 MOST_CHAPTERS = 6
 BEGINNINGS = 12  # of hubs, in each chapter at most
 _BEFORE_LEAVING = re.compile(
@@ -83,7 +83,7 @@ class LivesWithKills(LivesUnderFaults):
 
     def again(self, client: Client) -> bool:
         """Whether something is to happen to the repair, too."""
-        return bool(self._wish(client)) or super().again(client)
+        return bool(self._wish(client) or self.planner.open_sides(MAIN_DOORS)) or super().again(client)
 
     def _wish(self, client: Client) -> Target | None:
         """Where only a client comes that died between putting on record what it publishes, and publishing it."""
@@ -182,17 +182,18 @@ def run(rng: random.Random, budget: Budget) -> Result:
             planner.thorough = result.trials >= least
             _chapter(budget, planner, result, least)
             chapters += 1
-        _together(rng, budget, result)
+        if not budget.quick:
+            _together(rng, budget, result)
     named = doors_named()
     result.hold(planner.doors <= named, f"doors that docs/security.rst does not name: {planner.doors - named}")
     sides = [(door, side) for door in named for side in (BEFORE, AFTER)]
     wanted = [item for item in sides if not budget.quick or item[0] in MAIN_DOORS]
     missed = sorted(" ".join(item[::-1]) for item in wanted if not planner.sides[item])
     result.hold(not missed, f"nobody died {', '.join(missed)}")
-    hit = sum(bool(planner.functions[function]) for function in planner.places)
+    hit = sum(bool(planner.functions[function]) for function in planner.entered)
     result.notes.append(
         f"{planner.deaths['client']} deaths of clients, {planner.deaths['hub']} of hubs, in {hit} of "
-        f"{len(planner.places)} functions; {len(+planner.sides)} sides of {len(planner.doors)} doors"
+        f"{len(planner.entered)} functions; {len(+planner.sides)} sides of {len(planner.doors)} doors"
     )
     return result
 
@@ -201,7 +202,7 @@ def _chapter(budget: Budget, planner: KillPlanner, result: Result, least: int) -
     """A town and some lives in it, to the end of all; in the first one some go undisturbed, to see where they lead."""
     kinds = LIVES[:1] if budget.quick else LIVES
     looking = 0 if planner.records else len(kinds)
-    names = {f"{kind}{n}": own for n in range(3 if looking else 2) for kind, own in kinds}
+    names = {f"{kind}{n}": own for n in range(3 if looking and not budget.quick else 2) for kind, own in kinds}
     folder = budget.folder / f"town{result.trials}"
     first = planner.draw(KillPoint("hub", "first start"))
     with running_node_and_runner(folder) as (node, runner):
@@ -257,7 +258,7 @@ def _together(rng: random.Random, budget: Budget, result: Result) -> None:
         a, b = (network.open_connection(client, "--expire-time", "1000") for client in clients)
         pair = tuple(zip(clients, (a, b), strict=True))
         alice, bob = clients
-        for number in range(budget.share(TOGETHER, QUICK_TOGETHER)):
+        for number in range(TOGETHER):
             alice.run("queuepayment", a, b, str(100 + number))
             before = alice.connection(a).duplex.guaranteed - 100 - number - 2
             killer = threading.Timer(0.1 * rng.random(), network.kill)

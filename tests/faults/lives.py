@@ -247,10 +247,11 @@ class ClientLife:
     def strike(self, step: str, *words: str) -> None:
         """A command at which something may happen; then what a user does: go on, and sync until that works."""
         if not self.lives.strike(self.client, step, *words):
-            if step in ("receive", "exchange", "refused") and self.lives.rng.random() < 0.5:
+            syncs = step in ("receive", "exchange", "refused")
+            if syncs and self.lives.rng.random() < 0.5:
                 self.lives.pay(self.client, self.handle, self.lives.b, 3)
             while self.lives.again(self.client):
-                self.lives.strike(self.client, "sync again", "sync")
+                self.lives.strike(self.client, step if syncs else "sync again", "sync")
             self.lives.clean(self.client)
 
     # Opening --------------------------------------------------------------------------------------------------------

@@ -324,11 +324,11 @@ def _connects(liar: Deceived) -> None:
     carol.keep()
     carol.connect()
     for method in ("mph_request", "mph_deposit"):
-        seen = [item.reply["result"] for item in liar.town.proxy.seen if item.method == method and "result" in item.reply]
-        reply = liar.told(method)
+        reply, seen = liar.told(method), [item for item in liar.town.proxy.seen if item.method == method]
+        first = next(item.reply["result"] for item in seen if "result" in item.reply)
         carol.back()
         liar.town.keep()
-        known = Known({"the hub's own key": liar.key.xonly.data}, {"of another client's reply": seen[0]})
+        known = Known({"the hub's own key": liar.key.xonly.data}, {"of another client's reply": first})
         for mutation in chosen(mutations(reply, known, liar.rng), liar.number, liar.rng):
             carol.left.clear()
             with liar.lying(method, mutation):

@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import p2pkh, p2sh
 from picopayments_cli.channel.keys import NUMS, SCHNORR_SIZE, Key
-from picopayments_cli.channel.scripts import p2wpkh
 from picopayments_cli.channel.values import MAX_QUANTITY
 
 T = TypeVar("T")
@@ -218,7 +217,7 @@ def _schnorr(data: bytes) -> Iterator[tuple[str, Any]]:
 def _scripts(rng: random.Random) -> Iterator[tuple[str, Any]]:
     program = rng.randbytes(32)
     yield "another's P2PKH", p2pkh(program[:20]).hex()
-    yield "another's P2WPKH", p2wpkh(program[:20]).hex()
+    yield "another's P2WPKH", (b"\x00\x14" + program[:20]).hex()
     yield "P2SH", p2sh(program[:20]).hex()
     yield "P2WSH", (b"\x00\x20" + program).hex()
     yield "P2TR", (b"\x51\x20" + program).hex()

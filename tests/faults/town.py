@@ -59,7 +59,7 @@ class Town:
         hub = self.desk.hub
         hub.fresh_seconds = 1e6  # a machine may be busy between two rounds
         nodes = Nodes(hub.chain, hub.bitcoin, hub.controls)
-        proxied = HubProxy(hub.network, nodes, lambda: hub.rate.value, lambda: None).methods()
+        proxied = HubProxy(hub.network, nodes, lambda: hub.rate, lambda: None).methods()
         self._endpoint = JsonRpcEndpoint({**proxied, **Methods(hub).table()}, on_error=self._failed)
 
     def _failed(self, method: str, error: Exception) -> None:

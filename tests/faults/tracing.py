@@ -7,6 +7,7 @@ it is asked comes with the command's file descriptors through the Unix socket FD
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
 import importlib
 import json
@@ -81,22 +82,39 @@ class Watch:
 
 @dataclass
 class Record:
-    """Where a process has been: the places of each function, and the doors."""
+    """Where a process has been: the lines of each function, and the doors."""
 
-    places: dict[Function, set[Place]]
+    lines: dict[Function, set[int]]
     doors: set[str]
 
     def as_json(self) -> Any:
         """Return what JSON can hold of it."""
-        functions = [[asdict(function), sorted(places)] for function, places in self.places.items()]
+        functions = [[asdict(function), sorted(lines)] for function, lines in self.lines.items()]
         return {"functions": functions, "doors": sorted(self.doors)}
 
     @classmethod
     def from_json(cls, text: str) -> Record:
         """The reverse of ``as_json``."""
         value = json.loads(text)
-        places = {Function(**function): {(kind, at) for kind, at in found} for function, found in value["functions"]}
-        return cls(places, set(value["doors"]))
+        return cls({Function(**item): set(found) for item, found in value["functions"]}, set(value["doors"]))
+
+
+@functools.cache
+def _codes_in(file: str) -> dict[tuple[str, int], CodeType]:
+    """The functions of a file of the package by their name and first line, those inside others too."""
+    found: dict[tuple[str, int], CodeType] = {}
+    left = [compile(Path(PACKAGE, file).read_text(), file, "exec")]
+    while left:
+        code = left.pop()
+        found[code.co_name, code.co_firstlineno] = code
+        left += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+    return found
+
+
+def opcodes_of(function: Function, line: int) -> list[int]:
+    """The offsets of the instructions of a line of a function."""
+    instructions = dis.get_instructions(_codes_in(function.file)[function.name, function.first])
+    return [item.offset for item in instructions if item.positions is not None and item.positions.lineno == line]
 
 
 # In the process that is traced --------------------------------------------------------------------------------------
@@ -140,8 +158,7 @@ class Tracer:
         if function is None:
             return None
         if self.recording:
-            frame.f_trace_opcodes = True
-            return _noting(self.record.places.setdefault(function, set()))
+            return _noting(self.record.lines.setdefault(function, set()))
         if self.target is not None and function == self.target.function:
             frame.f_trace_opcodes = self.target.place[0] == OPCODE
             return self._pass
@@ -175,12 +192,10 @@ class Tracer:
         self.synced = watch.synced
 
 
-def _noting(places: set[Place]) -> Callable[[FrameType, str, Any], Any]:
+def _noting(lines: set[int]) -> Callable[[FrameType, str, Any], Any]:
     def note(frame: FrameType, event: str, _arg: Any) -> Any:
         if event == LINE:
-            places.add((LINE, frame.f_lineno))
-        elif event == OPCODE:
-            places.add((OPCODE, frame.f_lasti))
+            lines.add(frame.f_lineno)
         return note
 
     return note
@@ -375,7 +390,9 @@ def _run(request: dict[str, Any]) -> int:
     main: Callable[[list[str]], int] = cli.main if tracer.role == "client" else hub_cli.main
     if request["commanded"]:
         threading.Thread(target=_obey, args=(tracer,), daemon=True).start()
-    tracer.start()
+    inside = tracer.recording or (tracer.target is not None and tracer.target.function is not None)
+    if inside or (request["commanded"] and not request["watch"]):
+        tracer.start()
     try:
         return main(request["argv"])
     finally:

@@ -64,7 +64,7 @@ def test_a_close_without_signatures_is_answered_with_the_hubs_word_and_ends_all_
     bob.sync()
     late, _ = bob.sync_request(1)
     reply = CloseReply.parse(bob.call("mph_close", request_of(bob, sign=False).as_json()))
-    assert reply.figures == Figures(1, 100)
+    assert reply.figures == Figures(0, 99)  # his fee was given back, and the rest sent
     assert reply.h2c_signature is None  # no payer signs before the payee has
     assert reply.standing.commit is not None
     assert bob.sync_refused(late) == "ConnectionNotOpen"

@@ -203,18 +203,23 @@ def test_what_was_closed_alone_at_once_is_settled_again(
     """Commit and payout are lost together, so that the payout comes too early for the mempool: somebody must know."""
     monkeypatch.setenv(SAFE_DEPTH, "1")
     life = ReorganisedLife(networks(1), (DEEPEST,), forget)
-    alice, bob = life.connect("early-alice", "early-bob")
+    alice, bob = life.connect("early-alice", "early-bob", options=("--expire_time", str(EXPIRE)))
     life.until(lambda: alice.status == bob.status == "open", "both open")
     _pay(alice, bob, 5000)
-    life.network.mine(DEEPEST)
     monkeypatch.setenv("PICOPAYMENTS_CHAIN_URL", life.network.chain_url)
     bob.client.lose_hub(bob.handle)
     bob.client.run("close", bob.handle)
+    bob.syncs += 1  # one that never reached the hub
     alice.close()
+    script = bob.script("h2c")
+    life.until(lambda: life.commit(script) is not None, "his commit mined")
+    commit = life.commit(script)
+    assert commit is not None
+    life.shake(lambda: life.mined(commit, 2), "commit and payout mined")
     life.shake(life.is_over, "the end")
     actions = [event["action"] for event in bob.client.run("history")]
     assert actions[-3:] == ["closed", "closing", "closed"]  # what left again is no new action
-    assert life.commit(bob.script("h2c")) is not None
+    assert life.commit(script) == commit
     _check_end(life)
 
 
