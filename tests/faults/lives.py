@@ -52,6 +52,7 @@ class LivesUnderFaults:
         self.result = result
         self.sent: dict[str, tuple[str, int]] = {}  # token to payee and amount
         self.paid: dict[str, int] = {}  # what a client has paid on chain, by name
+        self.unanswered: dict[str, int] = {}  # what a client's last sync carried that nobody answered: no history has it
         self.uneven: set[str] = set()  # who gets more than its own, since its hub was silent or cheated
         self.guilty: set[str] = set()  # who has cheated, and so may lose what it received
 
@@ -188,9 +189,9 @@ class LivesUnderFaults:
             changes = {}
             after = town.books()
             for name, client in town.clients.items():
-                right = self.gained(client) - self.paid.get(name, 0)
+                right = self.gained(client) - self.paid.get(name, 0) - self.unanswered.get(name, 0)
                 has = after.held[name]["XCP"] - self.before.held[name]["XCP"]
-                changes[name] = has if name in self.uneven | self.guilty else right
+                changes[name] = has if name in self.uneven | self.guilty | set(self.unanswered) else right
                 if name not in self.guilty:
                     self.result.keep(right, has, f"{name} in the end")
             town.check(self.before, hub=-sum(changes.values()), **changes)
@@ -431,6 +432,8 @@ class ClientLife:
             self.strike(f"settle{step}", "sync")
         kept = client.connection(self.handle)
         lives.result.hold(kept.stage == CLOSED, f"{self.name} is not settled after {lives.what}")
+        if kept.pending is not None:
+            lives.unanswered[self.name] = FEE + sum(payment.amount for payment in kept.pending.payments)
         held = client.balances()["XCP"] + lives.paid.get(self.name, 0) - lives.before.held[self.name]["XCP"]
         lives.result.keep(guaranteed - FEE, held + DEPOSIT, f"{self.name} on chain after {lives.what}")
 

@@ -30,6 +30,7 @@ TIME = 80  # blocks until the deposits go back
 PATIENCE = 2 * TIME
 LEAST, MOST = 6, 24  # towns
 APART = DEEPEST + 3  # blocks between two reorganisations, so that something is buried
+EARLY = 2  # of them before the connections are open: with less than half of the time left no hub deposits
 FAR_APART = DELAY + DEEPEST  # while somebody cheats
 # The ways in which connections end: agreed (of nothing, and of the whole deposit), without the hub, by the deadline, by
 # the expiry, by a revoked commit of either side, by a deposit of either side that is spent elsewhere before it counts.
@@ -42,7 +43,7 @@ TOWNS = (
     *(("agreed", "no packages", "alone", "thief"), ("through hub", "unused", "spent", "robber")),
     *(("agreed", *CHEATED), ("alone", *LATE)),
 )
-QUICK = ("agreed", "alone", "robber", "robbed")
+QUICK = ("agreed", "alone", "robber")
 _WORTH = {"received": 1, "sent": -1, "fee": -1}  # of what a history tells
 
 
@@ -89,6 +90,7 @@ class _Lives:
         self.held = {name: town.held(member.script) for name, member in self.everybody.items()}
         self.hubs = town.held(town.desk.hub.script)
         self.shaken = 0  # the height of the last reorganisation
+        self.lost = 0  # times that blocks were lost
         self.phase = ""
         self.young = [name for name in YOUNG if name in endings]
         self.rogue: dict[str, tuple[bytes, bytes]] = {}  # revoked commits, with their payouts
@@ -149,7 +151,8 @@ class _Lives:
     def _depth(self) -> int:
         """How many blocks are lost now: mostly as many as take a kind away that was not lost so deep yet."""
         since = self.town.tip - self.shaken
-        if since < (FAR_APART if self.rogue and self.phase == "ending" else APART):
+        far = FAR_APART if self.rogue and self.phase == "ending" else APART
+        if since < far or (self.phase == "opening" and self.lost >= EARLY):
             return 0
         kinds = self.town.kinds(self._deposits(), self.first)
         new = {
@@ -168,6 +171,7 @@ class _Lives:
         guaranteed = {name: self._duplex(member).guaranteed for name, member in self.everybody.items()}
         self.town.lose(depth, forget=forget, conflicts=list(conflicts))
         self.shaken = self.town.tip
+        self.lost += 1
         self.result.trials += 1
         for name, member in self.everybody.items():
             self.result.keep(guaranteed[name], self._duplex(member).guaranteed, f"{name}, {depth} blocks lost")
@@ -280,6 +284,6 @@ class _Lives:
         if name in self.rogue and self.town.depth(txid_of(self.rogue[name][0])):
             gain = duplex.receiving.moved if name == "robbed" else -duplex.sending.moved
             return gain, gain
-        told = sum(_WORTH[event["action"]] * event.get("amount", event.get("sync_fee")) for event in
-                   member.history(member.handle) if event["action"] in _WORTH)  # fmt: skip
-        return duplex.guaranteed - stake, told
+        events = [event for event in member.history(member.handle) if event["action"] in _WORTH]
+        told = [_WORTH[event["action"]] * int(event.get("amount") or event["sync_fee"]) for event in events]
+        return duplex.guaranteed - stake, sum(told)

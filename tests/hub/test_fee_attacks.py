@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from channel_support import finish_commit
+from channel_support import finish_commit, finish_payout
 from hub_support import DELAY, DEPOSIT, TIME, Client, Desk, open_all, payment, running_desk
 from regtest_support import address_of
 
