@@ -50,7 +50,8 @@ def chains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int],
     """Nodes for tests that start so many hubs of their own, which mine only when told; one funds a few hubs."""
     from regtest_support import running_node
 
-    left, node = 0, None
+    left = 0
+    node: NodeProcess | None = None
     with ExitStack() as stack:
 
         def get(hubs: int) -> NodeProcess:
