@@ -14,9 +14,9 @@ from picopayments_cli.channel.close import Agreed
 from picopayments_cli.channel.coins import Purse, offers, pay
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.drafts import MAX_CHILD, MAX_SIZE, Draft
-from picopayments_cli.channel.halves import Closing, Remainder
+from picopayments_cli.channel.halves import Closing, Commit, Remainder
 from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.scripts import DepositScript, p2wpkh
+from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.signing import finish_both, sign_leaf
 from picopayments_cli.channel.state import Receiving, Sending, known_anchor
 from picopayments_cli.channel.transactions import (
@@ -24,6 +24,7 @@ from picopayments_cli.channel.transactions import (
     child_shape,
     compose_close,
     compose_commit,
+    compose_payout,
     compose_remainder,
     compose_rest,
     expire_shape,
@@ -70,7 +71,7 @@ def legacy(owner: Key) -> bytes:
 
 def segwit(owner: Key) -> bytes:
     """The scriptPubKey of a key's P2WPKH address."""
-    return p2wpkh(owner.pubkey_hash)
+    return b"\x00\x14" + owner.pubkey_hash
 
 
 def coin(name: str, value: int, script: bytes, height: int | None = 1) -> Coin:
@@ -155,13 +156,27 @@ def vsize(raw: bytes, draft: Draft) -> int:
     return (3 * stripped + len(raw) + 3) // 4
 
 
-# Signed by both, and ready to be published --------------------------------------------------------------------------
+# The other side's signatures made into transactions, as a cheat does at any time; honest parties do it by ``Step`` ----
+
+
+def finish_commit(contract: Contract, anchor: Coin, commit: Commit, key: Key) -> bytes:
+    """The commit signed by the payee too."""
+    draft = compose_commit(contract, anchor, commit.quantity, commit.revoke_hash)
+    return finish_both(draft, commit.signature, sign_leaf(draft, key))
+
+
+def finish_payout(contract: Contract, anchor: Coin, commit: Commit, key: Key) -> bytes:
+    """The commit's payout signed by the payee too."""
+    draft = compose_commit(contract, anchor, commit.quantity, commit.revoke_hash)
+    payout = compose_payout(contract, draft, commit.revoke_hash)
+    return finish_both(payout, commit.payout_signature, sign_leaf(payout, key))
 
 
 def finish_remainder(contract: Contract, anchor: Coin, remainder: Remainder, key: Key) -> bytes:
     """The remainder signed by the payer too."""
-    draft = compose_remainder(contract, compose_commit(contract, anchor, remainder.quantity, remainder.revoke_hash))
-    return finish_both(draft, sign_leaf(draft, key), remainder.signature)
+    draft = compose_commit(contract, anchor, remainder.quantity, remainder.revoke_hash)
+    rest = compose_remainder(contract, draft)
+    return finish_both(rest, sign_leaf(rest, key), remainder.signature)
 
 
 def finish_close(contract: Contract, anchor: Coin, closing: Closing, payer_signature: bytes) -> bytes:
@@ -176,10 +191,5 @@ def finish_rest(contract: Contract, anchor: Coin, closing: Closing, key: Key) ->
 
 
 def close_transaction(side: Sending | Receiving, agreed: Agreed) -> bytes:
-    """An agreed close."""
+    """A close that both have signed."""
     return finish_close(side.contract, known_anchor(side), agreed.closing, agreed.payer_signature)
-
-
-def rest_transaction(sending: Sending, agreed: Agreed, key: Key) -> bytes:
-    """The rest of an agreed close. ``key``: the payer's."""
-    return finish_rest(sending.contract, known_anchor(sending), agreed.closing, key)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from bitcoin.core import CBlock, CTransaction
+from channel_support import finish_commit
 from network_support import FEE, Client, HubProcess, key_in, wait_until
 from regtest_support import REGTEST, NodeProcess, address_of, script_of_key
 from served_support import HubThread
@@ -23,7 +24,6 @@ from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.counterparty import asset_id, pack_send
 from picopayments_cli.channel.drafts import Output, parse_transaction, spent_outpoints
-from picopayments_cli.channel.halves import finish_commit
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.scripts import P2A

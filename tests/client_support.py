@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from channel_support import finish_commit, finish_payout
 from regtest_support import REGTEST, NodeProcess, address_of
 
 from picopayments_cli.chain import Query
@@ -18,7 +19,7 @@ from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.drafts import parse_transaction
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.halves import Commit, finish_commit, finish_payout
+from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import (
     CloseReply,

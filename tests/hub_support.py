@@ -89,11 +89,12 @@ class Desk:
         urls = Urls(self.node.url, self.node.url + "bitcoin/")
         key, marks = self.folder.key(), self.folder.marks_path
         self.hub = Hub(REGTEST, key, self.folder.offer(), self.database, urls, marks)
+        self.hub.fresh_seconds = 600.0  # rounds come when a test says so
         witness = Witness(self.folder.witness_path, self.database, self.hub.book)
         see_age(self.hub, witness, restored=restored)
         self.rounds = Rounds(self.hub, witness.note)
         self.rounds.prepare()
-        nodes = Nodes(self.hub.chain, self.hub.bitcoin, self.hub.node)
+        nodes = Nodes(self.hub.chain, self.hub.bitcoin, self.hub.controls)
         proxied = Proxy(REGTEST, nodes, lambda: self.hub.rate, self.rounds.once).methods()
         self._table: dict[str, Callable[..., Any]] = {**proxied, **Methods(self.hub).table()}
 

@@ -89,12 +89,6 @@ def test_a_module_imports_only_from_its_floor_and_those_below(name: str) -> None
     assert wrong == set()
 
 
-@pytest.mark.parametrize("floor", ["channel", "chain", "regtest"])
-def test_protocol_3_rests_on_nothing_that_goes_with_protocol_2(floor: str) -> None:
-    used = set().union(*(ours(path) for name, path in modules().items() if name.partition(".")[0] == floor))
-    assert {other for other in used if other.partition(".")[0].endswith("2")} == set()
-
-
 def test_no_modules_import_each_other_in_a_circle() -> None:
     """Not even inside functions, where it would go unnoticed."""
     left = {name: ours(path) & modules().keys() for name, path in modules().items()}

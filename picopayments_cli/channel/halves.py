@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from picopayments_cli.channel.drafts import Draft
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.signing import ALL_ANYONECANPAY, finish_both, leaf_signed, sign_leaf
+from picopayments_cli.channel.signing import ALL_ANYONECANPAY, leaf_signed, sign_leaf
 from picopayments_cli.channel.transactions import (
     Contract,
     compose_close,
@@ -69,19 +69,6 @@ def check_commit(contract: Contract, anchor: Coin, commit: Commit) -> None:
     payout = compose_payout(contract, draft, commit.revoke_hash)
     if not leaf_signed(payout, contract.deposit.payer, commit.payout_signature, ALL_ANYONECANPAY):
         raise BadPayerSignature("The commit lacks the payer's valid signature of its payout.", **_data(commit))
-
-
-def finish_commit(contract: Contract, anchor: Coin, commit: Commit, key: Key) -> bytes:
-    """The commit signed by the payee too, ready to be published."""
-    draft = compose_commit(contract, anchor, commit.quantity, commit.revoke_hash)
-    return finish_both(draft, commit.signature, sign_leaf(draft, key))
-
-
-def finish_payout(contract: Contract, anchor: Coin, commit: Commit, key: Key) -> bytes:
-    """The commit's payout signed by the payee too, ready to be published ``delay`` blocks after the commit."""
-    draft = compose_commit(contract, anchor, commit.quantity, commit.revoke_hash)
-    payout = compose_payout(contract, draft, commit.revoke_hash)
-    return finish_both(payout, commit.payout_signature, sign_leaf(payout, key))
 
 
 # Remainders, from the payee -----------------------------------------------------------------------------------------

@@ -147,6 +147,8 @@ def sync(session: Session, connection: Connection, look: Look, outcome: Outcome)
         connection = opening.agree(session, connection)
     if connection.stage == AGREED:
         connection = _live(session, connection, look, outcome)
+        if connection.stage == CLOSING:  # the look was at one that was open, and may not have known the hub's anchor
+            look = session.sight.look(session.wallet.address, [connection])
     if connection.stage == CLOSING:
         connection = _last_answer(session, connection, outcome)
         settle(session, *_observed_at_last(session, connection, look), outcome)
@@ -191,6 +193,7 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
     seen, look, deposits = observe(session, connection, look)
     shown, missing = status(session, seen, look, deposits), unknown_deposit(seen, look)
     if shown == OPENING:
+        _republish_the_hubs(session, seen, look, outcome)
         if missing is not None:
             _republish(session, seen, outcome, missing)
         return seen
@@ -208,6 +211,17 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
             return session.connection(connection.handle)
         log.warning("connection %s closes: %s", connection.handle.hex(), error.message)
         return _closing(session, session.connection(connection.handle), look)
+
+
+def _republish_the_hubs(session: Session, connection: Connection, look: Look, outcome: Outcome) -> None:
+    """Publish the hub's deposit again, which once counted: what was received is worth nothing without it."""
+    facts = look.facts[connection.handle][1]
+    if connection.hub_deposit is None or facts.deposit is not None or facts.spend is not None:
+        return
+    try:
+        outcome.txids.append(session.broadcast(connection.hub_deposit, "deposit"))
+    except BroadcastRefused as refused:
+        log.warning("the hub's deposit is not published again: %s", refused.message)
 
 
 def _republish(session: Session, connection: Connection, outcome: Outcome, missing: UnknownDeposit) -> None:
@@ -250,7 +264,7 @@ def close(session: Session, connection: Connection) -> str | None:
     goes on from there.
     """
     if connection.stage == PROPOSED:
-        session.save(replace(connection, stage=CLOSED), "given up", history.closed())
+        _give_up(session, connection)
         return None
     connection = publishing.resume(session, connection)
     look = session.sight.look(session.wallet.address, [connection])
@@ -267,6 +281,13 @@ def close(session: Session, connection: Connection) -> str | None:
         raise outcome.hub_silent
     spends = [facts.spend.seen.txid for facts in reversed(look.facts[connection.handle]) if facts.spend is not None]
     return outcome.closed_by or (spends[0][::-1].hex() if spends else None)
+
+
+def _give_up(session: Session, connection: Connection) -> Connection:
+    """Close a connection whose deposit never left, and never will."""
+    duplex = replace(connection.duplex, sending=replace(connection.duplex.sending, anchor=None))
+    given_up = replace(connection, stage=CLOSED, duplex=duplex, deposit_raw=b"")
+    return session.save(given_up, "given up", history.closed())
 
 
 def _closing(session: Session, connection: Connection, look: Look) -> Connection:

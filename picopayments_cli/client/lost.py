@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Iterator
 
-from picopayments_cli.chain import Query
+from picopayments_cli.chain import Query, View
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.deadlines import Expiry
@@ -43,14 +43,12 @@ def take_back(session: Session) -> None:
         known = session.pinned_key()
         if known in {item.hub_key for item in session.connections().values()}:
             return
-        height = session.chain.view(Query()).height
         for hub_key, item in _of_hub(session, known):
-            if not session.store.has(item.handle):
-                found = _connection(session, hub_key, item, height)
-                if found.deposit_raw or found.hub_deposit is not None:  # else nothing is there to be taken, or not yet
-                    session.save(found, "taken back", history.closing())
-                    log.warning("the connection %s was not here any more: it closes", item.handle.hex())
-            session.pin_hub(hub_key)
+            found = None if session.store.has(item.handle) else _connection(session, hub_key, item)
+            if found is not None:
+                session.pin_hub(hub_key)
+                session.save(found, "taken back", history.closing())
+                log.warning("the connection %s was not here any more: it closes", item.handle.hex())
     except LocalFiles:
         raise
     except PicopaymentsError as error:
@@ -73,8 +71,11 @@ def _of_hub(session: Session, hub_key: Pubkey | None) -> Iterator[tuple[Pubkey, 
             return
 
 
-def _connection(session: Session, hub_key: Pubkey, item: Recovered, height: int) -> Connection:
-    """Build a connection from what the hub gives back. Raises BadReply where it is none of this wallet's."""
+def _connection(session: Session, hub_key: Pubkey, item: Recovered) -> Connection | None:
+    """Build a connection from what the hub gives back; None where nothing lies on the addresses of its deposits.
+
+    Raises BadReply where it is none of this wallet's.
+    """
     secrets = Secrets(session.wallet.key, item.salt)
     own = Party(secrets.payer.xonly, secrets.payee.xonly, session.wallet.script)
     if own != item.client:
@@ -83,7 +84,16 @@ def _connection(session: Session, hub_key: Pubkey, item: Recovered, height: int)
     number = asset_id(item.asset)
     c2h = contract_of(own, item.hub, number, item.height, item.c2h)
     h2c = contract_of(item.hub, own, number, item.height, item.h2c)
-    sent, received = _deposit(session, c2h, height), _deposit(session, h2c, height)
+    places = [session.sight.at(contract.deposit.output) for contract in (c2h, h2c)]
+    view = session.chain.view(Query(coins=places, history=places))
+    there = view.coins[places[0]]
+    if not there and not view.coins[places[1]]:
+        return None
+    if there and all(coin.height is None for coin in there):
+        log.warning("the deposit of %s is not in a block: sync again once it is, before you connect", item.handle.hex())
+        return None
+    sent, received = (_deposit(session, contract, view) for contract in (c2h, h2c))
+    unknown = view.history[places[0]][0].raw if there else b""  # which keeps it open until nothing is left there
     return Connection(
         handle=item.handle,
         hub_url=session.settings.require_hub_url,
@@ -92,20 +102,21 @@ def _connection(session: Session, hub_key: Pubkey, item: Recovered, height: int)
         terms=Terms(0, 0, 1.0, 0, 0, 1, c2h.rate, h2c.rate),  # as far as they are known
         salt=item.salt,
         duplex=Duplex(Sending(c2h, sent[0] if sent else None), Receiving(h2c, received[0] if received else None)),
-        expiry=Expiry(item.height, max(item.height - height, 0)),
+        expiry=Expiry(item.height, max(item.height - view.height, 0)),
         stage=CLOSING,
         proposal={},
-        deposit_raw=sent[1].raw if sent else b"",
+        deposit_raw=sent[1].raw if sent else unknown,
         hub_deposit=received[1].raw if received else None,
         counted=(sent[1].height if sent else None, received[1].height if received else None),
-        ending=Ending(since=height),
+        ending=Ending(since=view.height),
     )
 
 
-def _deposit(session: Session, contract: Contract, height: int) -> tuple[Coin, Entry] | None:
-    """Find a deposit that counts, and its transaction."""
-    rows, entries = session.sight.funding(contract)
-    anchor = find_anchor(contract, rows, entries, height, session.network.safe_depth)
+def _deposit(session: Session, contract: Contract, view: View) -> tuple[Coin, Entry] | None:
+    """Find a deposit that counts, spent or not, and its transaction."""
+    rows = session.sight.nodes.sends(contract.deposit.output)
+    entries = view.history[session.sight.at(contract.deposit.output)]
+    anchor = find_anchor(contract, rows, entries, view.height, session.network.safe_depth)
     if anchor is None:
         return None
     return anchor, next(entry for entry in entries if entry.txid == anchor.outpoint.txid)

@@ -47,8 +47,8 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
     ``expire`` and ``delay`` in blocks. Raises what terms, funds and the hub refuse; then nothing was deposited.
     """
     check_delay(delay, session.network)
-    lost.take_back(session)
     funds.check_funds(session, asset, quantity)
+    lost.take_back(session)
     session.keep_wallet()
     secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))
     # The handle is the hub's to draw: until it is known, the salt waits under a name of its own.

@@ -30,11 +30,10 @@ from picopayments_cli.config import Settings, place_of
 from picopayments_cli.errors import (
     BadHubSignature,
     BadReply,
-    NodeUnreachable,
     PicopaymentsError,
     UnknownHandle,
 )
-from picopayments_cli.rpc import LOOPBACK, RpcClient
+from picopayments_cli.rpc import LOOPBACK, RpcClient, controls_of
 
 log = logging.getLogger(__name__)
 
@@ -137,7 +136,7 @@ class Session:
         url = self.settings.chain_url
         if url is None:
             return self.rpc
-        return RpcClient(url.rstrip("/") + "/v1/", timeout=self._timeout, unreachable=NodeUnreachable)
+        return controls_of(url, self._timeout)
 
     @cached_property
     def sight(self) -> Sight:

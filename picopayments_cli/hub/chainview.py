@@ -36,11 +36,8 @@ def sides_of(hub: Hub, book: Reading, account: Account) -> tuple[Paying, Paid]:
     rows = book.db.execute(_SENT, {"of": account.handle}).all()
     of_payer, of_payee = (tuple(_sent_of(row) for row in rows if row.payer is payer) for payer in (True, False))
     anchor = paid.anchor
-    theirs = None if anchor is None else hub.follower.deposit(book.db, anchor.outpoint.txid)
-    return (
-        replace(paying, sent=of_payer),
-        replace(paid, sent=of_payee, deposit=None if theirs is None else theirs.raw),
-    )
+    theirs = None if anchor is None else hub.follower.deposit_raw(book.db, anchor.outpoint.txid)
+    return replace(paying, sent=of_payer), replace(paid, sent=of_payee, deposit=theirs)
 
 
 def facts_of(hub: Hub, book: Reading, side: Side, *, closing: bool) -> Facts:

@@ -20,6 +20,7 @@ from picopayments_cli.errors import ConnectionNotOpen, PicopaymentsError
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.hub import Ask, Hub
+from picopayments_cli.hub.logs import note
 from picopayments_cli.hub.sealing import signed
 from picopayments_cli.hub.stopping import give_up_noticed, stop
 from picopayments_cli.web import RawJson
@@ -81,7 +82,7 @@ class Closes:
         own: Standing = standing(duplex, secrets, shown, doubts(duplex.receiving, said.commit))
         duplex, reply, outcome = answer(duplex, request, digest, own, secrets, stale=account.stale, home=home)
         for error in outcome.refused:
-            _note("close not signed", account, error=error.as_json())
+            note(log, "close not signed", account, error=error.as_json())
         self._keep(work, account, reply, outcome)
         text = self._reply(reply.as_json())
         work.put(replace(account, duplex=duplex, close_digest=digest, close_reply=text.text), changes)
@@ -96,7 +97,3 @@ class Closes:
         if reply.c2h_close is not None:
             whole = None if outcome.c2h is None else outcome.c2h.payer_signature
             work.add_close(account.handle, reply.c2h_close.quantity, whole, None, payer=False)
-
-
-def _note(what: str, account: Account, **fields: Any) -> None:
-    log.info(what, extra={"fields": {"handle": account.handle.hex(), **fields}})

@@ -13,7 +13,7 @@ from threading import RLock
 from typing import Any
 
 from bitcoin.core import CBlock, CTransaction
-from sqlalchemy import BindParameter, Connection, bindparam, select
+from sqlalchemy import BindParameter, Connection, Row, bindparam, select
 
 from picopayments_cli.chain.packages import PackageNode
 from picopayments_cli.channel.facts import Seen
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 KEPT_BLOCKS = 200  # how deep a reorganisation can be followed
 _FETCHED_AT_ONCE = 500  # transactions of the mempool in one batch
+_NOWHERE = -1  # the height of a deposit that was there, and that neither a block nor the mempool has now
 _ATTEMPTS = 20  # to read blocks and mempool at one and the same tip
 
 _TIP = select(blocks.c.height, blocks.c.hash).order_by(blocks.c.height.desc()).limit(1)
@@ -44,7 +45,7 @@ _SPEND = select(spends).where(spends.c.txid == _ID, spends.c.vout == _N)
 _DROP_SPEND = spends.delete().where(spends.c.txid == _ID, spends.c.vout == _N)
 _WATCH = select(watched).where(watched.c.txid == _ID, watched.c.vout == _N)
 _DEPOSIT = select(deposits).where(deposits.c.txid == _ID)
-_MINED = deposits.update().where(deposits.c.txid == _ID).values(height=_AT)
+_DEPOSIT_AT = deposits.update().where(deposits.c.txid == _ID).values(height=_AT)
 _DEPOSITS = select(deposits).where(deposits.c.script == bindparam("script"))
 _GONE = (
     select(spends.c.spender).where(spends.c.height.is_(None)),
@@ -53,7 +54,7 @@ _GONE = (
 _WAITING = select(spends.c.txid, spends.c.vout).where(spends.c.height.is_(None))
 _SPENT_BY = select(spends).where(spends.c.spender == _ID)
 _FORGET_SPENDER = spends.delete().where(spends.c.spender == _ID, spends.c.height.is_(None))
-_FORGET_DEPOSIT = deposits.delete().where(deposits.c.txid == _ID, deposits.c.height.is_(None))
+_LOSE_DEPOSIT = deposits.update().where(deposits.c.txid == _ID, deposits.c.height.is_(None)).values(height=_NOWHERE)
 _WATCHED_OF = select(watched).where(watched.c.handle == bindparam("of"))
 _FORGET_CONNECTION = tuple(table.delete().where(table.c.handle == bindparam("of")) for table in (watched, deposits))
 _STOP = (
@@ -189,13 +190,13 @@ class Follower:
         self._seen = present - (set(fresh) - raws.keys())  # what came and went may come again
 
     def _forget(self, db: Connection, txid: bytes) -> None:
-        """Forget a transaction that the mempool has no more. What it has stopped stays stopped."""
+        """Forget what the mempool has no more, but keep a deposit's bytes. What it has stopped stays stopped."""
         for row in db.execute(_SPENT_BY, {"id": txid}).all():
             self._touched.add(self._outpoints[(bytes(row.txid), row.vout)][0])
         if txid in self._deposits:
             self._touched.add(self._deposits[txid])
         db.execute(_FORGET_SPENDER, {"id": txid})
-        db.execute(_FORGET_DEPOSIT, {"id": txid})
+        db.execute(_LOSE_DEPOSIT, {"id": txid})
 
     def _concerns(self, tx: CTransaction) -> bool:
         spent = any((item.prevout.hash, item.prevout.n) in self._outpoints for item in tx.vin)
@@ -235,9 +236,10 @@ class Follower:
 
     def _record_deposit(self, db: Connection, handle: Handle, tx: CTransaction, height: Height | None) -> None:
         txid = tx.GetTxid()
-        if db.execute(_DEPOSIT, {"id": txid}).first() is not None:
-            if height is not None:
-                db.execute(_MINED, {"id": txid, "at": height})
+        known = db.execute(_DEPOSIT, {"id": txid}).first()
+        if known is not None:
+            if height is not None or known.height == _NOWHERE:
+                db.execute(_DEPOSIT_AT, {"id": txid, "at": height})
         else:
             script = bytes(tx.vout[0].scriptPubKey)
             row = {"txid": txid, "handle": handle, "script": script, "raw": tx.serialize(), "height": height}
@@ -311,13 +313,23 @@ class Follower:
     def deposit(db: Connection, txid: bytes) -> Entry | None:
         """A transaction that pays to a deposit's address first."""
         row = db.execute(_DEPOSIT, {"id": txid}).first()
-        return None if row is None else Entry(bytes(row.txid), bytes(row.raw), _height(row.height))
+        return None if row is None or row.height == _NOWHERE else _entry(row)
+
+    @staticmethod
+    def deposit_raw(db: Connection, txid: bytes) -> bytes | None:
+        """The bytes of such a transaction, wherever it is: a reorganisation may have taken it out of the chain."""
+        row = db.execute(_DEPOSIT, {"id": txid}).first()
+        return None if row is None else bytes(row.raw)
 
     @staticmethod
     def deposits_to(db: Connection, script: bytes) -> list[Entry]:
         """All transactions that paid to a deposit's address first."""
         rows = db.execute(_DEPOSITS, {"script": script})
-        return [Entry(bytes(row.txid), bytes(row.raw), _height(row.height)) for row in rows]
+        return [_entry(row) for row in rows if row.height != _NOWHERE]
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(bytes(row.txid), bytes(row.raw), _height(row.height))
 
 
 def _height(value: int | None) -> Height | None:

@@ -6,8 +6,12 @@ import json
 import logging
 import sys
 import time
+from typing import TYPE_CHECKING, Any
 
 from picopayments_cli.errors import PicopaymentsError
+
+if TYPE_CHECKING:
+    from picopayments_cli.hub.account import Account
 
 
 class JsonLines(logging.Formatter):
@@ -42,3 +46,8 @@ def log_to_stderr(debug: bool) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("picopayments_cli").setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+def note(log: logging.Logger, event: str, account: Account, **fields: Any) -> None:
+    """Log what has come about with a connection."""
+    log.info(event, extra={"fields": {"handle": account.handle.hex(), **fields}})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.coins import pay
@@ -28,6 +27,7 @@ from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.chainview import facts_of, note_sent, sides_of
 from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.logs import note
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ def see_deposits(hub: Hub, handle: Handle) -> None:
         receiving = replace(receiving, anchor=receiving.anchor or anchors.get(receiving.contract.deposit.output))
         duplex = replace(account.channels, sending=sending, receiving=receiving)
         work.put(replace(account, duplex=duplex, close_digest=None))  # an earlier mph_close is judged anew
-        _note("deposit seen", account)
+        note(log, "deposit seen", account)
     for script in anchors:
         hub.follower.found_deposit(script)
 
@@ -163,7 +163,7 @@ def _write(hub: Hub, handle: Handle, draft: Draft) -> bytes | None:
         coins = tuple(spent.coin for spent in draft.inputs)
         note_sent(work, handle, Sent(anchor.outpoint.txid, coins[0].outpoint, feefrac_of(draft), coins), payer=True)
         work.put(replace(account, deposit_raw=raw))
-        _note("deposit made", account, fee=draft.fee)
+        note(log, "deposit made", account, fee=draft.fee)
     return raw
 
 
@@ -188,13 +188,9 @@ def restage(hub: Hub, work: UnitOfWork, account: Account, facts: list[Facts]) ->
     expiry = account.fixed.agreed.expiry
     ready = is_open(expiry, facts, hub.network.safe_depth)
     if account.stage == AGREED and ready and expiry.may_open(facts[0].tip, hub.network.safe_depth):
-        _note("open", account)
+        note(log, "open", account)
         return work.put(replace(account, stage=OPEN))
     if account.stage == OPEN and not ready:
-        _note("no longer confirmed", account)
+        note(log, "no longer confirmed", account)
         return work.put(replace(account, stage=AGREED))
     return account
-
-
-def _note(what: str, account: Account, **fields: Any) -> None:
-    log.info(what, extra={"fields": {"handle": account.handle.hex(), **fields}})

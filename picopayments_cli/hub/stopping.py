@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
 
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Handle
@@ -18,6 +17,7 @@ from picopayments_cli.errors import HubRestored
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.hub import Ask, Hub
+from picopayments_cli.hub.logs import note
 
 log = logging.getLogger(__name__)
 
@@ -29,14 +29,14 @@ def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
     for item in account.waiting:
         payer = work.get(item.payer)
         if payer.stage not in (AGREED, OPEN) or payer.handle == account.handle:
-            _note("payment stranded", account, amount=item.amount)
+            note(log, "payment stranded", account, amount=item.amount)
             continue
         work.return_payment(item)
         back = work.add_payment(account.handle, item.payer, item.amount, item.token)
         work.keep(replace(payer, waiting=(*payer.waiting, back)))
     if account.stage not in (AGREED, OPEN):
         return account
-    _note("closing", account)
+    note(log, "closing", account)
     return work.put(replace(account, stage=CLOSING, since=hub.follower.tip(work.db), waiting=()))
 
 
@@ -68,7 +68,3 @@ def refusal(handle: Handle) -> HubRestored:
         "The hub has been restored from a backup, and does not know the newest state of the connection: close it.",
         handle=handle.hex(),
     )
-
-
-def _note(what: str, account: Account, **fields: Any) -> None:
-    log.info(what, extra={"fields": {"handle": account.handle.hex(), **fields}})

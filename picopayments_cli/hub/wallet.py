@@ -10,7 +10,7 @@ from picopayments_cli.chain import REQUIRE_MEMO, Query
 from picopayments_cli.channel.coins import Purse, fund
 from picopayments_cli.channel.drafts import Draft, Output, parse_transaction, spent_outpoints
 from picopayments_cli.channel.rates import may_open
-from picopayments_cli.channel.reserve import Reserve, missing
+from picopayments_cli.channel.reserve import Chore, Reserve, missing, spendable
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.steps import Means
 from picopayments_cli.channel.values import Outpoint
@@ -41,12 +41,15 @@ def means_of(hub: Hub) -> tuple[Means, bool]:
 
 
 def split(hub: Hub, means: Means) -> Means:
-    """Make the coins that the reserve lacks, by one transaction at the rate of the day, and return what is left.
+    """Make the coins that the reserve and deposits lack, by one transaction at the rate of the day.
 
-    Not while the one before is unconfirmed, nor on a guess of the rate. Raises BroadcastRefused.
+    Not while the one before is unconfirmed, nor on a guess of the rate. Return what is left. Raises BroadcastRefused.
     """
-    lacking = missing([coin.value for coin in means.purse.coins], means.reserve)
-    if not lacking or not may_open(means.rate, means.bounds):
+    values = [coin.value for coin in means.purse.coins]
+    lacking = missing(values, means.reserve)
+    if spendable(values, means.reserve, Chore.DEPOSIT) or not may_open(means.rate, means.bounds):
+        return means
+    if not lacking and _is_paid(hub):
         return means
     with hub.database.reading() as db:
         text = meta_get(db, _SPLIT)
@@ -57,7 +60,7 @@ def split(hub: Hub, means: Means) -> Means:
     draft = splitting(purse, means.reserve, () if former is None else spent_outpoints(former))
     if draft is None:
         fields = {"address": hub.address, "missing": lacking, "each": means.reserve.each}
-        log.warning("the reserve lacks coins: send bitcoins to the hub's address", extra={"fields": fields})
+        log.warning("the wallet lacks coins: send bitcoins to the hub's address", extra={"fields": fields})
         return means
     raw = finish_wallet(draft, hub.key)
     with hub.database.transaction("split") as db:
@@ -67,19 +70,24 @@ def split(hub: Hub, means: Means) -> Means:
     return replace(means, purse=means.purse.without(draft))
 
 
-def splitting(purse: Purse, reserve: Reserve, former: Collection[Outpoint] = ()) -> Draft | None:
-    """The transaction that makes as many coins for the reserve as can be; None where that would make none more.
+def _is_paid(hub: Hub) -> bool:
+    """Whether a coin for the hub waits for a block, like the change of its last deposit."""
+    return any(coin.height is None for coin in hub.chain.view(Query(coins=[hub.address])).coins[hub.address])
 
-    It spends the largest coin, and those that are too small for the reserve where it takes them too; the last output
-    takes what is left over. Where coins of a ``former`` one are still there it spends these, so that only one of the
-    two can be mined.
+
+def splitting(purse: Purse, reserve: Reserve, former: Collection[Outpoint] = ()) -> Draft | None:
+    """The transaction that makes a coin for each close of the reserve and one for deposits, or as many as can be.
+
+    None where that would make none more. It spends the largest coin, and those that are too small for the reserve where
+    it takes them too; the last output takes what is left over. Where coins of a ``former`` one are still there it
+    spends these, so that only one of the two can be mined.
     """
     ordered = sorted(purse.coins, key=lambda coin: coin.value)
     enough = [coin for coin in ordered if coin.value >= reserve.each]
     chosen = [coin for coin in ordered if coin.outpoint in former]
     chosen = chosen or [coin for coin in ordered if coin not in enough[:-1]]
     kept = [coin for coin in enough if coin not in chosen]
-    for count in range(reserve.coins - len(kept), len(enough) - len(kept), -1):
+    for count in range(reserve.coins + 1 - len(kept), len(enough) - len(kept), -1):
         try:
             outputs = (Output(reserve.each, purse.script),) * count
             return fund(Draft((), outputs), replace(purse, coins=tuple(chosen)), count - 1)

@@ -107,7 +107,7 @@ def test_a_folder_from_a_backup_signs_nothing_away(it: Life, tmp_path: Path) -> 
     assert it.held() == due
 
 
-def test_a_payer_from_a_backup_gets_the_rest_of_what_it_does_not_know_at_the_expiry(it: Life, tmp_path: Path) -> None:
+def test_a_payer_from_a_backup_gets_the_rest_of_a_commit_that_it_does_not_know(it: Life, tmp_path: Path) -> None:
     it.open()
     it.pay(10)
     it.session.close()
@@ -123,8 +123,9 @@ def test_a_payer_from_a_backup_gets_the_rest_of_what_it_does_not_know_at_the_exp
     it.close()
     assert it.hub.outcome.c2h is None  # it signs no more than it knows of
     it.hub.publish(newest)
-    it.settle(EXPIRE + 20)
+    it.settle(10)
     assert it.held() == QUANTITY - newest.quantity
+    assert [event["kind"] for event in it.told() if event["action"] == "published"] == ["remainder"]
 
 
 def test_a_child_that_was_evicted_goes_out_again_with_a_higher_fee(it: Life) -> None:

@@ -15,10 +15,10 @@ from regtest_support import NodeProcess
 
 from picopayments_cli import api
 from picopayments_cli.channel.facts import Counter
-from picopayments_cli.channel.halves import Closing
+from picopayments_cli.channel.halves import Closing, Remainder
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.stages import CLOSING
-from picopayments_cli.channel.values import Handle, Quantity, Token
+from picopayments_cli.channel.values import Handle, Hash, Quantity, Token
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.client import exchange, life
 from picopayments_cli.client.connection import Connection
@@ -51,6 +51,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, node: NodeProcess) -> Iterato
             since=5,
             counters=(Counter(5, b"c" * 64),),
             closings=(Closing(7, b"p" * 64, b"r" * 65),),
+            remainders=(Remainder(Quantity(9), Hash(b"h" * 20), b"s" * 65),),
             told=True,
         ),
     )
@@ -108,7 +109,15 @@ def fits(name: str, value: Any, other: Any) -> bool:
         return False
     if name in ("hub_url", "asset") or (isinstance(value, int) and other != -1):
         return True
-    return other in ([], {}) and name in ("queue", "published", "requested", "proposal", "counters", "closings")
+    return other in ([], {}) and name in (
+        "queue",
+        "published",
+        "requested",
+        "proposal",
+        "counters",
+        "closings",
+        "remainders",
+    )
 
 
 def test_each_member_must_be_there_and_of_its_kind(full: Life) -> None:

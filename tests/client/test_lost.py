@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from client_support import EXPIRE, QUANTITY, Life
+from client_support import QUANTITY, Life
 
 from picopayments_cli import api
 
@@ -50,15 +50,14 @@ def test_a_deposit_comes_home_though_the_hub_goes_silent_after_it_gave_the_salt(
     assert it.held() == QUANTITY
 
 
-def test_what_the_hub_published_leaves_the_rest_to_the_expiry(it: Life) -> None:
+def test_what_the_hub_published_leaves_the_rest(it: Life) -> None:
     it.open()
     it.pay(300)
     commit = it.hub.now.receiving.active[-1].commit
     lose(it)
     it.hub.publish(commit)
     it.mine()
-    it.until(it.connection.expiry.height if it.session.connections() else it.tip + EXPIRE)
-    settle(it, 20)
+    settle(it, 10)
     assert it.held() == QUANTITY - commit.quantity
 
 
@@ -76,3 +75,27 @@ def test_a_folder_that_has_its_connections_asks_for_none(it: Life) -> None:
     it.doors.passed.clear()
     api.sync(it.session)
     assert "call mph_key" not in it.doors.passed
+
+
+def test_what_was_never_deposited_or_is_over_is_left_alone(it: Life) -> None:
+    it.killed_at("save agreed", it.connect)  # the hub has agreed, and nothing was deposited
+    lose(it)
+    assert api.sync(it.session) == {}
+    it.connect()
+    it.mine()
+    it.hub.see(it.connection)
+    it.close()  # before the hub deposited
+    it.settle()
+    assert it.held() == QUANTITY
+    lose(it)
+    assert api.sync(it.session) == {}
+
+
+def test_a_deposit_that_is_not_in_a_block_is_waited_for(it: Life, caplog: pytest.LogCaptureFixture) -> None:
+    it.connect()
+    lose(it)
+    assert api.sync(it.session) == {}
+    assert "not in a block" in caplog.text
+    it.mine()
+    it.restart()
+    assert list(api.sync(it.session)) == [it.handle]

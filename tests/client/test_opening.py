@@ -104,7 +104,7 @@ def deposits(it: Life) -> list[set[Outpoint]]:
         ({"deposit_ratio": 0.0009}, BadTerms),  # nothing in return
         ({"deposit_ratio": "1"}, BadTerms),
         ({"fee_rate": 101}, BadTerms),
-        ({"fee_rate": 6}, BadTerms),  # more than an honest hub needs at 1 sat/vB
+        ({"fee_rate": 7}, BadTerms),  # more than an honest hub needs at 1 sat/vB
         ({"fee_rate_max": 0}, BadTerms),
         ({"deposit_min": QUANTITY + 1}, DepositRefused),
         ({"deposit_max": QUANTITY - 1}, DepositRefused),
@@ -338,6 +338,7 @@ def test_a_deposit_leaves_the_reserve_in_the_wallet(it: Life) -> None:
     api.blocksend(it.session, "BTC", address_of(it.hub.script), held - 22_000)
     it.mine()
     it.restart()
+    it.doors.passed.clear()
     with pytest.raises(InsufficientBitcoin):
         it.connect()
     nothing_left(it)

@@ -13,6 +13,7 @@ from typing import Any
 
 import requests
 from bitcoin.core import CBlock, CTransaction
+from channel_support import finish_commit, finish_payout
 from regtest_support import NodeProcess, address_of
 from starlette.routing import Route
 
@@ -22,7 +23,7 @@ from picopayments_cli.chain.packages import LedgerChain, PackageNode
 from picopayments_cli.channel.coins import pay
 from picopayments_cli.channel.drafts import DUST, Draft, Output
 from picopayments_cli.channel.duplex import Duplex, Half
-from picopayments_cli.channel.halves import Commit, finish_commit, finish_payout
+from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.signing import finish_alone, finish_wallet
@@ -31,11 +32,9 @@ from picopayments_cli.channel.transactions import (
     child_shape,
     compose_commit,
     compose_payout,
-    compose_send,
     expire_shape,
-    message,
 )
-from picopayments_cli.channel.values import Coin, Quantity
+from picopayments_cli.channel.values import Coin
 from picopayments_cli.errors import BroadcastRefused, PicopaymentsError
 from picopayments_cli.regtest.node import BlockRefused, Node
 from picopayments_cli.regtest.server import create_app
@@ -82,7 +81,9 @@ def bribed_node(folder: Path) -> Iterator[BribedNode]:
             except BlockRefused as error:
                 raise BroadcastRefused(str(error)) from error
 
-        app.router.routes.append(Route("/miner/", JsonRpcEndpoint({"mine": mine}, max_bytes=20_000_000), methods=["POST"]))
+        app.router.routes.append(
+            Route("/miner/", JsonRpcEndpoint({"mine": mine}, max_bytes=20_000_000), methods=["POST"])
+        )
         server = WebServer(app)
         servers.put(server)
         try:
@@ -141,9 +142,22 @@ class Duel(ABC):
     def honest_deadline(self) -> int:
         """The last height at which the honest party may begin to settle."""
 
+    @property
+    @abstractmethod
+    def opens(self) -> bool:
+        """Whether it is open, for the honest party."""
+
+    @abstractmethod
+    def agree(self) -> None:
+        """Agree on it; the cheat has deposited nothing yet."""
+
+    @abstractmethod
+    def opened(self, deposit: bytes) -> None:
+        """Mine until it is open, by this deposit of the cheat's."""
+
     @abstractmethod
     def open(self) -> None:
-        """Open it."""
+        """Open it, and have a peer that answers."""
 
     @abstractmethod
     def stop(self) -> None:
@@ -160,6 +174,10 @@ class Duel(ABC):
     @abstractmethod
     def say(self, changes: Mapping[str, Change]) -> dict[str, str | None]:
         """Have the cheat say its half of one sync with each of these changes, then as it is; what refused each."""
+
+    @abstractmethod
+    def answer(self) -> None:
+        """Have the cheat answer again."""
 
     @abstractmethod
     def act(self) -> None:
@@ -190,9 +208,14 @@ class Duel(ABC):
         """Replace the last blocks by a longer branch; what they held is forgotten."""
         self.node.rpc("reorganise", depth=depth, forget=True)
 
+    def depth(self, raw: bytes) -> int:
+        """The confirmations of a transaction."""
+        txid = CTransaction.deserialize(raw).GetTxid()[::-1].hex()
+        return int(self.node.bitcoin("getrawtransaction", txid, True)["confirmations"])
+
     def spike(self, rate: int) -> None:
-        """Set what fees are, in sat/vB."""
-        self.node.rpc("feerate", rate=rate)
+        """Set what fees are, in sat/vB; when they are high, the mempool takes nothing that pays the least."""
+        self.node.rpc("feerate", rate=rate, minimum=1 if rate < 8 else 3)
 
     def mempool(self) -> list[str]:
         """The txids in the mempool."""
@@ -265,12 +288,10 @@ class Duel(ABC):
         shape, coins = Draft((), (Output(DUST, self.script),)), self._coin()
         return finish_wallet(pay(shape, coins, rate * shape.plus(coins).size), self.key)
 
-    def expire(self, rate: int = 3) -> bytes:
-        """All that lies on its deposit's address back to itself."""
-        side = self.duplex.sending
-        coins = self.coins(side.contract.deposit.output) or (known_anchor(side),)
-        shape = expire_shape(side.contract, coins, side.contract.asset_id)
-        coin = self._coin()
+    def expire(self, coins: Sequence[Coin], rate: int) -> bytes:
+        """Coins on its deposit's address back to itself."""
+        contract, coin = self.duplex.sending.contract, self._coin()
+        shape = expire_shape(contract, coins, contract.asset_id)
         draft = pay(shape, coin, rate * shape.plus(coin).size)
         return finish_alone(draft, self.secrets.payer, self.key, None)
 
@@ -278,12 +299,18 @@ class Duel(ABC):
         return (max(self.coins(self.script), key=lambda coin: (coin.value, coin.outpoint)),)
 
     def rob(self, *stolen: Commit) -> None:
-        """Take whatever the network lets it take: payouts of commits, by default of all, and its deposit."""
+        """Take whatever the network lets it take: payouts, its deposit. What is stolen is published again, too."""
+        for made in stolen:
+            if not self.tries(self.commit(made)) and self.rng.random() < 0.3:
+                with contextlib.suppress(ValueError):  # no coins are left for it
+                    self.tries(self.commit(made), self.child(self.drafted(made), self.rng.choice((5, 35, 60))))
         for made in stolen or self.received:
             self.tries(self.payout(made))
         if self.tip >= self.expires:
-            self.tries(self.expire())
-            self.tries(self.expire(50))
+            side = self.duplex.sending
+            lies = self.coins(side.contract.deposit.output) or ((side.anchor,) if side.anchor else ())
+            for rate in (3, 50) if lies else ():
+                self.tries(self.expire(lies, rate))
 
     # What both have done --------------------------------------------------------------------------------------------
 
@@ -322,7 +349,7 @@ class Duel(ABC):
 
         The cheat acts before it, ``also``, and behind it, ``last``. ``spikes``: the fee rates of the next blocks.
         """
-        rates = [*(self.rng.choices((1, 2, 8, 30), k=self.rng.randrange(12)) if spikes is None else spikes)]
+        rates = [*(self.rng.choices((1, 2, 8, 30, 120), k=self.rng.randrange(12)) if spikes is None else spikes)]
         for _ in range(LAST):
             if self.over:
                 break
@@ -342,7 +369,7 @@ class Duel(ABC):
         self.had, self.begun = self.held(), self.tip
 
     def _bitcoins(self) -> tuple[int, int]:
-        """The satoshis that the honest wallet has lost since, and what its deposit and its transactions' fees took."""
+        """The satoshis that the honest wallet has lost since, and what deposits and its transactions' fees took."""
         lost = taken = 0
         for height in range(self.begun + 1, self.tip + 1):
             block_hash = self.bitcoin.block_hash(height)
@@ -354,8 +381,7 @@ class Duel(ABC):
                 lost += sum(own) - sum(value for value, script in made if script == self.honest)
                 if own:
                     taken += sum(value for value, _ in spent) - sum(value for value, _ in made)
-                    deposit = self.honests.sending.contract.deposit.output
-                    taken += sum(value for value, script in made if script == deposit)
+                    taken += sum(value for value, script in made if script[:2] == b"\x51\x20")
         return lost, taken
 
     def _output(self, txid: bytes, number: int) -> tuple[int, bytes]:

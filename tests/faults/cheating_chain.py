@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 
-from faults.cheat_network import DEEPEST, Duel, refusal
+from faults.cheat_network import DEEPEST, DELAY, Duel, refusal
+from picopayments_cli.channel.drafts import Draft
 from picopayments_cli.channel.halves import Commit
 
 JUNK = "JUNKISH"
@@ -72,7 +74,7 @@ def punishment_cycled_away(it: Duel) -> str:
     return "the punishment comes again"
 
 
-def _cycling(it: Duel, parent: Callable[[], object], rounds: int = 3) -> Callable[[], None]:
+def _cycling(it: Duel, parent: Callable[[], Draft], rounds: int = 3) -> Callable[[], None]:
     """Evict what spends a P2A output, and what evicted it, a few times."""
     rates = iter(range(22, 22 + 15 * rounds, 15))
 
@@ -118,7 +120,7 @@ def revoked_while_it_is_given_back(it: Duel) -> str:
     name = refusal(lambda: it.take(it.duplex.receiving.moved))
     it.fault()
     it.settle("a commit given back once it is published", lambda: it.rob(stolen))
-    return f"punished, {name}" if name is None else name
+    return name or "punished"
 
 
 def revoked_at_the_expiry(it: Duel) -> str:
@@ -207,6 +209,27 @@ def commit_pinned(it: Duel) -> str:
     return "the child is evicted"
 
 
+def half_that_was_evicted(it: Duel) -> str:
+    """The honest commit leaves, and is evicted; the cheat asks for it to be given back, and then publishes it."""
+    it.open()
+    it.give(it.part(0.3, 0.6))
+    it.take(it.part(0.65, 0.7))
+    it.fault()
+    it.stop()
+    it.act()
+    evicted = it.mempool()
+    raws = [bytes.fromhex(it.node.bitcoin("getrawtransaction", txid)) for txid in evicted]
+    it.node.rpc("feerate", rate=20, minimum=20)
+    it.answer()
+    names = [refusal(lambda: it.give(it.part(0.1, 0.2))), refusal(lambda: it.take(it.part(0.1, 0.2)))]
+    it.result.hold(names[0] is not None, "a channel whose half has left gives back")
+    it.fault()
+    it.spike(1)
+    it.result.hold(raws and it.would_mine(*raws), "no miner takes the commit: the trial is none")
+    it.settle("a half that was evicted", it.rob)
+    return f"{names[0]}; paid out"
+
+
 def commit_reorganised(it: Duel) -> str:
     """Reorganisations take the honest commit, and its payout, away; the cheat wants its deposit back meanwhile."""
     it.dealt()
@@ -214,6 +237,65 @@ def commit_reorganised(it: Duel) -> str:
     it.stop()
     it.settle("commit and payout reorganised", it.rob, _reorganising(it, 3))
     return "published again"
+
+
+def revoked_after_what_counts(it: Duel) -> str:
+    """The commit that counts is mined, and its rest taken; a reorganisation makes room for a revoked one instead."""
+    stolen = it.dealt()
+    it.give(it.part(0.02, 0.08))
+    it.fault()
+    it.tries(it.commit(_active(it)[-1]))
+    it.act()
+    it.mine()
+    it.act()
+    it.mine()
+    it.reorganise()
+    it.result.hold(it.would_mine(it.commit(stolen)), "no miner takes the commit: the trial is none")
+    it.settle("a revoked commit after a reorganisation", lambda: it.rob(stolen))
+    return "punished in its place"
+
+
+def storm(it: Duel) -> str:
+    """Anything of that at any time; the victim looks as often as it has to."""
+    it.open()
+    for _ in range(3):
+        it.give(it.part(0.05, 0.15))
+        if it.rng.random() < 0.5:
+            it.take(it.part(0.02, 0.2))
+    it.fault()
+    rng, sleepy, taken_back = it.rng, it.rng.random() < 0.5, [False]
+    contracts = it.duplex.sending.contract, it.duplex.receiving.contract
+    scripts = [contract.deposit.output for contract in contracts]
+    scripts += [contracts[1].commit_script(made.revoke_hash).output for made in it.received]
+
+    def take_back() -> None:
+        if not sleepy and not taken_back[0]:
+            it.reorganise(rng.randint(1, DEEPEST))
+            taken_back[0] = True
+
+    acts: list[Callable[[], object]] = [
+        lambda: it.tries(it.commit(rng.choice(it.received))),
+        lambda: it.would_mine(it.commit(rng.choice(it.received))),
+        lambda: it.tries(it.commit(made := rng.choice(it.received)), it.child(it.drafted(made), rng.randint(2, 60))),
+        lambda: it.tries(it.child(it.drafted(rng.choice(it.received)), rng.randint(2, 80))),
+        lambda: it.tries(it.child(it.honest_commit(), rng.randint(2, 40))),
+        lambda: it.tries(it.elsewhere(rng.randint(2, 99))),
+        lambda: it.faucet(rng.choice(scripts), rng.choice((546, 2000)), rng.choice(("XCP", JUNK)), rng.randint(0, 9)),
+        take_back,
+    ]
+
+    def also() -> None:
+        it.rob()
+        for _ in range(rng.choice((0, 0, 0, 1, 2))):
+            with contextlib.suppress(IndexError, ValueError):  # nothing is there to be spent
+                rng.choice(acts)()
+
+    def sleep() -> None:
+        if sleepy and it.tip + DELAY < it.honest_deadline:
+            it.mine(rng.randrange(DELAY // 2))
+
+    it.settle("a storm", also, sleep)
+    return "punished, or settled"
 
 
 # Dust and assets ----------------------------------------------------------------------------------------------------
@@ -271,7 +353,10 @@ BOTH = (
     commit_against_the_expiry,
     commit_cycled_away,
     commit_pinned,
+    half_that_was_evicted,
     commit_reorganised,
+    revoked_after_what_counts,
+    storm,
     dust_and_assets,
     dust_without_end,
 )

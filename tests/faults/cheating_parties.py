@@ -6,12 +6,14 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import client_support
 import hub_support
+from bitcoin.core import CTransaction
 from client_support import Life
 from hub_support import Client, Desk, payment
 from regtest_support import REGTEST
@@ -22,11 +24,13 @@ from picopayments_cli import web
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.messages import CloseReply, SyncReply
-from picopayments_cli.channel.values import Quantity, Token
+from picopayments_cli.channel.messages import CloseReply, ConnectReply, DepositReply, SyncReply
+from picopayments_cli.channel.opening import Party
+from picopayments_cli.channel.transactions import check_deposit
+from picopayments_cli.channel.values import Token
 from picopayments_cli.errors import PicopaymentsError
-from picopayments_cli.hub import closing
 from picopayments_cli.hub.hub import Ask
+from picopayments_cli.hub.stopping import stop
 
 RIGHT = "nothing wrong"
 DEEP = replace(REGTEST, safe_depth=DEPTH)
@@ -39,6 +43,7 @@ class CheatedHub(Duel):
 
     def __init__(self, town: Town) -> None:
         super().__init__(town.node, town.rng, town.result)
+        self.town = town
         self.desk = town.desk
         self.client = Client(town.desk, f"client {town.next()}")
         self.secrets, self.key, self.script = self.client.secrets, self.client.key, self.client.script
@@ -64,24 +69,38 @@ class CheatedHub(Duel):
     def stop(self) -> None:
         hub = self.desk.hub
         with hub.book.transaction("told by the operator") as work:
-            closing.stop(hub, work, work.get(self.client.handle))
+            stop(hub, work, work.get(self.client.handle))
         hub.ask(Ask.NOW, self.client.handle)
 
+    @property
+    def opens(self) -> bool:
+        return self.desk.account(self.client.handle).stage == "open"
+
     def agree(self) -> None:
+        self.endow()
+        self.desk.mine()
+        self.ask()
+
+    def endow(self) -> None:
+        """Have the faucet give the cheat its deposit, and coins for fees."""
+        self.faucet(self.script, 1_000_000, quantity=self.stake)
+        self.faucet(self.script, 1_000_000)
+
+    def ask(self) -> None:
+        """Agree on it, with coins that are there."""
         self.begin()
         self.client.agree(EXPIRE)
-        self.client.endow()
-        self.mine()
 
     def open(self) -> None:
         self.agree()
         self.client.deposit()
         self.opened()
 
-    def opened(self) -> None:
-        """Mine until both deposits count."""
-        self.desk.mine(2 * DEPTH)
-        self.result.hold(self.desk.account(self.client.handle).stage == "open", "the connection does not open")
+    def opened(self, deposit: bytes = b"") -> None:
+        for _ in range(3 * DEPTH):
+            if not self.opens:
+                self.desk.mine()
+        self.result.hold(self.opens, "the connection does not open: the trial is none")
         self.client.see_deposits()
 
     def give(self, quantity: int) -> None:
@@ -97,22 +116,49 @@ class CheatedHub(Duel):
         names = {}
         for what, change in changes.items():
             body = replace(request, half=change(self, request.half)).as_json()
-            names[what] = refusal(lambda body=body: self.client.call("mph_sync", body))  # type: ignore[misc]
+            names[what] = refusal(partial(self.client.call, "mph_sync", body))
         self.client.take(SyncReply.parse(self.client.call("mph_sync", request.as_json())), moved)
         return names
+
+    def answer(self) -> None:
+        """A client sends no answers."""
 
     def act(self) -> None:
         self.desk.rounds.round()
 
 
+def _as_it_is(reply: Any) -> Any:
+    return reply
+
+
 class CheatingHub(client_support.Hub):
     """A hub that changes what it says where a trial wants it."""
 
-    change: Callable[[SyncReply], SyncReply] = staticmethod(lambda reply: reply)
-    change_close: Callable[[CloseReply], CloseReply] = staticmethod(lambda reply: reply)
+    change: Callable[[SyncReply], SyncReply] = staticmethod(_as_it_is)
+    change_close: Callable[[CloseReply], CloseReply] = staticmethod(_as_it_is)
+    change_opening: Mapping[str, Callable[[Any], Any]] = {}
 
     def _sync(self, body: Any, asked: bytes) -> SyncReply:
         return self.change(super()._sync(body, asked))
+
+    def _request(self, body: Any, asked: bytes) -> ConnectReply:
+        reply: ConnectReply = self.change_opening.get("mph_request", _as_it_is)(super()._request(body, asked))
+        return reply
+
+    def _deposit(self, body: Any, asked: bytes) -> DepositReply:
+        reply: DepositReply = self.change_opening.get("mph_deposit", _as_it_is)(super()._deposit(body, asked))
+        return reply
+
+    @property
+    def asker(self) -> Party:
+        """The client that asked for a connection."""
+        return self._client
+
+    def named(self, deposit: bytes) -> None:
+        """Take a transaction for its deposit."""
+        sending = self.now.sending
+        anchor = check_deposit(sending.contract, CTransaction.deserialize(deposit))
+        self.now = replace(self.now, sending=replace(sending, anchor=anchor))
 
     def forget(self) -> None:
         """Answer anew what was answered before."""
@@ -135,7 +181,6 @@ class CheatedClient(Duel):
         self.hub = self.life.hub = CheatingHub(town.node, self.key)
         self.life.restart()
         self.secrets, self.script, self.honest = self.hub.secrets, self.hub.script, self.life.wallet
-        self._payments = 0
 
     @property
     def duplex(self) -> Duplex:
@@ -161,11 +206,19 @@ class CheatedClient(Duel):
         self.hub.silent = True
         self.life.close()
 
+    @property
+    def opens(self) -> bool:
+        return self.life.status() == "open"
+
     def agree(self) -> None:
         self.begin()
         for _ in range(2):
             self.faucet(self.script, 1_000_000)
         self.life.connect()
+        if self.rng.random() < 0.2:
+            self.mine()
+            self.reorganise(1)
+            self.life.sync()  # publishes its deposit again
         self.mine(DEPTH)
         self.hub.see(self.life.connection)
 
@@ -174,14 +227,15 @@ class CheatedClient(Duel):
         self.hub.fund(self.coins(self.script))
         self.opened()
 
-    def opened(self) -> None:
-        """Mine until both deposits count."""
+    def opened(self, deposit: bytes = b"") -> None:
+        if deposit:
+            self.hub.named(deposit)
         self.mine(DEPTH)
+        self.answer()
         self.life.sync()
-        self.result.hold(self.life.status() == "open", "the connection does not open")
+        self.result.hold(self.opens, "the connection does not open: the trial is none")
 
     def give(self, quantity: int) -> None:
-        self._payments += 1
         self.life.pay(quantity, Token(self.rng.randbytes(32)))
 
     def take(self, quantity: int) -> None:
@@ -200,6 +254,9 @@ class CheatedClient(Duel):
                 hub.forget()
         del hub.change, names[RIGHT]
         return names
+
+    def answer(self) -> None:
+        self.hub.silent = False
 
     def act(self) -> None:
         self.hub.silent = True
@@ -224,9 +281,8 @@ class Town:
 @contextlib.contextmanager
 def running_town(folder: Path, rng: random.Random, result: Result) -> Iterator[Town]:
     """A town for the length of a ``with`` block, on which everybody waits for depth as on a real network."""
-    times = {"EXPIRE": EXPIRE, "DELAY": DELAY, "REGTEST": DEEP}
     with (
-        patch.multiple(client_support, **times),
+        patch.multiple(client_support, EXPIRE=EXPIRE, DELAY=DELAY, REGTEST=DEEP),
         patch.multiple(hub_support, DELAY=DELAY, REGTEST=DEEP),
         patch.object(web, "MAX_CONNECTIONS", 10_000),  # each command of a client leaves some to the garbage collector
         bribed_node(folder / "chain") as node,
@@ -238,4 +294,5 @@ def running_town(folder: Path, rng: random.Random, result: Result) -> Iterator[T
             town.desk.stop()
 
 
-WAYS: dict[str, Callable[[Town], CheatedHub | CheatedClient]] = {"hub": CheatedHub, "client": CheatedClient}
+# By who cheats.
+WAYS: dict[str, Callable[[Town], CheatedHub | CheatedClient]] = {"client": CheatedHub, "hub": CheatedClient}

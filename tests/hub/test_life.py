@@ -116,6 +116,25 @@ def test_a_reorganisation_of_the_deposit_is_waited_for(desk: Desk) -> None:
     alice.sync()
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_deposits_that_no_block_and_no_mempool_has_any_more_are_published_again(desk: Desk, restarted: bool) -> None:
+    alice = Client(desk, "alice")
+    open_all(desk, alice)
+    alice.sync(payment(None, 5000))
+    before = desk.balance(desk.hub.script)
+    desk.node.rpc("reorganise", depth=2, forget=True)
+    desk.hub.follower.catch_up()  # both are gone
+    if restarted:
+        desk.stop()
+        desk.start()
+    desk.mine(2)
+    assert desk.account(alice.handle).stage == "open"
+    alice.sync()
+    desk.hub.draining = True
+    desk.mine(6)
+    assert desk.balance(desk.hub.script) == before + 5002
+
+
 def test_the_hub_publishes_the_close_whose_signature_it_is_handed(desk: Desk) -> None:
     alice = Client(desk, "alice")
     open_all(desk, alice)

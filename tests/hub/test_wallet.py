@@ -71,7 +71,7 @@ def test_a_hub_with_one_large_coin_splits_it_and_deposits(own: Desk) -> None:
     assert own.mempool() == [txid]
     own.mine()
     values = sorted(coin.value for coin in coins(own))
-    assert values[:-1] == [each] * (RESERVE_COINS - 1)
+    assert values[:-1] == [each] * RESERVE_COINS
     assert values[-1] > each
     client = promised(own)
     own.mine(2)
@@ -102,7 +102,7 @@ def test_a_hub_with_too_little_says_what_it_lacks_and_deposits_once_it_has_it(
     client = promised(own)
     own.mine(2)
     assert (own.account(client.handle).stage, own.account(client.handle).deposit_raw) == ("agreed", None)
-    assert "the reserve lacks coins" in caplog.text
+    assert "the wallet lacks coins" in caplog.text
     own.node.rpc("faucet", address=own.hub.address, btc=5_000_000)
     own.mine(4)
     assert own.account(client.handle).stage == "open"
@@ -168,11 +168,11 @@ def coin(number: int, value: int) -> Coin:
         ([2 * EACH + 1000], 2),
         ([EACH - 1, EACH - 1, EACH - 1, EACH - 1], 3),  # joined, as each is too small
         ([EACH, EACH, EACH, EACH], None),
-        ([EACH, EACH, 10 * EACH], 2),
+        ([EACH, EACH, 10 * EACH], 3),
         ([EACH, EACH, EACH + 1, EACH - 500], None),
         ([EACH, EACH, EACH + 1000, EACH], None),
         ([EACH, EACH, EACH + 1000, EACH - 500], 2),
-        ([10 * EACH], 4),
+        ([10 * EACH], 5),
     ],
 )
 def test_as_many_coins_are_made_as_can_be_and_are_lacking(values: list[int], made: int | None) -> None:

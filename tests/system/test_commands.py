@@ -178,7 +178,7 @@ def test_where_the_ledger_wants_a_memo_nothing_is_sent_or_deposited(network: Net
     client, there = network.client("memo"), stranger()
     client.run("faucet")
     network.mine()
-    node = RpcClient(network.chain_url + "v1/")
+    node = RpcClient(network.chain_url + "regtest/")
     for address in (address_of(client), there):
         node.call("setaddressoptions", [address, 1], retry=False)
     before = client.run("balances")
