@@ -197,10 +197,7 @@ class _Lives:
         return all(self._hubs(member) == OPEN and None not in member.now.counted for member in honest)
 
     def _all_over(self) -> bool:
-        return all(
-            member.now.stage == CLOSED and self._hubs(member) == CLOSED
-            for member in self.everybody.values()
-        )
+        return all(member.now.stage == CLOSED and self._hubs(member) == CLOSED for member in self.everybody.values())
 
     def _respend(self) -> None:
         """Have a deposit that does not count yet taken away, and its coins spent elsewhere, by who deposited."""
