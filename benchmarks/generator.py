@@ -23,9 +23,6 @@ from urllib.parse import urlsplit
 
 from party import Party, request_text
 
-HOW_MANY = (0, 1, 1, 1, 1, 1, 1, 2, 2, 5)  # payments in a sync
-MOST = 2000
-
 
 class Wire:
     """One HTTP connection, kept alive."""
@@ -59,8 +56,7 @@ class Clients:
         self.latencies: list[float] = []
 
     def _prepared(self, party: Party) -> str:
-        payees = self._draw.choices(self._handles, k=self._draw.choice(HOW_MANY))
-        return request_text(party.prepare([handle for handle in payees if handle != party.handle], MOST, self._draw), 0)
+        return request_text(party.prepare_mixed(self._handles, self._draw), 0)
 
     async def sync(self, wire: Wire, due: float | None = None) -> None:
         """The next party's sync."""

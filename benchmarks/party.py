@@ -5,44 +5,53 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.values import Handle, Hash, Quantity, Secret, Token
-from picopayments_cli.channel2 import duplex as pair
-from picopayments_cli.channel2.duplex import Duplex
-from picopayments_cli.channel2.keys import Key, Secrets
-from picopayments_cli.channel2.messages import Payment, SyncReply, SyncRequest
+from picopayments_cli.channel.duplex import Duplex
+from picopayments_cli.channel.keys import Key, Secrets
+from picopayments_cli.channel.messages import SyncReply, SyncRequest
+from picopayments_cli.channel.state import known_anchor
+from picopayments_cli.channel.values import Handle, Quantity, Token
+from picopayments_cli.channel.wire import Anchors, Payment
+
+HOW_MANY = (0, 1, 1, 1, 1, 1, 1, 2, 2, 5)  # payments in a sync
+MOST = 2000  # that one payment moves
 
 
 @dataclass
 class Party:
-    """A client's side of one connection."""
+    """A client's side of one connection. ``secret`` is the wallet's key, which no signature has been made with yet."""
 
-    key: Key
+    secret: bytes
     salt: bytes
     handle: Handle
     fee: int
     duplex: Duplex
-    next_number: int = 1
-    numbers: dict[Hash, int] = field(default_factory=dict)  # of the own revoke hashes
+
+    def __post_init__(self) -> None:
+        self._secrets = Secrets(Key(self.secret), self.salt)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a pickle holds: libsecp256k1's own objects are not in it."""
+        return Party, (self.secret, self.salt, self.handle, self.fee, self.duplex)
 
     def prepare(self, payees: Sequence[Handle], most: int, draw: random.Random) -> dict[str, Any]:
         """The signed body of the next sync, with payments of 1 to ``most``; the state counts it as sent."""
         payments = tuple(Payment(payee, Quantity(draw.randint(1, most)), Token(draw.randbytes(32))) for payee in payees)
-        secrets = Secrets(self.key, self.salt)
-
-        def secret_of(revoke_hash: Hash) -> Secret:
-            return secrets.revoke(self.numbers.pop(revoke_hash))
-
         total = self.fee + sum(payment.amount for payment in payments)
-        moved, half = pair.transfer(self.duplex, total, self.key, secret_of)
-        own_hash = secrets.revoke_hash(self.next_number)
-        self.numbers[own_hash] = self.next_number
-        self.next_number += 1
-        self.duplex = pair.hand_out(moved, own_hash)
-        return envelope.seal(self.key, SyncRequest(self.handle, half, payments, own_hash).as_json())
+        moved, half, _ = pair.transfer(self.duplex, total, self._secrets)
+        self.duplex, own_hash = pair.hand_out(moved, self._secrets)
+        anchors = Anchors(known_anchor(moved.sending).outpoint, known_anchor(moved.receiving).outpoint)
+        request = SyncRequest(self.handle, anchors, half, payments, own_hash)
+        return envelope.seal(self._secrets.key, request.as_json())
+
+    def prepare_mixed(self, handles: Sequence[Handle], draw: random.Random) -> dict[str, Any]:
+        """The next sync of a mixed load: idle, one payment or several, to any of the other handles."""
+        payees = draw.choices(handles, k=draw.choice(HOW_MANY))
+        return self.prepare([handle for handle in payees if handle != self.handle], MOST, draw)
 
     def settle(self, reply: Any) -> None:
         """Apply the hub's reply, with every check of the channel's rules."""
@@ -50,8 +59,8 @@ class Party:
         if answer.refused:
             raise RuntimeError(f"The hub refused payments: {answer.refused}")
         expected = sum(receipt.amount for receipt in answer.receipts)
-        channels, _ = pair.settle(self.duplex, answer.half, expected)
-        self.duplex = pair.add_request(channels, answer.next_hash)
+        channels, _, _ = pair.settle(self.duplex, answer.half, expected)
+        self.duplex = pair.add_request(channels, answer.next_hash, seen=False)
 
 
 def request_text(body: dict[str, Any], number: int) -> str:

@@ -11,19 +11,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ageing import age
+from ageing import in_process
 from hub_process import HubProcess, running_hub
 from opening import open_connections
 
-from picopayments_cli.channel2.keys import Key
-
 CONNECTIONS = 240
 AGED_SYNCS = 10_000
-WORKERS = 16  # HTTP connections that keep the hub busy
+MIXED_SYNCS = 2000  # in process, of the clients that load the hub afterwards
+AT_ONCE = (16, 64)  # HTTP connections that keep the hub busy
 COMPARED = 40  # syncs of the aged pair and of a fresh one
 PAUSE = 0.1  # between them: a round of the hub's chores has looked at the next hashes
 
@@ -61,17 +59,19 @@ def measure(base: Path, seconds: float, seed: int) -> dict[str, Any]:
     with running_hub(base / "hub", "--block-time", "0") as hub:
         parties = open_connections(hub, CONNECTIONS)
     opened = time.monotonic() - begun
-    aged = age(base / "hub", parties[0], parties[1], AGED_SYNCS, seed)
+    with in_process(base / "hub") as hub_alone:
+        alone = hub_alone.mixed(parties[2:], MIXED_SYNCS, seed)
+        aged = hub_alone.age(parties[0], parties[1], AGED_SYNCS, seed)
     prepared = time.monotonic() - begun
     with open(base / "parties", "wb") as file:
-        pickle.dump([replace(party, key=Key(party.key.secret)) for party in parties], file)
+        pickle.dump(parties, file)
     generator = Generator(base / "parties", seed)
     try:
         with running_hub(base / "hub") as hub:
             time.sleep(2)  # the first round looks at everything
             idle = {"memory_mb": hub.memory_mb()["now"], "cpu_share": hub.cpu_share(3)}
             aged |= _compare_ages(generator, hub)
-            results = _saturate_then_half(generator, hub, seconds)
+            results = _loads(generator, hub, seconds, alone)
             memory = hub.memory_mb()
     finally:
         generator.stop()
@@ -86,19 +86,30 @@ def measure(base: Path, seconds: float, seed: int) -> dict[str, Any]:
     }
 
 
-def _saturate_then_half(generator: Generator, hub: HubProcess, seconds: float) -> dict[str, Any]:
-    clients = range(2, CONNECTIONS)
-    cpu = hub.cpu_seconds()
-    full = generator.run(hub, clients, WORKERS, seconds)
-    used = hub.cpu_seconds() - cpu
-    a_second = len(full["latencies"]) / full["elapsed"]
-    half = generator.run(hub, clients, 2 * WORKERS, seconds, rate=a_second / 2)
+def _loads(generator: Generator, hub: HubProcess, seconds: float, alone: float) -> dict[str, Any]:
+    """As many syncs as the hub takes, from few clients at once and from many, and half as many as from few."""
+    few, many = (_saturate(generator, hub, workers, seconds, alone) for workers in AT_ONCE)
+    rate = few["syncs_a_second"] / 2
+    half = generator.run(hub, range(2, CONNECTIONS), 2 * AT_ONCE[0], seconds, rate=rate)
     return {
-        "saturated": {
-            **_summary(full),
-            "cpu_share": {"hub": round(used / full["elapsed"], 2), "generator": full["cpu_share"]},
-        },
+        "in_process": {"hub_cpu_ms": round(alone * 1000, 3), "syncs_a_second": round(1 / alone, 1)},
+        "saturated": few,
+        f"saturated_by_{AT_ONCE[1]}": many,
         "at_half_that_rate": _summary(half),
+    }
+
+
+def _saturate(generator: Generator, hub: HubProcess, workers: int, seconds: float, alone: float) -> dict[str, Any]:
+    """``of_in_process``: the share of the syncs that the hub's own work would allow on one core."""
+    cpu = hub.cpu_seconds()
+    ran = generator.run(hub, range(2, CONNECTIONS), workers, seconds)
+    used = hub.cpu_seconds() - cpu
+    summary = _summary(ran)
+    return {
+        **summary,
+        "clients": workers,
+        "of_in_process": round(summary["syncs_a_second"] * alone, 2),
+        "cpu_share": {"hub": round(used / ran["elapsed"], 2), "generator": ran["cpu_share"]},
     }
 
 

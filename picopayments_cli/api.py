@@ -19,7 +19,7 @@ from picopayments_cli.channel.stages import CLOSED, PROPOSED
 from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Token, check_token, from_hex
 from picopayments_cli.channel.wire import Payment, Receipt, terms_json
-from picopayments_cli.client import hubs, legacy, life, opening, send, tokens
+from picopayments_cli.client import hubs, legacy, life, lost, opening, send, tokens
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
@@ -78,6 +78,7 @@ def open_session(
     session = Session(settings, settings.basedir if given else None)
     try:
         yield session
+        session.keep_rate()  # a command that is refused writes nothing
     finally:
         session.close()
 
@@ -332,6 +333,8 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
 
     Each connection with its own hub. One that fails does not stop the others; its error is raised when they are done.
     """
+    if handle is None:
+        lost.take_back(session)
     chosen = [item for item in _chosen(session, handle) if not item.final]
     brought: dict[str, Outcome] = {}
     failed: list[PicopaymentsError] = []

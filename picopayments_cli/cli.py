@@ -247,7 +247,7 @@ COMMANDS = {
     ),
     "demo": Command(
         "Show whole payments on this machine (regtest only).\n\n"
-        "A node, a hub and two clients: connect, pay both ways, close, settle, add up.",
+        "A node, a hub and four clients: pay both ways, cheat, close, settle, add up.",
         "--regtest demo",
     ),
 }

@@ -6,11 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.halves import finish_commit, finish_payout, sign_commit
+from picopayments_cli.channel.halves import sign_commit
 from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.signing import finish_alone
+from picopayments_cli.channel.signing import finish_alone, finish_both, sign_leaf
 from picopayments_cli.channel.state import Sending, known_anchor
-from picopayments_cli.channel.transactions import Contract, compose_commit, expire_shape, revoke_shape
+from picopayments_cli.channel.transactions import Contract, compose_commit, compose_payout, expire_shape, revoke_shape
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.errors import ChannelUnspendable
 
@@ -87,6 +87,7 @@ def _as_payee(contract: Contract, secrets: Secrets, payer: Key, payee: Key) -> I
     """A commit and its payout, on an anchor that is not there."""
     anchor = Coin(Outpoint(bytes(32), 0), contract.budget.anchor, contract.deposit.output, None)
     commit = sign_commit(contract, anchor, contract.quantity, secrets.revoke_hash(0), payer)
-    spent = compose_commit(contract, anchor, commit.quantity, commit.revoke_hash).coin(0)
-    yield _Way("commit", finish_commit(contract, anchor, commit, payee), anchor)
-    yield _Way("payout", finish_payout(contract, anchor, commit, payee), spent)
+    draft = compose_commit(contract, anchor, commit.quantity, commit.revoke_hash)
+    yield _Way("commit", finish_both(draft, commit.signature, sign_leaf(draft, payee)), anchor)
+    payout = compose_payout(contract, draft, commit.revoke_hash)
+    yield _Way("payout", finish_both(payout, commit.payout_signature, sign_leaf(payout, payee)), draft.coin(0))

@@ -6,8 +6,11 @@ import os
 import shlex
 import stat
 from pathlib import Path
+from typing import IO
 
 from picopayments_cli.errors import StoreUnusable
+
+_CHUNK = 4096
 
 
 def check_private(path: Path) -> None:
@@ -49,3 +52,32 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def append_lines(path: Path, data: bytes, size: int | None = None) -> None:
+    """Add lines to a file, and wait until they are on disk. Raises OSError.
+
+    What stands behind its first ``size`` bytes is dropped, without a size a last line that was cut off.
+    """
+    is_new = not path.exists()
+    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+        file.truncate(_end_of_lines(file) if size is None else size)
+        file.seek(0, os.SEEK_END)
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    if is_new:
+        flush_folder(path.parent)
+
+
+def _end_of_lines(file: IO[bytes]) -> int:
+    """Find where the last whole line of a file ends."""
+    end = file.seek(0, os.SEEK_END)
+    while end:
+        start = max(end - _CHUNK, 0)
+        file.seek(start)
+        found = file.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0

@@ -40,6 +40,7 @@ MAX_ANSWER = 64_000_000
 MAX_TEXT = 2000  # characters of a peer's message that are kept
 BATCH = 500  # calls in one POST
 _BUSY = (429, 502, 503, 504)
+_REST_BUSY = (429, 502, 504)  # 503 is a node's refusal too
 _WARMING_UP = -28  # Bitcoin Core's code while it starts
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _NEXT_STEP = {
@@ -74,6 +75,7 @@ class _Http:
         verify: bool = True,
         auth: Auth = None,
         unreachable: type[Unreachable] = HubUnreachable,
+        busy: tuple[int, ...] = _BUSY,
     ) -> None:
         parts = urlsplit(check_url(url, "server's URL"))
         host = parts.netloc.rpartition("@")[2]
@@ -85,6 +87,7 @@ class _Http:
             self._auth = HTTPBasicAuth(unquote_to_bytes(parts.username), unquote_to_bytes(parts.password or ""))
         self._timeout = timeout
         self._retries = retries
+        self._busy = busy
         self._verify = verify
         self._unreachable = unreachable
         self._local = parts.hostname in LOOPBACK
@@ -121,7 +124,7 @@ class _Http:
             raise self.bad(what, f"a redirect to {_shown(answer.location)}, which is not followed")
         if answer.status in (401, 403, 407):
             raise self.bad(what, f"HTTP status {answer.status}: user or password are missing or wrong")
-        if answer.status in _BUSY:
+        if answer.status in self._busy:
             raise self.silent(what, self.text_of_error(answer))
         return answer
 
@@ -165,7 +168,7 @@ class _Http:
             other=None if retry else 0,
             redirect=0,
             allowed_methods=None,
-            status_forcelist=_BUSY if retry else (),
+            status_forcelist=self._busy if retry else (),
             backoff_factor=0.2,
             raise_on_status=False,
             respect_retry_after_header=False,
@@ -343,6 +346,11 @@ class RpcClient:
         return self._http.refused(f"{method} was refused: {text}", call=method, code=code, details=data)
 
 
+def controls_of(chain_url: str, timeout: tuple[float, float] = TIMEOUT) -> RpcClient:
+    """The methods by which the regtest network of a node is steered: blocks, money, fees."""
+    return RpcClient(chain_url.rstrip("/") + "/regtest/", timeout=timeout, unreachable=NodeUnreachable)
+
+
 def _is_id(reply: Mapping[str, Any]) -> bool:
     return isinstance(reply.get("id"), int)
 
@@ -362,6 +370,32 @@ def _shown(text: Any) -> str:
 
 # REST ---------------------------------------------------------------------------------------------------------------
 
+# What a Counterparty server says of the servers behind it goes by its text: Bitcoin Core's failures and refusals are
+# both 503 (400 before 11.3), those of an index of addresses are 400.
+_BROADCAST = "Error broadcasting transaction: "
+_UNKNOWN = "No such mempool or blockchain transaction"
+_FAILED = (
+    "Error calling ",
+    "429 Too Many Requests",
+    "No result returned",
+    "Loading ",
+    "Verifying ",
+    "Rescanning",
+    "Cannot communicate",
+    "Malformed ",
+    "Electrs server not configured",
+    "All Electrs backends failed",
+    "This request exceeds the maximum number of Bitcoin backend RPC calls",
+)
+
+
+def _is_refusal(status: int, text: str) -> bool:
+    """Whether an error is the node's verdict on what was asked, and no failure of something behind it."""
+    said = text.removeprefix(_BROADCAST)
+    if said.startswith(_FAILED):
+        return False
+    return 400 <= status < 500 or (status == 503 and (said != text or said.startswith(_UNKNOWN)))
+
 
 class RestClient:
     """Calls to one server in the style of Counterparty Core's v2: JSON objects, errors as ``{"error": text}``."""
@@ -375,7 +409,9 @@ class RestClient:
         verify: bool = True,
     ) -> None:
         url = url if url.endswith("/") else url + "/"
-        self._http = _Http(url, timeout=timeout, retries=retries, verify=verify, unreachable=NodeUnreachable)
+        self._http = _Http(
+            url, timeout=timeout, retries=retries, verify=verify, unreachable=NodeUnreachable, busy=_REST_BUSY
+        )
 
     @property
     def url(self) -> str:
@@ -400,11 +436,11 @@ class RestClient:
     def _object(self, path: str, answer: _Answer) -> dict[str, Any]:
         value = self._http.parse(answer, path)
         text = value.get("error") if isinstance(value, dict) else None
-        if answer.status >= 500:
-            raise self._http.silent(path, self._http.text_of_error(answer))
-        if not isinstance(value, dict) or (answer.status >= 400 and not isinstance(text, str)):
-            raise self._http.bad(path, f"HTTP status {answer.status} and no JSON object of this interface")
-        if answer.status >= 400:
+        if isinstance(text, str) and _is_refusal(answer.status, text):
             shown = _shown(text)
             raise self._http.refused(f"The node refused {path}: {shown}", call=path, status=answer.status, reason=shown)
+        if answer.status >= 500 or (answer.status >= 400 and isinstance(text, str)):
+            raise self._http.silent(path, self._http.text_of_error(answer))
+        if not isinstance(value, dict) or answer.status >= 400:
+            raise self._http.bad(path, f"HTTP status {answer.status} and no JSON object of this interface")
         return value

@@ -14,14 +14,13 @@ from servers import json_rpc, serving
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
-from starlette.routing import Mount, Route
+from starlette.routing import Route
 
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.networks import NETWORKS, address_of_script
 from picopayments_cli.rpc import RpcClient
-from picopayments_cli.web import JsonRpcEndpoint
 
 TESTNET = NETWORKS["testnet"]
 SCRIPT = b"\xa9\x14" + bytes(20) + b"\x87"
@@ -71,7 +70,9 @@ HUB: dict[str, Any] = {
     "get_asset_info": [{"asset": "A18446744073709551615", "asset_id": "18446744073709551615", "divisible": False}],
 }
 OLD_STATUS = {"confirmed": True, "block_height": 195, "block_hash": "00" * 32, "block_time": 1}
+BEST = "00" * 31 + "07"
 NODE: dict[str, Any] = {
+    "blocks/last": {"block_index": TIP, "block_hash": BEST},
     "": {"network": "testnet3", "backend_height": TIP, "counterparty_height": TIP, "version": "11.5.0"},
     "bitcoin/addresses/utxos": [
         {"txid": shown(OLD_ID), "vout": 0, "value": 123_456_789, "status": OLD_STATUS, "address": ADDRESS},
@@ -95,6 +96,7 @@ NODE: dict[str, Any] = {
     "utxos/withbalances": HUB["utxos_with_balances"],
     "assets/A18446744073709551615": HUB["get_asset_info"][0],
 }
+TRANSACTION = "bitcoin/transactions/"
 RAWS = {shown(OLD_ID): OLD_RAW.hex(), shown(NEW_ID): NEW_RAW.hex()}
 
 
@@ -114,22 +116,18 @@ def node(answers: Mapping[str, Any], raws: Mapping[str, Any], patience: float = 
     """A Counterparty node that answers each path with what stands in the tables at that moment."""
 
     async def get(request: Request) -> JSONResponse:
-        answer = answers.get(request.path_params["path"].strip("/"), KeyError)
+        path = request.path_params["path"].strip("/")
+        if path.startswith(TRANSACTION):
+            return told_raw(raws.get(path.removeprefix(TRANSACTION)))
+        answer = answers.get(path, KeyError)
         if answer is KeyError:
             return JSONResponse({"error": "Not found"}, 404)
         return JSONResponse({"result": answer, "next_cursor": None, "result_count": None})
 
     async def post(_request: Request) -> JSONResponse:
-        return JSONResponse({"error": "Error broadcasting transaction: No result returned"}, 400)
+        return JSONResponse({"error": "Error broadcasting transaction: dust"}, 503)
 
-    def batch(txhash_list: list[str]) -> Any:
-        return {text: raws[text] for text in txhash_list if text in raws}
-
-    routes = [
-        Route("/v2/bitcoin/transactions", post, methods=["POST"]),
-        Route("/v2/{path:path}", get),
-        Mount("/v1/", JsonRpcEndpoint({"getrawtransaction_batch": batch})),
-    ]
+    routes = [Route("/v2/bitcoin/transactions", post, methods=["POST"]), Route("/v2/{path:path}", get)]
     with serving(Starlette(routes=routes)) as url:
         yield NodeChain(url, TESTNET, patience=patience)
 
@@ -145,7 +143,7 @@ def changed(value: Any, path: Place, to: Any) -> Any:
 
 @contextlib.contextmanager
 def listening_node(
-    replies: Mapping[str, Any], raws: Callable[..., Any] = lambda txhash_list: {}
+    replies: Mapping[str, Any], raw_of: Callable[[str], Any] = lambda txid: None
 ) -> Iterator[tuple[NodeChain, list[tuple[str, dict[str, str]]]]]:
     """A node that answers as NODE does, or whole replies as it is told (a list: one after the other); what it heard."""
     heard: list[tuple[str, dict[str, str]]] = []
@@ -154,19 +152,20 @@ def listening_node(
     async def answer(request: Request) -> JSONResponse:
         path = request.path_params["path"].strip("/")
         heard.append((path, {**request.query_params, **dict(parse_qsl((await request.body()).decode()))}))
+        if path.startswith(TRANSACTION):
+            return told_raw(raw_of(path.removeprefix(TRANSACTION)))
         reply = next(following[path]) if path in following else replies.get(path, {"result": NODE.get(path)})
         return JSONResponse(reply, reply.get("status", 200))
 
-    def batch(txhash_list: list[str]) -> Any:
-        heard.append(("batch", {"txhash_list": " ".join(txhash_list)}))
-        return raws(txhash_list)
-
-    routes = [
-        Route("/v2/{path:path}", answer, methods=["GET", "POST"]),
-        Mount("/v1/", JsonRpcEndpoint({"getrawtransaction_batch": batch})),
-    ]
-    with serving(Starlette(routes=routes)) as url:
+    with serving(Starlette(routes=[Route("/v2/{path:path}", answer, methods=["GET", "POST"])])) as url:
         yield NodeChain(url, TESTNET, patience=0), heard
+
+
+def told_raw(raw: Any) -> JSONResponse:
+    """Bitcoin Core's verdict on a txid, as Counterparty's server hands it on."""
+    if raw is None:
+        return JSONResponse({"error": "No such mempool or blockchain transaction. Use -txindex."}, 503)
+    return JSONResponse({"result": raw})
 
 
 def refusal(status: int) -> dict[str, Any]:

@@ -10,12 +10,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from picopayments_cli.channel.close import Agreed
 from picopayments_cli.channel.coins import Purse, offers, pay
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.drafts import MAX_CHILD, MAX_SIZE, Draft
+from picopayments_cli.channel.halves import Closing, Commit, Remainder
 from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.scripts import DepositScript, p2wpkh
-from picopayments_cli.channel.transactions import Contract, child_shape, expire_shape, revoke_shape
+from picopayments_cli.channel.scripts import DepositScript
+from picopayments_cli.channel.signing import finish_both, sign_leaf
+from picopayments_cli.channel.state import Receiving, Sending, known_anchor
+from picopayments_cli.channel.transactions import (
+    Contract,
+    child_shape,
+    compose_close,
+    compose_commit,
+    compose_payout,
+    compose_remainder,
+    compose_rest,
+    expire_shape,
+    revoke_shape,
+)
 from picopayments_cli.channel.values import Coin, Hash, Height, Outpoint, Quantity, Secret, hash160
 from picopayments_cli.consensus import spends_validly
 from picopayments_cli.errors import InsufficientBitcoin
@@ -57,7 +71,7 @@ def legacy(owner: Key) -> bytes:
 
 def segwit(owner: Key) -> bytes:
     """The scriptPubKey of a key's P2WPKH address."""
-    return p2wpkh(owner.pubkey_hash)
+    return b"\x00\x14" + owner.pubkey_hash
 
 
 def coin(name: str, value: int, script: bytes, height: int | None = 1) -> Coin:
@@ -140,3 +154,42 @@ def vsize(raw: bytes, draft: Draft) -> int:
     """The virtual size of a signed transaction."""
     stripped = len(draft.stripped([b""] * len(draft.inputs)))
     return (3 * stripped + len(raw) + 3) // 4
+
+
+# The other side's signatures made into transactions, as a cheat does at any time; honest parties do it by ``Step`` ----
+
+
+def finish_commit(contract: Contract, anchor: Coin, commit: Commit, key: Key) -> bytes:
+    """The commit signed by the payee too."""
+    draft = compose_commit(contract, anchor, commit.quantity, commit.revoke_hash)
+    return finish_both(draft, commit.signature, sign_leaf(draft, key))
+
+
+def finish_payout(contract: Contract, anchor: Coin, commit: Commit, key: Key) -> bytes:
+    """The commit's payout signed by the payee too."""
+    draft = compose_commit(contract, anchor, commit.quantity, commit.revoke_hash)
+    payout = compose_payout(contract, draft, commit.revoke_hash)
+    return finish_both(payout, commit.payout_signature, sign_leaf(payout, key))
+
+
+def finish_remainder(contract: Contract, anchor: Coin, remainder: Remainder, key: Key) -> bytes:
+    """The remainder signed by the payer too."""
+    draft = compose_commit(contract, anchor, remainder.quantity, remainder.revoke_hash)
+    rest = compose_remainder(contract, draft)
+    return finish_both(rest, sign_leaf(rest, key), remainder.signature)
+
+
+def finish_close(contract: Contract, anchor: Coin, closing: Closing, payer_signature: bytes) -> bytes:
+    """The close with both signatures."""
+    return finish_both(compose_close(contract, anchor, closing.quantity), payer_signature, closing.signature)
+
+
+def finish_rest(contract: Contract, anchor: Coin, closing: Closing, key: Key) -> bytes:
+    """The rest of a close signed by the payer too."""
+    rest = compose_rest(contract, compose_close(contract, anchor, closing.quantity))
+    return finish_both(rest, sign_leaf(rest, key), closing.rest_signature or b"")
+
+
+def close_transaction(side: Sending | Receiving, agreed: Agreed) -> bytes:
+    """A close that both have signed."""
+    return finish_close(side.contract, known_anchor(side), agreed.closing, agreed.payer_signature)

@@ -10,29 +10,60 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
-from bitcoin.core import CBlock
+from bitcoin.core import CBlock, CTransaction
+from channel_support import finish_commit
 from network_support import FEE, Client, HubProcess, key_in, wait_until
 from regtest_support import REGTEST, NodeProcess, address_of, script_of_key
+from served_support import HubThread
 
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
+from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.counterparty import asset_id, pack_send
+from picopayments_cli.channel.drafts import Output, parse_transaction, spent_outpoints
+from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import script_of_address
+from picopayments_cli.channel.scripts import P2A
+from picopayments_cli.channel.signing import finish_wallet
+from picopayments_cli.channel.state import Receiving, Sending, known_anchor
+from picopayments_cli.channel.transactions import compose_send
 from picopayments_cli.channel.values import Coin, Outpoint
-from picopayments_cli.channel2.facts import Facts, anchor_spender, first_output
-from picopayments_cli.channel2.keys import Key
-from picopayments_cli.channel2.scripts import wallet_unlock
-from picopayments_cli.channel2.state import Channel, finished
-from picopayments_cli.channel2.transactions import Draft, Output, Purse, compose_payment, compose_send, spent_outpoints
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.demo_flows import btc_flows
-from picopayments_cli.client2.connection import Connection
 
 DEPOSIT = 1_000_000
 NOTHING = '{"XCP": null}'  # terms that offer nothing
 Held = Mapping[str, int]
 Result = Mapping[str, Mapping[str, Sequence[Mapping[str, object]]]]  # what a sync prints
+
+
+class KeptBlocks(BitcoinNode):
+    """A node whose blocks are asked for once."""
+
+    KEPT: ClassVar[dict[bytes, bytes]] = {}
+
+    def block(self, block_hash: bytes) -> bytes:
+        """The raw block."""
+        if block_hash not in self.KEPT:
+            self.KEPT[block_hash] = super().block(block_hash)
+        return self.KEPT[block_hash]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A transaction that waits: satoshis and vB."""
+
+    txid: str
+    fee: int
+    vsize: int
+
+    @property
+    def rate(self) -> float:
+        """Return what it pays, in sat/vB."""
+        return self.fee / self.vsize
 
 
 @dataclass(frozen=True)
@@ -54,9 +85,10 @@ class Town:
         self.folder = folder
         self.node = node
         self.chain = NodeChain(node.url, REGTEST)
-        self.bitcoin = BitcoinNode(node.url + "bitcoin/")
+        self.bitcoin = KeptBlocks(node.url + "bitcoin/")
         self.basedir = folder / "hub"
         self.clients: dict[str, Client] = {}
+        self.views = {"chain_url": node.url, "bitcoin_url": f"{node.url}bitcoin/"}  # a client's settings
         self._port = 0
         self.start_hub()
 
@@ -156,6 +188,21 @@ class Town:
         """The txids in the mempool."""
         return sorted(self.node.bitcoin("getrawmempool"))
 
+    def waiting(self, txid: str) -> Waiting:
+        """A transaction of the mempool."""
+        entry = self.node.bitcoin("getmempoolentry", txid)
+        return Waiting(txid, round(entry["fees"]["base"] * 10**8), entry["vsize"])
+
+    @contextlib.contextmanager
+    def fees(self) -> Iterator[None]:
+        """Put fees back as they were, at the end."""
+        before = self.node.rpc("feerate")
+        try:
+            yield
+        finally:
+            rate = before["fee_rate"]
+            self.node.rpc("feerate", rate="none" if rate is None else rate, minimum=before["minimum"])
+
     def broadcast(self, raw: bytes) -> str:
         """Hand a transaction to the node; its txid."""
         return self.chain.broadcast(raw)[::-1].hex()
@@ -171,7 +218,7 @@ class Town:
         """A client with funds, that sees the chain by the node."""
         client = Client(self.folder / name, self.hub_url)
         client.basedir.mkdir(parents=True)
-        (client.basedir / "regtest.cfg").write_text(json.dumps({"chain_url": self.node.url}))
+        (client.basedir / "regtest.cfg").write_text(json.dumps(self.views))
         client.run("faucet")
         self.mine()
         self.clients[name] = client
@@ -191,17 +238,11 @@ class Town:
 
     def pay(self, payer: Client, target: bytes, value: int, asset: str | None = None, quantity: int = 0) -> str:
         """Pay satoshis, with an asset where one is named, from a client's wallet to any script; the txid."""
-        draft = self._draft(payer, target, value, asset, quantity)
-        return self.broadcast(draft.signed(payer.key).serialize())
-
-    def _draft(self, payer: Client, target: bytes, value: int, asset: str | None, quantity: int) -> Draft:
         address = address_of(payer.wallet_script)
         coins = self.chain.view(Query(coins=[address])).coins[address]
-        confirmed = tuple(coin for coin in coins if coin.height is not None)
-        purse = Purse(wallet_unlock(payer.key.pubkey, payer.wallet_script), confirmed, 1)
-        if asset is None:
-            return compose_payment(purse, Output(value, target))
-        return compose_send(purse, Output(value, target), pack_send(asset_id(asset), quantity))
+        purse = Purse(payer.wallet_script, tuple(coin for coin in coins if coin.height is not None), 1)
+        message = None if asset is None else pack_send(asset_id(asset), quantity)
+        return self.broadcast(finish_wallet(compose_send(purse, Output(value, target), message), payer.key))
 
     # Sums -----------------------------------------------------------------------------------------------------------
 
@@ -228,8 +269,7 @@ class Town:
                     for result in client.run("sync").values():
                         brought[name] += result["txids"]
         statuses = {name: client.run("status")["connections"] for name, client in self.clients.items()}
-        told = self.hub.log.read_text()[-2000:]
-        raise AssertionError(f"not over after {rounds} blocks: {statuses}, hub: {self.stages()}; it said: {told}")
+        raise AssertionError(f"not over after {rounds} blocks: {statuses}, hub: {self.stages()}")
 
     def is_over(self, *syncing: Client) -> bool:
         """Whether all connections are closed, at the hub as well where it lives."""
@@ -256,28 +296,27 @@ class Town:
         return after
 
     def _fees_since(self, start: int) -> int:
-        """The fees of all transactions in the blocks above a height, in satoshis."""
+        """The fees of all transactions in the blocks above a height, in satoshis, and what lies there for anybody."""
         values: dict[Outpoint, int] = {}
         fees = 0
         for height in range(1, self.height + 1):
             block_hash = self.bitcoin.block_hash(height)
             assert block_hash is not None
             for tx in CBlock.deserialize(self.bitcoin.block(block_hash)).vtx:
-                paid = sum(out.nValue for out in tx.vout)
+                outs = [0 if bytes(out.scriptPubKey) == P2A else out.nValue for out in tx.vout]
                 if height > start and not tx.is_coinbase():
-                    fees += sum(values[outpoint] for outpoint in spent_outpoints(tx)) - paid
-                values.update({Outpoint(tx.GetTxid(), n): out.nValue for n, out in enumerate(tx.vout)})
+                    fees += sum(values[outpoint] for outpoint in spent_outpoints(tx)) - sum(outs)
+                txid = tx.GetTxid()
+                values.update({Outpoint(txid, n): value for n, value in enumerate(outs)})
         return fees
 
     def left_behind(self) -> dict[str, object]:
         """Coins and assets on channels' addresses: those of deposits, of all commits known or published."""
         scripts = {
-            script: f"{name}, {way}: {what}"
+            script: f"{name}: {what}"
             for name, client in self.clients.items()
             for handle in client.handles()
-            for duplex in [client.connection(handle).duplex]
-            for way, channel in (("c2h", duplex.sending), ("h2c", duplex.receiving))
-            for script, what in self._scripts(channel).items()
+            for script, what in channel_scripts(client.connection(handle)).items()
         }
         addresses = [address_of(script) for script in scripts]
         view = self.chain.view(Query(coins=addresses, balances=addresses))
@@ -288,35 +327,72 @@ class Town:
                 found[address] = (scripts[script_of_address(REGTEST, address)], view.coins[address], held)
         return found
 
-    def _scripts(self, channel: Channel) -> dict[bytes, str]:
-        found = {channel.commit_script(item.revoke_hash).output: "revoked" for item in channel.revoked}
-        found |= {channel.commit_script(item.revoke_hash).output: "active" for item in channel.active}
-        published = self.published(channel)
-        return found | {channel.script.output: "deposit"} | ({} if published is None else {published: "published"})
+    def spender(self, side: Sending | Receiving) -> CTransaction | None:
+        """The transaction that spends a channel's anchor, in the mempool too, if one does."""
+        anchor = known_anchor(side).outpoint
+        address = address_of(side.contract.deposit.output)
+        for entry in self.chain.view(Query(history=[address])).history[address]:
+            tx = parse_transaction(entry.raw)
+            if tx is not None and anchor in spent_outpoints(tx):
+                return tx
+        return None
 
-    def published(self, channel: Channel) -> bytes | None:
-        """The script of the commit that spends a channel's anchor, if one does."""
-        address = address_of(channel.script.output)
-        view = self.chain.view(Query(history=[address]))
-        entry = anchor_spender(channel, Facts(view.height, view.history[address], ()))
-        paid = None if entry is None else first_output(entry)
-        return paid if paid is not None and paid[:1] == b"\xa9" else None
+    def committed(self, side: Sending | Receiving) -> bytes | None:
+        """The output's script of the commit that spends a channel's anchor; None where none does, or a close."""
+        tx = self.spender(side)
+        first = None if tx is None else bytes(tx.vout[0].scriptPubKey)
+        return first if first is not None and first[:2] == b"\x51\x20" else None
+
+
+def channel_scripts(connection: Connection) -> dict[bytes, str]:
+    """The scripts of both deposits, and of every commit there can be."""
+    c2h, h2c = connection.duplex.sending.contract, connection.duplex.receiving.contract
+    found = {c2h.deposit.output: "own deposit", h2c.deposit.output: "the hub's deposit"}
+    found |= {c2h.commit_script(item).output: "commit to the hub" for item in connection.rows.signed}
+    return found | {h2c.commit_script(item).output: "commit from the hub" for item in connection.rows.own}
+
+
+class QuickTown(Town):
+    """A town whose hub is a thread, and dies of nothing but its end."""
+
+    hub: HubThread  # type: ignore[assignment]
+
+    def start_hub(self, *options: str) -> None:
+        """Start the hub, or start it again on the same port."""
+        self.hub = HubThread(self.basedir, self.node.url, self._port, restored="--restored" in options)
+        self.hub_url = self.hub.url
+        self._port = int(self.hub_url.split(":")[2].partition("/")[0])
+
+    @property
+    def hub_lives(self) -> bool:
+        """Whether the hub runs."""
+        return self.hub.lives
+
+    def stop_hub(self, how: signal.Signals = signal.SIGTERM) -> None:
+        """End the hub, where it runs."""
+        if self.hub_lives:
+            self.hub.stop()
 
 
 @contextlib.contextmanager
-def running_town(folder: Path, node: NodeProcess) -> Iterator[Town]:
+def running_town(folder: Path, node: NodeProcess, kind: type[Town] = Town) -> Iterator[Town]:
     """A town for the length of a ``with`` block."""
-    town = Town(folder, node)
+    town = kind(folder, node)
     try:
         yield town
     finally:
         town.stop_hub()
 
 
+def highest_commit(side: Sending | Receiving) -> bytes:
+    """The output's script of a channel's highest active commit."""
+    return side.contract.commit_script(side.active[-1].revoke_hash).output
+
+
 def revoked_commit(kept: Connection, key: Key) -> bytes:
-    """The highest commit received by a connection as it was kept, ready to publish."""
-    channel = kept.duplex.receiving
-    return finished(channel, channel.active[-1], key)
+    """The highest commit received by a connection as it was kept, ready to publish. ``key``: the wallet's."""
+    side = kept.duplex.receiving
+    return finish_commit(side.contract, known_anchor(side), side.active[-1].commit, kept.secrets(key).payee)
 
 
 def pay(payer: Client, source: str, payee: str, amount: int) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from channel_support import finish_commit, finish_payout
 from regtest_support import REGTEST, NodeProcess, address_of
 
 from picopayments_cli.chain import Query
@@ -18,7 +19,7 @@ from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.drafts import parse_transaction
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.halves import Commit, finish_commit, finish_payout
+from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import (
     CloseReply,
@@ -27,6 +28,8 @@ from picopayments_cli.channel.messages import (
     ConnectRequest,
     DepositReply,
     DepositRequest,
+    KeyReply,
+    Recovered,
     SyncReply,
     SyncRequest,
 )
@@ -37,7 +40,7 @@ from picopayments_cli.channel.state import Changes, Held, Receiving, Sending, Si
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import check_deposit, compose_deposit
 from picopayments_cli.channel.values import Coin, Handle, Hash, Quantity, Token, hash_of
-from picopayments_cli.channel.wire import Payment, Receipt, RefusedPayment
+from picopayments_cli.channel.wire import Anchors, Payment, Receipt, RefusedPayment
 from picopayments_cli.client import hubs, life, opening
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
@@ -155,7 +158,9 @@ class Hub:
         self.asked: list[CloseRequest] = []
         self.due = 0
         self.now: Duplex
+        self.agreed: tuple[DepositRequest, Stake] | None = None
         self._client: Party
+        self._salt: bytes
         self._answers: dict[bytes, dict[str, Any]] = {}
 
     def call(self, method: str, params: Mapping[str, Any]) -> Any:
@@ -167,6 +172,7 @@ class Hub:
             raise self.refuses
         if asked not in self._answers:
             answers: dict[str, Callable[[Any, bytes], Any]] = {
+                "mph_key": self._key,
                 "mph_request": self._request,
                 "mph_deposit": self._deposit,
                 "mph_sync": self._sync,
@@ -178,8 +184,17 @@ class Hub:
             raise SILENT
         return envelope.seal(self.key, self._answers[asked])
 
+    def _key(self, body: Any, asked: bytes) -> KeyReply:
+        if self.agreed is None or "pubkey" not in body:
+            return KeyReply(asked)
+        c2h, h2c = self.now.receiving.anchor, self.now.sending.anchor
+        request, stake = self.agreed
+        anchors = Anchors(None if c2h is None else c2h.outpoint, None if h2c is None else h2c.outpoint)
+        own = (self.handle, "XCP", self._salt, self._client, self._own)
+        return KeyReply(asked, (Recovered(*own, request.height, request.stake, stake, anchors),))
+
     def _request(self, body: Any, asked: bytes) -> ConnectReply:
-        self._client = ConnectRequest.parse(body).client
+        self._client, self._salt = ConnectRequest.parse(body).client, ConnectRequest.parse(body).salt
         return ConnectReply(asked, self.handle, self._own, self.terms)
 
     @property
@@ -192,6 +207,7 @@ class Hub:
         assert c2h.deposit.output == request.output
         stake = Stake(Quantity(self.terms.matching_deposit(request.stake.quantity)), DELAY, request.h2c_rate)
         h2c = contract_of(self._own, self._client, XCP, request.height, stake)
+        self.agreed = request, stake
         begun = duplex.add_request(Duplex(Sending(h2c), Receiving(c2h)), request.next_hash, seen=False)
         self.now, own_hash = duplex.hand_out(begun, self.secrets)
         return DepositReply(asked, stake, request.height, h2c.deposit.output, own_hash)
@@ -313,6 +329,14 @@ class Life:
     def connection(self) -> Connection:
         (found,) = self.session.connections().values()
         return found
+
+    @property
+    def handle(self) -> str:
+        return self.connection.handle.hex()
+
+    def files(self) -> dict[str, bytes]:
+        """What stands on disk."""
+        return {str(path): path.read_bytes() for path in self.basedir.rglob("*") if path.is_file()}
 
     def held(self, script: bytes | None = None) -> int:
         """The XCP that an address holds."""

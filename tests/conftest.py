@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from cheats import Town
     from network_support import Network
+    from regtest_support import NodeProcess
+
+HUBS_OF_A_NODE = 5  # that its treasury can fund
 
 settings.register_profile("default", deadline=None, max_examples=50)
 settings.register_profile("slow", deadline=None, max_examples=500)
@@ -32,20 +36,39 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) * 3 // 2
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
-    """One network for all tests of a module, which mines only when told."""
+    """One network for all tests that do it no harm, which mines only when told: to start one takes longer than most."""
     from network_support import running_network  # loads all of the client: not every folder's tests need it
 
     with running_network(tmp_path_factory.mktemp("network")) as running:
         yield running
 
 
-@pytest.fixture
-def town(tmp_path: Path) -> Iterator[Town]:
-    """A chain that mines only when told, a hub, and clients of one's own."""
-    from cheats import running_town
+@pytest.fixture(scope="session")
+def chains(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[int], NodeProcess]]:
+    """Nodes for tests that start so many hubs of their own, which mine only when told; one funds a few hubs."""
     from regtest_support import running_node
 
-    with running_node(tmp_path / "chain", 0) as node, running_town(tmp_path, node) as running:
+    left = 0
+    node: NodeProcess | None = None
+    with ExitStack() as stack:
+
+        def get(hubs: int) -> NodeProcess:
+            nonlocal left, node
+            if node is None or left < hubs:
+                stack.close()
+                node, left = stack.enter_context(running_node(tmp_path_factory.mktemp("chain"), 0)), HUBS_OF_A_NODE
+            left -= hubs
+            return node
+
+        yield get
+
+
+@pytest.fixture
+def town(tmp_path: Path, chains: Callable[[int], NodeProcess]) -> Iterator[Town]:
+    """A hub and clients of one's own."""
+    from cheats import QuickTown, running_town
+
+    with running_town(tmp_path, chains(1), QuickTown) as running:
         yield running

@@ -94,7 +94,7 @@ class Desk:
         see_age(self.hub, witness, restored=restored)
         self.rounds = Rounds(self.hub, witness.note)
         self.rounds.prepare()
-        nodes = Nodes(self.hub.chain, self.hub.bitcoin, self.hub.node)
+        nodes = Nodes(self.hub.chain, self.hub.bitcoin, self.hub.controls)
         proxied = Proxy(REGTEST, nodes, lambda: self.hub.rate, self.rounds.once).methods()
         self._table: dict[str, Callable[..., Any]] = {**proxied, **Methods(self.hub).table()}
 

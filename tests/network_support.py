@@ -20,12 +20,13 @@ from regtest_support import REGTEST, script_of_key
 
 from picopayments_cli import cli
 from picopayments_cli.chain.bitcoin import BitcoinNode
-from picopayments_cli.channel.drafts import Output, spent_outpoints
+from picopayments_cli.channel.drafts import spent_outpoints, txid_of
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import secret_of_wif
 from picopayments_cli.channel.stages import CLOSED
-from picopayments_cli.channel.values import Handle, Outpoint
+from picopayments_cli.channel.values import Handle
 from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.demo_flows import btc_flows
 from picopayments_cli.client.document import from_document
 from picopayments_cli.rpc import RpcClient
 
@@ -34,6 +35,7 @@ HUB = [sys.executable, "-m", "picopayments_cli.hub.cli"]
 COINS, ASSETS = 100_000_000, 10_000_000_000  # what the faucet gives a wallet: satoshis of BTC and of XCP
 DEPOSIT = 1_000_000
 FEE = 1  # satoshi of the asset, for a sync
+NOBODY = "http://127.0.0.1:9/api/"  # where no hub is
 ROUNDS = 12  # of a block and a sync, until a connection is settled
 
 
@@ -46,20 +48,21 @@ def wait_until(condition: Callable[[], object], what: str = "condition") -> None
         time.sleep(0.02)
 
 
-# Runs a command that is killed before whatever lasts or leaves comes to pass for the nth time.
+# Runs a command that is killed before whatever lasts or leaves comes to pass for the nth time, or at a save's label.
 _KILLED = """
 import os, signal, sys
 from picopayments_cli import cli
 from picopayments_cli.client.store import Store
 from picopayments_cli.rpc import RpcClient
 
-left = int(sys.argv[1])
+when = sys.argv[1]
+left = int(when) if when.isdigit() else -1
 
 def stand_at(owner, name):
     real = getattr(owner, name)
     def door(*args, **kwargs):
         global left
-        if left == 0:
+        if left == 0 or when in args[3:4]:
             os.kill(os.getpid(), signal.SIGKILL)
         left -= 1
         return real(*args, **kwargs)
@@ -140,11 +143,11 @@ class Network:
         self.folder = folder
         self.basedir = folder / "hub"
         self._options = options
+        self._clients = 0
         self.hub = HubProcess(self.basedir, *options)
         assert self.hub.ready, self.hub.log.read_text()
         self.hub_url = self.hub.ready["hub_url"]
         self.chain_url = self.hub.ready["chain_url"]
-        self._blocks: dict[bytes, list[CTransaction]] = {}
 
     def kill(self) -> None:
         """SIGKILL for the hub and its node together, as a machine that loses power does."""
@@ -154,7 +157,6 @@ class Network:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)
         self.hub.end(signal.SIGKILL)
-        self._blocks.clear()
 
     def restart(self) -> None:
         """Start both again on the same folder and ports, once the node's are free."""
@@ -185,18 +187,13 @@ class Network:
     def blocks(self) -> list[list[CTransaction]]:
         """The transactions of every block of the chain, by height; stale ones left out."""
         node = BitcoinNode(self.chain_url + "bitcoin/")
-        found = []
-        for height in range(node.height_of(node.best_block()) + 1):
-            block_hash = node.block_hash(height)
-            assert block_hash is not None
-            if block_hash not in self._blocks:
-                self._blocks[block_hash] = list(CBlock.deserialize(node.block(block_hash)).vtx)
-            found.append(self._blocks[block_hash])
-        return found
+        hashes = [node.block_hash(height) for height in range(node.height_of(node.best_block()) + 1)]
+        return [list(CBlock.deserialize(node.block(found)).vtx) for found in hashes if found is not None]
 
     def client(self, name: str, *, funded: bool = True, hub_url: str | None = None) -> Client:
         """A client with a folder of its own; funded: with what the faucet gives, confirmed."""
-        client = Client(self.folder / name, hub_url or self.hub_url)
+        self._clients += 1
+        client = Client(self.folder / f"{name}-{self._clients}", hub_url or self.hub_url)
         if funded:
             client.run("faucet")
             self.mine()
@@ -230,34 +227,21 @@ class Network:
         confirmations: int = self.hub.call("getrawtransaction", tx_hash=txid, verbose=True)["confirmations"]
         return self.height - confirmations + 1
 
-    def spent_by(self, tx: CTransaction) -> list[Output]:
-        """The outputs that a transaction spends."""
-        found = []
-        for outpoint in spent_outpoints(tx):
-            out = self.raw(outpoint.txid[::-1].hex()).vout[outpoint.vout]
-            found.append(Output(out.nValue, bytes(out.scriptPubKey)))
-        return found
+    def fee_of(self, tx: CTransaction) -> int:
+        """What a transaction pays to the miner."""
+        spent = [self.raw(out.txid[::-1].hex()).vout[out.vout].nValue for out in spent_outpoints(tx)]
+        return sum(spent) - sum(int(out.nValue) for out in tx.vout)
 
-    def own_fees(self, client: Client) -> int:
-        """Return what the client's transactions have cost in fees, as the blocks tell.
+    def bitcoins_of(self, client: Client) -> int:
+        """The satoshis that a client's wallet must hold: what it was given, less fees and what went along with assets.
 
-        Its own are those that begin with an output of its own: of the wallet, of its deposits, of commits to it.
+        As the blocks tell since its first deposit; what lies anywhere else is missing.
         """
-        wallet = client.wallet_script
-        duplexes = [client.connection(handle).duplex for handle in client.handles()]
-        own = {wallet, *(duplex.sending.script.output for duplex in duplexes)}
-        hubs = {duplex.receiving.script.output for duplex in duplexes}
-        outputs: dict[Outpoint, Output] = {}
-        fees = 0
-        for tx in (tx for block in self.blocks() for tx in block):
-            spent = [outputs[outpoint] for outpoint in spent_outpoints(tx) if outpoint in outputs]
-            if spent and spent[0].script in hubs and bytes(tx.vout[0].scriptPubKey)[:1] == b"\xa9":
-                own.add(bytes(tx.vout[0].scriptPubKey))  # the hub's deposit is spent to a commit to the client
-            if spent and spent[0].script in own:
-                fees += sum(out.value for out in spent) - sum(out.nValue for out in tx.vout)
-            for number, out in enumerate(tx.vout):
-                outputs[Outpoint(tx.GetTxid(), number)] = Output(out.nValue, bytes(out.scriptPubKey))
-        return fees
+        wallets = {"hub": script_of_key(key_in(self.basedir / "hub.regtest.wif")), "client": client.wallet_script}
+        deposits = [txid_of(client.connection(handle).deposit_raw) for handle in client.handles()]
+        start = min(self.mined_at(txid[::-1].hex()) for txid in deposits) - 1
+        flow = btc_flows(BitcoinNode(self.chain_url + "bitcoin/"), wallets, start)["client"]
+        return COINS + flow.received - flow.paid - flow.fees
 
 
 @contextlib.contextmanager
@@ -337,12 +321,21 @@ class Client:
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)
         return Done(done.returncode, done.stdout, done.stderr).result
 
-    def killed(self, doors: int, *words: str) -> bool:
-        """Run a command as a process that passes so many doors and is killed at the next; whether it came to that."""
-        command = [sys.executable, "-c", _KILLED, str(doors), *self.words(*words)]
+    def killed(self, when: int | str, *words: str) -> bool:
+        """Run a command as a process that passes so many doors and is killed at the next; whether it came to that.
+
+        ``when``: that number, or the label of the save before which it is killed.
+        """
+        command = [sys.executable, "-c", _KILLED, str(when), *self.words(*words)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)
         assert done.returncode in (0, -signal.SIGKILL), done.stderr
         return done.returncode != 0
+
+    def lose_hub(self, handle: str) -> None:
+        """Have a connection's hub be where nobody is, and ask nobody else."""
+        path = self.basedir / "regtest.connections" / f"{handle}.json"
+        path.write_text(path.read_text().replace(self.hub_url, NOBODY))
+        self.hub_url = NOBODY
 
     # What it holds ---------------------------------------------------------------------------------------------------
 
@@ -371,8 +364,11 @@ class Client:
 
     def connection(self, handle: str) -> Connection:
         """A connection as it is on disk."""
-        text = (self.basedir / "regtest.connections" / f"{handle}.json").read_bytes()
-        return from_document(Handle(bytes.fromhex(handle)), json.loads(text))
+        folder = self.basedir / "regtest.connections"
+        document = json.loads((folder / f"{handle}.json").read_bytes())
+        size = document["rows_size"]
+        rows = (folder / f"{handle}.commits.jsonl").read_bytes()[:size].splitlines() if size else []
+        return from_document(Handle(bytes.fromhex(handle)), {**document, "rows": [json.loads(row) for row in rows]})
 
     @property
     def key(self) -> Key:

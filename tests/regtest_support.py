@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import requests
 from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxOut
 from bitcoin.core.script import SIGHASH_ALL, CScript, SignatureHash
 
-from picopayments_cli.channel.counterparty import data_script, p2pkh, pack_send
+from picopayments_cli.channel.counterparty import ENHANCED_SEND, data_script, is_p2pkh, is_p2sh, p2pkh, pack_send
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS, address_of_script
 from picopayments_cli.channel.values import Outpoint, hash160
@@ -134,8 +135,8 @@ class NodeProcess:
         self.url = str(json.loads(line)["chain_url"]) if line else ""
 
     def rpc(self, method: str, **params: Any) -> Any:
-        """The result of a JSON-RPC method of the main port."""
-        reply = self.post("", {"jsonrpc": "2.0", "id": 0, "method": method, "params": params})
+        """The result of a method that steers the network."""
+        reply = self.post("regtest/", {"jsonrpc": "2.0", "id": 0, "method": method, "params": params})
         assert "result" in reply, reply
         return reply["result"]
 
@@ -193,3 +194,17 @@ def open_node(folder: Path, block_time: int | None = None) -> Iterator[Node]:
         yield node
     finally:
         node.close()
+
+
+def pack_enhanced_send(number: int, quantity: int, destination: bytes, memo: bytes = b"") -> bytes:
+    """Return the message of an enhanced send in the layout of Counterparty Core 11: type 2 and a CBOR array."""
+    return bytes((ENHANCED_SEND,)) + cbor2.dumps([number, quantity, _pack_script(destination), memo])
+
+
+def _pack_script(script: bytes) -> bytes:
+    if is_p2pkh(script):
+        return b"\x01" + script[3:23]
+    if is_p2sh(script):
+        return b"\x02" + script[2:22]
+    version = script[0] - 0x50 if script[0] else 0
+    return b"\x03" + bytes((version,)) + script[2:]

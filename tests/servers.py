@@ -94,8 +94,8 @@ def in_turn(*talks: Talk) -> Talk:
 
 
 def busy_once(body: Any) -> Talk:
-    """A talk of HTTP 503 at first, and of this reply the next time."""
-    return in_turn(saying(b"", "503 Service Unavailable"), saying(body))
+    """A talk of HTTP 502 at first, and of this reply the next time."""
+    return in_turn(saying(b"", "502 Bad Gateway"), saying(body))
 
 
 def port_of(url: str) -> int:

@@ -1,4 +1,4 @@
-"""What would bring a deposit back is run through the consensus engine before the deposit leaves."""
+"""The transactions that bring a deposit back are run through the consensus engine before it leaves."""
 
 from __future__ import annotations
 

@@ -17,8 +17,7 @@ import picopayments_cli
 ROOT = Path(picopayments_cli.__file__).parent
 PACKAGE = "picopayments_cli"
 WINGS = ("client", "hub", "regtest")
-JOINED = {"client2": "client", "hub2": "hub"}  # what is set aside is of the wing that it was
-GROUND = ("channel", "channel2", "errors", "quantities")
+GROUND = ("channel", "errors", "quantities")
 FACES = ("__main__", "cli", "api", "hub.cli")
 PURE = {
     *("__future__", "abc", "base64", "binascii", "bisect", "collections", "dataclasses", "decimal", "enum"),
@@ -72,7 +71,6 @@ def ours(path: Path) -> set[str]:
 def floor_of(name: str) -> str:
     """face, a wing's name, shared, or channel."""
     top = name.partition(".")[0]
-    top = JOINED.get(top, top)
     if name in FACES:
         return "face"
     return top if top in WINGS else "channel" if top in GROUND else "shared"
@@ -89,12 +87,6 @@ def may_import(importer: str) -> set[str]:
 def test_a_module_imports_only_from_its_floor_and_those_below(name: str) -> None:
     wrong = {other for other in ours(modules()[name]) if floor_of(other) not in may_import(name)}
     assert wrong == set()
-
-
-@pytest.mark.parametrize("floor", ["channel", "chain", "regtest"])
-def test_protocol_3_rests_on_nothing_that_goes_with_protocol_2(floor: str) -> None:
-    used = set().union(*(ours(path) for name, path in modules().items() if name.partition(".")[0] == floor))
-    assert {other for other in used if other.partition(".")[0].endswith("2")} == set()
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

@@ -485,3 +485,40 @@ def test_nothing_of_the_environment_reaches_this_very_machine(monkeypatch: pytes
         assert RpcClient("http://hub.example/").call("balances", {}, retry=False) == 5
     assert heard[2].startswith(b"POST http://hub.example/ HTTP/1.1\r\n")
     assert not any(b"authorization" in request.lower() for request in heard)
+
+
+REFUSED = (
+    ("400 x", "Invalid address: x"),
+    ("404 x", "Not found"),
+    ("503 x", "Error broadcasting transaction: bad-txns-inputs-missingorspent"),
+    ("400 x", "Error broadcasting transaction: bad-txns-inputs-missingorspent"),
+    ("503 x", "No such mempool or blockchain transaction. Use gettransaction for wallet transactions."),
+)
+FAILED = (
+    ("503 x", "Error calling getrawtransaction: HTTPConnectionPool(host='10.1.2.3', port=8332)"),
+    ("400 x", "Error calling getrawtransaction: HTTPConnectionPool(host='10.1.2.3', port=8332)"),
+    ("503 x", "Error broadcasting transaction: Error calling sendrawtransaction: timed out"),
+    ("400 x", "Error broadcasting transaction: 429 Too Many Requests"),
+    ("503 x", "Error broadcasting transaction: Loading block index..."),
+    ("400 x", "Electrs server not configured"),
+    ("400 x", "All Electrs backends failed. Last error: 502"),
+    ("503 x", "Counterparty not ready"),
+    ("503 x", "Unknown error"),
+    ("429 x", "Invalid address: x"),
+    ("502 x", "Not found"),
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind"),
+    [*((*told, NodeRefused) for told in REFUSED), *((*told, NodeUnreachable) for told in FAILED)],
+)
+def test_a_failure_behind_a_node_is_no_refusal(status: str, text: str, kind: type[PicopaymentsError]) -> None:
+    """Counterparty's server gives both the statuses 400 and 503, so its texts decide."""
+    with talking(saying({"error": text}, status)) as (url, _):
+        client = RestClient(url, retries=0)
+        with pytest.raises(PicopaymentsError) as got:
+            client.rest_get("v2/x")
+        with pytest.raises(PicopaymentsError) as posted:
+            client.rest_post("v2/x", {"signedhex": "00"}, retry=True)
+        assert (type(got.value), type(posted.value)) == (kind, kind)

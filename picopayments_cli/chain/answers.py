@@ -121,7 +121,12 @@ def asset_of(row: Any, asked: str) -> Asset:
 
 
 def asset_among(rows: Iterable[Any], asked: str) -> Asset:
-    """Find the asset that has exactly the name asked for. Raises BadAnswer, UnknownAsset with the spellings.
+    """Find the asset that has exactly the name asked for. Raises as ``row_among``."""
+    return asset_of(row_among(rows, asked), asked)
+
+
+def row_among(rows: Iterable[Any], asked: str) -> Any:
+    """Find the row of the asset that has exactly the name asked for. Raises BadAnswer, UnknownAsset with the spellings.
 
     A ledger may have several subassets whose long names differ in capitals only, and servers tell of any of them.
     """
@@ -129,7 +134,7 @@ def asset_among(rows: Iterable[Any], asked: str) -> Asset:
     for row in rows:
         told = (_longname(row) if "." in asked else None) or member(row, "asset", str)
         if told == asked or "." not in asked:
-            return asset_of(row, asked)
+            return row
         spellings.append(told)
     raise unknown_asset(asked, spellings)
 

@@ -1,4 +1,4 @@
-"""The chain as a Counterparty Core node tells it: the v2 REST, and v1's batch of raw transactions."""
+"""The chain as a Counterparty Core node tells it by its v2 REST, and Bitcoin Core where one is named beside it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Any
 from urllib.parse import quote
 
@@ -15,13 +16,14 @@ from picopayments_cli.chain import Asset, Coin, Entry, Query, View
 from picopayments_cli.chain.answers import (
     MAX_MONEY,
     Moved,
-    asset_among,
+    asset_of,
     attached_of,
     checked_transaction,
     longnames_of,
     member,
     members,
     raw_of,
+    row_among,
     settled,
     txid_of,
     txid_to_broadcast,
@@ -38,23 +40,24 @@ from picopayments_cli.errors import (
     NodeBehind,
     NodeRefused,
     NodeTooOld,
-    NodeUnreachable,
     UnknownAsset,
     WrongNetwork,
 )
-from picopayments_cli.rpc import RETRIES, TIMEOUT, RestClient, RpcClient
+from picopayments_cli.rpc import RETRIES, TIMEOUT, RestClient
 
 PATIENCE = 10.0  # seconds for a ledger that lags behind its chain
 PAGE, MEMPOOL_PAGE = 25, 50  # confirmed and unconfirmed transactions that a page of an Esplora server holds
 _ADDRESSES = _OUTPOINTS = 50  # in one URL
-_TRANSACTIONS = 100  # in one call
 _LIMIT = 1000
 _PAGES = 1000  # of balances: more than anybody has
 _AT_ONCE = 8  # questions to a node
 _RATE_FLOOR = 1024  # sat/kvB that the node tells where Bitcoin Core has 1 sat/vB or less
 # Before, a miner could move what is left on a deposit's address by the outputs that raise a commit's fee.
 _LEAST_VERSION = (11, 5, 0)
+_UNKNOWN = "No such mempool or blockchain transaction"
 _NETWORK_NAMES = {"testnet": "testnet3"}
+
+Tip = tuple[int, bytes | None]  # height and hash of a block; no hash where no Bitcoin node tells it
 
 
 class NodeChain:
@@ -76,8 +79,6 @@ class NodeChain:
         bitcoin: BitcoinNode | None = None,
     ) -> None:
         self._rest = RestClient(url, timeout=timeout, retries=retries)
-        v1 = url.rstrip("/") + "/v1/"
-        self._rpc = RpcClient(v1, timeout=timeout, retries=retries, unreachable=NodeUnreachable)
         self._network = network
         self._patience = patience
         self._bitcoin = bitcoin
@@ -102,6 +103,10 @@ class NodeChain:
         """
         if name in ("BTC", "XCP"):
             return Asset(name, BTC_ID if name == "BTC" else XCP_ID, True)
+        return asset_of(self.asset_row(name), name)
+
+    def asset_row(self, name: str) -> dict[str, Any]:
+        """Return all that the ledger tells of the asset of exactly this name or long name. Raises as ``asset``."""
         try:
             found = self._get(f"v2/assets/{quote(name, safe='')}")
         except NodeRefused as error:
@@ -109,9 +114,23 @@ class NodeChain:
                 raise
             raise unknown_asset(name) from error
         try:
-            return asset_among(found if isinstance(found, list) else [found], name)
+            row = row_among(found if isinstance(found, list) else [found], name)
         except UnknownAsset:
-            return asset_among(self._subassets(name.partition(".")[0]), name)
+            row = row_among(self._subassets(name.partition(".")[0]), name)
+        return dict(row)
+
+    def assets(self) -> list[dict[str, Any]]:
+        """Return the ledger's newest assets, a page of them. Raises NodeUnreachable, BadAnswer."""
+        return [member({"row": row}, "row", dict) for row in members(self._get("v2/assets", {"limit": _LIMIT}), "rows")]
+
+    def tip(self) -> Height:
+        """Return the chain's height once the ledger has reached it. Raises NodeBehind, NodeUnreachable."""
+        return Height(self._tip()[0])
+
+    @property
+    def url(self) -> str:
+        """Return the node's URL, without credentials."""
+        return self._rest.url
 
     def _subassets(self, parent: str) -> Iterator[Any]:
         return self._pages(f"v2/assets/{quote(parent, safe='')}/subassets", {})
@@ -149,7 +168,7 @@ class NodeChain:
 
         A fifth one where a history is longer than its list: the coins of the address.
         """
-        height = self._height()
+        tip = self._tip()
         addresses = list(dict.fromkeys(query.history))
         for address in (*addresses, *query.options):
             script_of_address(self._network, address)  # nothing but an address goes into a path
@@ -167,10 +186,10 @@ class NodeChain:
             found[address] |= {coin.outpoint.txid: coin.height for coin in unspent}
         wanted = [txid for entries in found.values() for txid in entries]
         raws = self._raw_transactions([*wanted, *query.transactions])
-        if self._height() != height:
+        if self._tip() != tip:
             raise Moved
         return View(
-            height=Height(height),
+            height=Height(tip[0]),
             fee_rate=fee_rate,
             coins={address: coins[address] for address in query.coins},
             history={
@@ -190,27 +209,50 @@ class NodeChain:
             raise Moved  # it was replaced in the mempool since the list was made
         return raws[txid]
 
-    def _height(self) -> int:
-        """Return the chain's height once the ledger has reached it. Raises NodeBehind, WrongNetwork, NodeTooOld."""
+    def _tip(self) -> Tip:
+        """Return the chain's last block once the ledger has reached it. Raises NodeBehind, WrongNetwork, NodeTooOld."""
         deadline = time.monotonic() + self._patience
         while True:
-            server = self._get("v2/")
-            name = member(server, "network", str)
-            if name != _NETWORK_NAMES.get(self._network.name, self._network.name):
-                raise WrongNetwork(
-                    f"The node at {self._rest.url} is on {name}, not on {self._network.name}.", network=name
-                )
-            self._check_version(server)
-            chain, ledger = whole(server, "backend_height"), whole(server, "counterparty_height")
-            if ledger >= chain:
+            ledger, chain = self._tips()
+            if ledger == chain:
                 return chain
             if time.monotonic() >= deadline:
                 raise NodeBehind(
-                    f"The node's ledger is at block {ledger}, its chain at {chain}. Repeat the command later.",
-                    ledger=ledger,
-                    chain=chain,
+                    f"The node's ledger is at block {ledger[0]}, its chain at {chain[0]}. Repeat the command later.",
+                    ledger=ledger[0],
+                    chain=chain[0],
                 )
             time.sleep(0.1)
+
+    def _tips(self) -> tuple[Tip, Tip]:
+        """Return the last block of the ledger and that of the chain.
+
+        The chain's is Bitcoin Core's word where it is there: the ledger's server goes on telling the last one that it
+        heard of while Bitcoin Core is away, and for seconds after a reorganisation.
+        """
+        if self._bitcoin is None:
+            server = self._server()
+            height = whole(server, "backend_height")
+            return (min(whole(server, "counterparty_height"), height), None), (height, None)
+        self._is_right  # noqa: B018
+        best = self._bitcoin.best_block()
+        last = self._get("v2/blocks/last")
+        ledger = whole(last, "block_index"), txid_of(member(last, "block_hash", str), "block hash")
+        return ledger, (ledger[0] if ledger[1] == best else self._bitcoin.height_of(best), best)
+
+    @cached_property
+    def _is_right(self) -> bool:
+        """Whether the node is of the network and new enough; it was, once."""
+        return bool(self._server())
+
+    def _server(self) -> Any:
+        """Return what the node says of itself. Raises WrongNetwork, NodeTooOld."""
+        server = self._get("v2/")
+        name = member(server, "network", str)
+        if name != _NETWORK_NAMES.get(self._network.name, self._network.name):
+            raise WrongNetwork(f"The node at {self._rest.url} is on {name}, not on {self._network.name}.", network=name)
+        self._check_version(server)
+        return server
 
     def _check_version(self, server: Any) -> None:
         """Refuse a node that is too old, except on regtest."""
@@ -257,14 +299,20 @@ class NodeChain:
         """Return those that are known, each checked against its txid. A Bitcoin node without an index knows few."""
         unasked = list(dict.fromkeys(txids))
         found = {} if self._bitcoin is None else self._bitcoin.transactions(unasked)
-        for part in _parts([txid for txid in unasked if txid not in found], _TRANSACTIONS):
-            asked = {txid[::-1].hex(): txid for txid in part}
-            answer = self._rpc.call("getrawtransaction_batch", {"txhash_list": list(asked)}, retry=True)
-            for text, txid in asked.items():
-                raw = member(answer, text, str, None)
-                if raw is not None:
-                    found[txid] = checked_transaction(raw_of(raw), txid)
-        return found
+        left = [txid for txid in unasked if txid not in found]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:  # the interface has no call for several
+            raws = zip(left, pool.map(self._raw_transaction, left), strict=True)
+            return found | {txid: raw for txid, raw in raws if raw is not None}
+
+    def _raw_transaction(self, txid: bytes) -> bytes | None:
+        path = f"v2/bitcoin/transactions/{txid[::-1].hex()}"
+        try:
+            raw = raw_of(self._get(path, {"result_format": "hex"}))
+        except NodeRefused as error:
+            if not str(error.data.get("reason")).startswith(_UNKNOWN):
+                raise
+            return None
+        return checked_transaction(raw, txid)
 
     def _balances(self, addresses: Sequence[str]) -> tuple[dict[str, dict[str, int]], dict[str, str]]:
         """Return what the addresses hold, and the long names of subassets among it."""
@@ -283,12 +331,7 @@ class NodeChain:
         return found, longnames_of(rows)
 
     def _options(self, address: str) -> int:
-        try:
-            return whole(self._get(f"v2/addresses/{address}"), "options")
-        except NodeRefused as error:
-            if error.data.get("status") != 404:
-                raise
-            return 0  # it never set any
+        return whole(self._get(f"v2/addresses/{address}"), "options")
 
     def _fee_rate(self) -> int | None:
         if self._bitcoin is not None:

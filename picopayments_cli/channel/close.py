@@ -16,8 +16,6 @@ from picopayments_cli.channel.halves import (
     Closing,
     check_counter,
     counter_close,
-    finish_close,
-    finish_rest,
     sign_close,
 )
 from picopayments_cli.channel.keys import Key, Secrets
@@ -73,16 +71,6 @@ def payer_signs(sending: Sending, closing: Closing, key: Key) -> Agreed:
             paid=sending.moved,
         )
     return Agreed(closing, counter_close(sending.contract, known_anchor(sending), closing, key))
-
-
-def close_transaction(side: Sending | Receiving, agreed: Agreed) -> bytes:
-    """The close, ready to be published."""
-    return finish_close(side.contract, known_anchor(side), agreed.closing, agreed.payer_signature)
-
-
-def rest_transaction(sending: Sending, agreed: Agreed, key: Key) -> bytes:
-    """The rest of a close, ready to be published behind it. ``key``: the payer's."""
-    return finish_rest(sending.contract, known_anchor(sending), agreed.closing, key)
 
 
 # The client asks ----------------------------------------------------------------------------------------------------

@@ -172,11 +172,6 @@ def pack_send(number: int, quantity: int) -> bytes:
     return _SEND.pack(CLASSIC_SEND, number, quantity)
 
 
-def pack_enhanced_send(number: int, quantity: int, destination: bytes, memo: bytes = b"") -> bytes:
-    """Return the message of an enhanced send in the layout of Counterparty Core 11: type 2 and a CBOR array."""
-    return bytes((ENHANCED_SEND,)) + cbor2.dumps([number, quantity, _pack_script(destination), memo])
-
-
 def unpack_send(message: bytes) -> Send | None:
     """Return the send that a message is, classic or enhanced (both layouts), or None where it is none."""
     kind, body = _split(message)
@@ -276,15 +271,6 @@ def _unpack_enhanced(body: bytes) -> Send | None:
     if destination is None or len(memo) > 34 or not (0 < quantity <= MAX_QUANTITY and 0 <= number <= _NUMERIC_MAX):
         return None
     return Send(number, quantity, destination, memo)
-
-
-def _pack_script(script: bytes) -> bytes:
-    if is_p2pkh(script):
-        return b"\x01" + script[3:23]
-    if is_p2sh(script):
-        return b"\x02" + script[2:22]
-    version = script[0] - 0x50 if script[0] else 0
-    return b"\x03" + bytes((version,)) + script[2:]
 
 
 def _unpack_script(packed: bytes) -> bytes | None:

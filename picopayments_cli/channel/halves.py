@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from picopayments_cli.channel.drafts import Draft
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.signing import ALL_ANYONECANPAY, finish_both, leaf_signed, sign_leaf
+from picopayments_cli.channel.signing import ALL_ANYONECANPAY, leaf_signed, sign_leaf
 from picopayments_cli.channel.transactions import (
     Contract,
     compose_close,
@@ -71,19 +71,6 @@ def check_commit(contract: Contract, anchor: Coin, commit: Commit) -> None:
         raise BadPayerSignature("The commit lacks the payer's valid signature of its payout.", **_data(commit))
 
 
-def finish_commit(contract: Contract, anchor: Coin, commit: Commit, key: Key) -> bytes:
-    """The commit signed by the payee too, ready to be published."""
-    draft = compose_commit(contract, anchor, commit.quantity, commit.revoke_hash)
-    return finish_both(draft, commit.signature, sign_leaf(draft, key))
-
-
-def finish_payout(contract: Contract, anchor: Coin, commit: Commit, key: Key) -> bytes:
-    """The commit's payout signed by the payee too, ready to be published ``delay`` blocks after the commit."""
-    draft = compose_commit(contract, anchor, commit.quantity, commit.revoke_hash)
-    payout = compose_payout(contract, draft, commit.revoke_hash)
-    return finish_both(payout, commit.payout_signature, sign_leaf(payout, key))
-
-
 # Remainders, from the payee -----------------------------------------------------------------------------------------
 
 
@@ -98,12 +85,6 @@ def check_remainder(contract: Contract, anchor: Coin, remainder: Remainder) -> N
     draft = _remainder(contract, anchor, remainder)
     if not leaf_signed(draft, contract.deposit.payee, remainder.signature, ALL_ANYONECANPAY):
         raise BadPayeeSignature("The remainder lacks the payee's valid signature.", **_data(remainder))
-
-
-def finish_remainder(contract: Contract, anchor: Coin, remainder: Remainder, key: Key) -> bytes:
-    """The remainder signed by the payer too, ready to be published from the block after the commit."""
-    draft = _remainder(contract, anchor, remainder)
-    return finish_both(draft, sign_leaf(draft, key), remainder.signature)
 
 
 def _remainder(contract: Contract, anchor: Coin, named: Commit | Remainder) -> Draft:
@@ -150,17 +131,6 @@ def check_counter(contract: Contract, anchor: Coin, quantity: int, signature: by
     """That the payer has signed the close of a quantity. Raises BadCommitQuantity, BadDeposit, BadPayerSignature."""
     if not leaf_signed(compose_close(contract, anchor, quantity), contract.deposit.payer, signature):
         raise BadPayerSignature("The close lacks the payer's valid signature.", quantity=quantity)
-
-
-def finish_close(contract: Contract, anchor: Coin, closing: Closing, payer_signature: bytes) -> bytes:
-    """The close with both signatures, ready to be published."""
-    return finish_both(compose_close(contract, anchor, closing.quantity), payer_signature, closing.signature)
-
-
-def finish_rest(contract: Contract, anchor: Coin, closing: Closing, key: Key) -> bytes:
-    """The rest of a close signed by the payer too, ready to be published behind the close."""
-    rest = compose_rest(contract, compose_close(contract, anchor, closing.quantity))
-    return finish_both(rest, sign_leaf(rest, key), closing.rest_signature or b"")
 
 
 def _data(named: Commit | Remainder) -> dict[str, object]:

@@ -58,11 +58,6 @@ def request_of(body: Any) -> bytes:
     return Reader(body, BadReply).request()
 
 
-def handle_of(body: Any) -> Handle:
-    """The handle of the connection that a request is about. Raises BadRequest."""
-    return Reader(body, BadRequest).handle()
-
-
 # Refusals -----------------------------------------------------------------------------------------------------------
 
 

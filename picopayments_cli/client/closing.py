@@ -9,7 +9,8 @@ import logging
 from dataclasses import dataclass, field, replace
 
 from picopayments_cli.channel import close, envelope
-from picopayments_cli.channel.facts import Counter, Facts
+from picopayments_cli.channel.facts import Counter, Facts, Kind
+from picopayments_cli.channel.halves import Remainder, check_remainder
 from picopayments_cli.channel.messages import CloseReply, CloseRequest, SyncRequest
 from picopayments_cli.channel.recovery import Case, is_over, tasks
 from picopayments_cli.channel.stages import CLOSED, CLOSING
@@ -49,7 +50,7 @@ class Outcome:
 
 def settle(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
     """Take a closing connection as far as it goes now, with or without the hub. Repeating it does no harm."""
-    if not connection.ending.told and outcome.hub_silent is None and not _both_spent(look.facts[connection.handle]):
+    if outcome.hub_silent is None and _has_to_ask(connection, look.facts[connection.handle]):
         try:
             connection = agree(session, connection, look)
         except Unreachable as error:
@@ -62,8 +63,12 @@ def settle(session: Session, connection: Connection, look: Look, outcome: Outcom
     return recover(session, connection, look, outcome)
 
 
-def _both_spent(facts: tuple[Facts, Facts]) -> bool:
-    return all(item.spend is not None and item.spend.seen.height is not None for item in facts)
+def _has_to_ask(connection: Connection, facts: tuple[Facts, Facts]) -> bool:
+    """Whether the hub has something to tell: a close, or the remainder of its newest commit if that was published."""
+    both_spent = all(item.spend is not None and item.spend.seen.height is not None for item in facts)
+    unknown = facts[0].spend is not None and facts[0].spend.kind is Kind.UNKNOWN  # to this file, which may be old
+    awaited = connection.duplex.sending.awaited is not None
+    return not connection.ending.told and (not both_spent or awaited or unknown)
 
 
 # The agreed close ---------------------------------------------------------------------------------------------------
@@ -138,8 +143,22 @@ def _judge(
         quantity = result.h2c.closing.quantity
         kept = [item for item in ending.counters if item.quantity != quantity]
         ending = replace(ending, counters=(*kept, Counter(quantity, result.h2c.payer_signature)))
+    ending = replace(ending, remainders=_remainders(connection, reply.standing))
     judged = replace(connection.with_state(state, changes), ending=ending)
     return session.save(judged, "close judged"), reply, result
+
+
+def _remainders(connection: Connection, said: Standing) -> tuple[Remainder, ...]:
+    """The hub's signatures for the rest of commits that this file, which may be old, does not know."""
+    kept, given, side = connection.ending.remainders, said.remainder, connection.duplex.sending
+    if given is None or given in kept or connection.knows(given.revoke_hash) or side.anchor is None:
+        return kept
+    try:
+        check_remainder(side.contract, side.anchor, given)
+    except PicopaymentsError as error:
+        log.warning("a signature of the hub's is not taken: %s", error.message)
+        return kept
+    return (*kept, given)
 
 
 def _told(session: Session, connection: Connection, request: CloseRequest, *, final: bool) -> Connection:

@@ -9,7 +9,7 @@ from typing import Any
 from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import Counter, Sent
-from picopayments_cli.channel.halves import Closing
+from picopayments_cli.channel.halves import Closing, Remainder
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.state import Changes, Signed
@@ -37,13 +37,15 @@ class Ending:
 
     ``since``: the tip at which it was stopped. ``asked``: the newest mph_close that left, or is about to.
     ``counters``: closes of h2c that this party signed as payee; ``closings``: closes of c2h that the hub signed as
-    payee. ``told``: whether the hub has answered for the last time that is needed.
+    payee. ``remainders``: the hub's signatures for the rest of commits that this file does not know, as it may be old.
+    ``told``: whether the hub has answered for the last time that is needed.
     """
 
     since: int | None = None
     asked: Mapping[str, Any] | None = field(default=None, repr=False)
     counters: tuple[Counter, ...] = ()
     closings: tuple[Closing, ...] = ()
+    remainders: tuple[Remainder, ...] = ()
     told: bool = False
 
 
@@ -59,11 +61,11 @@ class Rows:
 class Connection:
     """A connection: this party pays on c2h and is paid on h2c. All active commits are loaded.
 
-    ``proposal``: the signed mph_deposit. ``deposit_raw``, ``hub_deposit``: both deposits, the hub's as the chain
-    showed it. ``counted``: the heights at which the two were found to count. ``owed``: refused payments that have not
-    come back yet. ``sent``: what a node took of one's own, for c2h and for h2c. ``publishing``: name and txid (hex) of
-    what is about to leave; ``published``: txids of what left. ``final``: closed, and too deep to be looked at again.
-    ``longname``: that of a subasset, for showing.
+    ``proposal``: the signed mph_deposit. ``deposit_raw``, ``hub_deposit``: both deposits, the own one empty where it
+    never leaves, the hub's as the chain showed it. ``counted``: the heights at which the two were found to count.
+    ``owed``: refused payments that have not come back yet. ``sent``: what a node took of one's own, for c2h and for
+    h2c. ``publishing``: name and txid (hex) of what is about to leave; ``published``: txids of what left. ``final``:
+    closed, and too deep to be looked at again. ``longname``: that of a subasset, for showing.
     """
 
     handle: Handle

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,7 +37,8 @@ DEPOSIT = 1_000_000
 DELAY = 2
 START_SECONDS = 60
 STOP_SECONDS = 20
-LONG_EXPIRY, SHORT_EXPIRY = 1024, 24  # blocks
+LONG_EXPIRY, SHORT_EXPIRY = 1024, 40  # blocks
+HIGH_RATE, HIGH_MINIMUM = 20, 3  # sat/vB: what blocks and mempool ask for while a commit, which pays less, is raised
 ROUNDS = 20  # of mining a block and syncing, until everything is settled
 
 
@@ -57,7 +59,7 @@ class Party:
 class Demo:
     """The running demonstration; ``hub`` is a party too, whose income are the fees.
 
-    ``own_chain``: whether the clients look at the chain through the node itself, as they must where the hub is gone.
+    ``own_chain``: whether the clients use the nodes themselves, as they must where the hub is gone.
     """
 
     hub_url: str
@@ -70,7 +72,8 @@ class Demo:
     def command(self, party: Party, *words: str) -> Any:
         """Run one command, say so, and return what it printed. Raises DemoFailed with the command's own error."""
         options = ["--regtest", "--basedir", str(party.basedir), "--hub-url", self.hub_url]
-        extra = {"PICOPAYMENTS_CHAIN_URL": self.chain_url} if self.own_chain else {}
+        extra = {"PICOPAYMENTS_CHAIN_URL": self.chain_url, "PICOPAYMENTS_BITCOIN_URL": f"{self.chain_url}bitcoin/"}
+        extra = extra if self.own_chain else {}
         shown = [f"{name}={value}" for name, value in extra.items()]
         log.info("  $ %s", " ".join((*shown, "picopayments-cli", *options, *words)))
         line = [sys.executable, "-m", "picopayments_cli", *options, *words]
@@ -126,7 +129,7 @@ def run(basedir: Path | None) -> dict[str, Any]:
             basedir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="picopayments-demo-")))
         basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
         log.info("A Bitcoin chain validated by Bitcoin Core's kernel, with a Counterparty ledger; and a hub:")
-        words = ["--basedir", str(basedir / "node"), "--port", "0", "--with-parent"]
+        words = ["--basedir", str(basedir / "node"), "--port", "0", "--with-parent", "--block-time", "0"]
         node = stack.enter_context(_Service("picopayments_cli.regtest", words, basedir / "node.log"))
         words = ["--regtest", "--counterparty-url", node.ready["chain_url"], "--basedir", str(basedir / "hub")]
         hub = stack.enter_context(_Service("picopayments_cli.hub.cli", [*words, "--port", "0"], basedir / "hub.log"))
@@ -208,7 +211,7 @@ def _show(demo: Demo, hub: _Service) -> dict[str, Any]:
     log.info("Each connects to the hub by a deposit, and the hub matches it:")
 
     def connect(party: Party) -> None:
-        expiry = SHORT_EXPIRY if party in (carol, dave) else LONG_EXPIRY
+        expiry = SHORT_EXPIRY if party is dave else LONG_EXPIRY
         words = ["connect", ASSET, str(DEPOSIT), "--expire_time", str(expiry), "--delay_time", str(DELAY)]
         party.handle = demo.command(party, *words)["handle"]
 
@@ -216,13 +219,15 @@ def _show(demo: Demo, hub: _Service) -> dict[str, Any]:
     _until_open(demo)
     _pay(demo)
 
-    log.info("Alice and Bob close, and settle on the chain:")
-    commits = {}
+    commits: dict[str, Any] = {}
+    _cheat(demo, hub, carol, alice, commits)
+    log.info("Alice and Bob close in agreement with the hub, and settle on the chain:")
     for party in (alice, bob):
         party.fees += demo.sync_fee
         commits[party.name] = demo.command(party, "close", party.handle)
     _until_closed(demo, (alice, bob))
-    _survive(demo, hub, commits, _total(before))
+    _survive(demo, hub, dave, commits)
+    _until_hub_is_free(demo, _total(before))
     after, _ = _holdings(demo)
     return _summary(demo, before, after, start, commits)
 
@@ -231,12 +236,12 @@ def _pay(demo: Demo) -> None:
     """Pay both ways, and once so that commits are revoked."""
     alice, bob, _, dave = demo.clients
     log.info("Alice pays Bob and Dave: all of it goes out with one sync, and no transaction:")
-    demo.pay(alice, bob, [1000, 2000, 3000, 31337])
+    demo.pay(alice, bob, [1000, 31337])
     demo.pay(alice, dave, [4000])
     for party in (alice, bob, dave):
         demo.sync_open(party)
     log.info("Bob pays some of it back, by a commit of his own:")
-    demo.pay(bob, alice, [20000, 337])
+    demo.pay(bob, alice, [20337])
     demo.sync_open(bob)
     log.info("Then as much as he ever received: instead of another commit he revokes the one that the hub gave him:")
     held = _received_in_channel(demo, bob)
@@ -247,20 +252,52 @@ def _pay(demo: Demo) -> None:
     demo.sync_open(alice)
 
 
-def _survive(demo: Demo, hub: _Service, commits: dict[str, Any], total: int) -> None:
-    """The hub goes silent; those who are left have their own back alone, and then the hub has its own."""
-    _, _, carol, dave = demo.clients
-    log.info("The hub goes silent. Dave, who was paid, closes alone, with a node of his own to look at the chain:")
+def _cheat(demo: Demo, hub: _Service, carol: Party, alice: Party, commits: dict[str, Any]) -> None:
+    """Have Carol publish a commit that she has given back, while the hub is away; it comes back and takes it all."""
+    log.info("Alice pays Carol, who keeps a copy of her folder. Then she pays it back, and is paid a little again:")
+    demo.pay(alice, carol, [6000])
+    demo.sync_open(alice)
+    demo.sync_open(carol)
+    newest, copy = carol.basedir, carol.basedir.with_name("carol-copy")
+    shutil.copytree(newest, copy)
+    demo.pay(carol, alice, [_received_in_channel(demo, carol) - demo.sync_fee])
+    demo.pay(alice, carol, [500])
+    for party in (carol, alice, carol):
+        demo.sync_open(party)
+    lost = _received_in_channel(demo, carol)
+    log.info("The hub goes silent. Carol cheats: with the copy she publishes the commit that she gave back:")
+    hub.stop(kill=True)
+    demo.own_chain, carol.basedir = True, copy
+    commits[carol.name] = demo.command(carol, "close", carol.handle)
+    log.info("The hub comes back, and takes all of it, which Carol would have been paid only after a delay:")
+    hub.start()
+    demo.own_chain, carol.basedir = False, newest
+    demo.mine(DELAY)
+    carol.paid += lost
+    demo.hub.received += lost
+    log.info("With her newest folder she takes back what she had deposited, less what she had paid:")
+    _until_closed(demo, (carol,))
+
+
+def _survive(demo: Demo, hub: _Service, dave: Party, commits: dict[str, Any]) -> None:
+    """The hub goes silent; who is left has his own back alone, and then the hub has its own."""
+    log.info("The hub goes silent, and fees rise. Dave, who was paid, closes alone, with nodes of his own:")
     hub.stop(kill=True)
     demo.own_chain = True
+    demo.command(demo.clients[0], "feerate", str(HIGH_RATE), "--minimum", str(HIGH_MINIMUM))
     commits[dave.name] = demo.command(dave, "close", dave.handle)
-    log.info("Carol did nothing at all. Both wait until their deposits expire, and take them back:")
+    waiting = BitcoinNode(demo.chain_url + "bitcoin/").mempool()
+    if len(waiting) != 2:
+        raise DemoFailed("Dave's commit was not raised by a child.", mempool=len(waiting))
+    log.info("His commit pays too little for the mempool. A child of it pays for both, and the next block has them:")
+    demo.mine()
+    demo.command(demo.clients[0], "feerate", "1", "--minimum", "1")
+    log.info("He waits until his deposit expires, and takes it back:")
     demo.mine(SHORT_EXPIRY)
-    _until_closed(demo, (carol, dave))
+    _until_closed(demo, (dave,))
     log.info("The hub comes back, and takes back its own:")
     hub.start()
     demo.own_chain = False
-    _until_hub_is_free(demo, total)
 
 
 def _received_in_channel(demo: Demo, party: Party) -> int:
@@ -273,7 +310,7 @@ def _until_open(demo: Demo) -> None:
     """Mine until every connection is open."""
     waiting = list(demo.clients)
     for _ in range(ROUNDS):
-        demo.mine()
+        demo.mine(2)  # its deposit, then the hub's
         while waiting:
             shown = demo.command(waiting[0], "status")["connections"]
             if any(connection["status"] != "open" for connection in shown.values()):
@@ -332,7 +369,7 @@ def _summary(
     parties = (*demo.clients, demo.hub)
     wallets = {party.name: script_of_address(NETWORKS["regtest"], party.address) for party in parties}
     flows = btc_flows(BitcoinNode(demo.chain_url + "bitcoin/"), wallets, start)
-    demo.hub.received = sum(party.fees for party in demo.clients)
+    demo.hub.received += sum(party.fees for party in demo.clients)
     lines, conserved = {}, True
     for party in parties:
         asset = {

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from bitcoin.core import CBlock, CTransaction
 
 from picopayments_cli.chain.bitcoin import BitcoinNode
-from picopayments_cli.channel.counterparty import is_p2sh
 from picopayments_cli.channel.drafts import spent_outpoints
 from picopayments_cli.channel.values import Outpoint
 
@@ -17,7 +16,8 @@ from picopayments_cli.channel.values import Outpoint
 class Flow:
     """A party's bitcoins, in satoshis: fees of its own transactions, and what it paid to and received from others.
 
-    A transaction is that of the party whose output it spends. A commit moves satoshis, too: its output is the payee's.
+    A transaction is that of the party whose output it spends first. A commit moves satoshis, too: its output is that of
+    the one who takes it. An output that nobody took, there to raise a transaction's fee, is part of the fee.
     """
 
     fees: int = 0
@@ -25,35 +25,28 @@ class Flow:
     received: int = 0
 
 
-@dataclass(frozen=True)
-class _Output:
-    value: int
-    script: bytes
-
-
 def btc_flows(bitcoin: BitcoinNode, wallets: Mapping[str, bytes], start: int) -> dict[str, Flow]:
     """Add up the parties' flows, by name, in all blocks above height ``start``; ``wallets``: their scriptPubKeys."""
     txs = _transactions(bitcoin)
-    outputs = {
-        Outpoint(tx.GetTxid(), n): _Output(out.nValue, bytes(out.scriptPubKey))
-        for _, tx in txs
-        for n, out in enumerate(tx.vout)
-    }
-    owners = _owners([tx for _, tx in txs], outputs, {script: name for name, script in wallets.items()})
+    made = [_made(tx) for _, tx in txs]
+    values = {outpoint: out.nValue for (_, tx), listed in zip(txs, made, strict=True)
+              for outpoint, out in zip(listed, tx.vout, strict=True)}  # fmt: skip
+    owners = _owners([tx for _, tx in txs], made, {script: name for name, script in wallets.items()})
     flows = {name: Flow() for name in wallets}
-    for height, tx in txs:
-        if height <= start or tx.is_coinbase():
+    for (height, tx), listed in zip(txs, made, strict=True):
+        spent = spent_outpoints(tx)
+        owner = owners.get(spent[0])
+        if height <= start or owner is None:
             continue
-        spent = [outputs[outpoint] for outpoint in spent_outpoints(tx)]
-        owner = owners.get(spent[0].script)
-        if owner is None:
-            continue
-        flows[owner].fees += sum(out.value for out in spent) - sum(out.nValue for out in tx.vout)
-        for out in tx.vout:
-            payee = owners.get(bytes(out.scriptPubKey), owner)
-            if payee != owner:
-                flows[owner].paid += out.nValue
-                flows[payee].received += out.nValue
+        flow = flows[owner]
+        flow.fees += sum(values[outpoint] for outpoint in spent)
+        for outpoint, out in zip(listed, tx.vout, strict=True):
+            payee = owners.get(outpoint)
+            if payee is not None:
+                flow.fees -= out.nValue
+                if payee != owner:
+                    flow.paid += out.nValue
+                    flows[payee].received += out.nValue
     return flows
 
 
@@ -67,18 +60,23 @@ def _transactions(bitcoin: BitcoinNode) -> list[tuple[int, CTransaction]]:
     return found
 
 
-def _owners(
-    txs: list[CTransaction], outputs: Mapping[Outpoint, _Output], wallets: Mapping[bytes, str]
-) -> dict[bytes, str]:
-    """Find who owns each scriptPubKey: a deposit its payer, a commit's output the one to whose wallet it is spent."""
-    owners = dict(wallets)
-    sources = [(outputs[spent_outpoints(tx)[0]].script, tx) for tx in txs if not tx.is_coinbase()]
-    for source, tx in sources:  # deposits: what a wallet pays to a script
-        if source in wallets:
-            paid = (bytes(out.scriptPubKey) for out in tx.vout)
-            owners.update((script, wallets[source]) for script in paid if is_p2sh(script))
-    for source, tx in sources:  # commits: known by who takes their output
-        taker = wallets.get(bytes(tx.vout[0].scriptPubKey))
-        if taker is not None and is_p2sh(source):
-            owners.setdefault(source, taker)
-    return owners
+def _made(tx: CTransaction) -> list[Outpoint]:
+    """The outpoints of a transaction's outputs."""
+    txid = tx.GetTxid()
+    return [Outpoint(txid, number) for number in range(len(tx.vout))]
+
+
+def _owners(txs: list[CTransaction], made: list[list[Outpoint]], wallets: Mapping[bytes, str]) -> dict[Outpoint, str]:
+    """Find whose each output is: a wallet's, its payer's on a deposit's address, else the one's who takes it."""
+    scripts = {outpoint: bytes(out.scriptPubKey) for tx, listed in zip(txs, made, strict=True)
+               for outpoint, out in zip(listed, tx.vout, strict=True)}  # fmt: skip
+    known = dict(wallets)
+    takers: dict[Outpoint, str] = {}
+    for tx in txs:
+        spent, first = spent_outpoints(tx), bytes(tx.vout[0].scriptPubKey)
+        payer = wallets.get(scripts.get(spent[0], b""))
+        if payer is not None:
+            known.setdefault(first, payer)  # a deposit: what a wallet pays to a script
+        takers |= {outpoint: wallets[first] for outpoint in spent if first in wallets}
+    found = {outpoint: known.get(script) or takers.get(outpoint) for outpoint, script in scripts.items()}
+    return {outpoint: owner for outpoint, owner in found.items() if owner is not None}

@@ -15,7 +15,7 @@ from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import Counter, Sent
 from picopayments_cli.channel.fees import FeeFrac
-from picopayments_cli.channel.halves import Closing, Commit
+from picopayments_cli.channel.halves import Closing, Commit, Remainder
 from picopayments_cli.channel.keys import XOnly
 from picopayments_cli.channel.messages import CloseRequest, SyncRequest
 from picopayments_cli.channel.scripts import DepositScript
@@ -253,6 +253,7 @@ def _ending_json(ending: Ending) -> dict[str, Any]:
         "asked": None if ending.asked is None else dict(ending.asked),
         "counters": [[item.quantity, _hex(item.signature)] for item in ending.counters],
         "closings": [[item.quantity, item.signature.hex(), _hex(item.rest_signature)] for item in ending.closings],
+        "remainders": [[item.quantity, item.revoke_hash.hex(), item.signature.hex()] for item in ending.remainders],
         "told": ending.told,
     }
 
@@ -270,6 +271,10 @@ def _ending(body: Mapping[str, Any]) -> Ending:
         tuple(
             Closing(kinds.whole(quantity), bytes.fromhex(signature), _bytes(rest))
             for quantity, signature, rest in kinds.items(body["closings"])
+        ),
+        tuple(
+            Remainder(_quantity(quantity), _hash(revoke_hash), bytes.fromhex(signature))
+            for quantity, revoke_hash, signature in kinds.items(body["remainders"])
         ),
         kinds.switch(body["told"]),
     )

@@ -26,6 +26,7 @@ from picopayments_cli.client.looking import Look
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import place_of
 from picopayments_cli.errors import (
+    AnchorsDiffer,
     BroadcastRefused,
     ConnectionNotOpen,
     HubRestored,
@@ -146,6 +147,8 @@ def sync(session: Session, connection: Connection, look: Look, outcome: Outcome)
         connection = opening.agree(session, connection)
     if connection.stage == AGREED:
         connection = _live(session, connection, look, outcome)
+        if connection.stage == CLOSING:  # the look was at one that was open, and may not have known the hub's anchor
+            look = session.sight.look(session.wallet.address, [connection])
     if connection.stage == CLOSING:
         connection = _last_answer(session, connection, outcome)
         settle(session, *_observed_at_last(session, connection, look), outcome)
@@ -202,7 +205,7 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
         return exchange(session, seen, outcome)
     except UnknownHandle as error:
         raise _unknown_to_hub(connection) from error
-    except (ConnectionNotOpen, HubRestored) as error:  # signed by the hub
+    except (AnchorsDiffer, ConnectionNotOpen, HubRestored) as error:  # signed by the hub
         if isinstance(error, ConnectionNotOpen) and error.data.get("stage") in (AGREED, OPENING):
             log.warning("connection %s: the hub does not see it open yet; sync again", connection.handle.hex())
             return session.connection(connection.handle)
@@ -261,7 +264,7 @@ def close(session: Session, connection: Connection) -> str | None:
     goes on from there.
     """
     if connection.stage == PROPOSED:
-        session.save(replace(connection, stage=CLOSED), "given up", history.closed())
+        _give_up(session, connection)
         return None
     connection = publishing.resume(session, connection)
     look = session.sight.look(session.wallet.address, [connection])
@@ -278,6 +281,13 @@ def close(session: Session, connection: Connection) -> str | None:
         raise outcome.hub_silent
     spends = [facts.spend.seen.txid for facts in reversed(look.facts[connection.handle]) if facts.spend is not None]
     return outcome.closed_by or (spends[0][::-1].hex() if spends else None)
+
+
+def _give_up(session: Session, connection: Connection) -> Connection:
+    """Close a connection whose deposit never left, and never will."""
+    duplex = replace(connection.duplex, sending=replace(connection.duplex.sending, anchor=None))
+    given_up = replace(connection, stage=CLOSED, duplex=duplex, deposit_raw=b"")
+    return session.save(given_up, "given up", history.closed())
 
 
 def _closing(session: Session, connection: Connection, look: Look) -> Connection:

@@ -8,7 +8,7 @@ behind dust.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from picopayments_cli.chain import Chain, Query, View
@@ -19,6 +19,7 @@ from picopayments_cli.channel.drafts import parse_transaction
 from picopayments_cli.channel.facts import Facts, Paid, Paying, Seen, SendRow, Side, is_deposit
 from picopayments_cli.channel.networks import Network, address_of_script
 from picopayments_cli.channel.stages import CLOSED, CLOSING
+from picopayments_cli.channel.state import Signed
 from picopayments_cli.channel.transactions import Contract
 from picopayments_cli.channel.values import Entry, Handle, Height, Outpoint
 from picopayments_cli.client.connection import Connection
@@ -52,12 +53,19 @@ def sides_of(connection: Connection) -> tuple[Paying, Paid]:
     """Take from a connection what the chain decides on: this party as payer of c2h and as payee of h2c."""
     duplex, ending, sent = connection.duplex, connection.ending, connection.sent
     c2h, h2c = duplex.sending, duplex.receiving
-    signed = tuple(connection.rows.signed.values())
+    signed = (*connection.rows.signed.values(), *_unknown_here(connection))
     active = tuple(item.commit for item in h2c.active)
     return (
-        Paying(c2h.contract, c2h.anchor, signed, ending.closings, connection.deposit_raw, sent[0]),
+        Paying(c2h.contract, c2h.anchor, signed, ending.closings, connection.deposit_raw or None, sent[0]),
         Paid(h2c.contract, h2c.anchor, active, ending.counters, connection.hub_deposit, sent[1]),
     )
+
+
+def _unknown_here(connection: Connection) -> Iterator[Signed]:
+    """Commits that the hub alone has shown: they are known where they are published, and count for nothing else."""
+    for item in connection.ending.remainders:
+        if item.revoke_hash not in connection.rows.signed:
+            yield Signed(item.quantity, item.revoke_hash, item.signature)
 
 
 class Sight:

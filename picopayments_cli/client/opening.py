@@ -24,7 +24,7 @@ from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Contract, compose_deposit
 from picopayments_cli.channel.values import Coin, Handle, Pubkey, Quantity
-from picopayments_cli.client import funds, history
+from picopayments_cli.client import funds, history, lost
 from picopayments_cli.client.connection import Connection, Rows
 from picopayments_cli.client.session import Session
 from picopayments_cli.consensus import check_ways_back
@@ -48,6 +48,7 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
     """
     check_delay(delay, session.network)
     funds.check_funds(session, asset, quantity)
+    lost.take_back(session)
     session.keep_wallet()
     secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))
     # The handle is the hub's to draw: until it is known, the salt waits under a name of its own.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from picopayments_cli.chain import Query
-from picopayments_cli.channel.drafts import Draft, parse_transaction
+from picopayments_cli.channel.drafts import Draft, txid_of
 from picopayments_cli.channel.duplex import half_left
 from picopayments_cli.channel.facts import Sent
 from picopayments_cli.channel.steps import Name, Step
@@ -30,7 +30,7 @@ def take(session: Session, connection: Connection, step: Step, txids: list[str])
     raws = step.finish(secrets.payer if payer else secrets.payee, session.wallet.key, payer=payer)
     if step.name is Name.COMMIT and step.draft is not None and not connection.duplex.receiving.half_left:
         connection = session.save(replace(connection, duplex=half_left(connection.duplex)), "commit signed")
-    first = _txid(raws[0])[::-1].hex()
+    first = txid_of(raws[0])[::-1].hex()
     if first not in connection.published:
         name = step.name.value if step.draft is not None or step.raw is not None else f"{step.name.value}'s child"
         connection = session.save(replace(connection, publishing=(name, first)), f"{step.name.value} leaves")
@@ -48,7 +48,7 @@ def _with_sent(
     known = {item.txid for item in (*c2h, *h2c)}
     new = tuple(
         Sent.of(draft, txid)
-        for draft, txid in zip(drafts, map(_txid, raws[len(raws) - len(drafts) :]), strict=True)
+        for draft, txid in zip(drafts, map(txid_of, raws[len(raws) - len(drafts) :]), strict=True)
         if txid in taken and txid not in known
     )
     return replace(connection, sent=((*c2h, *new), h2c) if payer else (c2h, (*h2c, *new)))
@@ -74,10 +74,3 @@ def _left(session: Session, connection: Connection) -> Connection:
     name, txid = connection.publishing
     noted = replace(connection, publishing=None, published=(*connection.published, txid))
     return session.save(noted, f"{name} left", history.published(name, txid))
-
-
-def _txid(raw: bytes) -> bytes:
-    tx = parse_transaction(raw)
-    if tx is None:
-        raise ValueError("what was signed is no transaction")
-    return bytes(tx.GetTxid())

@@ -30,11 +30,10 @@ from picopayments_cli.config import Settings, place_of
 from picopayments_cli.errors import (
     BadHubSignature,
     BadReply,
-    NodeUnreachable,
     PicopaymentsError,
     UnknownHandle,
 )
-from picopayments_cli.rpc import LOOPBACK, RpcClient
+from picopayments_cli.rpc import LOOPBACK, RpcClient, controls_of
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +56,7 @@ class Home:
     def __init__(self, settings: Settings) -> None:
         self.spent: set[Outpoint] = set()  # by what this command has published since it looked at the chain
         self.written: dict[Handle, Connection] = {}  # as they stand on disk
+        self.fee_rate: int | None = None  # that a chain has estimated, where it is another than the one on disk
         self._settings = settings
         self._stack = ExitStack()
 
@@ -108,6 +108,12 @@ class Session:
         """The wallet; a new one is not on disk before ``keep_wallet``."""
         return self.home.wallet
 
+    def keep_rate(self) -> None:
+        """See that the fee rate is on disk that the chain has estimated, for the time when it has none."""
+        if self.home.fee_rate is not None:
+            self.store.save_rate(self.home.fee_rate)
+            self.home.fee_rate = None
+
     def keep_wallet(self) -> None:
         """See that the wallet's key is on disk."""
         self.wallet.keep(self.store)
@@ -130,7 +136,7 @@ class Session:
         url = self.settings.chain_url
         if url is None:
             return self.rpc
-        return RpcClient(url.rstrip("/") + "/v1/", timeout=self._timeout, unreachable=NodeUnreachable)
+        return controls_of(url, self._timeout)
 
     @cached_property
     def sight(self) -> Sight:
@@ -234,13 +240,13 @@ class Session:
 
         Raises BadHubSignature, BadReply, HubUnreachable and its kind.
         """
-        request = envelope.seal(self.wallet.key, KeyRequest(os.urandom(NONCE_SIZE)).as_json())
-        return self.call("mph_key", [request], hub_key).hub_key
+        return self.call("mph_key", [KeyRequest(os.urandom(NONCE_SIZE)).as_json()], hub_key).hub_key
 
     # The doors ------------------------------------------------------------------------------------------------------
 
     def save(self, connection: Connection, label: str, *actions: Action) -> Connection:
         """Write a connection to disk with the rows that are new, and with it the actions of its history."""
+        self.keep_rate()
         handle = connection.handle
         if handle not in self.home.written and handle in self.store.handles():
             self.connection(handle)

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -35,12 +35,11 @@ from picopayments_cli.errors import (
     StoreUnusable,
     UnknownHandle,
 )
-from picopayments_cli.files import check_private, flush_folder, replace_file
+from picopayments_cli.files import append_lines, check_private, flush_folder, replace_file
 
 FORMAT = "picopayments-connection"
 VERSION = 2  # 1 was protocol 2's
 LOCK_WAIT = 60.0
-_CHUNK = 4096
 _HEADER = frozenset(("format", "version", "network", "event_count", "events", "rows", "rows_size"))
 _HEX = frozenset("0123456789abcdef")
 _log = logging.getLogger(__name__)
@@ -248,7 +247,7 @@ class Store:
             path = _rows_path(self._path(handle))
             with _usable(path):
                 self._make_folder(path)
-                _append(path, data, size)
+                append_lines(path, data, size)
         return size + len(data)
 
     def remove(self, handle: Handle) -> None:
@@ -326,10 +325,10 @@ class Store:
         if kept.events:
             lines = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in kept.events)
             with _usable(self.history_path):
-                _append(self.history_path, lines.encode())
+                append_lines(self.history_path, lines.encode())
         return kept.count
 
-    # What the chain estimated ---------------------------------------------------------------------------------------
+    # The last fee rate ----------------------------------------------------------------------------------------------
 
     def last_rate(self) -> int | None:
         """Read the last fee rate (sat/vB) that a chain estimated; None if there is none."""
@@ -493,32 +492,3 @@ def _read(path: Path) -> str | None:
             return None
         except UnicodeDecodeError:
             raise damaged(path, "it is not text") from None
-
-
-def _append(path: Path, data: bytes, size: int | None = None) -> None:
-    """Add lines to a file, and wait until they are on disk.
-
-    What stands behind its first ``size`` bytes is dropped, without a size a last line that was cut off.
-    """
-    is_new = not path.exists()
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-        file.truncate(_end_of_lines(file) if size is None else size)
-        file.seek(0, os.SEEK_END)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    if is_new:
-        flush_folder(path.parent)
-
-
-def _end_of_lines(file: IO[bytes]) -> int:
-    """Find where the last whole line of a file ends."""
-    end = file.seek(0, os.SEEK_END)
-    while end:
-        start = max(end - _CHUNK, 0)
-        file.seek(start)
-        found = file.read(end - start).rfind(b"\n")
-        if found >= 0:
-            return start + found + 1
-        end = start
-    return 0

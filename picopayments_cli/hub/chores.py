@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from picopayments_cli.channel.deadlines import must_close
-from picopayments_cli.channel.drafts import parse_transaction
+from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.duplex import half_left
 from picopayments_cli.channel.facts import Deposit, Sent, Side
 from picopayments_cli.channel.recovery import Case, is_over, tasks
@@ -90,15 +90,29 @@ class Work:
         duplex = account.duplex
         if account.stage in (AGREED, CLOSING) and None in (duplex.sending.anchor, duplex.receiving.anchor):
             see_deposits(hub, handle)
+        if self._is_void(account):
+            with hub.book.transaction("void") as work:
+                stop(hub, work, work.get(handle))
+            return
         with hub.book.transaction("look") as work:
             account = work.get(handle)
             if account.stage in (AGREED, OPEN):
                 self._restage(work, account)
             elif account.waiting and account.stage == CLOSING:
                 stop(hub, work, account)
-        if self.shaken and account.stage in (AGREED, OPEN) and Deposit.VOID in judged(hub, handle):
-            with hub.book.transaction("void") as work:
-                stop(hub, work, work.get(handle))
+
+    def _is_void(self, account: Account) -> bool:
+        """Whether a deposit was mined with less than was agreed on, which a reorganisation can bring about.
+
+        An open connection takes nothing until this is known: a deposit may come back blocks later, or the ledger be
+        silent now. Raises what the chain raises.
+        """
+        if account.stage == OPEN and self.shaken:
+            with self.hub.book.transaction("shaken") as work:
+                account = work.get(account.handle)
+                if account.stage == OPEN:
+                    account = work.put(replace(account, stage=AGREED))
+        return account.stage == AGREED and Deposit.VOID in judged(self.hub, account.handle)
 
     def _restage(self, work: UnitOfWork, account: Account) -> None:
         facts = open_facts(self.hub, work, account)
@@ -216,9 +230,7 @@ def publish(hub: Hub, step: Step, handle: Handle, *, payer: bool) -> None:
     drafts = [draft for draft in (step.draft, step.child) if draft is not None]
     with hub.book.transaction("published") as work:
         for draft, raw in zip(drafts, raws[-len(drafts) :] if drafts else (), strict=True):
-            tx = parse_transaction(raw)
-            if tx is not None:
-                note_sent(work, handle, Sent.of(draft, tx.GetTxid()), payer=payer)
+            note_sent(work, handle, Sent.of(draft, txid_of(raw)), payer=payer)
     log.info("published", extra={"fields": {"handle": handle.hex(), "step": step.name.value, "short": step.short}})
 
 

@@ -22,13 +22,13 @@ from picopayments_cli.channel.stages import AGREED, CLOSING
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import COMMIT_SIZE, Contract
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.errors import NodeUnreachable, PicopaymentsError
+from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.database import Database, meta_get, meta_set
 from picopayments_cli.hub.follower import Follower
 from picopayments_cli.hub.marks import Marks
 from picopayments_cli.hub.terms import Offer
-from picopayments_cli.rpc import RpcClient
+from picopayments_cli.rpc import controls_of
 
 log = logging.getLogger(__name__)
 
@@ -74,9 +74,9 @@ class Hub:
         self.bounds = BOUNDS
         self.fresh_seconds = FRESH_SECONDS
         self.bitcoin = PackageNode(urls.bitcoin)
-        self.chain = LedgerChain(urls.chain, network)
-        self.node = RpcClient(urls.chain.rstrip("/") + "/v1/", unreachable=NodeUnreachable)
-        self.chain_url = self.node.url.removesuffix("v1/")  # without credentials
+        self.chain = LedgerChain(urls.chain, network, bitcoin=self.bitcoin)
+        self.chain_url = self.chain.url
+        self.controls = controls_of(urls.chain)  # of a regtest network
         self.follower = Follower(database, self.bitcoin)
         self._await_deposits()
         with database.reading() as db:

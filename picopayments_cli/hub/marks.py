@@ -5,12 +5,11 @@ A mark is on disk before the hub's half of a commit leaves, or its signature of 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, from_hex
 from picopayments_cli.errors import InvalidHex, StoreDamaged
-from picopayments_cli.files import check_private, flush_folder
+from picopayments_cli.files import append_lines, check_private
 
 
 class Marks:
@@ -19,14 +18,11 @@ class Marks:
     def __init__(self, path: Path) -> None:
         """Read it. Raises StoreUnusable, StoreDamaged, OSError.
 
-        A last line that was cut off is of a power failure before anything left: it is no mark.
+        A last line that was cut off is of a power failure before anything left: it is no mark, and is written over.
         """
         self.path = path
         check_private(path)
-        whole, end, cut = (path.read_bytes() if path.exists() else b"").rpartition(b"\n")
-        if cut:
-            os.truncate(path, len(whole + end))
-        lines = whole.split(b"\n") if end else []
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         try:
             self.handles = {Handle(from_hex(line.decode("ascii"), "mark", HANDLE_SIZE)) for line in lines}
         except (InvalidHex, UnicodeDecodeError):
@@ -39,13 +35,5 @@ class Marks:
         """Put a mark on disk, once. Raises OSError."""
         if handle in self.handles:
             return
-        fresh = not self.path.exists()
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.write(descriptor, f"{handle.hex()}\n".encode("ascii"))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        if fresh:
-            flush_folder(self.path.parent)
+        append_lines(self.path, f"{handle.hex()}\n".encode("ascii"))
         self.handles.add(handle)

@@ -53,7 +53,8 @@ def see_deposits(hub: Hub, handle: Handle) -> None:
         sending, receiving = account.channels.sending, account.channels.receiving
         sending = replace(sending, anchor=sending.anchor or anchors.get(sending.contract.deposit.output))
         receiving = replace(receiving, anchor=receiving.anchor or anchors.get(receiving.contract.deposit.output))
-        work.put(replace(account, duplex=replace(account.channels, sending=sending, receiving=receiving)))
+        duplex = replace(account.channels, sending=sending, receiving=receiving)
+        work.put(replace(account, duplex=duplex, close_digest=None))  # an earlier mph_close is judged anew
         note(log, "deposit seen", account)
     for script in anchors:
         hub.follower.found_deposit(script)

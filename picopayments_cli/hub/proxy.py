@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from picopayments_cli.chain import Asset, Query
-from picopayments_cli.chain.answers import member, members, txid_to_broadcast, whole
+from picopayments_cli.chain import Query
+from picopayments_cli.chain.answers import txid_to_broadcast
 from picopayments_cli.chain.packages import LedgerChain, PackageNode
 from picopayments_cli.chain.shapes import coins_shown, history_shown
-from picopayments_cli.channel.counterparty import asset_id, asset_members, asset_name, is_longname
+from picopayments_cli.channel.counterparty import XCP_ID, asset_id, asset_members, asset_name, is_longname
 from picopayments_cli.channel.facts import SendRow
 from picopayments_cli.channel.networks import Network, address_of_script, script_of_address
 from picopayments_cli.channel.rates import Rate
@@ -26,16 +26,28 @@ MAX_PACKAGE = 2  # transactions: a parent and its child
 MAX_FILTERS = 10
 _BALANCE_FIELDS = ("address", "asset")
 
+_BTC_ROW = {
+    "asset": "BTC",
+    "asset_id": "0",
+    "asset_longname": None,
+    "owner": None,
+    "divisible": True,
+    "locked": False,
+    "supply": 0,
+    "description": "The Bitcoin protocol native currency",
+    "issuer": None,
+}
+
 Method = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Nodes:
-    """Where the answers come from; ``counterparty`` is the Counterparty node's JSON-RPC."""
+    """Where the answers come from; ``controls`` are those of a regtest network."""
 
     chain: LedgerChain
     bitcoin: PackageNode
-    counterparty: RpcClient
+    controls: RpcClient
 
 
 class Proxy:
@@ -49,7 +61,7 @@ class Proxy:
         self._network = network
         self._chain = nodes.chain
         self._bitcoin = nodes.bitcoin
-        self._node = nodes.counterparty
+        self._controls = nodes.controls
         self._rate = rate
         self._after = after
 
@@ -196,9 +208,17 @@ class Proxy:
             raise InvalidParams('get_sends needs one filter {"field": "destination", "op": "==", "value": ADDRESS}.')
         return self._address(found.get("value"))
 
-    def get_assets(self) -> Any:
-        """Return the assets as the node lists them, its newest thousand."""
-        return self._node.call("get_assets", {}, retry=True)
+    def get_assets(self) -> list[dict[str, Any]]:
+        """Return the ledger's newest assets, a thousand at most."""
+        return [
+            {
+                "asset_id": row.get("asset_id"),
+                "asset_name": row.get("asset"),
+                "block_index": row.get("first_issuance_block_index"),
+                "asset_longname": row.get("asset_longname"),
+            }
+            for row in self._chain.assets()
+        ]
 
     def get_asset_info(self, assets: Any = None, asset: Any = None) -> list[dict[str, Any]]:
         """Return the node's rows of assets, with their ``asset_id`` in decimal; unknown ones are left out.
@@ -208,10 +228,8 @@ class Proxy:
         names = assets if asset is None else [asset]
         if not isinstance(names, list) or len(names) > MAX_ASSETS or not all(isinstance(name, str) for name in names):
             raise InvalidParams(f"assets must be a list of at most {MAX_ASSETS} names.", limit=MAX_ASSETS)
-        known = [found for name in dict.fromkeys(names) if (found := self._known(name)) is not None]
-        rows = self._node.call("get_asset_info", {"assets": [asset.name for asset in known]}, retry=True)
-        told = {member(row, "asset", str): row for row in members(rows, "assets")}
-        return [told[asset.name] | _shown(asset) for asset in known if asset.name in told]
+        rows = (self._row(name) for name in dict.fromkeys(names))
+        return [row for row in rows if row is not None]
 
     def get_asset_spellings(self, asset: Any) -> list[str]:
         """The long names of subassets that differ from this one in capitals only."""
@@ -222,28 +240,31 @@ class Proxy:
         except UnknownAsset as error:
             return list(error.data.get("spellings", ()))
 
-    def _known(self, name: str) -> Asset | None:
-        """An asset by its exact name; None where there is none, or the name can be none."""
+    def _row(self, name: str) -> dict[str, Any] | None:
+        """The row of an asset by its exact name; None where there is none, or the name can be none."""
         try:
-            return self._chain.asset(name if is_longname(name) else asset_name(asset_id(name)))
+            exact = name if is_longname(name) else asset_name(asset_id(name))
+            if exact == "BTC":
+                return _BTC_ROW
+            row = self._chain.asset_row(exact) | ({"asset_id": str(XCP_ID)} if exact == "XCP" else {})
         except (InvalidAsset, UnknownAsset):
             return None
+        return {member_name: row.get(member_name) for member_name in _BTC_ROW}
 
     def get_running_info(self) -> dict[str, Any]:
-        """Return the node's state once its ledger is at the tip, and the fee rate in sat/vB, null where it is a guess.
+        """Return the height that chain and ledger have reached, and the rate in sat/vB, null where it is a guess.
 
         Raises NodeBehind.
         """
-        info = self._info()
-        if whole(member(info, "last_block", dict), "block_index") < whole(info, "bitcoin_block_count"):
-            self._chain.view(Query())  # waits for the ledger
-            info = self._info()
-        rate = self._rate()
-        return info | {"fee_rate": None if rate.guess else rate.value}
-
-    def _info(self) -> dict[str, Any]:
-        info: dict[str, Any] = self._node.call("get_running_info", {}, retry=True)
-        return info
+        height, rate = self._chain.tip(), self._rate()
+        return {
+            "server_ready": True,
+            "db_caught_up": True,
+            "bitcoin_block_count": height,
+            "last_block": {"block_index": height},
+            "running_testnet": self._network.name != "mainnet",
+            "fee_rate": None if rate.guess else rate.value,
+        }
 
     def fee_per_kb(self, conf_target: int = 3, nblocks: int = 3) -> int:
         """Return the rate that the hub believes in, in satoshis per 1000 vB, whatever the target asked for."""
@@ -275,13 +296,9 @@ class Proxy:
         return self._make_blocks("feerate", {"rate": rate, "minimum": minimum})
 
     def _make_blocks(self, method: str, params: Mapping[str, Any]) -> Any:
-        result = self._node.call(method, params, retry=False)
+        result = self._controls.call(method, params, retry=False)
         self._after()
         return result
-
-
-def _shown(asset: Asset) -> dict[str, Any]:
-    return {"asset_id": str(asset.number), "asset_longname": asset.longname, "divisible": asset.divisible}
 
 
 def _send_shown(network: Network, row: SendRow) -> dict[str, Any]:

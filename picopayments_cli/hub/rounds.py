@@ -75,9 +75,9 @@ class Rounds:
                 return
         try:
             for _ in range(_FUNDS_COINS):
-                hub.node.call("faucet", {"address": hub.address, "btc": _FUNDS_SATOSHIS}, retry=False)
-            hub.node.call("faucet", {"address": hub.address, "asset": "XCP", "quantity": _FUNDS_XCP}, retry=False)
-            hub.node.call("generate", {"blocks": 1}, retry=False)
+                hub.controls.call("faucet", {"address": hub.address, "btc": _FUNDS_SATOSHIS}, retry=False)
+            hub.controls.call("faucet", {"address": hub.address, "asset": "XCP", "quantity": _FUNDS_XCP}, retry=False)
+            hub.controls.call("generate", {"blocks": 1}, retry=False)
         except (InsufficientBitcoin, InsufficientFunds, UnknownMethod) as error:  # a node of another make, or many hubs
             log.warning("not funded", extra={"fields": {"address": hub.address}}, exc_info=error)
         with hub.database.transaction("funded") as db:

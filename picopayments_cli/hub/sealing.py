@@ -1,4 +1,4 @@
-"""What client and hub sign: requests are checked, and answers signed, refusals too, as these may end a connection."""
+"""Check who signed a request, and sign answers, refusals too, as these may end a connection."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.messages import HubRefusal
 from picopayments_cli.channel.values import Pubkey
 from picopayments_cli.errors import BadClientSignature, PicopaymentsError
+from picopayments_cli.hub.discretion import for_strangers
 from picopayments_cli.web import RawJson, Refused
 
 
@@ -38,7 +39,8 @@ class Sealing:
         def called(params: Mapping[str, Any]) -> RawJson | Refused:
             try:
                 return method(params)
-            except PicopaymentsError as error:
+            except PicopaymentsError as caught:
+                error = for_strangers(caught)
                 refusal = HubRefusal(envelope.digest(params), error.name, error.message, error.data)
                 return Refused(envelope.seal(self._key, refusal.as_json()))
 

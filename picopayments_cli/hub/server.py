@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
+from functools import wraps
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from picopayments_cli.errors import PicopaymentsError
+from picopayments_cli.hub.discretion import for_strangers
 from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.hub.rounds import Rounds
 from picopayments_cli.limits import Limits
@@ -24,11 +27,10 @@ def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: 
     ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others.
     """
     hub = rounds.hub
-    nodes = Nodes(hub.chain, hub.bitcoin, hub.node)
+    nodes = Nodes(hub.chain, hub.bitcoin, hub.controls)
     proxied = Proxy(hub.network, nodes, lambda: hub.rate, rounds.await_round).methods()
-    endpoint = JsonRpcEndpoint(
-        {**proxied, **methods}, slow={*proxied, *slow}, on_error=_log_unexpected, limits=Limits()
-    )
+    table = {name: _discreet(method) for name, method in {**proxied, **methods}.items()}
+    endpoint = JsonRpcEndpoint(table, slow={*proxied, *slow}, on_error=_log_unexpected, limits=Limits())
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
@@ -39,6 +41,19 @@ def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: 
             rounds.stop()
 
     return Starlette(routes=[Mount("", endpoint)], lifespan=lifespan)
+
+
+def _discreet(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, whose errors strangers may see."""
+
+    @wraps(method)
+    def told(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except PicopaymentsError as error:
+            raise for_strangers(error) from error
+
+    return told
 
 
 def _log_unexpected(method: str, error: Exception) -> None:

@@ -87,7 +87,7 @@ VALID = "valid"
 _UNREADABLE, _NO_FUNDS = "invalid: could not unpack", "invalid: insufficient funds"
 _NO_DESTINATION = "invalid: destination is required"
 
-_XCP_ROW = AssetRow(XCP, None, None, None, True, False, 0, "The Counterparty protocol native currency", 0)
+_XCP_ROW = AssetRow(XCP, None, None, None, True, True, 0, "The Counterparty protocol native currency", 0)
 
 
 def burn_reward(satoshis: int, height: int) -> int:

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from picopayments_cli.errors import PicopaymentsError
+from picopayments_cli.errors import PicopaymentsError, UnknownTransaction
 from picopayments_cli.regtest.arguments import body_of
 from picopayments_cli.regtest.ledger import AssetRow, SendRow
 from picopayments_cli.regtest.node import Node
@@ -37,7 +37,11 @@ Params = Mapping[str, str]
 
 
 class _BadRequest(Exception):
-    """The request can't be answered; the text goes to who asked."""
+    """The request can't be answered; the text goes to who asked. What Bitcoin Core refuses is 503, as its failures."""
+
+    def __init__(self, text: str, status: int = 400) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class _Page:
@@ -117,8 +121,10 @@ class RestApi:
             return self._reply({"error": params}, 400)
         try:
             result = answer(params)
+        except UnknownTransaction as error:
+            return self._reply({"error": str(error)}, 503)
         except (_BadRequest, PicopaymentsError) as error:
-            return self._reply({"error": str(error)}, 400)
+            return self._reply({"error": str(error)}, getattr(error, "status", 400))
         if result is None:
             return self._reply({"error": "Not found"}, 404)
         body: dict[str, Any] = {"result": result}
@@ -153,7 +159,7 @@ class RestApi:
         try:
             return display(self._node.submit([raw_of(params["signedhex"])])[0])
         except Refused as error:
-            raise _BadRequest(f"Error broadcasting transaction: {error.reason}") from error
+            raise _BadRequest(f"Error broadcasting transaction: {error.reason}", 503) from error
 
     # The server itself -----------------------------------------------------------------------------------------
 
@@ -191,9 +197,9 @@ class RestApi:
 
     # Balances and assets ---------------------------------------------------------------------------------------
 
-    def _address(self, params: Params) -> dict[str, Any] | None:
-        options = self._node.address_options.get(_script(params["address"]))
-        return None if options is None else {"address": params["address"], "options": options, "block_index": None}
+    def _address(self, params: Params) -> dict[str, Any]:
+        options = self._node.address_options.get(_script(params["address"]), 0)
+        return {"address": params["address"], "options": options, "block_index": None}
 
     def _balances(self, params: Params) -> _Page:
         rows = self._rows([params["address"]], params.get("asset"), params)

@@ -1,4 +1,4 @@
-"""One web application for all that the regtest node answers: v2 REST, v1 JSON-RPC, Bitcoin Core's JSON-RPC."""
+"""One web application for all that the regtest node answers: v2 REST, Bitcoin Core's JSON-RPC, its own controls."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ from picopayments_cli.web import JsonRpcEndpoint
 
 log = logging.getLogger(__name__)
 
-_RPC_PATHS = ("/", "/api", "/api/", "/rpc", "/rpc/", "/v1", "/v1/")
-
 
 def create_app(node: Node, cached: bool = False) -> Starlette:
     """Build the application; ``cached``: answer as late, and as little, as a Counterparty server (see RestApi)."""
-    rpc = JsonRpcEndpoint(Methods(node).table())
+    controls = JsonRpcEndpoint(Methods(node).table())
     bitcoin = BitcoinRpc(node)
     routes = RestApi(node, cached).routes()
-    routes += [Route(path, rpc, methods=["POST"]) for path in _RPC_PATHS]
+    routes += [Route(path, controls, methods=["POST"]) for path in ("/regtest", "/regtest/")]
     routes += [Route(path, bitcoin.endpoint, methods=["POST"]) for path in ("/bitcoin", "/bitcoin/")]
 
     @contextlib.asynccontextmanager

@@ -238,7 +238,7 @@ def test_a_node_without_an_address_index_says_so() -> None:
 def test_a_failed_broadcast_of_a_known_transaction_is_none() -> None:
     with node(NODE, RAWS) as chain:
         assert chain.broadcast(OLD_RAW) == OLD_ID
-        with pytest.raises(BroadcastRefused, match="No result returned"):
+        with pytest.raises(BroadcastRefused, match="dust"):
             chain.broadcast(transaction(5).serialize())
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from cheats import Held, Town, pay, pay_and_get_back, running_town
-from network_support import FEE, wait_until
+from network_support import FEE
 from regtest_support import Spend, address_of, running_node
 
 from picopayments_cli.chain import Query
@@ -72,19 +72,19 @@ def test_the_coins_of_an_address_follow_from_what_is_listed(town: Town) -> None:
     assert (code, error) == (3, "TruncatedHistory")
 
 
-def test_a_flooded_deposit_closes_and_what_was_received_comes_home(town: Town) -> None:
+def test_a_flooded_deposit_stays_open_and_comes_home(town: Town) -> None:
     alice, bob = town.client("alice"), town.client("bob")
     flood = AddressFlood(town)
     before = town.books()
     a, b = town.open(alice), town.open(bob)
     pay(alice, a, b, 5000)
+    flood.pour(bob.connection(b).duplex.receiving.contract.deposit.output)
+    assert bob.shown(b)["status"] == "open"
     bob.run("sync")
-    flood.pour(bob.connection(b).duplex.receiving.script.output)
-    assert bob.shown(b)["status"] == "closing"
-    assert "can't be seen whole" in bob.done("sync").stderr
     alice.run("close", a)
+    bob.run("close", b)
     town.settle()
-    assert gained(town, before.held["bob"], "bob") == 5000 - FEE
+    assert gained(town, before.held["bob"], "bob") == 5000 - 2 * FEE  # its own sync's, and its close's
 
 
 def test_a_revoked_commit_that_a_flood_hides_is_punished(town: Town) -> None:
@@ -95,9 +95,9 @@ def test_a_revoked_commit_that_a_flood_hides_is_punished(town: Town) -> None:
     copy = pay_and_get_back(town, alice, bob, a, b)
     sending = alice.connection(a).duplex.sending
     town.cheat(copy)
-    wait_until(lambda: town.published(sending), "the hub's revoked commit")
-    flood.pour(sending.script.output)
-    address = address_of(sending.script.output)
+    town.mine_until(lambda: town.committed(sending), "the hub's revoked commit")
+    flood.pour(sending.contract.deposit.output)
+    address = address_of(sending.contract.deposit.output)
     listed = town.node.get(f"bitcoin/addresses/{address}/transactions")
     assert len(listed) == PAGE
     assert town.chain.view(Query(history=[address])).truncated == {address}

@@ -233,8 +233,8 @@ def test_a_hub_is_handed_the_transaction() -> None:
 # Nobody signs them, so that anybody on the way can say them.
 OF_THE_CHAIN = {
     "BadAnswer", "BroadcastRefused", "HubRefused", "HubUnreachable", "InvalidAddress", "InvalidParams", "NodeBehind",
-    "NodeRefused", "NodeUnreachable", "TruncatedHistory", "UnknownAsset", "UnknownMethod", "UnknownTransaction",
-    "Unreachable",
+    "NodeRefused", "NodeTooOld", "NodeUnreachable", "TruncatedHistory", "UnknownAsset", "UnknownMethod",
+    "UnknownTransaction", "Unreachable",
 }  # fmt: skip
 NAMES = [name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, Exception)]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from chain_support import (
     ADDRESS,
+    BEST,
     COINS_OF_ALL,
     NEW_ID,
     NEW_RAW,
@@ -21,6 +22,7 @@ from chain_support import (
     RAWS,
     TESTNET,
     TIP,
+    TRANSACTION,
     Place,
     changed,
     listening_node,
@@ -179,18 +181,15 @@ def test_a_node_is_asked_in_parts() -> None:
     addresses = [str(address_of_script(TESTNET, b"\xa9\x14" + bytes(19) + bytes([n]) + b"\x87")) for n in range(51)]
     txids = [OLD_ID, *(bytes([number]) + bytes(31) for number in range(99)), NEW_ID]
 
-    def batch(txhash_list: list[str]) -> dict[str, str]:
-        return {txid: RAWS[txid] for txid in txhash_list if txid in RAWS}
-
-    with listening_node({"addresses/balances": {"result": []}, UTXOS: {"result": []}}, batch) as (chain, heard):
+    with listening_node({"addresses/balances": {"result": []}, UTXOS: {"result": []}}, RAWS.get) as (chain, heard):
         view = chain.view(Query(coins=addresses, balances=addresses, transactions=[*txids, txids[0]]))
     assert view.balances == {address: {"BTC": 0} for address in addresses}
     assert view.transactions == {OLD_ID: OLD_RAW, NEW_ID: NEW_RAW}
     for path in (UTXOS, "addresses/balances"):
         parts = [params["addresses"].split(",") for at, params in heard if at == path]
         assert parts == [addresses[:50], addresses[50:]]
-    batches = [params["txhash_list"].split() for at, params in heard if at == "batch"]
-    assert batches == [[shown(txid) for txid in txids[:100]], [shown(txids[100])]]
+    asked = [(at, params["result_format"]) for at, params in heard if at.startswith(TRANSACTION)]
+    assert sorted(asked) == sorted((f"{TRANSACTION}{shown(txid)}", "hex") for txid in txids)  # each once
     coins = [Outpoint(OLD_ID, number) for number in range(51)]
     told = {"result": {str(coin): coin.vout in (0, 50) for coin in coins}}
     with listening_node({"utxos/withbalances": told}) as (chain, heard):
@@ -267,8 +266,8 @@ def test_a_chain_that_always_moves_is_given_up() -> None:
 
 
 def test_a_transaction_that_is_listed_and_not_there_is_asked_for_again() -> None:
-    turns = iter([{}, RAWS])
-    with listening_node({}, lambda txhash_list: next(turns)) as (chain, heard):
+    turns = iter([None])
+    with listening_node({}, lambda txid: next(turns, RAWS[txid])) as (chain, heard):
         assert len(chain.view(Query(history=[ADDRESS])).history[ADDRESS]) == 2
         assert [path for path, _ in heard].count(HISTORY) == 2
     with listening_node({}) as (chain, heard):
@@ -277,9 +276,9 @@ def test_a_transaction_that_is_listed_and_not_there_is_asked_for_again() -> None
         assert [path for path, _ in heard].count(HISTORY) == 5
 
 
-@pytest.mark.parametrize("answer", [[], None, "x", {shown(OLD_ID): 5}, {shown(OLD_ID): "zz"}, {shown(OLD_ID): [1]}])
-def test_a_batch_of_another_form_is_refused(answer: Any) -> None:
-    with listening_node({}, lambda txhash_list: answer) as (chain, _), pytest.raises(BadAnswer):
+@pytest.mark.parametrize("answer", [[], {}, "x", 5, "zz", [1], True])
+def test_a_transaction_of_another_form_is_refused(answer: Any) -> None:
+    with listening_node({}, lambda txid: answer) as (chain, _), pytest.raises(BadAnswer):
         chain.view(Query(transactions=[OLD_ID]))
 
 
@@ -312,7 +311,7 @@ def test_a_history_is_whole_where_no_page_is_full(
     confirmed: int, waiting: int, count: int | None, complete: bool
 ) -> None:
     items, raws = listed(confirmed, waiting)
-    with listening_node({HISTORY: {"result": items, "result_count": count}}, lambda txhash_list: raws) as (chain, _):
+    with listening_node({HISTORY: {"result": items, "result_count": count}}, raws.get) as (chain, _):
         view = chain.view(Query(history=[ADDRESS]))
     assert view.truncated == (set() if complete else {ADDRESS})
     assert len(view.history[ADDRESS]) == confirmed + waiting + (0 if complete else 2)
@@ -330,7 +329,7 @@ def test_a_node_is_handed_the_transaction_and_its_refusal_is_told() -> None:
         chain.broadcast(NEW_RAW)
     assert refused.value.data == {"txid": txid, "reason": "Not now"}
     with (
-        listening_node({path: refusal(400)}, lambda txhash_list: {txid: OLD_RAW.hex()}) as (chain, _),
+        listening_node({path: refusal(400)}, lambda _: OLD_RAW.hex()) as (chain, _),
         pytest.raises(BadPreviousTransaction),
     ):
         chain.broadcast(NEW_RAW)
@@ -361,7 +360,7 @@ def test_a_node_has_the_time_and_the_attempts_that_it_is_given() -> None:
         ):
             NodeChain(url, TESTNET, **told).broadcast(OLD_RAW)  # the second question is whether the node has it
         assert len(heard) == 2
-        assert heard[1].startswith(b"POST /v1/ HTTP/1.1\r\n")
+        assert heard[1].startswith(b"GET /v2/bitcoin/transactions/%s?result_format=hex" % shown(OLD_ID).encode())
 
 
 def test_a_ledger_is_waited_for_as_long_as_told() -> None:
@@ -385,18 +384,42 @@ def test_a_node_names_the_asset_that_was_asked_for() -> None:
 def test_a_bitcoin_node_beside_it_is_asked_first() -> None:
     replies = [
         [{"result": OLD_RAW.hex(), "id": 0}, {"error": {"code": -5, "message": "No such transaction"}, "id": 1}],
+        {"result": BEST},
         {"result": {"feerate": 0.00007}},
+        {"result": BEST},
         {"result": "anything"},
     ]
     with (
         talking(in_turn(*map(saying, replies))) as (url, heard),
-        listening_node({}, lambda txhash_list: RAWS) as (chain, asked),
+        listening_node({}, RAWS.get) as (chain, asked),
     ):
         one = BitcoinNode(url)
         both = NodeChain(chain._rest.url, TESTNET, bitcoin=one)
         assert both._raw_transactions([OLD_ID, NEW_ID]) == {OLD_ID: OLD_RAW, NEW_ID: NEW_RAW}
-        assert asked == [("batch", {"txhash_list": shown(NEW_ID)})]
+        assert [path for path, _ in asked] == [f"{TRANSACTION}{shown(NEW_ID)}"]
         assert both.view(Query()).fee_rate == 7
         assert "bitcoin/estimatesmartfee" not in dict(asked)
         assert both.broadcast(NEW_RAW) == NEW_ID
-        assert NEW_RAW.hex().encode() in heard[2]
+        assert NEW_RAW.hex().encode() in heard[-1]
+
+
+@pytest.mark.parametrize(("ledger", "block"), [(TIP - 1, "06"), (TIP, "06"), (TIP + 1, "08")])
+def test_a_ledger_that_stands_on_another_block_than_bitcoin_core_is_behind(ledger: int, block: str) -> None:
+    """Its server says that it is at the tip while it is stopped, and for seconds after a reorganisation."""
+    last = {"result": {"block_index": ledger, "block_hash": "00" * 31 + block}}
+    answers = [{"result": BEST}, {"result": {"height": TIP}}]
+    with talking(in_turn(*map(saying, answers))) as (url, _), listening_node({"blocks/last": last}) as (chain, _):
+        both = NodeChain(chain._rest.url, TESTNET, patience=0, bitcoin=BitcoinNode(url))
+        with pytest.raises(NodeBehind) as caught:
+            both.view(Query())
+    assert caught.value.data == {"ledger": ledger, "chain": TIP}
+
+
+def test_an_outage_behind_a_node_is_told_as_one_and_never_as_a_refusal() -> None:
+    away = {"error": "Error broadcasting transaction: Error calling sendrawtransaction: refused", "status": 503}
+    with listening_node({"bitcoin/transactions": away}) as (chain, _), pytest.raises(NodeUnreachable):
+        chain.broadcast(NEW_RAW)
+    for path in (UTXOS, HISTORY):
+        electrs = {"error": "Electrs server not configured", "status": 400}
+        with listening_node({path: electrs}) as (chain, _), pytest.raises(NodeUnreachable):
+            chain.view(QUERY)

@@ -12,6 +12,11 @@ from channel_support import (
     compose_expire,
     compose_revoke,
     digest,
+    finish_close,
+    finish_commit,
+    finish_payout,
+    finish_remainder,
+    finish_rest,
     hashed,
     key,
     legacy,
@@ -22,19 +27,7 @@ from regtest_support import open_node
 
 from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.drafts import Draft, parse_transaction
-from picopayments_cli.channel.halves import (
-    Closing,
-    Commit,
-    counter_close,
-    finish_close,
-    finish_commit,
-    finish_payout,
-    finish_remainder,
-    finish_rest,
-    sign_close,
-    sign_commit,
-    sign_remainder,
-)
+from picopayments_cli.channel.halves import Closing, Commit, counter_close, sign_close, sign_commit, sign_remainder
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.signing import (

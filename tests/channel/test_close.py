@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from channel_support import digest, hashed, kernel_accepts
+from channel_support import close_transaction, digest, finish_rest, hashed, kernel_accepts
 from exchange_support import DEPOSIT, HANDLE, Side, answer, ask, close_all, judge, prepare, sync, two_parties
 
 from picopayments_cli.channel import close, duplex
 from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.halves import Commit, sign_close, sign_commit
 from picopayments_cli.channel.standing import Standing
-from picopayments_cli.channel.state import Changes, commit, give_remainder
+from picopayments_cli.channel.state import Changes, commit, give_remainder, known_anchor
 from picopayments_cli.channel.transactions import compose_close, compose_rest
 from picopayments_cli.channel.values import Hash, Outpoint, Quantity
 from picopayments_cli.channel.wire import Anchors, Figures
@@ -78,9 +78,9 @@ def test_closes_and_rests_are_valid_for_the_kernel(figures: tuple[int, int]) -> 
         assert agreed is not None
         assert sending.anchor is not None
         draft = compose_close(sending.contract, sending.anchor, quantity)
-        assert kernel_accepts(close.close_transaction(sending, agreed), draft)
+        assert kernel_accepts(close_transaction(sending, agreed), draft)
         if 0 < quantity < DEPOSIT:
-            raw = close.rest_transaction(sending, agreed, payer.secrets.payer)
+            raw = finish_rest(sending.contract, known_anchor(sending), agreed.closing, payer.secrets.payer)
             assert kernel_accepts(raw, compose_rest(sending.contract, draft))
 
 

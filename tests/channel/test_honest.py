@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
-from channel_support import ASSET, compose_expire, hashed
+from channel_support import ASSET, OTHER_ASSET, compose_expire, hashed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from parties_support import (
@@ -53,6 +53,7 @@ ONES = st.one_of(
     st.tuples(st.just("evict"), FEES),
     st.tuples(st.just("cycle"), FEES),
     st.tuples(st.just("dust"), st.integers(330, 5_000)),
+    st.tuples(st.just("asset"), st.integers(330, 5_000)),
     st.tuples(st.just("restart"), st.just(0)),
     st.tuples(st.just("wait"), st.integers(1, 400)),
 )
@@ -83,9 +84,12 @@ def happen(party: Party, event: tuple[str, int], draw: random.Random) -> None:
         attempt(lambda: chain.submit(child))
         if kind == "cycle" and child.txid in chain.items:
             chain.drop(child.txid)
-    elif kind == "dust":
+    elif kind in ("dust", "asset"):
         scripts = [CONTRACT.commit_script(hashed(f"commit {q}")).output for q in (300, 500, 900)]
-        chain.fund(draw.choice([CONTRACT.deposit.output, *scripts]), number)
+        there = draw.choice([CONTRACT.deposit.output, *scripts])
+        chain.fund(there, number)
+        if kind == "asset":  # anybody's, or the channel's own
+            chain.grant(there, draw.choice((OTHER_ASSET, ASSET)), number)
     elif kind == "restart":
         party.side = replace(party.side, sent=())
 
@@ -122,7 +126,9 @@ def test_a_payer_that_acts_ends_with_all_but_what_it_owes(
     chain.tip = max(chain.tip, HEIGHT)
     finish(payer, 40)
     assert payer.balance >= Q - 300
-    assert chain.held(PAYER_SCRIPT, ASSET) + chain.held(PAYEE_SCRIPT, ASSET) <= Q
+    assert chain.held(CONTRACT.deposit.output, OTHER_ASSET) == 0
+    given = sum(quantity for script, asset, quantity in chain.granted if asset == ASSET)
+    assert chain.held(PAYER_SCRIPT, ASSET) + chain.held(PAYEE_SCRIPT, ASSET) <= given
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from channel_support import digest, kernel_accepts
+from channel_support import close_transaction, digest, kernel_accepts
 from exchange_support import (
     DEPOSIT,
     Side,
@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from picopayments_cli.channel import close, duplex
+from picopayments_cli.channel import duplex
 from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.messages import SyncReply, SyncRequest
 from picopayments_cli.channel.transactions import compose_close
@@ -196,7 +196,7 @@ def test_an_agreed_close_is_valid_for_the_kernel() -> None:
         assert agreed is not None
         assert side.anchor is not None
         draft = compose_close(side.contract, side.anchor, agreed.closing.quantity)
-        assert kernel_accepts(close.close_transaction(side, agreed), draft)
+        assert kernel_accepts(close_transaction(side, agreed), draft)
 
 
 def test_nothing_but_the_rows_of_revoked_commits_grows_with_the_age_of_a_connection() -> None:

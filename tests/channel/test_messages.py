@@ -61,7 +61,7 @@ EXAMPLES: list[Any] = [
     HubRefusal(REQUEST, "ConnectionNotOpen", "It is closing.", {"stage": "closing"}),
     StatusRequest(),
     StatusRequest(("XCP", "A.b")),
-    StatusReply("address", "text", "c2ln", {"XCP": 0}, {"XCP": TERMS}, {"A1": "A.b"}, {HANDLE: SHOWN}),
+    StatusReply("address", "text", "c2ln", {"BTC": 0, "XCP": 7}, {"XCP": TERMS}, {"A1": "A.b"}, {HANDLE: SHOWN}),
     KeyRequest(digest("nonce")),
     KeyRequest(digest("nonce"), HANDLE),
     KeyReply(REQUEST),
@@ -319,11 +319,8 @@ def test_a_refusal_has_the_form_of_every_servers_and_names_its_request(data: dic
     assert HubRefusal.parse(as_sent(refused)) == refused
 
 
-def test_what_a_request_and_a_reply_are_about_is_found() -> None:
-    assert messages.handle_of(as_sent(SYNC)) == HANDLE
+def test_the_request_that_a_reply_answers_is_found() -> None:
     assert messages.request_of(as_sent(SYNCED)) == REQUEST
-    with pytest.raises(BadRequest):
-        messages.handle_of({})
     with pytest.raises(BadReply):
         messages.request_of({"request_sha256": "00"})
 
@@ -349,3 +346,13 @@ def test_any_sync_comes_back(
 ) -> None:
     sync = SyncRequest(handle, ANCHORS, half, payments, next_hash, partial)
     assert SyncRequest.parse(as_sent(sync)) == sync
+
+
+@pytest.mark.parametrize("asset", ["BTC", "XCP"])
+@pytest.mark.parametrize("amount", [None, True, -1, 2**63, 1.0, "1"])
+def test_a_hub_says_how_much_it_holds_of_bitcoin_and_of_what_it_offers(asset: str, amount: Any) -> None:
+    status = next(item for item in EXAMPLES if isinstance(item, StatusReply))
+    with pytest.raises(BadReply):
+        put(status, amount, "funds", "liquidity", asset)
+    with pytest.raises(BadReply):
+        StatusReply.parse(changed(as_sent(status), ("funds", "liquidity", asset), lambda held, name: held.pop(name)))

@@ -10,6 +10,7 @@ import pytest
 from channel_support import vectors
 from hypothesis import given
 from hypothesis import strategies as st
+from regtest_support import pack_enhanced_send
 
 from picopayments_cli.channel.counterparty import (
     Send,
@@ -18,7 +19,6 @@ from picopayments_cli.channel.counterparty import (
     message_of,
     p2pkh,
     p2sh,
-    pack_enhanced_send,
     pack_send,
     unpack_send,
 )

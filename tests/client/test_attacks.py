@@ -107,6 +107,27 @@ def test_a_folder_from_a_backup_signs_nothing_away(it: Life, tmp_path: Path) -> 
     assert it.held() == due
 
 
+def test_a_payer_from_a_backup_gets_the_rest_of_a_commit_that_it_does_not_know(it: Life, tmp_path: Path) -> None:
+    it.open()
+    it.pay(10)
+    it.session.close()
+    shutil.copytree(it.basedir, tmp_path / "backup")
+    it.restart()
+    it.pay(300, b"later")
+    newest = it.hub.now.receiving.active[-1].commit
+    it.session.close()
+    shutil.rmtree(it.basedir)
+    shutil.copytree(tmp_path / "backup", it.basedir)
+    it.restart()
+    it.hub.refuses = StaleRequest("The sync was overtaken.")
+    it.close()
+    assert it.hub.outcome.c2h is None  # it signs no more than it knows of
+    it.hub.publish(newest)
+    it.settle(10)
+    assert it.held() == QUANTITY - newest.quantity
+    assert [event["kind"] for event in it.told() if event["action"] == "published"] == ["remainder"]
+
+
 def test_a_child_that_was_evicted_goes_out_again_with_a_higher_fee(it: Life) -> None:
     it.open()
     it.receive(120)

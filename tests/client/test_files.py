@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from client_support import Life
 
-from picopayments_cli.errors import StoreDamaged
+from picopayments_cli import api
+from picopayments_cli.errors import OldProtocol, StoreDamaged
 
 
 def sizes(it: Life) -> tuple[int, int]:
@@ -84,3 +87,35 @@ def test_every_value_is_as_it_was_after_a_reload(it: Life) -> None:
     written = it.session.home.written[it.hub.handle]
     it.restart()
     assert it.connection == written
+
+
+def test_a_connection_of_protocol_2_is_named_and_the_others_go_on(it: Life, caplog: pytest.LogCaptureFixture) -> None:
+    it.open()
+    (path,) = it.session.store.folder.glob("*.json")
+    old = "ab" * 32
+    document = json.loads(path.read_text())
+    path.with_name(f"{old}.json").write_text(json.dumps({**document, "version": 1, "events": []}))
+    path.with_name(f"{old}.json").chmod(0o600)
+    it.restart()
+    it.hub.to_pay = [120]
+    with pytest.raises(OldProtocol) as refused:
+        api.sync(it.session)
+    assert refused.value.data["handle"] == old
+    assert it.connection.duplex.guaranteed == 1000 + 120 - 2
+    it.restart()
+    caplog.clear()
+    assert list(api.status(it.session)["connections"]) == [it.handle]
+    assert "Nothing is lost" in caplog.text
+    for command in (
+        lambda: api.status(it.session, old[:8]),
+        lambda: api.sync(it.session, old),
+        lambda: api.close(it.session, old),
+        lambda: api.queuepayment(it.session, old, it.handle, 5),
+        lambda: api.cull(it.session, old),
+    ):
+        with pytest.raises(OldProtocol):
+            command()
+    api.sync(it.session, it.handle)
+    assert api.queuepayment(it.session, it.handle, it.handle, 5, "ab") == "ab"
+    assert api.cull(it.session) == []
+    assert [event["action"] for event in api.history(it.session)][:1] == ["connected"]

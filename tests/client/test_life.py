@@ -83,6 +83,24 @@ def test_a_silent_hub_is_closed_with_by_the_own_commit_and_the_expiry(it: Life) 
     assert [item["kind"] for item in it.told() if item["action"] == "published"] == ["commit", "payout", "expire"]
 
 
+def test_the_rest_of_the_hubs_commit_is_asked_for_though_both_have_published(it: Life) -> None:
+    """Both commits are mined, and the client has heard nothing since its newest one: only the hub signs its rest."""
+    it.open()
+    it.receive(120)
+    it.queue(30)
+    it.hub.lost = 1
+    with suppress(HubUnreachable):
+        it.sync()
+    assert it.connection.duplex.sending.awaited is not None
+    it.hub.silent = True
+    it.close()
+    it.hub.publish(it.hub.now.receiving.active[-1].commit)
+    it.mine(3)
+    it.hub.silent = False
+    it.settle(EXPIRE // 3)
+    assert it.held() == it.connection.duplex.guaranteed
+
+
 def test_a_lonely_commit_is_raised_by_a_child_where_the_network_asks_more(it: Life) -> None:
     it.open()
     it.receive(120)

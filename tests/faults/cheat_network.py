@@ -13,6 +13,7 @@ from typing import Any
 
 import requests
 from bitcoin.core import CBlock, CTransaction
+from channel_support import finish_commit, finish_payout
 from regtest_support import NodeProcess, address_of
 from starlette.routing import Route
 
@@ -22,7 +23,7 @@ from picopayments_cli.chain.packages import LedgerChain, PackageNode
 from picopayments_cli.channel.coins import pay
 from picopayments_cli.channel.drafts import DUST, Draft, Output
 from picopayments_cli.channel.duplex import Duplex, Half
-from picopayments_cli.channel.halves import Commit, finish_commit, finish_payout
+from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.signing import finish_alone, finish_wallet

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from channel_support import close_transaction
+
 from faults.cheat_network import Change, Duel, refusal
 from faults.cheating_parties import CheatedClient, CheatedHub
-from picopayments_cli.channel import close as closes
 from picopayments_cli.channel.drafts import Draft, Output
 from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.halves import Closing, Commit, sign_close, sign_commit, sign_remainder
@@ -232,7 +233,7 @@ def half_of_the_closes(it: CheatedHub) -> str:
     _, _, outcome = it.client.ask_close()
     it.result.hold(outcome.h2c is not None, "the hub agrees on no close: the trial is none")
     if outcome.h2c is not None and it.rng.random() < 0.7:
-        it.tries(closes.close_transaction(it.duplex.receiving, outcome.h2c))
+        it.tries(close_transaction(it.duplex.receiving, outcome.h2c))
 
     def also() -> None:
         it.tries(it.commit(stolen))

@@ -6,16 +6,18 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 from cheats import Town
-from network_support import WAIT, Client
+from network_support import WAIT, Client, key_in
 from regtest_support import NodeProcess, running_node
 
 from faults.tracing import Runner, Target, Watch, running_server
+from picopayments_cli.channel.keys import Secrets
 from picopayments_cli.errors import Unreachable
 from picopayments_cli.rpc import RpcClient
 
@@ -113,6 +115,13 @@ class DyingHubTown(Town):
         self.hub_url = hub.ready["hub_url"]
         self._port = int(self.hub_url.split(":")[2].partition("/")[0])
 
+    def secrets(self, handle: str) -> Secrets:
+        """The hub's own keys and secrets of a connection."""
+        with contextlib.closing(sqlite3.connect(self._database)) as database:
+            rows = database.execute("select fixed from connections where handle = ?", (bytes.fromhex(handle),))
+            (fixed,) = rows.fetchone()
+        return Secrets(key_in(self.basedir / "hub.regtest.wif"), bytes.fromhex(json.loads(fixed)["salt"]))
+
     def watch(self) -> Watch | None:
         """Return what to watch of the hub that is about to start."""
         return None
@@ -164,7 +173,8 @@ class DyingHubTown(Town):
         client.basedir.mkdir(parents=True, mode=0o700)
         if own_chain:
             self.own_chain.add(name)
-            (client.basedir / "regtest.cfg").write_text(json.dumps({"chain_url": self.node.url}))
+            urls = {"chain_url": self.node.url, "bitcoin_url": f"{self.node.url}bitcoin/"}
+            (client.basedir / "regtest.cfg").write_text(json.dumps(urls))
         self.clients[name] = client
         return client
 

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import socket
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from network_support import Network, running_network
+from network_support import Client, Network, running_network, tokens_of
 
-from faults.harness_client import EXPIRE, HarnessClient, heard
 from faults.result import Budget, Result
+from faults.town import EXPIRE, heard
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.values import Handle, Hash, Pubkey, Quantity
-from picopayments_cli.channel2.keys import Key, Secrets
-from picopayments_cli.channel2.messages import ConnectRequest, DepositMessage, DepositRequest
-from picopayments_cli.channel2.scripts import DepositScript
+from picopayments_cli.channel.counterparty import asset_id, p2pkh
+from picopayments_cli.channel.keys import Key, Secrets
+from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositRequest
+from picopayments_cli.channel.opening import Party, Stake, contract_of
+from picopayments_cli.channel.values import Quantity
 from picopayments_cli.limits import Limits
 
-CONNECTIONS, QUICK_CONNECTIONS = 1000, 100
+CONNECTIONS, QUICK_CONNECTIONS = 1000, 50
 CALLS = 500  # in one request of the address that asks too much
 OPEN = Limits().open_requests  # at a time, of one address
 SILENT = 90  # connections of one address that say nothing
@@ -37,55 +40,55 @@ def run(rng: random.Random, budget: Budget) -> Result:
     """Strangers agree with the hub and never deposit; an address asks without end; an honest client is served."""
     result = Result("floods")
     with running_network(budget.folder) as network, heard():
-        alice, bob = HarnessClient(network, "alice").fund(), HarnessClient(network, "bob").fund()
-        handles = alice.open(), bob.open()
-        flood = FloodedHub(network, rng, result, alice, bob, handles)
+        alice, bob = (_client(network, name) for name in ("alice", "bob"))
+        handles = tuple(network.open_connection(client, "--expire-time", str(EXPIRE)) for client in (alice, bob))
+        flood = FloodedHub(network, rng, result, (alice, bob), handles)
         flood.unfunded(budget.share(CONNECTIONS, QUICK_CONNECTIONS))
         flood.one_address()
         flood.curious()
         flood.silent()
-        for party in (alice, bob):
-            guaranteed = sum(party.guaranteed(handle) for handle in party.handles())
-            before = party.held()
-            for handle in party.handles():
-                party.do("close", handle)
-                guaranteed -= 1  # for the last sync
-            result.hold(party.settle(), f"{party.name} is not settled")
-            result.keep(guaranteed, party.held() - before, f"{party.name} on chain")
+        for client, handle in zip((alice, bob), handles, strict=True):
+            before = client.balances()["XCP"]
+            client.run("close", handle)
+            network.settle(client, handle)
+            guaranteed = client.connection(handle).duplex.guaranteed
+            result.keep(guaranteed, client.balances()["XCP"] - before, f"{client.basedir.name} on chain")
         failed = [line for line in network.hub.logged() if line.get("level") == "ERROR"]
         result.hold(not failed, f"the hub logged errors: {failed[:3]}")
     return result
+
+
+def _client(network: Network, name: str) -> Client:
+    """A client with funds that sees the chain by its own nodes."""
+    folder = network.folder / name
+    folder.mkdir(mode=0o700)
+    (folder / "regtest.cfg").write_text(json.dumps({"chain_url": network.chain_url}))
+    return network.client(name)
 
 
 class FloodedHub:
     """A network, and the honest clients that must be served all the while."""
 
     def __init__(
-        self,
-        network: Network,
-        rng: random.Random,
-        result: Result,
-        alice: HarnessClient,
-        bob: HarnessClient,
-        handles: tuple[str, str],
+        self, network: Network, rng: random.Random, result: Result, pair: tuple[Client, Client], handles: Sequence[str]
     ) -> None:
         self.network = network
         self.rng = rng
         self.result = result
-        self.alice = alice
-        self.bob = bob
+        self.alice, self.bob = pair
         self.handles = handles
+        self.height = network.height
 
     def served(self, when: str) -> float:
         """Have a payment made and received; the seconds of both syncs."""
         begun = time.monotonic()
-        token = self.alice.do("queuepayment", *self.handles, 3)
-        self.alice.do("sync")
-        received = self.bob.do("sync")[self.handles[1]]["received_payments"]
+        token = self.alice.run("queuepayment", *self.handles, "3")
+        self.alice.run("sync")
+        received = tokens_of(self.bob.run("sync"), self.handles[1])
         seconds = time.monotonic() - begun
         self.result.trials += 1
         self.result.recovered += 1
-        self.result.hold([item["token"] for item in received] == [token], f"not served {when}")
+        self.result.hold(received == [token], f"not served {when}")
         self.result.hold(seconds < MAX_SECONDS, f"served after {seconds:.1f} s {when}")
         return seconds
 
@@ -116,14 +119,14 @@ class FloodedHub:
         """A stranger's mph_request and mph_deposit."""
         key = Key(seed)
         secrets = Secrets(key, seed[:16])
+        own = Party(secrets.payer.xonly, secrets.payee.xonly, p2pkh(key.pubkey_hash))
         sender = {"X-Forwarded-For": f"203.0.{113 + number // 250}.{number % 250 + 1}"}
-        request = envelope.seal(key, ConnectRequest("XCP", secrets.spend_hash).as_json())
-        reply = self._call("mph_request", request, sender).json()["result"]
-        hubs = Pubkey(bytes.fromhex(reply["pubkey"]))
-        script = DepositScript(key.pubkey, hubs, Hash(bytes.fromhex(reply["spend_secret_hash"])), EXPIRE)
-        message = DepositMessage(script.redeem, secrets.revoke_hash(0), Quantity(1000), 2)
-        body = envelope.seal(key, DepositRequest(message, "XCP", Handle(bytes.fromhex(reply["handle"]))).as_json())
-        return "result" in self._call("mph_deposit", body, sender).json()
+        request = envelope.seal(key, ConnectRequest("XCP", own, secrets.salt).as_json())
+        reply = ConnectReply.parse(self._call("mph_request", request, sender).json()["result"])
+        stake, height = Stake(Quantity(1000), 2, reply.terms.fee_rate), self.height + EXPIRE
+        output = contract_of(own, reply.hub, asset_id("XCP"), height, stake).deposit.output
+        proposal = DepositRequest(reply.handle, stake, 1, height, output, secrets.revoke_hash(0))
+        return "result" in self._call("mph_deposit", envelope.seal(key, proposal.as_json()), sender).json()
 
     def _call(self, method: str, params: Any, headers: dict[str, str]) -> requests.Response:
         call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
@@ -158,7 +161,7 @@ class FloodedHub:
         with ThreadPoolExecutor(OPEN) as pool:
             answers = pool.map(ask, range(OPEN))
             try:
-                seconds = max(self.served(f"beside {OPEN} questions at a time") for _ in range(5))
+                seconds = max(self.served(f"beside {OPEN} questions at a time") for _ in range(2))
             finally:
                 stopped.set()
         self.result.notes.append(f"{OPEN} questions at a time, {sum(answers)} in all; others served in {seconds:.2f} s")

@@ -18,7 +18,8 @@ from hypothesis.strategies import SearchStrategy
 from faults.fuzz_inputs import mutated_bytes, mutated_value, some_bytes, some_json, some_text
 from picopayments_cli import cli, config, quantities
 from picopayments_cli.chain import answers
-from picopayments_cli.channel import counterparty, envelope, values
+from picopayments_cli.channel import counterparty, drafts, envelope, keys, messages, status, transactions, values, wire
+from picopayments_cli.channel.keys import Key, XOnly
 from picopayments_cli.channel.networks import (
     NETWORKS,
     address_of_script,
@@ -27,17 +28,14 @@ from picopayments_cli.channel.networks import (
     secret_of_wif,
     wif_of_secret,
 )
+from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import Outpoint, from_hex
-from picopayments_cli.channel2 import keys, messages, transactions
-from picopayments_cli.channel2.keys import Key
-from picopayments_cli.channel2.scripts import CommitScript, DepositScript
-from picopayments_cli.channel2.state import Offer, accept_commit
-from picopayments_cli.channel2.terms import Terms
 from picopayments_cli.client import arguments, legacy
-from picopayments_cli.client2.connection import Connection
-from picopayments_cli.client2.document import to_document
-from picopayments_cli.client2.session import Session
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.document import from_document, rows_between, to_document
+from picopayments_cli.client.session import Session
 from picopayments_cli.errors import InvalidAsset, PicopaymentsError
+from picopayments_cli.hub.marks import Marks
 from picopayments_cli.hub.terms import default_text, read_offer
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.limits import party
@@ -63,11 +61,13 @@ class Parser:
 
 @dataclass(frozen=True)
 class Samples:
-    """Valid inputs: a client's connection and files, and the messages that passed."""
+    """Valid inputs: a client's connection, its document and rows as they are on disk, and the messages that passed."""
 
     connection: Connection
     key: Key
     folder: Path
+    document: bytes
+    rows: bytes
     messages: Mapping[str, list[dict[str, Any]]] = field(default_factory=dict)  # requests and results, by method
     raw: tuple[bytes, ...] = ()  # transactions
 
@@ -82,22 +82,19 @@ def same(read: object, written: object) -> None:
 
 
 def _of_bytes(given: Samples) -> Iterator[Parser]:
-    channel = given.connection.duplex.sending
-    deposit, commit = channel.script.redeem, channel.commit_script(values.Hash(bytes(20))).redeem
     sends = [counterparty.pack_send(1, 5), counterparty.pack_enhanced_send(1, 2**63 - 1, bytes(21), b"memo")]
     issued = counterparty.Issuance(counterparty.asset_id("DEMOCOIN"), 5, description="text")
     issuance = counterparty.pack_issuance(issued)
     outputs = [bytes(out.scriptPubKey) for raw in given.raw for out in CTransaction.deserialize(raw).vout]
-    signature = given.key.sign(bytes(32))
     yield Parser("send", some_bytes(*sends), counterparty.unpack_send)
     yield Parser("issuance", some_bytes(issuance), counterparty.unpack_issuance)
     yield Parser("longname", some_bytes(b"\x05\x06"), _expand)
     yield Parser("script of an output", some_bytes(*outputs), _read_script)
-    yield Parser("deposit script", some_bytes(deposit), lambda data: same(DepositScript.parse(data).redeem, data))
-    yield Parser("commit script", some_bytes(commit), lambda data: same(CommitScript.parse(data).redeem, data))
     yield Parser("transaction", some_bytes(*given.raw), lambda data: _read_transaction(given, data))
-    yield Parser("signature", some_bytes(signature), lambda data: _read_signature(given.key, data))
+    signed = given.key.sign(bytes(32)), given.key.sign_schnorr(bytes(32))
+    yield Parser("signature", some_bytes(*signed), lambda data: _read_signature(given.key, data))
     yield Parser("public key", some_bytes(given.key.pubkey), keys.is_pubkey)
+    yield Parser("channel's key", some_bytes(given.key.xonly.data), lambda data: same(XOnly(data).data, data))
     yield Parser("secret", some_bytes(bytes(range(32))), keys.read_secret)
     text = json.dumps(given.messages["mph_sync"][0]).encode()
     yield Parser("JSON", some_bytes(text, b"[1, 2.5e3]"), parse_json, (ValueError,))
@@ -119,28 +116,22 @@ def _read_script(script: bytes) -> None:
 
 
 def _read_transaction(given: Samples, data: bytes) -> None:
-    channel = given.connection.duplex.sending
-    tx = transactions.parse_transaction(data)
+    contract = given.connection.duplex.sending.contract
+    tx = drafts.parse_transaction(data)
     if tx is not None:
         same(tx.serialize(), data)
-        counterparty.read_transaction(tx, channel.script.output)
-        transactions.spent_outpoints(tx)
-        transactions.find_secret(tx, channel.script.spend_hash)
-        transactions.output_of(data, Outpoint(tx.GetTxid(), 0))
+        counterparty.read_transaction(tx, contract.deposit.output)
+        drafts.spent_outpoints(tx)
         with contextlib.suppress(PicopaymentsError):
-            transactions.check_deposit(tx, channel.script, channel.asset_id, channel.quantity, channel.budget)
-    script = channel.commit_script(channel.active[-1].revoke_hash)
-    with contextlib.suppress(PicopaymentsError):
-        transactions.commit_quantity(data, channel.asset_id)
-    with contextlib.suppress(PicopaymentsError):
-        accept_commit(channel, Offer(data, script.redeem))
-    transactions.payer_signature(data, channel.draft(5, script.revoke_hash), channel.script)
+            drafts.coin_of(data, Outpoint(tx.GetTxid(), 0))
+        with contextlib.suppress(PicopaymentsError):
+            transactions.check_deposit(contract, tx)
 
 
 def _read_signature(key: Key, data: bytes) -> None:
-    low = keys.normalise(data)
-    if low is not None:
-        same(keys.normalise(low), low)
+    for changed in (key.sign(bytes(32)) != data, key.sign_schnorr(bytes(32)) != data):
+        if key.xonly.verify(bytes(32), data) and changed and data != key.sign_schnorr(bytes(32)):
+            raise RoundTripFailed(f"another signature of the same: {data.hex()}")
     keys.verify(key.pubkey, bytes(32), data)
 
 
@@ -234,20 +225,22 @@ def _command_line(words: list[str]) -> None:
 
 
 def _of_json(given: Samples) -> Iterator[Parser]:
-    terms = given.connection.terms.as_json()
-    sync, close = given.messages["mph_sync"], given.messages["mph_close"]
+    sync = given.messages["mph_sync"]
     yield Parser("envelope", some_json(*sync), lambda body: _envelope(given.key, body))
-    for name, method, parse in (
-        ("mph_request", "mph_request", messages.ConnectRequest.parse),
-        ("mph_request's result", "mph_request result", messages.ConnectReply.parse),
-        ("mph_deposit", "mph_deposit", messages.DepositRequest.parse),
-        ("mph_sync", "mph_sync", messages.SyncRequest.parse),
-        ("mph_sync's result", "mph_sync result", messages.SyncReply.parse),
+    for method, request, reply in (
+        ("mph_key", messages.KeyRequest, messages.KeyReply),
+        ("mph_request", messages.ConnectRequest, messages.ConnectReply),
+        ("mph_deposit", messages.DepositRequest, messages.DepositReply),
+        ("mph_sync", messages.SyncRequest, messages.SyncReply),
+        ("mph_close", messages.CloseRequest, messages.CloseReply),
+        ("mph_status", status.StatusRequest, status.StatusReply),
     ):
-        yield Parser(name, some_json(*given.messages[method]), _again(parse))
-    yield Parser("mph_close", some_json(*close), messages.CloseRequest.parse)
-    yield Parser("mph_close's result", some_json(*close), messages.CloseReply.parse)
-    yield Parser("terms", some_json(terms), lambda body: _terms(Terms.parse(body)))
+        yield Parser(method, some_json(*given.messages[method]), _again(request.parse))
+        yield Parser(f"{method}'s result", some_json(*given.messages[f"{method} result"]), _again(reply.parse))
+    refusal = messages.HubRefusal(bytes(32), "UnknownHandle", "text", {"stage": "open"}).as_json()
+    yield Parser("refusal", some_json(refusal), _again(messages.HubRefusal.parse))
+    terms = wire.terms_json(given.connection.terms)
+    yield Parser("terms", some_json(terms), lambda body: _terms(wire.read_terms(body)))
     yield Parser("hex", some_json("ab" * 32, "x"), lambda value: same(from_hex(value, "value").hex(), value))
     yield Parser("amount", some_json(5, 2**63), values.check_quantity)
     row = {"asset": "DEMOCOIN", "asset_id": str(counterparty.asset_id("DEMOCOIN")), "divisible": True}
@@ -277,9 +270,10 @@ def _envelope(key: Key, body: Any) -> None:
 
 
 def _terms(terms: Terms) -> None:
-    same(Terms.parse(terms.as_json()), terms)
+    same(wire.read_terms(wire.terms_json(terms)), terms)
     terms.matching_deposit(2**63 - 1)
-    terms.check_deposit(1_000_000, 1024, REGTEST)
+    terms.check_deposit(1_000_000)
+    terms.check_expire(1024, REGTEST)
 
 
 def _bitcoins(value: Any) -> None:
@@ -301,10 +295,15 @@ def _of_files(given: Samples) -> Iterator[Parser]:
     yield Parser("settings file", some_bytes(settings), party.settings)
     yield Parser("terms file", some_bytes(default_text(REGTEST).encode()), party.terms)
     yield Parser("wallet file", some_bytes(wif_of_secret(REGTEST, given.key.secret).encode()), party.wallet)
-    document = _header(given) | to_document(given.connection)
-    yield Parser("connection's file", some_bytes(json.dumps(document).encode()), party.document)
+    document = json.loads(given.document)
+    yield Parser("connection's file", some_bytes(given.document), party.document)
     changed = st.integers(0, 2**64).map(lambda seed: mutated_value(document, random.Random(seed)))
     yield Parser("connection's members", changed.map(lambda value: json.dumps(value).encode()), party.document)
+    yield Parser("connection's rows", some_bytes(given.rows), party.commits)
+    lines = [json.loads(line) for line in given.rows.splitlines()]
+    changed = st.integers(0, 2**64).map(lambda seed: mutated_value(lines, random.Random(seed)))
+    yield Parser("rows' members", changed.map(_lines), party.commits)
+    yield Parser("marks", some_bytes(f"{'ab' * 32}\n".encode()), party.marks)
     event = json.dumps({"number": 1, "time": "2026-01-01T00:00:00.000Z", "action": "closed", "handle": "ab" * 32})
     yield Parser("history", some_bytes(f"{event}\n{event}\n".encode()), party.history)
     yield Parser("hubs' keys", some_bytes(json.dumps({"http://h/": given.key.pubkey.hex()}).encode()), party.hubs)
@@ -316,8 +315,8 @@ def _of_files(given: Samples) -> Iterator[Parser]:
     yield Parser("journal", st.integers(0, 2**64), party.journal)
 
 
-def _header(given: Samples) -> dict[str, Any]:
-    return {"format": "picopayments-connection", "version": 1, "network": "regtest", "event_count": 0, "events": []}
+def _lines(values: Any) -> bytes:
+    return b"".join(json.dumps(item).encode() + b"\n" for item in (values if isinstance(values, list) else [values]))
 
 
 def _original(given: Samples) -> dict[str, Any]:
@@ -371,10 +370,22 @@ class _Files:
             self._write("regtest.wif", self._wif)
 
     def document(self, data: bytes) -> None:
+        self._connection(data, self.given.rows)
+
+    def commits(self, data: bytes) -> None:
+        document = {**json.loads(self.given.document), "rows_size": len(data)}
+        self._connection(json.dumps(document).encode(), data)
+
+    def _connection(self, document: bytes, rows: bytes) -> None:
         handle = self.given.connection.handle
-        with self._written(f"regtest.connections/{handle.hex()}.json", data) as session:
+        self._write(f"regtest.connections/{handle.hex()}.commits.jsonl", rows)
+        with self._written(f"regtest.connections/{handle.hex()}.json", document) as session:
             for found in session.connections().values():
-                same(session._connection(handle, json.loads(json.dumps(to_document(found)))), found)
+                text = json.dumps({**to_document(found), "rows": rows_between(None, found)})
+                same(from_document(handle, json.loads(text)), found)
+
+    def marks(self, data: bytes) -> None:
+        Marks(self._write("hub.regtest.marks", data))
 
     def history(self, data: bytes) -> None:
         with self._written("regtest.history.jsonl", data) as session:

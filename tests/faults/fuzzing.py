@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
-import logging
+import os
 import random
 import resource
 import time
+from base64 import b64encode
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import hypothesis
+from bitcoin.core import CBlock, CTransaction
+from hub_support import serving as hub_served
 from hypothesis import HealthCheck, Phase, Verbosity
-from network_support import Network, _children, running_network
+from regtest_support import REGTEST, address_of
 
 from faults.fuzz_doors import (
     BITCOIN_METHODS,
@@ -31,18 +34,18 @@ from faults.fuzz_doors import (
 )
 from faults.fuzz_inputs import BYTES, mutated_bytes, mutated_value
 from faults.fuzz_parsers import Parser, Samples, parsers
-from faults.harness_client import HarnessClient
-from faults.proxy import Proxy, between
 from faults.result import Budget, Result
-from picopayments_cli.chain import Chain, Query
+from faults.town import Party, Town, heard, running_town
+from picopayments_cli.chain import Query
 from picopayments_cli.chain.hub import HubChain
-from picopayments_cli.chain.node import NodeChain
-from picopayments_cli.channel.networks import NETWORKS, address_of_script
+from picopayments_cli.chain.packages import LedgerChain, PackageNode
+from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.client.nodes import HubNodes, OwnNodes
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.rpc import RpcClient
 
-REGTEST = NETWORKS["regtest"]
+JSON_TYPE = {"Content-Type": "application/json"}
 MAX_CPU = 2.0  # seconds for one input of at most 20 KB
 MAX_OWN_GROWTH = 300_000  # KB of this process, over all inputs
 KNOCKS, QUICK_KNOCKS = 1500, 200  # requests at each door
@@ -53,60 +56,61 @@ ANSWERS, QUICK_ANSWERS = 500, 40  # questions to a chain that garbles
 def run(rng: random.Random, budget: Budget) -> Result:
     """Doors first, then answers of a chain, then parsers; over again while there is time."""
     result = Result("fuzzing")
-    with running_network(budget.folder) as network, between(network.hub_url) as proxy, _quiet():
-        alice = HarnessClient(network, "alice", proxy.url).fund()
-        given = _samples(network, proxy, alice)
+    with heard(), running_town(budget.folder / "town", result) as town:
+        alice = Party(town, "alice")
+        given = _samples(town, alice)
         rounds = 0
         while budget.goes_on(rounds, 1):
             rounds += 1
-            _doors(network, proxy, alice, given, Doors(rng, result), budget.share(KNOCKS, QUICK_KNOCKS))
-            _answers(network, given, rng, result, budget.share(ANSWERS, QUICK_ANSWERS))
+            with hub_served(town.desk) as hub_url:
+                _doors(town, hub_url, given, Doors(rng, result), budget.share(KNOCKS, QUICK_KNOCKS))
+                _answers(town, hub_url, given, rng, result, budget.share(ANSWERS, QUICK_ANSWERS))
             _feed_all(given, rng, result, budget.share(EXAMPLES, QUICK_EXAMPLES), rounds)
     return result
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Nothing is printed of what the program warns of."""
-    logger = logging.getLogger("picopayments_cli")
-    level, logger.disabled = logger.level, False
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _samples(network: Network, proxy: Proxy, alice: HarnessClient) -> Samples:
+def _samples(town: Town, alice: Party) -> Samples:
     """Return what passes while two parties pay each other."""
-    bob = HarnessClient(network, "bob", proxy.url).fund()
+    bob = Party(town, "bob", own_chain=False)
     a, b = alice.open(), bob.open()
     for payer, source, target, amount in ((alice, a, b, 5000), (bob, b, a, 400), (alice, a, b, 30), (bob, b, a, 4)):
-        payer.do("queuepayment", source, target, amount)
-        payer.do("sync")
-        (alice if payer is bob else bob).do("sync")
-    bob.do("close", b)
-    network.mine(4)
-    bob.do("sync")
+        payer.pay(source, target, amount)
+        (alice if payer is bob else bob).sync()
+    bob.do("hubstatus")
+    bob.close(b)
+    town.mine(4)
+    bob.sync()
     said: dict[str, list[dict[str, Any]]] = {}
-    for item in proxy.seen:
+    for item in town.proxy.seen:
         if "result" in item.reply:
             said.setdefault(item.method, []).append(item.params)
             said.setdefault(f"{item.method} result", []).append(item.reply["result"])
-    raw = tuple(tx.serialize() for block in network.blocks()[-12:] for tx in block)
-    folder = network.folder / "fuzzed"
+    raw = tuple(_block(town, height) for height in range(110, _tip(town)))
+    folder = town.folder / "fuzzed"
     folder.mkdir()
-    return Samples(alice.connection(a), alice.key(), folder, said, raw)
+    path = alice.basedir / "regtest.connections" / f"{a.hex()}.json"
+    rows = path.with_name(f"{a.hex()}.commits.jsonl")
+    whole = tuple(tx.serialize() for block in raw for tx in block)
+    return Samples(alice.connection(a), alice.key, folder, path.read_bytes(), rows.read_bytes(), said, whole)
+
+
+def _tip(town: Town) -> int:
+    return int(town.node.bitcoin("getblockcount"))
+
+
+def _block(town: Town, height: int) -> Sequence[CTransaction]:
+    raw = town.node.bitcoin("getblock", town.node.bitcoin("getblockhash", height), 0)
+    return tuple(CBlock.deserialize(bytes.fromhex(raw)).vtx)
 
 
 # Doors --------------------------------------------------------------------------------------------------------------
 
 
-def _named_samples(network: Network, given: Samples) -> dict[str, Any]:
+def _named_samples(town: Town, given: Samples) -> dict[str, Any]:
     """A usual value for each argument's name."""
     raw = given.raw[-1]
-    address = str(address_of_script(REGTEST, given.connection.duplex.sending.script.output))
-    txid = network.blocks()[-1][0].GetTxid()[::-1].hex()
+    address = address_of(given.connection.duplex.sending.contract.deposit.output)
+    txid = town.node.bitcoin("getblock", town.node.bitcoin("getbestblockhash"))["tx"][0]
     handle = given.connection.handle.hex()
     texts = {"asset": "XCP", "assets": ["XCP"], "filters": [{"field": "address", "op": "==", "value": address}]}
     ours = {"handle": handle, "source": handle, "destination": handle, "token": "ab" * 8, "key": "timeout"}
@@ -115,37 +119,36 @@ def _named_samples(network: Network, given: Samples) -> dict[str, Any]:
         **texts, **ours, **hashes, "address": address, "tx_hex": raw.hex(), "hexstring": raw.hex(), "rawtx": raw.hex(),
         "txhash_list": [txid], "utxos": [f"{txid}:0"], "rawtxs": [raw.hex()], "quantity": 5, "btc": 0, "value": "20",
         "unconfirmed": True, "verbose": True, "filterop": "AND", "expire_time": 1000, "delay_time": 2, "extra_btc": 0,
+        "package": [raw.hex()],
     }  # fmt: skip
 
 
-def _doors(network: Network, proxy: Proxy, alice: HarnessClient, given: Samples, doors: Doors, number: int) -> None:
+def _doors(town: Town, hub_url: str, given: Samples, doors: Doors, number: int) -> None:
     """Requests at each door; afterwards each still answers, and none has grown."""
-    usual = _named_samples(network, given)
-    hub_calls = [{"method": method, "params": params} for method, params in proxy.asked]
-    kinds = sorted({call["method"] for call in hub_calls})
-    hub_calls = [call for kind in kinds for call in [item for item in hub_calls if item["method"] == kind][-3:]]
-    hub_calls += node_calls(HUB_METHODS, usual)
-    chain = network.chain_url
+    usual = _named_samples(town, given)
+    calls: dict[str, list[Any]] = {}
+    for method, params in town.proxy.asked:
+        calls.setdefault(method, []).append({"method": method, "params": params})
+    hub_calls = [call for kind in calls.values() for call in kind[-3:]] + node_calls(HUB_METHODS, usual)
+    chain = town.node.url
     paths = (
         "", "healthz", "blocks/last", f"addresses/balances?addresses={usual['address']}", "assets?limit=2&cursor=1",
         f"addresses/{usual['address']}/balances/XCP", "assets/XCP", f"utxos/withbalances?utxos={usual['utxos'][0]}",
+        f"addresses/{usual['address']}/receives?limit=1&cursor=1",
         f"bitcoin/addresses/{usual['address']}/utxos?unconfirmed=true", "bitcoin/estimatesmartfee?conf_target=3",
         f"bitcoin/addresses/{usual['address']}/transactions",
         f"bitcoin/transactions/{usual['txid']}?result_format=json",
     )  # fmt: skip
-    with ExitStack() as stack:
-        words = alice.files.words()
-        pid, url, auth = stack.enter_context(serving(words, network.folder / "serve.log"))
-        basic = {"Authorization": "Basic " + _basic(auth), "Content-Type": "application/json"}
-        methods = node_calls(NODE_METHODS, usual)
+    words = ("--regtest", "--basedir", str(town.folder / "alice"), "--hub-url", hub_url)
+    with serving(words, town.folder / "serve.log") as (pid, url, auth):
+        basic = {"Authorization": "Basic " + b64encode(":".join(auth).encode()).decode(), **JSON_TYPE}
         listening = (
-            Door("hub", network.hub_url, hub_calls, {}),
-            Door("node", chain, methods, {}),
+            Door("hub", hub_url, hub_calls, {}),
+            Door("node", chain + "regtest/", node_calls(NODE_METHODS, usual), {}),
             Door("bitcoin", chain + "bitcoin/", node_calls(BITCOIN_METHODS, usual), {}, own_errors=True),
             Door("serve", url, served_calls(usual), basic),
         )
-        hub_pid = network.hub.process.pid
-        pids = {"hub": hub_pid, "node": _children(hub_pid)[0], "serve": pid}
+        pids = {"hub": os.getpid(), "node": town.node.process.pid, "serve": pid}
         sizes: dict[str, int] = {}
         for n in range(number):
             for door in listening:
@@ -157,26 +160,21 @@ def _doors(network: Network, proxy: Proxy, alice: HarnessClient, given: Samples,
         for name, of in pids.items():
             grown = memory(of) - sizes[name]
             doors.result.hold(grown < MAX_GROWTH, f"the {name} has grown by {grown} KB")
-        doors.result.hold(RpcClient(network.hub_url).call("mph_status", {}, retry=False)["funds"], "the hub is deaf")
-    log = network.hub.log.read_text() + (network.folder / "serve.log").read_text()
+        doors.result.hold(RpcClient(hub_url).call("mph_status", {}, retry=False)["funds"], "the hub is deaf")
+    log = (town.folder / "serve.log").read_text()
     doors.result.hold("Traceback" not in log and '"traceback"' not in log, f"a traceback in a log: {log[-3000:]}")
-
-
-def _basic(auth: tuple[str, str]) -> str:
-    from base64 import b64encode
-
-    return b64encode(":".join(auth).encode()).decode()
 
 
 # Answers ------------------------------------------------------------------------------------------------------------
 
 
-def _answers(network: Network, given: Samples, rng: random.Random, result: Result, number: int) -> None:
-    """Questions to hub and node through somebody who changes the answers."""
-    channel = given.connection.duplex.sending
-    address = str(address_of_script(REGTEST, channel.script.output))
-    txid = network.blocks()[-1][0].GetTxid()
-    query = Query(coins=[address], history=[address], balances=[address], transactions=[txid])
+def _answers(
+    town: Town, hub_url: str, given: Samples, rng: random.Random, result: Result, number: int
+) -> None:
+    """Questions to hub and nodes through somebody who changes the answers."""
+    output = given.connection.duplex.sending.contract.deposit.output
+    address, txid, raw = address_of(output), txid_of(given.raw[-1]), given.raw[-1]
+    query = Query(coins=[address], history=[address], balances=[address], options=[address], transactions=[txid])
 
     def change(said: bytes) -> bytes:
         if rng.random() < 0.3:
@@ -186,20 +184,23 @@ def _answers(network: Network, given: Samples, rng: random.Random, result: Resul
         except ValueError:
             return said
 
-    with garbling(network.chain_url, change) as node_url, garbling(network.hub_url.removesuffix("api/"), change) as url:
-        chains: tuple[Chain, ...] = (
-            HubChain(RpcClient(url + "api/", retries=0), REGTEST),
-            NodeChain(node_url, REGTEST, retries=0, patience=0.1),
-        )
-        for n in range(number):
-            chain = chains[n % 2]
-            questions = (
+    with garbling(town.node.url, change) as node_url, garbling(hub_url.removesuffix("api/"), change) as url:
+        rpc = RpcClient(url + "api/", retries=0)
+        hubs, bitcoin = HubChain(rpc, REGTEST), PackageNode(f"{node_url}bitcoin/", retries=0)
+        ledger = LedgerChain(node_url, REGTEST, retries=0, patience=0.1, bitcoin=bitcoin)
+        questions: list[Callable[[], object]] = [bitcoin.tip_is_current, bitcoin.estimate]
+        questions += [lambda: bitcoin.waiting(txid), lambda: bitcoin.submit([raw, raw])]
+        for chain, nodes in ((hubs, HubNodes(hubs, rpc, REGTEST)), (ledger, OwnNodes(ledger, REGTEST, bitcoin))):
+            questions += [
                 lambda chain=chain: chain.view(query),
                 lambda chain=chain: chain.asset("DEMOCOIN"),
                 lambda chain=chain: chain.attached([Outpoint(txid, 0)]),
-                lambda chain=chain: chain.broadcast(given.raw[-1]),
-            )
-            _ask(type(chain).__name__, questions[n // 2 % 4], result)
+                lambda chain=chain: chain.broadcast(raw),
+                lambda nodes=nodes: nodes.sends(output),
+                lambda nodes=nodes: nodes.submit([raw, raw]),
+            ]
+        for n in range(number):
+            _ask(f"question {n % len(questions)}", questions[n % len(questions)], result)
 
 
 def _ask(name: str, question: Any, result: Result) -> None:
@@ -231,7 +232,7 @@ def _feed_all(given: Samples, rng: random.Random, result: Result, number: int, r
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     fresh = given.folder / f"round {rounds}"
     fresh.mkdir()
-    for parser in parsers(Samples(given.connection, given.key, fresh, given.messages, given.raw)):
+    for parser in parsers(replace(given, folder=fresh)):
         told = feed(parser, number, rng.randrange(2**64), result)
         if rounds == 1:
             summary = ", ".join(f"{name} {count}" for name, count in told.most_common(4))

@@ -9,14 +9,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from faults.tracing import AFTER, BEFORE, ROOT, Function, Record, Target
+from faults.tracing import AFTER, BEFORE, LINE, OPCODE, ROOT, Function, Record, Target, opcodes_of
 
 TRIES, DOOR_TRIES = 4, 400  # at a function, and at a side of a door, which many steps only seem to pass
 MAIN_DOORS = frozenset(
-    (
-        *("client save sync prepared", "client call mph_sync", "client broadcast deposit"),
-        *("hub transaction sync", "hub reply mph_sync"),
-    )
+    ("client save sync prepared", "client call mph_sync", "hub transaction sync", "hub reply mph_sync")
 )
 Side = tuple[str, str]  # a door, and before or after
 
@@ -44,22 +41,24 @@ class KillPlanner:
         """Take in where a process has been at a step."""
         known = self.records.setdefault(where, Record({}, set()))
         known.doors |= record.doors
-        for function, places in record.places.items():
-            known.places.setdefault(function, set()).update(places)
+        for function, lines in record.lines.items():
+            known.lines.setdefault(function, set()).update(lines)
 
     def draw(self, where: KillPoint) -> Target | None:
         """Where the victim is to die at a step; None where it does nothing there."""
         record = self.records.get(where)
-        if record is None or not record.places:
+        if record is None or not record.lines:
             return None
         target = self.draw_door(record.doors) if self.is_urgent(where) or self.rng.random() < 0.7 else None
         if target is not None:
             return target
-        every = sorted(record.places, key=str)
+        every = sorted(record.lines, key=str)
         fresh = [item for item in every if not self.functions[item] and self.tried[item] < TRIES]
         function = self.rng.choice(fresh or every)
         self.tried[function] += 1
-        place = self.rng.choice(sorted(record.places[function]))
+        line = self.rng.choice(sorted(record.lines[function]))
+        inside = opcodes_of(function, line) if self.rng.random() < 0.5 else []
+        place = (OPCODE, self.rng.choice(inside)) if inside else (LINE, line)
         return Target(function, place, nth=1 if function in fresh else self.rng.choice((1, 1, 2, 5)))
 
     def is_urgent(self, where: KillPoint) -> bool:
@@ -98,9 +97,9 @@ class KillPlanner:
         return {door for record in self.records.values() for door in record.doors} | {door for door, _ in +self.sides}
 
     @property
-    def places(self) -> set[Function]:
+    def entered(self) -> set[Function]:
         """Every function that was recorded."""
-        return {function for record in self.records.values() for function in record.places}
+        return {function for record in self.records.values() for function in record.lines}
 
     def left(self) -> list[Side]:
         """The sides of all doors passed at which nobody has died yet, and still may."""

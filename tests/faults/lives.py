@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
-from cheats import DEPOSIT
+from channel_support import finish_commit
+from cheats import DEPOSIT, revoked_commit
 from network_support import FEE, WAIT, Client, key_in, wait_until
 from regtest_support import address_of
 
@@ -21,8 +22,10 @@ from faults.dying_hub import DyingHubTown
 from faults.proxy import between, signed_error
 from faults.result import Result
 from faults.tracing import Runner
+from picopayments_cli.channel.halves import sign_commit
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
-from picopayments_cli.channel2.state import finished
+from picopayments_cli.channel.state import known_anchor
+from picopayments_cli.client.connection import Connection
 from picopayments_cli.errors import PicopaymentsError
 
 LONG, SHORT = 1000, 16  # blocks until a deposit expires
@@ -244,10 +247,11 @@ class ClientLife:
     def strike(self, step: str, *words: str) -> None:
         """A command at which something may happen; then what a user does: go on, and sync until that works."""
         if not self.lives.strike(self.client, step, *words):
-            if step in ("receive", "exchange", "refused") and self.lives.rng.random() < 0.5:
+            syncs = step in ("receive", "exchange", "refused")
+            if syncs and self.lives.rng.random() < 0.5:
                 self.lives.pay(self.client, self.handle, self.lives.b, 3)
             while self.lives.again(self.client):
-                self.lives.strike(self.client, "sync again", "sync")
+                self.lives.strike(self.client, step if syncs else "sync again", "sync")
             self.lives.clean(self.client)
 
     # Opening --------------------------------------------------------------------------------------------------------
@@ -292,7 +296,7 @@ class ClientLife:
             lives.bob.run("sync")
             self.strike("receive", "sync")
         lives.agree(self.client, self.handle)
-        self.received = self.client.connection(self.handle).duplex.receiving
+        self.received = self.client.connection(self.handle)
 
     def queue(self, payee: str, amount: int) -> str:
         """Queue a payment, once whatever happens; its token."""
@@ -379,24 +383,33 @@ class ClientLife:
             lives.pay(client, self.handle, lives.b, amount)
             client.run("sync")
         lives.bob.run("sync")
-        kept = client.connection(self.handle).duplex.sending
+        kept = client.connection(self.handle)
         lives.pay(lives.bob, lives.b, self.handle, 5000 + 2 * FEE)
         lives.bob.run("sync")
         client.run("sync")
-        revoked = {item.quantity for item in client.connection(self.handle).duplex.sending.revoked}
-        lives.result.hold(kept.active[-1].quantity in revoked, "the hub has not given back its highest commit")
+        active = client.connection(self.handle).duplex.sending.active
+        lives.result.hold(kept.duplex.sending.active[-1].revoke_hash not in {item.revoke_hash for item in active},
+                          "the hub has not given back its highest commit")  # fmt: skip
         lives.uneven.add(self.name)
-        lives.town.broadcast(finished(kept, kept.active[-1], key_in(lives.town.basedir / "hub.regtest.wif")))
+        lives.town.broadcast(self._hubs_commit(kept))
         self.strike("punish", "sync")
         self.settle(" punished", blocks=3)  # the rest comes back at expiry
+
+    def _hubs_commit(self, kept: Connection) -> bytes:
+        """The highest commit to the hub, as the hub can publish it."""
+        side, row = kept.duplex.sending, kept.duplex.sending.active[-1]
+        payer, anchor = kept.secrets(self.client.key).payer, known_anchor(side)
+        made = sign_commit(side.contract, anchor, row.quantity, row.revoke_hash, payer)
+        return finish_commit(side.contract, anchor, made, self.lives.town.secrets(self.handle).payee)
 
     def cheating(self) -> None:
         """Publish a commit that was given back: the hub takes it, and leaves the rest alone."""
         lives = self.lives
         active = self.client.connection(self.handle).duplex.receiving.active
-        lives.result.hold(self.received.active[-1] not in active, "the client has not given back its highest commit")
+        given_back = self.received.duplex.receiving.active[-1] not in active
+        lives.result.hold(given_back, "the client has not given back its highest commit")
         lives.guilty.add(self.name)
-        lives.town.broadcast(finished(self.received, self.received.active[-1], self.client.key))
+        lives.town.broadcast(revoked_commit(self.received, self.client.key))
         lives.mine("punished", 2)
         self.settle(" cheating", blocks=3)
 
@@ -427,7 +440,8 @@ class ClientLife:
         lives.mine("bury", 8)
         before = client.run("history")
         lives.strike(client, "final", "sync")
-        if not lives.strike(client, "cull", "cull"):
+        lives.strike(client, "cull", "cull")
+        if self.handle in client.handles():  # the hub was not there to be asked
             lives.clean(client, "cull")
         lives.result.hold(self.handle not in client.handles(), f"{self.name} is not culled after {lives.what}")
         lives.result.hold(client.run("history") == before, f"{self.name}'s history differs after {lives.what}")

@@ -263,7 +263,7 @@ def _close(cheat: Cheated, what: str, body: Any) -> None:
     before, replies = cheat.town.account(cheat.alices).channels, len(cheat.town.proxy.seen)
     cheat.lie("mph_close", what, body, "closed: the hub signs nothing but what it has")
     said = cheat.town.proxy.seen[replies].reply.get("result")
-    if isinstance(said, dict):
+    if isinstance(said, dict) and body["handle"] == cheat.alices.hex():
         hold, held, paid = cheat.result.hold, before.receiving.moved, before.sending.moved
         hold(not said["c2h_close"] or said["c2h_quantity"] >= held, f"the hub signs less than it holds: {what}")
         hold(not said["h2c_signature"] or said["h2c_quantity"] <= paid, f"the hub signs more than it paid: {what}")

@@ -2,64 +2,71 @@
 
 from __future__ import annotations
 
-import os
 import random
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
-from network_support import ASSETS, DEPOSIT, Network, running_network
+from hub_support import DEPOSIT
 
-from faults.harness_client import EXPIRE, HarnessClient, Heard, handle_of, heard, hub_key
-from faults.mutations import Known, Mutation, mutations
-from faults.proxy import LOST_AFTER, PASS, AnsweredCall, Proxy, between, signed_error
+from faults.forgery import bad_commits, bad_remainders, excessive_commits, other_contracts
+from faults.lying_client import prepared
+from faults.mutations import Known, Mutation, chosen, mutations, setter
+from faults.proxy import LOST_AFTER, signed_error
 from faults.result import Budget, Result
+from faults.town import ASSETS, EXPIRE, Heard, Party, Town, heard, new_key, pays_out, running_town
 from picopayments_cli import errors
-from picopayments_cli.channel import envelope
-from picopayments_cli.channel2.keys import Key
-from picopayments_cli.client2.connection import Connection
-from picopayments_cli.errors import PicopaymentsError, Unreachable
+from picopayments_cli.channel.drafts import parse_transaction
+from picopayments_cli.channel.halves import check_close, sign_close
+from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.stages import CLOSING
+from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel.wire import Reader, closing_json, commit_json
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.errors import BadReply, PicopaymentsError
 
-QUICK = 12  # changes of each reply
-UNSIGNED = ("pubkey", "signature")  # members whose change is not signed over
-CLOSING = ("ConnectionNotOpen", "DirtyCommitAddress", "HubRestored")  # errors after which a client closes
+QUICK = 25  # changes of each reply
 TRIES = 3  # of a call whose answer is lost
+ENDING = ("ConnectionNotOpen", "HubRestored")  # errors after which a client closes
+Change = Callable[[str, Mapping[str, Any], Any], Any]
 
 
-class Liar:
-    """A network whose hub's key the proxy knows, and what was guaranteed to whom."""
+@dataclass
+class Deceived:
+    """A town whose hub's key the proxy knows, and alice, to whom it lies."""
 
-    def __init__(self, network: Network, proxy: Proxy, rng: random.Random, result: Result, warnings: Heard) -> None:
-        self.network = network
-        self.proxy = proxy
-        self.rng = rng
-        self.result = result
-        self.warnings = warnings
-        self.key = hub_key(network)
-        self.bob = HarnessClient(network, "bob").fund()
-        self.bobs = self.bob.open()
-        self.stranger = os.urandom(32).hex()
+    town: Town
+    rng: random.Random
+    result: Result
+    warnings: Heard
+    number: int | None  # of changes to try of each reply; None: all
+
+    def __post_init__(self) -> None:
+        self.key = self.town.desk.hub.key
+        self.alice, self.bob = Party(self.town, "alice"), Party(self.town, "bob")
+        self.handle, self.bobs = self.alice.open(), self.bob.open()
 
     @contextmanager
-    def lying(self, method: str, mutation: Mutation, *, sign: bool = True) -> Iterator[None]:
-        """Have every reply of a method changed, signed again or not."""
+    def lying(self, method: str, mutation: Mutation, *, sign: bool = True, when: str | None = None) -> Iterator[None]:
+        """Have every reply of a method changed, signed again or not; ``when``: where the request has that member."""
 
-        def change(asked: str, _params: Any, said: Any) -> Any:
-            return forged(said, mutation, self.key if sign else None) if asked == method else said
+        def change(asked: str, params: Any, said: Any) -> Any:
+            lied = asked == method and (when is None or params[when] is not None)
+            return mutation.forged(said, self.key if sign else None) if lied else said
 
-        self.proxy.change = change
+        self.town.proxy.change = change
         try:
             yield
         finally:
-            self.proxy.change = None
+            self.town.proxy.change = None
 
-    def tried(self, party: HarnessClient, what: str, command: str, *args: Any) -> str | None:
+    def tried(self, what: str, command: Callable[[], object]) -> str | None:
         """Do a command; the name of the error that it fails with. An error without a name is a failure."""
         try:
-            party.do(command, *args)
+            command()
         except PicopaymentsError as error:
             return error.name
         except Exception:
@@ -67,202 +74,184 @@ class Liar:
             return "InternalError"
         return None
 
-    def chosen(self, found: Sequence[Mutation], budget: Budget) -> list[Mutation]:
-        """The changes to try."""
-        return self.rng.sample(found, min(QUICK, len(found))) if budget.quick else list(found)
-
-    def enter(self, method: str, mutation: Mutation, rule: str) -> None:
+    def enter(self, pair: str, rule: str | None, harmless: str) -> None:
         """Note what became of a change."""
         self.result.trials += 1
-        if rule.startswith("harmless"):
-            self.result.recovered += 1
-        else:
-            self.result.refused += 1
-        self.result.pairs[f"{method} {mutation.pair}"] = rule
+        self.result.refused += rule is not None
+        self.result.recovered += rule is None
+        self.result.pairs[pair] = rule or f"harmless: {harmless}"
+
+    def told(self, method: str) -> Any:
+        """The newest result of a method."""
+        seen = reversed(self.town.proxy.seen)
+        return next(item.reply["result"] for item in seen if item.method == method and "result" in item.reply)
+
+    def check(self, party: Party, handle: Handle, guaranteed: int, what: str) -> None:
+        """Hold what a client has now to what it had, and to the consensus engine; and what it signed to its limits."""
+        connection = party.connection(handle)
+        self.result.keep(guaranteed, connection.duplex.guaranteed, what)
+        self.result.hold(pays_out(connection.duplex.receiving, party.secrets(handle)), f"a worthless commit: {what}")
+        check_signed(connection, self.result, what)
 
 
-def forged(said: Any, mutation: Mutation, key: Key | None) -> Any:
-    """A changed reply, signed again where there is a key, and where the change leaves anything to sign."""
-    changed = mutation.apply(said)
-    if key is None or not isinstance(changed, Mapping) or mutation.member in UNSIGNED or mutation.member == "(whole)":
-        return changed if mutation.kind != "additional member" or key is None else resealed(changed, key)
-    return resealed(changed, key)
-
-
-def resealed(body: Mapping[str, Any], key: Key) -> dict[str, Any]:
-    """A body signed again."""
-    return envelope.seal(key, {name: value for name, value in body.items() if name not in ("pubkey", "signature")})
+def check_signed(connection: Connection, result: Result, what: str) -> None:
+    """Hold the closes that a client signed to its limits, and as payer to what it must hold for them."""
+    duplex, ending = connection.duplex, connection.ending
+    for closing in ending.closings:
+        result.hold(closing.quantity <= duplex.sending.moved, f"signed more than it paid: {what}")
+        if duplex.sending.anchor is not None:
+            try:
+                check_close(duplex.sending.contract, duplex.sending.anchor, closing)
+            except PicopaymentsError as error:
+                result.failures.append(f"signed without the payee's signatures: {what}: {error.message}")
+    for counter in ending.counters:
+        result.hold(counter.quantity >= duplex.receiving.moved, f"signed less than it holds: {what}")
 
 
 def run(rng: random.Random, budget: Budget) -> Result:
     """Replies of mph_request, mph_deposit, mph_sync and mph_close, changed in every member by every kind of change."""
     result = Result("lying hub")
-    with running_network(budget.folder) as network, between(network.hub_url) as proxy, heard() as warnings:
-        liar = Liar(network, proxy, rng, result, warnings)
-        _syncs(liar, budget)
-        _connects(liar, budget)
-        for received in (False, True):
-            _closes(liar, budget, received)
+    with heard() as warnings, running_town(budget.folder / "town", result) as town:
+        liar = Deceived(town, rng, result, warnings, QUICK if budget.quick else None)
+        _syncs(liar)
+        _refusals(liar)
+        _closes(liar)
+        _connects(liar)
+        _settled(liar, liar.alice)
+        _settled(liar, liar.bob)
     return result
 
 
 # mph_sync -----------------------------------------------------------------------------------------------------------
 
 
-def _syncs(liar: Liar, budget: Budget) -> None:
-    alice = HarnessClient(liar.network, "alice", liar.proxy.url).fund()
-    handle, kept, reply = _pending(liar, alice, alice.open())
-    known = _known(liar, alice, handle)
-    current = {mutation.pair: mutation for mutation in mutations(reply, known, liar.rng)}
-    for pair in [mutation.pair for mutation in liar.chosen(list(current.values()), budget)]:
-        if pair not in current:
-            continue
-        mutation = current[pair]
-        alice.restore(kept)
-        before = alice.guaranteed(handle)
-        with liar.lying("mph_sync", mutation):
-            name = liar.tried(alice, mutation.pair, "sync", handle)
-        liar.result.keep(before, alice.guaranteed(handle), f"after {mutation.pair}")
-        if name is not None:
-            liar.enter("mph_sync", mutation, name)
-            continue
-        handle, kept, reply = _afterwards(liar, alice, handle, mutation)
-        known.hashes, known.secrets = _own_hashes(alice, handle), _own_secrets(alice, handle)
-        known.messages = {**known.messages, **_older(liar, handle)}
-        current = {mutation.pair: mutation for mutation in mutations(reply, known, liar.rng)}
-    _unsigned(liar, alice, handle, kept, budget)
-    _refusals(liar, alice, handle, kept)
-    _settled(liar, alice)
+def _syncs(liar: Deceived) -> None:
+    """A sync that the hub has answered and the client has not heard: each lie to it on the same files."""
+    alice, handle, rng = liar.alice, liar.handle, liar.rng
+    prepared(alice, liar.bob, handle, liar.bobs, rng)
+    liar.town.proxy.faults.extend([LOST_AFTER] * TRIES)
+    liar.result.hold(liar.tried("lost", lambda: alice.sync(handle)) == "HubUnreachable", "the answer was not lost")
+    alice.keep()
+    liar.town.keep()
+    reply, before = liar.told("mph_sync"), alice.guaranteed(handle)
+    whole = all(reply[name] for name in ("remainder", "revokes", "commit", "receive", "refused"))
+    liar.result.hold(whole, "the reply that is to be changed lacks something")
+    honest = _honest(liar)
+    known = _known(liar)
+    for mutation in chosen([*mutations(reply, known, rng), *_crafted(liar, reply)], liar.number, rng):
+        _lie(liar, mutation, before, honest, sign=True)
+    for mutation in chosen(mutations(reply, Known(), rng), liar.number, rng):
+        if mutation.pair != "signature | high S" and mutation.forged(reply, None) != reply:
+            _lie(liar, mutation, before, honest, sign=False)
 
 
-def _pending(liar: Liar, alice: HarnessClient, handle: str) -> tuple[str, Path, Mapping[str, Any]]:
-    """A sync that the hub has answered with secrets, a commit, receipts and a refusal, and the client has not heard."""
-    if alice.worn(handle):
-        handle = alice.open()
-    if liar.bob.worn(liar.bobs):
-        liar.bobs = liar.bob.open()
-    for amount in (500, 700, 30):
-        alice.do("queuepayment", handle, liar.bobs, amount)
-        alice.do("sync", handle)
-    liar.bob.do("sync")
-    for amount in (600, 300):
-        liar.bob.do("queuepayment", liar.bobs, handle, amount)
-    liar.bob.do("sync")
-    alice.do("queuepayment", handle, liar.stranger, 40)
-    liar.proxy.faults.extend([LOST_AFTER] * TRIES)
-    try:
-        alice.do("sync", handle)
-    except Unreachable:
-        reply = _last(liar, "mph_sync").reply["result"]
-        whole = all(reply[name] for name in ("revokes", "commit", "receive", "refused"))
-        liar.result.hold(whole, "the reply that is to be changed lacks something")
-        return handle, alice.copy("kept"), reply
-    raise RuntimeError("the answer was not lost")
+def _honest(liar: Deceived) -> Connection:
+    """The connection as the right reply leaves it."""
+    liar.alice.sync(liar.handle)
+    honest = liar.alice.connection(liar.handle)
+    liar.alice.back()
+    return honest
 
 
-def _last(liar: Liar, method: str) -> AnsweredCall:
-    return next(item for item in reversed(liar.proxy.seen) if item.method == method and "result" in item.reply)
+def _lie(liar: Deceived, mutation: Mutation, before: int, honest: Connection, *, sign: bool) -> None:
+    """One lie: refused, nothing of it counts but that a remainder may be owed; taken, it is worth what it says."""
+    alice, handle = liar.alice, liar.handle
+    kept = alice.connection(handle)
+    what = f"mph_sync{'' if sign else ', unsigned,'} {mutation.pair}"
+    with liar.lying("mph_sync", mutation, sign=sign):
+        name = liar.tried(what, lambda: alice.sync(handle))
+    after = alice.connection(handle)
+    liar.enter(what, name, "nothing is lost by it")
+    liar.check(alice, handle, before, what)
+    liar.result.hold(sign or name is not None, f"taken though it is not signed: {what}")
+    if name is not None:
+        same = (after.duplex.net, after.pending, after.rows, after.owed)
+        liar.result.hold(same == (kept.duplex.net, kept.pending, kept.rows, kept.owed), f"refused, but taken: {what}")
+    else:
+        events = alice.history(handle)
+        received = sum(event["amount"] for event in events if event["action"] == "received")
+        sent = sum(event["amount"] for event in events if event["action"] == "sent")
+        fees = sum(event["sync_fee"] for event in events if event["action"] == "fee")
+        liar.result.keep(DEPOSIT + received - sent - fees - after.owed, after.duplex.guaranteed, f"by the book, {what}")
+        liar.result.hold(after.duplex.net <= honest.duplex.net, f"credited more than was moved: {what}")
+    alice.back()
 
 
-def _known(liar: Liar, alice: HarnessClient, handle: str) -> Known:
-    """Values for a lying hub's replies: hashes, secrets, the connection's older reply, another connection's."""
-    bob = HarnessClient(liar.network, "bobs double", liar.proxy.url)
-    bob.basedir.mkdir()
-    bob.restore(liar.bob.basedir)
-    bob.do("sync")
-    other = _last(liar, "mph_sync").reply["result"]
-    liar.bob.restore(bob.basedir)
-    messages = {**_older(liar, handle), "of another connection's reply": other}
-    return Known(_own_hashes(alice, handle), _own_secrets(alice, handle), messages)
-
-
-def _older(liar: Liar, handle: str) -> dict[str, Mapping[str, Any]]:
-    """A connection's first reply, and the one before the last."""
-    syncs = [item for item in liar.proxy.seen if item.method == "mph_sync" and "result" in item.reply]
-    replies = [item.reply["result"] for item in syncs if item.params["handle"] == handle]
-    return {"of an older reply": replies[0], "of the reply before": replies[-TRIES - 1]}
-
-
-def _own_hashes(party: HarnessClient, handle: str) -> dict[str, str]:
-    duplex = party.connection(handle).duplex
-    found = {
-        "the hub's spend hash": duplex.sending.script.spend_hash,
-        "the client's spend hash": duplex.receiving.script.spend_hash,
+def _known(liar: Deceived) -> Known:
+    """A lying hub's values: hashes, secrets and keys of the connection, older and others' replies."""
+    duplex, own = liar.alice.connection(liar.handle).duplex, liar.alice.secrets(liar.handle)
+    hub = liar.town.account(liar.handle).fixed.secrets(liar.key)
+    values = {
+        "the client's own hash": duplex.receiving.requested[-1].revoke_hash,
+        "the client's first hash": own.revoke_hash(0),
+        "the hash of an active commit": duplex.sending.active[0].revoke_hash,
+        "the client's own secret": own.revoke(0),
+        "a secret given before": hub.revoke(0),
+        "a secret of no commit yet": hub.revoke(5000),
+        "another connection's handle": liar.bobs,
     }
-    named = [("a hash handed out", duplex.receiving.requested), ("a hash given before", duplex.sending.requested)]
-    named += [("hash of an active commit", tuple(item.revoke_hash for item in duplex.sending.active))]
-    named += [("hash of a received commit", tuple(item.revoke_hash for item in duplex.receiving.active))]
-    named += [("hash of a revoked commit", tuple(item.revoke_hash for item in duplex.sending.revoked))]
-    found |= {name: hashes[-1] for name, hashes in named if hashes}
-    return {name: item.hex() for name, item in found.items()}
+    seen = [item for item in liar.town.proxy.seen if item.method == "mph_sync" and "result" in item.reply]
+    mine = [item.reply["result"] for item in seen if item.params["handle"] == liar.handle.hex()]
+    other = [item.reply["result"] for item in seen if item.params["handle"] == liar.bobs.hex()]
+    before = [item for item in mine if item["request_sha256"] != mine[-1]["request_sha256"]]
+    messages = {"of the first reply": mine[0], "of the reply before": before[-1]}
+    return Known(values, {**messages, "of another connection's reply": other[-1]})
 
 
-def _own_secrets(party: HarnessClient, handle: str) -> dict[str, str]:
-    connection = party.connection(handle)
-    own = connection.secrets(party.key())
-    found = {"the client's spend secret": own.spend.hex(), "a revoke secret of the client's": own.revoke(0).hex()}
-    if connection.duplex.sending.revoked:
-        found["a secret revealed before"] = connection.duplex.sending.revoked[-1].secret.hex()
-    return found
+def _crafted(liar: Deceived, reply: Mapping[str, Any]) -> Iterator[Mutation]:
+    """Halves that the hub signs with its own keys, of other things than they say."""
+    account = liar.town.account(liar.handle)
+    secrets, sending, receiving = account.fixed.secrets(liar.key), account.channels.sending, account.channels.receiving
+    newest = receiving.newest
+    if sending.anchor is None or receiving.anchor is None or newest is None:
+        raise RuntimeError("there is nothing to forge")
+    right = Reader(reply, BadReply).commit()
+    found = bad_commits(sending.contract, sending.anchor, right, secrets.payer)
+    found |= excessive_commits(sending.contract, sending.anchor, right.revoke_hash, 1, secrets.payer)
+    for what, made in found.items():
+        yield Mutation("commit", what, setter(("commit",), commit_json(made)))
+    for what, owed in bad_remainders(receiving.contract, receiving.anchor, newest, secrets.payee).items():
+        item = {"quantity": owed.quantity, "revoke_hash": owed.revoke_hash.hex(), "signature": owed.signature.hex()}
+        yield Mutation("remainder", what, setter(("remainder",), item))
+    bodies: dict[str, Callable[[Any], Any]] = {
+        "commit left out, receipts kept": lambda body: {**body, "commit": None},
+        "secrets left out, receipts kept": lambda body: {**body, "revokes": []},
+        "receipts of more": lambda body: {**body, "receive": [{**item, "amount": 901} for item in body["receive"]]},
+        "all refused, nothing given back": lambda body: {
+            **body, "refused": [{"token": item.hex(), "name": "UnknownHandle"} for item in _tokens(liar)]},
+        "nothing but the next hash": lambda body: {**body, "commit": None, "revokes": [], "receive": []},
+    }  # fmt: skip
+    for what, change in bodies.items():
+        yield Mutation("(crafted)", what, change)
 
 
-def _afterwards(
-    liar: Liar, alice: HarnessClient, handle: str, mutation: Mutation
-) -> tuple[str, Path, Mapping[str, Any]]:
-    """Check a change that was taken: the next honest sync works, or the connection closes with all of its own."""
-    before = alice.guaranteed(handle)
-    name = liar.tried(alice, f"after {mutation.pair}", "sync", handle)
-    if name is None:
-        liar.result.keep(before - 1, alice.guaranteed(handle), f"synced after {mutation.pair}")
-        liar.enter("mph_sync", mutation, "harmless: the next sync works")
-        return _pending(liar, alice, handle)
-    liar.tried(alice, f"closing after {mutation.pair}", "close", handle)
-    liar.enter("mph_sync", mutation, f"harmless: the next sync is refused ({name}), the connection closes")
-    return _pending(liar, alice, alice.open())
+def _tokens(liar: Deceived) -> list[bytes]:
+    pending = liar.alice.connection(liar.handle).pending
+    return [payment.token for payment in pending.payments] if pending else []
 
 
-def _unsigned(liar: Liar, alice: HarnessClient, handle: str, kept: Path, budget: Budget) -> None:
-    """Make the changes without the hub's key: each is refused for its signature."""
-    alice.restore(kept)
-    reply = _last(liar, "mph_sync").reply["result"]
-    rules: dict[str, int] = {}
-    for mutation in liar.chosen(mutations(reply, Known(), liar.rng), budget):
-        before = alice.guaranteed(handle)
-        with liar.lying("mph_sync", mutation, sign=False):
-            name = liar.tried(alice, mutation.pair, "sync", handle)
-        rules[str(name)] = rules.get(str(name), 0) + 1
-        liar.result.trials += 1
-        liar.result.refused += name is not None
-        same_text = mutation.member == "signature" and mutation.kind == "high S"
-        liar.result.hold(name is not None or same_text, f"unsigned change taken: {mutation.pair}")
-        if name is None:
-            alice.restore(kept)
-        liar.result.keep(before, alice.guaranteed(handle), f"after unsigned {mutation.pair}")
-    liar.result.notes.append(f"changes that the hub's key did not sign: {rules}")
+# Refusals -----------------------------------------------------------------------------------------------------------
 
 
-def _refusals(liar: Liar, alice: HarnessClient, handle: str, kept: Path) -> None:
-    """Every error that a hub can name, and some that it can't, in place of an answer; then none keeps from closing.
-
-    Unsigned, as anybody at the hub's URL can say it, none closes the connection.
-    """
-    names: list[Any] = [name for name, found in vars(errors).items() if isinstance(found, type)]
-    names = [*names, "Exception", "__class__", "", None, 5, {}]
-    names.sort(key=lambda name: name in CLOSING)  # a close is told to the hub: what closes comes last
-    for key, name in product((None, liar.key), names):
-        alice.restore(kept)
-        before = alice.guaranteed(handle)
-        liar.proxy.refuse = _refusing(name, key)
-        refused = liar.tried(alice, f"error {name}", "sync", handle)
-        mutation = Mutation(str(name), "instead of an answer" if key else "of nobody's", dict)
-        liar.enter("mph_sync error", mutation, refused or "harmless: the connection closes")
-        liar.result.keep(before, alice.guaranteed(handle), f"after error {name}")
-        closes = alice.connection(handle).stage == "closing"
-        liar.result.hold(closes == (key is not None and name in CLOSING), f"error {name} closes: {closes}")
-    liar.proxy.refuse = _refusing("StoreDamaged", liar.key)
-    liar.tried(alice, "closing after errors", "close", handle)
-    liar.result.hold(alice.connection(handle).stage == "closing", "an error of the hub's keeps from closing")
-    liar.proxy.refuse = None
+def _refusals(liar: Deceived) -> None:
+    """Every error that the hub can name, signed by it or by another key."""
+    alice, handle = liar.alice, liar.handle
+    named = [name for name, item in vars(errors).items() if isinstance(item, type) and name[0].isupper()]
+    before, stranger, alice.left = alice.guaranteed(handle), new_key(liar.rng), []
+    names: list[Any] = [*named, "Nonsense", 5, None]
+    names = names if liar.number is None else [*ENDING, *liar.rng.sample(names, liar.number // 2)]
+    for name, key in product(names, (None, stranger, liar.key)):
+        by = {None: "unsigned", stranger: "another's"}.get(key, "the hub's")
+        liar.town.proxy.refuse = _refusing(name, key)
+        refused = liar.tried(f"error {name}", lambda: alice.sync(handle))
+        liar.town.proxy.refuse = None
+        liar.enter(f"mph_sync error {name} | {by}", refused, "the connection closes")
+        liar.check(alice, handle, before, f"error {name}, {by}")
+        closes = alice.connection(handle).stage == CLOSING
+        liar.result.hold(closes == (key == liar.key and name in ENDING), f"error {name}, {by}: closes {closes}")
+        alice.back()
+        if closes:
+            liar.town.back()
     liar.result.hold("\x1b" not in "".join(liar.warnings.texts), "control characters of the hub's are shown")
 
 
@@ -279,98 +268,96 @@ def _refusing(name: object, key: Key | None) -> Callable[[str, Any], Mapping[str
     return refuse
 
 
-def _settled(liar: Liar, party: HarnessClient) -> None:
-    """All of a client's connections close and settle, and the wallet holds what was guaranteed."""
-    for handle in party.handles():
-        if party.connection(handle).stage != "closing":
-            liar.tried(party, "closing at the end", "close", handle)
-    connections = [party.connection(handle) for handle in party.handles()]
-    deposited = [item for item in connections if item.agreed_height]
-    guaranteed = sum(item.duplex.guaranteed for item in deposited)
-    liar.result.in_flight += sum(_under_way(item) for item in deposited)
-    liar.result.hold(party.settle(), f"{party.name} is not settled")
-    spent = sum(item.duplex.sending.quantity for item in deposited)
-    liar.result.keep(guaranteed, party.held() - ASSETS + spent, f"{party.name} on chain, {len(deposited)} connections")
+# mph_close ----------------------------------------------------------------------------------------------------------
 
 
-def _under_way(connection: Connection) -> int:
-    sent = connection.pending.payments if connection.pending else ()
-    return sum(payment.amount for payment in sent) + connection.owed
+def _closes(liar: Deceived) -> None:
+    """Replies to the signed mph_close, each to the same client; nothing that it would publish leaves it."""
+    alice, handle = liar.alice, liar.handle
+    alice.close(handle)
+    first, reply = (item.reply["result"] for item in liar.town.proxy.seen[-2:])
+    liar.result.hold(alice.connection(handle).ending.told and reply["h2c_signature"], "no agreed close")
+    known = Known({}, {"of the first reply": first})
+    lies = [*mutations(reply, known, liar.rng), *_better_closes(liar, reply)]
+    alice.back()
+    liar.town.back()
+    before = alice.guaranteed(handle)
+    for mutation in chosen(lies, liar.number, liar.rng):
+        liar.warnings.texts.clear()
+        with liar.lying("mph_close", mutation, when="h2c_close"):
+            name = liar.tried(mutation.pair, lambda: alice.close(handle))
+        why = next((text.partition(":")[2][:80] for text in liar.warnings.texts if "hub" in text), "it is not agreed")
+        agreed = alice.connection(handle).ending.told
+        liar.enter(f"mph_close {mutation.pair}", name if name or agreed else why, "closed")
+        liar.check(alice, handle, before, mutation.pair)
+        alice.back()
+        liar.town.back()
+    alice.left = None
+
+
+def _better_closes(liar: Deceived, reply: Mapping[str, Any]) -> Iterator[Mutation]:
+    """Closes that the hub signs with its own key, at figures, or with rests, that it would like better."""
+    account = liar.town.account(liar.handle)
+    side, key = account.channels.receiving, account.fixed.secrets(liar.key).payee
+    if side.anchor is None:
+        raise RuntimeError("there is nothing to close")
+    right = reply["c2h_quantity"]
+    for what, quantity in (("one more", right + 1), ("all", side.contract.quantity), ("nothing", 0)):
+        made = closing_json(sign_close(side.contract, side.anchor, quantity, key))
+        yield Mutation("c2h_close", f"of {what}, under the right figure", setter(("c2h_close",), made))
+        figure = {"c2h_close": made, "c2h_quantity": quantity}
+        yield Mutation("c2h_close", f"of {what}", lambda body, figure=figure: {**body, **figure})
+    for what, (contract, anchor) in other_contracts(side.contract, side.anchor).items():
+        made = closing_json(sign_close(contract, anchor, right, key))
+        yield Mutation("c2h_close", what, setter(("c2h_close",), made))
+        rest = None if made is None else made["rest_signature"]
+        yield Mutation("c2h_close", f"its rest: {what}", setter(("c2h_close", "rest_signature"), rest))
 
 
 # mph_request and mph_deposit ----------------------------------------------------------------------------------------
 
 
-def _connects(liar: Liar, budget: Budget) -> None:
-    carol = HarnessClient(liar.network, "carol", liar.proxy.url).fund()
-    first = carol.open()
-    known = Known(_own_hashes(carol, first), _own_secrets(carol, first))
+def _connects(liar: Deceived) -> None:
+    """Replies by which a connection begins: what is deposited then is its own, comes back, and is matched."""
+    carol = Party(liar.town, "carol")
+    carol.left = []
+    carol.keep()
+    carol.connect()
     for method in ("mph_request", "mph_deposit"):
-        seen = [item.reply["result"] for item in liar.proxy.seen if item.method == method and "result" in item.reply]
-        known.messages = {"of another connection's reply": seen[0]}
-        for mutation in liar.chosen(mutations(seen[-1], known, liar.rng), budget):
-            handles = set(carol.handles())
+        reply, seen = liar.told(method), [item for item in liar.town.proxy.seen if item.method == method]
+        first = next(item.reply["result"] for item in seen if "result" in item.reply)
+        carol.back()
+        liar.town.keep()
+        known = Known({"the hub's own key": liar.key.xonly.data}, {"of another client's reply": first})
+        for mutation in chosen(mutations(reply, known, liar.rng), liar.number, liar.rng):
+            carol.left.clear()
             with liar.lying(method, mutation):
-                name = liar.tried(carol, mutation.pair, "connect", "XCP", DEPOSIT // 100, EXPIRE)
-            made = set(carol.handles()) - handles
-            if name is not None:
-                liar.enter(method, mutation, name)
-                liar.result.hold(not made, f"a connection is left after {mutation.pair}")
-                continue
-            _take_up(liar, carol, made.pop(), method, mutation)
-    _settled(liar, carol)
+                name = liar.tried(mutation.pair, carol.connect)
+            liar.enter(f"{method} {mutation.pair}", name, "the deposit is its own")
+            made = carol.handles()
+            liar.result.hold(len(made) == len(carol.left) == (name is None), f"{mutation.pair}: {name} leaves {made}")
+            for handle in made:
+                _check_opened(liar, carol, handle, mutation.pair)
+            carol.back()
+        liar.town.back()
 
 
-def _take_up(liar: Liar, carol: HarnessClient, handle: str, method: str, mutation: Mutation) -> None:
-    """A connection made by a changed reply: it works, or closes with all of its own."""
-    liar.network.mine(2)
-    shown = carol.status_of(handle)
-    name: str | None = f"it stays {shown}"
-    if shown == "open":
-        liar.bob.do("queuepayment", liar.bobs, handle, 10)
-        liar.bob.do("sync")
-        name = liar.tried(carol, mutation.pair, "sync", handle)
-    liar.tried(carol, mutation.pair, "close", handle)
-    if carol.connection(handle).stage == "agreed":
-        liar.result.failures.append(f"{mutation.pair} made a connection that does not close")
-    text = "harmless: the connection works" if name is None else f"harmless: {name}, the connection closes"
-    liar.enter(method, mutation, text)
+def _check_opened(liar: Deceived, carol: Party, handle: Handle, what: str) -> None:
+    """A connection made by a changed reply: only its payer's keys are in what brings its deposit back."""
+    connection, own = carol.connection(handle), carol.secrets(handle)
+    c2h, h2c = connection.duplex.sending.contract, connection.duplex.receiving.contract
+    hold, height = liar.result.hold, liar.town.desk.hub.follower.height or 0
+    hold(c2h.deposit.payer == own.payer.xonly and h2c.deposit.payee == own.payee.xonly, f"other keys: {what}")
+    hold(c2h.payer_wallet == h2c.payee_wallet == carol.script, f"another wallet: {what}")
+    hold(c2h.deposit.height == h2c.deposit.height == height + EXPIRE, f"another expiry: {what}")
+    hold((c2h.quantity, c2h.rate) == (DEPOSIT, 1) and h2c.quantity >= DEPOSIT, f"other amounts: {what}")
+    (raw,) = carol.left or [b""]
+    tx = parse_transaction(raw)
+    hold(tx is not None and bytes(tx.vout[0].scriptPubKey) == c2h.deposit.output, f"another deposit: {what}")
 
 
-# mph_close ----------------------------------------------------------------------------------------------------------
-
-
-def _closes(liar: Liar, budget: Budget, received: bool) -> None:
-    """Replies to a close, which the hub answers the same whenever it is asked."""
-    party = HarnessClient(liar.network, f"closer{received:d}", liar.proxy.url).fund()
-    if received:  # the hub, by a sync's fee
-        handle = party.open()
-        liar.proxy.faults.append(PASS)  # the last sync
-    else:
-        handle = party.do("connect", "XCP", DEPOSIT, EXPIRE)["handle"]
-    liar.proxy.faults.extend([LOST_AFTER] * TRIES)
-    liar.tried(party, "close", "close", handle)
-    liar.proxy.faults.clear()
-    kept = party.copy("kept")
-    liar.result.hold(not party.connection(handle).told, "the answer to the close was not lost")
-    reply = _last(liar, "mph_close").reply["result"]
-    known = Known(_own_hashes(party, handle), _own_secrets(party, handle))
-    known.messages = {"of another method's reply": _last(liar, "mph_deposit").reply["result"]}
-    others = [item.reply["result"] for item in liar.proxy.seen if item.method == "mph_close" and "result" in item.reply]
-    known.messages |= {"of another connection's reply": others[0]}
-    right = reply["spend_secret"]
-    for mutation in liar.chosen(mutations(reply, known, liar.rng), budget):
-        party.restore(kept)
-        liar.warnings.texts.clear()
-        with liar.lying("mph_close", mutation):
-            liar.tried(party, mutation.pair, "sync", handle)
-        after = party.connection(handle)
-        taken = after.hub_secret.hex() if after.hub_secret else None
-        liar.result.hold(taken in (None, right), f"a wrong secret was taken: {mutation.pair}")
-        liar.result.hold(after.handle == handle_of(handle), "the connection is another one")
-        refusals = [text for text in liar.warnings.texts if "hub" in text]
-        rule = refusals[0].partition(": ")[2].partition(".")[0] if not after.told and refusals else ""
-        case = "mph_close without a secret" if right is None else "mph_close with a secret"
-        liar.enter(case, mutation, rule or "harmless: nothing wrong was taken")
-    party.restore(kept)
-    _settled(liar, party)
+def _settled(liar: Deceived, party: Party) -> None:
+    """All of a client's connections close and settle, and its wallet holds what was guaranteed."""
+    guaranteed, number = sum(map(party.guaranteed, party.handles())), len(party.handles())
+    liar.result.hold(party.settle(), f"{party.name} is not settled")
+    liar.result.keep(guaranteed, party.held - ASSETS + number * DEPOSIT, f"{party.name} on chain")

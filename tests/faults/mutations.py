@@ -7,14 +7,14 @@ import json
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import p2pkh, p2sh
 from picopayments_cli.channel.keys import NUMS, SCHNORR_SIZE, Key
-from picopayments_cli.channel.scripts import p2wpkh
 from picopayments_cli.channel.values import MAX_QUANTITY
 
+T = TypeVar("T")
 Path = tuple[str | int, ...]
 UNSIGNED = ("pubkey", "signature")  # members whose change is not signed over
 _DELETED = object()
@@ -69,7 +69,7 @@ def mutations(message: Mapping[str, Any], known: Known, rng: random.Random) -> l
     return list(found.values())
 
 
-def chosen(found: Sequence[Mutation], number: int | None, rng: random.Random) -> list[Mutation]:
+def chosen(found: Sequence[T], number: int | None, rng: random.Random) -> list[T]:
     """So many of them, or all."""
     return list(found) if number is None else rng.sample(found, min(number, len(found)))
 
@@ -217,7 +217,7 @@ def _schnorr(data: bytes) -> Iterator[tuple[str, Any]]:
 def _scripts(rng: random.Random) -> Iterator[tuple[str, Any]]:
     program = rng.randbytes(32)
     yield "another's P2PKH", p2pkh(program[:20]).hex()
-    yield "another's P2WPKH", p2wpkh(program[:20]).hex()
+    yield "another's P2WPKH", (b"\x00\x14" + program[:20]).hex()
     yield "P2SH", p2sh(program[:20]).hex()
     yield "P2WSH", (b"\x00\x20" + program).hex()
     yield "P2TR", (b"\x51\x20" + program).hex()

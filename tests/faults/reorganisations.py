@@ -1,364 +1,285 @@
-"""Part: blocks taken away at every stage of a connection's life, and conflicting transactions in their place."""
+"""Part: blocks are lost at every stage of connections' lives, while fees rise and fall, and some cheat meanwhile.
+
+One town has a client for each way in which a connection may end. Which kinds of transactions were lost at which depth
+is counted; everybody ends with exactly what its history and its connection tell.
+"""
 
 from __future__ import annotations
 
-import itertools
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from itertools import product
 from pathlib import Path
 
-from cheats import revoked_commit, running_town
-from network_support import Client, wait_until
+from channel_support import finish_commit, finish_payout
 from regtest_support import running_node
 
-from faults.reorganised_network import BACK, DEEPEST, GONE, SAFE, ReorganisedNetwork
+from faults.proxy import between
+from faults.reorganised_network import DEEPEST, DELAY, KINDS, REFUSALS, Member, ReorganisedTown
 from faults.result import Budget, Result
-from picopayments_cli.channel2.state import finished
-from picopayments_cli.config import SAFE_DEPTH
+from faults.town import FEE, heard
+from picopayments_cli.channel.drafts import txid_of
+from picopayments_cli.channel.duplex import Duplex
+from picopayments_cli.channel.stages import AGREED, CLOSED, OPEN
+from picopayments_cli.channel.state import Receiving, known_anchor
+from picopayments_cli.channel.values import Handle
 
-SENT, MORE = 100, 5000
-EXPIRE = 40  # blocks, of what is to expire
-LATER = 200  # of what is to expire in the end
-LONG = 2000  # of who looks on meanwhile
-DEPTHS = tuple(range(1, DEEPEST + 1))
-Trial = Callable[[ReorganisedNetwork, Sequence[int]], None]
+QUANTITY, BANKS = 100_000, 2_000_000
+TIME = 80  # blocks until the deposits go back
+PATIENCE = 2 * TIME
+LEAST, MOST = 6, 24  # towns
+APART = DEEPEST + 3  # blocks between two reorganisations, so that something is buried
+FAR_APART = DELAY + DEEPEST  # while somebody cheats
+# The ways in which connections end: agreed (of nothing, and of the whole deposit), without the hub, by the deadline, by
+# the expiry, by a revoked commit of either side, by a deposit of either side that is spent elsewhere before it counts.
+PAYING = ("agreed", "through hub", "no packages", "alone", "margin", "cheat", "robbed")
+CHEATED = ("cheat", "robbed")
+YOUNG = ("thief", "robber")
+LATE = ("margin", "never")
+SILENT = ("alone", *LATE)
+TOWNS = (
+    *(("agreed", "no packages", "alone", "thief"), ("through hub", "unused", "spent", "robber")),
+    *(("agreed", *CHEATED), ("alone", *LATE)),
+)
+QUICK = ("agreed", "alone", "robber", "robbed")
+_WORTH = {"received": 1, "sent": -1, "fee": -1}  # of what a history tells
 
 
 def run(rng: random.Random, budget: Budget) -> Result:
-    """Whole lives with a reorganisation at each stage, and stories that end in a conflict, at every depth."""
+    """Towns until each kind of transaction was lost at each depth; in a quick run a single one."""
     result = Result("reorganisations")
+    wanted = set(product(KINDS, range(1, DEEPEST + 1)))
     number = 0
-    with _safe_depth():
-        for story, depths in _plan(rng, budget):
-            folder = budget.folder / f"town{number}"
-            number += 1
-            _tell(story, depths, folder, rng, result)
+    while budget.goes_on(number, budget.share(LEAST, 1)) or (not budget.quick and wanted and number < MOST):
+        trials = result.trials
+        endings = QUICK if budget.quick else TOWNS[number % len(TOWNS)]
+        with heard(), _town(budget.folder / f"town{number}", result, rng) as town:
+            _Lives(town, endings, wanted).live()
+        result.recovered += result.trials - trials
+        number += 1
+    result.hold(budget.quick or not wanted, f"never lost: {sorted(wanted)}")
     return result
 
 
 @contextmanager
-def _safe_depth() -> Iterator[None]:
-    """Count as final on regtest what is final on a real network."""
-    before = os.environ.get(SAFE_DEPTH)
-    os.environ[SAFE_DEPTH] = str(SAFE)
-    try:
-        yield
-    finally:
-        del os.environ[SAFE_DEPTH]
-        if before is not None:
-            os.environ[SAFE_DEPTH] = before
-
-
-def _plan(rng: random.Random, budget: Budget) -> Iterator[tuple[Trial, Sequence[int]]]:
-    """The stories, each with the depths of its reorganisations; again and again while there is time."""
-    if budget.quick:
-        yield _sample, (DEEPEST,)
-        return
-    while True:
-        for turn in range(len(DEPTHS)):
-            yield _life, DEPTHS[turn:] + DEPTHS[:turn]
-        for story in STORIES:
-            yield story, rng.sample(DEPTHS, len(DEPTHS))
-        for depth in DEPTHS:
-            yield _cheating_hub, (depth,)
-        if not budget.goes_on(1, 0):
-            return
-
-
-def _tell(story: Trial, depths: Sequence[int], folder: Path, rng: random.Random, result: Result) -> None:
-    """Run a story in a town of its own, and settle it."""
+def _town(folder: Path, result: Result, rng: random.Random) -> Iterator[ReorganisedTown]:
     folder.mkdir()
-    trials = result.trials
-    with running_node(folder / "chain", 0) as node, running_town(folder, node) as town:
-        network = ReorganisedNetwork(town, rng, result, story.__name__.strip("_").replace("_", " "))
+    with running_node(folder / "node", 0) as node:
+        town = ReorganisedTown(folder, node, result, rng)
         try:
-            story(network, depths)
-            network.end()
-        except (AssertionError, TimeoutError) as error:
-            result.failures.append(f"{network.story} {depths}: {str(error)[-500:]}")
-        else:
-            result.recovered += result.trials - trials
+            with between(town.answer) as town.proxy:
+                yield town
+        finally:
+            town.desk.stop()
 
 
-def _sample(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
-    """One of each kind, in one town."""
-    (depth,) = depths
-    alice, early, payee = town.clients("alice", "early", "payee")
-    town.open(alice.basedir.name, payee.basedir.name, expire=LONG)
-    town.pay("alice", "payee", MORE)
-    town.shake("open, with payments", depth)
-    _hubs_young_deposit(town, depths, [early], replaced=False)
-    town.close("payee")
-    _steal_by_secret(town, "payee", "h2c", depth)
+class _Lives:
+    """The clients of a town, and all that happens to them. ``wanted``: kinds and depths that were never lost."""
 
+    def __init__(self, town: ReorganisedTown, endings: Sequence[str], wanted: set[tuple[str, int]]) -> None:
+        self.town, self.wanted, self.rng, self.result = town, wanted, town.rng, town.result
+        self.bank = Member(town, "bank")
+        self.members = {
+            name: Member(town, name, own_chain=name != "through hub", packages=name != "no packages")
+            for name in endings
+        }
+        self.everybody = {"bank": self.bank, **self.members}
+        self.first = town.tip
+        self.held = {name: town.held(member.script) for name, member in self.everybody.items()}
+        self.hubs = town.held(town.desk.hub.script)
+        self.shaken = 0  # the height of the last reorganisation
+        self.phase = ""
+        self.young = [name for name in YOUNG if name in endings]
+        self.rogue: dict[str, tuple[bytes, bytes]] = {}  # revoked commits, with their payouts
 
-# A whole life -------------------------------------------------------------------------------------------------------
+    def live(self) -> None:
+        """From the deposits to the end."""
+        self.phase = "opening"
+        for name, member in self.everybody.items():
+            self._connect(member, BANKS if name == "bank" else QUANTITY)
+        self._until(self._all_open, "open connections")
+        self.phase = "open"
+        self._pay()
+        self.phase, self.town.restless = "ending", True
+        self._end()
+        self._until(self._all_over, "the end")
+        self.town.node.rpc("feerate", rate=1)
+        self._check()
 
+    # Time -----------------------------------------------------------------------------------------------------------
 
-def _life(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
-    """Three connections, one of which sees the chain through the hub, from the deposit to the end."""
-    turn = itertools.cycle(depths)
-    town.clients("alice", "bob", "carol", through_hub="carol")
-    names = ("alice", "bob", "carol")
-    for name in names:
-        town.connect(name)
-    town.shake("deposits in the mempool", next(turn))
-    deep = next(turn)
-    town.bury([town.channel(name, "c2h").script.output for name in names], 1, deep)
-    town.shake("deposits mined", deep)
-    hubs = [town.channel(name, "h2c").script.output for name in names]
-    town.advance(lambda: all(map(town.history, hubs)), "the hub's deposits")
-    town.shake("deposits buried, the hub's in the mempool", next(turn))
-    deep = next(turn)
-    town.bury(hubs, 1, deep)
-    town.shake("the hub's deposits mined", deep)
-    town.advance(lambda: all(town.status(name) == "open" for name in names), "open connections")
-    town.pay("alice", "bob", MORE)
-    town.pay("bob", "carol", SENT)
-    town.shake("open, with payments", next(turn))
-    _send(town, next(turn))
-    town.pay("alice", "bob", SENT)
-    for name in names:
-        town.close(name)
-    town.shake("commits in the mempool", next(turn))
-    paid = [town.channel("alice", "c2h").script.output, town.channel("bob", "h2c").script.output]
-    deep = next(turn)
-    town.bury(paid, 2, deep)
-    town.shake("commits mined", deep)
-    town.advance(partial(town.payout, "bob", "h2c"), "a payout")
-    town.shake("a payout in the mempool", next(turn))
-    deep = next(turn)
-    town.bury([town.channel("alice", "c2h").script.output], 3, deep)
-    town.shake("change mined", deep)
-    town.advance(town.is_over, "the end")
-    town.shake("the end", next(turn))
+    def _until(self, reached: Callable[[], bool], what: str) -> None:
+        """Blocks, syncs, now and then a reorganisation."""
+        for _ in range(PATIENCE):
+            if reached():
+                return
+            self.town.block()
+            self._look_around()
+            self._respend()
+            depth = self._depth()
+            if depth:
+                self._lose(depth)
+        stages = {name: (m.now.stage, self._hubs(m)) for name, m in self.everybody.items()}
+        raise AssertionError(f"not reached in {PATIENCE} blocks: {what}; {stages}")
 
+    def _look_around(self) -> None:
+        """Have everybody sync who has a reason to, or look a block later; cheats try what they can."""
+        for commit, payout in self.rogue.values():
+            self.town.offer(commit)
+            self.town.offer(payout)
+        for name, member in self.everybody.items():
+            if self.rng.random() < 0.7 and self._has_reason(member):
+                self._sync(name, member)
 
-def _send(town: ReorganisedNetwork, depth: int) -> None:
-    """A payment on the chain: made or not, nothing else is touched by it."""
-    alice, bob = town.town.clients["alice"], town.town.clients["bob"]
-    held = alice.balances()["XCP"], bob.balances()["XCP"]
-    txid = alice.run("blocksend", "XCP", bob.run("status")["wallet"]["address"], str(MORE))
-    town.mine(depth)
-    town.shake("blocksend mined", depth)
-    town.mine(DEEPEST + 1)  # whatever has become of it is final
-    moved = MORE if alice.run("getrawtx", txid) is not None else 0
-    now = alice.balances()["XCP"], bob.balances()["XCP"]
-    town.result.hold(now == (held[0] - moved, held[1] + moved), f"{now} after {held} and a blocksend of {moved}")
-    town.moved("alice", -moved)
-    town.moved("bob", moved)
+    def _has_reason(self, member: Member) -> bool:
+        """Whether a sync serves something, and costs no fee."""
+        connection = member.now
+        if connection.stage == AGREED:
+            counts = None not in connection.counted
+            ends = self.phase == "ending" and member.name not in LATE
+            return ends or not counts or self.town.tip >= connection.expiry.settle_height
+        return connection.stage != CLOSED or not connection.final
 
+    def _sync(self, name: str, member: Member) -> None:
+        error = member.error("sync")
+        allowed = (*REFUSALS, "HubUnreachable") if member.silent else REFUSALS
+        self.result.hold(error is None or error in allowed or self.phase == "opening", f"{name} in sync: {error}")
 
-# Deposits -----------------------------------------------------------------------------------------------------------
+    def _depth(self) -> int:
+        """How many blocks are lost now: mostly as many as take a kind away that was not lost so deep yet."""
+        since = self.town.tip - self.shaken
+        if since < (FAR_APART if self.rogue and self.phase == "ending" else APART):
+            return 0
+        kinds = self.town.kinds(self._deposits(), self.first)
+        new = {
+            depth: sum((kind, depth) in self.wanted for kind in kinds.get(depth, ())) for depth in range(1, DEEPEST + 1)
+        }
+        depth = max(new, key=lambda item: (new[item], self.rng.random()))
+        return depth if new[depth] or self.rng.random() < 0.1 else 0
 
+    def _lose(self, depth: int, *conflicts: bytes) -> None:
+        kinds = self.town.kinds(self._deposits(), self.first)
+        forget = bool(conflicts) or self.rng.random() < 0.5
+        for at in range(1, depth + 1):
+            for kind in kinds.get(at, ()):
+                self.wanted.discard((kind, at))
+                self.result.pairs[f"{kind}, {at} deep"] = "lost"
+        guaranteed = {name: self._duplex(member).guaranteed for name, member in self.everybody.items()}
+        self.town.lose(depth, forget=forget, conflicts=list(conflicts))
+        self.shaken = self.town.tip
+        self.result.trials += 1
+        for name, member in self.everybody.items():
+            self.result.keep(guaranteed[name], self._duplex(member).guaranteed, f"{name}, {depth} blocks lost")
 
-def _spent_elsewhere(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
-    """A client pays from a young deposit, if it may, and then spends what it deposited elsewhere."""
-    _young_deposit(town, depths, replaced=False)
+    # The connections ------------------------------------------------------------------------------------------------
 
+    def _connect(self, member: Member, quantity: int) -> None:
+        member.handle = Handle(bytes.fromhex(member.do("connect", "XCP", quantity, TIME, DELAY)["handle"]))
 
-def _replaced(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
-    """A client's deposit confirms again under another txid."""
-    _young_deposit(town, depths, replaced=True)
+    def _duplex(self, member: Member) -> Duplex:
+        return member.now.duplex
 
+    def _hubs(self, member: Member) -> str:
+        return self.town.account(member.handle).stage
 
-def _young_deposit(town: ReorganisedNetwork, depths: Sequence[int], *, replaced: bool) -> None:
-    _, *payers = town.clients("bob", *(f"payer{depth}" for depth in depths))
-    town.open("bob", expire=LONG)
-    for depth, payer in zip(depths, payers, strict=True):
-        name = payer.basedir.name
-        town.connect(name, EXPIRE)
-        script = town.channel(name, "c2h").script.output
-        town.bury([script], 1, depth)
-        (deposit,) = town.history(script)
-        town.offer(name, "bob", MORE)
-        conflict = town.respent(deposit.raw, payer.key, same_outputs=replaced)
-        town.shake("the deposit mined", depth, GONE, conflict)
-        town.mine()
-        town.sync(name)
-        town.result.hold(not replaced or town.status(name) == "closing", f"{name} does not close")
+    def _deposits(self) -> set[bytes]:
+        duplexes = [self._duplex(member) for member in self.everybody.values()]
+        return {side.contract.deposit.output for item in duplexes for side in (item.sending, item.receiving)}
 
+    def _all_open(self) -> bool:
+        """Whether all are open on both sides whose deposits stay what they are."""
+        honest = [member for name, member in self.everybody.items() if name not in YOUNG]
+        return all(self._hubs(member) == OPEN and None not in member.now.counted for member in honest)
 
-def _hub_spends_elsewhere(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
-    """The hub pays a client over a young deposit, if that takes it, and then spends what it deposited elsewhere."""
-    _, *payees = town.clients("alice", *(f"payee{depth}" for depth in depths))
-    town.open("alice", expire=LONG)
-    _hubs_young_deposit(town, depths, payees, replaced=False)
+    def _all_over(self) -> bool:
+        return all(
+            member.now.stage == CLOSED and self._hubs(member) == CLOSED
+            for member in self.everybody.values()
+        )
 
+    def _respend(self) -> None:
+        """Have a deposit that does not count yet taken away, and its coins spent elsewhere, by who deposited."""
+        hub = self.town.desk.hub
+        for name in list(self.young):
+            member = self.members[name]
+            mine = name == "thief"
+            raw = member.now.deposit_raw if mine else self.town.account(member.handle).deposit_raw
+            depth = self.town.depth(txid_of(raw)) if raw else 0
+            if 0 < depth <= DEEPEST and self.rng.random() < 0.5:
+                self.young.remove(name)
+                owner = (member.key, member.script) if mine else (hub.key, hub.script)
+                self._lose(max(depth, self.rng.randint(1, DEEPEST)), self.town.respent(raw or b"", *owner))
 
-def _hubs_replaced(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
-    """The hub's deposit confirms again under another txid."""
-    _, *payees = town.clients("alice", *(f"payee{depth}" for depth in depths))
-    town.open("alice", expire=LONG)
-    _hubs_young_deposit(town, depths, payees, replaced=True)
+    def _move(self, payer: Member, payee: Member, amount: int) -> None:
+        """A payment that arrives."""
+        self.town.desk.rounds.once()
+        token = payer.queue(payer.handle, payee.handle, amount)
+        payer.do("sync")
+        received = payee.do("sync")[payee.handle.hex()]["received_payments"]
+        self.result.hold(token in [item["token"] for item in received], f"{payee.name} was not paid by {payer.name}")
 
+    def _pay(self) -> None:
+        """Payments both ways, which leave active and revoked commits on both sides."""
+        for name, member in self.members.items():
+            if name not in PAYING:
+                continue
+            spread = self.rng.randrange(500)
+            self._move(self.bank, member, 5000 + spread)
+            self._move(member, self.bank, 3000 + spread)
+            hubs = self._rogue(name == "robbed", self.town.account(member.handle).channels.receiving, member, hub=True)
+            self._move(self.bank, member, 4000 + spread)
+            own = self._rogue(name == "cheat", self._duplex(member).receiving, member, hub=False)
+            self._move(member, self.bank, 6500 + spread)
+            self._move(self.bank, member, 2000 + spread)
+            self._move(member, self.bank, 100)
+            if rogue := hubs or own:
+                self.rogue[name] = rogue
+        if spent := self.members.get("spent"):
+            self._move(spent, self.bank, self._duplex(spent).guaranteed - FEE)
 
-def _hubs_young_deposit(
-    town: ReorganisedNetwork, depths: Sequence[int], payees: Sequence[Client], *, replaced: bool
-) -> None:
-    for depth, payee in zip(depths, payees, strict=True):
-        name = payee.basedir.name
-        town.connect(name, EXPIRE)
-        script = town.channel(name, "h2c").script.output
-        town.bury([script], 1, depth)
-        (deposit,) = town.history(script)
-        town.offer("alice", name, MORE)
-        conflict = town.respent(deposit.raw, town.hub_key, same_outputs=replaced)
-        town.shake("the hub's deposit mined", depth, GONE, conflict)
-        town.mine()
-        town.sync(name)
-        closing = town.town.stages()[town.handles[name]] == "closing"
-        town.result.hold(not replaced or closing, f"the hub does not close {name}")
-        town.close(name)
+    def _rogue(self, wanted: bool, side: Receiving, member: Member, *, hub: bool) -> tuple[bytes, bytes] | None:
+        """The highest commit of a payee that is to be given back, and its payout, ready to publish."""
+        if not wanted:
+            return None
+        hubs = self.town.account(member.handle).fixed.secrets(self.town.desk.hub.key)
+        secrets = hubs if hub else member.secrets(member.handle)
+        signed = (side.contract, known_anchor(side), side.active[-1].commit, secrets.payee)
+        return finish_commit(*signed), finish_payout(*signed)
 
+    def _end(self) -> None:
+        """Let each connection come to its end."""
+        for name, member in self.everybody.items():
+            member.silent = name in SILENT
+            if name not in (*LATE, *CHEATED):
+                member.error("close", member.handle.hex())
+        for name, (commit, _) in self.rogue.items():
+            self.result.hold(self.town.offer(commit), f"no revoked commit of {name}")
+        self.town.block()
 
-# Commits ------------------------------------------------------------------------------------------------------------
+    # Sums -----------------------------------------------------------------------------------------------------------
 
+    def _check(self) -> None:
+        """Hold everybody to what is due."""
+        hubs = 0
+        for name, member in self.everybody.items():
+            least, most = self._due(name, member)
+            has = self.town.held(member.script) - self.held[name]
+            self.result.keep(least, has, f"{name} in the end")
+            self.result.hold(has <= most, f"{name} has {has} in the end, not {most}")
+            hubs -= has
+        has = self.town.held(self.town.desk.hub.script) - self.hubs
+        self.result.keep(hubs, has, "the hub in the end")
 
-def _paid(town: ReorganisedNetwork, depths: Sequence[int], name: str) -> list[Client]:
-    """Clients that Alice pays: each has a commit of the hub's."""
-    _, *payees = town.clients("alice", *(f"{name}{depth}" for depth in depths))
-    town.open("alice", expire=LONG)
-    town.open(*(payee.basedir.name for payee in payees), expire=LATER)
-    for payee in payees:
-        town.pay("alice", payee.basedir.name, SENT)
-    return payees
+    def _due(self, name: str, member: Member) -> tuple[int, int]:
+        """What a member gains at least and at most: as its connection tells, and more where a sync had no answer.
 
-
-def _another_commit(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
-    """In the place of its active commit a client's revoked one is mined: the hub punishes that."""
-    for depth, cheat in zip(depths, _paid(town, depths, "cheat"), strict=True):
-        name = cheat.basedir.name
-        town.pay("alice", name, MORE)
-        kept = cheat.connection(town.handles[name])
-        town.pay(name, "alice", MORE)
-        town.cheats.add(name)
-        town.close(name)
-        script = town.channel(name, "h2c").script.output
-        town.bury([script], 2, depth)
-        town.shake("a commit mined", depth, GONE, revoked_commit(kept, cheat.key))
-        town.bury([script], 2, 1)
-    town.mine(LATER)  # what the revoked commits left is the hub's when it expires
-
-
-def _punished(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
-    """A client publishes a revoked commit; the hub's punishment is taken away, and the client tries its payout."""
-    for depth, cheat in zip(depths, _paid(town, depths, "cheat"), strict=True):
-        name = cheat.basedir.name
-        kept = cheat.connection(town.handles[name])
-        town.pay(name, "alice", SENT - 2)
-        town.cheats.add(name)
-        town.town.broadcast(revoked_commit(kept, cheat.key))
-        town.mine()
-        town.mine(depth)  # which takes the revoke
-        commit = town.published(name, "h2c")
-        payout = town.early_payout(kept, cheat.key)
-        town.result.hold(town.mined(commit, 2), f"{name} was not punished")
-        town.shake("a revoked commit punished", depth, GONE, payout)
-        town.mine(2)
-        town.result.hold(town.mined(commit, 2), f"{name} was not punished again")
-
-
-def _cheating_hub(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
-    """The hub publishes a revoked commit; the client's punishment is taken away."""
-    (depth,) = depths
-    alice, _ = town.clients("alice", "bob")
-    town.open("alice", "bob", expire=2 * EXPIRE)
-    town.pay("alice", "bob", SENT)
-    town.pay("alice", "bob", MORE)
-    copy = town.town.copy_books()
-    town.pay("bob", "alice", MORE + 2)
-    alice.run("sync")
-    town.cheats.add("hub")
-    town.town.cheat(copy)
-    wait_until(lambda: town.published("alice", "c2h"), "the hub's revoked commit")
-    town.mine()
-    alice.run("sync")
-    town.mine(depth)
-    commit = town.published("alice", "c2h")
-    town.result.hold(town.mined(commit, 2), "the hub was not punished")
-    town.shake("the hub's revoked commit punished", depth, town.rng.choice((BACK, GONE)))
-    alice.run("sync")
-    town.mine(2)
-    town.result.hold(town.mined(commit, 2), "the hub was not punished again")
-
-
-# Secrets that a payout shows ----------------------------------------------------------------------------------------
-
-
-def _shown_secret(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
-    """A client's payout shows its secret, and the hub would take its deposit back by that."""
-    for depth, payee in zip(depths, _paid(town, depths, "payee"), strict=True):
-        name = payee.basedir.name
-        town.close(name)
-        _steal_by_secret(town, name, "h2c", depth)
-
-
-def _hubs_shown_secret(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
-    """The hub's payout shows its secret, and the client would take its deposit back by that."""
-    for depth, payer in zip(depths, _paid(town, depths, "payer"), strict=True):
-        name = payer.basedir.name
-        town.pay(name, "alice", MORE)
-        town.close(name)
-        _steal_by_secret(town, name, "c2h", depth)
-
-
-def _steal_by_secret(town: ReorganisedNetwork, name: str, way: str, depth: int) -> None:
-    town.advance(partial(town.payout, name, way), "a payout")
-    payer = town.hub_key if way == "h2c" else town.town.clients[name].key
-    town.shake("a payout in the mempool", depth, GONE, town.change(name, way, payer))
-
-
-# Expiry -------------------------------------------------------------------------------------------------------------
-
-
-def _hub_too_late(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
-    """A client's deposit expired, and it took it back; then that is gone, and the hub's late commit comes first."""
-    _, *payers = town.clients("alice", *(f"payer{depth}" for depth in depths))
-    town.open("alice", expire=LONG)
-    for depth, payer in zip(depths, payers, strict=True):
-        name = payer.basedir.name
-        town.open(name, expire=EXPIRE)
-        town.pay(name, "alice", MORE)
-        town.town.stop_hub()
-        script = town.channel(name, "c2h").script.output
-        town.mine(EXPIRE - SAFE)
-        town.sync(name)  # from here on it closes
-        town.bury([script], 2, depth)
-        town.shake("a deposit expired", depth, GONE)
-        town.town.start_hub()
-        town.mine(2)
-        town.result.hold(town.published(name, "c2h"), "the hub published no commit")
-
-
-def _client_too_late(town: ReorganisedNetwork, depths: Sequence[int]) -> None:
-    """The hub's deposit expired, and it took it back; then that is gone, and the client's late commit comes first."""
-    _, *payees = town.clients("alice", *(f"payee{depth}" for depth in depths))
-    town.open("alice", expire=LONG)
-    for depth, payee in zip(depths, payees, strict=True):
-        name = payee.basedir.name
-        town.open(name, expire=EXPIRE)
-        town.pay("alice", name, MORE)
-        channel = town.channel(name, "h2c")
-        while not town.mined(channel.script.output, 2):
-            town.mine()
-        town.mine(depth - 1)
-        town.shake("the hub's deposit expired", depth, GONE, finished(channel, channel.active[-1], payee.key))
-        town.result.hold(town.published(name, "h2c"), "the client's commit was not mined")
-
-
-STORIES: tuple[Trial, ...] = (
-    _spent_elsewhere,
-    _replaced,
-    _hub_spends_elsewhere,
-    _hubs_replaced,
-    _another_commit,
-    _punished,
-    _shown_secret,
-    _hubs_shown_secret,
-    _hub_too_late,
-    _client_too_late,
-)
+        Where a revoked commit was mined all of that channel is its payer's.
+        """
+        duplex, stake = member.now.duplex, member.now.duplex.sending.contract.quantity
+        if name in self.rogue and self.town.depth(txid_of(self.rogue[name][0])):
+            gain = duplex.receiving.moved if name == "robbed" else -duplex.sending.moved
+            return gain, gain
+        told = sum(_WORTH[event["action"]] * event.get("amount", event.get("sync_fee")) for event in
+                   member.history(member.handle) if event["action"] in _WORTH)  # fmt: skip
+        return duplex.guaranteed - stake, told

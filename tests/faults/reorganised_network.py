@@ -1,306 +1,211 @@
-"""A network whose last blocks are taken away, and the transactions that somebody may put in their place."""
+"""A town whose last blocks are taken away while fees rise and fall, and the kinds of transactions that were in them."""
 
 from __future__ import annotations
 
 import random
-import signal
-import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
-from cheats import DEPOSIT, Books, Town
-from network_support import FEE, Client, key_in, wait_until
-from regtest_support import address_of, script_of_key
+from bitcoin.core import CBlock, CTransaction
+from regtest_support import NodeProcess
 
 from faults.result import Result
-from picopayments_cli.chain import Query
+from faults.town import Party, Town
+from picopayments_cli import api
+from picopayments_cli.channel.drafts import Draft, Input, Output
+from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
-from picopayments_cli.channel.values import Entry, Outpoint
-from picopayments_cli.channel2 import recovery
-from picopayments_cli.channel2.facts import Facts, anchor_spender, first_output, spender, unspent
-from picopayments_cli.channel2.keys import Key
-from picopayments_cli.channel2.scripts import payout_unlock, wallet_unlock
-from picopayments_cli.channel2.state import Channel
-from picopayments_cli.channel2.transactions import (
-    Draft,
-    Input,
-    Output,
-    Purse,
-    compose_recovery,
-    find_secret,
-    output_of,
-    parse_transaction,
-    spent_outpoints,
-    txid_of,
-)
-from picopayments_cli.client2.connection import Connection
-from picopayments_cli.errors import BroadcastRefused
+from picopayments_cli.channel.scripts import P2A
+from picopayments_cli.channel.signing import finish_wallet
+from picopayments_cli.channel.values import Coin, Handle, Height, Outpoint
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.session import Session
+from picopayments_cli.config import Settings
+from picopayments_cli.errors import HubUnreachable, PicopaymentsError
 
-DEEPEST = 6  # blocks that are taken away at most
 SAFE = NETWORKS["mainnet"].safe_depth
+DEEPEST = SAFE - 1  # blocks that are taken away at most
 DELAY = 2 * SAFE  # blocks, so that who punishes may see that undone once
-EXPIRE = 600  # blocks, so that no deadline comes in between
-PATIENCE = 120  # blocks until a stage is reached
-EXTRA = 5000  # satoshis that a conflicting transaction pays
-BACK, GONE = "come back", "are forgotten"
-REFUSALS = ("BroadcastRefused",)  # of what somebody has put something else in the place of
-OFFLINE = ("HubUnreachable",)
+NETWORK = replace(NETWORKS["regtest"], safe_depth=SAFE)
+RATES = (1, 1, 1, 2, 3, 5, 8)  # sat/vB, of blocks
+EXTRA = 5000  # satoshis of fee that a conflicting transaction pays
+DEPOSIT, COMMIT, CLOSE, PAYOUT, REVOKE = "deposit", "commit", "close", "payout", "revoke"
+REMAINDER, REST, EXPIRE, CHILD = "remainder", "rest", "expire", "child"
+KINDS = (DEPOSIT, COMMIT, CLOSE, PAYOUT, REVOKE, REMAINDER, REST, EXPIRE, CHILD)
+REFUSALS = ("BroadcastRefused", "UnknownDeposit")  # of what something else has taken the place of
+_SILENT = HubUnreachable("The hub does not answer.")
 
 
-@dataclass
-class ReorganisedNetwork:
-    """A town, what everybody held at first, and each client's connection. ``cheats`` need not be left whole."""
+class _Nobody:
+    """A hub that does not answer."""
 
-    town: Town
-    rng: random.Random
-    result: Result
-    story: str
-    handles: dict[str, str] = field(default_factory=dict)
-    cheats: set[str] = field(default_factory=set)
-    before: Books = field(init=False)
-    _sent: dict[str, int] = field(default_factory=dict)
-    _opened: set[str] = field(default_factory=set)
+    url = "http://nobody.invalid/"
 
-    # The parties ----------------------------------------------------------------------------------------------------
+    def call(self, *_args: object, **_named: object) -> Any:
+        raise _SILENT
 
-    def clients(self, *names: str, through_hub: str = "") -> list[Client]:
-        """Clients whose own funds lie deeper than any reorganisation reaches."""
-        made = [self.town.client(name) for name in names]
-        if through_hub:
-            (self.town.clients[through_hub].basedir / "regtest.cfg").write_text("{}")
-        self.mine(DEEPEST)
-        self.before = self.town.books()
-        return made
 
-    @property
-    def hub_key(self) -> Key:
-        """The key of the hub's wallet."""
-        return key_in(self.town.basedir / "hub.regtest.wif")
+class Member(Party):
+    """A client; ``silent``: it does not reach the hub any more."""
 
-    def connect(self, name: str, expire: int = EXPIRE) -> str:
-        """The handle of a new connection, whose deposit is in the mempool."""
-        words = ("connect", "XCP", str(DEPOSIT), "--expire-time", str(expire), "--delay-time", str(DELAY))
-        self.handles[name] = self.town.clients[name].run(*words)["handle"]
-        return self.handles[name]
-
-    def open(self, *names: str, expire: int = EXPIRE) -> None:
-        """Open a connection for each."""
-        for name in names:
-            self.connect(name, expire)
-        self.advance(lambda: all(self.status(name) == "open" for name in names), "open connections")
-
-    def connection(self, name: str) -> Connection:
-        """A client's connection, as it is on disk."""
-        return self.town.clients[name].connection(self.handles[name])
-
-    def channel(self, name: str, way: str) -> Channel:
-        """Return what a client knows of one channel of its connection, ``c2h`` or ``h2c``."""
-        duplex = self.connection(name).duplex
-        return duplex.sending if way == "c2h" else duplex.receiving
-
-    def status(self, name: str) -> str:
-        """Opening, open, closing or closed."""
-        return str(self.town.clients[name].shown(self.handles[name])["status"])
-
-    def pay(self, payer: str, payee: str, amount: int) -> None:
-        """A payment that arrives."""
-        before = self.connection(payee).duplex.guaranteed
-        self.offer(payer, payee, amount)
-        got = self.connection(payee).duplex.guaranteed - before
-        self.result.hold(got >= amount - FEE, f"{self.story}: {payee} got {got}, not {amount}")
-
-    def offer(self, payer: str, payee: str, amount: int) -> None:
-        """A payment that arrives where both connections are open."""
-        client = self.town.clients[payer]
-        client.run("queuepayment", self.handles[payer], self.handles[payee], str(amount))
-        self.sync(payer)
-        self.sync(payee)
-
-    def sync(self, name: str) -> None:
-        """A sync; the network may refuse what another transaction has taken the place of."""
-        self._done(name, "sync")
-
-    def close(self, name: str) -> None:
-        """Close a client's connection."""
-        self._done(name, "close", self.handles[name])
-
-    def _done(self, name: str, *words: str) -> None:
-        done = self.town.clients[name].done(*words)
-        allowed = REFUSALS if self.town.hub_lives else (*REFUSALS, *OFFLINE)
-        if done.code and done.error["name"] not in allowed:
-            self.result.failures.append(f"{self.story}: {name}, {words[0]}: {done.error}")
-
-    def moved(self, name: str, quantity: int) -> None:
-        """Note what came to a wallet, or left it, beside its connection."""
-        self._sent[name] = self._sent.get(name, 0) + quantity
-
-    # The chain ------------------------------------------------------------------------------------------------------
-
-    def mine(self, blocks: int = 1) -> None:
-        """Mine; a hub that lives does its chores after each block."""
-        self.town.mine(blocks)
-
-    def history(self, script: bytes) -> Sequence[Entry]:
-        """A script's transactions, the mempool's too."""
-        address = address_of(script)
-        return self.town.chain.view(Query(history=[address])).history[address]
-
-    def mined(self, script: bytes, number: int, depth: int = 1) -> bool:
-        """Whether blocks hold so many transactions of a script, all so deep."""
-        tip = self.town.height
-        return sum(entry.height is not None and entry.depth(tip) >= depth for entry in self.history(script)) >= number
-
-    def bury(self, scripts: Sequence[bytes], number: int, depth: int) -> None:
-        """Mine and sync until so many transactions of each script are so deep, and no deeper."""
-        self.advance(lambda: all(self.mined(script, number, depth) for script in scripts), f"{number} mined")
-
-    def advance(self, reached: Callable[[], object], what: str) -> None:
-        """Mine, and sync whatever a sync costs nothing, until a stage is reached."""
-        for _ in range(PATIENCE):
-            if reached():
-                return
-            self.mine()
-            for name in self.handles:
-                if self._needs_sync(name):
-                    self.sync(name)
-        states = {name: self.status(name) for name in self.handles}
-        raise TimeoutError(f"not reached in {PATIENCE} blocks: {what}; {states}, hub: {self.town.stages()}")
-
-    def _needs_sync(self, name: str) -> bool:
-        """Whether a connection is to be synced, and that costs no fee. One that was open is not looked at again."""
-        stage = self.connection(name).stage
-        if stage != AGREED:
-            return stage != CLOSED or self.status(name) != CLOSED
-        if name not in self._opened and self.status(name) == "open":
-            self._opened.add(name)
-        return name not in self._opened
-
-    def shake(self, stage: str, depth: int, then: str | None = None, *conflicts: bytes) -> None:
-        """Take blocks away, before the hub knows mine what conflicts with what they held, and see all go on."""
-        then = then or self.rng.choice((BACK, GONE))
-        what = f"{self.story}, {stage}: {depth} blocks are lost, their transactions {then}"
-        guaranteed = {name: self.connection(name).duplex.guaranteed for name in self.handles}
-        with self._hub_waits():
-            self.town.node.rpc("reorganise", depth=depth, forget=then == GONE)
-            for raw in conflicts:
-                self._try(raw)
-            if conflicts:
-                self.town.node.rpc("generate", blocks=1)
-        self.result.trials += 1
-        if self.town.hub_lives:
-            wait_until(self._hub_follows, f"the hub follows: {what}")
-        for name in self.handles:
-            self.result.hold(self.status(name), what)
-            self.result.keep(guaranteed[name], self.connection(name).duplex.guaranteed, f"{name}, {what}")
-
-    def _try(self, raw: bytes) -> None:
-        """Hand over a conflicting transaction; one that can't be any more is refused."""
-        try:
-            self.town.broadcast(raw)
-        except BroadcastRefused:
-            self.result.refused += 1
+    silent = False
+    handle: Handle
 
     @contextmanager
-    def _hub_waits(self) -> Iterator[None]:
-        """Have the hub stand still, where it lives."""
-        if not self.town.hub_lives:
-            yield
-            return
-        self.town.hub.process.send_signal(signal.SIGSTOP)
+    def session(self) -> Iterator[Session]:
+        """The session of one command."""
+        urls = {"hub_url": self.town.proxy.url, "chain_url": self._chain, "bitcoin_url": self._bitcoin}
+        session = Session(Settings(NETWORK, self.basedir, **urls, timeout=self.timeout))  # type: ignore[arg-type]
+        if self.silent:
+            session.__dict__.update(rpc=_Nobody())
         try:
-            yield
+            yield session
         finally:
-            self.town.hub.process.send_signal(signal.SIGCONT)
+            session.close()
 
-    def _hub_follows(self) -> bool:
-        with closing(sqlite3.connect(self.town.basedir / "regtest.db")) as database:
-            (tip,) = database.execute("select hash from blocks order by height desc limit 1").fetchone()
-        return bool(bytes(tip) == self.town.bitcoin.best_block())
+    def do(self, command: str, *args: Any) -> Any:
+        """Return what a command returns, whatever the hub has seen by now. Raises what it raises."""
+        with self.session() as session:
+            return getattr(api, command)(session, *args)
 
-    def published(self, name: str, way: str) -> bytes:
-        """The script of the commit that spends a client's or the hub's deposit; empty where there is none."""
-        return self.town.published(self.channel(name, way)) or b""
+    def error(self, command: str, *args: Any) -> str | None:
+        """Do a command; the name of the error that it fails with."""
+        try:
+            self.do(command, *args)
+        except PicopaymentsError as error:
+            return error.name
+        return None
 
-    def payout(self, name: str, way: str) -> Entry | None:
-        """The payout of the commit that is published."""
-        channel = self.channel(name, way)
-        facts = Facts(self.town.chain.view(Query()).height, tuple(self.history(channel.script.output)), ())
-        commit = anchor_spender(channel, facts)
-        if commit is None:
+    @property
+    def now(self) -> Connection:
+        """Its connection, as it is on disk."""
+        return self.connection(self.handle)
+
+
+class ReorganisedTown(Town):
+    """A town in which as much is final as on a real network."""
+
+    def __init__(self, folder: Path, node: NodeProcess, result: Result, rng: random.Random) -> None:
+        self.rng = rng
+        self.missed = 0  # rounds that the hub is late
+        self.restless = False  # whether fees rise and fall
+        super().__init__(folder, node, result)
+
+    def _serve(self) -> None:
+        hub = self.desk.hub
+        super()._serve()
+        hub.network, hub.delay = NETWORK, DELAY
+
+    def restart(self) -> None:
+        """End the hub and start it again."""
+        self.desk.stop()
+        self.desk.start()
+        self._serve()
+
+    @property
+    def tip(self) -> int:
+        """The height."""
+        return int(self.node.bitcoin("getblockcount"))
+
+    def block(self) -> None:
+        """A block at some rate; the hub looks at it, or a block or two later."""
+        if self.restless and self.rng.random() < 0.3:
+            self.node.rpc("feerate", rate=self.rng.choice(RATES))
+        self.node.rpc("generate", blocks=1)
+        self.look()
+
+    def look(self) -> None:
+        """Have the hub look at the chain, unless it is late."""
+        if self.missed < 2 and self.rng.random() < 0.15:
+            self.missed += 1
+            return
+        self.missed = 0
+        self.desk.rounds.once()
+
+    def lose(self, depth: int, *, forget: bool, conflicts: list[bytes]) -> None:
+        """Replace the last blocks by a longer branch; what they held waits, or is forgotten and conflicts come."""
+        self.node.rpc("reorganise", depth=depth, forget=forget)
+        for raw in conflicts:
+            self.offer(raw)
+        if conflicts:
+            self.node.rpc("generate", blocks=1)
+        if self.rng.random() < 0.2:
+            self.restart()
+        self.look()
+
+    def offer(self, *raws: bytes) -> bool:
+        """Hand in what somebody made; whether it is taken."""
+        try:
+            self.desk.hub.bitcoin.submit(raws)
+        except PicopaymentsError:
+            self.result.refused += 1
+            return False
+        return True
+
+    def depth(self, txid: bytes) -> int:
+        """Confirmations; 0 where no block holds it."""
+        try:
+            return int(self.node.bitcoin("getrawtransaction", txid[::-1].hex(), True).get("confirmations", 0))
+        except PicopaymentsError:
+            return 0
+
+    def respent(self, raw: bytes, key: Key, script: bytes) -> bytes:
+        """The coins of a deposit, back to who deposited."""
+        spent = [Outpoint(item.prevout.hash, item.prevout.n) for item in CTransaction.deserialize(raw).vin]
+        known = self.desk.hub.bitcoin.transactions([outpoint.txid for outpoint in spent])
+        outs = [CTransaction.deserialize(known[item.txid]).vout[item.vout] for item in spent]
+        coins = [
+            Coin(item, out.nValue, bytes(out.scriptPubKey), Height(1)) for item, out in zip(spent, outs, strict=True)
+        ]
+        back = Output(sum(coin.value for coin in coins) - EXTRA, script)
+        return finish_wallet(Draft(tuple(map(Input, coins)), (back,)), key)
+
+    # What the blocks hold -------------------------------------------------------------------------------------------
+
+    def kinds(self, deposits: set[bytes], first: int) -> Mapping[int, set[str]]:
+        """The kinds of connections' transactions by their depth; ``deposits``: the scripts of all connections' own.
+
+        ``first``: the height at which the first can be.
+        """
+        tip, node = self.tip, self.desk.hub.bitcoin
+        made: dict[tuple[bytes, int], str] = {}
+        found: dict[int, set[str]] = {}
+        for height in range(first, tip + 1):
+            block_hash = node.block_hash(height)
+            assert block_hash is not None
+            for tx in CBlock.deserialize(node.block(block_hash)).vtx[1:]:
+                kind = _kind_of(tx, made, deposits)
+                if kind is not None:
+                    found.setdefault(tip - height + 1, set()).add(kind)
+        return found
+
+
+def _kind_of(tx: CTransaction, made: dict[tuple[bytes, int], str], deposits: set[bytes]) -> str | None:
+    """The kind of a transaction; what it makes is entered in ``made``."""
+    scripts = [bytes(out.scriptPubKey) for out in tx.vout]
+    spent = next((made[item.prevout.hash, item.prevout.n] for item in tx.vin
+                  if (item.prevout.hash, item.prevout.n) in made), None)  # fmt: skip
+    if spent is None:
+        if scripts[0] not in deposits:
             return None
-        return spender(Outpoint(commit.txid, 0), self.history(first_output(commit)))
+        made[tx.GetTxid(), 0] = "anchor"
+        return DEPOSIT
+    kind = _spending(spent, tx, shared=P2A in scripts, commits=scripts[0][:2] == b"\x51\x20")
+    for number, script in enumerate(scripts):
+        left = {0: f"{kind}'s first", 2: f"{kind}'s third"}.get(number, "") if script[:2] == b"\x51\x20" else CHILD
+        made[tx.GetTxid(), number] = left or CHILD
+    return kind
 
-    # What takes the place of something ------------------------------------------------------------------------------
 
-    def respent(self, raw: bytes, key: Key, *, same_outputs: bool) -> bytes:
-        """The coins of a deposit spent elsewhere by who deposited, or to the same outputs by another transaction."""
-        tx = parse_transaction(raw)
-        assert tx is not None
-        spent = spent_outpoints(tx)
-        known = self.town.chain.view(Query(transactions=sorted({outpoint.txid for outpoint in spent}))).transactions
-        script = script_of_key(key)
-        unlock = wallet_unlock(key.pubkey, script)
-        inputs = tuple(Input(item, output_of(known[item.txid], item).value, unlock) for item in spent)
-        outputs = [Output(out.nValue, bytes(out.scriptPubKey)) for out in tx.vout]
-        if same_outputs:
-            outputs[2] = Output(outputs[2].value - EXTRA, script)
-        else:
-            outputs = [Output(sum(coin.value for coin in inputs) - EXTRA, script)]
-        made: bytes = Draft(inputs, tuple(outputs)).signed(key).serialize()
-        return made
-
-    def change(self, name: str, way: str, payer: Key) -> bytes:
-        """The whole deposit to its payer, by the secret that the payout shows, as if its anchor were unspent."""
-        channel, shown = self.channel(name, way), self.payout(name, way)
-        tx = parse_transaction(shown.raw) if shown else None
-        secret = find_secret(tx, channel.script.spend_hash) if tx is not None else None
-        anchored = channel.anchor.outpoint.txid if channel.anchor else b""
-        deposit = next(entry for entry in self.history(channel.script.output) if entry.txid == anchored)
-        coins = unspent(channel.script.output, [deposit])
-        facts = Facts(self.town.chain.view(Query()).height, (deposit,), coins)
-        purse = Purse(wallet_unlock(payer.pubkey, script_of_key(payer)), (), 1)
-        (draft,) = recovery.changes(channel, facts, secret, purse, SAFE)
-        made: bytes = draft.signed(payer).serialize()
-        return made
-
-    def early_payout(self, kept: Connection, payee: Key) -> bytes:
-        """The payout of a revoked commit, whatever its delay says of the height."""
-        channel = kept.duplex.receiving
-        commit = channel.commit_script(channel.active[-1].revoke_hash)
-        entry = next(item for item in self.history(commit.output) if first_output(item) == commit.output)
-        outpoint = Outpoint(txid_of(entry.raw), 0)
-        unlock = payout_unlock(commit, kept.secrets(payee).spend)
-        coin = Input(outpoint, output_of(entry.raw, outpoint).value, unlock, channel.delay)
-        script = script_of_key(payee)
-        address = address_of(script)
-        coins = self.town.chain.view(Query(coins=[address])).coins[address]
-        purse = Purse(wallet_unlock(payee.pubkey, script), coins, 3)
-        made: bytes = compose_recovery([coin], purse, channel.asset_id, 2).signed(payee).serialize()
-        return made
-
-    # The end --------------------------------------------------------------------------------------------------------
-
-    def is_over(self) -> bool:
-        """Whether all connections are closed, at the hub as well."""
-        return self.town.is_over()
-
-    def end(self) -> None:
-        """Close and settle everything; who followed the protocol has what was guaranteed, and nothing is lost."""
-        for name in self.handles:
-            if self.connection(name).stage not in (CLOSING, CLOSED):
-                self.close(name)
-        guaranteed = {name: self.connection(name).duplex.guaranteed for name in self.handles}
-        self.advance(self.is_over, "the end")
-        after = self.town.books()
-        has = {name: of["XCP"] - self.before.held[name]["XCP"] for name, of in after.held.items()}
-        hubs = 0
-        for name, kept in guaranteed.items():
-            own = kept - DEPOSIT + self._sent.get(name, 0)
-            hubs += DEPOSIT - kept
-            if name not in self.cheats:
-                self.result.keep(own, has[name], f"{self.story}: {name}, on chain")
-        if "hub" not in self.cheats:
-            self.result.keep(hubs, has["hub"], f"{self.story}: the hub, on chain")
-        self.town.check(self.before, **has)
+def _spending(spent: str, tx: CTransaction, *, shared: bool, commits: bool) -> str:
+    """The kind of what spends something of a connection."""
+    if tx.nLockTime:
+        return EXPIRE
+    if spent == "anchor":
+        return COMMIT if commits else CLOSE
+    if spent == f"{COMMIT}'s first":
+        return PAYOUT if tx.vin[0].nSequence == DELAY else REVOKE
+    return {f"{COMMIT}'s third": REMAINDER, f"{CLOSE}'s third": REST}.get(spent, CHILD)

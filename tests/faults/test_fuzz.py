@@ -16,6 +16,7 @@ from picopayments_cli.channel.counterparty import compact_longname, expand_longn
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.client.legacy import read_history
 from picopayments_cli.errors import StoreDamaged
+from picopayments_cli.hub.marks import Marks
 from picopayments_cli.regtest.journal import Journal
 
 
@@ -28,25 +29,16 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
 @pytest.mark.parametrize(
     ("method", "params"),
     [
-        ("search_raw_transactions", [[]]),
-        ("get_unspent_txouts", [2**31]),
-        ("get_assets", {"query": 5}),
-        ("get_assets", {"a": {}}),
-        ("get_balances", {"filters": [["quantity", "<", "x"]]}),
-        ("get_balances", {"filters": [["quantity", [], 5]]}),
-        ("get_balances", {"limit": "5"}),
-        ("get_asset_info", [["XCP"], True]),
-        ("get_asset_info", [[[]]]),
+        ("generate", ["1"]),
         ("faucet", [{}]),
         ("faucet", [[], 0, "XCP", 5]),
-        ("getrawtransaction_batch", [5]),
         ("setfeerate", [True]),
         ("setfeerate", [2**64]),
         ("reorganise", [1, "yes"]),
     ],
 )
 def test_the_node_names_arguments_that_it_can_not_use(method: str, params: object, node: NodeProcess) -> None:
-    error = node.post("", {"jsonrpc": "2.0", "id": 1, "method": method, "params": params})["error"]
+    error = node.post("regtest/", {"jsonrpc": "2.0", "id": 1, "method": method, "params": params})["error"]
     assert error["data"]["type"] in ("InvalidParams", "TypeError")
 
 
@@ -84,3 +76,12 @@ def test_a_journal_of_other_things_is_named(tmp_path: Path) -> None:
         with pytest.raises(StoreDamaged):
             read()
     journal.close()
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\n", b"ab\x00\n", b"not hex\n"])
+def test_marks_that_are_none_are_named(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "marks"
+    path.touch(0o600)
+    path.write_bytes(data)
+    with pytest.raises(StoreDamaged):
+        Marks(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from network_support import DEPOSIT, running_network
+from hub_support import DEPOSIT
 
 from faults import (
     answers,
@@ -23,15 +23,15 @@ from faults import (
     run,
     writers,
 )
-from faults.harness_client import HarnessClient, heard, hub_key
 from faults.mutations import Mutation, setter
 from faults.proxy import between
 from faults.result import Budget, Result
+from faults.town import Party, heard, running_town
 from picopayments_cli import api
 from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.client2.session import Session
+from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings
-from picopayments_cli.errors import BadAnswer, BadTerms, HubRefused
+from picopayments_cli.errors import BadReply, BadTerms, HubRefused
 from picopayments_cli.rpc import RpcClient
 
 SEED = 1
@@ -40,10 +40,10 @@ SEED = 1
 @pytest.mark.parametrize(
     ("part", "trials", "pairs"),
     [
-        (answers, 20, 0),
-        (lying_hub, 60, 45),
-        (lying_client, 100, 90),
-        (lying_chain, 40, 30),
+        (answers, 12, 0),
+        (lying_hub, 90, 90),
+        (lying_client, 180, 170),
+        (lying_chain, 50, 40),
         (floods, 100, 0),
         (reorganisations, 3, 0),
         (writers, 35, 0),
@@ -104,13 +104,12 @@ def test_every_part_is_found() -> None:
 
 
 def test_a_fee_that_takes_the_whole_deposit_is_no_terms(tmp_path: Path) -> None:
-    with running_network(tmp_path) as network, between(network.hub_url) as proxy:
-        party = HarnessClient(network, "alice", proxy.url).fund()
+    with running_town(tmp_path / "town", Result("fee")) as town:
+        party, key = Party(town, "alice"), town.desk.hub.key
         fee = Mutation("sync_fee", "the deposit", setter(("channel_terms", "sync_fee"), DEPOSIT))
-        key = hub_key(network)
-        proxy.change = lambda method, _, said: lying_hub.forged(said, fee, key) if method == "mph_request" else said
+        town.proxy.change = lambda method, _, said: fee.forged(said, key) if method == "mph_request" else said
         with pytest.raises(BadTerms), heard():
-            party.do("connect", "XCP", DEPOSIT)
+            party.connect()
         assert party.handles() == []
 
 
@@ -118,7 +117,7 @@ def test_a_fee_that_takes_the_whole_deposit_is_no_terms(tmp_path: Path) -> None:
 def test_a_hub_whose_status_is_nonsense_is_named(answer: object, tmp_path: Path) -> None:
     with between("http://127.0.0.1:1/") as proxy:
         proxy.capture = lambda _method, _params: {"answer": answer} if answer is None else answer
-        with pytest.raises(BadAnswer):
+        with pytest.raises(BadReply):
             api.hubstatus(Session(Settings(NETWORKS["regtest"], tmp_path, proxy.url)))
 
 

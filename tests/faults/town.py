@@ -9,21 +9,21 @@ import logging
 import random
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from channel_support import kernel_accepts
+from channel_support import finish_commit, finish_payout, kernel_accepts
 from hub_support import DELAY, DEPOSIT, Desk
 from regtest_support import REGTEST, NodeProcess, address_of, running_node
 
 from faults.proxy import Proxy, between
 from faults.result import Result
 from picopayments_cli import api
-from picopayments_cli.channel.halves import finish_commit, finish_payout
+from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
 from picopayments_cli.channel.state import Receiving
 from picopayments_cli.channel.transactions import compose_commit, compose_payout
 from picopayments_cli.channel.values import Handle
@@ -58,8 +58,8 @@ class Town:
     def _serve(self) -> None:
         hub = self.desk.hub
         hub.fresh_seconds = 1e6  # a machine may be busy between two rounds
-        nodes = Nodes(hub.chain, hub.bitcoin, hub.node)
-        proxied = HubProxy(hub.network, nodes, lambda: hub.rate.value, lambda: None).methods()
+        nodes = Nodes(hub.chain, hub.bitcoin, hub.controls)
+        proxied = HubProxy(hub.network, nodes, lambda: hub.rate, lambda: None).methods()
         self._endpoint = JsonRpcEndpoint({**proxied, **Methods(hub).table()}, on_error=self._failed)
 
     def _failed(self, method: str, error: Exception) -> None:
@@ -80,10 +80,18 @@ class Town:
     def keep(self) -> None:
         """Keep a copy of all that the hub holds."""
         self._copy("hub", "hub.kept")
+        self._kept = self._books()
 
     def back(self) -> None:
         """Put the hub back to its copy: what was tried never happened, as nothing of it has reached the chain."""
-        self._copy("hub.kept", "hub")
+        if self._books() != self._kept:
+            self._copy("hub.kept", "hub")
+
+    def _books(self) -> tuple[dict[Handle, Account], set[Handle]]:
+        hub = self.desk.hub
+        with hub.book.reading() as reading:
+            accounts = {handle: reading.get(handle) for handle in reading.in_stage(REQUESTED, AGREED, OPEN, CLOSING)}
+        return accounts, set(hub.marks.handles)
 
     def _copy(self, source: str, target: str) -> None:
         self.desk.stop()
@@ -160,17 +168,34 @@ def running_town(folder: Path, result: Result) -> Iterator[Town]:
 # Clients ------------------------------------------------------------------------------------------------------------
 
 
+class Muted(Session):
+    """A session whose transactions are kept, and reach nobody."""
+
+    def __init__(self, settings: Settings, left: list[bytes]) -> None:
+        super().__init__(settings)
+        self._left = left
+
+    def broadcast(self, raw: bytes, label: str) -> str:
+        return self.submit([raw], label)[0][::-1].hex()
+
+    def submit(self, raws: Sequence[bytes], label: str) -> tuple[bytes, ...]:
+        self._left += raws
+        return tuple(map(txid_of, raws))
+
+
 class Party:
     """A client: the commands' own functions on a folder of its own, a new session for each.
 
-    ``own_chain``: it asks the node, else its hub; ``packages``: it has a Bitcoin node, and hands in packages.
+    ``own_chain``: it asks the node, else its hub; ``packages``: it has a Bitcoin node, and hands in packages. What it
+    would publish is kept in ``left`` where that is a list, and goes nowhere.
     """
 
     def __init__(self, town: Town, name: str, *, own_chain: bool = True, packages: bool = True) -> None:
         self.town, self.name = town, name
         self.basedir = town.folder / name
         self.timeout = PATIENCE
-        self._chain = town.node.url if own_chain else None
+        self.left: list[bytes] | None = None
+        self.own_chain, self._chain = own_chain, town.node.url if own_chain else None
         self._bitcoin = f"{town.node.url}bitcoin/" if own_chain and packages else None
         with self.session() as session:
             session.keep_wallet()
@@ -181,7 +206,8 @@ class Party:
     def session(self) -> Iterator[Session]:
         """The session of one command."""
         urls = {"hub_url": self.town.proxy.url, "chain_url": self._chain, "bitcoin_url": self._bitcoin}
-        session = Session(Settings(REGTEST, self.basedir, **urls, timeout=self.timeout))  # type: ignore[arg-type]
+        settings = Settings(REGTEST, self.basedir, **urls, timeout=self.timeout)  # type: ignore[arg-type]
+        session = Session(settings) if self.left is None else Muted(settings, self.left)
         try:
             yield session
         finally:

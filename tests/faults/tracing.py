@@ -7,6 +7,7 @@ it is asked comes with the command's file descriptors through the Unix socket FD
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
 import importlib
 import json
@@ -37,6 +38,7 @@ ANY = "any door"
 SYNCED_WHEN_COMMITTED = 2  # FULL, of SQLite's synchronous
 MAX_REQUEST = 65536
 _reply: ContextVar[str] = ContextVar("reply")
+_step: ContextVar[str] = ContextVar("step")
 _files: dict[Path, int] = {}
 
 Place = tuple[str, int]  # "line" or "opcode", and its number
@@ -80,22 +82,39 @@ class Watch:
 
 @dataclass
 class Record:
-    """Where a process has been: the places of each function, and the doors."""
+    """Where a process has been: the lines of each function, and the doors."""
 
-    places: dict[Function, set[Place]]
+    lines: dict[Function, set[int]]
     doors: set[str]
 
     def as_json(self) -> Any:
         """Return what JSON can hold of it."""
-        functions = [[asdict(function), sorted(places)] for function, places in self.places.items()]
+        functions = [[asdict(function), sorted(lines)] for function, lines in self.lines.items()]
         return {"functions": functions, "doors": sorted(self.doors)}
 
     @classmethod
     def from_json(cls, text: str) -> Record:
         """The reverse of ``as_json``."""
         value = json.loads(text)
-        places = {Function(**function): {(kind, at) for kind, at in found} for function, found in value["functions"]}
-        return cls(places, set(value["doors"]))
+        return cls({Function(**item): set(found) for item, found in value["functions"]}, set(value["doors"]))
+
+
+@functools.cache
+def _codes_in(file: str) -> dict[tuple[str, int], CodeType]:
+    """The functions of a file of the package by their name and first line, those inside others too."""
+    found: dict[tuple[str, int], CodeType] = {}
+    left = [compile(Path(PACKAGE, file).read_text(), file, "exec")]
+    while left:
+        code = left.pop()
+        found[code.co_name, code.co_firstlineno] = code
+        left += [inner for inner in code.co_consts if isinstance(inner, CodeType)]
+    return found
+
+
+def opcodes_of(function: Function, line: int) -> list[int]:
+    """The offsets of the instructions of a line of a function."""
+    instructions = dis.get_instructions(_codes_in(function.file)[function.name, function.first])
+    return [item.offset for item in instructions if item.positions is not None and item.positions.lineno == line]
 
 
 # In the process that is traced --------------------------------------------------------------------------------------
@@ -139,8 +158,7 @@ class Tracer:
         if function is None:
             return None
         if self.recording:
-            frame.f_trace_opcodes = True
-            return _noting(self.record.places.setdefault(function, set()))
+            return _noting(self.record.lines.setdefault(function, set()))
         if self.target is not None and function == self.target.function:
             frame.f_trace_opcodes = self.target.place[0] == OPCODE
             return self._pass
@@ -174,12 +192,10 @@ class Tracer:
         self.synced = watch.synced
 
 
-def _noting(places: set[Place]) -> Callable[[FrameType, str, Any], Any]:
+def _noting(lines: set[int]) -> Callable[[FrameType, str, Any], Any]:
     def note(frame: FrameType, event: str, _arg: Any) -> Any:
         if event == LINE:
-            places.add((LINE, frame.f_lineno))
-        elif event == OPCODE:
-            places.add((OPCODE, frame.f_lasti))
+            lines.add(frame.f_lineno)
         return note
 
     return note
@@ -197,10 +213,12 @@ def _function_of(code: CodeType) -> Function | None:
 
 def stand_at_doors(tracer: Tracer) -> None:
     """Put the tracer before and behind each door of this process."""
-    from picopayments_cli.client2.session import Session
-    from picopayments_cli.client2.store import Store
+    from picopayments_cli.chain.packages import PackageNode
+    from picopayments_cli.client.session import Session
+    from picopayments_cli.client.store import Store
+    from picopayments_cli.hub import chores
     from picopayments_cli.hub.database import Database
-    from picopayments_cli.hub.hub import Hub
+    from picopayments_cli.hub.marks import Marks
     from picopayments_cli.rpc import RpcClient
 
     _stand_at(tracer, RpcClient, "call", lambda method, *_, **__: f"{tracer.role} call {method}")
@@ -210,8 +228,11 @@ def stand_at_doors(tracer: Tracer) -> None:
             _stand_at(tracer, Store, name, lambda *_, what=what: f"client save {what}")
         _stand_at(tracer, Store, "save", lambda _handle, _document, label, *_: f"client save {label}")
         _stand_at(tracer, Session, "broadcast", lambda _raw, label: f"client broadcast {label}")
+        _stand_at(tracer, Session, "submit", lambda _raws, label: f"client broadcast {label}")
         return
-    _stand_at(tracer, Hub, "broadcast", lambda _raw, label: f"hub broadcast {label}")
+    _stand_at(tracer, Marks, "add", lambda _handle: "hub save mark")
+    _stand_at(tracer, PackageNode, "submit", lambda _raws: f"hub broadcast {_step.get('deposit')}")
+    _name_steps(chores)
     _stand_at_transactions(tracer, Database)
     _stand_at_replies(tracer)
 
@@ -228,6 +249,20 @@ def _stand_at(tracer: Tracer, owner: Any, name: str, label_of: Callable[..., str
         return result
 
     setattr(owner, name, door)
+
+
+def _name_steps(chores: Any) -> None:
+    """Know which step it is that a hub publishes."""
+    real = chores.publish
+
+    def publish(hub: Any, step: Any, *args: Any, **kwargs: Any) -> None:
+        token = _step.set(step.name.value)
+        try:
+            real(hub, step, *args, **kwargs)
+        finally:
+            _step.reset(token)
+
+    chores.publish = publish
 
 
 def _stand_at_transactions(tracer: Tracer, owner: Any) -> None:
@@ -355,7 +390,9 @@ def _run(request: dict[str, Any]) -> int:
     main: Callable[[list[str]], int] = cli.main if tracer.role == "client" else hub_cli.main
     if request["commanded"]:
         threading.Thread(target=_obey, args=(tracer,), daemon=True).start()
-    tracer.start()
+    inside = tracer.recording or (tracer.target is not None and tracer.target.function is not None)
+    if inside or (request["commanded"] and not request["watch"]):
+        tracer.start()
     try:
         return main(request["argv"])
     finally:
@@ -461,23 +498,6 @@ class Traced:
                 raise TimeoutError(f"process {self.pid} did not end in {seconds:g} s")
             time.sleep(0.002)
         return code
-
-
-def all_functions() -> set[Function]:
-    """Every function of the package as it stands in the sources, those inside others too."""
-    found: set[Function] = set()
-
-    def walk(code: CodeType) -> None:
-        function = _function_of(code)
-        if function is not None:
-            found.add(function)
-        for inner in code.co_consts:
-            if isinstance(inner, CodeType):
-                walk(inner)
-
-    for path in Path(PACKAGE).rglob("*.py"):
-        walk(compile(path.read_text(), str(path), "exec"))
-    return found
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from pathlib import Path
 
 from network_support import ASSETS, DEPOSIT, HUB, Client, CommandFailed, Done, Network, running_network, wait_until
 
-from faults.harness_client import hub_balance
 from faults.result import Budget, Result
 
 CROWD = 20
@@ -97,8 +96,12 @@ class Pair:
         for client, handle in ((self.alice, self.a), (self.bob, self.b)):
             has = client.connection(handle).duplex.guaranteed
             self.result.keep(_by_history(client, handle), has, f"{client.basedir.name}, {what}")
-            hubs = hub_balance(self.network, handle)
+            hubs = self.hubs(handle)
             self.result.hold(hubs == 2 * DEPOSIT - has, f"{what}: the hub counts {hubs}, {client.basedir.name} {has}")
+
+    def hubs(self, handle: str) -> int:
+        """Return what the hub says that it has in a connection."""
+        return int(self.network.hub.call("mph_status", assets=None)["connections"][handle]["balance"])
 
     def end(self) -> None:
         """Close and settle all; on chain everybody has what its history tells."""
@@ -226,13 +229,13 @@ def _client_disk(pair: Pair, quick: bool) -> None:
     while True:
         if not quick or flushes in (0, FLUSHES):
             pair.queue()
-            before = hub_balance(pair.network, pair.a)
+            before = pair.hubs(pair.a)
             done = _process(pair.alice, "sync", full=flushes)
             if done.code == 0:
                 pair.result.hold(flushes > FLUSHES, f"a sync that flushes {flushes} files only")
                 break
             pair.refused(done, f"a sync with space for {flushes} flushes", *LOCAL)
-            unsaved = not flushes and hub_balance(pair.network, pair.a) != before
+            unsaved = not flushes and pair.hubs(pair.a) != before
             pair.result.hold(not unsaved, "a sync left that was not on disk")
             pair.goes_on(f"a sync with space for {flushes} flushes")
         flushes += 1

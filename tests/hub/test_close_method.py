@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from channel_support import close_transaction
 from hub_support import STRANGER, Client, Desk, open_all, payment
 from regtest_support import key_of
 
 from picopayments_cli.channel import close as closes
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.close import close_transaction
 from picopayments_cli.channel.messages import CloseReply, CloseRequest
 from picopayments_cli.channel.standing import standing
 from picopayments_cli.channel.wire import Figures

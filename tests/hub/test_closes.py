@@ -6,9 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from channel_support import finish_commit
 from hub_support import DEPOSIT, Client, Desk, open_all, payment, running_desk
 
-from picopayments_cli.channel.halves import Commit, finish_commit
+from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.state import known_anchor
 from picopayments_cli.channel.values import Quantity
 from picopayments_cli.errors import DatabaseOutdated

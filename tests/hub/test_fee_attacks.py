@@ -7,20 +7,22 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from channel_support import finish_commit
 from hub_support import DELAY, DEPOSIT, TIME, Client, Desk, open_all, payment, running_desk
 from regtest_support import address_of
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id
-from picopayments_cli.channel.drafts import Draft, Input, Output
+from picopayments_cli.channel.drafts import OWN, SHARED, Draft, Input, Output
 from picopayments_cli.channel.halves import Commit, finish_commit, finish_payout
 from picopayments_cli.channel.messages import DepositRequest
 from picopayments_cli.channel.opening import Stake, contract_of
+from picopayments_cli.channel.scripts import P2A
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.state import known_anchor
 from picopayments_cli.channel.transactions import child_shape, compose_commit, compose_payout
-from picopayments_cli.channel.values import Coin, Quantity
+from picopayments_cli.channel.values import Coin, Outpoint, Quantity
 from picopayments_cli.errors import BroadcastRefused
 from picopayments_cli.hub.wallet import means_of
 
@@ -141,6 +143,48 @@ def cheat_child(desk: Desk, bob: Client, made: Commit, rate: int) -> None:
     fee = rate * (shape.size + commit.size)
     child = Draft(shape.inputs, (Output(shape.outputs[0].value + shape.fee - fee, bob.script),), shape.version)
     bob.publish(finish_wallet(child, bob.key))
+
+
+def test_a_child_that_is_evicted_and_its_evictor_with_it_goes_out_again_at_the_next_look(desk: Desk) -> None:
+    """Replacement cycling: the attacker's child takes the place of the hub's, and is then itself replaced.
+
+    By a transaction that has nothing to do with the commit, so that this one stays behind alone.
+    """
+    alice = Client(desk, "alice")
+    open_all(desk, alice)
+    alice.sync(payment(None, 5000))
+    before, fees = desk.balance(desk.hub.script), []
+    desk.node.rpc("feerate", rate=8)
+    desk.hub.draining = True
+    desk.rounds.once()
+    (commit,) = [txid for txid in desk.mempool() if desk.node.bitcoin("getmempoolentry", txid)["spentby"]]
+    for rate in (30, 40, 50):
+        own = only_child(desk, commit)
+        fees.append(paid(desk, own))
+        cycle(desk, alice, commit, rate)
+        assert own not in desk.mempool()
+        assert desk.node.bitcoin("getmempoolentry", commit)["spentby"] == []
+        desk.rounds.once()
+        assert paid(desk, commit, only_child(desk, commit)) >= 8
+    fees.append(paid(desk, only_child(desk, commit)))
+    assert fees == sorted(set(fees))  # each pays more than the one before
+    desk.mine(5)
+    assert desk.balance(desk.hub.script) == before + 5001
+
+
+def cycle(desk: Desk, attacker: Client, commit: str, rate: int) -> None:
+    """Evict the child of a transaction in the mempool by another, and that one by a spend of its other coin."""
+    out = Output(240, P2A)
+    outputs = desk.node.bitcoin("getrawtransaction", commit, True)["vout"]
+    place = next(n for n, item in enumerate(outputs) if item["scriptPubKey"]["hex"] == P2A.hex())
+    anchor = Coin(Outpoint(bytes.fromhex(commit)[::-1], place), out.value, out.script, None)
+    coin = max(attacker.purse().coins, key=lambda coin: coin.value)
+    for inputs, version, most in (((anchor, coin), SHARED, rate), ((coin,), OWN, 3 * rate)):
+        shape = Draft(tuple(map(Input, inputs)), (Output(0, attacker.script),), version)
+        value = shape.fee - most * (shape.size + 500)
+        draft = Draft(shape.inputs, (Output(value, attacker.script),), version)
+        attacker.publish(finish_wallet(draft, attacker.key))
+    desk.node.rpc("feerate", rate=8)
 
 
 def test_dust_on_a_worthless_revoked_commit_costs_its_victim_nothing(desk: Desk) -> None:

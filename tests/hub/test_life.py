@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import requests
+from channel_support import close_transaction
 from hub_support import DEPOSIT, Client, Desk, open_all, payment, running_desk
 
-from picopayments_cli.channel.close import close_transaction, handed_over
+from picopayments_cli.channel.close import handed_over
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 from hub_support import Client, running_desk, serving
@@ -28,3 +29,17 @@ def test_a_hub_serves_its_methods_and_opens_connections_by_itself(tmp_path: Path
         status = StatusReply.parse(answer["result"])
         assert status.connections[alice.handle].status == "open"
         assert status.terms["XCP"].fee_rate == 1
+
+
+def test_no_stranger_learns_where_the_hubs_nodes_are(tmp_path: Path) -> None:
+    with running_desk(tmp_path) as desk, serving(desk) as url:
+        desk.node.kill()
+        filters = [{"field": "address", "op": "==", "value": desk.hub.address}]
+        asked = {"mph_status": {}, "get_balances": {"filters": filters}, "get_running_info": {}}
+        for method, params in asked.items():
+            body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+            text = requests.post(url, json=body, timeout=60).text
+            assert "NodeUnreachable" in text
+            assert "hub's operator" in text
+            assert str(urlsplit(desk.node.url).port) not in text
+            assert "refused" not in text  # the connection: a word of the node's side

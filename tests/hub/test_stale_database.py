@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 from bitcoin.core import CTransaction
+from channel_support import close_transaction
 from hub_support import DEPOSIT, FEE, TIME, Client, Desk, amounts, open_all, payment, running_desk
 
-from picopayments_cli.channel.close import close_transaction
 from picopayments_cli.channel.drafts import spent_outpoints
 from picopayments_cli.channel.halves import sign_commit
 from picopayments_cli.channel.state import known_anchor

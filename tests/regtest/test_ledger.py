@@ -30,6 +30,7 @@ from regtest_support import (
     key_of,
     only_coin,
     open_node,
+    pack_enhanced_send,
     script_of_key,
     script_sigs,
     send_outputs,
@@ -43,7 +44,6 @@ from picopayments_cli.channel.counterparty import (
     compact_longname,
     data_script,
     p2sh,
-    pack_enhanced_send,
     pack_issuance,
     pack_send,
 )

@@ -21,7 +21,7 @@ from bitcoin.core.script import (
     CScript,
     SignatureHash,
 )
-from regtest_support import BTC, XCP, NodeProcess, address_of, key_of, running_node, script_of_key
+from regtest_support import BTC, XCP, NodeProcess, address_of, key_of, pack_enhanced_send, running_node, script_of_key
 from taproot_support import (
     ANCHOR,
     P2A,
@@ -41,7 +41,7 @@ from taproot_support import (
     x_only,
 )
 
-from picopayments_cli.channel.counterparty import XCP_ID, data_script, pack_enhanced_send, pack_send
+from picopayments_cli.channel.counterparty import XCP_ID, data_script, pack_send
 from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint, hash160
 
 ALICE, BOB, MALLORY = key_of("Alice"), key_of("Bob"), key_of("Mallory")
@@ -297,7 +297,7 @@ def test_a_block_with_little_room_takes_what_pays_best(node: NodeProcess) -> Non
 
 @pytest.mark.parametrize("params", [{"rate": 0}, {"rate": "x"}, {"rate": 10_001}, {"minimum": 0}, {"minimum": "none"}])
 def test_absurd_rates_are_refused(node: NodeProcess, params: dict[str, Any]) -> None:
-    reply = node.post("", {"jsonrpc": "2.0", "id": 0, "method": "feerate", "params": params})
+    reply = node.post("regtest/", {"jsonrpc": "2.0", "id": 0, "method": "feerate", "params": params})
     assert reply["error"]["data"]["type"] == "InvalidParams"
     assert node.rpc("feerate") == {"fee_rate": None, "minimum": 1}
 

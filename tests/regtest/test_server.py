@@ -1,4 +1,4 @@
-"""The regtest node answers over HTTP as Counterparty Core's v2 and v1 and as Bitcoin Core do."""
+"""The regtest node answers over HTTP as Counterparty Core's v2 and Bitcoin Core do; its own methods steer it."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_a_transaction_shows_confirmations_once_it_has_them(node: NodeProcess) -
 def test_broadcasting_takes_a_form_and_names_the_nodes_reason(shared: NodeProcess) -> None:
     url = f"{shared.url}v2/bitcoin/transactions"
     reply = shared.session.post(url, data={"signedhex": "00"}, timeout=TIMEOUT)
-    assert reply.status_code == 400
+    assert reply.status_code == 503
     assert reply.json()["error"].startswith("Error broadcasting transaction: TX decode failed")
     assert shared.session.post(url, json={"signedhex": "00"}, timeout=TIMEOUT).json() == {
         "error": "Missing required parameter: signedhex"
@@ -171,14 +171,14 @@ def test_what_can_not_be_answered_is_refused_as_counterparty_does(shared: NodePr
     assert error_of(shared, "bitcoin/addresses/xx/utxos") == (400, "Invalid address: xx")
     assert error_of(shared, f"bitcoin/addresses/{ALICE_ADDRESS}/utxos?unconfirmed=maybe")[0] == 400
     assert error_of(shared, f"addresses/{ALICE_ADDRESS}/balances?limit=0")[0] == 400
-    assert error_of(shared, f"bitcoin/transactions/{'ab' * 32}")[0] == 400
+    assert error_of(shared, f"bitcoin/transactions/{'ab' * 32}")[0] == 503
     assert error_of(shared, "nothing/here") == (404, "Not found")
     assert error_of(shared, "addresses/balances") == (400, "Missing required parameter: addresses")
     assert shared.session.get(f"{shared.url}v2/bitcoin/transactions", timeout=TIMEOUT).status_code == 405
 
 
 def test_an_address_has_the_options_that_it_was_given(node: NodeProcess) -> None:
-    assert error_of(node, f"addresses/{ALICE_ADDRESS}") == (404, "Not found")
+    assert node.get(f"addresses/{ALICE_ADDRESS}") == {"address": ALICE_ADDRESS, "options": 0, "block_index": None}
     node.rpc("setaddressoptions", address=ALICE_ADDRESS, options=1)
     assert node.get(f"addresses/{ALICE_ADDRESS}") == {"address": ALICE_ADDRESS, "options": 1, "block_index": None}
     assert error_of(node, "addresses/xx") == (400, "Invalid address: xx")
@@ -186,11 +186,9 @@ def test_an_address_has_the_options_that_it_was_given(node: NodeProcess) -> None
 
 def test_a_fee_rate_is_estimated_only_once_it_is_set(node: NodeProcess) -> None:
     assert error_of(node, "bitcoin/estimatesmartfee") == (404, "Not found")
-    assert node.rpc("fee_per_kb") is None
     assert node.bitcoin("estimatesmartfee", 3)["errors"]
     node.rpc("setfeerate", sat_per_kvb=58_675)
     assert node.get("bitcoin/estimatesmartfee?conf_target=3") == 58_675
-    assert node.rpc("fee_per_kb") == 58_675
     assert node.bitcoin("estimatesmartfee", 3) == {"feerate": 0.00058675, "blocks": 3}
     node.rpc("setfeerate", sat_per_kvb=1000)
     assert node.get("bitcoin/estimatesmartfee") == 1024
@@ -211,57 +209,32 @@ def test_a_cached_server_is_as_stale_as_a_real_one(tmp_path: Path) -> None:
         node.rpc("generate", blocks=3)
         assert len(node.get(path)) == 1
         assert node.get(f"bitcoin/transactions/{txid}") == shown  # no confirmations, for ever
-        assert node.rpc("getrawtransaction_batch", txhash_list=[txid], verbose=True)[txid]["confirmations"] == 3
+        assert node.bitcoin("getrawtransaction", txid, True)["confirmations"] == 3
 
 
-# v1 -----------------------------------------------------------------------------------------------------------------
+# Controls -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("path", ["", "api/", "rpc/", "v1/", "api", "v1"])
-def test_the_json_rpc_is_served_at_every_path(shared: NodeProcess, path: str) -> None:
-    reply = shared.post(path, {"jsonrpc": "2.0", "id": 7, "method": "get_running_info", "params": {}})
-    assert reply["id"] == 7
-    assert reply["result"]["running_regtest"] is True
-    assert reply["result"]["bitcoin_block_count"] == shared.bitcoin("getblockcount")
+def test_there_is_no_v1_as_with_todays_counterparty_core(shared: NodeProcess, path: str) -> None:
+    asked = {"jsonrpc": "2.0", "id": 7, "method": "get_running_info", "params": {}}
+    reply = shared.session.post(shared.url + path, json=asked, timeout=TIMEOUT)
+    assert (reply.status_code, reply.json()) == (404, {"error": "Not found"})
 
 
-def test_balances_and_assets_are_filtered(shared: NodeProcess) -> None:
-    filters = [{"field": "address", "op": "==", "value": ALICE_ADDRESS}]
-    (row,) = shared.rpc("get_balances", filters=filters)
-    assert (row["asset"], row["quantity"], row["divisible"]) == ("XCP", 100 * XCP, True)
-    assert shared.rpc("get_balances", filters=[["quantity", "<", 0]]) == []
-    assert len(shared.rpc("get_balances", filters={"field": "asset", "op": "IN", "value": ["XCP"]}, limit=3)) == 3
-    assert [row["asset_name"] for row in shared.rpc("get_assets")] == ["BTC", "XCP"]
-    assert [row["asset"] for row in shared.rpc("get_asset_info", assets=["XCP", "TEST", "BTC"])] == ["XCP", "BTC"]
-    bad = shared.post("", {"jsonrpc": "2.0", "id": 0, "method": "get_balances", "params": {"filters": ["x"]}})
-    assert bad["error"]["data"]["type"] == "InvalidParams"
-
-
-def test_a_send_is_read_and_unpacked_signed_or_not(node: NodeProcess) -> None:
-    raw = payment(node, 3 * XCP)
-    tx = CTransaction.deserialize(bytes.fromhex(raw))
-    unsigned = raw.replace(bytes(tx.vin[0].scriptSig).hex(), "").replace(
-        f"{len(tx.vin[0].scriptSig):02x}fdffffff", "00fdffffff"
-    )
-    assert unsigned != raw
-    source, destination, btc, fee, message = node.rpc("get_tx_info", tx_hex=raw)
-    assert (source, destination, btc, fee) == (ALICE_ADDRESS, BOB_ADDRESS, 546, 100_000 - 546)
-    assert node.rpc("unpack", data_hex=message) == [0, {"asset": "XCP", "quantity": 3 * XCP}]
-    assert node.rpc("get_tx_info", tx_hex=payment(node)) == ["", None, None, None, ""]
-    (txid,) = [node.bitcoin("sendrawtransaction", raw)]
-    assert node.rpc("getrawtransaction", tx_hash=txid) == raw
-    assert node.rpc("getrawtransaction_batch", txhash_list=["ab" * 32, txid]) == {txid: raw}
-    assert [entry["txid"] for entry in node.rpc("search_raw_transactions", address=BOB_ADDRESS)] == [txid]
-    assert node.rpc("search_raw_transactions", address=BOB_ADDRESS, unconfirmed=False) == []
-    node.rpc("generate", blocks=1)
-    assert node.rpc("get_unspent_txouts", address=BOB_ADDRESS)[0]["value"] == 546
+def test_what_bitcoin_core_refuses_is_503_as_with_todays_counterparty_core(node: NodeProcess) -> None:
+    raw = payment(node)
+    sent = node.session.post(f"{node.url}v2/bitcoin/transactions", data={"signedhex": raw[:-8] + "01000000"})
+    assert sent.status_code == 503
+    assert sent.json()["error"].startswith("Error broadcasting transaction: ")
+    status, text = error_of(node, f"bitcoin/transactions/{'ab' * 32}?result_format=hex")
+    assert (status, text.partition(". ")[0]) == (503, "No such mempool or blockchain transaction")
 
 
 def test_unknown_transactions_methods_and_addresses_are_refused(shared: NodeProcess) -> None:
     def failure(method: str, **params: Any) -> Any:
-        return shared.post("", {"jsonrpc": "2.0", "id": 0, "method": method, "params": params})["error"]
+        return shared.post("regtest/", {"jsonrpc": "2.0", "id": 0, "method": method, "params": params})["error"]
 
-    assert failure("getrawtransaction", tx_hash="ab" * 32)["data"]["type"] == "UnknownTransaction"
     assert failure("nothing")["code"] == -32601
     assert failure("faucet", address="xx")["data"]["type"] == "InvalidAddress"
     assert failure("faucet", address=BOB_ADDRESS, btc=-1)["data"]["type"] == "InvalidQuantity"
@@ -308,7 +281,7 @@ def test_blocks_that_a_reorganisation_dropped_are_still_there(node: NodeProcess)
     assert stale["previousblockhash"] == answer["disconnected"][1]
     assert node.bitcoin("getblock", before["hash"], 0)
     assert node.bitcoin("getblockcount") == tip + 1
-    refused = node.post("", {"jsonrpc": "2.0", "id": 0, "method": "reorganise", "params": {"depth": 1000}})
+    refused = node.post("regtest/", {"jsonrpc": "2.0", "id": 0, "method": "reorganise", "params": {"depth": 1000}})
     assert refused["error"]["data"]["type"] == "InvalidTime"
 
 

@@ -12,7 +12,7 @@ from bitcoin.core.script import OP_CHECKSIG, OP_DROP, CScript
 from hypothesis import given
 from hypothesis import strategies as st
 from policy_support import ALICE, ALICE_SCRIPT, BOB, BOB_SCRIPT, LEAF, PLAIN, output, purse, refusal, rich_node
-from regtest_support import BTC, XCP, coins_of
+from regtest_support import BTC, XCP, coins_of, pack_enhanced_send
 from taproot_support import (
     ANCHOR,
     P2A,
@@ -28,13 +28,7 @@ from taproot_support import (
     x_only,
 )
 
-from picopayments_cli.channel.counterparty import (
-    XCP_ID,
-    data_script,
-    pack_enhanced_send,
-    pack_send,
-    read_transaction,
-)
+from picopayments_cli.channel.counterparty import XCP_ID, data_script, pack_send, read_transaction
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.regtest.node import BlockRefused, Node
 from picopayments_cli.regtest.policy import dust_limit

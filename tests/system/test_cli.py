@@ -175,7 +175,7 @@ def test_a_result_that_nobody_reads_is_an_error_without_a_traceback() -> None:
 
 def test_an_interrupt_is_code_130(tmp_path: Path) -> None:
     """A command that waits for the store's lock is interrupted by the terminal."""
-    from picopayments_cli.client2.store import Store
+    from picopayments_cli.client.store import Store
 
     with Store(tmp_path, NETWORKS["regtest"]):
         command = [sys.executable, "-m", "picopayments_cli", "--debug", "--regtest", "--basedir", str(tmp_path)]

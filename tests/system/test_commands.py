@@ -16,11 +16,11 @@ from network_support import ASSETS, COINS, Client, Network, refusal, running_net
 from servers import json_rpc
 
 from picopayments_cli.channel.counterparty import message_of, pack_send
+from picopayments_cli.channel.drafts import DUST
 from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle
-from picopayments_cli.channel2.transactions import DUST
 from picopayments_cli.client.arguments import handle_named
-from picopayments_cli.client2.funds import WALLET_RESERVE
+from picopayments_cli.client.funds import WALLET_RESERVE
 from picopayments_cli.errors import AmbiguousHandle, InvalidQuantity, NodeUnreachable
 from picopayments_cli.quantities import read_quantity
 from picopayments_cli.rpc import RpcClient
@@ -32,6 +32,13 @@ SEGWIT = "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080"
 NOWHERE = "ab" * 32
 NOBODY = "http://127.0.0.1:9/api/"
 STRANGERS = iter(range(1, 1000))
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """A network whose mempool holds nothing but what is sent here."""
+    with running_network(tmp_path_factory.mktemp("commands")) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +95,7 @@ def test_an_asset_is_sent(
     network.mine()
     assert alice.run("balances", "--address", destination) == {"BTC": satoshis, "XCP": quantity}
     after = alice.balances()
-    fee = sum(out.value for out in network.spent_by(tx)) - sum(out.nValue for out in tx.vout)
+    fee = network.fee_of(tx)
     assert (before["XCP"] - after["XCP"], before["BTC"] - after["BTC"]) == (quantity, satoshis + fee)
     assert len(tx.serialize()) <= fee <= 3 * len(tx.serialize())
 
@@ -171,7 +178,7 @@ def test_where_the_ledger_wants_a_memo_nothing_is_sent_or_deposited(network: Net
     client, there = network.client("memo"), stranger()
     client.run("faucet")
     network.mine()
-    node = RpcClient(network.chain_url + "v1/")
+    node = RpcClient(network.chain_url + "regtest/")
     for address in (address_of(client), there):
         node.call("setaddressoptions", [address, 1], retry=False)
     before = client.run("balances")

@@ -7,7 +7,6 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,70 +24,82 @@ from picopayments_cli.channel import envelope
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.rpc import RpcClient
 
+STRIDE = 7  # doors
+
 # The hub and its node killed ----------------------------------------------------------------------------------------
 
 
-def test_a_hub_and_node_killed_between_two_syncs_come_back_as_if_nothing_had_happened(tmp_path: Path) -> None:
-    with running_network(tmp_path) as network:
-        alice, bob = network.client("alice"), network.client("bob")
-        a, b = network.open_connection(alice), network.open_connection(bob)
-        alice.run("queuepayment", a, b, "1000")
-        alice.run("sync")
-        token = alice.run("queuepayment", a, b, "234")
-        before = [network.height, *(client.run("status", "--verbose") for client in (alice, bob))]
-        hub = alice.run("hubstatus")
-        network.kill()
-        assert alice.fails("sync") == (3, "HubUnreachable")
-        network.restart()
-        assert [network.height, *(client.run("status", "--verbose") for client in (alice, bob))] == before
-        assert alice.run("hubstatus") == hub
-        alice.run("sync")
-        assert tokens_of(bob.run("sync"), b)[1] == token
-        assert alice.shown(a)["balance"] == DEPOSIT - 1234 - 2 * FEE
-        assert bob.shown(b)["balance"] == DEPOSIT + 1234 - FEE
-        for client, handle in ((alice, a), (bob, b)):
-            client.run("close", handle)
-        network.kill()
-        network.restart()
-        for client, handle in ((alice, a), (bob, b)):
-            network.settle(client, handle)
-        held = [client.balances()["XCP"] for client in (alice, bob)]
-        assert held == [ASSETS - 1234 - 3 * FEE, ASSETS + 1234 - 2 * FEE]
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
+    """A network whose hub and node may be killed."""
+    with running_network(tmp_path_factory.mktemp("mortal")) as running:
+        yield running
 
 
-def test_a_hub_killed_at_any_instant_of_a_sync_pays_once(tmp_path: Path) -> None:
-    with running_network(tmp_path) as network:
-        alice, bob = network.client("alice"), network.client("bob")
-        a, b = network.open_connection(alice), network.open_connection(bob)
-        sent = []
-        for number in range(4):
-            sent.append(alice.run("queuepayment", a, b, str(100 + number)))
-            killer = threading.Timer(0.02 * number, network.kill)
-            killer.start()
-            done = alice.done("sync")
-            killer.join()
-            assert done.code == 0 or done.error["name"] == "HubUnreachable"
-            network.restart()
-        alice.run("sync")
-        received = bob.run("sync")[b]["received_payments"]
-        assert [payment["token"] for payment in received] == sent
-        paid = sum(payment["amount"] for payment in received)
-        assert paid == sum(100 + number for number in range(4))
-        fees = DEPOSIT - paid - alice.shown(a)["balance"]
-        assert FEE <= fees <= 5 * FEE
-        hubs = alice.run("hubstatus")["connections"][a]["balance"]
-        assert hubs == DEPOSIT + paid + fees  # both count the same syncs
+def test_a_hub_and_node_killed_between_two_syncs_come_back_as_if_nothing_had_happened(mortal: Network) -> None:
+    alice, bob = mortal.client("alice"), mortal.client("bob")
+    a, b = mortal.open_connection(alice), mortal.open_connection(bob)
+    alice.run("queuepayment", a, b, "1000")
+    alice.run("sync")
+    token = alice.run("queuepayment", a, b, "234")
+    before = [mortal.height, *(client.run("status", "--verbose") for client in (alice, bob))]
+    hub = alice.run("hubstatus")
+    mortal.kill()
+    assert alice.fails("sync") == (3, "HubUnreachable")
+    mortal.restart()
+    assert [mortal.height, *(client.run("status", "--verbose") for client in (alice, bob))] == before
+    assert alice.run("hubstatus") == hub
+    alice.run("sync")
+    assert tokens_of(bob.run("sync"), b)[1] == token
+    assert alice.shown(a)["balance"] == DEPOSIT - 1234 - 2 * FEE
+    assert bob.shown(b)["balance"] == DEPOSIT + 1234 - FEE
+    for client, handle in ((alice, a), (bob, b)):
+        client.run("close", handle)
+    mortal.kill()
+    mortal.restart()
+    for client, handle in ((alice, a), (bob, b)):
+        mortal.settle(client, handle)
+    held = [client.balances()["XCP"] for client in (alice, bob)]
+    assert held == [ASSETS - 1234 - 3 * FEE, ASSETS + 1234 - 2 * FEE]
+
+
+def test_a_hub_killed_at_any_instant_of_a_sync_pays_once(mortal: Network) -> None:
+    alice, bob = mortal.client("alice"), mortal.client("bob")
+    a, b = mortal.open_connection(alice), mortal.open_connection(bob)
+    sent = []
+    for number in range(4):
+        sent.append(alice.run("queuepayment", a, b, str(100 + number)))
+        killer = threading.Timer(0.02 * number, mortal.kill)
+        killer.start()
+        done = alice.done("sync")
+        killer.join()
+        assert done.code == 0 or done.error["name"] == "HubUnreachable"
+        mortal.restart()
+    alice.run("sync")
+    received = bob.run("sync")[b]["received_payments"]
+    assert [payment["token"] for payment in received] == sent
+    paid = sum(payment["amount"] for payment in received)
+    assert paid == sum(100 + number for number in range(4))
+    fees = DEPOSIT - paid - alice.shown(a)["balance"]
+    assert FEE <= fees <= 5 * FEE
+    hubs = alice.run("hubstatus")["connections"][a]["balance"]
+    assert hubs == DEPOSIT + paid + fees  # both count the same syncs
 
 
 # The client killed --------------------------------------------------------------------------------------------------
 
 
-def killed_everywhere(start: Callable[[int], Client], words: Callable[[Client], tuple[str, ...]]) -> Iterator[Client]:
-    """Clients whose command was killed before its first, second, ... write or call, until one comes through."""
-    for doors in itertools.count():
+def killed_here_and_there(
+    start: Callable[[int], Client], words: Callable[[Client], tuple[str, ...]]
+) -> Iterator[Client]:
+    """Clients whose command was killed before one of its writes or calls, further on each time, until it comes through.
+
+    Each door in turn is for tests/client/test_killed.py, which has no process to start.
+    """
+    for doors in itertools.count(1, STRIDE):
         client = start(doors)
         if not client.killed(doors, *words(client)):
-            assert doors >= 3  # else nothing was tried
+            assert doors > STRIDE  # else nothing was tried
             return
         yield client
 
@@ -97,7 +108,7 @@ def test_a_client_killed_while_it_connects_deposits_once(network: Network) -> No
     def start(doors: int) -> Client:
         return network.client(f"connecting{doors}")
 
-    for client in killed_everywhere(start, lambda _: ("connect", "XCP", str(DEPOSIT))):
+    for client in killed_here_and_there(start, lambda _: ("connect", "XCP", str(DEPOSIT))):
         client.run("sync")
         if not client.handles():
             assert client.balances()["XCP"] == ASSETS
@@ -114,7 +125,7 @@ def test_a_close_receives_what_came_after_a_sync_whose_answer_was_lost(network: 
     """Else it would go back to its payer, or stay with the hub where that has closed, too."""
     alice, bob = network.client("lost-alice"), network.client("lost-bob")
     a, b = network.open_connection(alice), network.open_connection(bob)
-    assert bob.killed(2, "sync")  # prepared and answered, but not settled
+    assert bob.killed("sync settled", "sync")
     assert bob.shown(b)["sync_pending"]
     alice.run("queuepayment", a, b, "70")
     alice.run("sync")
@@ -143,7 +154,7 @@ def test_a_client_killed_while_it_syncs_pays_and_is_charged_once(network: Networ
         bob.run("sync")
         return alice
 
-    for alice in killed_everywhere(start, lambda _: ("sync",)):
+    for alice in killed_here_and_there(start, lambda _: ("sync",)):
         a = opened[alice]
         received = alice.run("sync")[a]["received_payments"]
         assert [(payment["payer_handle"], payment["amount"]) for payment in received] == [(b, 9)]
@@ -171,7 +182,7 @@ def test_a_client_killed_while_it_closes_gets_all_of_its_own(network: Network, r
             client.run("sync")
         return client
 
-    for client in killed_everywhere(start, lambda client: ("close", opened[client])):
+    for client in killed_here_and_there(start, lambda client: ("close", opened[client])):
         handle = opened[client]
         if client.shown(handle)["status"] == "open":
             client.run("close", handle)
@@ -192,10 +203,10 @@ def test_a_client_killed_while_it_settles_gets_all_of_its_own(network: Network) 
         payer.run("queuepayment", p, opened[client], "77")
         payer.run("sync")
         client.run("close", opened[client])
-        network.mine(4)  # payout and change are due
+        network.mine()  # the close; its rest is due
         return client
 
-    for client in killed_everywhere(start, lambda _: ("sync",)):
+    for client in killed_here_and_there(start, lambda _: ("sync",)):
         network.settle(client, opened[client])
         assert client.balances()["XCP"] == ASSETS + 77 - FEE
 
@@ -304,7 +315,17 @@ def test_a_lost_answer_to_a_close_strands_nothing(network: Network, middle: Inte
 
 @pytest.mark.parametrize(
     "member",
-    ["next_revoke_secret_hash", "receive", "commit", "revokes", "refused", "request_sha256", "pubkey", "signature"],
+    [
+        "next_revoke_hash",
+        "receive",
+        "remainder",
+        "commit",
+        "revokes",
+        "refused",
+        "request_sha256",
+        "pubkey",
+        "signature",
+    ],
 )
 def test_a_tampered_reply_is_refused_and_the_next_sync_works(
     network: Network, middle: InterceptingRelay, member: str

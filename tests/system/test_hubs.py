@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from network_support import WAIT, Client, HubProcess, tokens_of, wait_until
+from network_support import WAIT, Client, tokens_of, wait_until
 from regtest_support import NodeProcess, key_of, running_node
+from served_support import HubThread
 from servers import serving
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -35,22 +35,19 @@ class Places:
     def __init__(self, folder: Path, node: NodeProcess) -> None:
         self.folder = folder
         self.node = node
-        self.hubs: dict[str, HubProcess] = {}
+        self.hubs: dict[str, HubThread] = {}
         self.alice = Client(folder / "alice", "")
 
-    def start(self, name: str, port: int = 0, node: NodeProcess | None = None, *options: str) -> str:
+    def start(self, name: str, port: int = 0, node: NodeProcess | None = None) -> str:
         """Start the hub of that name; its URL."""
-        url = (node or self.node).url
-        hub = HubProcess(self.folder / name, "--counterparty-url", url, *options, ports=(), port=port)
-        assert hub.ready, hub.log.read_text()
-        self.hubs[name] = hub
-        self.alice.hub_url = self.alice.hub_url or hub.ready["hub_url"]
-        return hub.ready["hub_url"]
+        hub = self.hubs[name] = HubThread(self.folder / name, (node or self.node).url, port)
+        self.alice.hub_url = self.alice.hub_url or hub.url
+        return hub.url
 
     def stop(self, *names: str) -> None:
         """Stop hubs, all of them where none is named."""
         for name in names or list(self.hubs):
-            self.hubs.pop(name).end(signal.SIGTERM)
+            self.hubs.pop(name).stop()
 
     def mine(self, blocks: int = 1) -> None:
         """Mine; every hub has done its chores afterwards."""
@@ -80,13 +77,12 @@ def port_of(url: str) -> int:
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> Iterator[Places]:
-    with running_node(tmp_path / "chain", 0) as node:
-        running = Places(tmp_path, node)
-        try:
-            yield running
-        finally:
-            running.stop()
+def places(tmp_path: Path, chains: Callable[[int], NodeProcess]) -> Iterator[Places]:
+    running = Places(tmp_path, chains(3))
+    try:
+        yield running
+    finally:
+        running.stop()
 
 
 def sees_by(whose: str, places: Places, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,7 +113,7 @@ def test_each_connection_is_worked_with_its_own_hub(
         places.alice.hub_url = url
         places.alice.run("close", handle)
     connections = [places.alice.connection(handle) for handle in handles]
-    assert [(item.stage, item.told) for item in connections] == [("closing", True)] * 2
+    assert [(item.stage, item.ending.told) for item in connections] == [("closing", True)] * 2
 
 
 @WHOSE_CHAIN
@@ -252,7 +248,7 @@ def test_hubs_at_one_place_are_told_apart_by_their_paths(places: Places) -> None
         assert places.alice.shown(handle)["sent"] == before + 2
         places.alice.hub_url = f"{url}/b/"
         places.alice.run("close", handle)
-        assert places.alice.connection(handle).told
+        assert places.alice.connection(handle).ending.told
 
 
 def refusal(name: str) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -16,8 +18,10 @@ from network_support import (
     tokens_of,
     wait_until,
 )
+from regtest_support import NodeProcess
+from served_support import QuickNetwork
 
-from picopayments_cli.channel2.transactions import Budget
+from picopayments_cli.channel.transactions import Budget
 
 TOKEN = "ab" * 32
 STRANGER = "cd" * 32
@@ -46,18 +50,17 @@ def amounts(client: Client, handle: str) -> tuple[int, int]:
 
 
 def test_a_whole_life_typed_command_by_command(tmp_path: Path) -> None:
-    """As a stranger would type it: real processes, and a network that mines what arrives."""
+    """As a stranger would type it: Alice's commands are real processes, and the network mines what arrives."""
     with running_network(tmp_path, "--node-port", "0") as network:
         alice, bob = Client(tmp_path / "alice", network.hub_url), Client(tmp_path / "bob", network.hub_url)
-        for client in (alice, bob):
-            assert client.typed("faucet")
-            assert client.typed("balances") == {"BTC": COINS, "XCP": ASSETS}
-        a = alice.typed("connect", "XCP", str(DEPOSIT))["handle"]
-        made = bob.typed("connect", "XCP", str(DEPOSIT), "--expire_time", "100", "--delay_time", "3")
-        b = made["handle"]
-        assert network.raw(made["send_deposit_txid"]).vout[0].nValue == Budget(5).anchor
-        wait_until(lambda: {client.run("status")["connections"][h]["status"] for client, h in ((alice, a), (bob, b))}
-                   == {"open"}, "both connections open")  # fmt: skip
+        assert alice.typed("faucet")
+        bob.run("faucet")
+        assert alice.typed("balances") == {"BTC": COINS, "XCP": ASSETS}
+        made = alice.typed("connect", "XCP", str(DEPOSIT), "--expire_time", "100", "--delay_time", "3")
+        a, b = made["handle"], bob.run("connect", "XCP", str(DEPOSIT))["handle"]
+        assert network.raw(made["send_deposit_txid"]).vout[0].nValue == Budget(1).anchor
+        pairs = ((alice, a), (bob, b))
+        wait_until(lambda: {client.shown(handle)["status"] for client, handle in pairs} == {"open"}, "both open")
         assert alice.typed("queuepayment", a, b, "1000", "--token", TOKEN) == TOKEN
         second = alice.typed("queuepayment", a, b, "337")
         assert alice.typed("status")["connections"][a]["payments_queued"] == [
@@ -65,35 +68,26 @@ def test_a_whole_life_typed_command_by_command(tmp_path: Path) -> None:
             {"payee_handle": b, "amount": 337, "token": second},
         ]
         assert alice.typed("sync") == {a: {"txids": [], "received_payments": []}}
-        assert bob.typed("sync") == {
-            b: {
-                "txids": [],
-                "received_payments": [
-                    {"payer_handle": a, "amount": 1000, "token": TOKEN},
-                    {"payer_handle": a, "amount": 337, "token": second},
-                ],
-            }
-        }
-        back = bob.typed("queuepayment", b, a, "7")
-        bob.typed("sync")
+        received = [
+            {"payer_handle": a, "amount": 1000, "token": TOKEN},
+            {"payer_handle": a, "amount": 337, "token": second},
+        ]
+        assert bob.run("sync") == {b: {"txids": [], "received_payments": received}}
+        back = bob.run("queuepayment", b, a, "7")
+        bob.run("sync")
         assert alice.typed("sync")[a]["received_payments"] == [{"payer_handle": b, "amount": 7, "token": back}]
-        shown = [client.typed("status")["connections"][handle] for client, handle in ((alice, a), (bob, b))]
         # Two syncs each, and the 7 came back by revoking: not a unit more or less.
-        assert [item["balance"] for item in shown] == [DEPOSIT - 1337 + 7 - 2 * FEE, DEPOSIT + 1337 - 7 - 2 * FEE]
-        commits = [alice.typed("close", a), bob.typed("close", b)]
-        for txid in commits:
-            assert network.mined_at(txid) <= network.height
-        for _ in range(3):
-            alice.typed("mine", "3")
+        balances = [client.shown(handle)["balance"] for client, handle in pairs]
+        assert balances == [DEPOSIT - 1337 + 7 - 2 * FEE, DEPOSIT + 1337 - 7 - 2 * FEE]
+        closes = [alice.typed("close", a), bob.run("close", b)]
+        assert all(network.mined_at(txid) <= network.height for txid in closes)
+        alice.typed("mine", "2")
+        for _ in range(2):  # what the closes leave to their payers
             alice.typed("sync")
-            bob.typed("sync")
+            bob.run("sync")
         for client, handle, change in ((alice, a, -1337 + 7 - 3 * FEE), (bob, b, 1337 - 7 - 3 * FEE)):
-            status = client.typed("status")
-            assert status["connections"][handle]["status"] == "closed"
-            assert status["wallet"]["balances"] == {
-                "XCP": ASSETS + change,
-                "BTC": COINS - network.own_fees(client),
-            }
+            assert client.shown(handle)["status"] == "closed"
+            assert client.balances() == {"XCP": ASSETS + change, "BTC": network.bitcoins_of(client)}
 
 
 # Paying -------------------------------------------------------------------------------------------------------------
@@ -286,32 +280,28 @@ def test_one_client_may_have_several_connections_and_sync_one(network: Network) 
 # Closing ------------------------------------------------------------------------------------------------------------
 
 
-def test_who_received_publishes_a_commit_and_ends_with_every_satoshi(
-    network: Network, pair: tuple[Client, str, Client, str]
-) -> None:
+def test_who_received_is_paid_by_the_close(network: Network, pair: tuple[Client, str, Client, str]) -> None:
     alice, a, bob, b = pair
     pay(alice, a, b, 4321)
     alice.run("sync")
-    commit = bob.run("close", b)  # which receives what waits first
-    assert bytes(network.raw(commit).vout[0].scriptPubKey)[:1] == b"\xa9"
+    close = bob.run("close", b)  # which receives what waits first
+    assert bytes(network.raw(close).vout[0].scriptPubKey) == bob.wallet_script
     assert bob.shown(b)["status"] == "closing"
-    payout, *_ = network.settle(bob, b)
-    assert bytes(network.raw(payout).vout[0].scriptPubKey) == bob.wallet_script
+    network.settle(bob, b)
     assert bob.balances()["XCP"] == ASSETS + 4321 - FEE
     assert bob.run("sync") == {}
     assert alice.shown(a)["balance"] == DEPOSIT - 4321 - FEE
 
 
-def test_who_received_nothing_publishes_nothing(network: Network, pair: tuple[Client, str, Client, str]) -> None:
+def test_who_received_nothing_closes_by_what_it_paid(network: Network, pair: tuple[Client, str, Client, str]) -> None:
     alice, a, _, b = pair
     pay(alice, a, b, 1000)
     alice.run("sync")
-    assert alice.run("close", a) is None
+    close = network.raw(alice.run("close", a))
+    deposit = alice.connection(a).duplex.sending.contract.deposit.output
+    assert [bytes(out.scriptPubKey) for out in close.vout][2] == deposit  # its rest, which comes home behind it
     network.settle(alice, a)
-    balances = alice.balances()
-    assert balances["XCP"] == ASSETS - 1000 - 2 * FEE
-    # The commit to the hub holds what the hub pays its payout from.
-    assert balances["BTC"] == COINS - network.own_fees(alice) - Budget(5).commit_value
+    assert alice.balances() == {"XCP": ASSETS - 1000 - 2 * FEE, "BTC": network.bitcoins_of(alice)}
 
 
 def test_a_connection_closed_before_it_opened_gives_the_deposit_back_at_once(network: Network) -> None:
@@ -320,15 +310,16 @@ def test_a_connection_closed_before_it_opened_gives_the_deposit_back_at_once(net
     assert client.shown(handle)["status"] == "opening"
     assert client.run("close", handle) is None
     network.mine()  # the deposit
-    result = client.run("sync")
-    (txid,) = result[handle]["txids"]
+    (txid,) = client.run("sync")[handle]["txids"]
     assert bytes(network.raw(txid).vout[0].scriptPubKey) == client.wallet_script
     network.settle(client, handle)
-    assert client.balances() == {"XCP": ASSETS, "BTC": COINS - network.own_fees(client)}
+    assert client.balances() == {"XCP": ASSETS, "BTC": network.bitcoins_of(client)}
 
 
-def test_the_hub_ends_with_the_fees_and_all_of_its_own(tmp_path: Path) -> None:
-    with running_network(tmp_path) as network:
+def test_the_hub_ends_with_the_fees_and_all_of_its_own(tmp_path: Path, chains: Callable[[int], NodeProcess]) -> None:
+    with ExitStack() as stack:
+        network = QuickNetwork(tmp_path, chains(1))
+        stack.callback(network.stop)
         before = network.hub.call("mph_status", assets=None)["funds"]["liquidity"]["XCP"]
         alice, bob = network.client("alice"), network.client("bob")
         a, b = network.open_connection(alice), network.open_connection(bob)
@@ -341,7 +332,7 @@ def test_the_hub_ends_with_the_fees_and_all_of_its_own(tmp_path: Path) -> None:
         bob.run("close", b)
         network.settle(alice, a)
         network.settle(bob, b)
-        network.mine(6)  # for the hub's own payouts and changes
+        network.mine(2)  # for what is left to the hub
         held = network.hub.call("mph_status", assets=None)["funds"]["liquidity"]["XCP"]
         assert held == before + 5 * FEE
         assert alice.balances()["XCP"] + bob.balances()["XCP"] == 2 * ASSETS - 5 * FEE
@@ -359,10 +350,7 @@ def test_status_has_its_documented_shape(network: Network, pair: tuple[Client, s
     shown = status["connections"][a]
     assert set(shown) == {"asset", "balance", "status", "ttl", "payments_queued"}
     assert (shown["asset"], shown["balance"], shown["status"]) == ("XCP", DEPOSIT, "open")
-    anchor = alice.connection(a).duplex.sending.anchor
-    assert anchor is not None
-    depth = network.height - network.mined_at(anchor.outpoint.txid[::-1].hex()) + 1
-    assert shown["ttl"] == 1024 - 6 - depth
+    assert shown["ttl"] == alice.connection(a).expiry.height - network.height - 6
     assert status["wallet"]["balances"] == alice.balances()
     assert set(status["wallet"]) == {"address", "balances"}
     assert alice.run("balances", "--asset", "XCP") == {"XCP": ASSETS - DEPOSIT}
@@ -379,7 +367,8 @@ def test_hubstatus_has_its_documented_shape(network: Network, pair: tuple[Client
     assert (shown["asset"], shown["balance"], shown["status"]) == ("XCP", DEPOSIT, "open")
     assert shown["ttl"] == alice.shown(a)["ttl"]
     terms = status["current_terms"]["XCP"]
-    names = {"deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_min", "sync_fee", "fee_rate"}
+    names = {"deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_min", "sync_fee", "fee_rate",
+             "fee_rate_max"}  # fmt: skip
     assert set(terms) == names
     assert (terms["sync_fee"], terms["expire_min"], terms["deposit_ratio"]) == (FEE, 12, 1.0)
     address = status["funding_addresses"]["XCP"]
@@ -393,13 +382,12 @@ def test_hubstatus_has_its_documented_shape(network: Network, pair: tuple[Client
 # The hub away -------------------------------------------------------------------------------------------------------
 
 
-def test_without_the_hub_commands_fail_with_3_and_change_nothing(tmp_path: Path) -> None:
-    with running_network(tmp_path) as network:
-        client = network.client("alone")
-        handle = network.open_connection(client)
-        pay(client, handle, STRANGER, 5)
-        before = client.files()
-        network.kill()
-        for words in ("sync", "status", "balances", "hubstatus", f"close {handle}", "connect XCP 9"):
-            assert client.fails(*words.split()) == (3, "HubUnreachable")
-        assert client.files() == before
+def test_without_the_hub_commands_fail_with_3_and_change_nothing(network: Network) -> None:
+    client = network.client("alone")
+    handle = network.open_connection(client)
+    pay(client, handle, STRANGER, 5)
+    client.lose_hub(handle)
+    before = client.files()
+    for words in ("sync", "status", "balances", "hubstatus", f"close {handle}", "connect XCP 9"):
+        assert client.fails(*words.split()) == (3, "HubUnreachable")
+    assert client.files() == before

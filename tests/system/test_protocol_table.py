@@ -23,15 +23,14 @@ from channel_support import (
     anchor_of,
     compose_expire,
     compose_revoke,
-    legacy,
     purse,
 )
-from client_support import Life
+from client_support import DELAY, Life
 from exchange_support import prepare, serve, settle, two_parties
-from regtest_support import running_node
+from regtest_support import NodeProcess, running_node
 
 from picopayments_cli import errors
-from picopayments_cli.channel import close, deadlines, drafts, fees, messages, rates, state, terms, transactions
+from picopayments_cli.channel import deadlines, drafts, fees, messages, rates, state, terms, transactions
 from picopayments_cli.channel.counterparty import data_script, pack_send
 from picopayments_cli.channel.drafts import Draft
 from picopayments_cli.channel.keys import NUMS, Key
@@ -45,9 +44,9 @@ from picopayments_cli.hub import chores, hub, methods
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "protocol.rst").read_text(encoding="utf-8")
 SOURCES = {
-    path.relative_to(ROOT): path.read_text(encoding="utf-8")
-    for folder in ("channel", "client", "hub", "chain")
-    for path in sorted((ROOT / "picopayments_cli" / folder).glob("*.py"))
+    path: path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / "picopayments_cli").rglob("*.py"))
+    if path.name != "errors.py"
 }
 
 
@@ -96,7 +95,8 @@ def test_the_scripts_of_the_document_are_byte_for_byte_those_of_the_code() -> No
 def compositions() -> dict[str, Draft]:
     """Every transaction of a channel, at 1 sat/vB and with the least anchor."""
     anchor = anchor_of(CONTRACT)
-    commit, ended = (make(CONTRACT, anchor, 300, *more) for make, *more in _BY_QUANTITY)
+    commit = transactions.compose_commit(CONTRACT, anchor, 300, ONE)
+    ended = transactions.compose_close(CONTRACT, anchor, 300)
     return {
         "deposit": transactions.compose_deposit(CONTRACT, purse([100_000])),
         "commit": commit,
@@ -111,7 +111,6 @@ def compositions() -> dict[str, Draft]:
     }
 
 
-_BY_QUANTITY: tuple[tuple[Any, ...], ...] = ((transactions.compose_commit, ONE), (transactions.compose_close,))
 PLACES = {
     DEPOSIT.output: "deposit's address",
     CONTRACT.commit_script(ONE).output: "commit's address",
@@ -152,8 +151,8 @@ def test_the_sums_of_the_document_are_the_budgets() -> None:
         value = {"r": Fraction(rate), "anchor": Fraction(anchor.value)}
         sums = re.findall(r"(?m)^    ([a-z', ]+[a-z]) +=  (.+)$", DOCUMENT.partition("Satoshis\n====")[2])
         for name, text in sums:
-            text = re.sub(r"commit's output", "output", text).replace("their input", "input")
-            value[name] = _worth(text, {**value, "output": value.get("commit's output", Fraction(0)), "input": 10_000})
+            known = {**value, "output": value.get("commit's output", Fraction(0)), "input": Fraction(10_000)}
+            value[name] = _worth(text.replace("commit's output", "output").replace("their input", "input"), known)
         commit = transactions.compose_commit(contract, anchor, 300, ONE)
         ended = transactions.compose_close(contract, anchor, 300)
         assert value["commit's output"] == commit.outputs[0].value
@@ -176,12 +175,8 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
     reserve = hub.Hub.reserve.fget(_HubOfBounds())  # type: ignore[attr-defined]
     numbers = {
         "protocol": PROTOCOL,
-        "dust": transactions.DUST,
+        "dust": drafts.DUST,
         "P2A output": transactions.P2A_VALUE,
-        "commit size": transactions.COMMIT_SIZE,
-        "payout, remainder and rest size": transactions.PAYOUT_SIZE,
-        "close size": transactions.CLOSE_SIZE,
-        "least anchor at 1 sat/vB": transactions.Budget(1).anchor,
         "least anchor at 5 sat/vB": transactions.Budget(5).anchor,
         "greatest size of a child": drafts.MAX_CHILD,
         "greatest commit rate": rates.MAX_AGREED,
@@ -189,7 +184,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "least delay": transactions.MIN_DELAY,
         "least delay on mainnet": deadlines.delay_min(mainnet),
         "default delay on mainnet": deadlines.default_delay(mainnet),
-        "greatest delay": deadlines.MAX_DELAY,
+        "greatest delay": transactions.MAX_DELAY,
         "least expiry": mainnet.expire_min,
         "least expiry on regtest": regtest.expire_min,
         "greatest expiry": mainnet.expire_max,
@@ -240,9 +235,9 @@ NAMES = {
 }
 LISTS = ("connections", "sends", "receive", "refused")
 ITEMS = {
-    **{("client", "hub")[n]: "client, hub" for n in (0, 1)},
-    **{("c2h", "h2c")[n]: "c2h, h2c" for n in (0, 1)},
-    **{("c2h_close", "h2c_close")[n]: "c2h_close, h2c_close" for n in (0, 1)},
+    **dict.fromkeys(("client", "hub"), "client, hub"),
+    **dict.fromkeys(("c2h", "h2c"), "c2h, h2c"),
+    **dict.fromkeys(("c2h_close", "h2c_close"), "c2h_close, h2c_close"),
     **{name: name for name in ("channel_terms", "commit", "remainder")},
     **{name: f"item of {name}" for name in LISTS},
 }
@@ -276,9 +271,10 @@ def test_the_members_of_the_document_are_those_of_the_messages() -> None:
 
 def named_in(sources: Mapping[Path, str]) -> set[str]:
     """The errors that these modules name beside their imports."""
-    text = "\n".join(re.sub(r"(?s)from picopayments_cli\.errors import (\(.*?\)|[^\n]*)", "", it) for it in sources.values())
+    imports, docstrings = r"from picopayments_cli\.errors import (\(.*?\)|[^\n]*)", r'"""(.*?)"""'
+    text = re.sub(f"(?s){imports}|{docstrings}", "", "\n".join(sources.values()))
     known = {name for name, item in vars(errors).items() if isinstance(item, type)}
-    return {name for name in re.findall(r"\b[A-Z]\w+\b", re.sub(r'"""(?s:.*?)"""', "", text)) if name in known}
+    return known & set(re.findall(r"\b[A-Z]\w+\b", text))
 
 
 def refusals() -> set[str]:
@@ -318,20 +314,112 @@ def test_a_sync_is_as_large_as_the_document_says() -> None:
     for number in range(40):
         body = prepare(client, 10 + number % 7).as_json()
         hub_side.due += 10 + 3 * number % 7
-        told = serve(hub_side, messages.SyncRequest.parse(body), sha256(b"asked").digest()).as_json()
-        settle(client, messages.SyncReply.parse(told))
-        sizes.append((len(json.dumps(body)), len(json.dumps(told))))
+        answer = serve(hub_side, messages.SyncRequest.parse(body), sha256(b"asked").digest()).as_json()
+        settle(client, messages.SyncReply.parse(answer))
+        sizes.append((len(json.dumps(body)), len(json.dumps(answer))))
     most = [max(column) for column in zip(*sizes, strict=True)]
-    for size, said in zip(most, promised(r"at most about ([\d,]+) bytes of request and ([\d,]+) of result"), strict=True):
+    told = promised(r"at most about ([\d,]+) bytes of request and ([\d,]+) of result")
+    for size, said in zip(most, told, strict=True):
         assert abs(size - said) < said / 20
 
 
+# The client ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NodeProcess]:
+    with running_node(tmp_path_factory.mktemp("chain") / "node", 0) as running:
+        yield running
+
+
 @pytest.fixture
-def it(tmp_path: Path) -> Iterator[Life]:
-    with running_node(tmp_path / "node", 0) as node:
-        made = Life(tmp_path / "client", node, Key(sha256(b"hub").digest()))
-        yield made
-        made.session.close()
+def it(tmp_path: Path, node: NodeProcess) -> Iterator[Life]:
+    made = Life(tmp_path / "client", node, Key(sha256(str(tmp_path).encode()).digest()))
+    made.doors.passed.clear()
+    yield made
+    made.session.close()
+
+
+def sync(it: Life) -> None:
+    it.open()
+
+
+def refused(it: Life) -> None:
+    it.open()
+    it.hub.refuses, it.hub.forgives = errors.PaymentExceedsReceivable("Too much."), True
+    it.pay(5)
+
+
+def cheated(it: Life) -> None:
+    it.open()
+    it.pay(300)
+    it.receive(250)
+    it.hub.publish(max(it.hub.received, key=lambda commit: commit.quantity))
+    it.hub.silent = True
+    it.sync()
+
+
+def closed(it: Life) -> None:
+    it.open()
+    it.pay(30)
+    it.receive(100)
+    it.close()
+
+
+def close_mined(it: Life) -> None:
+    closed(it)
+    it.mine()
+    it.sync()
+
+
+def all_home(it: Life) -> None:
+    close_mined(it)
+    it.mine()
+    it.sync()
+
+
+def closed_alone(it: Life) -> None:
+    it.open()
+    it.receive(100)
+    it.hub.silent = True
+    it.close()
+
+
+def ripe(it: Life) -> None:
+    closed_alone(it)
+    it.mine(DELAY + 1)
+    it.sync()
+
+
+def expired(it: Life) -> None:
+    ripe(it)
+    it.until(it.connection.expiry.height)
+    it.sync()
+
+
+STATES = {
+    "connect": Life.connect,
+    "sync": sync,
+    "sync, payments refused": refused,
+    "sync, a cheat published": cheated,
+    "close": closed,
+    "sync, the close mined": close_mined,
+    "sync, all home": all_home,
+    "close, the hub silent": closed_alone,
+    "sync, the delay over": ripe,
+    "sync, the expiry reached": expired,
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_command_goes_through_the_doors_of_the_document(state: str, it: Life) -> None:
+    STATES[state](it)
+    passed = [door for door in it.doors.passed if door.startswith(("save ", "call ", "broadcast "))]
+    assert dict(cells("command", "doors of the client"))[state] == ", ".join(passed)
+
+
+def test_every_command_of_the_document_is_tried() -> None:
+    assert [name for name, _ in cells("command", "doors of the client")] == list(STATES)
 
 
 def test_a_connections_file_grows_as_the_document_says(it: Life) -> None:

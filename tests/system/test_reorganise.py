@@ -13,34 +13,34 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from network_support import ASSETS, COINS, DEPOSIT, FEE, Client, Network, running_network
+from network_support import ASSETS, DEPOSIT, FEE, Client, Network
+from regtest_support import NodeProcess, address_of
+from served_support import QuickNetwork
 
-from picopayments_cli.channel.counterparty import is_p2sh
-from picopayments_cli.channel.networks import NETWORKS, address_of_script
-from picopayments_cli.channel2.transactions import Budget
+from picopayments_cli.channel.stages import AGREED
 from picopayments_cli.errors import UnknownTransaction
 
 ROUNDS = 60  # of a block and a sync, until a stage is reached
 SAFE_DEPTH = "PICOPAYMENTS_SAFE_DEPTH"
-NOBODY = "http://127.0.0.1:9/api/"
 EXPIRE = 32  # blocks
 DEEPEST = 6
-ALL = range(1, DEEPEST + 1)
+BOTH = (1, DEEPEST)  # all depths between them, and losses at every instant, are for tests/faults
 Networks = Callable[[int], Network]
 
 
 @pytest.fixture(scope="module")
-def networks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Networks]:
+def networks(tmp_path_factory: pytest.TempPathFactory, chains: Callable[[int], NodeProcess]) -> Iterator[Networks]:
     """A network for each ``safe_depth``, started when it is asked for."""
-    started: dict[int, Network] = {}
+    started: dict[int, QuickNetwork] = {}
+    chain = chains(3)
     with ExitStack() as stack:
 
         def get(safe_depth: int) -> Network:
             if safe_depth not in started:
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setenv(SAFE_DEPTH, str(safe_depth))
-                    folder = tmp_path_factory.mktemp(f"deep-{safe_depth}")
-                    started[safe_depth] = stack.enter_context(running_network(folder))
+                    started[safe_depth] = QuickNetwork(tmp_path_factory.mktemp(f"deep-{safe_depth}"), chain)
+                stack.callback(started[safe_depth].stop)
             return started[safe_depth]
 
         yield get
@@ -70,7 +70,7 @@ class ConnectedClient:
     def script(self, way: str) -> bytes:
         """The scriptPubKey of a deposit, ``c2h`` or ``h2c``."""
         duplex = self.client.connection(self.handle).duplex
-        return (duplex.sending if way == "c2h" else duplex.receiving).script.output
+        return (duplex.sending if way == "c2h" else duplex.receiving).contract.deposit.output
 
     def sync(self) -> None:
         """A sync that exchanges payments."""
@@ -128,7 +128,7 @@ class ReorganisedLife:
             if reached():
                 return
             for party in self.parties:
-                agreed = party.client.connection(party.handle).stage == "agreed"
+                agreed = party.client.connection(party.handle).stage == AGREED
                 if not agreed or party.status != "open":
                     party.client.run("sync")
             self.network.mine()
@@ -136,18 +136,16 @@ class ReorganisedLife:
 
     def mined(self, script: bytes, number: int) -> bool:
         """Whether blocks hold so many transactions of a script."""
-        address = address_of_script(NETWORKS["regtest"], script)
-        found = self.network.hub.call("search_raw_transactions", address=address)
-        return sum(bool(entry.get("confirmations")) for entry in found) >= number
+        return len(self._mined(script)) >= number
+
+    def _mined(self, script: bytes) -> list[str]:
+        found = self.network.hub.call("search_raw_transactions", address=address_of(script))
+        return [entry["txid"] for entry in found if entry.get("confirmations")]
 
     def commit(self, script: bytes) -> bytes | None:
-        """Where the transaction that spends a deposit pays first, once it is in a block."""
-        address = address_of_script(NETWORKS["regtest"], script)
-        for entry in self.network.hub.call("search_raw_transactions", address=address):
-            first = bytes(self.network.raw(entry["txid"]).vout[0].scriptPubKey)
-            if is_p2sh(first) and first != script and entry.get("confirmations"):
-                return first
-        return None
+        """Where the commit that spends a deposit pays first, once it is in a block."""
+        firsts = [bytes(self.network.raw(txid).vout[0].scriptPubKey) for txid in self._mined(script)]
+        return next((first for first in firsts if first[:2] == b"\x51\x20" and first != script), None)
 
     def is_mined(self, txid: str) -> bool:
         """Whether a block holds a transaction."""
@@ -167,7 +165,9 @@ class ReorganisedLife:
         )
 
 
-@pytest.mark.parametrize(("safe_depth", "forget", "depths"), [(1, False, ALL), (7, True, ALL), (1, True, (DEEPEST,))])
+@pytest.mark.parametrize(
+    ("safe_depth", "forget", "depths"), [(1, False, BOTH), (7, True, (DEEPEST,)), (1, True, (DEEPEST,))]
+)
 def test_a_life_in_which_blocks_are_lost_at_every_stage(
     networks: Networks, safe_depth: int, forget: bool, depths: Sequence[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,11 +178,11 @@ def test_a_life_in_which_blocks_are_lost_at_every_stage(
     def both_open() -> bool:
         return alice.status == bob.status == "open"
 
-    def deposited() -> bool:
-        return life.mined(alice.script("h2c"), 1) and life.mined(bob.script("h2c"), 1)
+    def all_mined(number: int) -> bool:
+        return all(life.mined(script, number) for script in (alice.script("c2h"), bob.script("h2c")))
 
     life.shake(lambda: life.is_mined(alice.deposit) and life.is_mined(bob.deposit), "c2h deposits mined")
-    life.shake(deposited, "h2c deposits mined")
+    life.shake(lambda: all(life.mined(party.script("h2c"), 1) for party in (alice, bob)), "h2c deposits mined")
     life.until(both_open, "both open")
     _pay(alice, bob, 5000)
     _pay(bob, alice, 1200)
@@ -190,32 +190,36 @@ def test_a_life_in_which_blocks_are_lost_at_every_stage(
     _pay(alice, bob, 700)
     alice.close()
     bob.close()
-    paid = alice.script("c2h"), bob.script("h2c")
-    life.shake(lambda: all(life.commit(script) is not None for script in paid), "commits of hub and client mined")
-    commit = life.commit(bob.script("h2c"))
-    assert commit is not None
-    life.shake(lambda: life.mined(commit, 2), "payout mined")
-    life.shake(lambda: life.mined(alice.script("c2h"), 3), "change mined")
+    life.shake(lambda: all_mined(2), "closes mined")
+    life.shake(lambda: all_mined(3), "their rests mined")
     life.shake(life.is_over, "the end")
     _check_end(life)
 
 
 @pytest.mark.parametrize("forget", [False, True])
-def test_what_was_closed_at_once_is_settled_again(
+def test_what_was_closed_alone_at_once_is_settled_again(
     networks: Networks, forget: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Commit and payout are lost together, so that the payout comes too early for the mempool: somebody must know."""
     monkeypatch.setenv(SAFE_DEPTH, "1")
     life = ReorganisedLife(networks(1), (DEEPEST,), forget)
-    alice, bob = life.connect("early-alice", "early-bob")
+    alice, bob = life.connect("early-alice", "early-bob", options=("--expire_time", str(EXPIRE)))
     life.until(lambda: alice.status == bob.status == "open", "both open")
     _pay(alice, bob, 5000)
-    life.network.mine(DEEPEST)
+    monkeypatch.setenv("PICOPAYMENTS_CHAIN_URL", life.network.chain_url)
+    bob.client.lose_hub(bob.handle)
+    bob.client.run("close", bob.handle)
+    bob.syncs += 1  # one that never reached the hub
     alice.close()
-    bob.close()
+    script = bob.script("h2c")
+    life.until(lambda: life.commit(script) is not None, "his commit mined")
+    commit = life.commit(script)
+    assert commit is not None
+    life.shake(lambda: life.mined(commit, 2), "commit and payout mined")
     life.shake(life.is_over, "the end")
     actions = [event["action"] for event in bob.client.run("history")]
     assert actions[-3:] == ["closed", "closing", "closed"]  # what left again is no new action
+    assert life.commit(script) == commit
     _check_end(life)
 
 
@@ -229,28 +233,26 @@ def _pay(payer: ConnectedClient, payee: ConnectedClient, amount: int) -> None:
 
 
 def _check_end(life: ReorganisedLife) -> None:
-    """All is buried, nothing is left to do, and bitcoins have gone to the miners only, and into commits to the hub."""
+    """All is buried, nothing is left to do, and bitcoins have gone to the miners only, and along with assets."""
     life.network.mine(DEEPEST + 1)
     for party in life.parties:
         assert party.client.run("sync") == {}
     assert life.is_over()
     assert life.network.bitcoin("getrawmempool") == []
     for party in life.parties:
-        paid, got = (life.commit(party.script(way)) is not None for way in ("c2h", "h2c"))
-        bitcoins = COINS - life.network.own_fees(party.client) + (got - paid) * Budget(5).commit_value
-        assert party.client.balances()["BTC"] == bitcoins
+        assert party.client.balances()["BTC"] == life.network.bitcoins_of(party.client)
 
 
-@pytest.mark.parametrize(("safe_depth", "forget"), [(1, False), (7, True)])
+@pytest.mark.parametrize(("safe_depth", "forget", "depths"), [(1, False, BOTH), (7, True, (DEEPEST,))])
 def test_blocks_lost_while_deposits_expire(
-    networks: Networks, safe_depth: int, forget: bool, monkeypatch: pytest.MonkeyPatch
+    networks: Networks, safe_depth: int, forget: bool, depths: Sequence[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The client can't reach the hub, nor the hub learn the client's secret: both wait until they may expire."""
+    """The client can't reach the hub: both wait until their deposits expire."""
     monkeypatch.setenv(SAFE_DEPTH, str(safe_depth))
-    life = ReorganisedLife(networks(safe_depth), ALL, forget)
+    life = ReorganisedLife(networks(safe_depth), depths, forget)
     (carol,) = life.connect("carol", options=("--expire_time", str(EXPIRE)))
     life.until(lambda: carol.status == "open", "an open connection")
-    carol.client.hub_url = NOBODY
+    carol.client.lose_hub(carol.handle)
     monkeypatch.setenv("PICOPAYMENTS_CHAIN_URL", life.network.chain_url)
     life.network.mine(EXPIRE - 10)
     scripts = carol.script("c2h"), carol.script("h2c")

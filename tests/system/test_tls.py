@@ -15,7 +15,7 @@ from servers import json_rpc
 
 from picopayments_cli import config
 from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.client2.session import Session
+from picopayments_cli.client.session import Session
 from picopayments_cli.errors import HubUnreachable
 
 PACKAGE = Path(config.__file__).parent

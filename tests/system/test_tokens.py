@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from client2.test_cull import dying
 from network_support import DEPOSIT, FEE, WAIT, Client, Network, tokens_of
 from original_support import PAYEE, write_original
 from original_support import QUEUED as QUEUED_THERE
@@ -110,7 +109,7 @@ def test_what_a_sync_may_have_sent_is_not_queued_again(
 ) -> None:
     source, second = network.open_connection(alice), network.open_connection(alice)
     queue(alice, source, payee)
-    dying(alice, "sync settled", "sync", "--handle", source)
+    assert alice.killed("sync settled", "sync", "--handle", source)
     assert "no answer yet" in queue(alice, source, payee)
     assert in_use(alice, second, payee)
     alice.run("sync")
@@ -123,7 +122,7 @@ def test_a_culled_connection_without_its_answer_may_have_paid(network: Network, 
     """The hub took the payment, and was never heard of again; a node of one's own tells the rest."""
     source, second = network.open_connection(alice, "--expire-time", "30"), network.open_connection(alice)
     queue(alice, source, payee)
-    dying(alice, "sync settled", "sync", "--handle", source)
+    assert alice.killed("sync settled", "sync", "--handle", source)
     path = alice.basedir / "regtest.connections" / f"{source}.json"
     path.write_text(path.read_text().replace(network.hub_url, NOBODY))
     alone = Client(alice.basedir, NOBODY)

@@ -18,20 +18,21 @@ import pytest
 from picopayments_cli.chain import Coin
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.channel.values import Handle, Height, Outpoint
+from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Wallet, confirmed
-from picopayments_cli.client2.store import Store
-from picopayments_cli.errors import StoreDamaged, StoreLocked, StoreNewer, StoreUnusable, UnknownHandle
+from picopayments_cli.errors import OldProtocol, StoreDamaged, StoreLocked, StoreNewer, StoreUnusable, UnknownHandle
 
 REGTEST = NETWORKS["regtest"]
 ONE = Handle(bytes([1]) * 32)
 TWO = Handle(bytes([2]) * 32)
 DOCUMENT = {"asset": "XCP", "quantity": 2**63 - 1, "queue": [{"token": "00ff"}], "pending": None}
+LOADED = {**DOCUMENT, "rows": []}
 
 HOLD = """
 import sys, time
 from pathlib import Path
 from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.client2.store import Store
+from picopayments_cli.client.store import Store
 with Store(Path(sys.argv[1]), NETWORKS["regtest"]):
     print("held", flush=True)
     time.sleep(60)
@@ -41,7 +42,7 @@ import sys
 from pathlib import Path
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.client2.store import Store
+from picopayments_cli.client.store import Store
 handle = Handle(bytes([1]) * 32)
 for _ in range(25):
     with Store(Path(sys.argv[1]), NETWORKS["regtest"]) as store:
@@ -69,23 +70,6 @@ def saved(store: Store) -> Path:
     return file_of(store, ONE)
 
 
-def test_a_first_document_takes_no_other_ones_place(store: Store) -> None:
-    path = saved(store)
-    before = path.read_bytes()
-    with store:
-        with pytest.raises(StoreUnusable, match="already"):
-            store.create(ONE, {}, "test")
-        assert path.read_bytes() == before
-        store.archive(ONE)
-        assert (store.has(ONE), store.has(TWO)) == (True, False)
-        with pytest.raises(StoreUnusable, match="already"):
-            store.create(ONE, {}, "test")
-        store.create(TWO, DOCUMENT, "test")
-        assert store.load(TWO) == DOCUMENT
-    with pytest.raises(RuntimeError):
-        store.create(TWO, {}, "test")
-
-
 def test_a_document_that_was_taken_away_does_not_come_back_after_a_power_cut(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,10 +94,10 @@ def test_a_document_comes_back_as_it_was(store: Store) -> None:
         store.save(ONE, DOCUMENT, "test")
     with Store(store.basedir, REGTEST) as again:
         assert again.handles() == [ONE, TWO]
-        assert again.load(ONE) == DOCUMENT
-        assert again.load_all() == {ONE: DOCUMENT, TWO: {"asset": "A"}}
+        assert again.load(ONE) == LOADED
+        assert again.load_all() == {ONE: LOADED, TWO: {"asset": "A", "rows": []}}
     document = json.loads(file_of(store, ONE).read_text())
-    assert (document["format"], document["version"], document["network"]) == ("picopayments-connection", 1, "regtest")
+    assert (document["format"], document["version"], document["network"]) == ("picopayments-connection", 2, "regtest")
 
 
 def test_looking_writes_nothing_but_the_lock(store: Store) -> None:
@@ -160,7 +144,7 @@ def test_files_open_to_others_are_refused_with_the_command_that_helps(store: Sto
         pass
     subprocess.run(refused.value.message.rpartition("run: ")[2], shell=True, check=True)
     with store:
-        assert store.load(ONE) == DOCUMENT
+        assert store.load(ONE) == LOADED
 
 
 @pytest.mark.parametrize(
@@ -173,13 +157,13 @@ def test_files_open_to_others_are_refused_with_the_command_that_helps(store: Sto
         (b"\xff\xfe", StoreDamaged),
         (b"[" * 100_000, StoreDamaged),
         (b'{"format": "picopayments-connection", "network": "regtest"}', StoreDamaged),
-        (b'{"format": "picopayments-connection", "version": 1, "network": "mainnet"}', StoreDamaged),
-        (b'{"format": "picopayments-connection", "version": 1}', StoreDamaged),
+        (b'{"format": "picopayments-connection", "version": 2, "network": "mainnet"}', StoreDamaged),
+        (b'{"format": "picopayments-connection", "version": 2}', StoreDamaged),
         (b'{"format": "picopayments-connection", "version": 0, "network": "regtest"}', StoreDamaged),
         (b'{"format": "picopayments-connection", "version": "1", "network": "regtest"}', StoreDamaged),
-        (b'{"format": "picopayments-hub", "version": 1, "network": "regtest"}', StoreDamaged),
-        (b'{"version": 1, "network": "regtest"}', StoreDamaged),
-        (b'{"format": "picopayments-connection", "version": 2, "network": "regtest"}', StoreNewer),
+        (b'{"format": "picopayments-hub", "version": 2, "network": "regtest"}', StoreDamaged),
+        (b'{"version": 2, "network": "regtest"}', StoreDamaged),
+        (b'{"format": "picopayments-connection", "version": 3, "network": "regtest"}', StoreNewer),
     ],
 )
 def test_damaged_and_newer_files_are_refused_and_left_alone(
@@ -196,6 +180,37 @@ def test_damaged_and_newer_files_are_refused_and_left_alone(
         with pytest.raises(error):
             store.save(ONE, DOCUMENT, "test")
     assert path.read_bytes() == content
+
+
+def test_connections_of_protocol_2_are_named_and_cost_the_others_nothing(store: Store) -> None:
+    path = saved(store)
+    old = path.read_text().replace('"version":2', '"version":1')
+    path.write_text(old)
+    with store:
+        store.save(TWO, DOCUMENT, "test")
+        for step in (store.load, store.archive):
+            with pytest.raises(OldProtocol, match="Nothing is lost") as refused:
+                step(ONE)
+        with pytest.raises(OldProtocol):
+            store.save(ONE, DOCUMENT, "test")
+        assert refused.value.data["path"] == str(path)
+        assert store.load_all() == {TWO: LOADED}
+        assert list(store.of_old_protocol()) == [ONE]
+        store.history()
+        store.archive(TWO)
+        (store.archive_folder / path.name).write_text(old)
+        assert list(store.archived()) == [TWO]
+    assert path.read_text() == old
+
+
+def test_the_last_fee_rate_is_kept(store: Store) -> None:
+    with store:
+        assert store.last_rate() is None
+        store.save_rate(7)
+        assert store.last_rate() == 7
+        for damage in ("", "x", "-1", "1.5", "9" * 40):
+            store.rate_path.write_text(damage)
+            assert store.last_rate() is None
 
 
 def test_a_file_damaged_after_it_was_loaded_is_looked_at_again_under_the_next_lock(store: Store) -> None:
@@ -229,7 +244,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(store: Store) -> No
         "from picopayments_cli.errors import StoreUnusable\n"
         "from picopayments_cli.channel.networks import NETWORKS\n"
         "from picopayments_cli.channel.values import Handle\n"
-        "from picopayments_cli.client2.store import Store\n"
+        "from picopayments_cli.client.store import Store\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "with Store(Path(sys.argv[1]), NETWORKS['regtest']) as store:\n"
@@ -299,7 +314,7 @@ def test_what_a_killed_writer_left_is_no_hindrance(store: Store) -> None:
     with store:
         assert store.handles() == [ONE]
         store.save(ONE, {"new": True}, "test")
-        assert store.load(ONE) == {"new": True}
+        assert store.load(ONE) == {"new": True, "rows": []}
     assert mode_of(path) == 0o600
     assert not left.exists()
 
@@ -312,7 +327,7 @@ def test_files_of_other_names_are_no_connections(store: Store) -> None:
         (store.folder / other).write_text("nonsense")
     with store:
         assert store.handles() == [ONE]
-        assert store.load_all() == {ONE: DOCUMENT}
+        assert store.load_all() == {ONE: LOADED}
 
 
 def test_what_is_put_into_the_archive_is_found_there(store: Store) -> None:
@@ -367,7 +382,7 @@ def test_two_processes_take_turns(store: Store) -> None:
     writers = [subprocess.Popen(command) for _ in range(2)]
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
     with store:
-        assert store.load(ONE) == {"count": 50}
+        assert store.load(ONE) == {"count": 50, "rows": []}
 
 
 def test_the_lock_is_waited_for_named_and_freed_by_sigkill(store: Store) -> None:

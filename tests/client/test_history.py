@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client.history import Event, in_order
-from picopayments_cli.client2.store import Store
+from picopayments_cli.client.store import Store
 from picopayments_cli.errors import StoreDamaged
 
 REGTEST = NETWORKS["regtest"]
@@ -28,7 +28,7 @@ import os, signal, sys
 from pathlib import Path
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.client2.store import Store
+from picopayments_cli.client.store import Store
 handle, left = Handle(bytes([1]) * 32), int(sys.argv[2])
 def die_in_time(name, given):
     global left

@@ -1,30 +1,33 @@
-"""A token pays once for a wallet in memory, whatever happens to its payments, in whatever order."""
+"""A token pays once for a wallet, whatever happens to its payments, in whatever order."""
 
 from __future__ import annotations
 
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from client_support import SILENT, Life
 from hypothesis import given
 from hypothesis import strategies as st
-from memory_life_support import SILENT, LifeInMemory
+from regtest_support import NodeProcess
 
-from client2.test_history import ONE, TWO
 from picopayments_cli import api
+from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
-from picopayments_cli.channel2.messages import Payment, Refusal
+from picopayments_cli.channel.wire import Payment, RefusedPayment
+from picopayments_cli.client.connection import Connection, Pending
 from picopayments_cli.client.history import Event, events_of, refused, synced, told
+from picopayments_cli.client.store import Store
 from picopayments_cli.client.tokens import QUEUED, REFUSED, SENT, UNANSWERED, standing
-from picopayments_cli.client2.connection import Connection, Pending
-from picopayments_cli.client2.store import Store
-from picopayments_cli.errors import NotTransferable, PaymentExceedsReceivable, StoreDamaged, TokenInUse
+from picopayments_cli.errors import HubUnreachable, NotTransferable, PaymentExceedsReceivable, StoreDamaged, TokenInUse
 
+ONE, TWO = Handle(b"\1" * 32), Handle(b"\2" * 32)
 TOKEN, OTHER = Token(b"token"), Token(b"other")
 PAYEE = Handle(b"\3" * 32)
 PAYMENT = Payment(PAYEE, Quantity(5), TOKEN)
@@ -32,9 +35,9 @@ BODY = {"sends": [{"token": TOKEN.hex()}]}
 
 
 @pytest.fixture(scope="module")
-def blank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+def blank(tmp_path_factory: pytest.TempPathFactory, node: NodeProcess) -> Iterator[Connection]:
     """An open connection that has paid nothing."""
-    made = LifeInMemory(tmp_path_factory.mktemp("blank"))
+    made = Life(tmp_path_factory.mktemp("blank") / "client", node, Key(bytes(31) + b"\7"))
     made.open()
     yield made.connection
     made.session.close()
@@ -168,7 +171,7 @@ class Wallet:
         pending = self.connections[handle].pending
         if pending is None:
             return
-        refusals = [] if takes else [Refusal(item.token, "UnknownHandle") for item in pending.payments]
+        refusals = [] if takes else [RefusedPayment(item.token, "UnknownHandle") for item in pending.payments]
         self.taken += [(handle, item) for item in pending.payments if takes]
         self.events += events_of(handle, synced(pending.payments, refusals, 1, ()), len(self.events))
         owed = self.connections[handle].owed + sum(item.amount for item in pending.payments if not takes)
@@ -237,14 +240,20 @@ def test_whatever_happens_a_token_pays_once_and_what_never_paid_is_free(
 
 
 @pytest.fixture
-def story(tmp_path: Path) -> Iterator[LifeInMemory]:
-    made = LifeInMemory(tmp_path)
-    made.open()
-    yield made
-    made.session.close()
+def story(it: Life) -> Life:
+    it.open()
+    it.restart()
+    return it
 
 
-def pay(it: LifeInMemory, amount: int = 100) -> bool:
+def sync(it: Life) -> None:
+    """What one command does, whatever comes of it."""
+    it.restart()
+    with suppress(HubUnreachable, PaymentExceedsReceivable):
+        api.sync(it.session)
+
+
+def pay(it: Life, amount: int = 100) -> bool:
     """Run the payer's script; whether it queued the payment."""
     before = it.files()
     assert api.queuepayment(it.session, it.handle, "00" * HANDLE_SIZE, amount, TOKEN.hex()) == TOKEN.hex()
@@ -252,18 +261,18 @@ def pay(it: LifeInMemory, amount: int = 100) -> bool:
 
 
 @pytest.mark.parametrize("door", ["save sync prepared", "call mph_sync", "save sync settled"])
-def test_a_process_that_is_killed_pays_once(story: LifeInMemory, door: str) -> None:
+def test_a_process_that_is_killed_pays_once(story: Life, door: str) -> None:
     assert pay(story)
     story.killed_at(door, lambda: api.sync(story.session))
     assert not pay(story)
-    story.sync()
+    sync(story)
     assert not pay(story)
-    story.sync()
+    sync(story)
     assert [event["action"] for event in story.told()].count("sent") == 1
     assert len(story.connection.queue) == 0
 
 
-def test_a_repaired_sync_without_an_answer_may_still_have_paid(story: LifeInMemory) -> None:
+def test_a_repaired_sync_without_an_answer_may_still_have_paid(story: Life) -> None:
     """Refused by the history, and yet the hub may have taken the first version."""
     assert pay(story)
     honest, told = story.hub.call, [PaymentExceedsReceivable("Not these."), SILENT]
@@ -274,48 +283,48 @@ def test_a_repaired_sync_without_an_answer_may_still_have_paid(story: LifeInMemo
         return honest(method, params, **more)  # type: ignore[arg-type]
 
     story.hub.call = call  # type: ignore[method-assign]
-    story.sync()
-    assert [event["action"] for event in story.told()][1:] == ["refused"]
+    sync(story)
+    assert [event["action"] for event in story.told()][2:] == ["refused"]
     assert not pay(story)
-    story.sync()
+    sync(story)
     assert pay(story)
-    story.sync()
+    sync(story)
     assert not pay(story)
 
 
-def test_a_hub_that_refuses_and_keeps_the_amount_is_not_paid_again(story: LifeInMemory) -> None:
+def test_a_hub_that_refuses_and_keeps_the_amount_is_not_paid_again(story: Life) -> None:
     assert pay(story)
     token = story.connection.queue[0].token
     story.hub.refusing = {token}
-    story.hub.owes(-100)
-    story.sync()
+    story.hub.due -= 100
+    sync(story)
     assert story.connection.owed == 100
     for _ in range(3):
         assert not pay(story)
-        story.sync()
+        sync(story)
     story.hub.refusing.clear()
-    story.hub.owes(100)
-    story.sync()
-    story.sync()
+    story.hub.due += 100
+    sync(story)
+    sync(story)
     assert story.connection.owed == 0
     assert pay(story)
-    story.sync()
-    story.sync()
+    sync(story)
+    sync(story)
     assert not pay(story)
 
 
-def test_a_payment_that_can_not_be_moved_is_refused_and_changes_nothing(story: LifeInMemory) -> None:
+def test_a_payment_that_can_not_be_moved_is_refused_and_changes_nothing(story: Life) -> None:
     before = story.files()
     with pytest.raises(NotTransferable):
         pay(story, 10_000)
     assert story.files() == before
 
 
-def test_a_history_that_can_not_be_read_pays_nothing(story: LifeInMemory) -> None:
+def test_a_history_that_can_not_be_read_pays_nothing(story: Life) -> None:
     """Nobody knows what was paid."""
     assert pay(story)
-    story.sync()
-    story.sync()
+    sync(story)
+    sync(story)
     path = story.session.store.history_path
     whole = path.read_bytes()
     for damage in (whole.replace(b"{", b"["), whole[:20] + b"\n" + whole, bytes(9) + b"\n" + whole):
@@ -324,7 +333,7 @@ def test_a_history_that_can_not_be_read_pays_nothing(story: LifeInMemory) -> Non
             pay(story)
 
 
-def test_a_payment_whose_token_is_drawn_is_new_whatever_can_not_be_read(story: LifeInMemory) -> None:
+def test_a_payment_whose_token_is_drawn_is_new_whatever_can_not_be_read(story: Life) -> None:
     assert pay(story)
     handle, store = story.handle, story.session.store
     for path in (store.history_path, store.archive_folder / f"{TWO.hex()}.json", store.folder / f"{TWO.hex()}.json"):
@@ -337,7 +346,7 @@ def test_a_payment_whose_token_is_drawn_is_new_whatever_can_not_be_read(story: L
     assert len(story.connection.queue) == 4
 
 
-def test_an_archive_that_can_not_be_read_pays_nothing(story: LifeInMemory) -> None:
+def test_an_archive_that_can_not_be_read_pays_nothing(story: Life) -> None:
     folder = story.session.store.archive_folder
     folder.mkdir(mode=0o700)
     path = folder / f"{TWO.hex()}.json"
