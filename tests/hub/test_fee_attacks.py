@@ -158,7 +158,7 @@ def test_a_child_that_is_evicted_and_its_evictor_with_it_goes_out_again_at_the_n
     desk.hub.draining = True
     desk.rounds.once()
     (commit,) = [txid for txid in desk.mempool() if desk.node.bitcoin("getmempoolentry", txid)["spentby"]]
-    for rate in (30, 40):
+    for rate in (30, 40, 50):
         own = only_child(desk, commit)
         fees.append(paid(desk, own))
         cycle(desk, alice, commit, rate)
@@ -184,6 +184,7 @@ def cycle(desk: Desk, attacker: Client, commit: str, rate: int) -> None:
         value = shape.fee - most * (shape.size + 500)
         draft = Draft(shape.inputs, (Output(value, attacker.script),), version)
         attacker.publish(finish_wallet(draft, attacker.key))
+    desk.node.rpc("feerate", rate=8)
 
 
 def test_dust_on_a_worthless_revoked_commit_costs_its_victim_nothing(desk: Desk) -> None:
