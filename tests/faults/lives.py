@@ -52,9 +52,7 @@ class LivesUnderFaults:
         self.result = result
         self.sent: dict[str, tuple[str, int]] = {}  # token to payee and amount
         self.paid: dict[str, int] = {}  # what a client has paid on chain, by name
-        self.unanswered: dict[
-            str, int
-        ] = {}  # what a client's last sync carried that nobody answered: no history has it
+        self.unanswered: dict[str, int] = {}  # what a last sync carried that nobody answered: no history has it
         self.uneven: set[str] = set()  # who gets more than its own, since its hub was silent or cheated
         self.guilty: set[str] = set()  # who has cheated, and so may lose what it received
 
