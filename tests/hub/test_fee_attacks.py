@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from channel_support import finish_commit
+from channel_support import finish_commit, finish_payout
 from hub_support import DELAY, DEPOSIT, TIME, Client, Desk, open_all, payment, running_desk
 from regtest_support import address_of
 
@@ -15,7 +15,7 @@ from picopayments_cli.chain import Query
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.drafts import OWN, SHARED, Draft, Input, Output
-from picopayments_cli.channel.halves import Commit, finish_commit, finish_payout
+from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.messages import DepositRequest
 from picopayments_cli.channel.opening import Stake, contract_of
 from picopayments_cli.channel.scripts import P2A
