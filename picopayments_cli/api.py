@@ -88,7 +88,7 @@ def open_session(
 
 def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
     """The hub's connections, current terms, funding addresses and liquidity, of one asset or all."""
-    if asset is not None and "." in asset:
+    if asset is not None and (not asset or "." in asset):
         asset = asset_named(session, asset).name
     asked = StatusRequest(None if asset is None else (asset,)).as_json()
     answer = StatusReply.parse(session.rpc.call("mph_status", asked, retry=True))

@@ -230,7 +230,7 @@ class Network:
     def fee_of(self, tx: CTransaction) -> int:
         """What a transaction pays to the miner."""
         spent = [self.raw(out.txid[::-1].hex()).vout[out.vout].nValue for out in spent_outpoints(tx)]
-        return sum(spent) - sum(int(out.nValue) for out in tx.vout)
+        return int(sum(spent) - sum(out.nValue for out in tx.vout))
 
     def bitcoins_of(self, client: Client) -> int:
         """The satoshis that a client's wallet must hold: what it was given, less fees and what went along with assets.

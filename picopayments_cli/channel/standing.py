@@ -79,14 +79,17 @@ def learned(duplex: Duplex, said: Standing, found: Found, secrets: Secrets) -> t
     """The state with what the peer's standing shows, and the rows that it changes; what is not valid is passed over.
 
     A secret counts for the commit that it opens, on either channel, with or without a remainder. Once this party's
-    signature on a close has left, only what it has given back itself is learned. As many of the highest active commits
-    as there are secrets, and one more, must be loaded on both channels.
+    signature on a close has left, only what it has given back itself is learned, and the remainder, without which the
+    rest would lie until the expiry where the peer publishes its commit all the same. As many of the highest active
+    commits as there are secrets, and one more, must be loaded on both channels.
     """
     shown = {hash_of(secret): secret for secret in said.revokes}
     receiving, given_back = _given_back(duplex.receiving, shown, found.held)
+    sending = _with_remainder(duplex.sending, said.remainder)
     if duplex.close_signed:
-        return replace(duplex, receiving=receiving), Changes(given_back=given_back)
-    sending, signed = _credited(_with_remainder(duplex.sending, said.remainder), shown, found.signed)
+        taken = sending.active[-1:] if sending != duplex.sending else ()
+        return replace(duplex, sending=sending, receiving=receiving), Changes(signed=taken, given_back=given_back)
+    sending, signed = _credited(sending, shown, found.signed)
     if sending.active[-1:] != duplex.sending.active[-1:] and sending.active and sending.active[-1].remainder:
         signed = (*signed, sending.active[-1])
     receiving, held = _with_commit(receiving, said.commit, shown, secrets)

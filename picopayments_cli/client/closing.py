@@ -151,7 +151,7 @@ def _judge(
 def _remainders(connection: Connection, said: Standing) -> tuple[Remainder, ...]:
     """The hub's signatures for the rest of commits that this file, which may be old, does not know."""
     kept, given, side = connection.ending.remainders, said.remainder, connection.duplex.sending
-    if given is None or given in kept or connection.knows(given.revoke_hash) or side.anchor is None:
+    if given is None or given in kept or connection.signed(given) or side.anchor is None:
         return kept
     try:
         check_remainder(side.contract, side.anchor, given)

@@ -104,6 +104,11 @@ class Connection:
         given = self.rows.own if own is None else self.rows.own | {own}
         return replace(self, duplex=duplex, rows=Rows(signed, given))
 
+    def signed(self, given: Remainder) -> bool:
+        """Tell whether a remainder is that of a commit in this file: an old one may have another on the same hash."""
+        row = self.rows.signed.get(given.revoke_hash)
+        return row is not None and row.quantity == given.quantity
+
     def knows(self, revoke_hash: Hash) -> bool:
         """Tell whether the connection has seen a hash before, on either side."""
         return revoke_hash in self.rows.signed or revoke_hash in self.rows.own

@@ -64,7 +64,7 @@ def sides_of(connection: Connection) -> tuple[Paying, Paid]:
 def _unknown_here(connection: Connection) -> Iterator[Signed]:
     """Commits that the hub alone has shown: they are known where they are published, and count for nothing else."""
     for item in connection.ending.remainders:
-        if item.revoke_hash not in connection.rows.signed:
+        if not connection.signed(item):
             yield Signed(item.quantity, item.revoke_hash, item.signature)
 
 

@@ -104,15 +104,19 @@ class Work:
     def _is_void(self, account: Account) -> bool:
         """Whether a deposit was mined with less than was agreed on, which a reorganisation can bring about.
 
-        An open connection takes nothing until this is known: a deposit may come back blocks later, or the ledger be
-        silent now. Raises what the chain raises.
+        It may come back blocks later: judged is whatever is to open. While the ledger is silent nothing is open. Raises
+        what the chain raises.
         """
-        if account.stage == OPEN and self.shaken:
-            with self.hub.book.transaction("shaken") as work:
+        if account.stage != AGREED and not (account.stage == OPEN and self.shaken):
+            return False
+        try:
+            return Deposit.VOID in judged(self.hub, account.handle)
+        except PicopaymentsError:
+            with self.hub.book.transaction("not judged") as work:
                 account = work.get(account.handle)
                 if account.stage == OPEN:
-                    account = work.put(replace(account, stage=AGREED))
-        return account.stage == AGREED and Deposit.VOID in judged(self.hub, account.handle)
+                    work.put(replace(account, stage=AGREED))
+            raise
 
     def _restage(self, work: UnitOfWork, account: Account) -> None:
         facts = open_facts(self.hub, work, account)

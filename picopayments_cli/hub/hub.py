@@ -107,8 +107,19 @@ class Hub:
 
     @property
     def reserve(self) -> Reserve:
-        """Return what the wallet keeps for closes that can't wait."""
-        return reserve_for(RESERVE_COINS, FeeFrac(COMMIT_SIZE, COMMIT_SIZE), _CHILD_SIZE, self.bounds, _LEAST_OUTPUT)
+        """Return what the wallet keeps at least."""
+        return self.reserve_of(0)
+
+    def reserve_of(self, connections: int) -> Reserve:
+        """Return what the wallet keeps for what can't wait: closes, and cheats on so many connections at once.
+
+        In a block a coin pays for one punishment, so that these must be over in half of the delay. The coins are
+        doubled when they are too few: what opens connections waits for them.
+        """
+        coins = RESERVE_COINS
+        while 2 * connections > coins * self.delay:
+            coins *= 2
+        return reserve_for(coins, FeeFrac(COMMIT_SIZE, COMMIT_SIZE), _CHILD_SIZE, self.bounds, _LEAST_OUTPUT)
 
     def may_take(self, contract: Contract, expiry: Expiry) -> bool:
         """Whether a commit of a contract could be raised now, and all blocks for that are left."""

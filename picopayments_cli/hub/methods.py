@@ -105,8 +105,9 @@ class Methods:
         for asset in sorted(wanted):
             terms = self._hub.terms(asset)
             if terms is None:
-                name = both_names(asset, self._hub.longname(asset))
-                raise UnknownAsset(f"The hub offers no connections in {name!r}.", asset=asset)
+                longname = self._hub.longname(asset)
+                name = both_names(asset, longname)
+                raise UnknownAsset(f"The hub offers no connections in {name!r}.", **asset_members(asset, longname))
             offered[asset] = terms
         held = self._hub.chain.view(Query(balances=[self._hub.address])).balances[self._hub.address]
         message = os.urandom(32).hex()

@@ -16,6 +16,7 @@ from picopayments_cli.channel.wire import read_terms
 from picopayments_cli.errors import BadTerms, InvalidAsset, InvalidSetting, UnknownAsset
 
 REAL_DEPOSIT_MIN = 100_000
+REAL_EXPIRE_MAX = 2016  # blocks: a client that never answers again holds the hub's deposit as long
 MEMBERS = ("deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_min", "sync_fee")
 
 
@@ -75,9 +76,9 @@ def default_text(network: Network) -> str:
 
 
 def _default_members(network: Network) -> dict[str, Any]:
-    """Default terms; on a real network small deposits are refused, since each locks the hub's capital."""
-    deposit_min = 0 if network.name == "regtest" else REAL_DEPOSIT_MIN
-    times = {"expire_min": network.expire_min, "expire_max": 0}
+    """Default terms; small deposits and long times lock the hub's capital, and are refused on a real network."""
+    deposit_min, longest = (0, 0) if network.name == "regtest" else (REAL_DEPOSIT_MIN, REAL_EXPIRE_MAX)
+    times = {"expire_min": network.expire_min, "expire_max": longest}
     return {"deposit_min": deposit_min, "deposit_max": 0, "deposit_ratio": 1.0, **times, "sync_fee": 1}
 
 

@@ -12,6 +12,7 @@ from picopayments_cli.channel.drafts import Draft, Output, parse_transaction, sp
 from picopayments_cli.channel.rates import may_open
 from picopayments_cli.channel.reserve import Chore, Reserve, missing, spendable
 from picopayments_cli.channel.signing import finish_wallet
+from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.steps import Means
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.errors import InsufficientBitcoin
@@ -33,11 +34,11 @@ def means_of(hub: Hub) -> tuple[Means, bool]:
     confirmed = [coin for coin in view.coins[hub.address] if coin.height is not None]
     attached = hub.chain.attached([coin.outpoint for coin in confirmed]) if confirmed else set()
     with hub.book.reading() as book:
-        kept = attached | promised_coins(book)
+        kept, connections = attached | promised_coins(book), len(book.in_stage(AGREED, OPEN, CLOSING))
     coins = tuple(coin for coin in confirmed if coin.outpoint not in kept)
     home = not view.options[hub.address] & REQUIRE_MEMO
     rate = replace(hub.rate, guess=hub.rate.guess and hub.network.name != "regtest")
-    return Means(Purse(hub.script, coins, rate.value), rate, hub.bounds, hub.reserve), home
+    return Means(Purse(hub.script, coins, rate.value), rate, hub.bounds, hub.reserve_of(connections)), home
 
 
 def split(hub: Hub, means: Means) -> Means:

@@ -12,7 +12,7 @@ from picopayments_cli.channel import close, duplex
 from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.halves import Commit, sign_close, sign_commit
 from picopayments_cli.channel.standing import Standing
-from picopayments_cli.channel.state import Changes, commit, give_remainder, known_anchor
+from picopayments_cli.channel.state import Changes, commit, give_remainder, known_anchor, newest_remainder
 from picopayments_cli.channel.transactions import compose_close, compose_rest
 from picopayments_cli.channel.values import Hash, Outpoint, Quantity
 from picopayments_cli.channel.wire import Anchors, Figures
@@ -436,3 +436,16 @@ def test_a_commit_that_may_be_newer_is_taken_and_its_number_never_used_again(lat
     assert hub.now.receiving.next_number == later + 1
     assert hub.now.receiving.owing
     assert all(item.number != later for item in hub.now.receiving.requested)
+
+
+def test_a_party_that_signed_a_close_still_takes_the_remainder_of_its_newest_commit() -> None:
+    """The peer may publish that commit all the same, and the rest would lie until the expiry."""
+    client, hub = two_parties()
+    made = prepare(client, 100).half.commit
+    assert made is not None
+    hub.now = duplex.accept(hub.now, Half(commit=made))[0]
+    client.now = replace(client.now, close_signed=True)
+    owed = newest_remainder(hub.now.receiving, hub.secrets.payee)
+    client.learn(Standing(remainder=owed))
+    assert owed is not None
+    assert client.now.sending.active[-1].remainder == owed.signature

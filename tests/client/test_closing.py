@@ -363,6 +363,7 @@ def test_the_last_estimate_is_paid_while_there_is_none(it: Life) -> None:
     it.hub.silent = True
     it.node.rpc("feerate", rate=30)
     it.close()
+    it.session.keep_rate()  # as every command does at its end
     it.node.rpc("feerate", rate="none")
     it.until(it.connection.expiry.height)
     sync(it)

@@ -402,7 +402,7 @@ def test_a_coin_that_nobody_knows_is_not_spent(it: Life) -> None:
 
 
 def test_coins_with_assets_attached_are_left_alone(it: Life) -> None:
-    kept, *others = it.coins(it.wallet)
+    *others, kept = sorted(it.coins(it.wallet), key=lambda coin: (coin.value, coin.outpoint))
     chain_of(it).attached = lambda outpoints: {coin.outpoint for coin in others}
     it.connect()
     assert deposits(it) == [{kept.outpoint}]

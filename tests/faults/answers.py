@@ -164,7 +164,7 @@ def by_the_book(party: Party, handle: Handle) -> int:
         for name in ("sent", "received")
     }
     fees = sum(event["sync_fee"] for event in events if event["action"] == "fee")
-    return DEPOSIT + sums["received"] - sums["sent"] - fees
+    return int(DEPOSIT + sums["received"] - sums["sent"] - fees)
 
 
 def _deliver(it: Disturbed) -> None:

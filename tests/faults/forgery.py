@@ -1,27 +1,14 @@
-"""What a cheat signs: commits that are not what they say, and transactions that hardly anybody understands."""
+"""What a cheat signs: commits and remainders that are not what they say."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
 from dataclasses import replace
 
-from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxInWitness, CTxOut, CTxWitness
-from bitcoin.core.script import CScript, CScriptWitness
-from regtest_support import Spend
-
-from picopayments_cli.channel.coins import Purse
-from picopayments_cli.channel.counterparty import PREFIX, data_script, p2sh
 from picopayments_cli.channel.halves import Commit, Remainder, sign_commit, sign_remainder
 from picopayments_cli.channel.keys import SCHNORR_SIZE, Key
 from picopayments_cli.channel.signing import ALL, ALL_ANYONECANPAY, sign_leaf
 from picopayments_cli.channel.transactions import Contract, compose_commit, compose_payout
-from picopayments_cli.channel.values import MAX_QUANTITY, Coin, Hash, Outpoint, Quantity
-
-OP_TRUE = b"\x51"
-
-
-# Halves -------------------------------------------------------------------------------------------------------------
+from picopayments_cli.channel.values import MAX_QUANTITY, Coin, Hash, Quantity
 
 
 def other_contracts(contract: Contract, anchor: Coin) -> dict[str, tuple[Contract, Coin]]:
@@ -100,42 +87,3 @@ def bad_remainders(contract: Contract, anchor: Coin, named: Commit | Remainder, 
     found["signed by another"] = sign_remainder(contract, anchor, commit, Key(key.secret[::-1]))
     found["of another hash"] = replace(right, revoke_hash=Hash(right.revoke_hash[::-1]))
     return {name: made for name, made in found.items() if made != right}
-
-
-# What hardly anybody understands ------------------------------------------------------------------------------------
-
-
-def odd_transactions(purse: Purse, key: Key, watched: Sequence[bytes], rng: random.Random) -> list[bytes]:
-    """Transactions that consensus allows, all of them paying scripts that somebody watches; in the order of a block."""
-    coins = iter(purse.coins)
-    program = b"\x5f\x20" + rng.randbytes(32)  # of a version that nobody has given a meaning
-    scripts = [
-        *(b"", OP_TRUE, b"\xff" * 40, b"\x6a", b"\x6a" + rng.randbytes(9000), b"\x4e\xff\xff\xff\xff", b"\xac" * 9000),
-        *(b"\x60\x02" + rng.randbytes(2), b"\x51\x20" + bytes(32), p2sh(bytes(20))[:-1]),
-    ]
-    odd = [
-        _paying(key, next(coins), [*watched, *scripts], version=-(2**31)),
-        _paying(key, next(coins), [*watched, *watched, program], locktime=1),
-    ]
-    last = CTransaction.deserialize(odd[-1])
-    odd.append(_with_witness(Outpoint(last.GetTxid(), len(last.vout) - 1), watched[0], rng))
-    for message in (b"", b"\xc8", b"\x63garbage", b"\x02\x9f" + bytes(70), b"\x00\x00\x00\x00\x00", b"\x16\xff" * 30):
-        coin = next(coins)
-        odd.append(_paying(key, coin, [watched[0], data_script(message, coin.outpoint.txid), *watched]))
-    prefix = b"\x6a" + bytes((len(PREFIX),)) + PREFIX
-    return [*odd, _paying(key, next(coins), [watched[0], prefix, prefix])]
-
-
-def _paying(key: Key, coin: Coin, scripts: Sequence[bytes], version: int = 1, locktime: int = 0) -> bytes:
-    """A transaction that pays a wallet's coin to scripts, 600 satoshis each, and the rest to the miner."""
-    outputs = [(0 if script[:1] == b"\x6a" else 600, script) for script in scripts]
-    return Spend(key, [coin.outpoint], outputs, version=version, sequence=0, locktime=locktime).signed()
-
-
-def _with_witness(spent: Outpoint, script: bytes, rng: random.Random) -> bytes:
-    """A spend of a witness program of an unknown version, with 1.5 MB that say nothing."""
-    stack = [rng.randbytes(500_000), b"", rng.randbytes(1_000_000)]
-    witness = CTxWitness((CTxInWitness(CScriptWitness(stack)),))
-    txin = CTxIn(COutPoint(spent.txid, spent.vout), CScript(), 0)
-    raw: bytes = CTransaction([txin], [CTxOut(0, CScript(script))], witness=witness).serialize()
-    return raw

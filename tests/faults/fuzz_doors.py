@@ -162,7 +162,9 @@ class Doors:
         begun = time.monotonic()
         answer = self._answer("REST", "GET", f"{url}v2/{path}", path.encode())
         if answer is not None:
-            self.judge("REST", path.encode(), answer.status_code, answer.content, time.monotonic() - begun)
+            refused = answer.status_code == 503  # as Bitcoin Core's refusals are passed on
+            took = time.monotonic() - begun
+            self.judge("REST", path.encode(), answer.status_code, answer.content, took, own_errors=refused)
 
 
 def memory(pid: int) -> int:

@@ -82,7 +82,7 @@ def same(read: object, written: object) -> None:
 
 
 def _of_bytes(given: Samples) -> Iterator[Parser]:
-    sends = [counterparty.pack_send(1, 5), counterparty.pack_enhanced_send(1, 2**63 - 1, bytes(21), b"memo")]
+    sends = [counterparty.pack_send(1, 5), counterparty.pack_send(counterparty.asset_id("DEMOCOIN"), 2**63 - 1)]
     issued = counterparty.Issuance(counterparty.asset_id("DEMOCOIN"), 5, description="text")
     issuance = counterparty.pack_issuance(issued)
     outputs = [bytes(out.scriptPubKey) for raw in given.raw for out in CTransaction.deserialize(raw).vout]

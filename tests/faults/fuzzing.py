@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import hypothesis
@@ -36,12 +37,12 @@ from faults.fuzz_inputs import BYTES, mutated_bytes, mutated_value
 from faults.fuzz_parsers import Parser, Samples, parsers
 from faults.result import Budget, Result
 from faults.town import Party, Town, heard, running_town
-from picopayments_cli.chain import Query
+from picopayments_cli.chain import Chain, Query
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.chain.packages import LedgerChain, PackageNode
 from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.values import Outpoint
-from picopayments_cli.client.nodes import HubNodes, OwnNodes
+from picopayments_cli.client.nodes import HubNodes, Nodes, OwnNodes
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.rpc import RpcClient
 
@@ -168,9 +169,7 @@ def _doors(town: Town, hub_url: str, given: Samples, doors: Doors, number: int) 
 # Answers ------------------------------------------------------------------------------------------------------------
 
 
-def _answers(
-    town: Town, hub_url: str, given: Samples, rng: random.Random, result: Result, number: int
-) -> None:
+def _answers(town: Town, hub_url: str, given: Samples, rng: random.Random, result: Result, number: int) -> None:
     """Questions to hub and nodes through somebody who changes the answers."""
     output = given.connection.duplex.sending.contract.deposit.output
     address, txid, raw = address_of(output), txid_of(given.raw[-1]), given.raw[-1]
@@ -190,14 +189,12 @@ def _answers(
         ledger = LedgerChain(node_url, REGTEST, retries=0, patience=0.1, bitcoin=bitcoin)
         questions: list[Callable[[], object]] = [bitcoin.tip_is_current, bitcoin.estimate]
         questions += [lambda: bitcoin.waiting(txid), lambda: bitcoin.submit([raw, raw])]
-        for chain, nodes in ((hubs, HubNodes(hubs, rpc, REGTEST)), (ledger, OwnNodes(ledger, REGTEST, bitcoin))):
+        sides: tuple[tuple[Chain, Nodes], ...] = ((hubs, HubNodes(hubs, rpc, REGTEST)),)
+        for chain, nodes in (*sides, (ledger, OwnNodes(ledger, REGTEST, bitcoin))):
             questions += [
-                lambda chain=chain: chain.view(query),
-                lambda chain=chain: chain.asset("DEMOCOIN"),
-                lambda chain=chain: chain.attached([Outpoint(txid, 0)]),
-                lambda chain=chain: chain.broadcast(raw),
-                lambda nodes=nodes: nodes.sends(output),
-                lambda nodes=nodes: nodes.submit([raw, raw]),
+                *(partial(chain.view, query), partial(chain.asset, "DEMOCOIN"), partial(chain.broadcast, raw)),
+                *(partial(chain.attached, [Outpoint(txid, 0)]), partial(nodes.sends, output)),
+                partial(nodes.submit, [raw, raw]),
             ]
         for n in range(number):
             _ask(f"question {n % len(questions)}", questions[n % len(questions)], result)

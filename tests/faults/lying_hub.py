@@ -28,7 +28,7 @@ from picopayments_cli.channel.wire import Reader, closing_json, commit_json
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.errors import BadReply, PicopaymentsError
 
-QUICK = 25  # changes of each reply
+QUICK = 12  # changes of each reply
 TRIES = 3  # of a call whose answer is lost
 ENDING = ("ConnectionNotOpen", "HubRestored")  # errors after which a client closes
 Change = Callable[[str, Mapping[str, Any], Any], Any]
@@ -305,13 +305,16 @@ def _better_closes(liar: Deceived, reply: Mapping[str, Any]) -> Iterator[Mutatio
     for what, quantity in (("one more", right + 1), ("all", side.contract.quantity), ("nothing", 0)):
         made = closing_json(sign_close(side.contract, side.anchor, quantity, key))
         yield Mutation("c2h_close", f"of {what}, under the right figure", setter(("c2h_close",), made))
-        figure = {"c2h_close": made, "c2h_quantity": quantity}
-        yield Mutation("c2h_close", f"of {what}", lambda body, figure=figure: {**body, **figure})
+        yield Mutation("c2h_close", f"of {what}", _with({"c2h_close": made, "c2h_quantity": quantity}))
     for what, (contract, anchor) in other_contracts(side.contract, side.anchor).items():
         made = closing_json(sign_close(contract, anchor, right, key))
         yield Mutation("c2h_close", what, setter(("c2h_close",), made))
         rest = None if made is None else made["rest_signature"]
         yield Mutation("c2h_close", f"its rest: {what}", setter(("c2h_close", "rest_signature"), rest))
+
+
+def _with(members: Mapping[str, Any]) -> Callable[[Any], Any]:
+    return lambda body: {**body, **members}
 
 
 # mph_request and mph_deposit ----------------------------------------------------------------------------------------

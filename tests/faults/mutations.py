@@ -61,7 +61,14 @@ def mutations(message: Mapping[str, Any], known: Known, rng: random.Random) -> l
             if replacement is _DELETED or json.dumps(replacement) != json.dumps(value):
                 change = Mutation(_name(path), kind, setter(path, replacement))
                 found.setdefault(change.pair, change)
-    wholes = {"null": None, "text": "x", "list": [], "object without members": {}, "number": 1, "in a list": [message]}
+    wholes: dict[str, Any] = {
+        "null": None,
+        "text": "x",
+        "list": [],
+        "object without members": {},
+        "number": 1,
+        "in a list": [message],
+    }
     for kind, other in {**known.messages, **wholes}.items():
         found[f"(whole) | {kind}"] = Mutation("(whole)", kind, _constant(other))
     extra = {"another": [1, {"deep": None}]}
@@ -97,7 +104,7 @@ def _name(path: Path) -> str:
     return text
 
 
-def _get(message: Any, path: Path) -> Any:
+def _get(message: Any, path: Sequence[Any]) -> Any:
     for part in path:
         try:
             message = message[part]
@@ -110,13 +117,14 @@ def setter(path: Path, value: Any) -> Callable[[Any], Any]:
     """Return what puts a value in the place that a path names; it leaves alone what has no such place."""
 
     def apply(message: Any) -> Any:
+        last: Any
         changed = json.loads(json.dumps(message))
-        place = _get(changed, path[:-1])
+        place, last = _get(changed, path[:-1]), path[-1]
         if value is not _DELETED:
             if isinstance(place, dict) or (isinstance(place, list) and place):
-                place[path[-1]] = copy.deepcopy(value)
+                place[last] = copy.deepcopy(value)
         elif _get(place, path[-1:]) is not _DELETED:
-            del place[path[-1]]
+            del place[last]
         return changed
 
     return apply

@@ -41,9 +41,9 @@ SEED = 1
     ("part", "trials", "pairs"),
     [
         (answers, 12, 0),
-        (lying_hub, 90, 90),
-        (lying_client, 180, 170),
-        (lying_chain, 50, 40),
+        (lying_hub, 80, 80),
+        (lying_client, 150, 140),
+        (lying_chain, 30, 25),
         (floods, 60, 0),
         (reorganisations, 3, 8),
         (writers, 25, 0),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from channel_support import finish_commit
+from channel_support import finish_commit, finish_payout
 from hub_support import DELAY, DEPOSIT, TIME, Client, Desk, open_all, payment, running_desk
 from regtest_support import address_of
 
@@ -20,8 +21,10 @@ from picopayments_cli.channel.opening import Stake, contract_of
 from picopayments_cli.channel.scripts import P2A
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.state import known_anchor
-from picopayments_cli.channel.transactions import child_shape, compose_commit
+from picopayments_cli.channel.transactions import child_shape, compose_commit, compose_payout
 from picopayments_cli.channel.values import Coin, Outpoint, Quantity
+from picopayments_cli.errors import BroadcastRefused
+from picopayments_cli.hub.wallet import means_of
 
 
 @pytest.fixture
@@ -278,6 +281,52 @@ def test_a_lonely_commit_that_pays_less_than_is_asked_is_raised_and_mined_before
     desk.mine(DELAY + 2)
     assert int(desk.node.bitcoin("getblockcount")) < expiry.height
     assert desk.balance(desk.hub.script) == before + 5001
+
+
+def test_clients_that_all_cheat_at_once_while_fees_are_high_are_all_punished(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("picopayments_cli.hub.hub.RESERVE_COINS", 1)
+    cheats = [Client(desk, f"cheat {number}") for number in range(4)]
+    open_all(desk, *cheats)
+    commits = []
+    for cheat in cheats:
+        cheat.sync(payment(cheat.handle, 5000))
+        made = cheat.commits[-1]
+        cheat.sync(payment(None, made.quantity - 1))
+        receiving = cheat.duplex.receiving
+        commits.append(finish_commit(receiving.contract, known_anchor(receiving), made, cheat.secrets.payee))
+    guaranteed = sum(desk.account(cheat.handle).channels.guaranteed for cheat in cheats)
+    before = desk.balance(desk.hub.script)
+    reserve = means_of(desk.hub)[0].reserve
+    spend_all(desk, [Output(0, cheats[0].script), *[Output(reserve.each, desk.hub.script)] * reserve.coins])
+    for commit in commits:
+        desk.hub.bitcoin.submit([commit])
+    desk.node.rpc("generate", blocks=1)
+    desk.node.rpc("feerate", rate=40)
+    for _ in range(desk.hub.delay + 1):
+        desk.rounds.once()
+        for cheat in cheats:
+            pay_out(desk, cheat)
+        desk.node.rpc("generate", blocks=1)
+    desk.node.rpc("feerate", rate=1)
+    desk.mine(TIME)
+    assert desk.balance(desk.hub.script) >= before + guaranteed
+
+
+def pay_out(desk: Desk, cheat: Client) -> None:
+    """Have a cheat pay its commit out, with a child that raises it, where the network takes that."""
+    receiving, made = cheat.duplex.receiving, cheat.commits[-1]
+    anchor = known_anchor(receiving)
+    commit = compose_commit(receiving.contract, anchor, made.quantity, made.revoke_hash)
+    payout = compose_payout(receiving.contract, commit, made.revoke_hash)
+    shape = child_shape(payout, 0, cheat.script).plus([max(cheat.purse().coins, key=lambda coin: coin.value)])
+    fee = 45 * (shape.size + payout.size)
+    child = Draft(shape.inputs, (Output(shape.outputs[0].value + shape.fee - fee, cheat.script),), shape.version)
+    with contextlib.suppress(BroadcastRefused):
+        cheat.publish(
+            finish_payout(receiving.contract, anchor, made, cheat.secrets.payee), finish_wallet(child, cheat.key)
+        )
 
 
 def test_a_node_that_is_made_to_forget_its_estimate_leaves_the_hub_the_last_good_one(desk: Desk) -> None:

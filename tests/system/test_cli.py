@@ -109,7 +109,7 @@ def test_values_keep_their_underscores() -> None:
 
 def test_defaults() -> None:
     connect = parsed("connect", "XCP", "5")
-    assert (connect["expire_time"], connect["delay_time"]) == (1024, 2)
+    assert (connect["expire_time"], connect["delay_time"]) == (1024, None)  # the delay is the network's
     assert [connect[name] for name in ("network", "basedir", "hub_url", "debug")] == [None, None, None, False]
     assert parsed("mine")["blocks"] == 1
     faucet = parsed("faucet")

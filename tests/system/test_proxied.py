@@ -77,7 +77,7 @@ def test_only_the_methods_on_the_list_are_handed_on(proxied: tuple[HubProcess, R
 
 
 def _asked_by_the_hub_itself() -> set[bytes]:
-    text = (PACKAGE / "chain" / "bitcoin.py").read_text() + (PACKAGE / "chain" / "node.py").read_text()
+    text = "".join(path.read_text() for path in (PACKAGE / "chain").glob("*.py"))
     return {name.encode() for name in re.findall(r'"([a-z_]+)"', text)}
 
 

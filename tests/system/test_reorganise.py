@@ -209,7 +209,6 @@ def test_what_was_closed_alone_at_once_is_settled_again(
     monkeypatch.setenv("PICOPAYMENTS_CHAIN_URL", life.network.chain_url)
     bob.client.lose_hub(bob.handle)
     bob.client.run("close", bob.handle)
-    bob.syncs += 1  # one that never reached the hub
     alice.close()
     script = bob.script("h2c")
     life.until(lambda: life.commit(script) is not None, "his commit mined")
