@@ -64,11 +64,15 @@ def script_of_address(network: Network, address: str) -> bytes:
     return bytes(parsed.script())
 
 
+_SIZES = {"p2pkh": 25, "p2sh": 23, "p2pkh_wit": 22, "p2sh_wit": 34, "p2tr": 34}  # bytes of a script that has an address
+
+
 @lru_cache(maxsize=65536)
 def address_of_script(network: Network, script: bytes) -> str | None:
     """Return the address of a scriptPubKey, or None where it has none (OP_RETURN, bare multisig, ...)."""
     contract = _pycoin(network.netcode).contract
-    if contract.info_for_script(script).get("type") not in ("p2pkh", "p2sh", "p2pkh_wit", "p2sh_wit", "p2tr"):
+    size = _SIZES.get(contract.info_for_script(script).get("type"))
+    if size != len(script):  # pycoin takes a longer push of the same hash for the same address
         return None
     return str(_pycoin(network.netcode).address.for_script(script))
 

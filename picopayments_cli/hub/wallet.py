@@ -16,6 +16,7 @@ from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.steps import Means
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.errors import InsufficientBitcoin
+from picopayments_cli.hub.book import Reading
 from picopayments_cli.hub.chainview import promised_coins
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.hub import Hub
@@ -23,6 +24,7 @@ from picopayments_cli.hub.hub import Hub
 log = logging.getLogger(__name__)
 
 _SPLIT = "last split of coins"
+_SPARE = 2  # coins for deposits while another split waits for its block
 
 
 def means_of(hub: Hub) -> tuple[Means, bool]:
@@ -34,21 +36,36 @@ def means_of(hub: Hub) -> tuple[Means, bool]:
     confirmed = [coin for coin in view.coins[hub.address] if coin.height is not None]
     attached = hub.chain.attached([coin.outpoint for coin in confirmed]) if confirmed else set()
     with hub.book.reading() as book:
-        kept, connections = attached | promised_coins(book), len(book.in_stage(AGREED, OPEN, CLOSING))
+        kept, connections = attached | promised_coins(book), _connections(book)
     coins = tuple(coin for coin in confirmed if coin.outpoint not in kept)
     home = not view.options[hub.address] & REQUIRE_MEMO
     rate = replace(hub.rate, guess=hub.rate.guess and hub.network.name != "regtest")
     return Means(Purse(hub.script, coins, rate.value), rate, hub.bounds, hub.reserve_of(connections)), home
 
 
+def _connections(book: Reading) -> int:
+    return len(book.in_stage(AGREED, OPEN, CLOSING))
+
+
+def _ahead(hub: Hub, reserve: Reserve) -> Reserve:
+    """Return the reserve that half as many connections again would need, and coins for deposits beside it.
+
+    It is split in time, so that no deposit waits for the block that confirms it.
+    """
+    with hub.book.reading() as book:
+        larger = hub.reserve_of(_connections(book) * 3 // 2)
+    return reserve if larger.coins <= reserve.coins else replace(larger, coins=larger.coins + _SPARE)
+
+
 def split(hub: Hub, means: Means) -> Means:
-    """Make the coins that the reserve and deposits lack, by one transaction at the rate of the day.
+    """Make the coins that the reserve and deposits lack, or will soon, by one transaction at the rate of the day.
 
     Not while the one before is unconfirmed, nor on a guess of the rate. Return what is left. Raises BroadcastRefused.
     """
     values = [coin.value for coin in means.purse.coins]
+    reserve = _ahead(hub, means.reserve)
     lacking = missing(values, means.reserve)
-    if spendable(values, means.reserve, Chore.DEPOSIT) or not may_open(means.rate, means.bounds):
+    if spendable(values, reserve, Chore.DEPOSIT) or not may_open(means.rate, means.bounds):
         return means
     if not lacking and _is_paid(hub):
         return means
@@ -58,7 +75,9 @@ def split(hub: Hub, means: Means) -> Means:
     if former is not None and hub.bitcoin.waiting(bytes(former.GetTxid())) is not None:
         return means
     purse = replace(means.purse, rate=means.bounds.within(means.rate.value))
-    draft = splitting(purse, means.reserve, () if former is None else spent_outpoints(former))
+    draft = splitting(purse, reserve, () if former is None else spent_outpoints(former))
+    if draft is None and not lacking:
+        return means
     if draft is None:
         fields = {"address": hub.address, "missing": lacking, "each": means.reserve.each}
         log.warning("the wallet lacks coins: send bitcoins to the hub's address", extra={"fields": fields})

@@ -119,3 +119,9 @@ def test_what_differs_between_networks() -> None:
         assert (network.safe_depth, network.expire_min, network.expire_max) == (
             (1, 12, 65535) if name == "regtest" else (7, 144, 65535)
         )
+
+
+def test_a_script_that_pushes_a_hash_at_greater_length_has_no_address() -> None:
+    network = NETWORKS["regtest"]
+    for script in (b"\x76\xa9\x4c\x14" + bytes(20) + b"\x88\xac", b"\xa9\x4c\x14" + bytes(20) + b"\x87"):
+        assert address_of_script(network, script) is None
