@@ -152,6 +152,8 @@ def test_a_child_that_is_evicted_and_its_evictor_with_it_goes_out_again_at_the_n
     """
     alice = Client(desk, "alice")
     open_all(desk, alice)
+    alice.endow()  # a coin for each of its children
+    desk.mine()
     alice.sync(payment(None, 5000))
     before, fees = desk.balance(desk.hub.script), []
     desk.node.rpc("feerate", rate=8)
