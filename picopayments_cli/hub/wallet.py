@@ -12,7 +12,6 @@ from picopayments_cli.channel.drafts import Draft, Output, parse_transaction, sp
 from picopayments_cli.channel.rates import may_open
 from picopayments_cli.channel.reserve import Chore, Reserve, missing, spendable
 from picopayments_cli.channel.signing import finish_wallet
-from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.steps import Means
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.errors import InsufficientBitcoin
@@ -34,7 +33,7 @@ def means_of(hub: Hub) -> tuple[Means, bool]:
     confirmed = [coin for coin in view.coins[hub.address] if coin.height is not None]
     attached = hub.chain.attached([coin.outpoint for coin in confirmed]) if confirmed else set()
     with hub.book.reading() as book:
-        kept, connections = attached | promised_coins(book), len(book.in_stage(AGREED, OPEN, CLOSING))
+        kept, connections = attached | promised_coins(book), book.counted()
     coins = tuple(coin for coin in confirmed if coin.outpoint not in kept)
     home = not view.options[hub.address] & REQUIRE_MEMO
     rate = replace(hub.rate, guess=hub.rate.guess and hub.network.name != "regtest")
