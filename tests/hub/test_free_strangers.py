@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_support import Client, Desk, open_all, running_desk
+from hub_support import Client, Desk, open_all, payment, running_desk
 
 from picopayments_cli.chain import Query
+from picopayments_cli.channel.messages import MOST_PAYMENTS
+from picopayments_cli.hub.exchange import MOST_WAITING
 
 
 @pytest.fixture
@@ -35,3 +37,15 @@ def test_promises_without_a_deposit_close_no_connection_and_burn_no_satoshis(des
     desk.mine(2)
     assert desk.account(alice.handle).stage == "open"  # the strangers expire later, and would all need their closes
     assert satoshis(desk) == before  # for cheats on what nobody deposited
+
+
+def test_payments_of_one_unit_in_thousands_stop_nobodys_syncs(desk: Desk) -> None:
+    alice, mallory = Client(desk, "alice"), Client(desk, "mallory")
+    open_all(desk, alice, mallory)
+    for _ in range(MOST_WAITING // MOST_PAYMENTS):
+        mallory.sync(*(payment(alice.handle, 1) for _ in range(MOST_PAYMENTS)))
+    (refused,) = mallory.sync(payment(alice.handle, 1)).refused
+    assert refused.cause == "PaymentExceedsReceivable"
+    received = [len(alice.sync().receipts) for _ in range(MOST_WAITING // MOST_PAYMENTS + 1)]
+    assert received == [*[MOST_PAYMENTS] * (MOST_WAITING // MOST_PAYMENTS), 0]  # a client takes no longer reply
+    assert mallory.sync(payment(alice.handle, 1)).refused == ()
