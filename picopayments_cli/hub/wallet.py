@@ -15,7 +15,7 @@ from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.steps import Means
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.errors import InsufficientBitcoin
-from picopayments_cli.hub.chainview import promised_coins
+from picopayments_cli.hub.chainview import is_own, promised_coins
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.hub import Hub
 
@@ -71,8 +71,14 @@ def split(hub: Hub, means: Means) -> Means:
 
 
 def _is_paid(hub: Hub) -> bool:
-    """Whether a coin for the hub waits for a block, like the change of its last deposit."""
-    return any(coin.height is None for coin in hub.chain.view(Query(coins=[hub.address])).coins[hub.address])
+    """Whether a coin that the hub has made itself waits for a block, like the change of its last deposit.
+
+    A stranger's could wait for ever.
+    """
+    coins = hub.chain.view(Query(coins=[hub.address])).coins[hub.address]
+    waiting = {coin.outpoint.txid for coin in coins if coin.height is None}
+    with hub.book.reading() as book:
+        return any(is_own(book, txid) for txid in waiting)
 
 
 def splitting(purse: Purse, reserve: Reserve, former: Collection[Outpoint] = ()) -> Draft | None:
