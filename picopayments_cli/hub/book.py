@@ -7,14 +7,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Row, bindparam, select
+from sqlalchemy import BindParameter, Connection, Row, bindparam, func, select
 from sqlalchemy.exc import IntegrityError
 
 from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import Counter, Paid, Paying
 from picopayments_cli.channel.halves import Closing
-from picopayments_cli.channel.stages import AGREED, CLOSED, OPEN, REQUESTED
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
 from picopayments_cli.channel.standing import Found
 from picopayments_cli.channel.state import MOST_REVOKED, Changes, Held, Receiving, Signed, deepened, floor_of
 from picopayments_cli.channel.values import Handle, Hash, Pubkey, Quantity, Secret, Token, hash_of
@@ -58,7 +58,14 @@ _WRITE_FIXED = (
     .values({name: bindparam(name) for name in (item.name for item in connections.c) if name != "handle"})
 )
 _IN_STAGE = select(connections.c.handle).where(connections.c.stage == bindparam("stage"))
-_FIXED = select(connections.c.handle, connections.c.fixed).where(connections.c.stage == bindparam("stage"))
+_EXPIRIES = select(connections.c.handle, connections.c.fixed).where(
+    connections.c.stage.in_((AGREED, OPEN)), connections.c.h2c_anchor.is_not(None)
+)
+_COUNTED = (
+    select(func.count())
+    .select_from(connections)
+    .where(connections.c.stage.in_((AGREED, OPEN, CLOSING)), connections.c.c2h_anchor.is_not(None))
+)
 _CLOSED_SINCE = select(connections.c.handle).where(
     connections.c.stage == CLOSED, connections.c.due_height > bindparam("height")
 )
@@ -203,9 +210,13 @@ class Reading:
         return {one for one in handles if self.db.execute(_SETTLED, {"of": one, "height": height}).first() is not None}
 
     def expiries(self) -> dict[Handle, Expiry]:
-        """When the connections expire that may still move something."""
-        rows = [row for stage in (AGREED, OPEN) for row in self.db.execute(_FIXED, {"stage": stage})]
+        """When the connections expire that may still move something: a promise without deposits costs nothing."""
+        rows = self.db.execute(_EXPIRIES)
         return {Handle(bytes(row.handle)): fixed_of(row.fixed).agreed.expiry for row in rows}
+
+    def counted(self) -> int:
+        """How many connections that are not over have a deposit of their client's."""
+        return int(self.db.execute(_COUNTED).scalar_one())
 
     def of_client(self, client: Pubkey, after: bytes, most: int) -> list[Handle]:
         """The handles of a client's connections behind one, ascending."""

@@ -27,6 +27,7 @@ _UNMINED = (
     .join(connections, connections.c.handle == sent.c.handle)
     .where(sent.c.payer.is_(True), connections.c.stage == AGREED, connections.c.h2c_anchor.is_(None))
 )
+_OWN = select(sent.c.txid).where(sent.c.txid == bindparam("id"))
 _DROP_SENT = sent.delete().where(sent.c.txid == bindparam("id"))
 
 
@@ -95,6 +96,11 @@ def _addresses(
 def promised_coins(book: Reading) -> set[Outpoint]:
     """The wallet's coins in deposits of the hub's that do not count yet: nothing else may spend them."""
     return {coin.outpoint for row in book.db.execute(_UNMINED) for coin in _coins_of(row.coins.split())}
+
+
+def is_own(book: Reading, txid: bytes) -> bool:
+    """Whether a transaction for a channel is one that the hub has made."""
+    return book.db.execute(_OWN, {"id": txid}).first() is not None
 
 
 def note_sent(work: UnitOfWork, handle: Handle, item: Sent, *, payer: bool) -> None:

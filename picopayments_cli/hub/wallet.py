@@ -12,12 +12,10 @@ from picopayments_cli.channel.drafts import Draft, Output, parse_transaction, sp
 from picopayments_cli.channel.rates import may_open
 from picopayments_cli.channel.reserve import Chore, Reserve, missing, spendable
 from picopayments_cli.channel.signing import finish_wallet
-from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.steps import Means
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.errors import InsufficientBitcoin
-from picopayments_cli.hub.book import Reading
-from picopayments_cli.hub.chainview import promised_coins
+from picopayments_cli.hub.chainview import is_own, promised_coins
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.hub import Hub
 
@@ -36,15 +34,11 @@ def means_of(hub: Hub) -> tuple[Means, bool]:
     confirmed = [coin for coin in view.coins[hub.address] if coin.height is not None]
     attached = hub.chain.attached([coin.outpoint for coin in confirmed]) if confirmed else set()
     with hub.book.reading() as book:
-        kept, connections = attached | promised_coins(book), _connections(book)
+        kept, connections = attached | promised_coins(book), book.counted()
     coins = tuple(coin for coin in confirmed if coin.outpoint not in kept)
     home = not view.options[hub.address] & REQUIRE_MEMO
     rate = replace(hub.rate, guess=hub.rate.guess and hub.network.name != "regtest")
     return Means(Purse(hub.script, coins, rate.value), rate, hub.bounds, hub.reserve_of(connections)), home
-
-
-def _connections(book: Reading) -> int:
-    return len(book.in_stage(AGREED, OPEN, CLOSING))
 
 
 def _ahead(hub: Hub, reserve: Reserve) -> Reserve:
@@ -53,7 +47,7 @@ def _ahead(hub: Hub, reserve: Reserve) -> Reserve:
     It is split in time, so that no deposit waits for the block that confirms it.
     """
     with hub.book.reading() as book:
-        larger = hub.reserve_of(_connections(book) * 3 // 2)
+        larger = hub.reserve_of(book.counted() * 3 // 2)
     return reserve if larger.coins <= reserve.coins else replace(larger, coins=larger.coins + _SPARE)
 
 
@@ -91,8 +85,14 @@ def split(hub: Hub, means: Means) -> Means:
 
 
 def _is_paid(hub: Hub) -> bool:
-    """Whether a coin for the hub waits for a block, like the change of its last deposit."""
-    return any(coin.height is None for coin in hub.chain.view(Query(coins=[hub.address])).coins[hub.address])
+    """Whether a coin that the hub has made itself waits for a block, like the change of its last deposit.
+
+    A stranger's could wait for ever.
+    """
+    coins = hub.chain.view(Query(coins=[hub.address])).coins[hub.address]
+    waiting = {coin.outpoint.txid for coin in coins if coin.height is None}
+    with hub.book.reading() as book:
+        return any(is_own(book, txid) for txid in waiting)
 
 
 def splitting(purse: Purse, reserve: Reserve, former: Collection[Outpoint] = ()) -> Draft | None:
