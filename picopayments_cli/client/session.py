@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -85,6 +85,7 @@ class Session:
         self.settings = settings
         self.given_basedir = given_basedir
         self.network = settings.network
+        self.ask: Callable[[str], bool] | None = None  # asks the user; None where nobody is there
         self.home = home or Home(settings)
 
     def close(self) -> None:

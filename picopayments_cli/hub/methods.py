@@ -23,6 +23,7 @@ from picopayments_cli.channel.messages import (
     KeyRequest,
     Recovered,
 )
+from picopayments_cli.channel.networks import check_taproot
 from picopayments_cli.channel.opening import Stake, check_parties, check_wallet
 from picopayments_cli.channel.rates import payer_agrees
 from picopayments_cli.channel.stages import AGREED, OPEN, OPENING, REQUESTED
@@ -185,7 +186,7 @@ class Methods:
         """Agree to the client's deposit, and to the hub's own; the same request is answered with the same reply.
 
         Raises UnknownHandle, DepositAlreadyGiven, BadDepositScript, DepositRefused, InvalidTime,
-        InsufficientLiquidity, MemoRequired, HubRestored.
+        InsufficientLiquidity, MemoRequired, TaprootInactive, HubRestored.
         """
         request = DepositRequest.parse(body)
         account = self._hub.book.look_up(request.handle)
@@ -197,6 +198,7 @@ class Methods:
         own = self._hub.address
         view = self._hub.chain.view(Query(balances=[own], options=[own]))
         view.check_takes_sends(own)
+        check_taproot(self._hub.network, view.height)
         fixed = self._agreed(account.fixed, request, view.height)
         held = view.balances[own].get(fixed.asset, 0)
         with self._hub.book.transaction("deposit") as work:

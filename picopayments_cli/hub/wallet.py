@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from picopayments_cli.chain import REQUIRE_MEMO, Query
 from picopayments_cli.channel.coins import Purse, fund
-from picopayments_cli.channel.drafts import Draft, Output, parse_transaction, spent_outpoints
+from picopayments_cli.channel.drafts import Draft, Output, coin_of, parse_transaction, spent_outpoints
 from picopayments_cli.channel.rates import may_open
 from picopayments_cli.channel.reserve import Chore, Reserve, missing, spendable
 from picopayments_cli.channel.signing import finish_wallet
@@ -16,6 +16,9 @@ from picopayments_cli.channel.steps import Means
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.errors import InsufficientBitcoin
 from picopayments_cli.hub.chainview import is_own, promised_coins
+from picopayments_cli.channel.values import Coin, Outpoint
+from picopayments_cli.errors import BadPreviousTransaction, InsufficientBitcoin
+from picopayments_cli.hub.chainview import promised_coins
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.hub import Hub
 
@@ -36,6 +39,8 @@ def means_of(hub: Hub) -> tuple[Means, bool]:
     with hub.book.reading() as book:
         kept, connections = attached | promised_coins(book), book.counted()
     coins = tuple(coin for coin in confirmed if coin.outpoint not in kept)
+        kept, connections = attached | promised_coins(book), len(book.in_stage(AGREED, OPEN, CLOSING))
+    coins = _proven(hub, (coin for coin in confirmed if coin.outpoint not in kept))
     home = not view.options[hub.address] & REQUIRE_MEMO
     rate = replace(hub.rate, guess=hub.rate.guess and hub.network.name != "regtest")
     return Means(Purse(hub.script, coins, rate.value), rate, hub.bounds, hub.reserve_of(connections)), home
@@ -49,6 +54,33 @@ def _ahead(hub: Hub, reserve: Reserve) -> Reserve:
     with hub.book.reading() as book:
         larger = hub.reserve_of(book.counted() * 3 // 2)
     return reserve if larger.coins <= reserve.coins else replace(larger, coins=larger.coins + _SPARE)
+
+
+def _proven(hub: Hub, coins: Iterable[Coin]) -> tuple[Coin, ...]:
+    """The coins whose values stand in the transactions that made them: a wallet's signature does not commit to them.
+
+    An index server tells them, which may be anybody's. One that lies would have the difference go to the miners.
+    """
+    found = tuple(coins)
+    new = [coin for coin in found if (coin.outpoint, coin.value) not in hub.proven]
+    if new:
+        known = hub.chain.view(Query(transactions=sorted({coin.outpoint.txid for coin in new}))).transactions
+        for coin in new:
+            if _is_as_told(coin, known.get(coin.outpoint.txid, b"")):
+                hub.proven.add((coin.outpoint, coin.value))
+            else:
+                fields = {"outpoint": str(coin.outpoint), "told": coin.value}
+                log.warning("a coin is not as told", extra={"fields": fields})
+    return tuple(coin for coin in found if (coin.outpoint, coin.value) in hub.proven)
+
+
+def _is_as_told(coin: Coin, raw: bytes) -> bool:
+    """Whether the transaction is the one that made the coin, with its value."""
+    try:
+        made = coin_of(raw, coin.outpoint)
+    except BadPreviousTransaction:
+        return False
+    return (made.value, made.script) == (coin.value, coin.script)
 
 
 def split(hub: Hub, means: Means) -> Means:

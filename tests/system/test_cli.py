@@ -130,8 +130,9 @@ def test_networks_are_those_of_the_program() -> None:
     assert set(cli.NETWORKS) == set(NETWORKS)
     for name in NETWORKS:
         assert parsed("--network", name, "status")["network"] == name
-    assert parsed("--testnet", "status")["network"] == "testnet"
-    assert parsed("--regtest", "status")["network"] == "regtest"
+    assert parsed("status")["network"] is None  # PICOPAYMENTS_NETWORK, else mainnet
+    for name in ("testnet", "testnet4", "signet", "regtest"):
+        assert parsed(f"--{name}", "status")["network"] == name
 
 
 @pytest.mark.parametrize("command", [None, *cli.COMMANDS])

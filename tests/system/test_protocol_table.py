@@ -218,6 +218,8 @@ class _HubOfBounds:
     """As much of a hub as its reserve follows of."""
 
     bounds = hub.BOUNDS
+    delay = 2
+    reserve_of = hub.Hub.reserve_of
 
 
 # Messages -----------------------------------------------------------------------------------------------------------
