@@ -241,7 +241,7 @@ class NodeUnreachable(Unreachable):
 
 
 class NodeBehind(Unreachable):
-    """The node's ledger has not reached its own chain's tip."""
+    """The node's ledger, or its index of addresses, has not reached its own chain's tip."""
 
 
 class NodeTooOld(Unreachable):
