@@ -86,7 +86,9 @@ def _held(session: Session, listed: Iterable[Coin], *, can_wait: bool) -> set[Ou
 
 
 def _promised(session: Session) -> set[Outpoint]:
-    deposits = [item.deposit_raw for item in session.connections().values() if item.stage != CLOSED]
+    """Collect what deposits spend that may come yet."""
+    waiting = (item for item in session.connections().values() if item.stage != CLOSED and item.ending.rival is None)
+    deposits = [item.deposit_raw for item in waiting]
     found = [parse_transaction(raw) for raw in deposits]
     return {outpoint for tx in found if tx is not None for outpoint in spent_outpoints(tx)}
 

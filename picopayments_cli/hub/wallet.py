@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from picopayments_cli.chain import REQUIRE_MEMO, Query
@@ -14,7 +14,7 @@ from picopayments_cli.channel.reserve import Chore, Reserve, missing, spendable
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.steps import Means
-from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.errors import InsufficientBitcoin
 from picopayments_cli.hub.chainview import promised_coins
 from picopayments_cli.hub.database import meta_get, meta_set
@@ -31,7 +31,7 @@ def means_of(hub: Hub) -> tuple[Means, bool]:
     On regtest, whose node has no estimate at first, the guess counts for one. Raises what the nodes raise.
     """
     view = hub.chain.view(Query(coins=[hub.address], options=[hub.address]))
-    confirmed = [coin for coin in view.coins[hub.address] if coin.height is not None]
+    confirmed = _unspent(hub, view.coins[hub.address])
     attached = hub.chain.attached([coin.outpoint for coin in confirmed]) if confirmed else set()
     with hub.book.reading() as book:
         kept, connections = attached | promised_coins(book), len(book.in_stage(AGREED, OPEN, CLOSING))
@@ -39,6 +39,17 @@ def means_of(hub: Hub) -> tuple[Means, bool]:
     home = not view.options[hub.address] & REQUIRE_MEMO
     rate = replace(hub.rate, guess=hub.rate.guess and hub.network.name != "regtest")
     return Means(Purse(hub.script, coins, rate.value), rate, hub.bounds, hub.reserve_of(connections)), home
+
+
+def _unspent(hub: Hub, listed: Iterable[Coin]) -> list[Coin]:
+    """The confirmed coins of a list that Bitcoin Core does not know better: the list may not have seen what spent one.
+
+    So what the hub has sent holds its coins from then on, whatever becomes of this process, for as long as the node
+    has it, in a block or in the mempool; where it was evicted, or lost to another one, they are free.
+    """
+    confirmed = [coin for coin in listed if coin.height is not None]
+    unspent = hub.bitcoin.unspent([coin.outpoint for coin in confirmed])
+    return [coin for coin in confirmed if coin.outpoint in unspent]
 
 
 def split(hub: Hub, means: Means) -> Means:
@@ -72,8 +83,9 @@ def split(hub: Hub, means: Means) -> Means:
 
 
 def _is_paid(hub: Hub) -> bool:
-    """Whether a coin for the hub waits for a block, like the change of its last deposit."""
-    return any(coin.height is None for coin in hub.chain.view(Query(coins=[hub.address])).coins[hub.address])
+    """Whether a coin for the hub waits for a block, like the change of its last deposit, as a spent one tells too."""
+    coins = hub.chain.view(Query(coins=[hub.address])).coins[hub.address]
+    return len(_unspent(hub, coins)) < len(coins)
 
 
 def splitting(purse: Purse, reserve: Reserve, former: Collection[Outpoint] = ()) -> Draft | None:
