@@ -9,22 +9,19 @@ from channel_support import CONTRACT, purse
 
 from picopayments_cli.channel.drafts import Draft, Input, Output, parse_transaction
 from picopayments_cli.channel.past import Own, Told, as_told, rival
-from picopayments_cli.channel.values import Entry, Height, Outpoint
+from picopayments_cli.channel.values import Coin, Entry, Height
 
 DEPTH, TIP = 7, Height(1000)
 COIN, OTHER = purse([50_000, 60_000]).coins
 
 
-def raw(*values: int, coins: tuple[object, ...] = (COIN,)) -> bytes:
+def spending(*coins: Coin) -> Own:
     """A transaction that spends these coins."""
-    draft = Draft(tuple(map(Input, coins)), tuple(Output(value, CONTRACT.payer_wallet) for value in values))  # type: ignore[arg-type]
-    tx = draft.unsigned() if hasattr(draft, "unsigned") else None
-    assert tx is not None
-    return bytes(tx.serialize())
+    draft = Draft(tuple(map(Input, coins)), (Output(1000, CONTRACT.payer_wallet),))
+    return Own(draft.stripped([b"" for _ in coins]))
 
 
-OWN = Own(raw(40_000, coins=(COIN, OTHER)))
-RIVAL = Own(raw(30_000))
+OWN, RIVAL = spending(COIN, OTHER), spending(COIN)
 
 
 def entry(own: Own, depth: int) -> Entry:
@@ -32,14 +29,14 @@ def entry(own: Own, depth: int) -> Entry:
     return Entry(own.txid, own.raw, None if depth == 0 else Height(TIP - depth + 1))
 
 
-def told(*history: Entry, known: bool = False, **more: object) -> Told:
-    return Told(TIP, history, {OWN.txid} if known else (), (), **more)  # type: ignore[arg-type]
+def told(*history: Entry, known: bool = False, truncated: bool = False) -> Told:
+    return Told(TIP, history, {OWN.txid} if known else (), (), truncated)
 
 
 def test_it_holds_its_coins_until_it_is_buried() -> None:
     assert as_told(OWN, told(known=True), DEPTH) == OWN  # whatever the list of coins says
     assert as_told(OWN, told(entry(OWN, 0)), DEPTH) == OWN
-    assert as_told(OWN, told(entry(OWN, DEPTH - 1)), DEPTH) == replace(OWN, height=TIP - DEPTH + 2)
+    assert as_told(OWN, told(entry(OWN, DEPTH - 1)), DEPTH) == replace(OWN, height=Height(TIP - DEPTH + 2))
     assert as_told(OWN, told(entry(OWN, DEPTH)), DEPTH) is None
 
 
@@ -63,7 +60,7 @@ def test_a_reorganisation_to_a_lower_tip_does_not_make_it_wait_longer() -> None:
 def test_a_cut_history_leaves_out_what_is_old() -> None:
     cut = told(known=True, truncated=True)
     assert as_told(OWN, cut, DEPTH) is None
-    assert as_told(OWN, replace(cut, listed={Outpoint(COIN.outpoint.txid, COIN.outpoint.vout)}), DEPTH) == OWN
+    assert as_told(OWN, replace(cut, listed={COIN.outpoint}), DEPTH) == OWN
 
 
 def test_no_transaction_is_its_own_rival() -> None:
