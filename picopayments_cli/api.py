@@ -395,10 +395,11 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
 
 
 def _brought(outcome: Outcome) -> dict[str, Any]:
-    return {
+    brought: dict[str, Any] = {
         "txids": outcome.txids,
         "received_payments": [_receipt(receipt) for receipt in outcome.receipts],
     }
+    return brought if outcome.cause is None else {**brought, "error": outcome.cause.as_json()}
 
 
 def close(session: Session, handle: str) -> str | None:
@@ -464,6 +465,9 @@ def _status_of(
             for payment in item.queue
         ],
     }  # fmt: skip
+    cause = life.conflicted(item)
+    if cause is not None:
+        told["error"] = cause.as_json()
     if verbose:
         sending, receiving = item.duplex.sending, item.duplex.receiving
         told |= {

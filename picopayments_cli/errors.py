@@ -205,6 +205,10 @@ class UnknownDeposit(PicopaymentsError):
     """The chain does not know a connection's deposit."""
 
 
+class DepositConflicted(PicopaymentsError):
+    """A connection's deposit can't be mined any more, since something else has spent a coin of it."""
+
+
 class StaleRequest(PicopaymentsError):
     """A request that was already answered and has been overtaken."""
 
@@ -249,7 +253,7 @@ class NodeUnreachable(Unreachable):
 
 
 class NodeBehind(Unreachable):
-    """The node's ledger has not reached its own chain's tip."""
+    """The node's ledger, or its index of addresses, has not reached its own chain's tip."""
 
 
 class NodeTooOld(Unreachable):

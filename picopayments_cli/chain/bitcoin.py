@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from decimal import ROUND_CEILING
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from picopayments_cli.chain.answers import (
     txid_to_broadcast,
     whole,
 )
+from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.errors import (
     BadAnswer,
     BroadcastRefused,
@@ -97,6 +98,19 @@ class BitcoinNode:
                 found[txid] = checked_transaction(raw_of(outcome), txid)
             elif outcome.data.get("code") != _NOT_FOUND:
                 raise outcome
+        return found
+
+    def unspent(self, outpoints: Collection[Outpoint], *, mempool: bool = True) -> set[Outpoint]:
+        """Tell which outputs nothing spends, in blocks or in the ``mempool``, in one round trip."""
+        asked = list(outpoints)
+        calls = [("gettxout", [item.txid[::-1].hex(), item.vout, mempool]) for item in asked]
+        found = set()
+        for outpoint, outcome in zip(asked, self._rpc.outcomes(calls) if calls else (), strict=True):
+            if isinstance(outcome, PicopaymentsError):
+                raise outcome
+            if outcome is not None:
+                whole(outcome, "confirmations")
+                found.add(outpoint)
         return found
 
     def verbose_transaction(self, txid: bytes) -> dict[str, Any]:

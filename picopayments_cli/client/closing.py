@@ -46,6 +46,7 @@ class Outcome:
     receipts: list[Receipt] = field(default_factory=list)
     closed_by: str | None = None  # the txid of the first commit or close among them
     hub_silent: Unreachable | None = None  # why the hub was not told that a connection closes, or was not even asked
+    cause: PicopaymentsError | None = None  # why the connection closes, where its deposit never comes
 
 
 def settle(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
@@ -68,6 +69,8 @@ def _has_to_ask(connection: Connection, facts: tuple[Facts, Facts]) -> bool:
     both_spent = all(item.spend is not None and item.spend.seen.height is not None for item in facts)
     unknown = facts[0].spend is not None and facts[0].spend.kind is Kind.UNKNOWN  # to this file, which may be old
     awaited = connection.duplex.sending.awaited is not None
+    if connection.ending.rival is not None and connection.duplex.receiving.anchor is None:
+        return False  # neither deposit is there
     return not connection.ending.told and (not both_spent or awaited or unknown)
 
 
@@ -199,8 +202,9 @@ def recover(session: Session, connection: Connection, look: Look, outcome: Outco
         if step.waits is not None:
             log.warning("the %s waits: %s", step.name.value, _WAITS[step.waits])
             continue
-        if step.name is Name.DEPOSIT and step.label == publishing.C2H and connection.counted[0] is None:
-            continue  # nobody has a claim on it: one that nobody has seen stays unseen
+        own_deposit = step.name is Name.DEPOSIT and step.label == publishing.C2H
+        if own_deposit and (connection.counted[0] is None or connection.ending.rival is not None):
+            continue  # nobody has a claim on it, and one that nobody has seen stays unseen; or it never comes
         if step.short:
             log.warning("the %s pays less than it should: send bitcoin to the wallet", step.name.value)
         if step.draft is None and step.child is None and step.raw is None:
@@ -219,4 +223,13 @@ def over(session: Session, connection: Connection, look: Look, depth: int = 0) -
     """Tell whether nothing is left to take back, buried by ``safe_depth`` blocks, or by ``depth`` if that is more."""
     depth = max(session.network.safe_depth, depth)
     rate = funds.rate(session, look.view).value
-    return all(is_over(case, depth, rate) for case in cases(session, connection, look))
+    c2h, h2c = cases(session, connection, look)
+    more = depth - session.network.safe_depth
+    return is_over(h2c, depth, rate) and (_never_comes(connection, c2h.facts, more) or is_over(c2h, depth, rate))
+
+
+def _never_comes(connection: Connection, facts: Facts, blocks: int) -> bool:
+    """Whether the own deposit is as little there as so many blocks ago, when the connection was stopped for that."""
+    ending = connection.ending
+    gone = ending.rival is not None and facts.deposit is None and facts.spend is None
+    return gone and facts.tip - (ending.since or 0) >= blocks

@@ -38,7 +38,8 @@ class Ending:
     ``since``: the tip at which it was stopped. ``asked``: the newest mph_close that left, or is about to.
     ``counters``: closes of h2c that this party signed as payee; ``closings``: closes of c2h that the hub signed as
     payee. ``remainders``: the hub's signatures for the rest of commits that this file does not know, as it may be old.
-    ``told``: whether the hub has answered for the last time that is needed.
+    ``told``: whether the hub has answered for the last time that is needed. ``rival``: the txid (hex) of what has spent
+    a coin of the own deposit, which then never comes.
     """
 
     since: int | None = None
@@ -47,6 +48,7 @@ class Ending:
     closings: tuple[Closing, ...] = ()
     remainders: tuple[Remainder, ...] = ()
     told: bool = False
+    rival: str | None = None
 
 
 @dataclass(frozen=True)

@@ -255,11 +255,12 @@ def _ending_json(ending: Ending) -> dict[str, Any]:
         "closings": [[item.quantity, item.signature.hex(), _hex(item.rest_signature)] for item in ending.closings],
         "remainders": [[item.quantity, item.revoke_hash.hex(), item.signature.hex()] for item in ending.remainders],
         "told": ending.told,
+        "rival": ending.rival,
     }
 
 
 def _ending(body: Mapping[str, Any]) -> Ending:
-    asked = body["asked"]
+    asked, rival = body["asked"], body.get("rival")
     if asked is not None:
         CloseRequest.parse(asked)
     return Ending(
@@ -277,6 +278,7 @@ def _ending(body: Mapping[str, Any]) -> Ending:
             for quantity, revoke_hash, signature in kinds.items(body["remainders"])
         ),
         kinds.switch(body["told"]),
+        None if rival is None else kinds.text(rival),
     )
 
 

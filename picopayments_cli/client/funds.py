@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.channel.coins import Purse
@@ -61,24 +62,33 @@ def known_rate(session: Session, view: View) -> Rate:
 
 
 def free_coins(session: Session, view: View, *, can_wait: bool) -> tuple[Coin, ...]:
-    """Collect the confirmed coins without attached assets that no deposit is promised.
+    """Collect the confirmed coins without attached assets that no deposit and no other own transaction holds.
 
-    Where it can't be known what is attached, what can't wait does without any coin.
+    Where it can't be known what is attached or held, what can't wait does without any coin.
     """
-    taken = _promised(session) | session.home.spent
-    coins = tuple(coin for coin in confirmed(view.coins[session.wallet.address]) if coin.outpoint not in taken)
+    listed = confirmed(view.coins[session.wallet.address])
     try:
+        taken = _promised(session) | session.home.spent | _held(session, listed, can_wait=can_wait)
+        coins = tuple(coin for coin in listed if coin.outpoint not in taken)
         attached = session.sight.attached(coin.outpoint for coin in coins)
     except PicopaymentsError as error:
         if can_wait:
             raise
-        log.warning("the wallet's coins are left alone, since assets may be attached to them: %s", error.message)
+        log.warning("the wallet's coins are left alone, since they may be spent, or carry assets: %s", error.message)
         return ()
     return tuple(coin for coin in coins if coin.outpoint not in attached)
 
 
+def _held(session: Session, listed: Iterable[Coin], *, can_wait: bool) -> set[Outpoint]:
+    """Collect what own transactions spend; what can't wait takes the coins of one that no node knows now."""
+    sent = session.home.past.look(session.chain, {coin.outpoint for coin in listed})
+    return {spent for own in sent if can_wait or own.missing is None for spent in own.spends}
+
+
 def _promised(session: Session) -> set[Outpoint]:
-    deposits = [item.deposit_raw for item in session.connections().values() if item.stage != CLOSED]
+    """Collect what deposits spend that may come yet."""
+    waiting = (item for item in session.connections().values() if item.stage != CLOSED and item.ending.rival is None)
+    deposits = [item.deposit_raw for item in waiting]
     found = [parse_transaction(raw) for raw in deposits]
     return {outpoint for tx in found if tx is not None for outpoint in spent_outpoints(tx)}
 
@@ -158,13 +168,15 @@ def check_funds(session: Session, asset: Asset, quantity: int) -> None:
 def _unconfirmed_sends(session: Session, coins: tuple[Coin, ...], asset: Asset) -> dict[bytes, int]:
     """Find what transactions in the mempool take from the wallet, by txid.
 
-    They are known by the change that each leaves in the wallet, where no other spends it before it is confirmed.
+    They are those that this wallet remembers, and others of its key by the change that each leaves in it.
     """
-    txids = {coin.outpoint.txid for coin in coins if coin.height is None}
-    if not txids:
-        return {}
+    own = session.home.past.look(session.chain, {coin.outpoint for coin in coins})
+    raws = {item.txid: item.raw for item in own if item.height is None}
+    txids = {coin.outpoint.txid for coin in coins if coin.height is None} - raws.keys()
+    if txids:
+        raws |= session.chain.view(Query(transactions=sorted(txids))).transactions
     sent = {}
-    for txid, raw in session.chain.view(Query(transactions=sorted(txids))).transactions.items():
+    for txid, raw in raws.items():
         tx = parse_transaction(raw)
         if tx is None or (script_pushes(bytes(tx.vin[0].scriptSig)) or [b""])[-1] != session.wallet.key.pubkey:
             continue
@@ -182,7 +194,7 @@ def check_reserve(session: Session, purse: Purse, draft: Draft) -> None:
     if held - paid < WALLET_RESERVE:
         raise InsufficientBitcoin(
             f"This would leave {held - paid} satoshis in the wallet; {WALLET_RESERVE} must stay for fees that can't "
-            f"wait. Send bitcoin to {session.wallet.address}.",
+            f"wait. Send bitcoin to {session.wallet.address}, or wait for its coins to confirm.",
             needed=paid + WALLET_RESERVE,
             available=held,
         )

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from picopayments_cli.chain import Query
 from picopayments_cli.channel import duplex as pair
+from picopayments_cli.channel import past
 from picopayments_cli.channel.deadlines import is_open, must_close
-from picopayments_cli.channel.drafts import parse_transaction
+from picopayments_cli.channel.drafts import parse_transaction, txid_of
 from picopayments_cli.channel.facts import Deposit, Facts, find_anchor, judge_deposit
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, PROPOSED
 from picopayments_cli.channel.values import Token
@@ -29,6 +31,7 @@ from picopayments_cli.errors import (
     AnchorsDiffer,
     BroadcastRefused,
     ConnectionNotOpen,
+    DepositConflicted,
     HubRestored,
     HubUnreachable,
     LocalFiles,
@@ -135,6 +138,30 @@ def unknown_deposit(connection: Connection, look: Look) -> UnknownDeposit | None
     )
 
 
+def conflicted(connection: Connection) -> DepositConflicted | None:
+    """Make the error for a connection that was closed as its deposit never comes; None for any other."""
+    rival = connection.ending.rival
+    if rival is None:
+        return None
+    txid = txid_of(connection.deposit_raw)[::-1].hex()
+    return DepositConflicted(
+        f"The deposit {txid} of the connection {connection.handle.hex()} is never mined: the transaction {rival} has "
+        "spent a coin of it, and is buried. The connection closes, and the deposit's other coins are free. Connect "
+        "anew.",
+        handle=connection.handle.hex(),
+        txid=txid,
+        rival=rival,
+    )
+
+
+def _rival(session: Session, connection: Connection) -> str | None:
+    """Find the buried transaction (hex) because of which the own deposit, which is not there, never comes."""
+    at = session.wallet.address
+    view = session.chain.view(Query(history=[at]))
+    found = past.rival(connection.deposit_raw, view.history[at], view.height, session.network.safe_depth)
+    return None if found is None else found.txid[::-1].hex()
+
+
 # Syncing ------------------------------------------------------------------------------------------------------------
 
 
@@ -150,6 +177,7 @@ def sync(session: Session, connection: Connection, look: Look, outcome: Outcome)
         if connection.stage == CLOSING:  # the look was at one that was open, and may not have known the hub's anchor
             look = session.sight.look(session.wallet.address, [connection])
     if connection.stage == CLOSING:
+        outcome.cause = conflicted(connection)
         connection = _last_answer(session, connection, outcome)
         settle(session, *_observed_at_last(session, connection, look), outcome)
 
@@ -192,6 +220,8 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
     """Do one round of a connection that is not closing. It may be closing afterwards."""
     seen, look, deposits = observe(session, connection, look)
     shown, missing = status(session, seen, look, deposits), unknown_deposit(seen, look)
+    if missing is not None and (rival := _rival(session, seen)) is not None:
+        return _closing(session, seen, look, rival)
     if shown == OPENING:
         _republish_the_hubs(session, seen, look, outcome)
         if missing is not None:
@@ -273,7 +303,8 @@ def close(session: Session, connection: Connection) -> str | None:
         seen, look, deposits = observe(session, connection, look)
         if status(session, seen, look, deposits) == OPEN:
             seen = _last_sync(session, seen, outcome)
-        connection = _closing(session, seen, look)
+        rival = None if unknown_deposit(seen, look) is None else _rival(session, seen)
+        connection = _closing(session, seen, look, rival)
         look = session.sight.look(session.wallet.address, [connection])
     if connection.stage == CLOSING:
         settle(session, connection, look, outcome)
@@ -290,10 +321,13 @@ def _give_up(session: Session, connection: Connection) -> Connection:
     return session.save(given_up, "given up", history.closed())
 
 
-def _closing(session: Session, connection: Connection, look: Look) -> Connection:
-    """Have the connection do nothing but close from here on."""
+def _closing(session: Session, connection: Connection, look: Look, rival: str | None = None) -> Connection:
+    """Have the connection do nothing but close from here on. ``rival``: see ``Ending``."""
     since = connection.ending.since
-    stopped = replace(connection.ending, since=look.view.height if since is None else since)
+    stopped = replace(connection.ending, since=look.view.height if since is None else since, rival=rival)
+    cause = conflicted(replace(connection, ending=stopped))
+    if cause is not None:
+        log.warning(cause.message)
     return session.save(replace(connection, stage=CLOSING, ending=stopped), "closing", history.closing())
 
 

@@ -24,7 +24,7 @@ from picopayments_cli.channel.transactions import Contract
 from picopayments_cli.channel.values import Entry, Handle, Height, Outpoint
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.nodes import Nodes
-from picopayments_cli.errors import MemoRequired
+from picopayments_cli.errors import MemoRequired, NodeBehind
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,9 @@ class Sight:
         asked = [self.at(side.contract.deposit.output) for side in ending]
         view = self.chain.view(Query(coins=[wallet, *deposits.values()], balances=[wallet, *asked], options=[wallet]))
         past = _Past(self, view)
+        late = past.spent_by_now(sides)
         past.add_histories([side for side in sides if past.is_spent(side)])
+        past.check_index(late)
         found = [past.facts(side) for side in sides]
         commits = [item for item in map(_commit_output, sides, found) if item is not None]
         if commits:
@@ -142,6 +144,26 @@ class _Past:
         """Whether the anchor is not among the coins: spent, or not there."""
         coins = self._coins[self._sight.at(side.contract.deposit.output)]
         return side.anchor is not None and all(coin.outpoint != side.anchor.outpoint for coin in coins)
+
+    def spent_by_now(self, sides: Sequence[Side]) -> list[Side]:
+        """The sides whose confirmed anchor is listed as unspent, which the Bitcoin node knows better; unlist them."""
+        listed = {coin.outpoint for coins in self._coins.values() for coin in coins if coin.height is not None}
+        anchors = {side.anchor.outpoint for side in sides if side.anchor is not None} & listed
+        spent = self._sight.nodes.spent(anchors) if anchors else set()
+        for address, coins in self._coins.items():
+            self._coins[address] = tuple(coin for coin in coins if coin.outpoint not in spent)
+        return [side for side in sides if side.anchor is not None and side.anchor.outpoint in spent]
+
+    def check_index(self, late: Sequence[Side]) -> None:
+        """Refuse an index of addresses that does not show either what spends these anchors. Raises NodeBehind."""
+        for side in late:
+            facts = self.facts(side)
+            if facts.spend is None:
+                raise NodeBehind(
+                    "The node's index of addresses is behind its Bitcoin node: it does not show yet what has spent a "
+                    "deposit. Repeat the command later.",
+                    chain=facts.tip,
+                )
 
     def add_histories(self, sides: Sequence[Side]) -> None:
         """Ask for the history of these deposits' addresses."""

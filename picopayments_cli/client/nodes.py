@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from picopayments_cli.chain import Chain
@@ -11,6 +11,7 @@ from picopayments_cli.chain.hub import only_of_the_chain
 from picopayments_cli.chain.packages import LedgerChain, PackageNode, Waiting, send_rows
 from picopayments_cli.channel.facts import SendRow
 from picopayments_cli.channel.networks import Network, address_of_script
+from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.errors import BroadcastRefused, UnknownMethod
 from picopayments_cli.rpc import RpcClient
 
@@ -25,6 +26,9 @@ class Nodes(Protocol):
 
     def waiting(self, txids: Sequence[bytes]) -> dict[bytes, Waiting]:
         """Those that are in the mempool, where somebody says so."""
+
+    def spent(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
+        """Those that something spends or that don't exist, the mempool included, where somebody but a list says so."""
 
     def submit(self, raws: Sequence[bytes]) -> tuple[bytes, ...]:
         """Hand a parent and its child to the network; the txids that are taken. Raises BroadcastRefused."""
@@ -47,6 +51,12 @@ class OwnNodes:
             return {}
         found = {txid: self._bitcoin.waiting(txid) for txid in txids}
         return {txid: waiting for txid, waiting in found.items() if waiting is not None}
+
+    def spent(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
+        """Those that the Bitcoin node does not have any more, whose word counts more than an address index's."""
+        if self._bitcoin is None:
+            return set()
+        return set(outpoints) - self._bitcoin.unspent(outpoints)
 
     def submit(self, raws: Sequence[bytes]) -> tuple[bytes, ...]:
         """By a package where the Bitcoin node takes one, else one after the other. Raises BroadcastRefused."""
@@ -73,6 +83,10 @@ class HubNodes:
     def waiting(self, txids: Sequence[bytes]) -> dict[bytes, Waiting]:
         """Nothing: the hub does not say."""
         return {}
+
+    def spent(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
+        """None: the hub does not say."""
+        return set()
 
     def submit(self, raws: Sequence[bytes]) -> tuple[bytes, ...]:
         """By the hub's node as a package, where it offers that, else one after the other. Raises BroadcastRefused."""

@@ -24,12 +24,14 @@ from picopayments_cli.client.document import from_document, rows_between, to_doc
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.looking import Sight
 from picopayments_cli.client.nodes import HubNodes, OwnNodes
+from picopayments_cli.client.past import Past
 from picopayments_cli.client.store import Store, damaged
 from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.config import Settings, place_of
 from picopayments_cli.errors import (
     BadHubSignature,
     BadReply,
+    BroadcastRefused,
     PicopaymentsError,
     UnknownHandle,
 )
@@ -75,6 +77,11 @@ class Home:
     def wallet(self) -> Wallet:
         """The wallet, which may not be on disk yet. Raises StoreDamaged, StoreUnusable."""
         return Wallet.open(self.store, self._settings.network)
+
+    @property
+    def past(self) -> Past:
+        """The wallet's transactions that hold its coins yet."""
+        return Past(self.store, self.wallet)
 
 
 class Session:
@@ -303,8 +310,8 @@ class Session:
 
     def broadcast(self, raw: bytes, label: str) -> str:
         """Hand a signed transaction to the network, and return its txid in hex."""
-        txid = self.chain.broadcast(raw)[::-1].hex()
-        self._note_spent([raw])
+        (taken,) = self._leave([raw], lambda: (self.chain.broadcast(raw),))
+        txid = taken[::-1].hex()
         log.debug("broadcast %s: %s", label, txid)
         return txid
 
@@ -312,13 +319,21 @@ class Session:
         """Hand transactions that depend on each other to the network together; the txids of those that it took."""
         if len(raws) == 1:
             return (bytes.fromhex(self.broadcast(raws[0], label))[::-1],)
-        taken = self.sight.nodes.submit(raws)
-        self._note_spent([raw for raw in raws if txid_of(raw) in taken])
-        return taken
+        return self._leave(raws, lambda: self.sight.nodes.submit(raws))
 
-    def _note_spent(self, raws: Sequence[bytes]) -> None:
-        for tx in map(parse_transaction, raws):
+    def _leave(self, raws: Sequence[bytes], send: Callable[[], tuple[bytes, ...]]) -> tuple[bytes, ...]:
+        """Send, and remember it before; what the network has refused is forgotten."""
+        past = self.home.past
+        new = past.add(raws)
+        try:
+            taken = send()
+        except BroadcastRefused:
+            past.drop(new)
+            raise
+        past.drop([txid for txid in new if txid not in taken])
+        for tx in (parse_transaction(raw) for raw in raws if txid_of(raw) in taken):
             self.home.spent.update(spent_outpoints(tx) if tx is not None else ())
+        return taken
 
 
 def _warn_of(name: str, url: str | None, verify: bool = True) -> None:

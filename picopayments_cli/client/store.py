@@ -2,8 +2,9 @@
 
 In the basedir stand ``<network>.wif``, ``<network>.connections/<handle>.json``, ``<network>.hubs`` (the hubs' public
 keys), ``<network>.history.jsonl`` (past events, one a line), ``<network>.archive/`` (connections that are over and put
-aside), ``<network>.rate`` (the last fee rate that a chain estimated) and ``<network>.lock``. Nothing is written before
-the first save, except the lock's file and the folder it stands in.
+aside), ``<network>.rate`` (the last fee rate that a chain estimated), ``<network>.sent`` (the wallet's transactions
+that hold its coins yet) and ``<network>.lock``. Nothing is written before the first save, except the lock's file and
+the folder it stands in.
 
 What grows with a connection's age stands beside its document, in ``<handle>.commits.jsonl``: rows that are only added
 to. They are on disk before the document, which says how many bytes of them count (``rows_size``): lines behind those
@@ -23,8 +24,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from picopayments_cli.channel.drafts import parse_transaction
 from picopayments_cli.channel.networks import Network
-from picopayments_cli.channel.values import HANDLE_SIZE, Handle
+from picopayments_cli.channel.past import Own
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Height
+from picopayments_cli.client import kinds
 from picopayments_cli.client.history import Action, Event, events_of
 from picopayments_cli.config import settings_file
 from picopayments_cli.errors import (
@@ -71,6 +75,7 @@ class Store:
         self.archive_folder = basedir / f"{network.name}.archive"
         self.hubs_path = basedir / f"{network.name}.hubs"
         self.rate_path = basedir / f"{network.name}.rate"
+        self.sent_path = basedir / f"{network.name}.sent"
         self.history_path = basedir / f"{network.name}.history.jsonl"
         self._lock_wait = lock_wait
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
@@ -339,6 +344,21 @@ class Store:
         """Write the fee rate that a chain estimates, for the time when it has none. Raises StoreUnusable."""
         self._write(self.rate_path, f"{rate}\n", "fee rate")
 
+    # The wallet's own transactions ---------------------------------------------------------------------------------
+
+    def sent(self) -> list[Own]:
+        """Read the wallet's transactions that hold its coins yet. Raises StoreDamaged."""
+        text = _read(self.sent_path)
+        try:
+            return [] if text is None else [_own(item) for item in kinds.items(json.loads(text))]
+        except (TypeError, ValueError, RecursionError):
+            raise damaged(self.sent_path, "it does not list transactions") from None
+
+    def save_sent(self, sent: Sequence[Own]) -> None:
+        """Write the wallet's transactions that hold its coins yet. Raises StoreUnusable."""
+        items = [[item.raw.hex(), item.height, item.missing] for item in sent]
+        self._write(self.sent_path, json.dumps(items) + "\n", "sent")
+
     # Hubs ----------------------------------------------------------------------------------------------------------
 
     def hub_keys(self) -> dict[str, str]:
@@ -443,6 +463,15 @@ def _read_rows(document: Path, size: int) -> list[Row]:
     if len(data) != size:
         raise damaged(path, "it is shorter than its connection's document says")
     return rows
+
+
+def _own(item: Any) -> Own:
+    text, *seen = kinds.items(item)
+    height, missing = (None if number is None else Height(kinds.whole(number)) for number in seen)
+    raw = bytes.fromhex(kinds.text(text))
+    if parse_transaction(raw) is None:
+        raise ValueError("it should be a transaction")
+    return Own(raw, height, missing)
 
 
 def _kept(path: Path, document: dict[str, Any]) -> _Kept:

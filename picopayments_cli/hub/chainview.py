@@ -111,6 +111,11 @@ def note_sent(work: UnitOfWork, handle: Handle, item: Sent, *, payer: bool) -> N
     work.db.execute(sent.insert(), row)
 
 
+def drop_sent(work: UnitOfWork, txid: bytes) -> None:
+    """Forget what never comes: its coins are free."""
+    work.db.execute(_DROP_SENT, {"id": txid})
+
+
 def _sent_of(row: Any) -> Sent:
     return Sent(
         bytes(row.txid), Outpoint.parse(row.spends), FeeFrac(row.fee, row.size), tuple(_coins_of(row.coins.split()))

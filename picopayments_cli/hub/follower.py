@@ -1,6 +1,7 @@
 """Follows the chain by outpoint: reads blocks and mempool, and writes what spends the watched outputs.
 
-Watched are the anchors, and of what spends them outputs 0 and 2. Addresses are watched only while a connection opens,
+Watched are the anchors, and of what spends them outputs 0 and 2; and the wallet's coins in the hub's own deposits,
+which never come where something else spends one. Addresses are watched only while a connection opens,
 for its deposits. Who spends an anchor stops its connection, in the transaction that writes it.
 """
 
@@ -51,7 +52,7 @@ _GONE = (
     select(spends.c.spender).where(spends.c.height.is_(None)),
     select(deposits.c.txid).where(deposits.c.height.is_(None)),
 )
-_WAITING = select(spends.c.txid, spends.c.vout).where(spends.c.height.is_(None))
+_WAITING = select(spends).where(spends.c.height.is_(None))
 _SPENT_BY = select(spends).where(spends.c.spender == _ID)
 _FORGET_SPENDER = spends.delete().where(spends.c.spender == _ID, spends.c.height.is_(None))
 _LOSE_DEPOSIT = deposits.update().where(deposits.c.txid == _ID, deposits.c.height.is_(None)).values(height=_NOWHERE)
@@ -289,8 +290,8 @@ class Follower:
             self._outpoints = {key: item for key, item in self._outpoints.items() if item[0] != handle}
 
     def unconfirmed(self, db: Connection) -> set[Handle]:
-        """The connections of which something waits in the mempool."""
-        rows = db.execute(_WAITING)
+        """The connections of which something waits in the mempool, deposits aside."""
+        rows = [row for row in db.execute(_WAITING) if bytes(row.spender) not in self._deposits]
         return {self._outpoints[(bytes(row.txid), row.vout)][0] for row in rows}
 
     # Queries --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from picopayments_cli.chain import Query
 from picopayments_cli.channel.coins import pay
 from picopayments_cli.channel.counterparty import asset_members, both_names, data_script, pack_send
 from picopayments_cli.channel.deadlines import is_open
-from picopayments_cli.channel.drafts import DUST, Draft, Input, Output, txid_of
+from picopayments_cli.channel.drafts import DUST, Draft, Input, Output, parse_transaction, spent_outpoints, txid_of
 from picopayments_cli.channel.facts import Deposit, Facts, Paying, Sent, feefrac_of, find_anchor, judge_deposit
 from picopayments_cli.channel.fees import Shape, deposit_bid
 from picopayments_cli.channel.networks import address_of_script
@@ -22,12 +22,13 @@ from picopayments_cli.channel.steps import Means
 from picopayments_cli.channel.transactions import Contract, compose_deposit
 from picopayments_cli.channel.values import Coin, Handle
 from picopayments_cli.consensus import check_ways_back
-from picopayments_cli.errors import BroadcastRefused, InsufficientFunds
+from picopayments_cli.errors import BroadcastRefused, DepositConflicted, InsufficientFunds
 from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.book import UnitOfWork
-from picopayments_cli.hub.chainview import facts_of, note_sent, sides_of
-from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.book import Reading, UnitOfWork
+from picopayments_cli.hub.chainview import drop_sent, facts_of, note_sent, sides_of
+from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.logs import note
+from picopayments_cli.hub.stopping import stop
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,10 @@ def fund(hub: Hub, handle: Handle, means: Means) -> Means:
         there = None if txid is None else hub.follower.deposit(book.db, txid)
         tip = hub.follower.tip(book.db)
         paying, _ = sides_of(hub, book, account)
+        rival = None if there is not None or account.deposit_raw is None else _rival(hub, book, account.deposit_raw)
+    if rival is not None:
+        _without_deposit(hub, handle, rival)
+        return means
     if (there is not None and there.height is not None) or account.channels.sending.anchor is not None:
         return means
     former = next((item for item in paying.sent if item.txid == txid), None)
@@ -117,6 +122,31 @@ def fund(hub: Hub, handle: Handle, means: Means) -> Means:
     if raw is not None and (draft is not None or there is None):
         _publish(hub, handle, raw)
     return means if draft is None else replace(means, purse=means.purse.without(draft))
+
+
+def _rival(hub: Hub, book: Reading, raw: bytes) -> bytes | None:
+    """Find the buried transaction that has spent a coin of the hub's deposit, which then never comes.
+
+    An earlier version of the deposit is none.
+    """
+    tx, tip = parse_transaction(raw), hub.follower.tip(book.db)
+    seen = [hub.follower.spend(book.db, item) for item in (spent_outpoints(tx) if tx is not None else ())]
+    buried = [item for item in seen if item is not None and item.depth(tip) >= hub.network.safe_depth]
+    return next((item.txid for item in buried if hub.follower.deposit_raw(book.db, item.txid) is None), None)
+
+
+def _without_deposit(hub: Hub, handle: Handle, rival: bytes) -> None:
+    """Give up the hub's deposit: another one is made while nobody depends on its txid, else the connection closes."""
+    with hub.book.transaction("fund") as work:
+        account = work.get(handle)
+        fields = {"handle": handle.hex(), "cause": DepositConflicted.__name__, "rival": rival[::-1].hex()}
+        log.warning("deposit conflicted", extra={"fields": fields})
+        if account.channels.sending.anchor is not None:
+            stop(hub, work, account)
+        elif account.deposit_raw is not None:
+            drop_sent(work, txid_of(account.deposit_raw))
+            work.put(replace(account, deposit_raw=None))
+    hub.ask(Ask.NOW, handle)
 
 
 def _anew(contract: Contract, former: Sent, means: Means, *, there: bool) -> Draft | None:
@@ -161,6 +191,8 @@ def _write(hub: Hub, handle: Handle, draft: Draft) -> bytes | None:
         if account.stage not in (AGREED, OPEN):
             return None
         coins = tuple(spent.coin for spent in draft.inputs)
+        for coin in coins:
+            hub.follower.watch(work.db, coin.outpoint, handle, anchor=False)
         note_sent(work, handle, Sent(anchor.outpoint.txid, coins[0].outpoint, feefrac_of(draft), coins), payer=True)
         work.put(replace(account, deposit_raw=raw))
         note(log, "deposit made", account, fee=draft.fee)

@@ -13,12 +13,9 @@ from picopayments_cli.channel.rates import may_open
 from picopayments_cli.channel.reserve import Chore, Reserve, missing, spendable
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.steps import Means
-from picopayments_cli.channel.values import Outpoint
-from picopayments_cli.errors import InsufficientBitcoin
-from picopayments_cli.hub.chainview import is_own, promised_coins
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.errors import BadPreviousTransaction, InsufficientBitcoin
-from picopayments_cli.hub.chainview import promised_coins
+from picopayments_cli.hub.chainview import is_own, promised_coins
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.hub import Hub
 
@@ -34,12 +31,10 @@ def means_of(hub: Hub) -> tuple[Means, bool]:
     On regtest, whose node has no estimate at first, the guess counts for one. Raises what the nodes raise.
     """
     view = hub.chain.view(Query(coins=[hub.address], options=[hub.address]))
-    confirmed = [coin for coin in view.coins[hub.address] if coin.height is not None]
+    confirmed = _unspent(hub, view.coins[hub.address])
     attached = hub.chain.attached([coin.outpoint for coin in confirmed]) if confirmed else set()
     with hub.book.reading() as book:
         kept, connections = attached | promised_coins(book), book.counted()
-    coins = tuple(coin for coin in confirmed if coin.outpoint not in kept)
-        kept, connections = attached | promised_coins(book), len(book.in_stage(AGREED, OPEN, CLOSING))
     coins = _proven(hub, (coin for coin in confirmed if coin.outpoint not in kept))
     home = not view.options[hub.address] & REQUIRE_MEMO
     rate = replace(hub.rate, guess=hub.rate.guess and hub.network.name != "regtest")
@@ -83,6 +78,17 @@ def _is_as_told(coin: Coin, raw: bytes) -> bool:
     return (made.value, made.script) == (coin.value, coin.script)
 
 
+def _unspent(hub: Hub, listed: Iterable[Coin]) -> list[Coin]:
+    """The confirmed coins of a list that Bitcoin Core does not know better: the list may not have seen what spent one.
+
+    So what the hub has sent holds its coins from then on, whatever becomes of this process, for as long as the node
+    has it, in a block or in the mempool; where it was evicted, or lost to another one, they are free.
+    """
+    confirmed = [coin for coin in listed if coin.height is not None]
+    unspent = hub.bitcoin.unspent([coin.outpoint for coin in confirmed])
+    return [coin for coin in confirmed if coin.outpoint in unspent]
+
+
 def split(hub: Hub, means: Means) -> Means:
     """Make the coins that the reserve and deposits lack, or will soon, by one transaction at the rate of the day.
 
@@ -119,12 +125,13 @@ def split(hub: Hub, means: Means) -> Means:
 def _is_paid(hub: Hub) -> bool:
     """Whether a coin that the hub has made itself waits for a block, like the change of its last deposit.
 
-    A stranger's could wait for ever.
+    A spent coin that the list still shows tells of one too. A stranger's could wait for ever.
     """
     coins = hub.chain.view(Query(coins=[hub.address])).coins[hub.address]
     waiting = {coin.outpoint.txid for coin in coins if coin.height is None}
     with hub.book.reading() as book:
-        return any(is_own(book, txid) for txid in waiting)
+        own = any(is_own(book, txid) for txid in waiting)
+    return own or len(_unspent(hub, coins)) < sum(coin.height is not None for coin in coins)
 
 
 def splitting(purse: Purse, reserve: Reserve, former: Collection[Outpoint] = ()) -> Draft | None:

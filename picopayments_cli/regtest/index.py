@@ -106,6 +106,18 @@ class Index:
         """Return the unspent outputs of a script."""
         return self._coins_of.get(script, {})
 
+    def coins_at(self, script: bytes, height: int) -> Mapping[Outpoint, Output]:
+        """Return the outputs of a script that were unspent as of the block at a height."""
+        found = dict(self.coins_of(script))
+        for block in reversed(self.blocks[max(0, height + 1) :]):
+            for item in reversed(block.transactions):
+                for txin, out in zip(item.tx.vin, item.spent, strict=False):
+                    if out.script == script:
+                        found[outpoint_of(txin)] = out
+                for outpoint, _ in outputs_of(item, block.height):
+                    found.pop(outpoint, None)
+        return found
+
     def history(self, script: bytes) -> list[bytes]:
         """Return the txids of all transactions that pay or spend a script, oldest first."""
         return list(self._history.get(script, ()))

@@ -11,7 +11,7 @@ from picopayments_cli.errors import (
     InvalidQuantity,
 )
 from picopayments_cli.regtest.arguments import checked
-from picopayments_cli.regtest.node import MAX_BLOCK_VSIZE, Node
+from picopayments_cli.regtest.node import MAX_BLOCK_VSIZE, MAX_INDEX_DELAY, Node
 from picopayments_cli.regtest.policy import MAX_FEE_RATE, MAX_MONEY
 from picopayments_cli.regtest.queries import script_of
 from picopayments_cli.regtest.shapes import display
@@ -85,6 +85,16 @@ class Methods:
             raise InvalidParams(f"vbytes is between 1 and {MAX_BLOCK_VSIZE}.")
         self._node.block_room = vbytes
         return vbytes
+
+    def setindexdelay(self, blocks: int | None = None) -> int | None:
+        """Have /v2/bitcoin/addresses answer as of so many blocks ago, without the mempool; null: as of now.
+
+        So a real node answers whose index of addresses is behind its Bitcoin Core.
+        """
+        if blocks is not None and not 0 <= blocks <= MAX_INDEX_DELAY:
+            raise InvalidParams(f"blocks is null, or between 0 and {MAX_INDEX_DELAY}.")
+        self._node.index_delay = blocks
+        return blocks
 
     def setaddressoptions(self, address: str, options: int) -> int:
         """Set what the node tells as an address's options from now on, without a broadcast of its owner."""

@@ -25,6 +25,7 @@ from picopayments_cli.regtest.template import choose
 REGTEST = NETWORKS["regtest"]
 MAX_GENERATE = 10_000  # blocks of one call
 MAX_BLOCK_VSIZE = 950_000
+MAX_INDEX_DELAY = 1000  # blocks
 
 
 class BlockRefused(Exception):
@@ -44,6 +45,7 @@ class Node:
         self.block_room = MAX_BLOCK_VSIZE  # vB of transactions in one block
         self._fee_rate: int | None = None
         self.address_options: dict[bytes, int] = {}  # by scriptPubKey
+        self.index_delay: int | None = None  # blocks by which the index of addresses is late, without the mempool then
         self._lock = _locked(folder)
         self.journal = Journal(folder / "journal.sqlite")
         self.kernel = Kernel(folder / "kernel")

@@ -50,6 +50,9 @@ def raw_of(text: Any) -> bytes:
 
 def coins(node: Node, script: bytes, unconfirmed: bool) -> list[dict[str, Any]]:
     """Return the unspent outputs as Esplora shows them; what the mempool spends is left out in both cases."""
+    if node.index_delay is not None:
+        past = node.index.coins_at(script, node.index.height - node.index_delay)
+        return [esplora_coin(node, outpoint, out) for outpoint, out in past.items()]
     found = {
         outpoint: out for outpoint, out in node.index.coins_of(script).items() if node.mempool.spender(outpoint) is None
     }
@@ -60,9 +63,12 @@ def coins(node: Node, script: bytes, unconfirmed: bool) -> list[dict[str, Any]]:
 
 def history(node: Node, script: bytes, unconfirmed: bool) -> list[dict[str, Any]]:
     """Return all transactions of a script as Esplora shows them: the mempool's first, then the newest first."""
-    waiting = node.mempool.history(script) if unconfirmed else []
+    late = node.index_delay is not None
+    waiting = node.mempool.history(script) if unconfirmed and not late else []
     txids = [*reversed(waiting), *reversed(node.index.history(script))]
-    return [esplora_tx(*find(node, txid)) for txid in txids]
+    found = [find(node, txid) for txid in txids]
+    last = node.index.height - (node.index_delay or 0)
+    return [esplora_tx(item, block) for item, block in found if block is None or block.height <= last]
 
 
 def estimate(node: Node) -> int | None:

@@ -12,7 +12,7 @@ from regtest_support import key_of, script_of_key
 
 from picopayments_cli.chain import Query, View
 from picopayments_cli.channel.coins import Purse
-from picopayments_cli.channel.drafts import Draft, Input, Output
+from picopayments_cli.channel.drafts import Draft, Input, Output, parse_transaction, spent_outpoints
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.rates import Rate
 from picopayments_cli.channel.reserve import Reserve
@@ -176,6 +176,65 @@ def test_no_coin_is_spent_where_nobody_says_what_is_attached(own: Desk) -> None:
     own.hub.chain.attached = honest  # type: ignore[method-assign]
     own.mine(2)
     assert own.account(client.handle).deposit_raw is not None
+
+
+def test_a_coin_that_a_late_index_lists_is_not_spent_twice(own: Desk) -> None:
+    spend_down(own, 10_000_000)
+    own.node.rpc("setindexdelay", blocks=0)
+    own.rounds.once()
+    (first,) = own.mempool()
+    assert means_of(own.hub)[0].purse.coins == ()
+    own.stop()
+    own.start()
+    own.rounds.once()
+    assert own.mempool() == [first]
+    own.mine()
+    assert len(means_of(own.hub)[0].purse.coins) == RESERVE_COINS + 1
+
+
+# A deposit that never comes -----------------------------------------------------------------------------------------
+
+
+def conflict(desk: Desk, raw: bytes, blocks: int) -> str:
+    """Have something else spend a coin of a deposit that is in no mempool now, and bury it; its txid."""
+    tx = parse_transaction(raw)
+    assert tx is not None
+    spent = spent_outpoints(tx)[0]
+    (found,) = [coin for coin in coins(desk) if coin.outpoint == spent]
+    draft = Draft((Input(found),), (Output(found.value - 5000, ELSEWHERE),))
+    txid = str(desk.node.bitcoin("sendrawtransaction", finish_wallet(draft, desk.hub.key).hex()))
+    desk.node.rpc("feerate", minimum=1)
+    desk.node.rpc("generate", blocks=blocks)
+    return txid
+
+
+def test_a_deposit_that_never_comes_is_made_anew(own: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    client = promised(own)
+    own.mine()
+    raw = own.account(client.handle).deposit_raw
+    assert raw is not None
+    own.node.rpc("feerate", minimum=5)  # it is evicted
+    conflict(own, raw, 1)
+    own.rounds.once()
+    own.mine(2)
+    again = own.account(client.handle)
+    assert again.deposit_raw not in (None, raw)
+    assert again.stage == "open"
+    told = [record.fields for record in caplog.records if record.getMessage() == "deposit conflicted"]  # type: ignore[attr-defined]
+    assert [fields["cause"] for fields in told] == ["DepositConflicted"]
+
+
+def test_a_connection_closes_whose_counted_deposit_never_comes(own: Desk) -> None:
+    client = promised(own)
+    own.mine(2)
+    account = own.account(client.handle)
+    assert account.stage == "open"
+    assert account.deposit_raw is not None
+    own.node.rpc("reorganise", depth=1, forget=True)
+    conflict(own, account.deposit_raw, 1)
+    own.rounds.once()
+    own.rounds.once()
+    assert own.account(client.handle).stage == "closing"
 
 
 # Which coins --------------------------------------------------------------------------------------------------------

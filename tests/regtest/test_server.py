@@ -184,6 +184,22 @@ def test_an_address_has_the_options_that_it_was_given(node: NodeProcess) -> None
     assert error_of(node, "addresses/xx") == (400, "Invalid address: xx")
 
 
+def test_an_index_of_addresses_is_as_late_as_it_was_told_to_be(node: NodeProcess) -> None:
+    node.rpc("faucet", address=ALICE_ADDRESS, btc=50_000)
+    node.rpc("generate", blocks=2)
+    txids = node.rpc("faucet", address=ALICE_ADDRESS, btc=60_000)
+    seen = {}
+    for delay in (None, 0, 1, 2, None):
+        assert node.rpc("setindexdelay", blocks=delay) == delay
+        coins = node.get(f"bitcoin/addresses/utxos?addresses={ALICE_ADDRESS}&unconfirmed=true")
+        history = node.get(f"bitcoin/addresses/{ALICE_ADDRESS}/transactions?unconfirmed=true")
+        seen[delay] = (sorted(coin["value"] for coin in coins)[:-1], len(history) - 1)  # it had 1 BTC before
+    assert seen == {None: ([50_000, 60_000], 2), 0: ([50_000], 1), 1: ([50_000], 1), 2: ([], 0)}
+    assert node.bitcoin("gettxout", txids[-1], 0) is not None
+    with pytest.raises(Exception, match="blocks is"):
+        node.rpc("setindexdelay", blocks=-1)
+
+
 def test_a_fee_rate_is_estimated_only_once_it_is_set(node: NodeProcess) -> None:
     assert error_of(node, "bitcoin/estimatesmartfee") == (404, "Not found")
     assert node.bitcoin("estimatesmartfee", 3)["errors"]

@@ -1,0 +1,61 @@
+"""Remember on disk what the wallet has sent, since a list of its unspent coins may not know of it yet."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from picopayments_cli.chain import Chain, Query
+from picopayments_cli.channel.counterparty import script_pushes
+from picopayments_cli.channel.drafts import parse_transaction, txid_of
+from picopayments_cli.channel.past import Own, Told, as_told
+from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.client.store import Store
+from picopayments_cli.client.wallet import Wallet
+
+
+class Past:
+    """The wallet's transactions that hold its coins yet; ``channel/past.py`` says for how long."""
+
+    def __init__(self, store: Store, wallet: Wallet) -> None:
+        self._store, self._wallet = store, wallet
+
+    def add(self, raws: Sequence[bytes]) -> list[bytes]:
+        """Remember those that spend the wallet's coins, before they leave; the txids that are new.
+
+        Raises StoreUnusable, StoreDamaged.
+        """
+        kept = self._store.sent()
+        known = {item.txid for item in kept}
+        new = [Own(raw) for raw in raws if _is_of(raw, self._wallet) and txid_of(raw) not in known]
+        if new:
+            self._store.save_sent([*kept, *new])
+        return [item.txid for item in new]
+
+    def drop(self, txids: Collection[bytes]) -> None:
+        """Forget those that the network has refused."""
+        if txids:
+            self._store.save_sent([item for item in self._store.sent() if item.txid not in txids])
+
+    def look(self, chain: Chain, listed: Collection[Outpoint]) -> list[Own]:
+        """Ask the chain how they stand, forget those that are over, and return the others.
+
+        ``listed``: the wallet's coins as a list shows them. Raises Unreachable, StoreUnusable, StoreDamaged.
+        """
+        kept = self._store.sent()
+        if not kept:
+            return []
+        at = self._wallet.address
+        view = chain.view(Query(history=[at], transactions=[item.txid for item in kept]))
+        told = Told(view.height, view.history[at], view.transactions, listed, at in view.truncated)
+        found = [as_told(item, told, self._wallet.network.safe_depth) for item in kept]
+        left = [item for item in found if item is not None]
+        if left != kept:
+            self._store.save_sent(left)
+        return left
+
+
+def _is_of(raw: bytes, wallet: Wallet) -> bool:
+    """Tell whether a transaction spends a coin of the wallet's."""
+    tx = parse_transaction(raw)
+    pushes = () if tx is None else (script_pushes(bytes(spent.scriptSig)) or [b""] for spent in tx.vin)
+    return any(found[-1] == wallet.key.pubkey for found in pushes)
