@@ -13,7 +13,15 @@ from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.facts import SendRow
 from picopayments_cli.channel.fees import FeeFrac
 from picopayments_cli.channel.networks import Network, script_of_address
-from picopayments_cli.errors import BadAnswer, BroadcastRefused, InvalidAddress, InvalidAsset, NodeRefused
+from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.errors import (
+    BadAnswer,
+    BroadcastRefused,
+    InvalidAddress,
+    InvalidAsset,
+    NodeRefused,
+    PicopaymentsError,
+)
 
 _NOT_FOUND = -5
 _KNOWN = ("txn-already-known", "txn-already-in-mempool", "already in utxo set", "already in block chain")
@@ -50,6 +58,17 @@ class PackageNode(BitcoinNode):
         fee = int(satoshis_of(member(member(entry, "fees", dict), "base", (int, float))))
         children = tuple(txid_of(text) for text in members(entry.get("spentby"), "spentby"))
         return Waiting(FeeFrac(fee, whole(entry, "vsize", 1)), children)
+
+    def depths(self, outpoints: Sequence[Outpoint]) -> dict[Outpoint, int]:
+        """The confirmations of those that nothing spends, in the mempool either: 0 for what waits there itself."""
+        asked = [("gettxout", [item.txid[::-1].hex(), item.vout, True]) for item in outpoints]
+        found = {}
+        for item, outcome in zip(outpoints, self._rpc.outcomes(asked), strict=True):
+            if isinstance(outcome, PicopaymentsError):
+                raise outcome
+            if outcome is not None:
+                found[item] = whole(outcome, "confirmations")
+        return found
 
     def submit(self, raws: Sequence[bytes]) -> None:
         """Hand a transaction, or a parent and its child, to the network. Raises BroadcastRefused."""
