@@ -1,4 +1,7 @@
-"""The hub's wallet: what it pays with now, and the coins that it splits, as each close under way needs its own."""
+"""The hub's wallet: what it pays with now, and the coins that it splits, as each close under way needs its own.
+
+While the Counterparty node is away, the coins of the last look pay for what can't wait, as far as they are there.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.errors import BadPreviousTransaction, InsufficientBitcoin
 from picopayments_cli.hub.chainview import is_own, promised_coins
 from picopayments_cli.hub.database import meta_get, meta_set
-from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.hub import Hub, Wallet
 
 log = logging.getLogger(__name__)
 
@@ -25,20 +28,32 @@ _SPLIT = "last split of coins"
 _SPARE = 2  # coins for deposits while another split waits for its block
 
 
-def means_of(hub: Hub) -> tuple[Means, bool]:
-    """Return what the hub pays with now, and whether its own address takes sends without a memo.
-
-    On regtest, whose node has no estimate at first, the guess counts for one. Raises what the nodes raise.
-    """
+def look(hub: Hub) -> None:
+    """See what the wallet holds, and whether its address takes sends without a memo. Raises what the nodes raise."""
     view = hub.chain.view(Query(coins=[hub.address], options=[hub.address]))
     confirmed = _unspent(hub, view.coins[hub.address])
     attached = hub.chain.attached([coin.outpoint for coin in confirmed]) if confirmed else set()
+    coins = _proven(hub, (coin for coin in confirmed if coin.outpoint not in attached))
+    hub.wallet = Wallet(coins, not view.options[hub.address] & REQUIRE_MEMO)
+
+
+def _still_there(hub: Hub) -> tuple[Coin, ...]:
+    """The coins of the last look that Bitcoin Core has still in a block, and that nothing spends."""
+    depths = hub.bitcoin.depths([coin.outpoint for coin in hub.wallet.coins])
+    return tuple(coin for coin in hub.wallet.coins if depths.get(coin.outpoint))
+
+
+def means_of(hub: Hub, *, looked: bool = True) -> Means:
+    """Return what the hub pays with now; ``looked``: whether it has just looked at its wallet.
+
+    On regtest, whose node has no estimate at first, the guess counts for one. Raises what Bitcoin Core raises.
+    """
+    known = hub.wallet.coins if looked else _still_there(hub)
     with hub.book.reading() as book:
-        kept, connections = attached | promised_coins(book), book.counted()
-    coins = _proven(hub, (coin for coin in confirmed if coin.outpoint not in kept))
-    home = not view.options[hub.address] & REQUIRE_MEMO
+        kept, connections = promised_coins(book), book.counted()
+    coins = tuple(coin for coin in known if coin.outpoint not in kept)
     rate = replace(hub.rate, guess=hub.rate.guess and hub.network.name != "regtest")
-    return Means(Purse(hub.script, coins, rate.value), rate, hub.bounds, hub.reserve_of(connections)), home
+    return Means(Purse(hub.script, coins, rate.value), rate, hub.bounds, hub.reserve_of(connections))
 
 
 def _ahead(hub: Hub, reserve: Reserve) -> Reserve:
