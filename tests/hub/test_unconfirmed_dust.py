@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub.test_fee_attacks import coins_of, spend_all
 from hub_support import Client, Desk, running_desk
 
+from hub.test_fee_attacks import coins_of, spend_all
 from picopayments_cli.channel.drafts import Draft, Input, Output
 from picopayments_cli.channel.signing import finish_wallet
 
