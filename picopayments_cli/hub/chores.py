@@ -21,7 +21,7 @@ from picopayments_cli.channel.steps import Means, Name, Step, Task, plan
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.book import UnitOfWork
+from picopayments_cli.hub.book import UNFUNDED_BLOCKS, UnitOfWork
 from picopayments_cli.hub.chainview import facts_of, note_sent, sides_of
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.opening import fund, judged, open_facts, restage, see_deposits
@@ -29,8 +29,6 @@ from picopayments_cli.hub.stopping import stop
 from picopayments_cli.hub.wallet import look, means_of, split
 
 log = logging.getLogger(__name__)
-
-UNFUNDED_BLOCKS = 144  # without the client's deposit, after which the hub's promise is dropped
 
 
 def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:

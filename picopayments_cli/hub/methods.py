@@ -265,11 +265,7 @@ class Methods:
 
     def _check_liquidity(self, book: Reading, fixed: Fixed, held: int) -> None:
         """Refuse what can't be funded. What is promised to others does not count, though it is still in the wallet."""
-        quantity, promised = fixed.agreed.h2c.quantity, 0
-        for handle in book.in_stage(AGREED):
-            other = book.get(handle)
-            if other.fixed.asset_id == fixed.asset_id and other.channels.sending.anchor is None:
-                promised += other.fixed.agreed.h2c.quantity
+        quantity, promised = fixed.agreed.h2c.quantity, book.promised(fixed.asset_id)
         if quantity > held - promised:
             longname = self._hub.longnames.get(fixed.asset)
             raise InsufficientLiquidity(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from hub_support import Client, Desk, open_all, payment, running_desk
+from sqlalchemy import event
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.messages import MOST_PAYMENTS
@@ -49,3 +50,28 @@ def test_payments_of_one_unit_in_thousands_stop_nobodys_syncs(desk: Desk) -> Non
     received = [len(alice.sync().receipts) for _ in range(MOST_WAITING // MOST_PAYMENTS + 1)]
     assert received == [*[MOST_PAYMENTS] * (MOST_WAITING // MOST_PAYMENTS), 0]  # a client takes no longer reply
     assert mallory.sync(payment(alice.handle, 1)).refused == ()
+
+
+def test_promises_without_a_deposit_slow_down_neither_a_block_nor_the_next_one(desk: Desk) -> None:
+    count = [0]
+
+    def counted(*_args: object) -> None:
+        count[0] += 1
+
+    def costs(number: int) -> tuple[int, int]:
+        """The statements of agreeing on one connection, and of a block."""
+        hand = Client(desk, f"stranger {number}")
+        begun = count[0]
+        hand.agree(quantity=1)
+        agreed = count[0] - begun
+        desk.node.rpc("generate", blocks=1)
+        desk.rounds.once()
+        return agreed, count[0] - begun - agreed
+
+    desk.mine()
+    event.listen(desk.database.engine, "before_cursor_execute", counted)
+    first = costs(0)
+    for number in range(1, 20):
+        Client(desk, f"stranger {number}").agree(quantity=1)
+    assert costs(20) == first
+    event.remove(desk.database.engine, "before_cursor_execute", counted)
