@@ -196,6 +196,12 @@ def test_an_interrupt_is_code_130(tmp_path: Path) -> None:
     assert error_of(err)["name"] == "Interrupted"
 
 
+def test_the_readme_names_the_ports_of_serve() -> None:
+    readme = " ".join((Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8").split())
+    ports = ", ".join(f"{network.hub_port + 1000} on {name}" for name, network in NETWORKS.items())
+    assert f"Default: {ports}." in readme
+
+
 def test_every_command_stands_in_the_readme() -> None:
     readme = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
     for name, command in cli.COMMANDS.items():

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -40,6 +43,16 @@ def test_the_service_starts_the_hub_with_words_that_it_takes() -> None:
     assert (given.network, given.restored, given.drain) == ("testnet4", False, False)
     for option in set(re.findall(r"``(--[a-z-]+)``", DOCUMENT)) & {"--restored", "--drain", "--ssl-cert", "--ssl-key"}:
         assert option in cli._parser().format_help()
+
+
+@pytest.mark.parametrize(("network", "port"), [("mainnet", 8332), ("testnet4", 48332), ("signet", 38332)])
+def test_a_hub_without_bitcoin_core_is_told_what_to_name(tmp_path: Path, network: str, port: int) -> None:
+    command = [sys.executable, "-m", "picopayments_cli.hub.cli", "--network", network, "--basedir", str(tmp_path)]
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("PICOPAYMENTS_")}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert (done.returncode, error["name"]) == (1, "InvalidSetting")
+    assert f"http://USER:PASSWORD@127.0.0.1:{port}/" in error["message"]
 
 
 def test_every_variable_is_one_that_the_program_reads() -> None:
