@@ -33,7 +33,7 @@ class Own:
 
 @dataclass(frozen=True)
 class Told:
-    """What a chain tells, as of ``tip``: a wallet's history, the txids that a node knows, the coins listed as unspent.
+    """A chain's answer, as of ``tip``: a wallet's history, the txids that a node knows, the coins listed as unspent.
 
     ``truncated``: whether the history is only its newest part.
     """

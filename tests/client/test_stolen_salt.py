@@ -34,7 +34,8 @@ def visit(it: Life, twin: Hub) -> None:
     it.session.close()
     session = WatchedSession(it.basedir, twin, it.node, Doors(), bitcoin=True)
     session.settings = replace(session.settings, hub_url=ELSEWHERE)
-    assert isinstance(session.rpc, _Line)
+    line: Any = session.rpc
+    assert isinstance(line, _Line)
     with contextlib.suppress(PicopaymentsError):  # the connection's own hub is not there
         api.sync(session)
     session.close()

@@ -21,7 +21,7 @@ from picopayments_cli.channel.steps import Means
 from picopayments_cli.channel.values import Coin, Height, Outpoint
 from picopayments_cli.errors import NodeUnreachable
 from picopayments_cli.hub.hub import RESERVE_COINS, Hub, Urls
-from picopayments_cli.hub.wallet import means_of, split, splitting
+from picopayments_cli.hub.wallet import look, means_of, split, splitting
 
 EACH = 50_000
 RESERVE = Reserve(4, EACH)
@@ -33,6 +33,12 @@ def own(tmp_path: Path) -> Iterator[Desk]:
     """A hub of the test's own, whose wallet it may empty."""
     with running_desk(tmp_path) as running:
         yield running
+
+
+def purse_of(desk: Desk) -> Purse:
+    """What the hub pays with, as it sees its wallet now."""
+    look(desk.hub)
+    return means_of(desk.hub).purse
 
 
 def coins(desk: Desk) -> tuple[Coin, ...]:
@@ -77,10 +83,10 @@ def test_coins_that_hold_something_else_than_is_told_are_not_spent(
         return replace(view, coins=told)
 
     monkeypatch.setattr(own.hub.chain, "view", lie)
-    assert set(means_of(own.hub)[0].purse.coins) == set(true[2:])
+    assert set(purse_of(own).coins) == set(true[2:])
     assert [record.getMessage() for record in caplog.records] == ["a coin is not as told"] * 2
     monkeypatch.setattr(own.hub.chain, "view", honest)
-    assert set(means_of(own.hub)[0].purse.coins) == set(true)
+    assert set(purse_of(own).coins) == set(true)
 
 
 def test_a_hub_with_one_large_coin_splits_it_and_deposits(own: Desk) -> None:
@@ -183,13 +189,13 @@ def test_a_coin_that_a_late_index_lists_is_not_spent_twice(own: Desk) -> None:
     own.node.rpc("setindexdelay", blocks=0)
     own.rounds.once()
     (first,) = own.mempool()
-    assert means_of(own.hub)[0].purse.coins == ()
+    assert purse_of(own).coins == ()
     own.stop()
     own.start()
     own.rounds.once()
     assert own.mempool() == [first]
     own.mine()
-    assert len(means_of(own.hub)[0].purse.coins) == RESERVE_COINS + 1
+    assert len(purse_of(own).coins) == RESERVE_COINS + 1
 
 
 # A deposit that never comes -----------------------------------------------------------------------------------------
