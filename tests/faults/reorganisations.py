@@ -55,8 +55,8 @@ def run(rng: random.Random, budget: Budget) -> Result:
     while budget.goes_on(number, budget.share(LEAST, 1)) or (not budget.quick and wanted and number < MOST):
         trials = result.trials
         endings = QUICK if budget.quick else TOWNS[number % len(TOWNS)]
-        with heard(), _town(budget.folder / f"town{number}", result, rng) as town:
-            _Lives(town, endings, wanted).live()
+        with heard(), running(budget.folder / f"town{number}", result, rng) as town:
+            Lives(town, endings, wanted).live()
         result.recovered += result.trials - trials
         number += 1
     result.hold(budget.quick or not wanted, f"never lost: {sorted(wanted)}")
@@ -64,10 +64,13 @@ def run(rng: random.Random, budget: Budget) -> Result:
 
 
 @contextmanager
-def _town(folder: Path, result: Result, rng: random.Random) -> Iterator[ReorganisedTown]:
+def running(
+    folder: Path, result: Result, rng: random.Random, kind: type[ReorganisedTown] = ReorganisedTown
+) -> Iterator[ReorganisedTown]:
+    """A town for the length of a ``with`` block."""
     folder.mkdir()
     with running_node(folder / "node", 0) as node:
-        town = ReorganisedTown(folder, node, result, rng)
+        town = kind(folder, node, result, rng)
         try:
             with between(town.answer) as town.proxy:
                 yield town
@@ -75,14 +78,16 @@ def _town(folder: Path, result: Result, rng: random.Random) -> Iterator[Reorgani
             town.desk.stop()
 
 
-class _Lives:
+class Lives:
     """The clients of a town, and all that happens to them. ``wanted``: kinds and depths that were never lost."""
+
+    kind: type[Member] = Member
 
     def __init__(self, town: ReorganisedTown, endings: Sequence[str], wanted: set[tuple[str, int]]) -> None:
         self.town, self.wanted, self.rng, self.result = town, wanted, town.rng, town.result
-        self.bank = Member(town, "bank")
+        self.bank = self.kind(town, "bank")
         self.members = {
-            name: Member(town, name, own_chain=name != "through hub", packages=name != "no packages")
+            name: self.kind(town, name, own_chain=name != "through hub", packages=name != "no packages")
             for name in endings
         }
         self.everybody = {"bank": self.bank, **self.members}

@@ -26,7 +26,8 @@ sys.path[:0] = [str(FOLDER.parent), str(FOLDER.parent.parent)]
 
 from faults.result import COLUMNS, Budget, Result  # noqa: E402
 
-LONGEST = ("kills", "reorganisations", "cheating")  # begun first, so that no core waits for one of them in the end
+# Begun first, so that no core waits for one of them in the end.
+LONGEST = ("kills", "reorganisations", "cheating", "moods")
 
 
 def parts() -> dict[str, ModuleType]:
