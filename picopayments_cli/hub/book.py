@@ -240,7 +240,7 @@ class Reading:
         return found
 
     def promised(self, asset: int) -> int:
-        """What the hub is to deposit of an asset and has not, or not so that it counts."""
+        """Add up the deposits of an asset that the hub has agreed to and that do not count yet."""
         rows = map(json.loads, self.db.execute(_UNDEPOSITED).scalars())
         return sum(int(told["h2c"]["quantity"]) for told in rows if told["asset_id"] == asset)
 
