@@ -6,8 +6,13 @@ process, and every sync is signed before it is due: on two cores or more the hub
 its node takes. The hub does its chores meanwhile. Saturated; at half that rate; and one pair of connections with 10,000
 syncs behind it beside a new one. Not in it: the client's own work and disk, TLS, a network, nodes of a real chain.
 
+``in_process`` is what one such sync takes the hub's own code, without HTTP and without waiting for the disk:
+``of_in_process`` is the share of the syncs that this would allow which the hub served.
+
 ``commands``: HTTP requests and time of ``status`` and ``sync`` as processes, and the start of ``version`` and
 ``--help`` beside a bare interpreter that imports argparse and json.
+
+``chain_space``: sizes and fees of a channel's transactions at 1 sat/vB.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import chain_space
 import commands
 import syncs
 
@@ -40,7 +46,7 @@ PACKAGES = (
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description="Measure, and print one JSON document.", allow_abbrev=False)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each of the two loads (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each of the three loads (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the payments (default: %(default)s)")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="picopayments-bench-") as folder:
@@ -48,6 +54,7 @@ def main() -> None:
         results = {
             "syncs": syncs.measure(base, args.seconds, args.seed),
             "commands": commands.measure(base / "commands"),
+            "chain_space": chain_space.measure(),
         }
     document = {
         "machine": _machine(),

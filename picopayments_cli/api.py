@@ -23,6 +23,7 @@ from picopayments_cli.client import hubs, legacy, life, lost, opening, send, tok
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.consent import check_consent
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
 from picopayments_cli.client.looking import sides_of
@@ -66,8 +67,9 @@ def open_session(
     hub_url: str | None,
     environ: Mapping[str, str],
     timeout: float | None = None,
+    ask: Callable[[str], bool] | None = None,
 ) -> Iterator[Session]:
-    """The session of one command; ``timeout`` in seconds, for one answer.
+    """The session of one command; ``timeout`` in seconds, for one answer; ``ask`` has the user answer a question.
 
     Raises WrongNetwork, InvalidSetting, InvalidUrl, StoreDamaged.
     """
@@ -76,6 +78,7 @@ def open_session(
     settings = load_settings(chosen, choose_client_basedir(basedir, environ), flags, environ)
     given = basedir or environ.get("PICOPAYMENTS_BASEDIR")
     session = Session(settings, settings.basedir if given else None)
+    session.ask = ask
     try:
         yield session
         session.keep_rate()  # a command that is refused writes nothing
@@ -139,16 +142,26 @@ def balances(session: Session, asset: str | None = None, address: str | None = N
     return by_longname(held if asset is None else {asset: held.get(asset, 0)}, longnames)
 
 
-def blocksend(session: Session, asset: str, destination: str, quantity: int | str, extra_btc: int | str = 0) -> str:
+def blocksend(
+    session: Session,
+    asset: str,
+    destination: str,
+    quantity: int | str,
+    extra_btc: int | str = 0,
+    yes: bool = False,
+) -> str:
     """Send an asset, or BTC, from the wallet by a transaction of its own; the txid. Each call is another payment.
 
-    ``extra_btc``: satoshis to go with an asset; at least the dust that an output must hold does. Raises what
-    ``client.send.blocksend`` does, and UnknownAsset.
+    ``extra_btc``: satoshis to go with an asset; at least the dust that an output must hold does. ``yes``: do not ask.
+    Raises what ``client.send.blocksend`` does, and UnknownAsset, NotConfirmed.
     """
     script_of_address(session.network, destination)
     known = asset_named(session, asset)
     extra = 0 if extra_btc in (0, "0") else quantity_of(session, extra_btc, "BTC", "extra_btc")
-    return send.blocksend(session, known, destination, quantity_of(session, quantity, known.name), extra)
+    sent = quantity_of(session, quantity, known.name)
+    check_consent(session, "send", sent, known.longname or known.name, yes=yes)
+    check_consent(session, "send", extra, "BTC", yes=yes)
+    return send.blocksend(session, known, destination, sent, extra)
 
 
 # The blockchain -----------------------------------------------------------------------------------------------------
@@ -219,14 +232,23 @@ def _choice(name: str, choice: Choice) -> dict[str, Any]:
 
 
 def connect(
-    session: Session, asset: str, quantity: int | str, expire_time: int = 1024, delay_time: int | None = None
+    session: Session,
+    asset: str,
+    quantity: int | str,
+    expire_time: int = 1024,
+    delay_time: int | None = None,
+    yes: bool = False,
 ) -> dict[str, str]:
-    """Open a connection by a deposit of ``quantity`` satoshis; times in blocks. The deposit's txid and the handle."""
+    """Open a connection by a deposit of ``quantity`` satoshis; times in blocks. The deposit's txid and the handle.
+
+    ``yes``: do not ask. Raises NotConfirmed.
+    """
     delay = default_delay(session.network) if delay_time is None else delay_time
     if asset == "BTC":
         raise InvalidAsset("Connections are in Counterparty assets; bitcoin is none.", asset=asset)
     known = asset_named(session, asset)
     deposit = quantity_of(session, quantity, known.name)
+    check_consent(session, "deposit", deposit, known.longname or known.name, yes=yes)
     log.info(_CHAIN_NOTES[session.chain_source])
     if is_short(delay):
         log.warning("A revoked commit can be punished for %d blocks: look at the chain twice in that time.", delay)
@@ -235,11 +257,19 @@ def connect(
     return {"send_deposit_txid": str(anchor.outpoint).partition(":")[0] if anchor else "", "handle": made.handle.hex()}
 
 
-def queuepayment(session: Session, source: str, destination: str, quantity: int | str, token: str | None = None) -> str:
+def queuepayment(
+    session: Session,
+    source: str,
+    destination: str,
+    quantity: int | str,
+    token: str | None = None,
+    yes: bool = False,
+) -> str:
     """Queue a payment for the next sync; its token, drawn where none is given.
 
     A token pays once: the same payment with the same token again is not queued again, however long ago that was. Raises
-    TokenInUse where the token is another payment's.
+    TokenInUse where the token is another payment's, NotConfirmed where the user is asked and does not say yes.
+    ``yes``: do not ask.
     """
     payee = Handle(from_hex(destination, "destination handle", HANDLE_SIZE))
     payer = Handle(from_hex(source, "source handle", HANDLE_SIZE))
@@ -253,6 +283,7 @@ def queuepayment(session: Session, source: str, destination: str, quantity: int 
     if how_far is not None:
         log.info("The payment of this token is %s.", how_far)
         return payment.token.hex()
+    check_consent(session, "pay", payment.amount, connection.longname or connection.asset, yes=yes)
     life.queue(session, session.connection(payer), payment)
     for other in live.values():
         if other.handle != payer:  # it is closing, and would show the payment as queued for ever

@@ -12,12 +12,14 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, NoReturn
 
 PROG = "picopayments-cli"
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
 MAX_NUMBER = 2**63 - 1
 MAX_SECONDS = 3600
+ASK_SECONDS = 30  # that a question waits for its answer: less than others wait for the lock
 HELP_WIDTH = 80
 NOT_SERVED = ("serve", "demo")
 
@@ -91,6 +93,7 @@ ASSET = argument("--asset", "only this asset")
 HANDLE = argument("--handle", "only the connection of this handle")
 SEEN = argument("--handle", "only the connection whose handle begins so, with 8 digits or more")
 UNCONFIRMED = argument("--unconfirmed", "those of the mempool, too", action="store_true")
+YES = argument("--yes", "do not ask, however much it is", action="store_true")
 UNITS = "in satoshis, or with its unit such as 1.5XCP"
 COMMANDS = {
     "version": Command("Print the version of this program.", "version"),
@@ -118,6 +121,7 @@ COMMANDS = {
             type=quantity_or_zero,
             default=0,
         ),
+        YES,
     ),
     "connect": Command(
         "Open a connection with the hub, by a deposit that payments draw on.",
@@ -142,6 +146,7 @@ COMMANDS = {
             metavar="BLOCKS",
             type=positive,
         ),
+        YES,
     ),
     "queuepayment": Command(
         "Queue a payment, which the next sync makes. Prints its token.",
@@ -150,6 +155,7 @@ COMMANDS = {
         argument("destination", "handle of the connection that is paid", metavar="DESTINATION"),
         argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
         argument("--token", "what the payee knows the payment by (default: one is drawn)"),
+        YES,
     ),
     "cancelpayment": Command(
         "Cancel a queued payment. Prints whether it was queued.\n\n"
@@ -219,7 +225,7 @@ COMMANDS = {
         argument("--host", "the loopback address to serve at (default: %(default)s)", default="127.0.0.1"),
         argument(
             "--port",
-            "the port, 0 for a free one (default: 6000 on mainnet, 16000 on test networks, 26000 on regtest)",
+            "the port, 0 for a free one (default: 1000 above that of the network's hub, such as 6000 on mainnet)",
             type=port,
         ),
     ),
@@ -263,7 +269,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments["command"] == "serve":
             return _serve(debug, **arguments)
-        document = json.dumps(_run(debug, **arguments), indent=2, sort_keys=True)
+        document = json.dumps(_run(debug, ask=_asker(), **arguments), indent=2, sort_keys=True)
     except KeyboardInterrupt:
         return _fail(130, "Interrupted", "Interrupted. Run the command again: it goes on where it stopped.")
     except Exception as error:
@@ -279,9 +285,10 @@ def _run(
     basedir: str | None,
     hub_url: str | None,
     timeout: float | None,
+    ask: Callable[[str], bool] | None = None,
     **arguments: Any,
 ) -> Any:
-    """The result of a command, ready for JSON. Raises whatever the command raises."""
+    """The result of a command, ready for JSON; ``ask`` has the user answer. Raises whatever the command raises."""
     if command == "version":
         from picopayments_cli import __version__
 
@@ -289,7 +296,7 @@ def _run(
     _log_to_stderr(debug)
     from picopayments_cli import api
 
-    with api.open_session(network, basedir, hub_url, os.environ, timeout) as session:
+    with api.open_session(network, basedir, hub_url, os.environ, timeout, ask) as session:
         return getattr(api, command)(session, **arguments)
 
 
@@ -315,6 +322,29 @@ def _log_to_stderr(debug: bool) -> None:
     logger = logging.getLogger("picopayments_cli")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
+
+
+# Questions ----------------------------------------------------------------------------------------------------------
+
+
+def _asker() -> Callable[[str], bool] | None:
+    """A function that asks whoever sits at the terminal; None where nobody does."""
+    there = all(stream is not None and stream.isatty() for stream in (sys.stdin, sys.stderr))
+    return _ask if there else None
+
+
+def _ask(question: str) -> bool:
+    """Ask on stderr, as stdout is the result's; whether the answer is yes.
+
+    No answer is no, after a while: other commands wait for the lock meanwhile.
+    """
+    from select import select
+
+    print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    answered = select([sys.stdin], [], [], ASK_SECONDS)[0]
+    if not answered:
+        print(file=sys.stderr)
+    return bool(answered) and sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
 # Output -------------------------------------------------------------------------------------------------------------
@@ -456,7 +486,7 @@ def add_network(parser: argparse._ActionsContainer) -> None:
     network.add_argument(
         "--network", choices=NETWORKS, metavar="NAME", help=f"{', '.join(NETWORKS)} (default: mainnet)"
     )
-    for name in ("testnet", "regtest"):
+    for name in NETWORKS[1:]:
         network.add_argument(
             f"--{name}", dest="network", action="store_const", const=name, help=f"same as --network {name}"
         )

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from picopayments_cli.channel.networks import Network, network_named
+from picopayments_cli.channel.values import MAX_QUANTITY
 from picopayments_cli.errors import InvalidSetting, InvalidUrl, StoreDamaged
 from picopayments_cli.files import check_private
 
@@ -39,7 +40,7 @@ class Settings:
     """All that a client needs to know beside its command. Rates in sat/vB, ``timeout`` in seconds for one answer.
 
     ``chain_url``: a Counterparty node of one's own, without which the chain is asked of the hub; ``bitcoin_url``: a
-    Bitcoin node of one's own beside it.
+    Bitcoin node of one's own beside it. ``ask_above``: satoshis of an asset that move on mainnet without a question.
     ``hub_auth``: user and password for the hub, where its operator demands them (HTTP Basic).
     ``choices``: every setting by its name in the file, with its source.
     """
@@ -53,6 +54,7 @@ class Settings:
     verify_tls: bool = True
     fee_ceiling: int = 100
     fee_rate: int | None = None
+    ask_above: int = 1_000_000
     hub_auth: tuple[str, str] | None = field(default=None, repr=False)
     choices: Mapping[str, Choice] = field(default_factory=dict, compare=False, repr=False)
 
@@ -266,6 +268,10 @@ def _is_rate(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10_000
 
 
+def _is_quantity(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_QUANTITY
+
+
 _OLDER = ("hub_username", "hub_password", "hub_verify_ssl_cert")  # the original client's
 _CHECKS = {
     "hub_url": (_is_text, "a URL"),
@@ -275,6 +281,7 @@ _CHECKS = {
     "verify_tls": (_is_switch, "true or false"),
     "fee_ceiling": (_is_rate, "a whole number of sat/vB from 1 to 10000"),
     "fee_rate": (_is_rate, "a whole number of sat/vB from 1 to 10000"),
+    "ask_above": (_is_quantity, f"a whole number of satoshis from 0 to {MAX_QUANTITY}"),
     "hub_username": (_is_text, "text"),
     "hub_password": (_is_text, "text"),
     "hub_verify_ssl_cert": (_is_switch, "true or false"),

@@ -229,6 +229,14 @@ class BroadcastRefused(PicopaymentsError):
     """The node refused a transaction."""
 
 
+class TaprootInactive(PicopaymentsError):
+    """The network's ledger does not know taproot addresses yet, on which connections stand."""
+
+
+class NotConfirmed(PicopaymentsError):
+    """A quantity above ``ask_above``, to which nobody said yes."""
+
+
 class UnknownTransaction(PicopaymentsError):
     """The node knows no such transaction."""
 

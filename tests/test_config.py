@@ -54,6 +54,7 @@ def test_every_setting_of_the_file(tmp_path: Path) -> None:
         "verify_tls": False,
         "fee_ceiling": 50,
         "fee_rate": 7,
+        "ask_above": 0,
     }
     assert load(tmp_path, given) == Settings(TESTNET, tmp_path, **given)  # type: ignore[arg-type]
 

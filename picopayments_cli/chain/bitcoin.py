@@ -102,15 +102,18 @@ class BitcoinNode:
 
     def unspent(self, outpoints: Collection[Outpoint], *, mempool: bool = True) -> set[Outpoint]:
         """Tell which outputs nothing spends, in blocks or in the ``mempool``, in one round trip."""
+        return set(self.depths(outpoints, mempool=mempool))
+
+    def depths(self, outpoints: Collection[Outpoint], *, mempool: bool = True) -> dict[Outpoint, int]:
+        """The confirmations of those that nothing spends: 0 for what waits in the mempool itself."""
         asked = list(outpoints)
         calls = [("gettxout", [item.txid[::-1].hex(), item.vout, mempool]) for item in asked]
-        found = set()
+        found = {}
         for outpoint, outcome in zip(asked, self._rpc.outcomes(calls) if calls else (), strict=True):
             if isinstance(outcome, PicopaymentsError):
                 raise outcome
             if outcome is not None:
-                whole(outcome, "confirmations")
-                found.add(outpoint)
+                found[outpoint] = whole(outcome, "confirmations")
         return found
 
     def verbose_transaction(self, txid: bytes) -> dict[str, Any]:

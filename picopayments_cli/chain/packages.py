@@ -13,7 +13,13 @@ from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.facts import SendRow
 from picopayments_cli.channel.fees import FeeFrac
 from picopayments_cli.channel.networks import Network, script_of_address
-from picopayments_cli.errors import BadAnswer, BroadcastRefused, InvalidAddress, InvalidAsset, NodeRefused
+from picopayments_cli.errors import (
+    BadAnswer,
+    BroadcastRefused,
+    InvalidAddress,
+    InvalidAsset,
+    NodeRefused,
+)
 
 _NOT_FOUND = -5
 _KNOWN = ("txn-already-known", "txn-already-in-mempool", "already in utxo set", "already in block chain")

@@ -6,18 +6,23 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
 
-from picopayments_cli.errors import InvalidAddress, InvalidKey, WrongNetwork
+from picopayments_cli.errors import InvalidAddress, InvalidKey, TaprootInactive, WrongNetwork
 
 
 @dataclass(frozen=True)
 class Network:
-    """One network: all that differs between them. Times are in blocks."""
+    """One network: all that differs between them. Times are in blocks.
+
+    ``taproot_height``: from this block on Counterparty's ledger knows the addresses of deposits and commits.
+    """
 
     name: str
     netcode: str  # pycoin's; testnet4 and signet share testnet3's prefixes
     hub_port: int
     node_port: int
+    bitcoin_port: int
     burn_address: str
+    taproot_height: int = 0
     safe_depth: int = 7  # confirmations with which something is final: a reorganisation of six takes away six
     expire_min: int = 144
     expire_max: int = 65535
@@ -27,11 +32,11 @@ TEST_BURN = "mvCounterpartyXXXXXXXXXXXXXXW24Hef"
 NETWORKS = {
     network.name: network
     for network in (
-        Network("mainnet", "BTC", 5000, 4000, "1CounterpartyXXXXXXXXXXXXXXXUWLpVr"),
-        Network("testnet", "XTN", 15000, 14000, TEST_BURN),
-        Network("testnet4", "XTN", 15000, 44000, TEST_BURN),
-        Network("signet", "XTN", 15000, 34000, TEST_BURN),
-        Network("regtest", "XRT", 25000, 24000, TEST_BURN, safe_depth=1, expire_min=12),
+        Network("mainnet", "BTC", 5000, 4000, 8332, "1CounterpartyXXXXXXXXXXXXXXXUWLpVr", taproot_height=902_000),
+        Network("testnet", "XTN", 15000, 14000, 18332, TEST_BURN, taproot_height=4_410_000),
+        Network("testnet4", "XTN", 45000, 44000, 48332, TEST_BURN, taproot_height=85_000),
+        Network("signet", "XTN", 35000, 34000, 38332, TEST_BURN),
+        Network("regtest", "XRT", 25000, 24000, 18443, TEST_BURN, safe_depth=1, expire_min=12),
     )
 }
 
@@ -41,6 +46,18 @@ def network_named(name: str) -> Network:
     if name not in NETWORKS:
         raise WrongNetwork(f"There is no network {name!r}: choose one of {', '.join(NETWORKS)}.", network=name)
     return NETWORKS[name]
+
+
+def check_taproot(network: Network, height: int) -> None:
+    """Refuse to open a connection while the ledger does not know deposits' addresses yet. Raises TaprootInactive."""
+    if height < network.taproot_height:
+        raise TaprootInactive(
+            f"On {network.name} Counterparty knows taproot addresses from block {network.taproot_height} on, and the "
+            f"chain is at {height}: no connection can be opened. If that is not so, the node is far behind: wait.",
+            network=network.name,
+            height=height,
+            needed=network.taproot_height,
+        )
 
 
 @cache
@@ -53,22 +70,33 @@ def _pycoin(netcode: str) -> Any:
 @lru_cache(maxsize=65536)
 def script_of_address(network: Network, address: str) -> bytes:
     """Return the scriptPubKey that an address stands for. Raises InvalidAddress."""
-    parsed = _pycoin(network.netcode).parse.address(address) if address.isascii() else None
-    if parsed is None:
+    script = _parsed(network, address)
+    if script is None:
+        others = [other.name for other in NETWORKS.values() if _parsed(other, address) is not None]
+        advice = f"It is one of {' or '.join(others)}" if others else "Check it for typing errors"
         raise InvalidAddress(
-            f"{address!r} is not an address of {network.name}. Check it for typing errors, and that it belongs to "
-            "this network.",
+            f"{address!r} is not an address of {network.name}. {advice}.",
             address=address,
             network=network.name,
+            networks=others,
         )
-    return bytes(parsed.script())
+    return script
+
+
+def _parsed(network: Network, address: str) -> bytes | None:
+    parsed = _pycoin(network.netcode).parse.address(address) if address.isascii() else None
+    return None if parsed is None else bytes(parsed.script())
+
+
+_SIZES = {"p2pkh": 25, "p2sh": 23, "p2pkh_wit": 22, "p2sh_wit": 34, "p2tr": 34}  # bytes of a script that has an address
 
 
 @lru_cache(maxsize=65536)
 def address_of_script(network: Network, script: bytes) -> str | None:
     """Return the address of a scriptPubKey, or None where it has none (OP_RETURN, bare multisig, ...)."""
     contract = _pycoin(network.netcode).contract
-    if contract.info_for_script(script).get("type") not in ("p2pkh", "p2sh", "p2pkh_wit", "p2sh_wit", "p2tr"):
+    size = _SIZES.get(contract.info_for_script(script).get("type"))
+    if size != len(script):  # pycoin takes a longer push of the same hash for the same address
         return None
     return str(_pycoin(network.netcode).address.for_script(script))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from picopayments_cli.chain import Query, View
 from picopayments_cli.channel import envelope
@@ -40,12 +40,14 @@ def take_back(session: Session) -> None:
     if session.settings.hub_url is None or session.store.load_wif() is None:
         return
     try:
-        known = session.pinned_key()
-        if known in {item.hub_key for item in session.connections().values()}:
+        known, here = session.pinned_key(), tuple(session.connections().values())
+        if known in {item.hub_key for item in here}:
             return
+        salts = {item.salt for item in here}
         for hub_key, item in _of_hub(session, known):
-            found = None if session.store.has(item.handle) else _connection(session, hub_key, item)
+            found = None if session.store.has(item.handle) else _connection(session, hub_key, item, salts)
             if found is not None:
+                salts.add(found.salt)
                 session.pin_hub(hub_key)
                 session.save(found, "taken back", history.closing())
                 log.warning("the connection %s was not here any more: it closes", item.handle.hex())
@@ -71,11 +73,14 @@ def _of_hub(session: Session, hub_key: Pubkey | None) -> Iterator[tuple[Pubkey, 
             return
 
 
-def _connection(session: Session, hub_key: Pubkey, item: Recovered) -> Connection | None:
+def _connection(session: Session, hub_key: Pubkey, item: Recovered, salts: Collection[bytes]) -> Connection | None:
     """Build a connection from what the hub gives back; None where nothing lies on the addresses of its deposits.
 
-    Raises BadReply where it is none of this wallet's.
+    Raises BadReply where it is none of this wallet's, or has one of the ``salts`` of those that are here: under
+    another handle it would be signed away as one on which nothing was received.
     """
+    if item.salt in salts:
+        raise BadReply("The hub names a connection that is here under another handle.", handle=item.handle.hex())
     secrets = Secrets(session.wallet.key, item.salt)
     own = Party(secrets.payer.xonly, secrets.payee.xonly, session.wallet.script)
     if own != item.client:

@@ -16,6 +16,7 @@ from picopayments_cli.channel.deadlines import Expiry, check_delay
 from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.keys import SALT_SIZE, Secrets
 from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositReply, DepositRequest
+from picopayments_cli.channel.networks import check_taproot
 from picopayments_cli.channel.opening import Party, Stake, check_parties, check_wallet, contract_of
 from picopayments_cli.channel.rates import Rate, asked_rate, payee_agrees, payer_agrees
 from picopayments_cli.channel.signing import finish_deposit
@@ -77,6 +78,7 @@ def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
     check_parties(own, answer.hub)
     check_wallet(answer.hub.wallet, reply.hub_key)
     view = session.chain.view(Query(coins=[session.wallet.address], options=[session.wallet.address]))
+    check_taproot(session.network, view.height)
     view.check_takes_sends(session.wallet.address)  # what the connection pays back goes there
     h2c_rate = _rates(session, answer.terms, funds.known_rate(session, view), wish)
     height = view.height + wish.expire
@@ -150,14 +152,15 @@ def _make_deposit(session: Session, view: View, contract: Contract) -> tuple[byt
 def agree(session: Session, connection: Connection) -> Connection:
     """Have the hub agree to the deposits. Asked again it gives its first answer.
 
-    Raises BadDepositScript, BadReply, BadTerms, InvalidTime, ChannelUnspendable: then the client's deposit was not
-    published.
+    Raises BadDepositScript, BadReply, BadTerms, InvalidTime, TaprootInactive, ChannelUnspendable: then the client's
+    deposit was not published.
     """
     _check_rates_now(session, connection)
     answer = DepositReply.parse(session.call("mph_deposit", [connection.proposal], connection.hub_key).body)
     _check_reply(connection, answer)
     check_delay(answer.stake.delay, session.network)
     tip = session.chain.view(Query()).height
+    check_taproot(session.network, tip)
     if not connection.expiry.may_open(tip, session.network.safe_depth):
         raise InvalidTime("The deposits would expire too soon. Nothing was deposited: connect anew.", height=tip)
     h2c = connection.duplex.receiving

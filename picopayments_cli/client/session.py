@@ -92,6 +92,7 @@ class Session:
         self.settings = settings
         self.given_basedir = given_basedir
         self.network = settings.network
+        self.ask: Callable[[str], bool] | None = None  # asks the user; None where nobody is there
         self.home = home or Home(settings)
 
     def close(self) -> None:

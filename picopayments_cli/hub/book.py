@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Row, bindparam, select
+from sqlalchemy import BindParameter, Connection, Row, bindparam, exists, func, not_, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import Counter, Paid, Paying
 from picopayments_cli.channel.halves import Closing
-from picopayments_cli.channel.stages import AGREED, CLOSED, OPEN, REQUESTED
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
 from picopayments_cli.channel.standing import Found
 from picopayments_cli.channel.state import MOST_REVOKED, Changes, Held, Receiving, Signed, deepened, floor_of
 from picopayments_cli.channel.values import Handle, Hash, Pubkey, Quantity, Secret, Token, hash_of
@@ -37,7 +38,9 @@ from picopayments_cli.hub.account import (
     signed_row,
 )
 from picopayments_cli.hub.database import Database
-from picopayments_cli.hub.schema import closes, commits, connections, hashes, heads, payments
+from picopayments_cli.hub.schema import closes, commits, connections, deposits, hashes, heads, payments
+
+UNFUNDED_BLOCKS = 144  # without the client's deposit, after which the hub's promise is dropped
 
 # Statements are built once: building one takes longer than SQLite takes to run it.
 _OF: BindParameter[Any] = bindparam("of")
@@ -58,7 +61,22 @@ _WRITE_FIXED = (
     .values({name: bindparam(name) for name in (item.name for item in connections.c) if name != "handle"})
 )
 _IN_STAGE = select(connections.c.handle).where(connections.c.stage == bindparam("stage"))
-_FIXED = select(connections.c.handle, connections.c.fixed).where(connections.c.stage == bindparam("stage"))
+_EXPIRIES = select(connections.c.handle, connections.c.fixed).where(
+    connections.c.stage.in_((AGREED, OPEN)), connections.c.h2c_anchor.is_not(None)
+)
+_PAID_TO = exists().where(deposits.c.handle == connections.c.handle)
+_FUNDING = select(connections.c.handle).where(
+    connections.c.stage == AGREED, or_(connections.c.c2h_anchor.is_not(None), _PAID_TO)
+)
+_PROMISED = select(connections.c.handle, connections.c.fixed).where(
+    connections.c.stage == AGREED, connections.c.c2h_anchor.is_(None), not_(_PAID_TO)
+)
+_UNDEPOSITED = select(connections.c.fixed).where(connections.c.stage == AGREED, connections.c.h2c_anchor.is_(None))
+_COUNTED = (
+    select(func.count())
+    .select_from(connections)
+    .where(connections.c.stage.in_((AGREED, OPEN, CLOSING)), connections.c.c2h_anchor.is_not(None))
+)
 _CLOSED_SINCE = select(connections.c.handle).where(
     connections.c.stage == CLOSED, connections.c.due_height > bindparam("height")
 )
@@ -203,9 +221,32 @@ class Reading:
         return {one for one in handles if self.db.execute(_SETTLED, {"of": one, "height": height}).first() is not None}
 
     def expiries(self) -> dict[Handle, Expiry]:
-        """When the connections expire that may still move something."""
-        rows = [row for stage in (AGREED, OPEN) for row in self.db.execute(_FIXED, {"stage": stage})]
+        """When the connections expire that may still move something: a promise without deposits costs nothing."""
+        rows = self.db.execute(_EXPIRIES)
         return {Handle(bytes(row.handle)): fixed_of(row.fixed).agreed.expiry for row in rows}
+
+    def opening(self, tip: int) -> list[Handle]:
+        """The handles of connections that a block may bring further while they open.
+
+        Those to which nobody has paid anything yet are read in one go, as they cost strangers nothing: they are among
+        them once their time is over.
+        """
+        found = [Handle(bytes(row.handle)) for row in self.db.execute(_FUNDING)]
+        for row in self.db.execute(_PROMISED):
+            told = json.loads(row.fixed)
+            expiry = Expiry(told["height"], told["time"])
+            if tip > expiry.height - expiry.time + UNFUNDED_BLOCKS or tip >= expiry.settle_height:
+                found.append(Handle(bytes(row.handle)))
+        return found
+
+    def promised(self, asset: int) -> int:
+        """What the hub is to deposit of an asset and has not, or not so that it counts."""
+        rows = map(json.loads, self.db.execute(_UNDEPOSITED).scalars())
+        return sum(int(told["h2c"]["quantity"]) for told in rows if told["asset_id"] == asset)
+
+    def counted(self) -> int:
+        """How many connections that are not over have a deposit of their client's."""
+        return int(self.db.execute(_COUNTED).scalar_one())
 
     def of_client(self, client: Pubkey, after: bytes, most: int) -> list[Handle]:
         """The handles of a client's connections behind one, ascending."""

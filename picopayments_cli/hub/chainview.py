@@ -27,6 +27,7 @@ _UNMINED = (
     .join(connections, connections.c.handle == sent.c.handle)
     .where(sent.c.payer.is_(True), connections.c.stage == AGREED, connections.c.h2c_anchor.is_(None))
 )
+_OWN = select(sent.c.txid).where(sent.c.txid == bindparam("id"))
 _DROP_SENT = sent.delete().where(sent.c.txid == bindparam("id"))
 
 
@@ -40,11 +41,15 @@ def sides_of(hub: Hub, book: Reading, account: Account) -> tuple[Paying, Paid]:
     return replace(paying, sent=of_payer), replace(paid, sent=of_payee, deposit=theirs)
 
 
-def facts_of(hub: Hub, book: Reading, side: Side, *, closing: bool) -> Facts:
-    """Collect what the chain shows of a channel: while it is open, by the index alone. Raises what the nodes raise."""
+def facts_of(hub: Hub, book: Reading, side: Side, *, closing: bool, addresses: bool = True) -> Facts:
+    """Collect what the chain shows of a channel: while it is open, by the index alone. Raises what the nodes raise.
+
+    Without ``addresses`` what lies on them stays unknown, and only Bitcoin Core is asked.
+    """
     asked, facts = Questions(), None
     for _ in range(_ROUNDS):
         wanted = questions(side, facts, closing=closing)
+        wanted = wanted if addresses else replace(wanted, scripts=())
         if facts is not None and wanted == asked:
             break
         asked, facts = wanted, look(side, _view(hub, book, wanted))
@@ -95,6 +100,11 @@ def _addresses(
 def promised_coins(book: Reading) -> set[Outpoint]:
     """The wallet's coins in deposits of the hub's that do not count yet: nothing else may spend them."""
     return {coin.outpoint for row in book.db.execute(_UNMINED) for coin in _coins_of(row.coins.split())}
+
+
+def is_own(book: Reading, txid: bytes) -> bool:
+    """Whether a transaction for a channel is one that the hub has made."""
+    return book.db.execute(_OWN, {"id": txid}).first() is not None
 
 
 def note_sent(work: UnitOfWork, handle: Handle, item: Sent, *, payer: bool) -> None:

@@ -21,16 +21,14 @@ from picopayments_cli.channel.steps import Means, Name, Step, Task, plan
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.book import UnitOfWork
+from picopayments_cli.hub.book import UNFUNDED_BLOCKS, UnitOfWork
 from picopayments_cli.hub.chainview import facts_of, note_sent, sides_of
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.opening import fund, judged, open_facts, restage, see_deposits
 from picopayments_cli.hub.stopping import stop
-from picopayments_cli.hub.wallet import means_of, split
+from picopayments_cli.hub.wallet import look, means_of, split
 
 log = logging.getLogger(__name__)
-
-UNFUNDED_BLOCKS = 144  # without the client's deposit, after which the hub's promise is dropped
 
 
 def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
@@ -48,7 +46,8 @@ def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
 class Work:
     """One round: the connections that are looked at, the heights at which they settle, and what has failed.
 
-    ``fresh``: whether there is a block that no round has seen; ``home``: see ``Case``.
+    ``fresh``: whether there is a block that no round has seen. ``away``: why the Counterparty node did not answer, once
+    it did not: it is asked no more in this round, and goes without what Bitcoin Core can't tell.
     """
 
     hub: Hub
@@ -56,24 +55,34 @@ class Work:
     begins: dict[Handle, int]
     shaken: bool = False
     fresh: bool = False
-    home: bool = True
+    away: PicopaymentsError | None = None
 
     def do(self) -> None:
         """Do all that these connections need now. What fails is asked for again."""
-        for handle in sorted(self.handles):
-            self._guarded(partial(self._look_at, handle), handle)
         if not self.handles and not self.fresh:
             return
-        means, self.home = means_of(self.hub)
+        self._look_at_wallet()
+        for handle in sorted(self.handles):
+            self._guarded(partial(self._look_at, handle), handle)
+        means = means_of(self.hub, looked=self.away is None)
         shown = {handle: found for handle in sorted(self.handles) if (found := self._show(handle)) is not None}
         self._publish_all([task for found in shown.values() for case in found.cases for task in tasks(case)], means)
         for handle in self._in_stage(CLOSING, CLOSED):
-            if handle in shown:
+            if handle in shown and shown[handle].whole:
                 self._guarded(partial(self._end, handle, shown[handle]), handle)
 
-    def _guarded(self, step: Callable[[], None], handle: Handle) -> None:
-        if not guarded(step, handle):
+    def _look_at_wallet(self) -> None:
+        try:
+            look(self.hub)
+        except PicopaymentsError as error:
+            self.away = error
+            log.warning("the chain is seen by Bitcoin Core alone", extra={"fields": {"error": error.as_json()}})
+
+    def _guarded(self, step: Callable[[], None], handle: Handle) -> bool:
+        done = guarded(step, handle)
+        if not done:
             self.hub.ask(Ask.LATER, handle)
+        return done
 
     def _in_stage(self, *stages: str) -> list[Handle]:
         with self.hub.book.reading() as book:
@@ -89,7 +98,7 @@ class Work:
             return
         duplex = account.duplex
         if account.stage in (AGREED, CLOSING) and None in (duplex.sending.anchor, duplex.receiving.anchor):
-            see_deposits(hub, handle)
+            self._guarded(partial(self._see_deposits, handle), handle)
         if self._is_void(account):
             with hub.book.transaction("void") as work:
                 stop(hub, work, work.get(handle))
@@ -101,6 +110,12 @@ class Work:
             elif account.waiting and account.stage == CLOSING:
                 stop(hub, work, account)
 
+    def _see_deposits(self, handle: Handle) -> None:
+        """Take the deposits that count. Raises what the chain raises, or has raised in this round."""
+        if self.away is not None:
+            raise self.away
+        see_deposits(self.hub, handle)
+
     def _is_void(self, account: Account) -> bool:
         """Whether a deposit was mined with less than was agreed on, which a reorganisation can bring about.
 
@@ -110,6 +125,8 @@ class Work:
         if account.stage != AGREED and not (account.stage == OPEN and self.shaken):
             return False
         try:
+            if self.away is not None:
+                raise self.away
             return Deposit.VOID in judged(self.hub, account.handle)
         except PicopaymentsError:
             with self.hub.book.transaction("not judged") as work:
@@ -143,9 +160,12 @@ class Work:
     # Publishing -----------------------------------------------------------------------------------------------------
 
     def _show(self, handle: Handle) -> Shown | None:
-        """A connection as the chain shows it; None where the nodes don't tell."""
+        """A connection as the chain shows it, by Bitcoin Core alone if need be; None where that is silent too."""
         found: list[Shown] = []
-        self._guarded(lambda: found.append(show(self.hub, handle, home=self.home)), handle)
+        if self.away is None and self._guarded(lambda: found.append(show(self.hub, handle)), handle):
+            return found[0]
+        self.hub.ask(Ask.LATER, handle)
+        self._guarded(lambda: found.append(show(self.hub, handle, addresses=False)), handle)
         return found[0] if found else None
 
     def _publish_all(self, todo: Sequence[Task], means: Means) -> None:
@@ -154,6 +174,8 @@ class Work:
             means = means.without(step)
             handle, payer = _of_label(step.label)
             self._guarded(partial(publish, self.hub, step, handle, payer=payer), handle)
+        if self.away is not None:
+            return  # deposits need the ledger
         means = self._left(partial(split, self.hub, means), means)
         for handle in self._in_stage(AGREED):
             means = self._left(partial(fund, self.hub, handle, means), means, handle)
@@ -191,14 +213,18 @@ class Work:
 
 @dataclass(frozen=True)
 class Shown:
-    """A connection as the hub stood in its channels at a version of its row; no channels before mph_deposit."""
+    """A connection as the hub stood in its channels at a version of its row; no channels before mph_deposit.
+
+    ``whole``: whether it is known, too, what lies on the channels' addresses.
+    """
 
     version: int
     cases: tuple[Case, ...] = ()
+    whole: bool = True
 
 
-def show(hub: Hub, handle: Handle, *, home: bool) -> Shown:
-    """Look at both channels of a connection. Raises what the nodes raise."""
+def show(hub: Hub, handle: Handle, *, addresses: bool = True) -> Shown:
+    """Look at both channels of a connection; ``addresses``: as of ``facts_of``. Raises what the nodes raise."""
     with hub.book.reading() as book:
         account = book.get(handle)
         if account.duplex is None:
@@ -208,10 +234,11 @@ def show(hub: Hub, handle: Handle, *, home: bool) -> Shown:
         paying, paid = sides_of(hub, book, account)
         sides: tuple[tuple[Side, bool], ...] = ((paying, True), (paid, False))
         for side, payer in sides:
-            facts = facts_of(hub, book, side, closing=closing)
+            facts = facts_of(hub, book, side, closing=closing, addresses=addresses)
             label, expiry = _label(handle, payer=payer), account.fixed.agreed.expiry
+            home = hub.wallet.home
             found.append(Case(label, side, facts, expiry, closing, account.since, home=home, stale=account.stale))
-        return Shown(account.version, tuple(found))
+        return Shown(account.version, tuple(found), addresses)
 
 
 def publish(hub: Hub, step: Step, handle: Handle, *, payer: bool) -> None:

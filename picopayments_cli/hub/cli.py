@@ -65,7 +65,7 @@ def _bitcoin_url(network: Network, chain_url: str) -> str:
         return chain_url.rstrip("/") + "/bitcoin/"
     raise InvalidSetting(
         "The hub needs Bitcoin Core's JSON-RPC: name it in PICOPAYMENTS_BITCOIN_URL (its password stays out of the "
-        "list of processes) or with --bitcoin-url http://USER:PASSWORD@HOST:PORT/."
+        f"list of processes) or with --bitcoin-url, as in http://USER:PASSWORD@127.0.0.1:{network.bitcoin_port}/."
     )
 
 
@@ -124,7 +124,7 @@ def _parser() -> Parser:
     add_network(parser)
     parser.add_argument("--basedir", metavar="PATH", help="folder of key, terms and database (PICOPAYMENTS_BASEDIR)")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
-    parser.add_argument("--port", type=port, help="0: a free one (default: 5000, test networks 15000, regtest 25000)")
+    parser.add_argument("--port", type=port, help="0: a free one (default: 1000 above that of Counterparty Core's API)")
     parser.add_argument("--counterparty-url", metavar="URL", help="Counterparty Core's API (PICOPAYMENTS_CHAIN_URL)")
     parser.add_argument("--bitcoin-url", metavar="URL", help="Bitcoin Core's JSON-RPC (PICOPAYMENTS_BITCOIN_URL)")
     parser.add_argument("--database", metavar="URL", help="as SQLAlchemy takes it (default: SQLite in the basedir)")

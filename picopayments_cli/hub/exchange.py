@@ -18,7 +18,7 @@ from picopayments_cli.channel.duplex import (
     most_transferable,
     transfer,
 )
-from picopayments_cli.channel.messages import SyncReply, SyncRequest
+from picopayments_cli.channel.messages import MOST_PAYMENTS, SyncReply, SyncRequest
 from picopayments_cli.channel.stages import OPEN
 from picopayments_cli.channel.state import Changes
 from picopayments_cli.channel.wire import Anchors, Payment, Receipt, RefusedPayment
@@ -38,6 +38,8 @@ from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.sealing import signed
 from picopayments_cli.hub.stopping import give_up_noticed, refusal
 from picopayments_cli.web import RawJson
+
+MOST_WAITING = 5 * MOST_PAYMENTS  # for one payee: what each payment costs to book grows with those that wait
 
 
 class Exchange:
@@ -169,6 +171,12 @@ class Exchange:
             )
         if not self._is_open(payee):
             raise ConnectionNotOpen("The payee's connection is not open.", handle=payee.handle.hex(), stage=payee.stage)
+        if len(payee.waiting) >= MOST_WAITING:
+            raise PaymentExceedsReceivable(
+                f"{len(payee.waiting)} payments wait for the payee: it can take no more before it has fetched them.",
+                amount=payment.amount,
+                receivable=0,
+            )
         pending = payee.pending + payment.amount
         most = most_transferable(expecting(work.to_move(payee, pending).channels), pending)
         if most < pending:
@@ -200,7 +208,8 @@ class Exchange:
         seen = work.knows_hash(account.handle, request.next_hash) or (made and made.revoke_hash) == request.next_hash
         account = work.to_move(account, account.pending)
         secrets = account.fixed.secrets(self._hub.key)
-        count, total = deliverable(account.channels, account.due, [item.amount for item in account.waiting])
+        oldest = account.waiting[:MOST_PAYMENTS]  # what returns to a payer is not counted when it is booked
+        count, total = deliverable(account.channels, account.due, [item.amount for item in oldest])
         listed = account.waiting[:count]
         duplex, half, given = transfer(account.channels, total, secrets)
         duplex, own_hash = hand_out(add_request(duplex, request.next_hash, seen=seen), secrets)

@@ -21,7 +21,7 @@ from picopayments_cli.channel.reserve import Reserve, reserve_for
 from picopayments_cli.channel.stages import AGREED, CLOSING
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import COMMIT_SIZE, Contract
-from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel.values import Coin, Handle, Outpoint
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.database import Database, meta_get, meta_set
@@ -55,6 +55,14 @@ class Urls:
     bitcoin: str = field(repr=False)
 
 
+@dataclass(frozen=True)
+class Wallet:
+    """The hub's wallet as the nodes showed it: confirmed coins without assets, and ``home`` (see ``Case``)."""
+
+    coins: tuple[Coin, ...] = ()
+    home: bool = True
+
+
 class Hub:
     """One hub, with all that its methods and chores work on."""
 
@@ -84,6 +92,8 @@ class Hub:
         self._last_rate = None if kept is None else int(kept)
         self.rate: Rate = believed(None, self._last_rate, None, self.bounds)
         self.longnames: dict[str, str | None] = {}  # of the numbered assets that ``longname`` has found: they stay
+        self.proven: set[tuple[Outpoint, int]] = set()  # the wallet's coins with values that were looked up
+        self.wallet = Wallet()  # as of the last look
         self.draining = False  # no new connections; those that are open are closed
         self.asked: SimpleQueue[tuple[Ask, Handle]] = SimpleQueue()  # put there by any thread, taken by the rounds'
         self.woken = threading.Event()

@@ -23,6 +23,7 @@ from picopayments_cli.channel.messages import (
     KeyRequest,
     Recovered,
 )
+from picopayments_cli.channel.networks import check_taproot
 from picopayments_cli.channel.opening import Stake, check_parties, check_wallet
 from picopayments_cli.channel.rates import payer_agrees
 from picopayments_cli.channel.stages import AGREED, OPEN, OPENING, REQUESTED
@@ -185,7 +186,7 @@ class Methods:
         """Agree to the client's deposit, and to the hub's own; the same request is answered with the same reply.
 
         Raises UnknownHandle, DepositAlreadyGiven, BadDepositScript, DepositRefused, InvalidTime,
-        InsufficientLiquidity, MemoRequired, HubRestored.
+        InsufficientLiquidity, MemoRequired, TaprootInactive, HubRestored.
         """
         request = DepositRequest.parse(body)
         account = self._hub.book.look_up(request.handle)
@@ -197,6 +198,7 @@ class Methods:
         own = self._hub.address
         view = self._hub.chain.view(Query(balances=[own], options=[own]))
         view.check_takes_sends(own)
+        check_taproot(self._hub.network, view.height)
         fixed = self._agreed(account.fixed, request, view.height)
         held = view.balances[own].get(fixed.asset, 0)
         with self._hub.book.transaction("deposit") as work:
@@ -263,11 +265,7 @@ class Methods:
 
     def _check_liquidity(self, book: Reading, fixed: Fixed, held: int) -> None:
         """Refuse what can't be funded. What is promised to others does not count, though it is still in the wallet."""
-        quantity, promised = fixed.agreed.h2c.quantity, 0
-        for handle in book.in_stage(AGREED):
-            other = book.get(handle)
-            if other.fixed.asset_id == fixed.asset_id and other.channels.sending.anchor is None:
-                promised += other.fixed.agreed.h2c.quantity
+        quantity, promised = fixed.agreed.h2c.quantity, book.promised(fixed.asset_id)
         if quantity > held - promised:
             longname = self._hub.longnames.get(fixed.asset)
             raise InsufficientLiquidity(

@@ -17,11 +17,12 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     UnknownMethod,
 )
-from picopayments_cli.hub.chores import Work
+from picopayments_cli.hub.chores import Work, guarded
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
 from picopayments_cli.hub.hub import RESERVE_COINS, Ask, Hub
 from picopayments_cli.hub.loop import Loop, pause_on
+from picopayments_cli.hub.wallet import look
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ class Rounds:
             hub.chain.view(Query(options=[hub.address])).check_takes_sends(hub.address)
         except MemoRequired as error:  # what is open goes on, what is new is refused
             log.error(error.message)
+        look(hub)
         hub.offer.resolve(hub.chain)
         with hub.book.reading() as book:
             used = {book.get(handle).fixed.asset for handle in book.in_stage(AGREED, OPEN)}
@@ -102,7 +104,7 @@ class Rounds:
             hub.read_rate()
             self._rate_read = time.monotonic()
         if height != self._tip and hub.network.name == "regtest":
-            self._offer_holdings()
+            guarded(self._offer_holdings)
         try:
             self._run()
         except PicopaymentsError:
@@ -135,7 +137,7 @@ class Rounds:
             if shaken or self._tip is None or offered != self._offered:
                 now.update(book.in_stage(AGREED, OPEN, CLOSING), book.closed_since(tip - KEPT_BLOCKS))
             elif tip != self._tip:
-                now.update(book.in_stage(AGREED, CLOSING), self._taken(Ask.LEAVING))
+                now.update(book.opening(tip), book.in_stage(CLOSING), self._taken(Ask.LEAVING))
             now |= hub.follower.unconfirmed(book.db)  # a child that was evicted goes out again at once
             now -= book.settled(now, tip - KEPT_BLOCKS)
         begins = dict(zip(expiries, starts(tuple(expiries.values()), RESERVE_COINS), strict=True))

@@ -1,4 +1,7 @@
-"""The hub's wallet: what it pays with now, and the coins that it splits, as each close under way needs its own."""
+"""The hub's wallet: what it pays with now, and the coins that it splits, as each close under way needs its own.
+
+While the Counterparty node is away, the coins of the last look pay for what can't wait, as far as they are there.
+"""
 
 from __future__ import annotations
 
@@ -8,37 +11,86 @@ from dataclasses import replace
 
 from picopayments_cli.chain import REQUIRE_MEMO, Query
 from picopayments_cli.channel.coins import Purse, fund
-from picopayments_cli.channel.drafts import Draft, Output, parse_transaction, spent_outpoints
+from picopayments_cli.channel.drafts import Draft, Output, coin_of, parse_transaction, spent_outpoints
 from picopayments_cli.channel.rates import may_open
 from picopayments_cli.channel.reserve import Chore, Reserve, missing, spendable
 from picopayments_cli.channel.signing import finish_wallet
-from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.steps import Means
 from picopayments_cli.channel.values import Coin, Outpoint
-from picopayments_cli.errors import InsufficientBitcoin
-from picopayments_cli.hub.chainview import promised_coins
+from picopayments_cli.errors import BadPreviousTransaction, InsufficientBitcoin
+from picopayments_cli.hub.chainview import is_own, promised_coins
 from picopayments_cli.hub.database import meta_get, meta_set
-from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.hub import Hub, Wallet
 
 log = logging.getLogger(__name__)
 
 _SPLIT = "last split of coins"
+_SPARE = 2  # coins for deposits while another split waits for its block
 
 
-def means_of(hub: Hub) -> tuple[Means, bool]:
-    """Return what the hub pays with now, and whether its own address takes sends without a memo.
-
-    On regtest, whose node has no estimate at first, the guess counts for one. Raises what the nodes raise.
-    """
+def look(hub: Hub) -> None:
+    """See what the wallet holds, and whether its address takes sends without a memo. Raises what the nodes raise."""
     view = hub.chain.view(Query(coins=[hub.address], options=[hub.address]))
     confirmed = _unspent(hub, view.coins[hub.address])
     attached = hub.chain.attached([coin.outpoint for coin in confirmed]) if confirmed else set()
+    coins = _proven(hub, (coin for coin in confirmed if coin.outpoint not in attached))
+    hub.wallet = Wallet(coins, not view.options[hub.address] & REQUIRE_MEMO)
+
+
+def _still_there(hub: Hub) -> tuple[Coin, ...]:
+    """The coins of the last look that Bitcoin Core has still in a block, and that nothing spends."""
+    depths = hub.bitcoin.depths([coin.outpoint for coin in hub.wallet.coins])
+    return tuple(coin for coin in hub.wallet.coins if depths.get(coin.outpoint))
+
+
+def means_of(hub: Hub, *, looked: bool = True) -> Means:
+    """Return what the hub pays with now; ``looked``: whether it has just looked at its wallet.
+
+    On regtest, whose node has no estimate at first, the guess counts for one. Raises what Bitcoin Core raises.
+    """
+    known = hub.wallet.coins if looked else _still_there(hub)
     with hub.book.reading() as book:
-        kept, connections = attached | promised_coins(book), len(book.in_stage(AGREED, OPEN, CLOSING))
-    coins = tuple(coin for coin in confirmed if coin.outpoint not in kept)
-    home = not view.options[hub.address] & REQUIRE_MEMO
+        kept, connections = promised_coins(book), book.counted()
+    coins = tuple(coin for coin in known if coin.outpoint not in kept)
     rate = replace(hub.rate, guess=hub.rate.guess and hub.network.name != "regtest")
-    return Means(Purse(hub.script, coins, rate.value), rate, hub.bounds, hub.reserve_of(connections)), home
+    return Means(Purse(hub.script, coins, rate.value), rate, hub.bounds, hub.reserve_of(connections))
+
+
+def _ahead(hub: Hub, reserve: Reserve) -> Reserve:
+    """Return the reserve that half as many connections again would need, and coins for deposits beside it.
+
+    It is split in time, so that no deposit waits for the block that confirms it.
+    """
+    with hub.book.reading() as book:
+        larger = hub.reserve_of(book.counted() * 3 // 2)
+    return reserve if larger.coins <= reserve.coins else replace(larger, coins=larger.coins + _SPARE)
+
+
+def _proven(hub: Hub, coins: Iterable[Coin]) -> tuple[Coin, ...]:
+    """The coins whose values stand in the transactions that made them: a wallet's signature does not commit to them.
+
+    An index server tells them, which may be anybody's. One that lies would have the difference go to the miners.
+    """
+    found = tuple(coins)
+    new = [coin for coin in found if (coin.outpoint, coin.value) not in hub.proven]
+    if new:
+        known = hub.chain.view(Query(transactions=sorted({coin.outpoint.txid for coin in new}))).transactions
+        for coin in new:
+            if _is_as_told(coin, known.get(coin.outpoint.txid, b"")):
+                hub.proven.add((coin.outpoint, coin.value))
+            else:
+                fields = {"outpoint": str(coin.outpoint), "told": coin.value}
+                log.warning("a coin is not as told", extra={"fields": fields})
+    return tuple(coin for coin in found if (coin.outpoint, coin.value) in hub.proven)
+
+
+def _is_as_told(coin: Coin, raw: bytes) -> bool:
+    """Whether the transaction is the one that made the coin, with its value."""
+    try:
+        made = coin_of(raw, coin.outpoint)
+    except BadPreviousTransaction:
+        return False
+    return (made.value, made.script) == (coin.value, coin.script)
 
 
 def _unspent(hub: Hub, listed: Iterable[Coin]) -> list[Coin]:
@@ -53,13 +105,14 @@ def _unspent(hub: Hub, listed: Iterable[Coin]) -> list[Coin]:
 
 
 def split(hub: Hub, means: Means) -> Means:
-    """Make the coins that the reserve and deposits lack, by one transaction at the rate of the day.
+    """Make the coins that the reserve and deposits lack, or will soon, by one transaction at the rate of the day.
 
     Not while the one before is unconfirmed, nor on a guess of the rate. Return what is left. Raises BroadcastRefused.
     """
     values = [coin.value for coin in means.purse.coins]
+    reserve = _ahead(hub, means.reserve)
     lacking = missing(values, means.reserve)
-    if spendable(values, means.reserve, Chore.DEPOSIT) or not may_open(means.rate, means.bounds):
+    if spendable(values, reserve, Chore.DEPOSIT) or not may_open(means.rate, means.bounds):
         return means
     if not lacking and _is_paid(hub):
         return means
@@ -69,7 +122,9 @@ def split(hub: Hub, means: Means) -> Means:
     if former is not None and hub.bitcoin.waiting(bytes(former.GetTxid())) is not None:
         return means
     purse = replace(means.purse, rate=means.bounds.within(means.rate.value))
-    draft = splitting(purse, means.reserve, () if former is None else spent_outpoints(former))
+    draft = splitting(purse, reserve, () if former is None else spent_outpoints(former))
+    if draft is None and not lacking:
+        return means
     if draft is None:
         fields = {"address": hub.address, "missing": lacking, "each": means.reserve.each}
         log.warning("the wallet lacks coins: send bitcoins to the hub's address", extra={"fields": fields})
@@ -83,9 +138,15 @@ def split(hub: Hub, means: Means) -> Means:
 
 
 def _is_paid(hub: Hub) -> bool:
-    """Whether a coin for the hub waits for a block, like the change of its last deposit, as a spent one tells too."""
+    """Whether a coin that the hub has made itself waits for a block, like the change of its last deposit.
+
+    A spent coin that the list still shows tells of one too. A stranger's could wait for ever.
+    """
     coins = hub.chain.view(Query(coins=[hub.address])).coins[hub.address]
-    return len(_unspent(hub, coins)) < len(coins)
+    waiting = {coin.outpoint.txid for coin in coins if coin.height is None}
+    with hub.book.reading() as book:
+        own = any(is_own(book, txid) for txid in waiting)
+    return own or len(_unspent(hub, coins)) < sum(coin.height is not None for coin in coins)
 
 
 def splitting(purse: Purse, reserve: Reserve, former: Collection[Outpoint] = ()) -> Draft | None:

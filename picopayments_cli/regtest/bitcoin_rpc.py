@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import json
 import struct
@@ -50,6 +51,9 @@ class BitcoinRpc:
 
     async def endpoint(self, request: Request) -> Response:
         """Answer one request or a batch, of JSON-RPC 2.0 or of the older form that Bitcoin Core knows."""
+        await asyncio.sleep(self._node.mood.hang)
+        if not self._node.mood.bitcoin:
+            return Response("Work queue depth exceeded", 503)
         body = await body_of(request, MAX_BODY)
         if body is None:
             return Response("", 413)

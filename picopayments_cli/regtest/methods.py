@@ -1,8 +1,9 @@
-"""The JSON-RPC methods by which a regtest chain is steered: blocks, money, fees."""
+"""The JSON-RPC methods by which a regtest chain is steered: blocks, money, fees, and moods of its servers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from picopayments_cli.channel.values import MAX_QUANTITY
@@ -11,10 +12,13 @@ from picopayments_cli.errors import (
     InvalidQuantity,
 )
 from picopayments_cli.regtest.arguments import checked
+from picopayments_cli.regtest.moods import Mood
 from picopayments_cli.regtest.node import MAX_BLOCK_VSIZE, MAX_INDEX_DELAY, Node
 from picopayments_cli.regtest.policy import MAX_FEE_RATE, MAX_MONEY
 from picopayments_cli.regtest.queries import script_of
 from picopayments_cli.regtest.shapes import display
+
+MAX_BEHIND, MAX_HANG = 1000, 600  # blocks, seconds
 
 
 class Methods:
@@ -102,3 +106,12 @@ class Methods:
             raise InvalidParams(f"options is between 0 and {MAX_QUANTITY}.")
         self._node.address_options[script_of(address)] = options
         return options
+
+    def setmood(
+        self, electrs: bool = True, backend: bool = True, bitcoin: bool = True, behind: int = 0, hang: float = 0.0
+    ) -> dict[str, Any]:
+        """Set what is wrong with the servers from now on, as ``Mood`` tells; without arguments all are well."""
+        if not 0 <= behind <= MAX_BEHIND or not 0 <= hang <= MAX_HANG:
+            raise InvalidParams(f"behind is between 0 and {MAX_BEHIND}, hang between 0 and {MAX_HANG}.")
+        self._node.mood = Mood(electrs, backend, bitcoin, behind, hang)
+        return asdict(self._node.mood)

@@ -19,6 +19,7 @@ from picopayments_cli.regtest.journal import Journal
 from picopayments_cli.regtest.kernel import Kernel
 from picopayments_cli.regtest.ledger import Ledger
 from picopayments_cli.regtest.mempool import RELAY_MINIMUM, Mempool, decode
+from picopayments_cli.regtest.moods import WELL, Mood
 from picopayments_cli.regtest.packages import Verdict, check_package, submit
 from picopayments_cli.regtest.template import choose
 
@@ -36,8 +37,9 @@ class Node:
     """A regtest chain in a folder, for one process and one thread.
 
     ``block_time`` None: every transaction that the mempool takes is mined at once; 0: blocks come by ``generate``
-    alone; N: whoever runs the node calls ``generate`` every N seconds. Every call returns with mempool, index and
-    ledger at the tip. Raises StoreLocked, StoreUnusable, StoreDamaged, StoreNewer.
+    alone; N: whoever runs the node calls ``generate`` every N seconds. Every call returns with mempool and index at the
+    tip, and the ledger too, unless its ``mood`` leaves it behind. Raises StoreLocked, StoreUnusable, StoreDamaged,
+    StoreNewer.
     """
 
     def __init__(self, folder: Path, block_time: int | None = None) -> None:
@@ -46,6 +48,7 @@ class Node:
         self._fee_rate: int | None = None
         self.address_options: dict[bytes, int] = {}  # by scriptPubKey
         self.index_delay: int | None = None  # blocks by which the index of addresses is late, without the mempool then
+        self._mood = WELL
         self._lock = _locked(folder)
         self.journal = Journal(folder / "journal.sqlite")
         self.kernel = Kernel(folder / "kernel")
@@ -92,6 +95,18 @@ class Node:
     def _chosen(self) -> list[Entry]:
         least = Fraction(max(self._fee_rate or 0, RELAY_MINIMUM), 1000)
         return choose(self.mempool.entries, self.block_room, least)
+
+    # Moods -----------------------------------------------------------------------------------------------------
+
+    @property
+    def mood(self) -> Mood:
+        """Return what is wrong with the servers."""
+        return self._mood
+
+    @mood.setter
+    def mood(self, mood: Mood) -> None:
+        self._mood = mood
+        self._follow_by_ledger()
 
     # Actions ---------------------------------------------------------------------------------------------------
 
@@ -194,18 +209,30 @@ class Node:
         returned: list[bytes] = []
         while self.index.blocks[-1].hash != self._kernel_hash(self.index.height):
             block = self.index.disconnect()
-            self.ledger.disconnect()
+            if self.ledger.height > self.index.height:
+                self.ledger.disconnect()
             returned[:0] = [item.raw for item in block.transactions[1:]]
         for height in range(self.index.height + 1, self.kernel.height + 1):
             found = self.kernel.hash_at(height)
             raw = self.journal.block(found)
             if raw is None:
                 raise RuntimeError(f"the journal lacks block {found[::-1].hex()} of the kernel's chain")
-            self.ledger.connect(self.index.connect(raw, found))
+            self.index.connect(raw, found)
+        self._follow_by_ledger()
         waiting = [*(() if forget else returned), *self._waiting()]
         if returned or waiting:
             self.mempool.rebuild(waiting)
             self.journal.set_mempool(self._waiting())
+
+    def _follow_by_ledger(self) -> None:
+        """Bring the ledger to the tip, or as far behind it as it is to be; what the treasury burned stays."""
+        wanted = self.index.height
+        if self._mood.behind:
+            wanted = max(wanted - self._mood.behind, self._funded_height())
+        while self.ledger.height > wanted:
+            self.ledger.disconnect()
+        while self.ledger.height < wanted:
+            self.ledger.connect(self.index.blocks[self.ledger.height + 1])
 
     def _kernel_hash(self, height: int) -> bytes | None:
         return self.kernel.hash_at(height) if height <= self.kernel.height else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -33,6 +34,14 @@ MAX_BODY = 1_000_000  # bytes
 _DEFAULT_LIMIT, _MAX_LIMIT = 100, 1000
 _HISTORY_PAGE, _MEMPOOL_PAGE = 25, 50  # what an Esplora server lists of a history
 _PAGING = ("cursor", "limit", "offset")
+_BEHIND = {  # what answers need beside the ledger: the index of addresses, or a method of Bitcoin Core
+    "_utxos": "electrs",
+    "_history": "electrs",
+    "_transaction": "getrawtransaction",
+    "_estimate": "estimatesmartfee",
+    "_mempool_info": "getmempoolinfo",
+    "_send": "sendrawtransaction",
+}
 Params = Mapping[str, str]
 
 
@@ -104,6 +113,7 @@ class RestApi:
 
     def _get(self, answer: Callable[[Params], Any], allowed: tuple[str, ...]) -> Callable[[Request], Any]:
         async def endpoint(request: Request) -> Response:
+            await asyncio.sleep(self._node.mood.hang)
             url = str(request.url)
             key = (self._node.index.blocks[-1].hash, url)
             cachable = self._cached and "show_unconfirmed=true" not in url
@@ -119,6 +129,9 @@ class RestApi:
     def _answer(self, answer: Callable[[Params], Any], params: Params | str, cachable: bool = False) -> Response:
         if isinstance(params, str):
             return self._reply({"error": params}, 400)
+        trouble = self._node.mood.trouble(_BEHIND.get(answer.__name__, ""))
+        if trouble is not None:
+            return self._reply({"error": trouble[1]}, trouble[0])
         try:
             result = answer(params)
         except UnknownTransaction as error:
@@ -145,6 +158,7 @@ class RestApi:
         return Response(json.dumps(body), status, headers, "application/json")
 
     async def _broadcast(self, request: Request) -> Response:
+        await asyncio.sleep(self._node.mood.hang)
         params = {name: request.query_params.getlist(name)[0] for name in request.query_params}
         if "x-www-form-urlencoded" in request.headers.get("content-type", ""):
             body = await body_of(request, MAX_BODY)
@@ -170,7 +184,7 @@ class RestApi:
             "network": "regtest",
             "version": VERSION,
             "backend_height": height,
-            "counterparty_height": self._node.ledger.height,
+            "counterparty_height": height,  # as if it were there, whatever the mood
             "ledger_state": "Following",
             "documentation": "",
             "routes": "",
@@ -182,7 +196,7 @@ class RestApi:
         return {"status": "Healthy"}
 
     def _last_block(self, _params: Params) -> dict[str, Any]:
-        block = self._node.index.blocks[-1]
+        block = self._node.index.blocks[self._node.ledger.height]
         return {
             "block_index": block.height,
             "block_hash": display(block.hash),
@@ -190,7 +204,7 @@ class RestApi:
             "ledger_hash": None,
             "txlist_hash": None,
             "messages_hash": None,
-            "previous_block_hash": display(self._node.index.blocks[-2].hash),
+            "previous_block_hash": display(self._node.index.blocks[block.height - 1].hash),
             "difficulty": 0,
             "transaction_count": sum(self._node.ledger.read(item) is not None for item in block.transactions),
         }

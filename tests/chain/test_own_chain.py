@@ -14,7 +14,7 @@ from servers import json_rpc
 NOT_ABOUT_THE_CHAIN = ("mph_key", "mph_status", "mph_request", "mph_deposit", "mph_sync", "mph_close", "faucet")
 CHAIN_METHODS = (
     *("get_running_info", "get_unspent_txouts", "get_address_options", "utxos_with_balances"),
-    *("getrawtransaction_batch", "sendrawtransaction", "get_asset_info"),
+    *("getrawtransaction_batch", "sendrawtransaction", "get_asset_info", "get_balances", "search_raw_transactions"),
 )
 NOBODY = "http://127.0.0.1:9/api/"
 
@@ -60,16 +60,19 @@ def test_a_deposit_that_is_the_hubs_word_only_is_not_believed(
     lies = False
 
     def buried(**params: Any) -> Any:
-        told = network.hub.call("search_raw_transactions", **params)
+        told = network.hub.call("get_unspent_txouts", **params)
         return [{**item, "confirmations": 9} for item in told] if lies else told
 
-    def held(**params: Any) -> Any:
+    def sent(**params: Any) -> Any:
+        if not lies:
+            return network.hub.call("get_sends", **params)
         address = params["filters"][0]["value"]
-        lie = [{"address": address, "asset": "XCP", "quantity": DEPOSIT}]
-        return lie if lies else network.hub.call("get_balances", **params)
+        (coin,) = network.hub.call("get_unspent_txouts", address=address, unconfirmed=True)
+        row = {"tx_index": 1, "send_type": "send", "status": "valid", "asset": "XCP", "quantity": DEPOSIT}
+        return [{**row, "tx_hash": coin["txid"], "destination": address}]
 
     methods = dict.fromkeys((*NOT_ABOUT_THE_CHAIN, *CHAIN_METHODS))
-    with front(network, {**methods, "search_raw_transactions": buried, "get_balances": held}) as url:
+    with front(network, {**methods, "get_unspent_txouts": buried, "get_sends": sent}) as url:
         client = network.client("carol", hub_url=url)
         handle = client.run("connect", "XCP", str(DEPOSIT))["handle"]
         network.mine()

@@ -11,12 +11,13 @@ from picopayments_cli.channel.networks import (
     NETWORKS,
     Network,
     address_of_script,
+    check_taproot,
     network_named,
     script_of_address,
     secret_of_wif,
     wif_of_secret,
 )
-from picopayments_cli.errors import InvalidAddress, InvalidKey, WrongNetwork
+from picopayments_cli.errors import InvalidAddress, InvalidKey, TaprootInactive, WrongNetwork
 
 ONE = (1).to_bytes(32, "big")
 HASHED = bytes.fromhex("751e76e8199196d454941c45d1b3a323f1433bd6")  # of its public key
@@ -81,15 +82,51 @@ def test_scripts_without_an_address(script: bytes) -> None:
     assert address_of_script(NETWORKS["mainnet"], script) is None
 
 
-OTHERS = [ADDRESSES["testnet"], SEGWIT["testnet"], ADDRESSES["mainnet"][:-1] + "J", WIFS["mainnet"]]
+MISTYPED = [ADDRESSES["mainnet"][:-1] + "J", SEGWIT["mainnet"][:-1] + "5", WIFS["mainnet"]]
 
 
-@pytest.mark.parametrize("address", ["", "x", "\u0661BgGZ9tcN4rm", *OTHERS])
+@pytest.mark.parametrize("address", ["", "x", "\u0661BgGZ9tcN4rm", *MISTYPED])
 def test_what_is_no_address_of_the_network(address: str) -> None:
     with pytest.raises(InvalidAddress) as refused:
         script_of_address(NETWORKS["mainnet"], address)
-    assert refused.value.data == {"address": address, "network": "mainnet"}
-    assert "mainnet" in refused.value.message
+    assert refused.value.data == {"address": address, "network": "mainnet", "networks": []}
+    assert "not an address of mainnet. Check it for typing errors" in refused.value.message
+
+
+TESTS = ["testnet", "testnet4", "signet"]
+FOREIGN = {
+    ADDRESSES["mainnet"]: ["mainnet"],
+    SEGWIT["mainnet"]: ["mainnet"],
+    "3P14159f73E4gFr7JterCCQh9QjiTjiZrG": ["mainnet"],
+    "bc1p0xlxvlhemja6c4dqv22uapctqupfhlxm9h8z3k2e72q4k9hcz7vqzk5jj0": ["mainnet"],
+    ADDRESSES["testnet"]: [*TESTS, "regtest"],
+    SEGWIT["testnet"]: TESTS,
+    "bcrt1qw508d6qejxtdg4y5r3zarvary0c5xw7kygt080": ["regtest"],
+}
+
+
+@every_network
+@pytest.mark.parametrize("address", FOREIGN)
+def test_an_address_of_other_networks_is_refused_with_their_names(network: Network, address: str) -> None:
+    if network.name in FOREIGN[address]:
+        assert script_of_address(network, address)
+        return
+    with pytest.raises(InvalidAddress) as refused:
+        script_of_address(network, address)
+    assert refused.value.data["networks"] == FOREIGN[address]
+    assert f"It is one of {' or '.join(FOREIGN[address])}." in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "height"), [("mainnet", 902_000), ("testnet", 4_410_000), ("testnet4", 85_000), ("signet", 0)]
+)
+def test_no_connection_opens_before_the_ledger_knows_taproot(name: str, height: int) -> None:
+    check_taproot(NETWORKS[name], height)
+    check_taproot(NETWORKS["regtest"], 0)
+    if height:
+        with pytest.raises(TaprootInactive, match=f"{height}.*{height - 1}") as refused:
+            check_taproot(NETWORKS[name], height - 1)
+        assert refused.value.data == {"network": name, "height": height - 1, "needed": height}
 
 
 @pytest.mark.parametrize("wif", ["", "x", WIFS["testnet"], UNCOMPRESSED, ADDRESSES["mainnet"], ONE.hex()])
@@ -110,12 +147,19 @@ def test_networks_by_name() -> None:
 def test_what_differs_between_networks() -> None:
     burns = {"mainnet": "1CounterpartyXXXXXXXXXXXXXXXUWLpVr"}
     nodes = {"mainnet": 4000, "testnet": 14000, "testnet4": 44000, "signet": 34000, "regtest": 24000}
-    hubs = {"mainnet": 5000, "testnet": 15000, "testnet4": 15000, "signet": 15000, "regtest": 25000}
+    hubs = {"mainnet": 5000, "testnet": 15000, "testnet4": 45000, "signet": 35000, "regtest": 25000}
+    bitcoins = {"mainnet": 8332, "testnet": 18332, "testnet4": 48332, "signet": 38332, "regtest": 18443}
     for name, network in NETWORKS.items():
         assert network.burn_address == burns.get(name, "mvCounterpartyXXXXXXXXXXXXXXW24Hef")
         assert script_of_address(network, network.burn_address)
-        assert (network.node_port, network.hub_port) == (nodes[name], hubs[name])
+        assert (network.node_port, network.hub_port, network.bitcoin_port) == (nodes[name], hubs[name], bitcoins[name])
         # a reorganisation of six blocks must be survived; on regtest nothing waits that need not
         assert (network.safe_depth, network.expire_min, network.expire_max) == (
             (1, 12, 65535) if name == "regtest" else (7, 144, 65535)
         )
+
+
+def test_a_script_that_pushes_a_hash_at_greater_length_has_no_address() -> None:
+    network = NETWORKS["regtest"]
+    for script in (b"\x76\xa9\x4c\x14" + bytes(20) + b"\x88\xac", b"\xa9\x4c\x14" + bytes(20) + b"\x87"):
+        assert address_of_script(network, script) is None

@@ -40,6 +40,7 @@ from picopayments_cli.errors import (
     RepeatedHash,
     RepeatedKey,
     StoreDamaged,
+    TaprootInactive,
 )
 
 STRANGER = Key(bytes(31) + b"\5")
@@ -374,6 +375,17 @@ def test_what_a_connection_fixes_is_built_on_no_guess(it: Life) -> None:
     assert funds.rate(it.session, view).value == 7  # the last one that the chain had
     it.session.settings = replace(it.session.settings, fee_rate=3)
     assert funds.known_rate(it.session, view).value == 3
+
+
+def test_nothing_is_deposited_before_the_ledger_knows_taproot(it: Life) -> None:
+    it.session.network = replace(it.session.network, taproot_height=it.tip + 1)
+    with pytest.raises(TaprootInactive) as refused:
+        it.connect()
+    assert refused.value.data == {"network": "regtest", "height": it.tip, "needed": it.tip + 1}
+    nothing_left(it)
+    it.mine()
+    it.connect()
+    assert it.connection.stage == AGREED
 
 
 def test_a_coin_of_another_value_is_not_spent(it: Life) -> None:

@@ -309,8 +309,9 @@ class Duel(ABC):
         if self.tip >= self.expires:
             side = self.duplex.sending
             lies = self.coins(side.contract.deposit.output) or ((side.anchor,) if side.anchor else ())
-            for rate in (3, 50) if lies else ():
-                self.tries(self.expire(lies, rate))
+            with contextlib.suppress(ValueError):  # no coins are left for it
+                for rate in (3, 50) if lies else ():
+                    self.tries(self.expire(lies, rate))
 
     # What both have done --------------------------------------------------------------------------------------------
 

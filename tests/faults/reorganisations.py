@@ -86,6 +86,7 @@ class _Lives:
             for name in endings
         }
         self.everybody = {"bank": self.bank, **self.members}
+        town.mine(DEEPEST)  # nobody's own coins lie where blocks are lost
         self.first = town.tip
         self.held = {name: town.held(member.script) for name, member in self.everybody.items()}
         self.hubs = town.held(town.desk.hub.script)

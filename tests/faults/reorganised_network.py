@@ -25,6 +25,7 @@ from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings
 from picopayments_cli.errors import HubUnreachable, PicopaymentsError
+from picopayments_cli.rpc import RpcClient
 
 SAFE = NETWORKS["mainnet"].safe_depth
 DEEPEST = SAFE - 1  # blocks that are taken away at most
@@ -148,7 +149,9 @@ class ReorganisedTown(Town):
     def depth(self, txid: bytes) -> int:
         """Confirmations; 0 where no block holds it."""
         try:
-            return int(self.node.bitcoin("getrawtransaction", txid[::-1].hex(), True).get("confirmations", 0))
+            asked = [txid[::-1].hex(), True]
+            found = RpcClient(f"{self.node.url}bitcoin/").call("getrawtransaction", asked, retry=True)
+            return int(found.get("confirmations", 0))
         except PicopaymentsError:
             return 0
 

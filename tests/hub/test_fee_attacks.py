@@ -152,6 +152,8 @@ def test_a_child_that_is_evicted_and_its_evictor_with_it_goes_out_again_at_the_n
     """
     alice = Client(desk, "alice")
     open_all(desk, alice)
+    alice.endow()  # a coin for each of its children
+    desk.mine()
     alice.sync(payment(None, 5000))
     before, fees = desk.balance(desk.hub.script), []
     desk.node.rpc("feerate", rate=8)
@@ -298,7 +300,7 @@ def test_clients_that_all_cheat_at_once_while_fees_are_high_are_all_punished(
         commits.append(finish_commit(receiving.contract, known_anchor(receiving), made, cheat.secrets.payee))
     guaranteed = sum(desk.account(cheat.handle).channels.guaranteed for cheat in cheats)
     before = desk.balance(desk.hub.script)
-    reserve = means_of(desk.hub)[0].reserve
+    reserve = means_of(desk.hub).reserve
     spend_all(desk, [Output(0, cheats[0].script), *[Output(reserve.each, desk.hub.script)] * reserve.coins])
     for commit in commits:
         desk.hub.bitcoin.submit([commit])

@@ -166,6 +166,16 @@ def test_a_deposit_that_is_not_the_connections_own_is_refused_and_a_right_one_ta
     assert hand.propose(right).stake.quantity == DEPOSIT
 
 
+def test_no_deposit_is_agreed_to_before_the_ledger_knows_taproot(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    hand = Client(desk, "early")
+    hand.request()
+    tip = desk.hub.chain.tip()
+    monkeypatch.setattr(desk.hub, "network", replace(desk.hub.network, taproot_height=tip + 1))
+    assert hand.refused("mph_deposit", hand.proposal().as_json()) == "TaprootInactive"
+    monkeypatch.setattr(desk.hub, "network", replace(desk.hub.network, taproot_height=tip))
+    assert hand.propose(hand.proposal()).stake.quantity == DEPOSIT
+
+
 def test_the_same_deposit_is_answered_with_the_same_bytes_and_another_refused(desk: Desk) -> None:
     hand = Client(desk, "again")
     hand.request()

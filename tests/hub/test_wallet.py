@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hub_support import Client, Desk, running_desk
 from regtest_support import key_of, script_of_key
 
-from picopayments_cli.chain import Query
+from picopayments_cli.chain import Query, View
 from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.drafts import Draft, Input, Output, parse_transaction, spent_outpoints
 from picopayments_cli.channel.networks import NETWORKS
@@ -55,6 +56,31 @@ def promised(desk: Desk, name: str = "promised") -> Client:
     desk.mine()
     client.deposit()
     return client
+
+
+def test_coins_that_hold_something_else_than_is_told_are_not_spent(
+    own: Desk, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A P2PKH signature commits to no value: what an index server keeps back would go to the miners."""
+    true = coins(own)
+    honest = own.hub.chain.view
+    monkeypatch.setattr(own.hub, "proven", set())
+
+    lies = {
+        true[0]: replace(true[0], value=true[0].value - 1),
+        true[1]: replace(true[1], outpoint=Outpoint(bytes(32), 0)),  # of a transaction that nobody knows
+    }
+
+    def lie(query: Query) -> View:
+        view = honest(query)
+        told = {address: tuple(lies.get(coin, coin) for coin in found) for address, found in view.coins.items()}
+        return replace(view, coins=told)
+
+    monkeypatch.setattr(own.hub.chain, "view", lie)
+    assert set(means_of(own.hub)[0].purse.coins) == set(true[2:])
+    assert [record.getMessage() for record in caplog.records] == ["a coin is not as told"] * 2
+    monkeypatch.setattr(own.hub.chain, "view", honest)
+    assert set(means_of(own.hub)[0].purse.coins) == set(true)
 
 
 def test_a_hub_with_one_large_coin_splits_it_and_deposits(own: Desk) -> None:

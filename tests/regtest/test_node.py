@@ -438,7 +438,7 @@ def test_a_node_killed_in_the_middle_of_its_work_keeps_what_it_answered(tmp_path
         node.rpc("faucet", address=alice, quantity=100 * XCP)
         height = node.bitcoin("getblockcount")
         request = (
-            f"import requests; requests.post({node.url!r}, json={{'jsonrpc': '2.0', 'id': 0, "
+            f"import requests; requests.post({node.url!r} + 'regtest/', json={{'jsonrpc': '2.0', 'id': 0, "
             "'method': 'generate', 'params': {'blocks': 9000}})"
         )
         with subprocess.Popen([sys.executable, "-c", request], stderr=subprocess.DEVNULL) as client:

@@ -191,7 +191,7 @@ def test_the_faucet_issues_a_subasset_with_its_parent(node: NodeProcess) -> None
 def test_the_faucet_refuses_what_is_no_asset_and_mines_nothing(node: NodeProcess, name: str) -> None:
     height = node.bitcoin("getblockcount")
     request = {"address": ALICE, "asset": name, "quantity": 1}
-    reply = node.post("", {"jsonrpc": "2.0", "id": 0, "method": "faucet", "params": request})
+    reply = node.post("regtest/", {"jsonrpc": "2.0", "id": 0, "method": "faucet", "params": request})
     assert reply["error"]["data"]["type"] == "InvalidAsset"
     assert node.bitcoin("getblockcount") == height
 

@@ -130,8 +130,9 @@ def test_networks_are_those_of_the_program() -> None:
     assert set(cli.NETWORKS) == set(NETWORKS)
     for name in NETWORKS:
         assert parsed("--network", name, "status")["network"] == name
-    assert parsed("--testnet", "status")["network"] == "testnet"
-    assert parsed("--regtest", "status")["network"] == "regtest"
+    assert parsed("status")["network"] is None  # PICOPAYMENTS_NETWORK, else mainnet
+    for name in ("testnet", "testnet4", "signet", "regtest"):
+        assert parsed(f"--{name}", "status")["network"] == name
 
 
 @pytest.mark.parametrize("command", [None, *cli.COMMANDS])
@@ -193,6 +194,12 @@ def test_an_interrupt_is_code_130(tmp_path: Path) -> None:
             waiting.kill()
     assert (waiting.returncode, out) == (130, "")
     assert error_of(err)["name"] == "Interrupted"
+
+
+def test_the_readme_names_the_ports_of_serve() -> None:
+    readme = " ".join((Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8").split())
+    ports = ", ".join(f"{network.hub_port + 1000} on {name}" for name, network in NETWORKS.items())
+    assert f"Default: {ports}." in readme
 
 
 def test_every_command_stands_in_the_readme() -> None:

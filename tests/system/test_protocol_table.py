@@ -39,7 +39,7 @@ from picopayments_cli.channel.scripts import P2A
 from picopayments_cli.channel.values import MAX_QUANTITY
 from picopayments_cli.channel.wire import PROTOCOL
 from picopayments_cli.client import closing, funds
-from picopayments_cli.hub import chores, hub, methods
+from picopayments_cli.hub import book, exchange, hub, methods
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "protocol.rst").read_text(encoding="utf-8")
@@ -199,6 +199,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "hashes kept": state.KEPT_REQUESTS,
         "most secrets in a message": state.MOST_REVOKED,
         "most payments in a message": messages.MOST_PAYMENTS,
+        "most payments that wait for a connection": exchange.MOST_WAITING,
         "most connections in an answer of mph_key": messages.MOST_RECOVERED,
         "most rounds of a close": closing._ROUNDS,
         "client's reserve to open": funds.WALLET_RESERVE,
@@ -207,7 +208,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "the hub's ceiling": hub.BOUNDS.ceiling,
         "seconds that the hub's view stays fresh": hub.FRESH_SECONDS,
         "forgotten after": methods.FORGOTTEN_AFTER,
-        "unfunded for at most": chores.UNFUNDED_BLOCKS,
+        "unfunded for at most": book.UNFUNDED_BLOCKS,
     }
     found = {name: int(number) for name, number in re.findall(r"^ \* ([^:\n]+): (\d+)$", DOCUMENT, re.MULTILINE)}
     assert found == numbers
@@ -217,6 +218,8 @@ class _HubOfBounds:
     """As much of a hub as its reserve follows of."""
 
     bounds = hub.BOUNDS
+    delay = 2 * NETWORKS["mainnet"].safe_depth
+    reserve_of = hub.Hub.reserve_of
 
 
 # Messages -----------------------------------------------------------------------------------------------------------

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ast
 import datetime
+import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from network_support import Client, running_hub
 from servers import json_rpc
 
@@ -67,6 +72,35 @@ def test_tls_is_verified(
             return
         with pytest.raises(HubUnreachable, match="TLS certificate does not hold"):
             session.rpc.call("echo", {}, retry=False)
+
+
+def self_signed(folder: Path) -> dict[str, str]:
+    """Certificate and key files of a certificate that nobody else has signed, as docs/hub.rst makes one."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "hub.example")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(NAME))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    cert, secret = folder / "own.crt", folder / "own.key"
+    cert.write_bytes(made.public_bytes(Encoding.PEM))
+    secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return {"ssl_cert": str(cert), "ssl_key": str(secret)}
+
+
+def test_a_self_signed_certificate_is_named_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = self_signed(tmp_path)
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", server["ssl_cert"])
+    with json_rpc({"echo": echo}, server={**server, "host": NAME}) as url:
+        session = Session(config.Settings(NETWORKS["testnet4"], tmp_path, url))
+        assert session.rpc.call("echo", {"text": "a"}, retry=False) == "a"
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE")
+        with pytest.raises(HubUnreachable, match="TLS certificate does not hold"):
+            Session(session.settings).rpc.call("echo", {}, retry=False)
 
 
 @pytest.mark.filterwarnings("ignore:Unverified HTTPS")

@@ -1,0 +1,77 @@
+"""Strangers who agree on connections and deposit nothing, which costs them nothing; and payments of next to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub_support import Client, Desk, open_all, payment, running_desk
+from sqlalchemy import event
+
+from picopayments_cli.chain import Query
+from picopayments_cli.channel.messages import MOST_PAYMENTS
+from picopayments_cli.hub.exchange import MOST_WAITING
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    with running_desk(tmp_path) as found:
+        yield found
+
+
+def satoshis(desk: Desk) -> tuple[int, int]:
+    """The number of the hub's coins, and their sum."""
+    coins = desk.hub.chain.view(Query(coins=[desk.hub.address])).coins[desk.hub.address]
+    return len(coins), sum(coin.value for coin in coins)
+
+
+def test_promises_without_a_deposit_close_no_connection_and_burn_no_satoshis(desk: Desk) -> None:
+    alice = Client(desk, "alice")
+    alice.agree(26)
+    open_all(desk, alice)
+    for number in range(40):
+        Client(desk, f"stranger {number}").agree(28, 1)
+    before = satoshis(desk)
+    desk.node.rpc("feerate", rate=90)
+    desk.hub.read_rate()
+    desk.mine(2)
+    assert desk.account(alice.handle).stage == "open"  # the strangers expire later, and would all need their closes
+    assert satoshis(desk) == before  # for cheats on what nobody deposited
+
+
+def test_payments_of_one_unit_in_thousands_stop_nobodys_syncs(desk: Desk) -> None:
+    alice, mallory = Client(desk, "alice"), Client(desk, "mallory")
+    open_all(desk, alice, mallory)
+    for _ in range(MOST_WAITING // MOST_PAYMENTS):
+        mallory.sync(*(payment(alice.handle, 1) for _ in range(MOST_PAYMENTS)))
+    (refused,) = mallory.sync(payment(alice.handle, 1)).refused
+    assert refused.cause == "PaymentExceedsReceivable"
+    received = [len(alice.sync().receipts) for _ in range(MOST_WAITING // MOST_PAYMENTS + 1)]
+    assert received == [*[MOST_PAYMENTS] * (MOST_WAITING // MOST_PAYMENTS), 0]  # a client takes no longer reply
+    assert mallory.sync(payment(alice.handle, 1)).refused == ()
+
+
+def test_promises_without_a_deposit_slow_down_neither_a_block_nor_the_next_one(desk: Desk) -> None:
+    count = [0]
+
+    def counted(*_args: object) -> None:
+        count[0] += 1
+
+    def costs(number: int) -> tuple[int, int]:
+        """The statements of agreeing on one connection, and of a block."""
+        hand = Client(desk, f"stranger {number}")
+        begun = count[0]
+        hand.agree(quantity=1)
+        agreed = count[0] - begun
+        desk.node.rpc("generate", blocks=1)
+        desk.rounds.once()
+        return agreed, count[0] - begun - agreed
+
+    desk.mine()
+    event.listen(desk.database.engine, "before_cursor_execute", counted)
+    first = costs(0)
+    for number in range(1, 20):
+        Client(desk, f"stranger {number}").agree(quantity=1)
+    assert costs(20) == first
+    event.remove(desk.database.engine, "before_cursor_execute", counted)
