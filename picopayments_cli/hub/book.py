@@ -65,6 +65,11 @@ _EXPIRIES = select(connections.c.handle, connections.c.fixed).where(
     connections.c.stage.in_((AGREED, OPEN)), connections.c.h2c_anchor.is_not(None)
 )
 _PAID_TO = exists().where(deposits.c.handle == connections.c.handle)
+_CLOSED_SINCE = select(connections.c.handle).where(
+    connections.c.stage == CLOSED,
+    connections.c.due_height > bindparam("height"),
+    or_(connections.c.c2h_anchor.is_not(None), connections.c.deposit_raw.is_not(None), _PAID_TO),
+)
 _FUNDING = select(connections.c.handle).where(
     connections.c.stage == AGREED, or_(connections.c.c2h_anchor.is_not(None), _PAID_TO)
 )
@@ -76,9 +81,6 @@ _COUNTED = (
     select(func.count())
     .select_from(connections)
     .where(connections.c.stage.in_((AGREED, OPEN, CLOSING)), connections.c.c2h_anchor.is_not(None))
-)
-_CLOSED_SINCE = select(connections.c.handle).where(
-    connections.c.stage == CLOSED, connections.c.due_height > bindparam("height")
 )
 _CLOSED_BY = select(connections.c.handle).where(
     connections.c.stage == CLOSED, connections.c.due_height <= bindparam("height")
@@ -209,7 +211,7 @@ class Reading:
         return [Handle(bytes(row.handle)) for stage in stages for row in self.db.execute(_IN_STAGE, {"stage": stage})]
 
     def closed_since(self, height: int) -> list[Handle]:
-        """The handles of connections that were closed after a height."""
+        """The handles of connections that were closed after a height, of those to which anything was paid."""
         return [Handle(bytes(row.handle)) for row in self.db.execute(_CLOSED_SINCE, {"height": height})]
 
     def closed_by(self, height: int) -> list[Handle]:
