@@ -32,7 +32,7 @@ from picopayments_cli.channel.values import Coin, Outpoint
 PATIENCE = 30.0  # seconds in which ledger and index see a broadcast or a block
 BLOCK_PATIENCE = 7200.0  # seconds for a block of a network that nobody here mines on
 MOST_BLOCKS = 3  # that are waited for there
-SPREAD, VALUE = 24, 60_000  # coins that the suite needs, and their satoshis
+SPREAD, VALUE, LEAST = 45, 30_000, 25_000  # coins that the suite needs, their satoshis, and the least that do
 FUNDS, HELD = 5_000_000, 1_000_000  # that the embedded node gives: satoshis, and units of the asset
 _CHAINS = {"main": "mainnet", "test": "testnet", "testnet4": "testnet4", "signet": "signet", "regtest": "regtest"}
 Reply = tuple[int, Any]
@@ -126,9 +126,9 @@ class Nodes:
 
     def coin(self) -> Coin:
         """A confirmed coin of the key that no other test spends."""
-        found = next((coin for coin in self._coins() if coin.value >= VALUE), None)
+        found = next((coin for coin in self._coins() if coin.value >= LEAST), None)
         if found is None:
-            pytest.skip(f"{self.address} has no more coins of {VALUE} satoshis: send it some")
+            pytest.skip(f"{self.address} has no more coins of {LEAST} satoshis: send it some")
         self._given.add(found.outpoint)
         return found
 
@@ -144,7 +144,7 @@ class Nodes:
     def spread(self) -> None:
         """Split the largest coin, where there are too few."""
         coins = self._coins()
-        missing = SPREAD - sum(coin.value >= VALUE for coin in coins[1:])
+        missing = SPREAD - sum(coin.value >= LEAST for coin in coins[1:])
         if missing > 0:
             assert coins, f"{self.address} has no confirmed coins: send it {SPREAD * VALUE} satoshis"
             fee = self.rate * (200 + 34 * missing)

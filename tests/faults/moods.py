@@ -25,7 +25,7 @@ MOODS: Mapping[str, Mapping[str, Any]] = {
     "no Bitcoin Core": {"bitcoin": False},
     "nothing": {"electrs": False, "backend": False, "bitcoin": False},
     "ledger behind": {"behind": 2},
-    "slow": {"hang": 0.05},
+    "slow": {"hang": 0.02},
     "restart": {},
 }
 TOWNS = (("agreed", "cheat"), ("alone", "robbed"), ("through hub", "no packages", "margin"))
@@ -85,13 +85,14 @@ class MoodyLives(Lives):
     """Lives under moods that come and go. ``mood``: its name, while it lasts."""
 
     kind = Patient
+    time = 48
     mood: str | None = None
     left = 0
 
     def _look_around(self) -> None:
         self._change()
         super()._look_around()
-        if self.mood is not None:
+        if self.mood is not None and self.rng.random() < 0.5:
             self._ask()
 
     def _change(self) -> None:

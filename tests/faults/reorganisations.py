@@ -82,6 +82,7 @@ class Lives:
     """The clients of a town, and all that happens to them. ``wanted``: kinds and depths that were never lost."""
 
     kind: type[Member] = Member
+    time = TIME
 
     def __init__(self, town: ReorganisedTown, endings: Sequence[str], wanted: set[tuple[str, int]]) -> None:
         self.town, self.wanted, self.rng, self.result = town, wanted, town.rng, town.result
@@ -185,7 +186,7 @@ class Lives:
     # The connections ------------------------------------------------------------------------------------------------
 
     def _connect(self, member: Member, quantity: int) -> None:
-        member.handle = Handle(bytes.fromhex(member.do("connect", "XCP", quantity, TIME, DELAY)["handle"]))
+        member.handle = Handle(bytes.fromhex(member.do("connect", "XCP", quantity, self.time, DELAY)["handle"]))
 
     def _duplex(self, member: Member) -> Duplex:
         return member.now.duplex
