@@ -17,10 +17,10 @@ from picopayments_cli.channel.deadlines import at_risk, check_every, default_del
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.stages import CLOSED, PROPOSED
 from picopayments_cli.channel.status import StatusReply, StatusRequest
-from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Token, check_token, from_hex
+from picopayments_cli.channel.values import Handle, Token, check_token, from_hex
 from picopayments_cli.channel.wire import Payment, Receipt, terms_json
 from picopayments_cli.client import hubs, legacy, life, lost, opening, send, tokens
-from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of
+from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of, whole_handle
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.consent import check_consent
@@ -271,8 +271,8 @@ def queuepayment(
     TokenInUse where the token is another payment's, NotConfirmed where the user is asked and does not say yes.
     ``yes``: do not ask.
     """
-    payee = Handle(from_hex(destination, "destination handle", HANDLE_SIZE))
-    payer = Handle(from_hex(source, "source handle", HANDLE_SIZE))
+    payee = whole_handle(destination, "destination handle")
+    payer = whole_handle(source, "source handle")
     drawn = Token(os.urandom(TOKEN_SIZE)) if token is None else check_token(token)
     given = token is not None  # one that is drawn is new: nothing needs to be read for it
     live = session.connections() if given else {}
@@ -404,7 +404,7 @@ def _brought(outcome: Outcome) -> dict[str, Any]:
 
 def close(session: Session, handle: str) -> str | None:
     """Close a connection and settle it on chain: the txid of its close or commit, or None where none is published."""
-    connection = session.connection(Handle(from_hex(handle, "handle", HANDLE_SIZE)))
+    connection = session.connection(whole_handle(handle))
     if connection.stage != PROPOSED:
         session = hubs.alone(session, connection)
     return life.close(session, connection)
@@ -442,7 +442,7 @@ def cull(session: Session, handle: str | None = None) -> list[str]:
 def _chosen(session: Session, handle: str | None) -> list[Connection]:
     """One connection, or all of them. Raises InvalidHex, UnknownHandle, ConnectionTooOld."""
     if handle is not None:
-        return [session.connection(Handle(from_hex(handle, "handle", HANDLE_SIZE)))]
+        return [session.connection(whole_handle(handle))]
     return list(session.connections().values())
 
 

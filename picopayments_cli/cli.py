@@ -13,7 +13,7 @@ import sys
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, NoReturn
+    from typing import Any, NoReturn, TextIO
 
 PROG = "picopayments-cli"
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
@@ -22,6 +22,18 @@ MAX_SECONDS = 3600
 ASK_SECONDS = 30  # that a question waits for its answer: less than others wait for the lock
 HELP_WIDTH = 80
 NOT_SERVED = ("serve", "demo")
+GOES_ON = "Run the command again: it goes on where it stopped."
+NEXT = {  # after an interrupt of a command that does another thing when it is run again
+    "blocksend": "The payment may have left, and run again the command pays again. See first what has left: "
+    "`picopayments-cli searchrawtxs ADDRESS --unconfirmed`, with the wallet's address.",
+    "connect": "See first with `picopayments-cli status` whether the connection is there: run again the command opens "
+    "another one.",
+    "queuepayment": "See first with `picopayments-cli status` whether the payment is queued: run again without its "
+    "--token the command queues another one.",
+    "mine": "Run again the command mines as many blocks once more.",
+    "faucet": "Run again the command gives as much once more.",
+    "demo": "Run again the command starts anew.",
+}
 
 
 def positive(text: str) -> int:
@@ -46,7 +58,10 @@ def quantity(text: str) -> int | str:
     Raises argparse.ArgumentTypeError.
     """
     if not any(map(str.isalpha, text)):
-        return positive(text)
+        try:
+            return positive(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error} (satoshis); with a unit it may have decimals: 1.5XCP") from None
     from picopayments_cli.errors import InvalidQuantity
     from picopayments_cli.quantities import read_quantity
 
@@ -264,17 +279,18 @@ def main(argv: list[str] | None = None) -> int:
 
     Raises SystemExit with code 2 for a usage error and 0 for ``--help``, as argparse does.
     """
+    keep_stderr()
     arguments = vars(_parser().parse_args(dashed(sys.argv[1:] if argv is None else argv)))
     debug = arguments.pop("debug")
     try:
         if arguments["command"] == "serve":
             return _serve(debug, **arguments)
-        document = json.dumps(_run(debug, ask=_asker(), **arguments), indent=2, sort_keys=True)
+        write_out(json.dumps(_run(debug, ask=_asker(), **arguments), indent=2, sort_keys=True))
     except KeyboardInterrupt:
-        return _fail(130, "Interrupted", "Interrupted. Run the command again: it goes on where it stopped.")
+        return _fail(130, "Interrupted", f"Interrupted. {NEXT.get(arguments['command'], GOES_ON)}")
     except Exception as error:
         return refuse(error, debug)
-    return _print(document)
+    return 0
 
 
 def _run(
@@ -306,11 +322,8 @@ def _serve(debug: bool, *, command: str, host: str, port: int | None, **config: 
     def offered(name: str) -> Any:
         return lambda *values, **members: _run(debug, command=name, **config, **_from_json(name, values, members))
 
-    def ready(where: dict[str, str]) -> None:
-        print(json.dumps(where, sort_keys=True), flush=True)
-
     commands = {name: offered(name) for name in COMMANDS if name not in NOT_SERVED}
-    _run(debug, command=command, host=host, port=port, commands=commands, ready=ready, **config)
+    _run(debug, command=command, host=host, port=port, commands=commands, ready=announce, **config)
     return 0
 
 
@@ -350,13 +363,34 @@ def _ask(question: str) -> bool:
 # Output -------------------------------------------------------------------------------------------------------------
 
 
-def _print(document: str) -> int:
+class OutputLost(Exception):
+    """stdout does not take what was to be written."""
+
+
+def write_out(document: str, told: str = "The command was carried out, but its result could not be written") -> None:
+    """Write a document on stdout. Raises OutputLost, which tells what is lost."""
+    if sys.stdout is None:
+        raise OutputLost(f"{told}: stdout is closed.")
     try:
         print(document, flush=True)
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the flush at exit would fail once more
-        return _fail(1, "OutputLost", f"The command was carried out, but its result could not be written: {error}.")
-    return 0
+        _drop(sys.stdout)
+        raise OutputLost(f"{told}: {error}.") from error
+
+
+def announce(where: dict[str, Any]) -> None:
+    """Write on stdout where a server accepts requests. Raises OutputLost."""
+    write_out(json.dumps(where, sort_keys=True), "The server was stopped, as its line could not be written")
+
+
+def keep_stderr() -> None:
+    """Send to nowhere what goes to a stderr that is closed: Python would print it on stdout."""
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+
+
+def _drop(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else the flush at exit would fail once more
 
 
 def refuse(error: Exception, debug: bool) -> int:
@@ -367,6 +401,8 @@ def refuse(error: Exception, debug: bool) -> int:
         traceback.print_exception(type(error), error, error.__traceback__)
     from picopayments_cli.errors import PicopaymentsError
 
+    if isinstance(error, OutputLost):
+        return _fail(1, "OutputLost", str(error))
     if isinstance(error, PicopaymentsError):
         return _fail(error.exit_code, error.name, error.message, error.data)
     advice = "report it together with what stands above" if debug else "run the command again with --debug"
@@ -375,7 +411,10 @@ def refuse(error: Exception, debug: bool) -> int:
 
 def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None) -> int:
     error = {"name": name, "message": message, "data": data or {}}
-    print(json.dumps({"error": error}, sort_keys=True, default=str), file=sys.stderr, flush=True)
+    try:
+        print(json.dumps({"error": error}, sort_keys=True, default=str), file=sys.stderr, flush=True)
+    except OSError:
+        _drop(sys.stderr)  # the exit code is all that is left to tell
     return code
 
 
@@ -391,8 +430,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print usage, message and JSON on stderr; exit with code 2."""
-        self.print_usage(sys.stderr)
-        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        self._print_message(f"{self.format_usage()}{self.prog}: error: {message}\n", sys.stderr)
         sys.exit(_fail(2, "UsageError", f"{message} (`{self.prog} --help` shows the usage)"))
 
 

@@ -298,13 +298,27 @@ class WebServer:
         self.url = f"{'https' if ssl_cert else 'http'}://{shown}:{self._socket.getsockname()[1]}"
 
     def run(self, ready: Callable[[str], None]) -> None:
-        """Serve until SIGINT, SIGTERM or ``stop``; ``ready`` gets the URL once requests are accepted."""
-        self._server.when_started = lambda: ready(self.url)
+        """Serve until SIGINT, SIGTERM or ``stop``; ``ready`` gets the URL once requests are accepted.
+
+        Where ``ready`` raises it stops, and raises that.
+        """
+        failed: list[Exception] = []
+
+        def started() -> None:
+            try:
+                ready(self.url)
+            except Exception as error:  # raised in the server's loop it would leave the application's lifespan open
+                failed.append(error)
+                self.stop()
+
+        self._server.when_started = started
         try:
             with _stopped_by_signals(self._server):
                 self._server.run(sockets=[self._socket])
         finally:
             self._socket.close()
+        if failed:
+            raise failed[0]
 
     def stop(self) -> None:
         """Let ``run`` return soon; callable from any thread."""

@@ -13,6 +13,7 @@ from picopayments_cli.client.session import Session
 from picopayments_cli.errors import (
     AmbiguousHandle,
     InvalidAsset,
+    InvalidHex,
     InvalidQuantity,
     UnknownAsset,
     UnknownHandle,
@@ -66,7 +67,8 @@ def quantity_of(session: Session, value: int | str, asset: str, what: str = "qua
     if known is None or asset not in (unit, known.name):
         longname = session.chain.asset(asset).longname if asset.startswith("A") else None
         raise InvalidQuantity(
-            f"The {what} {value} is in {unit}, where it is {both_names(asset, longname)} that counts.",
+            f"The {what} {value} is in {unit}, where it is {both_names(asset, longname)} that counts. "
+            "Name it in that, or in satoshis.",
             what=what,
             value=value,
             unit=longname or asset,
@@ -77,17 +79,35 @@ def quantity_of(session: Session, value: int | str, asset: str, what: str = "qua
     return quantity
 
 
+def whole_handle(text: str, what: str = "handle") -> Handle:
+    """Read a handle of which no digit is left out. Raises InvalidHex."""
+    try:
+        return Handle(from_hex(text, what, HANDLE_SIZE))
+    except InvalidHex as error:
+        owner = "the payee's" if what == "destination handle" else "your own"
+        raise InvalidHex(f"{error.message} `picopayments-cli status` shows {owner} in full.", **error.data) from error
+
+
 def handle_named(text: str, known: Collection[Handle]) -> Handle:
     """Find the one handle that begins with these digits, 8 at least. Only for commands that change nothing.
 
     Raises InvalidHex, UnknownHandle, AmbiguousHandle.
     """
+    if len(text) < MIN_DIGITS:
+        raise InvalidHex(
+            f"Give at least {MIN_DIGITS} digits of the handle, not {len(text)}: `picopayments-cli status` shows it in "
+            "full.",
+            what="handle",
+            digits=len(text),
+        )
     part = MIN_DIGITS <= len(text) <= 2 * HANDLE_SIZE
     from_hex(text + "0" * (part * len(text) % 2), "handle", None if part else HANDLE_SIZE)
     found = sorted(handle for handle in known if handle.hex().startswith(text))
     if not found:
         raise UnknownHandle(
-            f"There is no connection {text} here; `picopayments-cli status` lists those that there are.", handle=text
+            f"There is no connection {text} here. `picopayments-cli status` lists those that there are, "
+            "`picopayments-cli history` those that were culled, too.",
+            handle=text,
         )
     if len(found) > 1:
         raise AmbiguousHandle(

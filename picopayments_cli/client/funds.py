@@ -153,7 +153,7 @@ def check_funds(session: Session, asset: Asset, quantity: int) -> None:
         if item.asset == asset.name and not look.facts[item.handle][0].funded
     }
     leaving = deposits | _unconfirmed_sends(session, look.view.coins[address], asset)
-    free = look.held(address, asset.name) - sum(leaving.values())
+    free = max(0, look.held(address, asset.name) - sum(leaving.values()))
     if free < quantity:
         raise InsufficientFunds(
             f"The wallet {address} holds {free} of {asset} that can be spent, less than {quantity}. Send it some, and "

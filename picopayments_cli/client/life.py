@@ -309,6 +309,10 @@ def close(session: Session, connection: Connection) -> str | None:
     if connection.stage == CLOSING:
         settle(session, connection, look, outcome)
     if outcome.hub_silent is not None and not outcome.txids:
+        outcome.hub_silent.message += (
+            " The connection is closing all the same, and pays nothing any more. Run `picopayments-cli sync` later: "
+            "once the hub answers, both agree on a close; else your deposit comes back when it expires."
+        )
         raise outcome.hub_silent
     spends = [facts.spend.seen.txid for facts in reversed(look.facts[connection.handle]) if facts.spend is not None]
     return outcome.closed_by or (spends[0][::-1].hex() if spends else None)
@@ -354,13 +358,16 @@ def queue(session: Session, connection: Connection, payment: Payment) -> Connect
     total = sum(amounts) + payment.amount + connection.terms.sync_fee
     duplex = pair.expecting(connection.duplex)
     if not pair.transferable(duplex, total):
+        most = pair.most_transferable(duplex, total)
+        left = most - sum(amounts) - connection.terms.sync_fee
+        advice = f"Queue {left} at most" if left > 0 else "Receive a payment first, or cancel one that is queued"
         raise NotTransferable(
             f"The connection can't move {payment.amount} on top of {sum(amounts)} queued and the sync's fee of "
-            f"{connection.terms.sync_fee}: it can move {pair.most_transferable(duplex, total)} in all.",
+            f"{connection.terms.sync_fee}: it can move {most} in all. {advice}.",
             quantity=payment.amount,
             queued=sum(amounts),
             sync_fee=connection.terms.sync_fee,
-            transferable=pair.most_transferable(duplex, total),
+            transferable=most,
         )
     return session.save(replace(connection, queue=(*connection.queue, payment)), "payment queued")
 

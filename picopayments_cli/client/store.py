@@ -180,8 +180,9 @@ class Store:
         text = _read(path)
         if text is None:
             raise UnknownHandle(
-                f"There is no connection {handle.hex()} on {self.network.name} in {self.basedir}; "
-                "`picopayments-cli status` lists those that there are.",
+                f"There is no connection {handle.hex()} on {self.network.name} in {self.basedir}. "
+                "`picopayments-cli status` lists those that there are, `picopayments-cli history` those that were "
+                "culled, too.",
                 handle=handle.hex(),
             )
         document = self._parse(path, text)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from picopayments_cli.cli import Parser, add_network, dashed, port, refuse
+from picopayments_cli.cli import Parser, add_network, announce, dashed, keep_stderr, port, refuse
 
 if TYPE_CHECKING:
     from picopayments_cli.channel.networks import Network
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a hub until SIGINT or SIGTERM; the exit code. Raises SystemExit for a usage error and ``--help``."""
+    keep_stderr()
     parser = _parser()
     args = parser.parse_args(dashed(sys.argv[1:] if argv is None else argv))
     _check(parser, args)
@@ -105,8 +105,7 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
 
 
 def _announce(url: str, hub: Hub) -> None:
-    line = {"hub_url": f"{url}/api/", "network": hub.network.name, "chain_url": hub.chain_url}
-    print(json.dumps(line), flush=True)
+    announce({"hub_url": f"{url}/api/", "network": hub.network.name, "chain_url": hub.chain_url})
 
 
 def _seconds(text: str) -> int:

@@ -108,7 +108,10 @@ class Methods:
             if terms is None:
                 longname = self._hub.longname(asset)
                 name = both_names(asset, longname)
-                raise UnknownAsset(f"The hub offers no connections in {name!r}.", **asset_members(asset, longname))
+                raise UnknownAsset(
+                    f"The hub offers no connections in {name!r}: `hubstatus` lists its assets.",
+                    **asset_members(asset, longname),
+                )
             offered[asset] = terms
         held = self._hub.chain.view(Query(balances=[self._hub.address])).balances[self._hub.address]
         message = os.urandom(32).hex()

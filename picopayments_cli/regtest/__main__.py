@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")
     args = parser.parse_args(argv)
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+    level = logging.WARNING if args.with_parent else logging.INFO  # the parent's log is on this stderr, too
+    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(name)s %(message)s")
     if args.with_parent:
         threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

@@ -118,8 +118,9 @@ def test_the_same_txid_is_told_again(it: Life) -> None:
 def test_a_silent_hub_is_named_where_nothing_could_be_published(it: Life) -> None:
     it.open()
     it.hub.silent = True
-    with pytest.raises(HubUnreachable):
+    with pytest.raises(HubUnreachable) as refused:
         closed(it)
+    assert "The connection is closing all the same" in refused.value.message
     assert (it.connection.stage, it.connection.ending.told) == (CLOSING, False)
 
 

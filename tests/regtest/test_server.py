@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -362,3 +365,13 @@ def test_blocks_come_by_themselves_where_a_block_time_is_set(tmp_path: Path) -> 
             assert time.monotonic() < deadline
             time.sleep(0.05)
         assert len(node.get(f"bitcoin/addresses/{ALICE_ADDRESS}/utxos")) == 1
+
+
+def test_a_node_with_a_parent_leaves_stderr_to_its_log(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "picopayments_cli.regtest", "--basedir", str(tmp_path), "--port", "0"]
+    pipe = subprocess.PIPE
+    node = subprocess.Popen([*command, "--with-parent"], text=True, stdin=pipe, stdout=pipe, stderr=pipe)
+    assert node.stdout is not None
+    assert json.loads(node.stdout.readline())["network"] == "regtest"
+    assert node.communicate(timeout=60) == ("", "")
+    assert node.returncode == 0

@@ -23,6 +23,13 @@ def run(*words: str, stdout: Any = subprocess.PIPE) -> subprocess.CompletedProce
     return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
 
 
+def in_shell(basedir: Path, redirections: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command whose stdout or stderr a shell has redirected or closed."""
+    command = [sys.executable, "-m", "picopayments_cli", "--regtest", "--basedir", str(basedir), *words]
+    script = ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", *command]
+    return subprocess.run(script, capture_output=True, text=True, timeout=60, check=False)
+
+
 def error_of(stderr: str) -> dict[str, Any]:
     document = json.loads(stderr.splitlines()[-1])
     assert list(document) == ["error"]
@@ -76,6 +83,12 @@ def test_a_usage_error_of_the_process() -> None:
     done = run("--test", "version")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--test" in error_of(done.stderr)["message"]
+
+
+def test_a_fraction_without_a_unit_is_told_of_units(tmp_path: Path) -> None:
+    done = run("--regtest", "--basedir", str(tmp_path), "connect", "XCP", "1.5")
+    assert error_of(done.stderr)["message"].startswith("argument QUANTITY: '1.5' is not a whole number from 1 to ")
+    assert "(satoshis); with a unit it may have decimals: 1.5XCP" in error_of(done.stderr)["message"]
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "1e3", "+1", " 1", "1_000", "٣", "", "abc", "9" * 19, "9" * 5000])
@@ -154,8 +167,15 @@ def test_a_command_that_fails_leaves_stdout_empty(tmp_path: Path) -> None:
     done = run("--regtest", "--basedir", str(tmp_path), "close", "not-a-handle")
     assert done.returncode == 1
     assert done.stdout == ""
-    assert error_of(done.stderr)["name"] == "InvalidHex"
+    error = error_of(done.stderr)
+    assert error["name"] == "InvalidHex"
+    assert error["message"].endswith("`picopayments-cli status` shows your own in full.")
     assert "Traceback" not in done.stderr
+
+
+def test_a_payees_handle_is_the_payees_to_tell(tmp_path: Path) -> None:
+    done = run("--regtest", "--basedir", str(tmp_path), "queuepayment", CONNECTION, CONNECTION[:8], "1")
+    assert error_of(done.stderr)["message"].endswith("`picopayments-cli status` shows the payee's in full.")
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
@@ -172,6 +192,26 @@ def test_a_result_that_nobody_reads_is_an_error_without_a_traceback() -> None:
     assert done.returncode == 1
     assert error_of(done.stderr)["name"] == "OutputLost"
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("redirections", [">&-", "> /dev/full"])
+@pytest.mark.parametrize("words", [["version"], ["serve", "--port", "0"]])
+def test_a_stdout_that_takes_nothing_is_an_error(tmp_path: Path, words: list[str], redirections: str) -> None:
+    done = in_shell(tmp_path, redirections, *words)
+    assert done.returncode == 1
+    assert error_of(done.stderr)["name"] == "OutputLost"
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("redirections", ["2>&-", "2> /dev/full"])
+@pytest.mark.parametrize(
+    ("words", "code"), [(["balances"], 3), (["close", "00"], 1), (["close"], 2), (["status", "--nope"], 2)]
+)
+def test_an_error_that_nobody_reads_keeps_its_code(
+    tmp_path: Path, words: list[str], code: int, redirections: str
+) -> None:
+    done = in_shell(tmp_path, redirections, "--hub-url", "http://127.0.0.1:9/api/", *words)
+    assert (done.returncode, done.stdout) == (code, "")
 
 
 def test_an_interrupt_is_code_130(tmp_path: Path) -> None:
@@ -200,6 +240,29 @@ def test_the_readme_names_the_ports_of_serve() -> None:
     readme = " ".join((Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8").split())
     ports = ", ".join(f"{network.hub_port + 1000} on {name}" for name, network in NETWORKS.items())
     assert f"Default: {ports}." in readme
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["sync"], "it goes on where it stopped"),
+        (["blocksend", "XCP", "nobody", "1"], "run again the command pays again"),
+        (["connect", "XCP", "1"], "run again the command opens another one"),
+        (["queuepayment", "a", "b", "1"], "run again without its --token the command queues another one"),
+        (["faucet"], "gives as much once more"),
+        (["mine"], "mines as many blocks once more"),
+        (["demo"], "starts anew"),
+    ],
+)
+def test_an_interrupt_tells_what_another_run_does(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_run", interrupted)
+    assert cli.main(["--regtest", *words]) == 130
+    assert told in error_of(capsys.readouterr().err)["message"]
 
 
 def test_every_command_stands_in_the_readme() -> None:
