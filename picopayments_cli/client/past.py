@@ -18,13 +18,14 @@ class Past:
 
     def __init__(self, store: Store, wallet: Wallet) -> None:
         self._store, self._wallet = store, wallet
+        self._over: set[bytes] = set()  # txids that go out of the file with the next change of it
 
     def add(self, raws: Sequence[bytes]) -> list[bytes]:
         """Remember those that spend the wallet's coins, before they leave; the txids that are new.
 
         Raises StoreUnusable, StoreDamaged.
         """
-        kept = self._store.sent()
+        kept = [item for item in self._store.sent() if item.txid not in self._over]
         known = {item.txid for item in kept}
         new = [Own(raw) for raw in raws if _is_of(raw, self._wallet) and txid_of(raw) not in known]
         if new:
@@ -37,9 +38,10 @@ class Past:
             self._store.save_sent([item for item in self._store.sent() if item.txid not in txids])
 
     def look(self, chain: Chain, listed: Collection[Outpoint]) -> list[Own]:
-        """Ask the chain how they stand, forget those that are over, and return the others.
+        """Ask the chain how they stand, and return those that are not over.
 
-        ``listed``: the wallet's coins as a list shows them. Raises Unreachable, StoreUnusable, StoreDamaged.
+        ``listed``: the wallet's coins as a list shows them. Only since when one is missing has to be on disk. Raises
+        Unreachable, StoreUnusable, StoreDamaged.
         """
         kept = self._store.sent()
         if not kept:
@@ -49,7 +51,9 @@ class Past:
         told = Told(view.height, view.history[at], view.transactions, listed, at in view.truncated)
         found = [as_told(item, told, self._wallet.network.safe_depth) for item in kept]
         left = [item for item in found if item is not None]
-        if left != kept:
+        self._over = {item.txid for item in kept} - {item.txid for item in left}
+        missing = {item.txid: item.missing for item in kept}
+        if any(item.missing != missing[item.txid] for item in left):
             self._store.save_sent(left)
         return left
 

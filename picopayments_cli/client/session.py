@@ -78,7 +78,7 @@ class Home:
         """The wallet, which may not be on disk yet. Raises StoreDamaged, StoreUnusable."""
         return Wallet.open(self.store, self._settings.network)
 
-    @property
+    @cached_property
     def past(self) -> Past:
         """The wallet's transactions that hold its coins yet."""
         return Past(self.store, self.wallet)

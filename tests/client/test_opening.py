@@ -176,7 +176,6 @@ def test_a_handle_that_is_taken_touches_no_file(it: Life, place: str, then: str)
     if place == "waiting":  # of a process that was killed
         it.session.store.save(OTHER, {"stage": "asked", "salt": "ab"}, "test")
         taken = OTHER
-    it.session.store.save_sent([])  # else what is buried goes out of it
     before = it.files()
     another(it)
     honest = it.hub.call

@@ -168,7 +168,7 @@ def lying(network: Network, **answers: Callable[..., Any]) -> Iterator[str]:
     def handing_on(name: str) -> Callable[..., Any]:
         return lambda **params: network.hub.call(name, **params)
 
-    transactions = ("getrawtransaction_batch", "sendrawtransaction")
+    transactions = ("getrawtransaction_batch", "search_raw_transactions", "sendrawtransaction")
     with json_rpc({name: handing_on(name) for name in (*handed_on, *transactions)} | answers) as url:
         yield url
 
@@ -247,8 +247,9 @@ def test_an_answer_that_is_lost_names_the_payment_that_may_have_left(network: Ne
         raise NodeUnreachable("gone")
 
     with lying(network, sendrawtransaction=lose) as url:
-        code, name, data = refusal(Client(alice.basedir, url), "blocksend", "XCP", stranger(), "1000")
-    assert (code, name) == (3, "NodeUnreachable")
+        outcome = Client(alice.basedir, url).done("blocksend", "XCP", stranger(), "1000")
+    data = outcome.error["data"]
+    assert (outcome.code, outcome.error["name"]) == (3, "NodeUnreachable")
     assert network.bitcoin("getrawmempool") == [data["txid"]]
     network.mine()
     assert alice.run("getrawtx", data["txid"], "--verbose")["confirmations"] == 1
