@@ -260,7 +260,7 @@ def _ending_json(ending: Ending) -> dict[str, Any]:
 
 
 def _ending(body: Mapping[str, Any]) -> Ending:
-    asked, rival = body["asked"], body.get("rival")
+    asked, rival = body["asked"], body["rival"]
     if asked is not None:
         CloseRequest.parse(asked)
     return Ending(

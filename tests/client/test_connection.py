@@ -104,7 +104,7 @@ def is_damaged(it: Life, path: Path, document: Any) -> bool:
 def fits(name: str, value: Any, other: Any) -> bool:
     """Whether another value may stand in a member's place for all that its kind says."""
     if other is None:
-        return name in ("pending", "publishing", "anchor", "payee", "hub_deposit", "newest", "since", "asked")
+        return name in ("pending", "publishing", "anchor", "payee", "hub_deposit", "newest", "since", "asked", "rival")
     if type(value) is not type(other):
         return False
     if name in ("hub_url", "asset") or (isinstance(value, int) and other != -1):
