@@ -278,7 +278,7 @@ def _ending(body: Mapping[str, Any]) -> Ending:
             for quantity, revoke_hash, signature in kinds.items(body["remainders"])
         ),
         kinds.switch(body["told"]),
-        None if rival is None else kinds.text(rival),
+        None if rival is None else _txid(rival),
     )
 
 

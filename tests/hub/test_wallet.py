@@ -176,12 +176,7 @@ def test_no_coin_is_spent_where_nobody_says_what_is_attached(own: Desk) -> None:
     honest = own.hub.chain.attached
     own.hub.chain.attached = silent  # type: ignore[method-assign]
     for _ in range(2):
-<<<<<<< HEAD
-        own.node.rpc("generate", blocks=1)
-        own.rounds.round()
-=======
         own.mine()
->>>>>>> contract
     assert own.account(client.handle).deposit_raw is None
     own.hub.chain.attached = honest  # type: ignore[method-assign]
     own.mine(2)
