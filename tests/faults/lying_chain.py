@@ -25,7 +25,7 @@ from picopayments_cli.channel.scripts import P2A
 from picopayments_cli.channel.values import Handle, Secret, hash_of
 from picopayments_cli.errors import PicopaymentsError
 
-QUICK = 2  # lies of either kind to each command at each stage
+QUICK = 1  # lies of either kind to each command at each stage
 MAX_RATE = 100  # sat/vB: the default fee_ceiling
 NOT_READ = {
     *("last_block", "block_hash", "block_index", "block_time", "last_message_index", "api_limit_rows", "server_ready"),

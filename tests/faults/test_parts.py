@@ -42,9 +42,9 @@ SEED = 1
     ("part", "trials", "pairs"),
     [
         (answers, 12, 0),
-        (lying_hub, 80, 80),
-        (lying_client, 150, 140),
-        (lying_chain, 30, 25),
+        (lying_hub, 35, 35),
+        (lying_client, 60, 55),
+        (lying_chain, 12, 10),
         (floods, 60, 0),
         (reorganisations, 3, 8),
         (moods, 2, 2),

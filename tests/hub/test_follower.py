@@ -236,7 +236,7 @@ def test_another_chain_is_refused(index: Index, node: NodeProcess, tmp_path: Pat
 def test_whatever_happens_the_index_is_what_the_node_tells(index: Index, node: NodeProcess, seed: int) -> None:
     chance = random.Random(seed)
     coins = [(deposit(node), 1_000_000) for _ in range(3)]
-    for _ in range(20):
+    for _ in range(10):
         match chance.choice(("spend", "spend", "replace", "mine", "reorganise")):
             case "mine":
                 node.rpc("generate", blocks=chance.randrange(1, 4))
