@@ -326,7 +326,7 @@ def test_balances_assets_and_the_nodes_state_have_the_shapes_of_old(hub: HubProc
     (info,) = hub.call("get_asset_info", assets=["XCP", "NOSUCHASSET"])
     assert (info["asset"], info["asset_id"], info["divisible"]) == ("XCP", "1", True)
     running = hub.call("get_running_info")
-    assert (running["fee_rate"], running["running_regtest"]) == (None, True)  # the node has no estimate
+    assert (running["fee_rate"], running["running_testnet"]) == (None, True)  # the node has no estimate
     assert hub.call("fee_per_kb") == 1000
 
 
