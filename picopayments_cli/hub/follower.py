@@ -16,7 +16,7 @@ from typing import Any
 from bitcoin.core import CBlock, CTransaction
 from sqlalchemy import BindParameter, Connection, Row, bindparam, select
 
-from picopayments_cli.chain.packages import PackageNode
+from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.facts import Seen
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Entry, Handle, Height, Outpoint
@@ -71,7 +71,7 @@ class Follower:
     ``seen_at``: the monotonic time of the last answer of a node with a current tip that was read whole.
     """
 
-    def __init__(self, database: Database, bitcoin: PackageNode) -> None:
+    def __init__(self, database: Database, bitcoin: BitcoinNode) -> None:
         self._database = database
         self._bitcoin = bitcoin
         self._lock = RLock()
@@ -279,15 +279,17 @@ class Follower:
     def forget(self, db: Connection, closed: Iterable[Handle]) -> None:
         """Watch nothing any more of connections that are closed for good, and drop what was seen of them."""
         watching = {handle for handle, _ in self._outpoints.values()} | {*self._scripts.values()}
-        for handle in watching.intersection(closed):
+        gone = watching.intersection(closed)
+        for handle in gone:
             for row in db.execute(_WATCHED_OF, {"of": handle}).all():
                 db.execute(_DROP_SPEND, {"id": row.txid, "n": row.vout})
             for statement in _FORGET_CONNECTION:
                 db.execute(statement, {"of": handle})
-            for kept in (self._deposits, self._scripts):
-                for key in [key for key, of in list(kept.items()) if of == handle]:
-                    kept.pop(key, None)
-            self._outpoints = {key: item for key, item in self._outpoints.items() if item[0] != handle}
+        for kept in (self._deposits, self._scripts):
+            for key in [key for key, of in list(kept.items()) if of in gone]:
+                kept.pop(key, None)
+        if gone:
+            self._outpoints = {key: item for key, item in self._outpoints.items() if item[0] not in gone}
 
     def unconfirmed(self, db: Connection) -> set[Handle]:
         """The connections of which something waits in the mempool, deposits aside."""
