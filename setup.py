@@ -1,4 +1,4 @@
-"""What pip needs to know."""
+"""Tell pip what the package is, and what it needs."""
 
 import re
 from pathlib import Path

@@ -214,7 +214,7 @@ class StaleRequest(PicopaymentsError):
 
 
 class FeeTooHigh(PicopaymentsError):
-    """A fee above the ceiling of the settings."""
+    """A fee above the ceiling, one's own or the hub's."""
 
 
 class ChannelUnspendable(PicopaymentsError):
@@ -253,7 +253,7 @@ class NodeUnreachable(Unreachable):
 
 
 class NodeBehind(Unreachable):
-    """The node's ledger, or its index of addresses, has not reached its own chain's tip."""
+    """The chain as a node or a hub sees it is not current."""
 
 
 class NodeTooOld(Unreachable):

@@ -1,4 +1,4 @@
-"""What the tests of protocol 3's ground floor share: two parties, their contract, and the kernel as judge."""
+"""What the ground floor's tests share: two parties, their contract, and the kernel as judge."""
 
 from __future__ import annotations
 

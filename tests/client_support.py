@@ -1,4 +1,4 @@
-"""A client of protocol 3 on the regtest chain: its real files, somebody at every door, and a hub in memory."""
+"""A client on the regtest chain: its real files, somebody at every door, and a hub in memory."""
 
 from __future__ import annotations
 

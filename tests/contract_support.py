@@ -23,7 +23,8 @@ from taproot_support import Coin as TaprootCoin
 from taproot_support import payment
 
 from picopayments_cli.chain import Query
-from picopayments_cli.chain.packages import LedgerChain, PackageNode
+from picopayments_cli.chain.bitcoin import BitcoinNode
+from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS, Network, address_of_script, secret_of_wif
@@ -52,8 +53,8 @@ class Nodes:
         self._session = requests.Session()
         self.key, self.asset, self.embedded = key, asset, embedded
         self.script = script_of_key(key)
-        self.core = PackageNode(bitcoin)
-        self.chain = LedgerChain(self.url, self.network, bitcoin=self.core)
+        self.core = BitcoinNode(bitcoin)
+        self.chain = NodeChain(self.url, self.network, bitcoin=self.core)
         self._given: set[Outpoint] = set()
 
     @cached_property

@@ -1,4 +1,4 @@
-"""A hub of protocol 3 inside the test's own process, on a node of its own, and clients that speak its messages."""
+"""A hub inside the test's own process, on a node of its own, and clients that speak its messages."""
 
 from __future__ import annotations
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from picopayments_cli.channel.counterparty import asset_members, both_names
+from picopayments_cli.channel.fees import FeeFrac
 from picopayments_cli.channel.values import Coin, Entry, Height, Outpoint
 from picopayments_cli.errors import MemoRequired
 
-__all__ = ["Asset", "Chain", "Coin", "Entry", "Query", "View"]
+__all__ = ["Asset", "Chain", "Coin", "Entry", "Query", "View", "Waiting"]
 
 REQUIRE_MEMO = 1  # of an address's options: the ledger takes no send to it without a memo
 
@@ -79,6 +80,14 @@ class Asset:
     def members(self) -> dict[str, str]:
         """Return the members of a JSON object that name it."""
         return asset_members(self.name, self.longname)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A transaction in the mempool: its own fee and size, and what spends outputs of it."""
+
+    feefrac: FeeFrac
+    children: tuple[bytes, ...]
 
 
 class Chain(Protocol):

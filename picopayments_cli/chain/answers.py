@@ -8,13 +8,16 @@ from decimal import Decimal
 from typing import Any
 
 from picopayments_cli.chain import Asset
-from picopayments_cli.channel.counterparty import XCP_ID, asset_name, is_longname
+from picopayments_cli.channel.counterparty import XCP_ID, asset_id, asset_name, is_longname
 from picopayments_cli.channel.drafts import parse_transaction
+from picopayments_cli.channel.facts import SendRow
+from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import MAX_QUANTITY, Outpoint, from_hex
 from picopayments_cli.errors import (
     BadAnswer,
     BadPreviousTransaction,
     BroadcastRefused,
+    InvalidAddress,
     InvalidAsset,
     InvalidHex,
     UnknownAsset,
@@ -182,3 +185,36 @@ def settled(ask: Callable[[], Any], otherwise: Callable[[], Exception], attempts
         except Moved:
             continue
     raise otherwise()
+
+
+def send_rows(network: Network, rows: Iterable[Any]) -> tuple[SendRow, ...]:
+    """Read rows of the ledger's sends, without those whose asset or quantity the ledger could not read.
+
+    Raises BadAnswer.
+    """
+    found = (_send_row(network, row) for row in rows)
+    return tuple(row for row in found if row is not None)
+
+
+def _send_row(network: Network, row: Any) -> SendRow | None:
+    """A row of the ledger's; None where its asset or its quantity could not be read by the ledger."""
+    if member(row, "asset", str, None) is None or member(row, "quantity", int, None) is None:
+        return None
+    destination = member(row, "destination", str, None)
+    try:
+        number = asset_id(row["asset"])
+    except InvalidAsset as error:
+        raise BadAnswer(f"The answer tells of an impossible asset: {error.message}") from error
+    try:
+        script = None if destination is None else script_of_address(network, destination)
+    except InvalidAddress:
+        script = None  # a ``txid:n``
+    return SendRow(
+        txid_of(member(row, "tx_hash", str)),
+        whole(row, "tx_index"),
+        member(row, "send_type", str),
+        member(row, "status", str),
+        number,
+        script,
+        whole(row, "quantity"),
+    )

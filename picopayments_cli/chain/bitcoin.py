@@ -1,4 +1,4 @@
-"""Bitcoin Core's JSON-RPC, as far as somebody needs it who follows blocks and mempool."""
+"""Bitcoin Core's JSON-RPC, as far as somebody needs it who follows blocks and mempool, and hands in packages."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import requests
 
+from picopayments_cli.chain import Waiting
 from picopayments_cli.chain.answers import (
     checked_transaction,
     member,
@@ -19,6 +20,7 @@ from picopayments_cli.chain.answers import (
     txid_to_broadcast,
     whole,
 )
+from picopayments_cli.channel.fees import FeeFrac
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.errors import (
     BadAnswer,
@@ -147,6 +149,51 @@ class BitcoinNode:
                 ) from error
         return txid
 
+    def tip_is_current(self) -> bool:
+        """Whether the node has every block that it knows the header of, and has peers where it needs any."""
+        info = self._call("getblockchaininfo")
+        current = whole(info, "blocks") == whole(info, "headers")
+        if member(info, "chain", str) == "regtest":
+            return current
+        peers = whole(self._call("getnetworkinfo"), "connections")
+        return current and not member(info, "initialblockdownload", bool) and peers > 0
+
+    def waiting(self, txid: bytes) -> Waiting | None:
+        """A transaction in the mempool, None where it is not there."""
+        try:
+            entry = self._call("getmempoolentry", txid[::-1].hex())
+        except NodeRefused as error:
+            if error.data.get("code") != _NOT_FOUND:
+                raise
+            return None
+        fee = int(satoshis_of(member(member(entry, "fees", dict), "base", (int, float))))
+        children = tuple(txid_of(text) for text in members(entry.get("spentby"), "spentby"))
+        return Waiting(FeeFrac(fee, whole(entry, "vsize", 1)), children)
+
+    def submit(self, raws: Sequence[bytes]) -> None:
+        """Hand a transaction, or a parent and its child, to the network. Raises BroadcastRefused."""
+        if len(raws) == 1:
+            self.broadcast(raws[0])
+            return
+        answer = self.package(raws)
+        if member(answer, "package_msg", str) != "success":
+            results = member(answer, "tx-results", dict).values()
+            reasons = [str(item["error"]) for item in results if isinstance(item, dict) and item.get("error")]
+            if not reasons or not all(any(known in reason for known in _ALREADY_KNOWN) for reason in reasons):
+                raise _refused("; ".join(reasons) or answer["package_msg"])
+
+    def package(self, raws: Sequence[bytes]) -> dict[str, Any]:
+        """Hand a parent and its child to the network; Core's answer, which tells what became of each.
+
+        Raises BroadcastRefused where the node judges neither.
+        """
+        try:
+            answer = self._call("submitpackage", [raw.hex() for raw in raws])
+        except NodeRefused as error:
+            raise _refused(error.message) from error
+        found: dict[str, Any] = member({"package": answer}, "package", dict)
+        return found
+
     def estimate(self) -> int | None:
         """The rate for three blocks in sat/vB, rounded up and at least 1; None where the node has no estimate."""
         rate = member(self._call("estimatesmartfee", _FEE_BLOCKS), "feerate", (int, float), None)
@@ -159,6 +206,10 @@ class BitcoinNode:
 
     def _call(self, method: str, *params: Any) -> Any:
         return self._rpc.call(method, params, retry=True)
+
+
+def _refused(reason: str) -> BroadcastRefused:
+    return BroadcastRefused(f"The node refused the package: {reason}", reason=reason)
 
 
 class _Cookie:

@@ -24,6 +24,7 @@ from picopayments_cli.chain.answers import (
     members,
     raw_of,
     row_among,
+    send_rows,
     settled,
     txid_of,
     txid_to_broadcast,
@@ -32,6 +33,7 @@ from picopayments_cli.chain.answers import (
 )
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID
+from picopayments_cli.channel.facts import SendRow
 from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import Height, Outpoint
 from picopayments_cli.errors import (
@@ -61,7 +63,7 @@ Tip = tuple[int, bytes | None]  # height and hash of a block; no hash where no B
 
 
 class NodeChain:
-    """A Chain (see the package) asked of a Counterparty Core node of version 11.
+    """A Chain (see the package) asked of a Counterparty Core node of version 11.5 or later.
 
     ``url``: the node's base, before ``v2/``; ``timeout``: seconds for a connection, and for each wait on it;
     ``patience``: seconds that a ledger may lag behind its chain before NodeBehind. ``bitcoin``: the Bitcoin node that
@@ -142,6 +144,11 @@ class NodeChain:
             told = self._get("v2/utxos/withbalances", {"utxos": ",".join(map(str, part))})
             found |= attached_of(told, part)
         return found
+
+    def sends_to(self, address: str) -> tuple[SendRow, ...]:
+        """The ledger's rows of sends to an address, valid or not. Raises NodeUnreachable, BadAnswer."""
+        script_of_address(self._network, address)  # nothing but an address goes into a path
+        return send_rows(self._network, self._pages(f"v2/addresses/{address}/receives", {}))
 
     def broadcast(self, raw: bytes) -> bytes:
         """Hand a signed transaction to the network; its txid. Raises BroadcastRefused, NodeUnreachable.

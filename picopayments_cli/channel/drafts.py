@@ -215,3 +215,16 @@ def coin_of(raw: bytes, outpoint: Outpoint) -> Coin:
         )
     out = tx.vout[outpoint.vout]
     return Coin(outpoint, out.nValue, bytes(out.scriptPubKey), None)
+
+
+def check_coin(coin: Coin, raw: bytes) -> None:
+    """Compare a coin as it was named with the transaction that made it. Raises BadPreviousTransaction."""
+    made = coin_of(raw, coin.outpoint)
+    if (made.value, made.script) != (coin.value, coin.script):
+        raise BadPreviousTransaction(
+            f"The coin {coin.outpoint} holds {made.value} satoshis, not the {coin.value} that were named. "
+            "Nothing was signed.",
+            outpoint=str(coin.outpoint),
+            value=made.value,
+            named=coin.value,
+        )

@@ -185,10 +185,9 @@ def may_take(
     """Whether another payment may be taken: its commit could be raised now, and all blocks for raising are left.
 
     ``shape``: a child of the commit from a coin of the reserve. ``left``: blocks to the expiry; ``span``: how many of
-    them the close may need, which is more than the margin where many connections end at once (``beginnings``). A commit
-    that pays little is no reason to refuse, if the reserve lifts it to the believed rate within the ceiling. Who can't
-    submit packages needs a commit that gets into the mempool by itself, and a full one takes nothing below the
-    estimate.
+    them the close may need. A commit that pays little is no reason to refuse, if the reserve lifts it to the believed
+    rate within the ceiling. Who can't submit packages needs a commit that gets into the mempool by itself, and a full
+    one takes nothing below the estimate.
     """
     if left <= span or rate.value > bounds.ceiling:
         return False

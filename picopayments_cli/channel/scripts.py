@@ -7,6 +7,7 @@ it into the payout.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -37,8 +38,26 @@ def both_script(payer: XOnly, payee: XOnly) -> bytes:
     return _KEY + payee.data + _CHECKSIGVERIFY + _KEY + payer.data + _CHECKSIG
 
 
+class _ChannelScript(ABC):
+    """An output of a channel: one leaf for both parties, one for the payer alone."""
+
+    @cached_property
+    @abstractmethod
+    def _tree(self) -> Tree: ...
+
+    @property
+    def output(self) -> bytes:
+        """The scriptPubKey that pays to it."""
+        return self._tree.output
+
+    @property
+    def both(self) -> Leaf:
+        """By both: of a deposit the commit, remainder, close and the close's rest; of a commit the payout."""
+        return self._tree.leaves[0]
+
+
 @dataclass(frozen=True)
-class DepositScript:
+class DepositScript(_ChannelScript):
     """The output of a deposit; ``height``: the expiry. Raises InvalidTime, RepeatedKey."""
 
     payer: XOnly
@@ -58,23 +77,13 @@ class DepositScript:
         return Tree(both_script(self.payer, self.payee), expire)
 
     @property
-    def output(self) -> bytes:
-        """The scriptPubKey that pays to it."""
-        return self._tree.output
-
-    @property
-    def both(self) -> Leaf:
-        """By both: commit, remainder, close and the close's rest."""
-        return self._tree.leaves[0]
-
-    @property
     def expire(self) -> Leaf:
         """By the payer, in a transaction whose lock time is the expiry at least."""
         return self._tree.leaves[1]
 
 
 @dataclass(frozen=True)
-class CommitScript:
+class CommitScript(_ChannelScript):
     """The output of a commit."""
 
     payer: XOnly
@@ -90,16 +99,6 @@ class CommitScript:
     def _tree(self) -> Tree:
         revoke = _HASH160 + self.revoke_hash + _EQUALVERIFY + _KEY + self.payer.data + _CHECKSIG
         return Tree(both_script(self.payer, self.payee), revoke)
-
-    @property
-    def output(self) -> bytes:
-        """The scriptPubKey that pays to it."""
-        return self._tree.output
-
-    @property
-    def both(self) -> Leaf:
-        """By both: the payout."""
-        return self._tree.leaves[0]
 
     @property
     def revoke(self) -> Leaf:

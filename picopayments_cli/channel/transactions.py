@@ -38,6 +38,7 @@ MIN_DELAY, MAX_DELAY = 2, 2016  # blocks
 COMMIT_SIZE = 257
 PAYOUT_SIZE = 192  # remainder and rest too
 CLOSE_SIZE = 248
+CHILD_SIZE = 250  # of a P2A output and one P2PKH coin, rounded up
 P2A_VALUE = 240
 MAX_COINS = 500  # of one expiry: some 43,000 vB
 

@@ -1,4 +1,4 @@
-"""A connection of protocol 3 as the client knows it: one immutable value."""
+"""A connection as the client knows it: one immutable value."""
 
 from __future__ import annotations
 

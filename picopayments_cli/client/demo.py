@@ -1,4 +1,4 @@
-"""The demonstration: a network, a hub and two wallets of its own, and the whole life of their connections.
+"""The demonstration: a network, a hub and four wallets of its own, and the whole life of their connections.
 
 Every step is a command as anybody would type it, run as a process of its own; the sums come from the blocks.
 """

@@ -8,18 +8,17 @@ from collections.abc import Iterable
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.counterparty import read_transaction, script_pushes, unpack_send
-from picopayments_cli.channel.drafts import DUST, Draft, coin_of, parse_transaction, spent_outpoints, txid_of
+from picopayments_cli.channel.drafts import DUST, Draft, check_coin, parse_transaction, spent_outpoints, txid_of
 from picopayments_cli.channel.fees import FeeFrac
 from picopayments_cli.channel.rates import Bounds, Rate, believed
 from picopayments_cli.channel.reserve import Reserve, reserve_for
 from picopayments_cli.channel.stages import AGREED, CLOSED, PROPOSED
 from picopayments_cli.channel.steps import NO_RESERVE, Means
-from picopayments_cli.channel.transactions import COMMIT_SIZE
+from picopayments_cli.channel.transactions import CHILD_SIZE, COMMIT_SIZE
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.wallet import confirmed
 from picopayments_cli.errors import (
-    BadPreviousTransaction,
     FeeTooHigh,
     FeeUnknown,
     InsufficientBitcoin,
@@ -29,7 +28,6 @@ from picopayments_cli.errors import (
 
 log = logging.getLogger(__name__)
 WALLET_RESERVE = 20_000  # satoshis that stay in the wallet, for fees that can't wait
-_CHILD_SIZE = 250  # vB of a child of a P2A output and one P2PKH coin, rounded up
 
 
 def bounds(session: Session) -> Bounds:
@@ -120,7 +118,7 @@ def _reserve(session: Session, limits: Bounds) -> Reserve:
     if not rates:
         return NO_RESERVE
     commit = FeeFrac(COMMIT_SIZE * min(rates), COMMIT_SIZE)
-    return reserve_for(len(rates), commit, _CHILD_SIZE, limits, DUST)
+    return reserve_for(len(rates), commit, CHILD_SIZE, limits, DUST)
 
 
 def check_inputs(session: Session, draft: Draft) -> None:
@@ -131,15 +129,7 @@ def check_inputs(session: Session, draft: Draft) -> None:
         return
     known = session.chain.view(Query(transactions=sorted({coin.outpoint.txid for coin in coins}))).transactions
     for coin in coins:
-        made = coin_of(known.get(coin.outpoint.txid, b""), coin.outpoint)
-        if (made.value, made.script) != (coin.value, coin.script):
-            raise BadPreviousTransaction(
-                f"The coin {coin.outpoint} holds {made.value} satoshis, not the {coin.value} that were named. "
-                "Nothing was signed.",
-                outpoint=str(coin.outpoint),
-                value=made.value,
-                named=coin.value,
-            )
+        check_coin(coin, known.get(coin.outpoint.txid, b""))
 
 
 def check_funds(session: Session, asset: Asset, quantity: int) -> None:

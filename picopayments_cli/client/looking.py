@@ -11,8 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from picopayments_cli.chain import Chain, Query, View
-from picopayments_cli.chain.packages import Waiting
+from picopayments_cli.chain import Chain, Query, View, Waiting
 from picopayments_cli.channel import facts as three
 from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.drafts import parse_transaction

@@ -1,19 +1,22 @@
-"""Ask nodes for more than a view, as protocol 3 needs it: the ledger's sends, the mempool's entries, packages."""
+"""Ask nodes for more than a view: the ledger's sends, the mempool's entries, packages."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from picopayments_cli.chain import Chain
-from picopayments_cli.chain.answers import member, members, txid_to_broadcast
+from picopayments_cli.chain import Chain, Waiting
+from picopayments_cli.chain.answers import member, members, send_rows, txid_to_broadcast
 from picopayments_cli.chain.hub import only_of_the_chain
-from picopayments_cli.chain.packages import LedgerChain, PackageNode, Waiting, send_rows
 from picopayments_cli.channel.facts import SendRow
 from picopayments_cli.channel.networks import Network, address_of_script
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.errors import BroadcastRefused, UnknownMethod
 from picopayments_cli.rpc import RpcClient
+
+if TYPE_CHECKING:  # a client that sees the chain by its hub loads neither
+    from picopayments_cli.chain.bitcoin import BitcoinNode
+    from picopayments_cli.chain.node import NodeChain
 
 
 class Nodes(Protocol):
@@ -37,13 +40,13 @@ class Nodes(Protocol):
 class OwnNodes:
     """A Counterparty node and, where there is one, a Bitcoin node of one's own."""
 
-    def __init__(self, chain: LedgerChain, network: Network, bitcoin: PackageNode | None) -> None:
+    def __init__(self, chain: NodeChain, network: Network, bitcoin: BitcoinNode | None) -> None:
         self.packages = bitcoin is not None
         self._chain, self._network, self._bitcoin = chain, network, bitcoin
 
     def sends(self, script: bytes) -> tuple[SendRow, ...]:
         """The ledger's sends to a scriptPubKey. Raises NodeUnreachable, BadAnswer, NodeRefused."""
-        return self._chain.sends_to(self._network, str(address_of_script(self._network, script)))
+        return self._chain.sends_to(str(address_of_script(self._network, script)))
 
     def waiting(self, txids: Sequence[bytes]) -> dict[bytes, Waiting]:
         """Those that are in the Bitcoin node's mempool."""

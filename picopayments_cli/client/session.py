@@ -155,14 +155,14 @@ class Session:
 
             seen_by_hub = HubChain(self.rpc, self.network)
             return Sight(self.network, seen_by_hub, HubNodes(seen_by_hub, self.rpc, self.network))
-        from picopayments_cli.chain.node import PATIENCE
-        from picopayments_cli.chain.packages import LedgerChain, PackageNode
+        from picopayments_cli.chain.bitcoin import BitcoinNode
+        from picopayments_cli.chain.node import PATIENCE, NodeChain
 
         _warn_of("chain_url", settings.chain_url)
         _warn_of("bitcoin_url", settings.bitcoin_url)
-        bitcoin = PackageNode(settings.bitcoin_url, timeout=self._timeout) if settings.bitcoin_url else None
+        bitcoin = BitcoinNode(settings.bitcoin_url, timeout=self._timeout) if settings.bitcoin_url else None
         patience = min(PATIENCE, settings.timeout)
-        node = LedgerChain(settings.chain_url, self.network, timeout=self._timeout, patience=patience, bitcoin=bitcoin)
+        node = NodeChain(settings.chain_url, self.network, timeout=self._timeout, patience=patience, bitcoin=bitcoin)
         return Sight(self.network, node, OwnNodes(node, self.network, bitcoin))
 
     @property

@@ -9,9 +9,11 @@ from enum import Enum
 from pathlib import Path
 from queue import SimpleQueue
 
-from picopayments_cli.chain.packages import LedgerChain, PackageNode
+from picopayments_cli.chain.bitcoin import BitcoinNode
+from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.counterparty import asset_id, asset_name, p2pkh
 from picopayments_cli.channel.deadlines import Expiry
+from picopayments_cli.channel.drafts import DUST
 from picopayments_cli.channel.fees import FeeFrac, Shape, may_take
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.networks import Network, address_of_script
@@ -20,7 +22,7 @@ from picopayments_cli.channel.rates import Bounds, Rate, believed
 from picopayments_cli.channel.reserve import Reserve, reserve_for
 from picopayments_cli.channel.stages import AGREED, CLOSING
 from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.transactions import COMMIT_SIZE, Contract
+from picopayments_cli.channel.transactions import CHILD_SIZE, COMMIT_SIZE, Contract
 from picopayments_cli.channel.values import Coin, Handle, Outpoint
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.book import Book
@@ -35,7 +37,6 @@ log = logging.getLogger(__name__)
 FRESH_SECONDS = 10.0  # that the last look at the chain may be old where something new is signed
 BOUNDS = Bounds(1, 100)  # sat/vB
 RESERVE_COINS = 10  # closes that can be under way at a time
-_CHILD_SIZE, _LEAST_OUTPUT = 250, 546
 _LAST_RATE = "last good fee rate"
 
 
@@ -81,8 +82,8 @@ class Hub:
         self.delay = 2 * network.safe_depth
         self.bounds = BOUNDS
         self.fresh_seconds = FRESH_SECONDS
-        self.bitcoin = PackageNode(urls.bitcoin)
-        self.chain = LedgerChain(urls.chain, network, bitcoin=self.bitcoin)
+        self.bitcoin = BitcoinNode(urls.bitcoin)
+        self.chain = NodeChain(urls.chain, network, bitcoin=self.bitcoin)
         self.chain_url = self.chain.url
         self.controls = controls_of(urls.chain)  # of a regtest network
         self.follower = Follower(database, self.bitcoin)
@@ -129,12 +130,12 @@ class Hub:
         coins = RESERVE_COINS
         while 2 * connections > coins * self.delay:
             coins *= 2
-        return reserve_for(coins, FeeFrac(COMMIT_SIZE, COMMIT_SIZE), _CHILD_SIZE, self.bounds, _LEAST_OUTPUT)
+        return reserve_for(coins, FeeFrac(COMMIT_SIZE, COMMIT_SIZE), CHILD_SIZE, self.bounds, DUST)
 
     def may_take(self, contract: Contract, expiry: Expiry) -> bool:
         """Whether a commit of a contract could be raised now, and all blocks for that are left."""
         commit = FeeFrac(COMMIT_SIZE * contract.rate, COMMIT_SIZE)
-        shape = Shape(_CHILD_SIZE, self.reserve.each - _LEAST_OUTPUT)
+        shape = Shape(CHILD_SIZE, self.reserve.each - DUST)
         left = expiry.left(self.follower.height or 0)
         return may_take(commit, shape, self.rate, self.bounds, left=left, span=expiry.margin, packages=True)
 

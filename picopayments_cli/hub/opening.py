@@ -43,7 +43,7 @@ def see_deposits(hub: Hub, handle: Handle) -> None:
     anchors: dict[bytes, Coin] = {}
     for side, found in entries.items():
         if any(entry.depth(tip) >= hub.network.safe_depth for entry in found):
-            rows = hub.chain.sends_to(hub.network, address_of(hub, side))
+            rows = hub.chain.sends_to(address_of(hub, side))
             anchor = find_anchor(side.contract, rows, found, tip, hub.network.safe_depth)
             if anchor is not None:
                 anchors[side.contract.deposit.output] = anchor
@@ -75,7 +75,7 @@ def judged(hub: Hub, handle: Handle) -> list[Deposit]:
             if side.anchor is None:
                 continue
             seen = facts_of(hub, book, _bare(side), closing=False).deposit
-            rows = hub.chain.sends_to(hub.network, address_of(hub, side))
+            rows = hub.chain.sends_to(address_of(hub, side))
             entries = hub.follower.deposits_to(book.db, side.contract.deposit.output)
             found.append(judge_deposit(side.contract, side.anchor, rows, entries, seen, tip, hub.network.safe_depth))
     return found

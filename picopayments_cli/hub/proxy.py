@@ -8,7 +8,8 @@ from typing import Any
 
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.answers import txid_to_broadcast
-from picopayments_cli.chain.packages import LedgerChain, PackageNode
+from picopayments_cli.chain.bitcoin import BitcoinNode
+from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.chain.shapes import coins_shown, history_shown
 from picopayments_cli.channel.counterparty import XCP_ID, asset_id, asset_members, asset_name, is_longname
 from picopayments_cli.channel.facts import SendRow
@@ -45,8 +46,8 @@ Method = Callable[..., Any]
 class Nodes:
     """Where the answers come from; ``controls`` are those of a regtest network."""
 
-    chain: LedgerChain
-    bitcoin: PackageNode
+    chain: NodeChain
+    bitcoin: BitcoinNode
     controls: RpcClient
 
 
@@ -198,7 +199,7 @@ class Proxy:
 
     def get_sends(self, filters: Any = ()) -> list[dict[str, Any]]:
         """Return the ledger's confirmed sends to one address, valid or not, without those that it could not read."""
-        rows = self._chain.sends_to(self._network, self._destination(filters))
+        rows = self._chain.sends_to(self._destination(filters))
         return [_send_shown(self._network, row) for row in rows]
 
     def _destination(self, filters: Any) -> str:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from picopayments_cli.chain import REQUIRE_MEMO, Query
 from picopayments_cli.channel.coins import Purse, fund
-from picopayments_cli.channel.drafts import Draft, Output, coin_of, parse_transaction, spent_outpoints
+from picopayments_cli.channel.drafts import Draft, Output, check_coin, parse_transaction, spent_outpoints
 from picopayments_cli.channel.rates import may_open
 from picopayments_cli.channel.reserve import Chore, Reserve, missing, spendable
 from picopayments_cli.channel.signing import finish_wallet
@@ -76,21 +76,13 @@ def _proven(hub: Hub, coins: Iterable[Coin]) -> tuple[Coin, ...]:
     if new:
         known = hub.chain.view(Query(transactions=sorted({coin.outpoint.txid for coin in new}))).transactions
         for coin in new:
-            if _is_as_told(coin, known.get(coin.outpoint.txid, b"")):
+            try:
+                check_coin(coin, known.get(coin.outpoint.txid, b""))
                 hub.proven.add((coin.outpoint, coin.value))
-            else:
+            except BadPreviousTransaction:
                 fields = {"outpoint": str(coin.outpoint), "told": coin.value}
                 log.warning("a coin is not as told", extra={"fields": fields})
     return tuple(coin for coin in found if (coin.outpoint, coin.value) in hub.proven)
-
-
-def _is_as_told(coin: Coin, raw: bytes) -> bool:
-    """Whether the transaction is the one that made the coin, with its value."""
-    try:
-        made = coin_of(raw, coin.outpoint)
-    except BadPreviousTransaction:
-        return False
-    return (made.value, made.script) == (coin.value, coin.script)
 
 
 def _unspent(hub: Hub, listed: Iterable[Coin]) -> list[Coin]:

@@ -24,7 +24,6 @@ from picopayments_cli.chain import Asset, Chain, Query
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.chain.node import NodeChain
-from picopayments_cli.chain.packages import LedgerChain, PackageNode
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.rates import Bounds, Rate, believed
 from picopayments_cli.channel.values import Outpoint
@@ -64,9 +63,9 @@ class Sources:
 @pytest.fixture
 def sources(tmp_path: Path) -> Iterator[Sources]:
     with running_node(tmp_path, 0, "--cached") as process:
-        node = LedgerChain(process.url, REGTEST)
-        bitcoin = PackageNode(process.url + "bitcoin/")
-        both = LedgerChain(process.url, REGTEST, bitcoin=bitcoin)
+        node = NodeChain(process.url, REGTEST)
+        bitcoin = BitcoinNode(process.url + "bitcoin/")
+        both = NodeChain(process.url, REGTEST, bitcoin=bitcoin)
 
         def rate() -> Rate:
             return believed(bitcoin.estimate(), None, None, Bounds(1, 100))

@@ -1,4 +1,4 @@
-"""Lives of clients of protocol 3, on one chain that only grows."""
+"""Lives of clients, on one chain that only grows."""
 
 from __future__ import annotations
 

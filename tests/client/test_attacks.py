@@ -1,4 +1,4 @@
-"""A client of protocol 3 against a hub that cheats, dust that blinds, a backup, and children that are evicted."""
+"""A client against a hub that cheats, dust that blinds, a backup, and children that are evicted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks on a client of protocol 3 by fees."""
+"""Attacks on a client by fees."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A connection of protocol 3 on disk: its document does not grow, its rows do, and both are one change."""
+"""A connection on disk: its document does not grow, its rows do, and both are one change."""
 
 from __future__ import annotations
 

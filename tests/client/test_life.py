@@ -1,4 +1,4 @@
-"""A connection of protocol 3 from its opening to its end, on the chain, as its client leads it."""
+"""A connection from its opening to its end, on the chain, as its client leads it."""
 
 from __future__ import annotations
 

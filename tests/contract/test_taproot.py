@@ -75,7 +75,7 @@ def test_a_send_by_both_signatures_is_booked_and_listed(nodes: Nodes, hash_type:
     nodes.send(raw)
     nodes.confirm(shown(raw))
     assert (nodes.held(tree.script), nodes.held(target)) == (UNITS - 4, 4)
-    (row,) = nodes.chain.sends_to(nodes.network, nodes.address_of(target))
+    (row,) = nodes.chain.sends_to(nodes.address_of(target))
     assert (row.status, row.send_type, row.quantity, row.destination) == ("valid", "send", 4, target)
     (listed,) = nodes.result(f"v2/addresses/{nodes.address_of(target)}/receives")
     assert (listed["source"], listed["send_type"]) == (nodes.address_of(tree.script), "send")

@@ -19,7 +19,8 @@ from starlette.routing import Route
 
 from faults.result import Result
 from picopayments_cli.chain import Query
-from picopayments_cli.chain.packages import LedgerChain, PackageNode
+from picopayments_cli.chain.bitcoin import BitcoinNode
+from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.coins import pay
 from picopayments_cli.channel.drafts import DUST, Draft, Output
 from picopayments_cli.channel.duplex import Duplex, Half
@@ -116,8 +117,8 @@ class Duel(ABC):
 
     def __init__(self, node: BribedNode, rng: random.Random, result: Result) -> None:
         self.node, self.rng, self.result = node, rng, result
-        self.chain = LedgerChain(node.url, NETWORKS["regtest"])
-        self.bitcoin = PackageNode(f"{node.url}bitcoin/")
+        self.chain = NodeChain(node.url, NETWORKS["regtest"])
+        self.bitcoin = BitcoinNode(f"{node.url}bitcoin/")
         self.guaranteed: int | None = None
 
     # The two ways ---------------------------------------------------------------------------------------------------

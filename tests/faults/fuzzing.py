@@ -38,8 +38,9 @@ from faults.fuzz_parsers import Parser, Samples, parsers
 from faults.result import Budget, Result
 from faults.town import Party, Town, heard, running_town
 from picopayments_cli.chain import Chain, Query
+from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.hub import HubChain
-from picopayments_cli.chain.packages import LedgerChain, PackageNode
+from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.client.nodes import HubNodes, Nodes, OwnNodes
@@ -185,8 +186,8 @@ def _answers(town: Town, hub_url: str, given: Samples, rng: random.Random, resul
 
     with garbling(town.node.url, change) as node_url, garbling(hub_url.removesuffix("api/"), change) as url:
         rpc = RpcClient(url + "api/", retries=0)
-        hubs, bitcoin = HubChain(rpc, REGTEST), PackageNode(f"{node_url}bitcoin/", retries=0)
-        ledger = LedgerChain(node_url, REGTEST, retries=0, patience=0.1, bitcoin=bitcoin)
+        hubs, bitcoin = HubChain(rpc, REGTEST), BitcoinNode(f"{node_url}bitcoin/", retries=0)
+        ledger = NodeChain(node_url, REGTEST, retries=0, patience=0.1, bitcoin=bitcoin)
         questions: list[Callable[[], object]] = [bitcoin.tip_is_current, bitcoin.estimate]
         questions += [lambda: bitcoin.waiting(txid), lambda: bitcoin.submit([raw, raw])]
         sides: tuple[tuple[Chain, Nodes], ...] = ((hubs, HubNodes(hubs, rpc, REGTEST)),)

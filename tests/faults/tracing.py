@@ -213,7 +213,7 @@ def _function_of(code: CodeType) -> Function | None:
 
 def stand_at_doors(tracer: Tracer) -> None:
     """Put the tracer before and behind each door of this process."""
-    from picopayments_cli.chain.packages import PackageNode
+    from picopayments_cli.chain.bitcoin import BitcoinNode
     from picopayments_cli.client.session import Session
     from picopayments_cli.client.store import Store
     from picopayments_cli.hub import chores
@@ -232,7 +232,7 @@ def stand_at_doors(tracer: Tracer) -> None:
         _stand_at(tracer, Session, "submit", lambda _raws, label: f"client broadcast {label}")
         return
     _stand_at(tracer, Marks, "add", lambda _handle: "hub save mark")
-    _stand_at(tracer, PackageNode, "submit", lambda _raws: f"hub broadcast {_step.get('deposit')}")
+    _stand_at(tracer, BitcoinNode, "submit", lambda _raws: f"hub broadcast {_step.get('deposit')}")
     _name_steps(chores)
     _stand_at_transactions(tracer, Database)
     _stand_at_replies(tracer)

@@ -1,4 +1,4 @@
-"""How connections end on the hub of protocol 3: alone, by punishment, at the expiry, and after a restore."""
+"""How connections end on the hub: alone, by punishment, at the expiry, and after a restore."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Attacks on the hub of protocol 3 by fees: each was a theft from the program before it, and fails on the chain."""
+"""Attacks on the hub by fees: each was a theft from the program before it, and fails on the chain."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import pytest
 from bitcoin.core import CTransaction
 from regtest_support import NodeProcess, Spend, address_of, key_of, running_node, script_of_key
 
-from picopayments_cli.chain.packages import PackageNode
+from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.facts import Seen
 from picopayments_cli.channel.values import Entry, Handle, Outpoint
@@ -37,7 +37,7 @@ class Index:
     def __init__(self, folder: Path, node: NodeProcess) -> None:
         self.database = Database(default_url(folder, "regtest"))
         self.node = node
-        self.follower = Follower(self.database, PackageNode(node.url + "bitcoin/"))
+        self.follower = Follower(self.database, BitcoinNode(node.url + "bitcoin/"))
         self.follower.await_deposits(HANDLE, [SCRIPT])
 
     def spend(self, outpoint: Outpoint) -> Seen | None:

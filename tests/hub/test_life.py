@@ -1,4 +1,4 @@
-"""A connection's life on the hub of protocol 3: opening, syncs, closes, punishments, the expiry, restarts."""
+"""A connection's life on the hub: opening, syncs, closes, punishments, the expiry, restarts."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from channel_support import finish_commit
 from hub_support import DEPOSIT, Client, Desk, open_all, payment, running_desk
 from servers import talking
 
-from picopayments_cli.chain.packages import LedgerChain
+from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.state import known_anchor
 
@@ -157,7 +157,7 @@ def test_a_node_that_hangs_is_waited_for_once_in_a_round(desk: Desk) -> None:
     cheat(bob, made)
     hub = desk.hub
     with talking(_silent) as (url, heard):
-        hub.chain = LedgerChain(url, hub.network, timeout=(1.0, 0.2), retries=0, bitcoin=hub.bitcoin)
+        hub.chain = NodeChain(url, hub.network, timeout=(1.0, 0.2), retries=0, bitcoin=hub.bitcoin)
         desk.rounds.once()
     assert len(desk.mempool()) == 2
     assert len(heard) == 1

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from bitcoin.core import CTransaction
-from hub_support import Desk, running_desk
+from hub_support import Desk
 from regtest_support import Spend, address_of, key_of, script_of_key
 
-from picopayments_cli.chain.packages import LedgerChain, PackageNode
+from picopayments_cli.chain.bitcoin import BitcoinNode
+from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.rates import Rate
 from picopayments_cli.channel.values import Outpoint
@@ -22,12 +22,6 @@ KEY, OTHER = key_of("stranger"), key_of("another stranger")
 ADDRESS, EMPTY = address_of(script_of_key(KEY)), address_of(script_of_key(OTHER))
 NO_TXID = "00" * 32
 RIGHT: dict[str, Any] = {"field": "destination", "op": "==", "value": ADDRESS}
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with running_desk(tmp_path_factory.mktemp("desk")) as running:
-        yield running
 
 
 def ask(desk: Desk, method: str, **params: Any) -> Any:
@@ -52,7 +46,7 @@ def give(desk: Desk, btc: int) -> Outpoint:
 def test_blocks_and_money_are_made_on_regtest_only() -> None:
     url = "http://127.0.0.1:1/"
     for name, network in NETWORKS.items():
-        nodes = Nodes(LedgerChain(url, network), PackageNode(url), RpcClient(url))
+        nodes = Nodes(NodeChain(url, network), BitcoinNode(url), RpcClient(url))
         offered = set(Proxy(network, nodes, lambda: Rate(1, guess=False), lambda: None).methods())
         regtest = {"generate", "faucet", "reorganise", "feerate"}
         assert offered & regtest == (regtest if name == "regtest" else set())

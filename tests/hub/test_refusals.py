@@ -1,24 +1,16 @@
-"""What the hub of protocol 3 refuses in a sync, by name, and what it answers all the same."""
+"""What the hub refuses in a sync, by name, and what it answers all the same."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 
-import pytest
-from hub_support import Client, Desk, open_all, payment, running_desk
+from hub_support import Client, Desk, open_all, payment
 from sqlalchemy import event
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.messages import DepositReply, KeyReply, KeyRequest, SyncReply
 from picopayments_cli.channel.wire import Anchors
-
-
-@pytest.fixture(scope="module")
-def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with running_desk(tmp_path_factory.mktemp("desk")) as found:
-        yield found
 
 
 def test_a_hub_that_does_not_see_makes_nothing_new_and_answers_what_it_answered(desk: Desk) -> None:

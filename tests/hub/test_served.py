@@ -1,4 +1,4 @@
-"""The hub of protocol 3 as a server: over HTTP, with its rounds in a thread of their own."""
+"""The hub as a server: over HTTP, with its rounds in a thread of their own."""
 
 from __future__ import annotations
 
