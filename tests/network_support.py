@@ -7,7 +7,6 @@ import io
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from bitcoin.core import CBlock, CTransaction
+from forked import ForkedProcess, completed
 from regtest_support import REGTEST, script_of_key
 
 from picopayments_cli import cli
@@ -85,9 +85,9 @@ class HubProcess:
         self, basedir: Path, *options: str, ports: tuple[str, ...] = ("--node-port", "0"), port: int = 0
     ) -> None:
         self.log = basedir.parent / f"{basedir.name}.log"
-        command = [*HUB, "--regtest", "--port", str(port), "--basedir", str(basedir), *ports, *options]
+        words = ["--regtest", "--port", str(port), "--basedir", str(basedir), *ports, *options]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
+            self.process = ForkedProcess([*HUB[1:], *words], stderr=log)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         self.ready: dict[str, str] = json.loads(line) if line else {}
@@ -317,19 +317,16 @@ class Client:
 
     def typed(self, *words: str) -> Any:
         """Return what a command prints that is run as a process."""
-        command = [sys.executable, "-m", "picopayments_cli", *self.words(*words)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)
-        return Done(done.returncode, done.stdout, done.stderr).result
+        return Done(*completed(["-m", "picopayments_cli", *self.words(*words)], WAIT)).result
 
     def killed(self, when: int | str, *words: str) -> bool:
         """Run a command as a process that passes so many doors and is killed at the next; whether it came to that.
 
         ``when``: that number, or the label of the save before which it is killed.
         """
-        command = [sys.executable, "-c", _KILLED, str(when), *self.words(*words)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)
-        assert done.returncode in (0, -signal.SIGKILL), done.stderr
-        return done.returncode != 0
+        code, _, stderr = completed(["-c", _KILLED, str(when), *self.words(*words)], WAIT)
+        assert code in (0, -signal.SIGKILL), stderr
+        return code != 0
 
     def lose_hub(self, handle: str) -> None:
         """Have a connection's hub be where nobody is, and ask nobody else."""

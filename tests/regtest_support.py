@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import cbor2
 import requests
 from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxOut
 from bitcoin.core.script import SIGHASH_ALL, CScript, SignatureHash
+from forked import ForkedProcess
 
 from picopayments_cli.channel.counterparty import ENHANCED_SEND, data_script, is_p2pkh, is_p2sh, p2pkh, pack_send
 from picopayments_cli.channel.keys import Key
@@ -121,14 +120,8 @@ class NodeProcess:
 
     def __init__(self, folder: Path, block_time: int | None = None, *options: str) -> None:
         mining = [] if block_time is None else ["--block-time", str(block_time)]
-        command = [sys.executable, "-m", "picopayments_cli.regtest", "--basedir", str(folder), "--port", "0"]
-        self.process = subprocess.Popen(
-            [*command, "--with-parent", *mining, *options],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        )
+        words = ["-m", "picopayments_cli.regtest", "--basedir", str(folder), "--port", "0", "--with-parent"]
+        self.process = ForkedProcess([*words, *mining, *options], stdin=True)
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         self.session = requests.Session()

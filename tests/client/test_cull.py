@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from typing import Any
 
 import pytest
+from forked import completed
 from network_support import DEPOSIT, Client, Network
 
 TOKEN, OTHER, STRANGER = "ab" * 16, "cd" * 16, "ef" * 32
@@ -41,8 +40,7 @@ sys.exit(cli.main(sys.argv[3:]))
 
 def dying(client: Client, when: str, *words: str) -> int:
     """The exit code of a command that dies."""
-    command = [sys.executable, "-c", DYING, str(client.basedir), when, *client.words(*words)]
-    return subprocess.run(command, capture_output=True, timeout=60, check=False).returncode
+    return completed(["-c", DYING, str(client.basedir), when, *client.words(*words)], 60)[0]
 
 
 def told(client: Client, handle: str) -> list[dict[str, Any]]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from forked import completed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,7 +48,7 @@ with Store(Path(sys.argv[1]), NETWORKS["regtest"]) as store:
 
 def counted(basedir: Path, left: int) -> int:
     """The exit code of the counter."""
-    return subprocess.run([sys.executable, "-c", COUNT, str(basedir), str(left)], check=False, timeout=60).returncode
+    return completed(["-c", COUNT, str(basedir), str(left)], 60)[0]
 
 
 def amounts(basedir: Path) -> list[int]:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from forked import completed
 from network_support import ASSETS, DEPOSIT, HUB, Client, CommandFailed, Done, Network, running_network, wait_until
 
 from faults.result import Budget, Result
@@ -156,6 +157,8 @@ def _by_history(client: Client, handle: str) -> int:
 def _process(client: Client, *words: str, prepare: Callable[[], None] | None = None, full: int | None = None) -> Done:
     """Run a command as a process; ``full``: on a disk with space for so many flushes."""
     program = ["-m", "picopayments_cli"] if full is None else ["-c", _FULL, str(full)]
+    if prepare is None:
+        return Done(*completed([*program, *client.words(*words)], PATIENCE))
     command = [sys.executable, *program, *client.words(*words)]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=PATIENCE, check=False, preexec_fn=prepare
