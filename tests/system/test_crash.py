@@ -24,7 +24,7 @@ from picopayments_cli.channel import envelope
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.rpc import RpcClient
 
-STRIDE = 7  # doors
+STRIDE = 17  # doors
 
 # The hub and its node killed ----------------------------------------------------------------------------------------
 
@@ -313,37 +313,24 @@ def test_a_lost_answer_to_a_close_strands_nothing(network: Network, middle: Inte
     assert client.balances()["XCP"] == ASSETS - FEE
 
 
-@pytest.mark.parametrize(
-    "member",
-    [
-        "next_revoke_hash",
-        "receive",
-        "remainder",
-        "commit",
-        "revokes",
-        "refused",
-        "request_sha256",
-        "pubkey",
-        "signature",
-    ],
-)
-def test_a_tampered_reply_is_refused_and_the_next_sync_works(
-    network: Network, middle: InterceptingRelay, member: str
-) -> None:
-    alice, bob = network.client(f"{member}-alice", hub_url=middle.url), network.client(f"{member}-bob")
+def test_a_tampered_reply_is_refused_and_the_next_sync_works(network: Network, middle: InterceptingRelay) -> None:
+    alice, bob = network.client("tampered-alice", hub_url=middle.url), network.client("tampered-bob")
     a, b = network.open_connection(alice), network.open_connection(bob)
-    token = bob.run("queuepayment", b, a, "50")
-    bob.run("sync")
-    forged: Any
-    for forged in (0, "00" * 20, ["00"]):
-        middle.change = lambda result, forged=forged: {**result, member: forged}
+    members = ("next_revoke_hash", "receive", "remainder", "commit", "revokes", "refused", "request_sha256")
+    for number, member in enumerate((*members, "pubkey", "signature")):
+        token = bob.run("queuepayment", b, a, "50")
+        bob.run("sync")
+        balance = DEPOSIT + number * (50 - FEE) - FEE  # what left the machine counts, nothing else
+        forged: Any
+        for forged in (0, "00" * 20, ["00"]):
+            middle.change = lambda result, forged=forged, member=member: {**result, member: forged}
+            assert alice.fails("sync") == (5, "BadHubSignature")
+            assert alice.connection(a).duplex.guaranteed == balance
+        middle.change = lambda result, member=member: {name: value for name, value in result.items() if name != member}
         assert alice.fails("sync") == (5, "BadHubSignature")
-        assert alice.shown(a)["balance"] == DEPOSIT - FEE  # what left the machine counts, nothing else
-    middle.change = lambda result: {name: value for name, value in result.items() if name != member}
-    assert alice.fails("sync") == (5, "BadHubSignature")
-    middle.change = None
-    assert tokens_of(alice.run("sync"), a) == [token]
-    assert alice.shown(a)["balance"] == DEPOSIT + 50 - FEE
+        middle.change = None
+        assert tokens_of(alice.run("sync"), a) == [token]
+        assert alice.connection(a).duplex.guaranteed == balance + 50
 
 
 def test_a_reply_signed_by_another_is_refused(network: Network, middle: InterceptingRelay) -> None:
