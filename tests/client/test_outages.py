@@ -65,7 +65,7 @@ def here(town: Town) -> Iterator[Here]:
     client = town.client("alice")
     handle = town.open(client)
     settings = client.basedir / "regtest.cfg"
-    settings.write_text(json.dumps({**town.views, "timeout": 2}))
+    settings.write_text(json.dumps({**town.views, "timeout": 1}))
     yield Here(town, client, handle)
     town.node.rpc("setmood")
 
@@ -96,7 +96,7 @@ def test_an_outage_ends_a_command_with_exit_code_3(here: Here, mood: str) -> Non
 
 def test_without_bitcoin_core_beside_it_the_counterparty_nodes_word_is_an_outage_too(here: Here) -> None:
     commands = here.commands
-    settings = {"chain_url": here.town.node.url, "timeout": 2}
+    settings = {"chain_url": here.town.node.url, "timeout": 1}
     (here.client.basedir / "regtest.cfg").write_text(json.dumps(settings))
     here.town.node.rpc("setmood", backend=False)
     outcomes = {words[0]: went(here, words) for words in commands}
@@ -111,8 +111,8 @@ def _silent(connection: socket) -> None:
 def test_nothing_waits_for_a_bitcoin_node_longer_than_the_time_out_says(here: Here) -> None:
     commands = here.commands
     with talking(_silent) as (url, _):
-        for bitcoin_url, seconds in (("http://127.0.0.1:1/", 3.0), (url, 6.0)):
-            settings = {**here.town.views, "bitcoin_url": bitcoin_url, "timeout": 2}
+        for bitcoin_url, seconds in (("http://127.0.0.1:1/", 1.5), (url, 3.0)):
+            settings = {**here.town.views, "bitcoin_url": bitcoin_url, "timeout": 1}
             (here.client.basedir / "regtest.cfg").write_text(json.dumps(settings))
             for words in commands:
                 if words[0] in UNASKED["Bitcoin Core"]:

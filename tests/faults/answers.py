@@ -15,7 +15,7 @@ from picopayments_cli.channel.stages import AGREED
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import BadAnswer, BadReply, FeeTooHigh, NodeBehind, PicopaymentsError, Unreachable
 
-SCHEDULES, QUICK_SCHEDULES = 210, 12
+SCHEDULES, QUICK_SCHEDULES = 210, 6
 IN_ONE_TOWN = 70
 SHORT = 0.4  # seconds that a client waits while answers are lost
 ALLOWED = (Unreachable, BadAnswer, BadReply, FeeTooHigh, NodeBehind)

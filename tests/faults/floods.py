@@ -27,7 +27,7 @@ from picopayments_cli.channel.opening import Party, Stake, contract_of
 from picopayments_cli.channel.values import Quantity
 from picopayments_cli.limits import Limits
 
-CONNECTIONS, QUICK_CONNECTIONS = 1000, 50
+CONNECTIONS, QUICK_CONNECTIONS = 1000, 25
 CALLS = 500  # in one request of the address that asks too much
 OPEN = Limits().open_requests  # at a time, of one address
 SILENT = 90  # connections of one address that say nothing

@@ -50,9 +50,9 @@ from picopayments_cli.rpc import RpcClient
 JSON_TYPE = {"Content-Type": "application/json"}
 MAX_CPU = 2.0  # seconds for one input of at most 20 KB
 MAX_OWN_GROWTH = 300_000  # KB of this process, over all inputs
-KNOCKS, QUICK_KNOCKS = 1500, 200  # requests at each door
-EXAMPLES, QUICK_EXAMPLES = 1000, 60  # inputs of each parser
-ANSWERS, QUICK_ANSWERS = 500, 40  # questions to a chain that garbles
+KNOCKS, QUICK_KNOCKS = 1500, 80  # requests at each door
+EXAMPLES, QUICK_EXAMPLES = 1000, 30  # inputs of each parser
+ANSWERS, QUICK_ANSWERS = 500, 20  # questions to a chain that garbles
 
 
 def run(rng: random.Random, budget: Budget) -> Result:

@@ -29,7 +29,7 @@ from picopayments_cli.channel.wire import Anchors, Figures, Payment, commit_json
 from picopayments_cli.errors import PicopaymentsError, Unreachable
 from picopayments_cli.rpc import RpcClient
 
-QUICK = 7  # changes of each request
+QUICK = 4  # changes of each request
 TRIES = 3  # of a call that gets no answer
 AMOUNT = 450  # of the payment in the sync that is changed
 

@@ -28,7 +28,7 @@ from picopayments_cli.channel.wire import Reader, closing_json, commit_json
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.errors import BadReply, PicopaymentsError
 
-QUICK = 6  # changes of each reply
+QUICK = 3  # changes of each reply
 TRIES = 3  # of a call whose answer is lost
 ENDING = ("ConnectionNotOpen", "HubRestored")  # errors after which a client closes
 Change = Callable[[str, Mapping[str, Any], Any], Any]
