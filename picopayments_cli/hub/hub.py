@@ -58,10 +58,14 @@ class Urls:
 
 @dataclass(frozen=True)
 class Wallet:
-    """The hub's wallet as the nodes showed it: confirmed coins without assets, and ``home`` (see ``Case``)."""
+    """The hub's wallet as the nodes showed it: confirmed coins without assets, and ``home`` (see ``Case``).
+
+    ``assets``: what it holds, on regtest.
+    """
 
     coins: tuple[Coin, ...] = ()
     home: bool = True
+    assets: tuple[str, ...] = ()
 
 
 class Hub:

@@ -17,7 +17,7 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     UnknownMethod,
 )
-from picopayments_cli.hub.chores import Work, guarded
+from picopayments_cli.hub.chores import Work
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
 from picopayments_cli.hub.hub import RESERVE_COINS, Ask, Hub
@@ -103,24 +103,22 @@ class Rounds:
         if hub.network.name == "regtest" or time.monotonic() - self._rate_read > _RATE_SECONDS:
             hub.read_rate()
             self._rate_read = time.monotonic()
-        if height != self._tip and hub.network.name == "regtest":
-            guarded(self._offer_holdings)
+        fresh = height != self._tip
         try:
             self._run()
         except PicopaymentsError:
             self._tip = None  # the next round looks at everything
             raise
+        if fresh and hub.network.name == "regtest":
+            self._offer_holdings()
         if self._note is not None:
             self._note(False)
 
     def _offer_holdings(self) -> None:
         """On regtest, offer what the wallet holds."""
-        hub = self.hub
-        held = hub.chain.view(Query(balances=[hub.address])).balances[hub.address]
-        found = [asset for asset, quantity in held.items() if quantity and asset != "BTC"]
-        hub.offer.include(found)
-        for asset in found:
-            hub.longname(asset)
+        self.hub.offer.include(self.hub.wallet.assets)
+        for asset in self.hub.wallet.assets:
+            self.hub.longname(asset)
 
     def _run(self) -> None:
         """Do the chores of what blocks, transactions, deadlines and failures bring, until they bring nothing more."""

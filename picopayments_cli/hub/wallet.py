@@ -30,11 +30,14 @@ _SPARE = 2  # coins for deposits while another split waits for its block
 
 def look(hub: Hub) -> None:
     """See what the wallet holds, and whether its address takes sends without a memo. Raises what the nodes raise."""
-    view = hub.chain.view(Query(coins=[hub.address], options=[hub.address]))
+    own, regtest = [hub.address], hub.network.name == "regtest"
+    view = hub.chain.view(Query(coins=own, options=own, balances=own if regtest else ()))
+    held = view.balances[hub.address] if regtest else {}
     confirmed = _unspent(hub, view.coins[hub.address])
     attached = hub.chain.attached([coin.outpoint for coin in confirmed]) if confirmed else set()
     coins = _proven(hub, (coin for coin in confirmed if coin.outpoint not in attached))
-    hub.wallet = Wallet(coins, not view.options[hub.address] & REQUIRE_MEMO)
+    assets = tuple(asset for asset, quantity in held.items() if quantity and asset != "BTC")
+    hub.wallet = Wallet(coins, not view.options[hub.address] & REQUIRE_MEMO, assets)
 
 
 def _still_there(hub: Hub) -> tuple[Coin, ...]:

@@ -7,7 +7,7 @@ is counted; everybody ends with exactly what its history and its connection tell
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -16,7 +16,7 @@ from channel_support import finish_commit, finish_payout
 from regtest_support import running_node
 
 from faults.proxy import between
-from faults.reorganised_network import DEEPEST, DELAY, KINDS, REFUSALS, Member, ReorganisedTown
+from faults.reorganised_network import DEEPEST, DELAY, EXPIRE, KINDS, REFUSALS, REVOKE, Member, ReorganisedTown
 from faults.result import Budget, Result
 from faults.town import FEE, heard
 from picopayments_cli.channel.drafts import txid_of
@@ -44,6 +44,7 @@ TOWNS = (
     *(("agreed", *CHEATED), ("alone", *LATE)),
 )
 QUICK = ("agreed", "alone", "robber")
+ONLY_IN = {REVOKE: 2, EXPIRE: 3}  # the towns in which a kind is there
 _WORTH = {"received": 1, "sent": -1, "fee": -1}  # of what a history tells
 
 
@@ -54,13 +55,22 @@ def run(rng: random.Random, budget: Budget) -> Result:
     number = 0
     while budget.goes_on(number, budget.share(LEAST, 1)) or (not budget.quick and wanted and number < MOST):
         trials = result.trials
-        endings = QUICK if budget.quick else TOWNS[number % len(TOWNS)]
+        endings = QUICK if budget.quick else TOWNS[_town(number, wanted)]
         with heard(), running(budget.folder / f"town{number}", result, rng) as town:
             Lives(town, endings, wanted).live()
         result.recovered += result.trials - trials
         number += 1
     result.hold(budget.quick or not wanted, f"never lost: {sorted(wanted)}")
     return result
+
+
+def _town(number: int, wanted: Collection[tuple[str, int]]) -> int:
+    """Which town comes next: each in its turn, then one in which something is that was not lost yet."""
+    kinds = {kind for kind, _ in wanted}
+    of_use = [ONLY_IN[kind] for kind in sorted(kinds & ONLY_IN.keys())]
+    if number < len(TOWNS) or not of_use or kinds - ONLY_IN.keys():
+        return number % len(TOWNS)
+    return of_use[number % len(of_use)]
 
 
 @contextmanager
@@ -97,7 +107,7 @@ class Lives:
         self.held = {name: town.held(member.script) for name, member in self.everybody.items()}
         self.hubs = town.held(town.desk.hub.script)
         self.shaken = 0  # the height of the last reorganisation
-        self.lost = 0  # times that blocks were lost
+        self.lost = 0  # times that blocks were lost in this phase
         self.phase = ""
         self.young = [name for name in YOUNG if name in endings]
         self.rogue: dict[str, tuple[bytes, bytes]] = {}  # revoked commits, with their payouts
@@ -111,6 +121,7 @@ class Lives:
         self.phase = "open"
         self._pay()
         self.phase, self.town.restless = "ending", True
+        self.lost = 0
         self._end()
         self._until(self._all_over, "the end")
         self.town.node.rpc("feerate", rate=1)
@@ -159,7 +170,8 @@ class Lives:
         """How many blocks are lost now: mostly as many as take a kind away that was not lost so deep yet."""
         since = self.town.tip - self.shaken
         far = FAR_APART if self.rogue and self.phase == "ending" else APART
-        if since < far or (self.phase == "opening" and self.lost >= EARLY):
+        soon = self.phase == "ending" and not self.lost  # that was long enough ago, before anybody cheated
+        if (since < far and not soon) or (self.phase == "opening" and self.lost >= EARLY):
             return 0
         kinds = self.town.kinds(self._deposits(), self.first)
         new = {
