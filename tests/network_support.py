@@ -68,7 +68,7 @@ def stand_at(owner, name):
         return real(*args, **kwargs)
     setattr(owner, name, door)
 
-for name in ("save", "remove", "save_wif", "save_hub_key"):
+for name in ("save", "remove", "save_wif", "save_hub_key", "save_reported"):
     stand_at(Store, name)
 stand_at(RpcClient, "call")
 sys.exit(cli.main(sys.argv[2:]))
