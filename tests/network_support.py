@@ -310,6 +310,12 @@ class Client:
         """Return what a command prints. Raises CommandFailed."""
         return self.done(*words).result
 
+    def queue_unseen(self, source: str, payee: str, amount: int, *options: str) -> str:
+        """Queue a payment before the hub can answer whether it knows the payee; its token."""
+        words = ("--timeout", "0.001", "queuepayment", source, payee, str(amount), *options)
+        token: str = self.run(*words)
+        return token
+
     def fails(self, *words: str) -> tuple[int, str]:
         """The exit code and the error's name of a command that fails."""
         done = self.done(*words)

@@ -178,7 +178,7 @@ def _sync(session: Session, ordered: Order, since: int) -> Entry:
 def _newest(session: Session, ordered: Order, since: int) -> Entry | None:
     """Find what became of a payment after an index; None if nothing did."""
     handle, token = ordered.payer.hex(), ordered.payment.token.hex()
-    for entry in session.store.payments.newest():
+    for entry in session.store.payments.newest(about=f'"{token}"'):
         if entry["index"] <= since:
             return None
         if (entry["handle"], entry["token"]) == (handle, token) and entry["state"] in (SENT, REFUSED):
