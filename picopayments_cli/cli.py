@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PROG = "picopayments-cli"
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
+CONFIG = ("network", "basedir", "hub_url", "timeout")
 MAX_NUMBER = 2**63 - 1
 MAX_SECONDS = 3600
 ASK_SECONDS = 30  # that a question waits for its answer: less than others wait for the lock
@@ -28,6 +29,8 @@ NEXT = {  # after an interrupt of a command that does another thing when it is r
     "`picopayments-cli searchrawtxs ADDRESS --unconfirmed`, with the wallet's address.",
     "connect": "See first with `picopayments-cli status` whether the connection is there: run again the command opens "
     "another one.",
+    "pay": "See first with `picopayments-cli payments` whether the payment is there: run again without its --token the "
+    "command pays once more.",
     "queuepayment": "See first with `picopayments-cli status` whether the payment is queued: run again without its "
     "--token the command queues another one.",
     "mine": "Run again the command mines as many blocks once more.",
@@ -43,6 +46,11 @@ def positive(text: str) -> int:
     if not 0 < number <= MAX_NUMBER:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MAX_NUMBER}")
     return number
+
+
+def number(text: str) -> int:
+    """An integer from 0 to 2^63 - 1, in plain decimal digits. Raises argparse.ArgumentTypeError."""
+    return 0 if text == "0" else positive(text)
 
 
 def port(text: str) -> int:
@@ -109,6 +117,7 @@ HANDLE = argument("--handle", "only the connection of this handle")
 SEEN = argument("--handle", "only the connection whose handle begins so, with 8 digits or more")
 UNCONFIRMED = argument("--unconfirmed", "those of the mempool, too", action="store_true")
 YES = argument("--yes", "do not ask, however much it is", action="store_true")
+STATES = ("sent", "received", "refused", "queued", "unanswered")
 UNITS = "in satoshis, or with its unit such as 1.5XCP"
 COMMANDS = {
     "version": Command("Print the version of this program.", "version"),
@@ -172,6 +181,27 @@ COMMANDS = {
         argument("--token", "what the payee knows the payment by (default: one is drawn)"),
         YES,
     ),
+    "pay": Command(
+        "Make a payment now. Prints what became of it; code 0 if the hub took it.\n\n"
+        "Run again with the same token it pays once. The sync charges its fee.",
+        "--testnet pay SOURCE DESTINATION 1337 --token c0ffee",
+        argument("source", "handle of the connection that pays", metavar="SOURCE"),
+        argument("destination", "handle of the connection that is paid", metavar="DESTINATION"),
+        argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
+        argument("--token", "what the payee knows the payment by (default: one is drawn)"),
+        YES,
+    ),
+    "payments": Command(
+        "List payments: sent, received, refused, and those on their way.\n\n"
+        "A script goes on with --since and the last index that it has seen.",
+        "--testnet payments --since 41 --limit 100",
+        SEEN,
+        ASSET,
+        argument("--state", f"only in this state: {', '.join(STATES)}", metavar="STATE", choices=STATES),
+        argument("--since", "only those after this index, the first ones", metavar="INDEX", type=number),
+        argument("--limit", "at most so many; without --since the newest", metavar="NUMBER", type=positive),
+        argument("--csv", "print CSV, not JSON", action="store_true"),
+    ),
     "cancelpayment": Command(
         "Cancel a queued payment. Prints whether it was queued.\n\n"
         "A payment that a sync has sent can't be cancelled, answered or not.",
@@ -186,12 +216,14 @@ COMMANDS = {
     ),
     "sync": Command(
         "Make and receive payments; recover the funds of closed connections.\n\n"
+        "What no command has reported yet is reported, whichever brought it.\n"
         "Each open connection is charged the hub's sync_fee.",
         "--testnet sync",
         HANDLE,
     ),
     "close": Command(
-        "Close a connection and settle it on the blockchain.",
+        "Close a connection and settle it on the blockchain.\n\n"
+        "Tells the hub, and syncs once more, which charges the hub's sync_fee.",
         "--testnet close HANDLE",
         argument("handle", "the connection's handle", metavar="HANDLE"),
     ),
@@ -285,7 +317,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments["command"] == "serve":
             return _serve(debug, **arguments)
-        write_out(json.dumps(_run(debug, ask=_asker(), **arguments), indent=2, sort_keys=True))
+        _run(debug, ask=_asker(), tell=write_out if arguments.get("csv") else _write_json, **arguments)
     except KeyboardInterrupt:
         return _fail(130, "Interrupted", f"Interrupted. {NEXT.get(arguments['command'], GOES_ON)}")
     except Exception as error:
@@ -297,33 +329,37 @@ def _run(
     debug: bool,
     *,
     command: str,
-    network: str | None,
-    basedir: str | None,
-    hub_url: str | None,
-    timeout: float | None,
+    tell: Callable[[Any], None],
     ask: Callable[[str], bool] | None = None,
     **arguments: Any,
-) -> Any:
-    """The result of a command, ready for JSON; ``ask`` has the user answer. Raises whatever the command raises."""
+) -> None:
+    """Run a command, and ``tell`` its result, ready for JSON; ``ask`` has the user answer. Raises what they raise."""
     if command == "version":
         from picopayments_cli import __version__
 
-        return __version__
+        tell(__version__)
+        return
     _log_to_stderr(debug)
     from picopayments_cli import api
 
-    with api.open_session(network, basedir, hub_url, os.environ, timeout, ask) as session:
-        return getattr(api, command)(session, **arguments)
+    config = {name: arguments.pop(name) for name in CONFIG}
+    with api.open_session(**config, environ=os.environ, ask=ask) as session:
+        api.carry_out(session, getattr(api, command), arguments, tell)
 
 
 def _serve(debug: bool, *, command: str, host: str, port: int | None, **config: Any) -> int:
     """Serve the other commands, with the same config arguments, until a signal comes; the exit code."""
 
     def offered(name: str) -> Any:
-        return lambda *values, **members: _run(debug, command=name, **config, **_from_json(name, values, members))
+        def run(*values: Any, **members: Any) -> Any:
+            told: list[Any] = []
+            _run(debug, command=name, tell=told.append, **config, **_from_json(name, values, members))
+            return told[0]
+
+        return run
 
     commands = {name: offered(name) for name in COMMANDS if name not in NOT_SERVED}
-    _run(debug, command=command, host=host, port=port, commands=commands, ready=announce, **config)
+    _run(debug, command=command, tell=lambda _: None, host=host, port=port, commands=commands, ready=announce, **config)
     return 0
 
 
@@ -376,6 +412,11 @@ def write_out(document: str, told: str = "The command was carried out, but its r
     except OSError as error:
         _drop(sys.stdout)
         raise OutputLost(f"{told}: {error}.") from error
+
+
+def _write_json(result: Any) -> None:
+    """Write a command's result on stdout. Raises OutputLost."""
+    write_out(json.dumps(result, indent=2, sort_keys=True))
 
 
 def announce(where: dict[str, Any]) -> None:

@@ -105,7 +105,7 @@ def finish(session: Session, connection: Connection, outcome: Outcome) -> Connec
         raise
     told = history.synced(sent, answer.refused, connection.terms.sync_fee, answer.receipts)
     session.save(settled, "sync settled", *told)
-    outcome.receipts.extend(answer.receipts)
+    outcome.sync_fee += connection.terms.sync_fee
     for refusal in answer.refused:
         log.warning("payment %s was refused (%s); its amount comes back", refusal.token.hex(), refusal.cause)
     return settled

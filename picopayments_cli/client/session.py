@@ -25,7 +25,7 @@ from picopayments_cli.client.history import Action
 from picopayments_cli.client.looking import Sight
 from picopayments_cli.client.nodes import HubNodes, OwnNodes
 from picopayments_cli.client.past import Past
-from picopayments_cli.client.store import Store, damaged
+from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.config import Settings, place_of
 from picopayments_cli.errors import (
@@ -35,6 +35,7 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     UnknownHandle,
 )
+from picopayments_cli.files import damaged
 from picopayments_cli.rpc import LOOPBACK, RpcClient, controls_of
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Home:
         self.spent: set[Outpoint] = set()  # by what this command has published since it looked at the chain
         self.written: dict[Handle, Connection] = {}  # as they stand on disk
         self.fee_rate: int | None = None  # that a chain has estimated, where it is another than the one on disk
+        self.told: set[int] = set()  # the indexes of the payments that this command's result reports
         self._settings = settings
         self._stack = ExitStack()
 

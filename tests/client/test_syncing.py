@@ -33,6 +33,7 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     RemainderMissing,
     RepeatedHash,
+    SyncIncomplete,
     UnknownHandle,
 )
 
@@ -148,8 +149,9 @@ def test_nothing_of_a_wrong_answer_is_taken(
     end()
     ready.restart()
     found = api.sync(ready.session)[ready.handle]["received_payments"]
-    assert found == [{"payer_handle": ready.handle, "amount": 300, "token": b"paid 300".hex()}]
-    assert told(ready) == [sent("token", 100), FEE, {"action": "received", **found[0]}]
+    received = {"payer_handle": ready.handle, "amount": 300, "token": b"paid 300".hex()}
+    assert found == [{**received, "index": 2}]
+    assert told(ready) == [sent("token", 100), FEE, {"action": "received", **received}]
     assert (balance(ready), ready.connection.pending) == (QUANTITY + 300 - 101, None)
 
 
@@ -299,9 +301,10 @@ def test_all_that_the_deposit_covers_can_be_queued_and_no_more(ready: Life) -> N
     sync(ready)
     assert (balance(ready), ready.connection.queue) == (0, ())
     ready.restart()
-    with pytest.raises(NotTransferable) as refusal:
+    with pytest.raises(SyncIncomplete) as incomplete:  # which reports the payments that went
         api.sync(ready.session)
-    assert refusal.value.data == {"handle": ready.handle, "sync_fee": 1}
+    error = incomplete.value.data["failed"][ready.handle]
+    assert (error["name"], error["data"]) == ("NotTransferable", {"handle": ready.handle, "sync_fee": 1})
     assert (ready.connection.stage, ready.connection.pending) == (AGREED, None)
 
 
