@@ -154,7 +154,7 @@ class Exchange:
         payee = work.get(payment.payee) if payment.payee else None
         if payee is not None:
             self._check_payee(work, account, payee, payment)
-        booked = work.add_payment(account.handle, payment.payee, payment.amount, payment.token)
+        booked = work.add_payment(account.handle, payment)
         account = replace(account, due=account.due - payment.amount)
         if payee is not None and payee.handle == account.handle:
             account = replace(account, waiting=(*account.waiting, booked))

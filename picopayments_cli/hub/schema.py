@@ -115,6 +115,7 @@ payments = Table(
     Column("amount", BigInteger, nullable=False),
     Column("token", LargeBinary, nullable=False),
     Column("state", Text, nullable=False),
+    Column("time", BigInteger, nullable=False),  # when it was booked, by the hub's clock, in seconds since 1970
 )
 Index("ix_payments_payee_state", payments.c.payee, payments.c.state)
 # What a node has taken of the hub's own transactions, with what it pays.

@@ -38,6 +38,7 @@ from picopayments_cli.channel.standing import Standing
 from picopayments_cli.channel.status import ShownConnection, StatusReply, StatusRequest
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import Handle, Hash, Outpoint, Quantity, Secret, Token
+from picopayments_cli.channel.waiting import WaitingReply, WaitingRequest, Waits
 from picopayments_cli.channel.wire import Anchors, Figures, Payment, Receipt, RefusedPayment, reply_json
 from picopayments_cli.errors import BadReply, BadRequest, BadTerms, PicopaymentsError
 from picopayments_cli.web import refusal
@@ -81,6 +82,10 @@ EXAMPLES: list[Any] = [
     CloseRequest(HANDLE, ANCHORS, Figures(2**63 - 1, 7), STANDING, CLOSING, bytes(range(64))),
     CloseReply(REQUEST, Anchors(None, None), Figures(0, 0), Standing()),
     CloseReply(REQUEST, ANCHORS, Figures(7, 8), STANDING, replace(CLOSING, rest_signature=None), bytes(64)),
+    WaitingRequest(digest("nonce"), ()),
+    WaitingRequest(digest("nonce"), (HANDLE, Handle(REQUEST)), 30),
+    WaitingReply(REQUEST),
+    WaitingReply(REQUEST, (Waits(HANDLE, 1, 2**63 - 1, 0), Waits(Handle(REQUEST), 5000, 1, 2**40))),
 ]
 
 
