@@ -13,7 +13,6 @@ from picopayments_cli.errors import BadReply, BadRequest
 
 MOST_NAMED = 100  # connections in one request
 MOST_SECONDS = 30  # that an answer may take
-MAX_TIME = 2**40  # of a clock, in seconds since 1970
 _ITEM = {"handle", "count", "sum", "oldest"}
 
 
@@ -80,7 +79,7 @@ class WaitingReply:
                 item.handle(),
                 item.number("count", 1, MAX_QUANTITY),
                 item.quantity("sum"),
-                item.number("oldest", 0, MAX_TIME),
+                item.time("oldest"),
             )
             for item in reader.items("waiting", _ITEM, MOST_NAMED)
         )

@@ -19,7 +19,7 @@ from picopayments_cli.channel.halves import Closing
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
 from picopayments_cli.channel.standing import Found
 from picopayments_cli.channel.state import MOST_REVOKED, Changes, Held, Receiving, Signed, deepened, floor_of
-from picopayments_cli.channel.values import Handle, Hash, Pubkey, Secret, hash_of
+from picopayments_cli.channel.values import Handle, Hash, Pubkey, Secret, Token, hash_of
 from picopayments_cli.channel.waiting import Waits
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.errors import DatabaseUnusable, StaleRequest, UnknownHandle
@@ -131,6 +131,13 @@ _OWNER = select(connections.c.client).where(connections.c.handle == _OF)
 _WAITING = select(func.count(), func.sum(payments.c.amount), func.min(payments.c.time)).where(
     payments.c.payee == _OF, payments.c.state == WAITING
 )
+_PAID = (payments.c.payer == _OF, payments.c.token == bindparam("named"))
+_KEEP_RECEIPT = (
+    payments.update()
+    .where(*_PAID, payments.c.payee == bindparam("to"), payments.c.state.in_((LISTED, DONE)))
+    .values(receipt=bindparam("given"))
+)
+_RECEIPT = select(payments.c.receipt).where(*_PAID, payments.c.receipt.is_not(None)).limit(1)
 _ADD_PAYMENT = payments.insert()
 _LIST = payments.update().where(payments.c.number == _OF).values(state=LISTED)
 _RETURN = payments.update().where(payments.c.number == _OF).values(state=RETURNED)
@@ -272,6 +279,11 @@ class Reading:
         rows = ((handle, self.db.execute(_WAITING, {"of": handle}).one()) for handle in handles)
         return [Waits(handle, count, int(total), oldest) for handle, (count, total, oldest) in rows if count]
 
+    def receipt(self, payer: Handle, token: Token) -> bytes | None:
+        """The receipt that there is for a payment that a connection has made."""
+        found = self.db.execute(_RECEIPT, {"of": payer, "named": token}).scalar()
+        return None if found is None else bytes(found)
+
 
 class UnitOfWork(Reading):
     """The book inside one writing transaction; ``db`` is that transaction."""
@@ -363,6 +375,10 @@ class UnitOfWork(Reading):
         key = self.db.execute(_ADD_PAYMENT, row).inserted_primary_key
         self.payees |= set() if payee is None else {payee}
         return Waiting(int(key[0]) if key else 0, payer, amount, token, now)
+
+    def keep_receipt(self, payer: Handle, payee: Handle, token: Token, receipt: bytes) -> None:
+        """Keep the receipt of a payment that its payee has got, where there is such a one."""
+        self.db.execute(_KEEP_RECEIPT, {"of": payer, "to": payee, "named": token, "given": receipt})
 
     def list_payments(self, listed: Sequence[Waiting]) -> None:
         """Mark payments as listed in the reply."""

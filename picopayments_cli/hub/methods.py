@@ -47,6 +47,7 @@ from picopayments_cli.hub.book import Reading
 from picopayments_cli.hub.closing import Closes
 from picopayments_cli.hub.exchange import Exchange
 from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.receipts import Receipts
 from picopayments_cli.hub.sealing import Sealing, signed
 from picopayments_cli.hub.stopping import refusal
 from picopayments_cli.hub.waiting import Waiting
@@ -70,6 +71,7 @@ class Methods:
         self.sync = Exchange(hub, self._reply).sync
         self.close = Closes(hub, self._reply).close
         self.waiting = Waiting(hub, self._reply).waiting
+        self.receipts = Receipts(hub, self._reply).receipts
 
     def table(self) -> dict[str, Callable[..., Any]]:
         """The methods by name."""
@@ -81,6 +83,7 @@ class Methods:
             "mph_deposit": whole(self.deposit),
             "mph_sync": whole(self.sync),
             "mph_close": whole(self.close),
+            "mph_receipts": whole(self.receipts),
             "mph_waiting": self._sealing.awaited(self.waiting),
         }
 
