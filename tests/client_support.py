@@ -37,6 +37,7 @@ from picopayments_cli.channel.opening import Party, Stake, contract_of
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.standing import Found, doubts, learned, proofs, standing
 from picopayments_cli.channel.state import Changes, Held, Receiving, Sending, Signed
+from picopayments_cli.channel.status import ShownConnection, StatusReply, StatusRequest
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import check_deposit, compose_deposit
 from picopayments_cli.channel.values import Coin, Handle, Hash, Quantity, Token, hash_of
@@ -48,7 +49,7 @@ from picopayments_cli.client.history import Action
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Row, Store
 from picopayments_cli.config import Settings
-from picopayments_cli.errors import HubUnreachable, PicopaymentsError
+from picopayments_cli.errors import HubUnreachable, InvalidParams, PicopaymentsError
 
 XCP, QUANTITY, EXPIRE, DELAY = 1, 1000, 60, 3
 URL = "http://hub.invalid/api/"
@@ -151,6 +152,7 @@ class Hub:
         self.forgives = False  # takes what it refuses once it carries no payments
         self.to_pay: list[int] = []
         self.refusing: set[Token] = set()
+        self.known: dict[Handle, str] | None = None  # connections and their assets; None: it tells nobody
         self.closes_alone = False
         self.signed: dict[Hash, Signed] = {}
         self.received: list[Commit] = []
@@ -167,6 +169,8 @@ class Hub:
         """The signed reply to a signed request, the same to the same one."""
         if self.silent:
             raise SILENT
+        if method == "mph_status":
+            return self._status(params)
         asked = envelope.digest(params)
         if method != "mph_close" and self.refuses is not None and (params.get("sends") or not self.forgives):
             raise self.refuses
@@ -183,6 +187,14 @@ class Hub:
             self.lost -= 1
             raise SILENT
         return envelope.seal(self.key, self._answers[asked])
+
+    def _status(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        if self.known is None:
+            raise InvalidParams("No handles.")
+        named = StatusRequest.parse(params).handles or ()
+        shown = {item: self.known[item] for item in named if item in self.known}
+        connections = {item: ShownConnection(asset, None, 0, 5, "open") for item, asset in shown.items()}
+        return StatusReply("", "", "", {"BTC": 0}, {}, {}, connections).as_json()
 
     def _key(self, body: Any, asked: bytes) -> KeyReply:
         if self.agreed is None or "pubkey" not in body:

@@ -26,7 +26,7 @@ from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from picopayments_cli.config import Settings
-from picopayments_cli.errors import StoreLocked, StoreUnusable, UsageError
+from picopayments_cli.errors import PicopaymentsError, StoreLocked, StoreUnusable, UsageError
 from picopayments_cli.web import JsonRpcEndpoint, WebServer
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,12 @@ def serve(
         async def answer(*values: Any, **members: Any) -> Any:
             async with lock:
                 _check_there(cookie)
-                return await run_in_threadpool(command, *values, **members)
+                try:
+                    return await run_in_threadpool(command, *values, **members)
+                except PicopaymentsError as error:
+                    if error.result is not None:
+                        error.data = {**error.data, "result": error.result}
+                    raise
 
         return answer
 
