@@ -99,7 +99,7 @@ def seconds(text: str) -> float:
     return float(text)
 
 
-def duration(text: str) -> float:
+def duration(text: str) -> int:
     """Seconds in plain decimal digits, at most MAX_DURATION. Raises argparse.ArgumentTypeError."""
     plain = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_DURATION))
     if not plain or not 0 < int(text) <= MAX_DURATION:
@@ -195,8 +195,8 @@ COMMANDS = {
         "Run again with the same token it pays once. The sync charges its fee.",
         "--testnet pay SOURCE DESTINATION 1337 --token c0ffee",
         argument("source", "handle of the connection that pays", metavar="SOURCE"),
-        argument("destination", "handle of the connection that is paid", metavar="DESTINATION"),
-        argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
+        argument("destination", "handle of the connection that is paid, or a payment request", metavar="DESTINATION"),
+        argument("quantity", f"how much, {UNITS}; a request names it", metavar="QUANTITY", type=quantity, nargs="?"),
         argument("--token", "what the payee knows the payment by (default: one is drawn)"),
         YES,
     ),
@@ -229,6 +229,24 @@ COMMANDS = {
         "Each open connection is charged the hub's sync_fee.",
         "--testnet sync",
         HANDLE,
+    ),
+    "request": Command(
+        "Make a payment request, which `decode` explains and `pay` pays.\n\n"
+        "Prints it as a JSON string. Its token is the SHA-256 of the receipt that the\n"
+        "payer gets.",
+        "--testnet request HANDLE 1337 --memo 'two coffees' --expires 600",
+        argument("handle", "the connection that is to be paid", metavar="HANDLE"),
+        argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
+        argument("--memo", "what it is for, 200 bytes at most", metavar="TEXT", default=""),
+        argument(
+            "--expires", "for how long it is good (default: a day)", metavar="SECONDS", type=duration, default=86_400
+        ),
+        argument("--qr", "draw it on stderr as a QR code, too", action="store_true"),
+    ),
+    "decode": Command(
+        "Explain a payment request. Needs neither a hub nor files.",
+        "decode REQUEST",
+        argument("request", "the payment request", metavar="REQUEST"),
     ),
     "listen": Command(
         "Wait for payments, and print each as it arrives: one JSON object a line.\n\n"

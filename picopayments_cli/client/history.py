@@ -28,8 +28,7 @@ def synced(
     """Describe an answered sync: the payments it carried, its fee, and what it brought as ``received`` describes it."""
     causes = {refusal.token: refusal.cause for refusal in refusals}
     actions = [
-        refused(payment, causes[payment.token]) if payment.token in causes else {"action": "sent", **told(payment)}
-        for payment in payments
+        refused(payment, causes[payment.token]) if payment.token in causes else sent(payment) for payment in payments
     ]
     if fee:
         actions.append({"action": "fee", "sync_fee": fee})
@@ -47,6 +46,17 @@ def received(payment: Receipt, verdict: str | None, proof: bytes | None) -> Acti
 def receipt(token: Token, proof: bytes) -> Action:
     """Describe that the receipt of a payment that was made has come."""
     return {"action": "receipt", "token": token.hex(), "receipt": proof.hex()}
+
+
+def sent(payment: Payment) -> Action:
+    """Describe a payment that the hub has taken; ``expires`` is there where it pays a request."""
+    expires = {} if payment.expires is None else {"expires": time_shown(payment.expires)}
+    return {"action": "sent", **told(payment), **expires}
+
+
+def time_shown(seconds: int) -> str:
+    """Write a Unix time as text, in UTC."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat().replace("+00:00", "Z")
 
 
 def refused(payment: Payment, cause: str) -> Action:

@@ -17,8 +17,8 @@ from picopayments_cli.channel.stages import AGREED
 from picopayments_cli.channel.values import Quantity
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.history import time_shown
 from picopayments_cli.client.session import Session
-from picopayments_cli.client.waiting import time_shown
 from picopayments_cli.errors import (
     AssetMismatch,
     ConnectionNotOpen,
@@ -84,6 +84,11 @@ def _without_password(url: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
+def is_request(text: str) -> bool:
+    """Tell whether a word looks like a request, and not like a handle."""
+    return text.lower().startswith(payment_request.PREFIX)
+
+
 def explained(text: str) -> dict[str, Any]:
     """Explain a request. Raises InvalidRequest."""
     request = payment_request.read(text)
@@ -103,9 +108,9 @@ def explained(text: str) -> dict[str, Any]:
 
 
 def payment_of(session: Session, connection: Connection, text: str) -> Payment:
-    """Read the payment that a request asks for, which a connection is to make.
+    """Read the payment that a request asks for, which a connection is to make, expired or not.
 
-    Raises InvalidRequest, WrongNetwork, WrongHub, AssetMismatch, RequestExpired.
+    Raises InvalidRequest, WrongNetwork, WrongHub, AssetMismatch.
     """
     request = payment_request.read(text)
     if request.network != session.network.name:
@@ -128,12 +133,16 @@ def payment_of(session: Session, connection: Connection, text: str) -> Payment:
             asset=connection.asset,
             payee=request.asset,
         )
-    if request.expires < time.time():
-        raise RequestExpired(
-            f"The payment request expired at {time_shown(request.expires)}. Nothing was paid: ask for another one.",
-            expires=request.expires,
-        )
     return Payment(request.handle, request.quantity, request.token, request.expires)
+
+
+def check_time(payment: Payment) -> None:
+    """Refuse to begin the payment of a request that has expired. Raises RequestExpired."""
+    if payment.expires is not None and payment.expires < time.time():
+        raise RequestExpired(
+            f"The payment request expired at {time_shown(payment.expires)}. Nothing was paid: ask for another one.",
+            expires=payment.expires,
+        )
 
 
 def draw(text: str) -> None:
