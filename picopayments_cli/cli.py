@@ -377,10 +377,7 @@ def _run(
     ask: Callable[[str], bool] | None = None,
     **arguments: Any,
 ) -> None:
-    """Run a command, and ``tell`` its result, ready for JSON; ``ask`` has the user answer.
-
-    Raises what command and ``tell`` raise.
-    """
+    """Run a command, and ``tell`` its result, ready for JSON; ``ask`` has the user answer. Raises what they raise."""
     if command == "version":
         from picopayments_cli import __version__
 

@@ -421,7 +421,7 @@ class PaymentNotSent(PicopaymentsError):
 
 
 class SyncIncomplete(PicopaymentsError):
-    """Some connections failed to sync; stdout tells what the others brought."""
+    """Connections failed to sync; stdout tells what the sync brought all the same."""
 
 
 class DemoFailed(PicopaymentsError):

@@ -200,7 +200,7 @@ class Hub:
         named = StatusRequest.parse(params).handles or ()
         shown = {item: self.known[item] for item in named if item in self.known}
         connections = {item: ShownConnection(asset, None, 0, 5, "open") for item, asset in shown.items()}
-        return StatusReply("", "", "", {"BTC": 0}, {}, {}, connections).as_json()
+        return StatusReply("there", "nonce", "signature", {"BTC": 0}, {}, {}, connections).as_json()
 
     def _key(self, body: Any, asked: bytes) -> KeyReply:
         if self.agreed is None or "pubkey" not in body:

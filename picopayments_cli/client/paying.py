@@ -29,6 +29,7 @@ from picopayments_cli.errors import (
     PaymentToSelf,
     PicopaymentsError,
     UnknownHandle,
+    Unreachable,
     UsageError,
 )
 
@@ -100,14 +101,14 @@ def order_requested(session: Session, payer: Handle, text: str) -> Order:
     return Order(payer, payment, how_far, live)
 
 
-def queue(session: Session, ordered: Order, *, yes: bool) -> None:
-    """Queue a payment that is new. ``yes``: do not ask.
+def queue(session: Session, ordered: Order, *, yes: bool, at_once: bool = False) -> None:
+    """Queue a payment that is new. ``yes``: do not ask; ``at_once``: the hub must be there, as it is to be paid now.
 
-    Raises PaymentToSelf, ConnectionNotOpen, NotTransferable, UnknownHandle, AssetMismatch, NotConfirmed.
+    Raises PaymentToSelf, ConnectionNotOpen, NotTransferable, UnknownHandle, AssetMismatch, NotConfirmed, Unreachable.
     """
     payment, connection = ordered.payment, session.connection(ordered.payer)
     life.check_queue(connection, payment)
-    _check_payee(session, connection, payment)
+    _check_payee(session, connection, payment, at_once=at_once)
     check_consent(session, "pay", payment.amount, connection.longname or connection.asset, yes=yes)
     life.queue(session, connection, payment)
     for other in ordered.live.values():
@@ -115,10 +116,10 @@ def queue(session: Session, ordered: Order, *, yes: bool) -> None:
             life.unqueue(session, other, payment.token)
 
 
-def _check_payee(session: Session, connection: Connection, payment: Payment) -> None:
-    """Refuse a payee whom the hub could not pay. Its silence refuses nothing, as the next sync tells.
+def _check_payee(session: Session, connection: Connection, payment: Payment, *, at_once: bool) -> None:
+    """Refuse a payee whom the hub could not pay. Where it does not tell, the next sync does.
 
-    Raises PaymentToSelf, UnknownHandle, AssetMismatch.
+    Raises PaymentToSelf, UnknownHandle, AssetMismatch, and Unreachable if the hub is to pay at once.
     """
     payee = payment.payee
     if payee is None:
@@ -135,9 +136,12 @@ def _check_payee(session: Session, connection: Connection, payment: Payment) -> 
     try:
         answer = at.rpc.call("mph_status", StatusRequest((), (payee,)).as_json(), retry=False)
         shown = StatusReply.parse(answer).connections.get(payee)
-    except LocalFiles:
-        raise
     except PicopaymentsError as error:
+        if isinstance(error, LocalFiles):
+            raise
+        if isinstance(error, Unreachable) and at_once:
+            error.message += " Nothing was paid or queued."
+            raise
         log.info("Whether the hub knows the payee is seen by the next sync only: %s", error.message)
         return
     if shown is None:
@@ -165,7 +169,7 @@ def pay(session: Session, ordered: Order, *, yes: bool) -> dict[str, Any]:
     if ordered.how_far == tokens.SENT:
         return _told(session, _newest(session, ordered, 0) or _sent_long_ago(ordered))
     if ordered.how_far is None:
-        queue(session, ordered, yes=yes)
+        queue(session, ordered, yes=yes, at_once=True)
     try:
         entry = _sync(session, ordered, since)
     except PicopaymentsError as error:
@@ -204,7 +208,7 @@ def _sync(session: Session, ordered: Order, since: int) -> Entry:
 def _newest(session: Session, ordered: Order, since: int) -> Entry | None:
     """Find what became of a payment after an index; None if nothing did."""
     handle, token = ordered.payer.hex(), ordered.payment.token.hex()
-    for entry in session.store.payments.newest():
+    for entry in session.store.payments.newest(about=f'"{token}"'):
         if entry["index"] <= since:
             return None
         if (entry["handle"], entry["token"]) == (handle, token) and entry["state"] in (SENT, REFUSED):

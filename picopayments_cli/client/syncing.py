@@ -65,9 +65,9 @@ def _failure(failed: Mapping[Handle, PicopaymentsError], results: dict[str, Any]
     (handle, first), *others = failed.items()
     if not results:
         return first
-    more = f", and {len(others)} more did," if others else ""
+    more = f", and so did {len(others)} more" if others else ""
     error = SyncIncomplete(
-        f"The sync of the connection {handle.hex()} failed{more} as follows. The result tells what the others brought. "
+        f"The sync of the connection {handle.hex()} failed{more}. The result tells what it brought all the same. "
         f"{first.message}",
         failed={name.hex(): each.as_json() for name, each in failed.items()},
     )

@@ -84,6 +84,7 @@ def test_entries_are_found_by_their_index(
     everything = list(range(1, many + 1))
     assert indexes(list(log.after(index))) == everything[index:]
     assert indexes(list(log.newest())) == everything[::-1]
+    assert indexes(list(log.newest(about=f'"{index:04x}"'))) == [index + 1] * (index < many)
     assert indexes(list(log.chosen(sorted(wanted)))) == sorted(wanted.intersection(everything))
 
 
