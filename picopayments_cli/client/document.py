@@ -132,8 +132,8 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         publishing=None if publishing is None else (kinds.text(publishing[0]), _txid(publishing[1])),
         published=tuple(_txid(item) for item in kinds.items(document["published"])),
         final=kinds.switch(document["final"]),
-        requests=tuple(_requested(item) for item in kinds.items(document.get("requests", []))),
-        receipts_due=tuple(_token(item) for item in kinds.items(document.get("receipts_due", []))),
+        requests=tuple(_requested(item) for item in kinds.items(document["requests"])),
+        receipts_due=tuple(_token(item) for item in kinds.items(document["receipts_due"])),
         longname=None if document.get("asset_longname") is None else kinds.text(document["asset_longname"]),
     )
 
