@@ -38,7 +38,7 @@ from picopayments_cli.channel.values import (
     check_quantity,
     from_hex,
 )
-from picopayments_cli.channel.wire import PROTOCOL, Payment, read_terms, terms_json
+from picopayments_cli.channel.wire import MAX_TIME, PROTOCOL, Payment, read_terms, terms_json
 from picopayments_cli.client import kinds
 from picopayments_cli.client.connection import STAGES, Connection, Ending, Pending, Rows
 
@@ -325,10 +325,16 @@ def _requested(items: Any) -> Requested:
         _token(token),
         from_hex(salt, "salt", SALT_SIZE),
         check_quantity(quantity),
-        kinds.whole(expires),
+        _time(expires),
         None if payer is None else Handle(from_hex(payer, "payer", HANDLE_SIZE)),
         kinds.switch(given),
     )
+
+
+def _time(value: Any) -> int:
+    if kinds.whole(value) > MAX_TIME:
+        raise ValueError("it should be a time")
+    return int(value)
 
 
 def _token(value: Any) -> Token:
@@ -369,7 +375,7 @@ def _payment_json(payment: Payment) -> dict[str, Any]:
 
 def _payment(body: Mapping[str, Any]) -> Payment:
     payee = None if body["payee"] is None else Handle(from_hex(body["payee"], "payee", HANDLE_SIZE))
-    expires = None if body.get("expires") is None else kinds.whole(body["expires"])
+    expires = None if body.get("expires") is None else _time(body["expires"])
     return Payment(payee, check_quantity(body["amount"]), Token(bytes.fromhex(body["token"])), expires)
 
 

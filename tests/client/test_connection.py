@@ -36,7 +36,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, node: NodeProcess) -> Iterato
     it.pay(400, b"given back soon")
     it.receive(200)
     it.queue(100, b"sent")
-    life.queue(it.session, it.connection, Payment(Handle(b"p" * 32), Quantity(5), Token(b"to somebody"), 2**40))
+    life.queue(it.session, it.connection, Payment(Handle(b"p" * 32), Quantity(5), Token(b"to somebody"), 2**33))
     it.session.save(exchange.prepare(it.session, it.connection), "test")
     it.queue(7, b"waits")
     found = it.connection
