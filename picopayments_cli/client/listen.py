@@ -18,7 +18,7 @@ from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.stages import AGREED
 from picopayments_cli.channel.values import Handle, Pubkey
 from picopayments_cli.channel.waiting import MOST_SECONDS, Waits
-from picopayments_cli.client import hubs, life, waiting
+from picopayments_cli.client import hubs, life, receipts, waiting
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.payments import RECEIVED, Entry
@@ -75,6 +75,7 @@ class Listener:
     def _turn(self, end: float | None) -> bool:
         """Give what has arrived, wait until something waits, and fetch it; whether there is time for more."""
         with self._opened() as session:
+            self._trade(session)
             arrived, lines = self._arrived(session), self._lines(session)
         for entry in arrived:
             self._show(payment_shown(entry))
@@ -99,6 +100,13 @@ class Listener:
             turn.keep_rate()
         finally:
             turn.close()
+
+    def _trade(self, session: Session) -> None:
+        """Exchange receipts with the hubs, for nothing, as long as they answer: the files are locked meanwhile."""
+        if self._failed is None:
+            for item in session.connections().values():
+                if item.stage == AGREED:
+                    receipts.trade(hubs.ways_to(session, item)[0], item)
 
     def _arrived(self, session: Session) -> list[Entry]:
         """Take the payments that are new."""
