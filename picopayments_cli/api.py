@@ -17,13 +17,27 @@ from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import Handle, Token, from_hex
 from picopayments_cli.channel.wire import terms_json
-from picopayments_cli.client import hubs, legacy, life, lost, opening, paying, payments_shown, reports, send, syncing
+from picopayments_cli.client import (
+    hubs,
+    legacy,
+    life,
+    lost,
+    opening,
+    paying,
+    payments_shown,
+    reports,
+    requesting,
+    send,
+    syncing,
+    waiting,
+)
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of, whole_handle
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.consent import check_consent
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
 from picopayments_cli.client.looking import sides_of
+from picopayments_cli.client.requesting import EXPIRES
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.transactions_shown import raw_transaction, transaction_shown
 from picopayments_cli.config import (
@@ -280,7 +294,7 @@ def queuepayment(
     TokenInUse where the token is another payment's, NotConfirmed where the user is asked and does not say yes.
     ``yes``: do not ask.
     """
-    ordered = _ordered(session, source, destination, quantity, token)
+    ordered = paying.named(session, source, destination, quantity, token)
     if ordered.how_far is None:
         paying.queue(session, ordered, yes=yes)
     else:
@@ -292,20 +306,16 @@ def pay(
     session: Session,
     source: str,
     destination: str,
-    quantity: int | str,
+    quantity: int | str | None = None,
     token: str | None = None,
     yes: bool = False,
 ) -> dict[str, Any]:
     """Make a payment now, and tell what became of it, as ``payments`` does. Raises PaymentRefused, PaymentNotSent.
 
-    A token pays once, as with ``queuepayment``. ``yes``: do not ask.
+    ``destination``: a handle, or a payment request, which names quantity and token itself. A token pays once, as with
+    ``queuepayment``. ``yes``: do not ask.
     """
-    return paying.pay(session, _ordered(session, source, destination, quantity, token), yes=yes)
-
-
-def _ordered(session: Session, source: str, destination: str, quantity: int | str, token: str | None) -> paying.Order:
-    payee = whole_handle(destination, "destination handle")
-    return paying.order(session, whole_handle(source, "source handle"), payee, quantity, token)
+    return paying.pay(session, paying.named(session, source, destination, quantity, token), yes=yes)
 
 
 def cancelpayment(session: Session, token: str) -> bool:
@@ -336,6 +346,8 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
     shown = {item.handle.hex(): _status_of(item, CLOSED, None, verbose) for item in chosen}
     for group in hubs.seen(session, looked_at):
         shown |= {item.handle.hex(): _as_seen(group, item, verbose) for item in group.connections}
+        for name, waits in waiting.shown(group).items() if verbose else ():
+            shown[name]["waiting"] = waits
     session.keep_wallet()
     return {
         "chain": session.chain_source,
@@ -412,6 +424,32 @@ def payments(
         handle = handle_named(handle, {*session.store.all_handles(), *session.older()}).hex()
     found = payments_shown.listed(session, payments_shown.Wanted(handle, asset, state), since, limit)
     return payments_shown.as_csv(found) if csv else found
+
+
+def request(
+    session: Session, handle: str, quantity: int | str, memo: str = "", expires: int = EXPIRES, qr: bool = False
+) -> str:
+    """Make a payment request for a connection, good for so many seconds; with ``qr`` draw it on stderr, too."""
+    connection = session.connection(whole_handle(handle))
+    amount = quantity_of(session, quantity, connection.asset)
+    text = requesting.make(session, connection, amount, memo, expires)
+    if qr:
+        requesting.draw(text)
+    return text
+
+
+def decode(session: Session, request: str) -> dict[str, Any]:
+    """Explain a payment request. Raises InvalidRequest."""
+    return requesting.explained(request)
+
+
+def listen(
+    session: Session, show: Callable[[dict[str, Any]], None], after: int | None = None, seconds: float | None = None
+) -> None:
+    """Give ``show`` each payment as it arrives, for some seconds or for ever; raises as ``client/listen.py`` says."""
+    from picopayments_cli.client.listen import Listener
+
+    Listener(session, show, after).listen(seconds)
 
 
 def history(session: Session, handle: str | None = None) -> list[dict[str, Any]]:

@@ -20,9 +20,10 @@ NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
 CONFIG = ("network", "basedir", "hub_url", "timeout")
 MAX_NUMBER = 2**63 - 1
 MAX_SECONDS = 3600
+MAX_DURATION = 31_536_000  # seconds: a year
 ASK_SECONDS = 30  # that a question waits for its answer: less than others wait for the lock
 HELP_WIDTH = 80
-NOT_SERVED = ("serve", "demo")
+NOT_SERVED = ("serve", "demo", "listen")
 GOES_ON = "Run the command again: it goes on where it stopped."
 NEXT = {  # after an interrupt of a command that does another thing when it is run again
     "blocksend": "The payment may have left, and run again the command pays again. See first what has left: "
@@ -96,6 +97,14 @@ def seconds(text: str) -> float:
     if not plain or not 0 < float(text) <= MAX_SECONDS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, and at most {MAX_SECONDS}")
     return float(text)
+
+
+def duration(text: str) -> int:
+    """Seconds in plain decimal digits, at most MAX_DURATION. Raises argparse.ArgumentTypeError."""
+    plain = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_DURATION))
+    if not plain or not 0 < int(text) <= MAX_DURATION:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds from 1 to {MAX_DURATION}")
+    return int(text)
 
 
 class Command:
@@ -186,8 +195,8 @@ COMMANDS = {
         "Run again with the same token it pays once. The sync charges its fee.",
         "--testnet pay SOURCE DESTINATION 1337 --token c0ffee",
         argument("source", "handle of the connection that pays", metavar="SOURCE"),
-        argument("destination", "handle of the connection that is paid", metavar="DESTINATION"),
-        argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
+        argument("destination", "handle of the connection that is paid, or a payment request", metavar="DESTINATION"),
+        argument("quantity", f"how much, {UNITS}; a request names it", metavar="QUANTITY", type=quantity, nargs="?"),
         argument("--token", "what the payee knows the payment by (default: one is drawn)"),
         YES,
     ),
@@ -220,6 +229,38 @@ COMMANDS = {
         "Each open connection is charged the hub's sync_fee.",
         "--testnet sync",
         HANDLE,
+    ),
+    "request": Command(
+        "Make a payment request, which `decode` explains and `pay` pays.\n\n"
+        "Prints it as a JSON string. Its token is the SHA-256 of the receipt that the\n"
+        "payer gets.",
+        "--testnet request HANDLE 1337 --memo coffee --expires 600",
+        argument("handle", "the connection that is to be paid", metavar="HANDLE"),
+        argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
+        argument("--memo", "what it is for, 200 bytes at most", metavar="TEXT", default=""),
+        argument(
+            "--expires", "for how long it is good (default: a day)", metavar="SECONDS", type=duration, default=86_400
+        ),
+        argument("--qr", "draw it on stderr as a QR code, too", action="store_true"),
+    ),
+    "decode": Command(
+        "Explain a payment request. Needs neither a hub nor files.",
+        "decode REQUEST",
+        argument("request", "the payment request", metavar="REQUEST"),
+    ),
+    "listen": Command(
+        "Wait for payments, and print each as it arrives: one JSON object a line.\n\n"
+        "It syncs when the hub says that something waits, which costs nothing to ask,\n"
+        "and is more than the sync_fee. Exit code 6: none arrived before the time-out.",
+        "--testnet listen --after 17 --timeout 600",
+        argument("--after", "those behind this index first (default: only from now on)", metavar="INDEX", type=number),
+        argument(
+            "--timeout",
+            "listen for so long (default: until Ctrl-C)",
+            metavar="SECONDS",
+            type=duration,
+            dest="seconds",
+        ),
     ),
     "close": Command(
         "Close a connection and settle it on the blockchain.\n\n"
@@ -317,6 +358,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments["command"] == "serve":
             return _serve(debug, **arguments)
+        if arguments["command"] == "listen":
+            _run(debug, tell=lambda _: None, show=_show_line, **arguments)
+            return 0
         _run(debug, ask=_asker(), tell=write_out if arguments.get("csv") else _write_json, **arguments)
     except KeyboardInterrupt:
         return _fail(130, "Interrupted", f"Interrupted. {NEXT.get(arguments['command'], GOES_ON)}")
@@ -412,6 +456,12 @@ def write_out(document: str, told: str = "The command was carried out, but its r
     except OSError as error:
         _drop(sys.stdout)
         raise OutputLost(f"{told}: {error}.") from error
+
+
+def _show_line(payment: dict[str, Any]) -> None:
+    """Write a payment on a line of its own. Raises OutputLost."""
+    told = f"The payment of index {payment['index']} was received, but could not be written"
+    write_out(json.dumps(payment, sort_keys=True), told)
 
 
 def _write_json(result: Any) -> None:

@@ -34,6 +34,7 @@ from picopayments_cli.channel.messages import (
     SyncRequest,
 )
 from picopayments_cli.channel.opening import Party, Stake, contract_of
+from picopayments_cli.channel.receipts import Given, ReceiptsReply, ReceiptsRequest
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.standing import Found, doubts, learned, proofs, standing
 from picopayments_cli.channel.state import Changes, Held, Receiving, Sending, Signed
@@ -151,6 +152,10 @@ class Hub:
         self.refuses: PicopaymentsError | None = None
         self.forgives = False  # takes what it refuses once it carries no payments
         self.to_pay: list[int] = []
+        self.tokens: dict[int, Token] = {}  # of payments to the client, by their amount
+        self.time = 0  # when it says that it took them
+        self.receipts: list[bytes] = []  # that it has of payments of the client's
+        self.given: list[Given] = []  # by the client
         self.refusing: set[Token] = set()
         self.known: dict[Handle, str] | None = None  # connections and their assets; None: it tells nobody
         self.closes_alone = False
@@ -181,6 +186,7 @@ class Hub:
                 "mph_deposit": self._deposit,
                 "mph_sync": self._sync,
                 "mph_close": self._close,
+                "mph_receipts": self._receipts,
             }
             self._answers[asked] = answers[method](json.loads(json.dumps(params)), asked).as_json()
         if self.lost:
@@ -242,12 +248,19 @@ class Hub:
         after, half, changes = duplex.transfer(self.now, total, self.secrets)
         self._keep(after, changes)
         self.due += sum(self.to_pay[:count]) - total
-        receipts = tuple(Receipt(self.handle, Quantity(n), Token(b"paid %d" % n)) for n in self.to_pay[:count])
+        receipts = tuple(
+            Receipt(self.handle, Quantity(n), self.tokens.get(n, Token(b"paid %d" % n)), self.time)
+            for n in self.to_pay[:count]
+        )
         del self.to_pay[:count]
         self.now = duplex.add_request(self.now, request.next_hash, seen=False)
         self.now, own_hash = duplex.hand_out(self.now, self.secrets)
         refused = tuple(RefusedPayment(item.token, "UnknownHandle") for item in back)
         return SyncReply(asked, half, receipts, refused, own_hash)
+
+    def _receipts(self, body: Any, asked: bytes) -> ReceiptsReply:
+        self.given += ReceiptsRequest.parse(body).given
+        return ReceiptsReply(asked, tuple(self.receipts))
 
     def _close(self, body: Any, asked: bytes) -> CloseReply:
         request = CloseRequest.parse(body)

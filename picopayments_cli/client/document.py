@@ -18,6 +18,7 @@ from picopayments_cli.channel.fees import FeeFrac
 from picopayments_cli.channel.halves import Closing, Commit, Remainder
 from picopayments_cli.channel.keys import XOnly
 from picopayments_cli.channel.messages import CloseRequest, SyncRequest
+from picopayments_cli.channel.payment_request import SALT_SIZE, TOKEN_SIZE, Requested
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.state import Handed, Held, Receiving, Sending, Signed
 from picopayments_cli.channel.transactions import Contract
@@ -37,7 +38,7 @@ from picopayments_cli.channel.values import (
     check_quantity,
     from_hex,
 )
-from picopayments_cli.channel.wire import PROTOCOL, Payment, read_terms, terms_json
+from picopayments_cli.channel.wire import MAX_TIME, PROTOCOL, Payment, read_terms, terms_json
 from picopayments_cli.client import kinds
 from picopayments_cli.client.connection import STAGES, Connection, Ending, Pending, Rows
 
@@ -75,6 +76,8 @@ def to_document(connection: Connection) -> dict[str, Any]:
         "publishing": connection.publishing,
         "published": list(connection.published),
         "final": connection.final,
+        "requests": [_requested_json(item) for item in connection.requests],
+        "receipts_due": [token.hex() for token in connection.receipts_due],
     }
 
 
@@ -129,6 +132,8 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         publishing=None if publishing is None else (kinds.text(publishing[0]), _txid(publishing[1])),
         published=tuple(_txid(item) for item in kinds.items(document["published"])),
         final=kinds.switch(document["final"]),
+        requests=tuple(_requested(item) for item in kinds.items(document["requests"])),
+        receipts_due=tuple(_token(item) for item in kinds.items(document["receipts_due"])),
         longname=None if document.get("asset_longname") is None else kinds.text(document["asset_longname"]),
     )
 
@@ -310,6 +315,32 @@ def _pending(body: Mapping[str, Any]) -> Pending:
     return Pending(bodies, _payments(body["payments"]))
 
 
+def _requested_json(item: Requested) -> Row:
+    return [item.token.hex(), item.salt.hex(), item.quantity, item.expires, _hex(item.payer), item.given]
+
+
+def _requested(items: Any) -> Requested:
+    token, salt, quantity, expires, payer, given = kinds.items(items)
+    return Requested(
+        _token(token),
+        from_hex(salt, "salt", SALT_SIZE),
+        check_quantity(quantity),
+        _time(expires),
+        None if payer is None else Handle(from_hex(payer, "payer", HANDLE_SIZE)),
+        kinds.switch(given),
+    )
+
+
+def _time(value: Any) -> int:
+    if kinds.whole(value) > MAX_TIME:
+        raise ValueError("it should be a time")
+    return int(value)
+
+
+def _token(value: Any) -> Token:
+    return Token(from_hex(value, "token", TOKEN_SIZE))
+
+
 # A document may hold anything. What is of another kind is refused here, not where it is used. ---------------------
 
 
@@ -338,12 +369,14 @@ def _secret(text: str | None) -> Secret | None:
 
 
 def _payment_json(payment: Payment) -> dict[str, Any]:
-    return {"payee": _hex(payment.payee), "amount": payment.amount, "token": payment.token.hex()}
+    told = {"payee": _hex(payment.payee), "amount": payment.amount, "token": payment.token.hex()}
+    return told if payment.expires is None else {**told, "expires": payment.expires}
 
 
 def _payment(body: Mapping[str, Any]) -> Payment:
     payee = None if body["payee"] is None else Handle(from_hex(body["payee"], "payee", HANDLE_SIZE))
-    return Payment(payee, check_quantity(body["amount"]), Token(bytes.fromhex(body["token"])))
+    expires = None if body.get("expires") is None else _time(body["expires"])
+    return Payment(payee, check_quantity(body["amount"]), Token(bytes.fromhex(body["token"])), expires)
 
 
 def _payments(value: Any) -> tuple[Payment, ...]:

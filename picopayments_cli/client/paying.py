@@ -12,14 +12,14 @@ from typing import Any
 from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import Handle, Token, check_token
 from picopayments_cli.channel.wire import Payment
-from picopayments_cli.client import hubs, life, reports, tokens
-from picopayments_cli.client.arguments import quantity_of
+from picopayments_cli.client import hubs, life, reports, requesting, tokens
+from picopayments_cli.client.arguments import quantity_of, whole_handle
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.consent import check_consent
 from picopayments_cli.client.history import told
 from picopayments_cli.client.payments import REFUSED, SENT, Entry
-from picopayments_cli.client.payments_shown import shown
+from picopayments_cli.client.payments_shown import with_receipts
 from picopayments_cli.client.session import Session
 from picopayments_cli.errors import (
     AssetMismatch,
@@ -30,6 +30,7 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     UnknownHandle,
     Unreachable,
+    UsageError,
 )
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ _ADVICE = {  # by the cause that the hub names
     "AssetMismatch": "The payee's connection is in another asset.",
     "PaymentExceedsReceivable": "The payee can't take so much now: pay less, or once the payee has synced or paid.",
     "AmountExceedsSpendable": "Pay less, or receive a payment first.",
+    "RequestExpired": "It came too late: ask the payee for another request.",
 }
 
 
@@ -69,6 +71,34 @@ def order(session: Session, payer: Handle, payee: Handle, quantity: int | str, t
     connection = known.get(payer) or session.connection(payer)
     payment = Payment(payee, quantity_of(session, quantity, connection.asset), named)
     return Order(payer, payment, tokens.earlier(session, payer, payment, known), live)
+
+
+def named(session: Session, source: str, destination: str, quantity: int | str | None, token: str | None) -> Order:
+    """Read what a user orders in words: a handle, a quantity and a token, or a payment request, which names them.
+
+    Raises UsageError, and what ``order`` and ``order_requested`` raise.
+    """
+    requested = requesting.is_request(destination)
+    if requested == (quantity is not None) or (requested and token is not None):
+        raise UsageError("A payment request names quantity and token itself, and a handle needs a QUANTITY.")
+    payer = whole_handle(source, "source handle")
+    if quantity is None:
+        return order_requested(session, payer, destination)
+    return order(session, payer, whole_handle(destination, "destination handle"), quantity, token)
+
+
+def order_requested(session: Session, payer: Handle, text: str) -> Order:
+    """Read what a payment request orders.
+
+    Raises UnknownHandle, InvalidRequest, WrongNetwork, WrongHub, AssetMismatch, TokenInUse, RequestExpired.
+    """
+    live = session.connections()
+    known = {**session.archived(), **live}
+    payment = requesting.payment_of(session, known.get(payer) or session.connection(payer), text)
+    how_far = tokens.earlier(session, payer, payment, known)
+    if how_far is None:
+        requesting.check_time(payment)
+    return Order(payer, payment, how_far, live)
 
 
 def queue(session: Session, ordered: Order, *, yes: bool, at_once: bool = False) -> None:
@@ -193,7 +223,7 @@ def _told(session: Session, entry: Entry) -> dict[str, Any]:
     others = set(store.reported().waiting(store.payments.last)) - {entry["index"]}
     if others:
         log.info("%d more payments were sent, received or refused: the next `sync` reports them.", len(others))
-    return shown(entry)
+    return with_receipts(session, [entry])[0]
 
 
 def _sent_long_ago(ordered: Order) -> Entry:

@@ -14,14 +14,14 @@ from picopayments_cli.channel.messages import SyncRequest
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import told
-from picopayments_cli.client.payments import STATES, Entry
+from picopayments_cli.client.payments import SENT, STATES, Entry
 from picopayments_cli.client.session import Session
 
 QUEUED, UNANSWERED = "queued", "unanswered"
 ALL_STATES = (*STATES, QUEUED, UNANSWERED)
 COLUMNS = (
     *("index", "time", "state", "handle", "asset", "asset_longname", "amount", "fee"),
-    *("payer_handle", "payee_handle", "token", "cause"),
+    *("payer_handle", "payee_handle", "token", "cause", "request", "expires", "receipt"),
 )
 
 
@@ -47,12 +47,26 @@ def listed(session: Session, wanted: Wanted, since: int | None, limit: int | Non
     """
     log = session.store.payments
     if since is not None:
-        return [shown(entry) for entry in islice(filter(wanted.takes, log.after(since)), limit)]
+        return with_receipts(session, list(islice(filter(wanted.takes, log.after(since)), limit)))
     waiting = [] if wanted.state in STATES else [entry for entry in _on_their_way(session) if wanted.takes(entry)]
     newest: Iterable[Entry] = () if wanted.state in (QUEUED, UNANSWERED) else filter(wanted.takes, log.newest())
     rest = None if limit is None else max(limit - len(waiting), 0)
     found = [*reversed(list(islice(newest, rest))), *waiting]
-    return [shown(entry) for entry in (found if limit is None else found[-limit:])]
+    return with_receipts(session, found if limit is None else found[-limit:])
+
+
+def with_receipts(session: Session, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """Show payments, those that paid a request with its receipt, once that is here."""
+    receipts: dict[tuple[str, str], str] = {}
+    if any(entry["state"] == SENT and "expires" in entry for entry in entries):
+        for event in session.store.history(about='"action":"receipt"'):
+            if event["action"] == "receipt":
+                receipts[event["handle"], event["token"]] = event["receipt"]
+    found = []
+    for entry in entries:
+        receipt = receipts.get((entry["handle"], entry["token"])) if entry["state"] == SENT else None
+        found.append(shown(entry) if receipt is None else {**shown(entry), "receipt": receipt})
+    return found
 
 
 def shown(entry: Entry) -> dict[str, Any]:

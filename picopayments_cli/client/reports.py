@@ -9,7 +9,7 @@ from picopayments_cli.client.payments import RECEIVED, REFUSED, SENT, Entry
 from picopayments_cli.client.session import Session
 
 _LISTS = {RECEIVED: "received_payments", SENT: "sent_payments", REFUSED: "refused_payments"}
-_MEMBERS = ("payer_handle", "payee_handle", "amount", "token", "cause", "index")
+_MEMBERS = ("payer_handle", "payee_handle", "amount", "token", "cause", "request", "receipt", "index")
 
 
 def unreported(session: Session, handles: Collection[str] | None = None) -> list[Entry]:
