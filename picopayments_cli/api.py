@@ -19,7 +19,7 @@ from picopayments_cli.channel.stages import CLOSED, PROPOSED
 from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import Handle, Token, check_token, from_hex
 from picopayments_cli.channel.wire import Payment, Receipt, terms_json
-from picopayments_cli.client import hubs, legacy, life, lost, opening, send, tokens
+from picopayments_cli.client import hubs, legacy, life, lost, opening, send, tokens, waiting
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of, whole_handle
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
@@ -319,6 +319,8 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
     shown = {item.handle.hex(): _status_of(item, CLOSED, None, verbose) for item in chosen}
     for group in hubs.seen(session, looked_at):
         shown |= {item.handle.hex(): _as_seen(group, item, verbose) for item in group.connections}
+        for name, waits in waiting.shown(group).items() if verbose else ():
+            shown[name]["waiting"] = waits
     session.keep_wallet()
     return {
         "chain": session.chain_source,
@@ -400,6 +402,15 @@ def _brought(outcome: Outcome) -> dict[str, Any]:
         "received_payments": [_receipt(receipt) for receipt in outcome.receipts],
     }
     return brought if outcome.cause is None else {**brought, "error": outcome.cause.as_json()}
+
+
+def listen(
+    session: Session, show: Callable[[dict[str, Any]], None], after: int | None = None, seconds: float | None = None
+) -> None:
+    """Give ``show`` each payment as it arrives, for some seconds or for ever; raises as ``client/listen.py`` says."""
+    from picopayments_cli.client.listen import Listener
+
+    Listener(session, show, after).listen(seconds)
 
 
 def close(session: Session, handle: str) -> str | None:

@@ -19,9 +19,10 @@ PROG = "picopayments-cli"
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
 MAX_NUMBER = 2**63 - 1
 MAX_SECONDS = 3600
+MAX_DURATION = 31_536_000  # seconds: a year
 ASK_SECONDS = 30  # that a question waits for its answer: less than others wait for the lock
 HELP_WIDTH = 80
-NOT_SERVED = ("serve", "demo")
+NOT_SERVED = ("serve", "demo", "listen")
 GOES_ON = "Run the command again: it goes on where it stopped."
 NEXT = {  # after an interrupt of a command that does another thing when it is run again
     "blocksend": "The payment may have left, and run again the command pays again. See first what has left: "
@@ -88,6 +89,19 @@ def seconds(text: str) -> float:
     if not plain or not 0 < float(text) <= MAX_SECONDS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, and at most {MAX_SECONDS}")
     return float(text)
+
+
+def index(text: str) -> int:
+    """The index of a payment, or 0. Raises argparse.ArgumentTypeError."""
+    return 0 if text == "0" else positive(text)
+
+
+def duration(text: str) -> float:
+    """Seconds in plain decimal digits, at most MAX_DURATION. Raises argparse.ArgumentTypeError."""
+    plain = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_DURATION))
+    if not plain or not 0 < int(text) <= MAX_DURATION:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds from 1 to {MAX_DURATION}")
+    return int(text)
 
 
 class Command:
@@ -190,6 +204,20 @@ COMMANDS = {
         "--testnet sync",
         HANDLE,
     ),
+    "listen": Command(
+        "Wait for payments, and print each as it arrives: one JSON object a line.\n\n"
+        "It syncs when the hub says that something waits, which costs nothing to ask,\n"
+        "and is more than the sync_fee. Exit code 6: none arrived before the time-out.",
+        "--testnet listen --after 17 --timeout 600",
+        argument("--after", "those behind this index first (default: only from now on)", metavar="INDEX", type=index),
+        argument(
+            "--timeout",
+            "listen for so long (default: until Ctrl-C)",
+            metavar="SECONDS",
+            type=duration,
+            dest="seconds",
+        ),
+    ),
     "close": Command(
         "Close a connection and settle it on the blockchain.",
         "--testnet close HANDLE",
@@ -285,6 +313,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if arguments["command"] == "serve":
             return _serve(debug, **arguments)
+        if arguments["command"] == "listen":
+            _run(debug, show=_show_line, **arguments)
+            return 0
         write_out(json.dumps(_run(debug, ask=_asker(), **arguments), indent=2, sort_keys=True))
     except KeyboardInterrupt:
         return _fail(130, "Interrupted", f"Interrupted. {NEXT.get(arguments['command'], GOES_ON)}")
@@ -376,6 +407,12 @@ def write_out(document: str, told: str = "The command was carried out, but its r
     except OSError as error:
         _drop(sys.stdout)
         raise OutputLost(f"{told}: {error}.") from error
+
+
+def _show_line(payment: dict[str, Any]) -> None:
+    """Write a payment on a line of its own. Raises OutputLost."""
+    told = f"The payment of index {payment['index']} was received, but could not be written"
+    write_out(json.dumps(payment, sort_keys=True), told)
 
 
 def announce(where: dict[str, Any]) -> None:

@@ -87,6 +87,22 @@ class InvalidTime(PicopaymentsError):
     """A number of blocks outside the limits of the network, the protocol or the hub's terms."""
 
 
+class InvalidRequest(PicopaymentsError):
+    """Not a payment request, or one that was changed on its way."""
+
+
+class RequestExpired(PicopaymentsError):
+    """A payment of a payment request after the request's time."""
+
+
+class TooManyRequests(PicopaymentsError):
+    """As many payment requests of a connection as can be kept are neither paid nor expired."""
+
+
+class WrongHub(PicopaymentsError):
+    """A payment request of another hub than that of the connection that is to pay."""
+
+
 class InvalidSetting(PicopaymentsError):
     """A setting that this program does not know, or a value that it can't use."""
 

@@ -5,12 +5,34 @@ from __future__ import annotations
 import os
 import shlex
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from picopayments_cli.errors import StoreUnusable
+from picopayments_cli.errors import StoreDamaged, StoreUnusable
 
 _CHUNK = 4096
+
+
+@contextmanager
+def usable(path: Path) -> Iterator[None]:
+    """Raise StoreUnusable in place of the system's own errors."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnusable(
+            f"{error.filename or path} can't be used: {error.strerror or error}. Mend that (permissions, free space, "
+            "the right --basedir) and run the command again.",
+            path=str(path),
+        ) from error
+
+
+def damaged(path: Path, why: str) -> StoreDamaged:
+    """Make the refusal of a file that is not what it should be."""
+    return StoreDamaged(
+        f"{path} can't be used: {why}. Restore it from your backup; nothing was changed.", path=str(path)
+    )
 
 
 def check_private(path: Path) -> None:

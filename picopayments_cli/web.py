@@ -12,6 +12,7 @@ import ssl
 import threading
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,8 @@ MAX_CONNECTIONS = 500  # stays below the usual limit of 1,024 open files
 MAX_CONNECTIONS_EACH = 100  # of one address
 HEAD_SECONDS = 30.0  # for a request's line and headers
 MAX_HEAD_BYTES = 65_536
+# What the address is counted by whose request is being answered; None for this machine's own.
+caller: ContextVar[str | None] = ContextVar("caller", default=None)
 _INVALID_REQUEST = {"code": JSONRPCInvalidRequest.CODE, "message": JSONRPCInvalidRequest.MESSAGE}
 _PARSE_ERROR = {"code": JSONRPCParseError.CODE, "message": JSONRPCParseError.MESSAGE}
 _NOT_FOUND = {"code": JSONRPCMethodNotFound.CODE, "message": JSONRPCMethodNotFound.MESSAGE}
@@ -105,6 +108,7 @@ class JsonRpcEndpoint:
     ``methods`` maps names to callables, called with the members of ``params`` as keyword arguments (or a list's as
     positional ones); a callable whose attribute ``takes_params`` is true gets the whole params object as its one
     argument. Methods run one at a time in the event loop; those named in ``slow`` in a thread; coroutines are awaited.
+    Those named in ``alone`` may take long, and are refused in a batch, where one would follow the other.
     A PicopaymentsError is answered with its name, message and data; any other exception goes to ``on_error`` and is
     answered as InternalError. Bodies over ``max_bytes`` are refused with 413, those not complete in 30 s with 408, and
     what goes beyond the ``limits`` of an address with 429; behind a proxy on this machine the address is the one that
@@ -117,12 +121,14 @@ class JsonRpcEndpoint:
         *,
         max_bytes: int = 1_000_000,
         slow: Container[str] = (),
+        alone: Container[str] = (),
         on_error: Callable[[str, Exception], None] = log_unexpected,
         limits: Limits | None = None,
     ) -> None:
         self._methods = methods
         self._max_bytes = max_bytes
         self._slow = slow
+        self._alone = alone
         self._on_error = on_error
         self._limiter = Limiter(limits) if limits is not None else None
 
@@ -130,12 +136,14 @@ class JsonRpcEndpoint:
         """Read a request in bounded size and time, and answer it."""
         status, close = 200, False
         headers = {}
+        client = scope.get("client")
+        address = client[0] if client else None
+        caller.set(party(address))
         try:
             if self._limiter is None:
                 text = await self.answer(await self._body(scope, receive))
             else:
-                client = scope.get("client")
-                with self._limiter.request(client[0] if client else None) as spend:
+                with self._limiter.request(address) as spend:
                     body = await self._body(scope, receive)
                     spend(1, len(body))
                     text = await self.answer(body, lambda calls: spend(calls - 1, 0))
@@ -173,12 +181,12 @@ class JsonRpcEndpoint:
             spend(len(request))
         replies = []
         for item in request:
-            replies.append(await self._answer_one(item))
+            replies.append(await self._answer_one(item, in_batch=True))
             await asyncio.sleep(0)  # let others in between
         texts = [reply for reply in replies if reply is not None]
         return f"[{','.join(texts)}]" if texts else ""
 
-    async def _answer_one(self, request: Any) -> str | None:
+    async def _answer_one(self, request: Any, *, in_batch: bool = False) -> str | None:
         if not isinstance(request, dict):
             return _error_reply(_INVALID_REQUEST, None)
         name, params, number = request.get("method"), request.get("params"), request.get("id")
@@ -186,6 +194,8 @@ class JsonRpcEndpoint:
             return _error_reply(_INVALID_REQUEST, None)
         if not isinstance(name, str) or not isinstance(params, (dict, list, type(None))):
             return _error_reply(_INVALID_REQUEST, number)
+        if in_batch and name in self._alone:
+            return _error_reply(_INVALID_REQUEST | {"data": f"{name} is called by itself, not in a batch."}, number)
         reply = await self._call(name, {} if params is None or params == [] else params, number)
         return None if "id" not in request and request.get("jsonrpc") == "2.0" else reply
 
@@ -293,6 +303,7 @@ class WebServer:
             raise InvalidSetting(f"The TLS certificate {ssl_cert} or its key can't be used: {error}.") from error
         self._socket = _bind(host, port)
         self._server = _Server(config)
+        self.when_stopping: Callable[[], None] = lambda: None  # called before requests under way are waited for
         shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         shown = f"[{shown}]" if ":" in shown else shown
         self.url = f"{'https' if ssl_cert else 'http'}://{shown}:{self._socket.getsockname()[1]}"
@@ -312,6 +323,7 @@ class WebServer:
                 self.stop()
 
         self._server.when_started = started
+        self._server.when_stopping = self.when_stopping
         try:
             with _stopped_by_signals(self._server):
                 self._server.run(sockets=[self._socket])
@@ -378,10 +390,15 @@ class _Protocol(HttpToolsProtocol):
 
 class _Server(uvicorn.Server):
     when_started: Callable[[], None]
+    when_stopping: Callable[[], None]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.when_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.when_stopping()
+        await super().shutdown(sockets)
 
 
 def run(

@@ -230,7 +230,7 @@ class Hub:
         after, half, changes = duplex.transfer(self.now, total, self.secrets)
         self._keep(after, changes)
         self.due += sum(self.to_pay[:count]) - total
-        receipts = tuple(Receipt(self.handle, Quantity(n), Token(b"paid %d" % n)) for n in self.to_pay[:count])
+        receipts = tuple(Receipt(self.handle, Quantity(n), Token(b"paid %d" % n), 0) for n in self.to_pay[:count])
         del self.to_pay[:count]
         self.now = duplex.add_request(self.now, request.next_hash, seen=False)
         self.now, own_hash = duplex.hand_out(self.now, self.secrets)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import inspect
 import itertools
 import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,10 @@ FEE = 1  # of the asset, for a sync
 STRANGER = Handle(b"\xcd" * 32)  # no handle that a hub drew
 
 
+async def _awaited(answer: Awaitable[Any]) -> Any:
+    return await answer
+
+
 def refused(answer: Refused) -> PicopaymentsError:
     """The error that a signed refusal names, with its message and data."""
     named: type[PicopaymentsError] = getattr(errors, answer.details["type"])
@@ -96,7 +102,7 @@ class Desk:
         self.rounds.prepare()
         nodes = Nodes(self.hub.chain, self.hub.bitcoin, self.hub.controls)
         proxied = Proxy(REGTEST, nodes, lambda: self.hub.rate, self.rounds.once).methods()
-        self._table: dict[str, Callable[..., Any]] = {**proxied, **Methods(self.hub).table()}
+        self.table: dict[str, Callable[..., Any]] = {**proxied, **Methods(self.hub).table()}
 
     def stop(self) -> None:
         """End the rounds, and close the database."""
@@ -124,8 +130,10 @@ class Desk:
 
     def call(self, method: str, body: Mapping[str, Any]) -> str:
         """The text of a result. Raises what the method raises."""
-        called = self._table[method]
+        called = self.table[method]
         result = called(body) if hasattr(called, "takes_params") else called(**body)
+        if inspect.isawaitable(result):
+            result = asyncio.run(_awaited(result))
         if isinstance(result, Refused):
             raise refused(result)
         return str(result.text) if hasattr(result, "text") else json.dumps(result)
@@ -193,6 +201,7 @@ def serving(desk: Desk) -> Iterator[str]:
     """The hub over HTTP, with its rounds in a thread of their own; its URL."""
     app = create_app(desk.rounds, Methods(desk.hub).table(), Methods.SLOW)
     server, urls = WebServer(app, host="127.0.0.1", port=0), []
+    server.when_stopping = desk.hub.book.arrivals.close
     ready = threading.Event()
 
     def announce(url: str) -> None:

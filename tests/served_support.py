@@ -45,6 +45,7 @@ class HubThread:
             stack.callback(rounds.stop)
             rounds.prepare()
             self._server = WebServer(create_app(rounds, Methods(self.hub).table(), Methods.SLOW), port=port)
+            self._server.when_stopping = self.hub.book.arrivals.close
             ready: queue.Queue[str] = queue.Queue()
             self._thread = threading.Thread(target=self._server.run, args=(ready.put,))
             self._thread.start()

@@ -115,6 +115,23 @@ def test_a_batch_is_answered_in_its_order() -> None:
     assert answer([{}] * (web.MAX_BATCH + 1))["error"]["code"] == -32600
 
 
+def test_what_takes_long_is_refused_in_a_batch() -> None:
+    endpoint = JsonRpcEndpoint({"later": later, "echo": echo}, alone={"later"})
+    calls = [{"method": "later", "id": 1}, {"method": "echo", "id": 2}]
+    refused, echoed = json.loads(asyncio.run(endpoint.answer(json.dumps(calls).encode())))
+    assert (refused["id"], refused["error"]["code"]) == (1, -32600)
+    assert echoed["result"] == {}
+    assert json.loads(asyncio.run(endpoint.answer(b'{"method":"later","id":1}')))["result"] == "later"
+
+
+def test_a_method_may_know_what_its_caller_is_counted_by() -> None:
+    with json_rpc({"who": web.caller.get}) as url:
+        body = b'{"method":"who","id":1}'
+        assert requests.post(url, data=body, timeout=20).json()["result"] is None
+        told = requests.post(url, data=body, headers={"X-Forwarded-For": "192.0.2.7"}, timeout=20)
+        assert told.json()["result"] == "192.0.2.7"
+
+
 def test_a_stored_reply_is_repeated_byte_for_byte() -> None:
     assert '"result":{"b":  1.0, "a": null},' in asyncio.run(ENDPOINT.answer(b'{"method":"stored","id":1}'))
 

@@ -47,8 +47,8 @@ OUTPUT_SIZE = 34  # of a scriptPubKey of taproot
 # How a connection stands at the hub, as the ``stage`` of a refusal says it.
 STAGES = (REQUESTED, AGREED, OPENING, OPEN, CLOSING, CLOSED)
 
-_SEND = {"payee_handle", "amount", "token"}
-_RECEIPT = {"payer_handle", "amount", "token"}
+_SEND = {"payee_handle", "amount", "token", "expires"}
+_RECEIPT = {"payer_handle", "amount", "token", "time"}
 _REFUSED = {"token", "name"}
 _RECOVERED = {"handle", "asset", "salt", "client", "hub", "expiry_height", "c2h", "h2c", "c2h_anchor", "h2c_anchor"}
 
@@ -330,7 +330,12 @@ class SyncRequest:
     def as_json(self) -> dict[str, Any]:
         """The body, unsigned."""
         sends = [
-            {"payee_handle": optional_hex(item.payee), "amount": item.amount, "token": item.token.hex()}
+            {
+                "payee_handle": optional_hex(item.payee),
+                "amount": item.amount,
+                "token": item.token.hex(),
+                "expires": item.expires,
+            }
             for item in self.payments
         ]
         return request_json(
@@ -350,7 +355,12 @@ class SyncRequest:
         reader = Reader(body, BadRequest)
         reader.protocol()
         payments = (
-            Payment(item.optional("payee_handle", item.handle), item.quantity("amount"), item.token())
+            Payment(
+                item.optional("payee_handle", item.handle),
+                item.quantity("amount"),
+                item.token(),
+                item.optional("expires", item.time),
+            )
             for item in reader.items("sends", _SEND, MOST_PAYMENTS)
         )
         return SyncRequest(
@@ -376,7 +386,7 @@ class SyncReply:
     def as_json(self) -> dict[str, Any]:
         """The body, unsigned."""
         receive = [
-            {"payer_handle": item.payer.hex(), "amount": item.amount, "token": item.token.hex()}
+            {"payer_handle": item.payer.hex(), "amount": item.amount, "token": item.token.hex(), "time": item.time}
             for item in self.receipts
         ]
         told = {
@@ -392,7 +402,7 @@ class SyncReply:
         """Raises BadReply."""
         reader = Reader(body, BadReply)
         receipts = (
-            Receipt(item.handle("payer_handle"), item.quantity("amount"), item.token())
+            Receipt(item.handle("payer_handle"), item.quantity("amount"), item.token(), item.time("time"))
             for item in reader.items("receive", _RECEIPT, MOST_PAYMENTS)
         )
         refused = (

@@ -40,6 +40,7 @@ MAX_CAUSE_SIZE = 64
 MAX_ASSET_SIZE = 250
 DIGEST_SIZE = 32
 MAX_HEIGHT = LOCK_IS_TIME - 1
+MAX_TIME = 253_402_300_799  # Unix time: the end of the year 9999
 _LONG_SIZE = SCHNORR_SIZE + 1  # a signature with its hash type
 _COMMIT = {"quantity", "revoke_hash", "signature", "payout_signature"}
 _REMAINDER = {"quantity", "revoke_hash", "signature"}
@@ -84,20 +85,25 @@ class Figures:
 
 @dataclass(frozen=True)
 class Payment:
-    """A payment on its way; payee None: the hub itself."""
+    """A payment on its way; payee None: the hub itself.
+
+    ``expires``: of one that pays a request, until when the hub may take it, by its clock (Unix time).
+    """
 
     payee: Handle | None
     amount: Quantity
     token: Token
+    expires: int | None = None
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """A payment received."""
+    """A payment received. ``time``: when the hub took it, by its clock (Unix time)."""
 
     payer: Handle
     amount: Quantity
     token: Token
+    time: int
 
 
 @dataclass(frozen=True)
@@ -166,6 +172,10 @@ class Reader:
     def rate(self, name: str) -> int:
         """A fee rate of commits, in sat/vB."""
         return self.number(name, 1, MAX_AGREED)
+
+    def time(self, name: str) -> int:
+        """A time, as Unix time."""
+        return self.number(name, 0, MAX_TIME)
 
     def signature(self, name: str) -> bytes:
         """A signature that counts for everything, without a hash type."""

@@ -338,12 +338,14 @@ def _secret(text: str | None) -> Secret | None:
 
 
 def _payment_json(payment: Payment) -> dict[str, Any]:
-    return {"payee": _hex(payment.payee), "amount": payment.amount, "token": payment.token.hex()}
+    told = {"payee": _hex(payment.payee), "amount": payment.amount, "token": payment.token.hex()}
+    return told if payment.expires is None else {**told, "expires": payment.expires}
 
 
 def _payment(body: Mapping[str, Any]) -> Payment:
     payee = None if body["payee"] is None else Handle(from_hex(body["payee"], "payee", HANDLE_SIZE))
-    return Payment(payee, check_quantity(body["amount"]), Token(bytes.fromhex(body["token"])))
+    expires = None if body.get("expires") is None else kinds.whole(body["expires"])
+    return Payment(payee, check_quantity(body["amount"]), Token(bytes.fromhex(body["token"])), expires)
 
 
 def _payments(value: Any) -> tuple[Payment, ...]:

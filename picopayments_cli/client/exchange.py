@@ -24,11 +24,12 @@ from picopayments_cli.errors import (
     NotTransferable,
     PaymentExceedsReceivable,
     PicopaymentsError,
+    RequestExpired,
 )
 
 log = logging.getLogger(__name__)
 # Causes that lie in the payments: without them the hub takes the same commit and revocations.
-_ABOUT_PAYMENTS = (AmountExceedsSpendable, PaymentExceedsReceivable, AssetMismatch)
+_ABOUT_PAYMENTS = (AmountExceedsSpendable, PaymentExceedsReceivable, AssetMismatch, RequestExpired)
 
 
 def exchange(session: Session, connection: Connection, outcome: Outcome) -> Connection:

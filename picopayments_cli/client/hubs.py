@@ -43,7 +43,7 @@ def seen(session: Session, connections: Iterable[Connection]) -> list[Seen]:
     the settings' hub then, if that is another one. Raises what is wrong with local files.
     """
     found: list[Seen] = []
-    for group in _by_hub(connections):
+    for group in by_hub(connections):
         at, error = _reached(session, group[0])
         if error is None:
             found.append(_looked(at, group))
@@ -83,7 +83,7 @@ def alone(session: Session, connection: Connection) -> Session:
     return other
 
 
-def _by_hub(connections: Iterable[Connection]) -> list[list[Connection]]:
+def by_hub(connections: Iterable[Connection]) -> list[list[Connection]]:
     """Group the connections by their hub."""
     groups: dict[object, list[Connection]] = {}
     for item in connections:
@@ -96,10 +96,9 @@ def _reached(session: Session, connection: Connection) -> tuple[Session, Picopay
 
     At the settings' hub only where that has the key, and nobody at the connection's own URL.
     """
-    configured, own_chain = session.settings.hub_url, session.chain_source == "own"
-    there = configured is not None and way_to(configured) == way_to(connection.hub_url)
-    at = session if there else session.with_hub(connection.hub_url)
-    elsewhere = not there and configured is not None
+    own_chain = session.chain_source == "own"
+    at, *others = ways_to(session, connection)
+    elsewhere = bool(others)
     if own_chain and not elsewhere:
         return at, None
     error = _unproven(at, connection)
@@ -107,6 +106,16 @@ def _reached(session: Session, connection: Connection) -> tuple[Session, Picopay
         log.warning("%s The hub of the settings has that hub's key, and is asked in its place.", error.message)
         return session, None
     return at, None if own_chain else error
+
+
+def ways_to(session: Session, connection: Connection) -> list[Session]:
+    """Open sessions where a connection's hub may be: at its own URL, then at the settings' hub if that is another."""
+    configured = session.settings.hub_url
+    if configured is None:
+        return [session.with_hub(connection.hub_url)]
+    if way_to(configured) == way_to(connection.hub_url):
+        return [session]
+    return [session.with_hub(connection.hub_url), session]
 
 
 def way_to(url: str) -> tuple[str, str]:

@@ -25,7 +25,7 @@ from picopayments_cli.client.history import Action
 from picopayments_cli.client.looking import Sight
 from picopayments_cli.client.nodes import HubNodes, OwnNodes
 from picopayments_cli.client.past import Past
-from picopayments_cli.client.store import Store, damaged
+from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.config import Settings, place_of
 from picopayments_cli.errors import (
@@ -35,6 +35,7 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     UnknownHandle,
 )
+from picopayments_cli.files import damaged
 from picopayments_cli.rpc import LOOPBACK, RpcClient, controls_of
 
 log = logging.getLogger(__name__)

@@ -2,9 +2,10 @@
 
 In the basedir stand ``<network>.wif``, ``<network>.connections/<handle>.json``, ``<network>.hubs`` (the hubs' public
 keys), ``<network>.history.jsonl`` (past events, one a line), ``<network>.archive/`` (connections that are over and put
-aside), ``<network>.rate`` (the last fee rate that a chain estimated), ``<network>.sent`` (the wallet's transactions
-that hold its coins yet) and ``<network>.lock``. Nothing is written before the first save, except the lock's file and
-the folder it stands in.
+aside), ``<network>.payments.jsonl`` (what became of payments, see ``payments``), ``<network>.reported`` (which of them
+commands have reported), ``<network>.rate`` (the last fee rate that a chain estimated), ``<network>.sent`` (the wallet's
+transactions that hold its coins yet) and ``<network>.lock``. Nothing is written before the first save, except the
+lock's file and the folder it stands in.
 
 What grows with a connection's age stands beside its document, in ``<handle>.commits.jsonl``: rows that are only added
 to. They are on disk before the document, which says how many bytes of them count (``rows_size``): lines behind those
@@ -16,8 +17,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,21 +31,23 @@ from picopayments_cli.channel.past import Own
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Height
 from picopayments_cli.client import kinds
 from picopayments_cli.client.history import Action, Event, events_of
+from picopayments_cli.client.payments import Entry, PaymentLog, Reported, entries_of
 from picopayments_cli.config import settings_file
 from picopayments_cli.errors import (
     OldProtocol,
-    StoreDamaged,
+    PicopaymentsError,
     StoreLocked,
     StoreNewer,
     StoreUnusable,
     UnknownHandle,
 )
-from picopayments_cli.files import append_lines, check_private, flush_folder, replace_file
+from picopayments_cli.files import append_lines, check_private, damaged, flush_folder, replace_file, usable
 
 FORMAT = "picopayments-connection"
 VERSION = 2  # 1 was protocol 2's
 LOCK_WAIT = 60.0
 _HEADER = frozenset(("format", "version", "network", "event_count", "events", "rows", "rows_size"))
+_ASSET = ("asset", "asset_longname")
 _HEX = frozenset("0123456789abcdef")
 _log = logging.getLogger(__name__)
 
@@ -77,26 +80,21 @@ class Store:
         self.rate_path = basedir / f"{network.name}.rate"
         self.sent_path = basedir / f"{network.name}.sent"
         self.history_path = basedir / f"{network.name}.history.jsonl"
+        self.payments_path = basedir / f"{network.name}.payments.jsonl"
+        self.reported_path = basedir / f"{network.name}.reported"
+        self.payments = PaymentLog(self.payments_path, self._counts, lambda: self.reported().upto)
         self._lock_wait = lock_wait
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
         self._locked: tuple[int, int] | None = None  # which file the lock was, when it was taken
         self._kept: dict[Handle, _Kept] = {}  # of files known to be ours, since the lock was taken
 
     def __enter__(self) -> Store:
-        with _usable(self.basedir):
+        with usable(self.basedir):
             self.basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
         _log.debug("wait for the lock of %s", self.basedir)
-        try:
-            with _usable(Path(self._lock.lock_file)):
-                self._lock.acquire(timeout=self._lock_wait)
-                self._locked = self._lock_file()
-        except Timeout:
-            raise StoreLocked(
-                f"Another process has been using {self.basedir} for {self._lock_wait:g} seconds. Wait until it is "
-                "done, or stop it, and run the command again.",
-                basedir=str(self.basedir),
-                seconds=self._lock_wait,
-            ) from None
+        with usable(Path(self._lock.lock_file)):
+            self._acquire()
+            self._locked = self._lock_file()
         try:
             self._check_modes()
         except BaseException:
@@ -106,7 +104,19 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self._kept.clear()
+        self.payments.forget()
         self._lock.release()
+
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire(timeout=self._lock_wait)
+        except Timeout:
+            raise StoreLocked(
+                f"Another process has been using {self.basedir} for {self._lock_wait:g} seconds. Wait until it is "
+                "done, or stop it, and run the command again.",
+                basedir=str(self.basedir),
+                seconds=self._lock_wait,
+            ) from None
 
     def _lock_file(self) -> tuple[int, int] | None:
         try:
@@ -120,7 +130,7 @@ class Store:
         if not self._lock.is_locked:
             raise RuntimeError("the store is written inside `with store:` only")
         path = Path(self._lock.lock_file)
-        with _usable(path):
+        with usable(path):
             found = self._lock_file()
         if found is None or found != self._locked:
             raise StoreUnusable(
@@ -131,8 +141,8 @@ class Store:
 
     def _check_modes(self) -> None:
         files = [file for path in self._files() for file in (path, _rows_path(path))]
-        for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, *files):
-            with _usable(path):
+        for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, self.payments_path, *files):
+            with usable(path):
                 check_private(path)
 
     # The wallet's key ----------------------------------------------------------------------------------------------
@@ -213,7 +223,7 @@ class Store:
     def has(self, handle: Handle) -> bool:
         """Tell whether a connection, or a request for one, has this handle here or in the archive."""
         path = self._path(handle)
-        with _usable(path):
+        with usable(path):
             return any(os.path.lexists(folder / path.name) for folder in (self.folder, self.archive_folder))
 
     def save(
@@ -228,7 +238,8 @@ class Store:
 
         Every durable change takes this door; ``label`` names the occasion, for the log and for tests that stand here.
         ``actions`` go into the history together with the change, or not at all: the document carries them until its
-        next change, and before that they are put into the history's file. The members ``format``, ``version``,
+        next change, and before that they are put into the history's file. Those that are about payments get their
+        index with it. The members ``format``, ``version``,
         ``network``, ``events``, ``event_count``, ``rows`` and ``rows_size`` are the store's own. A file that is
         damaged, older or newer is not overwritten. Raises StoreUnusable, StoreDamaged, StoreNewer, OldProtocol.
         """
@@ -241,7 +252,10 @@ class Store:
         count = before + len(events)
         header = {"format": FORMAT, "version": VERSION, "network": self.network.name}
         whole = {**header, **document, "rows_size": size, "event_count": count, "events": events}
+        self._check_lock()
+        self.payments.add(entries_of(events, {name: document[name] for name in _ASSET if name in document}))
         self._write(path, json.dumps(whole, allow_nan=False, separators=(",", ":")) + "\n", label)
+        self.payments.keep()
         self._kept[handle] = _Kept(count, events, size)
 
     def _add_rows(self, handle: Handle, rows: Sequence[Row]) -> int:
@@ -251,7 +265,7 @@ class Store:
         if data:
             self._check_lock()
             path = _rows_path(self._path(handle))
-            with _usable(path):
+            with usable(path):
                 self._make_folder(path)
                 append_lines(path, data, size)
         return size + len(data)
@@ -261,7 +275,7 @@ class Store:
         path = self._path(handle)
         self._check_lock()
         self._moved_events(handle)
-        with _usable(path):
+        with usable(path):
             if path.exists():
                 path.unlink()
                 flush_folder(path.parent)
@@ -302,7 +316,7 @@ class Store:
         """
         found: list[Event] = []
         text = about.encode()
-        with _usable(self.history_path):
+        with usable(self.history_path):
             data = self.history_path.read_bytes() if self.history_path.exists() else b""
         lines = data[: data.rfind(b"\n") + 1].splitlines()  # what follows was cut off: a document has it still
         for number, line in enumerate(lines, 1):
@@ -330,9 +344,36 @@ class Store:
         kept = self._kept[handle]
         if kept.events:
             lines = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in kept.events)
-            with _usable(self.history_path):
+            with usable(self.history_path):
                 append_lines(self.history_path, lines.encode())
         return kept.count
+
+    # Payments by their index ---------------------------------------------------------------------------------------
+
+    def _counts(self, entry: Entry) -> bool:
+        """Tell whether the event of a payment is in its connection's document, or was before that was taken away."""
+        for folder in (self.folder, self.archive_folder):
+            path = folder / f"{entry['handle']}.json"
+            text = _read(path) if _is_connection(path.name) else None
+            if text is not None:
+                with suppress(PicopaymentsError):
+                    return _kept(path, self._parse(path, text)).count > int(entry["number"])
+        return True
+
+    def reported(self) -> Reported:
+        """Read which payments commands have reported. Raises StoreDamaged."""
+        text = _read(self.reported_path)
+        try:
+            if text is None:
+                return Reported()
+            found = kinds.members(json.loads(text))
+            return Reported(kinds.whole(found["upto"]), tuple(map(kinds.whole, kinds.items(found["left"]))))
+        except (KeyError, TypeError, ValueError, RecursionError):
+            raise damaged(self.reported_path, "it does not tell which payments were reported") from None
+
+    def save_reported(self, reported: Reported) -> None:
+        """Write which payments commands have reported. Raises StoreUnusable."""
+        self._write(self.reported_path, json.dumps({"upto": reported.upto, "left": reported.left}) + "\n", "reported")
 
     # The last fee rate ----------------------------------------------------------------------------------------------
 
@@ -417,7 +458,7 @@ class Store:
     def _write(self, path: Path, text: str, label: str) -> None:
         self._check_lock()
         _log.debug("write %s: %s", path.name, label)
-        with _usable(path):
+        with usable(path):
             self._make_folder(path)
             replace_file(path, text.encode())
 
@@ -428,16 +469,9 @@ class Store:
             flush_folder(path.parent.parent)
 
 
-def damaged(path: Path, why: str) -> StoreDamaged:
-    """Make the refusal of a file that is not what it should be."""
-    return StoreDamaged(
-        f"{path} can't be used: {why}. Restore it from your backup; nothing was changed.", path=str(path)
-    )
-
-
 def _connections_in(folder: Path) -> list[Path]:
     """List the files of connections in a folder, in the order of their handles."""
-    with _usable(folder):
+    with usable(folder):
         names = sorted(os.listdir(folder)) if folder.exists() else []
     return [folder / name for name in names if _is_connection(name)]
 
@@ -499,23 +533,8 @@ def _is_connection(name: str) -> bool:
     return extension == "json" and bool(dot) and len(stem) == 2 * HANDLE_SIZE and _HEX.issuperset(stem)
 
 
-@contextmanager
-def _usable(path: Path) -> Iterator[None]:
-    """Raise StoreUnusable in place of the system's own errors."""
-    try:
-        yield
-    except Timeout:
-        raise
-    except OSError as error:
-        raise StoreUnusable(
-            f"{error.filename or path} can't be used: {error.strerror or error}. Mend that (permissions, free space, "
-            "the right --basedir) and run the command again.",
-            path=str(path),
-        ) from error
-
-
 def _read(path: Path) -> str | None:
-    with _usable(path):
+    with usable(path):
         try:
             return path.read_bytes().decode()
         except FileNotFoundError:

@@ -11,8 +11,9 @@ from picopayments_cli.chain import Coin
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, address_of_script, secret_of_wif, wif_of_secret
-from picopayments_cli.client.store import Store, damaged
+from picopayments_cli.client.store import Store
 from picopayments_cli.errors import InvalidKey
+from picopayments_cli.files import damaged
 
 
 @dataclass(frozen=True)

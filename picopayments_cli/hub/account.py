@@ -31,12 +31,13 @@ WAITING, LISTED, DONE, RETURNED = "waiting", "listed", "done", "returned"  # sta
 
 @dataclass(frozen=True)
 class Waiting:
-    """A payment booked to a connection and not yet in a reply to it."""
+    """A payment booked to a connection and not yet in a reply to it. ``time``: when, by the hub's clock (Unix time)."""
 
     number: int
     payer: Handle
     amount: Quantity
     token: Token
+    time: int
 
 
 @dataclass(frozen=True)
@@ -287,7 +288,7 @@ def _duplex_of(fixed: Fixed, row: Row[Any], head: dict[str, Any]) -> Duplex:
 
 def waiting_of(row: Row[Any]) -> Waiting:
     """A payment that waits."""
-    return Waiting(row.number, Handle(bytes(row.payer)), Quantity(row.amount), Token(bytes(row.token)))
+    return Waiting(row.number, Handle(bytes(row.payer)), Quantity(row.amount), Token(bytes(row.token)), row.time)
 
 
 # Commits ------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +19,9 @@ from picopayments_cli.channel.halves import Closing
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
 from picopayments_cli.channel.standing import Found
 from picopayments_cli.channel.state import MOST_REVOKED, Changes, Held, Receiving, Signed, deepened, floor_of
-from picopayments_cli.channel.values import Handle, Hash, Pubkey, Quantity, Secret, Token, hash_of
+from picopayments_cli.channel.values import Handle, Hash, Pubkey, Secret, Token, hash_of
+from picopayments_cli.channel.waiting import Waits
+from picopayments_cli.channel.wire import Payment
 from picopayments_cli.errors import DatabaseUnusable, StaleRequest, UnknownHandle
 from picopayments_cli.hub.account import (
     DONE,
@@ -37,6 +40,7 @@ from picopayments_cli.hub.account import (
     signed_of,
     signed_row,
 )
+from picopayments_cli.hub.arrivals import Arrivals
 from picopayments_cli.hub.database import Database
 from picopayments_cli.hub.schema import closes, commits, connections, deposits, hashes, heads, payments
 
@@ -123,6 +127,17 @@ _PENDING = (
     .where(payments.c.payee == _OF, payments.c.state == WAITING)
     .order_by(payments.c.number)
 )  # fmt: skip
+_OWNER = select(connections.c.client).where(connections.c.handle == _OF)
+_WAITING = select(func.count(), func.sum(payments.c.amount), func.min(payments.c.time)).where(
+    payments.c.payee == _OF, payments.c.state == WAITING
+)
+_PAID = (payments.c.payer == _OF, payments.c.token == bindparam("named"))
+_KEEP_RECEIPT = (
+    payments.update()
+    .where(*_PAID, payments.c.payee == bindparam("to"), payments.c.state.in_((LISTED, DONE)))
+    .values(receipt=bindparam("given"))
+)
+_RECEIPT = select(payments.c.receipt).where(*_PAID, payments.c.receipt.is_not(None)).limit(1)
 _ADD_PAYMENT = payments.insert()
 _LIST = payments.update().where(payments.c.number == _OF).values(state=LISTED)
 _RETURN = payments.update().where(payments.c.number == _OF).values(state=RETURNED)
@@ -255,6 +270,20 @@ class Reading:
         rows = self.db.execute(_OF_CLIENT, {"client": client, "after": after, "most": most})
         return [Handle(bytes(row.handle)) for row in rows]
 
+    def owned(self, client: Pubkey, handles: Iterable[Handle]) -> list[Handle]:
+        """Those of the handles whose connections are a client's."""
+        return [one for one in dict.fromkeys(handles) if self.db.execute(_OWNER, {"of": one}).scalar() == client]
+
+    def waiting(self, handles: Iterable[Handle]) -> list[Waits]:
+        """The payments that wait for connections, of those for which any does."""
+        rows = ((handle, self.db.execute(_WAITING, {"of": handle}).one()) for handle in handles)
+        return [Waits(handle, count, int(total), oldest) for handle, (count, total, oldest) in rows if count]
+
+    def receipt(self, payer: Handle, token: Token) -> bytes | None:
+        """The receipt that there is for a payment that a connection has made."""
+        found = self.db.execute(_RECEIPT, {"of": payer, "named": token}).scalar()
+        return None if found is None else bytes(found)
+
 
 class UnitOfWork(Reading):
     """The book inside one writing transaction; ``db`` is that transaction."""
@@ -264,6 +293,7 @@ class UnitOfWork(Reading):
         self._touched: dict[Handle, Account] = {}
         self._stored: dict[Handle, Account] = {}  # of these, as their rows are
         self.wrote = False  # a connection
+        self.payees: set[Handle] = set()  # of payments that wait from now on
 
     def get(self, handle: Handle, revoked: int = 0) -> Account:
         """A connection as this transaction has left it. Raises UnknownHandle."""
@@ -337,12 +367,18 @@ class UnitOfWork(Reading):
         row = {"handle": handle, "payer": payer, "quantity": quantity, "signature": signature, "rest_signature": rest}
         self.db.execute(_ADD_CLOSE, row)
 
-    def add_payment(self, payer: Handle, payee: Handle | None, amount: Quantity, token: Token) -> Waiting:
+    def add_payment(self, payer: Handle, payment: Payment) -> Waiting:
         """Book a payment; one to the hub itself is done at once."""
+        payee, amount, token, now = payment.payee, payment.amount, payment.token, int(time.time())
         state = DONE if payee is None else WAITING
-        row = {"payer": payer, "payee": payee, "amount": amount, "token": token, "state": state}
+        row = {"payer": payer, "payee": payee, "amount": amount, "token": token, "state": state, "time": now}
         key = self.db.execute(_ADD_PAYMENT, row).inserted_primary_key
-        return Waiting(int(key[0]) if key else 0, payer, amount, token)
+        self.payees |= set() if payee is None else {payee}
+        return Waiting(int(key[0]) if key else 0, payer, amount, token, now)
+
+    def keep_receipt(self, payer: Handle, payee: Handle, token: Token, receipt: bytes) -> None:
+        """Keep the receipt of a payment that its payee has got, where there is such a one."""
+        self.db.execute(_KEEP_RECEIPT, {"of": payer, "to": payee, "named": token, "given": receipt})
 
     def list_payments(self, listed: Sequence[Waiting]) -> None:
         """Mark payments as listed in the reply."""
@@ -363,6 +399,7 @@ class Book:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.arrivals = Arrivals()
         self.changed = False  # since somebody took note of it
 
     @contextmanager
@@ -378,9 +415,10 @@ class Book:
 
     @contextmanager
     def transaction(self, label: str) -> Iterator[UnitOfWork]:
-        """Run one writing transaction, undone where an error leaves it."""
+        """Run one writing transaction, undone where an error leaves it; then tell whom something has come for."""
         with self._database.transaction(label) as db:
             work = UnitOfWork(db)
             yield work
+        self.arrivals.tell(work.payees)
         if work.wrote:
             self.changed = True

@@ -99,6 +99,7 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
             app = create_app(rounds, Methods(hub).table(), Methods.SLOW)
             server = WebServer(app, host=args.host, port=port, **certificate)
             rounds.when_drained = server.stop
+            server.when_stopping = hub.book.arrivals.close
             server.run(lambda url: _announce(url, hub))
         finally:
             rounds.stop()

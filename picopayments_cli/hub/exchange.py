@@ -5,6 +5,7 @@ It is one transaction of the database and asks the chain nothing: what the follo
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,7 @@ from picopayments_cli.errors import (
     NodeBehind,
     PaymentExceedsReceivable,
     PicopaymentsError,
+    RequestExpired,
     UnknownRevokeHash,
 )
 from picopayments_cli.hub.account import Account
@@ -151,10 +153,12 @@ class Exchange:
                 amount=payment.amount,
                 spendable=account.due,
             )
+        if payment.expires is not None and time.time() > payment.expires:
+            raise RequestExpired("The request that the payment pays has expired.", expires=payment.expires)
         payee = work.get(payment.payee) if payment.payee else None
         if payee is not None:
             self._check_payee(work, account, payee, payment)
-        booked = work.add_payment(account.handle, payment.payee, payment.amount, payment.token)
+        booked = work.add_payment(account.handle, payment)
         account = replace(account, due=account.due - payment.amount)
         if payee is not None and payee.handle == account.handle:
             account = replace(account, waiting=(*account.waiting, booked))
@@ -213,7 +217,7 @@ class Exchange:
         listed = account.waiting[:count]
         duplex, half, given = transfer(account.channels, total, secrets)
         duplex, own_hash = hand_out(add_request(duplex, request.next_hash, seen=seen), secrets)
-        receipts = tuple(Receipt(item.payer, item.amount, item.token) for item in listed)
+        receipts = tuple(Receipt(item.payer, item.amount, item.token, item.time) for item in listed)
         reply = self._reply(SyncReply(digest, half, receipts, refused, own_hash).as_json())
         work.list_payments(listed)
         written = replace(

@@ -47,8 +47,10 @@ from picopayments_cli.hub.book import Reading
 from picopayments_cli.hub.closing import Closes
 from picopayments_cli.hub.exchange import Exchange
 from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.receipts import Receipts
 from picopayments_cli.hub.sealing import Sealing, signed
 from picopayments_cli.hub.stopping import refusal
+from picopayments_cli.hub.waiting import Waiting
 from picopayments_cli.web import RawJson
 
 FORGOTTEN_AFTER = 144  # blocks after which a connection without a deposit agreed to is dropped
@@ -56,10 +58,11 @@ _SHOWN = {AGREED: OPENING, OPEN: OPEN}
 
 
 class Methods:
-    """``mph_status``, ``mph_key``, ``mph_request``, ``mph_deposit``, ``mph_sync`` and ``mph_close`` of one hub."""
+    """The hub's own methods, whose names begin with ``mph_``."""
 
     # What asks the chain, so that it must not hold up the others.
     SLOW = frozenset(("mph_status", "mph_request", "mph_deposit", "mph_close"))
+    ALONE = frozenset(("mph_waiting",))  # it may wait, which a batch must not
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -67,6 +70,8 @@ class Methods:
         self._reply = self._sealing.reply
         self.sync = Exchange(hub, self._reply).sync
         self.close = Closes(hub, self._reply).close
+        self.waiting = Waiting(hub, self._reply).waiting
+        self.receipts = Receipts(hub, self._reply).receipts
 
     def table(self) -> dict[str, Callable[..., Any]]:
         """The methods by name."""
@@ -78,6 +83,8 @@ class Methods:
             "mph_deposit": whole(self.deposit),
             "mph_sync": whole(self.sync),
             "mph_close": whole(self.close),
+            "mph_receipts": whole(self.receipts),
+            "mph_waiting": self._sealing.awaited(self.waiting),
         }
 
     # mph_key --------------------------------------------------------------------------------------------------------

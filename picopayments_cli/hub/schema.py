@@ -115,8 +115,11 @@ payments = Table(
     Column("amount", BigInteger, nullable=False),
     Column("token", LargeBinary, nullable=False),
     Column("state", Text, nullable=False),
+    Column("time", BigInteger, nullable=False),  # when it was booked, by the hub's clock, in seconds since 1970
+    Column("receipt", LargeBinary),  # that the payee has given, 32 bytes whose SHA-256 is the token
 )
 Index("ix_payments_payee_state", payments.c.payee, payments.c.state)
+Index("ix_payments_payer_token", payments.c.payer, payments.c.token)
 # What a node has taken of the hub's own transactions, with what it pays.
 sent = Table(
     "sent",

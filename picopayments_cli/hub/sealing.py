@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from picopayments_cli.channel import envelope
@@ -40,9 +40,26 @@ class Sealing:
             try:
                 return method(params)
             except PicopaymentsError as caught:
-                error = for_strangers(caught)
-                refusal = HubRefusal(envelope.digest(params), error.name, error.message, error.data)
-                return Refused(envelope.seal(self._key, refusal.as_json()))
+                return self._refusal(params, caught)
 
         called.takes_params = True  # type: ignore[attr-defined]
         return called
+
+    def awaited(
+        self, method: Callable[[Mapping[str, Any]], Awaitable[RawJson]]
+    ) -> Callable[..., Awaitable[RawJson | Refused]]:
+        """A method as ``whole`` makes one, that is awaited."""
+
+        async def called(params: Mapping[str, Any]) -> RawJson | Refused:
+            try:
+                return await method(params)
+            except PicopaymentsError as caught:
+                return self._refusal(params, caught)
+
+        called.takes_params = True  # type: ignore[attr-defined]
+        return called
+
+    def _refusal(self, params: Mapping[str, Any], caught: PicopaymentsError) -> Refused:
+        error = for_strangers(caught)
+        refusal = HubRefusal(envelope.digest(params), error.name, error.message, error.data)
+        return Refused(envelope.seal(self._key, refusal.as_json()))

@@ -13,6 +13,7 @@ from starlette.routing import Mount
 
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.discretion import for_strangers
+from picopayments_cli.hub.methods import Methods
 from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.hub.rounds import Rounds
 from picopayments_cli.limits import Limits
@@ -30,7 +31,9 @@ def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: 
     nodes = Nodes(hub.chain, hub.bitcoin, hub.controls)
     proxied = Proxy(hub.network, nodes, lambda: hub.rate, rounds.await_round).methods()
     table = {name: _discreet(method) for name, method in {**proxied, **methods}.items()}
-    endpoint = JsonRpcEndpoint(table, slow={*proxied, *slow}, on_error=_log_unexpected, limits=Limits())
+    endpoint = JsonRpcEndpoint(
+        table, slow={*proxied, *slow}, alone=Methods.ALONE, on_error=_log_unexpected, limits=Limits()
+    )
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel.wire import Payment
 from picopayments_cli.errors import HubRestored
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
@@ -32,7 +33,7 @@ def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
             note(log, "payment stranded", account, amount=item.amount)
             continue
         work.return_payment(item)
-        back = work.add_payment(account.handle, item.payer, item.amount, item.token)
+        back = work.add_payment(account.handle, Payment(item.payer, item.amount, item.token))
         work.keep(replace(payer, waiting=(*payer.waiting, back)))
     if account.stage not in (AGREED, OPEN):
         return account

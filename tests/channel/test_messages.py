@@ -33,11 +33,13 @@ from picopayments_cli.channel.messages import (
     SyncRequest,
 )
 from picopayments_cli.channel.opening import Party, Stake
+from picopayments_cli.channel.receipts import Given, ReceiptsReply, ReceiptsRequest
 from picopayments_cli.channel.stages import OPEN
 from picopayments_cli.channel.standing import Standing
 from picopayments_cli.channel.status import ShownConnection, StatusReply, StatusRequest
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import Handle, Hash, Outpoint, Quantity, Secret, Token
+from picopayments_cli.channel.waiting import WaitingReply, WaitingRequest, Waits
 from picopayments_cli.channel.wire import Anchors, Figures, Payment, Receipt, RefusedPayment, reply_json
 from picopayments_cli.errors import BadReply, BadRequest, BadTerms, PicopaymentsError
 from picopayments_cli.web import refusal
@@ -72,15 +74,27 @@ EXAMPLES: list[Any] = [
     DepositReply(REQUEST, STAKE, 900_000, bytes(34), HASH),
     SyncRequest(HANDLE, ANCHORS, Half(), (), HASH),
     SyncRequest(HANDLE, ANCHORS, HALF, (Payment(None, Quantity(1), Token(b"")),), HASH, partial=False),
-    SyncRequest(HANDLE, ANCHORS, HALF, (Payment(HANDLE, Quantity(2), Token(bytes(256))),), HASH),
+    SyncRequest(HANDLE, ANCHORS, HALF, (Payment(HANDLE, Quantity(2), Token(bytes(256)), 5),), HASH),
     SyncReply(REQUEST, Half(), (), (), HASH),
     SyncReply(
-        REQUEST, HALF, (Receipt(HANDLE, Quantity(3), Token(b"t")),), (RefusedPayment(Token(b"u"), "Cause"),), HASH
+        REQUEST,
+        HALF,
+        (Receipt(HANDLE, Quantity(3), Token(b"t"), 253_402_300_799),),
+        (RefusedPayment(Token(b"u"), "Cause"),),
+        HASH,
     ),
     CloseRequest(HANDLE, Anchors(None, None), Figures(0, 0), Standing()),
     CloseRequest(HANDLE, ANCHORS, Figures(2**63 - 1, 7), STANDING, CLOSING, bytes(range(64))),
     CloseReply(REQUEST, Anchors(None, None), Figures(0, 0), Standing()),
     CloseReply(REQUEST, ANCHORS, Figures(7, 8), STANDING, replace(CLOSING, rest_signature=None), bytes(64)),
+    WaitingRequest(digest("nonce"), ()),
+    WaitingRequest(digest("nonce"), (HANDLE, Handle(REQUEST)), 30),
+    ReceiptsRequest(digest("nonce"), HANDLE, (), ()),
+    ReceiptsRequest(digest("nonce"), HANDLE, (Given(Handle(REQUEST), digest("r")),), (Token(digest("token")),)),
+    ReceiptsReply(REQUEST),
+    ReceiptsReply(REQUEST, (digest("r"), digest("s"))),
+    WaitingReply(REQUEST),
+    WaitingReply(REQUEST, (Waits(HANDLE, 1, 2**63 - 1, 0), Waits(Handle(REQUEST), 5000, 1, 253_402_300_799))),
 ]
 
 
@@ -277,7 +291,7 @@ def test_an_outpoint_is_written_in_one_way(bad: str) -> None:
         (SYNC, "revokes", "00" * 32, 256),
         (CLOSE, "revokes", "00" * 32, 256),
         (CLOSE, "doubts", "00" * 20, 256),
-        (SYNC, "sends", {"payee_handle": None, "amount": 1, "token": ""}, 1000),
+        (SYNC, "sends", {"payee_handle": None, "amount": 1, "token": "", "expires": None}, 1000),
     ],
 )
 def test_lists_are_bounded(message: Any, name: str, item: Any, most: int) -> None:

@@ -117,8 +117,8 @@ def balance(it: Life) -> int:
 @pytest.mark.parametrize(
     ("members", "error"),
     [
-        ({"receive": [{"payer_handle": NOBODY, "amount": 301, "token": "ab"}]}, AmountsDiffer),
-        ({"receive": [{"payer_handle": NOBODY, "amount": -300, "token": "ab"}]}, BadReply),
+        ({"receive": [{"payer_handle": NOBODY, "amount": 301, "token": "ab", "time": 0}]}, AmountsDiffer),
+        ({"receive": [{"payer_handle": NOBODY, "amount": -300, "token": "ab", "time": 0}]}, BadReply),
         ({"receive": None}, BadReply),
         ({"revokes": ["ab" * 32]}, BadSecret),
         ({"revokes": ["ab"]}, BadReply),

@@ -194,7 +194,10 @@ def _crafted(cheat: Cheated, base: dict[str, Any]) -> dict[str, dict[str, Any]]:
     moved = AMOUNT + 40 + FEE
 
     def sends(*amounts: Any, to: Any = payee) -> dict[str, Any]:
-        items = [{"payee_handle": to, "amount": amount, "token": rng.randbytes(8).hex()} for amount in amounts]
+        items = [
+            {"payee_handle": to, "amount": amount, "token": rng.randbytes(8).hex(), "expires": None}
+            for amount in amounts
+        ]
         return {"sends": items, "partial": False}
 
     lies = {

@@ -30,7 +30,18 @@ from exchange_support import prepare, serve, settle, two_parties
 from regtest_support import NodeProcess, running_node
 
 from picopayments_cli import errors
-from picopayments_cli.channel import deadlines, drafts, fees, messages, rates, state, terms, transactions
+from picopayments_cli.channel import (
+    deadlines,
+    drafts,
+    fees,
+    messages,
+    rates,
+    receipts,
+    state,
+    terms,
+    transactions,
+    waiting,
+)
 from picopayments_cli.channel.counterparty import data_script, pack_send
 from picopayments_cli.channel.drafts import Draft
 from picopayments_cli.channel.keys import NUMS, Key
@@ -39,7 +50,7 @@ from picopayments_cli.channel.scripts import P2A
 from picopayments_cli.channel.values import MAX_QUANTITY
 from picopayments_cli.channel.wire import PROTOCOL
 from picopayments_cli.client import closing, funds
-from picopayments_cli.hub import book, exchange, hub, methods
+from picopayments_cli.hub import arrivals, book, exchange, hub, methods
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "protocol.rst").read_text(encoding="utf-8")
@@ -201,6 +212,11 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "most payments in a message": messages.MOST_PAYMENTS,
         "most payments that wait for a connection": exchange.MOST_WAITING,
         "most connections in an answer of mph_key": messages.MOST_RECOVERED,
+        "most receipts in a message": receipts.MOST_RECEIPTS,
+        "most connections in a request of mph_waiting": waiting.MOST_NAMED,
+        "most seconds that it waits": waiting.MOST_SECONDS,
+        "most that wait at a time": arrivals.MOST,
+        "most of them from one address": arrivals.MOST_EACH,
         "most rounds of a close": closing._ROUNDS,
         "client's reserve to open": funds.WALLET_RESERVE,
         "coins in the hub's reserve": reserve.coins,
@@ -235,8 +251,12 @@ NAMES = {
     messages.SyncReply: "mph_sync result",
     messages.CloseRequest: "mph_close request",
     messages.CloseReply: "mph_close result",
+    receipts.ReceiptsRequest: "mph_receipts request",
+    receipts.ReceiptsReply: "mph_receipts result",
+    waiting.WaitingRequest: "mph_waiting request",
+    waiting.WaitingReply: "mph_waiting result",
 }
-LISTS = ("connections", "sends", "receive", "refused")
+LISTS = ("connections", "sends", "receive", "refused", "given", "receipts", "waiting")
 ITEMS = {
     **dict.fromkeys(("client", "hub"), "client, hub"),
     **dict.fromkeys(("c2h", "h2c"), "c2h, h2c"),

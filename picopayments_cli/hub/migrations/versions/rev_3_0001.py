@@ -125,6 +125,9 @@ def _create_movements() -> None:
         sa.Column("amount", sa.BigInteger, nullable=False),
         sa.Column("token", sa.LargeBinary, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
+        sa.Column("time", sa.BigInteger, nullable=False),
+        sa.Column("receipt", sa.LargeBinary),
     )
     op.create_index("ix_commits_handle_sent_active_quantity", "commits", ["handle", "sent", "active", "quantity"])
     op.create_index("ix_payments_payee_state", "payments", ["payee", "state"])
+    op.create_index("ix_payments_payer_token", "payments", ["payer", "token"])

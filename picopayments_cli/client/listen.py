@@ -1,0 +1,207 @@
+"""Wait for payments: sync what something waits for, by the hubs' word, and give each payment as it arrives.
+
+Nothing is locked while it waits, so other commands run meanwhile, and what they receive is given as well.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any
+
+from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.stages import AGREED
+from picopayments_cli.channel.values import Handle, Pubkey
+from picopayments_cli.channel.waiting import MOST_SECONDS, Waits
+from picopayments_cli.client import hubs, life, waiting
+from picopayments_cli.client.closing import Outcome
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.payments import RECEIVED, Entry
+from picopayments_cli.client.session import Session
+from picopayments_cli.errors import LocalFiles, PicopaymentsError, WaitRanOut
+
+log = logging.getLogger(__name__)
+PAUSE = 2.0  # seconds, where a hub can't be asked, or answers before its time
+MAX_PAUSE = 600.0  # for a connection whose syncs bring nothing, though its hub says that something waits
+MOST_SILENT = 10.0  # seconds above those asked for, after which a hub's answer is not waited for any more
+_LEFT_OUT = ("state", "number", "time", "fee")
+
+
+@dataclass(frozen=True)
+class Line:
+    """The ways to one hub, and the connections there that are asked about in one request, each with its sync's fee."""
+
+    ways: Sequence[Session]
+    key: Key
+    hub_key: Pubkey
+    fees: Mapping[Handle, int]
+
+
+class Listener:
+    """One command that listens, with the settings of a session, which stays closed.
+
+    ``show`` is given each payment; ``after``: the index behind which they begin, None for those from now on.
+    """
+
+    def __init__(self, session: Session, show: Callable[[dict[str, Any]], None], after: int | None) -> None:
+        self._session = session
+        self._show = show
+        self._after = after
+        self._seen = 0
+        self._failed: PicopaymentsError | None = None  # why a hub could not be asked the last time
+        self._left_alone: dict[Handle, tuple[float, float]] = {}  # until when, and for how long, syncs are put off
+
+    def listen(self, seconds: float | None) -> None:
+        """Listen for so many seconds, None for ever.
+
+        Raises WaitRanOut where no payment arrived; where a hub could not be asked in the end, that error.
+        """
+        end = None if seconds is None else time.monotonic() + seconds
+        while True:
+            with self._opened() as session:
+                self._give(session)
+                lines = self._lines(session)
+            left = None if end is None else end - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            chosen = self._await(lines, left)
+            if chosen:
+                with self._opened() as session:
+                    self._fetch(session, chosen)
+        if not self._seen:
+            raise self._failed or WaitRanOut(f"No payment arrived within {seconds:g} seconds.", seconds=seconds)
+
+    @contextmanager
+    def _opened(self) -> Iterator[Session]:
+        """Open a session of its own for one turn, after which the files are free for others."""
+        turn = Session(self._session.settings, self._session.given_basedir)
+        try:
+            yield turn
+            turn.keep_rate()
+        finally:
+            turn.close()
+
+    def _give(self, session: Session) -> None:
+        """Give the payments that are new."""
+        log_of_payments = session.store.payments
+        if self._after is None:
+            self._after = log_of_payments.last
+        for entry in log_of_payments.after(self._after):
+            if entry["state"] == RECEIVED:
+                self._show(payment_shown(entry))
+                self._seen += 1
+            self._after = entry["index"]
+
+    # Asking ---------------------------------------------------------------------------------------------------------
+
+    def _lines(self, session: Session) -> list[Line]:
+        """Find whom to ask, about the connections that are not left alone for now."""
+        now = time.monotonic()
+        live = [
+            item
+            for item in session.connections().values()
+            if item.stage == AGREED and self._left_alone.get(item.handle, (0.0, 0.0))[0] <= now
+        ]
+        found = []
+        for group in hubs.by_hub(live):
+            fees = {item.handle: item.terms.sync_fee for item in group}
+            ways = hubs.ways_to(session, group[0])
+            for part in waiting.in_parts(list(fees)):
+                some = {handle: fees[handle] for handle in part}
+                found.append(Line(ways, session.wallet.key, group[0].hub_key, some))
+        return found
+
+    def _await(self, lines: Sequence[Line], left: float | None) -> list[Handle]:
+        """Wait until something waits at a hub, or for a while; the connections that are worth a sync."""
+        longest = min(MOST_SECONDS, MOST_SECONDS if left is None else left)
+        begun = time.monotonic()
+        waits, self._failed = asked_together(lines, longest)
+        fees = {handle: fee for line in lines for handle, fee in line.fees.items()}
+        for item in waits:
+            if item.total <= fees[item.handle]:
+                # To fetch it would cost what it brings: it is asked about again, for nothing, once more may be there.
+                self._left_alone[item.handle] = begun + 5 * PAUSE, PAUSE / 2
+        chosen = [item.handle for item in waits if item.total > fees[item.handle]]
+        if not waits and time.monotonic() - begun < min(PAUSE, longest):
+            time.sleep(min(PAUSE, longest))  # there was nobody to wait with
+        return chosen
+
+    # Fetching -------------------------------------------------------------------------------------------------------
+
+    def _fetch(self, session: Session, handles: Iterable[Handle]) -> None:
+        """Sync these connections. One whose sync brings nothing is left alone for a while, each time for longer."""
+        known = session.connections()
+        for group in hubs.seen(session, [known[handle] for handle in handles if handle in known]):
+            for item in group.connections:
+                if _brings(group, item):
+                    self._left_alone.pop(item.handle, None)
+                else:
+                    self._put_off(item.handle)
+
+    def _put_off(self, handle: Handle) -> None:
+        before = self._left_alone.get(handle, (0.0, PAUSE / 2))[1]
+        pause = min(2 * before, MAX_PAUSE)
+        self._left_alone[handle] = time.monotonic() + pause, pause
+
+
+def _brings(group: hubs.Seen, item: Connection) -> bool:
+    """Sync a connection; whether that brought a payment."""
+    outcome = Outcome()
+    try:
+        life.sync(group.session, item, group.look(), outcome)
+    except LocalFiles:
+        raise
+    except PicopaymentsError as error:
+        log.warning("connection %s: %s", item.handle.hex(), error.message)
+    return bool(outcome.receipts)
+
+
+def asked_together(lines: Sequence[Line], seconds: float) -> tuple[list[Waits], PicopaymentsError | None]:
+    """Ask several hubs at a time; the first answer in which something waits, else why the last hub was silent."""
+    answers: SimpleQueue[Sequence[Waits] | Exception] = SimpleQueue()
+
+    def ask(line: Line) -> None:
+        try:
+            answers.put(_asked(line, seconds))
+        except Exception as error:  # handed over to the thread that listens
+            answers.put(error)
+
+    for line in lines:
+        Thread(target=ask, args=(line,), daemon=True).start()
+    failed: PicopaymentsError | None = None
+    end = time.monotonic() + seconds + MOST_SILENT
+    for _ in lines:
+        try:
+            answer = answers.get(timeout=max(end - time.monotonic(), 0))
+        except Empty:
+            break
+        if isinstance(answer, PicopaymentsError):
+            failed = answer
+            log.warning(failed.message)
+        elif isinstance(answer, Exception):
+            raise answer
+        elif answer:
+            return list(answer), None
+    return [], failed
+
+
+def _asked(line: Line, seconds: float) -> Sequence[Waits]:
+    """Ask one hub, wherever it is; its answer is signed with the connections' hub's key."""
+    failed: PicopaymentsError | None = None
+    for at in line.ways:
+        patience = int(min(seconds, at.settings.timeout / 2))
+        try:
+            return waiting.ask(at, line.key, line.hub_key, list(line.fees), patience)
+        except PicopaymentsError as error:
+            failed = failed or error
+    raise failed or ValueError("there is no way to the hub")
+
+
+def payment_shown(entry: Entry) -> dict[str, Any]:
+    """Show a payment that was received."""
+    return {name: value for name, value in entry.items() if name not in _LEFT_OUT}

@@ -1,0 +1,36 @@
+"""Answers ``mph_receipts``: keeps the receipts that payees give, and hands them to those who have paid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from picopayments_cli.channel.payment_request import token_of
+from picopayments_cli.channel.receipts import ReceiptsReply, ReceiptsRequest
+from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.sealing import signed
+from picopayments_cli.web import RawJson
+
+
+class Receipts:
+    """``mph_receipts`` of one hub."""
+
+    def __init__(self, hub: Hub, reply: Callable[[Mapping[str, Any]], RawJson]) -> None:
+        """``reply`` signs a body."""
+        self._hub = hub
+        self._reply = reply
+
+    def receipts(self, body: Mapping[str, Any]) -> RawJson:
+        """Keep what is given for payments that the connection has received; tell what there is for those it has sent.
+
+        What fits no payment is passed over. Raises BadRequest, UnknownHandle, BadClientSignature.
+        """
+        request = ReceiptsRequest.parse(body)
+        digest = signed(body, self._hub.book.look_up(request.handle).fixed.client)
+        if request.given:
+            with self._hub.book.transaction("receipts") as work:
+                for item in request.given:
+                    work.keep_receipt(item.payer, request.handle, token_of(item.receipt), item.receipt)
+        with self._hub.book.reading() as book:
+            found = (book.receipt(request.handle, token) for token in request.tokens)
+            return self._reply(ReceiptsReply(digest, tuple(item for item in found if item is not None)).as_json())

@@ -1,0 +1,66 @@
+"""Answers ``mph_waiting``: what waits for a client, at once or when something comes. It writes nothing."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel.waiting import WaitingReply, WaitingRequest, Waits
+from picopayments_cli.errors import BadClientSignature
+from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.sealing import signed
+from picopayments_cli.web import RawJson, caller
+
+REMEMBERED = 10_000  # requests that have waited: one that comes again is a copy
+
+
+class Waiting:
+    """``mph_waiting`` of one hub."""
+
+    def __init__(self, hub: Hub, reply: Callable[[Mapping[str, Any]], RawJson]) -> None:
+        """``reply`` signs a body."""
+        self._hub = hub
+        self._reply = reply
+        self._waited: OrderedDict[bytes, None] = OrderedDict()
+
+    async def waiting(self, body: Mapping[str, Any]) -> RawJson:
+        """Tell what waits for those of the named connections that are the signer's own.
+
+        A copy of a request that has waited is answered at once: who repeats it learns no more by it, and takes
+        nobody's place. Raises BadRequest, BadClientSignature.
+        """
+        request = WaitingRequest.parse(body)
+        client = envelope.named_key(body)
+        if client is None:
+            raise BadClientSignature("The request names no public key.")
+        digest = signed(body, client)
+        with self._hub.book.reading() as book:
+            own = book.owned(client, request.handles)
+            found = book.waiting(own)
+        if not found and request.seconds and self._is_new(digest):
+            found = await self._when_it_comes(own, request.seconds)
+        return self._reply(WaitingReply(digest, found).as_json())
+
+    async def _when_it_comes(self, own: Sequence[Handle], seconds: int) -> list[Waits]:
+        with self._hub.book.arrivals.place(own, caller.get()) as place:
+            found = self._found(own)  # it may have come before there was a place
+            if place is None or found:
+                return found
+            await place.wait(seconds)
+            return self._found(own)
+
+    def _found(self, own: Sequence[Handle]) -> list[Waits]:
+        with self._hub.book.reading() as book:
+            return book.waiting(own)
+
+    def _is_new(self, digest: bytes) -> bool:
+        """Whether a request has not waited before; from now on it has."""
+        if digest in self._waited:
+            return False
+        self._waited[digest] = None
+        if len(self._waited) > REMEMBERED:
+            self._waited.popitem(last=False)
+        return True
