@@ -102,19 +102,14 @@ class Listener:
     def _lines(self, session: Session) -> list[Line]:
         """Find whom to ask, about the connections that are not left alone for now."""
         now = time.monotonic()
-        live = [
-            item
-            for item in session.connections().values()
-            if item.stage == AGREED and self._left_alone.get(item.handle, (0.0, 0.0))[0] <= now
-        ]
-        found = []
-        for group in hubs.by_hub(live):
-            fees = {item.handle: item.terms.sync_fee for item in group}
-            ways = hubs.ways_to(session, group[0])
-            for part in waiting.in_parts(list(fees)):
-                some = {handle: fees[handle] for handle in part}
-                found.append(Line(ways, session.wallet.key, group[0].hub_key, some))
-        return found
+        return lines_to(
+            session,
+            [
+                item
+                for item in session.connections().values()
+                if item.stage == AGREED and self._left_alone.get(item.handle, (0.0, 0.0))[0] <= now
+            ],
+        )
 
     def _await(self, lines: Sequence[Line], left: float | None) -> list[Handle]:
         """Wait until something waits at a hub, or for a while; the connections that are worth a sync."""
@@ -147,6 +142,18 @@ class Listener:
         before = self._left_alone.get(handle, (0.0, PAUSE / 2))[1]
         pause = min(2 * before, MAX_PAUSE)
         self._left_alone[handle] = time.monotonic() + pause, pause
+
+
+def lines_to(session: Session, connections: Iterable[Connection]) -> list[Line]:
+    """Find whom to ask about connections."""
+    found = []
+    for group in hubs.by_hub(connections):
+        fees = {item.handle: item.terms.sync_fee for item in group}
+        ways = hubs.ways_to(session, group[0])
+        for part in waiting.in_parts(list(fees)):
+            some = {handle: fees[handle] for handle in part}
+            found.append(Line(ways, session.wallet.key, group[0].hub_key, some))
+    return found
 
 
 def _brings(group: hubs.Seen, item: Connection) -> bool:
