@@ -1,8 +1,8 @@
 """Keeps events, numbered, until each of those who get them has got them; beside them, how far the wallet was told.
 
-``<network>.events.jsonl`` has one change a line: its events, the number of the last one, and what is told with them. A
-line that was cut off did not count: nobody was given its events. Once all are delivered one line without events is
-left. Of events that nobody takes the newest MOST are kept.
+``<network>.events.jsonl`` has one change a line: its events, the number of the last one, up to which number all are
+delivered (``done``), and what is told with them. A line that was cut off did not count: nobody was given its events.
+Once all are delivered one line without events is left. Of events that nobody takes the newest MOST are kept.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ class Outbox:
         self._last = 0
         self._waiting: deque[Event] = deque()
         self._written = 0  # events in the file
-        self._read()
-        first = self._last - len(self._waiting)
-        self._delivered = dict.fromkeys(sinks, first)
+        done = self._read()
+        self._delivered = dict.fromkeys(sinks, done)
         self._closed = False
 
     # Coming in ------------------------------------------------------------------------------------------------------
@@ -52,7 +51,7 @@ class Outbox:
             new = [{"number": self._last + n, "time": now, **event} for n, event in enumerate(events, 1)]
             told = told or self.told
             with usable(self._path):
-                append_lines(self._path, _line(self._last + len(new), told, new))
+                append_lines(self._path, self._line(self._last + len(new), told, new))
             self.told = told
             self._last += len(new)
             self._written += len(new)
@@ -87,8 +86,7 @@ class Outbox:
         """Count an event as delivered to a sink. Raises StoreUnusable."""
         with self._changed:
             self._delivered[sink] = max(self._delivered[sink], int(event["number"]))
-            least = min(self._delivered.values())
-            while self._waiting and self._waiting[0]["number"] <= least:
+            while self._waiting and self._waiting[0]["number"] <= self._done:
                 self._waiting.popleft()
             if not self._waiting:
                 self._rewrite()
@@ -101,12 +99,24 @@ class Outbox:
 
     # The file -------------------------------------------------------------------------------------------------------
 
+    @property
+    def _done(self) -> int:
+        """The number up to which every sink has all."""
+        return min(self._delivered.values())
+
+    def _line(self, last: int, told: Told | None, events: Sequence[Mapping[str, Any]]) -> bytes:
+        shown = None if told is None else told.as_json()
+        body = {"last": last, "done": self._done, "told": shown, "events": list(events)}
+        return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+
     def _rewrite(self) -> None:
         with usable(self._path):
-            replace_file(self._path, _line(self._last, self.told, list(self._waiting)))
+            replace_file(self._path, self._line(self._last, self.told, list(self._waiting)))
         self._written = len(self._waiting)
 
-    def _read(self) -> None:
+    def _read(self) -> int:
+        """Read the file; the number up to which all are delivered."""
+        done = 0
         with usable(self._path):
             check_private(self._path)
             data = self._path.read_bytes() if self._path.exists() else b""
@@ -115,17 +125,13 @@ class Outbox:
                 change = kinds.members(json.loads(line))
                 events = [kinds.members(event) for event in kinds.items(change["events"])]
                 self.told = None if change["told"] is None else Told.parse(change["told"])
-                self._last = kinds.whole(change["last"])
+                self._last, done = kinds.whole(change["last"]), kinds.whole(change["done"])
                 if [event["number"] for event in events] != list(range(self._last - len(events) + 1, self._last + 1)):
                     raise ValueError("the numbers have a gap")
             except (KeyError, TypeError, ValueError, RecursionError):
                 raise damaged(self._path, "a line in it is no change") from None
             self._waiting.extend(events)
             self._written += len(events)
-        while len(self._waiting) > MOST:
+        while self._waiting and (len(self._waiting) > MOST or self._waiting[0]["number"] <= done):
             self._waiting.popleft()
-
-
-def _line(last: int, told: Told | None, events: Sequence[Mapping[str, Any]]) -> bytes:
-    body = {"last": last, "told": None if told is None else told.as_json(), "events": list(events)}
-    return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+        return done
