@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -15,18 +13,31 @@ from picopayments_cli.chain.shapes import by_longname, coins_shown, history_show
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.deadlines import at_risk, check_every, default_delay, is_short
 from picopayments_cli.channel.networks import script_of_address
-from picopayments_cli.channel.stages import CLOSED, PROPOSED
+from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.status import StatusReply, StatusRequest
-from picopayments_cli.channel.values import Handle, Token, check_token, from_hex
-from picopayments_cli.channel.wire import Payment, Receipt, terms_json
-from picopayments_cli.client import hubs, legacy, life, lost, opening, send, tokens, waiting
+from picopayments_cli.channel.values import Handle, Token, from_hex
+from picopayments_cli.channel.wire import terms_json
+from picopayments_cli.client import (
+    hubs,
+    legacy,
+    life,
+    lost,
+    opening,
+    paying,
+    payments_shown,
+    reports,
+    requesting,
+    send,
+    syncing,
+    waiting,
+)
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of, whole_handle
-from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.consent import check_consent
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
 from picopayments_cli.client.looking import sides_of
+from picopayments_cli.client.requesting import EXPIRES
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.transactions_shown import raw_transaction, transaction_shown
 from picopayments_cli.config import (
@@ -50,7 +61,6 @@ from picopayments_cli.errors import (
 )
 
 log = logging.getLogger(__name__)
-TOKEN_SIZE = 32
 FAUCET_BTC = 100_000_000
 FAUCET_XCP = 10_000_000_000
 _UNKNOWN = "unknown"  # the status of a connection whose hub does not tell what the chain holds
@@ -84,6 +94,19 @@ def open_session(
         session.keep_rate()  # a command that is refused writes nothing
     finally:
         session.close()
+
+
+def carry_out(
+    session: Session, command: Callable[..., Any], arguments: Mapping[str, Any], tell: Callable[[Any], None]
+) -> None:
+    """Run one of the commands below and have its result told, and that of one that failed in part. Raises its error."""
+    try:
+        result = command(session, **arguments)
+    except PicopaymentsError as error:
+        if error.result is not None:
+            reports.deliver(session, error.result, tell)
+        raise
+    reports.deliver(session, result, tell)
 
 
 # The hub and the wallet ---------------------------------------------------------------------------------------------
@@ -271,24 +294,28 @@ def queuepayment(
     TokenInUse where the token is another payment's, NotConfirmed where the user is asked and does not say yes.
     ``yes``: do not ask.
     """
-    payee = whole_handle(destination, "destination handle")
-    payer = whole_handle(source, "source handle")
-    drawn = Token(os.urandom(TOKEN_SIZE)) if token is None else check_token(token)
-    given = token is not None  # one that is drawn is new: nothing needs to be read for it
-    live = session.connections() if given else {}
-    known = {**session.archived(), **live} if given else {}
-    connection = known.get(payer) or session.connection(payer)
-    payment = Payment(payee, quantity_of(session, quantity, connection.asset), drawn)
-    how_far = tokens.earlier(session, payer, payment, known) if given else None
-    if how_far is not None:
-        log.info("The payment of this token is %s.", how_far)
-        return payment.token.hex()
-    check_consent(session, "pay", payment.amount, connection.longname or connection.asset, yes=yes)
-    life.queue(session, session.connection(payer), payment)
-    for other in live.values():
-        if other.handle != payer:  # it is closing, and would show the payment as queued for ever
-            life.unqueue(session, other, payment.token)
-    return payment.token.hex()
+    ordered = paying.named(session, source, destination, quantity, token)
+    if ordered.how_far is None:
+        paying.queue(session, ordered, yes=yes)
+    else:
+        log.info("The payment of this token is %s.", ordered.how_far)
+    return ordered.payment.token.hex()
+
+
+def pay(
+    session: Session,
+    source: str,
+    destination: str,
+    quantity: int | str | None = None,
+    token: str | None = None,
+    yes: bool = False,
+) -> dict[str, Any]:
+    """Make a payment now, and tell what became of it, as ``payments`` does. Raises PaymentRefused, PaymentNotSent.
+
+    ``destination``: a handle, or a payment request, which names quantity and token itself. A token pays once, as with
+    ``queuepayment``. ``yes``: do not ask.
+    """
+    return paying.pay(session, paying.named(session, source, destination, quantity, token), yes=yes)
 
 
 def cancelpayment(session: Session, token: str) -> bool:
@@ -362,46 +389,58 @@ def _as_seen(group: hubs.Seen, item: Connection, verbose: bool) -> dict[str, Any
 
 
 def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
-    """Sync what is open, recover what is closed: per handle the transactions published and the payments received.
+    """Sync what is open, recover what is closed: per handle the transactions published, and what became of payments.
 
-    Each connection with its own hub. One that fails does not stop the others; its error is raised when they are done.
+    Each connection with its own hub. One that fails does not stop the others; its error is raised when they are done,
+    as SyncIncomplete where the others have a result.
     """
     if handle is None:
         lost.take_back(session)
-    chosen = [item for item in _chosen(session, handle) if not item.final]
-    brought: dict[str, Outcome] = {}
-    failed: list[PicopaymentsError] = []
-    if handle is None:
-        failed += session.store.of_old_protocol().values()
-        for error in failed:
-            log.warning(error.message)
-    for group in hubs.seen(session, chosen):
-        for item in group.connections:
-            outcome = Outcome()
-            try:
-                look = group.look()
-                if item.stage != CLOSED or life.as_seen(group.session, item, look).stage != CLOSED:
-                    brought[item.handle.hex()] = outcome
-                life.sync(group.session, item, look, outcome)
-            except PicopaymentsError as error:
-                failed.append(error)
-                log.warning("connection %s: %s", item.handle.hex(), error.message)
-                if not outcome.txids and not outcome.receipts:
-                    brought.pop(item.handle.hex(), None)
-    results = {name: _brought(outcome) for name, outcome in brought.items()}
-    if failed:
-        if results:
-            log.warning("the other connections: %s", json.dumps(results))
-        raise failed[0]
-    return results
+    return syncing.sync(session, _chosen(session, handle), everything=handle is None)
 
 
-def _brought(outcome: Outcome) -> dict[str, Any]:
-    brought: dict[str, Any] = {
-        "txids": outcome.txids,
-        "received_payments": [_receipt(receipt) for receipt in outcome.receipts],
-    }
-    return brought if outcome.cause is None else {**brought, "error": outcome.cause.as_json()}
+def close(session: Session, handle: str) -> dict[str, Any]:
+    """Close a connection and settle it on chain: the txid of its close or commit, or None where none is published.
+
+    And what became of payments, what the last sync cost, and whether the hub agreed.
+    """
+    return syncing.close(session, session.connection(whole_handle(handle)))
+
+
+def payments(
+    session: Session,
+    handle: str | None = None,
+    asset: str | None = None,
+    state: str | None = None,
+    since: int | None = None,
+    limit: int | None = None,
+    csv: bool = False,
+) -> list[dict[str, Any]] | str:
+    """The payments sent, received, refused and on their way, oldest first; with ``csv`` as CSV text.
+
+    ``since``: those after that index; ``limit``: the first of them, without ``since`` the newest. Raises UnknownHandle.
+    """
+    if handle is not None:
+        handle = handle_named(handle, {*session.store.all_handles(), *session.older()}).hex()
+    found = payments_shown.listed(session, payments_shown.Wanted(handle, asset, state), since, limit)
+    return payments_shown.as_csv(found) if csv else found
+
+
+def request(
+    session: Session, handle: str, quantity: int | str, memo: str = "", expires: int = EXPIRES, qr: bool = False
+) -> str:
+    """Make a payment request for a connection, good for so many seconds; with ``qr`` draw it on stderr, too."""
+    connection = session.connection(whole_handle(handle))
+    amount = quantity_of(session, quantity, connection.asset)
+    text = requesting.make(session, connection, amount, memo, expires)
+    if qr:
+        requesting.draw(text)
+    return text
+
+
+def decode(session: Session, request: str) -> dict[str, Any]:
+    """Explain a payment request. Raises InvalidRequest."""
+    return requesting.explained(request)
 
 
 def listen(
@@ -411,14 +450,6 @@ def listen(
     from picopayments_cli.client.listen import Listener
 
     Listener(session, show, after).listen(seconds)
-
-
-def close(session: Session, handle: str) -> str | None:
-    """Close a connection and settle it on chain: the txid of its close or commit, or None where none is published."""
-    connection = session.connection(whole_handle(handle))
-    if connection.stage != PROPOSED:
-        session = hubs.alone(session, connection)
-    return life.close(session, connection)
 
 
 def history(session: Session, handle: str | None = None) -> list[dict[str, Any]]:
@@ -455,10 +486,6 @@ def _chosen(session: Session, handle: str | None) -> list[Connection]:
     if handle is not None:
         return [session.connection(whole_handle(handle))]
     return list(session.connections().values())
-
-
-def _receipt(receipt: Receipt) -> dict[str, Any]:
-    return {"payer_handle": receipt.payer.hex(), "amount": receipt.amount, "token": receipt.token.hex()}
 
 
 def _status_of(

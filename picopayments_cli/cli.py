@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PROG = "picopayments-cli"
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
+CONFIG = ("network", "basedir", "hub_url", "timeout")
 MAX_NUMBER = 2**63 - 1
 MAX_SECONDS = 3600
 MAX_DURATION = 31_536_000  # seconds: a year
@@ -29,6 +30,8 @@ NEXT = {  # after an interrupt of a command that does another thing when it is r
     "`picopayments-cli searchrawtxs ADDRESS --unconfirmed`, with the wallet's address.",
     "connect": "See first with `picopayments-cli status` whether the connection is there: run again the command opens "
     "another one.",
+    "pay": "See first with `picopayments-cli payments` whether the payment is there: run again without its --token the "
+    "command pays once more.",
     "queuepayment": "See first with `picopayments-cli status` whether the payment is queued: run again without its "
     "--token the command queues another one.",
     "mine": "Run again the command mines as many blocks once more.",
@@ -44,6 +47,11 @@ def positive(text: str) -> int:
     if not 0 < number <= MAX_NUMBER:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to {MAX_NUMBER}")
     return number
+
+
+def number(text: str) -> int:
+    """An integer from 0 to 2^63 - 1, in plain decimal digits. Raises argparse.ArgumentTypeError."""
+    return 0 if text == "0" else positive(text)
 
 
 def port(text: str) -> int:
@@ -91,12 +99,7 @@ def seconds(text: str) -> float:
     return float(text)
 
 
-def index(text: str) -> int:
-    """The index of a payment, or 0. Raises argparse.ArgumentTypeError."""
-    return 0 if text == "0" else positive(text)
-
-
-def duration(text: str) -> float:
+def duration(text: str) -> int:
     """Seconds in plain decimal digits, at most MAX_DURATION. Raises argparse.ArgumentTypeError."""
     plain = text.isascii() and text.isdecimal() and len(text) <= len(str(MAX_DURATION))
     if not plain or not 0 < int(text) <= MAX_DURATION:
@@ -123,6 +126,7 @@ HANDLE = argument("--handle", "only the connection of this handle")
 SEEN = argument("--handle", "only the connection whose handle begins so, with 8 digits or more")
 UNCONFIRMED = argument("--unconfirmed", "those of the mempool, too", action="store_true")
 YES = argument("--yes", "do not ask, however much it is", action="store_true")
+STATES = ("sent", "received", "refused", "queued", "unanswered")
 UNITS = "in satoshis, or with its unit such as 1.5XCP"
 COMMANDS = {
     "version": Command("Print the version of this program.", "version"),
@@ -186,6 +190,27 @@ COMMANDS = {
         argument("--token", "what the payee knows the payment by (default: one is drawn)"),
         YES,
     ),
+    "pay": Command(
+        "Make a payment now. Prints what became of it; code 0 if the hub took it.\n\n"
+        "Run again with the same token it pays once. The sync charges its fee.",
+        "--testnet pay SOURCE DESTINATION 1337 --token c0ffee",
+        argument("source", "handle of the connection that pays", metavar="SOURCE"),
+        argument("destination", "handle of the connection that is paid, or a payment request", metavar="DESTINATION"),
+        argument("quantity", f"how much, {UNITS}; a request names it", metavar="QUANTITY", type=quantity, nargs="?"),
+        argument("--token", "what the payee knows the payment by (default: one is drawn)"),
+        YES,
+    ),
+    "payments": Command(
+        "List payments: sent, received, refused, and those on their way.\n\n"
+        "A script goes on with --since and the last index that it has seen.",
+        "--testnet payments --since 41 --limit 100",
+        SEEN,
+        ASSET,
+        argument("--state", f"only in this state: {', '.join(STATES)}", metavar="STATE", choices=STATES),
+        argument("--since", "only those after this index, the first ones", metavar="INDEX", type=number),
+        argument("--limit", "at most so many; without --since the newest", metavar="NUMBER", type=positive),
+        argument("--csv", "print CSV, not JSON", action="store_true"),
+    ),
     "cancelpayment": Command(
         "Cancel a queued payment. Prints whether it was queued.\n\n"
         "A payment that a sync has sent can't be cancelled, answered or not.",
@@ -200,16 +225,35 @@ COMMANDS = {
     ),
     "sync": Command(
         "Make and receive payments; recover the funds of closed connections.\n\n"
+        "What no command has reported yet is reported, whichever brought it.\n"
         "Each open connection is charged the hub's sync_fee.",
         "--testnet sync",
         HANDLE,
+    ),
+    "request": Command(
+        "Make a payment request, which `decode` explains and `pay` pays.\n\n"
+        "Prints it as a JSON string. Its token is the SHA-256 of the receipt that the\n"
+        "payer gets.",
+        "--testnet request HANDLE 1337 --memo 'two coffees' --expires 600",
+        argument("handle", "the connection that is to be paid", metavar="HANDLE"),
+        argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
+        argument("--memo", "what it is for, 200 bytes at most", metavar="TEXT", default=""),
+        argument(
+            "--expires", "for how long it is good (default: a day)", metavar="SECONDS", type=duration, default=86_400
+        ),
+        argument("--qr", "draw it on stderr as a QR code, too", action="store_true"),
+    ),
+    "decode": Command(
+        "Explain a payment request. Needs neither a hub nor files.",
+        "decode REQUEST",
+        argument("request", "the payment request", metavar="REQUEST"),
     ),
     "listen": Command(
         "Wait for payments, and print each as it arrives: one JSON object a line.\n\n"
         "It syncs when the hub says that something waits, which costs nothing to ask,\n"
         "and is more than the sync_fee. Exit code 6: none arrived before the time-out.",
         "--testnet listen --after 17 --timeout 600",
-        argument("--after", "those behind this index first (default: only from now on)", metavar="INDEX", type=index),
+        argument("--after", "those behind this index first (default: only from now on)", metavar="INDEX", type=number),
         argument(
             "--timeout",
             "listen for so long (default: until Ctrl-C)",
@@ -219,7 +263,8 @@ COMMANDS = {
         ),
     ),
     "close": Command(
-        "Close a connection and settle it on the blockchain.",
+        "Close a connection and settle it on the blockchain.\n\n"
+        "Tells the hub, and syncs once more, which charges the hub's sync_fee.",
         "--testnet close HANDLE",
         argument("handle", "the connection's handle", metavar="HANDLE"),
     ),
@@ -326,9 +371,9 @@ def main(argv: list[str] | None = None) -> int:
         if arguments["command"] == "serve":
             return _serve(debug, **arguments)
         if arguments["command"] == "listen":
-            _run(debug, show=_show_line, **arguments)
+            _run(debug, tell=lambda _: None, show=_show_line, **arguments)
             return 0
-        write_out(json.dumps(_run(debug, ask=_asker(), **arguments), indent=2, sort_keys=True))
+        _run(debug, ask=_asker(), tell=write_out if arguments.get("csv") else _write_json, **arguments)
     except KeyboardInterrupt:
         return _fail(130, "Interrupted", f"Interrupted. {NEXT.get(arguments['command'], GOES_ON)}")
     except Exception as error:
@@ -340,35 +385,39 @@ def _run(
     debug: bool,
     *,
     command: str,
-    network: str | None,
-    basedir: str | None,
-    hub_url: str | None,
-    timeout: float | None,
+    tell: Callable[[Any], None],
     ask: Callable[[str], bool] | None = None,
     **arguments: Any,
-) -> Any:
-    """The result of a command, ready for JSON; ``ask`` has the user answer. Raises whatever the command raises."""
+) -> None:
+    """Run a command, and ``tell`` its result, ready for JSON; ``ask`` has the user answer. Raises what they raise."""
     if command == "version":
         from picopayments_cli import __version__
 
-        return __version__
+        tell(__version__)
+        return
     _log_to_stderr(debug)
     from picopayments_cli import api
 
-    with api.open_session(network, basedir, hub_url, os.environ, timeout, ask) as session:
-        return getattr(api, command)(session, **arguments)
+    config = {name: arguments.pop(name) for name in CONFIG}
+    with api.open_session(**config, environ=os.environ, ask=ask) as session:
+        api.carry_out(session, getattr(api, command), arguments, tell)
 
 
 def _serve(debug: bool, *, command: str, **given: Any) -> int:
     """Serve the other commands, with the same config arguments, until a signal comes; the exit code."""
-    own = {_plain(settings.get("dest", name)) for name, settings in COMMANDS[command].arguments}
-    config = {name: value for name, value in given.items() if name not in own}
+    config = {name: given[name] for name in CONFIG}
 
     def offered(name: str) -> Any:
-        return lambda *values, **members: _run(debug, command=name, **config, **_from_json(name, values, members))
+        def run(*values: Any, **members: Any) -> Any:
+            told: list[Any] = []
+            _run(debug, command=name, tell=told.append, **config, **_from_json(name, values, members))
+            return told[0]
+
+        return run
 
     commands = {name: offered(name) for name in COMMANDS if name not in NOT_SERVED}
-    _run(debug, command=command, commands=commands, ready=announce, show=_show_event, **given)
+    own: dict[str, Any] = {"commands": commands, "ready": announce, "show": _show_event}
+    _run(debug, command=command, tell=lambda _: None, **own, **given)
     return 0
 
 
@@ -432,6 +481,11 @@ def _show_line(payment: dict[str, Any]) -> None:
 def _show_event(event: dict[str, Any]) -> None:
     """Write an event on a line of its own. Raises OutputLost."""
     write_out(json.dumps(event), f"The event {event['number']} could not be written")
+
+
+def _write_json(result: Any) -> None:
+    """Write a command's result on stdout. Raises OutputLost."""
+    write_out(json.dumps(result, indent=2, sort_keys=True))
 
 
 def announce(where: dict[str, Any]) -> None:

@@ -11,11 +11,13 @@ class PicopaymentsError(Exception):
 
     ``message`` says what is wrong and what to do next; ``data`` holds the numbers involved, ready for JSON.
     ``exit_code`` is what the command line returns: 1 refused, 2 usage, 3 unreachable, 4 local files,
-    5 the peer misbehaved, 6 a wait ran out. ``said`` is the object in which a peer says it, signed or not.
+    5 the peer misbehaved, 6 a wait ran out. ``said`` is the object in which a peer says it, signed or not; ``result``
+    what the command brought all the same, None where it brought nothing.
     """
 
     exit_code: ClassVar[int] = 1
     said: Mapping[str, Any] | None = None
+    result: Any = None
 
     def __init__(self, message: str, **data: Any) -> None:
         super().__init__(message)
@@ -141,6 +143,10 @@ class InvalidParams(PicopaymentsError):
 
 class TokenInUse(PicopaymentsError):
     """The token names another payment already."""
+
+
+class PaymentToSelf(PicopaymentsError):
+    """A connection is named as the payee of its own payment."""
 
 
 # Funds --------------------------------------------------------------------------------------------------------------
@@ -408,6 +414,18 @@ class AmountsDiffer(PeerMisbehaved):
 
 class BadPreviousTransaction(PeerMisbehaved):
     """A previous transaction whose hash is not the txid asked for."""
+
+
+class PaymentRefused(PicopaymentsError):
+    """The hub did not take a payment."""
+
+
+class PaymentNotSent(PicopaymentsError):
+    """No sync has taken a payment yet."""
+
+
+class SyncIncomplete(PicopaymentsError):
+    """Connections failed to sync; stdout tells what the sync brought all the same."""
 
 
 class DemoFailed(PicopaymentsError):

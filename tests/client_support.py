@@ -34,9 +34,11 @@ from picopayments_cli.channel.messages import (
     SyncRequest,
 )
 from picopayments_cli.channel.opening import Party, Stake, contract_of
+from picopayments_cli.channel.receipts import Given, ReceiptsReply, ReceiptsRequest
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.standing import Found, doubts, learned, proofs, standing
 from picopayments_cli.channel.state import Changes, Held, Receiving, Sending, Signed
+from picopayments_cli.channel.status import ShownConnection, StatusReply, StatusRequest
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import check_deposit, compose_deposit
 from picopayments_cli.channel.values import Coin, Handle, Hash, Quantity, Token, hash_of
@@ -48,7 +50,7 @@ from picopayments_cli.client.history import Action
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Row, Store
 from picopayments_cli.config import Settings
-from picopayments_cli.errors import HubUnreachable, PicopaymentsError
+from picopayments_cli.errors import HubUnreachable, InvalidParams, PicopaymentsError
 
 XCP, QUANTITY, EXPIRE, DELAY = 1, 1000, 60, 3
 URL = "http://hub.invalid/api/"
@@ -150,7 +152,12 @@ class Hub:
         self.refuses: PicopaymentsError | None = None
         self.forgives = False  # takes what it refuses once it carries no payments
         self.to_pay: list[int] = []
+        self.tokens: dict[int, Token] = {}  # of payments to the client, by their amount
+        self.time = 0  # when it says that it took them
+        self.receipts: list[bytes] = []  # that it has of payments of the client's
+        self.given: list[Given] = []  # by the client
         self.refusing: set[Token] = set()
+        self.known: dict[Handle, str] | None = None  # connections and their assets; None: it tells nobody
         self.closes_alone = False
         self.signed: dict[Hash, Signed] = {}
         self.received: list[Commit] = []
@@ -167,6 +174,8 @@ class Hub:
         """The signed reply to a signed request, the same to the same one."""
         if self.silent:
             raise SILENT
+        if method == "mph_status":
+            return self._status(params)
         asked = envelope.digest(params)
         if method != "mph_close" and self.refuses is not None and (params.get("sends") or not self.forgives):
             raise self.refuses
@@ -177,12 +186,21 @@ class Hub:
                 "mph_deposit": self._deposit,
                 "mph_sync": self._sync,
                 "mph_close": self._close,
+                "mph_receipts": self._receipts,
             }
             self._answers[asked] = answers[method](json.loads(json.dumps(params)), asked).as_json()
         if self.lost:
             self.lost -= 1
             raise SILENT
         return envelope.seal(self.key, self._answers[asked])
+
+    def _status(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        if self.known is None:
+            raise InvalidParams("No handles.")
+        named = StatusRequest.parse(params).handles or ()
+        shown = {item: self.known[item] for item in named if item in self.known}
+        connections = {item: ShownConnection(asset, None, 0, 5, "open") for item, asset in shown.items()}
+        return StatusReply("there", "nonce", "signature", {"BTC": 0}, {}, {}, connections).as_json()
 
     def _key(self, body: Any, asked: bytes) -> KeyReply:
         if self.agreed is None or "pubkey" not in body:
@@ -230,12 +248,19 @@ class Hub:
         after, half, changes = duplex.transfer(self.now, total, self.secrets)
         self._keep(after, changes)
         self.due += sum(self.to_pay[:count]) - total
-        receipts = tuple(Receipt(self.handle, Quantity(n), Token(b"paid %d" % n), 0) for n in self.to_pay[:count])
+        receipts = tuple(
+            Receipt(self.handle, Quantity(n), self.tokens.get(n, Token(b"paid %d" % n)), self.time)
+            for n in self.to_pay[:count]
+        )
         del self.to_pay[:count]
         self.now = duplex.add_request(self.now, request.next_hash, seen=False)
         self.now, own_hash = duplex.hand_out(self.now, self.secrets)
         refused = tuple(RefusedPayment(item.token, "UnknownHandle") for item in back)
         return SyncReply(asked, half, receipts, refused, own_hash)
+
+    def _receipts(self, body: Any, asked: bytes) -> ReceiptsReply:
+        self.given += ReceiptsRequest.parse(body).given
+        return ReceiptsReply(asked, tuple(self.receipts))
 
     def _close(self, body: Any, asked: bytes) -> CloseReply:
         request = CloseRequest.parse(body)

@@ -68,7 +68,7 @@ def stand_at(owner, name):
         return real(*args, **kwargs)
     setattr(owner, name, door)
 
-for name in ("save", "remove", "save_wif", "save_hub_key"):
+for name in ("save", "remove", "save_wif", "save_hub_key", "save_reported"):
     stand_at(Store, name)
 stand_at(RpcClient, "call")
 sys.exit(cli.main(sys.argv[2:]))
@@ -309,6 +309,12 @@ class Client:
     def run(self, *words: str) -> Any:
         """Return what a command prints. Raises CommandFailed."""
         return self.done(*words).result
+
+    def queue_unseen(self, source: str, payee: str, amount: int, *options: str) -> str:
+        """Queue a payment before the hub can answer whether it knows the payee; its token."""
+        words = ("--timeout", "0.001", "queuepayment", source, payee, str(amount), *options)
+        token: str = self.run(*words)
+        return token
 
     def fails(self, *words: str) -> tuple[int, str]:
         """The exit code and the error's name of a command that fails."""

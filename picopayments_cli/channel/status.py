@@ -18,31 +18,36 @@ from picopayments_cli.channel.wire import (
 )
 from picopayments_cli.errors import BadReply, BadRequest
 
-MOST_ASSETS = 1000  # in one question
+MOST_ASSETS, MOST_HANDLES = 1000, 100  # in one question
 _FUNDS = {"address", "message", "signature", "liquidity"}
 _CONNECTION = {"asset", "asset_longname", "balance", "ttl", "status"}
 
 
 @dataclass(frozen=True)
 class StatusRequest:
-    """Asks for what the hub offers in these assets (None: in all)."""
+    """Asks for what the hub offers in these assets (None: in all), and for these connections (None: all in them)."""
 
     assets: tuple[str, ...] | None = None
+    handles: tuple[Handle, ...] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The params."""
-        return {"assets": None if self.assets is None else list(self.assets)}
+        assets = None if self.assets is None else list(self.assets)
+        handles = {} if self.handles is None else {"handles": [handle.hex() for handle in self.handles]}
+        return {"assets": assets, **handles}
 
     @staticmethod
     def parse(body: Any) -> StatusRequest:
         """Raises BadRequest."""
         reader = Reader(body, BadRequest)
-        if reader.body.get("assets") is None:
-            return StatusRequest()
-        names = reader.array("assets", MOST_ASSETS)
-        if not all(isinstance(name, str) and 0 < len(name) <= MAX_ASSET_SIZE for name in names):
-            raise reader.refused("assets", "are not all names")
-        return StatusRequest(tuple(names))
+        names = handles = None
+        if reader.body.get("assets") is not None:
+            names = reader.array("assets", MOST_ASSETS)
+            if not all(isinstance(name, str) and 0 < len(name) <= MAX_ASSET_SIZE for name in names):
+                raise reader.refused("assets", "are not all names")
+        if reader.body.get("handles") is not None:
+            handles = tuple(map(Handle, reader.hexes("handles", HANDLE_SIZE, MOST_HANDLES)))
+        return StatusRequest(None if names is None else tuple(names), handles)
 
 
 @dataclass(frozen=True)

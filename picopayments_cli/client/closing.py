@@ -17,7 +17,7 @@ from picopayments_cli.channel.stages import CLOSED, CLOSING
 from picopayments_cli.channel.standing import Found, Standing, doubts, learned, proofs, standing
 from picopayments_cli.channel.steps import Name, Wait, plan
 from picopayments_cli.channel.values import Secret, hash_of
-from picopayments_cli.channel.wire import Figures, Receipt
+from picopayments_cli.channel.wire import Figures
 from picopayments_cli.client import funds, history, publishing
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.looking import Look, sides_of
@@ -40,10 +40,13 @@ _WAITS = {
 
 @dataclass
 class Outcome:
-    """The result of one sync of a connection: the txids (hex) that it published and the payments that it received."""
+    """The result of one sync of a connection: the txids (hex) that it published, and what the hub charged for it.
+
+    What became of payments stands in the store.
+    """
 
     txids: list[str] = field(default_factory=list)
-    receipts: list[Receipt] = field(default_factory=list)
+    sync_fee: int = 0
     closed_by: str | None = None  # the txid of the first commit or close among them
     hub_silent: Unreachable | None = None  # why the hub was not told that a connection closes, or was not even asked
     cause: PicopaymentsError | None = None  # why the connection closes, where its deposit never comes

@@ -11,10 +11,11 @@ from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import Counter, Sent
 from picopayments_cli.channel.halves import Closing, Remainder
 from picopayments_cli.channel.keys import Key, Secrets
+from picopayments_cli.channel.payment_request import Requested
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.state import Changes, Signed
 from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.values import Handle, Hash, Pubkey
+from picopayments_cli.channel.values import Handle, Hash, Pubkey, Token
 from picopayments_cli.channel.wire import Payment
 
 STAGES = (PROPOSED, AGREED, CLOSING, CLOSED)
@@ -67,7 +68,8 @@ class Connection:
     never leaves, the hub's as the chain showed it. ``counted``: the heights at which the two were found to count.
     ``owed``: refused payments that have not come back yet. ``sent``: what a node took of one's own, for c2h and for
     h2c. ``publishing``: name and txid (hex) of what is about to leave; ``published``: txids of what left. ``final``:
-    closed, and too deep to be looked at again. ``longname``: that of a subasset, for showing.
+    closed, and too deep to be looked at again. ``longname``: that of a subasset, for showing. ``requests``: payment
+    requests, the oldest first. ``receipts_due``: tokens of requests that were paid and whose receipts are not here.
     """
 
     handle: Handle
@@ -93,6 +95,8 @@ class Connection:
     published: tuple[str, ...] = ()
     final: bool = False
     longname: str | None = None
+    requests: tuple[Requested, ...] = ()
+    receipts_due: tuple[Token, ...] = ()
 
     def secrets(self, key: Key) -> Secrets:
         """Derive this party's keys and secrets of the connection. ``key``: the wallet's."""

@@ -224,7 +224,7 @@ def _show(demo: Demo, hub: _Service) -> dict[str, Any]:
     log.info("Alice and Bob close in agreement with the hub, and settle on the chain:")
     for party in (alice, bob):
         party.fees += demo.sync_fee
-        commits[party.name] = demo.command(party, "close", party.handle)
+        commits[party.name] = demo.command(party, "close", party.handle)["txid"]
     _until_closed(demo, (alice, bob))
     _survive(demo, hub, dave, commits)
     _until_hub_is_free(demo, _total(before))
@@ -268,7 +268,7 @@ def _cheat(demo: Demo, hub: _Service, carol: Party, alice: Party, commits: dict[
     log.info("The hub goes silent. Carol cheats: with the copy she publishes the commit that she gave back:")
     hub.stop(kill=True)
     demo.own_chain, carol.basedir = True, copy
-    commits[carol.name] = demo.command(carol, "close", carol.handle)
+    commits[carol.name] = demo.command(carol, "close", carol.handle)["txid"]
     log.info("The hub comes back, and takes all of it, which Carol would have been paid only after a delay:")
     hub.start()
     demo.own_chain, carol.basedir = False, newest
@@ -285,7 +285,7 @@ def _survive(demo: Demo, hub: _Service, dave: Party, commits: dict[str, Any]) ->
     hub.stop(kill=True)
     demo.own_chain = True
     demo.command(demo.clients[0], "feerate", str(HIGH_RATE), "--minimum", str(HIGH_MINIMUM))
-    commits[dave.name] = demo.command(dave, "close", dave.handle)
+    commits[dave.name] = demo.command(dave, "close", dave.handle)["txid"]
     waiting = BitcoinNode(demo.chain_url + "bitcoin/").mempool()
     if len(waiting) != 2:
         raise DemoFailed("Dave's commit was not raised by a child.", mempool=len(waiting))

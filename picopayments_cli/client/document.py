@@ -18,6 +18,7 @@ from picopayments_cli.channel.fees import FeeFrac
 from picopayments_cli.channel.halves import Closing, Commit, Remainder
 from picopayments_cli.channel.keys import XOnly
 from picopayments_cli.channel.messages import CloseRequest, SyncRequest
+from picopayments_cli.channel.payment_request import SALT_SIZE, TOKEN_SIZE, Requested
 from picopayments_cli.channel.scripts import DepositScript
 from picopayments_cli.channel.state import Handed, Held, Receiving, Sending, Signed
 from picopayments_cli.channel.transactions import Contract
@@ -75,6 +76,8 @@ def to_document(connection: Connection) -> dict[str, Any]:
         "publishing": connection.publishing,
         "published": list(connection.published),
         "final": connection.final,
+        "requests": [_requested_json(item) for item in connection.requests],
+        "receipts_due": [token.hex() for token in connection.receipts_due],
     }
 
 
@@ -129,6 +132,8 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         publishing=None if publishing is None else (kinds.text(publishing[0]), _txid(publishing[1])),
         published=tuple(_txid(item) for item in kinds.items(document["published"])),
         final=kinds.switch(document["final"]),
+        requests=tuple(_requested(item) for item in kinds.items(document.get("requests", []))),
+        receipts_due=tuple(_token(item) for item in kinds.items(document.get("receipts_due", []))),
         longname=None if document.get("asset_longname") is None else kinds.text(document["asset_longname"]),
     )
 
@@ -308,6 +313,26 @@ def _pending(body: Mapping[str, Any]) -> Pending:
     if not bodies:
         raise ValueError("a sync that waits for its answer has a body")
     return Pending(bodies, _payments(body["payments"]))
+
+
+def _requested_json(item: Requested) -> Row:
+    return [item.token.hex(), item.salt.hex(), item.quantity, item.expires, _hex(item.payer), item.given]
+
+
+def _requested(items: Any) -> Requested:
+    token, salt, quantity, expires, payer, given = kinds.items(items)
+    return Requested(
+        _token(token),
+        from_hex(salt, "salt", SALT_SIZE),
+        check_quantity(quantity),
+        kinds.whole(expires),
+        None if payer is None else Handle(from_hex(payer, "payer", HANDLE_SIZE)),
+        kinds.switch(given),
+    )
+
+
+def _token(value: Any) -> Token:
+    return Token(from_hex(value, "token", TOKEN_SIZE))
 
 
 # A document may hold anything. What is of another kind is refused here, not where it is used. ---------------------

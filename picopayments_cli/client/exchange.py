@@ -12,10 +12,12 @@ from dataclasses import replace
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.messages import MOST_PAYMENTS, SyncReply, SyncRequest
+from picopayments_cli.channel.payment_request import PAID, receipt_of
 from picopayments_cli.channel.wire import Anchors, Payment
-from picopayments_cli.client import history
+from picopayments_cli.client import history, receipts
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection, Pending
+from picopayments_cli.client.history import Action
 from picopayments_cli.client.session import Session
 from picopayments_cli.errors import (
     AmountExceedsSpendable,
@@ -104,12 +106,28 @@ def finish(session: Session, connection: Connection, outcome: Outcome) -> Connec
     except PicopaymentsError:
         _note_remainder(session, connection, answer)
         raise
-    told = history.synced(sent, answer.refused, connection.terms.sync_fee, answer.receipts)
+    settled, arrived = _judged(session, settled, answer, sent)
+    told = history.synced(sent, answer.refused, connection.terms.sync_fee, arrived)
     session.save(settled, "sync settled", *told)
-    outcome.receipts.extend(answer.receipts)
+    outcome.sync_fee += connection.terms.sync_fee
     for refusal in answer.refused:
         log.warning("payment %s was refused (%s); its amount comes back", refusal.token.hex(), refusal.cause)
-    return settled
+    return receipts.trade(session, settled)  # now that what was paid is on disk
+
+
+def _judged(
+    session: Session, connection: Connection, answer: SyncReply, sent: Sequence[Payment]
+) -> tuple[Connection, list[Action]]:
+    """Take note of which requests are paid, and of the receipts to wait for; the payments received, as events."""
+    verdicts, requests = receipts.judged(connection, answer.receipts)
+    due = receipts.due_after(connection, sent, answer.refused)
+    salts = {item.token: item.salt for item in requests}
+    arrived = []
+    for payment, verdict in zip(answer.receipts, verdicts, strict=True):
+        salt = salts[payment.token] if verdict == PAID else None
+        proof = None if salt is None else receipt_of(session.wallet.key, connection.handle, salt)
+        arrived.append(history.received(payment, verdict, proof))
+    return replace(connection, requests=requests, receipts_due=due), arrived
 
 
 def _note_remainder(session: Session, connection: Connection, answer: SyncReply) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
-from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel.values import Handle, Token
 from picopayments_cli.channel.wire import Payment, Receipt, RefusedPayment
 
 Action = Mapping[str, Any]
@@ -23,20 +23,40 @@ def connected(asset: Mapping[str, str], quantity: int, txid: str) -> Action:
 
 
 def synced(
-    payments: Iterable[Payment], refusals: Iterable[RefusedPayment], fee: int, received: Iterable[Receipt]
+    payments: Iterable[Payment], refusals: Iterable[RefusedPayment], fee: int, received: Iterable[Action]
 ) -> list[Action]:
-    """Describe an answered sync: the payments it carried, its fee, the payments received."""
+    """Describe an answered sync: the payments it carried, its fee, and what it brought as ``received`` describes it."""
     causes = {refusal.token: refusal.cause for refusal in refusals}
     actions = [
-        refused(payment, causes[payment.token]) if payment.token in causes else {"action": "sent", **told(payment)}
-        for payment in payments
+        refused(payment, causes[payment.token]) if payment.token in causes else sent(payment) for payment in payments
     ]
     if fee:
         actions.append({"action": "fee", "sync_fee": fee})
-    for receipt in received:
-        payer, token = receipt.payer.hex(), receipt.token.hex()
-        actions.append({"action": "received", "payer_handle": payer, "amount": receipt.amount, "token": token})
-    return actions
+    return [*actions, *received]
+
+
+def received(payment: Receipt, verdict: str | None, proof: bytes | None) -> Action:
+    """Describe a payment received. ``verdict``: what it comes to, where it was requested; ``proof``: its receipt."""
+    payer, token = payment.payer.hex(), payment.token.hex()
+    action = {"action": "received", "payer_handle": payer, "amount": payment.amount, "token": token}
+    action |= {} if verdict is None else {"request": verdict}
+    return action if proof is None else {**action, "receipt": proof.hex()}
+
+
+def receipt(token: Token, proof: bytes) -> Action:
+    """Describe that the receipt of a payment that was made has come."""
+    return {"action": "receipt", "token": token.hex(), "receipt": proof.hex()}
+
+
+def sent(payment: Payment) -> Action:
+    """Describe a payment that the hub has taken; ``expires`` is there where it pays a request."""
+    expires = {} if payment.expires is None else {"expires": time_shown(payment.expires)}
+    return {"action": "sent", **told(payment), **expires}
+
+
+def time_shown(seconds: int) -> str:
+    """Write a Unix time as text, in UTC."""
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat().replace("+00:00", "Z")
 
 
 def refused(payment: Payment, cause: str) -> Action:

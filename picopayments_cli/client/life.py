@@ -289,16 +289,16 @@ def _look_again(session: Session, connection: Connection, look: Look) -> Connect
 # Closing ------------------------------------------------------------------------------------------------------------
 
 
-def close(session: Session, connection: Connection) -> str | None:
+def close(session: Session, connection: Connection) -> Outcome:
     """Close a connection: sync once more where that can be, agree with the hub on a close, else settle alone.
 
-    The txid (hex) of the commit or close by which this party is paid, else of the one by which it pays; None where
-    neither is published yet. Raises Unreachable where nothing could be published and the hub does not answer: ``sync``
-    goes on from there.
+    ``closed_by`` of the outcome is the commit or close by which this party is paid, else the one by which it pays; None
+    where neither is published yet. Raises Unreachable where nothing could be published and the hub does not answer:
+    ``sync`` goes on from there.
     """
     if connection.stage == PROPOSED:
         _give_up(session, connection)
-        return None
+        return Outcome()
     connection = publishing.resume(session, connection)
     look = session.sight.look(session.wallet.address, [connection])
     outcome = Outcome()
@@ -318,7 +318,8 @@ def close(session: Session, connection: Connection) -> str | None:
         )
         raise outcome.hub_silent
     spends = [facts.spend.seen.txid for facts in reversed(look.facts[connection.handle]) if facts.spend is not None]
-    return outcome.closed_by or (spends[0][::-1].hex() if spends else None)
+    outcome.closed_by = outcome.closed_by or (spends[0][::-1].hex() if spends else None)
+    return outcome
 
 
 def _give_up(session: Session, connection: Connection) -> Connection:
@@ -349,7 +350,13 @@ def _last_sync(session: Session, connection: Connection, outcome: Outcome) -> Co
 
 
 def queue(session: Session, connection: Connection, payment: Payment) -> Connection:
-    """Queue a payment for the next sync, if the connection can move it with all that is queued.
+    """Queue a payment for the next sync. Raises as ``check_queue``."""
+    check_queue(connection, payment)
+    return session.save(replace(connection, queue=(*connection.queue, payment)), "payment queued")
+
+
+def check_queue(connection: Connection, payment: Payment) -> None:
+    """Refuse a payment that the connection can't move with all that is queued.
 
     Raises ConnectionNotOpen, NotTransferable.
     """
@@ -372,7 +379,6 @@ def queue(session: Session, connection: Connection, payment: Payment) -> Connect
             sync_fee=connection.terms.sync_fee,
             transferable=most,
         )
-    return session.save(replace(connection, queue=(*connection.queue, payment)), "payment queued")
 
 
 def unqueue(session: Session, connection: Connection, token: Token) -> bool:

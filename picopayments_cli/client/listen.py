@@ -52,7 +52,8 @@ class Listener:
         self._session = session
         self._show = show
         self._after = after
-        self._seen = 0
+        self._told: list[int] = []  # indexes of payments that were given
+        self._any = False
         self._failed: PicopaymentsError | None = None  # why a hub could not be asked the last time
         self._left_alone: dict[Handle, tuple[float, float]] = {}  # until when, and for how long, syncs are put off
 
@@ -62,19 +63,32 @@ class Listener:
         Raises WaitRanOut where no payment arrived; where a hub could not be asked in the end, that error.
         """
         end = None if seconds is None else time.monotonic() + seconds
-        while True:
-            with self._opened() as session:
-                self._give(session)
-                lines = self._lines(session)
-            left = None if end is None else end - time.monotonic()
-            if left is not None and left <= 0:
-                break
-            chosen = self._await(lines, left)
-            if chosen:
+        try:
+            while self._turn(end):
+                pass
+        finally:
+            if self._told:
                 with self._opened() as session:
-                    self._fetch(session, chosen)
-        if not self._seen:
+                    self._note(session)
+        if not self._any:
             raise self._failed or WaitRanOut(f"No payment arrived within {seconds:g} seconds.", seconds=seconds)
+
+    def _turn(self, end: float | None) -> bool:
+        """Give what has arrived, wait until something waits, and fetch it; whether there is time for more."""
+        with self._opened() as session:
+            arrived, lines = self._arrived(session), self._lines(session)
+        for entry in arrived:
+            self._show(payment_shown(entry))
+            self._told.append(entry["index"])
+            self._any = True
+        left = None if end is None else end - time.monotonic()
+        if left is not None and left <= 0:
+            return False
+        chosen = self._await(lines, left)
+        if chosen:
+            with self._opened() as session:
+                self._fetch(session, chosen)
+        return True
 
     @contextmanager
     def _opened(self) -> Iterator[Session]:
@@ -86,16 +100,20 @@ class Listener:
         finally:
             turn.close()
 
-    def _give(self, session: Session) -> None:
-        """Give the payments that are new."""
-        log_of_payments = session.store.payments
-        if self._after is None:
-            self._after = log_of_payments.last
-        for entry in log_of_payments.after(self._after):
-            if entry["state"] == RECEIVED:
-                self._show(payment_shown(entry))
-                self._seen += 1
-            self._after = entry["index"]
+    def _arrived(self, session: Session) -> list[Entry]:
+        """Take the payments that are new, and count those that were given as reported."""
+        self._note(session)
+        payments = session.store.payments
+        begin = payments.last if self._after is None else self._after
+        self._after = max(begin, payments.last)
+        return [entry for entry in payments.after(begin) if entry["state"] == RECEIVED]
+
+    def _note(self, session: Session) -> None:
+        """Write down that the payments that were given are reported, so that ``sync`` does not report them again."""
+        store = session.store
+        if self._told:
+            store.save_reported(store.reported().after(self._told, store.payments.last))
+            self._told.clear()
 
     # Asking ---------------------------------------------------------------------------------------------------------
 
@@ -158,14 +176,15 @@ def lines_to(session: Session, connections: Iterable[Connection]) -> list[Line]:
 
 def _brings(group: hubs.Seen, item: Connection) -> bool:
     """Sync a connection; whether that brought a payment."""
-    outcome = Outcome()
+    payments = group.session.store.payments
+    before = payments.last
     try:
-        life.sync(group.session, item, group.look(), outcome)
+        life.sync(group.session, item, group.look(), Outcome())
     except LocalFiles:
         raise
     except PicopaymentsError as error:
         log.warning("connection %s: %s", item.handle.hex(), error.message)
-    return bool(outcome.receipts)
+    return any(entry["state"] == RECEIVED for entry in payments.after(before))
 
 
 def asked_together(lines: Sequence[Line], seconds: float) -> tuple[list[Waits], PicopaymentsError | None]:

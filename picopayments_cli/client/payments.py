@@ -109,13 +109,14 @@ class PaymentLog:
                 yield self._entry(data[begin:end])
                 begin = end
 
-    def newest(self) -> Iterator[Entry]:
-        """Read all entries, newest first."""
+    def newest(self, about: str = "") -> Iterator[Entry]:
+        """Read all entries, newest first. ``about``: a text; one without it is left out, and not even read."""
+        text = about.encode()
         with self._data() as data:
             end = len(data)
-            while end:
-                begin = data.rfind(b"\n", 0, end - 1) + 1
-                yield self._entry(data[begin:end])
+            while end and (at := data.rfind(text, 0, end - 1)) >= 0:
+                begin = data.rfind(b"\n", 0, at) + 1
+                yield self._entry(data[begin : data.find(b"\n", at) + 1])
                 end = begin
 
     def chosen(self, indexes: Iterable[int]) -> Iterator[Entry]:

@@ -41,7 +41,7 @@ from picopayments_cli.client.delivery import (
 from picopayments_cli.client.outbox import Outbox
 from picopayments_cli.client.watcher import Watcher
 from picopayments_cli.config import Settings
-from picopayments_cli.errors import MethodNotAllowed, StoreLocked, StoreUnusable, UsageError
+from picopayments_cli.errors import MethodNotAllowed, PicopaymentsError, StoreLocked, StoreUnusable, UsageError
 from picopayments_cli.web import JsonRpcEndpoint, WebServer
 
 log = logging.getLogger(__name__)
@@ -127,7 +127,12 @@ def _in_turn(commands: Commands, check: Callable[[], None]) -> Commands:
         async def answer(*values: Any, **members: Any) -> Any:
             async with lock:
                 check()
-                return await run_in_threadpool(command, *values, **members)
+                try:
+                    return await run_in_threadpool(command, *values, **members)
+                except PicopaymentsError as error:
+                    if error.result is not None:
+                        error.data = {**error.data, "result": error.result}
+                    raise
 
         return answer
 

@@ -61,6 +61,7 @@ class Home:
         self.spent: set[Outpoint] = set()  # by what this command has published since it looked at the chain
         self.written: dict[Handle, Connection] = {}  # as they stand on disk
         self.fee_rate: int | None = None  # that a chain has estimated, where it is another than the one on disk
+        self.told: set[int] = set()  # the indexes of the payments that this command's result reports
         self._settings = settings
         self._lock_wait = lock_wait
         self._stack = ExitStack()

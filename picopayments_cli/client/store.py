@@ -176,6 +176,10 @@ class Store:
         """List the handles of all connections, in order."""
         return [Handle(bytes.fromhex(path.stem)) for path in self._files()]
 
+    def all_handles(self) -> list[Handle]:
+        """List the handles of all connections, those in the archive, too."""
+        return [*self.handles(), *(Handle(bytes.fromhex(path.stem)) for path in _connections_in(self.archive_folder))]
+
     def load(self, handle: Handle) -> dict[str, Any]:
         """Read a connection's document with its ``rows``.
 

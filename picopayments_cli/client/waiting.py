@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
 from typing import Any
 
 from picopayments_cli.channel import envelope
@@ -13,6 +12,7 @@ from picopayments_cli.channel.messages import NONCE_SIZE
 from picopayments_cli.channel.stages import AGREED
 from picopayments_cli.channel.values import Handle, Pubkey
 from picopayments_cli.channel.waiting import MOST_NAMED, WaitingReply, WaitingRequest, Waits
+from picopayments_cli.client.history import time_shown
 from picopayments_cli.client.hubs import Seen
 from picopayments_cli.client.session import Session
 from picopayments_cli.errors import BadReply, LocalFiles, PicopaymentsError
@@ -59,8 +59,3 @@ def _as_json(waits: Waits | None) -> dict[str, Any]:
     if waits is None:
         return {"count": 0, "sum": 0, "oldest": None}
     return {"count": waits.count, "sum": waits.total, "oldest": time_shown(waits.oldest)}
-
-
-def time_shown(seconds: int) -> str:
-    """Write a Unix time as text, in UTC."""
-    return datetime.fromtimestamp(seconds, timezone.utc).isoformat().replace("+00:00", "Z")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +42,7 @@ from picopayments_cli.errors import (
     HubDraining,
     InsufficientLiquidity,
     UnknownAsset,
+    UnknownHandle,
 )
 from picopayments_cli.hub.account import Account, Agreement, Fixed
 from picopayments_cli.hub.book import Reading
@@ -103,12 +105,13 @@ class Methods:
 
     # mph_status -----------------------------------------------------------------------------------------------------
 
-    def status(self, assets: Sequence[str] | None = None) -> dict[str, Any]:
-        """Tell what the hub offers and holds, and the connections in these assets (None: all).
+    def status(self, assets: Sequence[str] | None = None, handles: Sequence[str] | None = None) -> dict[str, Any]:
+        """Tell what the hub offers and holds in these assets (None: all), and these connections (None: all in them).
 
         Raises UnknownAsset for one that is not offered.
         """
-        wanted = set(self._hub.offer.assets if assets is None else StatusRequest.parse({"assets": assets}).assets or ())
+        asked = StatusRequest.parse({"assets": assets, "handles": handles})
+        wanted = set(self._hub.offer.assets if asked.assets is None else asked.assets)
         offered: dict[str, Terms] = {}
         for asset in sorted(wanted):
             terms = self._hub.terms(asset)
@@ -129,25 +132,35 @@ class Methods:
             liquidity={asset: held.get(asset, 0) for asset in (*offered, "BTC")},
             terms=offered,
             longnames={asset: longname for asset in offered if (longname := self._hub.longname(asset)) is not None},
-            connections=self._connections(wanted),
+            connections=self._connections(wanted) if asked.handles is None else self._named(asked.handles),
         ).as_json()
 
     def _connections(self, assets: set[str]) -> dict[Handle, ShownConnection]:
-        shown = {}
         with self._hub.book.reading() as book:
-            tip = self._hub.follower.tip(book.db)
-            for handle in book.in_stage(*_SHOWN):
-                account = book.get(handle)
-                fixed = account.fixed
-                if fixed.asset in assets:
-                    shown[handle] = ShownConnection(
-                        fixed.asset,
-                        self._hub.longnames.get(fixed.asset),
-                        account.channels.guaranteed,
-                        fixed.agreed.expiry.time_to_live(tip) if account.stage == OPEN else None,
-                        _SHOWN[account.stage],
-                    )
-        return shown
+            accounts = [book.get(handle) for handle in book.in_stage(*_SHOWN)]
+            return self._shown(book, [account for account in accounts if account.fixed.asset in assets])
+
+    def _named(self, handles: Sequence[Handle]) -> dict[Handle, ShownConnection]:
+        """Show those of the named connections that are opening or open."""
+        accounts = []
+        with self._hub.book.reading() as book:
+            for handle in handles:
+                with suppress(UnknownHandle):
+                    accounts.append(book.get(handle))
+            return self._shown(book, [account for account in accounts if account.stage in _SHOWN])
+
+    def _shown(self, book: Reading, accounts: Sequence[Account]) -> dict[Handle, ShownConnection]:
+        tip = self._hub.follower.tip(book.db)
+        return {
+            account.handle: ShownConnection(
+                account.fixed.asset,
+                self._hub.longnames.get(account.fixed.asset),
+                account.channels.guaranteed,
+                account.fixed.agreed.expiry.time_to_live(tip) if account.stage == OPEN else None,
+                _SHOWN[account.stage],
+            )
+            for account in accounts
+        }
 
     # mph_request ----------------------------------------------------------------------------------------------------
 

@@ -30,7 +30,8 @@ from picopayments_cli.errors import (
 def closed(it: Life) -> str | None:
     """Close by command: the txid of the commit or close, if there is one."""
     it.restart()
-    return api.close(it.session, it.handle)
+    txid: str | None = api.close(it.session, it.handle)["txid"]
+    return txid
 
 
 def sync(it: Life) -> list[str]:
@@ -86,7 +87,8 @@ def test_what_was_not_agreed_on_is_given_up(it: Life) -> None:
     it.killed_at("save proposed", it.connect)
     it.restart()
     it.doors.passed.clear()
-    assert api.close(it.session, it.handle) is None
+    told = {"txid": None, "hub": None, "sync_fee": 0}
+    assert api.close(it.session, it.handle).items() >= told.items()
     assert it.doors.passed == ["save given up"]
     assert it.connection.stage == CLOSED
     assert actions(it) == ["closed"]
@@ -98,8 +100,13 @@ def test_the_queue_is_paid_before_the_close(it: Life) -> None:
     it.open()
     it.queue(100)
     it.hub.to_pay = [30]
-    txid = closed(it)
-    assert txid in it.mempool()
+    it.restart()
+    done = api.close(it.session, it.handle)
+    assert done.pop("txid") in it.mempool()
+    paid = {"payee_handle": None, "amount": 100, "token": b"token".hex(), "index": 1}
+    received = {"payer_handle": it.handle, "amount": 30, "token": b"paid 30".hex(), "index": 2}
+    payments = {"sent_payments": [paid], "received_payments": [received], "refused_payments": []}
+    assert done == {"hub": "agreed", "sync_fee": 1, **payments}
     assert actions(it) == ["connected", "fee", "sent", "fee", "received", "closing", "published", "published"]
     assert it.hub.received[-1].quantity == 102
 

@@ -85,7 +85,7 @@ def test_a_close_by_command_ends_it_too(it: Life) -> None:
     it.connect()
     lose(it, buried=True)
     it.restart()
-    assert api.close(it.session, it.handle) is None
+    assert api.close(it.session, it.handle)["txid"] is None
     assert it.connection.stage == "closed"
 
 

@@ -40,7 +40,12 @@ sys.exit(cli.main(sys.argv[3:]))
 
 def dying(client: Client, when: str, *words: str) -> int:
     """The exit code of a command that dies."""
-    return completed(["-c", DYING, str(client.basedir), when, *client.words(*words)], 60)[0]
+    return died(client, when, *words)[0]
+
+
+def died(client: Client, when: str, *words: str) -> tuple[int, str]:
+    """The exit code of a command that dies, and its stdout."""
+    return completed(["-c", DYING, str(client.basedir), when, *client.words(*words)], 60)[:2]
 
 
 def told(client: Client, handle: str) -> list[dict[str, Any]]:
@@ -71,37 +76,51 @@ def test_the_history_of_a_whole_life(network: Network) -> None:
     network.mine(2)
     two = network.open_connection(bob)
     alice.run("queuepayment", one, two, "1337", "--token", TOKEN)
-    alice.run("queuepayment", one, STRANGER, "5", "--token", OTHER)
+    alice.queue_unseen(one, STRANGER, 5, "--token", OTHER)
     alice.run("sync")
     received = bob.run("sync")[two]["received_payments"]
+    assert [item.pop("index") for item in received] == [1]
     paid = {"payee_handle": two, "amount": 1337, "token": TOKEN}
     back = {"payee_handle": STRANGER, "amount": 5, "token": OTHER, "cause": "UnknownHandle"}
     fee = {"action": "fee", "sync_fee": 1}
     assert told(alice, one)[1:] == [{"action": "sent", **paid}, {"action": "refused", **back}, fee]
     assert told(bob, two)[1:] == [fee, *({"action": "received", **item} for item in received)]
-    close = bob.run("close", two)
+    close = bob.run("close", two)["txid"]
     network.settle(bob, two)
     end = told(bob, two)[3:]
     assert end[:3] == [fee, {"action": "closing"}, {"action": "published", "kind": "close", "txid": close}]
     assert {action.get("kind") for action in end[3:-1]} <= {"close", "rest"}
     assert end[-1] == {"action": "closed"}
-    everything = bob.run("history")
+    everything, payments = bob.run("history"), bob.run("payments")
     assert everything == bob.run("history", "--handle", two)
     assert bob.run("cull") == [two]
     assert bob.run("history") == everything
+    assert bob.run("payments") == bob.run("payments", "--handle", two[:8]) == payments
+    assert [(item["index"], item["token"], item["fee"]) for item in payments] == [(1, TOKEN, 1)]
     assert bob.fails("history", "--handle", one) == (1, "UnknownHandle")
 
 
 def test_no_kill_loses_or_doubles_a_payment(network: Network) -> None:
-    """Each time one file operation later: the sync that follows brings the payment into the history, once."""
+    """Each time one file operation later: the sync that follows brings the payment into the history, once.
+
+    And each is reported by one of the two; by both only where the first died between stdout and its note of that.
+    """
     client, payee = network.client("carol"), network.client("dave")
     handle, other = network.open_connection(client), network.open_connection(payee)
     code, tokens = 1, []
+    reported: list[dict[str, Any]] = []
+    printed: list[dict[str, Any]] = []
     while code != 0:
         tokens.append(client.run("queuepayment", handle, other, "1"))
-        code = dying(client, str(len(tokens)), "sync")
+        code, out = died(client, str(len(tokens)), "sync")
+        printed += json.loads(out)[handle]["sent_payments"] if out else []
         assert code in (0, -signal.SIGKILL)
-        client.run("sync")
+        reported += client.run("sync")[handle]["sent_payments"]
+    listed = client.run("payments")
+    assert [(item["index"], item["token"]) for item in listed] == list(enumerate(tokens, 1))
+    assert {item["token"] for item in (*reported, *printed)} == {*tokens}
+    assert all(len({item["token"] for item in told}) == len(told) for told in (reported, printed))
+    assert len(reported) + len(printed) - len(tokens) <= 3
     actions = told(client, handle)
     assert [item["token"] for item in actions if item["action"] == "sent"] == tokens
     fees = sum(item["action"] == "fee" for item in actions)
@@ -189,8 +208,8 @@ def deposit_address(client: Client, handle: str) -> str:
 def test_a_queued_payment_is_cancelled(network: Network) -> None:
     client = network.client("heidi")
     handle = network.open_connection(client)
-    client.run("queuepayment", handle, STRANGER, "5", "--token", TOKEN)
-    kept = client.run("queuepayment", handle, STRANGER, "6")
+    client.queue_unseen(handle, STRANGER, 5, "--token", TOKEN)
+    kept = client.queue_unseen(handle, STRANGER, 6)
     files = client.files()
     assert client.run("cancelpayment", OTHER) is False
     assert client.files() == files

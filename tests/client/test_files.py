@@ -8,7 +8,7 @@ import pytest
 from client_support import Life
 
 from picopayments_cli import api
-from picopayments_cli.errors import OldProtocol, StoreDamaged
+from picopayments_cli.errors import OldProtocol, StoreDamaged, SyncIncomplete
 
 
 def sizes(it: Life) -> tuple[int, int]:
@@ -98,9 +98,10 @@ def test_a_connection_of_protocol_2_is_named_and_the_others_go_on(it: Life, capl
     path.with_name(f"{old}.json").chmod(0o600)
     it.restart()
     it.hub.to_pay = [120]
-    with pytest.raises(OldProtocol) as refused:
+    with pytest.raises(SyncIncomplete) as refused:
         api.sync(it.session)
-    assert refused.value.data["handle"] == old
+    assert refused.value.data["failed"][old]["name"] == "OldProtocol"
+    assert list(refused.value.result) == [it.handle]
     assert it.connection.duplex.guaranteed == 1000 + 120 - 2
     it.restart()
     caplog.clear()
@@ -116,6 +117,6 @@ def test_a_connection_of_protocol_2_is_named_and_the_others_go_on(it: Life, capl
         with pytest.raises(OldProtocol):
             command()
     api.sync(it.session, it.handle)
-    assert api.queuepayment(it.session, it.handle, it.handle, 5, "ab") == "ab"
+    assert api.queuepayment(it.session, it.handle, "cd" * 32, 5, "ab") == "ab"
     assert api.cull(it.session) == []
     assert [event["action"] for event in api.history(it.session)][:1] == ["connected"]

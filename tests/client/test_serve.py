@@ -57,6 +57,11 @@ def test_a_connection_lives_over_json_rpc_while_commands_run(network: Network, t
         assert [event["action"] for event in server.result("history", {"handle": handle})] == [
             "connected", "sent", "fee"
         ]  # fmt: skip
+        paid = server.result("pay", {"source": handle, "destination": payee, "quantity": 7, "token": "ab"})
+        assert (paid["state"], paid["index"]) == ("sent", 2)
+        assert server.result("payments", {"since": 1, "limit": 5}) == [paid]
+        assert server.result("sync")[handle]["sent_payments"] == []
+        assert server.error("pay", [handle, "ab" * 32, 7])[0] == "UnknownHandle"
         assert server.end() == (0, "")
 
 

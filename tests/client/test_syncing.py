@@ -148,8 +148,9 @@ def test_nothing_of_a_wrong_answer_is_taken(
     end()
     ready.restart()
     found = api.sync(ready.session)[ready.handle]["received_payments"]
-    assert found == [{"payer_handle": ready.handle, "amount": 300, "token": b"paid 300".hex()}]
-    assert told(ready) == [sent("token", 100), FEE, {"action": "received", **found[0]}]
+    received = {"payer_handle": ready.handle, "amount": 300, "token": b"paid 300".hex()}
+    assert found == [{**received, "index": 2}]
+    assert told(ready) == [sent("token", 100), FEE, {"action": "received", **received}]
     assert (balance(ready), ready.connection.pending) == (QUANTITY + 300 - 101, None)
 
 

@@ -41,6 +41,11 @@ def test_status_tells_the_connections_in_the_assets_that_were_asked_for(
     assert list(nothing["funds"]["liquidity"]) == ["BTC"]
     open_one.ask_close()
     assert open_one.handle.hex() not in json.loads(desk.call("mph_status", {}))["connections"]
+    named = [opening.handle.hex(), STRANGER.hex(), open_one.handle.hex()]  # the last one closes
+    told = json.loads(desk.call("mph_status", {"assets": [], "handles": named}))
+    assert {handle: item["asset"] for handle, item in told["connections"].items()} == {named[0]: "XCP"}
+    for handles in ("ab", ["ab"], ["ab" * 32] * 101):
+        assert desk.name_of("mph_status", {"handles": handles}) == "BadRequest"
     for wrong, error in (("XCP", "BadRequest"), (["XCP", 1], "BadRequest"), (["XCP", "NONE"], "UnknownAsset")):
         assert desk.name_of("mph_status", {"assets": wrong}) == error
     assert set(status["funds"]["liquidity"]) == {"XCP", "BTC"}

@@ -367,7 +367,8 @@ def test_quantities_with_units_in_a_connections_life(network: Network) -> None:
     handle = client.run("connect", "XCP", "1.5XCP")["handle"]
     network.mine(2)
     assert client.shown(handle)["deposit"] == 150_000_000
-    client.run("queuepayment", handle, NOWHERE, "0.1XCP")
+    payee = network.open_connection(client)
+    client.run("queuepayment", handle, payee, "0.1XCP")
     assert [payment["amount"] for payment in client.shown(handle)["payments_queued"]] == [COINS // 10]
     assert refusal(client, "queuepayment", handle, NOWHERE, "0.1BTC")[1] == "InvalidQuantity"
     assert refusal(client, "queuepayment", handle, NOWHERE, "0.000000001XCP")[1] == "InvalidQuantity"

@@ -131,7 +131,13 @@ def test_a_hub_that_is_down_does_not_stop_the_others(
         assert (shown[first].get("error") or {"name": None})["name"] == ("HubUnreachable" if whose == "hub" else None)
     before = places.alice.shown(second)["sent"] if whose == "own" else 0
     places.alice.hub_url = one
-    assert places.alice.fails("sync") == (3, "HubUnreachable")
+    failed = places.alice.done("sync")
+    assert (failed.code, failed.error["name"]) == (1, "SyncIncomplete")
+    assert {handle: error["name"] for handle, error in failed.error["data"]["failed"].items()} == {
+        first: "HubUnreachable"
+    }
+    assert list(json.loads(failed.stdout)) == [second]
+    assert places.alice.fails("sync", "--handle", first) == (3, "HubUnreachable")
     places.alice.hub_url = two
     assert places.alice.shown(second)["sent"] > before
     assert [places.stage(handle) for handle in (first, second)] == ["agreed", "agreed"]
@@ -292,7 +298,7 @@ def test_a_refusal_for_its_payments_must_be_the_hubs(places: Places) -> None:
     """Else anybody could have payments taken out of a sync."""
     with between(places.start("one")) as middle:
         handle = places.open(middle.url)
-        places.alice.run("queuepayment", handle, handle, "100")
+        places.alice.queue_unseen(handle, STRANGER, 100)
         middle.details = refusal("PaymentExceedsReceivable")
         assert places.alice.fails("sync") == (5, "BadHubSignature")
         assert len(middle.asked["sends"]) == 1

@@ -80,9 +80,9 @@ def pay(payer: tuple[Client, str], payee: str, amount: int, token: str = TOKEN) 
     client.run("sync", "--handle", handle)
 
 
-def sent(client: Client, handle: str) -> int:
-    """What a client's connection has paid: the fees of its syncs."""
-    return int(client.shown(handle)["sent"])
+def balance(client: Client, handle: str) -> int:
+    """What a client's connection holds."""
+    return int(client.shown(handle)["balance"])
 
 
 def test_payments_are_printed_as_they_arrive_and_resumed_by_index(
@@ -121,7 +121,7 @@ def test_listening_costs_nothing_where_nothing_comes_or_too_little(
     alice: tuple[Client, str], bob: tuple[Client, str]
 ) -> None:
     payee, handle = bob
-    before = sent(payee, handle)
+    before = balance(payee, handle)
     with listening(payee, "--timeout", "2") as ear:
         assert ear.ends() == (6, "WaitRanOut")
     pay(alice, handle, FEE, "01")
@@ -130,12 +130,12 @@ def test_listening_costs_nothing_where_nothing_comes_or_too_little(
     assert abs(time.time() - _seconds(shown["oldest"])) < WAIT
     with listening(payee, "--timeout", "5") as ear:
         assert ear.ends() == (6, "WaitRanOut")
-    assert sent(payee, handle) == before
+    assert balance(payee, handle) == before
     pay(alice, handle, 1, "02")
     with listening(payee, "--timeout", "5") as ear:
         assert [ear.next()["amount"], ear.next()["amount"]] == [FEE, 1]
         assert ear.ends() == (0, "")
-    assert sent(payee, handle) == before + FEE
+    assert balance(payee, handle) == before + FEE + 1 - FEE
     assert payee.shown(handle)["waiting"] == {"count": 0, "sum": 0, "oldest": None}
 
 

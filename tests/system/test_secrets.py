@@ -274,8 +274,9 @@ def pays_and_fails(life: RecordedLife) -> None:
     for name in ("alice", "bob"):
         for command in ("status", "history", "config", "hubstatus", "balances"):
             life.run(name, command)
-    life.run("alice", "queuepayment", a, "ab" * 32, "7")  # to nobody: the hub refuses
-    life.run("alice", "sync")
+    life.run("alice", "pay", a, "ab" * 32, "7", fails=True)  # to nobody: the hub knows no such payee
+    life.run("alice", "pay", a, b, "7")
+    life.run("alice", "payments")
     wrong: list[tuple[str, ...]] = [
         ("queuepayment", a, b, "999999999"), ("queuepayment", a, b, "1.5BTC"), ("close", "ab" * 32), ("nonsense",),
         ("connect", "XCP", "99999999999"), ("config", "nonsense", "1"), ("blocksend", "XCP", "nowhere", "1"),

@@ -144,9 +144,9 @@ def test_a_culled_connection_without_its_answer_may_have_paid(network: Network, 
 
 def test_what_was_refused_may_be_queued_again(network: Network, alice: Client, bob: Client, payee: str) -> None:
     source, second = network.open_connection(alice), network.open_connection(alice)
-    queue(alice, source, STRANGER)
+    alice.queue_unseen(source, STRANGER, 70, "--token", TOKEN)
     assert "UnknownHandle" in alice.done("sync").stderr
-    assert queue(alice, source, STRANGER) == ""
+    assert alice.queue_unseen(source, STRANGER, 70, "--token", TOKEN) == TOKEN
     alice.run("sync")
     assert queue(alice, second, payee) == ""
     alice.run("sync")

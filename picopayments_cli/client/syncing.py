@@ -1,0 +1,85 @@
+"""Sync connections, each with its own hub, or close one, and tell what it brought."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from picopayments_cli.channel.stages import CLOSED, PROPOSED
+from picopayments_cli.channel.values import Handle
+from picopayments_cli.client import hubs, life, reports
+from picopayments_cli.client.closing import Outcome
+from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.payments import Entry
+from picopayments_cli.client.session import Session
+from picopayments_cli.errors import PicopaymentsError, SyncIncomplete
+
+log = logging.getLogger(__name__)
+
+
+def sync(session: Session, connections: Sequence[Connection], *, everything: bool) -> dict[str, Any]:
+    """Sync connections, and tell by handle the transactions published and what became of payments.
+
+    ``everything``: these are all that there are, and payments of culled ones are reported, too. Raises SyncIncomplete
+    where some fail and others have a result; where none has, what the first one fails with.
+    """
+    outcomes: dict[str, Outcome] = {}
+    failed: dict[Handle, PicopaymentsError] = {}
+    if everything:
+        failed |= session.store.of_old_protocol()
+        for error in failed.values():
+            log.warning(error.message)
+    for group in hubs.seen(session, [item for item in connections if not item.final]):
+        for item in group.connections:
+            outcome = Outcome()
+            try:
+                look = group.look()
+                if item.stage != CLOSED or life.as_seen(group.session, item, look).stage != CLOSED:
+                    outcomes[item.handle.hex()] = outcome
+                life.sync(group.session, item, look, outcome)
+            except PicopaymentsError as error:
+                failed[item.handle] = error
+                log.warning("connection %s: %s", item.handle.hex(), error.message)
+                if not outcome.txids:
+                    outcomes.pop(item.handle.hex(), None)
+    handles = None if everything else {item.handle.hex() for item in connections}
+    results = _brought(outcomes, reports.unreported(session, handles))
+    if failed:
+        raise _failure(failed, results)
+    return results
+
+
+def _brought(outcomes: Mapping[str, Outcome], payments: Sequence[Entry]) -> dict[str, Any]:
+    """Show what each connection brought, and which payments are to be reported, whichever command brought them."""
+    results: dict[str, Any] = {}
+    for name in dict.fromkeys((*outcomes, *(entry["handle"] for entry in payments))):
+        outcome = outcomes.get(name, Outcome())
+        own = reports.by_state(entry for entry in payments if entry["handle"] == name)
+        cause = {} if outcome.cause is None else {"error": outcome.cause.as_json()}
+        results[name] = {"txids": outcome.txids, **own, **cause}
+    return results
+
+
+def _failure(failed: Mapping[Handle, PicopaymentsError], results: dict[str, Any]) -> PicopaymentsError:
+    (handle, first), *others = failed.items()
+    if not results:
+        return first
+    more = f", and so did {len(others)} more" if others else ""
+    error = SyncIncomplete(
+        f"The sync of the connection {handle.hex()} failed{more}. The result tells what it brought all the same. "
+        f"{first.message}",
+        failed={name.hex(): each.as_json() for name, each in failed.items()},
+    )
+    error.result = results
+    return error
+
+
+def close(session: Session, connection: Connection) -> dict[str, Any]:
+    """Close a connection: the txid of its close or commit, whether the hub agreed, the fee, what became of payments."""
+    proposed = connection.stage == PROPOSED
+    outcome = life.close(session if proposed else hubs.alone(session, connection), connection)
+    agreed = session.connection(connection.handle).ending.told
+    hub = None if proposed else "agreed" if agreed else "silent" if outcome.hub_silent is not None else "asked"
+    told = reports.by_state(reports.unreported(session, {connection.handle.hex()}))
+    return {"txid": outcome.closed_by, "hub": hub, "sync_fee": outcome.sync_fee, **told}

@@ -1,0 +1,190 @@
+"""Pay in one command: its outcome is the exit code, its token pays once, and nothing is left behind unseen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from client_support import Life
+
+from picopayments_cli import api
+from picopayments_cli.channel.values import Handle, Token
+from picopayments_cli.errors import (
+    AssetMismatch,
+    ConnectionNotOpen,
+    HubUnreachable,
+    NotTransferable,
+    PaymentExceedsReceivable,
+    PaymentNotSent,
+    PaymentRefused,
+    PaymentToSelf,
+    PicopaymentsError,
+    TokenInUse,
+    UnknownHandle,
+)
+
+PAYEE, TOKEN = Handle(b"\xab" * 32), "c0ffee"
+
+
+@pytest.fixture
+def ready(it: Life) -> Life:
+    """A client with an open connection."""
+    it.open()
+    it.restart()
+    return it
+
+
+def pay(it: Life, amount: int = 100, token: str | None = TOKEN) -> dict[str, Any]:
+    """What one command does, its result printed."""
+    it.restart()
+    told: list[Any] = []
+    arguments = {"source": it.handle, "destination": PAYEE.hex(), "quantity": amount, "token": token}
+    api.carry_out(it.session, api.pay, arguments, told.append)
+    it.restart()
+    return dict(told[0])
+
+
+def refused(it: Life, error: type[PicopaymentsError], amount: int = 100, token: str | None = TOKEN) -> Any:
+    """The error that it fails with."""
+    with pytest.raises(error) as caught:
+        pay(it, amount, token)
+    it.restart()
+    return caught.value
+
+
+def synced(it: Life) -> dict[str, Any]:
+    """What the next sync reports, printed."""
+    it.restart()
+    told: list[Any] = []
+    api.carry_out(it.session, api.sync, {}, told.append)
+    it.restart()
+    return dict(told[0][it.handle])
+
+
+def listed(it: Life) -> list[Any]:
+    """The payments."""
+    return list(api.payments(it.session))
+
+
+def paid(it: Life) -> int:
+    """What has moved to the hub since the sync that opened the connection."""
+    return it.hub.now.receiving.moved - it.hub.now.sending.moved - it.hub.terms.sync_fee
+
+
+def test_a_payment_is_made_at_once_and_told_as_payments_tells_it(ready: Life) -> None:
+    done = pay(ready)
+    assert done["time"]
+    assert done == {
+        **{"index": 1, "state": "sent", "handle": ready.handle, "asset": "XCP", "time": done["time"]},
+        **{"payee_handle": PAYEE.hex(), "amount": 100, "token": TOKEN, "fee": 1},
+    }
+    assert listed(ready) == [done]
+    assert synced(ready)["sent_payments"] == []  # somebody has reported it
+
+
+def test_a_token_pays_once(ready: Life) -> None:
+    first = pay(ready)
+    calls = ready.doors.passed.count("call mph_sync")
+    assert pay(ready) == first
+    assert ready.doors.passed.count("call mph_sync") == calls
+    assert refused(ready, TokenInUse, 101).data["token"] == TOKEN
+    assert paid(ready) == 101
+    assert pay(ready, token=None)["token"] != TOKEN
+    assert paid(ready) == 202
+
+
+def test_what_is_queued_already_is_made(ready: Life) -> None:
+    api.queuepayment(ready.session, ready.handle, PAYEE.hex(), 100, TOKEN)
+    assert pay(ready)["state"] == "sent"
+    assert (paid(ready), ready.connection.queue) == (101, ())
+
+
+def test_many_that_were_queued_before_are_made_first(ready: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("picopayments_cli.client.exchange.MOST_PAYMENTS", 2)
+    for number in range(5):
+        ready.queue(10, b"%d" % number)
+    assert pay(ready)["state"] == "sent"
+    assert paid(ready) == 150 + 3  # by three syncs
+    assert [item["amount"] for item in synced(ready)["sent_payments"]] == [10] * 5
+
+
+def test_a_refusal_is_a_failure(ready: Life) -> None:
+    ready.hub.refusing = {Token(bytes.fromhex(TOKEN))}
+    error = refused(ready, PaymentRefused)
+    named = {"token": TOKEN, "payee_handle": PAYEE.hex(), "amount": 100, "cause": "UnknownHandle"}
+    assert error.data.items() >= named.items()
+    assert "see with the payee" in error.message
+    assert synced(ready)["refused_payments"] == [{**named, "index": 1}]
+    ready.hub.refusing = set()
+    assert pay(ready)["state"] == "sent"
+
+
+def test_a_refusal_of_the_whole_sync_is_one_too(ready: Life) -> None:
+    ready.hub.refuses, ready.hub.forgives = PaymentExceedsReceivable("Too much."), True
+    assert refused(ready, PaymentRefused).data["cause"] == "PaymentExceedsReceivable"
+    assert paid(ready) == 1
+
+
+def test_with_a_silent_hub_nothing_is_paid_and_nothing_stays_queued(ready: Life) -> None:
+    files = ready.files()
+    ready.hub.silent = True
+    assert "Nothing was paid or queued" in refused(ready, HubUnreachable).message
+    assert ready.files() == files
+
+
+def test_what_may_have_left_is_paid_once_by_its_token(ready: Life) -> None:
+    ready.hub.lost = 1
+    error = refused(ready, HubUnreachable, token=None)
+    token = error.data["token"]
+    assert f"--token {token}" in error.message
+    waiting = listed(ready)[0]
+    assert waiting == {
+        **{"index": None, "state": "unanswered", "handle": ready.handle, "asset": "XCP", "time": None, "fee": None},
+        **{"payee_handle": PAYEE.hex(), "amount": 100, "token": token},
+    }
+    assert pay(ready, token=token)["state"] == "sent"
+    assert paid(ready) == 101
+
+
+@pytest.mark.parametrize(
+    "label", ["save payment queued", "save sync prepared", "mph_sync is answered", "save sync settled"]
+)
+def test_a_kill_anywhere_pays_once(ready: Life, label: str) -> None:
+    ready.killed_at(label, lambda: pay(ready))
+    assert pay(ready)["state"] == "sent"
+    assert paid(ready) == 101
+    assert [entry["index"] for entry in ready.session.store.payments.after(0)] == [1]
+    assert synced(ready)["sent_payments"] == []
+
+
+# Before it is queued ------------------------------------------------------------------------------------------------
+
+
+def test_a_payee_that_can_not_be_paid_is_told_before(ready: Life) -> None:
+    ready.hub.known = {}
+    files = ready.files()
+    wrong = ((PAYEE, 5, UnknownHandle), (ready.connection.handle, 5, PaymentToSelf), (PAYEE, 10**9, NotTransferable))
+    for payee, amount, error in wrong:
+        with pytest.raises(error):
+            api.pay(ready.session, ready.handle, payee.hex(), amount)
+        with pytest.raises(error):
+            api.queuepayment(ready.session, ready.handle, payee.hex(), amount)
+    ready.hub.known = {PAYEE: "DEMOCOIN"}
+    refused(ready, AssetMismatch)
+    assert ready.files() == files
+    ready.hub.known = {PAYEE: "XCP"}
+    assert pay(ready)["state"] == "sent"
+
+
+def test_a_connection_that_is_not_open_yet_pays_nothing(it: Life) -> None:
+    it.connect()
+    error = refused(it, PaymentNotSent)
+    assert "not queued any more" in error.message
+    assert not it.connection.queue
+    api.queuepayment(it.session, it.handle, PAYEE.hex(), 100, TOKEN)
+    assert "stays queued" in refused(it, PaymentNotSent).message
+    assert len(it.connection.queue) == 1
+    it.fund()
+    assert pay(it)["state"] == "sent"
+    it.close()
+    refused(it, ConnectionNotOpen, token="ab")

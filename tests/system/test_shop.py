@@ -1,0 +1,141 @@
+"""The README's shop, as it stands there, against payers who pay too little, twice and too late, and one who pays."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+from network_support import WAIT, Client, Network, wait_until
+
+README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
+PRICE = 1337
+
+
+def blocks() -> list[str]:
+    """The shell code of the section about the shop."""
+    section = README.split("\nA shop in ten lines\n###")[1].split("\n\n\n")[0]
+    return [dedent(block) for block in re.findall(r"code:: bash\n\n((?:    .*\n?|\n)+)", section)]
+
+
+@contextmanager
+def open_shop(folder: Path, client: Client, handle: str, seconds: int) -> Iterator[queue.Queue[str]]:
+    """The shop's script, with ``shop`` as a command; the lines that it prints."""
+    command = folder / "shop"
+    words = " ".join(client.words())
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m picopayments_cli {words} "$@"\n')
+    command.chmod(0o700)
+    script = folder / "shop.sh"
+    script.write_text(blocks()[0])
+    environment = {**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"}
+    argv = ["bash", str(script), handle, str(PRICE), str(seconds)]
+    shop = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    lines: queue.Queue[str] = queue.Queue()
+
+    def read() -> None:
+        for line in shop.stdout or ():
+            lines.put(line.strip())
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        yield lines
+    finally:
+        os.killpg(shop.pid, signal.SIGKILL)
+        shop.wait(WAIT)
+        reader.join(WAIT)
+
+
+@pytest.fixture(scope="module")
+def payers(network: Network) -> list[tuple[Client, str]]:
+    """Three clients with open connections."""
+    clients = [network.client(name) for name in ("short", "honest", "second")]
+    return [(client, network.open_connection(client)) for client in clients]
+
+
+@pytest.fixture(scope="module")
+def shop(network: Network) -> tuple[Client, str]:
+    client = network.client("shop")
+    return client, network.open_connection(client)
+
+
+def test_it_sells_once_to_who_pays_in_full(
+    tmp_path: Path, shop: tuple[Client, str], payers: list[tuple[Client, str]]
+) -> None:
+    (short, short_handle), (honest, handle), (second, second_handle) = payers
+    with open_shop(tmp_path, *shop, 600) as lines:
+        request = lines.get(timeout=WAIT)
+        told = honest.run("decode", request)
+        assert (told["handle"], told["quantity"], told["memo"], told["asset"]) == (shop[1], PRICE, "two coffees", "XCP")
+        assert (told["network"], told["expired"]) == ("regtest", False)
+        short.run("pay", short_handle, shop[1], str(PRICE - 1), "--token", told["token"])
+        refused = lines.get(timeout=WAIT)
+        assert refused.startswith("no goods")
+        assert '"request": "too_little"' in refused
+        paid = honest.run("pay", handle, request)
+        assert (paid["state"], paid["amount"], paid["payee_handle"]) == ("sent", PRICE, shop[1])
+        assert lines.get(timeout=WAIT) == "two coffees"
+        assert honest.run("pay", handle, request)["index"] == paid["index"]  # once
+        second.run("pay", second_handle, request.upper())
+        twice = lines.get(timeout=WAIT)
+        assert twice.startswith("no goods")
+        assert '"request": "again"' in twice
+    for client in (honest, short, second):
+        wait_until(lambda: client.run("sync") is not None)  # noqa: B023
+    receipts = [client.run("payments", "--state", "sent")[-1].get("receipt") for client in (honest, short, second)]
+    assert receipts[1:] == [None, None]
+    check = ["bash", "-c", f"receipt={receipts[0]}; {blocks()[1].strip()}"]
+    printed = subprocess.run(check, capture_output=True, text=True, check=True).stdout
+    assert printed.split()[0] == told["token"]
+    received = shop[0].run("payments", "--state", "received")
+    assert [(item["amount"], item["request"]) for item in received] == [
+        (PRICE - 1, "too_little"),
+        (PRICE, "paid"),
+        (PRICE, "again"),
+    ]
+    assert [item.get("receipt") for item in received] == [None, receipts[0], None]
+    assert shop[0].run("sync", "--handle", shop[1])[shop[1]]["received_payments"] == []  # the shop has reported them
+
+
+def test_what_comes_too_late_is_given_back_or_sold_nothing(
+    tmp_path: Path, shop: tuple[Client, str], payers: list[tuple[Client, str]]
+) -> None:
+    short, handle = payers[0]
+    with open_shop(tmp_path, *shop, 2) as lines:
+        request = lines.get(timeout=WAIT)
+        token = short.run("decode", request)["token"]
+        wait_until(lambda: short.run("decode", request)["expired"], "the request's end")
+        assert short.fails("pay", handle, request) == (1, "RequestExpired")
+        short.run("pay", handle, shop[1], str(PRICE), "--token", token)
+        late = lines.get(timeout=WAIT)
+        assert late.startswith("no goods")
+        assert '"request": "too_late"' in late
+
+
+def test_a_request_is_refused_that_is_not_for_here(
+    network: Network, shop: tuple[Client, str], payers: list[tuple[Client, str]]
+) -> None:
+    client, handle = payers[0]
+    request = shop[0].run("request", shop[1], "5")
+    assert client.fails("pay", handle, request, "5") == (2, "UsageError")
+    assert client.fails("pay", handle, shop[1]) == (2, "UsageError")
+    assert client.fails("pay", handle, request[:-1]) == (1, "InvalidRequest")
+    assert client.fails("decode", "bitcoin:x") == (1, "InvalidRequest")
+    assert shop[0].fails("pay", shop[1], request) == (1, "PaymentToSelf")
+    assert client.run("payments", "--state", "queued") == []
+    done = shop[0].done("request", shop[1], "1.5XCP", "--qr", "--memo", "x" * 200)
+    assert done.code == 0
+    assert "\u2588" in done.stderr
+    assert client.run("decode", done.result)["quantity"] == 150_000_000
+    for words in (["0"], ["5", "--expires", "0"], ["5", "--expires", "99999999999"]):
+        assert shop[0].done("request", shop[1], *words).code == 2
+    assert shop[0].fails("request", shop[1], "5", "--memo", "é" * 101) == (1, "InvalidRequest")
