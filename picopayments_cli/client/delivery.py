@@ -138,21 +138,18 @@ class ProgramSink:
         except subprocess.TimeoutExpired:
             raise NotDelivered(f"{self._program} was stopped after {self._seconds:g} seconds") from None
         finally:
-            self._end(process)
+            self.stop()
             self._running = None
         if process.returncode:
             raise NotDelivered(f"{self._program} ended with code {process.returncode}")
 
     def stop(self) -> None:
-        """End the program."""
-        if self._running is not None:
-            self._end(self._running)
-
-    def _end(self, process: subprocess.Popen[bytes]) -> None:
-        """End the program with all that it has started and left behind in its group."""
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        """End the program, if it still runs, with all that it has started."""
+        process = self._running
+        if process is not None and process.poll() is None:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 # Webhooks -----------------------------------------------------------------------------------------------------------
@@ -212,7 +209,9 @@ class WebhookSink:
 
     def _post(self, body: bytes) -> int:
         with requests.Session() as session:
-            session.trust_env = urlsplit(self._url).hostname not in LOOPBACK  # no proxy to this very machine
+            parts = urlsplit(self._url)
+            session.trust_env = parts.hostname not in LOOPBACK  # no proxy to this very machine
+            session.auth = None if parts.username else _no_auth
             headers = {"Content-Type": "application/json", SIGNATURE: signature(self._secret, body)}
             with session.post(
                 self._url, data=body, headers=headers, timeout=self._seconds, allow_redirects=False, stream=True
@@ -221,6 +220,10 @@ class WebhookSink:
 
     def stop(self) -> None:
         """The thread that posts ends with the process."""
+
+
+def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    return request  # keeps requests from looking for a password in the user's .netrc
 
 
 # The thread ---------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ REST, MOST_REST = 2.0, 600.0  # between two exchanges of a connection
 
 
 class Act(Enum):
-    """What is done for a connection."""
+    """An act for the sake of a connection."""
 
     NOTHING = "nothing"
     STEP = "step"  # whatever is free: agree, publish again, close, settle, punish

@@ -169,8 +169,9 @@ def _sinks(settings: Settings, watch: Watch) -> list[Sink]:
 
 @contextmanager
 def _hangup_stops(server: WebServer) -> Iterator[None]:
-    """Stop a server cleanly at SIGHUP, too: its terminal was closed."""
-    if threading.current_thread() is not threading.main_thread():
+    """Stop a server cleanly at SIGHUP, too: its terminal was closed. One that nohup has started goes on."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGHUP, lambda *_: server.stop())

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event as Flag
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 from picopayments_cli.channel.counterparty import asset_members
@@ -77,6 +77,7 @@ class Watcher:
         self._outbox = outbox
         self._every = every
         self._stopped = Flag()
+        self._busy = Lock()  # while it does more than wait
         self._thread = Thread(target=self._run, name="watcher", daemon=True)
         self._lines: Sequence[Line] = ()
         self._standings: dict[Handle, Standing] = {}  # as the last look has shown them
@@ -91,13 +92,15 @@ class Watcher:
         self._thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Stop, and wait for that for so long: everything that it does may be cut off."""
+        """Begin nothing any more, and wait for so long for what is under way, though that may be cut off anywhere."""
         self._stopped.set()
-        self._thread.join(seconds)
+        if self._busy.acquire(timeout=seconds):
+            self._busy.release()
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            end = time.monotonic() + self.round()
+            with self._busy:
+                end = time.monotonic() + self.round()
             failed: dict[str, PicopaymentsError] = {}
             with self._surviving(failed):
                 self._wait(end)
@@ -271,9 +274,11 @@ class Watcher:
             for item in waits:
                 if not worth(item.total, fees[item.handle]):
                     self._rest(item.handle, brought=False)
-            if not waits and time.monotonic() - begun < ASK_AGAIN:  # there is nobody to wait with
+            if waits or time.monotonic() - begun >= ASK_AGAIN:
+                silent = 0
+            else:  # there is nobody to wait with
+                self._stopped.wait(min(ASK_AGAIN * 2 ** min(silent, 10), MOST_ASK_AGAIN, left))
                 silent += 1
-                self._stopped.wait(min(ASK_AGAIN * 2 ** min(silent - 1, 10), MOST_ASK_AGAIN, max(left, 0)))
 
     def _rested(self) -> list[Line]:
         """The lines, without the connections that rest."""
@@ -288,7 +293,7 @@ class Watcher:
     def _fetch(self, handles: Sequence[Handle]) -> None:
         """Fetch what waits for these connections; an error that stays is told by the next round."""
         if handles and not self._stopped.is_set():
-            with self._surviving({}):
+            with self._busy, self._surviving({}):
                 self._carry_out(dict.fromkeys(handles, Act.EXCHANGE), {})
                 self._tell(self._load())
 

@@ -9,13 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cheats import Town, pay, pay_and_get_back
+from cheats import QuickTown, Town, pay, pay_and_get_back
+from client_support import Life
 from filelock import FileLock
 from network_support import FEE, WAIT, Client, wait_until
 
 from picopayments_cli.channel.networks import NETWORKS
-from picopayments_cli.client import hubs
+from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel.waiting import Waits
+from picopayments_cli.client import hubs, life
 from picopayments_cli.client import watcher as module
+from picopayments_cli.client.closing import Outcome
+from picopayments_cli.client.due import REST
 from picopayments_cli.client.outbox import Outbox
 from picopayments_cli.client.watcher import Watcher
 from picopayments_cli.config import load_settings
@@ -187,4 +192,39 @@ def test_a_fault_of_the_program_ends_no_watch(town: Town, monkeypatch: pytest.Mo
     wait_until(lambda: watched.outbox._last >= 2, "its end")
     assert [event["event"] for event in watched.events()] == ["error_over"]
     watched.watcher.stop(WAIT)
+    watched.watcher._thread.join(WAIT)
     assert not watched.watcher._thread.is_alive()
+
+
+def test_a_free_step_never_makes_an_exchange(it: Life) -> None:
+    it.open()
+    before = it.doors.passed.count("call mph_sync")
+    look = it.session.sight.look(it.session.wallet.address, [it.connection])
+    life.sync(it.session, it.connection, look, Outcome(), pays=False)
+    assert it.doors.passed.count("call mph_sync") == before
+    life.sync(it.session, it.connection, look, Outcome())
+    assert it.doors.passed.count("call mph_sync") == before + 1
+
+
+def test_a_hub_that_lies_about_what_waits_is_paid_for_few_syncs(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    alice = town.client("alice")
+    a = Handle(bytes.fromhex(town.open(alice)))
+    watched = Watched(alice)
+    watched.round()
+    monkeypatch.setattr(module, "asked_together", lambda *_: ([Waits(a, 1, 900, 0)], None))
+    watched.watcher._wait(time.monotonic() + 3)
+    assert 1 <= fees(alice) <= 2
+    assert watched.watcher._rests[a].seconds >= REST
+
+
+def test_a_wait_at_the_hub_keeps_no_stop_waiting(town: Town) -> None:
+    alice = town.client("alice")
+    town.open(alice)
+    watched = Watched(alice)
+    watched.watcher.start()
+    assert isinstance(town, QuickTown)
+    arrivals = town.hub.hub.book.arrivals
+    wait_until(lambda: arrivals._held, "a watcher that waits at the hub")
+    begun = time.monotonic()
+    watched.watcher.stop(WAIT)
+    assert time.monotonic() - begun < 2
