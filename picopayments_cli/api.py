@@ -532,11 +532,13 @@ def serve(
     ready: Callable[[dict[str, str]], None],
     host: str = "127.0.0.1",
     port: int | None = None,
+    **watch: Any,
 ) -> None:
-    """Serve commands over JSON-RPC until SIGINT or SIGTERM, as client/serve.py says."""
+    """Serve commands over JSON-RPC, and watch, until a signal comes, as client/serve.py says (``watch``: its Watch)."""
+    from picopayments_cli.client.serve import Watch
     from picopayments_cli.client.serve import serve as run
 
-    run(session.settings, commands, ready, host=host, port=port)
+    run(session.settings, session.given_basedir, commands, ready, Watch(**watch), host=host, port=port)
 
 
 # Regtest ------------------------------------------------------------------------------------------------------------

@@ -305,17 +305,29 @@ COMMANDS = {
         argument("value", "the value to set", metavar="VALUE", nargs="?"),
     ),
     "serve": Command(
-        "Serve the commands over JSON-RPC, for programs of this machine.\n\n"
-        "Once it accepts requests it prints its URL and the path of the cookie file,\n"
-        "whose content is user:password for HTTP Basic authentication. Methods are\n"
-        "named like commands, their parameters like arguments. Ctrl-C stops it.",
-        "--testnet serve --port 0",
+        "Serve the commands over JSON-RPC, and watch over the wallet.\n\n"
+        "It looks at the chain, settles in time, punishes, and syncs what is queued or\n"
+        "waits at the hub. Once it accepts requests it prints its URL and the paths of\n"
+        "two cookie files, whose content is user:password for HTTP Basic authentication:\n"
+        "one for all methods, one for programs that only are paid. Methods are named\n"
+        "like commands, their parameters like arguments. Ctrl-C stops it.",
+        "--testnet serve --port 0 --webhook http://127.0.0.1:8000/paid",
         argument("--host", "the loopback address to serve at (default: %(default)s)", default="127.0.0.1"),
         argument(
             "--port",
             "the port, 0 for a free one (default: 1000 above that of the network's hub, such as 6000 on mainnet)",
             type=port,
         ),
+        argument(
+            "--every",
+            "look at the chain so often, or sooner (default: %(default)g)",
+            metavar="SECONDS",
+            type=seconds,
+            default=60.0,
+        ),
+        argument("--events", "add each event to a file, one JSON object a line; - for stdout", metavar="FILE"),
+        argument("--exec", "start a program for each event, which gets it on stdin", metavar="PROGRAM", dest="program"),
+        argument("--webhook", "post each event to a URL, signed with a secret", metavar="URL"),
     ),
     "mine": Command(
         "Mine blocks (regtest only). Prints their hashes.",
@@ -391,8 +403,9 @@ def _run(
         api.carry_out(session, getattr(api, command), arguments, tell)
 
 
-def _serve(debug: bool, *, command: str, host: str, port: int | None, **config: Any) -> int:
+def _serve(debug: bool, *, command: str, **given: Any) -> int:
     """Serve the other commands, with the same config arguments, until a signal comes; the exit code."""
+    config = {name: given[name] for name in CONFIG}
 
     def offered(name: str) -> Any:
         def run(*values: Any, **members: Any) -> Any:
@@ -403,7 +416,8 @@ def _serve(debug: bool, *, command: str, host: str, port: int | None, **config: 
         return run
 
     commands = {name: offered(name) for name in COMMANDS if name not in NOT_SERVED}
-    _run(debug, command=command, tell=lambda _: None, host=host, port=port, commands=commands, ready=announce, **config)
+    own: dict[str, Any] = {"commands": commands, "ready": announce, "show": _show_event}
+    _run(debug, command=command, tell=lambda _: None, **own, **given)
     return 0
 
 
@@ -462,6 +476,11 @@ def _show_line(payment: dict[str, Any]) -> None:
     """Write a payment on a line of its own. Raises OutputLost."""
     told = f"The payment of index {payment['index']} was received, but could not be written"
     write_out(json.dumps(payment, sort_keys=True), told)
+
+
+def _show_event(event: dict[str, Any]) -> None:
+    """Write an event on a line of its own. Raises OutputLost."""
+    write_out(json.dumps(event), f"The event {event['number']} could not be written")
 
 
 def _write_json(result: Any) -> None:

@@ -133,6 +133,10 @@ class UnknownMethod(PicopaymentsError):
     """The server has no such method."""
 
 
+class MethodNotAllowed(PicopaymentsError):
+    """A command that the cookie for programs that only are paid is not for."""
+
+
 class InvalidParams(PicopaymentsError):
     """Arguments that the method does not take, or lacks."""
 

@@ -165,15 +165,18 @@ def _rival(session: Session, connection: Connection) -> str | None:
 # Syncing ------------------------------------------------------------------------------------------------------------
 
 
-def sync(session: Session, connection: Connection, look: Look, outcome: Outcome) -> None:
-    """Take the next step of a connection: finish opening, exchange payments, close in time, or recover."""
+def sync(session: Session, connection: Connection, look: Look, outcome: Outcome, *, pays: bool = True) -> None:
+    """Take the next step of a connection: finish opening, exchange payments, close in time, or recover.
+
+    ``pays``: whether an exchange may be made, which costs the hub's fee.
+    """
     connection = publishing.resume(session, connection)
     if connection.stage == CLOSED:
         connection = _look_again(session, connection, look)
     if connection.stage == PROPOSED:
         connection = opening.agree(session, connection)
     if connection.stage == AGREED:
-        connection = _live(session, connection, look, outcome)
+        connection = _live(session, connection, look, outcome, pays=pays)
         if connection.stage == CLOSING:  # the look was at one that was open, and may not have known the hub's anchor
             look = session.sight.look(session.wallet.address, [connection])
     if connection.stage == CLOSING:
@@ -216,7 +219,7 @@ def _closing_all_the_same(outcome: Outcome, otherwise: str) -> Iterator[None]:
             outcome.hub_silent = error
 
 
-def _live(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
+def _live(session: Session, connection: Connection, look: Look, outcome: Outcome, *, pays: bool) -> Connection:
     """Do one round of a connection that is not closing. It may be closing afterwards."""
     seen, look, deposits = observe(session, connection, look)
     shown, missing = status(session, seen, look, deposits), unknown_deposit(seen, look)
@@ -232,7 +235,7 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
             raise missing
         return _closing(session, seen, look)
     try:
-        return exchange(session, seen, outcome)
+        return exchange(session, seen, outcome) if pays else seen
     except UnknownHandle as error:
         raise _unknown_to_hub(connection) from error
     except (AnchorsDiffer, ConnectionNotOpen, HubRestored) as error:  # signed by the hub

@@ -133,14 +133,13 @@ class Listener:
             for item in session.connections().values()
             if item.stage == AGREED and self._left_alone.get(item.handle, (0.0, 0.0))[0] <= now
         ]
-        found = []
-        for group in hubs.by_hub(live):
-            fees = {item.handle: item.terms.sync_fee for item in group}
-            ways = self._ways.setdefault(group[0].hub_key, hubs.ways_to(self._session, group[0]))
-            for part in waiting.in_parts(list(fees)):
-                some = {handle: fees[handle] for handle in part}
-                found.append(Line(ways, session.wallet.key, group[0].hub_key, some))
-        return found
+        return lines_to(live, session.wallet.key, self._ways_to)
+
+    def _ways_to(self, connection: Connection) -> Sequence[Session]:
+        """Make the ways to a connection's hub once: what this turn has opened is closed when they are used."""
+        if connection.hub_key not in self._ways:
+            self._ways[connection.hub_key] = hubs.ways_to(self._session, connection)
+        return self._ways[connection.hub_key]
 
     def _await(self, lines: Sequence[Line], left: float | None) -> list[Handle]:
         """Wait until something waits at a hub, or for a while; the connections that are worth a sync."""
@@ -181,6 +180,20 @@ class Listener:
         before = self._left_alone.get(handle, (0.0, PAUSE / 2))[1]
         growing = min(2 * before, MAX_PAUSE) if for_longer else before
         self._left_alone[handle] = time.monotonic() + (growing if for_longer else 5 * PAUSE), growing
+
+
+def lines_to(
+    connections: Iterable[Connection], key: Key, ways_to: Callable[[Connection], Sequence[Session]]
+) -> list[Line]:
+    """Find whom to ask about connections; ``key``: the wallet's, ``ways_to``: their hubs."""
+    found = []
+    for group in hubs.by_hub(connections):
+        fees = {item.handle: item.terms.sync_fee for item in group}
+        ways = ways_to(group[0])
+        for part in waiting.in_parts(list(fees)):
+            some = {handle: fees[handle] for handle in part}
+            found.append(Line(ways, key, group[0].hub_key, some))
+    return found
 
 
 def _brings(group: hubs.Seen, item: Connection) -> bool:

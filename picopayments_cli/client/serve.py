@@ -1,6 +1,7 @@
-"""Serve the commands as JSON-RPC to programs of this machine that have the token, one call at a time.
+"""Serve the commands as JSON-RPC to programs of this machine that have a token, one call at a time; watch meanwhile.
 
-Who can read the cookie file, which is private, may call. A web page that the user visits can not: its browser names the
+Who can read a cookie file, which is private, may call: with one of them all methods, with the other those that move
+nothing (``RECEIVING``). A web page that the user visits can not: its browser names the
 page's origin, or, where the page's name was made to point here, a foreign host.
 """
 
@@ -12,9 +13,12 @@ import ipaddress
 import logging
 import os
 import secrets
+import signal
+import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,38 +29,104 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from picopayments_cli.client.delivery import (
+    LineSink,
+    ProgramSink,
+    ShownSink,
+    Sink,
+    WebhookSink,
+    delivering,
+    webhook_secret,
+)
+from picopayments_cli.client.outbox import Outbox
+from picopayments_cli.client.watcher import Watcher
 from picopayments_cli.config import Settings
-from picopayments_cli.errors import PicopaymentsError, StoreLocked, StoreUnusable, UsageError
+from picopayments_cli.errors import MethodNotAllowed, PicopaymentsError, StoreLocked, StoreUnusable, UsageError
 from picopayments_cli.web import JsonRpcEndpoint, WebServer
 
 log = logging.getLogger(__name__)
-USER = "__cookie__"
+USER, RECEIVING_USER = "__cookie__", "__receive__"
+RECEIVING = ("version", "status", "payments", "request", "decode", "listen")  # for a program that only is paid
 TOKEN_SIZE = 32
+STOP_SECONDS = 5.0  # that the watcher, and a delivery under way, may take to stop
+Commands = Mapping[str, Callable[..., Any]]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How the wallet is watched: seconds between two rounds, and where events go.
+
+    ``events``: a file, ``-`` for ``show``; ``program`` is started for each; ``webhook``: a URL.
+    """
+
+    show: Callable[[dict[str, Any]], None]
+    every: float = 60.0
+    events: str | None = None
+    program: str | None = None
+    webhook: str | None = None
 
 
 def serve(
     settings: Settings,
-    commands: Mapping[str, Callable[..., Any]],
+    given_basedir: Path | None,
+    commands: Commands,
     ready: Callable[[dict[str, str]], None],
+    watch: Watch,
     *,
     host: str,
     port: int | None,
 ) -> None:
-    """Serve until SIGINT or SIGTERM; ``ready`` gets URL and cookie file once requests are accepted.
+    """Serve, and watch, until SIGINT, SIGTERM or SIGHUP; ``ready`` is told the URL and the files of both cookies.
 
     ``commands`` check what they are called with, values by place or by name; they are run one at a time, in a thread.
     ``port`` None: 1000 above the network's hub; 0: a free one. Raises UsageError where
-    ``host`` is not of this machine, PortUnusable, StoreLocked, StoreUnusable.
+    ``host`` is not of this machine, PortUnusable, StoreLocked, StoreUnusable, StoreDamaged, InvalidUrl.
     """
-    address = _loopback(host)
+    address, name = _loopback(host), settings.network.name
+    cookies = {
+        "cookie": (settings.basedir / f"{name}.cookie", USER),
+        "receive_cookie": (settings.basedir / f"{name}.receive.cookie", RECEIVING_USER),
+    }
+    with ExitStack() as stack:
+        stack.enter_context(_only_one(settings.basedir / f"{name}.serve.lock"))
+        sinks = _sinks(settings, watch)
+        tokens = {user: secrets.token_hex(TOKEN_SIZE) for _, user in cookies.values()}
+        cookie = cookies["cookie"][0]
+        methods = _in_turn(commands, lambda: _check_there(cookie))
+        apps = {
+            f"{user}:{tokens[user]}": JsonRpcEndpoint(own, on_error=_log_fault)
+            for user, own in ((USER, methods), (RECEIVING_USER, _receiving(methods)))
+        }
+        chosen = settings.network.hub_port + 1000 if port is None else port
+        server = WebServer(Starlette(routes=[Mount("/", app=Gate(apps))]), host=address, port=chosen)
+        paths = {
+            member: str(stack.enter_context(_cookie(path, user, tokens[user])))
+            for member, (path, user) in cookies.items()
+        }
+        outbox = Outbox(settings.basedir / f"{name}.events.jsonl", [sink.name for sink in sinks]) if sinks else None
+        if outbox is not None:
+            stack.enter_context(delivering(outbox, sinks, STOP_SECONDS))
+        watcher = Watcher(settings, given_basedir, lambda: _check_there(cookie), outbox, watch.every)
+        stack.enter_context(_hangup_stops(server))
+
+        def started(url: str) -> None:
+            ready({"url": f"{url}/", **paths})
+            watcher.start()
+
+        try:
+            server.run(started)
+        finally:
+            watcher.stop(STOP_SECONDS)
+
+
+def _in_turn(commands: Commands, check: Callable[[], None]) -> Commands:
+    """Have commands run one at a time, each in a thread; ``check`` goes before each."""
     lock = asyncio.Lock()
-    name = settings.network.name
-    cookie = settings.basedir / f"{name}.cookie"
 
     def in_turn(command: Callable[..., Any]) -> Callable[..., Any]:
         async def answer(*values: Any, **members: Any) -> Any:
             async with lock:
-                _check_there(cookie)
+                check()
                 try:
                     return await run_in_threadpool(command, *values, **members)
                 except PicopaymentsError as error:
@@ -66,14 +136,49 @@ def serve(
 
         return answer
 
-    with _only_one(settings.basedir / f"{name}.serve.lock"):
-        token = secrets.token_hex(TOKEN_SIZE)
-        endpoint = JsonRpcEndpoint({command: in_turn(run) for command, run in commands.items()}, on_error=_log_fault)
-        chosen = settings.network.hub_port + 1000 if port is None else port
-        app = Starlette(routes=[Mount("/", app=Gate(endpoint, token))])
-        server = WebServer(app, host=address, port=chosen)
-        with _cookie(cookie, token) as path:
-            server.run(lambda url: ready({"url": f"{url}/", "cookie": str(path)}))
+    return {name: in_turn(run) for name, run in commands.items()}
+
+
+def _receiving(methods: Commands) -> Commands:
+    """The methods of the cookie for programs that only are paid: the others are refused by name."""
+
+    def refusing(name: str) -> Callable[..., Any]:
+        def refuse(*_: Any, **__: Any) -> Any:
+            raise MethodNotAllowed(
+                f"This cookie is for programs that are paid, and {name} is not for them. Use the other cookie.",
+                method=name,
+            )
+
+        return refuse
+
+    return {name: run if name in RECEIVING else refusing(name) for name, run in methods.items()}
+
+
+def _sinks(settings: Settings, watch: Watch) -> list[Sink]:
+    """Make those who get the events. Raises UsageError, InvalidUrl, StoreDamaged, StoreUnusable."""
+    found: list[Sink] = []
+    if watch.events is not None:
+        found.append(ShownSink(watch.show) if watch.events == "-" else LineSink(Path(watch.events).absolute()))
+    if watch.program is not None:
+        found.append(ProgramSink(watch.program))
+    if watch.webhook is not None:
+        secret = webhook_secret(settings.basedir / f"{settings.network.name}.webhook.secret")
+        found.append(WebhookSink(watch.webhook, secret))
+    return found
+
+
+@contextmanager
+def _hangup_stops(server: WebServer) -> Iterator[None]:
+    """Stop a server cleanly at SIGHUP, too: its terminal was closed. One that nohup has started goes on."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, lambda *_: server.stop())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def _loopback(host: str) -> str:
@@ -103,18 +208,18 @@ def _log_fault(command: str, error: Exception) -> None:
 
 
 class Gate:
-    """Lets through to ``app`` what a program of this machine sends that has the token."""
+    """Lets through what a program of this machine sends that has a token, to the application of that token."""
 
-    def __init__(self, app: ASGIApp, token: str) -> None:
-        self._app = app
-        self._expected = b"Basic " + b64encode(f"{USER}:{token}".encode())
+    def __init__(self, apps: Mapping[str, ASGIApp]) -> None:
+        """``apps``: by user and token, as a cookie file has them."""
+        self._apps = [(b"Basic " + b64encode(cookie.encode()), app) for cookie, app in apps.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer 403, 401, 405 or 415, or hand on."""
-        refusal = self._refusal(scope) if scope["type"] == "http" else None
-        await (refusal or self._app)(scope, receive, send)
+        app = self._chosen(scope) if scope["type"] == "http" else self._apps[0][1]
+        await app(scope, receive, send)
 
-    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
+    def _chosen(self, scope: Scope) -> ASGIApp:
         values: dict[bytes, list[bytes]] = {}
         for name, value in scope["headers"]:
             values.setdefault(name, []).append(value)
@@ -126,15 +231,16 @@ class Gate:
         ):
             return _refused(403, "Only programs of this machine are served, not web pages.")
         sent = values.get(b"authorization", [b""])[0]
-        if not hmac.compare_digest(sent, self._expected):
+        allowed = [app for expected, app in self._apps if hmac.compare_digest(sent, expected)]
+        if not allowed:
             realm = {"WWW-Authenticate": 'Basic realm="picopayments-cli"'}
-            return _refused(401, "HTTP Basic authentication with the content of the cookie file is needed.", realm)
+            return _refused(401, "HTTP Basic authentication with the content of a cookie file is needed.", realm)
         if scope["method"] != "POST":
             return _refused(405, "JSON-RPC comes by POST.", {"Allow": "POST"})
         media = values.get(b"content-type", [b""])[0].partition(b";")[0].strip().lower()
         if media != b"application/json":
             return _refused(415, "JSON-RPC comes as application/json.")
-        return None
+        return allowed[0]
 
 
 def _is_here(host: bytes, port: int) -> bool:
@@ -171,12 +277,12 @@ def _only_one(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _cookie(path: Path, token: str) -> Iterator[Path]:
+def _cookie(path: Path, user: str, token: str) -> Iterator[Path]:
     """Keep user and token in a file for the time of serving. Raises StoreUnusable."""
     try:
         path.unlink(missing_ok=True)  # left by a process that was killed
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(f"{USER}:{token}")
+            file.write(f"{user}:{token}")
     except OSError as error:
         raise _unusable(path, error) from error
     try:

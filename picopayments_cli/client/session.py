@@ -25,7 +25,7 @@ from picopayments_cli.client.history import Action
 from picopayments_cli.client.looking import Sight
 from picopayments_cli.client.nodes import HubNodes, OwnNodes
 from picopayments_cli.client.past import Past
-from picopayments_cli.client.store import Store
+from picopayments_cli.client.store import LOCK_WAIT, Store
 from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.config import Settings, place_of
 from picopayments_cli.errors import (
@@ -56,12 +56,14 @@ class Home:
     Its sessions at several hubs share one.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, lock_wait: float = LOCK_WAIT) -> None:
+        """``lock_wait``: seconds that the store's lock is waited for."""
         self.spent: set[Outpoint] = set()  # by what this command has published since it looked at the chain
         self.written: dict[Handle, Connection] = {}  # as they stand on disk
         self.fee_rate: int | None = None  # that a chain has estimated, where it is another than the one on disk
         self.told: set[int] = set()  # the indexes of the payments that this command's result reports
         self._settings = settings
+        self._lock_wait = lock_wait
         self._stack = ExitStack()
 
     def close(self) -> None:
@@ -73,7 +75,7 @@ class Home:
         """The local files, locked from here on. Raises StoreLocked, StoreUnusable."""
         basedir, network = self._settings.basedir, self._settings.network
         legacy.make_private(basedir, network)
-        return self._stack.enter_context(Store(basedir, network))
+        return self._stack.enter_context(Store(basedir, network, self._lock_wait))
 
     @cached_property
     def wallet(self) -> Wallet:

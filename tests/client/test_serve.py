@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -18,77 +17,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-import requests
 from filelock import FileLock
-from network_support import DEPOSIT, WAIT, Client, Network, wait_until
+from network_support import DEPOSIT, NOBODY, WAIT, Client, Network, wait_until
+from serve_support import Served, served
 
-NOBODY = "http://127.0.0.1:9/api/"
-
-
-class Served:
-    """``serve`` as a process of its own, and what it has printed."""
-
-    def __init__(self, basedir: Path, hub_url: str, *options: str) -> None:
-        words = Client(basedir, hub_url).words("serve", *(options or ("--port", "0")))
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "picopayments_cli", *words],
-            stdout=subprocess.PIPE,
-            stderr=(basedir.parent / "serve.log").open("ab"),
-            text=True,
-        )
-        assert self.process.stdout is not None
-        self.first = self.process.stdout.readline()
-        if self.first:
-            ready = json.loads(self.first)
-            assert sorted(ready) == ["cookie", "url"]
-            self.url: str = ready["url"]
-            self.cookie = Path(ready["cookie"])
-            self.secret = self.cookie.read_text()
-
-    def post(self, body: Any, **settings: Any) -> requests.Response:
-        """One request, as a well-behaved program sends it but for ``settings``."""
-        user, _, password = self.secret.partition(":")
-        return requests.request(**{
-            "method": "POST", "url": self.url, "json": body, "auth": (user, password), "timeout": WAIT, **settings
-        })  # fmt: skip
-
-    def call(self, method: str, params: Any = None) -> Any:
-        """The whole reply to a call."""
-        body = {"jsonrpc": "2.0", "id": 7, "method": method, "params": {} if params is None else params}
-        answer = self.post(body)
-        assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
-        reply = answer.json()
-        assert (reply["id"], reply["jsonrpc"]) == (7, "2.0")
-        return reply
-
-    def result(self, method: str, params: Any = None) -> Any:
-        """The result of a call."""
-        return self.call(method, params)["result"]
-
-    def error(self, method: str, params: Any = None) -> tuple[str, str]:
-        """Name and message of the error that answers a call."""
-        data = self.call(method, params)["error"]["data"]
-        return data["type"], data["message"]
-
-    def end(self, how: signal.Signals = signal.SIGTERM) -> tuple[int, str]:
-        """The exit code after a signal, and what was printed since the start."""
-        if self.process.poll() is None:
-            self.process.send_signal(how)
-        code = self.process.wait(WAIT)
-        assert self.process.stdout is not None
-        rest = "" if self.process.stdout.closed else self.process.stdout.read()
-        self.process.stdout.close()
-        return code, rest
-
-
-@contextlib.contextmanager
-def served(basedir: Path, hub_url: str = NOBODY) -> Iterator[Served]:
-    """``serve`` for the length of a ``with`` block."""
-    server = Served(basedir, hub_url)
-    try:
-        yield server
-    finally:
-        server.end()
+from picopayments_cli import cli
+from picopayments_cli.client.serve import RECEIVING
 
 
 @pytest.fixture(scope="module")
@@ -247,24 +181,77 @@ def test_a_body_that_is_too_large_or_no_json(lonely: Served) -> None:
     assert lonely.result("history") == []
 
 
+def test_who_only_is_paid_may_ask_what_moves_nothing(lonely: Served) -> None:
+    user, _, password = lonely.receive_cookie.read_text().partition(":")
+
+    def answer(method: str, params: Any = None, auth: Any = (user, password)) -> Any:
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params or {}}
+        return lonely.post(body, auth=auth).json()
+
+    assert "result" in answer("version")
+    assert answer("status")["error"]["data"]["type"] == "HubUnreachable"  # it is carried out
+    names = set(cli.COMMANDS) - set(cli.NOT_SERVED)
+    for name in names - set(RECEIVING):
+        assert answer(name)["error"]["data"]["type"] == "MethodNotAllowed", name
+    batch = [{"jsonrpc": "2.0", "id": n, "method": name} for n, name in enumerate(("history", "version"))]
+    answers = lonely.post(batch, auth=(user, password)).json()
+    assert [("result" in item) for item in answers] == [False, True]
+    moving = {"blocksend", "connect", "queuepayment", "cancelpayment", "pay", "sync", "close", "cull", "config"}
+    assert moving.isdisjoint(RECEIVING)
+    assert lonely.post(BODY, auth=("__cookie__", password)).status_code == 401
+    assert lonely.post(BODY, auth=("__receive__", lonely.secret.partition(":")[2])).status_code == 401
+
+
 # Start and stop -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_the_cookie_is_private_new_each_time_and_goes_with_the_server(tmp_path: Path, how: signal.Signals) -> None:
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_the_cookies_are_private_new_each_time_and_go_with_the_server(tmp_path: Path, how: signal.Signals) -> None:
     secrets = set()
     for _ in range(2):
         server = Served(tmp_path / "basedir", NOBODY)
-        assert stat.S_IMODE(server.cookie.stat().st_mode) == 0o600
-        assert server.cookie == tmp_path / "basedir" / "regtest.cookie"
-        user, _, token = server.secret.partition(":")
-        assert user == "__cookie__"
-        assert len(bytes.fromhex(token)) == 32
-        secrets.add(token)
+        found = {server.cookie: "__cookie__", server.receive_cookie: "__receive__"}
+        assert [path.name for path in found] == ["regtest.cookie", "regtest.receive.cookie"]
+        for path, expected in found.items():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+            user, _, token = path.read_text().partition(":")
+            assert user == expected
+            assert len(bytes.fromhex(token)) == 32
+            secrets.add(token)
         assert server.end(how) == (0, "")
-        assert not server.cookie.exists()
-    assert len(secrets) == 2
+        assert not any(path.exists() for path in found)
+    assert len(secrets) == 4
     assert "Traceback" not in (tmp_path / "serve.log").read_text()
+
+
+def test_events_follow_the_url_on_stdout_where_that_is_asked_for(tmp_path: Path) -> None:
+    client = Client(tmp_path / "basedir", NOBODY)
+    client.run("config", "timeout", "5")
+    with served(client.basedir, NOBODY, "--port", "0", "--events", "-", "--every", "0.2") as server:
+        (client.basedir / "regtest.connections").mkdir(mode=0o700)
+        (client.basedir / "regtest.connections" / f"{'ab' * 32}.json").write_text("x")
+        (client.basedir / "regtest.connections" / f"{'ab' * 32}.json").chmod(0o600)
+        assert server.process.stdout is not None
+        event = json.loads(server.process.stdout.readline())
+        assert (event["number"], event["event"], event["source"]) == (1, "error", "wallet")
+        assert (event["name"], sorted(event)) == (
+            "StoreDamaged", ["data", "event", "message", "name", "number", "source", "time"]
+        )  # fmt: skip
+        assert server.end() == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["--exec", "/no/such/program"], "UsageError"),
+        (["--webhook", "nowhere"], "InvalidUrl"),
+        (["--every", "0"], "UsageError"),
+        (["--every", "3601"], "UsageError"),
+    ],
+)
+def test_where_events_can_not_go_is_said_at_the_start(tmp_path: Path, words: list[str], name: str) -> None:
+    done = Client(tmp_path / "basedir", NOBODY).done("serve", "--port", "0", *words)
+    assert (done.stdout, done.error["name"]) == ("", name)
 
 
 def test_a_cookie_left_by_a_killed_server_is_replaced(tmp_path: Path) -> None:
