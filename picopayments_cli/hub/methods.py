@@ -40,7 +40,6 @@ from picopayments_cli.errors import (
     DepositRefused,
     HubDraining,
     InsufficientLiquidity,
-    UnknownAsset,
 )
 from picopayments_cli.hub.account import Account, Agreement, Fixed
 from picopayments_cli.hub.book import Reading
@@ -99,7 +98,7 @@ class Methods:
     def status(self, assets: Sequence[str] | None = None) -> dict[str, Any]:
         """Tell what the hub offers and holds, and the connections in these assets (None: all).
 
-        Raises UnknownAsset for one that is not offered.
+        Raises AssetNotInTerms for one that is not offered.
         """
         wanted = set(self._hub.offer.assets if assets is None else StatusRequest.parse({"assets": assets}).assets or ())
         offered: dict[str, Terms] = {}
@@ -108,7 +107,7 @@ class Methods:
             if terms is None:
                 longname = self._hub.longname(asset)
                 name = both_names(asset, longname)
-                raise UnknownAsset(
+                raise AssetNotInTerms(
                     f"The hub offers no connections in {name!r}: `hubstatus` lists its assets.",
                     **asset_members(asset, longname),
                 )

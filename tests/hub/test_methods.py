@@ -41,7 +41,7 @@ def test_status_tells_the_connections_in_the_assets_that_were_asked_for(
     assert list(nothing["funds"]["liquidity"]) == ["BTC"]
     open_one.ask_close()
     assert open_one.handle.hex() not in json.loads(desk.call("mph_status", {}))["connections"]
-    for wrong, error in (("XCP", "BadRequest"), (["XCP", 1], "BadRequest"), (["XCP", "NONE"], "UnknownAsset")):
+    for wrong, error in (("XCP", "BadRequest"), (["XCP", 1], "BadRequest"), (["XCP", "NONE"], "AssetNotInTerms")):
         assert desk.name_of("mph_status", {"assets": wrong}) == error
     assert set(status["funds"]["liquidity"]) == {"XCP", "BTC"}
     assert min(status["funds"]["liquidity"].values()) > 0
