@@ -20,7 +20,14 @@ from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import Handle, Token, check_token, from_hex
 from picopayments_cli.channel.wire import Payment, Receipt, terms_json
 from picopayments_cli.client import hubs, legacy, life, lost, opening, send, tokens
-from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of, whole_handle
+from picopayments_cli.client.arguments import (
+    asset_named,
+    exact_name,
+    handle_named,
+    own_handle,
+    payee_handle,
+    quantity_of,
+)
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.consent import check_consent
@@ -68,13 +75,14 @@ def open_session(
     environ: Mapping[str, str],
     timeout: float | None = None,
     ask: Callable[[str], bool] | None = None,
+    ca_file: str | None = None,
 ) -> Iterator[Session]:
     """The session of one command; ``timeout`` in seconds, for one answer; ``ask`` has the user answer a question.
 
     Raises WrongNetwork, InvalidSetting, InvalidUrl, StoreDamaged.
     """
     chosen = choose_network(network, environ)
-    flags = {"hub_url": hub_url, "timeout": timeout}
+    flags = {"hub_url": hub_url, "timeout": timeout, "ca_file": ca_file}
     settings = load_settings(chosen, choose_client_basedir(basedir, environ), flags, environ)
     given = basedir or environ.get("PICOPAYMENTS_BASEDIR")
     session = Session(settings, settings.basedir if given else None)
@@ -271,8 +279,8 @@ def queuepayment(
     TokenInUse where the token is another payment's, NotConfirmed where the user is asked and does not say yes.
     ``yes``: do not ask.
     """
-    payee = whole_handle(destination, "destination handle")
-    payer = whole_handle(source, "source handle")
+    payee = payee_handle(destination)
+    payer = own_handle(session, source)
     drawn = Token(os.urandom(TOKEN_SIZE)) if token is None else check_token(token)
     given = token is not None  # one that is drawn is new: nothing needs to be read for it
     live = session.connections() if given else {}
@@ -404,7 +412,7 @@ def _brought(outcome: Outcome) -> dict[str, Any]:
 
 def close(session: Session, handle: str) -> str | None:
     """Close a connection and settle it on chain: the txid of its close or commit, or None where none is published."""
-    connection = session.connection(whole_handle(handle))
+    connection = session.connection(own_handle(session, handle))
     if connection.stage != PROPOSED:
         session = hubs.alone(session, connection)
     return life.close(session, connection)
@@ -440,9 +448,9 @@ def cull(session: Session, handle: str | None = None) -> list[str]:
 
 
 def _chosen(session: Session, handle: str | None) -> list[Connection]:
-    """One connection, or all of them. Raises InvalidHex, UnknownHandle, ConnectionTooOld."""
+    """One connection, or all of them. Raises InvalidHex, UnknownHandle, AmbiguousHandle, ConnectionTooOld."""
     if handle is not None:
-        return [session.connection(whole_handle(handle))]
+        return [session.connection(own_handle(session, handle))]
     return list(session.connections().values())
 
 
@@ -517,7 +525,10 @@ def faucet(
     asset: str | None = None,
     quantity: int | str | None = None,
 ) -> list[str]:
-    """Give an address bitcoins and an asset on regtest, by default the wallet 1 BTC and 100 XCP; the txids."""
+    """Give an address bitcoins and an asset on regtest, by default the wallet 1 BTC and 100 XCP; the txids.
+
+    Of an asset whose quantity is left out it gives as many satoshis as of XCP.
+    """
     _only_regtest(session, "faucet")
     if address is None:
         address = session.wallet.address
@@ -526,6 +537,8 @@ def faucet(
         script_of_address(session.network, address)
     if btc is None and asset is None and quantity is None:
         btc, quantity = FAUCET_BTC, FAUCET_XCP
+    elif asset is not None and quantity is None:
+        quantity = FAUCET_XCP
     asset = exact_name(session, asset or "XCP")
     params = {
         "address": address,
