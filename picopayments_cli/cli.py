@@ -313,8 +313,6 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(130, "Interrupted", f"Interrupted. {NEXT.get(arguments['command'], GOES_ON)}")
     except Exception as error:
         return refuse(error, debug)
-    finally:
-        settle_stderr()
     return 0
 
 
@@ -432,11 +430,6 @@ def keep_streams() -> None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
 
-def settle_stderr() -> None:
-    """Give up the notes that stderr did not take: at exit Python would try again, and end with a code of its own."""
-    _tell("")
-
-
 def _drop(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else the flush at exit would fail once more
 
@@ -539,6 +532,23 @@ class Parser(argparse.ArgumentParser):
             write_out(message.rstrip("\n"), "The text could not be written")
 
 
+class CommandParser(Parser):
+    """The parser of one command, which is set up once something is asked of it: of all commands one is typed."""
+
+    def __init__(self, *, arguments: tuple[tuple[str, dict[str, Any]], ...], **settings: Any) -> None:
+        self._later = (arguments, settings)
+
+    def __getattr__(self, name: str) -> Any:
+        """Set the parser up where it lacks what is asked for. Raises AttributeError."""
+        later = vars(self).pop("_later", None)
+        if later is None:
+            raise AttributeError(name)
+        super().__init__(**later[1])
+        for flag, settings in later[0]:
+            self.add_argument(flag, **settings)
+        return getattr(self, name)
+
+
 class Help(argparse.RawDescriptionHelpFormatter):
     """Help of a fixed width: asking the terminal for its own imports modules that are slow to load."""
 
@@ -610,10 +620,11 @@ def _parser() -> Parser:
         "--string-amounts", action="store_true", help="print each quantity as text: its satoshis in decimal digits"
     )
     config.add_argument("--debug", action="store_true", help="tell more on stderr, tracebacks included")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="<command>", required=True, prog=PROG)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="<command>", required=True, prog=PROG, parser_class=CommandParser
+    )
     for name, command in COMMANDS.items():
-        summary = command.text.splitlines()[0]
-        sub = commands.add_parser(name, help=summary, description=command.text, example=command.example)
-        for flag, settings in command.arguments:
-            sub.add_argument(flag, **settings)
+        summary = command.text.partition("\n")[0]
+        given = command.arguments
+        commands.add_parser(name, help=summary, description=command.text, example=command.example, arguments=given)
     return parser

@@ -17,7 +17,6 @@ from picopayments_cli.cli import (
     keep_streams,
     port,
     refuse,
-    settle_stderr,
 )
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ def main(argv: list[str] | None = None) -> int:
         return 0  # before it served: nothing was promised to anybody
     except Exception as error:
         return refuse(error, args.debug)
-    finally:
-        settle_stderr()
     return 0
 
 
