@@ -21,7 +21,7 @@ MAX_NUMBER = 2**63 - 1
 MAX_SECONDS = 3600
 ASK_SECONDS = 30  # that a question waits for its answer: less than others wait for the lock
 HELP_WIDTH = 80
-SETTINGS = ("hub_url", "timeout", "ca_file")  # that have a flag of their own
+CONFIG = ("network", "basedir", "hub_url", "timeout", "ca_file")
 NOT_SERVED = ("serve", "demo", "help", "completion")
 GOES_ON = "Run the command again: it goes on where it stopped."
 NEXT = {  # after an interrupt of a command that does another thing when it is run again
@@ -320,8 +320,6 @@ def _run(
     debug: bool,
     *,
     command: str,
-    network: str | None,
-    basedir: str | None,
     string_amounts: bool,
     ask: Callable[[str], bool] | None = None,
     **arguments: Any,
@@ -334,8 +332,8 @@ def _run(
     _log_to_stderr(debug)
     from picopayments_cli import api
 
-    settings = {name: arguments.pop(name) for name in SETTINGS}
-    with api.open_session(network, basedir, environ=os.environ, ask=ask, **settings) as session:
+    config = {name: arguments.pop(name) for name in CONFIG}
+    with api.open_session(**config, environ=os.environ, ask=ask) as session:
         result = getattr(api, command)(session, **arguments)
     if not string_amounts:
         return result

@@ -498,6 +498,7 @@ def test_a_hub_that_is_down_is_named(alice: Client, words: tuple[str, ...]) -> N
 def test_balances_of_one_asset(network: Network, alice: Client) -> None:
     held = alice.balances()
     assert alice.run("balances", "--asset", "DEMOCOIN") == {"DEMOCOIN": held["DEMOCOIN"]}
+    assert alice.run("--string-amounts", "balances") == {asset: str(quantity) for asset, quantity in held.items()}
     for name in (LONGNAME, CHILD):
         assert alice.run("balances", "--asset", name) == {LONGNAME: held[LONGNAME]}
         assert alice.run("balances", "--address", stranger(), "--asset", name) == {LONGNAME: 0}
