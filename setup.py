@@ -35,6 +35,7 @@ setup(
         # The lower bounds are the newest releases that serve every Python above.
         "alembic>=1.20.1,<2",
         "appdirs>=1.4.4,<2",
+        "argcomplete>=3.6,<4",
         "arc4>=0.5.0,<1",
         "cbor2>=6.3.0,<7",
         "coincurve>=21.0.0,<22",
@@ -50,6 +51,7 @@ setup(
         "starlette>=1.7.0,<2",
         "uvicorn>=0.54.0,<1",
     ],
+    extras_require={"socks": ["requests[socks]>=2.34.2,<3"]},
     entry_points={
         "console_scripts": [
             "picopayments-cli=picopayments_cli.cli:main",

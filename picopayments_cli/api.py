@@ -31,7 +31,7 @@ from picopayments_cli.client import (
     syncing,
     waiting,
 )
-from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of, whole_handle
+from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, own_handle, quantity_of
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.consent import check_consent
 from picopayments_cli.client.cull import not_over
@@ -78,13 +78,14 @@ def open_session(
     environ: Mapping[str, str],
     timeout: float | None = None,
     ask: Callable[[str], bool] | None = None,
+    ca_file: str | None = None,
 ) -> Iterator[Session]:
     """The session of one command; ``timeout`` in seconds, for one answer; ``ask`` has the user answer a question.
 
     Raises WrongNetwork, InvalidSetting, InvalidUrl, StoreDamaged.
     """
     chosen = choose_network(network, environ)
-    flags = {"hub_url": hub_url, "timeout": timeout}
+    flags = {"hub_url": hub_url, "timeout": timeout, "ca_file": ca_file}
     settings = load_settings(chosen, choose_client_basedir(basedir, environ), flags, environ)
     given = basedir or environ.get("PICOPAYMENTS_BASEDIR")
     session = Session(settings, settings.basedir if given else None)
@@ -404,7 +405,7 @@ def close(session: Session, handle: str) -> dict[str, Any]:
 
     And what became of payments, what the last sync cost, and whether the hub agreed.
     """
-    return syncing.close(session, session.connection(whole_handle(handle)))
+    return syncing.close(session, session.connection(own_handle(session, handle)))
 
 
 def payments(
@@ -430,7 +431,7 @@ def request(
     session: Session, handle: str, quantity: int | str, memo: str = "", expires: int = EXPIRES, qr: bool = False
 ) -> str:
     """Make a payment request for a connection, good for so many seconds; with ``qr`` draw it on stderr, too."""
-    connection = session.connection(whole_handle(handle))
+    connection = session.connection(own_handle(session, handle))
     amount = quantity_of(session, quantity, connection.asset)
     text = requesting.make(session, connection, amount, memo, expires)
     if qr:
@@ -482,9 +483,9 @@ def cull(session: Session, handle: str | None = None) -> list[str]:
 
 
 def _chosen(session: Session, handle: str | None) -> list[Connection]:
-    """One connection, or all of them. Raises InvalidHex, UnknownHandle, ConnectionTooOld."""
+    """One connection, or all of them. Raises InvalidHex, UnknownHandle, AmbiguousHandle, ConnectionTooOld."""
     if handle is not None:
-        return [session.connection(whole_handle(handle))]
+        return [session.connection(own_handle(session, handle))]
     return list(session.connections().values())
 
 
@@ -557,7 +558,10 @@ def faucet(
     asset: str | None = None,
     quantity: int | str | None = None,
 ) -> list[str]:
-    """Give an address bitcoins and an asset on regtest, by default the wallet 1 BTC and 100 XCP; the txids."""
+    """Give an address bitcoins and an asset on regtest, by default the wallet 1 BTC and 100 XCP; the txids.
+
+    Of an asset whose quantity is left out it gives as many satoshis as of XCP.
+    """
     _only_regtest(session, "faucet")
     if address is None:
         address = session.wallet.address
@@ -566,6 +570,8 @@ def faucet(
         script_of_address(session.network, address)
     if btc is None and asset is None and quantity is None:
         btc, quantity = FAUCET_BTC, FAUCET_XCP
+    elif asset is not None and quantity is None:
+        quantity = FAUCET_XCP
     asset = exact_name(session, asset or "XCP")
     params = {
         "address": address,

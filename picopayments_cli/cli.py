@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 PROG = "picopayments-cli"
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
-CONFIG = ("network", "basedir", "hub_url", "timeout")
+CONFIG = ("network", "basedir", "hub_url", "timeout", "ca_file")
 MAX_NUMBER = 2**63 - 1
 MAX_SECONDS = 3600
 MAX_DURATION = 31_536_000  # seconds: a year
 ASK_SECONDS = 30  # that a question waits for its answer: less than others wait for the lock
 HELP_WIDTH = 80
-NOT_SERVED = ("serve", "demo", "listen")
+NOT_SERVED = ("serve", "demo", "listen", "help", "completion")
 GOES_ON = "Run the command again: it goes on where it stopped."
 NEXT = {  # after an interrupt of a command that does another thing when it is run again
     "blocksend": "The payment may have left, and run again the command pays again. See first what has left: "
@@ -122,8 +122,7 @@ def argument(name: str, text: str, **settings: Any) -> tuple[str, dict[str, Any]
 
 
 ASSET = argument("--asset", "only this asset")
-HANDLE = argument("--handle", "only the connection of this handle")
-SEEN = argument("--handle", "only the connection whose handle begins so, with 8 digits or more")
+HANDLE = argument("--handle", "only the connection whose handle begins so, with 8 digits or more")
 UNCONFIRMED = argument("--unconfirmed", "those of the mempool, too", action="store_true")
 YES = argument("--yes", "do not ask, however much it is", action="store_true")
 STATES = ("sent", "received", "refused", "queued", "unanswered")
@@ -184,8 +183,8 @@ COMMANDS = {
     "queuepayment": Command(
         "Queue a payment, which the next sync makes. Prints its token.",
         "--testnet queuepayment SOURCE DESTINATION 1337",
-        argument("source", "handle of the connection that pays", metavar="SOURCE"),
-        argument("destination", "handle of the connection that is paid", metavar="DESTINATION"),
+        argument("source", "handle of the connection that pays, or 8 digits that it begins with", metavar="SOURCE"),
+        argument("destination", "handle of the connection that is paid, in full", metavar="DESTINATION"),
         argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
         argument("--token", "what the payee knows the payment by (default: one is drawn)"),
         YES,
@@ -204,7 +203,7 @@ COMMANDS = {
         "List payments: sent, received, refused, and those on their way.\n\n"
         "A script goes on with --since and the last index that it has seen.",
         "--testnet payments --since 41 --limit 100",
-        SEEN,
+        HANDLE,
         ASSET,
         argument("--state", f"only in this state: {', '.join(STATES)}", metavar="STATE", choices=STATES),
         argument("--since", "only those after this index, the first ones", metavar="INDEX", type=number),
@@ -220,7 +219,7 @@ COMMANDS = {
     "status": Command(
         "Show the connections and the wallet.",
         "--testnet status",
-        SEEN,
+        HANDLE,
         argument("--verbose", "show more of each connection", action="store_true"),
     ),
     "sync": Command(
@@ -266,12 +265,12 @@ COMMANDS = {
         "Close a connection and settle it on the blockchain.\n\n"
         "Tells the hub, and syncs once more, which charges the hub's sync_fee.",
         "--testnet close HANDLE",
-        argument("handle", "the connection's handle", metavar="HANDLE"),
+        argument("handle", "the connection's handle, or 8 digits that it begins with", metavar="HANDLE"),
     ),
     "history": Command(
         "List what was done: deposits, payments, fees, transactions.",
         "--testnet history",
-        SEEN,
+        HANDLE,
     ),
     "cull": Command(
         "Put connections that are over into the archive. Prints their handles.\n\n"
@@ -340,7 +339,7 @@ COMMANDS = {
         "--regtest faucet --asset XCP --quantity 5000000000",
         argument("address", "who gets them (default: the wallet)", metavar="ADDRESS", nargs="?"),
         argument("--btc", "how many bitcoins, in satoshis or such as 0.1BTC", metavar="QUANTITY", type=quantity),
-        argument("--asset", "which asset"),
+        argument("--asset", "which asset (of it 10000000000 satoshis where --quantity is left out)"),
         argument("--quantity", f"how much of the asset, {UNITS}", type=quantity),
     ),
     "feerate": Command(
@@ -356,7 +355,19 @@ COMMANDS = {
         "A node, a hub and four clients: pay both ways, cheat, close, settle, add up.",
         "--regtest demo",
     ),
+    "completion": Command(
+        "Print a script that has a shell complete commands, options and handles.\n\n"
+        'Bash and zsh: put eval "$(picopayments-cli completion bash)" into .bashrc\n'
+        "or .zshrc. Fish: picopayments-cli completion fish | source",
+        "completion bash",
+        argument("shell", "bash, zsh or fish", metavar="SHELL", choices=("bash", "zsh", "fish")),
+    ),
 }
+COMMANDS["help"] = Command(
+    "Show the help of the program, or of one command.",
+    "help connect",
+    argument("topic", "the command to show the help of", metavar="COMMAND", nargs="?", choices=COMMANDS.keys()),
+)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -364,14 +375,25 @@ def main(argv: list[str] | None = None) -> int:
 
     Raises SystemExit with code 2 for a usage error and 0 for ``--help``, as argparse does.
     """
-    keep_stderr()
-    arguments = vars(_parser().parse_args(dashed(sys.argv[1:] if argv is None else argv)))
-    debug = arguments.pop("debug")
+    keep_streams()
+    parser = _parser()
+    complete(parser)
+    arguments: dict[str, Any] = {"command": ""}
+    debug = False
     try:
+        arguments |= parser.read(sys.argv[1:] if argv is None else argv)
+        debug = arguments.pop("debug")
         if arguments["command"] == "serve":
             return _serve(debug, **arguments)
         if arguments["command"] == "listen":
             _run(debug, tell=lambda _: None, show=_show_line, **arguments)
+            return 0
+        if arguments["command"] == "help":
+            parser.read([*filter(None, [arguments["topic"]]), "--help"])
+        if arguments["command"] == "completion":
+            from picopayments_cli.completion import script
+
+            write_out(script(arguments["shell"]))
             return 0
         _run(debug, ask=_asker(), tell=write_out if arguments.get("csv") else _write_json, **arguments)
     except KeyboardInterrupt:
@@ -385,6 +407,7 @@ def _run(
     debug: bool,
     *,
     command: str,
+    string_amounts: bool,
     tell: Callable[[Any], None],
     ask: Callable[[str], bool] | None = None,
     **arguments: Any,
@@ -400,6 +423,11 @@ def _run(
 
     config = {name: arguments.pop(name) for name in CONFIG}
     with api.open_session(**config, environ=os.environ, ask=ask) as session:
+        if string_amounts:
+            from picopayments_cli.client.string_amounts import told_as_text
+
+            tell = told_as_text(command, tell)
+            arguments |= {name: told_as_text(command, arguments[name]) for name in ("show",) if name in arguments}
         api.carry_out(session, getattr(api, command), arguments, tell)
 
 
@@ -407,10 +435,15 @@ def _serve(debug: bool, *, command: str, **given: Any) -> int:
     """Serve the other commands, with the same config arguments, until a signal comes; the exit code."""
     config = {name: given[name] for name in CONFIG}
 
+    from picopayments_cli.json_arguments import from_json
+
     def offered(name: str) -> Any:
+        declared = COMMANDS[name].arguments
+
         def run(*values: Any, **members: Any) -> Any:
             told: list[Any] = []
-            _run(debug, command=name, tell=told.append, **config, **_from_json(name, values, members))
+            chosen = from_json(name, declared, values, members)
+            _run(debug, command=name, tell=told.append, **config, string_amounts=given["string_amounts"], **chosen)
             return told[0]
 
         return run
@@ -493,8 +526,16 @@ def announce(where: dict[str, Any]) -> None:
     write_out(json.dumps(where, sort_keys=True), "The server was stopped, as its line could not be written")
 
 
-def keep_stderr() -> None:
-    """Send to nowhere what goes to a stderr that is closed: Python would print it on stdout."""
+def keep_streams() -> None:
+    """Send to nowhere what goes to a stderr that is closed: Python would print it on stdout.
+
+    No file that is opened later gets the number of a closed stream either: it would take in what is printed there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
 
@@ -508,7 +549,7 @@ def refuse(error: Exception, debug: bool) -> int:
     if debug:
         import traceback
 
-        traceback.print_exception(type(error), error, error.__traceback__)
+        _tell("".join(traceback.format_exception(type(error), error, error.__traceback__)))
     from picopayments_cli.errors import PicopaymentsError
 
     if isinstance(error, OutputLost):
@@ -521,11 +562,17 @@ def refuse(error: Exception, debug: bool) -> int:
 
 def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None) -> int:
     error = {"name": name, "message": message, "data": data or {}}
-    try:
-        print(json.dumps({"error": error}, sort_keys=True, default=str), file=sys.stderr, flush=True)
-    except OSError:
-        _drop(sys.stderr)  # the exit code is all that is left to tell
+    _tell(json.dumps({"error": error}, sort_keys=True, default=str) + "\n")
     return code
+
+
+def _tell(text: str) -> None:
+    """Write on stderr; where that takes nothing, the exit code is all that is left to tell."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        _drop(sys.stderr)
 
 
 # Input --------------------------------------------------------------------------------------------------------------
@@ -538,10 +585,78 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, formatter_class=Help, **settings)
         self.epilog = f"example:\n  {self.prog.partition(' ')[0]} {example}"
 
+    def read(self, words: list[str]) -> dict[str, Any]:
+        """Parse words, ``_`` in the names of options taken for ``-``. Raises SystemExit, OutputLost."""
+        words = dashed(words)
+        self._check_first(words)
+        found, rest = self.parse_known_args(words)
+        if rest:
+            self._off(rest, vars(found).get("command"))
+        return vars(found)
+
+    def _check_first(self, words: list[str]) -> None:
+        """Refuse an unknown option before the command: argparse would take its value for the command."""
+        value = False
+        for position, word in enumerate(words):
+            option, equals, _ = word.partition("=")
+            if value:
+                value = False
+            elif not option.strip("-") or not option.startswith("--"):
+                return
+            elif option in self._option_string_actions:
+                value = self._option_string_actions[option].nargs is None and not equals
+            else:
+                self._off(words[position : position + 1])
+
+    def _off(self, words: list[str], command: str | None = None) -> NoReturn:
+        """Refuse words that were not recognized; guess where the first belongs, or what it was meant to be."""
+        option, guess = words[0].partition("=")[0], ""
+        if command and option in self._option_string_actions:
+            guess = f" {option} goes before {command}."
+        elif option.startswith("--"):
+            from picopayments_cli.suggestions import did_you_mean
+
+            own = [name for name, _ in COMMANDS[command].arguments if name.startswith("--")] if command else []
+            guess = did_you_mean(option, [*own, *self._option_string_actions])
+        self.error(f"unrecognized arguments: {' '.join(words)}.{guess}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse what is none of an argument's choices. Raises ArgumentError."""
+        if action.choices is not None and value not in action.choices:
+            from picopayments_cli.suggestions import did_you_mean
+
+            known = [str(choice) for choice in action.choices]
+            guess = did_you_mean(str(value), known) or f" Choose from {', '.join(known)}."
+            raise argparse.ArgumentError(action, f"there is no {value!r}.{guess}")
+
     def error(self, message: str) -> NoReturn:
         """Print usage, message and JSON on stderr; exit with code 2."""
         self._print_message(f"{self.format_usage()}{self.prog}: error: {message}\n", sys.stderr)
         sys.exit(_fail(2, "UsageError", f"{message} (`{self.prog} --help` shows the usage)"))
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Print help or version as a result on stdout, all else on stderr. Raises OutputLost."""
+        if file is sys.stderr:
+            _tell(message)
+        else:
+            write_out(message.rstrip("\n"), "The text could not be written")
+
+
+class CommandParser(Parser):
+    """The parser of one command, which is set up once something is asked of it: of all commands one is typed."""
+
+    def __init__(self, *, arguments: tuple[tuple[str, dict[str, Any]], ...], **settings: Any) -> None:
+        self._later = (arguments, settings)
+
+    def __getattr__(self, name: str) -> Any:
+        """Set the parser up where it lacks what is asked for. Raises AttributeError."""
+        later = vars(self).pop("_later", None)
+        if later is None:
+            raise AttributeError(name)
+        super().__init__(**later[1])
+        for flag, settings in later[0]:
+            self.add_argument(flag, **settings)
+        return getattr(self, name)
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -562,70 +677,20 @@ def dashed(argv: list[str]) -> list[str]:
     return words
 
 
-class Checker(argparse.ArgumentParser):
-    """argparse's parser for what comes as JSON. Raises UsageError."""
+def complete(parser: argparse.ArgumentParser) -> None:
+    """Answer a shell that asks for completions, which ends the process. Anybody else is not answered here."""
+    if "_ARGCOMPLETE" in os.environ:
+        from picopayments_cli.completion import answer
 
-    def error(self, message: str) -> NoReturn:
-        """Refuse the call."""
-        _off(self.prog, message)
-
-
-def _off(command: str, message: str) -> NoReturn:
-    from picopayments_cli.errors import UsageError
-
-    raise UsageError(f"{command}: {message}.", command=command)
+        answer(parser)
 
 
-def _from_json(command: str, values: tuple[Any, ...], members: dict[str, Any]) -> dict[str, Any]:
-    """A command's arguments, checked as if they had been typed; null is not given. Raises UsageError.
+def add_version(parser: argparse.ArgumentParser) -> None:
+    """Add ``--version``."""
+    from picopayments_cli import __version__
 
-    ``values``: by place, in the order in which the command declares them, options included; or ``members``: by name.
-    """
-    declared = {_plain(name): (name, settings) for name, settings in COMMANDS[command].arguments}
-    if len(values) > len(declared):
-        _off(command, f"it takes {len(declared)} arguments, not {len(values)}")
-    given = dict(zip(declared, values)) if values else {_plain(name): members[name] for name in members}  # noqa: B905
-    unknown = sorted(set(given).difference(declared))
-    if unknown:
-        _off(command, f"it has no argument {unknown[0]!r}; it has: {', '.join(declared) or 'none'}")
-    if len(given) < len(members):
-        _off(command, "an argument is named twice")
-    parser = Checker(prog=command, add_help=False, allow_abbrev=False)
-    options: list[str] = []
-    places: list[str] = []
-    left_out = ""
-    for plain, (name, settings) in declared.items():
-        parser.add_argument(name, **settings)
-        words = _words(command, name, settings, given.get(plain))
-        if name.startswith("--"):
-            options += words
-        elif words and left_out:
-            _off(command, f"{plain} needs {left_out}, too")
-        else:
-            places += words
-            left_out = left_out or ("" if words else plain)
-    return vars(parser.parse_args([*options, *(["--", *places] if places else [])]))
-
-
-def _plain(name: str) -> str:
-    return name.removeprefix("--").replace("-", "_")
-
-
-def _words(command: str, name: str, settings: dict[str, Any], value: Any) -> list[str]:
-    """A JSON value as words of a command line."""
-    if value is None:
-        return []
-    if settings.get("action") == "store_true":
-        if not isinstance(value, bool):
-            _off(command, f"{_plain(name)} must be true or false")
-        return [name] if value else []
-    if isinstance(value, bool) or not isinstance(value, (str, int)) or value == "--":
-        _off(command, f"{_plain(name)} must be text or a whole number")
-    try:
-        text = str(value)
-    except ValueError:
-        _off(command, f"{_plain(name)} has too many digits")
-    return [f"{name}={text}" if name.startswith("--") else text]
+    text = "print the version of this program, and exit"
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}", help=text)
 
 
 def add_network(parser: argparse._ActionsContainer) -> None:
@@ -647,6 +712,7 @@ def _parser() -> Parser:
         example="--testnet status",
         usage="%(prog)s [config arguments] <command> [command arguments]",
     )
+    add_version(parser)
     config = parser.add_argument_group("config arguments")
     add_network(config)
     config.add_argument("--basedir", metavar="PATH", help="folder of keys and connections (PICOPAYMENTS_BASEDIR)")
@@ -657,11 +723,18 @@ def _parser() -> Parser:
         type=seconds,
         help="how long an answer may take (PICOPAYMENTS_TIMEOUT; default: 60)",
     )
+    config.add_argument(
+        "--ca-file", metavar="FILE", help="authorities that vouch for servers, in PEM (PICOPAYMENTS_CA_FILE)"
+    )
+    config.add_argument(
+        "--string-amounts", action="store_true", help="print each quantity as text: its satoshis in decimal digits"
+    )
     config.add_argument("--debug", action="store_true", help="tell more on stderr, tracebacks included")
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="<command>", required=True, prog=PROG)
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="<command>", required=True, prog=PROG, parser_class=CommandParser
+    )
     for name, command in COMMANDS.items():
-        summary = command.text.splitlines()[0]
-        sub = commands.add_parser(name, help=summary, description=command.text, example=command.example)
-        for flag, settings in command.arguments:
-            sub.add_argument(flag, **settings)
+        summary = command.text.partition("\n")[0]
+        given = command.arguments
+        commands.add_parser(name, help=summary, description=command.text, example=command.example, arguments=given)
     return parser

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_address
@@ -14,17 +15,20 @@ from picopayments_cli.channel.networks import Network, network_named
 from picopayments_cli.channel.values import MAX_QUANTITY
 from picopayments_cli.errors import InvalidSetting, InvalidUrl, StoreDamaged
 from picopayments_cli.files import check_private
+from picopayments_cli.suggestions import did_you_mean
 
 ENVIRONMENT = {
     "hub_url": "PICOPAYMENTS_HUB_URL",
     "chain_url": "PICOPAYMENTS_CHAIN_URL",
     "bitcoin_url": "PICOPAYMENTS_BITCOIN_URL",
     "timeout": "PICOPAYMENTS_TIMEOUT",
+    "ca_file": "PICOPAYMENTS_CA_FILE",
 }
 FLAG, VARIABLE, FILE, DEFAULT = "flag", "environment", "file", "default"
 HIDDEN = "***"
 SAFE_DEPTH = "PICOPAYMENTS_SAFE_DEPTH"  # regtest only, for tests: as many blocks as on a real network
 MAX_SAFE_DEPTH = 100
+_FINGERPRINT = re.compile("[0-9A-Fa-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,9 @@ class Settings:
 
     ``chain_url``: a Counterparty node of one's own, without which the chain is asked of the hub; ``bitcoin_url``: a
     Bitcoin node of one's own beside it. ``ask_above``: satoshis of an asset that move on mainnet without a question.
-    ``hub_auth``: user and password for the hub, where its operator demands them (HTTP Basic).
+    ``hub_auth``: user and password for the hub, where its operator demands them (HTTP Basic). ``ca_file``: a file of
+    authorities that vouch for servers in place of the system's. ``pinned_certificates``: by https URL the SHA-256, in
+    hex, of the only certificate that is good there.
     ``choices``: every setting by its name in the file, with its source.
     """
 
@@ -52,6 +58,8 @@ class Settings:
     bitcoin_url: str | None = field(default=None, repr=False)
     timeout: float = 60.0
     verify_tls: bool = True
+    ca_file: str | None = None
+    pinned_certificates: Mapping[str, str] | None = None
     fee_ceiling: int = 100
     fee_rate: int | None = None
     ask_above: int = 1_000_000
@@ -68,6 +76,16 @@ class Settings:
                 network=self.network.name,
             )
         return self.hub_url
+
+
+def known_settings() -> list[str]:
+    """Return the names of all settings, in order."""
+    return sorted(_CHECKS)
+
+
+def connections_folder(network: Network, basedir: Path) -> Path:
+    """Return the path of the folder that holds a document for each connection, named by its handle."""
+    return basedir / f"{network.name}.connections"
 
 
 def settings_file(network: Network, basedir: Path) -> Path:
@@ -168,8 +186,9 @@ def shown(name: str, value: Any) -> Any:
 
 
 def _unknown(name: str, message: str) -> InvalidSetting:
-    known = sorted(_CHECKS)
-    return InvalidSetting(f"{message} Known are: {', '.join(known)}.", setting=name, known=known)
+    known = known_settings()
+    guess = did_you_mean(name, known)
+    return InvalidSetting(f"{message}{guess} Known are: {', '.join(known)}.", setting=name, known=known)
 
 
 def check_url(url: Any, what: str) -> str:
@@ -268,6 +287,13 @@ def _is_rate(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10_000
 
 
+def _are_pins(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    fingerprints = [pin.replace(":", "") if isinstance(pin, str) else "" for pin in value.values()]
+    return all(url.startswith("https://") for url in value) and all(map(_FINGERPRINT.fullmatch, fingerprints))
+
+
 def _is_quantity(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_QUANTITY
 
@@ -279,6 +305,8 @@ _CHECKS = {
     "bitcoin_url": (_is_text, "a URL"),
     "timeout": (_is_seconds, "seconds, more than 0 and at most 3600"),
     "verify_tls": (_is_switch, "true or false"),
+    "ca_file": (_is_text, "the path of a file"),
+    "pinned_certificates": (_are_pins, "a JSON object of https URLs and SHA-256 fingerprints in hex"),
     "fee_ceiling": (_is_rate, "a whole number of sat/vB from 1 to 10000"),
     "fee_rate": (_is_rate, "a whole number of sat/vB from 1 to 10000"),
     "ask_above": (_is_quantity, f"a whole number of satoshis from 0 to {MAX_QUANTITY}"),

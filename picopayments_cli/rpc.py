@@ -8,11 +8,11 @@ import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit, urlunsplit
 
 import requests
-from requests.adapters import HTTPAdapter
 from requests.auth import HTTPBasicAuth
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
@@ -31,10 +31,11 @@ from picopayments_cli.errors import (
     Unreachable,
 )
 from picopayments_cli.jsontext import parse_json
+from picopayments_cli.transport import SYSTEM, PinningAdapter, Trust, is_here, lacks_socks, proxy_to
 
 Auth = tuple[str, str] | Callable[[requests.PreparedRequest], requests.PreparedRequest] | None
 
-TIMEOUT = (10.0, 60.0)  # seconds for a connection, and for each wait on it
+TIMEOUT = (10.0, 60.0)  # seconds for a connection, and for the whole call with it
 RETRIES = 2
 MAX_ANSWER = 64_000_000
 MAX_TEXT = 2000  # characters of a peer's message that are kept
@@ -42,7 +43,6 @@ BATCH = 500  # calls in one POST
 _BUSY = (429, 502, 503, 504)
 _REST_BUSY = (429, 502, 504)  # 503 is a node's refusal too
 _WARMING_UP = -28  # Bitcoin Core's code while it starts
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _NEXT_STEP = {
     "hub": "See that it runs and that --hub-url names it, then repeat the command.",
     "node": "See that it runs and that its URL in the settings is right, then repeat the command.",
@@ -72,7 +72,7 @@ class _Http:
         *,
         timeout: tuple[float, float] = TIMEOUT,
         retries: int = RETRIES,
-        verify: bool = True,
+        trust: Trust = SYSTEM,
         auth: Auth = None,
         unreachable: type[Unreachable] = HubUnreachable,
         busy: tuple[int, ...] = _BUSY,
@@ -88,9 +88,9 @@ class _Http:
         self._timeout = timeout
         self._retries = retries
         self._busy = busy
-        self._verify = verify
+        self._trust = trust
         self._unreachable = unreachable
-        self._local = parts.hostname in LOOPBACK
+        self._local = is_here(parts.hostname or "")
         self._peer = "node" if issubclass(unreachable, NodeUnreachable) else "hub"
         self._refused = NodeRefused if self._peer == "node" else HubRefused
         self._sessions: dict[bool, requests.Session] = {}
@@ -111,11 +111,10 @@ class _Http:
                 outcome.put(error)
 
         threading.Thread(target=work, daemon=True).start()
-        limit = self._timeout[0] + 2 * self._timeout[1]
         try:
-            answer = outcome.get(timeout=limit)
+            answer = outcome.get(timeout=self._timeout[1])
         except queue.Empty:
-            raise self.silent(what, f"no complete answer within {limit:g} s") from None
+            raise self.silent(what, self._too_late()) from None
         if isinstance(answer, (requests.RequestException, HTTPError)):  # some of urllib3's come through requests
             raise self.silent(what, self._reason(answer)) from answer
         if isinstance(answer, Exception):
@@ -131,12 +130,23 @@ class _Http:
     def silent(self, what: str, reason: str) -> Unreachable:
         """Return the error of a server that gave no answer."""
         text = f"The {self._peer} at {self.url} did not answer {what}: {reason}. {_NEXT_STEP[self._peer]}"
-        return self._unreachable(text, url=self.url, call=what, reason=reason)
+        told, data = self._by_proxy()
+        return self._unreachable(text + told, url=self.url, call=what, reason=reason, **data)
 
     def bad(self, what: str, reason: str) -> BadAnswer:
         """Return the error of an answer that is not in the protocol."""
         text = f"The {self._peer} at {self.url} answered {what} with {reason}. {_NEXT_STEP[self._peer]}"
-        return BadAnswer(text, url=self.url, call=what, reason=reason)
+        told, data = self._by_proxy()
+        return BadAnswer(text + told, url=self.url, call=what, reason=reason, **data)
+
+    def _by_proxy(self) -> tuple[str, dict[str, str]]:
+        """Name the proxy that the server is called through, where there is one: the fault may be the proxy's."""
+        proxy = None if self._local else proxy_to(self.url)
+        if proxy is None:
+            return "", {}
+        return f" It was called through the proxy {proxy}, which the environment names: see that it runs.", {
+            "proxy": proxy
+        }
 
     def refused(self, text: str, **data: Any) -> PicopaymentsError:
         """Return the error of a refusal that has no class of its own."""
@@ -154,10 +164,16 @@ class _Http:
 
     def _session(self, retry: bool) -> requests.Session:
         if not self._sessions:
-            once, again = (HTTPAdapter(max_retries=self._patience(retry)) for retry in (False, True))
+            pin = self._trust.fingerprint
+            once, again = (PinningAdapter(pin, max_retries=self._patience(retry)) for retry in (False, True))
             again.poolmanager = once.poolmanager  # both use the same kept-alive connections
             self._sessions = {False: self._new_session(once), True: self._new_session(again)}
         return self._sessions[retry]
+
+    @cached_property
+    def _authorities(self) -> bool | str:
+        """Read who may vouch for the server's certificate. Raises InvalidSetting."""
+        return self._trust.authorities() if self.url.startswith("https:") else True
 
     def _patience(self, retry: bool) -> Retry:
         """Let a connection that was never made be tried again always, all else only where the caller says so."""
@@ -174,7 +190,7 @@ class _Http:
             respect_retry_after_header=False,
         )
 
-    def _new_session(self, adapter: HTTPAdapter) -> requests.Session:
+    def _new_session(self, adapter: PinningAdapter) -> requests.Session:
         session = _Session()
         session.trust_env = not self._local  # no proxy to this very machine
         session.headers.update({"Accept-Encoding": "identity"})
@@ -188,7 +204,7 @@ class _Http:
             url,
             auth=self._auth or _no_auth,
             timeout=self._timeout,
-            verify=self._verify,
+            verify=self._authorities,
             allow_redirects=False,
             stream=True,
             **content,
@@ -206,8 +222,13 @@ class _Http:
         if isinstance(error, requests.exceptions.ConnectTimeout):
             return f"no connection within {self._timeout[0]:g} s"
         if isinstance(error, requests.exceptions.Timeout) or "Read timed out" in str(error):
-            return f"nothing came within {self._timeout[1]:g} s"
+            return self._too_late()
+        if not self._local and lacks_socks(error, proxy_to(self.url)):
+            return "a library is missing that speaks SOCKS, install it with: pip install 'picopayments-cli[socks]'"
         return _tail(error)
+
+    def _too_late(self) -> str:
+        return f"no complete answer within {self._timeout[1]:g} s"
 
     @staticmethod
     def text_of_error(answer: _Answer) -> str:
@@ -239,7 +260,7 @@ def _tail(error: BaseException) -> str:
 
 
 class RpcClient:
-    """Calls to one JSON-RPC server. ``timeout``: seconds for a connection, and for each wait on it.
+    """Calls to one JSON-RPC server. ``timeout``: seconds for a connection, and for the whole call with it.
 
     ``retries``: how often a call that is safe to repeat is repeated; ``auth``: user and password (as in the URL), or a
     function that adds them to a request; ``unreachable``: the error of silence, which also tells hub from node.
@@ -252,11 +273,11 @@ class RpcClient:
         *,
         timeout: tuple[float, float] = TIMEOUT,
         retries: int = RETRIES,
-        verify: bool = True,
+        trust: Trust = SYSTEM,
         auth: Auth = None,
         unreachable: type[Unreachable] = HubUnreachable,
     ) -> None:
-        self._http = _Http(url, timeout=timeout, retries=retries, verify=verify, auth=auth, unreachable=unreachable)
+        self._http = _Http(url, timeout=timeout, retries=retries, trust=trust, auth=auth, unreachable=unreachable)
         self._numbers = itertools.count()
 
     @property
@@ -346,9 +367,9 @@ class RpcClient:
         return self._http.refused(f"{method} was refused: {text}", call=method, code=code, details=data)
 
 
-def controls_of(chain_url: str, timeout: tuple[float, float] = TIMEOUT) -> RpcClient:
+def controls_of(chain_url: str, timeout: tuple[float, float] = TIMEOUT, trust: Trust = SYSTEM) -> RpcClient:
     """The methods by which the regtest network of a node is steered: blocks, money, fees."""
-    return RpcClient(chain_url.rstrip("/") + "/regtest/", timeout=timeout, unreachable=NodeUnreachable)
+    return RpcClient(chain_url.rstrip("/") + "/regtest/", timeout=timeout, trust=trust, unreachable=NodeUnreachable)
 
 
 def _is_id(reply: Mapping[str, Any]) -> bool:
@@ -406,11 +427,11 @@ class RestClient:
         *,
         timeout: tuple[float, float] = TIMEOUT,
         retries: int = RETRIES,
-        verify: bool = True,
+        trust: Trust = SYSTEM,
     ) -> None:
         url = url if url.endswith("/") else url + "/"
         self._http = _Http(
-            url, timeout=timeout, retries=retries, verify=verify, unreachable=NodeUnreachable, busy=_REST_BUSY
+            url, timeout=timeout, retries=retries, trust=trust, unreachable=NodeUnreachable, busy=_REST_BUSY
         )
 
     @property

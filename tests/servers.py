@@ -48,12 +48,23 @@ def json_rpc(
 @contextlib.contextmanager
 def talking(talk: Talk) -> Iterator[tuple[str, list[bytes]]]:
     """A server that reads each request and hands its connection to ``talk``; and what it has read."""
-    listener = socket.create_server(("127.0.0.1", 0))
     heard: list[bytes] = []
 
     def one(connection: socket.socket) -> None:
+        heard.append(_request(connection))
+        talk(connection)
+
+    with serving_socket(one) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}/", heard
+
+
+@contextlib.contextmanager
+def serving_socket(talk: Talk) -> Iterator[socket.socket]:
+    """A listening socket, each of whose connections is handed to ``talk``."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def one(connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
-            heard.append(_request(connection))
             talk(connection)
 
     def accept() -> None:
@@ -63,7 +74,7 @@ def talking(talk: Talk) -> Iterator[tuple[str, list[bytes]]]:
 
     threading.Thread(target=accept, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}/", heard
+        yield listener
     finally:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()

@@ -184,6 +184,15 @@ def test_no_answer_is_a_named_error_in_bounded_time(case: str) -> None:
         assert len(heard) == 1, "a call that moves money was sent twice"
 
 
+@pytest.mark.parametrize("case", ["silence", "endless body", "endless headers"])
+def test_the_time_out_bounds_a_call_as_a_whole(case: str) -> None:
+    with talking(SILENT[case]) as (url, _):
+        start = time.monotonic()
+        with pytest.raises(HubUnreachable, match=r"no complete answer within 0\.6 s"):
+            RpcClient(url, timeout=(0.6, 0.6)).call("balances", {}, retry=True)
+        assert 0.5 < time.monotonic() - start < 1.2
+
+
 def test_a_safe_call_is_repeated() -> None:
     turns = iter([SILENT["hangs up"], SILENT["503"], saying({"result": "there", "id": 0})])
     with talking(lambda connection: next(turns)(connection)) as (url, heard):  # noqa: PLW0108
@@ -485,6 +494,35 @@ def test_nothing_of_the_environment_reaches_this_very_machine(monkeypatch: pytes
         assert RpcClient("http://hub.example/").call("balances", {}, retry=False) == 5
     assert heard[2].startswith(b"POST http://hub.example/ HTTP/1.1\r\n")
     assert not any(b"authorization" in request.lower() for request in heard)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "LocalHost", "[::ffff:127.0.0.1]"])
+def test_this_machine_is_called_directly_however_it_is_written(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{closed.getsockname()[1]}/")
+    with talking(saying({"result": 5})) as (url, _):
+        assert RpcClient(url.replace("127.0.0.1", host)).call("balances", {}, retry=False) == 5
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_is_dead_is_named_without_its_password(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        proxy = f"127.0.0.1:{closed.getsockname()[1]}"
+    monkeypatch.setenv(f"{scheme}_proxy", f"http://user:hunter2@{proxy}")
+    with pytest.raises(HubUnreachable, match="refused") as dead:
+        RpcClient(f"{scheme}://hub.example/", retries=0).call("balances", {}, retry=False)
+    assert dead.value.data["proxy"] == f"http://{proxy}"
+    assert f"through the proxy http://{proxy}, which the environment names" in dead.value.message
+    assert "hunter2" not in str(dead.value.as_json())
+
+
+def test_a_proxy_that_refuses_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for status, error in (("407 x", BadAnswer), ("403 x", BadAnswer), ("502 x", HubUnreachable)):
+        with talking(saying(b"", status)) as (url, _):
+            monkeypatch.setenv("http_proxy", url)
+            with pytest.raises(error, match="through the proxy http://") as refused:
+                RpcClient("http://hub.example/", retries=0).call("balances", {}, retry=False)
+            assert refused.value.data["proxy"] == url
 
 
 REFUSED = (

@@ -27,6 +27,7 @@ from picopayments_cli import web
 from picopayments_cli.errors import HubUnreachable, InvalidSetting, PortUnusable, UnknownHandle
 from picopayments_cli.jsontext import MAX_DEPTH, parse_json
 from picopayments_cli.rpc import RpcClient
+from picopayments_cli.transport import Trust
 from picopayments_cli.web import JsonRpcEndpoint, RawJson, WebServer
 
 unexpected: list[tuple[str, Exception]] = []
@@ -373,7 +374,7 @@ def test_tls_serves_with_the_certificate_that_is_given(tmp_path: Path) -> None:
         RpcClient(plain.replace("http:", "https:")).call("echo", {}, retry=False)
     with json_rpc({"echo": echo}, server={"ssl_cert": str(cert), "ssl_key": str(key)}) as url:
         assert url.startswith("https://127.0.0.1:")
-        assert RpcClient(url, verify=False).call("echo", {"a": 1}, retry=False) == {"a": 1}
+        assert RpcClient(url, trust=Trust(verify=False)).call("echo", {"a": 1}, retry=False) == {"a": 1}
         with pytest.raises(HubUnreachable, match="TLS certificate does not hold"):
             RpcClient(url).call("echo", {}, retry=False)
     with pytest.raises(InvalidSetting, match="certificate"):

@@ -31,6 +31,7 @@ from picopayments_cli.errors import (
     UnknownTransaction,
 )
 from picopayments_cli.rpc import RETRIES, TIMEOUT, RpcClient
+from picopayments_cli.transport import SYSTEM, Trust
 
 _NOT_FOUND = -5
 _OUT_OF_RANGE = -8
@@ -43,7 +44,7 @@ class BitcoinNode:
     """Typed calls of one Bitcoin Core node. Hashes of blocks and txids are bytes in wire order.
 
     ``url`` may hold user and password; ``cookie`` names the node's cookie file instead. ``timeout``: seconds for a
-    connection, and for each wait on it. Every call raises NodeUnreachable, BadAnswer, NodeRefused.
+    connection, and for the whole call with it. Every call raises NodeUnreachable, BadAnswer, NodeRefused.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class BitcoinNode:
         timeout: tuple[float, float] = TIMEOUT,
         retries: int = RETRIES,
         cookie: Path | None = None,
+        trust: Trust = SYSTEM,
     ) -> None:
         self._rpc = RpcClient(
             url,
             timeout=timeout,
             retries=retries,
+            trust=trust,
             auth=None if cookie is None else _Cookie(cookie),
             unreachable=NodeUnreachable,
         )

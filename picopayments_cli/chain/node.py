@@ -46,6 +46,7 @@ from picopayments_cli.errors import (
     WrongNetwork,
 )
 from picopayments_cli.rpc import RETRIES, TIMEOUT, RestClient
+from picopayments_cli.transport import SYSTEM, Trust
 
 PATIENCE = 10.0  # seconds for a ledger that lags behind its chain
 PAGE, MEMPOOL_PAGE = 25, 50  # confirmed and unconfirmed transactions that a page of an Esplora server holds
@@ -65,7 +66,7 @@ Tip = tuple[int, bytes | None]  # height and hash of a block; no hash where no B
 class NodeChain:
     """A Chain (see the package) asked of a Counterparty Core node of version 11.5 or later.
 
-    ``url``: the node's base, before ``v2/``; ``timeout``: seconds for a connection, and for each wait on it;
+    ``url``: the node's base, before ``v2/``; ``timeout``: seconds for a connection, and for the whole call with it;
     ``patience``: seconds that a ledger may lag behind its chain before NodeBehind. ``bitcoin``: the Bitcoin node that
     is asked for raw transactions and the fee rate instead, and that broadcasts.
     """
@@ -79,8 +80,9 @@ class NodeChain:
         retries: int = RETRIES,
         patience: float = PATIENCE,
         bitcoin: BitcoinNode | None = None,
+        trust: Trust = SYSTEM,
     ) -> None:
-        self._rest = RestClient(url, timeout=timeout, retries=retries)
+        self._rest = RestClient(url, timeout=timeout, retries=retries, trust=trust)
         self._network = network
         self._patience = patience
         self._bitcoin = bitcoin

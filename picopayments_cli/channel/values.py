@@ -103,8 +103,14 @@ def looks_like_signature(push: bytes) -> bool:
 
 def from_hex(value: Any, what: str, size: int | None = None) -> bytes:
     """Return the bytes of lower-case hex, of exactly ``size`` bytes where given. Raises InvalidHex."""
-    if not isinstance(value, str) or not _HEX.issuperset(value) or len(value) % 2:
+    if not isinstance(value, str) or not _HEX.issuperset(value):
         raise InvalidHex(f"The {what} must be lower-case hex.", what=what)
+    if size is None and len(value) % 2:
+        raise InvalidHex(
+            f"The {what} must have an even number of hex digits, two for each byte, not {len(value)}.",
+            what=what,
+            digits=len(value),
+        )
     if size is not None and len(value) != 2 * size:
         raise InvalidHex(
             f"The {what} must be {size} bytes of hex ({2 * size} digits), not {len(value)} digits.",

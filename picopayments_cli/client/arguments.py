@@ -21,7 +21,8 @@ from picopayments_cli.errors import (
 from picopayments_cli.quantities import read_quantity
 
 log = logging.getLogger(__name__)
-MIN_DIGITS = 8  # of a handle that is not given in full
+MIN_DIGITS = 8  # of a handle that is not given in full: fewer may mean another connection tomorrow
+_LISTED = 10  # handles in a message
 
 
 def asset_named(session: Session, name: str) -> Asset:
@@ -79,29 +80,32 @@ def quantity_of(session: Session, value: int | str, asset: str, what: str = "qua
     return quantity
 
 
-def whole_handle(text: str, what: str = "handle") -> Handle:
-    """Read a handle of which no digit is left out. Raises InvalidHex."""
+def own_handle(session: Session, text: str) -> Handle:
+    """Find the handle of a connection of the user's own, of which the first digits are enough.
+
+    In full it need not be here. Raises InvalidHex, UnknownHandle, AmbiguousHandle.
+    """
+    _check_digits(text)
+    if len(text) == 2 * HANDLE_SIZE:
+        return Handle(bytes.fromhex(text))
+    return handle_named(text, {*session.store.handles(), *session.older()})
+
+
+def payee_handle(text: str) -> Handle:
+    """Read the handle of a payee, of which no digit is left out: a part could mean somebody else. Raises InvalidHex."""
     try:
-        return Handle(from_hex(text, what, HANDLE_SIZE))
+        return Handle(from_hex(text, "destination handle", HANDLE_SIZE))
     except InvalidHex as error:
-        owner = "the payee's" if what == "destination handle" else "your own"
-        raise InvalidHex(f"{error.message} `picopayments-cli status` shows {owner} in full.", **error.data) from error
+        told = "`picopayments-cli status` shows the payee's in full."
+        raise InvalidHex(f"{error.message} {told}", **error.data) from error
 
 
 def handle_named(text: str, known: Collection[Handle]) -> Handle:
-    """Find the one handle that begins with these digits, 8 at least. Only for commands that change nothing.
+    """Find the one handle that begins with these digits, 8 at least.
 
     Raises InvalidHex, UnknownHandle, AmbiguousHandle.
     """
-    if len(text) < MIN_DIGITS:
-        raise InvalidHex(
-            f"Give at least {MIN_DIGITS} digits of the handle, not {len(text)}: `picopayments-cli status` shows it in "
-            "full.",
-            what="handle",
-            digits=len(text),
-        )
-    part = MIN_DIGITS <= len(text) <= 2 * HANDLE_SIZE
-    from_hex(text + "0" * (part * len(text) % 2), "handle", None if part else HANDLE_SIZE)
+    _check_digits(text)
     found = sorted(handle for handle in known if handle.hex().startswith(text))
     if not found:
         raise UnknownHandle(
@@ -110,9 +114,25 @@ def handle_named(text: str, known: Collection[Handle]) -> Handle:
             handle=text,
         )
     if len(found) > 1:
+        candidates = ", ".join(handle.hex() for handle in found[:_LISTED]) + (", ..." if found[_LISTED:] else "")
         raise AmbiguousHandle(
-            f"{len(found)} handles begin with {text}: give more digits.",
+            f"{len(found)} handles begin with {text}, give more digits: {candidates}.",
             handle=text,
             handles=[handle.hex() for handle in found],
         )
     return found[0]
+
+
+def _check_digits(text: str) -> None:
+    """Refuse what can't be the beginning of a handle. Raises InvalidHex."""
+    if len(text) < MIN_DIGITS:
+        raise InvalidHex(
+            f"Give at least {MIN_DIGITS} digits of the handle, not {len(text)}: `picopayments-cli status` shows it in "
+            "full.",
+            what="handle",
+            digits=len(text),
+        )
+    try:
+        from_hex(text.ljust(2 * HANDLE_SIZE, "0"), "handle", HANDLE_SIZE)
+    except InvalidHex as error:
+        raise InvalidHex(f"{error.message} `picopayments-cli status` shows your own in full.", **error.data) from error

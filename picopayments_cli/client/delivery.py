@@ -33,7 +33,7 @@ from picopayments_cli.client.outbox import Outbox
 from picopayments_cli.config import check_url, place_of
 from picopayments_cli.errors import PicopaymentsError, UsageError
 from picopayments_cli.files import check_private, damaged, replace_file, usable
-from picopayments_cli.rpc import LOOPBACK
+from picopayments_cli.transport import is_here
 
 log = logging.getLogger(__name__)
 SIGNATURE = "X-PicoPayments-Signature"
@@ -210,7 +210,7 @@ class WebhookSink:
     def _post(self, body: bytes) -> int:
         with requests.Session() as session:
             parts = urlsplit(self._url)
-            session.trust_env = parts.hostname not in LOOPBACK  # no proxy to this very machine
+            session.trust_env = not is_here(parts.hostname or "")  # no proxy to this very machine
             session.auth = None if parts.username else _no_auth
             headers = {"Content-Type": "application/json", SIGNATURE: signature(self._secret, body)}
             with session.post(

@@ -24,12 +24,19 @@ from picopayments_cli.channel.stages import AGREED, ASKED, PROPOSED
 from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Contract, compose_deposit
-from picopayments_cli.channel.values import Coin, Handle, Pubkey, Quantity
+from picopayments_cli.channel.values import MAX_QUANTITY, Coin, Handle, Pubkey, Quantity
 from picopayments_cli.client import funds, history, lost
 from picopayments_cli.client.connection import Connection, Rows
 from picopayments_cli.client.session import Session
 from picopayments_cli.consensus import check_ways_back
-from picopayments_cli.errors import BadDepositScript, BadReply, BadTerms, InvalidTime, PicopaymentsError
+from picopayments_cli.errors import (
+    BadDepositScript,
+    BadReply,
+    BadTerms,
+    DepositRefused,
+    InvalidTime,
+    PicopaymentsError,
+)
 
 
 @dataclass(frozen=True)
@@ -114,14 +121,7 @@ def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
     """
     terms.check_deposit(wish.quantity)
     terms.check_expire(wish.expire, session.network)
-    if terms.sync_fee >= wish.quantity:
-        raise BadTerms(
-            f"The hub asks {terms.sync_fee} for each sync: a deposit of {wish.quantity} would move nothing.",
-            sync_fee=terms.sync_fee,
-            quantity=wish.quantity,
-        )
-    if terms.matching_deposit(wish.quantity) < 1:
-        raise BadTerms("The hub would deposit nothing in return.", deposit_ratio=terms.deposit_ratio)
+    _check_worth(terms, wish.quantity)
     if not payer_agrees(terms.fee_rate, rate, funds.bounds(session)):
         raise BadTerms(
             f"The hub asks for commits at {terms.fee_rate} sat/vB, where the network asks {rate.value}.",
@@ -138,6 +138,30 @@ def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
             rate=rate.value,
         )
     return named
+
+
+def _check_worth(terms: Terms, quantity: int) -> None:
+    """Refuse a deposit that would move nothing either way.
+
+    Raises BadTerms where the hub allows none that would move anything, else DepositRefused: a larger one would.
+    """
+    most = terms.deposit_max or MAX_QUANTITY
+    refusal: type[PicopaymentsError] = DepositRefused
+    if terms.sync_fee >= most or terms.matching_deposit(most) < 1:
+        refusal = BadTerms
+    if terms.sync_fee >= quantity:
+        raise refusal(
+            f"The hub asks {terms.sync_fee} for each sync: a deposit of {quantity} would move nothing. Deposit more.",
+            sync_fee=terms.sync_fee,
+            quantity=quantity,
+        )
+    if terms.matching_deposit(quantity) < 1:
+        raise refusal(
+            f"The hub deposits {terms.deposit_ratio} for each unit: for {quantity} it would deposit nothing. Deposit "
+            "more.",
+            deposit_ratio=terms.deposit_ratio,
+            quantity=quantity,
+        )
 
 
 def _make_deposit(session: Session, view: View, contract: Contract) -> tuple[bytes, Coin]:

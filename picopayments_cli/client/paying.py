@@ -13,7 +13,7 @@ from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import Handle, Token, check_token
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.client import hubs, life, reports, requesting, tokens
-from picopayments_cli.client.arguments import quantity_of, whole_handle
+from picopayments_cli.client.arguments import quantity_of
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.consent import check_consent
@@ -81,10 +81,10 @@ def named(session: Session, source: str, destination: str, quantity: int | str |
     requested = requesting.is_request(destination)
     if requested == (quantity is not None) or (requested and token is not None):
         raise UsageError("A payment request names quantity and token itself, and a handle needs a QUANTITY.")
-    payer = whole_handle(source, "source handle")
+    payer = own_handle(session, source)
     if quantity is None:
         return order_requested(session, payer, destination)
-    return order(session, payer, whole_handle(destination, "destination handle"), quantity, token)
+    return order(session, payer, payee_handle(destination), quantity, token)
 
 
 def order_requested(session: Session, payer: Handle, text: str) -> Order:

@@ -36,7 +36,8 @@ from picopayments_cli.errors import (
     UnknownHandle,
 )
 from picopayments_cli.files import damaged
-from picopayments_cli.rpc import LOOPBACK, RpcClient, controls_of
+from picopayments_cli.rpc import RpcClient, controls_of
+from picopayments_cli.transport import SYSTEM, Trust, is_here
 
 log = logging.getLogger(__name__)
 
@@ -134,13 +135,15 @@ class Session:
     def rpc(self) -> RpcClient:
         """The hub. Raises InvalidSetting where none is set."""
         settings = self.settings
-        _warn_of("hub_url", settings.require_hub_url, settings.verify_tls)
-        return RpcClient(
-            settings.require_hub_url,
-            timeout=self._timeout,
-            verify=settings.verify_tls,
-            auth=settings.hub_auth,
-        )
+        trust = self._trust(settings.require_hub_url, verify=settings.verify_tls)
+        _warn_of("hub_url", settings.require_hub_url, trust)
+        return RpcClient(settings.require_hub_url, timeout=self._timeout, trust=trust, auth=settings.hub_auth)
+
+    def _trust(self, url: str, *, verify: bool = True) -> Trust:
+        """Find which certificates are good of the server at a URL, by the settings."""
+        pins = self.settings.pinned_certificates or {}
+        pin = next((pin for of, pin in pins.items() if place_of(of) == place_of(url)), None)
+        return Trust(verify, self.settings.ca_file, pin and pin.replace(":", "").lower())
 
     @cached_property
     def regtest(self) -> RpcClient:
@@ -148,7 +151,7 @@ class Session:
         url = self.settings.chain_url
         if url is None:
             return self.rpc
-        return controls_of(url, self._timeout)
+        return controls_of(url, self._timeout, self._trust(url))
 
     @cached_property
     def sight(self) -> Sight:
@@ -164,9 +167,18 @@ class Session:
 
         _warn_of("chain_url", settings.chain_url)
         _warn_of("bitcoin_url", settings.bitcoin_url)
-        bitcoin = BitcoinNode(settings.bitcoin_url, timeout=self._timeout) if settings.bitcoin_url else None
-        patience = min(PATIENCE, settings.timeout)
-        node = NodeChain(settings.chain_url, self.network, timeout=self._timeout, patience=patience, bitcoin=bitcoin)
+        bitcoin = None
+        if settings.bitcoin_url is not None:
+            trust = self._trust(settings.bitcoin_url)
+            bitcoin = BitcoinNode(settings.bitcoin_url, timeout=self._timeout, trust=trust)
+        node = NodeChain(
+            settings.chain_url,
+            self.network,
+            timeout=self._timeout,
+            patience=min(PATIENCE, settings.timeout),
+            bitcoin=bitcoin,
+            trust=self._trust(settings.chain_url),
+        )
         return Sight(self.network, node, OwnNodes(node, self.network, bitcoin))
 
     @property
@@ -342,18 +354,18 @@ class Session:
         return taken
 
 
-def _warn_of(name: str, url: str | None, verify: bool = True) -> None:
+def _warn_of(name: str, url: str | None, trust: Trust = SYSTEM) -> None:
     """Warn of a way to another machine that is not protected.
 
     A hub signs its own replies, but not what it tells about the chain: who stands between can lie about that as it can.
     """
     parts = urlsplit(url or "")
-    if parts.scheme == "http" and parts.hostname not in LOOPBACK:
+    if parts.scheme == "http" and not is_here(parts.hostname or ""):
         log.warning(
             "%s is http: others on the way to %s can read what passes, passwords too, and change what is told of the "
             "blockchain",
             name,
             parts.hostname,
         )
-    elif parts.scheme == "https" and not verify:
+    elif parts.scheme == "https" and not trust.verify and trust.fingerprint is None:
         log.warning("verify_tls is false: whoever stands between can pose as %s at TLS", parts.hostname)

@@ -32,7 +32,7 @@ from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Height
 from picopayments_cli.client import kinds
 from picopayments_cli.client.history import Action, Event, events_of
 from picopayments_cli.client.payments import Entry, PaymentLog, Reported, entries_of
-from picopayments_cli.config import settings_file
+from picopayments_cli.config import connections_folder, settings_file
 from picopayments_cli.errors import (
     OldProtocol,
     PicopaymentsError,
@@ -74,7 +74,7 @@ class Store:
         self.basedir = basedir
         self.network = network
         self.wif_path = basedir / f"{network.name}.wif"
-        self.folder = basedir / f"{network.name}.connections"
+        self.folder = connections_folder(network, basedir)
         self.archive_folder = basedir / f"{network.name}.archive"
         self.hubs_path = basedir / f"{network.name}.hubs"
         self.rate_path = basedir / f"{network.name}.rate"

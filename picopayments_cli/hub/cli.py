@@ -8,7 +8,16 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from picopayments_cli.cli import Parser, add_network, announce, dashed, keep_stderr, port, refuse
+from picopayments_cli.cli import (
+    Parser,
+    add_network,
+    add_version,
+    announce,
+    complete,
+    keep_streams,
+    port,
+    refuse,
+)
 
 if TYPE_CHECKING:
     from picopayments_cli.channel.networks import Network
@@ -18,11 +27,13 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> int:
     """Run a hub until SIGINT or SIGTERM; the exit code. Raises SystemExit for a usage error and ``--help``."""
-    keep_stderr()
+    keep_streams()
     parser = _parser()
-    args = parser.parse_args(dashed(sys.argv[1:] if argv is None else argv))
-    _check(parser, args)
+    complete(parser)
+    args = argparse.Namespace(debug=False)
     try:
+        args = argparse.Namespace(**parser.read(sys.argv[1:] if argv is None else argv))
+        _check(parser, args)
         _run(args, os.environ)
     except KeyboardInterrupt:
         return 0  # before it served: nothing was promised to anybody
@@ -121,6 +132,7 @@ def _parser() -> Parser:
         description="Serve micropayment channels in Counterparty assets.",
         example="--regtest --basedir /tmp/hub",
     )
+    add_version(parser)
     add_network(parser)
     parser.add_argument("--basedir", metavar="PATH", help="folder of key, terms and database (PICOPAYMENTS_BASEDIR)")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")

@@ -41,7 +41,6 @@ from picopayments_cli.errors import (
     DepositRefused,
     HubDraining,
     InsufficientLiquidity,
-    UnknownAsset,
     UnknownHandle,
 )
 from picopayments_cli.hub.account import Account, Agreement, Fixed
@@ -108,7 +107,7 @@ class Methods:
     def status(self, assets: Sequence[str] | None = None, handles: Sequence[str] | None = None) -> dict[str, Any]:
         """Tell what the hub offers and holds in these assets (None: all), and these connections (None: all in them).
 
-        Raises UnknownAsset for one that is not offered.
+        Raises AssetNotInTerms for one that is not offered.
         """
         asked = StatusRequest.parse({"assets": assets, "handles": handles})
         wanted = set(self._hub.offer.assets if asked.assets is None else asked.assets)
@@ -118,7 +117,7 @@ class Methods:
             if terms is None:
                 longname = self._hub.longname(asset)
                 name = both_names(asset, longname)
-                raise UnknownAsset(
+                raise AssetNotInTerms(
                     f"The hub offers no connections in {name!r}: `hubstatus` lists its assets.",
                     **asset_members(asset, longname),
                 )

@@ -39,6 +39,22 @@ def test_hex_of_another_size_is_refused() -> None:
             from_hex(value, "thing", 2)
 
 
+@pytest.mark.parametrize(
+    ("value", "size", "told"),
+    [
+        ("abc", None, "an even number of hex digits, two for each byte, not 3"),
+        ("abc", 2, "2 bytes of hex (4 digits), not 3 digits"),
+        ("ab", 2, "2 bytes of hex (4 digits), not 2 digits"),
+        ("ab" * 3, 2, "2 bytes of hex (4 digits), not 6 digits"),
+        ("ABC", 2, "lower-case hex"),
+    ],
+)
+def test_hex_of_a_wrong_length_is_told_its_length(value: str, size: int | None, told: str) -> None:
+    with pytest.raises(InvalidHex) as refused:
+        from_hex(value, "thing", size)
+    assert refused.value.message == f"The thing must {'be' if size else 'have'} {told}."
+
+
 def test_an_outpoint_has_a_txid_and_one_number() -> None:
     assert Outpoint.parse(f"{'ab' * 32}:{2**32 - 1}").vout == 2**32 - 1
     for end in ("", "x", "-1", "1.0", "\u00b2", str(2**32), "9" * 5000, "1:1"):

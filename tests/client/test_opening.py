@@ -101,8 +101,10 @@ def deposits(it: Life) -> list[set[Outpoint]]:
 @pytest.mark.parametrize(
     ("terms", "error"),
     [
-        ({"sync_fee": QUANTITY}, BadTerms),  # it could never move anything
-        ({"deposit_ratio": 0.0009}, BadTerms),  # nothing in return
+        ({"sync_fee": QUANTITY}, DepositRefused),  # it could never move anything, where a larger one could
+        ({"sync_fee": QUANTITY, "deposit_max": QUANTITY}, BadTerms),  # none could
+        ({"deposit_ratio": 0.0009}, DepositRefused),  # nothing in return
+        ({"deposit_ratio": 0.0009, "deposit_max": QUANTITY}, BadTerms),
         ({"deposit_ratio": "1"}, BadTerms),
         ({"fee_rate": 101}, BadTerms),
         ({"fee_rate": 7}, BadTerms),  # more than an honest hub needs at 1 sat/vB

@@ -50,6 +50,7 @@ from picopayments_cli.client.session import Session
 from picopayments_cli.errors import InvalidAsset, PicopaymentsError
 from picopayments_cli.hub.marks import Marks
 from picopayments_cli.hub.terms import default_text, read_offer
+from picopayments_cli.json_arguments import from_json
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.limits import party
 from picopayments_cli.regtest.journal import Journal
@@ -323,7 +324,11 @@ def _bitcoins(value: Any) -> None:
 
 def _served(asked: tuple[str, list[Any], Any]) -> None:
     command, places, names = asked
-    cli._from_json(command, (), names) if isinstance(names, dict) else cli._from_json(command, tuple(places), {})
+    declared = cli.COMMANDS[command].arguments
+    if isinstance(names, dict):
+        from_json(command, declared, (), names)
+    else:
+        from_json(command, declared, tuple(places), {})
 
 
 # Files --------------------------------------------------------------------------------------------------------------

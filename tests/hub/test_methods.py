@@ -46,7 +46,7 @@ def test_status_tells_the_connections_in_the_assets_that_were_asked_for(
     assert {handle: item["asset"] for handle, item in told["connections"].items()} == {named[0]: "XCP"}
     for handles in ("ab", ["ab"], ["ab" * 32] * 101):
         assert desk.name_of("mph_status", {"handles": handles}) == "BadRequest"
-    for wrong, error in (("XCP", "BadRequest"), (["XCP", 1], "BadRequest"), (["XCP", "NONE"], "UnknownAsset")):
+    for wrong, error in (("XCP", "BadRequest"), (["XCP", 1], "BadRequest"), (["XCP", "NONE"], "AssetNotInTerms")):
         assert desk.name_of("mph_status", {"assets": wrong}) == error
     assert set(status["funds"]["liquidity"]) == {"XCP", "BTC"}
     assert min(status["funds"]["liquidity"].values()) > 0

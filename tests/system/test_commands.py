@@ -463,9 +463,9 @@ def test_a_coinbase_with_its_witness(network: Network, alice: Client) -> None:
         (("balances", "--asset", "PARENT.other"), "UnknownAsset"),
         (("balances", "--asset", "xcp"), "UnknownAsset"),
         (("balances", "--asset", ""), "UnknownAsset"),
-        (("hubstatus", "--asset", "NOTISSUED"), "UnknownAsset"),
+        (("hubstatus", "--asset", "NOTISSUED"), "AssetNotInTerms"),
         (("hubstatus", "--asset", "PARENT.other"), "UnknownAsset"),
-        (("hubstatus", "--asset", LONGNAME), "UnknownAsset"),  # the ledger knows it, but the hub does not offer it
+        (("hubstatus", "--asset", LONGNAME), "AssetNotInTerms"),  # the ledger knows it, but the hub does not offer it
         (("hubstatus", "--asset", "..."), "UnknownAsset"),
         (("hubstatus", "--asset", ""), "UnknownAsset"),
     ],
@@ -499,6 +499,7 @@ def test_a_hub_that_is_down_is_named(alice: Client, words: tuple[str, ...]) -> N
 def test_balances_of_one_asset(network: Network, alice: Client) -> None:
     held = alice.balances()
     assert alice.run("balances", "--asset", "DEMOCOIN") == {"DEMOCOIN": held["DEMOCOIN"]}
+    assert alice.run("--string-amounts", "balances") == {asset: str(quantity) for asset, quantity in held.items()}
     for name in (LONGNAME, CHILD):
         assert alice.run("balances", "--asset", name) == {LONGNAME: held[LONGNAME]}
         assert alice.run("balances", "--address", stranger(), "--asset", name) == {LONGNAME: 0}
@@ -518,7 +519,7 @@ def test_the_hubs_terms_for_a_subasset_by_its_longname(tmp_path: Path) -> None:
 # Handles ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_part_of_a_handle_suffices_to_read_and_not_to_act(network: Network) -> None:
+def test_a_part_of_an_own_handle_suffices_and_a_payees_is_whole(network: Network) -> None:
     client = network.client("handles")
     handle = network.open_connection(client)
     for digits in (8, 9, 63, 64):
@@ -527,11 +528,11 @@ def test_a_part_of_a_handle_suffices_to_read_and_not_to_act(network: Network) ->
         assert client.run("history", "--handle", part)[0]["handle"] == handle
     part = handle[:8]
     for words in (
-        ("close", part),
-        ("sync", "--handle", part),
-        ("cull", "--handle", part),
-        ("queuepayment", part, NOWHERE, "5"),
+        ("close", handle[:7]),
+        ("sync", "--handle", part.upper()),
+        ("cull", "--handle", handle[:7]),
         ("queuepayment", handle, part, "5"),
+        ("queuepayment", part, NOWHERE[:63], "5"),
         ("status", "--handle", handle[:7]),
         ("history", "--handle", handle[:7]),
         ("status", "--handle", handle.upper()),
@@ -542,6 +543,19 @@ def test_a_part_of_a_handle_suffices_to_read_and_not_to_act(network: Network) ->
         assert refusal(client, *words)[:2] == (1, "InvalidHex")
     for words in (("status", "--handle", "00" * 5), ("history", "--handle", "00" * 5), ("close", "00" * 32)):
         assert refusal(client, *words)[:2] == (1, "UnknownHandle")
+    token = client.run("queuepayment", part, NOWHERE, "5")
+    assert client.run("cancelpayment", token) is True
+    assert list(client.run("sync", "--handle", part)) == [handle]
+    assert refusal(client, "cull", "--handle", part)[:2] == (1, "ConnectionNotOver")
+    assert client.run("close", part)
+    assert client.run("status", "--handle", part)["connections"][handle]["status"] == "closing"
+
+
+def test_the_faucet_gives_some_of_an_asset_whose_quantity_is_left_out(network: Network, alice: Client) -> None:
+    address = stranger()
+    assert alice.run("faucet", address, "--asset", "XCP")
+    network.mine()
+    assert alice.run("balances", "--address", address)["XCP"] == 10_000_000_000
 
 
 def test_a_part_of_two_handles_names_none() -> None:
@@ -549,4 +563,5 @@ def test_a_part_of_two_handles_names_none() -> None:
     with pytest.raises(AmbiguousHandle) as refused:
         handle_named("00000000", [one, two])
     assert refused.value.data["handles"] == [one.hex(), two.hex()]
+    assert all(handle.hex() in refused.value.message for handle in (one, two))
     assert handle_named(two.hex(), [one, two]) == two

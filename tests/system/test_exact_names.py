@@ -139,7 +139,7 @@ def test_errors_name_a_subasset_by_both_names(network: Network, client: Client) 
     assert (error["name"], error["data"]["asset_longname"]) == ("AssetNotInTerms", "TWINSY.silver")
     assert all(name in error["message"] for name in ("TWINSY.silver", SMALL, CAPITAL))
     error = refusal_of(client, "hubstatus", "--asset", "TWINSY.silver")
-    assert (error["name"], error["data"]["asset_longname"]) == ("UnknownAsset", "TWINSY.silver")
+    assert (error["name"], error["data"]["asset_longname"]) == ("AssetNotInTerms", "TWINSY.silver")
 
 
 def test_a_connection_in_a_subasset_by_its_long_name(network: Network) -> None:

@@ -255,7 +255,7 @@ def test_no_more_is_queued_than_the_connection_can_move(pair: tuple[Client, str,
         (("connect", "XCP", "5", "--expire_time", "11"), "InvalidTime"),
         (("connect", "XCP", "5", "--delay_time", "2017"), "InvalidTime"),
         (("connect", "XCP", str(ASSETS + 1)), "InsufficientFunds"),
-        (("hubstatus", "--asset", "NOSUCHASSET"), "UnknownAsset"),
+        (("hubstatus", "--asset", "NOSUCHASSET"), "AssetNotInTerms"),
         (("balances", "--address", "nowhere"), "InvalidAddress"),
     ],
 )

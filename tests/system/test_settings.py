@@ -35,6 +35,8 @@ def test_settings_and_where_they_come_from(tmp_path: Path, monkeypatch: pytest.M
         "bitcoin_url": {"value": "http://***@[::1]:8332/x?y=1", "source": "environment"},
         "timeout": {"value": 30.5, "source": "environment"},
         "verify_tls": {"value": True, "source": "default"},
+        "ca_file": {"value": None, "source": "default"},
+        "pinned_certificates": {"value": None, "source": "default"},
         "fee_ceiling": {"value": 100, "source": "default"},
         "fee_rate": {"value": 7, "source": "file"},
         "ask_above": {"value": 1_000_000, "source": "default"},

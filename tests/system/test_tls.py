@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import datetime
 import ipaddress
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from picopayments_cli.client.session import Session
 from picopayments_cli.errors import HubUnreachable
 
 PACKAGE = Path(config.__file__).parent
-NAME = "127.0.0.2"  # an address of this machine for which the environment's certificates count
+NAME = "127.0.0.2"
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,11 @@ def echo(text: str = "") -> str:
     return text
 
 
+@pytest.mark.parametrize("host", [NAME, "127.0.0.1"])
 @pytest.mark.parametrize("known", [False, True], ids=["an unknown authority", "a known authority"])
 @pytest.mark.parametrize("case", ["right", "another host", "expired"])
 def test_tls_is_verified(
-    case: str, known: bool, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    case: str, known: bool, host: str, certificates: Certificates, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bundle = tmp_path / "authority.pem"
     certificates.authority.cert_pem.write_to_path(str(bundle))
@@ -63,9 +65,9 @@ def test_tls_is_verified(
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
     past = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
     server = certificates.issue(
-        "other.example" if case == "another host" else NAME, **({"not_after": past} if case == "expired" else {})
+        "other.example" if case == "another host" else host, **({"not_after": past} if case == "expired" else {})
     )
-    with json_rpc({"echo": echo}, server={**server, "host": NAME}) as url:
+    with json_rpc({"echo": echo}, server={**server, "host": host}) as url:
         session = Session(config.Settings(NETWORKS["testnet"], tmp_path, url))
         if known and case == "right":
             assert session.rpc.call("echo", {"text": "a"}, retry=False) == "a"
@@ -90,6 +92,68 @@ def self_signed(folder: Path) -> dict[str, str]:
     cert.write_bytes(made.public_bytes(Encoding.PEM))
     secret.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
     return {"ssl_cert": str(cert), "ssl_key": str(secret)}
+
+
+def fingerprint_of(path: Path) -> str:
+    """SHA-256 of the first certificate of a file, as openssl tells it."""
+    return x509.load_pem_x509_certificate(path.read_bytes()).fingerprint(hashes.SHA256()).hex()
+
+
+@pytest.mark.parametrize("host", [NAME, "127.0.0.1"])
+def test_a_pinned_certificate_alone_is_good(host: str, tmp_path: Path, certificates: Certificates) -> None:
+    """Whoever has signed it: here its own key has, and for another name. No other is, though an authority vouches."""
+    own, other = self_signed(tmp_path), certificates.issue(host)
+    pins = [fingerprint_of(Path(of["ssl_cert"])) for of in (own, other)]
+    written = ":".join(pins[0][place : place + 2] for place in range(0, 64, 2)).upper()
+    with json_rpc({"echo": echo}, server={**own, "host": host}) as url:
+
+        def session(of: str, pin: str, **more: Any) -> Session:
+            settings = config.Settings(NETWORKS["testnet"], tmp_path, url, pinned_certificates={of: pin}, **more)
+            return Session(settings)
+
+        assert session(url, pins[0]).rpc.call("echo", {"text": "a"}, retry=False) == "a"
+        assert session(url.removesuffix("api/"), written).rpc.call("echo", {"text": "a"}, retry=False) == "a"
+        for wrong in (
+            session(url, pins[1]),
+            session(url, pins[1], verify_tls=False),
+            session(url, pins[1], ca_file=own["ssl_cert"]),
+            session("https://hub.example", pins[0]),
+        ):
+            with pytest.raises(HubUnreachable, match="TLS certificate does not hold"):
+                wrong.rpc.call("echo", {}, retry=False)
+    with (
+        json_rpc({"echo": echo}, server={**other, "host": host}) as url,
+        pytest.raises(HubUnreachable, match="Fingerprints did not match"),
+    ):
+        session(url, pins[0]).rpc.call("echo", {}, retry=False)
+
+
+def test_pins_and_authorities_are_settings(tmp_path: Path) -> None:
+    client = Client(tmp_path, "https://127.0.0.1:9/")
+    pins = {"https://hub.example:15000": "AB:" * 31 + "AB", "https://127.0.0.1:9": "ab" * 32}
+    assert client.run("config", "pinned_certificates", json.dumps(pins))["value"] == pins
+    for bad in ("[]", '{"http://hub.example": "' + "ab" * 32 + '"}', '{"https://hub.example": "ab"}', "ab" * 32):
+        assert client.fails("config", "pinned_certificates", bad) == (1, "InvalidSetting")
+    missing = str(tmp_path / "missing.pem")
+    done = client.done("--ca-file", missing, "hubstatus")  # pinned, so that it needs no authority
+    assert (done.code, done.error["name"]) == (3, "HubUnreachable")
+    client.run("config", "pinned_certificates", "")
+    done = client.done("--ca-file", missing, "hubstatus")
+    assert (done.code, done.error["name"]) == (1, "InvalidSetting")
+    assert client.run("config", "ca_file", missing) == {"source": "file", "value": missing}
+    assert client.fails("hubstatus") == (1, "InvalidSetting")
+    assert client.run("config", "ca_file", "")["value"] is None  # the mistake can be mended by the same command
+
+
+def test_an_authority_is_named_by_a_file(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle = tmp_path / "authority.pem"
+    certificates.authority.cert_pem.write_to_path(str(bundle))
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", certificates.issue("other.example")["ssl_cert"])
+    with json_rpc({"echo": echo}, server={**certificates.issue(NAME), "host": NAME}) as url:
+        settings = config.Settings(NETWORKS["testnet"], tmp_path, url, ca_file=str(bundle))
+        assert Session(settings).rpc.call("echo", {"text": "a"}, retry=False) == "a"
 
 
 def test_a_self_signed_certificate_is_named_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,4 +217,4 @@ def test_no_option_turns_verification_off_unseen() -> None:
         for found in ast.walk(ast.parse(path.read_text())):
             if isinstance(found, ast.keyword) and found.arg == "verify":
                 given.add(ast.unparse(found.value))
-    assert given == {"settings.verify_tls", "verify", "self._verify"}
+    assert given == {"settings.verify_tls", "self._authorities"}
