@@ -151,7 +151,7 @@ class Work:
 
         Not before its client has fetched what waits for it: where all close at once, nobody is there to take it back.
         """
-        withdrawn = self.hub.draining or account.fixed.asset not in self.hub.offer.assets
+        withdrawn = self.hub.draining or self.hub.offer.has_withdrawn(account.fixed.asset)
         if withdrawn and account.waiting:
             self.hub.ask(Ask.LEAVING, account.handle)
             return False

@@ -106,6 +106,7 @@ class Methods:
         for asset in sorted(wanted):
             terms = self._hub.terms(asset)
             if terms is None:
+                self._hub.offer.check_resolved()
                 longname = self._hub.longname(asset)
                 name = both_names(asset, longname)
                 raise UnknownAsset(
@@ -175,6 +176,7 @@ class Methods:
     def _offered(self, asset: str) -> Terms:
         terms = self._hub.terms(asset)
         if terms is None:
+            self._hub.offer.check_resolved()
             longname = self._hub.longname(asset)
             others = (both_names(other, self._hub.longname(other)) for other in self._hub.offer.assets)
             raise AssetNotInTerms(

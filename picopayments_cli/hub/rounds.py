@@ -11,9 +11,12 @@ from picopayments_cli.channel.deadlines import starts
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import (
+    BadAnswer,
     InsufficientBitcoin,
     InsufficientFunds,
     MemoRequired,
+    NodeBehind,
+    NodeUnreachable,
     PicopaymentsError,
     UnknownMethod,
 )
@@ -22,7 +25,7 @@ from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
 from picopayments_cli.hub.hub import RESERVE_COINS, Ask, Hub
 from picopayments_cli.hub.loop import Loop, pause_on
-from picopayments_cli.hub.wallet import look
+from picopayments_cli.hub.wallet import look, recall
 
 log = logging.getLogger(__name__)
 
@@ -50,24 +53,46 @@ class Rounds:
     def prepare(self) -> None:
         """Read the chain, and fund the wallet on regtest: before the first request.
 
-        Raises NodeUnreachable and its kind, InvalidSetting for terms of what is no asset.
+        A hub that has seen its wallet before starts without its Counterparty node. Raises NodeUnreachable and its kind,
+        InvalidSetting for terms of what is no asset.
         """
         hub = self.hub
         hub.follower.catch_up()
+        hub.read_rate()
+        known = recall(hub)
+        try:
+            self._ask_ledger()
+        except (BadAnswer, NodeBehind, NodeUnreachable) as error:
+            if not known:
+                raise
+            log.warning("the hub starts without its Counterparty node", extra={"fields": {"error": error.as_json()}})
+            self._include_used()
+
+    def _ask_ledger(self) -> None:
+        """See what the wallet holds, fund it on regtest, and look up the assets that are on offer or in use."""
+        hub = self.hub
         try:
             hub.chain.view(Query(options=[hub.address])).check_takes_sends(hub.address)
         except MemoRequired as error:  # what is open goes on, what is new is refused
             log.error(error.message)
         look(hub)
-        hub.offer.resolve(hub.chain)
-        with hub.book.reading() as book:
-            used = {book.get(handle).fixed.asset for handle in book.in_stage(AGREED, OPEN)}
         if hub.network.name == "regtest":
             self._fund()
-            hub.offer.include(used)
-        for asset in (*hub.offer.assets, *used):
+        self._look_up_assets()
+
+    def _look_up_assets(self) -> None:
+        hub = self.hub
+        hub.offer.resolve(hub.chain)
+        for asset in (*hub.offer.assets, *self._include_used()):
             hub.longname(asset)
-        hub.read_rate()
+
+    def _include_used(self) -> set[str]:
+        """Find the assets of the connections that go on; on regtest they stay on offer."""
+        with self.hub.book.reading() as book:
+            used = {book.get(handle).fixed.asset for handle in book.in_stage(AGREED, OPEN)}
+        if self.hub.network.name == "regtest":
+            self.hub.offer.include(used)
+        return used
 
     def _fund(self) -> None:
         """Let the regtest node's faucet fund the wallet, once, with coins enough for many transactions at a time."""
@@ -105,6 +130,8 @@ class Rounds:
             self._rate_read = time.monotonic()
         if height != self._tip and hub.network.name == "regtest":
             guarded(self._offer_holdings)
+        if not hub.offer.resolved and self._count % RETRY_ROUNDS == 0:
+            guarded(self._look_up_assets)
         try:
             self._run()
         except PicopaymentsError:
