@@ -3,8 +3,8 @@
 In the basedir stand ``<network>.wif``, ``<network>.connections/<handle>.json``, ``<network>.hubs`` (the hubs' public
 keys), ``<network>.history.jsonl`` (past events, one a line), ``<network>.archive/`` (connections that are over and put
 aside), ``<network>.rate`` (the last fee rate that a chain estimated), ``<network>.sent`` (the wallet's transactions
-that hold its coins yet) and ``<network>.lock``. Nothing is written before the first save, except the lock's file and
-the folder it stands in.
+that hold its coins yet), ``<network>.coins`` (the wallet as it was seen last) and ``<network>.lock``. Nothing is
+written before the first save, except the lock's file and the folder it stands in.
 
 What grows with a connection's age stands beside its document, in ``<handle>.commits.jsonl``: rows that are only added
 to. They are on disk before the document, which says how many bytes of them count (``rows_size``): lines behind those
@@ -76,6 +76,7 @@ class Store:
         self.hubs_path = basedir / f"{network.name}.hubs"
         self.rate_path = basedir / f"{network.name}.rate"
         self.sent_path = basedir / f"{network.name}.sent"
+        self.seen_path = basedir / f"{network.name}.coins"
         self.history_path = basedir / f"{network.name}.history.jsonl"
         self._lock_wait = lock_wait
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
@@ -359,6 +360,18 @@ class Store:
         """Write the wallet's transactions that hold its coins yet. Raises StoreUnusable."""
         items = [[item.raw.hex(), item.height, item.missing] for item in sent]
         self._write(self.sent_path, json.dumps(items) + "\n", "sent")
+
+    def load_seen(self) -> dict[str, Any]:
+        """Read how the wallet was seen last; empty where it never was. Raises StoreDamaged."""
+        text = _read(self.seen_path)
+        try:
+            return {} if text is None else kinds.members(json.loads(text))
+        except (TypeError, ValueError, RecursionError):
+            raise damaged(self.seen_path, "it does not list coins") from None
+
+    def save_seen(self, document: dict[str, Any]) -> None:
+        """Write how the wallet is seen. Raises StoreUnusable."""
+        self._write(self.seen_path, json.dumps(document) + "\n", "wallet seen")
 
     # Hubs ----------------------------------------------------------------------------------------------------------
 
