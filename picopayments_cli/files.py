@@ -1,10 +1,15 @@
-"""Files that are private and whole: what a write leaves behind is the old content or the new, on disk."""
+"""Files that are private and whole: what a write leaves behind is the old content or the new, on disk.
+
+A link is followed, and stays: what it leads to is read, and written.
+"""
 
 from __future__ import annotations
 
 import os
 import shlex
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -13,8 +18,36 @@ from picopayments_cli.errors import StoreUnusable
 _CHUNK = 4096
 
 
+def check_own(path: Path) -> None:
+    """Refuse a file or folder that belongs to another user, root aside, or that others may write.
+
+    Raises StoreUnusable, OSError.
+    """
+    if not path.exists():
+        return
+    status = path.stat()
+    if status.st_uid not in (os.geteuid(), 0):
+        raise StoreUnusable(
+            f"{path} belongs to another user of this machine, who may change it. Run the command as that user, or name "
+            "another --basedir.",
+            path=str(path),
+            owner=status.st_uid,
+        )
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o022:
+        raise StoreUnusable(
+            f"Other users of this machine may write to {path}. To keep them from it, run: "
+            f"chmod go-w {shlex.quote(str(path))}",
+            path=str(path),
+            mode=f"{mode:04o}",
+        )
+
+
 def check_private(path: Path) -> None:
-    """Refuse a file or folder with secrets in it that other users may open. Raises StoreUnusable, OSError."""
+    """Refuse a file or folder with secrets in it that other users may open, or that is theirs.
+
+    Raises StoreUnusable, OSError.
+    """
     mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
     if mode & 0o077:
         raise StoreUnusable(
@@ -23,6 +56,31 @@ def check_private(path: Path) -> None:
             path=str(path),
             mode=f"{mode:04o}",
         )
+    check_own(path)
+
+
+@contextmanager
+def usable(advice: str = "choose another --basedir") -> Iterator[None]:
+    """Raise StoreUnusable in place of the system's own errors."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnusable(
+            f"{error.filename or 'A file'} can't be used: {error.strerror or error}. Mend its rights or the disk, or "
+            f"{advice}.",
+            path=str(error.filename),
+        ) from error
+
+
+def real(path: Path) -> Path:
+    """Return where a path leads, whatever links are on the way."""
+    return Path(os.path.realpath(path))
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file, and a link that leads to it. Raises OSError."""
+    real(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -30,6 +88,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
     Raises OSError; then the file is as it was.
     """
+    path = real(path)
     temporary = path.with_name(path.name + ".tmp")
     temporary.unlink(missing_ok=True)  # left by a process that was killed
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -59,6 +118,7 @@ def append_lines(path: Path, data: bytes, size: int | None = None) -> None:
 
     What stands behind its first ``size`` bytes is dropped, without a size a last line that was cut off.
     """
+    path = real(path)
     is_new = not path.exists()
     with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
         file.truncate(_end_of_lines(file) if size is None else size)

@@ -39,7 +39,7 @@ from picopayments_cli.errors import (
     StoreUnusable,
     UnknownHandle,
 )
-from picopayments_cli.files import append_lines, check_private, flush_folder, replace_file
+from picopayments_cli.files import append_lines, check_own, check_private, flush_folder, remove_file, replace_file
 
 FORMAT = "picopayments-connection"
 VERSION = 2  # 1 was protocol 2's
@@ -86,6 +86,7 @@ class Store:
     def __enter__(self) -> Store:
         with _usable(self.basedir):
             self.basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_own(self.basedir)
         _log.debug("wait for the lock of %s", self.basedir)
         try:
             with _usable(Path(self._lock.lock_file)):
@@ -132,7 +133,8 @@ class Store:
 
     def _check_modes(self) -> None:
         files = [file for path in self._files() for file in (path, _rows_path(path))]
-        for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, *files):
+        kept = (self.hubs_path, self.rate_path, self.sent_path, self.seen_path)
+        for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, *kept, *files):
             with _usable(path):
                 check_private(path)
 
@@ -264,9 +266,9 @@ class Store:
         self._moved_events(handle)
         with _usable(path):
             if path.exists():
-                path.unlink()
+                remove_file(path)
                 flush_folder(path.parent)
-            _rows_path(path).unlink(missing_ok=True)
+            remove_file(_rows_path(path))
         self._kept.pop(handle, None)
 
     def archive(self, handle: Handle) -> None:
