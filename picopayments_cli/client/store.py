@@ -32,7 +32,9 @@ from picopayments_cli.client import kinds
 from picopayments_cli.client.history import Action, Event, events_of
 from picopayments_cli.config import settings_file
 from picopayments_cli.errors import (
+    LocalFiles,
     OldProtocol,
+    PicopaymentsError,
     StoreDamaged,
     StoreLocked,
     StoreNewer,
@@ -132,9 +134,9 @@ class Store:
             )
 
     def _check_modes(self) -> None:
-        files = [file for path in self._files() for file in (path, _rows_path(path))]
+        """Refuse what concerns all connections; a connection's own files are looked at when it is read."""
         kept = (self.hubs_path, self.rate_path, self.sent_path, self.seen_path)
-        for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, *kept, *files):
+        for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, *kept):
             with _usable(path):
                 check_private(path)
 
@@ -180,6 +182,9 @@ class Store:
     def _load(self, handle: Handle) -> dict[str, Any]:
         """Read a document without its rows."""
         path = self._path(handle)
+        with _usable(path):
+            check_private(path)
+            check_private(_rows_path(path))
         text = _read(path)
         if text is None:
             raise UnknownHandle(
@@ -192,24 +197,16 @@ class Store:
         self._kept[handle] = _kept(path, document)
         return _without_header(document)
 
-    def load_all(self) -> dict[Handle, dict[str, Any]]:
-        """Read the documents of all connections but those of protocol 2, in the order of their handles.
+    def load_all(self) -> dict[Handle, dict[str, Any] | PicopaymentsError]:
+        """Read the documents of all connections, in the order of their handles.
 
-        Raises StoreDamaged, StoreNewer.
+        In the place of one that can't be used stands why: OldProtocol, StoreDamaged, StoreNewer, StoreUnusable.
         """
-        found = {}
-        for handle in self.handles():
-            with suppress(OldProtocol):
-                found[handle] = self.load(handle)
-        return found
-
-    def of_old_protocol(self) -> dict[Handle, OldProtocol]:
-        """List the connections of protocol 2, each with why it can't be used. Raises StoreDamaged, StoreNewer."""
-        found = {}
+        found: dict[Handle, dict[str, Any] | PicopaymentsError] = {}
         for handle in self.handles():
             try:
-                self._load(handle)
-            except OldProtocol as error:
+                found[handle] = self.load(handle)
+            except (OldProtocol, LocalFiles) as error:
                 found[handle] = error
         return found
 
@@ -299,7 +296,9 @@ class Store:
     # History -------------------------------------------------------------------------------------------------------
 
     def history(self, about: str = "") -> list[Event]:
-        """Read the events of all connections, in no order; one may occur twice. Raises StoreDamaged, StoreNewer.
+        """Read the events of all connections, in no order; one may occur twice. Raises StoreDamaged, StoreUnusable.
+
+        A connection whose file can't be used leaves out its last events, which stand in that file.
 
         ``about``: a text; a line of the file without it is left out, and only its ends are looked at, which is faster.
         """
@@ -319,7 +318,7 @@ class Store:
                 raise damaged(self.history_path, f"line {number} is no event")
             found.append(event)
         for handle in self.handles():
-            with suppress(OldProtocol):
+            with suppress(OldProtocol, LocalFiles):
                 self._load(handle)
                 found += self._kept[handle].events
         return found

@@ -64,7 +64,7 @@ def test_no_kill_loses_or_doubles_an_action(tmp_path: Path) -> None:
         basedir.mkdir(mode=0o700)
         code = counted(basedir, operations)
         with Store(basedir, REGTEST) as store:
-            kept = [document["count"] for document in store.load_all().values()]
+            kept = [document["count"] for document in store.load_all().values() if isinstance(document, dict)]
         seen = amounts(basedir)
         assert seen == list(range(1, kept[0] + 1 if kept else len(seen) + 1))
         assert kept or len(seen) in (0, SAVES)
