@@ -72,6 +72,7 @@ class Desk:
         self.folder = Folder(folder / "hub", REGTEST)
         self.node = node
         self.chain_url = node.url
+        self.draining = False
         self.patience: float | None = None  # seconds for a ledger that lags; None: as the program has it
         self.folder.basedir.mkdir(mode=0o700)
         if terms is not None:
@@ -91,6 +92,7 @@ class Desk:
         urls = Urls(self.chain_url, self.node.url + "bitcoin/")
         key, marks = self.folder.key(), self.folder.marks_path
         self.hub = Hub(REGTEST, key, self.folder.offer(), self.database, urls, marks)
+        self.hub.draining = self.draining
         self.hub.fresh_seconds = 600.0  # rounds come when a test says so
         self.hub.chain._patience = self.hub.chain._patience if self.patience is None else self.patience
         witness = Witness(self.folder.witness_path, self.database, self.hub.book)
