@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from picopayments_cli.cli import Parser, add_network, announce, dashed, keep_stderr, port, refuse
+from picopayments_cli.cli import OutputLost, Parser, add_network, announce, dashed, keep_stderr, port, refuse
 
 if TYPE_CHECKING:
     from picopayments_cli.channel.networks import Network
@@ -27,22 +29,30 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0  # before it served: nothing was promised to anybody
     except Exception as error:
-        return refuse(error, args.debug)
+        return _refuse(error)
     return 0
 
 
+def _refuse(error: Exception) -> int:
+    """Print an error's JSON line; of a fault the log has the traceback."""
+    from picopayments_cli.errors import PicopaymentsError
+
+    if not isinstance(error, (PicopaymentsError, OutputLost)):
+        logging.getLogger(__name__).error("the hub failed", exc_info=error)
+    return refuse(error, debug=False)
+
+
 def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
-    import signal
     from contextlib import ExitStack
 
     from picopayments_cli import config
     from picopayments_cli.hub.embedded import EmbeddedNode
     from picopayments_cli.hub.folder import Folder
     from picopayments_cli.hub.hub import Urls
-    from picopayments_cli.hub.logs import log_to_stderr
+    from picopayments_cli.jsonlog import log_to_stderr
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends the start as well as the service
-    log_to_stderr(args.debug)
+    log_to_stderr(logging.DEBUG if args.debug else logging.INFO)
     network = config.choose_network(args.network, environ)
     folder = Folder(config.choose_basedir(args.basedir, environ), network)
     with ExitStack() as stack:
