@@ -98,10 +98,17 @@ def replace_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _name(error, path)
         raise
     flush_folder(path.parent)
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Say which file an error of the system is about, which that of a full disk does not."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
 
 
 def flush_folder(folder: Path) -> None:
@@ -120,12 +127,16 @@ def append_lines(path: Path, data: bytes, size: int | None = None) -> None:
     """
     path = real(path)
     is_new = not path.exists()
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-        file.truncate(_end_of_lines(file) if size is None else size)
-        file.seek(0, os.SEEK_END)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+            file.truncate(_end_of_lines(file) if size is None else size)
+            file.seek(0, os.SEEK_END)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        _name(error, path)
+        raise
     if is_new:
         flush_folder(path.parent)
 

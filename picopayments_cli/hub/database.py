@@ -122,6 +122,13 @@ def sqlite_path(url: str | URL) -> Path | None:
 
 
 def _cannot_be_opened(error: Exception) -> DatabaseUnusable:
+    if isinstance(error, ImportError):
+        driver = error.name or "its driver"
+        return DatabaseUnusable(
+            f"The driver {driver} of the hub's database is not installed: run `pip install {driver}` in the hub's "
+            "environment, or name another database in --database.",
+            driver=driver,
+        )
     return DatabaseUnusable(
         f"The hub's database can't be opened: {_reason(error)}. Check --database, and the rights to its folder."
     )
