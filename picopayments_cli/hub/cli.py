@@ -111,6 +111,11 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
             app = create_app(rounds, Methods(hub).table(), Methods.SLOW)
             server = WebServer(app, host=args.host, port=port, **certificate)
             rounds.when_drained = server.stop
+            rounds.reloads = {
+                "terms": lambda: rounds.take_offer(folder.offer()),
+                "certificate": server.reload_certificate,
+            }
+            signal.signal(signal.SIGHUP, lambda *_: rounds.ask_reload())
             server.run(lambda url: _announce(url, hub))
         finally:
             rounds.stop()

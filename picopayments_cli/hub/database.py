@@ -39,6 +39,11 @@ def meta_set(connection: Connection, key: str, value: str) -> None:
     connection.execute(_META_INSERT, {"key": key, "value": value})
 
 
+def meta_drop(connection: Connection, key: str) -> None:
+    """Keep nothing under a key."""
+    connection.execute(_META_DELETE, {"k": key})
+
+
 def default_url(basedir: Path, network: str) -> URL:
     """Return the URL of the SQLite file that a hub uses where no other database is named."""
     return URL.create("sqlite", database=str(basedir / f"{network}.db"))

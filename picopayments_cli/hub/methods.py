@@ -48,7 +48,7 @@ from picopayments_cli.hub.closing import Closes
 from picopayments_cli.hub.exchange import Exchange
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.sealing import Sealing, signed
-from picopayments_cli.hub.stopping import refusal
+from picopayments_cli.hub.stopping import closes_by, refusal
 from picopayments_cli.web import RawJson
 
 FORGOTTEN_AFTER = 144  # blocks after which a connection without a deposit agreed to is dropped
@@ -97,13 +97,14 @@ class Methods:
     # mph_status -----------------------------------------------------------------------------------------------------
 
     def status(self, assets: Sequence[str] | None = None) -> dict[str, Any]:
-        """Tell what the hub offers and holds, and the connections in these assets (None: all).
+        """Tell what the hub offers and holds, and the connections in these assets (None: all). Draining it offers none.
 
         Raises UnknownAsset for one that is not offered.
         """
-        wanted = set(self._hub.offer.assets if assets is None else StatusRequest.parse({"assets": assets}).assets or ())
+        known = self._hub.offer.assets
+        wanted = set(known if assets is None else StatusRequest.parse({"assets": assets}).assets or ())
         offered: dict[str, Terms] = {}
-        for asset in sorted(wanted):
+        for asset in sorted(wanted - set(known)) if self._hub.draining else sorted(wanted):
             terms = self._hub.terms(asset)
             if terms is None:
                 self._hub.offer.check_resolved()
@@ -157,7 +158,7 @@ class Methods:
         digest = signed(body, client)
         check_wallet(asked.client.wallet, client)
         if self._hub.draining:
-            raise HubDraining("The hub is shutting down and takes no new connections: choose another one, or wait.")
+            raise self._draining()
         terms = self._offered(asked.asset)
         asset = self._hub.chain.asset(asked.asset)
         self._hub.longnames[asset.name] = asset.longname
@@ -167,6 +168,12 @@ class Methods:
             account = replace(account, due_height=self._hub.follower.tip(work.db) + FORGOTTEN_AFTER)
             work.add(account)
         return self._reply(ConnectReply(digest, account.handle, account.fixed.parties[1], terms).as_json())
+
+    def _draining(self) -> HubDraining:
+        text = "The hub is shutting down and takes no new connections: choose another one, or wait."
+        with self._hub.book.transaction("draining") as work:
+            until = closes_by(self._hub, work)
+        return HubDraining(f"{text} Those that are open close at block {until} at the latest.", until=until)
 
     def _asked(self, asked: ConnectRequest, client: Pubkey, asset_id: int, terms: Terms) -> Account:
         handle, salt = Handle(os.urandom(HANDLE_SIZE)), os.urandom(SALT_SIZE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -25,6 +26,8 @@ from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
 from picopayments_cli.hub.hub import RESERVE_COINS, Ask, Hub
 from picopayments_cli.hub.loop import Loop, pause_on
+from picopayments_cli.hub.stopping import closes_by, keep_on_offer
+from picopayments_cli.hub.terms import Offer
 from picopayments_cli.hub.wallet import look, recall
 
 log = logging.getLogger(__name__)
@@ -42,6 +45,8 @@ class Rounds:
         """``note`` is called after each round, and with True at the end."""
         self.hub = hub
         self.when_drained: Callable[[], None] | None = None  # called once a draining hub has no connection left
+        self.reloads: dict[str, Callable[[], None]] = {}  # by name, what ``ask_reload`` has done
+        self._reload_asked = threading.Event()
         self._note = note
         self._loop = Loop(self.round, hub.woken, pause_on(hub.network.name))
         self._tip: int | None = None  # that the last round looked at
@@ -67,6 +72,10 @@ class Rounds:
                 raise
             log.warning("the hub starts without its Counterparty node", extra={"fields": {"error": error.as_json()}})
             self._include_used()
+        keep_on_offer(hub)
+        if hub.draining:
+            with hub.book.transaction("draining") as work:
+                closes_by(hub, work)
 
     def _ask_ledger(self) -> None:
         """See what the wallet holds, fund it on regtest, and look up the assets that are on offer or in use."""
@@ -124,6 +133,9 @@ class Rounds:
     def once(self) -> None:
         """Follow the chain to its tip, then do every chore once. Raises what either raises."""
         hub = self.hub
+        if self._reload_asked.is_set():
+            self._reload_asked.clear()
+            self._reload()
         height = hub.follower.catch_up()
         if hub.network.name == "regtest" or time.monotonic() - self._rate_read > _RATE_SECONDS:
             hub.read_rate()
@@ -148,6 +160,30 @@ class Rounds:
         hub.offer.include(found)
         for asset in found:
             hub.longname(asset)
+
+    def ask_reload(self) -> None:
+        """Have the next round read anew what the operator may have changed; in a handler of signals too."""
+        self._reload_asked.set()
+        self.hub.wake()
+
+    def _reload(self) -> None:
+        """Read terms and certificate anew; what can't be used leaves the old ones, and is logged."""
+        for name, step in self.reloads.items():
+            try:
+                step()
+                log.info("read anew", extra={"fields": {"name": name}})
+            except PicopaymentsError as error:
+                log.error("not read anew", extra={"fields": {"name": name, "error": error.as_json()}})
+
+    def take_offer(self, offer: Offer) -> None:
+        """Offer something else from now on. Raises as ``Offer.resolve``; then all is as it was."""
+        hub = self.hub
+        offer.resolve(hub.chain)
+        hub.offer = offer
+        for asset in (*offer.assets, *self._include_used()):
+            hub.longname(asset)
+        keep_on_offer(hub)
+        self._tip = None  # on regtest what the wallet holds is on offer, too
 
     def _run(self) -> None:
         """Do the chores of what blocks, transactions, deadlines and failures bring, until they bring nothing more."""
