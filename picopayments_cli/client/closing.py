@@ -197,7 +197,7 @@ def recover(session: Session, connection: Connection, look: Look, outcome: Outco
     """Take back all that can be taken back now, and mark the connection as closed once nothing is left."""
     if connection.stage == CLOSING and over(session, connection, look):
         return session.save(replace(connection, stage=CLOSED), "closed", history.closed())
-    shown = [case for case in cases(session, connection, look) if look.whole or _shows(case.facts)]
+    shown = [case for case in cases(session, connection, look) if look.whole or shows(case.facts)]
     found = [task for case in shown for task in tasks(case)]
     for step in plan(found, funds.means(session, look)):  # one that fails does not stop the others
         if step.waits is not None:
@@ -220,8 +220,8 @@ def recover(session: Session, connection: Connection, look: Look, outcome: Outco
     return connection
 
 
-def _shows(facts: Facts) -> bool:
-    """Whether Bitcoin Core shows a deposit, or what has spent it."""
+def shows(facts: Facts) -> bool:
+    """Whether Bitcoin Core shows a deposit, or what has spent it: else it may be on another chain, or far behind."""
     return facts.deposit is not None or facts.spend is not None
 
 

@@ -21,7 +21,7 @@ from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENI
 from picopayments_cli.channel.values import Token
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.client import funds, history, hubs, opening, publishing
-from picopayments_cli.client.closing import Outcome, over, settle
+from picopayments_cli.client.closing import Outcome, over, settle, shows
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.exchange import exchange, finish, prepare
 from picopayments_cli.client.looking import Look
@@ -193,8 +193,8 @@ def sync(session: Session, connection: Connection, look: Look, outcome: Outcome)
 
 def _sync_alone(session: Session, connection: Connection, look: Look, outcome: Outcome) -> None:
     """Punish and settle by what Bitcoin Core alone shows; all else waits."""
-    expiry = connection.expiry
-    if connection.stage == AGREED and must_close(expiry, expiry.settle_height, look.facts[connection.handle]):
+    expiry, facts = connection.expiry, look.facts[connection.handle]
+    if connection.stage == AGREED and any(map(shows, facts)) and must_close(expiry, expiry.settle_height, facts):
         connection = _closing(session, connection, look)
         look = hubs.look_at(session, [connection])
     if connection.stage == CLOSING:
@@ -318,6 +318,8 @@ def close(session: Session, connection: Connection) -> str | None:
         _give_up(session, connection)
         return None
     look = hubs.look_at(session, [connection])
+    if not any(map(shows, look.facts[connection.handle])):
+        look.check_whole()
     connection = publishing.resume(session, connection, look)
     outcome = Outcome()
     if connection.stage == AGREED:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from client_support import DELAY, QUANTITY, Life
+from regtest_support import running_node
 
+from picopayments_cli import api
 from picopayments_cli.chain import node as node_module
 from picopayments_cli.errors import HubUnreachable, NodeBehind, NodeUnreachable
 
@@ -139,3 +143,16 @@ def test_a_client_without_a_bitcoin_node_can_not(it: Life) -> None:
     it.node.rpc("setmood", **MOODS["index"])
     with pytest.raises(NodeUnreachable):
         it.sync()
+
+
+def test_a_bitcoin_node_of_another_chain_closes_nothing(it: Life, tmp_path: Path) -> None:
+    paid(it)
+    it.node.rpc("setmood", **MOODS["index"])
+    with running_node(tmp_path / "other", 0) as other:
+        other.rpc("generate", blocks=it.connection.expiry.height)
+        for command in (api.sync, lambda session: api.close(session, it.handle)):
+            it.restart()
+            it.session.settings = replace(it.session.settings, bitcoin_url=f"{other.url}bitcoin/")
+            with pytest.raises(NodeBehind):
+                command(it.session)
+    assert it.connection.stage == "agreed"
