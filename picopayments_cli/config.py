@@ -111,7 +111,7 @@ def choose_client_basedir(flag: str | None, environ: Mapping[str, str]) -> Path:
         return given
     chosen = _default_basedir()
     original = Path(os.path.expanduser("~")) / ".picopayments"
-    with usable("name a folder with --basedir"):
+    with usable(original):
         return original if original.is_absolute() and not _is_there(chosen) and _is_there(original) else chosen
 
 
@@ -170,7 +170,7 @@ def read_settings(network: Network, basedir: Path) -> dict[str, Any]:
     """
     path = settings_file(network, basedir)
     given = _read(path)
-    with usable():
+    with usable(basedir):
         check_own(basedir)
     for name in sorted(set(given) - set(_CHECKS)):
         raise _unknown(name, f"{path} holds {name!r}, which is no setting.")

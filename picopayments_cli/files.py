@@ -60,15 +60,15 @@ def check_private(path: Path) -> None:
 
 
 @contextmanager
-def usable(advice: str = "choose another --basedir") -> Iterator[None]:
+def usable(path: Path) -> Iterator[None]:
     """Raise StoreUnusable in place of the system's own errors."""
     try:
         yield
     except OSError as error:
         raise StoreUnusable(
-            f"{error.filename or 'A file'} can't be used: {error.strerror or error}. Mend its rights or the disk, or "
-            f"{advice}.",
-            path=str(error.filename),
+            f"{error.filename or path} can't be used: {error.strerror or error}. Mend that (permissions, free space, "
+            "the right --basedir) and run the command again.",
+            path=str(path),
         ) from error
 
 

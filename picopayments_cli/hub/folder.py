@@ -33,7 +33,7 @@ class Folder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other hubs out; the lock ends with the process. Raises StoreLocked, StoreUnusable."""
-        with usable():
+        with usable(self.basedir):
             self.basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
             check_own(self.basedir)
             lock = FileLock(self.basedir / f"hub.{self.network.name}.lock", mode=0o600, fallback_to_soft=False)
@@ -54,7 +54,7 @@ class Folder:
 
         Raises StoreDamaged, StoreUnusable.
         """
-        with usable():
+        with usable(self.wif_path):
             if not self.wif_path.exists():
                 if self.witness_path.exists():
                     raise StoreDamaged(
@@ -86,11 +86,11 @@ class Folder:
 
     def offer(self) -> Offer:
         """Read what the terms file offers; write a new hub's file first. Raises InvalidSetting, StoreUnusable."""
-        with usable():
+        with usable(self.terms_path):
             is_new = not self.terms_path.exists()
             check_own(self.terms_path)
         if is_new:
-            with usable():
+            with usable(self.terms_path):
                 replace_file(self.terms_path, default_text(self.network).encode("ascii"))
             log.info("wrote the default terms", extra={"fields": {"path": str(self.terms_path)}})
         return read_offer(self.terms_path, self.network)

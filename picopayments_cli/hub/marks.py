@@ -21,7 +21,7 @@ class Marks:
         A last line that was cut off is of a power failure before anything left: it is no mark, and is written over.
         """
         self.path = path
-        with usable():
+        with usable(path):
             check_private(path)
             lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         try:
@@ -36,6 +36,6 @@ class Marks:
         """Put a mark on disk, once. Raises StoreUnusable."""
         if handle in self.handles:
             return
-        with usable():
+        with usable(self.path):
             append_lines(self.path, f"{handle.hex()}\n".encode("ascii"))
         self.handles.add(handle)

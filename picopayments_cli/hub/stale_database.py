@@ -88,7 +88,7 @@ class Witness:
     def begin(self) -> None:
         """Take the database as it is for the newest."""
         note = _Note(os.urandom(16).hex(), 0)
-        with usable():
+        with usable(self._path):
             replace_file(self._path, note.text().encode())  # first: a file of count 0 hinders nothing
         self._keep(note)
 
