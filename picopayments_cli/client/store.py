@@ -78,7 +78,7 @@ class Store:
         self.hubs_path = basedir / f"{network.name}.hubs"
         self.rate_path = basedir / f"{network.name}.rate"
         self.sent_path = basedir / f"{network.name}.sent"
-        self.seen_path = basedir / f"{network.name}.coins"
+        self.coins_path = basedir / f"{network.name}.coins"
         self.history_path = basedir / f"{network.name}.history.jsonl"
         self._lock_wait = lock_wait
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
@@ -135,7 +135,7 @@ class Store:
 
     def _check_modes(self) -> None:
         """Refuse what concerns all connections; a connection's own files are looked at when it is read."""
-        kept = (self.hubs_path, self.rate_path, self.sent_path, self.seen_path)
+        kept = (self.hubs_path, self.rate_path, self.sent_path, self.coins_path)
         for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, *kept):
             with _usable(path):
                 check_private(path)
@@ -362,17 +362,17 @@ class Store:
         items = [[item.raw.hex(), item.height, item.missing] for item in sent]
         self._write(self.sent_path, json.dumps(items) + "\n", "sent")
 
-    def load_seen(self) -> dict[str, Any]:
+    def load_coins(self) -> dict[str, Any]:
         """Read how the wallet was seen last; empty where it never was. Raises StoreDamaged."""
-        text = _read(self.seen_path)
+        text = _read(self.coins_path)
         try:
             return {} if text is None else kinds.members(json.loads(text))
         except (TypeError, ValueError, RecursionError):
-            raise damaged(self.seen_path, "it does not list coins") from None
+            raise damaged(self.coins_path, "it does not list coins") from None
 
-    def save_seen(self, document: dict[str, Any]) -> None:
+    def save_coins(self, document: dict[str, Any]) -> None:
         """Write how the wallet is seen. Raises StoreUnusable."""
-        self._write(self.seen_path, json.dumps(document) + "\n", "wallet seen")
+        self._write(self.coins_path, json.dumps(document) + "\n", "wallet seen")
 
     # Hubs ----------------------------------------------------------------------------------------------------------
 
