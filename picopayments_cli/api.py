@@ -55,6 +55,7 @@ from picopayments_cli.config import (
 from picopayments_cli.errors import (
     ConnectionNotOver,
     InvalidAsset,
+    OldProtocol,
     PicopaymentsError,
     TruncatedHistory,
     WrongNetwork,
@@ -332,6 +333,8 @@ def cancelpayment(session: Session, token: str) -> bool:
                 "brings that one to its end.",
                 connection.handle.hex(),
             )
+    if not cancelled:
+        session.check_all_usable()  # it may be queued in one that can't be read
     return cancelled
 
 
@@ -349,6 +352,12 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
         shown |= {item.handle.hex(): _as_seen(group, item, verbose) for item in group.connections}
         for name, waits in waiting.shown(group).items() if verbose else ():
             shown[name]["waiting"] = waits
+    if handle is None:
+        shown |= {
+            unread.hex(): _unread(error)
+            for unread, error in session.unusable.items()
+            if not isinstance(error, OldProtocol)
+        }
     session.keep_wallet()
     return {
         "chain": session.chain_source,
@@ -357,12 +366,18 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
     }
 
 
+def _unread(error: PicopaymentsError) -> dict[str, Any]:
+    """A connection whose file can't be used."""
+    told: dict[str, Any] = {"asset": None, "balance": 0, "status": _UNKNOWN, "ttl": None, "payments_queued": []}
+    return {**told, "error": error.as_json()}
+
+
 def _to_show(session: Session, handle: str | None) -> list[Connection]:
-    """The connections to show, one or all; a note names those of older versions, of which there is nothing to show."""
-    connections, older, of_old_protocol = session.connections(), session.older(), session.store.of_old_protocol()
+    """The connections to show, one or all; a note names those of older versions, and those that can't be read."""
+    connections, older, unusable = session.connections(), session.older(), session.unusable
     if handle is not None:
-        return [session.connection(handle_named(handle, {*connections, *older, *of_old_protocol}))]
-    for error in of_old_protocol.values():
+        return [session.connection(handle_named(handle, {*connections, *older, *unusable}))]
+    for error in unusable.values():
         log.warning(error.message)
     if older:
         log.warning(legacy.too_old(older).message)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_address
@@ -14,7 +16,7 @@ from urllib.parse import urlsplit
 from picopayments_cli.channel.networks import Network, network_named
 from picopayments_cli.channel.values import MAX_QUANTITY
 from picopayments_cli.errors import InvalidSetting, InvalidUrl, StoreDamaged
-from picopayments_cli.files import check_private
+from picopayments_cli.files import check_own, check_private, usable
 from picopayments_cli.suggestions import did_you_mean
 
 ENVIRONMENT = {
@@ -26,6 +28,7 @@ ENVIRONMENT = {
 }
 FLAG, VARIABLE, FILE, DEFAULT = "flag", "environment", "file", "default"
 HIDDEN = "***"
+BASEDIR = "PICOPAYMENTS_BASEDIR"
 SAFE_DEPTH = "PICOPAYMENTS_SAFE_DEPTH"  # regtest only, for tests: as many blocks as on a real network
 MAX_SAFE_DEPTH = 100
 _FINGERPRINT = re.compile("[0-9A-Fa-f]{64}")
@@ -108,21 +111,58 @@ def choose_network(flag: str | None, environ: Mapping[str, str]) -> Network:
 
 
 def choose_basedir(flag: str | None, environ: Mapping[str, str]) -> Path:
-    """Return the folder of a flag, else of PICOPAYMENTS_BASEDIR, else the user's data folder for this program."""
-    chosen = flag or environ.get("PICOPAYMENTS_BASEDIR")
-    if not chosen:
-        import appdirs
+    """Return the folder of a flag, else of PICOPAYMENTS_BASEDIR, else the user's data folder for this program.
 
-        chosen = appdirs.user_data_dir("picopayments-cli")
-    return Path(chosen).expanduser()
+    Raises InvalidSetting where one is empty, or where there is no home to have a default in.
+    """
+    given = _given_basedir(flag, environ)
+    return _default_basedir() if given is None else given
 
 
 def choose_client_basedir(flag: str | None, environ: Mapping[str, str]) -> Path:
-    """Choose as ``choose_basedir`` does, but the original client's folder where only that is there."""
-    chosen = choose_basedir(flag, environ)
-    original = Path.home() / ".picopayments"
-    given = flag or environ.get("PICOPAYMENTS_BASEDIR")
-    return chosen if given or chosen.exists() or not original.is_dir() else original
+    """Choose as ``choose_basedir`` does, but the original client's folder where only that is there.
+
+    Raises StoreUnusable, too, where it can't be seen whether the default is there.
+    """
+    given = _given_basedir(flag, environ)
+    if given is not None:
+        return given
+    chosen = _default_basedir()
+    original = Path(os.path.expanduser("~")) / ".picopayments"
+    with usable(original):
+        return original if original.is_absolute() and not _is_there(chosen) and _is_there(original) else chosen
+
+
+def _given_basedir(flag: str | None, environ: Mapping[str, str]) -> Path | None:
+    name, text = ("--basedir", flag) if flag is not None else (BASEDIR, environ.get(BASEDIR))
+    if text is None:
+        return None
+    if not text:
+        raise InvalidSetting(f"{name} is empty: name a folder, or leave it out for the default.", setting=name)
+    return _absolute(os.path.expanduser(text)) if text.startswith("~") else Path(text)
+
+
+def _default_basedir() -> Path:
+    import appdirs
+
+    return _absolute(appdirs.user_data_dir("picopayments-cli"))
+
+
+def _absolute(text: str) -> Path:
+    """Refuse what depends on a home that is not known."""
+    if not os.path.isabs(text):
+        raise InvalidSetting(
+            "There is no home folder here: name the folder to use with --basedir.", setting="--basedir"
+        )
+    return Path(text)
+
+
+def _is_there(folder: Path) -> bool:
+    """Whether there is such a folder. Raises OSError where that can't be seen."""
+    try:
+        return stat.S_ISDIR(os.stat(folder).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 def load_settings(network: Network, basedir: Path, flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -148,10 +188,14 @@ def read_settings(network: Network, basedir: Path) -> dict[str, Any]:
     """
     path = settings_file(network, basedir)
     given = _read(path)
+    with usable(basedir):
+        check_own(basedir)
     for name in sorted(set(given) - set(_CHECKS)):
         raise _unknown(name, f"{path} holds {name!r}, which is no setting.")
     if _OLDER[-1] not in given and any(shown(name, value) != value for name, value in given.items()):
         check_private(path)
+    elif _OLDER[-1] not in given:
+        check_own(path)
     return given
 
 

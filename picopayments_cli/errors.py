@@ -329,6 +329,10 @@ class DatabaseOutdated(LocalFiles):
     """The hub's database is older than one that it has used, or another one."""
 
 
+class ResourcesExhausted(LocalFiles):
+    """The system lets the hub open too few files."""
+
+
 class PortUnusable(LocalFiles):
     """The server can't listen where it was told to."""
 

@@ -1,4 +1,7 @@
-"""Files that are private and whole: what a write leaves behind is the old content or the new, on disk."""
+"""Files that are private and whole: what a write leaves behind is the old content or the new, on disk.
+
+A link is followed, and stays: what it leads to is read, and written.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,54 @@ from picopayments_cli.errors import StoreDamaged, StoreUnusable
 _CHUNK = 4096
 
 
+def damaged(path: Path, why: str) -> StoreDamaged:
+    """Make the refusal of a file that is not what it should be."""
+    return StoreDamaged(
+        f"{path} can't be used: {why}. Restore it from your backup; nothing was changed.", path=str(path)
+    )
+
+
+def check_own(path: Path) -> None:
+    """Refuse a file or folder that belongs to another user, root aside, or that others may write.
+
+    Raises StoreUnusable, OSError.
+    """
+    if not path.exists():
+        return
+    status = path.stat()
+    if status.st_uid not in (os.geteuid(), 0):
+        raise StoreUnusable(
+            f"{path} belongs to another user of this machine, who may change it. Run the command as that user, or name "
+            "another --basedir.",
+            path=str(path),
+            owner=status.st_uid,
+        )
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o022:
+        raise StoreUnusable(
+            f"Other users of this machine may write to {path}. To keep them from it, run: "
+            f"chmod go-w {shlex.quote(str(path))}",
+            path=str(path),
+            mode=f"{mode:04o}",
+        )
+
+
+def check_private(path: Path) -> None:
+    """Refuse a file or folder with secrets in it that other users may open, or that is theirs.
+
+    Raises StoreUnusable, OSError.
+    """
+    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
+    if mode & 0o077:
+        raise StoreUnusable(
+            f"{path} holds secrets, and other users of this machine may open it. To make it private, run: "
+            f"chmod go= {shlex.quote(str(path))}",
+            path=str(path),
+            mode=f"{mode:04o}",
+        )
+    check_own(path)
+
+
 @contextmanager
 def usable(path: Path) -> Iterator[None]:
     """Raise StoreUnusable in place of the system's own errors."""
@@ -28,23 +79,15 @@ def usable(path: Path) -> Iterator[None]:
         ) from error
 
 
-def damaged(path: Path, why: str) -> StoreDamaged:
-    """Make the refusal of a file that is not what it should be."""
-    return StoreDamaged(
-        f"{path} can't be used: {why}. Restore it from your backup; nothing was changed.", path=str(path)
-    )
+def real(path: Path) -> Path:
+    """Return where a path leads, whatever links are on the way."""
+    return Path(os.path.realpath(path))
 
 
-def check_private(path: Path) -> None:
-    """Refuse a file or folder with secrets in it that other users may open. Raises StoreUnusable, OSError."""
-    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
-    if mode & 0o077:
-        raise StoreUnusable(
-            f"{path} holds secrets, and other users of this machine may open it. To make it private, run: "
-            f"chmod go= {shlex.quote(str(path))}",
-            path=str(path),
-            mode=f"{mode:04o}",
-        )
+def remove_file(path: Path) -> None:
+    """Remove a file, and a link that leads to it. Raises OSError."""
+    real(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def replace_file(path: Path, data: bytes) -> None:
@@ -52,6 +95,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
     Raises OSError; then the file is as it was.
     """
+    path = real(path)
     temporary = path.with_name(path.name + ".tmp")
     temporary.unlink(missing_ok=True)  # left by a process that was killed
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -61,10 +105,17 @@ def replace_file(path: Path, data: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _name(error, path)
         raise
     flush_folder(path.parent)
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Say which file an error of the system is about, which that of a full disk does not."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
 
 
 def flush_folder(folder: Path) -> None:
@@ -81,13 +132,18 @@ def append_lines(path: Path, data: bytes, size: int | None = None) -> None:
 
     What stands behind its first ``size`` bytes is dropped, without a size a last line that was cut off.
     """
+    path = real(path)
     is_new = not path.exists()
-    with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-        file.truncate(_end_of_lines(file) if size is None else size)
-        file.seek(0, os.SEEK_END)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
+            file.truncate(_end_of_lines(file) if size is None else size)
+            file.seek(0, os.SEEK_END)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        _name(error, path)
+        raise
     if is_new:
         flush_folder(path.parent)
 

@@ -1,8 +1,33 @@
-"""Child processes: how one is ended, and its pipes with it."""
+"""Child processes: how one is started, how it ends with its parent, and how it is ended, its pipes with it."""
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import sys
+import threading
+
+# It imports nothing from the current directory, which may be anybody's: `-m` would.
+_START = "import sys; sys.path = [at for at in sys.path if at]; from {} import main; sys.exit(main())"
+_FOLLOW = "import sys; sys.path = [at for at in sys.path if at]; from {} import follow_parent; follow_parent(); "
+
+
+def python(module: str, *words: str, followed: bool = False) -> list[str]:
+    """The command line that runs a module's ``main``; ``followed``: its standard input ends with its parent."""
+    start = _START.format(module)
+    return [sys.executable, "-c", (_FOLLOW.format(__name__) if followed else "") + start, *words]
+
+
+def follow_parent() -> None:
+    """End this process by SIGTERM when its standard input does: a pipe closes with a parent, even with a killed one."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def end(process: subprocess.Popen[str], seconds: float) -> None:

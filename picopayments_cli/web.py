@@ -300,7 +300,8 @@ class WebServer:
         try:
             config.load()
         except (OSError, ssl.SSLError) as error:
-            raise InvalidSetting(f"The TLS certificate {ssl_cert} or its key can't be used: {error}.") from error
+            raise _unusable_certificate(ssl_cert, error) from error
+        self._config, self._certificate = config, (ssl_cert, ssl_key)
         self._socket = _bind(host, port)
         self._server = _Server(config)
         self.when_stopping: Callable[[], None] = lambda: None  # called before requests under way are waited for
@@ -332,9 +333,27 @@ class WebServer:
         if failed:
             raise failed[0]
 
+    def reload_certificate(self) -> None:
+        """Read certificate and key anew, for new connections; callable from any thread. Raises InvalidSetting.
+
+        They are tried apart first: a certificate with another one's key leaves the old pair.
+        """
+        cert, key = self._certificate
+        if cert is None or self._config.ssl is None:
+            return
+        try:
+            for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self._config.ssl):
+                context.load_cert_chain(cert, key)
+        except (OSError, ssl.SSLError) as error:
+            raise _unusable_certificate(cert, error) from error
+
     def stop(self) -> None:
         """Let ``run`` return soon; callable from any thread."""
         self._server.should_exit = True
+
+
+def _unusable_certificate(cert: str | None, error: Exception) -> InvalidSetting:
+    return InvalidSetting(f"The TLS certificate {cert} or its key can't be used: {error}.")
 
 
 class _Protocol(HttpToolsProtocol):

@@ -77,6 +77,9 @@ class Desk:
     def __init__(self, folder: Path, node: NodeProcess, terms: str | None = None) -> None:
         self.folder = Folder(folder / "hub", REGTEST)
         self.node = node
+        self.chain_url = node.url
+        self.draining = False
+        self.patience: float | None = None  # seconds for a ledger that lags; None: as the program has it
         self.folder.basedir.mkdir(mode=0o700)
         if terms is not None:
             self.folder.terms_path.write_text(terms)
@@ -92,10 +95,12 @@ class Desk:
             raise
 
     def _begin(self, restored: bool) -> None:
-        urls = Urls(self.node.url, self.node.url + "bitcoin/")
+        urls = Urls(self.chain_url, self.node.url + "bitcoin/")
         key, marks = self.folder.key(), self.folder.marks_path
         self.hub = Hub(REGTEST, key, self.folder.offer(), self.database, urls, marks)
+        self.hub.draining = self.draining
         self.hub.fresh_seconds = 600.0  # rounds come when a test says so
+        self.hub.chain._patience = self.hub.chain._patience if self.patience is None else self.patience
         witness = Witness(self.folder.witness_path, self.database, self.hub.book)
         see_age(self.hub, witness, restored=restored)
         self.rounds = Rounds(self.hub, witness.note)

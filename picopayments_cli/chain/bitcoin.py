@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from decimal import ROUND_CEILING
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,15 @@ _ALREADY_KNOWN = ("txn-already-known", "txn-already-in-mempool", "already in utx
 _FEE_BLOCKS = 3
 
 
+@dataclass(frozen=True)
+class Unspent:
+    """An output that nothing spends: its confirmations, satoshis and scriptPubKey."""
+
+    confirmations: int
+    value: int
+    script: bytes
+
+
 class BitcoinNode:
     """Typed calls of one Bitcoin Core node. Hashes of blocks and txids are bytes in wire order.
 
@@ -64,6 +74,11 @@ class BitcoinNode:
             auth=None if cookie is None else _Cookie(cookie),
             unreachable=NodeUnreachable,
         )
+
+    @property
+    def url(self) -> str:
+        """Return the node's URL, without credentials."""
+        return self._rpc.url
 
     def best_block(self) -> bytes:
         """Return the hash of the tip."""
@@ -111,6 +126,10 @@ class BitcoinNode:
 
     def depths(self, outpoints: Collection[Outpoint], *, mempool: bool = True) -> dict[Outpoint, int]:
         """The confirmations of those that nothing spends: 0 for what waits in the mempool itself."""
+        return {outpoint: out.confirmations for outpoint, out in self.outputs(outpoints, mempool=mempool).items()}
+
+    def outputs(self, outpoints: Collection[Outpoint], *, mempool: bool = True) -> dict[Outpoint, Unspent]:
+        """Tell what those are that nothing spends, in one round trip."""
         asked = list(outpoints)
         calls = [("gettxout", [item.txid[::-1].hex(), item.vout, mempool]) for item in asked]
         found = {}
@@ -118,8 +137,19 @@ class BitcoinNode:
             if isinstance(outcome, PicopaymentsError):
                 raise outcome
             if outcome is not None:
-                found[outpoint] = whole(outcome, "confirmations")
+                found[outpoint] = _unspent(outcome)
         return found
+
+    def spenders(self, outpoints: Collection[Outpoint]) -> dict[Outpoint, bytes]:
+        """The txids of what spends these in the mempool; left out where nothing does."""
+        asked = [{"txid": item.txid[::-1].hex(), "vout": item.vout} for item in outpoints]
+        found = {}
+        for row in members(self._call("gettxspendingprevout", asked), "spenders") if asked else ():
+            spender = member(row, "spendingtxid", str, None)
+            if spender is not None:
+                spent = Outpoint(txid_of(member(row, "txid", str)), whole(row, "vout", 0, 2**32 - 1))
+                found[spent] = txid_of(spender)
+        return {item: found[item] for item in outpoints if item in found}
 
     def verbose_transaction(self, txid: bytes) -> dict[str, Any]:
         """Return a transaction as the node tells it, amounts in BTC. Raises UnknownTransaction."""
@@ -209,6 +239,15 @@ class BitcoinNode:
 
     def _call(self, method: str, *params: Any) -> Any:
         return self._rpc.call(method, params, retry=True)
+
+
+def _unspent(row: Any) -> Unspent:
+    try:
+        value = int(satoshis_of(member(row, "value", (int, float))))
+    except ValueError as error:
+        raise BadAnswer(f"The node told of an impossible output: {error}.", member="value") from error
+    script = raw_of(member(member(row, "scriptPubKey", dict), "hex", str), "script")
+    return Unspent(whole(row, "confirmations"), value, script)
 
 
 def _refused(reason: str) -> BroadcastRefused:

@@ -6,7 +6,7 @@ the tip that the view names.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -287,6 +287,8 @@ def _unknown(contract: Contract, seen: Seen, tip: int) -> Kind:
 
 # Questions ----------------------------------------------------------------------------------------------------------
 
+_ROUNDS = 4  # of questions: the anchor's spender, its outputs' spenders, the addresses
+
 
 @dataclass(frozen=True)
 class Questions:
@@ -319,6 +321,26 @@ def questions(side: Side, facts: Facts | None = None, *, closing: bool = False, 
     if isinstance(side, Paying) and facts is not None and closing and _may_be_left(side, facts):
         scripts.append(side.contract.deposit.output)
     return Questions(tuple(txids), tuple(outpoints) if by_outpoint else (), tuple(scripts))
+
+
+def gather(side: Side, answer: Callable[[Questions], View], *, closing: bool, addresses: bool = True) -> Facts:
+    """Ask until the questions stay as they are, and return what the answers show.
+
+    Without ``addresses`` what lies on them stays unknown.
+    """
+
+    def further(facts: Facts | None) -> Questions:
+        wanted = questions(side, facts, closing=closing)
+        return wanted if addresses else replace(wanted, scripts=())
+
+    asked = further(None)
+    facts = look(side, answer(asked))
+    for _ in range(_ROUNDS - 1):
+        wanted = further(facts)
+        if wanted == asked:
+            break
+        asked, facts = wanted, look(side, answer(wanted))
+    return facts
 
 
 def _may_be_left(side: Paying, facts: Facts) -> bool:

@@ -200,8 +200,9 @@ def recover(session: Session, connection: Connection, look: Look, outcome: Outco
     """Take back all that can be taken back now, and mark the connection as closed once nothing is left."""
     if connection.stage == CLOSING and over(session, connection, look):
         return session.save(replace(connection, stage=CLOSED), "closed", history.closed())
-    found = [task for case in cases(session, connection, look) for task in tasks(case)]
-    for step in plan(found, funds.means(session, look.view)):  # one that fails does not stop the others
+    shown = [case for case in cases(session, connection, look) if look.whole or shows(case.facts)]
+    found = [task for case in shown for task in tasks(case)]
+    for step in plan(found, funds.means(session, look)):  # one that fails does not stop the others
         if step.waits is not None:
             log.warning("the %s waits: %s", step.name.value, _WAITS[step.waits])
             continue
@@ -222,8 +223,18 @@ def recover(session: Session, connection: Connection, look: Look, outcome: Outco
     return connection
 
 
+def shows(facts: Facts) -> bool:
+    """Whether Bitcoin Core shows a deposit, or what has spent it: else it may be on another chain, or far behind."""
+    return facts.deposit is not None or facts.spend is not None
+
+
 def over(session: Session, connection: Connection, look: Look, depth: int = 0) -> bool:
-    """Tell whether nothing is left to take back, buried by ``safe_depth`` blocks, or by ``depth`` if that is more."""
+    """Tell whether nothing is left to take back, buried by ``safe_depth`` blocks, or by ``depth`` if that is more.
+
+    Bitcoin Core alone can't tell.
+    """
+    if not look.whole:
+        return False
     depth = max(session.network.safe_depth, depth)
     rate = funds.rate(session, look.view).value
     c2h, h2c = cases(session, connection, look)

@@ -27,7 +27,9 @@ def not_over(session: Session, connections: Iterable[Connection]) -> dict[Handle
     for group in hubs.seen(session, closed.values()):
         for item in group.connections:
             try:
-                found[item.handle] = None if over(group.session, item, group.look()) else _UNDONE
+                look = group.look()
+                look.check_whole()
+                found[item.handle] = None if over(group.session, item, look) else _UNDONE
             except PicopaymentsError as error:
                 found[item.handle] = error.message
     return found

@@ -12,12 +12,12 @@ import select
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,7 +28,7 @@ from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.client.demo_flows import btc_flows
 from picopayments_cli.errors import DemoFailed, WaitRanOut
-from picopayments_cli.processes import end
+from picopayments_cli.processes import end, python
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +39,8 @@ START_SECONDS = 60
 STOP_SECONDS = 20
 LONG_EXPIRY, SHORT_EXPIRY = 1024, 40  # blocks
 HIGH_RATE, HIGH_MINIMUM = 20, 3  # sat/vB: what blocks and mempool ask for while a commit, which pays less, is raised
+STEPS = 14
+DURATION = "one to three minutes"
 ROUNDS = 20  # of mining a block and syncing, until everything is settled
 
 
@@ -59,15 +61,24 @@ class Party:
 class Demo:
     """The running demonstration; ``hub`` is a party too, whose income are the fees.
 
-    ``own_chain``: whether the clients use the nodes themselves, as they must where the hub is gone.
+    ``lifeline``: the standard input of its processes. ``own_chain``: whether the clients use the nodes themselves, as
+    they must where the hub is gone.
     """
 
     hub_url: str
     chain_url: str
     hub: Party
     clients: tuple[Party, ...]
+    lifeline: int
     sync_fee: int = 1
     own_chain: bool = False
+    steps: int = 0
+    begun: float = field(default_factory=time.monotonic)
+
+    def step(self, headline: str) -> None:
+        """Say what comes next, and how far it has come."""
+        self.steps += 1
+        log.info("[%d/%d, %.0f s] %s", self.steps, STEPS, time.monotonic() - self.begun, headline)
 
     def command(self, party: Party, *words: str) -> Any:
         """Run one command, say so, and return what it printed. Raises DemoFailed with the command's own error."""
@@ -76,10 +87,10 @@ class Demo:
         extra = extra if self.own_chain else {}
         shown = [f"{name}={value}" for name, value in extra.items()]
         log.info("  $ %s", " ".join((*shown, "picopayments-cli", *options, *words)))
-        line = [sys.executable, "-m", "picopayments_cli", *options, *words]
+        line = python("picopayments_cli.cli", *options, *words, followed=True)
         environment = {**os.environ, **extra}
         done = subprocess.run(  # noqa: S603
-            line, capture_output=True, text=True, check=False, timeout=120, env=environment
+            line, stdin=self.lifeline, capture_output=True, text=True, check=False, timeout=120, env=environment
         )
         if done.returncode:
             raise DemoFailed(
@@ -128,14 +139,29 @@ def run(basedir: Path | None) -> dict[str, Any]:
         if basedir is None:
             basedir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="picopayments-demo-")))
         basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        log.info("The demonstration takes %s. Ctrl-C ends it, and leaves nothing behind.", DURATION)
         log.info("A Bitcoin chain validated by Bitcoin Core's kernel, with a Counterparty ledger; and a hub:")
-        words = ["--basedir", str(basedir / "node"), "--port", "0", "--with-parent", "--block-time", "0"]
-        node = stack.enter_context(_Service("picopayments_cli.regtest", words, basedir / "node.log"))
+        words = ["--basedir", str(basedir / "node"), "--port", "0", "--block-time", "0"]
+        lifeline = stack.enter_context(_lifeline())
+        node = stack.enter_context(_Service("picopayments_cli.regtest.__main__", words, basedir / "node.log", lifeline))
         words = ["--regtest", "--counterparty-url", node.ready["chain_url"], "--basedir", str(basedir / "hub")]
-        hub = stack.enter_context(_Service("picopayments_cli.hub.cli", [*words, "--port", "0"], basedir / "hub.log"))
+        hub = stack.enter_context(
+            _Service("picopayments_cli.hub.cli", [*words, "--port", "0"], basedir / "hub.log", lifeline)
+        )
         clients = tuple(Party(name, basedir / name) for name in ("alice", "bob", "carol", "dave"))
-        demo = Demo(hub.ready["hub_url"], node.ready["chain_url"], Party("hub", basedir / "hub"), clients)
+        demo = Demo(hub.ready["hub_url"], node.ready["chain_url"], Party("hub", basedir / "hub"), clients, lifeline)
         return _show(demo, hub)
+
+
+@contextmanager
+def _lifeline() -> Iterator[int]:
+    """Make what every process of the demo has as its standard input: it ends with the demo, even with a killed one."""
+    read, write = os.pipe()
+    try:
+        yield read
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 @contextmanager
@@ -155,7 +181,8 @@ def _stopped_by_sigterm() -> Iterator[None]:
 class _Service:
     """A server of ours as a process: ``ready`` is the line that it prints once it serves. Its log stands in a file."""
 
-    def __init__(self, module: str, words: Sequence[str], messages: Path) -> None:
+    def __init__(self, module: str, words: Sequence[str], messages: Path, lifeline: int) -> None:
+        self._lifeline = lifeline
         self._module = module
         self._words = list(words)
         self._messages = messages
@@ -173,11 +200,11 @@ class _Service:
         if self.ready.get("hub_url"):
             self._words[-1] = str(urlsplit(self.ready["hub_url"]).port)
         names = {"picopayments_cli.hub.cli": "picopayments-hub"}
-        log.info("  $ %s %s", names.get(self._module, f"python -m {self._module}"), " ".join(self._words))
+        log.info("  $ %s %s", names.get(self._module, "python -m picopayments_cli.regtest"), " ".join(self._words))
         with self._messages.open("a") as messages:
-            line = [sys.executable, "-m", self._module, *self._words]
+            line = python(self._module, *self._words, followed=True)
             self._process = subprocess.Popen(  # noqa: S603
-                line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=messages, text=True
+                line, stdin=self._lifeline, stdout=subprocess.PIPE, stderr=messages, text=True
             )
         output = self._process.stdout
         text = output.readline() if output and select.select([output], [], [], START_SECONDS)[0] else ""
@@ -198,7 +225,7 @@ class _Service:
 
 def _show(demo: Demo, hub: _Service) -> dict[str, Any]:
     alice, bob, carol, dave = demo.clients
-    log.info("Four wallets, each with 1 bitcoin and 100 XCP:")
+    demo.step("Four wallets, each with 1 bitcoin and 100 XCP:")
     demo.each(demo.clients, lambda party: demo.command(party, "faucet"))
     demo.mine()
     for party, shown in zip(demo.clients, demo.each(demo.clients, demo.status), strict=True):
@@ -208,7 +235,7 @@ def _show(demo: Demo, hub: _Service) -> dict[str, Any]:
     demo.sync_fee = status["current_terms"][ASSET]["sync_fee"]
     before, start = _holdings(demo)
 
-    log.info("Each connects to the hub by a deposit, and the hub matches it:")
+    demo.step("Each connects to the hub by a deposit, and the hub matches it:")
 
     def connect(party: Party) -> None:
         expiry = SHORT_EXPIRY if party is dave else LONG_EXPIRY
@@ -221,7 +248,7 @@ def _show(demo: Demo, hub: _Service) -> dict[str, Any]:
 
     commits: dict[str, Any] = {}
     _cheat(demo, hub, carol, alice, commits)
-    log.info("Alice and Bob close in agreement with the hub, and settle on the chain:")
+    demo.step("Alice and Bob close in agreement with the hub, and settle on the chain:")
     for party in (alice, bob):
         party.fees += demo.sync_fee
         commits[party.name] = demo.command(party, "close", party.handle)["txid"]
@@ -235,15 +262,15 @@ def _show(demo: Demo, hub: _Service) -> dict[str, Any]:
 def _pay(demo: Demo) -> None:
     """Pay both ways, and once so that commits are revoked."""
     alice, bob, _, dave = demo.clients
-    log.info("Alice pays Bob and Dave: all of it goes out with one sync, and no transaction:")
+    demo.step("Alice pays Bob and Dave: all of it goes out with one sync, and no transaction:")
     demo.pay(alice, bob, [1000, 31337])
     demo.pay(alice, dave, [4000])
     for party in (alice, bob, dave):
         demo.sync_open(party)
-    log.info("Bob pays some of it back, by a commit of his own:")
+    demo.step("Bob pays some of it back, by a commit of his own:")
     demo.pay(bob, alice, [20337])
     demo.sync_open(bob)
-    log.info("Then as much as he ever received: instead of another commit he revokes the one that the hub gave him:")
+    demo.step("Then as much as he ever received: instead of another commit he revokes the one that the hub gave him:")
     held = _received_in_channel(demo, bob)
     demo.pay(bob, alice, [held])
     demo.sync_open(bob)
@@ -254,7 +281,7 @@ def _pay(demo: Demo) -> None:
 
 def _cheat(demo: Demo, hub: _Service, carol: Party, alice: Party, commits: dict[str, Any]) -> None:
     """Have Carol publish a commit that she has given back, while the hub is away; it comes back and takes it all."""
-    log.info("Alice pays Carol, who keeps a copy of her folder. Then she pays it back, and is paid a little again:")
+    demo.step("Alice pays Carol, who keeps a copy of her folder. Then she pays it back, and is paid a little again:")
     demo.pay(alice, carol, [6000])
     demo.sync_open(alice)
     demo.sync_open(carol)
@@ -265,23 +292,23 @@ def _cheat(demo: Demo, hub: _Service, carol: Party, alice: Party, commits: dict[
     for party in (carol, alice, carol):
         demo.sync_open(party)
     lost = _received_in_channel(demo, carol)
-    log.info("The hub goes silent. Carol cheats: with the copy she publishes the commit that she gave back:")
+    demo.step("The hub goes silent. Carol cheats: with the copy she publishes the commit that she gave back:")
     hub.stop(kill=True)
     demo.own_chain, carol.basedir = True, copy
     commits[carol.name] = demo.command(carol, "close", carol.handle)["txid"]
-    log.info("The hub comes back, and takes all of it, which Carol would have been paid only after a delay:")
+    demo.step("The hub comes back, and takes all of it, which Carol would have been paid only after a delay:")
     hub.start()
     demo.own_chain, carol.basedir = False, newest
     demo.mine(DELAY)
     carol.paid += lost
     demo.hub.received += lost
-    log.info("With her newest folder she takes back what she had deposited, less what she had paid:")
+    demo.step("With her newest folder she takes back what she had deposited, less what she had paid:")
     _until_closed(demo, (carol,))
 
 
 def _survive(demo: Demo, hub: _Service, dave: Party, commits: dict[str, Any]) -> None:
     """The hub goes silent; who is left has his own back alone, and then the hub has its own."""
-    log.info("The hub goes silent, and fees rise. Dave, who was paid, closes alone, with nodes of his own:")
+    demo.step("The hub goes silent, and fees rise. Dave, who was paid, closes alone, with nodes of his own:")
     hub.stop(kill=True)
     demo.own_chain = True
     demo.command(demo.clients[0], "feerate", str(HIGH_RATE), "--minimum", str(HIGH_MINIMUM))
@@ -289,13 +316,13 @@ def _survive(demo: Demo, hub: _Service, dave: Party, commits: dict[str, Any]) ->
     waiting = BitcoinNode(demo.chain_url + "bitcoin/").mempool()
     if len(waiting) != 2:
         raise DemoFailed("Dave's commit was not raised by a child.", mempool=len(waiting))
-    log.info("His commit pays too little for the mempool. A child of it pays for both, and the next block has them:")
+    demo.step("His commit pays too little for the mempool. A child of it pays for both, and the next block has them:")
     demo.mine()
     demo.command(demo.clients[0], "feerate", "1", "--minimum", "1")
-    log.info("He waits until his deposit expires, and takes it back:")
+    demo.step("He waits until his deposit expires, and takes it back:")
     demo.mine(SHORT_EXPIRY)
     _until_closed(demo, (dave,))
-    log.info("The hub comes back, and takes back its own:")
+    demo.step("The hub comes back, and takes back its own:")
     hub.start()
     demo.own_chain = False
 
@@ -393,5 +420,19 @@ def _summary(
     result = {"parties": lines, "commits": commits, "conserved": conserved}
     if not conserved:
         raise DemoFailed("The sums do not add up.", **result)
-    log.info("Every sum adds up.")
+    _tell(demo, result)
     return result
+
+
+def _tell(demo: Demo, result: dict[str, Any]) -> None:
+    """Sum the sums up for people."""
+    log.info("Every sum adds up. In %.0f seconds, in satoshis of %s:", time.monotonic() - demo.begun, ASSET)
+    log.info("  %-6s %16s %16s %16s %10s", "", "before", "after", "change", "sync fees")
+    for name, line in result["parties"].items():
+        sums = line[ASSET]
+        change = sums["after"] - sums["before"]
+        log.info("  %-6s %16d %16d %+16d %10d", name, sums["before"], sums["after"], change, sums["sync_fees"])
+    log.info(
+        "Alice paid, Bob and Dave were paid, the hub earned its fees. Carol published what she had given back, and"
+    )
+    log.info("lost it to the hub. Dave had his own back with the hub gone. Each payment cost no transaction.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.channel.coins import Purse
@@ -16,13 +17,15 @@ from picopayments_cli.channel.stages import AGREED, CLOSED, PROPOSED
 from picopayments_cli.channel.steps import NO_RESERVE, Means
 from picopayments_cli.channel.transactions import CHILD_SIZE, COMMIT_SIZE
 from picopayments_cli.channel.values import Coin, Outpoint
+from picopayments_cli.client.looking import Look
 from picopayments_cli.client.session import Session
-from picopayments_cli.client.wallet import confirmed
+from picopayments_cli.client.wallet import Remembered, confirmed, remember, remembered
 from picopayments_cli.errors import (
     FeeTooHigh,
     FeeUnknown,
     InsufficientBitcoin,
     InsufficientFunds,
+    LocalFiles,
     PicopaymentsError,
 )
 
@@ -77,6 +80,33 @@ def free_coins(session: Session, view: View, *, can_wait: bool) -> tuple[Coin, .
     return tuple(coin for coin in coins if coin.outpoint not in attached)
 
 
+def kept(session: Session) -> Remembered:
+    """Return the wallet as it was seen last, with the change of its own transactions; nothing where that can't be read.
+
+    It must not keep a cheat from being punished.
+    """
+    try:
+        seen = remembered(session.store)
+        return replace(seen, coins=seen.coins | session.home.past.change())
+    except LocalFiles as error:
+        log.warning("how the wallet was seen last is not known: %s", error.message)
+        return Remembered()
+
+
+def keep_seen(session: Session, look: Look) -> None:
+    """See that it is on disk how the wallet is seen, for the time when its own Bitcoin node alone can be asked."""
+    if not look.whole or session.sight.nodes.bitcoin is None:
+        return
+    coins = {coin.outpoint for coin in confirmed(look.view.coins[session.wallet.address])}
+    try:
+        known = remembered(session.store).coins
+        new = coins - known
+        clean = new - session.chain.attached(new) if new else new
+        remember(session.store, Remembered(frozenset(coins & known | clean), look.takes_sends(session.wallet.address)))
+    except PicopaymentsError as error:
+        log.warning("how the wallet is seen was not written down: %s", error.message)
+
+
 def _held(session: Session, listed: Iterable[Coin], *, can_wait: bool) -> set[Outpoint]:
     """Collect what own transactions spend; what can't wait takes the coins of one that no node knows now."""
     sent = session.home.past.look(session.chain, {coin.outpoint for coin in listed})
@@ -104,9 +134,14 @@ def purse(session: Session, view: View) -> Purse:
     return Purse(session.wallet.script, free_coins(session, view, can_wait=True), asked)
 
 
-def means(session: Session, view: View) -> Means:
+def means(session: Session, look: Look) -> Means:
     """The wallet as recoveries are paid from it: a coin is kept for each connection that may have to close yet."""
-    coins = free_coins(session, view, can_wait=False)
+    view = look.view
+    if look.whole:
+        coins = free_coins(session, view, can_wait=False)
+    else:  # the Bitcoin node knows what its mempool spends
+        taken = _promised(session) | session.home.spent
+        coins = tuple(coin for coin in view.coins[session.wallet.address] if coin.outpoint not in taken)
     believed_rate, limits = rate(session, view), bounds(session)
     purse = Purse(session.wallet.script, coins, believed_rate.value)
     return Means(purse, believed_rate, limits, _reserve(session, limits))
@@ -124,7 +159,7 @@ def _reserve(session: Session, limits: Bounds) -> Reserve:
 def check_inputs(session: Session, draft: Draft) -> None:
     """Compare each wallet coin to be spent with the transaction that made it. Raises BadPreviousTransaction."""
     coins = [spent.coin for spent in draft.inputs if spent.coin.script == session.wallet.script]
-    coins = [coin for coin in coins if coin.height is not None]
+    coins = [coin for coin in coins if coin.height is not None and coin not in session.sight.proven]
     if not coins:
         return
     known = session.chain.view(Query(transactions=sorted({coin.outpoint.txid for coin in coins}))).transactions

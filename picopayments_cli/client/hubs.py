@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from picopayments_cli.channel.stages import AGREED, PROPOSED
+from picopayments_cli.client import funds
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.looking import Look
 from picopayments_cli.client.session import Session
@@ -56,9 +57,14 @@ def seen(session: Session, connections: Iterable[Connection]) -> list[Seen]:
     return found
 
 
+def look_at(at: Session, connections: Sequence[Connection]) -> Look:
+    """Look at connections, by Bitcoin Core alone where that is one's own and the Counterparty node is away."""
+    return at.sight.look_or_alone(at.wallet, funds.kept(at), connections)
+
+
 def _looked(at: Session, group: Sequence[Connection]) -> Seen:
     try:
-        return Seen(at, group, at.sight.look(at.wallet.address, group))
+        return Seen(at, group, look_at(at, group))
     except LocalFiles:
         raise
     except PicopaymentsError as error:

@@ -13,7 +13,7 @@ import logging
 import os
 import stat
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from typing import Any
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, from_hex
 from picopayments_cli.client.history import Event
-from picopayments_cli.errors import ConnectionTooOld, InvalidHex, StoreDamaged, StoreUnusable
+from picopayments_cli.errors import ConnectionTooOld, InvalidHex, StoreDamaged
+from picopayments_cli.files import usable
 
 log = logging.getLogger(__name__)
 BACKUP = ".1.0.4.backup"
@@ -45,7 +46,7 @@ def make_private(basedir: Path, network: Network) -> None:
     """
     settings = basedir / f"{network.name}.cfg"
     files = (basedir / f"{network.name}.wif", settings, _data_file(basedir, network), _history_file(basedir, network))
-    with _usable(basedir):
+    with usable(basedir):
         loose = [path for path in files if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077]
         if not loose or not (_data_file(basedir, network).exists() or is_original_settings(settings)):
             return
@@ -56,7 +57,7 @@ def make_private(basedir: Path, network: Network) -> None:
 
 def is_original_settings(path: Path) -> bool:
     """Tell whether the original client wrote a settings file. Raises StoreUnusable."""
-    with _usable(path):
+    with usable(path):
         return path.exists() and _MARK.encode() in path.read_bytes()
 
 
@@ -66,7 +67,7 @@ def keep_backup(path: Path) -> None:
     if backup.exists() or not path.exists():
         return
     temporary = backup.with_name(backup.name + ".tmp")
-    with _usable(backup):
+    with usable(backup):
         temporary.unlink(missing_ok=True)  # left by a process that was killed
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(path.read_bytes())
@@ -119,7 +120,7 @@ def _payments(handle: str, action: str, payee: str, items: Sequence[Mapping[str,
 def _read_data(basedir: Path, network: Network) -> Mapping[str, Any]:
     """Read the original client's connections by their handles; none where it kept none."""
     path = _data_file(basedir, network)
-    with _usable(path):
+    with usable(path):
         if not path.exists():
             return {}
         data = path.read_bytes()
@@ -145,7 +146,7 @@ def read_history(basedir: Path, network: Network) -> list[Event]:
     path = _history_file(basedir, network)
     if not path.exists():
         return []
-    with _usable(path):
+    with usable(path):
         text = path.read_bytes().decode(errors="replace")
     events: list[Event] = []
     for row in _rows(text):
@@ -166,15 +167,3 @@ def _rows(text: str) -> Iterator[dict[str, Any]]:
     """Read the rows of a CSV text, up to where it is none."""
     with suppress(csv.Error):
         yield from csv.DictReader(io.StringIO(text, newline=None))
-
-
-@contextmanager
-def _usable(path: Path) -> Iterator[None]:
-    """Raise StoreUnusable in place of the system's own errors."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreUnusable(
-            f"{error.filename or path} can't be used: {error.strerror or error}. Mend that and run the command again.",
-            path=str(path),
-        ) from error

@@ -20,8 +20,8 @@ from picopayments_cli.channel.facts import Deposit, Facts, find_anchor, judge_de
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, PROPOSED
 from picopayments_cli.channel.values import Token
 from picopayments_cli.channel.wire import Payment
-from picopayments_cli.client import history, opening, publishing
-from picopayments_cli.client.closing import Outcome, over, settle
+from picopayments_cli.client import funds, history, hubs, opening, publishing
+from picopayments_cli.client.closing import Outcome, over, settle, shows
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.exchange import exchange, finish, prepare
 from picopayments_cli.client.looking import Look
@@ -51,8 +51,10 @@ FINAL_DEPTH = 7  # blocks that no reorganisation of six takes away
 def observe(session: Session, connection: Connection, look: Look) -> tuple[Connection, Look, tuple[Deposit, Deposit]]:
     """See how both deposits stand; and the look, once more where the hub's deposit has just been found.
 
-    The ledger is asked about one until it counts, and again once its block changes.
+    The ledger is asked about one until it counts, and again once its block changes. Bitcoin Core alone can't tell.
     """
+    if not look.whole:
+        return connection, look, (Deposit.COUNTS, Deposit.COUNTS)
     c2h, h2c = look.facts[connection.handle]
     own, verdict = _own_deposit(session, connection, c2h)
     hubs = _hub_deposit(session, connection, h2c)
@@ -116,7 +118,7 @@ def status(
 
 def as_seen(session: Session, connection: Connection, look: Look) -> Connection:
     """Take a closed connection for closing if the chain shows that it is not over any more."""
-    if connection.stage != CLOSED or connection.final or over(session, connection, look):
+    if connection.stage != CLOSED or connection.final or not look.whole or over(session, connection, look):
         return connection
     return replace(connection, stage=CLOSING)
 
@@ -168,9 +170,14 @@ def _rival(session: Session, connection: Connection) -> str | None:
 def sync(session: Session, connection: Connection, look: Look, outcome: Outcome, *, pays: bool = True) -> None:
     """Take the next step of a connection: finish opening, exchange payments, close in time, or recover.
 
-    ``pays``: whether an exchange may be made, which costs the hub's fee.
+    ``pays``: whether an exchange may be made, which costs the hub's fee. Raises why the Counterparty node is away,
+    where nothing is to be done that Bitcoin Core alone allows.
     """
-    connection = publishing.resume(session, connection)
+    connection = publishing.resume(session, connection, look)
+    if not look.whole:
+        _sync_alone(session, connection, look, outcome)
+        return
+    funds.keep_seen(session, look)
     if connection.stage == CLOSED:
         connection = _look_again(session, connection, look)
     if connection.stage == PROPOSED:
@@ -183,6 +190,18 @@ def sync(session: Session, connection: Connection, look: Look, outcome: Outcome,
         outcome.cause = conflicted(connection)
         connection = _last_answer(session, connection, outcome)
         settle(session, *_observed_at_last(session, connection, look), outcome)
+
+
+def _sync_alone(session: Session, connection: Connection, look: Look, outcome: Outcome) -> None:
+    """Punish and settle by what Bitcoin Core alone shows; all else waits."""
+    expiry, facts = connection.expiry, look.facts[connection.handle]
+    if connection.stage == AGREED and any(map(shows, facts)) and must_close(expiry, expiry.settle_height, facts):
+        connection = _closing(session, connection, look)
+        look = hubs.look_at(session, [connection])
+    if connection.stage == CLOSING:
+        settle(session, connection, look, outcome)
+    elif connection.stage != CLOSED:
+        look.check_whole()
 
 
 def _observed_at_last(session: Session, connection: Connection, look: Look) -> tuple[Connection, Look]:
@@ -299,16 +318,18 @@ def close(session: Session, connection: Connection) -> Outcome:
     if connection.stage == PROPOSED:
         _give_up(session, connection)
         return Outcome()
-    connection = publishing.resume(session, connection)
-    look = session.sight.look(session.wallet.address, [connection])
+    look = hubs.look_at(session, [connection])
+    if not any(map(shows, look.facts[connection.handle])):
+        look.check_whole()
+    connection = publishing.resume(session, connection, look)
     outcome = Outcome()
     if connection.stage == AGREED:
         seen, look, deposits = observe(session, connection, look)
-        if status(session, seen, look, deposits) == OPEN:
+        if look.whole and status(session, seen, look, deposits) == OPEN:
             seen = _last_sync(session, seen, outcome)
-        rival = None if unknown_deposit(seen, look) is None else _rival(session, seen)
+        rival = _rival(session, seen) if look.whole and unknown_deposit(seen, look) is not None else None
         connection = _closing(session, seen, look, rival)
-        look = session.sight.look(session.wallet.address, [connection])
+        look = hubs.look_at(session, [connection])
     if connection.stage == CLOSING:
         settle(session, connection, look, outcome)
     if outcome.hub_silent is not None and not outcome.txids:

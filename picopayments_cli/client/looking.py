@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from picopayments_cli.chain import Chain, Query, View, Waiting
 from picopayments_cli.channel import facts as three
@@ -20,20 +21,45 @@ from picopayments_cli.channel.networks import Network, address_of_script
 from picopayments_cli.channel.stages import CLOSED, CLOSING
 from picopayments_cli.channel.state import Signed
 from picopayments_cli.channel.transactions import Contract
-from picopayments_cli.channel.values import Entry, Handle, Height, Outpoint
+from picopayments_cli.channel.values import Coin, Entry, Handle, Height, Outpoint
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.nodes import Nodes
-from picopayments_cli.errors import MemoRequired, NodeBehind
+from picopayments_cli.errors import (
+    BadAnswer,
+    MemoRequired,
+    NodeBehind,
+    NodeRefused,
+    NodeUnreachable,
+    PicopaymentsError,
+)
+
+if TYPE_CHECKING:  # of use without the hub's view only
+    from picopayments_cli.client.wallet import Remembered, Wallet
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Look:
-    """One look at the chain: the view, and per connection the facts of c2h and h2c."""
+    """One look at the chain: the view, and per connection the facts of c2h and h2c.
+
+    ``away``: why the Counterparty node did not answer, where Bitcoin Core alone was asked: then what lies on addresses
+    is not known, and the wallet's coins are those of before that are still there.
+    """
 
     view: View
     facts: Mapping[Handle, tuple[Facts, Facts]]
+    away: PicopaymentsError | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether all was asked."""
+        return self.away is None
+
+    def check_whole(self) -> None:
+        """Raise why not all could be asked."""
+        if self.away is not None:
+            raise self.away
 
     def held(self, address: str, asset: str) -> int:
         """Get what the ledger says an address holds, if it was asked."""
@@ -74,6 +100,8 @@ class Sight:
         self.chain, self.nodes = chain, nodes
         self._network = network
         self._attached: dict[Outpoint, bool] = {}  # whether assets are attached to a coin of the wallet
+        self._away: PicopaymentsError | None = None  # why the Counterparty node is not asked any more
+        self.proven: frozenset[Coin] = frozenset()  # the wallet's coins as Bitcoin Core told them itself
 
     def attached(self, outpoints: Iterable[Outpoint]) -> set[Outpoint]:
         """Find which of the wallet's coins have assets attached. The chain is asked once for each."""
@@ -84,6 +112,36 @@ class Sight:
             log.warning("%d coins of the wallet are left alone: assets are attached to them", len(found))
         self._attached |= {outpoint: outpoint in found for outpoint in unknown}
         return {outpoint for outpoint in wanted if self._attached[outpoint]}
+
+    def look_or_alone(self, wallet: Wallet, kept: Remembered, connections: Iterable[Connection]) -> Look:
+        """Look, by Bitcoin Core alone where the Counterparty node or its index is away. ``kept``: the wallet of before.
+
+        Raises what either raises; what the Counterparty node raises where there is no Bitcoin node.
+        """
+        looked_at = list(connections)
+        if self._away is None:
+            try:
+                return self.look(wallet.address, looked_at)
+            except (BadAnswer, NodeBehind, NodeRefused, NodeUnreachable) as error:
+                self._away = error
+        return self._look_alone(wallet, kept, looked_at, self._away)
+
+    def _look_alone(
+        self, wallet: Wallet, kept: Remembered, looked_at: Sequence[Connection], away: PicopaymentsError
+    ) -> Look:
+        from picopayments_cli.client.alone import at_one_tip
+
+        bitcoin = self.nodes.bitcoin
+        if bitcoin is None or away.data.get("url") == bitcoin.url:
+            raise away
+        sides = [(side, item.stage in (CLOSING, CLOSED)) for item in looked_at for side in sides_of(item)]
+        try:
+            view, found = at_one_tip(bitcoin, wallet, kept, sides)
+        except PicopaymentsError:
+            raise away from None
+        log.warning("The chain is seen by Bitcoin Core alone: %s", away.message)
+        self.proven |= set(view.coins[wallet.address])
+        return Look(view, {item.handle: (found[2 * n], found[2 * n + 1]) for n, item in enumerate(looked_at)}, away)
 
     def look(self, wallet: str, connections: Iterable[Connection]) -> Look:
         """Look at these connections and at the wallet's address."""

@@ -27,7 +27,7 @@ from picopayments_cli.channel.values import Coin, Entry, Handle, Pubkey
 from picopayments_cli.client import history
 from picopayments_cli.client.connection import Connection, Ending
 from picopayments_cli.client.session import Session
-from picopayments_cli.errors import BadReply, LocalFiles, PicopaymentsError
+from picopayments_cli.errors import BadReply, LocalFiles, OldProtocol, PicopaymentsError
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +42,9 @@ def take_back(session: Session) -> None:
     try:
         known, here = session.pinned_key(), tuple(session.connections().values())
         if known in {item.hub_key for item in here}:
+            return
+        if not all(isinstance(error, OldProtocol) for error in session.unusable.values()):
+            log.warning("the hub is not asked for lost connections: one here can't be read, and would come again")
             return
         salts = {item.salt for item in here}
         for hub_key, item in _of_hub(session, known):

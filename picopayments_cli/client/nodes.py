@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # a client that sees the chain by its hub loads neither
     from picopayments_cli.chain.bitcoin import BitcoinNode
     from picopayments_cli.chain.node import NodeChain
 
+_OUTPUTS = 3  # of a channel's transactions, at most
+
 
 class Nodes(Protocol):
     """The answering side: one's own nodes, or the hub."""
@@ -33,8 +35,15 @@ class Nodes(Protocol):
     def spent(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
         """Those that something spends or that don't exist, the mempool included, where somebody but a list says so."""
 
+    def has(self, txid: bytes) -> bool:
+        """Whether a Bitcoin node of one's own shows a transaction."""
+
     def submit(self, raws: Sequence[bytes]) -> tuple[bytes, ...]:
         """Hand a parent and its child to the network; the txids that are taken. Raises BroadcastRefused."""
+
+    @property
+    def bitcoin(self) -> BitcoinNode | None:
+        """A Bitcoin node of one's own."""
 
 
 class OwnNodes:
@@ -43,6 +52,11 @@ class OwnNodes:
     def __init__(self, chain: NodeChain, network: Network, bitcoin: BitcoinNode | None) -> None:
         self.packages = bitcoin is not None
         self._chain, self._network, self._bitcoin = chain, network, bitcoin
+
+    @property
+    def bitcoin(self) -> BitcoinNode | None:
+        """The Bitcoin node, where there is one."""
+        return self._bitcoin
 
     def sends(self, script: bytes) -> tuple[SendRow, ...]:
         """The ledger's sends to a scriptPubKey. Raises NodeUnreachable, BadAnswer, NodeRefused."""
@@ -61,6 +75,13 @@ class OwnNodes:
             return set()
         return set(outpoints) - self._bitcoin.unspent(outpoints)
 
+    def has(self, txid: bytes) -> bool:
+        """Whether the Bitcoin node shows a transaction, in its mempool or by an output that nothing spends."""
+        if self._bitcoin is None:
+            return False
+        outputs = [Outpoint(txid, number) for number in range(_OUTPUTS)]
+        return self._bitcoin.waiting(txid) is not None or bool(self._bitcoin.unspent(outputs, mempool=False))
+
     def submit(self, raws: Sequence[bytes]) -> tuple[bytes, ...]:
         """By a package where the Bitcoin node takes one, else one after the other. Raises BroadcastRefused."""
         if self._bitcoin is None or len(raws) < 2:
@@ -72,6 +93,7 @@ class HubNodes:
     """The hub, which asks its nodes."""
 
     packages = False  # a hub that is silent raises nothing
+    bitcoin = None
 
     def __init__(self, chain: Chain, rpc: RpcClient, network: Network) -> None:
         self._chain, self._rpc, self._network = chain, rpc, network
@@ -90,6 +112,10 @@ class HubNodes:
     def spent(self, outpoints: Collection[Outpoint]) -> set[Outpoint]:
         """None: the hub does not say."""
         return set()
+
+    def has(self, txid: bytes) -> bool:
+        """Not known: the hub does not say."""
+        return False
 
     def submit(self, raws: Sequence[bytes]) -> tuple[bytes, ...]:
         """By the hub's node as a package, where it offers that, else one after the other. Raises BroadcastRefused."""

@@ -37,6 +37,17 @@ class Past:
         if txids:
             self._store.save_sent([item for item in self._store.sent() if item.txid not in txids])
 
+    def change(self) -> frozenset[Outpoint]:
+        """List what its own transactions pay to the wallet: no assets are attached to that. Raises StoreDamaged."""
+        txs = [parse_transaction(own.raw) for own in self._store.sent()]
+        return frozenset(
+            Outpoint(bytes(tx.GetTxid()), number)
+            for tx in txs
+            if tx is not None
+            for number, out in enumerate(tx.vout)
+            if bytes(out.scriptPubKey) == self._wallet.script
+        )
+
     def look(self, chain: Chain, listed: Collection[Outpoint]) -> list[Own]:
         """Ask the chain how they stand, and return those that are not over.
 

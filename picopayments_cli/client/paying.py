@@ -13,7 +13,7 @@ from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import Handle, Token, check_token
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.client import hubs, life, reports, requesting, tokens
-from picopayments_cli.client.arguments import quantity_of
+from picopayments_cli.client.arguments import own_handle, payee_handle, quantity_of
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.consent import check_consent

@@ -11,6 +11,7 @@ from picopayments_cli.channel.facts import Sent
 from picopayments_cli.channel.steps import Name, Step
 from picopayments_cli.client import funds, history
 from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.looking import Look
 from picopayments_cli.client.session import Session
 
 C2H, H2C = "c2h", "h2c"  # the labels of steps
@@ -54,16 +55,18 @@ def _with_sent(
     return replace(connection, sent=((*c2h, *new), h2c) if payer else (c2h, (*h2c, *new)))
 
 
-def resume(session: Session, connection: Connection) -> Connection:
+def resume(session: Session, connection: Connection, look: Look) -> Connection:
     """Enter in the history what was leaving when an earlier process ended, if the network has it.
 
-    It is not sent again: what was right then, a payout of a commit that was buried, may be wrong by now.
+    It is not sent again: what was right then, a payout of a commit that was buried, may be wrong by now. ``look`` tells
+    whether Bitcoin Core alone can be asked.
     """
     if connection.publishing is None:
         return connection
     name, text = connection.publishing
     txid = bytes.fromhex(text)[::-1]
-    if session.chain.view(Query(transactions=[txid])).transactions:
+    known = session.chain.view(Query(transactions=[txid])).transactions if look.whole else session.sight.nodes.has(txid)
+    if known:
         return _left(session, connection)
     return session.save(replace(connection, publishing=None), f"{name} did not leave")
 

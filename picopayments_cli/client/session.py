@@ -32,6 +32,7 @@ from picopayments_cli.errors import (
     BadHubSignature,
     BadReply,
     BroadcastRefused,
+    OldProtocol,
     PicopaymentsError,
     UnknownHandle,
 )
@@ -61,6 +62,7 @@ class Home:
         """``lock_wait``: seconds that the store's lock is waited for."""
         self.spent: set[Outpoint] = set()  # by what this command has published since it looked at the chain
         self.written: dict[Handle, Connection] = {}  # as they stand on disk
+        self.unusable: dict[Handle, PicopaymentsError] | None = None  # connections that could not be loaded last
         self.fee_rate: int | None = None  # that a chain has estimated, where it is another than the one on disk
         self.told: set[int] = set()  # the indexes of the payments that this command's result reports
         self._settings = settings
@@ -198,12 +200,35 @@ class Session:
     # Connections ----------------------------------------------------------------------------------------------------
 
     def connections(self) -> dict[Handle, Connection]:
-        """Load all connections. A handle asked for and never got is left out: nothing was deposited for it."""
-        found = {}
+        """Load all connections that can be used; ``unusable`` has the others.
+
+        A handle asked for and never got is left out: nothing was deposited for it.
+        """
+        found, failed = {}, {}
         for handle, document in self.store.load_all().items():
-            if document.get("stage") != ASKED:
-                found[handle] = self._connection(handle, document)
+            try:
+                if isinstance(document, PicopaymentsError):
+                    raise document
+                if document.get("stage") != ASKED:
+                    found[handle] = self._connection(handle, document)
+            except PicopaymentsError as error:
+                failed[handle] = error
+        self.home.unusable = failed
         return found
+
+    @property
+    def unusable(self) -> dict[Handle, PicopaymentsError]:
+        """Tell why the connections that were left out when all were loaded last can't be used, by handle."""
+        if self.home.unusable is None:
+            self.connections()
+        return self.home.unusable or {}
+
+    def check_all_usable(self) -> None:
+        """Refuse what can't be done without knowing all connections of this protocol. Raises as ``Store.load``."""
+        self.connections()
+        for error in self.unusable.values():
+            if not isinstance(error, OldProtocol):
+                raise error
 
     def connection(self, handle: Handle) -> Connection:
         """Load one connection. Raises UnknownHandle, ConnectionTooOld, OldProtocol, StoreDamaged."""

@@ -4,8 +4,8 @@ In the basedir stand ``<network>.wif``, ``<network>.connections/<handle>.json``,
 keys), ``<network>.history.jsonl`` (past events, one a line), ``<network>.archive/`` (connections that are over and put
 aside), ``<network>.payments.jsonl`` (what became of payments, see ``payments``), ``<network>.reported`` (which of them
 commands have reported), ``<network>.rate`` (the last fee rate that a chain estimated), ``<network>.sent`` (the wallet's
-transactions that hold its coins yet) and ``<network>.lock``. Nothing is written before the first save, except the
-lock's file and the folder it stands in.
+transactions that hold its coins yet), ``<network>.coins`` (the wallet as it was seen last) and ``<network>.lock``.
+Nothing is written before the first save, except the lock's file and the folder it stands in.
 
 What grows with a connection's age stands beside its document, in ``<handle>.commits.jsonl``: rows that are only added
 to. They are on disk before the document, which says how many bytes of them count (``rows_size``): lines behind those
@@ -34,6 +34,7 @@ from picopayments_cli.client.history import Action, Event, events_of
 from picopayments_cli.client.payments import Entry, PaymentLog, Reported, entries_of
 from picopayments_cli.config import connections_folder, settings_file
 from picopayments_cli.errors import (
+    LocalFiles,
     OldProtocol,
     PicopaymentsError,
     StoreLocked,
@@ -41,7 +42,16 @@ from picopayments_cli.errors import (
     StoreUnusable,
     UnknownHandle,
 )
-from picopayments_cli.files import append_lines, check_private, damaged, flush_folder, replace_file, usable
+from picopayments_cli.files import (
+    append_lines,
+    check_own,
+    check_private,
+    damaged,
+    flush_folder,
+    remove_file,
+    replace_file,
+    usable,
+)
 
 FORMAT = "picopayments-connection"
 VERSION = 2  # 1 was protocol 2's
@@ -79,6 +89,7 @@ class Store:
         self.hubs_path = basedir / f"{network.name}.hubs"
         self.rate_path = basedir / f"{network.name}.rate"
         self.sent_path = basedir / f"{network.name}.sent"
+        self.coins_path = basedir / f"{network.name}.coins"
         self.history_path = basedir / f"{network.name}.history.jsonl"
         self.payments_path = basedir / f"{network.name}.payments.jsonl"
         self.reported_path = basedir / f"{network.name}.reported"
@@ -91,6 +102,7 @@ class Store:
     def __enter__(self) -> Store:
         with usable(self.basedir):
             self.basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_own(self.basedir)
         _log.debug("wait for the lock of %s", self.basedir)
         with usable(Path(self._lock.lock_file)):
             self._acquire()
@@ -140,8 +152,9 @@ class Store:
             )
 
     def _check_modes(self) -> None:
-        files = [file for path in self._files() for file in (path, _rows_path(path))]
-        for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, self.payments_path, *files):
+        """Refuse what concerns all connections; a connection's own files are looked at when it is read."""
+        kept = (self.hubs_path, self.rate_path, self.sent_path, self.coins_path, self.payments_path, self.reported_path)
+        for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, *kept):
             with usable(path):
                 check_private(path)
 
@@ -191,6 +204,9 @@ class Store:
     def _load(self, handle: Handle) -> dict[str, Any]:
         """Read a document without its rows."""
         path = self._path(handle)
+        with usable(path):
+            check_private(path)
+            check_private(_rows_path(path))
         text = _read(path)
         if text is None:
             raise UnknownHandle(
@@ -203,24 +219,16 @@ class Store:
         self._kept[handle] = _kept(path, document)
         return _without_header(document)
 
-    def load_all(self) -> dict[Handle, dict[str, Any]]:
-        """Read the documents of all connections but those of protocol 2, in the order of their handles.
+    def load_all(self) -> dict[Handle, dict[str, Any] | PicopaymentsError]:
+        """Read the documents of all connections, in the order of their handles.
 
-        Raises StoreDamaged, StoreNewer.
+        In the place of one that can't be used stands why: OldProtocol, StoreDamaged, StoreNewer, StoreUnusable.
         """
-        found = {}
-        for handle in self.handles():
-            with suppress(OldProtocol):
-                found[handle] = self.load(handle)
-        return found
-
-    def of_old_protocol(self) -> dict[Handle, OldProtocol]:
-        """List the connections of protocol 2, each with why it can't be used. Raises StoreDamaged, StoreNewer."""
-        found = {}
+        found: dict[Handle, dict[str, Any] | PicopaymentsError] = {}
         for handle in self.handles():
             try:
-                self._load(handle)
-            except OldProtocol as error:
+                found[handle] = self.load(handle)
+            except (OldProtocol, LocalFiles) as error:
                 found[handle] = error
         return found
 
@@ -281,9 +289,9 @@ class Store:
         self._moved_events(handle)
         with usable(path):
             if path.exists():
-                path.unlink()
+                remove_file(path)
                 flush_folder(path.parent)
-            _rows_path(path).unlink(missing_ok=True)
+            remove_file(_rows_path(path))
         self._kept.pop(handle, None)
 
     def archive(self, handle: Handle) -> None:
@@ -314,7 +322,9 @@ class Store:
     # History -------------------------------------------------------------------------------------------------------
 
     def history(self, about: str = "") -> list[Event]:
-        """Read the events of all connections, in no order; one may occur twice. Raises StoreDamaged, StoreNewer.
+        """Read the events of all connections, in no order; one may occur twice. Raises StoreDamaged, StoreUnusable.
+
+        A connection whose file can't be used leaves out its last events, which stand in that file.
 
         ``about``: a text; a line of the file without it is left out, and only its ends are looked at, which is faster.
         """
@@ -334,7 +344,7 @@ class Store:
                 raise damaged(self.history_path, f"line {number} is no event")
             found.append(event)
         for handle in self.handles():
-            with suppress(OldProtocol):
+            with suppress(OldProtocol, LocalFiles):
                 self._load(handle)
                 found += self._kept[handle].events
         return found
@@ -404,6 +414,18 @@ class Store:
         """Write the wallet's transactions that hold its coins yet. Raises StoreUnusable."""
         items = [[item.raw.hex(), item.height, item.missing] for item in sent]
         self._write(self.sent_path, json.dumps(items) + "\n", "sent")
+
+    def load_coins(self) -> dict[str, Any]:
+        """Read how the wallet was seen last; empty where it never was. Raises StoreDamaged."""
+        text = _read(self.coins_path)
+        try:
+            return {} if text is None else kinds.members(json.loads(text))
+        except (TypeError, ValueError, RecursionError):
+            raise damaged(self.coins_path, "it does not list coins") from None
+
+    def save_coins(self, document: dict[str, Any]) -> None:
+        """Write how the wallet is seen. Raises StoreUnusable."""
+        self._write(self.coins_path, json.dumps(document) + "\n", "wallet seen")
 
     # Hubs ----------------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ def sync(session: Session, connections: Sequence[Connection], *, everything: boo
     outcomes: dict[str, Outcome] = {}
     failed: dict[Handle, PicopaymentsError] = {}
     if everything:
-        failed |= session.store.of_old_protocol()
+        failed |= session.unusable
         for error in failed.values():
             log.warning(error.message)
     for group in hubs.seen(session, [item for item in connections if not item.final]):

@@ -29,8 +29,9 @@ SENT = "sent already: it is not queued again"
 def earlier(session: Session, source: Handle, payment: Payment, connections: Mapping[Handle, Connection]) -> str | None:
     """Look through the whole history for how far a payment has come, as ``standing`` says.
 
-    Raises TokenInUse, StoreDamaged, StoreNewer.
+    Raises TokenInUse; StoreDamaged and its kind, too, where not all connections can be read: one may hold the token.
     """
+    session.check_all_usable()
     text = f'"{payment.token.hex()}"'
     events = [*legacy.read_payments(session.store.basedir, session.network), *session.store.history(about=text)]
     return standing(source, payment, connections.values(), events)

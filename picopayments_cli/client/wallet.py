@@ -11,8 +11,10 @@ from picopayments_cli.chain import Coin
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, address_of_script, secret_of_wif, wif_of_secret
+from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.client import kinds
 from picopayments_cli.client.store import Store
-from picopayments_cli.errors import InvalidKey
+from picopayments_cli.errors import InvalidHex, InvalidKey
 from picopayments_cli.files import damaged
 
 
@@ -48,6 +50,30 @@ class Wallet:
     def address(self) -> str:
         """Where the wallet is paid."""
         return str(address_of_script(self.network, self.script))
+
+
+@dataclass(frozen=True)
+class Remembered:
+    """The wallet as it was seen last: coins without assets, and whether it takes sends without a memo (``home``)."""
+
+    coins: frozenset[Outpoint] = frozenset()
+    home: bool = True
+
+
+def remembered(store: Store) -> Remembered:
+    """Read how the wallet was seen last. Raises StoreDamaged, StoreUnusable."""
+    document = store.load_coins()
+    try:
+        coins = frozenset(map(Outpoint.parse, kinds.items(document.get("coins", []))))
+        return Remembered(coins, kinds.switch(document.get("home", True)))
+    except (TypeError, ValueError, AttributeError, InvalidHex):
+        raise damaged(store.coins_path, "it does not list coins") from None
+
+
+def remember(store: Store, seen: Remembered) -> None:
+    """Write how the wallet was seen, where that is new. Raises StoreUnusable."""
+    if seen != remembered(store):
+        store.save_coins({"coins": sorted(map(str, seen.coins)), "home": seen.home})
 
 
 def confirmed(coins: Iterable[Coin]) -> list[Coin]:

@@ -10,7 +10,7 @@ from sqlalchemy import bindparam, select
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.counterparty import asset_id
-from picopayments_cli.channel.facts import Facts, Paid, Paying, Questions, Seen, Sent, Side, View, look, questions
+from picopayments_cli.channel.facts import Facts, Paid, Paying, Questions, Seen, Sent, Side, View, gather
 from picopayments_cli.channel.fees import FeeFrac
 from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.stages import AGREED
@@ -20,7 +20,6 @@ from picopayments_cli.hub.book import Reading, UnitOfWork
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.schema import connections, sent
 
-_ROUNDS = 4  # of questions: the anchor's spender, its outputs' spenders, the addresses
 _SENT = select(sent).where(sent.c.handle == bindparam("of"))
 _UNMINED = (
     select(sent.c.coins)
@@ -46,14 +45,7 @@ def facts_of(hub: Hub, book: Reading, side: Side, *, closing: bool, addresses: b
 
     Without ``addresses`` what lies on them stays unknown, and only Bitcoin Core is asked.
     """
-    asked, facts = Questions(), None
-    for _ in range(_ROUNDS):
-        wanted = questions(side, facts, closing=closing)
-        wanted = wanted if addresses else replace(wanted, scripts=())
-        if facts is not None and wanted == asked:
-            break
-        asked, facts = wanted, look(side, _view(hub, book, wanted))
-    return facts if facts is not None else look(side, _view(hub, book, asked))
+    return gather(side, lambda asked: _view(hub, book, asked), closing=closing, addresses=addresses)
 
 
 def _view(hub: Hub, book: Reading, asked: Questions) -> View:
@@ -99,7 +91,7 @@ def _addresses(
 
 def promised_coins(book: Reading) -> set[Outpoint]:
     """The wallet's coins in deposits of the hub's that do not count yet: nothing else may spend them."""
-    return {coin.outpoint for row in book.db.execute(_UNMINED) for coin in _coins_of(row.coins.split())}
+    return {coin.outpoint for row in book.db.execute(_UNMINED) for coin in coins_of(row.coins.split())}
 
 
 def is_own(book: Reading, txid: bytes) -> bool:
@@ -111,7 +103,7 @@ def note_sent(work: UnitOfWork, handle: Handle, item: Sent, *, payer: bool) -> N
     """Keep what a node has taken."""
     work.db.execute(_DROP_SENT, {"id": item.txid})
     row: dict[str, Any] = {"txid": item.txid, "handle": handle, "payer": payer, "spends": str(item.spends)}
-    row |= {"fee": item.feefrac.fee, "size": item.feefrac.size, "coins": _coins_text(item.coins)}
+    row |= {"fee": item.feefrac.fee, "size": item.feefrac.size, "coins": coins_text(item.coins)}
     work.db.execute(sent.insert(), row)
 
 
@@ -122,15 +114,17 @@ def drop_sent(work: UnitOfWork, txid: bytes) -> None:
 
 def _sent_of(row: Any) -> Sent:
     return Sent(
-        bytes(row.txid), Outpoint.parse(row.spends), FeeFrac(row.fee, row.size), tuple(_coins_of(row.coins.split()))
+        bytes(row.txid), Outpoint.parse(row.spends), FeeFrac(row.fee, row.size), tuple(coins_of(row.coins.split()))
     )
 
 
-def _coins_text(coins: Iterable[Coin]) -> str:
+def coins_text(coins: Iterable[Coin]) -> str:
+    """Write confirmed coins as a text, one word each."""
     return " ".join(f"{coin.outpoint}/{coin.value}/{coin.script.hex()}/{coin.height}" for coin in coins)
 
 
-def _coins_of(words: Iterable[str]) -> Iterable[Coin]:
+def coins_of(words: Iterable[str]) -> Iterable[Coin]:
+    """Read coins from the words of ``coins_text``."""
     for word in words:
         outpoint, value, script, height = word.split("/")
         yield Coin(Outpoint.parse(outpoint), int(value), bytes.fromhex(script), Height(int(height)))

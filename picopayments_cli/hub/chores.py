@@ -25,7 +25,7 @@ from picopayments_cli.hub.book import UNFUNDED_BLOCKS, UnitOfWork
 from picopayments_cli.hub.chainview import facts_of, note_sent, sides_of
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.opening import fund, judged, open_facts, restage, see_deposits
-from picopayments_cli.hub.stopping import stop
+from picopayments_cli.hub.stopping import closes_by, stop
 from picopayments_cli.hub.wallet import look, means_of, split
 
 log = logging.getLogger(__name__)
@@ -141,20 +141,24 @@ class Work:
         begins = self.begins.get(account.handle, expiry.settle_height)
         tip = facts[0].tip
         unfunded = account.channels.receiving.anchor is None and tip > expiry.height - expiry.time + UNFUNDED_BLOCKS
-        if unfunded or self._leaves(account) or must_close(expiry, begins, facts):
+        if unfunded or self._leaves(work, account) or must_close(expiry, begins, facts):
             stop(self.hub, work, account)
         else:
             restage(self.hub, work, account, facts)
 
-    def _leaves(self, account: Account) -> bool:
+    def _leaves(self, work: UnitOfWork, account: Account) -> bool:
         """Whether the hub ends a connection by itself, since it has stopped offering the asset.
 
-        Not before its client has fetched what waits for it: where all close at once, nobody is there to take it back.
+        Up to a height not before its client has fetched what waits for it: where all close at once, nobody is there to
+        take it back.
         """
-        withdrawn = self.hub.draining or account.fixed.asset not in self.hub.offer.assets
+        asset, draining = account.fixed.asset, self.hub.draining
+        withdrawn = draining or self.hub.offer.has_withdrawn(asset)
         if withdrawn and account.waiting:
-            self.hub.ask(Ask.LEAVING, account.handle)
-            return False
+            until = closes_by(self.hub, work, None if draining else asset)
+            if self.hub.follower.tip(work.db) < until:
+                self.hub.ask(Ask.LEAVING, account.handle)
+                return False
         return withdrawn
 
     # Publishing -----------------------------------------------------------------------------------------------------

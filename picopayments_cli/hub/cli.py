@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from picopayments_cli.cli import (
+    OutputLost,
     Parser,
     add_network,
     add_version,
@@ -38,22 +41,32 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 0  # before it served: nothing was promised to anybody
     except Exception as error:
-        return refuse(error, args.debug)
+        return _refuse(error)
     return 0
 
 
+def _refuse(error: Exception) -> int:
+    """Print an error's JSON line; of a fault the log has the traceback."""
+    from picopayments_cli.errors import PicopaymentsError
+
+    if not isinstance(error, (PicopaymentsError, OutputLost)):
+        logging.getLogger(__name__).error("the hub failed", exc_info=error)
+    return refuse(error, debug=False)
+
+
 def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
-    import signal
     from contextlib import ExitStack
 
     from picopayments_cli import config
+    from picopayments_cli.hub.descriptors import raise_limit
     from picopayments_cli.hub.embedded import EmbeddedNode
     from picopayments_cli.hub.folder import Folder
     from picopayments_cli.hub.hub import Urls
-    from picopayments_cli.hub.logs import log_to_stderr
+    from picopayments_cli.jsonlog import log_to_stderr
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends the start as well as the service
-    log_to_stderr(args.debug)
+    log_to_stderr(logging.DEBUG if args.debug else logging.INFO)
+    raise_limit()
     network = config.choose_network(args.network, environ)
     folder = Folder(config.choose_basedir(args.basedir, environ), network)
     with ExitStack() as stack:
@@ -111,6 +124,11 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
             server = WebServer(app, host=args.host, port=port, **certificate)
             rounds.when_drained = server.stop
             server.when_stopping = hub.book.arrivals.close
+            rounds.reloads = {
+                "terms": lambda: rounds.take_offer(folder.offer()),
+                "certificate": server.reload_certificate,
+            }
+            signal.signal(signal.SIGHUP, lambda *_: rounds.ask_reload())
             server.run(lambda url: _announce(url, hub))
         finally:
             rounds.stop()

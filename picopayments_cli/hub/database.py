@@ -39,6 +39,11 @@ def meta_set(connection: Connection, key: str, value: str) -> None:
     connection.execute(_META_INSERT, {"key": key, "value": value})
 
 
+def meta_drop(connection: Connection, key: str) -> None:
+    """Keep nothing under a key."""
+    connection.execute(_META_DELETE, {"k": key})
+
+
 def default_url(basedir: Path, network: str) -> URL:
     """Return the URL of the SQLite file that a hub uses where no other database is named."""
     return URL.create("sqlite", database=str(basedir / f"{network}.db"))
@@ -122,6 +127,13 @@ def sqlite_path(url: str | URL) -> Path | None:
 
 
 def _cannot_be_opened(error: Exception) -> DatabaseUnusable:
+    if isinstance(error, ImportError):
+        driver = error.name or "its driver"
+        return DatabaseUnusable(
+            f"The driver {driver} of the hub's database is not installed: run `pip install {driver}` in the hub's "
+            "environment, or name another database in --database.",
+            driver=driver,
+        )
     return DatabaseUnusable(
         f"The hub's database can't be opened: {_reason(error)}. Check --database, and the rights to its folder."
     )

@@ -12,8 +12,8 @@ from filelock import FileLock, Timeout
 
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, secret_of_wif, wif_of_secret
-from picopayments_cli.errors import DatabaseOutdated, InvalidKey, StoreDamaged, StoreLocked, StoreUnusable
-from picopayments_cli.files import check_private, replace_file
+from picopayments_cli.errors import DatabaseOutdated, InvalidKey, StoreDamaged, StoreLocked
+from picopayments_cli.files import check_own, check_private, replace_file, usable
 from picopayments_cli.hub.terms import Offer, default_text, read_offer
 
 log = logging.getLogger(__name__)
@@ -33,8 +33,9 @@ class Folder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other hubs out; the lock ends with the process. Raises StoreLocked, StoreUnusable."""
-        with _usable():
+        with usable(self.basedir):
             self.basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_own(self.basedir)
             lock = FileLock(self.basedir / f"hub.{self.network.name}.lock", mode=0o600, fallback_to_soft=False)
             try:
                 lock.acquire(timeout=0)
@@ -53,7 +54,7 @@ class Folder:
 
         Raises StoreDamaged, StoreUnusable.
         """
-        with _usable():
+        with usable(self.wif_path):
             if not self.wif_path.exists():
                 if self.witness_path.exists():
                     raise StoreDamaged(
@@ -85,20 +86,11 @@ class Folder:
 
     def offer(self) -> Offer:
         """Read what the terms file offers; write a new hub's file first. Raises InvalidSetting, StoreUnusable."""
-        if not self.terms_path.exists():
-            with _usable():
+        with usable(self.terms_path):
+            is_new = not self.terms_path.exists()
+            check_own(self.terms_path)
+        if is_new:
+            with usable(self.terms_path):
                 replace_file(self.terms_path, default_text(self.network).encode("ascii"))
             log.info("wrote the default terms", extra={"fields": {"path": str(self.terms_path)}})
         return read_offer(self.terms_path, self.network)
-
-
-@contextmanager
-def _usable() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreUnusable(
-            f"{error.filename} can't be used: {error.strerror}. Mend its rights or the disk, or choose another "
-            "--basedir.",
-            path=str(error.filename),
-        ) from error

@@ -9,20 +9,21 @@ from pathlib import Path
 
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, from_hex
 from picopayments_cli.errors import InvalidHex, StoreDamaged
-from picopayments_cli.files import append_lines, check_private
+from picopayments_cli.files import append_lines, check_private, usable
 
 
 class Marks:
     """The file, which only grows: a handle in hex on each line."""
 
     def __init__(self, path: Path) -> None:
-        """Read it. Raises StoreUnusable, StoreDamaged, OSError.
+        """Read it. Raises StoreUnusable, StoreDamaged.
 
         A last line that was cut off is of a power failure before anything left: it is no mark, and is written over.
         """
         self.path = path
-        check_private(path)
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        with usable(path):
+            check_private(path)
+            lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
         try:
             self.handles = {Handle(from_hex(line.decode("ascii"), "mark", HANDLE_SIZE)) for line in lines}
         except (InvalidHex, UnicodeDecodeError):
@@ -32,8 +33,9 @@ class Marks:
             ) from None
 
     def add(self, handle: Handle) -> None:
-        """Put a mark on disk, once. Raises OSError."""
+        """Put a mark on disk, once. Raises StoreUnusable."""
         if handle in self.handles:
             return
-        append_lines(self.path, f"{handle.hex()}\n".encode("ascii"))
+        with usable(self.path):
+            append_lines(self.path, f"{handle.hex()}\n".encode("ascii"))
         self.handles.add(handle)

@@ -50,7 +50,7 @@ from picopayments_cli.hub.exchange import Exchange
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.receipts import Receipts
 from picopayments_cli.hub.sealing import Sealing, signed
-from picopayments_cli.hub.stopping import refusal
+from picopayments_cli.hub.stopping import closes_by, refusal
 from picopayments_cli.hub.waiting import Waiting
 from picopayments_cli.web import RawJson
 
@@ -107,14 +107,17 @@ class Methods:
     def status(self, assets: Sequence[str] | None = None, handles: Sequence[str] | None = None) -> dict[str, Any]:
         """Tell what the hub offers and holds in these assets (None: all), and these connections (None: all in them).
 
+        Draining it offers none.
+
         Raises AssetNotInTerms for one that is not offered.
         """
-        asked = StatusRequest.parse({"assets": assets, "handles": handles})
-        wanted = set(self._hub.offer.assets if asked.assets is None else asked.assets)
+        asked, known = StatusRequest.parse({"assets": assets, "handles": handles}), self._hub.offer.assets
+        wanted = set(known if asked.assets is None else asked.assets)
         offered: dict[str, Terms] = {}
-        for asset in sorted(wanted):
+        for asset in sorted(wanted - set(known)) if self._hub.draining else sorted(wanted):
             terms = self._hub.terms(asset)
             if terms is None:
+                self._hub.offer.check_resolved()
                 longname = self._hub.longname(asset)
                 name = both_names(asset, longname)
                 raise AssetNotInTerms(
@@ -175,7 +178,7 @@ class Methods:
         digest = signed(body, client)
         check_wallet(asked.client.wallet, client)
         if self._hub.draining:
-            raise HubDraining("The hub is shutting down and takes no new connections: choose another one, or wait.")
+            raise self._draining()
         terms = self._offered(asked.asset)
         asset = self._hub.chain.asset(asked.asset)
         self._hub.longnames[asset.name] = asset.longname
@@ -186,6 +189,12 @@ class Methods:
             work.add(account)
         return self._reply(ConnectReply(digest, account.handle, account.fixed.parties[1], terms).as_json())
 
+    def _draining(self) -> HubDraining:
+        text = "The hub is shutting down and takes no new connections: choose another one, or wait."
+        with self._hub.book.transaction("draining") as work:
+            until = closes_by(self._hub, work)
+        return HubDraining(f"{text} Those that are open close at block {until} at the latest.", until=until)
+
     def _asked(self, asked: ConnectRequest, client: Pubkey, asset_id: int, terms: Terms) -> Account:
         handle, salt = Handle(os.urandom(HANDLE_SIZE)), os.urandom(SALT_SIZE)
         parties = (asked.client, self._hub.party(Secrets(self._hub.key, salt)))
@@ -194,6 +203,7 @@ class Methods:
     def _offered(self, asset: str) -> Terms:
         terms = self._hub.terms(asset)
         if terms is None:
+            self._hub.offer.check_resolved()
             longname = self._hub.longname(asset)
             others = (both_names(other, self._hub.longname(other)) for other in self._hub.offer.assets)
             raise AssetNotInTerms(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 
@@ -11,18 +12,23 @@ from picopayments_cli.channel.deadlines import starts
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import (
+    BadAnswer,
     InsufficientBitcoin,
     InsufficientFunds,
     MemoRequired,
+    NodeBehind,
+    NodeUnreachable,
     PicopaymentsError,
     UnknownMethod,
 )
-from picopayments_cli.hub.chores import Work
+from picopayments_cli.hub.chores import Work, guarded
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
 from picopayments_cli.hub.hub import RESERVE_COINS, Ask, Hub
 from picopayments_cli.hub.loop import Loop, pause_on
-from picopayments_cli.hub.wallet import look
+from picopayments_cli.hub.stopping import closes_by, keep_on_offer
+from picopayments_cli.hub.terms import Offer
+from picopayments_cli.hub.wallet import look, recall
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +45,8 @@ class Rounds:
         """``note`` is called after each round, and with True at the end."""
         self.hub = hub
         self.when_drained: Callable[[], None] | None = None  # called once a draining hub has no connection left
+        self.reloads: dict[str, Callable[[], None]] = {}  # by name, what ``ask_reload`` has done
+        self._reload_asked = threading.Event()
         self._note = note
         self._loop = Loop(self.round, hub.woken, pause_on(hub.network.name))
         self._tip: int | None = None  # that the last round looked at
@@ -50,24 +58,50 @@ class Rounds:
     def prepare(self) -> None:
         """Read the chain, and fund the wallet on regtest: before the first request.
 
-        Raises NodeUnreachable and its kind, InvalidSetting for terms of what is no asset.
+        A hub that has seen its wallet before starts without its Counterparty node. Raises NodeUnreachable and its kind,
+        InvalidSetting for terms of what is no asset.
         """
         hub = self.hub
         hub.follower.catch_up()
+        hub.read_rate()
+        known = recall(hub)
+        try:
+            self._ask_ledger()
+        except (BadAnswer, NodeBehind, NodeUnreachable) as error:
+            if not known:
+                raise
+            log.warning("the hub starts without its Counterparty node", extra={"fields": {"error": error.as_json()}})
+            self._include_used()
+        keep_on_offer(hub)
+        if hub.draining:
+            with hub.book.transaction("draining") as work:
+                closes_by(hub, work)
+
+    def _ask_ledger(self) -> None:
+        """See what the wallet holds, fund it on regtest, and look up the assets that are on offer or in use."""
+        hub = self.hub
         try:
             hub.chain.view(Query(options=[hub.address])).check_takes_sends(hub.address)
         except MemoRequired as error:  # what is open goes on, what is new is refused
             log.error(error.message)
         look(hub)
-        hub.offer.resolve(hub.chain)
-        with hub.book.reading() as book:
-            used = {book.get(handle).fixed.asset for handle in book.in_stage(AGREED, OPEN)}
         if hub.network.name == "regtest":
             self._fund()
-            hub.offer.include(used)
-        for asset in (*hub.offer.assets, *used):
+        self._look_up_assets()
+
+    def _look_up_assets(self) -> None:
+        hub = self.hub
+        hub.offer.resolve(hub.chain)
+        for asset in (*hub.offer.assets, *self._include_used()):
             hub.longname(asset)
-        hub.read_rate()
+
+    def _include_used(self) -> set[str]:
+        """Find the assets of the connections that go on; on regtest they stay on offer."""
+        with self.hub.book.reading() as book:
+            used = {book.get(handle).fixed.asset for handle in book.in_stage(AGREED, OPEN)}
+        if self.hub.network.name == "regtest":
+            self.hub.offer.include(used)
+        return used
 
     def _fund(self) -> None:
         """Let the regtest node's faucet fund the wallet, once, with coins enough for many transactions at a time."""
@@ -99,11 +133,16 @@ class Rounds:
     def once(self) -> None:
         """Follow the chain to its tip, then do every chore once. Raises what either raises."""
         hub = self.hub
+        if self._reload_asked.is_set():
+            self._reload_asked.clear()
+            self._reload()
         height = hub.follower.catch_up()
         if hub.network.name == "regtest" or time.monotonic() - self._rate_read > _RATE_SECONDS:
             hub.read_rate()
             self._rate_read = time.monotonic()
         fresh = height != self._tip
+        if not hub.offer.resolved and self._count % RETRY_ROUNDS == 0:
+            guarded(self._look_up_assets)
         try:
             self._run()
         except PicopaymentsError:
@@ -119,6 +158,30 @@ class Rounds:
         self.hub.offer.include(self.hub.wallet.assets)
         for asset in self.hub.wallet.assets:
             self.hub.longname(asset)
+
+    def ask_reload(self) -> None:
+        """Have the next round read anew what the operator may have changed; in a handler of signals too."""
+        self._reload_asked.set()
+        self.hub.wake()
+
+    def _reload(self) -> None:
+        """Read terms and certificate anew; what can't be used leaves the old ones, and is logged."""
+        for name, step in self.reloads.items():
+            try:
+                step()
+                log.info("read anew", extra={"fields": {"name": name}})
+            except PicopaymentsError as error:
+                log.error("not read anew", extra={"fields": {"name": name, "error": error.as_json()}})
+
+    def take_offer(self, offer: Offer) -> None:
+        """Offer something else from now on. Raises as ``Offer.resolve``; then all is as it was."""
+        hub = self.hub
+        offer.resolve(hub.chain)
+        hub.offer = offer
+        for asset in (*offer.assets, *self._include_used()):
+            hub.longname(asset)
+        keep_on_offer(hub)
+        self._tip = None  # on regtest what the wallet holds is on offer, too
 
     def _run(self) -> None:
         """Do the chores of what blocks, transactions, deadlines and failures bring, until they bring nothing more."""

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from picopayments_cli.errors import DatabaseUnusable, StoreLocked
-from picopayments_cli.files import check_private
+from picopayments_cli.files import check_private, real
 
 
 class SqliteFile:
@@ -22,6 +22,7 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         """Make the file where there is none, for its owner only. Raises StoreLocked, StoreUnusable, OSError."""
+        path = real(path)  # where SQLite keeps the others, too
         self._parts = tuple(path.with_name(path.name + end) for end in ("", "-wal", "-shm"))
         self._known: dict[Path, tuple[int, int]] = {}
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

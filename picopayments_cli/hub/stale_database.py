@@ -14,7 +14,7 @@ from pathlib import Path
 
 from picopayments_cli.channel.stages import AGREED, OPEN
 from picopayments_cli.errors import DatabaseOutdated
-from picopayments_cli.files import replace_file
+from picopayments_cli.files import replace_file, usable
 from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.database import Database, meta_get, meta_set
 from picopayments_cli.hub.hub import Hub
@@ -88,7 +88,8 @@ class Witness:
     def begin(self) -> None:
         """Take the database as it is for the newest."""
         note = _Note(os.urandom(16).hex(), 0)
-        replace_file(self._path, note.text().encode())  # first: a file of count 0 hinders nothing
+        with usable(self._path):
+            replace_file(self._path, note.text().encode())  # first: a file of count 0 hinders nothing
         self._keep(note)
 
     def note(self, at_once: bool) -> None:

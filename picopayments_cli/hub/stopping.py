@@ -17,11 +17,14 @@ from picopayments_cli.channel.wire import Payment
 from picopayments_cli.errors import HubRestored
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
+from picopayments_cli.hub.database import meta_drop, meta_get, meta_set
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.logs import note
 
 log = logging.getLogger(__name__)
 
+FETCH_BLOCKS = 144  # in which clients can fetch what waits for them, once the hub ends their connections by itself
+_CLOSES = "closes by "  # and the asset
 _EVER = 2**31 - 1  # as a height: later than all
 
 
@@ -39,6 +42,32 @@ def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
         return account
     note(log, "closing", account)
     return work.put(replace(account, stage=CLOSING, since=hub.follower.tip(work.db), waiting=()))
+
+
+def closes_by(hub: Hub, work: UnitOfWork, asset: str | None = None) -> int:
+    """The height at which connections close that the hub ends by itself, whatever waits for their clients then.
+
+    ``asset``: that is not offered any more; None: the hub drains. It is fixed when it is asked for first.
+    """
+    key = _CLOSES + (asset or "")
+    text = meta_get(work.db, key)
+    if text is not None:
+        return int(text)
+    height = hub.follower.tip(work.db) + FETCH_BLOCKS
+    meta_set(work.db, key, str(height))
+    log.warning("clients must fetch", extra={"fields": {"asset": asset, "until": height}})
+    return height
+
+
+def keep_on_offer(hub: Hub) -> None:
+    """Forget when connections were to close that are on offer again."""
+    with hub.database.reading() as db:
+        keys = [_CLOSES + asset for asset in ("", *hub.offer.assets) if not hub.draining]
+        gone = [key for key in keys if meta_get(db, key) is not None]
+    if gone:
+        with hub.database.transaction("on offer") as db:
+            for key in gone:
+                meta_drop(db, key)
 
 
 def give_up(hub: Hub) -> None:

@@ -13,7 +13,7 @@ from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.rates import ALONE, DRIFT, MAX_AGREED, PACKAGE_MAX, Bounds, Rate, asked_rate
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.wire import read_terms
-from picopayments_cli.errors import BadTerms, InvalidAsset, InvalidSetting, UnknownAsset
+from picopayments_cli.errors import BadTerms, InvalidAsset, InvalidSetting, NodeUnreachable, UnknownAsset
 
 REAL_DEPOSIT_MIN = 100_000
 REAL_EXPIRE_MAX = 2016  # blocks: a client that never answers again holds the hub's deposit as long
@@ -34,8 +34,24 @@ class Offer:
 
     @property
     def assets(self) -> tuple[str, ...]:
-        """The assets that connections are offered in."""
-        return tuple(asset for asset, members in self._members.items() if members is not None)
+        """The assets that connections are offered in, without those whose names are not looked up yet."""
+        return tuple(asset for asset, members in self._members.items() if members is not None and "." not in asset)
+
+    @property
+    def resolved(self) -> bool:
+        """Whether all names of the file are looked up."""
+        return not any("." in name for name in self._members)
+
+    def has_withdrawn(self, asset: str) -> bool:
+        """Whether connections in an asset are to end; none while it may be one that is not looked up yet."""
+        return self.resolved and asset not in self.assets
+
+    def check_resolved(self) -> None:
+        """Refuse to call an asset not offered while not all names are looked up. Raises NodeUnreachable."""
+        if not self.resolved:
+            raise NodeUnreachable(
+                "The hub can't look up all of its assets now, since its Counterparty node is away. Try again later."
+            )
 
     def resolve(self, chain: Chain) -> None:
         """Find the subassets that the file names by their long names. Raises InvalidSetting, and as ``Chain.asset``."""
@@ -55,10 +71,11 @@ class Offer:
     def include(self, assets: Iterable[str]) -> None:
         """Offer these assets too, where the network has default terms; they stay on offer while the hub runs.
 
-        What its deposits have emptied out of the wallet must not end the connections that hold it.
+        What its deposits have emptied out of the wallet must not end the connections that hold it. Nothing is added
+        before the file's names are looked up, since it may be one of them.
         """
         fresh = [asset for asset in assets if asset not in self._members]
-        if fresh and self._default is not None:
+        if fresh and self._default is not None and self.resolved:
             self._members = {**self._members, **dict.fromkeys(fresh, self._default)}  # others read it meanwhile
 
     def terms(self, asset: str, rate: Rate, bounds: Bounds) -> Terms | None:

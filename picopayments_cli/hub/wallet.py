@@ -1,6 +1,7 @@
 """The hub's wallet: what it pays with now, and the coins that it splits, as each close under way needs its own.
 
-While the Counterparty node is away, the coins of the last look pay for what can't wait, as far as they are there.
+While the Counterparty node is away, the coins of the last look pay for what can't wait, as far as they are there. They
+are kept in the database, for a hub that is started meanwhile.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.steps import Means
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.errors import BadPreviousTransaction, InsufficientBitcoin
-from picopayments_cli.hub.chainview import is_own, promised_coins
+from picopayments_cli.hub.chainview import coins_of, coins_text, is_own, promised_coins
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.hub import Hub, Wallet
 
 log = logging.getLogger(__name__)
 
 _SPLIT = "last split of coins"
+_LOOK = "last look at the wallet"
 _SPARE = 2  # coins for deposits while another split waits for its block
 
 
@@ -37,7 +39,21 @@ def look(hub: Hub) -> None:
     attached = hub.chain.attached([coin.outpoint for coin in confirmed]) if confirmed else set()
     coins = _proven(hub, (coin for coin in confirmed if coin.outpoint not in attached))
     assets = tuple(asset for asset, quantity in held.items() if quantity and asset != "BTC")
-    hub.wallet = Wallet(coins, not view.options[hub.address] & REQUIRE_MEMO, assets)
+    found = Wallet(coins, not view.options[hub.address] & REQUIRE_MEMO, assets)
+    if found != hub.wallet:
+        with hub.database.transaction("wallet") as db:
+            meta_set(db, _LOOK, f"{int(found.home)} {coins_text(found.coins)}")
+    hub.wallet = found
+
+
+def recall(hub: Hub) -> bool:
+    """Take the wallet for what it was at the last look, if there was one; whether there was."""
+    with hub.database.reading() as db:
+        text = meta_get(db, _LOOK)
+    if text is not None:
+        home, *words = text.split()
+        hub.wallet = Wallet(tuple(coins_of(words)), home == "1")
+    return text is not None
 
 
 def _still_there(hub: Hub) -> tuple[Coin, ...]:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
-import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.errors import PicopaymentsError
+from picopayments_cli.jsonlog import log_to_stderr
+from picopayments_cli.processes import follow_parent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,10 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--with-parent", action="store_true", help="end when standard input ends")
     args = parser.parse_args(argv)
-    level = logging.WARNING if args.with_parent else logging.INFO  # the parent's log is on this stderr, too
-    logging.basicConfig(stream=sys.stderr, level=level, format="%(asctime)s %(name)s %(message)s")
+    if args.with_parent:  # whose log is JSON
+        log_to_stderr(logging.WARNING)
+    else:
+        logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
     if args.with_parent:
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        follow_parent()
     try:
         _serve(args)
     except PicopaymentsError as error:
@@ -63,13 +64,6 @@ def _serve(args: argparse.Namespace) -> None:
 
 def _announce(url: str) -> None:
     print(json.dumps({"chain_url": f"{url}/", "network": "regtest"}), flush=True)
-
-
-def _end_with_parent() -> None:
-    # whoever holds the other end of the pipe need do nothing: even killed, it closes it
-    while os.read(sys.stdin.fileno(), 4096):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

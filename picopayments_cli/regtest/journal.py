@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from picopayments_cli.errors import StoreDamaged, StoreNewer
+from picopayments_cli.errors import StoreDamaged, StoreNewer, StoreUnusable
 
 _VERSION = 1
 _SCHEMA = """
@@ -24,7 +24,7 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         with self._readable():
             self._db = sqlite3.connect(path, isolation_level=None)
             try:
@@ -37,7 +37,7 @@ class Journal:
     def _prepare(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version > _VERSION:
-            path = str(self._path)
+            path = str(self.path)
             raise StoreNewer(f"{path} was written by a newer version of this program: use that.", path=path)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
@@ -46,14 +46,20 @@ class Journal:
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
-        """Raise StoreDamaged in place of the database's own errors."""
+        """Raise StoreDamaged, or StoreUnusable for what passes, in place of the database's own errors."""
         try:
             yield
+        except sqlite3.OperationalError as error:
+            raise StoreUnusable(
+                f"The regtest chain's journal {self.path} can't be used now: {error}. Nothing of it is lost: see that "
+                "the disk has room, and that the file's rights are right, and start again.",
+                path=str(self.path),
+            ) from error
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the second, where its message quotes the file
             raise StoreDamaged(
-                f"{self._path} can't be read as the regtest chain's journal ({error}). Start in another folder, or "
+                f"{self.path} can't be read as the regtest chain's journal ({error}). Start in another folder, or "
                 "remove this one: its coins are worth nothing.",
-                path=str(self._path),
+                path=str(self.path),
             ) from error
 
     def close(self) -> None:
@@ -64,17 +70,17 @@ class Journal:
     def batch(self) -> Iterator[None]:
         """Write all that happens inside at once, or, when it raises or the process dies, nothing of it."""
         self._depth += 1
-        if self._depth == 1:
-            self._db.execute("BEGIN")
         try:
-            yield
+            with self._readable():
+                if self._depth == 1:
+                    self._db.execute("BEGIN")
+                yield
+                if self._depth == 1:
+                    self._db.execute("COMMIT")
         except BaseException:
-            if self._depth == 1:
+            if self._depth == 1 and self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
-        else:
-            if self._depth == 1:
-                self._db.execute("COMMIT")
         finally:
             self._depth -= 1
 
@@ -86,15 +92,18 @@ class Journal:
 
     def put(self, name: str, value: bytes) -> None:
         """Write a named value."""
-        self._db.execute("INSERT OR REPLACE INTO named VALUES (?, ?)", (name, value))
+        with self._readable():
+            self._db.execute("INSERT OR REPLACE INTO named VALUES (?, ?)", (name, value))
 
     def add_block(self, block_hash: bytes, raw: bytes) -> None:
         """Append a block."""
-        self._db.execute("INSERT INTO blocks (hash, raw) VALUES (?, ?)", (block_hash, raw))
+        with self._readable():
+            self._db.execute("INSERT INTO blocks (hash, raw) VALUES (?, ?)", (block_hash, raw))
 
     def drop_block(self, block_hash: bytes) -> None:
         """Forget a block that the kernel refused."""
-        self._db.execute("DELETE FROM blocks WHERE hash = ?", (block_hash,))
+        with self._readable():
+            self._db.execute("DELETE FROM blocks WHERE hash = ?", (block_hash,))
 
     def blocks(self) -> Iterator[tuple[bytes, bytes]]:
         """Return the hash and raw bytes of all blocks, stale ones included, in the order of their arrival."""

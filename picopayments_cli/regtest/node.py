@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,13 +11,13 @@ from bitcoin.core import CTransaction
 from filelock import FileLock, Timeout
 
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
-from picopayments_cli.errors import InvalidTime, StoreLocked, StoreUnusable
+from picopayments_cli.errors import InvalidTime, LocalFiles, StoreDamaged, StoreLocked, StoreUnusable
 from picopayments_cli.regtest.blocks import Template, build_block
 from picopayments_cli.regtest.faucet import FEE_RATE, Treasury
 from picopayments_cli.regtest.graph import Entry
 from picopayments_cli.regtest.index import Index
 from picopayments_cli.regtest.journal import Journal
-from picopayments_cli.regtest.kernel import Kernel
+from picopayments_cli.regtest.kernel import FUTURE, Kernel
 from picopayments_cli.regtest.ledger import Ledger
 from picopayments_cli.regtest.mempool import RELAY_MINIMUM, Mempool, decode
 from picopayments_cli.regtest.moods import WELL, Mood
@@ -56,9 +57,13 @@ class Node:
         self.ledger = Ledger(script_of_address(REGTEST, REGTEST.burn_address))
         self.mempool = Mempool(self.index)
         self.treasury = Treasury(self.index, self.mempool, self.ledger, self.journal)
-        self._replay()
-        if self.journal.get("funded") is None:
-            self._fund()
+        try:
+            self._replay()
+            if self.journal.get("funded") is None:
+                self._fund()
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Free the folder for another process."""
@@ -241,11 +246,19 @@ class Node:
         return [entry.item.raw for entry in self.mempool.entries.values()]
 
     def _replay(self) -> None:
-        """Tell a new kernel all that the journal knows, then take up its tip and the mempool."""
+        """Tell a new kernel all that the journal knows, then take up its tip and the mempool.
+
+        A last block that it calls invalid is dropped: the process died between writing it and its verdict. Raises
+        StoreUnusable, StoreDamaged where others are refused; nothing is changed then.
+        """
         genesis = self.kernel.genesis()
         self.ledger.connect(self.index.connect(genesis, self.kernel.hash_at(0)))
-        refused = [found for found, raw in self.journal.blocks() if self.kernel.submit(raw) is not None]
-        for found in refused:  # the process died between writing a block and its verdict
+        verdicts = [(found, self.kernel.submit(raw)) for found, raw in self.journal.blocks()]
+        refused = [(number, found, reason) for number, (found, reason) in enumerate(verdicts, 1) if reason is not None]
+        if refused:
+            number, found, reason = refused[0]
+            if reason == FUTURE or number < len(verdicts):
+                raise _unusable(self.journal.path, number, reason)
             self.journal.drop_block(found)
         self._follow()
         self.mempool.rebuild(self.journal.mempool())
@@ -259,6 +272,25 @@ class Node:
 
     def _funded_height(self) -> int:
         return int.from_bytes(self.journal.get("funded") or b"", "big")
+
+
+def _unusable(path: Path, number: int, reason: str) -> LocalFiles:
+    """Make the error for a journal whose blocks the kernel refuses, the one of a number first."""
+    if reason == FUTURE:
+        now = datetime.now(timezone.utc).isoformat(" ", "seconds")
+        return StoreUnusable(
+            f"Block {number} of {path} is later than this machine's clock, which says {now}. Set the clock, and start "
+            "again; nothing was changed.",
+            path=str(path),
+            number=number,
+        )
+    return StoreDamaged(
+        f"Bitcoin Core's kernel refuses block {number} of {path} ({reason}). Start in another folder, or remove this "
+        "one: its coins are worth nothing. Nothing was changed.",
+        path=str(path),
+        number=number,
+        reason=reason,
+    )
 
 
 def _locked(folder: Path) -> FileLock:

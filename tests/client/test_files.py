@@ -8,7 +8,7 @@ import pytest
 from client_support import Life
 
 from picopayments_cli import api
-from picopayments_cli.errors import OldProtocol, StoreDamaged, SyncIncomplete
+from picopayments_cli.errors import LocalFiles, OldProtocol, StoreDamaged, SyncIncomplete
 
 
 def sizes(it: Life) -> tuple[int, int]:
@@ -57,11 +57,11 @@ def test_rows_that_are_missing_or_cut_are_refused_by_name(it: Life) -> None:
         rows.write_bytes(damage)
         it.restart()
         with pytest.raises(StoreDamaged):
-            _ = it.connection
+            it.session.connection(it.hub.handle)
     rows.unlink()
     it.restart()
     with pytest.raises(StoreDamaged):
-        _ = it.connection
+        it.session.connection(it.hub.handle)
     rows.write_bytes(whole)
     rows.chmod(0o600)
     it.restart()
@@ -120,3 +120,39 @@ def test_a_connection_of_protocol_2_is_named_and_the_others_go_on(it: Life, capl
     assert api.queuepayment(it.session, it.handle, "cd" * 32, 5, "ab") == "ab"
     assert api.cull(it.session) == []
     assert [event["action"] for event in api.history(it.session)][:1] == ["connected"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"\0" * 4096, None])
+def test_a_file_that_can_not_be_read_costs_no_other_connection(it: Life, damage: bytes | None) -> None:
+    it.open()
+    (path,) = it.session.store.folder.glob("*.json")
+    other = path.with_name("ab" * 32 + ".json")
+    if damage is None:
+        other.mkdir(mode=0o700)
+    else:
+        other.touch(mode=0o600)
+        other.write_bytes(damage)
+    it.restart()
+    it.hub.to_pay = [120]
+    token = api.queuepayment(it.session, it.handle, "cd" * 32, 5)
+    with pytest.raises(SyncIncomplete) as incomplete:
+        api.sync(it.session)
+    refused = incomplete.value.data["failed"][other.stem]
+    assert refused["data"]["path"] == str(other)
+    assert it.connection.duplex.receiving.moved
+    it.restart()
+    found = api.status(it.session)["connections"]
+    assert (found[it.handle]["status"], found[other.stem]["status"]) == ("open", "unknown")
+    assert found[other.stem]["error"]["name"] == refused["name"]
+    assert api.history(it.session)
+    assert api.cull(it.session) == []
+    with pytest.raises(LocalFiles):  # the file may hold the token
+        api.queuepayment(it.session, it.handle, "cd" * 32, 5, "ab")
+    with pytest.raises(LocalFiles):
+        api.cancelpayment(it.session, token)
+    api.sync(it.session, it.handle)
+    it.session.store.remove(it.connection.handle)  # as if it were lost, too: the hub could name the other one again
+    it.restart()
+    with pytest.raises(LocalFiles):
+        api.sync(it.session)
+    assert it.session.connections() == {}

@@ -63,7 +63,7 @@ def test_no_kill_loses_or_doubles_an_action(tmp_path: Path) -> None:
         basedir.mkdir(mode=0o700)
         code = counted(basedir, operations)
         with Store(basedir, REGTEST) as store:
-            kept = [document["count"] for document in store.load_all().values()]
+            kept = [document["count"] for document in store.load_all().values() if isinstance(document, dict)]
         seen = amounts(basedir)
         assert seen == list(range(1, kept[0] + 1 if kept else len(seen) + 1))
         assert kept or len(seen) in (0, SAVES)
@@ -170,7 +170,8 @@ def test_a_document_that_carries_other_things_than_events_is_damaged(tmp_path: P
         damage = json.dumps({**json.loads(path.read_text()), name: value})
     path.write_text(damage)
     with Store(tmp_path, REGTEST) as store:
-        steps = (store.history, lambda: store.load(ONE), lambda: store.save(ONE, {}, "test"), lambda: store.remove(ONE))
+        assert store.history() == []  # it costs the others nothing
+        steps = (lambda: store.load(ONE), lambda: store.save(ONE, {}, "test"), lambda: store.remove(ONE))
         for step in steps:
             with pytest.raises(StoreDamaged, match=path.name):
                 step()

@@ -451,6 +451,7 @@ def test_each_step_is_on_disk_before_the_next_leaves(it: Life) -> None:
     it.restart()
     assert it.session.store.load_wif() is not None  # the key that all of it is signed with
     (asked,) = it.session.store.load_all().values()
+    assert isinstance(asked, dict)
     it.doors.passed.clear()
     it.connect()
     assert [label for label in it.doors.passed if not label.endswith(("is answered", "is out"))] == [

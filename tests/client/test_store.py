@@ -141,7 +141,7 @@ def test_files_open_to_others_are_refused_with_the_command_that_helps(store: Sto
     }[which]
     open_path.chmod(mode_of(open_path) | mode)
     with pytest.raises(StoreUnusable, match="chmod go= ") as refused, store:
-        pass
+        store.load(ONE)
     subprocess.run(refused.value.message.rpartition("run: ")[2], shell=True, check=True)
     with store:
         assert store.load(ONE) == LOADED
@@ -175,8 +175,7 @@ def test_damaged_and_newer_files_are_refused_and_left_alone(
         with pytest.raises(error, match=path.name) as refused:
             store.load(ONE)
         assert "nothing was changed" in str(refused.value)
-        with pytest.raises(error):
-            store.load_all()
+        assert isinstance(store.load_all()[ONE], error)
         with pytest.raises(error):
             store.save(ONE, DOCUMENT, "test")
     assert path.read_bytes() == content
@@ -194,8 +193,8 @@ def test_connections_of_protocol_2_are_named_and_cost_the_others_nothing(store: 
         with pytest.raises(OldProtocol):
             store.save(ONE, DOCUMENT, "test")
         assert refused.value.data["path"] == str(path)
-        assert store.load_all() == {TWO: LOADED}
-        assert list(store.of_old_protocol()) == [ONE]
+        found = store.load_all()
+        assert (list(found), found[TWO], isinstance(found[ONE], OldProtocol)) == ([ONE, TWO], LOADED, True)
         store.history()
         store.archive(TWO)
         (store.archive_folder / path.name).write_text(old)

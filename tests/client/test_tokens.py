@@ -345,6 +345,7 @@ def test_a_payment_whose_token_is_drawn_is_new_whatever_can_not_be_read(story: L
     handle, store = story.handle, story.session.store
     for path in (store.history_path, store.archive_folder / f"{TWO.hex()}.json", store.folder / f"{TWO.hex()}.json"):
         path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.touch(mode=0o600)
         path.write_text("nonsense\n")
         with pytest.raises(StoreDamaged, match=str(path)):
             api.queuepayment(story.session, handle, "00" * HANDLE_SIZE, 5, "ab")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,30 @@ def test_the_demo_adds_up_and_leaves_nothing_running(tmp_path: Path) -> None:
     assert any(" queuepayment " in line for line in commands)
     assert set(told["commits"]) == {"alice", "bob", "carol", "dave"}
     assert told["parties"]["carol"]["XCP"]["after"] <= 10**10  # she cheated, and has nothing of it
-    processes = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
-    assert str(tmp_path) not in processes
+    assert "takes one to three minutes" in done.stderr
+    assert [f"[{number}/14," in done.stderr for number in range(1, 16)] == [True] * 14 + [False]
+    assert "Every sum adds up." in done.stderr
+    assert any(line.split()[:1] == ["carol"] for line in done.stderr.splitlines())
+    assert str(tmp_path) not in processes()
+
+
+def processes() -> str:
+    """The command lines of all processes."""
+    return subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_demo_that_is_killed_leaves_no_process(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*DEMO, "--basedir", str(tmp_path), "demo"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stderr is not None
+        assert any(line.startswith("[1/14,") for line in demo.stderr)
+        assert f"{tmp_path}/hub" in processes()
+        demo.kill()
+    end = time.monotonic() + 30
+    while str(tmp_path) in processes():
+        assert time.monotonic() < end, processes()
+        time.sleep(0.1)
 
 
 def test_the_demo_is_for_regtest_only(tmp_path: Path) -> None:
