@@ -17,7 +17,7 @@ from picopayments_cli.client.string_amounts import BY_ASSET, QUANTITIES, with_st
 README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
 NUMBERS = {  # that are no quantities: times, counts, places, rates
     *("confirmations", "deposit_ratio", "expire_max", "expire_min", "fee_rate", "fee_rate_max", "locktime", "minimum"),
-    *("n", "number", "sequence", "size", "ttl", "version", "vout"),
+    *("count", "index", "n", "number", "sequence", "size", "ttl", "version", "vout"),
 }
 
 
