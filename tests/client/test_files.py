@@ -153,6 +153,6 @@ def test_a_file_that_can_not_be_read_costs_no_other_connection(it: Life, damage:
     api.sync(it.session, it.handle)
     it.session.store.remove(it.connection.handle)  # as if it were lost, too: the hub could name the other one again
     it.restart()
-    with pytest.raises(LocalFiles):
+    with pytest.raises(SyncIncomplete):  # it reports what nobody was told
         api.sync(it.session)
     assert it.session.connections() == {}

@@ -28,7 +28,7 @@ from picopayments_cli.channel.values import Handle
 QUANTITY, BANKS = 100_000, 2_000_000
 TIME = 80  # blocks until the deposits go back
 PATIENCE = 2 * TIME
-LEAST, MOST = 6, 24  # towns
+LEAST, MOST = 6, 48  # towns
 APART = DEEPEST + 3  # blocks between two reorganisations, so that something is buried
 EARLY = 2  # of them before the connections are open: with less than half of the time left no hub deposits
 FAR_APART = DELAY + DEEPEST  # while somebody cheats
