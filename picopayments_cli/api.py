@@ -19,9 +19,9 @@ from picopayments_cli.channel.stages import CLOSED, PROPOSED
 from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import Handle, Token, check_token, from_hex
 from picopayments_cli.channel.wire import Payment, Receipt, terms_json
-from picopayments_cli.client import hubs, legacy, life, lost, opening, send, showing, tokens
+from picopayments_cli.client import away, hubs, last_look, legacy, life, lost, opening, send, showing, tokens
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, quantity_of, whole_handle
-from picopayments_cli.client.closing import Outcome
+from picopayments_cli.client.closing import Outcome, check_done
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.consent import check_consent
 from picopayments_cli.client.cull import not_over
@@ -42,6 +42,7 @@ from picopayments_cli.config import (
 )
 from picopayments_cli.errors import (
     ConnectionNotOver,
+    HubUnreachable,
     InvalidAsset,
     PicopaymentsError,
     TruncatedHistory,
@@ -80,6 +81,9 @@ def open_session(
     try:
         yield session
         session.keep_rate()  # a command that is refused writes nothing
+    except HubUnreachable as error:
+        away.advise(session, error)
+        raise
     finally:
         session.close()
 
@@ -117,6 +121,12 @@ def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
             "total": held,
         },
     }
+
+
+def address(session: Session) -> str:
+    """The wallet's address; a new wallet's key is on disk before it is told."""
+    session.keep_wallet()
+    return session.wallet.address
 
 
 def balances(session: Session, asset: str | None = None, address: str | None = None) -> dict[str, int]:
@@ -308,7 +318,8 @@ def cancelpayment(session: Session, token: str) -> bool:
 def status(session: Session, handle: str | None = None, verbose: bool = False) -> dict[str, Any]:
     """The connections, the wallet, and whose word about the chain this is: ``own`` (one's own node's) or ``hub``.
 
-    ``verbose`` adds what moved each way, and what is pending.
+    None where nobody tells: then all is from the files, and says of when. ``verbose`` adds what moved each way, and
+    what is pending.
     """
     return showing.status(session, handle, verbose=verbose)
 
@@ -327,7 +338,8 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
         failed += session.store.of_old_protocol().values()
         for error in failed:
             log.warning(error.message)
-    for group in hubs.seen(session, chosen):
+    groups = hubs.seen(session, chosen)
+    for group in groups:
         for item in group.connections:
             outcome = Outcome()
             try:
@@ -335,11 +347,13 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
                 if item.stage != CLOSED or life.as_seen(group.session, item, look).stage != CLOSED:
                     brought[item.handle.hex()] = outcome
                 life.sync(group.session, item, look, outcome)
+                check_done(session, item.handle, outcome, look.view.height)
             except PicopaymentsError as error:
                 failed.append(error)
                 log.warning("connection %s: %s", item.handle.hex(), error.message)
                 if not outcome.txids and not outcome.receipts:
                     brought.pop(item.handle.hex(), None)
+    last_look.note_wallet(session, groups)
     results = {name: _brought(outcome) for name, outcome in brought.items()}
     if failed:
         if results:

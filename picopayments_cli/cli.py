@@ -115,6 +115,7 @@ COMMANDS = {
     "hubstatus": Command(
         "Show the hub's connections, terms, funding addresses and liquidity.", "--testnet hubstatus --asset XCP", ASSET
     ),
+    "address": Command("Print the wallet's address.", "--testnet address"),
     "balances": Command(
         "Show the confirmed funds of the wallet, or of another address, in satoshis.",
         "--testnet balances --asset XCP",

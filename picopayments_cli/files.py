@@ -25,10 +25,11 @@ def check_private(path: Path) -> None:
         )
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, flush: bool = True) -> None:
     """Put the data in the file's place, all or nothing, for its owner only, and wait until it is on disk.
 
-    Raises OSError; then the file is as it was.
+    ``flush`` false: do not wait, which is for what may be lost with the power. Raises OSError; then the file is as it
+    was.
     """
     temporary = path.with_name(path.name + ".tmp")
     temporary.unlink(missing_ok=True)  # left by a process that was killed
@@ -37,12 +38,14 @@ def replace_file(path: Path, data: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    flush_folder(path.parent)
+    if flush:
+        flush_folder(path.parent)
 
 
 def flush_folder(folder: Path) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from picopayments_cli.chain import View
 from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.looking import Look
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import place_of
-from picopayments_cli.errors import LocalFiles, PicopaymentsError
+from picopayments_cli.errors import LocalFiles, PicopaymentsError, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,18 @@ def seen(session: Session, connections: Iterable[Connection]) -> list[Seen]:
         found += [_looked(other, ending)] if other is not None and ending else []
         found += [Seen(at, waiting, error)] if waiting else []
     return found
+
+
+def wallets(session: Session, groups: Iterable[Seen]) -> View | Unreachable | None:
+    """Find how the settings' chain shows the wallet, or why it is silent, in looks at it; None if there was none."""
+    own = session.chain_source == "own"
+    for group in groups:
+        if own or group.session is session:
+            if isinstance(group.outcome, Look):
+                return group.outcome.view
+            if isinstance(group.outcome, Unreachable):
+                return group.outcome
+    return None
 
 
 def _looked(at: Session, group: Sequence[Connection]) -> Seen:

@@ -66,6 +66,11 @@ class Home:
         """Give back the store's lock."""
         self._stack.close()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether this command has the store's lock."""
+        return "store" in self.__dict__
+
     @cached_property
     def store(self) -> Store:
         """The local files, locked from here on. Raises StoreLocked, StoreUnusable."""

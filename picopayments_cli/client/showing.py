@@ -3,40 +3,87 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from picopayments_cli.chain import Query
+from picopayments_cli.chain import Query, View
 from picopayments_cli.chain.shapes import by_longname
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.deadlines import at_risk, check_every
-from picopayments_cli.channel.stages import CLOSED
+from picopayments_cli.channel.outlook import OWN_STEP, closing, opening, outside
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPENING, PROPOSED
 from picopayments_cli.channel.wire import terms_json
-from picopayments_cli.client import hubs, legacy, life
+from picopayments_cli.client import away, funds, hubs, last_look, legacy, life
 from picopayments_cli.client.arguments import handle_named
+from picopayments_cli.client.closing import cases, over
 from picopayments_cli.client.connection import Connection
-from picopayments_cli.client.looking import sides_of
+from picopayments_cli.client.looking import Look, sides_of
 from picopayments_cli.client.session import Session
-from picopayments_cli.errors import PicopaymentsError
+from picopayments_cli.errors import HubUnreachable, InvalidSetting, PicopaymentsError, Unreachable
 
 log = logging.getLogger(__name__)
-_UNKNOWN = "unknown"  # the status of a connection whose hub does not tell what the chain holds
+_UNKNOWN = "unknown"  # the status of a connection of which only the chain could tell whether it is open
+_IN_FILES = {PROPOSED: OPENING, CLOSING: CLOSING, CLOSED: CLOSED}  # the status that a file tells by itself
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A connection as it is shown; ``seen``: what the chain told of it, to be remembered, None where it did not."""
+
+    members: dict[str, Any]
+    seen: dict[str, Any] | None = None
 
 
 def status(session: Session, handle: str | None, *, verbose: bool) -> dict[str, Any]:
-    """Look at the chain, and show one connection or all, the wallet, and whose word about the chain this is."""
+    """Show one connection or all, the wallet, and whose word about the chain this is; what nobody tells, from files."""
     chosen = _to_show(session, handle)
-    looked_at = [item for item in chosen if not item.final]
-    wallet = session.wallet.address
-    view = session.chain.view(Query(balances=[wallet]))
-    shown = {item.handle.hex(): _status_of(item, CLOSED, None, verbose) for item in chosen}
-    for group in hubs.seen(session, looked_at):
-        shown |= {item.handle.hex(): _as_seen(group, item, verbose) for item in group.connections}
+    groups = hubs.seen(session, [item for item in chosen if not item.final])
+    view = _wallets_view(session, groups)
+    shown = {item.handle.hex(): _Shown(_members(item, CLOSED, verbose)) for item in chosen}
+    for group in groups:
+        shown |= {item.handle.hex(): _shown(group, item, verbose) for item in group.connections}
+    told = {"connections": {name: item.members for name, item in shown.items()}}
     session.keep_wallet()
+    if isinstance(view, PicopaymentsError):
+        result = {**told, **_from_files(session, view, chosen)}
+    else:
+        result = {**told, "chain": session.chain_source, "wallet": _wallet(session, view)}
+    seen = {name: item.seen for name, item in shown.items() if item.seen is not None}
+    last_look.note(session, None if isinstance(view, PicopaymentsError) else view, seen)
+    return result
+
+
+def _wallets_view(session: Session, groups: Sequence[hubs.Seen]) -> View | PicopaymentsError:
+    """Ask for the wallet's funds, unless a look has shown them; or why nobody tells: none is set, or none answers."""
+    found = hubs.wallets(session, groups)
+    if found is not None:
+        return found
+    try:
+        if session.chain_source == "hub":
+            _ = session.settings.require_hub_url
+        return session.chain.view(Query(balances=[session.wallet.address]))
+    except (InvalidSetting, Unreachable) as error:
+        return error
+
+
+def _wallet(session: Session, view: View) -> dict[str, Any]:
+    address = session.wallet.address
+    return {"address": address, "balances": by_longname(view.balances[address], view.longnames)}
+
+
+def _from_files(session: Session, error: PicopaymentsError, connections: Sequence[Connection]) -> dict[str, Any]:
+    """Show the wallet as it was at the last look, and say why it is old."""
+    look = last_look.of_wallet(session)
+    if isinstance(error, HubUnreachable):
+        error = away.advised(error, session.settings, away.at_hub(connections, error))
+    when = "It was never looked at" if look is None else f"Of the wallet this is block {look['height']}, {look['time']}"
+    log.warning("The chain can't be seen, and this is from the files. %s. %s", when, error.message)
     return {
-        "chain": session.chain_source,
-        "connections": shown,
-        "wallet": {"address": wallet, "balances": by_longname(view.balances[wallet], view.longnames)},
+        "chain": None,
+        "error": error.as_json(),
+        "last_look": look and {"height": look["height"], "time": look["time"]},
+        "wallet": {"address": session.wallet.address, "balances": None, "last_look": look},
     }
 
 
@@ -52,30 +99,64 @@ def _to_show(session: Session, handle: str | None) -> list[Connection]:
     return list(connections.values())
 
 
-def _as_seen(group: hubs.Seen, item: Connection, verbose: bool) -> dict[str, Any]:
+def _shown(group: hubs.Seen, item: Connection, verbose: bool) -> _Shown:
     """A connection as its chain shows it; with the error where it shows nothing, or no deposit."""
     session = group.session
     try:
         item = life.as_seen(session, item, group.look())
         if item.stage == CLOSED:
-            return _status_of(item, CLOSED, None, verbose)
+            return _Shown(_members(item, CLOSED, verbose))
         seen, look, deposits = life.observe(session, item, group.look())
     except PicopaymentsError as error:
-        log.warning("connection %s: %s", item.handle.hex(), error.message)
-        if item.stage == CLOSED:
-            return _status_of(item, CLOSED, None, verbose)
-        return _status_of(item, _UNKNOWN, None, verbose) | {"error": error.as_json()}
+        return _unseen(session, item, error, verbose)
     funded = all(facts.funded for facts in look.facts[item.handle])
     ttl = seen.expiry.time_to_live(look.view.height) if funded else None
-    shown = _status_of(seen, life.status(session, seen, look, deposits), ttl, verbose, look.view.longnames)
+    word = life.status(session, seen, look, deposits)
+    members = _members(seen, word, verbose, ttl, look.view.longnames)
+    if word in (OPENING, CLOSING):
+        members |= {"balance": _balance(session, seen, look), **_awaited(session, seen, look, word)}
+    told = {"status": members["status"], "balance": members["balance"], "height": look.view.height}
     missing = life.unknown_deposit(seen, look)
-    return shown if missing is None else shown | {"error": missing.as_json()}
+    return _Shown(members if missing is None else members | {"error": missing.as_json()}, told)
 
 
-def _status_of(
-    item: Connection, shown: str, ttl: int | None, verbose: bool, longnames: Mapping[str, str] | None = None
+def _balance(session: Session, item: Connection, look: Look) -> int:
+    """Add up a connection's quantities that are this party's and not in its wallet, not yet or not any more."""
+    c2h, h2c = cases(session, item, look)
+    own, received, deposit = item.duplex.sending, item.duplex.receiving.moved, c2h.facts.deposit
+    here = item.stage == PROPOSED or (deposit is not None and deposit.height is None)  # the deposit, in the wallet yet
+    return (0 if here else outside(c2h, own.contract.quantity - own.moved)) + outside(h2c, received)
+
+
+def _awaited(session: Session, item: Connection, look: Look, word: str) -> dict[str, Any]:
+    """Tell what a connection that opens or closes waits for, until which block, and about how long."""
+    found, tip, depth = OWN_STEP, look.view.height, session.network.safe_depth
+    if word == OPENING and item.stage == AGREED:
+        found = opening(look.facts[item.handle][0], counts=item.counted[0] is not None, safe_depth=depth)
+    elif item.stage == CLOSING and not over(session, item, look):
+        found = closing(cases(session, item, look), depth, funds.rate(session, look.view).value)
+    seconds = None if found.until is None else max(found.until - tip, 0) * session.network.block_seconds
+    return {"waiting_for": found.waits_for.value, "until_height": found.until, "about_seconds": seconds or None}
+
+
+def _unseen(session: Session, item: Connection, error: PicopaymentsError, verbose: bool) -> _Shown:
+    """A connection as its file has it, why the chain shows nothing of it, and how it stood at the last look."""
+    log.warning("connection %s: %s", item.handle.hex(), error.message)
+    members = _members(item, _IN_FILES.get(item.stage, _UNKNOWN), verbose)
+    if item.stage == CLOSED:
+        return _Shown(members)
+    if isinstance(error, HubUnreachable):
+        error = away.advised(error, session.settings, away.at_hub([item], error))
+    look = last_look.of_connection(session, item.handle.hex())
+    if item.stage == CLOSING and look is not None:
+        members["balance"] = look["balance"]  # what was in the wallet by then is not in the connection
+    return _Shown(members | {"error": error.as_json(), "last_look": look})
+
+
+def _members(
+    item: Connection, shown: str, verbose: bool, ttl: int | None = None, longnames: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """A connection as ``status`` shows it; ``longnames``: of the subassets that the chain told of, by number."""
+    """A connection's members; ``longnames``: of the subassets that the chain told of, by number."""
     told: dict[str, Any] = {
         **asset_members(item.asset, item.longname or (longnames or {}).get(item.asset)),
         "balance": 0 if shown == CLOSED else item.duplex.guaranteed,

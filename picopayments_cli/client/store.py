@@ -3,8 +3,8 @@
 In the basedir stand ``<network>.wif``, ``<network>.connections/<handle>.json``, ``<network>.hubs`` (the hubs' public
 keys), ``<network>.history.jsonl`` (past events, one a line), ``<network>.archive/`` (connections that are over and put
 aside), ``<network>.rate`` (the last fee rate that a chain estimated), ``<network>.sent`` (the wallet's transactions
-that hold its coins yet) and ``<network>.lock``. Nothing is written before the first save, except the lock's file and
-the folder it stands in.
+that hold its coins yet), ``<network>.seen`` (what the last look at the chain showed) and ``<network>.lock``. Nothing is
+written before the first save, except the lock's file and the folder it stands in.
 
 What grows with a connection's age stands beside its document, in ``<handle>.commits.jsonl``: rows that are only added
 to. They are on disk before the document, which says how many bytes of them count (``rows_size``): lines behind those
@@ -76,6 +76,7 @@ class Store:
         self.hubs_path = basedir / f"{network.name}.hubs"
         self.rate_path = basedir / f"{network.name}.rate"
         self.sent_path = basedir / f"{network.name}.sent"
+        self.seen_path = basedir / f"{network.name}.seen"
         self.history_path = basedir / f"{network.name}.history.jsonl"
         self._lock_wait = lock_wait
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
@@ -345,6 +346,20 @@ class Store:
         """Write the fee rate that a chain estimates, for the time when it has none. Raises StoreUnusable."""
         self._write(self.rate_path, f"{rate}\n", "fee rate")
 
+    # The last look at the chain -------------------------------------------------------------------------------------
+
+    def last_look(self) -> dict[str, Any]:
+        """Read what the last look at the chain showed; nothing where that can't be read, as it is only for showing."""
+        try:
+            found = json.loads(_read(self.seen_path) or "{}")
+        except (StoreDamaged, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def save_last_look(self, told: dict[str, Any]) -> None:
+        """Write what this look at the chain showed. It may be lost with the power. Raises StoreUnusable."""
+        self._write(self.seen_path, json.dumps(told) + "\n", "last look", flush=False)
+
     # The wallet's own transactions ---------------------------------------------------------------------------------
 
     def sent(self) -> list[Own]:
@@ -414,12 +429,12 @@ class Store:
             raise damaged(path, f"it belongs to another network than {self.network.name}")
         return document
 
-    def _write(self, path: Path, text: str, label: str) -> None:
+    def _write(self, path: Path, text: str, label: str, *, flush: bool = True) -> None:
         self._check_lock()
         _log.debug("write %s: %s", path.name, label)
         with _usable(path):
             self._make_folder(path)
-            replace_file(path, text.encode())
+            replace_file(path, text.encode(), flush=flush)
 
     def _make_folder(self, path: Path) -> None:
         """Make the folder that a file stands in. Raises OSError."""
