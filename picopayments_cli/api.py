@@ -15,7 +15,7 @@ from picopayments_cli.chain.shapes import by_longname, coins_shown, history_show
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.deadlines import default_delay, is_short
 from picopayments_cli.channel.networks import script_of_address
-from picopayments_cli.channel.stages import CLOSED, PROPOSED
+from picopayments_cli.channel.stages import CLOSED, OPEN, PROPOSED
 from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import Handle, Token, check_token, from_hex
 from picopayments_cli.channel.wire import Payment, Receipt, terms_json
@@ -28,6 +28,7 @@ from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.transactions_shown import raw_transaction, transaction_shown
+from picopayments_cli.client.waits import until
 from picopayments_cli.config import (
     DEFAULT,
     FILE,
@@ -157,16 +158,22 @@ def blocksend(
     quantity: int | str,
     extra_btc: int | str = 0,
     yes: bool = False,
-) -> str:
+    dry_run: bool = False,
+) -> Any:
     """Send an asset, or BTC, from the wallet by a transaction of its own; the txid. Each call is another payment.
 
     ``extra_btc``: satoshis to go with an asset; at least the dust that an output must hold does. ``yes``: do not ask.
-    Raises what ``client.send.blocksend`` does, and UnknownAsset, NotConfirmed.
+    ``dry_run``: tell what would be published, and publish nothing. Raises what ``client.send.blocksend`` does, and
+    UnknownAsset, NotConfirmed.
     """
     script_of_address(session.network, destination)
     known = asset_named(session, asset)
     extra = 0 if extra_btc in (0, "0") else quantity_of(session, extra_btc, "BTC", "extra_btc")
     sent = quantity_of(session, quantity, known.name)
+    if dry_run:
+        from picopayments_cli.client import rehearsal
+
+        return rehearsal.blocksend(session, known, destination, sent, extra)
     check_consent(session, "send", sent, known.longname or known.name, yes=yes)
     check_consent(session, "send", extra, "BTC", yes=yes)
     return send.blocksend(session, known, destination, sent, extra)
@@ -239,6 +246,7 @@ def _choice(name: str, choice: Choice) -> dict[str, Any]:
 # Connections --------------------------------------------------------------------------------------------------------
 
 
+@until(OPEN)
 def connect(
     session: Session,
     asset: str,
@@ -246,16 +254,21 @@ def connect(
     expire_time: int = 1024,
     delay_time: int | None = None,
     yes: bool = False,
-) -> dict[str, str]:
+    dry_run: bool = False,
+) -> dict[str, Any]:
     """Open a connection by a deposit of ``quantity`` satoshis; times in blocks. The deposit's txid and the handle.
 
-    ``yes``: do not ask. Raises NotConfirmed.
+    ``yes``: do not ask. ``dry_run``: tell what would be published, and publish nothing. Raises NotConfirmed.
     """
     delay = default_delay(session.network) if delay_time is None else delay_time
     if asset == "BTC":
         raise InvalidAsset("Connections are in Counterparty assets; bitcoin is none.", asset=asset)
     known = asset_named(session, asset)
     deposit = quantity_of(session, quantity, known.name)
+    if dry_run:
+        from picopayments_cli.client import rehearsal
+
+        return rehearsal.connect(session, opening.Wish(known, deposit, expire_time, delay))
     check_consent(session, "deposit", deposit, known.longname or known.name, yes=yes)
     log.info(_CHAIN_NOTES[session.chain_source])
     if is_short(delay):
@@ -324,6 +337,7 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
     return showing.status(session, handle, verbose=verbose)
 
 
+@until(OPEN, CLOSED)
 def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     """Sync what is open, recover what is closed: per handle the transactions published and the payments received.
 
@@ -370,11 +384,19 @@ def _brought(outcome: Outcome) -> dict[str, Any]:
     return brought if outcome.cause is None else {**brought, "error": outcome.cause.as_json()}
 
 
-def close(session: Session, handle: str) -> str | None:
-    """Close a connection and settle it on chain: the txid of its close or commit, or None where none is published."""
+@until(CLOSED)
+def close(session: Session, handle: str, dry_run: bool = False) -> Any:
+    """Close a connection and settle it on chain: the txid of its close or commit, or None where none is published.
+
+    ``dry_run``: tell what would be published, and publish nothing.
+    """
     connection = session.connection(whole_handle(handle))
     if connection.stage != PROPOSED:
         session = hubs.alone(session, connection)
+    if dry_run:
+        from picopayments_cli.client import rehearsal
+
+        return rehearsal.close(session, connection)
     return life.close(session, connection)
 
 

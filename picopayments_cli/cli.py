@@ -109,6 +109,10 @@ HANDLE = argument("--handle", "only the connection of this handle")
 SEEN = argument("--handle", "only the connection whose handle begins so, with 8 digits or more")
 UNCONFIRMED = argument("--unconfirmed", "those of the mempool, too", action="store_true")
 YES = argument("--yes", "do not ask, however much it is", action="store_true")
+DRY_RUN = argument("--dry-run", "publish nothing: print what would be, sizes and fees", action="store_true")
+PATIENCE = argument(
+    "--timeout", "with --wait: the most to wait (default: no limit)", metavar="SECONDS", type=positive, dest="patience"
+)
 UNITS = "in satoshis, or with its unit such as 1.5XCP"
 COMMANDS = {
     "version": Command("Print the version of this program.", "version"),
@@ -138,6 +142,7 @@ COMMANDS = {
             default=0,
         ),
         YES,
+        DRY_RUN,
     ),
     "connect": Command(
         "Open a connection with the hub, by a deposit that payments draw on.",
@@ -163,6 +168,9 @@ COMMANDS = {
             type=positive,
         ),
         YES,
+        DRY_RUN,
+        argument("--wait", "wait until it is open", action="store_true"),
+        PATIENCE,
     ),
     "queuepayment": Command(
         "Queue a payment, which the next sync makes. Prints its token.",
@@ -190,11 +198,16 @@ COMMANDS = {
         "Each open connection is charged the hub's sync_fee.",
         "--testnet sync",
         HANDLE,
+        argument("--wait", "wait until all are open or closed", action="store_true"),
+        PATIENCE,
     ),
     "close": Command(
         "Close a connection and settle it on the blockchain.",
         "--testnet close HANDLE",
         argument("handle", "the connection's handle", metavar="HANDLE"),
+        DRY_RUN,
+        argument("--wait", "wait until it is closed", action="store_true"),
+        PATIENCE,
     ),
     "history": Command(
         "List what was done: deposits, payments, fees, transactions.",
@@ -281,16 +294,20 @@ def main(argv: list[str] | None = None) -> int:
     Raises SystemExit with code 2 for a usage error and 0 for ``--help``, as argparse does.
     """
     keep_stderr()
-    arguments = vars(_parser().parse_args(dashed(sys.argv[1:] if argv is None else argv)))
-    debug = arguments.pop("debug")
+    words = dashed(sys.argv[1:] if argv is None else argv)
+    Parser.human = "--human" in words
+    arguments = vars(_parser().parse_args(words))
+    debug, human = arguments.pop("debug"), arguments.pop("human")
     try:
         if arguments["command"] == "serve":
             return _serve(debug, **arguments)
-        write_out(json.dumps(_run(debug, ask=_asker(), **arguments), indent=2, sort_keys=True))
-    except KeyboardInterrupt:
-        return _fail(130, "Interrupted", f"Interrupted. {NEXT.get(arguments['command'], GOES_ON)}")
+        result = _run(debug, ask=_asker(), **arguments)
+        write_out(_written(arguments["command"], result, human))
+    except KeyboardInterrupt as stopped:  # a wait says itself how to go on
+        told = str(stopped) or f"Interrupted. {NEXT.get(arguments['command'], GOES_ON)}"
+        return _fail(130, "Interrupted", told, human=human)
     except Exception as error:
-        return refuse(error, debug)
+        return refuse(error, debug, human=human)
     return 0
 
 
@@ -314,6 +331,7 @@ def _run(
     from picopayments_cli import api
 
     with api.open_session(network, basedir, hub_url, os.environ, timeout, ask) as session:
+        session.progress = None if ask is None else _bars
         return getattr(api, command)(session, **arguments)
 
 
@@ -361,7 +379,22 @@ def _ask(question: str) -> bool:
     return bool(answered) and sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def _bars() -> Any:
+    """Show on the terminal how a wait goes."""
+    from picopayments_cli.human import bars
+
+    return bars()
+
+
 # Output -------------------------------------------------------------------------------------------------------------
+
+
+def _written(command: str, result: Any, human: bool) -> str:
+    if not human:
+        return json.dumps(result, indent=2, sort_keys=True)
+    from picopayments_cli.human import text_of
+
+    return text_of(command, result)
 
 
 class OutputLost(Exception):
@@ -394,8 +427,8 @@ def _drop(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else the flush at exit would fail once more
 
 
-def refuse(error: Exception, debug: bool) -> int:
-    """Print an error's JSON line on stderr, with ``debug`` its traceback too; the exit code."""
+def refuse(error: Exception, debug: bool, *, human: bool = False) -> int:
+    """Print an error's line on stderr, JSON or for people, with ``debug`` its traceback too; the exit code."""
     if debug:
         import traceback
 
@@ -403,17 +436,21 @@ def refuse(error: Exception, debug: bool) -> int:
     from picopayments_cli.errors import PicopaymentsError
 
     if isinstance(error, OutputLost):
-        return _fail(1, "OutputLost", str(error))
+        return _fail(1, "OutputLost", str(error), human=human)
     if isinstance(error, PicopaymentsError):
-        return _fail(error.exit_code, error.name, error.message, error.data)
+        return _fail(error.exit_code, error.name, error.message, error.data, human=human)
     advice = "report it together with what stands above" if debug else "run the command again with --debug"
-    return _fail(1, "InternalError", f"A fault of this program: please {advice}. {type(error).__name__}: {error}")
+    told = f"A fault of this program: please {advice}. {type(error).__name__}: {error}"
+    return _fail(1, "InternalError", told, human=human)
 
 
-def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None) -> int:
+def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None, *, human: bool = False) -> int:
     error = {"name": name, "message": message, "data": data or {}}
+    line = json.dumps({"error": error}, sort_keys=True, default=str)
+    if human:
+        line = "error: " + " ".join("".join(c if c.isprintable() else " " for c in f"{message} ({name})").split())
     try:
-        print(json.dumps({"error": error}, sort_keys=True, default=str), file=sys.stderr, flush=True)
+        print(line, file=sys.stderr, flush=True)
     except OSError:
         _drop(sys.stderr)  # the exit code is all that is left to tell
     return code
@@ -423,7 +460,9 @@ def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, where a usage error ends in the JSON line that every failure ends in."""
+    """argparse's parser, where a usage error ends in the line that every failure ends in, JSON or for people."""
+
+    human = False
 
     def __init__(self, *, example: str, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=Help, **settings)
@@ -432,7 +471,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print usage, message and JSON on stderr; exit with code 2."""
         self._print_message(f"{self.format_usage()}{self.prog}: error: {message}\n", sys.stderr)
-        sys.exit(_fail(2, "UsageError", f"{message} (`{self.prog} --help` shows the usage)"))
+        sys.exit(_fail(2, "UsageError", f"{message} (`{self.prog} --help` shows the usage)", human=self.human))
 
 
 class Help(argparse.RawDescriptionHelpFormatter):
@@ -548,6 +587,7 @@ def _parser() -> Parser:
         type=seconds,
         help="how long an answer may take (PICOPAYMENTS_TIMEOUT; default: 60)",
     )
+    config.add_argument("--human", action="store_true", help="tables and plain lines for people, not JSON")
     config.add_argument("--debug", action="store_true", help="tell more on stderr, tracebacks included")
     commands = parser.add_subparsers(title="commands", dest="command", metavar="<command>", required=True, prog=PROG)
     for name, command in COMMANDS.items():

@@ -28,7 +28,7 @@ _IN_FILES = {PROPOSED: OPENING, CLOSING: CLOSING, CLOSED: CLOSED}  # the status 
 
 
 @dataclass(frozen=True)
-class _Shown:
+class Shown:
     """A connection as it is shown; ``seen``: what the chain told of it, to be remembered, None where it did not."""
 
     members: dict[str, Any]
@@ -40,16 +40,16 @@ def status(session: Session, handle: str | None, *, verbose: bool) -> dict[str, 
     chosen = _to_show(session, handle)
     groups = hubs.seen(session, [item for item in chosen if not item.final])
     view = _wallets_view(session, groups)
-    shown = {item.handle.hex(): _Shown(_members(item, CLOSED, verbose)) for item in chosen}
+    found = {item.handle.hex(): Shown(_members(item, CLOSED, verbose)) for item in chosen}
     for group in groups:
-        shown |= {item.handle.hex(): _shown(group, item, verbose) for item in group.connections}
-    told = {"connections": {name: item.members for name, item in shown.items()}}
+        found |= {item.handle.hex(): shown(group, item, verbose=verbose) for item in group.connections}
+    told = {"connections": {name: item.members for name, item in found.items()}}
     session.keep_wallet()
     if isinstance(view, PicopaymentsError):
         result = {**told, **_from_files(session, view, chosen)}
     else:
         result = {**told, "chain": session.chain_source, "wallet": _wallet(session, view)}
-    seen = {name: item.seen for name, item in shown.items() if item.seen is not None}
+    seen = {name: item.seen for name, item in found.items() if item.seen is not None}
     last_look.note(session, None if isinstance(view, PicopaymentsError) else view, seen)
     return result
 
@@ -99,13 +99,13 @@ def _to_show(session: Session, handle: str | None) -> list[Connection]:
     return list(connections.values())
 
 
-def _shown(group: hubs.Seen, item: Connection, verbose: bool) -> _Shown:
+def shown(group: hubs.Seen, item: Connection, *, verbose: bool) -> Shown:
     """A connection as its chain shows it; with the error where it shows nothing, or no deposit."""
     session = group.session
     try:
         item = life.as_seen(session, item, group.look())
         if item.stage == CLOSED:
-            return _Shown(_members(item, CLOSED, verbose))
+            return Shown(_members(item, CLOSED, verbose))
         seen, look, deposits = life.observe(session, item, group.look())
     except PicopaymentsError as error:
         return _unseen(session, item, error, verbose)
@@ -117,7 +117,7 @@ def _shown(group: hubs.Seen, item: Connection, verbose: bool) -> _Shown:
         members |= {"balance": _balance(session, seen, look), **_awaited(session, seen, look, word)}
     told = {"status": members["status"], "balance": members["balance"], "height": look.view.height}
     missing = life.unknown_deposit(seen, look)
-    return _Shown(members if missing is None else members | {"error": missing.as_json()}, told)
+    return Shown(members if missing is None else members | {"error": missing.as_json()}, told)
 
 
 def _balance(session: Session, item: Connection, look: Look) -> int:
@@ -139,18 +139,18 @@ def _awaited(session: Session, item: Connection, look: Look, word: str) -> dict[
     return {"waiting_for": found.waits_for.value, "until_height": found.until, "about_seconds": seconds or None}
 
 
-def _unseen(session: Session, item: Connection, error: PicopaymentsError, verbose: bool) -> _Shown:
+def _unseen(session: Session, item: Connection, error: PicopaymentsError, verbose: bool) -> Shown:
     """A connection as its file has it, why the chain shows nothing of it, and how it stood at the last look."""
     log.warning("connection %s: %s", item.handle.hex(), error.message)
     members = _members(item, _IN_FILES.get(item.stage, _UNKNOWN), verbose)
     if item.stage == CLOSED:
-        return _Shown(members)
+        return Shown(members)
     if isinstance(error, HubUnreachable):
         error = away.advised(error, session.settings, away.at_hub([item], error))
     look = last_look.of_connection(session, item.handle.hex())
     if item.stage == CLOSING and look is not None:
         members["balance"] = look["balance"]  # what was in the wallet by then is not in the connection
-    return _Shown(members | {"error": error.as_json(), "last_look": look})
+    return Shown(members | {"error": error.as_json(), "last_look": look})
 
 
 def _members(

@@ -30,7 +30,8 @@ from picopayments_cli.errors import (
 def closed(it: Life) -> str | None:
     """Close by command: the txid of the commit or close, if there is one."""
     it.restart()
-    return api.close(it.session, it.handle)
+    txid: str | None = api.close(it.session, it.handle)
+    return txid
 
 
 def sync(it: Life) -> list[str]:
