@@ -116,7 +116,7 @@ def _rest(case: Case) -> Iterator[Told]:
 
 
 def _later(session: Session, cases: Sequence[Case], means: Means) -> Iterator[Told]:
-    """What follows where the hub stays silent: the payout of the own commit, and the expiry of the own deposit."""
+    """Tell what follows where the hub stays silent: the payout of the own commit, the expiry of the own deposit."""
     c2h, h2c = cases
     if isinstance(h2c.side, Paid) and h2c.side.best is not None and h2c.facts.spend is None:
         yield _presigned("payout", h2c.contract, h2c.facts.tip + h2c.contract.delay)
