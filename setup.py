@@ -46,6 +46,7 @@ setup(
         "pycoin>=0.92718.20260405,<1",
         "python-bitcoinlib>=0.12.2,<0.13",
         "requests>=2.34.2,<3",
+        "rich>=15.0.0,<16",
         "segno>=1.6.6,<2",
         "sqlalchemy>=2.0.58,<3",
         "starlette>=1.7.0,<2",

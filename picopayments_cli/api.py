@@ -11,13 +11,14 @@ from picopayments_cli.chain import Query
 from picopayments_cli.chain.answers import longnames_of, members
 from picopayments_cli.chain.shapes import by_longname, coins_shown, history_shown
 from picopayments_cli.channel.counterparty import asset_members
-from picopayments_cli.channel.deadlines import at_risk, check_every, default_delay, is_short
+from picopayments_cli.channel.deadlines import default_delay, is_short
 from picopayments_cli.channel.networks import script_of_address
-from picopayments_cli.channel.stages import CLOSED
+from picopayments_cli.channel.stages import CLOSED, OPEN, PROPOSED
 from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import Handle, Token, from_hex
 from picopayments_cli.channel.wire import terms_json
 from picopayments_cli.client import (
+    away,
     hubs,
     legacy,
     life,
@@ -28,18 +29,18 @@ from picopayments_cli.client import (
     reports,
     requesting,
     send,
+    showing,
     syncing,
-    waiting,
 )
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, own_handle, quantity_of
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.consent import check_consent
 from picopayments_cli.client.cull import not_over
 from picopayments_cli.client.history import in_order
-from picopayments_cli.client.looking import sides_of
 from picopayments_cli.client.requesting import EXPIRES
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.transactions_shown import raw_transaction, transaction_shown
+from picopayments_cli.client.waits import until
 from picopayments_cli.config import (
     DEFAULT,
     FILE,
@@ -54,8 +55,8 @@ from picopayments_cli.config import (
 )
 from picopayments_cli.errors import (
     ConnectionNotOver,
+    HubUnreachable,
     InvalidAsset,
-    OldProtocol,
     PicopaymentsError,
     TruncatedHistory,
     WrongNetwork,
@@ -64,7 +65,6 @@ from picopayments_cli.errors import (
 log = logging.getLogger(__name__)
 FAUCET_BTC = 100_000_000
 FAUCET_XCP = 10_000_000_000
-_UNKNOWN = "unknown"  # the status of a connection whose hub does not tell what the chain holds
 _CHAIN_NOTES = {
     "own": "chain: own. Deposits, commits and heights are read from the node at chain_url.",
     "hub": "chain: hub. What the blockchain holds is the hub's word; with chain_url, a node of one's own, it is not.",
@@ -94,6 +94,9 @@ def open_session(
     try:
         yield session
         session.keep_rate()  # a command that is refused writes nothing
+    except HubUnreachable as error:
+        away.advise(session, error)
+        raise
     finally:
         session.close()
 
@@ -146,6 +149,12 @@ def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
     }
 
 
+def address(session: Session) -> str:
+    """The wallet's address; a new wallet's key is on disk before it is told."""
+    session.keep_wallet()
+    return session.wallet.address
+
+
 def balances(session: Session, asset: str | None = None, address: str | None = None) -> dict[str, int]:
     """The confirmed funds of an address, the wallet's by default: asset to quantity, in satoshis.
 
@@ -174,16 +183,22 @@ def blocksend(
     quantity: int | str,
     extra_btc: int | str = 0,
     yes: bool = False,
-) -> str:
+    dry_run: bool = False,
+) -> Any:
     """Send an asset, or BTC, from the wallet by a transaction of its own; the txid. Each call is another payment.
 
     ``extra_btc``: satoshis to go with an asset; at least the dust that an output must hold does. ``yes``: do not ask.
-    Raises what ``client.send.blocksend`` does, and UnknownAsset, NotConfirmed.
+    ``dry_run``: tell what would be published, and publish nothing. Raises what ``client.send.blocksend`` does, and
+    UnknownAsset, NotConfirmed.
     """
     script_of_address(session.network, destination)
     known = asset_named(session, asset)
     extra = 0 if extra_btc in (0, "0") else quantity_of(session, extra_btc, "BTC", "extra_btc")
     sent = quantity_of(session, quantity, known.name)
+    if dry_run:
+        from picopayments_cli.client import rehearsal
+
+        return rehearsal.blocksend(session, known, destination, sent, extra)
     check_consent(session, "send", sent, known.longname or known.name, yes=yes)
     check_consent(session, "send", extra, "BTC", yes=yes)
     return send.blocksend(session, known, destination, sent, extra)
@@ -256,6 +271,7 @@ def _choice(name: str, choice: Choice) -> dict[str, Any]:
 # Connections --------------------------------------------------------------------------------------------------------
 
 
+@until(OPEN)
 def connect(
     session: Session,
     asset: str,
@@ -263,16 +279,21 @@ def connect(
     expire_time: int = 1024,
     delay_time: int | None = None,
     yes: bool = False,
-) -> dict[str, str]:
+    dry_run: bool = False,
+) -> dict[str, Any]:
     """Open a connection by a deposit of ``quantity`` satoshis; times in blocks. The deposit's txid and the handle.
 
-    ``yes``: do not ask. Raises NotConfirmed.
+    ``yes``: do not ask. ``dry_run``: tell what would be published, and publish nothing. Raises NotConfirmed.
     """
     delay = default_delay(session.network) if delay_time is None else delay_time
     if asset == "BTC":
         raise InvalidAsset("Connections are in Counterparty assets; bitcoin is none.", asset=asset)
     known = asset_named(session, asset)
     deposit = quantity_of(session, quantity, known.name)
+    if dry_run:
+        from picopayments_cli.client import rehearsal
+
+        return rehearsal.connect(session, opening.Wish(known, deposit, expire_time, delay))
     check_consent(session, "deposit", deposit, known.longname or known.name, yes=yes)
     log.info(_CHAIN_NOTES[session.chain_source])
     if is_short(delay):
@@ -341,69 +362,13 @@ def cancelpayment(session: Session, token: str) -> bool:
 def status(session: Session, handle: str | None = None, verbose: bool = False) -> dict[str, Any]:
     """The connections, the wallet, and whose word about the chain this is: ``own`` (one's own node's) or ``hub``.
 
-    ``verbose`` adds what moved each way, and what is pending.
+    None where nobody tells: then all is from the files, and says of when. ``verbose`` adds what moved each way, and
+    what is pending.
     """
-    chosen = _to_show(session, handle)
-    looked_at = [item for item in chosen if not item.final]
-    wallet = session.wallet.address
-    view = session.chain.view(Query(balances=[wallet]))
-    shown = {item.handle.hex(): _status_of(item, CLOSED, None, verbose) for item in chosen}
-    for group in hubs.seen(session, looked_at):
-        shown |= {item.handle.hex(): _as_seen(group, item, verbose) for item in group.connections}
-        for name, waits in waiting.shown(group).items() if verbose else ():
-            shown[name]["waiting"] = waits
-    if handle is None:
-        shown |= {
-            unread.hex(): _unread(error)
-            for unread, error in session.unusable.items()
-            if not isinstance(error, OldProtocol)
-        }
-    session.keep_wallet()
-    return {
-        "chain": session.chain_source,
-        "connections": shown,
-        "wallet": {"address": wallet, "balances": by_longname(view.balances[wallet], view.longnames)},
-    }
+    return showing.status(session, handle, verbose=verbose)
 
 
-def _unread(error: PicopaymentsError) -> dict[str, Any]:
-    """A connection whose file can't be used."""
-    told: dict[str, Any] = {"asset": None, "balance": 0, "status": _UNKNOWN, "ttl": None, "payments_queued": []}
-    return {**told, "error": error.as_json()}
-
-
-def _to_show(session: Session, handle: str | None) -> list[Connection]:
-    """The connections to show, one or all; a note names those of older versions, and those that can't be read."""
-    connections, older, unusable = session.connections(), session.older(), session.unusable
-    if handle is not None:
-        return [session.connection(handle_named(handle, {*connections, *older, *unusable}))]
-    for error in unusable.values():
-        log.warning(error.message)
-    if older:
-        log.warning(legacy.too_old(older).message)
-    return list(connections.values())
-
-
-def _as_seen(group: hubs.Seen, item: Connection, verbose: bool) -> dict[str, Any]:
-    """A connection as its chain shows it; with the error where it shows nothing, or no deposit."""
-    session = group.session
-    try:
-        item = life.as_seen(session, item, group.look())
-        if item.stage == CLOSED:
-            return _status_of(item, CLOSED, None, verbose)
-        seen, look, deposits = life.observe(session, item, group.look())
-    except PicopaymentsError as error:
-        log.warning("connection %s: %s", item.handle.hex(), error.message)
-        if item.stage == CLOSED:
-            return _status_of(item, CLOSED, None, verbose)
-        return _status_of(item, _UNKNOWN, None, verbose) | {"error": error.as_json()}
-    funded = all(facts.funded for facts in look.facts[item.handle])
-    ttl = seen.expiry.time_to_live(look.view.height) if funded else None
-    shown = _status_of(seen, life.status(session, seen, look, deposits), ttl, verbose, look.view.longnames)
-    missing = life.unknown_deposit(seen, look)
-    return shown if missing is None else shown | {"error": missing.as_json()}
-
-
+@until(OPEN, CLOSED)
 def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     """Sync what is open, recover what is closed: per handle the transactions published, and what became of payments.
 
@@ -415,12 +380,19 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     return syncing.sync(session, _chosen(session, handle), everything=handle is None)
 
 
-def close(session: Session, handle: str) -> dict[str, Any]:
+@until(CLOSED)
+def close(session: Session, handle: str, dry_run: bool = False) -> dict[str, Any]:
     """Close a connection and settle it on chain: the txid of its close or commit, or None where none is published.
 
-    And what became of payments, what the last sync cost, and whether the hub agreed.
+    And what became of payments, what the last sync cost, and whether the hub agreed. ``dry_run``: tell what would be
+    published, and publish nothing.
     """
-    return syncing.close(session, session.connection(own_handle(session, handle)))
+    connection = session.connection(own_handle(session, handle))
+    if not dry_run:
+        return syncing.close(session, connection)
+    from picopayments_cli.client import rehearsal
+
+    return rehearsal.close(session if connection.stage == PROPOSED else hubs.alone(session, connection), connection)
 
 
 def payments(
@@ -502,41 +474,6 @@ def _chosen(session: Session, handle: str | None) -> list[Connection]:
     if handle is not None:
         return [session.connection(own_handle(session, handle))]
     return list(session.connections().values())
-
-
-def _status_of(
-    item: Connection, shown: str, ttl: int | None, verbose: bool, longnames: Mapping[str, str] | None = None
-) -> dict[str, Any]:
-    """A connection as ``status`` shows it; ``longnames``: of the subassets that the chain told of, by number."""
-    told: dict[str, Any] = {
-        **asset_members(item.asset, item.longname or (longnames or {}).get(item.asset)),
-        "balance": 0 if shown == CLOSED else item.duplex.guaranteed,
-        "status": shown,
-        "ttl": ttl,
-        "payments_queued": [
-            {"payee_handle": payment.payee.hex() if payment.payee else None, "amount": payment.amount,
-             "token": payment.token.hex()}
-            for payment in item.queue
-        ],
-    }  # fmt: skip
-    cause = life.conflicted(item)
-    if cause is not None:
-        told["error"] = cause.as_json()
-    if verbose:
-        sending, receiving = item.duplex.sending, item.duplex.receiving
-        told |= {
-            "deposit": sending.contract.quantity,
-            "hub_deposit": receiving.contract.quantity,
-            "sent": sending.moved,
-            "received": receiving.moved,
-            "sync_pending": item.pending is not None,
-            "owed": item.owed,
-            "settle_height": item.expiry.settle_height,
-            "check_every": check_every(sending.contract.delay),
-            "at_risk": at_risk(*sides_of(item)),
-            "terms": terms_json(item.terms),
-        }
-    return told
 
 
 # For programs of this machine ---------------------------------------------------------------------------------------

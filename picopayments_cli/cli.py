@@ -126,12 +126,17 @@ HANDLE = argument("--handle", "only the connection whose handle begins so, with 
 UNCONFIRMED = argument("--unconfirmed", "those of the mempool, too", action="store_true")
 YES = argument("--yes", "do not ask, however much it is", action="store_true")
 STATES = ("sent", "received", "refused", "queued", "unanswered")
+DRY_RUN = argument("--dry-run", "publish nothing: print what would be, sizes and fees", action="store_true")
+PATIENCE = argument(
+    "--timeout", "with --wait: the most to wait (default: no limit)", metavar="SECONDS", type=positive, dest="patience"
+)
 UNITS = "in satoshis, or with its unit such as 1.5XCP"
 COMMANDS = {
     "version": Command("Print the version of this program.", "version"),
     "hubstatus": Command(
         "Show the hub's connections, terms, funding addresses and liquidity.", "--testnet hubstatus --asset XCP", ASSET
     ),
+    "address": Command("Print the wallet's address.", "--testnet address"),
     "balances": Command(
         "Show the confirmed funds of the wallet, or of another address, in satoshis.",
         "--testnet balances --asset XCP",
@@ -154,6 +159,7 @@ COMMANDS = {
             default=0,
         ),
         YES,
+        DRY_RUN,
     ),
     "connect": Command(
         "Open a connection with the hub, by a deposit that payments draw on.",
@@ -179,6 +185,9 @@ COMMANDS = {
             type=positive,
         ),
         YES,
+        DRY_RUN,
+        argument("--wait", "wait until it is open", action="store_true"),
+        PATIENCE,
     ),
     "queuepayment": Command(
         "Queue a payment, which the next sync makes. Prints its token.",
@@ -228,6 +237,8 @@ COMMANDS = {
         "Each open connection is charged the hub's sync_fee.",
         "--testnet sync",
         HANDLE,
+        argument("--wait", "wait until all are open or closed", action="store_true"),
+        PATIENCE,
     ),
     "request": Command(
         "Make a payment request, which `decode` explains and `pay` pays.\n\n"
@@ -266,6 +277,9 @@ COMMANDS = {
         "Tells the hub, and syncs once more, which charges the hub's sync_fee.",
         "--testnet close HANDLE",
         argument("handle", "the connection's handle, or 8 digits that it begins with", metavar="HANDLE"),
+        DRY_RUN,
+        argument("--wait", "wait until it is closed", action="store_true"),
+        PATIENCE,
     ),
     "history": Command(
         "List what was done: deposits, payments, fees, transactions.",
@@ -376,13 +390,15 @@ def main(argv: list[str] | None = None) -> int:
     Raises SystemExit with code 2 for a usage error and 0 for ``--help``, as argparse does.
     """
     keep_streams()
+    words = sys.argv[1:] if argv is None else argv
+    Parser.human = human = "--human" in words
     parser = _parser()
     complete(parser)
     arguments: dict[str, Any] = {"command": ""}
     debug = False
     try:
-        arguments |= parser.read(sys.argv[1:] if argv is None else argv)
-        debug = arguments.pop("debug")
+        arguments |= parser.read(words)
+        debug, human = arguments.pop("debug"), arguments.pop("human")
         if arguments["command"] == "serve":
             return _serve(debug, **arguments)
         if arguments["command"] == "listen":
@@ -395,11 +411,16 @@ def main(argv: list[str] | None = None) -> int:
 
             write_out(script(arguments["shell"]))
             return 0
-        _run(debug, ask=_asker(), tell=write_out if arguments.get("csv") else _write_json, **arguments)
-    except KeyboardInterrupt:
-        return _fail(130, "Interrupted", f"Interrupted. {NEXT.get(arguments['command'], GOES_ON)}")
+
+        def tell(result: Any) -> None:
+            write_out(result if arguments.get("csv") else _written(arguments["command"], result, human))
+
+        _run(debug, ask=_asker(), tell=tell, **arguments)
+    except KeyboardInterrupt as stopped:  # a wait says itself how to go on
+        told = str(stopped) or f"Interrupted. {NEXT.get(arguments['command'], GOES_ON)}"
+        return _fail(130, "Interrupted", told, human=human)
     except Exception as error:
-        return refuse(error, debug)
+        return refuse(error, debug, human=human)
     return 0
 
 
@@ -423,6 +444,7 @@ def _run(
 
     config = {name: arguments.pop(name) for name in CONFIG}
     with api.open_session(**config, environ=os.environ, ask=ask) as session:
+        session.progress = None if ask is None else _bars
         if string_amounts:
             from picopayments_cli.client.string_amounts import told_as_text
 
@@ -487,7 +509,22 @@ def _ask(question: str) -> bool:
     return bool(answered) and sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
+def _bars() -> Any:
+    """Show on the terminal how a wait goes."""
+    from picopayments_cli.human import bars
+
+    return bars()
+
+
 # Output -------------------------------------------------------------------------------------------------------------
+
+
+def _written(command: str, result: Any, human: bool) -> str:
+    if not human:
+        return json.dumps(result, indent=2, sort_keys=True)
+    from picopayments_cli.human import text_of
+
+    return text_of(command, result)
 
 
 class OutputLost(Exception):
@@ -544,8 +581,8 @@ def _drop(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # else the flush at exit would fail once more
 
 
-def refuse(error: Exception, debug: bool) -> int:
-    """Print an error's JSON line on stderr, with ``debug`` its traceback too; the exit code."""
+def refuse(error: Exception, debug: bool, *, human: bool = False) -> int:
+    """Print an error's line on stderr, JSON or for people, with ``debug`` its traceback too; the exit code."""
     if debug:
         import traceback
 
@@ -553,16 +590,20 @@ def refuse(error: Exception, debug: bool) -> int:
     from picopayments_cli.errors import PicopaymentsError
 
     if isinstance(error, OutputLost):
-        return _fail(1, "OutputLost", str(error))
+        return _fail(1, "OutputLost", str(error), human=human)
     if isinstance(error, PicopaymentsError):
-        return _fail(error.exit_code, error.name, error.message, error.data)
+        return _fail(error.exit_code, error.name, error.message, error.data, human=human)
     advice = "report it together with what stands above" if debug else "run the command again with --debug"
-    return _fail(1, "InternalError", f"A fault of this program: please {advice}. {type(error).__name__}: {error}")
+    told = f"A fault of this program: please {advice}. {type(error).__name__}: {error}"
+    return _fail(1, "InternalError", told, human=human)
 
 
-def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None) -> int:
+def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None, *, human: bool = False) -> int:
     error = {"name": name, "message": message, "data": data or {}}
-    _tell(json.dumps({"error": error}, sort_keys=True, default=str) + "\n")
+    line = json.dumps({"error": error}, sort_keys=True, default=str)
+    if human:
+        line = "error: " + " ".join("".join(c if c.isprintable() else " " for c in f"{message} ({name})").split())
+    _tell(f"{line}\n")
     return code
 
 
@@ -579,7 +620,9 @@ def _tell(text: str) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser, where a usage error ends in the JSON line that every failure ends in."""
+    """argparse's parser, where a usage error ends in the line that every failure ends in, JSON or for people."""
+
+    human = False
 
     def __init__(self, *, example: str, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=Help, **settings)
@@ -632,7 +675,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print usage, message and JSON on stderr; exit with code 2."""
         self._print_message(f"{self.format_usage()}{self.prog}: error: {message}\n", sys.stderr)
-        sys.exit(_fail(2, "UsageError", f"{message} (`{self.prog} --help` shows the usage)"))
+        sys.exit(_fail(2, "UsageError", f"{message} (`{self.prog} --help` shows the usage)", human=self.human))
 
     def _print_message(self, message: str, file: Any = None) -> None:
         """Print help or version as a result on stdout, all else on stderr. Raises OutputLost."""
@@ -729,6 +772,7 @@ def _parser() -> Parser:
     config.add_argument(
         "--string-amounts", action="store_true", help="print each quantity as text: its satoshis in decimal digits"
     )
+    config.add_argument("--human", action="store_true", help="tables and plain lines for people, not JSON")
     config.add_argument("--debug", action="store_true", help="tell more on stderr, tracebacks included")
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="<command>", required=True, prog=PROG, parser_class=CommandParser

@@ -75,7 +75,8 @@ class Settings:
         if self.hub_url is None:
             raise InvalidSetting(
                 f"No hub is set for {self.network.name}: name one with --hub-url URL, with PICOPAYMENTS_HUB_URL, or as "
-                f"hub_url in {settings_file(self.network, self.basedir)}.",
+                f"hub_url in {settings_file(self.network, self.basedir)}; or run one: `picopayments-hub --network "
+                f"{self.network.name}`.",
                 network=self.network.name,
             )
         return self.hub_url

@@ -90,10 +90,11 @@ def remove_file(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def replace_file(path: Path, data: bytes) -> None:
+def replace_file(path: Path, data: bytes, *, flush: bool = True) -> None:
     """Put the data in the file's place, all or nothing, for its owner only, and wait until it is on disk.
 
-    Raises OSError; then the file is as it was.
+    ``flush`` false: do not wait, which is for what may be lost with the power. Raises OSError; then the file is as it
+    was.
     """
     path = real(path)
     temporary = path.with_name(path.name + ".tmp")
@@ -103,13 +104,15 @@ def replace_file(path: Path, data: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if flush:
+                os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         _name(error, path)
         raise
-    flush_folder(path.parent)
+    if flush:
+        flush_folder(path.parent)
 
 
 def _name(error: BaseException, path: Path) -> None:

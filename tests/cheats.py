@@ -266,7 +266,7 @@ class Town:
             self.mine()
             for name, client in self.clients.items():
                 if client in (syncing or self.clients.values()):
-                    for result in client.run("sync").values():
+                    for result in client.sync_alone().values():
                         brought[name] += result["txids"]
         statuses = {name: client.run("status")["connections"] for name, client in self.clients.items()}
         raise AssertionError(f"not over after {rounds} blocks: {statuses}, hub: {self.stages()}")

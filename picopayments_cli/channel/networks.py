@@ -14,6 +14,7 @@ class Network:
     """One network: all that differs between them. Times are in blocks.
 
     ``taproot_height``: from this block on Counterparty's ledger knows the addresses of deposits and commits.
+    ``block_seconds``: between two blocks, about; 0 where they come when somebody mines.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Network:
     safe_depth: int = 7  # confirmations with which something is final: a reorganisation of six takes away six
     expire_min: int = 144
     expire_max: int = 65535
+    block_seconds: int = 600
 
 
 TEST_BURN = "mvCounterpartyXXXXXXXXXXXXXXW24Hef"
@@ -36,7 +38,7 @@ NETWORKS = {
         Network("testnet", "XTN", 15000, 14000, 18332, TEST_BURN, taproot_height=4_410_000),
         Network("testnet4", "XTN", 45000, 44000, 48332, TEST_BURN, taproot_height=85_000),
         Network("signet", "XTN", 35000, 34000, 38332, TEST_BURN),
-        Network("regtest", "XRT", 25000, 24000, 18443, TEST_BURN, safe_depth=1, expire_min=12),
+        Network("regtest", "XRT", 25000, 24000, 18443, TEST_BURN, safe_depth=1, expire_min=12, block_seconds=0),
     )
 }
 

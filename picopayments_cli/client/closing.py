@@ -16,7 +16,7 @@ from picopayments_cli.channel.recovery import Case, is_over, tasks
 from picopayments_cli.channel.stages import CLOSED, CLOSING
 from picopayments_cli.channel.standing import Found, Standing, doubts, learned, proofs, standing
 from picopayments_cli.channel.steps import Name, Wait, plan
-from picopayments_cli.channel.values import Secret, hash_of
+from picopayments_cli.channel.values import Handle, Secret, hash_of
 from picopayments_cli.channel.wire import Figures
 from picopayments_cli.client import funds, history, publishing
 from picopayments_cli.client.connection import Connection
@@ -65,6 +65,24 @@ def settle(session: Session, connection: Connection, look: Look, outcome: Outcom
             log.warning("the hub does not close: %s", error.message)
             connection = session.connection(connection.handle)
     return recover(session, connection, look, outcome)
+
+
+def check_done(session: Session, handle: Handle, outcome: Outcome, tip: int) -> None:
+    """See that no connection goes on closing whose hub was not told, before its expiry, from which on all is alone.
+
+    Raises what the hub was silent with.
+    """
+    silent = outcome.hub_silent
+    if silent is None:
+        return
+    connection = session.connection(handle)
+    if connection.stage != CLOSING or tip >= connection.expiry.height:
+        return
+    raise type(silent)(
+        f"The connection {handle.hex()} is closing, and that is not done: its hub was not told. Run `picopayments-cli "
+        f"sync` again later. {silent.message}",
+        **{**silent.data, "handle": handle.hex()},
+    )
 
 
 def _has_to_ask(connection: Connection, facts: tuple[Facts, Facts]) -> bool:

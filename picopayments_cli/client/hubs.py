@@ -11,13 +11,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from picopayments_cli.chain import View
 from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.client import funds
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.looking import Look
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import place_of
-from picopayments_cli.errors import LocalFiles, PicopaymentsError
+from picopayments_cli.errors import LocalFiles, PicopaymentsError, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,18 @@ def seen(session: Session, connections: Iterable[Connection]) -> list[Seen]:
 def look_at(at: Session, connections: Sequence[Connection]) -> Look:
     """Look at connections, by Bitcoin Core alone where that is one's own and the Counterparty node is away."""
     return at.sight.look_or_alone(at.wallet, funds.kept(at), connections)
+
+
+def wallets(session: Session, groups: Iterable[Seen]) -> View | Unreachable | None:
+    """Find how the settings' chain shows the wallet, or why it is silent, in looks at it; None if there was none."""
+    own = session.chain_source == "own"
+    for group in groups:
+        if own or group.session is session:
+            if isinstance(group.outcome, Look) and group.outcome.whole:
+                return group.outcome.view
+            if isinstance(group.outcome, Unreachable):
+                return group.outcome
+    return None
 
 
 def _looked(at: Session, group: Sequence[Connection]) -> Seen:

@@ -13,7 +13,7 @@ from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.deadlines import Expiry, check_delay
-from picopayments_cli.channel.drafts import txid_of
+from picopayments_cli.channel.drafts import Draft, txid_of
 from picopayments_cli.channel.keys import SALT_SIZE, Secrets
 from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositReply, DepositRequest
 from picopayments_cli.channel.networks import check_taproot
@@ -24,7 +24,7 @@ from picopayments_cli.channel.stages import AGREED, ASKED, PROPOSED
 from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Contract, compose_deposit
-from picopayments_cli.channel.values import MAX_QUANTITY, Coin, Handle, Pubkey, Quantity
+from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Pubkey, Quantity
 from picopayments_cli.client import funds, history, lost
 from picopayments_cli.client.connection import Connection, Rows
 from picopayments_cli.client.session import Session
@@ -84,18 +84,13 @@ def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
     session.check_new(answer.handle)
     check_parties(own, answer.hub)
     check_wallet(answer.hub.wallet, reply.hub_key)
-    view = session.chain.view(Query(coins=[session.wallet.address], options=[session.wallet.address]))
-    check_taproot(session.network, view.height)
-    view.check_takes_sends(session.wallet.address)  # what the connection pays back goes there
-    h2c_rate = _rates(session, answer.terms, funds.known_rate(session, view), wish)
-    height = view.height + wish.expire
-    stake = Stake(wish.quantity, wish.delay, answer.terms.fee_rate)
-    c2h = contract_of(own, answer.hub, wish.asset.number, height, stake)
-    matching = Quantity(answer.terms.matching_deposit(wish.quantity))
-    h2c = contract_of(answer.hub, own, wish.asset.number, height, Stake(matching, wish.delay, h2c_rate))
-    raw, anchor = _make_deposit(session, view, c2h)
+    plan = _plan(session, wish, (own, answer.hub), answer.terms)
+    draft = _draft_deposit(session, plan.view, plan.c2h)
+    raw, anchor = finish_deposit(draft, session.wallet.key)
+    c2h, h2c, stake = plan.c2h, plan.h2c, Stake(wish.quantity, wish.delay, answer.terms.fee_rate)
     channels, own_hash = pair.hand_out(pair.Duplex(Sending(c2h, anchor), Receiving(h2c)), secrets)
-    proposal = DepositRequest(answer.handle, stake, h2c_rate, height, c2h.deposit.output, own_hash).as_json()
+    height, output = c2h.deposit.height, c2h.deposit.output
+    proposal = DepositRequest(answer.handle, stake, h2c.rate, height, output, own_hash).as_json()
     session.pin_hub(reply.hub_key)
     return Connection(
         handle=answer.handle,
@@ -112,6 +107,41 @@ def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
         deposit_raw=raw,
         rows=Rows(own=frozenset((own_hash,))),
     )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The contracts of both channels as they would be agreed on, and the chain that they were made for."""
+
+    view: View
+    c2h: Contract
+    h2c: Contract
+
+
+def _plan(session: Session, wish: Wish, parties: tuple[Party, Party], terms: Terms) -> Plan:
+    """Make the contracts of a wish, own party first. Raises what chain, wallet and terms refuse."""
+    own, hub = parties
+    view = session.chain.view(Query(coins=[session.wallet.address], options=[session.wallet.address]))
+    check_taproot(session.network, view.height)
+    view.check_takes_sends(session.wallet.address)  # what the connection pays back goes there
+    h2c_rate = _rates(session, terms, funds.known_rate(session, view), wish)
+    height, number = view.height + wish.expire, wish.asset.number
+    c2h = contract_of(own, hub, number, height, Stake(wish.quantity, wish.delay, terms.fee_rate))
+    matching = Quantity(terms.matching_deposit(wish.quantity))
+    return Plan(view, c2h, contract_of(hub, own, number, height, Stake(matching, wish.delay, h2c_rate)))
+
+
+def rehearse(session: Session, wish: Wish, terms: Terms) -> tuple[Plan, Draft]:
+    """Make the deposit that ``connect`` would publish at these terms, of keys that nobody keeps; it has that size.
+
+    Raises as ``connect`` does before it asks the hub.
+    """
+    check_delay(wish.delay, session.network)
+    funds.check_funds(session, wish.asset, wish.quantity)
+    keys = [Secrets(session.wallet.key, os.urandom(SALT_SIZE)) for _ in range(2)]
+    own, hub = (Party(item.payer.xonly, item.payee.xonly, session.wallet.script) for item in keys)
+    plan = _plan(session, wish, (own, hub), terms)
+    return plan, _draft_deposit(session, plan.view, plan.c2h)
 
 
 def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
@@ -164,13 +194,13 @@ def _check_worth(terms: Terms, quantity: int) -> None:
         )
 
 
-def _make_deposit(session: Session, view: View, contract: Contract) -> tuple[bytes, Coin]:
-    """Sign the deposit; it and its anchor. Raises InsufficientBitcoin, FeeTooHigh, BadPreviousTransaction."""
+def _draft_deposit(session: Session, view: View, contract: Contract) -> Draft:
+    """Compose the deposit. Raises InsufficientBitcoin, FeeTooHigh, BadPreviousTransaction."""
     purse = funds.purse(session, view)
     draft = compose_deposit(contract, purse)
     funds.check_reserve(session, purse, draft)
     funds.check_inputs(session, draft)
-    return finish_deposit(draft, session.wallet.key)
+    return draft
 
 
 def agree(session: Session, connection: Connection) -> Connection:

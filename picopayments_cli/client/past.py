@@ -18,6 +18,7 @@ class Past:
 
     def __init__(self, store: Store, wallet: Wallet) -> None:
         self._store, self._wallet = store, wallet
+        self.writes = True  # whether a look may write down what it finds
         self._over: set[bytes] = set()  # txids that go out of the file with the next change of it
 
     def add(self, raws: Sequence[bytes]) -> list[bytes]:
@@ -64,7 +65,7 @@ class Past:
         left = [item for item in found if item is not None]
         self._over = {item.txid for item in kept} - {item.txid for item in left}
         missing = {item.txid: item.missing for item in kept}
-        if any(item.missing != missing[item.txid] for item in left):
+        if self.writes and any(item.missing != missing[item.txid] for item in left):
             self._store.save_sent(left)
         return left
 

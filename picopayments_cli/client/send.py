@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from picopayments_cli.chain import Asset, Query
 from picopayments_cli.channel.counterparty import BTC_ID, pack_send
-from picopayments_cli.channel.drafts import DUST, Output, txid_of
+from picopayments_cli.channel.drafts import DUST, Draft, Output, txid_of
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.transactions import compose_send
@@ -22,8 +22,17 @@ def blocksend(session: Session, asset: Asset, destination: str, quantity: int, e
     """Send a quantity (satoshis) of an asset, or bitcoins, from the wallet by a transaction of its own; the txid.
 
     An asset comes with ``extra_btc`` satoshis, and at least with the dust that an output must hold. Nothing is signed
-    before everything is checked. Called again it pays again. Raises InvalidAddress, InvalidQuantity, InvalidParams,
-    MemoRequired, InsufficientFunds, InsufficientBitcoin, FeeTooHigh, BadPreviousTransaction, BroadcastRefused.
+    before everything is checked. Called again it pays again. Raises as ``compose`` does, and BroadcastRefused.
+    """
+    draft = compose(session, asset, destination, quantity, extra_btc)
+    return _publish(session, finish_wallet(draft, session.wallet.key))
+
+
+def compose(session: Session, asset: Asset, destination: str, quantity: int, extra_btc: int = 0) -> Draft:
+    """Make the transaction that ``blocksend`` signs.
+
+    Raises InvalidAddress, InvalidQuantity, InvalidParams, MemoRequired, InsufficientFunds, InsufficientBitcoin,
+    FeeTooHigh, BadPreviousTransaction.
     """
     script = _destination(session, asset, destination)
     if asset.number == BTC_ID:
@@ -46,7 +55,7 @@ def blocksend(session: Session, asset: Asset, destination: str, quantity: int, e
         draft = compose_send(purse, target, pack_send(asset.number, quantity))
     funds.check_reserve(session, purse, draft)
     funds.check_inputs(session, draft)
-    return _publish(session, finish_wallet(draft, session.wallet.key))
+    return draft
 
 
 def _destination(session: Session, asset: Asset, address: str) -> bytes:

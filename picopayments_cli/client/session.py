@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +73,19 @@ class Home:
         """Give back the store's lock."""
         self._stack.close()
 
+    def let_go(self) -> None:
+        """Give back the store's lock for a while: other commands get their turn, and all is read anew afterwards."""
+        self._stack.close()
+        for name in ("store", "wallet", "past"):
+            self.__dict__.pop(name, None)
+        self.written.clear()
+        self.spent.clear()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this command has the store's lock."""
+        return "store" in self.__dict__
+
     @cached_property
     def store(self) -> Store:
         """The local files, locked from here on. Raises StoreLocked, StoreUnusable."""
@@ -100,6 +113,7 @@ class Session:
         self.given_basedir = given_basedir
         self.network = settings.network
         self.ask: Callable[[str], bool] | None = None  # asks the user; None where nobody is there
+        self.progress: Callable[[], AbstractContextManager[Callable[..., None]]] | None = None  # shows how a wait goes
         self.home = home or Home(settings)
 
     def close(self) -> None:

@@ -4,8 +4,9 @@ In the basedir stand ``<network>.wif``, ``<network>.connections/<handle>.json``,
 keys), ``<network>.history.jsonl`` (past events, one a line), ``<network>.archive/`` (connections that are over and put
 aside), ``<network>.payments.jsonl`` (what became of payments, see ``payments``), ``<network>.reported`` (which of them
 commands have reported), ``<network>.rate`` (the last fee rate that a chain estimated), ``<network>.sent`` (the wallet's
-transactions that hold its coins yet), ``<network>.coins`` (the wallet as it was seen last) and ``<network>.lock``.
-Nothing is written before the first save, except the lock's file and the folder it stands in.
+transactions that hold its coins yet), ``<network>.coins`` (the wallet as it was seen last), ``<network>.seen`` (what
+the last look at the chain showed) and ``<network>.lock``. Nothing is written before the first save, except the lock's
+file and the folder it stands in.
 
 What grows with a connection's age stands beside its document, in ``<handle>.commits.jsonl``: rows that are only added
 to. They are on disk before the document, which says how many bytes of them count (``rows_size``): lines behind those
@@ -37,6 +38,7 @@ from picopayments_cli.errors import (
     LocalFiles,
     OldProtocol,
     PicopaymentsError,
+    StoreDamaged,
     StoreLocked,
     StoreNewer,
     StoreUnusable,
@@ -90,6 +92,7 @@ class Store:
         self.rate_path = basedir / f"{network.name}.rate"
         self.sent_path = basedir / f"{network.name}.sent"
         self.coins_path = basedir / f"{network.name}.coins"
+        self.seen_path = basedir / f"{network.name}.seen"
         self.history_path = basedir / f"{network.name}.history.jsonl"
         self.payments_path = basedir / f"{network.name}.payments.jsonl"
         self.reported_path = basedir / f"{network.name}.reported"
@@ -400,6 +403,20 @@ class Store:
         """Write the fee rate that a chain estimates, for the time when it has none. Raises StoreUnusable."""
         self._write(self.rate_path, f"{rate}\n", "fee rate")
 
+    # The last look at the chain -------------------------------------------------------------------------------------
+
+    def last_look(self) -> dict[str, Any]:
+        """Read what the last look at the chain showed; nothing where that can't be read, as it is only for showing."""
+        try:
+            found = json.loads(_read(self.seen_path) or "{}")
+        except (StoreDamaged, ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def save_last_look(self, told: dict[str, Any]) -> None:
+        """Write what this look at the chain showed. It may be lost with the power. Raises StoreUnusable."""
+        self._write(self.seen_path, json.dumps(told) + "\n", "last look", flush=False)
+
     # The wallet's own transactions ---------------------------------------------------------------------------------
 
     def sent(self) -> list[Own]:
@@ -481,12 +498,12 @@ class Store:
             raise damaged(path, f"it belongs to another network than {self.network.name}")
         return document
 
-    def _write(self, path: Path, text: str, label: str) -> None:
+    def _write(self, path: Path, text: str, label: str, *, flush: bool = True) -> None:
         self._check_lock()
         _log.debug("write %s: %s", path.name, label)
         with usable(path):
             self._make_folder(path)
-            replace_file(path, text.encode())
+            replace_file(path, text.encode(), flush=flush)
 
     def _make_folder(self, path: Path) -> None:
         """Make the folder that a file stands in. Raises OSError."""

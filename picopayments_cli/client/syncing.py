@@ -8,8 +8,8 @@ from typing import Any
 
 from picopayments_cli.channel.stages import CLOSED, PROPOSED
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.client import hubs, life, reports
-from picopayments_cli.client.closing import Outcome
+from picopayments_cli.client import hubs, last_look, life, reports
+from picopayments_cli.client.closing import Outcome, check_done
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.payments import Entry
 from picopayments_cli.client.session import Session
@@ -30,7 +30,8 @@ def sync(session: Session, connections: Sequence[Connection], *, everything: boo
         failed |= session.unusable
         for error in failed.values():
             log.warning(error.message)
-    for group in hubs.seen(session, [item for item in connections if not item.final]):
+    groups = hubs.seen(session, [item for item in connections if not item.final])
+    for group in groups:
         for item in group.connections:
             outcome = Outcome()
             try:
@@ -38,11 +39,13 @@ def sync(session: Session, connections: Sequence[Connection], *, everything: boo
                 if item.stage != CLOSED or life.as_seen(group.session, item, look).stage != CLOSED:
                     outcomes[item.handle.hex()] = outcome
                 life.sync(group.session, item, look, outcome)
+                check_done(session, item.handle, outcome, look.view.height)
             except PicopaymentsError as error:
                 failed[item.handle] = error
                 log.warning("connection %s: %s", item.handle.hex(), error.message)
                 if not outcome.txids:
                     outcomes.pop(item.handle.hex(), None)
+    last_look.note_wallet(session, groups)
     handles = None if everything else {item.handle.hex() for item in connections}
     results = _brought(outcomes, reports.unreported(session, handles))
     if failed:

@@ -109,7 +109,7 @@ def test_the_urls_of_the_settings_file(network: Network) -> None:
     settings.write_text(json.dumps({"chain_url": network.chain_url}))
     assert client.run("status")["chain"] == "own"
     settings.write_text(json.dumps({"chain_url": NOBODY}))
-    assert client.fails("status") == (3, "NodeUnreachable")
+    assert client.run("status")["error"]["name"] == "NodeUnreachable"
     settings.write_text(json.dumps({"bitcoin_url": network.chain_url + "bitcoin/"}))
     assert client.fails("status") == (1, "InvalidSetting")
 

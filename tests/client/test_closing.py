@@ -305,7 +305,8 @@ def test_what_is_refused_waits_and_stops_nothing_else(it: Life) -> None:
     assert kinds(it) == ["commit"]
     it.mine(4)
     node_of(it).broadcast = picky
-    api.sync(it.session)
+    with pytest.raises(HubUnreachable, match="is closing, and that is not done"):
+        api.sync(it.session)
     assert kinds(it) == ["commit"]
     sync(it)
     assert kinds(it) == ["commit", "payout"]

@@ -66,7 +66,8 @@ THERE = address_of(script_of_key(key_of("elsewhere")))
 def send(it: Life, asset: str, quantity: int) -> str:
     """Send from the wallet by a command of its own; the txid."""
     it.restart()
-    return api.blocksend(it.session, asset, THERE, quantity)
+    txid: str = api.blocksend(it.session, asset, THERE, quantity)
+    return txid
 
 
 def remembered(it: Life) -> list[str]:

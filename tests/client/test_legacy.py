@@ -134,7 +134,8 @@ def test_a_damaged_data_file_is_an_error_that_names_it(offline: Client, content:
 def test_a_hub_that_is_down_changes_no_file(offline: Client) -> None:
     write_original(offline.basedir, "regtest")
     before = offline.files()
-    assert offline.fails("status") == (3, "HubUnreachable")
+    assert offline.fails("balances") == (3, "HubUnreachable")
+    assert offline.run("status")["chain"] is None
     assert offline.files() == before
 
 

@@ -129,7 +129,7 @@ def test_errors_have_the_commands_names_and_numbers(lonely: Served) -> None:
     error = lonely.call("close", {"handle": "ab" * 32})["error"]
     assert error["data"]["type"] == "UnknownHandle"
     assert error["data"]["data"] == {"handle": "ab" * 32}
-    assert lonely.error("status")[0] == "HubUnreachable"
+    assert lonely.error("balances")[0] == "HubUnreachable"
 
 
 # Who gets nothing ---------------------------------------------------------------------------------------------------

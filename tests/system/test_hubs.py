@@ -143,8 +143,11 @@ def test_a_hub_that_is_down_does_not_stop_the_others(
     assert [places.stage(handle) for handle in (first, second)] == ["agreed", "agreed"]
     places.alice.fails("close", first)  # nothing was received: what it holds comes back when it expires
     assert places.stage(first) == "closing"
-    assert set(places.alice.run("sync")) == {first, second}
-    assert places.stage(second) == "agreed"
+    before = places.alice.shown(second)["sent"]
+    done = places.alice.done("sync")
+    assert (done.code, done.error["name"]) == (3, "HubUnreachable")  # it is not done, as that hub was not told
+    assert f"The connection {first} is closing" in done.error["message"]
+    assert (places.stage(second), places.alice.shown(second)["sent"]) == ("agreed", before + 1)
 
 
 def test_a_hub_that_has_moved_is_known_by_its_key(places: Places) -> None:

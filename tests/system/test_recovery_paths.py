@@ -157,9 +157,9 @@ def test_a_client_recovers_alone_when_its_hub_is_gone(town: Town) -> None:
     assert bob.shown(b)["status"] == "open"
     town.mine()
     assert bob.shown(b)["status"] == "closing"
-    (commit,) = bob.run("sync")[b]["txids"]
+    (commit,) = bob.sync_alone()[b]["txids"]
     assert commit in town.mempool()
-    alice.run("sync")
+    alice.sync_alone()
     town.settle(rounds=60)
     held = {client: client.balances()["XCP"] for client in (alice, bob)}
     assert held[alice] == before.held["alice"]["XCP"]  # nobody came for the commits that it signed
@@ -182,7 +182,7 @@ def test_a_lonely_commit_is_raised_by_a_child_as_fees_rise(town: Town) -> None:
         children = []
         for rate in (20, 60):
             bob.run("feerate", str(rate), "--minimum", "3")
-            shown = bob.run("close", b)["txid"] if rate == 20 else bob.run("sync")[b]["txids"]
+            shown = bob.run("close", b)["txid"] if rate == 20 else bob.sync_alone()
             commit, child = sorted(map(town.waiting, town.mempool()), key=lambda tx: tx.vsize, reverse=True)
             assert commit.rate < 3  # alone it would not even be relayed
             assert commit.fee + child.fee >= rate * (commit.vsize + child.vsize)
@@ -231,7 +231,7 @@ def test_a_commit_that_nobody_pays_out_keeps_its_payer_from_nothing(town: Town) 
     town.mine(2)
     town.stop_hub(signal.SIGKILL)  # and is not there to pay them out
     for _ in range(4):
-        alice.run("sync")
+        alice.sync_alone()
         town.mine()
     assert alice.shown(a)["status"] == "closed"
     assert alice.balances()["XCP"] == before.held["alice"]["XCP"] - 5000 - FEE
@@ -254,7 +254,7 @@ def test_a_hub_that_never_funds_keeps_nobodys_deposit(town: Town) -> None:
     town.mine(8)
     assert {item["status"] for item in alice.run("status")["connections"].values()} == {"closing"}
     for _ in range(8):
-        alice.run("sync")
+        alice.sync_alone()
         town.mine()
     town.settle(alice)  # by expiry, alone
     town.restart_hub(NOTHING)

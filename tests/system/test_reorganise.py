@@ -130,7 +130,7 @@ class ReorganisedLife:
             for party in self.parties:
                 agreed = party.client.connection(party.handle).stage == AGREED
                 if not agreed or party.status != "open":
-                    party.client.run("sync")
+                    party.client.sync_alone()
             self.network.mine()
         raise AssertionError(f"not reached: {what}, but {[party.status for party in self.parties]}")
 

@@ -1,0 +1,325 @@
+"""What a user sees: of a connection on its way, with the hub gone, and with none set."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from network_support import ASSETS, DEPOSIT, FEE, NOBODY, Client, refusal, wait_until
+from regtest_support import NodeProcess
+from served_support import QuickNetwork
+
+from picopayments_cli.channel.outlook import WaitsFor
+from picopayments_cli.rpc import RpcClient
+
+README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
+SHOWN = README.partition("\nstatus\n======\n")[2].partition("\nsync\n====\n")[0]
+
+
+@pytest.fixture
+def network(tmp_path: Path, chains: Callable[[int], NodeProcess]) -> Iterator[QuickNetwork]:
+    """A hub of one's own, which may be ended."""
+    running = QuickNetwork(tmp_path, chains(1))
+    try:
+        yield running
+    finally:
+        if running.hub.lives:
+            running.stop()
+
+
+def shown(client: Client) -> tuple[dict[str, Any], int]:
+    """The one connection, and all XCP that the client has by ``status``."""
+    status = client.run("status")
+    (connection,) = status["connections"].values()
+    return connection, connection["balance"] + status["wallet"]["balances"].get("XCP", 0)
+
+
+def awaited(connection: dict[str, Any]) -> tuple[str, int | None]:
+    """What it waits for, and how long: on regtest nobody knows."""
+    assert connection["about_seconds"] is None
+    return connection["waiting_for"], connection["until_height"]
+
+
+def test_from_connect_to_closed_it_says_what_it_waits_for_and_counts_money_once(network: QuickNetwork) -> None:
+    client = network.client("alice")
+    assert client.run("address") == client.run("status")["wallet"]["address"]
+    handle = client.run("connect", "XCP", str(DEPOSIT))["handle"]
+    connection, total = shown(client)
+    assert (connection["status"], *awaited(connection)) == ("opening", "deposit", network.height + 1)
+    assert (connection["balance"], total) == (0, ASSETS)
+    network.mine()
+    connection, total = shown(client)
+    assert (connection["status"], *awaited(connection)) == ("opening", "hub_deposit", network.height + 1)
+    assert (connection["balance"], total) == (DEPOSIT, ASSETS)
+    network.mine()
+    wait_until(lambda: shown(client)[0]["status"] == "open", "an open connection")
+    assert {"waiting_for", "until_height", "about_seconds"}.isdisjoint(shown(client)[0])
+    client.run("queuepayment", handle, handle, "5")
+    client.run("close", handle)
+    words = set()
+    for _ in range(6):
+        connection, total = shown(client)
+        assert total == ASSETS - FEE
+        if connection["status"] == "closed":
+            break
+        words.add(awaited(connection)[0])
+        network.mine()
+        assert shown(client)[1] == ASSETS - FEE
+        client.run("sync")
+    assert connection["status"] == "closed"
+    assert words <= {"sync", "confirmations"}
+    assert client.balances()["XCP"] == ASSETS - FEE
+
+
+def test_with_the_hub_gone_files_answer_and_errors_say_what_can_be_done_alone(
+    network: QuickNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = network.client("alice")
+    handle = network.open_connection(client)
+    before = client.run("status")
+    height, expiry = network.height, client.connection(handle).expiry.height
+    network.stop()
+    done = client.done("status", "--verbose")
+    told = done.result
+    assert (told["chain"], told["error"]["name"], told["last_look"]["height"]) == (None, "HubUnreachable", height)
+    assert "from the files" in done.stderr
+    wallet, connection = told["wallet"], told["connections"][handle]
+    assert (wallet["address"], wallet["balances"]) == (before["wallet"]["address"], None)
+    assert wallet["last_look"]["balances"] == before["wallet"]["balances"]
+    assert (connection["status"], connection["last_look"]["status"]) == ("unknown", "open")
+    assert [client.done(word).code for word in ("address", "history", "config")] == [0, 0, 0]
+    for words in (["sync"], ["close", handle]):
+        done = client.done(*words)
+        assert (done.code, done.error["name"], done.error["data"]["alone"]) == (3, "HubUnreachable", {handle: expiry})
+        assert "chain_url" in done.error["message"]
+        assert f"from block {expiry} on" in done.error["message"]
+    assert "chain_url" in client.done("hubstatus").error["message"]
+    (client.basedir / "regtest.seen").write_text('{"wallet": 5, "connections": [1]}')  # it is for showing only
+    assert client.run("status")["last_look"] is None
+
+    monkeypatch.setenv("PICOPAYMENTS_CHAIN_URL", network.chain_url)
+    assert client.run("status")["connections"][handle]["status"] == "open"
+    assert client.fails("close", handle) == (3, "HubUnreachable")
+    connection, _ = shown(client)
+    assert (connection["status"], *awaited(connection)) == ("closing", "hub", expiry)
+    done = client.done("sync")
+    assert (done.code, done.error["name"]) == (3, "HubUnreachable")
+    assert re.search(rf"{handle} is closing, and that is not done.* from block {expiry} on", done.error["message"])
+
+
+def test_with_no_hub_set_status_shows_the_wallet_and_says_how_to_name_one(tmp_path: Path) -> None:
+    client = Client(tmp_path / "alice", NOBODY)
+
+    def words(*words: str) -> list[str]:
+        return ["--testnet", "--basedir", str(client.basedir), *words]
+
+    client.words = words  # type: ignore[method-assign]
+    done = client.done("status")
+    told = done.result
+    assert (told["chain"], told["last_look"], told["connections"]) == (None, None, {})
+    assert told["error"]["name"] == "InvalidSetting"
+    assert "--hub-url" in told["error"]["message"]
+    assert "picopayments-hub" in told["error"]["message"]
+    assert told["wallet"]["address"] == client.run("address")
+    assert (client.basedir / "testnet.wif").exists()
+    assert client.fails("balances") == (1, "InvalidSetting")
+
+
+def test_the_readme_explains_all_that_status_shows(network: QuickNetwork) -> None:
+    client = network.client("alice")
+    client.run("connect", "XCP", str(DEPOSIT))
+    (connection,) = client.run("status", "--verbose")["connections"].values()
+    named = {*connection, *connection["terms"], *(word.value for word in WaitsFor)}
+    assert {name for name in named if not re.search(rf'["`]{name}["`]', SHOWN)} == set()
+
+
+# Waiting ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def mining(network: QuickNetwork) -> Iterator[None]:
+    """Blocks that come by themselves."""
+    over = threading.Event()
+
+    def mine() -> None:
+        while not over.wait(0.3):
+            network.mine()
+
+    miner = threading.Thread(target=mine)
+    miner.start()
+    try:
+        yield
+    finally:
+        over.set()
+        miner.join()
+
+
+def test_a_wait_holds_nothing_up_and_is_ended_without_harm(network: QuickNetwork) -> None:
+    client = network.client("alice")
+    command = [sys.executable, "-m", "picopayments_cli", *client.words("connect", "XCP", str(DEPOSIT), "--wait")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        line = next(line for line in waiting.stderr if "waits for" in line)
+        ((handle, connection),) = client.run("status")["connections"].items()
+        assert (
+            line
+            == f"{handle[:8]} is opening, waits for deposit until block {network.height + 1}, now at {network.height}\n"
+        )
+        assert connection["status"] == "opening"
+        waiting.send_signal(signal.SIGINT)
+        stdout, stderr = waiting.communicate(timeout=30)
+    error = json.loads(stderr.splitlines()[-1])["error"]
+    assert (waiting.returncode, stdout, error["name"]) == (130, "", "Interrupted")
+    assert f"Nothing is lost: {handle[:8]} is opening" in error["message"]
+    assert "picopayments-cli status" in error["message"]
+
+    done = client.done("sync", "--wait", "--timeout", "1")
+    assert (done.code, done.error["name"]) == (6, "WaitRanOut")
+    told = {"status": "opening", "waiting_for": "deposit", "until_height": network.height + 1}
+    assert done.error["data"] == {
+        "connections": {handle: told},
+        "result": {handle: {"txids": [], "received_payments": []}},
+    }
+
+
+def test_commands_wait_until_connections_are_open_or_closed(network: QuickNetwork) -> None:
+    client = network.client("alice")
+    with mining(network):
+        handle = client.run("connect", "XCP", str(DEPOSIT), "--wait")["handle"]
+        assert client.shown(handle)["status"] == "open"
+        done = client.done("close", handle, "--wait", "--timeout", "60")
+        assert re.search(rf"{handle[:8]} is closing, waits for .*\n(.*\n)*{handle[:8]} is closed", done.stderr)
+    shown = client.shown(handle)
+    assert (shown["status"], shown["balance"], client.balances()["XCP"]) == ("closed", 0, ASSETS - FEE)
+    assert client.run("sync", "--wait") in ({}, {handle: {"received_payments": [], "txids": []}})
+
+
+def test_a_wait_for_what_closes_with_the_hub_gone_goes_on_until_it_runs_out(
+    network: QuickNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = network.client("alice")
+    handle = network.open_connection(client, "--expire-time", "14")
+    network.stop()
+    monkeypatch.setenv("PICOPAYMENTS_CHAIN_URL", network.chain_url)
+    done = client.done("close", handle, "--wait", "--timeout", "1")
+    assert (done.code, done.error["name"]) == (6, "WaitRanOut")
+    expiry = client.connection(handle).expiry.height
+    assert done.error["data"]["connections"][handle]["until_height"] == expiry
+    assert "`picopayments-cli sync` takes the next step" in done.error["message"]
+    RpcClient(f"{network.chain_url}regtest/").call("generate", {"blocks": 12}, retry=False)
+    miner = threading.Timer(2, lambda: RpcClient(f"{network.chain_url}regtest/").call("generate", [2], retry=False))
+    miner.start()
+    client.run("sync", "--wait", "--timeout", "30")
+    miner.join()
+    assert client.shown(handle)["status"] == "closed"
+    assert client.balances()["XCP"] == ASSETS
+
+
+# Rehearsals ---------------------------------------------------------------------------------------------------------
+
+
+def rehearsed(network: QuickNetwork, client: Client, *words: str) -> dict[str, Any]:
+    """The result of a command with --dry-run, which changes no file and publishes nothing."""
+    before, mempool = client.files(), network.bitcoin("getrawmempool")
+    told: dict[str, Any] = client.run(*words, "--dry-run")
+    assert (client.files(), network.bitcoin("getrawmempool")) == (before, mempool)
+    return told
+
+
+def published(network: QuickNetwork, txid: str) -> tuple[int, int]:
+    """The fee of a transaction in the mempool, in satoshis, and its size in vB."""
+    entry = network.bitcoin("getmempoolentry", txid)
+    return round(entry["fees"]["base"] * 1e8), entry["vsize"]
+
+
+def test_a_dry_run_tells_sizes_and_fees_as_they_will_be_and_does_nothing(network: QuickNetwork) -> None:
+    client = network.client("alice")
+    client.run("faucet", "--btc", "1BTC")
+    network.mine()
+    address = client.run("address")
+    sent = ("blocksend", "XCP", address, "5")
+    (told,) = rehearsed(network, client, *sent)["transactions"]
+    fee, size = published(network, client.run(*sent))
+    assert (told["kind"], told["fee"], told["pays"][0]) == ("send", fee, {"address": address, "value": 546})
+    assert 0 <= told["size"] - size <= 2  # signatures are sometimes shorter
+    network.mine()
+
+    connect = ("connect", "XCP", str(DEPOSIT))
+    told = rehearsed(network, client, *connect)
+    assert (told["deposit"], told["hub_deposit"], told["expire_height"]) == (DEPOSIT, DEPOSIT, network.height + 1024)
+    opened = client.run(*connect)
+    (deposit,) = told["transactions"]
+    assert (deposit["fee"], told["carries"]) == (
+        published(network, opened["send_deposit_txid"])[0],
+        deposit["pays"][0]["value"],
+    )
+    network.mine(2)
+    handle = opened["handle"]
+    wait_until(lambda: client.shown(handle)["status"] == "open", "an open connection")
+    bob = network.client("bob")
+    other = network.open_connection(bob)
+    bob.run("queuepayment", other, handle, "300")
+    bob.run("sync")
+    client.run("queuepayment", handle, other, "100")
+    client.run("sync")
+    bob.run("sync")
+    client.run("queuepayment", handle, other, "50")  # beside the commit that was received, of which no part goes back
+    client.run("sync")
+
+    told = rehearsed(network, client, "close", handle)
+    assert told["sync_fee"] == FEE
+    expiry = client.connection(handle).expiry.height
+    kinds = [(item["kind"], item["of"]) for item in told["alone"]]
+    assert kinds == [("commit", "hub_deposit"), ("payout", "hub_deposit"), ("expire", "deposit")]
+    assert [item.get("from_height") for item in told["alone"]][1:] == [network.height + 2, expiry]
+    agreed = {(item["kind"], item["of"]) for item in told["agreed"]}
+    assert agreed == {("close", "deposit"), ("close", "hub_deposit"), ("rest", "deposit")}
+    client.run("close", handle)
+    fees = sorted(published(network, txid)[0] for txid in network.bitcoin("getrawmempool"))
+    assert fees == sorted(item["fee"] for item in told["agreed"] if item["kind"] == "close")
+
+
+def test_a_dry_run_refuses_what_the_command_would(network: QuickNetwork) -> None:
+    client = network.client("alice")
+    for words, name in (
+        (("connect", "XCP", str(2 * ASSETS)), "InsufficientFunds"),
+        (("connect", "XCP", "1000", "--expire-time", "5"), "InvalidTime"),
+        (("blocksend", "BTC", client.run("address"), "5"), "InvalidQuantity"),
+        (("close", "00" * 32), "UnknownHandle"),
+    ):
+        assert refusal(client, *words, "--dry-run")[:2] == refusal(client, *words)[:2] == (1, name)
+
+
+# For people ---------------------------------------------------------------------------------------------------------
+
+
+def test_people_get_tables_and_plain_lines(network: QuickNetwork) -> None:
+    client = network.client("alice")
+    handle = client.run("connect", "XCP", str(DEPOSIT))["handle"]
+    done = client.done("--human", "status")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert ["XCP", str(ASSETS)] in lines
+    (row,) = (line for line in lines if line[:1] == [handle[:8]])
+    assert row[1:3] == ["opening", "XCP"]
+    assert {"deposit", str(network.height + 1)} <= set(row)
+    assert "{" not in done.stdout
+    assert client.done("--human", "address").stdout == client.run("address") + "\n"
+    assert {handle[:8], "connected"} <= set(client.done("--human", "history").stdout.split())
+    done = client.done("--human", "close", "00" * 32)
+    assert (done.code, done.stdout) == (1, "")
+    assert re.fullmatch(
+        r"error: There is no connection 0{64} on regtest .* \(UnknownHandle\)", done.stderr.splitlines()[-1]
+    )
+    done = client.done("--human", "status", "--nope")
+    assert (done.code, done.stderr.splitlines()[-1][:7]) == (2, "error: ")
+    network.stop()
+    assert "From the files" in client.done("--human", "status").stdout
