@@ -293,7 +293,7 @@ def test_who_received_is_paid_by_the_close(network: Network, pair: tuple[Client,
     alice, a, bob, b = pair
     pay(alice, a, b, 4321)
     alice.run("sync")
-    close = bob.run("close", b)  # which receives what waits first
+    close = bob.run("close", b)["txid"]  # which receives what waits first
     assert bytes(network.raw(close).vout[0].scriptPubKey) == bob.wallet_script
     assert bob.shown(b)["status"] == "closing"
     network.settle(bob, b)
@@ -306,7 +306,7 @@ def test_who_received_nothing_closes_by_what_it_paid(network: Network, pair: tup
     alice, a, _, b = pair
     pay(alice, a, b, 1000)
     alice.run("sync")
-    close = network.raw(alice.run("close", a))
+    close = network.raw(alice.run("close", a)["txid"])
     deposit = alice.connection(a).duplex.sending.contract.deposit.output
     assert [bytes(out.scriptPubKey) for out in close.vout][2] == deposit  # its rest, which comes home behind it
     network.settle(alice, a)
@@ -317,7 +317,7 @@ def test_a_connection_closed_before_it_opened_gives_the_deposit_back_at_once(net
     client = network.client("early")
     handle = client.run("connect", "XCP", str(DEPOSIT))["handle"]
     assert client.shown(handle)["status"] == "opening"
-    assert client.run("close", handle) is None
+    assert client.run("close", handle)["txid"] is None
     network.mine()  # the deposit
     (txid,) = client.run("sync")[handle]["txids"]
     assert bytes(network.raw(txid).vout[0].scriptPubKey) == client.wallet_script

@@ -195,7 +195,7 @@ def test_what_the_original_client_paid_holds_its_token(network: Network, alice: 
         assert alice.fails("queuepayment", handle, PAYEE, amount, "--token", token) == (1, "TokenInUse")
         assert alice.run("cancelpayment", token) is False
         assert alice.fails("queuepayment", handle, PAYEE, amount, "--token", token) == (1, "TokenInUse")
-    assert alice.run("queuepayment", handle, PAYEE, "7", "--token", TOKEN) == TOKEN
+    assert alice.queue_unseen(handle, PAYEE, 7, "--token", TOKEN) == TOKEN
 
 
 # Two at once --------------------------------------------------------------------------------------------------------
