@@ -23,7 +23,8 @@ class Act(Enum):
 
     NOTHING = "nothing"
     STEP = "step"  # whatever is free: agree, publish again, close, settle, punish
-    EXCHANGE = "exchange"  # for which the hub takes its fee
+    EXCHANGE = "exchange"  # send what is queued, for which the hub takes its fee
+    FETCH = "fetch"  # the same, as the hub says that something waits there
 
 
 @dataclass(frozen=True)

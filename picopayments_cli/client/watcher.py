@@ -82,7 +82,7 @@ class Watcher:
         self._lines: Sequence[Line] = ()
         self._standings: dict[Handle, Standing] = {}  # as the last look has shown them
         self._rests: dict[Handle, Rest] = {}
-        self._troubles: dict[str, str] = {}  # the errors of the last round, by their source
+        self._troubles: dict[str, PicopaymentsError] = {}  # the errors of the last round, by their source
         self._hub_silent: dict[str, str] = {}  # the error with which a hub was asked what waits
         self._failures = 0
         self._taken_back = False
@@ -121,9 +121,11 @@ class Watcher:
                 self._tell(self._load())
         if self._stopped.is_set():
             return 0.0
-        self._event(happenings.troubles(self._troubles, failed))
-        self._troubles = {source: error.name for source, error in failed.items()}
         self._failures = self._failures + 1 if failed and not seen else 0
+        resting = {handle.hex() for handle, item in seen.items() if item.wants and not item.rested}
+        failed = {source: error for source, error in self._troubles.items() if source in resting} | failed
+        self._event(happenings.troubles({source: error.name for source, error in self._troubles.items()}, failed))
+        self._troubles = failed
         return pause(self._standings.values(), self._every, self._failures, random.random())
 
     @contextmanager
@@ -204,7 +206,7 @@ class Watcher:
         return Standing(
             life.status(session, seen, look, deposits),
             pending=item.pending is not None,
-            wants=bool(item.queue) or worth(item.owed, item.terms.sync_fee),
+            wants=_wants(item),
             rested=self._rests.get(item.handle, Rest()).until <= time.monotonic(),
             blocks=max(item.expiry.settle_height - look.view.height, 0),
             check_every=check_every(item.duplex.sending.contract.delay),
@@ -214,7 +216,8 @@ class Watcher:
 
     def _carry_out(self, due: Mapping[Handle, Act], failed: dict[str, PicopaymentsError]) -> bool:
         """Do what is due, free things first; whether any of it brought something."""
-        left = {handle: what for wanted in (Act.STEP, Act.EXCHANGE) for handle, what in due.items() if what is wanted}
+        order = (Act.STEP, Act.EXCHANGE, Act.FETCH)
+        left = {handle: what for wanted in order for handle, what in due.items() if what is wanted}
         brought = False
         while left and not self._stopped.is_set():
             with self._opened() as session:
@@ -231,13 +234,17 @@ class Watcher:
     def _steps(
         self, session: Session, due: Mapping[Handle, Act], failed: dict[str, PicopaymentsError]
     ) -> Iterator[tuple[Handle, bool]]:
-        """Sync each connection; whether that brought something."""
+        """Sync each connection; whether that brought something.
+
+        A command may have sent meanwhile what was seen in the queue: then nothing is paid.
+        """
         known = session.connections()
         yield from ((handle, False) for handle in due.keys() - known.keys())
         for group in hubs.seen(session, [known[handle] for handle in due if handle in known]):
             for item in group.connections:
                 outcome, before = Outcome(), session.store.payments.last
-                pays = due[item.handle] is Act.EXCHANGE
+                what = due[item.handle]
+                pays = what is Act.FETCH or (what is Act.EXCHANGE and (item.pending is not None or _wants(item)))
                 try:
                     life.sync(group.session, item, group.look(), outcome, pays=pays)
                 except LocalFiles:
@@ -294,7 +301,7 @@ class Watcher:
         """Fetch what waits for these connections; an error that stays is told by the next round."""
         if handles and not self._stopped.is_set():
             with self._busy, self._surviving({}):
-                self._carry_out(dict.fromkeys(handles, Act.EXCHANGE), {})
+                self._carry_out(dict.fromkeys(handles, Act.FETCH), {})
                 self._tell(self._load())
 
     # Telling --------------------------------------------------------------------------------------------------------
@@ -331,3 +338,8 @@ class Watcher:
                 self._outbox.add(events, told)
             except PicopaymentsError as error:
                 log.warning(error.message)
+
+
+def _wants(item: Connection) -> bool:
+    """Tell whether an exchange would send or fetch something, as far as the files tell."""
+    return bool(item.queue) or worth(item.owed, item.terms.sync_fee)

@@ -20,11 +20,11 @@ from picopayments_cli.channel.waiting import Waits
 from picopayments_cli.client import hubs, life
 from picopayments_cli.client import watcher as module
 from picopayments_cli.client.closing import Outcome
-from picopayments_cli.client.due import REST
+from picopayments_cli.client.due import REST, Act, Rest
 from picopayments_cli.client.outbox import Outbox
 from picopayments_cli.client.watcher import Watcher
 from picopayments_cli.config import load_settings
-from picopayments_cli.errors import StoreUnusable
+from picopayments_cli.errors import NotTransferable, StoreUnusable
 
 
 class Watched:
@@ -125,6 +125,34 @@ def test_a_hub_that_is_away_is_told_of_once_and_what_waits_is_sent_later(town: T
     town.start_hub()
     assert watched.round() == ["payment_sent", "error_over"]
     assert fees(alice) == FEE
+
+
+def test_nothing_is_paid_for_what_a_command_has_sent_meanwhile(town: Town) -> None:
+    alice = town.client("alice")
+    a = Handle(bytes.fromhex(town.open(alice)))
+    watched = Watched(alice)
+    assert watched.watcher._carry_out({a: Act.EXCHANGE}, {}) is False
+    assert fees(alice) == 0
+    watched.watcher._carry_out({a: Act.FETCH}, {})
+    assert fees(alice) == FEE
+
+
+def test_an_error_is_not_over_while_nothing_is_tried(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any, **__: Any) -> None:
+        raise NotTransferable("It can't.")
+
+    alice, bob = town.client("alice"), town.client("bob")
+    a, b = town.open(alice), town.open(bob)
+    watched = Watched(alice)
+    watched.round()
+    alice.run("queuepayment", a, b, "5")
+    with monkeypatch.context() as broken:
+        broken.setattr(life, "sync", refuses)
+        assert watched.round() == ["error"]
+        watched.watcher._rests[Handle(bytes.fromhex(a))] = Rest(time.monotonic() + 1000, 1000)
+        assert watched.round() == []
+    watched.watcher._rests.clear()
+    assert watched.round() == ["payment_sent", "error_over"]
 
 
 def test_it_gives_way_to_commands_and_they_to_it_never_for_long(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
