@@ -174,6 +174,17 @@ def test_it_gives_way_to_commands_and_they_to_it_never_for_long(town: Town, monk
     assert watched.events() == []  # a command that takes its time is no error
 
 
+def test_a_command_that_has_the_lock_keeps_no_stop_waiting(town: Town) -> None:
+    alice = town.client("alice")
+    watched = Watched(alice)
+    with FileLock(alice.basedir / "regtest.lock"):
+        watched.watcher.start()
+        wait_until(watched.watcher._busy.locked, "a round that waits")
+        begun = time.monotonic()
+        watched.watcher.stop(WAIT)
+        assert time.monotonic() - begun < 5
+
+
 def test_it_locks_nothing_while_it_looks_and_waits(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     alice = town.client("alice")
     town.open(alice)
