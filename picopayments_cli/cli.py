@@ -234,7 +234,7 @@ COMMANDS = {
         "Make a payment request, which `decode` explains and `pay` pays.\n\n"
         "Prints it as a JSON string. Its token is the SHA-256 of the receipt that the\n"
         "payer gets.",
-        "--testnet request HANDLE 1337 --memo 'two coffees' --expires 600",
+        "--testnet request HANDLE 1337 --memo coffee --expires 600",
         argument("handle", "the connection that is to be paid", metavar="HANDLE"),
         argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
         argument("--memo", "what it is for, 200 bytes at most", metavar="TEXT", default=""),

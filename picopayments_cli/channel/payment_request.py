@@ -184,7 +184,7 @@ def _unpacked(body: bytes) -> PaymentRequest:
     )
 
 
-# What becomes of it -------------------------------------------------------------------------------------------------
+# Payments of a request ----------------------------------------------------------------------------------------------
 
 PAID, AGAIN, TOO_LITTLE, TOO_LATE = "paid", "again", "too_little", "too_late"
 

@@ -38,7 +38,7 @@ from picopayments_cli.channel.values import (
     check_quantity,
     from_hex,
 )
-from picopayments_cli.channel.wire import PROTOCOL, Payment, read_terms, terms_json
+from picopayments_cli.channel.wire import MAX_TIME, PROTOCOL, Payment, read_terms, terms_json
 from picopayments_cli.client import kinds
 from picopayments_cli.client.connection import STAGES, Connection, Ending, Pending, Rows
 
@@ -132,8 +132,8 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         publishing=None if publishing is None else (kinds.text(publishing[0]), _txid(publishing[1])),
         published=tuple(_txid(item) for item in kinds.items(document["published"])),
         final=kinds.switch(document["final"]),
-        requests=tuple(_requested(item) for item in kinds.items(document.get("requests", []))),
-        receipts_due=tuple(_token(item) for item in kinds.items(document.get("receipts_due", []))),
+        requests=tuple(_requested(item) for item in kinds.items(document["requests"])),
+        receipts_due=tuple(_token(item) for item in kinds.items(document["receipts_due"])),
         longname=None if document.get("asset_longname") is None else kinds.text(document["asset_longname"]),
     )
 
@@ -325,10 +325,16 @@ def _requested(items: Any) -> Requested:
         _token(token),
         from_hex(salt, "salt", SALT_SIZE),
         check_quantity(quantity),
-        kinds.whole(expires),
+        _time(expires),
         None if payer is None else Handle(from_hex(payer, "payer", HANDLE_SIZE)),
         kinds.switch(given),
     )
+
+
+def _time(value: Any) -> int:
+    if kinds.whole(value) > MAX_TIME:
+        raise ValueError("it should be a time")
+    return int(value)
 
 
 def _token(value: Any) -> Token:
@@ -369,7 +375,7 @@ def _payment_json(payment: Payment) -> dict[str, Any]:
 
 def _payment(body: Mapping[str, Any]) -> Payment:
     payee = None if body["payee"] is None else Handle(from_hex(body["payee"], "payee", HANDLE_SIZE))
-    expires = None if body.get("expires") is None else kinds.whole(body["expires"])
+    expires = None if body.get("expires") is None else _time(body["expires"])
     return Payment(payee, check_quantity(body["amount"]), Token(bytes.fromhex(body["token"])), expires)
 
 

@@ -18,7 +18,7 @@ from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.stages import AGREED
 from picopayments_cli.channel.values import Handle, Pubkey
 from picopayments_cli.channel.waiting import MOST_SECONDS, Waits
-from picopayments_cli.client import hubs, life, waiting
+from picopayments_cli.client import hubs, life, receipts, waiting
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.payments import RECEIVED, Entry
@@ -54,6 +54,7 @@ class Listener:
         self._after = after
         self._told: list[int] = []  # indexes of payments that were given
         self._any = False
+        self._ways: dict[Pubkey, Sequence[Session]] = {}  # to each hub; they open no files
         self._failed: PicopaymentsError | None = None  # why a hub could not be asked the last time
         self._left_alone: dict[Handle, tuple[float, float]] = {}  # until when, and for how long, syncs are put off
 
@@ -67,20 +68,20 @@ class Listener:
             while self._turn(end):
                 pass
         finally:
-            if self._told:
-                with self._opened() as session:
-                    self._note(session)
+            self._note()
         if not self._any:
             raise self._failed or WaitRanOut(f"No payment arrived within {seconds:g} seconds.", seconds=seconds)
 
     def _turn(self, end: float | None) -> bool:
         """Give what has arrived, wait until something waits, and fetch it; whether there is time for more."""
         with self._opened() as session:
+            self._trade(session)
             arrived, lines = self._arrived(session), self._lines(session)
         for entry in arrived:
             self._show(payment_shown(entry))
             self._told.append(entry["index"])
             self._any = True
+        self._note()
         left = None if end is None else end - time.monotonic()
         if left is not None and left <= 0:
             return False
@@ -100,19 +101,26 @@ class Listener:
         finally:
             turn.close()
 
+    def _trade(self, session: Session) -> None:
+        """Exchange receipts with the hubs, for nothing, as long as they answer: the files are locked meanwhile."""
+        if self._failed is None:
+            for item in session.connections().values():
+                if item.stage == AGREED:
+                    receipts.trade(hubs.ways_to(session, item)[0], item)
+
     def _arrived(self, session: Session) -> list[Entry]:
-        """Take the payments that are new, and count those that were given as reported."""
-        self._note(session)
+        """Take the payments that are new."""
         payments = session.store.payments
         begin = payments.last if self._after is None else self._after
         self._after = max(begin, payments.last)
         return [entry for entry in payments.after(begin) if entry["state"] == RECEIVED]
 
-    def _note(self, session: Session) -> None:
+    def _note(self) -> None:
         """Write down that the payments that were given are reported, so that ``sync`` does not report them again."""
-        store = session.store
         if self._told:
-            store.save_reported(store.reported().after(self._told, store.payments.last))
+            with self._opened() as session:
+                store = session.store
+                store.save_reported(store.reported().after(self._told, store.payments.last))
             self._told.clear()
 
     # Asking ---------------------------------------------------------------------------------------------------------
@@ -120,14 +128,12 @@ class Listener:
     def _lines(self, session: Session) -> list[Line]:
         """Find whom to ask, about the connections that are not left alone for now."""
         now = time.monotonic()
-        return lines_to(
-            session,
-            [
-                item
-                for item in session.connections().values()
-                if item.stage == AGREED and self._left_alone.get(item.handle, (0.0, 0.0))[0] <= now
-            ],
-        )
+        live = [
+            item
+            for item in session.connections().values()
+            if item.stage == AGREED and self._left_alone.get(item.handle, (0.0, 0.0))[0] <= now
+        ]
+        return lines_to(self._session, session.wallet.key, live, self._ways)
 
     def _await(self, lines: Sequence[Line], left: float | None) -> list[Handle]:
         """Wait until something waits at a hub, or for a while; the connections that are worth a sync."""
@@ -137,8 +143,7 @@ class Listener:
         fees = {handle: fee for line in lines for handle, fee in line.fees.items()}
         for item in waits:
             if item.total <= fees[item.handle]:
-                # To fetch it would cost what it brings: it is asked about again, for nothing, once more may be there.
-                self._left_alone[item.handle] = begun + 5 * PAUSE, PAUSE / 2
+                self._put_off(item.handle)  # to fetch it would cost what it brings
         chosen = [item.handle for item in waits if item.total > fees[item.handle]]
         if not waits and time.monotonic() - begun < min(PAUSE, longest):
             time.sleep(min(PAUSE, longest))  # there was nobody to wait with
@@ -151,39 +156,44 @@ class Listener:
         known = session.connections()
         for group in hubs.seen(session, [known[handle] for handle in handles if handle in known]):
             for item in group.connections:
-                if _brings(group, item):
+                try:
+                    brought = _brings(group, item)
+                except LocalFiles:
+                    raise
+                except PicopaymentsError as error:
+                    log.warning("connection %s: %s", item.handle.hex(), error.message)
+                    self._put_off(item.handle)
+                    continue
+                if brought:
                     self._left_alone.pop(item.handle, None)
                 else:
-                    self._put_off(item.handle)
+                    self._put_off(item.handle, for_longer=True)
 
-    def _put_off(self, handle: Handle) -> None:
+    def _put_off(self, handle: Handle, *, for_longer: bool = False) -> None:
+        """Leave a connection alone for a while; ``for_longer``: for twice as long as the last time."""
         before = self._left_alone.get(handle, (0.0, PAUSE / 2))[1]
-        pause = min(2 * before, MAX_PAUSE)
-        self._left_alone[handle] = time.monotonic() + pause, pause
+        growing = min(2 * before, MAX_PAUSE) if for_longer else before
+        self._left_alone[handle] = time.monotonic() + (growing if for_longer else 5 * PAUSE), growing
 
 
-def lines_to(session: Session, connections: Iterable[Connection]) -> list[Line]:
-    """Find whom to ask about connections."""
+def lines_to(
+    session: Session, key: Key, connections: Iterable[Connection], ways: dict[Pubkey, Sequence[Session]]
+) -> list[Line]:
+    """Find whom to ask about connections of a wallet's key. ``ways`` keeps the sessions at hubs: they open no files."""
     found = []
     for group in hubs.by_hub(connections):
         fees = {item.handle: item.terms.sync_fee for item in group}
-        ways = hubs.ways_to(session, group[0])
+        to = ways.setdefault(group[0].hub_key, hubs.ways_to(session, group[0]))
         for part in waiting.in_parts(list(fees)):
-            some = {handle: fees[handle] for handle in part}
-            found.append(Line(ways, session.wallet.key, group[0].hub_key, some))
+            found.append(Line(to, key, group[0].hub_key, {handle: fees[handle] for handle in part}))
     return found
 
 
 def _brings(group: hubs.Seen, item: Connection) -> bool:
-    """Sync a connection; whether that brought a payment."""
+    """Sync a connection; whether that brought a payment. Raises what a sync fails with."""
     payments = group.session.store.payments
     before = payments.last
-    try:
-        life.sync(group.session, item, group.look(), Outcome())
-    except LocalFiles:
-        raise
-    except PicopaymentsError as error:
-        log.warning("connection %s: %s", item.handle.hex(), error.message)
+    life.sync(group.session, item, group.look(), Outcome())
     return any(entry["state"] == RECEIVED for entry in payments.after(before))
 
 

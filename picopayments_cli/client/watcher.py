@@ -20,9 +20,9 @@ from typing import Any
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.deadlines import check_every
 from picopayments_cli.channel.stages import AGREED, CLOSED
-from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel.values import Handle, Pubkey
 from picopayments_cli.channel.waiting import MOST_SECONDS
-from picopayments_cli.client import happenings, hubs, life, lost
+from picopayments_cli.client import happenings, hubs, life, lost, receipts
 from picopayments_cli.client.closing import Outcome, over
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.due import Act, Rest, Standing, act, pause, worth
@@ -79,6 +79,8 @@ class Watcher:
         self._stopped = Flag()
         self._busy = Lock()  # while it does more than wait
         self._thread = Thread(target=self._run, name="watcher", daemon=True)
+        self._asking = Session(self._settings, given_basedir)  # asks hubs, and opens no files
+        self._ways: dict[Pubkey, Sequence[Session]] = {}
         self._lines: Sequence[Line] = ()
         self._standings: dict[Handle, Standing] = {}  # as the last look has shown them
         self._rests: dict[Handle, Rest] = {}
@@ -166,7 +168,8 @@ class Watcher:
                 lost.take_back(session)
                 self._taken_back = True
             connections = session.connections()
-            self._lines = lines_to(session, [item for item in connections.values() if item.stage == AGREED])
+            live = [item for item in connections.values() if item.stage == AGREED]
+            self._lines = lines_to(self._asking, session.wallet.key, live, self._ways)
             payments = session.store.payments
             published: list[Mapping[str, Any]] = []
             told = self._outbox.told if self._outbox is not None else None
@@ -207,6 +210,7 @@ class Watcher:
             life.status(session, seen, look, deposits),
             pending=item.pending is not None,
             wants=_wants(item),
+            trades=receipts.are_open(item),
             rested=self._rests.get(item.handle, Rest()).until <= time.monotonic(),
             blocks=max(item.expiry.settle_height - look.view.height, 0),
             check_every=check_every(item.duplex.sending.contract.delay),

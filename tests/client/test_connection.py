@@ -17,6 +17,7 @@ from picopayments_cli import api
 from picopayments_cli.channel.facts import Counter
 from picopayments_cli.channel.halves import Closing, Remainder
 from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.payment_request import Requested
 from picopayments_cli.channel.stages import CLOSING
 from picopayments_cli.channel.values import Handle, Hash, Quantity, Token
 from picopayments_cli.channel.wire import Payment
@@ -35,7 +36,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory, node: NodeProcess) -> Iterato
     it.pay(400, b"given back soon")
     it.receive(200)
     it.queue(100, b"sent")
-    life.queue(it.session, it.connection, Payment(Handle(b"p" * 32), Quantity(5), Token(b"to somebody")))
+    life.queue(it.session, it.connection, Payment(Handle(b"p" * 32), Quantity(5), Token(b"to somebody"), 2**33))
     it.session.save(exchange.prepare(it.session, it.connection), "test")
     it.queue(7, b"waits")
     found = it.connection
@@ -54,6 +55,11 @@ def kept(tmp_path_factory: pytest.TempPathFactory, node: NodeProcess) -> Iterato
             remainders=(Remainder(Quantity(9), Hash(b"h" * 20), b"s" * 65),),
             told=True,
         ),
+        requests=(
+            Requested(Token(b"t" * 32), b"s" * 16, Quantity(3), 5, Handle(b"p" * 32), given=True),
+            Requested(Token(b"u" * 32), b"s" * 16, Quantity(4), 5),
+        ),
+        receipts_due=(Token(b"d" * 32),),
     )
     it.session.save(full, "test")
     yield it, full
@@ -117,6 +123,8 @@ def fits(name: str, value: Any, other: Any) -> bool:
         "counters",
         "closings",
         "remainders",
+        "requests",
+        "receipts_due",
     )
 
 

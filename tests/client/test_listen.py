@@ -10,9 +10,11 @@ import pytest
 from client_support import Life
 
 from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.payment_request import token_of
 from picopayments_cli.channel.values import Handle, Pubkey, Quantity
 from picopayments_cli.channel.waiting import Waits
-from picopayments_cli.client import listen, waiting
+from picopayments_cli.channel.wire import Payment
+from picopayments_cli.client import life, listen, waiting
 from picopayments_cli.client.listen import Line, Listener, asked_together
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings
@@ -63,6 +65,18 @@ def test_nothing_is_fetched_that_costs_what_it_brings(it: Life, monkeypatch: pyt
     (payment,) = heard(it, monkeypatch, [it.hub.terms.sync_fee + 1], 1.0)
     assert payment["amount"] == it.hub.terms.sync_fee + 1
     assert it.doors.passed.count("call mph_sync") == before + 1
+
+
+def test_a_listener_fetches_receipts_for_nothing(it: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    it.open()
+    receipt = b"r" * 32
+    life.queue(it.session, it.connection, Payment(None, Quantity(30), token_of(receipt), 2**33))
+    it.sync()
+    it.hub.receipts = [receipt]
+    before = it.doors.passed.count("call mph_sync")
+    assert heard(it, monkeypatch, [], 0.3) == []
+    assert [event["receipt"] for event in it.told() if event["action"] == "receipt"] == [receipt.hex()]
+    assert it.doors.passed.count("call mph_sync") == before
 
 
 def test_the_first_hub_with_something_is_heard_and_a_silent_one_is_told_of(

@@ -33,6 +33,7 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     RemainderMissing,
     RepeatedHash,
+    SyncIncomplete,
     UnknownHandle,
 )
 
@@ -300,9 +301,10 @@ def test_all_that_the_deposit_covers_can_be_queued_and_no_more(ready: Life) -> N
     sync(ready)
     assert (balance(ready), ready.connection.queue) == (0, ())
     ready.restart()
-    with pytest.raises(NotTransferable) as refusal:
+    with pytest.raises(SyncIncomplete) as incomplete:  # which reports the payments that went
         api.sync(ready.session)
-    assert refusal.value.data == {"handle": ready.handle, "sync_fee": 1}
+    error = incomplete.value.data["failed"][ready.handle]
+    assert (error["name"], error["data"]) == ("NotTransferable", {"handle": ready.handle, "sync_fee": 1})
     assert (ready.connection.stage, ready.connection.pending) == (AGREED, None)
 
 

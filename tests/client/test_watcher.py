@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,23 @@ def test_a_life_from_opening_to_the_deadline_costs_what_is_needed_and_is_told(to
     bob.run("close", b)
     town.settle()
     town.check(before, alice=-1100 + 300 - 2 * FEE, bob=1100 - 300 - 3 * FEE, hub=5 * FEE)
+
+
+def test_receipts_go_both_ways_for_nothing(town: Town) -> None:
+    alice, bob = town.client("alice"), town.client("bob")
+    a, b = town.open(alice), town.open(bob)
+    shop, payer = Watched(alice), Watched(bob)
+    shop.round()
+    payer.round()
+    bob.run("pay", b, alice.run("request", a, "500"))
+    assert payer.round() == ["payment_sent"]
+    shop.watcher._wait(time.monotonic() + 1)
+    assert [event["event"] for event in shop.events()] == ["payment_received"]
+    paid = fees(bob)
+    payer.watcher.round()
+    (payment,) = bob.run("payments")
+    assert sha256(bytes.fromhex(payment["receipt"])).hexdigest() == payment["token"]
+    assert fees(bob) == paid
 
 
 def test_a_cheat_is_punished_and_told(town: Town) -> None:

@@ -18,7 +18,18 @@ from hypothesis.strategies import SearchStrategy
 from faults.fuzz_inputs import mutated_bytes, mutated_value, some_bytes, some_json, some_text
 from picopayments_cli import cli, config, quantities
 from picopayments_cli.chain import answers
-from picopayments_cli.channel import counterparty, drafts, envelope, keys, messages, status, transactions, values, wire
+from picopayments_cli.channel import (
+    counterparty,
+    drafts,
+    envelope,
+    keys,
+    messages,
+    payment_request,
+    status,
+    transactions,
+    values,
+    wire,
+)
 from picopayments_cli.channel.keys import Key, XOnly
 from picopayments_cli.channel.networks import (
     NETWORKS,
@@ -28,8 +39,10 @@ from picopayments_cli.channel.networks import (
     secret_of_wif,
     wif_of_secret,
 )
+from picopayments_cli.channel.receipts import Given, ReceiptsReply, ReceiptsRequest
 from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.values import Outpoint, from_hex
+from picopayments_cli.channel.values import Outpoint, Quantity, Token, from_hex
+from picopayments_cli.channel.waiting import WaitingReply, WaitingRequest, Waits
 from picopayments_cli.client import arguments, legacy
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.document import from_document, rows_between, to_document
@@ -165,6 +178,7 @@ def _of_text(given: Samples) -> Iterator[Parser]:
     yield Parser("WIF", some_text(wif), _wif)
     yield Parser("network", some_text("regtest"), network_named)
     yield Parser("outpoint", some_text("ab" * 32 + ":0"), _outpoint)
+    yield Parser("payment request", some_text(_requested(given)), _payment_request)
     known = given.connection.handle
     written = some_text(known.hex(), known.hex()[:9])
     yield Parser("handle", written, lambda text: arguments.handle_named(text, [known]))
@@ -174,6 +188,19 @@ def _of_text(given: Samples) -> Iterator[Parser]:
                  lambda pair: config.load_settings(REGTEST, given.folder / "none", {}, {pair[0]: pair[1]}))  # fmt: skip
     words = st.lists(st.one_of(st.sampled_from(_WORDS), some_text(*_WORDS)), max_size=6)
     yield Parser("command line", words, _command_line, (SystemExit,))
+
+
+def _requested(given: Samples) -> str:
+    key, handle = given.key, given.connection.handle
+    token = payment_request.token_of(payment_request.receipt_of(key, handle, bytes(16)))
+    request = payment_request.PaymentRequest(
+        *("regtest", "http://h/", key.pubkey, handle, 1, Quantity(5), 2**31, bytes(16), token, key.xonly, "x")
+    )
+    return payment_request.write(request, key)
+
+
+def _payment_request(text: str) -> None:
+    same(payment_request.read(text), payment_request.read(text.upper()))
 
 
 def _asset(text: str) -> None:
@@ -237,6 +264,8 @@ def _of_json(given: Samples) -> Iterator[Parser]:
     ):
         yield Parser(method, some_json(*given.messages[method]), _again(request.parse))
         yield Parser(f"{method}'s result", some_json(*given.messages[f"{method} result"]), _again(reply.parse))
+    for example in _examples(given):
+        yield Parser(type(example).__name__, some_json(example.as_json()), _again(type(example).parse))
     refusal = messages.HubRefusal(bytes(32), "UnknownHandle", "text", {"stage": "open"}).as_json()
     yield Parser("refusal", some_json(refusal), _again(messages.HubRefusal.parse))
     terms = wire.terms_json(given.connection.terms)
@@ -248,6 +277,17 @@ def _of_json(given: Samples) -> Iterator[Parser]:
     yield Parser("bitcoins", some_json(0.1, "0.00000001", 20999999.9769), _bitcoins, (ValueError,))
     called = st.tuples(st.sampled_from(sorted(cli.COMMANDS)), st.lists(some_json("XCP", 5), max_size=4), some_json({}))
     yield Parser("a served call", called, _served)
+
+
+def _examples(given: Samples) -> tuple[Any, ...]:
+    """Messages of what waits, and of receipts."""
+    handle, token = given.connection.handle, Token(bytes(32))
+    return (
+        WaitingRequest(bytes(32), (handle,), 5),
+        WaitingReply(bytes(32), (Waits(handle, 1, 7, 0),)),
+        ReceiptsRequest(bytes(32), handle, (Given(handle, bytes(32)),), (token,)),
+        ReceiptsReply(bytes(32), (bytes(32),)),
+    )
 
 
 def _again(parse: Callable[[Any], Any]) -> Callable[[Any], object]:

@@ -13,8 +13,7 @@ from bitcoin.core import CBlock, CTransaction
 from regtest_support import NodeProcess
 
 from faults.result import Result
-from faults.town import Party, Town
-from picopayments_cli import api
+from faults.town import Party, Town, carried_out
 from picopayments_cli.channel.drafts import Draft, Input, Output
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS
@@ -70,7 +69,7 @@ class Member(Party):
     def do(self, command: str, *args: Any) -> Any:
         """Return what a command returns, whatever the hub has seen by now. Raises what it raises."""
         with self.session() as session:
-            return getattr(api, command)(session, *args)
+            return carried_out(session, command, *args)
 
     def error(self, command: str, *args: Any) -> str | None:
         """Do a command; the name of the error that it fails with."""

@@ -20,7 +20,7 @@ from regtest_support import REGTEST, NodeProcess, address_of, running_node
 
 from faults.proxy import Proxy, between
 from faults.result import Result
-from picopayments_cli import api
+from picopayments_cli import api, errors
 from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
@@ -30,7 +30,7 @@ from picopayments_cli.channel.values import Handle
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings
-from picopayments_cli.errors import PicopaymentsError
+from picopayments_cli.errors import PicopaymentsError, SyncIncomplete
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.methods import Methods
 from picopayments_cli.hub.proxy import Nodes
@@ -43,6 +43,17 @@ ASSETS = 100 * DEPOSIT  # that a client begins with
 COINS = 12  # of a client, confirmed, so that many closes can be raised
 ROUNDS = 40  # blocks in which all is settled
 PATIENCE = 60.0
+
+
+def carried_out(session: Session, command: str, *args: Any) -> Any:
+    """Return what a command prints. Raises what it fails with; for a sync of several that is the first one's error."""
+    told: list[Any] = []
+    try:
+        api.carry_out(session, lambda it: getattr(api, command)(it, *args), {}, told.append)
+    except SyncIncomplete as error:
+        first = next(iter(error.data["failed"].values()))
+        raise getattr(errors, first["name"])(first["message"], **first["data"]) from error
+    return told[0]
 
 
 class Town:
@@ -247,7 +258,7 @@ class Party:
         """Return what a command returns, once the hub has seen what there is. Raises what it raises."""
         self.town.desk.rounds.once()
         with self.session() as session:
-            return getattr(api, command)(session, *args)
+            return carried_out(session, command, *args)
 
     def connect(self, quantity: int = DEPOSIT) -> Handle:
         """A connection whose deposit is on its way."""

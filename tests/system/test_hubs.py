@@ -170,7 +170,7 @@ def test_another_hub_at_the_url_is_not_believed(places: Places, whose: str, monk
         places.alice.hub_url = url
         before = places.alice.shown(second)["sent"]
         done = places.alice.done("sync")
-        assert (done.code, done.error["name"]) == (5, "BadHubSignature")
+        assert (done.code, done.error["data"]["failed"][first]["name"]) == (1, "BadHubSignature")
         assert places.alice.shown(second)["sent"] > before
         assert [places.stage(handle) for handle in (first, second)] == ["agreed", "agreed"]
     places.stop("stranger")

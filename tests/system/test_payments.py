@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 import pytest
-from network_support import DEPOSIT, WAIT, Client, Network
+from network_support import FEE, WAIT, Client, Network
 
 
 def in_shell(client: Client, redirections: str, *words: str) -> subprocess.CompletedProcess[str]:
@@ -45,16 +45,16 @@ def test_a_receipt_that_stdout_did_not_take_is_reported_by_the_next(
     assert bob.run("payments", "--limit", "1")[0]["token"] == token
 
 
-def test_a_script_pays_until_the_code_is_0(traders: tuple[Client, str, Client, str]) -> None:
+def test_a_script_pays_until_the_code_is_0(network: Network, traders: tuple[Client, str, Client, str]) -> None:
     alice, a, bob, b = traders
-    bob.run("sync")
-    before = alice.shown(a)["sent"]
-    failed = alice.done("pay", a, b, str(DEPOSIT - 20_000), "--token", "aa")  # more than bob's connection can take
+    small = network.open_connection(network.client("payments-carol"), quantity=1000)
+    before = alice.shown(a)["balance"]
+    failed = alice.done("pay", a, small, "5000", "--token", "aa")  # more than that connection can take
     assert (failed.code, failed.error["name"], failed.stdout) == (1, "PaymentRefused", "")
     assert failed.error["data"]["cause"] == "PaymentExceedsReceivable"
     done = [alice.typed("pay", a, b, "7", "--token", "bb") for _ in range(2)]
     assert done[0] == done[1]
-    assert alice.shown(a)["sent"] - before in (7 + 1, 7 + 2)  # the refused amount came back, its fee did not
+    assert before - alice.shown(a)["balance"] == 7 + 2 * FEE  # the refused amount came back, its fee did not
     brought = bob.run("sync")[b]["received_payments"]
     assert [(item["token"], item["amount"]) for item in brought] == [("bb", 7)]
     (refused,) = alice.run("sync")[a]["refused_payments"]

@@ -29,7 +29,9 @@ PROXIED = {
     *("get_address_options", "get_asset_spellings", "get_sends", "submitpackage"),
     *("generate", "faucet", "feerate", "reorganise"),  # on regtest
 }
-OWN = {"mph_status", "mph_key", "mph_request", "mph_deposit", "mph_sync", "mph_close"}
+OWN = {
+    *("mph_status", "mph_key", "mph_request", "mph_deposit", "mph_sync", "mph_close", "mph_receipts", "mph_waiting"),
+}
 BITCOIN_CORES = {
     *("dumpprivkey", "dumpwallet", "importprivkey", "listunspent", "sendtoaddress", "signrawtransactionwithwallet"),
     *("stop", "getblock", "submitblock", "generatetoaddress", "invalidateblock", "addnode", "setban"),

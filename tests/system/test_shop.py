@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import queue
 import re
@@ -89,8 +90,10 @@ def test_it_sells_once_to_who_pays_in_full(
         twice = lines.get(timeout=WAIT)
         assert twice.startswith("no goods")
         assert '"request": "again"' in twice
+        reported = shop[0].basedir / "regtest.reported"
+        wait_until(lambda: json.loads(reported.read_text()) == {"upto": 3, "left": []}, "the shop's report")
     for client in (honest, short, second):
-        wait_until(lambda: client.run("sync") is not None)  # noqa: B023
+        client.run("sync")
     receipts = [client.run("payments", "--state", "sent")[-1].get("receipt") for client in (honest, short, second)]
     assert receipts[1:] == [None, None]
     check = ["bash", "-c", f"receipt={receipts[0]}; {blocks()[1].strip()}"]
