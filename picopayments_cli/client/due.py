@@ -22,8 +22,9 @@ class Act(Enum):
     """An act for the sake of a connection."""
 
     NOTHING = "nothing"
-    STEP = "step"  # whatever is free: agree, publish again, close, settle, punish
-    EXCHANGE = "exchange"  # for which the hub takes its fee
+    STEP = "step"  # whatever is free: agree, publish again, exchange receipts, close, settle, punish
+    EXCHANGE = "exchange"  # send what is queued, for which the hub takes its fee
+    FETCH = "fetch"  # the same, as the hub says that something waits there
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class Standing:
     """A connection as a look has shown it.
 
     ``pending``: a sync has no answer yet; ``wants``: payments are queued, or more than the fee is to come back.
-    ``rested``: as long after the last exchange as its ``Rest`` says. ``settled``: it is closed, and what is left is to
+    ``rested``: as long after the last exchange as its ``Rest`` says. ``trades``: receipts are to be given to the hub or
+    fetched. ``settled``: it is closed, and what is left is to
     write down that no reorganisation undoes that. ``blocks``: that are left until it settles; ``check_every``: how
     often it must be looked at.
     """
@@ -40,6 +42,7 @@ class Standing:
     pending: bool = False
     wants: bool = False
     rested: bool = True
+    trades: bool = False
     settled: bool = False
     blocks: int = 1
     check_every: int = 1
@@ -51,7 +54,9 @@ def act(item: Standing) -> Act:
         return Act.STEP if item.settled else Act.NOTHING
     if item.status != OPEN:
         return Act.STEP
-    return Act.EXCHANGE if item.pending or (item.wants and item.rested) else Act.NOTHING
+    if item.pending or (item.wants and item.rested):
+        return Act.EXCHANGE
+    return Act.STEP if item.trades else Act.NOTHING
 
 
 def worth(total: int, fee: int) -> bool:

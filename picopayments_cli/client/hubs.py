@@ -63,13 +63,13 @@ def look_at(at: Session, connections: Sequence[Connection]) -> Look:
     return at.sight.look_or_alone(at.wallet, funds.kept(at), connections)
 
 
-def wallets(session: Session, groups: Iterable[Seen]) -> View | Unreachable | None:
+def wallets(session: Session, groups: Iterable[Seen]) -> View | PicopaymentsError | None:
     """Find how the settings' chain shows the wallet, or why it is silent, in looks at it; None if there was none."""
     own = session.chain_source == "own"
     for group in groups:
         if own or group.session is session:
-            if isinstance(group.outcome, Look) and group.outcome.whole:
-                return group.outcome.view
+            if isinstance(group.outcome, Look):
+                return group.outcome.view if group.outcome.whole else group.outcome.away
             if isinstance(group.outcome, Unreachable):
                 return group.outcome
     return None

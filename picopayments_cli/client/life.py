@@ -20,7 +20,7 @@ from picopayments_cli.channel.facts import Deposit, Facts, find_anchor, judge_de
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, PROPOSED
 from picopayments_cli.channel.values import Token
 from picopayments_cli.channel.wire import Payment
-from picopayments_cli.client import funds, history, hubs, opening, publishing
+from picopayments_cli.client import funds, history, hubs, opening, publishing, receipts
 from picopayments_cli.client.closing import Outcome, over, settle, shows
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.exchange import exchange, finish, prepare
@@ -254,7 +254,7 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
             raise missing
         return _closing(session, seen, look)
     try:
-        return exchange(session, seen, outcome) if pays else seen
+        return exchange(session, seen, outcome) if pays else receipts.trade(session, seen)
     except UnknownHandle as error:
         raise _unknown_to_hub(connection) from error
     except (AnchorsDiffer, ConnectionNotOpen, HubRestored) as error:  # signed by the hub

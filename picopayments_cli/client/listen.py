@@ -133,13 +133,7 @@ class Listener:
             for item in session.connections().values()
             if item.stage == AGREED and self._left_alone.get(item.handle, (0.0, 0.0))[0] <= now
         ]
-        return lines_to(live, session.wallet.key, self._ways_to)
-
-    def _ways_to(self, connection: Connection) -> Sequence[Session]:
-        """Make the ways to a connection's hub once: what this turn has opened is closed when they are used."""
-        if connection.hub_key not in self._ways:
-            self._ways[connection.hub_key] = hubs.ways_to(self._session, connection)
-        return self._ways[connection.hub_key]
+        return lines_to(self._session, session.wallet.key, live, self._ways)
 
     def _await(self, lines: Sequence[Line], left: float | None) -> list[Handle]:
         """Wait until something waits at a hub, or for a while; the connections that are worth a sync."""
@@ -183,16 +177,15 @@ class Listener:
 
 
 def lines_to(
-    connections: Iterable[Connection], key: Key, ways_to: Callable[[Connection], Sequence[Session]]
+    session: Session, key: Key, connections: Iterable[Connection], ways: dict[Pubkey, Sequence[Session]]
 ) -> list[Line]:
-    """Find whom to ask about connections; ``key``: the wallet's, ``ways_to``: their hubs."""
+    """Find whom to ask about connections of a wallet's key. ``ways`` keeps the sessions at hubs: they open no files."""
     found = []
     for group in hubs.by_hub(connections):
         fees = {item.handle: item.terms.sync_fee for item in group}
-        ways = ways_to(group[0])
+        to = ways[group[0].hub_key] = ways.get(group[0].hub_key) or hubs.ways_to(session, group[0])
         for part in waiting.in_parts(list(fees)):
-            some = {handle: fees[handle] for handle in part}
-            found.append(Line(ways, key, group[0].hub_key, some))
+            found.append(Line(to, key, group[0].hub_key, {handle: fees[handle] for handle in part}))
     return found
 
 

@@ -132,6 +132,6 @@ class Outbox:
                 raise damaged(self._path, "a line in it is no change") from None
             self._waiting.extend(events)
             self._written += len(events)
-        while self._waiting and (len(self._waiting) > MOST or self._waiting[0]["number"] <= done):
+        while len(self._waiting) > MOST:
             self._waiting.popleft()
         return done

@@ -50,8 +50,7 @@ def trade(session: Session, connection: Connection) -> Connection:
 
     For nothing. Where the hub does not answer it is done later.
     """
-    owing = [item for item in connection.requests if item.payer is not None and not item.given]
-    due = connection.receipts_due
+    owing, due = _owing(connection), connection.receipts_due
     for first in range(0, max(len(owing), len(due)), MOST_RECEIPTS):
         part = slice(first, first + MOST_RECEIPTS)
         try:
@@ -62,6 +61,15 @@ def trade(session: Session, connection: Connection) -> Connection:
             log.warning("receipts are exchanged with the hub later: %s", error.message)
             break
     return connection
+
+
+def are_open(connection: Connection) -> bool:
+    """Tell whether receipts are to be given to the hub, or to be fetched."""
+    return bool(_owing(connection) or connection.receipts_due)
+
+
+def _owing(connection: Connection) -> list[Requested]:
+    return [item for item in connection.requests if item.payer is not None and not item.given]
 
 
 def _trade(session: Session, connection: Connection, owing: Sequence[Requested], due: Sequence[Token]) -> Connection:

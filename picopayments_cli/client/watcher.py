@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from threading import Event as Flag
 from threading import Lock, Thread
@@ -21,9 +20,9 @@ from typing import Any
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.deadlines import check_every
 from picopayments_cli.channel.stages import AGREED, CLOSED
-from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel.values import Handle, Pubkey
 from picopayments_cli.channel.waiting import MOST_SECONDS
-from picopayments_cli.client import happenings, hubs, life, lost
+from picopayments_cli.client import happenings, hubs, life, lost, receipts
 from picopayments_cli.client.closing import Outcome, over
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.due import Act, Rest, Standing, act, pause, worth
@@ -80,10 +79,12 @@ class Watcher:
         self._stopped = Flag()
         self._busy = Lock()  # while it does more than wait
         self._thread = Thread(target=self._run, name="watcher", daemon=True)
+        self._asking = Session(self._settings, given_basedir)  # asks hubs, and opens no files
+        self._ways: dict[Pubkey, Sequence[Session]] = {}
         self._lines: Sequence[Line] = ()
         self._standings: dict[Handle, Standing] = {}  # as the last look has shown them
         self._rests: dict[Handle, Rest] = {}
-        self._troubles: dict[str, str] = {}  # the errors of the last round, by their source
+        self._troubles: dict[str, PicopaymentsError] = {}  # the errors of the last round, by their source
         self._hub_silent: dict[str, str] = {}  # the error with which a hub was asked what waits
         self._failures = 0
         self._taken_back = False
@@ -122,9 +123,11 @@ class Watcher:
                 self._tell(self._load())
         if self._stopped.is_set():
             return 0.0
-        self._event(happenings.troubles(self._troubles, failed))
-        self._troubles = {source: error.name for source, error in failed.items()}
         self._failures = self._failures + 1 if failed and not seen else 0
+        resting = {handle.hex() for handle, item in seen.items() if item.wants and not item.rested}
+        failed = {source: error for source, error in self._troubles.items() if source in resting} | failed
+        self._event(happenings.troubles({source: error.name for source, error in self._troubles.items()}, failed))
+        self._troubles = failed
         return pause(self._standings.values(), self._every, self._failures, random.random())
 
     @contextmanager
@@ -166,7 +169,7 @@ class Watcher:
                 self._taken_back = True
             connections = session.connections()
             live = [item for item in connections.values() if item.stage == AGREED]
-            self._lines = lines_to(live, session.wallet.key, partial(hubs.ways_to, session))
+            self._lines = lines_to(self._asking, session.wallet.key, live, self._ways)
             payments = session.store.payments
             published: list[Mapping[str, Any]] = []
             told = self._outbox.told if self._outbox is not None else None
@@ -206,7 +209,8 @@ class Watcher:
         return Standing(
             life.status(session, seen, look, deposits),
             pending=item.pending is not None,
-            wants=bool(item.queue) or worth(item.owed, item.terms.sync_fee),
+            wants=_wants(item),
+            trades=receipts.are_open(item),
             rested=self._rests.get(item.handle, Rest()).until <= time.monotonic(),
             blocks=max(item.expiry.settle_height - look.view.height, 0),
             check_every=check_every(item.duplex.sending.contract.delay),
@@ -216,7 +220,8 @@ class Watcher:
 
     def _carry_out(self, due: Mapping[Handle, Act], failed: dict[str, PicopaymentsError]) -> bool:
         """Do what is due, free things first; whether any of it brought something."""
-        left = {handle: what for wanted in (Act.STEP, Act.EXCHANGE) for handle, what in due.items() if what is wanted}
+        order = (Act.STEP, Act.EXCHANGE, Act.FETCH)
+        left = {handle: what for wanted in order for handle, what in due.items() if what is wanted}
         brought = False
         while left and not self._stopped.is_set():
             with self._opened() as session:
@@ -233,13 +238,17 @@ class Watcher:
     def _steps(
         self, session: Session, due: Mapping[Handle, Act], failed: dict[str, PicopaymentsError]
     ) -> Iterator[tuple[Handle, bool]]:
-        """Sync each connection; whether that brought something."""
+        """Sync each connection; whether that brought something.
+
+        A command may have sent meanwhile what was seen in the queue: then nothing is paid.
+        """
         known = session.connections()
         yield from ((handle, False) for handle in due.keys() - known.keys())
         for group in hubs.seen(session, [known[handle] for handle in due if handle in known]):
             for item in group.connections:
                 outcome, before = Outcome(), session.store.payments.last
-                pays = due[item.handle] is Act.EXCHANGE
+                what = due[item.handle]
+                pays = what is Act.FETCH or (what is Act.EXCHANGE and (item.pending is not None or _wants(item)))
                 try:
                     life.sync(group.session, item, group.look(), outcome, pays=pays)
                 except LocalFiles:
@@ -296,7 +305,7 @@ class Watcher:
         """Fetch what waits for these connections; an error that stays is told by the next round."""
         if handles and not self._stopped.is_set():
             with self._busy, self._surviving({}):
-                self._carry_out(dict.fromkeys(handles, Act.EXCHANGE), {})
+                self._carry_out(dict.fromkeys(handles, Act.FETCH), {})
                 self._tell(self._load())
 
     # Telling --------------------------------------------------------------------------------------------------------
@@ -333,3 +342,8 @@ class Watcher:
                 self._outbox.add(events, told)
             except PicopaymentsError as error:
                 log.warning(error.message)
+
+
+def _wants(item: Connection) -> bool:
+    """Tell whether an exchange would send or fetch something, as far as the files tell."""
+    return bool(item.queue) or worth(item.owed, item.terms.sync_fee)

@@ -30,6 +30,7 @@ STANDINGS = st.builds(
     st.booleans(),
     st.booleans(),
     st.booleans(),
+    st.booleans(),
     st.integers(0, 2000),
     st.integers(1, 72),
 )
@@ -47,6 +48,8 @@ STANDINGS = st.builds(
         (Standing(OPEN, wants=True), Act.EXCHANGE),
         (Standing(OPEN, wants=True, rested=False), Act.NOTHING),
         (Standing(OPEN, pending=True, rested=False), Act.EXCHANGE),
+        (Standing(OPEN, trades=True), Act.STEP),
+        (Standing(OPEN, wants=True, trades=True, rested=False), Act.STEP),
     ],
 )
 def test_each_standing_has_its_act(item: Standing, expected: Act) -> None:

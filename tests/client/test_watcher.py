@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from picopayments_cli.channel.waiting import Waits
 from picopayments_cli.client import hubs, life
 from picopayments_cli.client import watcher as module
 from picopayments_cli.client.closing import Outcome
-from picopayments_cli.client.due import REST
+from picopayments_cli.client.due import REST, Act, Rest
 from picopayments_cli.client.outbox import Outbox
 from picopayments_cli.client.watcher import Watcher
 from picopayments_cli.config import load_settings
-from picopayments_cli.errors import StoreUnusable
+from picopayments_cli.errors import NotTransferable, StoreUnusable
 
 
 class Watched:
@@ -96,6 +97,23 @@ def test_a_life_from_opening_to_the_deadline_costs_what_is_needed_and_is_told(to
     town.check(before, alice=-1100 + 300 - 2 * FEE, bob=1100 - 300 - 3 * FEE, hub=5 * FEE)
 
 
+def test_receipts_go_both_ways_for_nothing(town: Town) -> None:
+    alice, bob = town.client("alice"), town.client("bob")
+    a, b = town.open(alice), town.open(bob)
+    shop, payer = Watched(alice), Watched(bob)
+    shop.round()
+    payer.round()
+    bob.run("pay", b, alice.run("request", a, "500"))
+    assert payer.round() == ["payment_sent"]
+    shop.watcher._wait(time.monotonic() + 1)
+    assert [event["event"] for event in shop.events()] == ["payment_received"]
+    paid = fees(bob)
+    payer.watcher.round()
+    (payment,) = bob.run("payments")
+    assert sha256(bytes.fromhex(payment["receipt"])).hexdigest() == payment["token"]
+    assert fees(bob) == paid
+
+
 def test_a_cheat_is_punished_and_told(town: Town) -> None:
     alice, bob = town.client("alice"), town.client("bob")
     a, b = town.open(alice, expire=60), town.open(bob, expire=60)
@@ -127,6 +145,34 @@ def test_a_hub_that_is_away_is_told_of_once_and_what_waits_is_sent_later(town: T
     assert fees(alice) == FEE
 
 
+def test_nothing_is_paid_for_what_a_command_has_sent_meanwhile(town: Town) -> None:
+    alice = town.client("alice")
+    a = Handle(bytes.fromhex(town.open(alice)))
+    watched = Watched(alice)
+    assert watched.watcher._carry_out({a: Act.EXCHANGE}, {}) is False
+    assert fees(alice) == 0
+    watched.watcher._carry_out({a: Act.FETCH}, {})
+    assert fees(alice) == FEE
+
+
+def test_an_error_is_not_over_while_nothing_is_tried(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: Any, **__: Any) -> None:
+        raise NotTransferable("It can't.")
+
+    alice, bob = town.client("alice"), town.client("bob")
+    a, b = town.open(alice), town.open(bob)
+    watched = Watched(alice)
+    watched.round()
+    alice.run("queuepayment", a, b, "5")
+    with monkeypatch.context() as broken:
+        broken.setattr(life, "sync", refuses)
+        assert watched.round() == ["error"]
+        watched.watcher._rests[Handle(bytes.fromhex(a))] = Rest(time.monotonic() + 1000, 1000)
+        assert watched.round() == []
+    watched.watcher._rests.clear()
+    assert watched.round() == ["payment_sent", "error_over"]
+
+
 def test_it_gives_way_to_commands_and_they_to_it_never_for_long(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOCKED_PAUSE", 0.05)
     alice = town.client("alice")
@@ -144,6 +190,17 @@ def test_it_gives_way_to_commands_and_they_to_it_never_for_long(town: Town, monk
     assert done.wait(WAIT)
     thread.join(WAIT)
     assert watched.events() == []  # a command that takes its time is no error
+
+
+def test_a_command_that_has_the_lock_keeps_no_stop_waiting(town: Town) -> None:
+    alice = town.client("alice")
+    watched = Watched(alice)
+    with FileLock(alice.basedir / "regtest.lock"):
+        watched.watcher.start()
+        wait_until(watched.watcher._busy.locked, "a round that waits")
+        begun = time.monotonic()
+        watched.watcher.stop(WAIT)
+        assert time.monotonic() - begun < 5
 
 
 def test_it_locks_nothing_while_it_looks_and_waits(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
