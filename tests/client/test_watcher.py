@@ -106,7 +106,7 @@ def test_receipts_go_both_ways_for_nothing(town: Town) -> None:
     bob.run("pay", b, alice.run("request", a, "500"))
     assert payer.round() == ["payment_sent"]
     shop.watcher._wait(time.monotonic() + 1)
-    assert [event["event"] for event in shop.events()] == ["payment_received"]
+    assert [(event["event"], event["request"]) for event in shop.events()] == [("payment_received", "paid")]
     paid = fees(bob)
     payer.watcher.round()
     (payment,) = bob.run("payments")
