@@ -18,9 +18,9 @@ from picopayments_cli.cli import (
     announce,
     complete,
     keep_streams,
-    port,
     refuse,
 )
+from picopayments_cli.commands import port
 
 if TYPE_CHECKING:
     from picopayments_cli.channel.networks import Network

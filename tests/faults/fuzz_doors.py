@@ -23,7 +23,7 @@ import requests
 
 from faults.fuzz_inputs import BYTES, VALUES, mutated_bytes, mutated_value
 from faults.result import Result
-from picopayments_cli import cli, json_arguments
+from picopayments_cli import cli, commands, json_arguments
 from picopayments_cli.hub.proxy import Proxy as HubProxy
 from picopayments_cli.regtest.bitcoin_rpc import BitcoinRpc
 from picopayments_cli.regtest.methods import Methods
@@ -61,8 +61,8 @@ def node_calls(owner: type, samples: Mapping[str, Any]) -> list[Call]:
 
 def served_calls(samples: Mapping[str, Any]) -> list[Call]:
     """A call of each command of the client."""
-    names = [name for name in cli.COMMANDS if name not in cli.NOT_SERVED]
-    given = {name: [json_arguments.plain(item) for item, _ in cli.COMMANDS[name].arguments] for name in names}
+    names = [name for name in commands.COMMANDS if name not in cli.NOT_SERVED]
+    given = {name: [json_arguments.plain(item) for item, _ in commands.COMMANDS[name].arguments] for name in names}
     return [{"method": name, "params": {item: samples.get(item) for item in given[name]}} for name in names]
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from faults.fuzz_inputs import mutated_bytes, mutated_value, some_bytes, some_json, some_text
-from picopayments_cli import cli, config, quantities
+from picopayments_cli import cli, commands, config, quantities
 from picopayments_cli.chain import answers
 from picopayments_cli.channel import (
     counterparty,
@@ -276,7 +276,9 @@ def _of_json(given: Samples) -> Iterator[Parser]:
     row = {"asset": "DEMOCOIN", "asset_id": str(counterparty.asset_id("DEMOCOIN")), "divisible": True}
     yield Parser("asset's row", some_json(row), lambda value: answers.asset_of(value, "DEMOCOIN"))
     yield Parser("bitcoins", some_json(0.1, "0.00000001", 20999999.9769), _bitcoins, (ValueError,))
-    called = st.tuples(st.sampled_from(sorted(cli.COMMANDS)), st.lists(some_json("XCP", 5), max_size=4), some_json({}))
+    called = st.tuples(
+        st.sampled_from(sorted(commands.COMMANDS)), st.lists(some_json("XCP", 5), max_size=4), some_json({})
+    )
     yield Parser("a served call", called, _served)
 
 
@@ -324,7 +326,7 @@ def _bitcoins(value: Any) -> None:
 
 def _served(asked: tuple[str, list[Any], Any]) -> None:
     command, places, names = asked
-    declared = cli.COMMANDS[command].arguments
+    declared = commands.COMMANDS[command].arguments
     if isinstance(names, dict):
         from_json(command, declared, (), names)
     else:

@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "picopayments_cli"
-OTHERS = {"api", "cli", "completion", "json_arguments", "manpages"} | {"errors", "quantities"}  # of faces and ground
+OTHERS = {"api", "cli", "commands", "completion", "json_arguments", "manpages"} | {
+    "errors",
+    "quantities",
+}  # of faces and ground
 DOCUMENT = (ROOT / "docs" / "architecture.rst").read_text(encoding="utf-8")
 RULES = DOCUMENT.partition("The money rules\n")[2]
 MODULES = sorted(set(re.findall(r"``([\w/]+\.py|[\w/]+/)``", DOCUMENT)))

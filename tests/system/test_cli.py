@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from picopayments_cli import __version__, cli
+from picopayments_cli import __version__, cli, commands
 from picopayments_cli.channel.networks import NETWORKS
 
 CONNECTION = "ab" * 32
@@ -148,7 +148,7 @@ def test_networks_are_those_of_the_program() -> None:
         assert parsed(f"--{name}", "status")["network"] == name
 
 
-@pytest.mark.parametrize("command", [None, *cli.COMMANDS])
+@pytest.mark.parametrize("command", [None, *commands.COMMANDS])
 def test_help_fits_80_columns_and_has_an_example(
     command: str | None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,7 +267,7 @@ def test_an_interrupt_tells_what_another_run_does(
 
 def test_every_command_stands_in_the_readme() -> None:
     readme = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
-    for name, command in cli.COMMANDS.items():
+    for name, command in commands.COMMANDS.items():
         section = readme.split(f"\n{name}\n{'=' * len(name)}\n")[1].split("\n\n\n")[0]
         for flag, settings in command.arguments:
             assert f"``{flag if flag.startswith('--') else settings['metavar']}" in section, (name, flag)

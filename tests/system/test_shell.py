@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from picopayments_cli import __version__, cli, manpages
+from picopayments_cli import __version__, cli, commands, manpages
 from picopayments_cli.hub import cli as hub_cli
 
 BIN = Path(sys.executable).parent
@@ -217,7 +217,7 @@ def test_the_manual_has_all_that_the_parsers_have(tmp_path: Path) -> None:
     pages = {path.name: path.read_text() for path in (tmp_path / "man1").iterdir()}
     assert set(pages) == {"picopayments-cli.1", "picopayments-hub.1"}
     client = pages["picopayments-cli.1"].replace("\\-", "-")
-    for name, command in cli.COMMANDS.items():
+    for name, command in commands.COMMANDS.items():
         section = client.split(f".SS {name}\n")[1].partition(".SS ")[0]
         assert all(line in section for line in command.text.splitlines())
         for flag, settings in command.arguments:
