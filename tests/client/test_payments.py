@@ -178,7 +178,7 @@ def again(store: Store) -> Store:
 def test_a_change_that_fails_leaves_no_payment(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.save(ONE, ASSET, "first", [sent("aa")])
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:

@@ -127,7 +127,7 @@ def prepared(alice: Party, bob: Party, handle: Handle, bobs: Handle, rng: random
     for amount in (600, 300):
         bob.pay(bobs, handle, amount)
     alice.queue(handle, bobs, AMOUNT)
-    alice.queue(handle, Handle(rng.randbytes(32)), 40)
+    alice.queue_unseen(handle, Handle(rng.randbytes(32)), 40)
     alice.town.proxy.faults.extend([LOST_BEFORE] * TRIES)
     with suppress(Unreachable):
         alice.sync(handle)

@@ -32,7 +32,7 @@ from picopayments_cli import api
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings
-from picopayments_cli.errors import BadReply, BadTerms, HubRefused
+from picopayments_cli.errors import BadReply, DepositRefused, HubRefused
 from picopayments_cli.rpc import RpcClient
 
 SEED = 1
@@ -105,12 +105,12 @@ def test_every_part_is_found() -> None:
 # What it found ------------------------------------------------------------------------------------------------------
 
 
-def test_a_fee_that_takes_the_whole_deposit_is_no_terms(tmp_path: Path) -> None:
+def test_a_fee_that_takes_the_whole_deposit_is_refused(tmp_path: Path) -> None:
     with running_town(tmp_path / "town", Result("fee")) as town:
         party, key = Party(town, "alice"), town.desk.hub.key
         fee = Mutation("sync_fee", "the deposit", setter(("channel_terms", "sync_fee"), DEPOSIT))
         town.proxy.change = lambda method, _, said: fee.forged(said, key) if method == "mph_request" else said
-        with pytest.raises(BadTerms), heard():
+        with pytest.raises(DepositRefused), heard():
             party.connect()
         assert party.handles() == []
 

@@ -5,6 +5,7 @@ Blocks are made when a part says so, and the hub's rounds are done with them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import shutil
@@ -26,7 +27,9 @@ from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
 from picopayments_cli.channel.state import Receiving
 from picopayments_cli.channel.transactions import compose_commit, compose_payout
-from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel.values import Handle, Quantity, Token
+from picopayments_cli.channel.wire import Payment
+from picopayments_cli.client import life
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings
@@ -79,12 +82,7 @@ class Town:
     def answer(self, body: bytes) -> bytes:
         """The hub's answer to a POST."""
         with self._lock:
-            answering = self._endpoint.answer(body)
-            while True:
-                try:
-                    answering.send(None)
-                except StopIteration as end:
-                    return str(end.value).encode()
+            return str(asyncio.run(self._endpoint.answer(body))).encode()
 
     # The hub --------------------------------------------------------------------------------------------------------
 
@@ -274,6 +272,12 @@ class Party:
     def queue(self, handle: Handle, payee: Handle, amount: int) -> str:
         """Queue a payment; its token."""
         return str(self.do("queuepayment", handle.hex(), payee.hex(), amount))
+
+    def queue_unseen(self, handle: Handle, payee: Handle, amount: int) -> None:
+        """Queue a payment as where the hub was not asked about the payee."""
+        with self.session() as session:
+            payment = Payment(payee, Quantity(amount), Token(payee))
+            life.queue(session, session.connection(handle), payment)
 
     def pay(self, handle: Handle, payee: Handle, amount: int) -> None:
         """Queue a payment and sync."""

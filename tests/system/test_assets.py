@@ -385,8 +385,9 @@ def test_a_payment_to_a_connection_in_another_asset_comes_back(network: Network)
     network.mine()
     a, b = connect(alice, "XCP", 1000), connect(bob, "DEMOCOIN", 1000)
     open_all(network, alice, bob)
-    alice.run("queuepayment", a, b, "100")
-    assert "AssetMismatch" in alice.done("sync").stderr
+    assert alice.fails("queuepayment", a, b, "100") == (1, "AssetMismatch")
+    alice.queue_unseen(a, b, 100)
+    assert "AssetMismatch" in alice.done("sync").stdout
     assert alice.run("status")["connections"][a]["balance"] == 1000 - FEE
     assert bob.run("sync")[b]["received_payments"] == []
 

@@ -543,7 +543,7 @@ def test_a_part_of_an_own_handle_suffices_and_a_payees_is_whole(network: Network
         assert refusal(client, *words)[:2] == (1, "InvalidHex")
     for words in (("status", "--handle", "00" * 5), ("history", "--handle", "00" * 5), ("close", "00" * 32)):
         assert refusal(client, *words)[:2] == (1, "UnknownHandle")
-    token = client.run("queuepayment", part, NOWHERE, "5")
+    token = client.queue_unseen(part, NOWHERE, 5)
     assert client.run("cancelpayment", token) is True
     assert list(client.run("sync", "--handle", part)) == [handle]
     assert refusal(client, "cull", "--handle", part)[:2] == (1, "ConnectionNotOver")
