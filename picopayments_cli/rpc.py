@@ -225,6 +225,8 @@ class _Http:
             return self._too_late()
         if not self._local and lacks_socks(error, proxy_to(self.url)):
             return "a library is missing that speaks SOCKS, install it with: pip install 'picopayments-cli[socks]'"
+        if not self._local and (proxy_to(self.url) or "").endswith("***"):  # a password could be in the library's words
+            return type(error).__name__
         return _tail(error)
 
     def _too_late(self) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -17,6 +17,7 @@ from urllib3 import ProxyManager
 
 from picopayments_cli.errors import InvalidSetting
 
+_PLACE = re.compile(r"(?:[\w.-]+|\[[0-9a-fA-F:.]+\])(?::\d+)?")
 _BUNDLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
@@ -78,13 +79,17 @@ def is_here(host: str) -> bool:
 
 
 def proxy_to(url: str) -> str | None:
-    """Find the proxy of the environment through which a URL is called, without its user and password."""
+    """Find the proxy of the environment through which a URL is called: its scheme, host and port.
+
+    Asterisks where that is not plain: a password could be in it, with letters that end a host.
+    """
     proxy = select_proxy(url, get_environ_proxies(url))
     if proxy is None:
         return None
-    shown = proxy if "://" in proxy else f"http://{proxy}"
-    parts = urlsplit(shown)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    scheme, _, rest = proxy.rpartition("://")
+    place = rest.rpartition("@")[2].rstrip("/")
+    plain = _PLACE.fullmatch(place) and "/" not in rest.rpartition("@")[0]
+    return f"{scheme or 'http'}://{place if plain else '***'}"
 
 
 def lacks_socks(error: BaseException, proxy: str | None) -> bool:

@@ -82,7 +82,14 @@ def test_a_file_without_certificates_is_named(
 
 def test_a_proxy_is_shown_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
     assert proxy_to("http://hub.example/") is None
-    for given, shown in (("http://a:b@p:1/", "http://p:1/"), ("a:b@p:1", "http://p:1"), ("socks5h://p", "socks5h://p")):
+    for given, shown in (
+        ("http://a:b@p:1/", "http://p:1"),
+        ("a:b@p:1", "http://p:1"),
+        ("socks5h://p", "socks5h://p"),
+        ("http://[::1]:1/", "http://[::1]:1"),
+        ("http://a:s3cr/et@p:1", "http://***"),
+        ("http://a:s3cr#et@p:1", "http://p:1"),
+    ):
         monkeypatch.setenv("all_proxy", given)
         assert proxy_to("http://hub.example/") == shown
 

@@ -108,6 +108,14 @@ def must_close(expiry: Expiry, begins: int, sides: Sequence[Facts], deposits: Se
     )
 
 
+def counts_late(expiry: Expiry, facts: Facts) -> bool:
+    """Whether a payee of a closing channel could still publish what a last answer moves to it.
+
+    Its deposit is unspent, and half of the margin is left; else the payer may have it back already, or soon.
+    """
+    return facts.spend is None and 2 * expiry.left(facts.tip) >= expiry.margin
+
+
 def is_open(expiry: Expiry, sides: Sequence[Facts], safe_depth: int) -> bool:
     """Whether both deposits are buried and unspent, and the deadline to settle by lies ahead."""
     return all(

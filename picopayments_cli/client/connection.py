@@ -26,10 +26,12 @@ class Pending:
     """A sync that was sent, or is about to be, and has no answer yet.
 
     ``bodies``: its signed versions, newest last. They differ in the payments only: what left the machine counts.
+    ``cause``: the error with which the hub refused the payments, which the newest body leaves out.
     """
 
     bodies: tuple[Mapping[str, Any], ...] = field(repr=False)
     payments: tuple[Payment, ...]
+    cause: str | None = None
 
 
 @dataclass(frozen=True)

@@ -69,6 +69,7 @@ def to_document(connection: Connection) -> dict[str, Any]:
         and {
             "bodies": [dict(body) for body in pending.bodies],
             "payments": [_payment_json(payment) for payment in pending.payments],
+            "cause": pending.cause,
         },
         "owed": connection.owed,
         "ending": _ending_json(connection.ending),
@@ -312,7 +313,8 @@ def _pending(body: Mapping[str, Any]) -> Pending:
         SyncRequest.parse(item)
     if not bodies:
         raise ValueError("a sync that waits for its answer has a body")
-    return Pending(bodies, _payments(body["payments"]))
+    cause = body["cause"]
+    return Pending(bodies, _payments(body["payments"]), None if cause is None else kinds.text(cause))
 
 
 def _requested_json(item: Requested) -> Row:

@@ -107,8 +107,10 @@ def finish(session: Session, connection: Connection, outcome: Outcome) -> Connec
         _note_remainder(session, connection, answer)
         raise
     settled, arrived = _judged(session, settled, answer, sent)
+    carried, cause = {payment.token for payment in sent}, pending.cause or ""
+    back = [history.refused(item, cause) for item in pending.payments if item.token not in carried]
     told = history.synced(sent, answer.refused, connection.terms.sync_fee, arrived)
-    session.save(settled, "sync settled", *told)
+    session.save(settled, "sync settled", *back, *told)
     outcome.sync_fee += connection.terms.sync_fee
     for refusal in answer.refused:
         log.warning("payment %s was refused (%s); its amount comes back", refusal.token.hex(), refusal.cause)
@@ -140,13 +142,13 @@ def _note_remainder(session: Session, connection: Connection, answer: SyncReply)
 def repair(session: Session, connection: Connection, pending: Pending, cause: str) -> Connection:
     """Sign the sync anew without its payments. Commit and revocations have left the machine and stay as they are.
 
-    ``cause``: the name of the error that the payments were refused with.
+    ``cause``: the name of the error that the payments were refused with. They count as refused once the new sync is
+    answered: till then the hub may still answer the one that carries them.
     """
     last = SyncRequest.parse(pending.bodies[-1])
     body = envelope.seal(session.wallet.key, replace(last, payments=()).as_json())
-    repaired = replace(connection, pending=replace(pending, bodies=(*pending.bodies, body)))
-    refused = [history.refused(payment, cause) for payment in last.payments]
-    return session.save(repaired, "sync repaired", *refused)
+    repaired = replace(pending, bodies=(*pending.bodies, body), cause=cause)
+    return session.save(replace(connection, pending=repaired), "sync repaired")
 
 
 def _settle_reply(connection: Connection, pending: Pending, answer: SyncReply, sent: Sequence[Payment]) -> Connection:

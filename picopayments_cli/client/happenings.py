@@ -22,6 +22,7 @@ NAMES = (
     *(PAYMENT.format(state) for state in ("received", "sent", "refused")),
     *(OPENED, IS_CLOSING, IS_CLOSED, PUNISHED, ERROR, ERROR_OVER, UNDELIVERED, LOST),
 )
+_NOT_TOLD = ("state", "number", "time", "receipt")  # of a payment: a receipt is for who has paid
 _UNKNOWN = ""  # the status of a connection that was there before anything was told
 PUBLISHED, _PUNISHES = "published", "revoke"  # the history's action, and the kind of transaction
 
@@ -72,7 +73,7 @@ def news(
     events: list[Event] = []
     last = told.payments
     for entry in payments:
-        rest = {name: value for name, value in entry.items() if name not in ("state", "number", "time")}
+        rest = {name: value for name, value in entry.items() if name not in _NOT_TOLD}
         events.append({"event": PAYMENT.format(entry["state"]), **rest})
         last = entry["index"]
     kept: dict[str, tuple[str, int]] = {}

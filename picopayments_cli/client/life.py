@@ -14,7 +14,7 @@ from dataclasses import replace
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import past
-from picopayments_cli.channel.deadlines import is_open, must_close
+from picopayments_cli.channel.deadlines import counts_late, is_open, must_close
 from picopayments_cli.channel.drafts import parse_transaction, txid_of
 from picopayments_cli.channel.facts import Deposit, Facts, find_anchor, judge_deposit
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, PROPOSED
@@ -188,7 +188,7 @@ def sync(session: Session, connection: Connection, look: Look, outcome: Outcome,
             look = session.sight.look(session.wallet.address, [connection])
     if connection.stage == CLOSING:
         outcome.cause = conflicted(connection)
-        connection = _last_answer(session, connection, outcome)
+        connection = _last_answer(session, connection, look, outcome)
         settle(session, *_observed_at_last(session, connection, look), outcome)
 
 
@@ -215,10 +215,13 @@ def _observed_at_last(session: Session, connection: Connection, look: Look) -> t
         return connection, look
 
 
-def _last_answer(session: Session, connection: Connection, outcome: Outcome) -> Connection:
-    """Fetch the answer to the sync that has none yet: the payments in it are this party's until it closes."""
+def _last_answer(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
+    """Fetch the answer to the sync that has none yet: the payments in it are this party's, if they come in time."""
     signed = connection.duplex.close_signed or connection.duplex.receiving.half_left
     if connection.pending is None or signed or connection.ending.told:
+        return connection
+    if not counts_late(connection.expiry, look.facts[connection.handle][1]):
+        log.warning("the last sync stays unanswered: what its answer brings comes too late to be had on the chain")
         return connection
     with _closing_all_the_same(outcome, "the last sync stays unanswered"):
         finish(session, connection, outcome)

@@ -21,6 +21,7 @@ from picopayments_cli.channel.waiting import MOST_SECONDS, Waits
 from picopayments_cli.client import hubs, life, receipts, waiting
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.due import worth
 from picopayments_cli.client.payments import RECEIVED, Entry
 from picopayments_cli.client.session import Session
 from picopayments_cli.errors import LocalFiles, PicopaymentsError, WaitRanOut
@@ -190,11 +191,17 @@ def lines_to(
 
 
 def _brings(group: hubs.Seen, item: Connection) -> bool:
-    """Sync a connection; whether that brought a payment. Raises what a sync fails with."""
+    """Sync a connection; whether that brought more than it cost. Raises what a sync fails with."""
     payments = group.session.store.payments
     before = payments.last
     life.sync(group.session, item, group.look(), Outcome())
-    return any(entry["state"] == RECEIVED for entry in payments.after(before))
+    return brought_more(item, payments.after(before))
+
+
+def brought_more(connection: Connection, new: Iterable[Entry]) -> bool:
+    """Tell whether these payments brought a connection more than its fee: a hub could send a unit, again and again."""
+    own = (entry for entry in new if entry["handle"] == connection.handle.hex())
+    return worth(sum(entry["amount"] for entry in own if entry["state"] == RECEIVED), connection.terms.sync_fee)
 
 
 def asked_together(lines: Sequence[Line], seconds: float) -> tuple[list[Waits], PicopaymentsError | None]:

@@ -94,7 +94,11 @@ def order_requested(session: Session, payer: Handle, text: str) -> Order:
     """
     live = session.connections()
     known = {**session.archived(), **live}
-    payment = requesting.payment_of(session, known.get(payer) or session.connection(payer), text)
+    connection = known.get(payer) or session.connection(payer)
+    payment, memo = requesting.payment_of(session, connection, text)
+    about = f", for {memo!r}" if memo else ""
+    asked = connection.longname or connection.asset
+    log.info("The request asks for %d satoshis of %s%s.", payment.amount, asked, about)
     how_far = tokens.earlier(session, payer, payment, known)
     if how_far is None:
         requesting.check_time(payment)

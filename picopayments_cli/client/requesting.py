@@ -107,8 +107,8 @@ def explained(text: str) -> dict[str, Any]:
     }
 
 
-def payment_of(session: Session, connection: Connection, text: str) -> Payment:
-    """Read the payment that a request asks for, which a connection is to make, expired or not.
+def payment_of(session: Session, connection: Connection, text: str) -> tuple[Payment, str]:
+    """Read the payment that a request asks for, which a connection is to make, expired or not; and its memo.
 
     Raises InvalidRequest, WrongNetwork, WrongHub, AssetMismatch.
     """
@@ -133,7 +133,7 @@ def payment_of(session: Session, connection: Connection, text: str) -> Payment:
             asset=connection.asset,
             payee=request.asset,
         )
-    return Payment(request.handle, request.quantity, request.token, request.expires)
+    return Payment(request.handle, request.quantity, request.token, request.expires), request.memo
 
 
 def check_time(payment: Payment) -> None:

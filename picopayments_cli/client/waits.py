@@ -133,7 +133,7 @@ class Wait:
     def _act(self, group: hubs.Seen, handle: Handle) -> bool:
         """Take a connection's step; what stands in its way may be away later."""
         try:
-            life.sync(group.session, group.session.connection(handle), group.look(), Outcome())
+            life.sync(group.session, group.session.connection(handle), group.look(), Outcome(), pays=False)
         except LocalFiles:
             raise
         except PicopaymentsError as error:

@@ -27,7 +27,7 @@ from picopayments_cli.client.closing import Outcome, over
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.due import Act, Rest, Standing, act, pause, worth
 from picopayments_cli.client.happenings import PUBLISHED, Event, Life, Told
-from picopayments_cli.client.listen import Line, asked_together, lines_to
+from picopayments_cli.client.listen import Line, asked_together, brought_more, lines_to
 from picopayments_cli.client.outbox import Outbox
 from picopayments_cli.client.payments import Entry
 from picopayments_cli.client.session import Home, Session
@@ -256,7 +256,8 @@ class Watcher:
                 except PicopaymentsError as error:
                     failed[item.handle.hex()] = error
                     log.warning("connection %s: %s", item.handle.hex(), error.message)
-                moved = session.store.payments.last > before
+                new = list(session.store.payments.after(before))
+                moved = bool(new) and (bool(item.queue or item.pending) or brought_more(item, new))
                 if pays:
                     self._rest(item.handle, brought=moved)
                 yield item.handle, moved or bool(outcome.txids)

@@ -24,7 +24,7 @@ PRICE = 1337
 
 def blocks() -> list[str]:
     """The shell code of the section about the shop."""
-    section = README.split("\nA shop in ten lines\n###")[1].split("\n\n\n")[0]
+    section = README.split("\nA shop in a dozen lines\n###")[1].split("\n\n\n")[0]
     return [dedent(block) for block in re.findall(r"code:: bash\n\n((?:    .*\n?|\n)+)", section)]
 
 
