@@ -33,6 +33,7 @@ NEXT = {  # after an interrupt of a command that does another thing when it is r
     "command pays once more.",
     "queuepayment": "See first with `picopayments-cli status` whether the payment is queued: run again without its "
     "--token the command queues another one.",
+    "listen": "Nothing is lost: `picopayments-cli listen --after INDEX` goes on behind the last index that it printed.",
     "mine": "Run again the command mines as many blocks once more.",
     "faucet": "Run again the command gives as much once more.",
     "demo": "Run again the command starts anew.",

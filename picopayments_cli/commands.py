@@ -24,7 +24,10 @@ def positive(text: str) -> int:
 
 def number(text: str) -> int:
     """An integer from 0 to 2^63 - 1, in plain decimal digits. Raises argparse.ArgumentTypeError."""
-    return 0 if text == "0" else positive(text)
+    try:
+        return 0 if text == "0" else positive(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {MAX_NUMBER}") from None
 
 
 def port(text: str) -> int:
@@ -168,7 +171,7 @@ COMMANDS = {
         argument("source", "handle of the connection that pays, or 8 digits that it begins with", metavar="SOURCE"),
         argument("destination", "handle of the connection that is paid, in full", metavar="DESTINATION"),
         argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
-        argument("--token", "what the payee knows the payment by (default: one is drawn)"),
+        argument("--token", "what the payee knows the payment by, lower-case hex (default: one is drawn)"),
         YES,
     ),
     "pay": Command(
@@ -178,7 +181,7 @@ COMMANDS = {
         argument("source", "handle of the connection that pays", metavar="SOURCE"),
         argument("destination", "handle of the connection that is paid, or a payment request", metavar="DESTINATION"),
         argument("quantity", f"how much, {UNITS}; a request names it", metavar="QUANTITY", type=quantity, nargs="?"),
-        argument("--token", "what the payee knows the payment by (default: one is drawn)"),
+        argument("--token", "what the payee knows the payment by, lower-case hex (default: one is drawn)"),
         YES,
     ),
     "payments": Command(

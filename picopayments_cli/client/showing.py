@@ -65,7 +65,7 @@ def _is_shown(error: PicopaymentsError) -> bool:
 
 def _unread(error: PicopaymentsError) -> Shown:
     """A connection whose file can't be used."""
-    told: dict[str, Any] = {"asset": None, "balance": 0, "status": _UNKNOWN, "ttl": None, "payments_queued": []}
+    told: dict[str, Any] = {"asset": None, "balance": None, "status": _UNKNOWN, "ttl": None, "payments_queued": []}
     return Shown({**told, "error": error.as_json()})
 
 

@@ -168,7 +168,8 @@ class Wait:
     def _goes_on(self) -> str:
         """Say that nothing is lost, and how to go on."""
         left = [stand for stand in self.stands.values() if stand.status not in self.ends]
-        told = "; ".join(map(str, left)) or "no connection was seen"
+        unseen = [handle.hex() for handle in self.handles if handle.hex() not in self.stands]
+        told = "; ".join((*map(str, left), *(f"the connection {handle} was not seen yet" for handle in unseen)))
         if left and all(stand.status in (OPEN, OPENING) for stand in left):
             advice = "It opens by itself: `picopayments-cli status` shows when."
         else:
