@@ -102,7 +102,7 @@ def explained(text: str) -> dict[str, Any]:
         "token": request.token.hex(),
         "memo": request.memo,
         "expires": time_shown(request.expires),
-        "expired": request.expires < time.time(),
+        "expired": request.expires < int(time.time()),  # in whole seconds, as the hub judges it
         "payee_key": str(request.payee),
     }
 
@@ -138,7 +138,7 @@ def payment_of(session: Session, connection: Connection, text: str) -> tuple[Pay
 
 def check_time(payment: Payment) -> None:
     """Refuse to begin the payment of a request that has expired. Raises RequestExpired."""
-    if payment.expires is not None and payment.expires < time.time():
+    if payment.expires is not None and payment.expires < int(time.time()):
         raise RequestExpired(
             f"The payment request expired at {time_shown(payment.expires)}. Nothing was paid: ask for another one.",
             expires=payment.expires,

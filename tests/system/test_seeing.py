@@ -63,7 +63,7 @@ def test_from_connect_to_closed_it_says_what_it_waits_for_and_counts_money_once(
     network.mine()
     wait_until(lambda: shown(client)[0]["status"] == "open", "an open connection")
     assert {"waiting_for", "until_height", "about_seconds"}.isdisjoint(shown(client)[0])
-    client.run("queuepayment", handle, handle, "5")
+    client.queue_unseen(handle, "ab" * 32, 5)
     client.run("close", handle)
     words = set()
     for _ in range(6):
@@ -187,7 +187,7 @@ def test_a_wait_holds_nothing_up_and_is_ended_without_harm(network: QuickNetwork
     told = {"status": "opening", "waiting_for": "deposit", "until_height": network.height + 1}
     assert done.error["data"] == {
         "connections": {handle: told},
-        "result": {handle: {"txids": [], "received_payments": []}},
+        "result": {handle: {"txids": [], "received_payments": [], "sent_payments": [], "refused_payments": []}},
     }
 
 

@@ -221,7 +221,7 @@ def test_the_manual_has_all_that_the_parsers_have(tmp_path: Path) -> None:
         section = client.split(f".SS {name}\n")[1].partition(".SS ")[0]
         assert all(line in section for line in command.text.splitlines())
         for flag, settings in command.arguments:
-            shown = settings["help"].replace("%(default)s", str(settings.get("default")))
+            shown = settings["help"] % {"default": settings.get("default")}
             assert f"{shown}\n" in section, (name, flag)
     assert "--block-time SECONDS" in pages["picopayments-hub.1"].replace("\\-", "-")
     assert manpages.main([]) == 2
