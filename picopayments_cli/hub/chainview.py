@@ -83,7 +83,17 @@ def _addresses(
         script: tuple(asset_id(name) for name, count in view.balances[address].items() if count and name != "BTC")
         for script, address in addresses.items()
     }
-    return {script: view.coins[address] for script, address in addresses.items()}, held
+    moving = _moving(hub, [at for script, at in addresses.items() if held[script] and not view.coins[at]])
+    return {script: view.coins[at] for script, at in addresses.items() if at not in moving}, held
+
+
+def _moving(hub: Hub, bare: Sequence[str]) -> set[str]:
+    """The addresses with assets and no coin of which something waits in the mempool: that may move the assets.
+
+    Their coins are not known before it is mined; else each would be given a coin for nothing.
+    """
+    history = hub.chain.view(Query(history=list(bare))).history if bare else {}
+    return {at for at, entries in history.items() if any(entry.height is None for entry in entries)}
 
 
 # Sent transactions --------------------------------------------------------------------------------------------------
