@@ -16,6 +16,7 @@ from picopayments_cli.channel.deadlines import (
     at_risk,
     check_delay,
     check_every,
+    counts_late,
     default_delay,
     is_open,
     is_short,
@@ -117,6 +118,15 @@ def test_a_connection_closes_when_a_deposit_is_spent_or_void_or_at_the_deadline(
     both = [facts(START), facts(START)]
     assert must_close(EXPIRY, begins, both, [Deposit.COUNTS, Deposit.VOID])
     assert not must_close(EXPIRY, begins, both, [Deposit.COUNTS, Deposit.UNMINED])
+
+
+def test_a_last_answer_counts_while_its_commit_can_still_be_mined_before_the_expiry() -> None:
+    latest = EXPIRY.height - (EXPIRY.margin + 1) // 2
+    assert counts_late(EXPIRY, facts(START))
+    assert counts_late(EXPIRY, facts(latest))
+    assert not counts_late(EXPIRY, facts(latest + 1))
+    assert not counts_late(EXPIRY, facts(EXPIRY.height + 9))
+    assert not counts_late(EXPIRY, spent())  # its payer may have it back already
 
 
 def test_at_risk_is_the_greatest_exposure_and_what_was_received() -> None:

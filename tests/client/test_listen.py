@@ -56,6 +56,24 @@ def test_a_hub_that_lies_about_what_waits_is_paid_for_few_syncs(it: Life, monkey
     assert 1 <= it.doors.passed.count("call mph_sync") - before <= 5  # at 0, 0.2, 0.6, 1.4 and 3 s
 
 
+def test_a_hub_that_sends_a_unit_again_and_again_is_paid_for_few_syncs(
+    it: Life, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it.open()
+    honest = it.hub.call
+
+    def call(method: str, params: Any, **more: Any) -> Any:
+        if method == "mph_sync":
+            it.hub.to_pay = [1]
+        return honest(method, params, **more)
+
+    it.hub.call = call  # type: ignore[method-assign]
+    before = it.doors.passed.count("call mph_sync")
+    given = heard(it, monkeypatch, [900] * 10_000)
+    assert {payment["amount"] for payment in given} == {1}
+    assert 1 <= it.doors.passed.count("call mph_sync") - before <= 5
+
+
 def test_nothing_is_fetched_that_costs_what_it_brings(it: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     it.open()
     before = it.doors.passed.count("call mph_sync")

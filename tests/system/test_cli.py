@@ -175,7 +175,8 @@ def test_a_command_that_fails_leaves_stdout_empty(tmp_path: Path) -> None:
 
 def test_a_payees_handle_is_the_payees_to_tell(tmp_path: Path) -> None:
     done = run("--regtest", "--basedir", str(tmp_path), "queuepayment", CONNECTION, CONNECTION[:8], "1")
-    assert error_of(done.stderr)["message"].endswith("Ask the payee for it: `picopayments-cli status` shows it to them in full.")
+    told = "Ask the payee for it: `picopayments-cli status` shows it to them in full."
+    assert error_of(done.stderr)["message"].endswith(told)
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
