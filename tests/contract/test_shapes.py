@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bitcoin.core import CTransaction
 from contract_support import Nodes, members_of
 from taproot_support import ANCHOR, payment, shown
 
 import picopayments_cli.chain
 from picopayments_cli.chain import Query
+from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.values import Outpoint
 
 PATHS = {
@@ -42,6 +44,7 @@ CALLS = {
     "getrawmempool",
     "getrawtransaction",
     "gettxout",
+    "gettxspendingprevout",
     "sendrawtransaction",
     "submitpackage",
 }
@@ -168,6 +171,9 @@ def test_what_waits_in_the_mempool(nodes: Nodes) -> None:
     members_of(out, confirmations=int, value=(int, float))
     assert out["confirmations"] == 0
     assert nodes.bitcoin("gettxout", shown(raw), 0, False) is None
+    spent = CTransaction.deserialize(raw).vin[0].prevout
+    outpoint = Outpoint(bytes(spent.hash), spent.n)
+    assert nodes.core.spenders([outpoint, Outpoint(bytes(32), 0)]) == {outpoint: txid_of(raw)}
 
 
 def test_transactions_come_in_batches(nodes: Nodes) -> None:
