@@ -182,7 +182,7 @@ def test_a_lonely_commit_is_raised_by_a_child_as_fees_rise(town: Town) -> None:
         children = []
         for rate in (20, 60):
             bob.run("feerate", str(rate), "--minimum", "3")
-            shown = bob.run("close", b)["txid"] if rate == 20 else bob.sync_alone()
+            shown = bob.run("close", b)["txid"] if rate == 20 else bob.sync_alone()[b]["txids"]
             commit, child = sorted(map(town.waiting, town.mempool()), key=lambda tx: tx.vsize, reverse=True)
             assert commit.rate < 3  # alone it would not even be relayed
             assert commit.fee + child.fee >= rate * (commit.vsize + child.vsize)
