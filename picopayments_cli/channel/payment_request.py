@@ -186,6 +186,12 @@ def _unpacked(body: bytes) -> PaymentRequest:
 
 # Payments of a request ----------------------------------------------------------------------------------------------
 
+
+def is_over(expires: int, now: float) -> bool:
+    """Tell whether a request's time is over, in whole seconds, as payer, hub and payee all judge it."""
+    return int(now) > expires
+
+
 PAID, AGAIN, TOO_LITTLE, TOO_LATE = "paid", "again", "too_little", "too_late"
 
 
@@ -206,4 +212,4 @@ class Requested:
             return AGAIN
         if amount < self.quantity:
             return TOO_LITTLE
-        return TOO_LATE if time > self.expires else PAID
+        return TOO_LATE if is_over(self.expires, time) else PAID

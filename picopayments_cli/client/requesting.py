@@ -12,7 +12,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 from picopayments_cli.channel import payment_request
 from picopayments_cli.channel.counterparty import asset_id, both_names
-from picopayments_cli.channel.payment_request import SALT_SIZE, PaymentRequest, Requested, receipt_of, token_of
+from picopayments_cli.channel.payment_request import (
+    SALT_SIZE,
+    PaymentRequest,
+    Requested,
+    is_over,
+    receipt_of,
+    token_of,
+)
 from picopayments_cli.channel.stages import AGREED
 from picopayments_cli.channel.values import Quantity
 from picopayments_cli.channel.wire import Payment
@@ -68,7 +75,7 @@ def make(session: Session, connection: Connection, quantity: Quantity, memo: str
 def _room(requests: Sequence[Requested], now: int) -> Sequence[Requested]:
     """Leave out the oldest requests that are over, as far as one more needs their place. Raises TooManyRequests."""
     too_many = len(requests) + 1 - MOST_REQUESTS
-    over = [item for item in requests if item.given or (item.payer is None and item.expires < now)]
+    over = [item for item in requests if item.given or (item.payer is None and is_over(item.expires, now))]
     if too_many > len(over):
         raise TooManyRequests(
             f"{len(requests)} requests of the connection are neither paid nor expired: let them expire sooner "
@@ -102,7 +109,7 @@ def explained(text: str) -> dict[str, Any]:
         "token": request.token.hex(),
         "memo": request.memo,
         "expires": time_shown(request.expires),
-        "expired": request.expires < int(time.time()),  # in whole seconds, as the hub judges it
+        "expired": is_over(request.expires, time.time()),
         "payee_key": str(request.payee),
     }
 
@@ -138,7 +145,7 @@ def payment_of(session: Session, connection: Connection, text: str) -> tuple[Pay
 
 def check_time(payment: Payment) -> None:
     """Refuse to begin the payment of a request that has expired. Raises RequestExpired."""
-    if payment.expires is not None and payment.expires < int(time.time()):
+    if payment.expires is not None and is_over(payment.expires, time.time()):
         raise RequestExpired(
             f"The payment request expired at {time_shown(payment.expires)}. Nothing was paid: ask for another one.",
             expires=payment.expires,

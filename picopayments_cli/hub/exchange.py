@@ -20,6 +20,7 @@ from picopayments_cli.channel.duplex import (
     transfer,
 )
 from picopayments_cli.channel.messages import MOST_PAYMENTS, SyncReply, SyncRequest
+from picopayments_cli.channel.payment_request import is_over
 from picopayments_cli.channel.stages import OPEN
 from picopayments_cli.channel.state import Changes
 from picopayments_cli.channel.wire import Anchors, Payment, Receipt, RefusedPayment
@@ -153,7 +154,7 @@ class Exchange:
                 amount=payment.amount,
                 spendable=account.due,
             )
-        if payment.expires is not None and time.time() > payment.expires:
+        if payment.expires is not None and is_over(payment.expires, time.time()):
             raise RequestExpired("The request that the payment pays has expired.", expires=payment.expires)
         payee = work.get(payment.payee) if payment.payee else None
         if payee is not None:
