@@ -209,11 +209,6 @@ def _show_event(event: dict[str, Any]) -> None:
     write_out(json.dumps(event), f"The event {event['number']} could not be written")
 
 
-def _write_json(result: Any) -> None:
-    """Write a command's result on stdout. Raises OutputLost."""
-    write_out(json.dumps(result, indent=2, sort_keys=True))
-
-
 def announce(where: dict[str, Any]) -> None:
     """Write on stdout where a server accepts requests. Raises OutputLost."""
     write_out(json.dumps(where, sort_keys=True), "The server was stopped, as its line could not be written")

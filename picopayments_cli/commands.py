@@ -99,6 +99,7 @@ def argument(name: str, text: str, **settings: Any) -> tuple[str, dict[str, Any]
 
 ASSET = argument("--asset", "only this asset")
 HANDLE = argument("--handle", "only the connection whose handle begins so, with 8 digits or more")
+TOKEN = argument("--token", "what the payee knows the payment by, lower-case hex (default: one is drawn)")
 UNCONFIRMED = argument("--unconfirmed", "those of the mempool, too", action="store_true")
 YES = argument("--yes", "do not ask, however much it is", action="store_true")
 STATES = ("sent", "received", "refused", "queued", "unanswered")
@@ -171,7 +172,7 @@ COMMANDS = {
         argument("source", "handle of the connection that pays, or 8 digits that it begins with", metavar="SOURCE"),
         argument("destination", "handle of the connection that is paid, in full", metavar="DESTINATION"),
         argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
-        argument("--token", "what the payee knows the payment by, lower-case hex (default: one is drawn)"),
+        TOKEN,
         YES,
     ),
     "pay": Command(
@@ -181,7 +182,7 @@ COMMANDS = {
         argument("source", "handle of the connection that pays", metavar="SOURCE"),
         argument("destination", "handle of the connection that is paid, or a payment request", metavar="DESTINATION"),
         argument("quantity", f"how much, {UNITS}; a request names it", metavar="QUANTITY", type=quantity, nargs="?"),
-        argument("--token", "what the payee knows the payment by, lower-case hex (default: one is drawn)"),
+        TOKEN,
         YES,
     ),
     "payments": Command(

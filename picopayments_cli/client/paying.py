@@ -133,10 +133,7 @@ def _check_payee(session: Session, connection: Connection, payment: Payment, *, 
             "The payment would go to the connection that it comes from. Name the payee's connection.",
             handle=connection.handle.hex(),
         )
-    here = session.settings.hub_url is not None and hubs.way_to(session.settings.hub_url) == hubs.way_to(
-        connection.hub_url
-    )
-    at = session if here else session.with_hub(connection.hub_url)
+    at, *_ = hubs.ways_to(session, connection)
     try:
         answer = at.rpc.call("mph_status", StatusRequest((), (payee,)).as_json(), retry=False)
         shown = StatusReply.parse(answer).connections.get(payee)
