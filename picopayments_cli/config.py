@@ -17,7 +17,6 @@ from picopayments_cli.channel.networks import Network, network_named
 from picopayments_cli.channel.values import MAX_QUANTITY
 from picopayments_cli.errors import InvalidSetting, InvalidUrl, StoreDamaged
 from picopayments_cli.files import check_own, check_private, usable
-from picopayments_cli.suggestions import did_you_mean
 
 ENVIRONMENT = {
     "hub_url": "PICOPAYMENTS_HUB_URL",
@@ -231,6 +230,8 @@ def shown(name: str, value: Any) -> Any:
 
 
 def _unknown(name: str, message: str) -> InvalidSetting:
+    from picopayments_cli.suggestions import did_you_mean  # loads more than a start should
+
     known = known_settings()
     guess = did_you_mean(name, known)
     return InvalidSetting(f"{message}{guess} Known are: {', '.join(known)}.", setting=name, known=known)
