@@ -6,6 +6,7 @@ Nothing slow is imported up here, not even typing: ``version`` and ``--help`` st
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import sys
@@ -226,6 +227,7 @@ def keep_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    atexit.register(_tell, "")  # what a full stderr did not take would fail once more at exit, and change the exit code
 
 
 def _drop(stream: TextIO) -> None:

@@ -22,7 +22,7 @@ HANDLES = ("ab" * 32, "ac" * 32)
 
 
 def in_shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """A line as /bin/sh runs it; ``cli`` and ``hub`` are the programs."""
+    """A line as /bin/sh runs it; ``cli`` and ``hub`` are the programs, whose streams are buffered as Python has it."""
     programs = "".join(
         f'{name.rpartition("-")[2]}() {{ "{sys.executable}" -m {module} "$@"; }}\n' for name, module in PROGRAMS.items()
     )
@@ -32,7 +32,7 @@ def in_shell(line: str, **environment: str) -> subprocess.CompletedProcess[str]:
         text=True,
         timeout=60,
         check=False,
-        env={**os.environ, **environment},
+        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | environment,
     )
 
 
