@@ -19,7 +19,7 @@ from faults.result import Budget, Result
 from faults.town import heard
 from faults.tracing import AFTER, BEFORE, Record, Runner, Target
 
-KILLS, QUICK_KILLS = 600, 10
+KILLS, QUICK_KILLS = 150, 10
 TOGETHER = 12  # kills of a hub with its embedded node
 MOST_CHAPTERS = 6
 BEGINNINGS = 12  # of hubs, in each chapter at most
