@@ -216,7 +216,7 @@ def _awaited(session: Session, result: Any, named: Mapping[str, Any]) -> list[Ha
 
 
 def _all_closing(session: Session, handles: Sequence[Handle]) -> bool:
-    return all(session.connection(handle).stage == CLOSING for handle in handles)
+    return bool(handles) and all(session.connection(handle).stage == CLOSING for handle in handles)
 
 
 @contextmanager
