@@ -386,7 +386,9 @@ def check_queue(connection: Connection, payment: Payment) -> None:
     """
     if connection.stage not in (PROPOSED, AGREED):
         raise ConnectionNotOpen(
-            "The connection is closed: pay from another one.", handle=connection.handle.hex(), stage=connection.stage
+            f"The connection is {connection.stage}, and pays nothing any more: pay from another one.",
+            handle=connection.handle.hex(),
+            stage=connection.stage,
         )
     amounts = [item.amount for item in connection.queue]
     total = sum(amounts) + payment.amount + connection.terms.sync_fee
