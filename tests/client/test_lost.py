@@ -57,7 +57,7 @@ def test_a_sync_of_the_key_alone_fails_while_the_hub_cannot_be_asked(it: Life, w
     lose(it)
     it.hub.silent = True
     with pytest.raises(HubUnreachable, match="is not known"):
-        api.sync(it.session, wait=wait)
+        api.sync(it.session, wait=wait)  # type: ignore[call-arg]
     it.hub.silent = False
     assert list(api.sync(it.session)) == [it.handle]
 
