@@ -64,7 +64,7 @@ def test_from_connect_to_closed_it_says_what_it_waits_for_and_counts_money_once(
     wait_until(lambda: shown(client)[0]["status"] == "open", "an open connection")
     assert {"waiting_for", "until_height", "about_seconds"}.isdisjoint(shown(client)[0])
     client.queue_unseen(handle, "ab" * 32, 5)
-    client.run("close", handle)
+    txid = client.run("close", handle)["txid"]
     words = set()
     for _ in range(6):
         connection, total = shown(client)
@@ -77,6 +77,7 @@ def test_from_connect_to_closed_it_says_what_it_waits_for_and_counts_money_once(
         client.run("sync")
     assert connection["status"] == "closed"
     assert words <= {"sync", "confirmations"}
+    assert client.run("close", handle)["txid"] == txid  # the hub has ended its own channel by another one
     assert client.balances()["XCP"] == ASSETS - FEE
 
 
