@@ -375,9 +375,8 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     Each connection with its own hub. One that fails does not stop the others; its error is raised when they are done,
     as SyncIncomplete where the others have a result.
     """
-    if handle is None:
-        lost.take_back(session)
-    return syncing.sync(session, _chosen(session, handle), everything=handle is None)
+    unasked = lost.take_back(session) if handle is None else None
+    return syncing.sync(session, _chosen(session, handle), everything=handle is None, unasked=unasked)
 
 
 @until(CLOSED)

@@ -48,7 +48,7 @@ def prepare(session: Session, connection: Connection) -> Connection:
 
     Raises NotTransferable where it can't even move the fee, CloseSigned, ConnectionNotOpen.
     """
-    count, total = _payable(connection)
+    count, total = payable(connection)
     secrets = connection.secrets(session.wallet.key)
     moved, half, changes = pair.transfer(connection.duplex, total, secrets)
     moved, own_hash = pair.hand_out(moved, secrets)
@@ -72,8 +72,8 @@ def anchors_of(connection: Connection) -> Anchors:
     return Anchors(c2h, h2c)
 
 
-def _payable(connection: Connection) -> tuple[int, int]:
-    """Count the queued payments that fit into the next sync, and add them and its fee up."""
+def payable(connection: Connection) -> tuple[int, int]:
+    """Count the queued payments that fit into the next sync, and add them and its fee up. Raises NotTransferable."""
     fee = connection.terms.sync_fee
     for count in range(min(len(connection.queue), MOST_PAYMENTS), -1, -1):
         total = fee + sum(payment.amount for payment in connection.queue[:count])

@@ -341,9 +341,17 @@ def close(session: Session, connection: Connection) -> Outcome:
             "once the hub answers, both agree on a close; else your deposit comes back when it expires."
         )
         raise outcome.hub_silent
-    spends = [facts.spend.seen.txid for facts in reversed(look.facts[connection.handle]) if facts.spend is not None]
-    outcome.closed_by = outcome.closed_by or (spends[0][::-1].hex() if spends else None)
+    ended = _ended(look.facts[connection.handle]) | outcome.ended
+    outcome.closed_by = ended.get(publishing.H2C) or ended.get(publishing.C2H)
     return outcome
+
+
+def _ended(facts: tuple[Facts, Facts]) -> dict[str, str]:
+    """The txids by which the chain shows the channels ended, that of the hub's deposit where it pays this party."""
+    c2h, h2c = (item.spend for item in facts)
+    pays = h2c is not None and h2c.known is not None and h2c.known.quantity > 0
+    found = {publishing.C2H: c2h, publishing.H2C: h2c if pays else None}
+    return {label: spend.seen.txid[::-1].hex() for label, spend in found.items() if spend is not None}
 
 
 def _give_up(session: Session, connection: Connection) -> Connection:
@@ -386,7 +394,9 @@ def check_queue(connection: Connection, payment: Payment) -> None:
     """
     if connection.stage not in (PROPOSED, AGREED):
         raise ConnectionNotOpen(
-            "The connection is closed: pay from another one.", handle=connection.handle.hex(), stage=connection.stage
+            f"The connection is {connection.stage}, and pays nothing any more: pay from another one.",
+            handle=connection.handle.hex(),
+            stage=connection.stage,
         )
     amounts = [item.amount for item in connection.queue]
     total = sum(amounts) + payment.amount + connection.terms.sync_fee

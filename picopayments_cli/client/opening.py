@@ -6,6 +6,8 @@ Nothing is deposited that was not agreed to on both sides, and what was agreed i
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 
 from picopayments_cli.chain import Asset, Query, View
@@ -35,8 +37,11 @@ from picopayments_cli.errors import (
     BadTerms,
     DepositRefused,
     InvalidTime,
+    LocalFiles,
     PicopaymentsError,
 )
+
+_DEPOSIT = {PROPOSED: "has not left", AGREED: "may have left"}  # by the stage of a connection that was begun
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,16 @@ class Wish:
 def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: int) -> Connection:
     """Open a connection: agree with the hub on both deposits, then publish the client's.
 
-    ``expire`` and ``delay`` in blocks. Raises what terms, funds and the hub refuse; then nothing was deposited.
+    ``expire`` and ``delay`` in blocks. Raises what terms, funds and the hub refuse; then nothing was deposited; and
+    KeyboardInterrupt with a text that says how to go on.
     """
-    check_delay(delay, session.network)
-    funds.check_funds(session, asset, quantity)
+    with _interrupted_with_advice(session):
+        return _connect(session, Wish(asset, Quantity(quantity), expire, delay))
+
+
+def _connect(session: Session, wish: Wish) -> Connection:
+    check_delay(wish.delay, session.network)
+    funds.check_funds(session, wish.asset, wish.quantity)
     lost.take_back(session)
     session.keep_wallet()
     secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))
@@ -63,7 +74,7 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
     waiting = Handle(envelope.text_digest(secrets.salt.hex()))
     session.store.save(waiting, {"stage": ASKED, "salt": secrets.salt.hex()}, "asked")
     try:
-        proposed = session.save(_propose(session, secrets, Wish(asset, Quantity(quantity), expire, delay)), "proposed")
+        proposed = session.save(_propose(session, secrets, wish), "proposed")
     finally:
         session.store.remove(waiting)
     try:
@@ -73,6 +84,30 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
         raise
     session.broadcast(agreed.deposit_raw, "deposit")
     return agreed
+
+
+@contextmanager
+def _interrupted_with_advice(session: Session) -> Iterator[None]:
+    """Have an interrupt say how far the new connection has come, by the files, and how to go on with it."""
+    before = set(session.store.handles())
+    try:
+        yield
+    except KeyboardInterrupt:
+        with suppress(LocalFiles):
+            begun = [item for handle, item in session.connections().items() if handle not in before]
+            raise KeyboardInterrupt(_how_to_go_on([item for item in begun if item.stage in _DEPOSIT])) from None
+        raise
+
+
+def _how_to_go_on(begun: Sequence[Connection]) -> str:
+    if not begun:
+        return "Nothing was deposited, and no connection was begun: run the command again."
+    handle = begun[0].handle.hex()
+    return (
+        f"Nothing is lost: the connection {handle} was begun, and its deposit {_DEPOSIT[begun[0].stage]}. "
+        f"`picopayments-cli sync --wait` goes on with it, and sees that the deposit leaves; `picopayments-cli close "
+        f"{handle}` ends it. Run again the command opens another one."
+    )
 
 
 def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:

@@ -14,7 +14,9 @@ QUANTITIES = frozenset(
         *("transaction_fees", "value"),
     )
 )
-BY_ASSET = frozenset(("balances", "total"))  # objects whose every member is an asset's quantity
+BY_ASSET = frozenset(
+    ("balances", "total", "returns", "agreed_returns", "alone_returns")
+)  # objects whose every member is an asset's quantity
 
 
 def with_string_amounts(command: str, result: Any) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import client_support
 import pytest
 from client_support import DELAY, EXPIRE, QUANTITY, URL, Hub, Life
 from regtest_support import address_of
@@ -45,6 +46,34 @@ from picopayments_cli.errors import (
 
 STRANGER = Key(bytes(31) + b"\5")
 OTHER = Handle(bytes(32))
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        ("call mph_request", "no connection was begun: run the command again"),
+        ("mph_request is answered", "no connection was begun: run the command again"),
+        ("call mph_deposit", "its deposit has not left"),
+        ("mph_deposit is answered", "its deposit has not left"),
+        ("broadcast deposit", "its deposit may have left"),
+        ("deposit is out", "its deposit may have left"),
+    ],
+)
+def test_an_interrupt_says_how_far_a_connection_has_come_and_how_to_go_on(
+    it: Life, label: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_support, "Killed", KeyboardInterrupt)
+    it.doors.deadly = label
+    with pytest.raises(KeyboardInterrupt, match=told) as stopped:
+        it.connect()
+    it.restart()
+    if "sync --wait" in str(stopped.value):
+        assert f"`picopayments-cli close {it.handle}`" in str(stopped.value)
+        it.sync()
+        assert it.connection.stage == AGREED
+        assert len(it.mempool()) == 1
+    else:
+        it.connect()
 
 
 def lying(it: Life, method: str, members: Mapping[str, Any]) -> Callable[[], None]:
