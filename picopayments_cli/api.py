@@ -14,7 +14,6 @@ from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.deadlines import default_delay, is_short
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.stages import CLOSED, OPEN, PROPOSED
-from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import Handle, Token, from_hex
 from picopayments_cli.channel.wire import terms_json
 from picopayments_cli.client import (
@@ -118,11 +117,10 @@ def carry_out(
 
 
 def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
-    """The hub's connections, current terms, funding addresses and liquidity, of one asset or all."""
+    """The wallet's connections as the hub shows them, its totals, terms, funding addresses and liquidity."""
     if asset is not None and (not asset or "." in asset):
         asset = asset_named(session, asset).name
-    asked = StatusRequest(None if asset is None else (asset,)).as_json()
-    answer = StatusReply.parse(session.rpc.call("mph_status", asked, retry=True))
+    answer = hubs.status(session, None if asset is None else (asset,))
     told = answer.longnames.items()
     longnames = longnames_of({"asset": name, "asset_longname": longname} for name, longname in told)
     terms = by_longname({name: terms_json(item) for name, item in answer.terms.items()}, longnames)
@@ -138,6 +136,7 @@ def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
             }
             for handle, item in answer.connections.items()
         },
+        "totals": dict(answer.totals),
         "current_terms": terms,
         "funding_addresses": {name: address for name in ("BTC", *terms)},
         "liquidity": {

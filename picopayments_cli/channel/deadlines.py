@@ -81,7 +81,7 @@ class Expiry:
 
     def time_to_live(self, tip: int) -> int:
         """Blocks left until six before anything on a deposit's address can expire, at least 0."""
-        return max(self.height - tip - WIRE_CLEARANCE, 0)
+        return time_to_live(self.height, tip)
 
     def may_deposit(self, tip: int) -> bool:
         """Whether at least half of the time is left, without which no hub deposits."""
@@ -93,6 +93,11 @@ class Expiry:
         The deposits of a connection that never was open go back at the expiry, or by a close of nothing.
         """
         return tip < self.settle_height - safe_depth
+
+
+def time_to_live(height: int, tip: int) -> int:
+    """Blocks left until six before anything on a deposit's address can expire, at least 0."""
+    return max(height - tip - WIRE_CLEARANCE, 0)
 
 
 def must_close(expiry: Expiry, begins: int, sides: Sequence[Facts], deposits: Sequence[Deposit] = ()) -> bool:
@@ -138,6 +143,15 @@ def at_risk(paying: Paying, paid: Paid) -> int:
 
 
 # Many connections ---------------------------------------------------------------------------------------------------
+
+
+def latest_begun(tip: int, connections: int, coins: int) -> int:
+    """The expiry up to which connections may have to begin by now, as ``starts`` has it for so many with such coins.
+
+    Those that expire later have no part in when these begin.
+    """
+    turns = -(-connections // max(coins, 1))
+    return tip + MIN_MARGIN * turns
 
 
 def starts(expiries: Sequence[Expiry], coins: int) -> tuple[int, ...]:

@@ -174,8 +174,12 @@ def fixed_of(text: str) -> Fixed:
 
 def fixed_row(account: Account) -> dict[str, Any]:
     """The row of ``connections``, without its handle."""
-    duplex = account.duplex
+    duplex, agreed = account.duplex, account.fixed.agreement
     return {
+        "asset": account.fixed.asset,
+        "agreed_at": None if agreed is None else agreed.expiry.height - agreed.expiry.time,
+        "expiry": None if agreed is None else agreed.expiry.height,
+        "promised": None if agreed is None else agreed.h2c.quantity,
         "client": account.fixed.client,
         "stage": account.stage,
         "due_height": account.due_height,

@@ -46,14 +46,15 @@ def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
 class Work:
     """One round: the connections that are looked at, the heights at which they settle, and what has failed.
 
-    ``fresh``: whether there is a block that no round has seen. ``away``: why the Counterparty node did not answer, once
-    it did not: it is asked no more in this round, and goes without what Bitcoin Core can't tell.
+    ``shaken``: those of which a reorganisation took something back. ``fresh``: whether there is a block that no round
+    has seen. ``away``: why the Counterparty node did not answer, once it did not: it is asked no more in this round,
+    and goes without what Bitcoin Core can't tell.
     """
 
     hub: Hub
     handles: Collection[Handle]
     begins: dict[Handle, int]
-    shaken: bool = False
+    shaken: Collection[Handle] = ()
     fresh: bool = False
     away: PicopaymentsError | None = None
 
@@ -86,7 +87,7 @@ class Work:
 
     def _in_stage(self, *stages: str) -> list[Handle]:
         with self.hub.book.reading() as book:
-            return sorted(set(book.in_stage(*stages)) & set(self.handles))
+            return sorted(book.among(self.handles, *stages))
 
     # Stages ---------------------------------------------------------------------------------------------------------
 
@@ -122,7 +123,7 @@ class Work:
         It may come back blocks later: judged is whatever is to open. While the ledger is silent nothing is open. Raises
         what the chain raises.
         """
-        if account.stage != AGREED and not (account.stage == OPEN and self.shaken):
+        if account.stage != AGREED and not (account.stage == OPEN and account.handle in self.shaken):
             return False
         try:
             if self.away is not None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_members, both_names
-from picopayments_cli.channel.deadlines import Expiry, check_delay
+from picopayments_cli.channel.deadlines import Expiry, check_delay, time_to_live
 from picopayments_cli.channel.duplex import Duplex, add_request, hand_out
 from picopayments_cli.channel.keys import SALT_SIZE, Secrets
 from picopayments_cli.channel.messages import (
@@ -27,7 +26,7 @@ from picopayments_cli.channel.messages import (
 from picopayments_cli.channel.networks import check_taproot
 from picopayments_cli.channel.opening import Stake, check_parties, check_wallet
 from picopayments_cli.channel.rates import payer_agrees
-from picopayments_cli.channel.stages import AGREED, OPEN, OPENING, REQUESTED
+from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN, OPENING, REQUESTED
 from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.status import ShownConnection, StatusReply, StatusRequest
 from picopayments_cli.channel.terms import Terms
@@ -41,7 +40,6 @@ from picopayments_cli.errors import (
     DepositRefused,
     HubDraining,
     InsufficientLiquidity,
-    UnknownHandle,
 )
 from picopayments_cli.hub.account import Account, Agreement, Fixed
 from picopayments_cli.hub.book import Reading
@@ -56,6 +54,7 @@ from picopayments_cli.web import RawJson
 
 FORGOTTEN_AFTER = 144  # blocks after which a connection without a deposit agreed to is dropped
 _SHOWN = {AGREED: OPENING, OPEN: OPEN}
+_COUNTED = {**_SHOWN, CLOSING: CLOSING}
 
 
 class Methods:
@@ -105,7 +104,7 @@ class Methods:
     # mph_status -----------------------------------------------------------------------------------------------------
 
     def status(self, assets: Sequence[str] | None = None, handles: Sequence[str] | None = None) -> dict[str, Any]:
-        """Tell what the hub offers and holds in these assets (None: all), and these connections (None: all in them).
+        """Tell what the hub offers and holds in these assets (None: all), its totals, and the connections named.
 
         Draining it offers none.
 
@@ -127,6 +126,8 @@ class Methods:
             offered[asset] = terms
         held = self._hub.chain.view(Query(balances=[self._hub.address])).balances[self._hub.address]
         message = os.urandom(32).hex()
+        with self._hub.book.reading() as book:
+            totals, shown = self._totals(book, wanted), self._shown(book, asked.handles)
         return StatusReply(
             address=self._hub.address,
             message=message,
@@ -134,34 +135,32 @@ class Methods:
             liquidity={asset: held.get(asset, 0) for asset in (*offered, "BTC")},
             terms=offered,
             longnames={asset: longname for asset in offered if (longname := self._hub.longname(asset)) is not None},
-            connections=self._connections(wanted) if asked.handles is None else self._named(asked.handles),
+            totals=totals,
+            connections=shown,
         ).as_json()
 
-    def _connections(self, assets: set[str]) -> dict[Handle, ShownConnection]:
-        with self._hub.book.reading() as book:
-            accounts = [book.get(handle) for handle in book.in_stage(*_SHOWN)]
-            return self._shown(book, [account for account in accounts if account.fixed.asset in assets])
+    @staticmethod
+    def _totals(book: Reading, assets: set[str]) -> dict[str, int]:
+        """Count the connections in these assets that are not over, by the word that ``hubstatus`` has for the stage."""
+        totals = book.totals()
+        return {
+            word: sum(number for (asset, of), number in totals.items() if of == stage and asset in assets)
+            for stage, word in _COUNTED.items()
+        }
 
-    def _named(self, handles: Sequence[Handle]) -> dict[Handle, ShownConnection]:
+    def _shown(self, book: Reading, handles: Sequence[Handle]) -> dict[Handle, ShownConnection]:
         """Show those of the named connections that are opening or open."""
-        accounts = []
-        with self._hub.book.reading() as book:
-            for handle in handles:
-                with suppress(UnknownHandle):
-                    accounts.append(book.get(handle))
-            return self._shown(book, [account for account in accounts if account.stage in _SHOWN])
-
-    def _shown(self, book: Reading, accounts: Sequence[Account]) -> dict[Handle, ShownConnection]:
         tip = self._hub.follower.tip(book.db)
         return {
-            account.handle: ShownConnection(
-                account.fixed.asset,
-                self._hub.longnames.get(account.fixed.asset),
-                account.channels.guaranteed,
-                account.fixed.agreed.expiry.time_to_live(tip) if account.stage == OPEN else None,
-                _SHOWN[account.stage],
+            item.handle: ShownConnection(
+                item.asset,
+                self._hub.longnames.get(item.asset),
+                item.balance,
+                time_to_live(item.expiry, tip) if item.stage == OPEN else None,
+                _SHOWN[item.stage],
             )
-            for account in accounts
+            for item in book.named(handles)
+            if item.stage in _SHOWN and item.balance is not None and item.expiry is not None
         }
 
     # mph_request ----------------------------------------------------------------------------------------------------
@@ -241,8 +240,8 @@ class Methods:
             work.take_hash(account.handle, request.next_hash)
             reply = self._agree(replace(account, fixed=fixed), request, digest)
             work.put(reply[0])
-        scripts = [contract.deposit.output for contract in fixed.contracts]
-        self._hub.follower.await_deposits(account.handle, scripts)
+            scripts = [contract.deposit.output for contract in fixed.contracts]
+            self._hub.follower.await_deposits(work.db, account.handle, scripts)
         return reply[1]
 
     def _agreed(self, fixed: Fixed, request: DepositRequest, tip: int) -> Fixed:
@@ -297,7 +296,7 @@ class Methods:
 
     def _check_liquidity(self, book: Reading, fixed: Fixed, held: int) -> None:
         """Refuse what can't be funded. What is promised to others does not count, though it is still in the wallet."""
-        quantity, promised = fixed.agreed.h2c.quantity, book.promised(fixed.asset_id)
+        quantity, promised = fixed.agreed.h2c.quantity, book.promised(fixed.asset)
         if quantity > held - promised:
             longname = self._hub.longnames.get(fixed.asset)
             raise InsufficientLiquidity(

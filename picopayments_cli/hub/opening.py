@@ -56,9 +56,9 @@ def see_deposits(hub: Hub, handle: Handle) -> None:
         receiving = replace(receiving, anchor=receiving.anchor or anchors.get(receiving.contract.deposit.output))
         duplex = replace(account.channels, sending=sending, receiving=receiving)
         work.put(replace(account, duplex=duplex, close_digest=None))  # an earlier mph_close is judged anew
+        for script in anchors:
+            hub.follower.found_deposit(work.db, script)
         note(log, "deposit seen", account)
-    for script in anchors:
-        hub.follower.found_deposit(script)
 
 
 def address_of(hub: Hub, side: Sending | Receiving) -> str:

@@ -18,7 +18,7 @@ from picopayments_cli.errors import HubRestored
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.database import meta_drop, meta_get, meta_set
-from picopayments_cli.hub.hub import Ask, Hub
+from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.logs import note
 
 log = logging.getLogger(__name__)
@@ -73,14 +73,9 @@ def keep_on_offer(hub: Hub) -> None:
 def give_up(hub: Hub) -> None:
     """Stop all connections that go on as if their newest state were missing."""
     with hub.book.transaction("restored") as work:
-        handles = work.in_stage(AGREED, OPEN)
-        for handle in handles:
-            tip = hub.follower.tip(work.db)
-            work.put(replace(work.get(handle), stage=CLOSING, since=tip, waiting=(), stale=True))
+        number = work.give_up(hub.follower.tip(work.db))
         work.forget(_EVER)
-    for handle in handles:
-        hub.ask(Ask.NOW, handle)
-    log.warning("connections given up", extra={"fields": {"number": len(handles)}})
+    log.warning("connections given up", extra={"fields": {"number": number}})
 
 
 def give_up_noticed(hub: Hub, handle: Handle) -> None:

@@ -62,8 +62,12 @@ RECOVERED = Recovered(HANDLE, "XCP", bytes(16), PARTY, OTHER, 499_999_999, STAKE
 EXAMPLES: list[Any] = [
     HubRefusal(REQUEST, "ConnectionNotOpen", "It is closing.", {"stage": "closing"}),
     StatusRequest(),
-    StatusRequest(("XCP", "A.b")),
-    StatusReply("address", "text", "c2ln", {"BTC": 0, "XCP": 7}, {"XCP": TERMS}, {"A1": "A.b"}, {HANDLE: SHOWN}),
+    StatusRequest(("XCP", "A.b"), (HANDLE,)),
+    StatusReply(
+        *("address", "text", "c2ln", {"BTC": 0, "XCP": 7}, {"XCP": TERMS}, {"A1": "A.b"}),
+        {"opening": 0, "open": 1, "closing": 2**40},
+        {HANDLE: SHOWN},
+    ),
     KeyRequest(digest("nonce")),
     KeyRequest(digest("nonce"), HANDLE),
     KeyReply(REQUEST),
