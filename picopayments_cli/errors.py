@@ -282,6 +282,10 @@ class NodeBehind(Unreachable):
     """The chain as a node or a hub sees it is not current."""
 
 
+class TooMuchAsked(Unreachable):
+    """An answer larger than the server sends, or more than it does for one address in that time."""
+
+
 class NodeTooOld(Unreachable):
     """The node's program is of a version whose ledger could lose what is on a channel."""
 
