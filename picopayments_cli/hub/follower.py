@@ -210,15 +210,20 @@ class Follower:
     def _record(self, db: Connection, txs: Iterable[CTransaction], height: Height | None) -> None:
         """Write what concerns the watched outputs, children behind their parents whatever the order."""
         left = list(txs)
+        stopped: set[Handle] = set()
         while left:
             found = [tx for tx in left if self._concerns(tx)]
             before = len(self._outpoints)
             for tx in found:
-                self._record_one(db, tx, height)
+                stopped |= self._record_one(db, tx, height)
             if len(self._outpoints) == before:
-                return
+                break
+        for handle in sorted(stopped):  # in the order in which all lock connections
+            db.execute(_STOP, {"of": handle, "tip": self.height if height is None else height})
 
-    def _record_one(self, db: Connection, tx: CTransaction, height: Height | None) -> None:
+    def _record_one(self, db: Connection, tx: CTransaction, height: Height | None) -> set[Handle]:
+        """Write what a transaction is of the watched outputs. Return the connections that it stops."""
+        stopped: set[Handle] = set()
         txid = tx.GetTxid()
         handle = self._pays(tx)
         if handle is not None:
@@ -231,9 +236,10 @@ class Follower:
                 self._record_spend(db, outpoint, txid, height)
                 self._touched.add(handle)
                 if anchor:
-                    db.execute(_STOP, {"of": handle, "tip": self.height if height is None else height})
+                    stopped.add(handle)
                     for vout in (0, 2):
                         self.watch(db, Outpoint(txid, vout), handle, anchor=False)
+        return stopped
 
     def _record_deposit(self, db: Connection, handle: Handle, tx: CTransaction, height: Height | None) -> None:
         txid = tx.GetTxid()

@@ -73,7 +73,7 @@ def keep_on_offer(hub: Hub) -> None:
 def give_up(hub: Hub) -> None:
     """Stop all connections that go on as if their newest state were missing."""
     with hub.book.transaction("restored") as work:
-        handles = work.in_stage(AGREED, OPEN)
+        handles = sorted(work.in_stage(AGREED, OPEN))
         for handle in handles:
             tip = hub.follower.tip(work.db)
             work.put(replace(work.get(handle), stage=CLOSING, since=tip, waiting=(), stale=True))
