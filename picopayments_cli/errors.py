@@ -329,6 +329,10 @@ class DatabaseUnusable(LocalFiles):
     """The hub's database can't be used, or is newer than this program."""
 
 
+class DatabaseBusy(LocalFiles):
+    """Others kept the hub from writing, again and again: nothing of it was written, and it may be tried again."""
+
+
 class DatabaseOutdated(LocalFiles):
     """The hub's database is older than one that it has used, or another one."""
 

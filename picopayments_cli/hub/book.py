@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import BindParameter, Connection, Row, Select, bindparam, exists, false, func, or_, select
 from sqlalchemy.exc import IntegrityError
@@ -40,10 +40,12 @@ from picopayments_cli.hub.account import (
 )
 from picopayments_cli.hub.arrivals import Arrivals
 from picopayments_cli.hub.batches import batches
-from picopayments_cli.hub.database import Database
+from picopayments_cli.hub.database import Database, again, meta_set
 from picopayments_cli.hub.schema import closes, commits, connections, deposits, hashes, heads, payments, touched
 from picopayments_cli.hub.summaries import Summary, named, page
 from picopayments_cli.hub.totals import Moves, read_totals
+
+T = TypeVar("T")
 
 UNFUNDED_BLOCKS = 144  # without the client's deposit, after which the hub's promise is dropped
 
@@ -54,6 +56,10 @@ _LOAD = (
     .join(heads, heads.c.handle == connections.c.handle)
     .where(connections.c.handle == _OF)
 )
+# SQLite, where one transaction writes at a time, leaves FOR UPDATE out. It locks both rows of the connection.
+_LOAD_LOCKED = _LOAD.with_for_update()
+_LOCK = select(connections.c.handle).join(heads, heads.c.handle == connections.c.handle)
+_LOCK = _LOCK.where(connections.c.handle == _OF).with_for_update()
 _ADD, _ADD_HEAD = connections.insert(), heads.insert()
 _WRITE_HEAD = (
     heads.update()
@@ -106,8 +112,11 @@ _OF_CLIENT = (
     .order_by(connections.c.handle)
     .limit(bindparam("most"))
 )
-_FORGOTTEN = select(connections.c.handle, connections.c.asset).where(
-    connections.c.stage == REQUESTED, connections.c.due_height <= bindparam("height")
+_FORGOTTEN = (
+    select(connections.c.handle, connections.c.asset)
+    .where(connections.c.stage == REQUESTED, connections.c.due_height <= bindparam("height"))
+    .order_by(connections.c.handle)
+    .with_for_update()
 )
 _FORGET = tuple(table.delete().where(table.c.handle == _OF) for table in (connections, heads, hashes))
 _GOING = select(connections.c.handle).where(_GOING_ON)
@@ -143,6 +152,7 @@ _PENDING = (
     .where(payments.c.payee == _OF, payments.c.state == WAITING)
     .order_by(payments.c.number)
 )  # fmt: skip
+_PAYERS = select(payments.c.payer).where(payments.c.payee == _OF, payments.c.state == WAITING).distinct()
 _OWNER = select(connections.c.client).where(connections.c.handle == _OF)
 _WAITING = select(func.count(), func.sum(payments.c.amount), func.min(payments.c.time)).where(
     payments.c.payee == _OF, payments.c.state == WAITING
@@ -163,6 +173,8 @@ _DONE = payments.update().where(payments.c.payee == _OF, payments.c.state == LIS
 class Reading:
     """The book in one consistent state; ``db`` reads it."""
 
+    _load = _LOAD
+
     def __init__(self, db: Connection) -> None:
         self.db = db
 
@@ -171,7 +183,7 @@ class Reading:
 
         Raises UnknownHandle.
         """
-        row = self.db.execute(_LOAD, {"of": handle}).first()
+        row = self.db.execute(self._load, {"of": handle}).first()
         if row is None:
             raise UnknownHandle("The hub knows no connection of that handle.", handle=handle.hex())
         account = account_of(row, self.db.execute(_PENDING, {"of": handle}).all())
@@ -326,10 +338,16 @@ class Reading:
 
 
 class UnitOfWork(Reading):
-    """The book inside one writing transaction; ``db`` is that transaction."""
+    """The book inside one writing transaction; ``db`` is that transaction.
+
+    A connection that is read is locked until it is over. Who reads several names them to ``lock`` first.
+    """
+
+    _load = _LOAD_LOCKED
 
     def __init__(self, db: Connection) -> None:
         super().__init__(db)
+        self._shared = db.dialect.name != "sqlite"  # with other writers
         self._touched: dict[Handle, Account] = {}
         self._stored: dict[Handle, Account] = {}  # of these, as their rows are
         self.moves = Moves()  # of stages
@@ -341,6 +359,21 @@ class UnitOfWork(Reading):
         if handle not in self._touched:
             self._touched[handle] = self._stored[handle] = super().get(handle, revoked)
         return self._touched[handle]
+
+    def lock(self, handles: Iterable[Handle]) -> None:
+        """Lock connections in ascending order, in which all lock them: so no two transactions wait for each other."""
+        for handle in sorted(set(handles)) if self._shared else ():
+            self.db.execute(_LOCK, {"of": handle})
+
+    def lock_with_payers(self, handle: Handle) -> None:
+        """Lock a connection that may be stopped, and those to which what waits for it then returns."""
+        if self._shared:
+            self.lock([handle, *(Handle(bytes(row.payer)) for row in self.db.execute(_PAYERS, {"of": handle}))])
+
+    def queue(self, name: str) -> None:
+        """Let no other transaction that asks for this name go on before this one is over. Ask before reading."""
+        if self._shared:
+            meta_set(self.db, f"queue of {name}", "")
 
     def add(self, account: Account) -> None:
         """Add a connection."""
@@ -481,3 +514,15 @@ class Book:
         self.arrivals.tell(work.payees)
         if work.wrote:
             self.changed = True
+
+    def run(self, label: str, step: Callable[[UnitOfWork], T]) -> T:
+        """Run a step in a writing transaction, and all of it again while others keep it from being written.
+
+        The step changes nothing but the book. Raises what it raises, and DatabaseBusy.
+        """
+
+        def attempt() -> T:
+            with self.transaction(label) as work:
+                return step(work)
+
+        return again(attempt)

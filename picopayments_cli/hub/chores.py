@@ -102,9 +102,11 @@ class Work:
             self._guarded(partial(self._see_deposits, handle), handle)
         if self._is_void(account):
             with hub.book.transaction("void") as work:
+                work.lock_with_payers(handle)
                 stop(hub, work, work.get(handle))
             return
         with hub.book.transaction("look") as work:
+            work.lock_with_payers(handle)
             account = work.get(handle)
             if account.stage in (AGREED, OPEN):
                 self._restage(work, account)

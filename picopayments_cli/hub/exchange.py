@@ -63,7 +63,7 @@ class Exchange:
         """
         request = SyncRequest.parse(body)
         try:
-            return self._exchange(body, request)
+            return self._hub.book.run("sync", lambda work: self._exchange(work, body, request))
         except UnknownRevokeHash:
             if not self._handed_out(request):
                 raise
@@ -77,19 +77,20 @@ class Exchange:
         made = request.half.commit
         return made is not None and secrets.number_of(made.revoke_hash, begin) is not None
 
-    def _exchange(self, body: Mapping[str, Any], request: SyncRequest) -> RawJson:
+    def _exchange(self, work: UnitOfWork, body: Mapping[str, Any], request: SyncRequest) -> RawJson:
         """Apply the sync and answer it, in one transaction."""
-        with self._hub.book.transaction("sync") as work:
-            account = work.get(request.handle, len(request.half.revokes))
-            digest = signed(body, account.fixed.client)
-            if request.next_hash == account.last_hash and account.last_reply is not None:
-                return RawJson(account.last_reply)
-            self._check(work, account, request)
-            work.take_hash(request.handle, request.next_hash)
-            if account.listed:
-                work.finish_payments(account.handle)
-            account, changes, refused = self._take(work, account, request)
-            return self._give(work, account, request, changes, refused, digest)
+        if request.payments:
+            work.lock((request.handle, *(item.payee for item in request.payments if item.payee is not None)))
+        account = work.get(request.handle, len(request.half.revokes))
+        digest = signed(body, account.fixed.client)
+        if request.next_hash == account.last_hash and account.last_reply is not None:
+            return RawJson(account.last_reply)
+        self._check(work, account, request)
+        work.take_hash(request.handle, request.next_hash)
+        if account.listed:
+            work.finish_payments(account.handle)
+        account, changes, refused = self._take(work, account, request)
+        return self._give(work, account, request, changes, refused, digest)
 
     def _check(self, work: UnitOfWork, account: Account, request: SyncRequest) -> None:
         """Make nothing new for a connection that is stopped, or whose chain nobody has seen just now."""

@@ -273,16 +273,21 @@ class Follower:
     def _record(self, db: Connection, known: _Known, txs: Sequence[_Tx], height: Height | None) -> None:
         """Write what concerns the watched outputs, children behind their parents whatever the order."""
         more = True
+        stopped: set[Handle] = set()
         while more:
             before = len(known.outpoints)
             for txid, tx in txs:
                 if known.concerns(txid, tx):
-                    self._record_one(db, known, (txid, tx), height)
+                    stopped |= self._record_one(db, known, (txid, tx), height)
             more = len(known.outpoints) > before
+        for handle in sorted(stopped):  # in the order in which all lock connections
+            self._stop(db, known, handle, height)
         _touch(db, known.touched)
         known.moves.write(db)
 
-    def _record_one(self, db: Connection, known: _Known, found: _Tx, height: Height | None) -> None:
+    def _record_one(self, db: Connection, known: _Known, found: _Tx, height: Height | None) -> set[Handle]:
+        """Write what a transaction is of the watched outputs. Return the connections that it stops."""
+        stopped: set[Handle] = set()
         txid, tx = found
         handle = known.pays(txid, tx)
         if handle is not None:
@@ -295,9 +300,10 @@ class Follower:
                 self._record_spend(db, outpoint, txid, height)
                 known.touched.add(handle)
                 if anchor:
-                    self._stop(db, known, handle, height)
+                    stopped.add(handle)
                     for vout in (0, 2):
                         self._watch(db, known, Outpoint(txid, vout), handle, anchor=False)
+        return stopped
 
     def _stop(self, db: Connection, known: _Known, handle: Handle, height: Height | None) -> None:
         row = db.execute(_STAGE_OF, {"of": handle}).first()

@@ -42,7 +42,7 @@ from picopayments_cli.errors import (
     InsufficientLiquidity,
 )
 from picopayments_cli.hub.account import Account, Agreement, Fixed
-from picopayments_cli.hub.book import Reading
+from picopayments_cli.hub.book import Reading, UnitOfWork
 from picopayments_cli.hub.closing import Closes
 from picopayments_cli.hub.exchange import Exchange
 from picopayments_cli.hub.hub import Hub
@@ -232,17 +232,21 @@ class Methods:
         check_taproot(self._hub.network, view.height)
         fixed = self._agreed(account.fixed, request, view.height)
         held = view.balances[own].get(fixed.asset, 0)
-        with self._hub.book.transaction("deposit") as work:
-            account = work.get(request.handle)
-            if account.stage != REQUESTED:
-                return _same_deposit(account, digest)
-            self._check_liquidity(work, fixed, held)
-            work.take_hash(account.handle, request.next_hash)
-            reply = self._agree(replace(account, fixed=fixed), request, digest)
-            work.put(reply[0])
-            scripts = [contract.deposit.output for contract in fixed.contracts]
-            self._hub.follower.await_deposits(work.db, account.handle, scripts)
-        return reply[1]
+        return self._hub.book.run("deposit", lambda work: self._promise(work, request, fixed, held, digest))
+
+    def _promise(self, work: UnitOfWork, request: DepositRequest, fixed: Fixed, held: int, digest: bytes) -> RawJson:
+        """Write what is agreed on, unless something is already."""
+        work.queue("promises")  # each counts those before it
+        account = work.get(request.handle)
+        if account.stage != REQUESTED:
+            return _same_deposit(account, digest)
+        self._check_liquidity(work, fixed, held)
+        work.take_hash(account.handle, request.next_hash)
+        account, reply = self._agree(replace(account, fixed=fixed), request, digest)
+        work.put(account)
+        scripts = [contract.deposit.output for contract in fixed.contracts]
+        self._hub.follower.await_deposits(work.db, account.handle, scripts)
+        return reply
 
     def _agreed(self, fixed: Fixed, request: DepositRequest, tip: int) -> Fixed:
         """Return what is agreed on, as the client proposes it and the terms allow."""

@@ -138,6 +138,7 @@ def _rival(hub: Hub, book: Reading, raw: bytes) -> bytes | None:
 def _without_deposit(hub: Hub, handle: Handle, rival: bytes) -> None:
     """Give up the hub's deposit: another one is made while nobody depends on its txid, else the connection closes."""
     with hub.book.transaction("fund") as work:
+        work.lock_with_payers(handle)
         account = work.get(handle)
         fields = {"handle": handle.hex(), "cause": DepositConflicted.__name__, "rival": rival[::-1].hex()}
         log.warning("deposit conflicted", extra={"fields": fields})

@@ -64,6 +64,10 @@ class Rounds:
         A hub that has seen its wallet before starts without its Counterparty node. Raises NodeUnreachable and its kind,
         InvalidSetting for terms of what is no asset.
         """
+        with self.hub.database.fenced():
+            self._prepare()
+
+    def _prepare(self) -> None:
         hub = self.hub
         hub.follower.catch_up()
         hub.read_rate()
@@ -135,6 +139,10 @@ class Rounds:
 
     def once(self) -> None:
         """Follow the chain to its tip, then do every chore once. Raises what either raises."""
+        with self.hub.database.fenced():
+            self._once()
+
+    def _once(self) -> None:
         hub = self.hub
         if self._reload_asked.is_set():
             self._reload_asked.clear()

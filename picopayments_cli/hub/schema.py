@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
 
 # The conventions of index names, so that revisions made later can name what they alter.
 METADATA = MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s"})
@@ -139,7 +139,7 @@ closes = Table(
 payments = Table(
     "payments",
     METADATA,
-    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("payer", LargeBinary, nullable=False),
     Column("payee", LargeBinary),
     Column("amount", BigInteger, nullable=False),
@@ -161,4 +161,12 @@ sent = Table(
     Column("fee", BigInteger, nullable=False),
     Column("size", Integer, nullable=False),
     Column("coins", Text, nullable=False),
+)
+# Who works on a database that many machines reach, and until when, by the database's clock in seconds since 1970.
+leases = Table(
+    "leases",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("until", Double, nullable=False),
 )
