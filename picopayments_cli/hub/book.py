@@ -16,6 +16,7 @@ from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import Counter, Paid, Paying
 from picopayments_cli.channel.halves import Closing
+from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
 from picopayments_cli.channel.standing import Found
 from picopayments_cli.channel.state import MOST_REVOKED, Changes, Held, Receiving, Signed, deepened, floor_of
@@ -42,9 +43,7 @@ from picopayments_cli.hub.account import (
 )
 from picopayments_cli.hub.arrivals import Arrivals
 from picopayments_cli.hub.database import Database
-from picopayments_cli.hub.schema import closes, commits, connections, deposits, hashes, heads, payments
-
-UNFUNDED_BLOCKS = 144  # without the client's deposit, after which the hub's promise is dropped
+from picopayments_cli.hub.schema import closes, commits, connections, deposits, hashes, heads, payments, promises
 
 # Statements are built once: building one takes longer than SQLite takes to run it.
 _OF: BindParameter[Any] = bindparam("of")
@@ -80,7 +79,7 @@ _FUNDING = select(connections.c.handle).where(
 _PROMISED = select(connections.c.handle, connections.c.fixed).where(
     connections.c.stage == AGREED, connections.c.c2h_anchor.is_(None), not_(_PAID_TO)
 )
-_UNDEPOSITED = select(connections.c.fixed).where(connections.c.stage == AGREED, connections.c.h2c_anchor.is_(None))
+_DROP_PROMISE = promises.delete().where(promises.c.handle == _OF)
 _COUNTED = (
     select(func.count())
     .select_from(connections)
@@ -100,7 +99,7 @@ _OF_CLIENT = (
 _FORGOTTEN = select(connections.c.handle).where(
     connections.c.stage == REQUESTED, connections.c.due_height <= bindparam("height")
 )
-_FORGET = tuple(table.delete().where(table.c.handle == _OF) for table in (connections, heads, hashes))
+_FORGET = tuple(table.delete().where(table.c.handle == _OF) for table in (connections, heads, hashes, promises))
 _ADD_HASH = hashes.insert()
 _TOP = (
     select(commits)
@@ -242,7 +241,7 @@ class Reading:
         rows = self.db.execute(_EXPIRIES)
         return {Handle(bytes(row.handle)): fixed_of(row.fixed).agreed.expiry for row in rows}
 
-    def opening(self, tip: int) -> list[Handle]:
+    def opening(self, tip: int, network: Network) -> list[Handle]:
         """The handles of connections that a block may bring further while they open.
 
         Those to which nobody has paid anything yet are read in one go, as they cost strangers nothing: they are among
@@ -252,14 +251,9 @@ class Reading:
         for row in self.db.execute(_PROMISED):
             told = json.loads(row.fixed)
             expiry = Expiry(told["height"], told["time"])
-            if tip > expiry.height - expiry.time + UNFUNDED_BLOCKS or tip >= expiry.settle_height:
+            if expiry.is_unfunded(tip, network) or tip >= expiry.settle_height:
                 found.append(Handle(bytes(row.handle)))
         return found
-
-    def promised(self, asset: int) -> int:
-        """Add up the deposits of an asset that the hub has agreed to and that do not count yet."""
-        rows = map(json.loads, self.db.execute(_UNDEPOSITED).scalars())
-        return sum(int(told["h2c"]["quantity"]) for told in rows if told["asset_id"] == asset)
 
     def counted(self) -> int:
         """How many connections that are not over have a deposit of their client's."""
@@ -320,6 +314,8 @@ class UnitOfWork(Reading):
             )
         if rarely_changed(written) != rarely_changed(self._stored[account.handle]):
             self.db.execute(_WRITE_FIXED, {"of": account.handle, **fixed_row(written)})
+            if not written.is_promise:
+                self.db.execute(_DROP_PROMISE, {"of": account.handle})
         self._touched[account.handle] = self._stored[account.handle] = written
         self.wrote = True
         return written

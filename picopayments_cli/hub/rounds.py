@@ -198,7 +198,7 @@ class Rounds:
             if shaken or self._tip is None or offered != self._offered:
                 now.update(book.in_stage(AGREED, OPEN, CLOSING), book.closed_since(tip - KEPT_BLOCKS))
             elif tip != self._tip:
-                now.update(book.opening(tip), book.in_stage(CLOSING), self._taken(Ask.LEAVING))
+                now.update(book.opening(tip, hub.network), book.in_stage(CLOSING), self._taken(Ask.LEAVING))
             now |= hub.follower.unconfirmed(book.db)  # a child that was evicted goes out again at once
             now -= book.settled(now, tip - KEPT_BLOCKS)
         begins = dict(zip(expiries, starts(tuple(expiries.values()), RESERVE_COINS), strict=True))
