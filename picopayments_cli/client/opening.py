@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.channel import duplex as pair
@@ -24,7 +25,7 @@ from picopayments_cli.channel.rates import Rate, asked_rate, payee_agrees, payer
 from picopayments_cli.channel.signing import finish_deposit
 from picopayments_cli.channel.stages import AGREED, ASKED, PROPOSED
 from picopayments_cli.channel.state import Receiving, Sending
-from picopayments_cli.channel.terms import Terms
+from picopayments_cli.channel.terms import TIP_SLACK, Terms
 from picopayments_cli.channel.transactions import Contract, compose_deposit
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Pubkey, Quantity
 from picopayments_cli.client import funds, history, lost
@@ -38,6 +39,7 @@ from picopayments_cli.errors import (
     DepositRefused,
     InvalidTime,
     LocalFiles,
+    LockFeeTooHigh,
     PicopaymentsError,
 )
 
@@ -180,13 +182,15 @@ def rehearse(session: Session, wish: Wish, terms: Terms) -> tuple[Plan, Draft]:
 
 
 def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
-    """Check the terms, and choose the rate of the commits to this party. Raises BadTerms, DepositRefused, InvalidTime.
+    """Check the terms, and choose the rate of the commits to this party. Raises BadTerms, DepositRefused, InvalidTime,
+    LockFeeTooHigh.
 
     The rate of the commits to the hub is the terms', and this party's satoshis pay for them.
     """
     terms.check_deposit(wish.quantity)
     terms.check_expire(wish.expire, session.network)
     _check_worth(terms, wish.quantity)
+    _check_lock_fee(session, terms, wish)
     if not payer_agrees(terms.fee_rate, rate, funds.bounds(session)):
         raise BadTerms(
             f"The hub asks for commits at {terms.fee_rate} sat/vB, where the network asks {rate.value}.",
@@ -203,6 +207,23 @@ def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
             rate=rate.value,
         )
     return named
+
+
+def _lock_fee(terms: Terms, quantity: int, time: int) -> int:
+    """Return the most that the hub may ask for locking a deposit: its tip may differ from this party's."""
+    return terms.lock_fee(quantity, time + TIP_SLACK)
+
+
+def _check_lock_fee(session: Session, terms: Terms, wish: Wish) -> None:
+    """Refuse to pay more for locking the hub's deposit than the settings allow. Raises LockFeeTooHigh."""
+    fee, percent = _lock_fee(terms, terms.matching_deposit(wish.quantity), wish.expire), session.settings.lock_ceiling
+    if fee > Fraction(repr(percent)) * wish.quantity / 100:
+        raise LockFeeTooHigh(
+            f"The hub asks up to {fee} for locking its deposit for {wish.expire} blocks, more than the lock_ceiling of "
+            f"{percent} % of yours. Deposit more, or for a shorter time, or raise the ceiling in the settings.",
+            lock_fee=fee,
+            lock_ceiling=percent,
+        )
 
 
 def _check_worth(terms: Terms, quantity: int) -> None:
@@ -247,16 +268,20 @@ def agree(session: Session, connection: Connection) -> Connection:
     _check_rates_now(session, connection)
     answer = DepositReply.parse(session.call("mph_deposit", [connection.proposal], connection.hub_key).body)
     _check_reply(connection, answer)
+    _check_lock(connection, answer)
     check_delay(answer.stake.delay, session.network)
     tip = session.chain.view(Query()).height
     check_taproot(session.network, tip)
-    if not connection.expiry.may_open(tip, session.network.safe_depth):
-        raise InvalidTime("The deposits would expire too soon. Nothing was deposited: connect anew.", height=tip)
+    if answer.deposit_by <= tip or not connection.expiry.may_open(tip, session.network.safe_depth):
+        raise InvalidTime(
+            "The deposits would be late, or expire too soon. Nothing was deposited: connect anew.", height=tip
+        )
     h2c = connection.duplex.receiving
     contract = replace(h2c.contract, quantity=answer.stake.quantity, delay=answer.stake.delay)
     channels = replace(connection.duplex, receiving=replace(h2c, contract=contract))
     state = pair.add_request(channels, answer.next_hash, seen=connection.knows(answer.next_hash))
-    agreed = replace(connection, stage=AGREED, duplex=state)
+    by, fee = answer.deposit_by, answer.lock_fee
+    agreed = replace(connection, stage=AGREED, duplex=state, deposit_by=by, lock_due=fee)
     check_ways_back(state, agreed.secrets(session.wallet.key))
     txid = txid_of(agreed.deposit_raw)[::-1].hex()
     members = asset_members(agreed.asset, agreed.longname)
@@ -292,4 +317,17 @@ def _check_reply(connection: Connection, answer: DepositReply) -> None:
             f"The hub would deposit {answer.stake.quantity} where its terms say {h2c.quantity}. Nothing was deposited.",
             quantity=answer.stake.quantity,
             expected=h2c.quantity,
+        )
+
+
+def _check_lock(connection: Connection, answer: DepositReply) -> None:
+    """Refuse another fee for locking the hub's deposit than its terms say. Raises BadReply."""
+    h2c, expiry = connection.duplex.receiving.contract, connection.expiry
+    most = _lock_fee(connection.terms, h2c.quantity, expiry.time)
+    if answer.lock_fee > most:
+        raise BadReply(
+            f"The hub asks {answer.lock_fee} for locking its deposit, where its terms come to {most}. Nothing was "
+            "deposited.",
+            lock_fee=answer.lock_fee,
+            expected=most,
         )

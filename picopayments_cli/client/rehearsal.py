@@ -51,6 +51,7 @@ def connect(session: Session, wish: opening.Wish) -> Told:
         "hub_deposit": found.h2c.quantity,
         "carries": found.c2h.budget.anchor,
         "expire_height": found.c2h.deposit.height,
+        "lock_fee": terms.lock_fee(found.h2c.quantity, wish.expire),
         "terms": terms_json(terms),
     }
 

@@ -15,6 +15,7 @@ from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import Counter, Paid, Paying
 from picopayments_cli.channel.halves import Closing
+from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
 from picopayments_cli.channel.standing import Found
 from picopayments_cli.channel.state import MOST_REVOKED, Changes, Held, Receiving, Signed, deepened, floor_of
@@ -41,13 +42,21 @@ from picopayments_cli.hub.account import (
 from picopayments_cli.hub.arrivals import Arrivals
 from picopayments_cli.hub.batches import batches
 from picopayments_cli.hub.database import Database, again, meta_set
-from picopayments_cli.hub.schema import closes, commits, connections, deposits, hashes, heads, payments, touched
+from picopayments_cli.hub.schema import (
+    closes,
+    commits,
+    connections,
+    deposits,
+    hashes,
+    heads,
+    payments,
+    promises,
+    touched,
+)
 from picopayments_cli.hub.summaries import Summary, named, page
 from picopayments_cli.hub.totals import Moves, read_totals
 
 T = TypeVar("T")
-
-UNFUNDED_BLOCKS = 144  # without the client's deposit, after which the hub's promise is dropped
 
 # Statements are built once: building one takes longer than SQLite takes to run it.
 _OF: BindParameter[Any] = bindparam("of")
@@ -88,13 +97,11 @@ _OPENING = select(connections.c.handle).where(
     or_(
         connections.c.c2h_anchor.is_not(None),
         _PAID_TO,
-        connections.c.agreed_at < bindparam("height") - UNFUNDED_BLOCKS,
+        connections.c.agreed_at <= bindparam("agreed_by"),
         connections.c.due_height <= bindparam("height"),
     ),
 )
-_PROMISED = select(func.sum(connections.c.promised)).where(
-    connections.c.stage == AGREED, connections.c.h2c_anchor.is_(None), connections.c.asset == _OF
-)
+_DROP_PROMISE = promises.delete().where(promises.c.handle == _OF)
 _FUNDED = (
     select(func.count())
     .select_from(connections)
@@ -118,7 +125,7 @@ _FORGOTTEN = (
     .order_by(connections.c.handle)
     .with_for_update()
 )
-_FORGET = tuple(table.delete().where(table.c.handle == _OF) for table in (connections, heads, hashes))
+_FORGET = tuple(table.delete().where(table.c.handle == _OF) for table in (connections, heads, hashes, promises))
 _GOING = select(connections.c.handle).where(_GOING_ON)
 _GIVE_UP = (
     touched.delete().where(touched.c.handle.in_(_GOING)),
@@ -300,17 +307,15 @@ class Reading:
         rows = self.db.execute(_IN_ASSETS, {"assets": list(assets)}) if assets else ()
         return [Handle(bytes(row.handle)) for row in rows]
 
-    def opening(self, tip: int) -> list[Handle]:
+    def opening(self, tip: int, network: Network) -> list[Handle]:
         """The handles of connections that a block may bring further while they open.
 
         Those to which nobody has paid anything yet, as they cost strangers nothing, are among them once their time is
         over.
         """
-        return [Handle(bytes(row.handle)) for row in self.db.execute(_OPENING, {"height": tip})]
-
-    def promised(self, asset: str) -> int:
-        """Add up the deposits of an asset that the hub has agreed to and that do not count yet."""
-        return int(self.db.execute(_PROMISED, {"of": asset}).scalar() or 0)
+        unfunded = tip - network.deposit_blocks - network.safe_depth + 1
+        rows = self.db.execute(_OPENING, {"height": tip, "agreed_by": unfunded})
+        return [Handle(bytes(row.handle)) for row in rows]
 
     def counted(self) -> int:
         """How many connections that are not over have a deposit of their client's; none is open without it."""
@@ -395,6 +400,8 @@ class UnitOfWork(Reading):
             )
         if rarely_changed(written) != rarely_changed(self._stored[account.handle]):
             self.db.execute(_WRITE_FIXED, {"of": account.handle, **fixed_row(written)})
+            if not written.is_promise:
+                self.db.execute(_DROP_PROMISE, {"of": account.handle})
         self.moves.add(account.fixed.asset, self._stored[account.handle].stage, written.stage)
         self._touched[account.handle] = self._stored[account.handle] = written
         self.wrote = True

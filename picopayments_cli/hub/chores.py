@@ -21,7 +21,7 @@ from picopayments_cli.channel.steps import Means, Name, Step, Task, plan
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.book import UNFUNDED_BLOCKS, UnitOfWork
+from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.chainview import facts_of, note_sent, sides_of
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.opening import fund, judged, open_facts, restage, see_deposits
@@ -143,11 +143,20 @@ class Work:
         expiry = account.fixed.agreed.expiry
         begins = self.begins.get(account.handle, expiry.settle_height)
         tip = facts[0].tip
-        unfunded = account.channels.receiving.anchor is None and tip > expiry.height - expiry.time + UNFUNDED_BLOCKS
-        if unfunded or self._leaves(work, account) or must_close(expiry, begins, facts):
+        if self._lapsed(account, tip) or self._leaves(work, account) or must_close(expiry, begins, facts):
             stop(self.hub, work, account)
         else:
             restage(self.hub, work, account, facts)
+
+    def _lapsed(self, account: Account, tip: int) -> bool:
+        """Whether the hub's promise is over: no deposit that counts has come in time, or no fee for locking the hub's.
+
+        While the ledger is silent nobody can tell which deposit counts, and nobody is promised anything either.
+        """
+        expiry, network = account.fixed.agreed.expiry, self.hub.network
+        if account.channels.receiving.anchor is None:
+            return self.away is None and expiry.is_unfunded(tip, network)
+        return account.lock_due > 0 and tip > expiry.fee_by(expiry.deposit_by(network))
 
     def _leaves(self, work: UnitOfWork, account: Account) -> bool:
         """Whether the hub ends a connection by itself, since it has stopped offering the asset.

@@ -111,7 +111,7 @@ def fund(hub: Hub, handle: Handle, means: Means) -> Means:
     if account.deposit_raw is None:
         if account.channels.receiving.anchor is None or not account.fixed.agreed.expiry.may_deposit(tip):
             return means
-        if hub.draining or not may_open(means.rate, means.bounds):
+        if hub.draining or account.lock_due or not may_open(means.rate, means.bounds):
             return means
         _check_funds(hub, account)
         rate = means.bounds.within(means.rate.value)

@@ -201,7 +201,7 @@ class Rounds:
             now = self._unfinished | touched.keys() | self._asked_for(fresh=fresh)
             begins = self._begins(book, tip) if fresh else {}
             if fresh:
-                now.update(book.opening(tip), book.in_stage(CLOSING), book.due(tip))
+                now.update(book.opening(tip, hub.network), book.in_stage(CLOSING), book.due(tip))
             if offered != self._offered:
                 now.update(self._leaving(book))
             now.update(handle for handle, height in begins.items() if height <= tip)

@@ -91,6 +91,18 @@ totals = Table(
     Column("stage", Text, primary_key=True),
     Column("number", BigInteger, nullable=False),
 )
+# Connections asked for, until the hub's own deposit counts: what is promised to whom. 0: no deposit is agreed on yet.
+promises = Table(
+    "promises",
+    METADATA,
+    Column("handle", LargeBinary, primary_key=True),
+    Column("asset", Text, nullable=False, index=True),
+    Column("client", LargeBinary, nullable=False, index=True),
+    Column("asker", Text, index=True),  # the address that asked, by which it is counted
+    Column("quantity", BigInteger, nullable=False),  # that the client is to deposit
+    Column("matching", BigInteger, nullable=False),  # that the hub is to
+    Column("backed", Boolean, nullable=False),  # whether the client's wallet held it when it was agreed on
+)
 # What every sync changes, apart: the fewer pages of the file a sync touches, the sooner it is on disk.
 heads = Table(
     "heads",

@@ -35,6 +35,7 @@ from picopayments_cli.errors import (
     InsufficientBitcoin,
     InsufficientFunds,
     InvalidTime,
+    LockFeeTooHigh,
     MemoRequired,
     NodeUnreachable,
     PicopaymentsError,
@@ -135,6 +136,9 @@ def deposits(it: Life) -> list[set[Outpoint]]:
         ({"deposit_ratio": 0.0009}, DepositRefused),  # nothing in return
         ({"deposit_ratio": 0.0009, "deposit_max": QUANTITY}, BadTerms),
         ({"deposit_ratio": "1"}, BadTerms),
+        ({"lock_base": QUANTITY // 20 + 1}, LockFeeTooHigh),  # more than five hundredths
+        ({"lock_base": 1, "lock_rate": 1_000_000_000}, LockFeeTooHigh),
+        ({"lock_base": None}, BadTerms),
         ({"fee_rate": 101}, BadTerms),
         ({"fee_rate": 7}, BadTerms),  # more than an honest hub needs at 1 sat/vB
         ({"fee_rate_max": 0}, BadTerms),
@@ -168,6 +172,9 @@ def test_terms_at_their_limits_are_taken(it: Life) -> None:
     [
         ("mph_request", {"handle": "ab"}, BadReply),
         ("mph_request", {"channel_terms": None}, BadTerms),
+        ("mph_deposit", {"lock_fee": 1}, BadReply),  # which its terms do not name
+        ("mph_deposit", {"deposit_by": 1}, InvalidTime),  # no deposit could be in time
+        ("mph_deposit", {"deposit_by": None}, BadReply),
         ("mph_request", {"request_sha256": "ab" * 32}, BadReply),
         ("mph_request", {"request_sha256": None}, BadReply),
         ("mph_deposit", {"request_sha256": "ab" * 32}, BadReply),
