@@ -99,6 +99,14 @@ _OF_CLIENT = (
 _FORGOTTEN = select(connections.c.handle).where(
     connections.c.stage == REQUESTED, connections.c.due_height <= bindparam("height")
 )
+_NEVER_PAID = select(connections.c.handle).where(
+    connections.c.stage == CLOSED,
+    connections.c.due_height.between(bindparam("since"), bindparam("height")),
+    connections.c.c2h_anchor.is_(None),
+    connections.c.h2c_anchor.is_(None),
+    connections.c.deposit_raw.is_(None),
+    not_(_PAID_TO),
+)
 _FORGET = tuple(table.delete().where(table.c.handle == _OF) for table in (connections, heads, hashes, promises))
 _ADD_HASH = hashes.insert()
 _TOP = (
@@ -340,7 +348,14 @@ class UnitOfWork(Reading):
 
     def forget(self, height: int) -> int:
         """Drop connections that were asked for and never deposited on in time. Return how many."""
-        handles = [bytes(row.handle) for row in self.db.execute(_FORGOTTEN, {"height": height})]
+        return self._drop(self.db.execute(_FORGOTTEN, {"height": height}))
+
+    def forget_promises(self, since: int, height: int) -> int:
+        """Drop connections closed between two heights to which nobody ever paid anything. Return how many."""
+        return self._drop(self.db.execute(_NEVER_PAID, {"since": since, "height": height}))
+
+    def _drop(self, rows: Iterable[Row[Any]]) -> int:
+        handles = [bytes(row.handle) for row in rows]
         for statement in _FORGET if handles else ():
             self.db.execute(statement, [{"of": handle} for handle in handles])
         return len(handles)

@@ -32,6 +32,7 @@ from picopayments_cli.hub.wallet import look, recall
 
 log = logging.getLogger(__name__)
 
+FORGET_BLOCKS = 4032  # since which closed connections are looked through for such as nobody ever paid to
 RETRY_ROUNDS = 25  # after which what failed is tried again, at the latest
 _RATE_SECONDS = 10.0
 _FUNDED = "funded by the faucet"
@@ -206,8 +207,8 @@ class Rounds:
         fresh = tip != self._tip
         if fresh:
             with hub.book.transaction("round") as work:
-                forgotten = work.forget(tip)
                 hub.follower.forget(work.db, work.closed_by(tip - KEPT_BLOCKS))
+                forgotten = work.forget(tip) + work.forget_promises(tip - FORGET_BLOCKS, tip - KEPT_BLOCKS)
             if forgotten:
                 log.info("requests forgotten", extra={"fields": {"number": forgotten}})
         self._tip, self._offered = tip, offered
