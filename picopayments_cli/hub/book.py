@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sqlalchemy import BindParameter, Connection, Row, Select, bindparam, exists, false, func, or_, select
+from sqlalchemy import BindParameter, Connection, Row, Select, bindparam, exists, false, func, not_, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from picopayments_cli.channel.deadlines import Expiry
@@ -122,6 +122,20 @@ _OF_CLIENT = (
 _FORGOTTEN = (
     select(connections.c.handle, connections.c.asset)
     .where(connections.c.stage == REQUESTED, connections.c.due_height <= bindparam("height"))
+    .order_by(connections.c.handle)
+    .with_for_update()
+)
+_NEVER_PAID = (
+    select(connections.c.handle, connections.c.asset)
+    .where(
+        connections.c.stage == CLOSED,
+        connections.c.due_height > bindparam("after"),
+        connections.c.due_height <= bindparam("height"),
+        connections.c.c2h_anchor.is_(None),
+        connections.c.h2c_anchor.is_(None),
+        connections.c.deposit_raw.is_(None),
+        not_(_PAID_TO),
+    )
     .order_by(connections.c.handle)
     .with_for_update()
 )
@@ -440,11 +454,18 @@ class UnitOfWork(Reading):
 
     def forget(self, height: int) -> int:
         """Drop connections that were asked for and never deposited on in time. Return how many."""
-        found = self.db.execute(_FORGOTTEN, {"height": height}).all()
+        return self._drop(self.db.execute(_FORGOTTEN, {"height": height}), REQUESTED)
+
+    def forget_promises(self, after: int, height: int) -> int:
+        """Drop those closed behind one height and by another to which nobody ever paid anything. Return how many."""
+        return self._drop(self.db.execute(_NEVER_PAID, {"after": after, "height": height}), CLOSED)
+
+    def _drop(self, rows: Iterable[Row[Any]], stage: str) -> int:
+        found = list(rows)
         for statement in _FORGET if found else ():
             self.db.execute(statement, [{"of": row.handle} for row in found])
         for row in found:
-            self.moves.add(row.asset, REQUESTED, None)
+            self.moves.add(row.asset, stage, None)
         return len(found)
 
     def take_hash(self, handle: Handle, taken: Hash) -> None:

@@ -1,7 +1,8 @@
 """Bounds what the hub has promised and nobody has paid for yet: by key, by address, and by what stands behind it.
 
 A promise takes of what is free until the hub's deposit counts, or its time is over. It costs a stranger nothing, so
-nobody is promised everything.
+nobody is promised everything. Whom this machine itself asks for is its owner, or comes by a way that tells no address:
+such are promised as much as stands behind them.
 """
 
 from __future__ import annotations
@@ -118,8 +119,9 @@ def _check_share(db: Connection, wanted: Wanted, *, backed: bool) -> None:
     asked = {"client": wanted.client, "asker": wanted.asker or "", "asset": wanted.asset}
     total, unbacked, of_key, of_address = (int(part) for part in db.execute(_SUMS, asked).one())
     free = max(wanted.held - total, 0)
-    bounds = [(free, ""), (_left(free, of_key, SHARE), " to one key")]
+    bounds = [(free, "")]
     if wanted.asker is not None:
+        bounds.append((_left(free, of_key, SHARE), " to one key"))
         bounds.append((_left(free, of_address, SHARE), " to one address"))
     if not backed:
         seen = f", since your wallet holds {wanted.owned} by the hub's node"

@@ -242,9 +242,10 @@ class Rounds:
         """Drop what is over for good since the last block: requests without a deposit, and what was watched."""
         hub, below = self.hub, tip - KEPT_BLOCKS
         with hub.book.transaction("round") as work:
-            forgotten = work.forget(tip)
-            after = meta_get(work.db, _FORGOTTEN)
-            hub.follower.forget(work.db, work.closed_between(-1 if after is None else int(after), below))
+            kept = meta_get(work.db, _FORGOTTEN)
+            after = -1 if kept is None else int(kept)
+            forgotten = work.forget(tip) + work.forget_promises(after, below)  # while who was paid to is known
+            hub.follower.forget(work.db, work.closed_between(after, below))
             meta_set(work.db, _FORGOTTEN, str(below))
             if (place := hub.marks.place()) is not None:  # those connections were stopped before they were marked
                 meta_set(work.db, MARKS_SEEN, place)

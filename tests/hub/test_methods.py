@@ -269,7 +269,7 @@ def test_what_is_promised_in_one_asset_and_not_funded_is_promised_to_nobody_else
             desk.node.rpc("faucet", address=address_of(hand.script), asset="DEMOCOIN", quantity=5000)
         desk.mine()
         Client(desk, "of xcp").agree(quantity=4000)
-        first.agree(quantity=2500)
+        first.agree(quantity=3000)
 
         def most(hand: Client, available: int, wrong: int) -> None:
             hand.request()
@@ -277,16 +277,16 @@ def test_what_is_promised_in_one_asset_and_not_funded_is_promised_to_nobody_else
             refused = desk.refusal("mph_deposit", body)
             assert (refused.name, refused.data["available"]) == ("InsufficientLiquidity", available)
 
-        most(second, 1250, 1251)
+        most(second, 2000, 2001)
         first.endow()
         desk.mine()
         first.deposit()
         desk.mine()  # the hub's deposit is made, and waits for a block
         assert desk.mempool()
         assert desk.account(first.handle).deposit_raw is not None
-        most(third, 1250, 1251)
-        fourth.agree(quantity=1250)
-        most(Client(desk, "5th", "DEMOCOIN"), 125, 126)  # of the 1250 left, with nothing behind it
+        most(third, 2000, 2001)
+        fourth.agree(quantity=2000)
+        most(Client(desk, "5th", "DEMOCOIN"), 0, 1)
         desk.mine()
         assert desk.account(first.handle).stage == "open"
 
