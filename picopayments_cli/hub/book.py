@@ -42,7 +42,7 @@ from picopayments_cli.hub.account import (
 )
 from picopayments_cli.hub.arrivals import Arrivals
 from picopayments_cli.hub.database import Database
-from picopayments_cli.hub.schema import closes, commits, connections, deposits, hashes, heads, payments
+from picopayments_cli.hub.schema import closes, commits, connections, deposits, hashes, heads, payments, withdrawals
 
 UNFUNDED_BLOCKS = 144  # without the client's deposit, after which the hub's promise is dropped
 
@@ -81,6 +81,7 @@ _PROMISED = select(connections.c.handle, connections.c.fixed).where(
     connections.c.stage == AGREED, connections.c.c2h_anchor.is_(None), not_(_PAID_TO)
 )
 _UNDEPOSITED = select(connections.c.fixed).where(connections.c.stage == AGREED, connections.c.h2c_anchor.is_(None))
+_WITHDRAWN = select(withdrawals.c.quantity).where(withdrawals.c.asset_id == bindparam("asset"))
 _COUNTED = (
     select(func.count())
     .select_from(connections)
@@ -257,9 +258,10 @@ class Reading:
         return found
 
     def promised(self, asset: int) -> int:
-        """Add up the deposits of an asset that the hub has agreed to and that do not count yet."""
+        """Add up the deposits of an asset that the hub has agreed to and that do not count yet, and withdrawals."""
         rows = map(json.loads, self.db.execute(_UNDEPOSITED).scalars())
-        return sum(int(told["h2c"]["quantity"]) for told in rows if told["asset_id"] == asset)
+        agreed = sum(int(told["h2c"]["quantity"]) for told in rows if told["asset_id"] == asset)
+        return agreed + sum(int(leaves) for leaves in self.db.execute(_WITHDRAWN, {"asset": str(asset)}).scalars())
 
     def counted(self) -> int:
         """How many connections that are not over have a deposit of their client's."""
