@@ -251,6 +251,11 @@ def refuse(error: Exception, debug: bool, *, human: bool = False) -> int:
     return _fail(1, "InternalError", told, human=human)
 
 
+def interrupted(message: str) -> int:
+    """Print the line of a command that was stopped; the exit code."""
+    return _fail(130, "Interrupted", message)
+
+
 def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None, *, human: bool = False) -> int:
     error = {"name": name, "message": message, "data": data or {}}
     line = json.dumps({"error": error}, sort_keys=True, default=str)
@@ -313,10 +318,13 @@ class Parser(argparse.ArgumentParser):
         elif option.startswith("--"):
             from picopayments_cli.suggestions import did_you_mean
 
-            own = [name for name, _ in COMMANDS[command].arguments if name.startswith("--")] if command else []
-            guess = did_you_mean(option, [*own, *self._option_string_actions])
+            guess = did_you_mean(option, [*self._options_of(command), *self._option_string_actions])
         asked = self.commands[command] if command else self  # whose usage is shown
         asked.error(f"unrecognized arguments: {' '.join(words)}.{guess}")
+
+    def _options_of(self, command: str | None) -> list[str]:
+        """The options of a command."""
+        return list(self.commands[command]._option_string_actions) if command else []
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Refuse what is none of an argument's choices. Raises ArgumentError."""

@@ -87,6 +87,18 @@ def script_of_address(network: Network, address: str) -> bytes:
     return script
 
 
+def recipient(network: Network, address: str, *, bitcoin: bool) -> bytes:
+    """Return the scriptPubKey of an address that bitcoins or an asset is sent to. Raises InvalidAddress."""
+    script = script_of_address(network, address)
+    if not bitcoin and address == network.burn_address:
+        raise InvalidAddress(
+            "Counterparty takes whatever is sent to this address for a burn of bitcoins: the asset would stay where it "
+            "is.",
+            address=address,
+        )
+    return script
+
+
 def _parsed(network: Network, address: str) -> bytes | None:
     parsed = _pycoin(network.netcode).parse.address(address) if address.isascii() else None
     return None if parsed is None else bytes(parsed.script())

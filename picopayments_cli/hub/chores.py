@@ -25,8 +25,9 @@ from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.chainview import facts_of, note_sent, sides_of
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.opening import fund, judged, open_facts, restage, see_deposits
-from picopayments_cli.hub.stopping import closes_by, stop
+from picopayments_cli.hub.stopping import closes_by, ends_by, stop
 from picopayments_cli.hub.wallet import look, means_of, split
+from picopayments_cli.hub.withdrawing import follow_withdrawals
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ class Work:
         if not self.handles and not self.fresh:
             return
         self._look_at_wallet()
+        if self.fresh:
+            guarded(partial(follow_withdrawals, self.hub))
         for handle in sorted(self.handles):
             self._guarded(partial(self._look_at, handle), handle)
         means = means_of(self.hub, looked=self.away is None)
@@ -159,15 +162,16 @@ class Work:
         return account.lock_due > 0 and tip > expiry.fee_by(expiry.deposit_by(network))
 
     def _leaves(self, work: UnitOfWork, account: Account) -> bool:
-        """Whether the hub ends a connection by itself, since it has stopped offering the asset.
+        """Whether the hub ends a connection by itself: it has stopped offering the asset, or its operator asks for it.
 
         Up to a height not before its client has fetched what waits for it: where all close at once, nobody is there to
         take it back.
         """
         asset, draining = account.fixed.asset, self.hub.draining
-        withdrawn = draining or self.hub.offer.has_withdrawn(asset)
+        asked = ends_by(work, account.handle)
+        withdrawn = draining or asked is not None or self.hub.offer.has_withdrawn(asset)
         if withdrawn and account.waiting:
-            until = closes_by(self.hub, work, None if draining else asset)
+            until = asked if asked is not None else closes_by(self.hub, work, None if draining else asset)
             if self.hub.follower.tip(work.db) < until:
                 self.hub.ask(Ask.LEAVING, account.handle)
                 return False

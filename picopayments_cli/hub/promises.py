@@ -12,11 +12,11 @@ from typing import Any
 
 from sqlalchemy import BigInteger, BindParameter, Connection, and_, bindparam, case, exists, func, or_, select
 
-from picopayments_cli.channel.counterparty import asset_members, both_names
+from picopayments_cli.channel.counterparty import asset_id, asset_members, both_names
 from picopayments_cli.channel.stages import AGREED, REQUESTED
 from picopayments_cli.channel.values import Handle, Pubkey
 from picopayments_cli.errors import InsufficientLiquidity, TooManyPromises
-from picopayments_cli.hub.schema import connections, deposits, promises
+from picopayments_cli.hub.schema import connections, deposits, promises, withdrawals
 
 MOST_OF_KEY = 50  # promises
 MOST_OF_ADDRESS = 1000  # promises, and requests that have not come to one
@@ -50,6 +50,7 @@ _SUMS = select(
     _sum(_IS_CLIENTS),
     _sum(_IS_ASKERS),
 ).where(*_LIVE, promises.c.asset == bindparam("asset"))
+_WITHDRAWN = select(func.coalesce(func.sum(withdrawals.c.quantity), 0)).where(withdrawals.c.asset_id == bindparam("id"))
 _PAID_TO = exists().where(deposits.c.handle == promises.c.handle)
 _OWED = select(func.coalesce(func.sum(promises.c.quantity), 0)).where(
     *_LIVE, _IS_CLIENTS, promises.c.asset == bindparam("asset"), ~_PAID_TO
@@ -99,9 +100,13 @@ def promise(db: Connection, handle: Handle, wanted: Wanted) -> None:
     db.execute(_AGREE, {"of": handle, **{f"new_{name}": value for name, value in row.items()}})
 
 
-def promised(db: Connection, asset: str) -> int:
-    """Add up the deposits of an asset that the hub has agreed to and that do not count yet."""
-    return int(db.execute(_SUMS, {"client": b"", "asker": "", "asset": asset}).one()[0])
+def spoken_for(db: Connection, asset: str) -> int:
+    """Add up the deposits of an asset that the hub has agreed to and that do not count yet, and withdrawals."""
+    return int(db.execute(_SUMS, {"client": b"", "asker": "", "asset": asset}).one()[0]) + _withdrawn(db, asset)
+
+
+def _withdrawn(db: Connection, asset: str) -> int:
+    return int(db.execute(_WITHDRAWN, {"id": str(asset_id(asset))}).scalar_one())
 
 
 def _check_number(number: int, most: int, whose: str) -> None:
@@ -118,7 +123,7 @@ def _check_share(db: Connection, wanted: Wanted, *, backed: bool) -> None:
     """Refuse what can't be funded, and more than one may hold of what can."""
     asked = {"client": wanted.client, "asker": wanted.asker or "", "asset": wanted.asset}
     total, unbacked, of_key, of_address = (int(part) for part in db.execute(_SUMS, asked).one())
-    free = max(wanted.held - total, 0)
+    free = max(wanted.held - total - _withdrawn(db, wanted.asset), 0)
     bounds = [(free, "")]
     if wanted.asker is not None:
         bounds.append((_left(free, of_key, SHARE), " to one key"))

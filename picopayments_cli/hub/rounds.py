@@ -48,6 +48,7 @@ class Rounds:
         self.hub = hub
         self.when_drained: Callable[[], None] | None = None  # called once a draining hub has no connection left
         self.reloads: dict[str, Callable[[], None]] = {}  # by name, what ``ask_reload`` has done
+        self.turn = threading.RLock()  # of a round, or of what must not come about in the middle of one
         self._reload_asked = threading.Event()
         self._note = note
         self._loop = Loop(self.round, hub.woken, pause_on(hub.network.name))
@@ -130,7 +131,8 @@ class Rounds:
     def round(self) -> bool:
         """Do ``once`` and tell whether it succeeded. A failure is logged: the next round may succeed."""
         try:
-            self.once()
+            with self.turn:
+                self.once()
         except Exception as error:
             level = logging.WARNING if isinstance(error, PicopaymentsError) else logging.ERROR
             log.log(level, "round failed", exc_info=error)

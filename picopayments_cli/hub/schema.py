@@ -182,3 +182,13 @@ leases = Table(
     Column("holder", Text, nullable=False),
     Column("until", Double, nullable=False),
 )
+# The operator's own transactions, until they are buried: their coins and quantities are spoken for.
+withdrawals = Table(
+    "withdrawals",
+    METADATA,
+    Column("txid", LargeBinary, primary_key=True),
+    Column("raw", LargeBinary, nullable=False),
+    Column("asset_id", Text, nullable=False),  # in decimal digits, as some exceed what a database counts to
+    Column("quantity", BigInteger, nullable=False),
+    Column("coins", Text, nullable=False),
+)

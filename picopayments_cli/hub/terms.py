@@ -42,6 +42,11 @@ class Offer:
         return tuple(asset for asset, members in self._members.items() if members is not None and "." not in asset)
 
     @property
+    def members(self) -> dict[str, dict[str, Any] | None]:
+        """Return what a file would hold that says the same: all that is on offer, and what no longer is."""
+        return dict(self._members)
+
+    @property
     def resolved(self) -> bool:
         """Whether all names of the file are looked up."""
         return not any("." in name for name in self._members)
@@ -111,12 +116,18 @@ def read_offer(path: Path, network: Network) -> Offer:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidSetting(f"The terms in {path} can't be read: {error}. Mend the file, or move it away.") from error
+    return offer_of(content, network, f"in {path}")
+
+
+def offer_of(content: Any, network: Network, where: str) -> Offer:
+    """Read the offer of a file's content; ``where`` names it in errors. Raises InvalidSetting."""
     if not isinstance(content, dict) or not content:
-        raise InvalidSetting(f"The terms in {path} must be a JSON object of assets and their terms.")
+        raise InvalidSetting(f"The terms {where} must be a JSON object of assets and their terms.")
     for asset, members in content.items():
-        _check_asset(f"{path}, {asset}", asset)
+        told = f"The terms {where}, {asset}"
+        _check_asset(told, asset)
         if members is not None:
-            _check(f"{path}, {asset}", members, network)
+            _check(told, members, network)
     return Offer(content, _default_members(network) if network.name == "regtest" else None)
 
 

@@ -36,7 +36,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 def free(desk: Desk) -> int:
     """What the hub can promise."""
     with desk.hub.book.reading() as book:
-        return desk.balance(desk.hub.script) - promises.promised(book.db, "XCP")
+        return desk.balance(desk.hub.script) - promises.spoken_for(book.db, "XCP")
 
 
 def asked(client: Client, quantity: int) -> PicopaymentsError | None:
