@@ -122,15 +122,17 @@ class Database:
         """
         with self._turns:
             self._check()
+            committing = False
             try:
                 with self._writer() as connection, connection.begin():
                     if self._lease is not None and _fenced.get():
                         self._lease.fence(connection)
                     yield connection
+                    committing = True
             except IntegrityError:
                 raise
             except (DBAPIError, TimeoutError) as error:
-                raise _failed(label, error, certain=self._lease is None) from error
+                raise _failed(label, error, certain=self._lease is None or not committing) from error
             self._check()  # else what was written is lost with the process
 
     @contextmanager
@@ -202,7 +204,7 @@ def _failed(label: str, error: DBAPIError | TimeoutError, *, certain: bool) -> D
 def _reason(error: Exception) -> str:
     """Return the database's own words, without statement and parameters: these hold secrets."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    return " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
+    return str(cause).strip().partition("\n")[0].rstrip(".") or type(cause).__name__
 
 
 def _sqlite_engine(url: URL) -> Engine:
