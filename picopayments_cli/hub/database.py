@@ -135,6 +135,15 @@ class Database:
                 raise _failed(label, error, certain=self._lease is None or not committing) from error
             self._check()  # else what was written is lost with the process
 
+    def confirm(self) -> None:
+        """See, before anything leaves, that the database is this hub's still. Raises DatabaseUnusable."""
+        self._check()
+        if self._lease is not None:
+            try:
+                self._lease.confirm()
+            except (DBAPIError, TimeoutError) as error:
+                raise _unreadable(error) from error
+
     @contextmanager
     def fenced(self) -> Iterator[None]:
         """Have this thread's transactions fail from the moment on at which another hub has taken the database over."""
@@ -152,7 +161,7 @@ class Database:
             with self._readers.connect() as connection:
                 yield connection
         except (DBAPIError, TimeoutError) as error:
-            raise DatabaseUnusable(f"The hub's database can't be read: {_reason(error)}.") from error
+            raise _unreadable(error) from error
 
     def close(self) -> None:
         """Give back every connection; waits for the transaction under way."""
@@ -185,6 +194,10 @@ def _cannot_be_opened(error: Exception) -> DatabaseUnusable:
     return DatabaseUnusable(
         f"The hub's database can't be opened: {_reason(error)}. Check --database, that its server runs, and the rights."
     )
+
+
+def _unreadable(error: DBAPIError | TimeoutError) -> DatabaseUnusable:
+    return DatabaseUnusable(f"The hub's database can't be read: {_reason(error)}.")
 
 
 def _failed(label: str, error: DBAPIError | TimeoutError, *, certain: bool) -> DatabaseBusy | DatabaseUnusable:

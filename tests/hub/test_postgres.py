@@ -249,6 +249,8 @@ def test_a_database_is_of_one_hub(url: str) -> None:
 
 def test_who_lost_the_database_to_another_hub_writes_and_answers_nothing_more(database: Database) -> None:
     execute(database, TAKE_OVER)
+    with pytest.raises(DatabaseUnusable, match="taken the database over"):
+        database.confirm()  # as before each transaction that the hub publishes
     with (
         pytest.raises(DatabaseUnusable, match="taken the database over"),
         database.fenced(),
