@@ -9,13 +9,14 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import pytest
+import requests
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from books_support import ON_POSTGRES
-from hub_support import DEPOSIT, FEE, Client, Desk, amounts, payment, states
+from hub_support import DEPOSIT, FEE, Client, Desk, amounts, payment, serving, states
 from postgres_support import server
 from sqlalchemy import text
 
@@ -108,6 +109,23 @@ def test_two_that_pay_one_at_the_same_moment_never_pay_more_than_it_can_take(
     assert sorted(len(refused) for refused in found) == [0, 1]  # type: ignore[arg-type]
     ((waits,),) = desk.rows("select count(*) from payments where payee = :of", payee.handle)
     assert waits == 1
+
+
+def test_who_waits_for_a_row_holds_up_nobody_else(desk: Desk, alice: Client, bob: Client) -> None:
+    def ask(hand: Client) -> SyncReply:
+        request, moved = hand.sync_request(FEE)
+        asked = {"jsonrpc": "2.0", "id": 1, "method": "mph_sync", "params": envelope.seal(hand.key, request.as_json())}
+        answer = requests.post(served, json=asked, timeout=60).json()
+        return hand.take(SyncReply.parse(answer["result"]), moved)
+
+    with serving(desk) as served, ThreadPoolExecutor(1) as pool:
+        with desk.hub.book.transaction("test") as work:
+            work.get(alice.handle)
+            waits = pool.submit(ask, alice)
+            assert not wait([waits], 0.5).done
+            ask(bob)
+            assert not waits.done()
+        waits.result(60)
 
 
 def test_a_deadlock_is_run_again_until_both_are_written(desk: Desk, alice: Client, bob: Client) -> None:
