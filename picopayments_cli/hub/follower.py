@@ -116,7 +116,7 @@ class _Known:
     deposits: dict[bytes, Handle] = field(default_factory=dict)
     scripts: dict[bytes, Handle] = field(default_factory=dict)
     touched: set[Handle] = field(default_factory=set)
-    moves: Moves = field(default_factory=Moves)
+    stopped: set[Handle] = field(default_factory=set)
 
     @staticmethod
     def load(db: Connection, txs: Sequence[_Tx]) -> _Known:
@@ -279,8 +279,8 @@ class Follower:
                 if known.concerns(txid, tx):
                     self._record_one(db, known, (txid, tx), height)
             more = len(known.outpoints) > before
+        self._stop(db, known.stopped, height)
         _touch(db, known.touched)
-        known.moves.write(db)
 
     def _record_one(self, db: Connection, known: _Known, found: _Tx, height: Height | None) -> None:
         txid, tx = found
@@ -295,15 +295,19 @@ class Follower:
                 self._record_spend(db, outpoint, txid, height)
                 known.touched.add(handle)
                 if anchor:
-                    self._stop(db, known, handle, height)
+                    known.stopped.add(handle)
                     for vout in (0, 2):
                         self._watch(db, known, Outpoint(txid, vout), handle, anchor=False)
 
-    def _stop(self, db: Connection, known: _Known, handle: Handle, height: Height | None) -> None:
-        row = db.execute(_STAGE_OF, {"of": handle}).first()
-        if row is not None:
-            db.execute(_STOP, {"of": handle, "tip": self.height if height is None else height})
-            known.moves.add(row.asset, row.stage, CLOSING)
+    def _stop(self, db: Connection, handles: Collection[Handle], height: Height | None) -> None:
+        """Stop those that go on, in the order in which all lock connections."""
+        moves = Moves()
+        for handle in sorted(handles):
+            row = db.execute(_STAGE_OF, {"of": handle}).first()
+            if row is not None:
+                db.execute(_STOP, {"of": handle, "tip": self.height if height is None else height})
+                moves.add(row.asset, row.stage, CLOSING)
+        moves.write(db)
 
     def _record_deposit(self, db: Connection, known: _Known, handle: Handle, found: _Tx, height: Height | None) -> None:
         txid, tx = found
