@@ -280,7 +280,8 @@ def connect(
     yes: bool = False,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Open a connection by a deposit of ``quantity`` satoshis; times in blocks. The deposit's txid and the handle.
+    """Open a connection by a deposit of ``quantity`` satoshis; times in blocks. The deposit's txid and the handle,
+    the last block that may hold the deposit, and what the hub takes for locking its own.
 
     ``yes``: do not ask. ``dry_run``: tell what would be published, and publish nothing. Raises NotConfirmed.
     """
@@ -299,7 +300,9 @@ def connect(
         log.warning("A revoked commit can be punished for %d blocks: look at the chain twice in that time.", delay)
     made = opening.connect(session, known, deposit, expire_time, delay)
     anchor = made.duplex.sending.anchor
-    return {"send_deposit_txid": str(anchor.outpoint).partition(":")[0] if anchor else "", "handle": made.handle.hex()}
+    txid = str(anchor.outpoint).partition(":")[0] if anchor else ""
+    told = {"deposit_by": made.deposit_by, "lock_fee": made.lock_due}
+    return {"send_deposit_txid": txid, "handle": made.handle.hex(), **told}
 
 
 def queuepayment(
@@ -374,9 +377,8 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     Each connection with its own hub. One that fails does not stop the others; its error is raised when they are done,
     as SyncIncomplete where the others have a result.
     """
-    if handle is None:
-        lost.take_back(session)
-    return syncing.sync(session, _chosen(session, handle), everything=handle is None)
+    unasked = lost.take_back(session) if handle is None else None
+    return syncing.sync(session, _chosen(session, handle), everything=handle is None, unasked=unasked)
 
 
 @until(CLOSED)

@@ -229,7 +229,8 @@ class Hub:
         self.agreed = request, stake
         begun = duplex.add_request(Duplex(Sending(h2c), Receiving(c2h)), request.next_hash, seen=False)
         self.now, own_hash = duplex.hand_out(begun, self.secrets)
-        return DepositReply(asked, stake, request.height, h2c.deposit.output, own_hash)
+        by, fee = request.height - EXPIRE + 12, self.terms.lock_fee(stake.quantity, EXPIRE)
+        return DepositReply(asked, stake, request.height, h2c.deposit.output, own_hash, by, fee)
 
     def _keep(self, after: Duplex, changes: Changes) -> None:
         self.now = after

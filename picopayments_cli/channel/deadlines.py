@@ -18,6 +18,7 @@ from picopayments_cli.errors import InvalidTime
 WIRE_CLEARANCE = 6  # blocks before the expiry at which a connection's time to live is over
 MIN_MARGIN, MAX_MARGIN = 6, 144  # blocks before the expiry by which a payee settles
 MAINNET_MIN_DELAY, MAINNET_DELAY = 14, 144
+FEE_BLOCKS = 144  # in which the locking fee is paid, once the client's deposit counts at the latest
 
 
 # Limits -------------------------------------------------------------------------------------------------------------
@@ -74,6 +75,18 @@ class Expiry:
     def settle_height(self) -> int:
         """The tip at which a payee settles at the latest."""
         return self.height - self.margin
+
+    def deposit_by(self, network: Network) -> int:
+        """The last block that may hold the client's deposit, by the tip at which it was agreed on."""
+        return self.height - self.time + network.deposit_blocks
+
+    def is_unfunded(self, tip: int, network: Network) -> bool:
+        """Whether a client's deposit that does not count at this tip has come too late, or not at all."""
+        return tip >= self.deposit_by(network) + network.safe_depth - 1
+
+    def fee_by(self, deposit_by: int) -> int:
+        """The tip at which the locking fee must be paid: a day after the deposit's time, while the hub may deposit."""
+        return min(deposit_by + FEE_BLOCKS, self.height - (self.time + 1) // 2)
 
     def left(self, tip: int) -> int:
         """The blocks, from the next on, that can hold a commit before an expiry can be mined."""

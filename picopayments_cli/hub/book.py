@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     BindParameter,
@@ -22,6 +22,7 @@ from sqlalchemy import (
     exists,
     false,
     func,
+    not_,
     or_,
     select,
     union_all,
@@ -32,6 +33,7 @@ from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import Counter, Paid, Paying
 from picopayments_cli.channel.halves import Closing
+from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
 from picopayments_cli.channel.standing import Found
 from picopayments_cli.channel.state import MOST_REVOKED, Changes, Held, Receiving, Signed, deepened, floor_of
@@ -57,16 +59,29 @@ from picopayments_cli.hub.account import (
 )
 from picopayments_cli.hub.arrivals import Arrivals
 from picopayments_cli.hub.batches import batches
-from picopayments_cli.hub.database import Database
-from picopayments_cli.hub.schema import closes, commits, connections, deposits, hashes, heads, payments, touched
+from picopayments_cli.hub.database import Database, again, meta_set
+from picopayments_cli.hub.schema import (
+    closes,
+    commits,
+    connections,
+    deposits,
+    hashes,
+    heads,
+    payments,
+    promises,
+    touched,
+)
 from picopayments_cli.hub.summaries import Summary, named, page
 from picopayments_cli.hub.totals import Moves, read_totals
 
+T = TypeVar("T")
+
 WINDOW = 4  # of the highest commits received that are read at least: most of what is given back lies among them
-UNFUNDED_BLOCKS = 144  # without the client's deposit, after which the hub's promise is dropped
 
 # Statements are built once: building one takes longer than SQLite takes to run it.
 _OF: BindParameter[Any] = bindparam("of")
+_LOCK = select(connections.c.handle).join(heads, heads.c.handle == connections.c.handle)
+_LOCK = _LOCK.where(connections.c.handle == _OF).with_for_update()
 _ADD, _ADD_HEAD = connections.insert(), heads.insert()
 _WRITE_HEAD = (
     heads.update()
@@ -95,13 +110,11 @@ _OPENING = select(connections.c.handle).where(
     or_(
         connections.c.c2h_anchor.is_not(None),
         _PAID_TO,
-        connections.c.agreed_at < bindparam("lapsed"),
+        connections.c.agreed_at <= bindparam("agreed_by"),
         connections.c.due_height <= bindparam("height"),
     ),
 )
-_PROMISED = select(func.sum(connections.c.promised)).where(
-    connections.c.stage == AGREED, connections.c.h2c_anchor.is_(None), connections.c.asset == _OF
-)
+_DROP_PROMISE = promises.delete().where(promises.c.handle == _OF)
 _FUNDED = (
     select(func.count())
     .select_from(connections)
@@ -119,10 +132,27 @@ _OF_CLIENT = (
     .order_by(connections.c.handle)
     .limit(bindparam("most"))
 )
-_FORGOTTEN = select(connections.c.handle, connections.c.asset).where(
-    connections.c.stage == REQUESTED, connections.c.due_height <= bindparam("height")
+_FORGOTTEN = (
+    select(connections.c.handle, connections.c.asset)
+    .where(connections.c.stage == REQUESTED, connections.c.due_height <= bindparam("height"))
+    .order_by(connections.c.handle)
+    .with_for_update()
 )
-_FORGET = tuple(table.delete().where(table.c.handle == _OF) for table in (connections, heads, hashes))
+_NEVER_PAID = (
+    select(connections.c.handle, connections.c.asset)
+    .where(
+        connections.c.stage == CLOSED,
+        connections.c.due_height > bindparam("after"),
+        connections.c.due_height <= bindparam("height"),
+        connections.c.c2h_anchor.is_(None),
+        connections.c.h2c_anchor.is_(None),
+        connections.c.deposit_raw.is_(None),
+        not_(_PAID_TO),
+    )
+    .order_by(connections.c.handle)
+    .with_for_update()
+)
+_FORGET = tuple(table.delete().where(table.c.handle == _OF) for table in (connections, heads, hashes, promises))
 _GOING = select(connections.c.handle).where(_GOING_ON)
 _GIVE_UP = (
     touched.delete().where(touched.c.handle.in_(_GOING)),
@@ -130,11 +160,10 @@ _GIVE_UP = (
     heads.update().where(heads.c.handle.in_(_GOING)).values(version=heads.c.version + 1),
     connections.update().where(_GOING_ON).values(stage=CLOSING, since=bindparam("tip"), stale=True),
 )
+_TAKER, _TAKEN = bindparam("of", type_=LargeBinary), bindparam("hash", type_=LargeBinary)
 _ADD_HASH = hashes.insert().from_select(
     ["handle", "hash"],
-    select(_OF, bindparam("hash", type_=LargeBinary)).where(
-        ~exists().where(commits.c.handle == _OF, commits.c.revoke_hash == bindparam("hash"))
-    ),
+    select(_TAKER, _TAKEN).where(~exists().where(commits.c.handle == _TAKER, commits.c.revoke_hash == _TAKEN)),
 )
 _LOWER = (
     select(commits)
@@ -161,6 +190,7 @@ _GIVE_BACK = commits.update().where(*_THIS).values(active=False)
 _CLOSES = select(closes).where(closes.c.handle == _OF)
 _CLOSE_KEY = (closes.c.handle == _OF, closes.c.payer == bindparam("by"), closes.c.quantity == bindparam("at"))
 _DROP_CLOSE, _ADD_CLOSE = closes.delete().where(*_CLOSE_KEY), closes.insert()
+_PAYERS = select(payments.c.payer).where(payments.c.payee == _OF, payments.c.state == WAITING).distinct()
 _OWNER = select(connections.c.client).where(connections.c.handle == _OF)
 _WAITING = select(func.count(), func.sum(payments.c.amount), func.min(payments.c.time)).where(
     payments.c.payee == _OF, payments.c.state == WAITING
@@ -182,13 +212,17 @@ _quantity = attrgetter("quantity")
 
 
 @lru_cache
-def _loading(count: int) -> tuple[Select[Any], Select[Any], CompoundSelect[Any]]:
-    """Make the statements that read so many connections: their rows, what waits for them, their highest commits."""
+def _loading(count: int, *, locks: bool) -> tuple[Select[Any], Select[Any], CompoundSelect[Any]]:
+    """Make the statements that read so many connections: their rows, what waits for them, their highest commits.
+
+    ``locks``: both rows of each. SQLite, where one transaction writes at a time, leaves that out.
+    """
     names: list[BindParameter[Any]] = [bindparam(f"handle_{number}") for number in range(count)]
     rows = (
         select(connections, heads.c.version, heads.c.head, heads.c.last_hash, heads.c.last_reply)
         .join(heads, heads.c.handle == connections.c.handle)
         .where(connections.c.handle.in_(names))
+        .order_by(connections.c.handle)
     )
     pending = (
         select(payments)
@@ -196,6 +230,7 @@ def _loading(count: int) -> tuple[Select[Any], Select[Any], CompoundSelect[Any]]
         .order_by(payments.c.number)
     )  # fmt: skip
     sides = [(name, sent) for name in names for sent in (True, False)]
+    rows = rows.with_for_update() if locks else rows
     return rows, pending, union_all(*(select(_highest(name, sent=sent).subquery()) for name, sent in sides))
 
 
@@ -210,6 +245,8 @@ def _highest(name: BindParameter[Any], *, sent: bool) -> Select[Any]:
 
 class Reading:
     """The book in one consistent state; ``db`` reads it."""
+
+    _locks = False
 
     def __init__(self, db: Connection) -> None:
         self.db = db
@@ -226,7 +263,7 @@ class Reading:
     def _load(self, handles: Sequence[Handle], revoked: int) -> list[Account]:
         """Read a few connections with their highest commits, by three statements."""
         named = {f"handle_{number}": handle for number, handle in enumerate(handles)}
-        rows, pending, highest = _loading(len(handles))
+        rows, pending, highest = _loading(len(handles), locks=self._locks)
         waiting, sides = defaultdict(list), defaultdict(list)
         found = self.db.execute(rows, named).all()
         for item in self.db.execute(pending, named):
@@ -335,18 +372,15 @@ class Reading:
         rows = self.db.execute(_IN_ASSETS, {"assets": list(assets)}) if assets else ()
         return [Handle(bytes(row.handle)) for row in rows]
 
-    def opening(self, tip: int) -> list[Handle]:
+    def opening(self, tip: int, network: Network) -> list[Handle]:
         """The handles of connections that a block may bring further while they open.
 
         Those to which nobody has paid anything yet, as they cost strangers nothing, are among them once their time is
         over.
         """
-        asked = {"height": tip, "lapsed": tip - UNFUNDED_BLOCKS}
-        return [Handle(bytes(row.handle)) for row in self.db.execute(_OPENING, asked)]
-
-    def promised(self, asset: str) -> int:
-        """Add up the deposits of an asset that the hub has agreed to and that do not count yet."""
-        return int(self.db.execute(_PROMISED, {"of": asset}).scalar() or 0)
+        unfunded = tip - network.deposit_blocks - network.safe_depth + 1
+        rows = self.db.execute(_OPENING, {"height": tip, "agreed_by": unfunded})
+        return [Handle(bytes(row.handle)) for row in rows]
 
     def counted(self) -> int:
         """How many connections that are not over have a deposit of their client's; none is open without it."""
@@ -387,10 +421,16 @@ def _with_commits(account: Account, sent: list[Row[Any]], held: list[Row[Any]], 
 
 
 class UnitOfWork(Reading):
-    """The book inside one writing transaction; ``db`` is that transaction."""
+    """The book inside one writing transaction; ``db`` is that transaction.
+
+    A connection that is read is locked until it is over. Who reads several names them to ``lock`` first.
+    """
+
+    _locks = True
 
     def __init__(self, db: Connection) -> None:
         super().__init__(db)
+        self._shared = db.dialect.name != "sqlite"  # with other writers
         self._touched: dict[Handle, Account] = {}
         self._stored: dict[Handle, Account] = {}  # of these, as their rows are
         self.moves = Moves()  # of stages
@@ -408,6 +448,21 @@ class UnitOfWork(Reading):
         fresh = [handle for handle in dict.fromkeys(handles) if handle not in self._touched]
         for account in self._load(fresh, revoked) if fresh else ():
             self._touched[account.handle] = self._stored[account.handle] = account
+
+    def lock(self, handles: Iterable[Handle]) -> None:
+        """Lock connections in ascending order, in which all lock them: so no two transactions wait for each other."""
+        for handle in sorted(set(handles)) if self._shared else ():
+            self.db.execute(_LOCK, {"of": handle})
+
+    def lock_with_payers(self, handle: Handle) -> None:
+        """Lock a connection that may be stopped, and those to which what waits for it then returns."""
+        if self._shared:
+            self.lock([handle, *(Handle(bytes(row.payer)) for row in self.db.execute(_PAYERS, {"of": handle}))])
+
+    def queue(self, name: str) -> None:
+        """Let no other transaction that asks for this name go on before this one is over. Ask before reading."""
+        if self._shared:
+            meta_set(self.db, f"queue of {name}", "")
 
     def add(self, account: Account) -> None:
         """Add a connection."""
@@ -429,6 +484,8 @@ class UnitOfWork(Reading):
             )
         if rarely_changed(written) != rarely_changed(self._stored[account.handle]):
             self.db.execute(_WRITE_FIXED, {"of": account.handle, **fixed_row(written)})
+            if not written.is_promise:
+                self.db.execute(_DROP_PROMISE, {"of": account.handle})
         self.moves.add(account.fixed.asset, self._stored[account.handle].stage, written.stage)
         self._touched[account.handle] = self._stored[account.handle] = written
         self.wrote = True
@@ -472,11 +529,18 @@ class UnitOfWork(Reading):
 
     def forget(self, height: int) -> int:
         """Drop connections that were asked for and never deposited on in time. Return how many."""
-        found = self.db.execute(_FORGOTTEN, {"height": height}).all()
+        return self._drop(self.db.execute(_FORGOTTEN, {"height": height}), REQUESTED)
+
+    def forget_promises(self, after: int, height: int) -> int:
+        """Drop those closed behind one height and by another to which nobody ever paid anything. Return how many."""
+        return self._drop(self.db.execute(_NEVER_PAID, {"after": after, "height": height}), CLOSED)
+
+    def _drop(self, rows: Iterable[Row[Any]], stage: str) -> int:
+        found = list(rows)
         for statement in _FORGET if found else ():
             self.db.execute(statement, [{"of": row.handle} for row in found])
         for row in found:
-            self.moves.add(row.asset, REQUESTED, None)
+            self.moves.add(row.asset, stage, None)
         return len(found)
 
     def take_hash(self, handle: Handle, taken: Hash) -> bool:
@@ -556,3 +620,15 @@ class Book:
         self.arrivals.tell(work.payees)
         if work.wrote:
             self.changed = True
+
+    def run(self, label: str, step: Callable[[UnitOfWork], T]) -> T:
+        """Run a step in a writing transaction, and all of it again while others keep it from being written.
+
+        The step changes nothing but the book. Raises what it raises, and DatabaseBusy.
+        """
+
+        def attempt() -> T:
+            with self.transaction(label) as work:
+                return step(work)
+
+        return again(attempt)

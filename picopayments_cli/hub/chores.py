@@ -21,12 +21,13 @@ from picopayments_cli.channel.steps import Means, Name, Step, Task, plan
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.book import UNFUNDED_BLOCKS, UnitOfWork
+from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.chainview import facts_of, note_sent, sides_of
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.opening import fund, judged, open_facts, restage, see_deposits
-from picopayments_cli.hub.stopping import closes_by, stop
+from picopayments_cli.hub.stopping import closes_by, ends_by, stop
 from picopayments_cli.hub.wallet import look, means_of, split
+from picopayments_cli.hub.withdrawing import follow_withdrawals
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +64,8 @@ class Work:
         if not self.handles and not self.fresh:
             return
         self._look_at_wallet()
+        if self.fresh:
+            guarded(partial(follow_withdrawals, self.hub))
         for handle in sorted(self.handles):
             self._guarded(partial(self._look_at, handle), handle)
         means = means_of(self.hub, looked=self.away is None)
@@ -102,9 +105,11 @@ class Work:
             self._guarded(partial(self._see_deposits, handle), handle)
         if self._is_void(account):
             with hub.book.transaction("void") as work:
+                work.lock_with_payers(handle)
                 stop(hub, work, work.get(handle))
             return
         with hub.book.transaction("look") as work:
+            work.lock_with_payers(handle)
             account = work.get(handle)
             if account.stage in (AGREED, OPEN):
                 self._restage(work, account)
@@ -141,22 +146,32 @@ class Work:
         expiry = account.fixed.agreed.expiry
         begins = self.begins.get(account.handle, expiry.settle_height)
         tip = facts[0].tip
-        unfunded = account.channels.receiving.anchor is None and tip > expiry.height - expiry.time + UNFUNDED_BLOCKS
-        if unfunded or self._leaves(work, account) or must_close(expiry, begins, facts):
+        if self._lapsed(account, tip) or self._leaves(work, account) or must_close(expiry, begins, facts):
             stop(self.hub, work, account)
         else:
             restage(self.hub, work, account, facts)
 
+    def _lapsed(self, account: Account, tip: int) -> bool:
+        """Whether the hub's promise is over: no deposit that counts has come in time, or no fee for locking the hub's.
+
+        While the ledger is silent nobody can tell which deposit counts, and nobody is promised anything either.
+        """
+        expiry, network = account.fixed.agreed.expiry, self.hub.network
+        if account.channels.receiving.anchor is None:
+            return self.away is None and expiry.is_unfunded(tip, network)
+        return account.lock_due > 0 and tip > expiry.fee_by(expiry.deposit_by(network))
+
     def _leaves(self, work: UnitOfWork, account: Account) -> bool:
-        """Whether the hub ends a connection by itself, since it has stopped offering the asset.
+        """Whether the hub ends a connection by itself: it has stopped offering the asset, or its operator asks for it.
 
         Up to a height not before its client has fetched what waits for it: where all close at once, nobody is there to
         take it back.
         """
         asset, draining = account.fixed.asset, self.hub.draining
-        withdrawn = draining or self.hub.offer.has_withdrawn(asset)
+        asked = ends_by(work, account.handle)
+        withdrawn = draining or asked is not None or self.hub.offer.has_withdrawn(asset)
         if withdrawn and account.waiting:
-            until = closes_by(self.hub, work, None if draining else asset)
+            until = asked if asked is not None else closes_by(self.hub, work, None if draining else asset)
             if self.hub.follower.tip(work.db) < until:
                 self.hub.ask(Ask.LEAVING, account.handle)
                 return False

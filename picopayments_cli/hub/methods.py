@@ -23,7 +23,7 @@ from picopayments_cli.channel.messages import (
     KeyRequest,
     Recovered,
 )
-from picopayments_cli.channel.networks import check_taproot
+from picopayments_cli.channel.networks import address_of_script, check_taproot
 from picopayments_cli.channel.opening import Stake, check_parties, check_wallet
 from picopayments_cli.channel.rates import payer_agrees
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN, OPENING, REQUESTED
@@ -41,8 +41,9 @@ from picopayments_cli.errors import (
     HubDraining,
     InsufficientLiquidity,
 )
+from picopayments_cli.hub import promises
 from picopayments_cli.hub.account import Account, Agreement, Fixed
-from picopayments_cli.hub.book import Reading
+from picopayments_cli.hub.book import Reading, UnitOfWork
 from picopayments_cli.hub.closing import Closes
 from picopayments_cli.hub.exchange import Exchange
 from picopayments_cli.hub.hub import Hub
@@ -50,7 +51,7 @@ from picopayments_cli.hub.receipts import Receipts
 from picopayments_cli.hub.sealing import Sealing, signed
 from picopayments_cli.hub.stopping import closes_by, refusal
 from picopayments_cli.hub.waiting import Waiting
-from picopayments_cli.web import RawJson
+from picopayments_cli.web import RawJson, caller
 
 FORGOTTEN_AFTER = 144  # blocks after which a connection without a deposit agreed to is dropped
 _SHOWN = {AGREED: OPENING, OPEN: OPEN}
@@ -168,7 +169,7 @@ class Methods:
     def request(self, body: Mapping[str, Any]) -> RawJson:
         """Begin a connection: handle, the hub's keys and terms.
 
-        Raises AssetNotInTerms, BadClientSignature, BadWalletScript, RepeatedKey, HubDraining.
+        Raises AssetNotInTerms, BadClientSignature, BadWalletScript, RepeatedKey, HubDraining, TooManyPromises.
         """
         asked = ConnectRequest.parse(body)
         client = envelope.named_key(body)
@@ -186,6 +187,7 @@ class Methods:
         with self._hub.book.transaction("request") as work:
             account = replace(account, due_height=self._hub.follower.tip(work.db) + FORGOTTEN_AFTER)
             work.add(account)
+            promises.ask(work.db, account.handle, client, asked.asset, caller.get())
         return self._reply(ConnectReply(digest, account.handle, account.fixed.parties[1], terms).as_json())
 
     def _draining(self) -> HubDraining:
@@ -217,7 +219,7 @@ class Methods:
         """Agree to the client's deposit, and to the hub's own; the same request is answered with the same reply.
 
         Raises UnknownHandle, DepositAlreadyGiven, BadDepositScript, DepositRefused, InvalidTime,
-        InsufficientLiquidity, MemoRequired, TaprootInactive, HubRestored.
+        InsufficientLiquidity, TooManyPromises, MemoRequired, TaprootInactive, HubRestored.
         """
         request = DepositRequest.parse(body)
         account = self._hub.book.look_up(request.handle)
@@ -226,23 +228,30 @@ class Methods:
             raise refusal(account.handle)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
-        own = self._hub.address
-        view = self._hub.chain.view(Query(balances=[own], options=[own]))
+        own, theirs = self._hub.address, str(address_of_script(self._hub.network, account.fixed.parties[0].wallet))
+        view = self._hub.chain.view(Query(balances=[own, theirs], options=[own]))
         view.check_takes_sends(own)
         check_taproot(self._hub.network, view.height)
         fixed = self._agreed(account.fixed, request, view.height)
-        held = view.balances[own].get(fixed.asset, 0)
-        with self._hub.book.transaction("deposit") as work:
-            account = work.get(request.handle)
-            if account.stage != REQUESTED:
-                return _same_deposit(account, digest)
-            self._check_liquidity(work, fixed, held)
-            work.take_hash(account.handle, request.next_hash)
-            reply = self._agree(replace(account, fixed=fixed), request, digest)
-            work.put(reply[0])
-            scripts = [contract.deposit.output for contract in fixed.contracts]
-            self._hub.follower.await_deposits(work.db, account.handle, scripts)
-        return reply[1]
+        held, owned = (view.balances[address].get(fixed.asset, 0) for address in (own, theirs))
+        wanted = self._wanted(fixed, held, owned)
+        return self._hub.book.run("deposit", lambda work: self._promise(work, request, fixed, wanted, digest))
+
+    def _promise(
+        self, work: UnitOfWork, request: DepositRequest, fixed: Fixed, wanted: promises.Wanted, digest: bytes
+    ) -> RawJson:
+        """Write what is agreed on, unless something is already."""
+        work.queue("promises")  # each counts those before it
+        account = work.get(request.handle)
+        if account.stage != REQUESTED:
+            return _same_deposit(account, digest)
+        promises.promise(work.db, account.handle, wanted)
+        work.take_hash(account.handle, request.next_hash)
+        account, reply = self._agree(replace(account, fixed=fixed), request, digest)
+        work.put(account)
+        scripts = [contract.deposit.output for contract in fixed.contracts]
+        self._hub.follower.await_deposits(work.db, account.handle, scripts)
+        return reply
 
     def _agreed(self, fixed: Fixed, request: DepositRequest, tip: int) -> Fixed:
         """Return what is agreed on, as the client proposes it and the terms allow."""
@@ -283,29 +292,25 @@ class Methods:
         duplex = add_request(Duplex(Sending(sending), Receiving(receiving)), request.next_hash, seen=False)
         duplex, own_hash = hand_out(duplex, account.fixed.secrets(self._hub.key))
         agreed = account.fixed.agreed
-        told = DepositReply(digest, agreed.h2c, agreed.expiry.height, sending.deposit.output, own_hash)
-        reply = self._reply(told.as_json())
+        deposit_by = agreed.expiry.deposit_by(self._hub.network)
+        lock_fee = account.fixed.terms.lock_fee(agreed.h2c.quantity, agreed.expiry.time)
+        both = agreed.h2c, agreed.expiry.height, sending.deposit.output
+        reply = self._reply(DepositReply(digest, *both, own_hash, deposit_by, lock_fee).as_json())
         return replace(
             account,
             stage=AGREED,
             duplex=duplex,
             due_height=agreed.expiry.settle_height,
+            lock_due=lock_fee,
             deposit_digest=digest,
             deposit_reply=reply.text,
         ), reply
 
-    def _check_liquidity(self, book: Reading, fixed: Fixed, held: int) -> None:
-        """Refuse what can't be funded. What is promised to others does not count, though it is still in the wallet."""
-        quantity, promised = fixed.agreed.h2c.quantity, book.promised(fixed.asset)
-        if quantity > held - promised:
-            longname = self._hub.longnames.get(fixed.asset)
-            raise InsufficientLiquidity(
-                f"The hub can deposit at most {max(held - promised, 0)} of {both_names(fixed.asset, longname)} now, "
-                f"not the {quantity} that match this deposit: connect with less, or later.",
-                **asset_members(fixed.asset, longname),
-                quantity=quantity,
-                available=max(held - promised, 0),
-            )
+    def _wanted(self, fixed: Fixed, held: int, owned: int) -> promises.Wanted:
+        """Return the promise that a connection asks for."""
+        longname, agreed = self._hub.longnames.get(fixed.asset), fixed.agreed
+        quantities = agreed.c2h.quantity, agreed.h2c.quantity, held, owned
+        return promises.Wanted(fixed.client, caller.get(), fixed.asset, longname, *quantities)
 
 
 def _recovered(account: Account) -> Recovered:

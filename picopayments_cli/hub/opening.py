@@ -111,7 +111,7 @@ def fund(hub: Hub, handle: Handle, means: Means) -> Means:
     if account.deposit_raw is None:
         if account.channels.receiving.anchor is None or not account.fixed.agreed.expiry.may_deposit(tip):
             return means
-        if hub.draining or not may_open(means.rate, means.bounds):
+        if hub.draining or account.lock_due or not may_open(means.rate, means.bounds):
             return means
         _check_funds(hub, account)
         rate = means.bounds.within(means.rate.value)
@@ -138,6 +138,7 @@ def _rival(hub: Hub, book: Reading, raw: bytes) -> bytes | None:
 def _without_deposit(hub: Hub, handle: Handle, rival: bytes) -> None:
     """Give up the hub's deposit: another one is made while nobody depends on its txid, else the connection closes."""
     with hub.book.transaction("fund") as work:
+        work.lock_with_payers(handle)
         account = work.get(handle)
         fields = {"handle": handle.hex(), "cause": DepositConflicted.__name__, "rival": rival[::-1].hex()}
         log.warning("deposit conflicted", extra={"fields": fields})

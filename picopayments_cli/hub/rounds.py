@@ -48,6 +48,7 @@ class Rounds:
         self.hub = hub
         self.when_drained: Callable[[], None] | None = None  # called once a draining hub has no connection left
         self.reloads: dict[str, Callable[[], None]] = {}  # by name, what ``ask_reload`` has done
+        self.turn = threading.RLock()  # of a round, or of what must not come about in the middle of one
         self._reload_asked = threading.Event()
         self._note = note
         self._loop = Loop(self.round, hub.woken, pause_on(hub.network.name))
@@ -64,6 +65,10 @@ class Rounds:
         A hub that has seen its wallet before starts without its Counterparty node. Raises NodeUnreachable and its kind,
         InvalidSetting for terms of what is no asset.
         """
+        with self.hub.database.fenced():
+            self._prepare()
+
+    def _prepare(self) -> None:
         hub = self.hub
         hub.follower.catch_up()
         hub.read_rate()
@@ -126,7 +131,8 @@ class Rounds:
     def round(self) -> bool:
         """Do ``once`` and tell whether it succeeded. A failure is logged: the next round may succeed."""
         try:
-            self.once()
+            with self.turn:
+                self.once()
         except Exception as error:
             level = logging.WARNING if isinstance(error, PicopaymentsError) else logging.ERROR
             log.log(level, "round failed", exc_info=error)
@@ -135,6 +141,10 @@ class Rounds:
 
     def once(self) -> None:
         """Follow the chain to its tip, then do every chore once. Raises what either raises."""
+        with self.hub.database.fenced():
+            self._once()
+
+    def _once(self) -> None:
         hub = self.hub
         if self._reload_asked.is_set():
             self._reload_asked.clear()
@@ -193,7 +203,7 @@ class Rounds:
             now = self._unfinished | touched.keys() | self._asked_for(fresh=fresh)
             begins = self._begins(book, tip) if fresh else {}
             if fresh:
-                now.update(book.opening(tip), book.in_stage(CLOSING), book.due(tip))
+                now.update(book.opening(tip, hub.network), book.in_stage(CLOSING), book.due(tip))
             if offered != self._offered:
                 now.update(self._leaving(book))
             now.update(handle for handle, height in begins.items() if height <= tip)
@@ -234,9 +244,10 @@ class Rounds:
         """Drop what is over for good since the last block: requests without a deposit, and what was watched."""
         hub, below = self.hub, tip - KEPT_BLOCKS
         with hub.book.transaction("round") as work:
-            forgotten = work.forget(tip)
-            after = meta_get(work.db, _FORGOTTEN)
-            hub.follower.forget(work.db, work.closed_between(-1 if after is None else int(after), below))
+            kept = meta_get(work.db, _FORGOTTEN)
+            after = -1 if kept is None else int(kept)
+            forgotten = work.forget(tip) + work.forget_promises(after, below)  # while who was paid to is known
+            hub.follower.forget(work.db, work.closed_between(after, below))
             meta_set(work.db, _FORGOTTEN, str(below))
             if (place := hub.marks.place()) is not None:  # those connections were stopped before they were marked
                 meta_set(work.db, MARKS_SEEN, place)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, Boolean, Column, Index, Integer, LargeBinary, MetaData, Table, Text
+from sqlalchemy import BigInteger, Boolean, Column, Double, Index, Integer, LargeBinary, MetaData, Table, Text
 
 # The conventions of index names, so that revisions made later can name what they alter.
 METADATA = MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)s"})
@@ -91,6 +91,18 @@ totals = Table(
     Column("stage", Text, primary_key=True),
     Column("number", BigInteger, nullable=False),
 )
+# Connections asked for, until the hub's own deposit counts: what is promised to whom. 0: no deposit is agreed on yet.
+promises = Table(
+    "promises",
+    METADATA,
+    Column("handle", LargeBinary, primary_key=True),
+    Column("asset", Text, nullable=False, index=True),
+    Column("client", LargeBinary, nullable=False, index=True),
+    Column("asker", Text, index=True),  # the address that asked, by which it is counted
+    Column("quantity", BigInteger, nullable=False),  # that the client is to deposit
+    Column("matching", BigInteger, nullable=False),  # that the hub is to
+    Column("backed", Boolean, nullable=False),  # whether the client's wallet held it when it was agreed on
+)
 # What every sync changes, apart: the fewer pages of the file a sync touches, the sooner it is on disk.
 heads = Table(
     "heads",
@@ -139,7 +151,7 @@ closes = Table(
 payments = Table(
     "payments",
     METADATA,
-    Column("number", Integer, primary_key=True, autoincrement=True),
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
     Column("payer", LargeBinary, nullable=False),
     Column("payee", LargeBinary),
     Column("amount", BigInteger, nullable=False),
@@ -160,5 +172,23 @@ sent = Table(
     Column("spends", Text, nullable=False),
     Column("fee", BigInteger, nullable=False),
     Column("size", Integer, nullable=False),
+    Column("coins", Text, nullable=False),
+)
+# Who works on a database that many machines reach, and until when, by the database's clock in seconds since 1970.
+leases = Table(
+    "leases",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("holder", Text, nullable=False),
+    Column("until", Double, nullable=False),
+)
+# The operator's own transactions, until they are buried: their coins and quantities are spoken for.
+withdrawals = Table(
+    "withdrawals",
+    METADATA,
+    Column("txid", LargeBinary, primary_key=True),
+    Column("raw", LargeBinary, nullable=False),
+    Column("asset_id", Text, nullable=False),  # in decimal digits, as some exceed what a database counts to
+    Column("quantity", BigInteger, nullable=False),
     Column("coins", Text, nullable=False),
 )

@@ -107,6 +107,11 @@ class Witness:
         except OSError as error:
             log.warning("not noted", extra={"fields": {"path": str(self._path), "reason": str(error)}})
 
+    def outdate_copies(self) -> None:
+        """Count once more, so that no copy of the database that was made before passes for the newest."""
+        self._book.changed = True
+        self.note(True)
+
     def _beside(self) -> _Note | None:
         return _Note.parse(self._path.read_text("utf-8", "replace") if self._path.exists() else None)
 

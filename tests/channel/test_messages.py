@@ -75,7 +75,7 @@ EXAMPLES: list[Any] = [
     ConnectRequest("XCP", PARTY, digest("salt")[:16]),
     ConnectReply(REQUEST, HANDLE, OTHER, TERMS),
     DepositRequest(HANDLE, STAKE, 5, 900_000, bytes(34), HASH),
-    DepositReply(REQUEST, STAKE, 900_000, bytes(34), HASH),
+    DepositReply(REQUEST, STAKE, 900_000, bytes(34), HASH, 899_000, 25),
     SyncRequest(HANDLE, ANCHORS, Half(), (), HASH),
     SyncRequest(HANDLE, ANCHORS, HALF, (Payment(None, Quantity(1), Token(b"")),), HASH, partial=False),
     SyncRequest(HANDLE, ANCHORS, HALF, (Payment(HANDLE, Quantity(2), Token(bytes(256)), 5),), HASH),

@@ -265,6 +265,9 @@ def test_what_is_promised_in_one_asset_and_not_funded_is_promised_to_nobody_else
         desk.node.rpc("faucet", address=desk.hub.address, asset="DEMOCOIN", quantity=5000)
         desk.mine()
         first, second, third, fourth = (Client(desk, name, "DEMOCOIN") for name in ("1st", "2nd", "3rd", "4th"))
+        for hand in (first, second, third, fourth):
+            desk.node.rpc("faucet", address=address_of(hand.script), asset="DEMOCOIN", quantity=5000)
+        desk.mine()
         Client(desk, "of xcp").agree(quantity=4000)
         first.agree(quantity=3000)
 
@@ -286,19 +289,6 @@ def test_what_is_promised_in_one_asset_and_not_funded_is_promised_to_nobody_else
         most(Client(desk, "5th", "DEMOCOIN"), 0, 1)
         desk.mine()
         assert desk.account(first.handle).stage == "open"
-
-
-def test_what_is_promised_to_one_who_never_deposits_is_free_again_after_144_blocks(tmp_path: Path) -> None:
-    with running_desk(tmp_path) as desk:
-        funds = json.loads(desk.call("mph_status", {}))["funds"]["liquidity"]["XCP"]
-        absent, other = Client(desk, "absent"), Client(desk, "other")
-        absent.agree(1024, funds)
-        desk.node.rpc("generate", blocks=144)
-        desk.rounds.once()
-        other.request()
-        assert other.refused("mph_deposit", other.proposal(quantity=1).as_json()) == "InsufficientLiquidity"
-        desk.mine()
-        assert other.propose(other.proposal(quantity=1)).stake.quantity == 1
 
 
 def test_a_hub_to_whose_wallet_nothing_could_come_back_opens_and_signs_nothing_and_goes_on(

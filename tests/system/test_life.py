@@ -380,7 +380,7 @@ def test_hubstatus_has_its_documented_shape(network: Network, pair: tuple[Client
     assert shown["ttl"] == alice.shown(a)["ttl"]
     terms = status["current_terms"]["XCP"]
     names = {"deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_min", "sync_fee", "fee_rate",
-             "fee_rate_max"}  # fmt: skip
+             "fee_rate_max", "lock_base", "lock_rate"}  # fmt: skip
     assert set(terms) == names
     assert (terms["sync_fee"], terms["expire_min"], terms["deposit_ratio"]) == (FEE, 12, 1.0)
     address = status["funding_addresses"]["XCP"]
