@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import BindParameter, Connection, Row, Select, bindparam, exists, false, func, not_, or_, select
+from sqlalchemy import (
+    BindParameter,
+    CompoundSelect,
+    Connection,
+    LargeBinary,
+    Row,
+    Select,
+    bindparam,
+    exists,
+    false,
+    func,
+    not_,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.exc import IntegrityError
 
 from picopayments_cli.channel.deadlines import Expiry
@@ -58,15 +76,10 @@ from picopayments_cli.hub.totals import Moves, read_totals
 
 T = TypeVar("T")
 
+WINDOW = 4  # of the highest commits received that are read at least: most of what is given back lies among them
+
 # Statements are built once: building one takes longer than SQLite takes to run it.
 _OF: BindParameter[Any] = bindparam("of")
-_LOAD = (
-    select(connections, heads.c.version, heads.c.head, heads.c.last_hash, heads.c.last_reply)
-    .join(heads, heads.c.handle == connections.c.handle)
-    .where(connections.c.handle == _OF)
-)
-# SQLite, where one transaction writes at a time, leaves FOR UPDATE out. It locks both rows of the connection.
-_LOAD_LOCKED = _LOAD.with_for_update()
 _LOCK = select(connections.c.handle).join(heads, heads.c.handle == connections.c.handle)
 _LOCK = _LOCK.where(connections.c.handle == _OF).with_for_update()
 _ADD, _ADD_HEAD = connections.insert(), heads.insert()
@@ -147,15 +160,24 @@ _GIVE_UP = (
     heads.update().where(heads.c.handle.in_(_GOING)).values(version=heads.c.version + 1),
     connections.update().where(_GOING_ON).values(stage=CLOSING, since=bindparam("tip"), stale=True),
 )
-_ADD_HASH = hashes.insert()
-_TOP = (
+_TAKER, _TAKEN = bindparam("of", type_=LargeBinary), bindparam("hash", type_=LargeBinary)
+_ADD_HASH = hashes.insert().from_select(
+    ["handle", "hash"],
+    select(_TAKER, _TAKEN).where(~exists().where(commits.c.handle == _TAKER, commits.c.revoke_hash == _TAKEN)),
+)
+_LOWER = (
     select(commits)
-    .where(commits.c.handle == _OF, commits.c.sent == bindparam("sent"), commits.c.active.is_(True))
+    .where(commits.c.handle == _OF, commits.c.sent.is_(False), commits.c.active.is_(True))
+    .where(commits.c.quantity < bindparam("below"), commits.c.quantity >= bindparam("least"))
     .order_by(commits.c.quantity.desc())
     .limit(bindparam("most"))
 )
-_LOWER = _TOP.where(commits.c.quantity < bindparam("below"), commits.c.quantity >= bindparam("least"))
 _BY_HASH = select(commits).where(commits.c.handle == _OF, commits.c.revoke_hash == bindparam("hash"))
+_ALL_HELD = (
+    select(commits)
+    .where(commits.c.handle == _OF, commits.c.sent.is_(False), commits.c.active.is_(True))
+    .order_by(commits.c.quantity)
+)
 _ALL_SENT = select(commits).where(commits.c.handle == _OF, commits.c.sent.is_(True))
 _ADD_COMMIT = commits.insert()
 _THIS = (commits.c.handle == _OF, commits.c.revoke_hash == bindparam("hash"))
@@ -168,11 +190,6 @@ _GIVE_BACK = commits.update().where(*_THIS).values(active=False)
 _CLOSES = select(closes).where(closes.c.handle == _OF)
 _CLOSE_KEY = (closes.c.handle == _OF, closes.c.payer == bindparam("by"), closes.c.quantity == bindparam("at"))
 _DROP_CLOSE, _ADD_CLOSE = closes.delete().where(*_CLOSE_KEY), closes.insert()
-_PENDING = (
-    select(payments)
-    .where(payments.c.payee == _OF, payments.c.state == WAITING)
-    .order_by(payments.c.number)
-)  # fmt: skip
 _PAYERS = select(payments.c.payer).where(payments.c.payee == _OF, payments.c.state == WAITING).distinct()
 _OWNER = select(connections.c.client).where(connections.c.handle == _OF)
 _WAITING = select(func.count(), func.sum(payments.c.amount), func.min(payments.c.time)).where(
@@ -191,10 +208,45 @@ _RETURN = payments.update().where(payments.c.number == _OF).values(state=RETURNE
 _DONE = payments.update().where(payments.c.payee == _OF, payments.c.state == LISTED).values(state=DONE)
 
 
+_quantity = attrgetter("quantity")
+
+
+@lru_cache
+def _loading(count: int, *, locks: bool) -> tuple[Select[Any], Select[Any], CompoundSelect[Any]]:
+    """Make the statements that read so many connections: their rows, what waits for them, their highest commits.
+
+    ``locks``: both rows of each. SQLite, where one transaction writes at a time, leaves that out.
+    """
+    names: list[BindParameter[Any]] = [bindparam(f"handle_{number}") for number in range(count)]
+    rows = (
+        select(connections, heads.c.version, heads.c.head, heads.c.last_hash, heads.c.last_reply)
+        .join(heads, heads.c.handle == connections.c.handle)
+        .where(connections.c.handle.in_(names))
+        .order_by(connections.c.handle)
+    )
+    pending = (
+        select(payments)
+        .where(payments.c.payee.in_(names), payments.c.state == WAITING)
+        .order_by(payments.c.number)
+    )  # fmt: skip
+    sides = [(name, sent) for name in names for sent in (True, False)]
+    rows = rows.with_for_update() if locks else rows
+    return rows, pending, union_all(*(select(_highest(name, sent=sent).subquery()) for name, sent in sides))
+
+
+def _highest(name: BindParameter[Any], *, sent: bool) -> Select[Any]:
+    return (
+        select(commits)
+        .where(commits.c.handle == name, commits.c.sent.is_(sent), commits.c.active.is_(True))
+        .order_by(commits.c.quantity.desc())
+        .limit(bindparam("most_sent" if sent else "most_held"))
+    )
+
+
 class Reading:
     """The book in one consistent state; ``db`` reads it."""
 
-    _load = _LOAD
+    _locks = False
 
     def __init__(self, db: Connection) -> None:
         self.db = db
@@ -204,22 +256,25 @@ class Reading:
 
         Raises UnknownHandle.
         """
-        row = self.db.execute(self._load, {"of": handle}).first()
-        if row is None:
-            raise UnknownHandle("The hub knows no connection of that handle.", handle=handle.hex())
-        account = account_of(row, self.db.execute(_PENDING, {"of": handle}).all())
-        if account.duplex is None:
+        for account in self._load([handle], revoked):
             return account
-        sent, deeper_sent = self._top(handle, revoked + 1, sent=True)
-        held, deeper_held = self._top(handle, revoked + 1, sent=False)
-        sending = replace(account.duplex.sending, active=tuple(map(signed_of, sent)), deeper=deeper_sent)
-        receiving = replace(account.duplex.receiving, active=tuple(map(held_of, held)), deeper=deeper_held)
-        return replace(account, duplex=replace(account.duplex, sending=sending, receiving=receiving))
+        raise UnknownHandle("The hub knows no connection of that handle.", handle=handle.hex())
 
-    def _top(self, handle: Handle, most: int, *, sent: bool) -> tuple[list[Row[Any]], bool]:
-        """The highest active commits, ascending, and whether there are lower ones."""
-        rows = self.db.execute(_TOP, {"of": handle, "sent": sent, "most": most + 1}).all()
-        return list(reversed(rows[:most])), len(rows) > most
+    def _load(self, handles: Sequence[Handle], revoked: int) -> list[Account]:
+        """Read a few connections with their highest commits, by three statements."""
+        named = {f"handle_{number}": handle for number, handle in enumerate(handles)}
+        rows, pending, highest = _loading(len(handles), locks=self._locks)
+        waiting, sides = defaultdict(list), defaultdict(list)
+        found = self.db.execute(rows, named).all()
+        for item in self.db.execute(pending, named):
+            waiting[item.payee].append(item)
+        most = {"most_sent": revoked + 2, "most_held": max(revoked + 1, WINDOW) + 1}
+        for item in self.db.execute(highest, {**named, **most}):
+            sides[item.handle, item.sent].append(item)
+        return [
+            _with_commits(account_of(row, waiting[row.handle]), sides[row.handle, True], sides[row.handle, False], most)
+            for row in found
+        ]
 
     def to_move(self, account: Account, amount: int) -> Account:
         """The connection with the commits loaded that moving an amount to its client may give back."""
@@ -234,7 +289,7 @@ class Reading:
         return replace(duplex, receiving=deepened(receiving, lower, deeper))
 
     def _lower(self, handle: Handle, receiving: Receiving, floor: int) -> tuple[list[Held], bool]:
-        asked = {"of": handle, "sent": False, "below": receiving.active[0].quantity}
+        asked = {"of": handle, "below": receiving.active[0].quantity}
         rows = list(self.db.execute(_LOWER, {**asked, "least": floor, "most": MOST_REVOKED + 1}))
         if len(rows) > MOST_REVOKED:
             return [held_of(row) for row in reversed(rows)], True
@@ -249,15 +304,11 @@ class Reading:
         held = [held_of(row) for row in rows if not row.sent and row.active]
         return Found([signed_of(row) for row in rows if row.sent], held)
 
-    def knows_hash(self, handle: Handle, revoke_hash: Hash) -> bool:
-        """Whether a commit of the connection is on that hash, on either side."""
-        return self.db.execute(_BY_HASH, {"of": handle, "hash": revoke_hash}).first() is not None
-
     def sides(self, account: Account) -> tuple[Paying, Paid]:
         """All that is held of both channels, for what is to be taken back; ``sent`` is left out."""
         duplex, handle = account.channels, account.handle
         signed = tuple(signed_of(row) for row in self.db.execute(_ALL_SENT, {"of": handle}))
-        held, _ = self._top(handle, 2**31, sent=False)
+        held = [held_of(row) for row in self.db.execute(_ALL_HELD, {"of": handle})]
         closings, counters = [], []
         for row in self.db.execute(_CLOSES, {"of": handle}):
             if row.payer:
@@ -267,7 +318,7 @@ class Reading:
         sending, receiving = duplex.sending, duplex.receiving
         return (
             Paying(sending.contract, sending.anchor, signed, tuple(closings), account.deposit_raw),
-            Paid(receiving.contract, receiving.anchor, tuple(held_of(row).commit for row in held), tuple(counters)),
+            Paid(receiving.contract, receiving.anchor, tuple(item.commit for item in held), tuple(counters)),
         )
 
     def in_stage(self, *stages: str) -> list[Handle]:
@@ -356,13 +407,26 @@ class Reading:
         return None if found is None else bytes(found)
 
 
+def _with_commits(account: Account, sent: list[Row[Any]], held: list[Row[Any]], most: Mapping[str, int]) -> Account:
+    """The connection with its highest commits, of which there are lower ones where as many rows were found as asked."""
+    if account.duplex is None:
+        return account
+    sent.sort(key=_quantity)
+    held.sort(key=_quantity)
+    deeper_sent, deeper_held = len(sent) == most["most_sent"], len(held) == most["most_held"]
+    sending, receiving = account.duplex.sending, account.duplex.receiving
+    sending = replace(sending, active=tuple(map(signed_of, sent[deeper_sent:])), deeper=deeper_sent)
+    receiving = replace(receiving, active=tuple(map(held_of, held[deeper_held:])), deeper=deeper_held)
+    return replace(account, duplex=replace(account.duplex, sending=sending, receiving=receiving))
+
+
 class UnitOfWork(Reading):
     """The book inside one writing transaction; ``db`` is that transaction.
 
     A connection that is read is locked until it is over. Who reads several names them to ``lock`` first.
     """
 
-    _load = _LOAD_LOCKED
+    _locks = True
 
     def __init__(self, db: Connection) -> None:
         super().__init__(db)
@@ -378,6 +442,12 @@ class UnitOfWork(Reading):
         if handle not in self._touched:
             self._touched[handle] = self._stored[handle] = super().get(handle, revoked)
         return self._touched[handle]
+
+    def read(self, handles: Iterable[Handle], revoked: int = 0) -> None:
+        """Read a few connections at once that ``get`` is asked for next, of those that there are."""
+        fresh = [handle for handle in dict.fromkeys(handles) if handle not in self._touched]
+        for account in self._load(fresh, revoked) if fresh else ():
+            self._touched[account.handle] = self._stored[account.handle] = account
 
     def lock(self, handles: Iterable[Handle]) -> None:
         """Lock connections in ascending order, in which all lock them: so no two transactions wait for each other."""
@@ -426,18 +496,23 @@ class UnitOfWork(Reading):
         self._touched[account.handle] = account
 
     def _apply(self, handle: Handle, changes: Changes) -> None:
-        for item in changes.signed:
-            self._write_signed(handle, item)
-        for held in changes.held:
-            self.db.execute(_ADD_COMMIT, held_row(handle, held))
-        for held in changes.given_back:
-            self.db.execute(_GIVE_BACK, {"of": handle, "hash": held.revoke_hash})
+        made = [item for item in changes.signed if item.remainder is None and item.secret is None]
+        changed = [item for item in changes.signed if item not in made]
+        added = [*(signed_row(handle, item) for item in made), *(held_row(handle, item) for item in changes.held)]
+        if changed:
+            self._change_signed(handle, changed)
+        if added:
+            self.db.execute(_ADD_COMMIT, added)
+        if changes.given_back:
+            self.db.execute(_GIVE_BACK, [{"of": handle, "hash": item.revoke_hash} for item in changes.given_back])
 
-    def _write_signed(self, handle: Handle, item: Signed) -> None:
-        row = signed_row(handle, item)
-        changed = {name: row[name] for name in ("remainder", "secret", "active")}
-        if not self.db.execute(_CHANGE_SIGNED, {"of": handle, "hash": item.revoke_hash, **changed}).rowcount:
-            self.db.execute(_ADD_COMMIT, row)
+    def _change_signed(self, handle: Handle, changed: Sequence[Signed]) -> None:
+        """Write remainder, secret and whether it is active of commits that the hub has signed before."""
+        rows = [signed_row(handle, item) for item in changed]
+        names = ("remainder", "secret", "active")
+        asked = [{"of": handle, "hash": row["revoke_hash"], **{name: row[name] for name in names}} for row in rows]
+        if self.db.execute(_CHANGE_SIGNED, asked).rowcount != len(asked):
+            raise DatabaseUnusable("The database lacks a commit that the hub has signed.", handle=handle.hex())
 
     def give_up(self, tip: int) -> int:
         """Stop all connections that go on as stale, and have the next round look at them. Return how many.
@@ -468,10 +543,13 @@ class UnitOfWork(Reading):
             self.moves.add(row.asset, stage, None)
         return len(found)
 
-    def take_hash(self, handle: Handle, taken: Hash) -> None:
-        """Enter a hash that the client gave. Raises StaleRequest where it was given before."""
+    def take_hash(self, handle: Handle, taken: Hash) -> bool:
+        """Enter a hash that the client gave; whether no commit of the connection is on it, on either side.
+
+        Raises StaleRequest where it was given before.
+        """
         try:
-            self.db.execute(_ADD_HASH, {"handle": handle, "hash": taken})
+            return self.db.execute(_ADD_HASH, {"of": handle, "hash": taken}).rowcount == 1
         except IntegrityError:
             raise StaleRequest(
                 "The request's hash was used in an earlier one, which has been answered and overtaken.",

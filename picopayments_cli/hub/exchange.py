@@ -42,6 +42,7 @@ from picopayments_cli.hub.sealing import signed
 from picopayments_cli.hub.stopping import give_up_noticed, refusal
 from picopayments_cli.web import RawJson
 
+READ_AT_ONCE = 3  # payees of one sync that are read with its payer
 MOST_WAITING = 5 * MOST_PAYMENTS  # for one payee: what each payment costs to book grows with those that wait
 
 
@@ -83,18 +84,20 @@ class Exchange:
 
     def _exchange(self, work: UnitOfWork, body: Mapping[str, Any], request: SyncRequest) -> tuple[RawJson, bool]:
         """Apply the sync and answer it, in one transaction. Return also whether the connection is open."""
-        if request.payments:
-            work.lock((request.handle, *(item.payee for item in request.payments if item.payee is not None)))
-        account = work.get(request.handle, len(request.half.revokes))
+        payees = [item.payee for item in request.payments if item.payee is not None]
+        if payees:
+            work.lock((request.handle, *payees))
+        work.read((request.handle, *payees[:READ_AT_ONCE]), len(request.half.revokes))
+        account = work.get(request.handle)
         digest = signed(body, account.fixed.client)
         if request.next_hash == account.last_hash and account.last_reply is not None:
             return RawJson(account.last_reply), True
         self._check(work, account, request)
-        work.take_hash(request.handle, request.next_hash)
+        fresh = work.take_hash(request.handle, request.next_hash)
         if account.listed:
             work.finish_payments(account.handle)
         account, changes, refused = self._take(work, account, request)
-        return self._give(work, account, request, changes, refused, digest), account.stage == OPEN
+        return self._give(work, account, request, changes, refused, digest, fresh=fresh), account.stage == OPEN
 
     def _check(self, work: UnitOfWork, account: Account, request: SyncRequest) -> None:
         """Make nothing new for a connection that is stopped, or whose chain nobody has seen just now."""
@@ -222,10 +225,15 @@ class Exchange:
         taken: Changes,
         refused: tuple[RefusedPayment, ...],
         digest: bytes,
+        *,
+        fresh: bool,
     ) -> RawJson:
-        """Move what is due and what waits to the client, and write the reply before it leaves."""
+        """Move what is due and what waits to the client, and write the reply before it leaves.
+
+        ``fresh``: whether no commit in the book is on the client's next hash.
+        """
         made = request.half.commit  # not in the book yet, and given back again perhaps
-        seen = work.knows_hash(account.handle, request.next_hash) or (made and made.revoke_hash) == request.next_hash
+        seen = not fresh or (made and made.revoke_hash) == request.next_hash
         account = work.to_move(account, account.pending)
         secrets = account.fixed.secrets(self._hub.key)
         oldest = account.waiting[:MOST_PAYMENTS]  # what returns to a payer is not counted when it is booked

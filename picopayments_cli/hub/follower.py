@@ -116,7 +116,7 @@ class _Known:
     deposits: dict[bytes, Handle] = field(default_factory=dict)
     scripts: dict[bytes, Handle] = field(default_factory=dict)
     touched: set[Handle] = field(default_factory=set)
-    moves: Moves = field(default_factory=Moves)
+    stopped: set[Handle] = field(default_factory=set)
 
     @staticmethod
     def load(db: Connection, txs: Sequence[_Tx]) -> _Known:
@@ -273,21 +273,16 @@ class Follower:
     def _record(self, db: Connection, known: _Known, txs: Sequence[_Tx], height: Height | None) -> None:
         """Write what concerns the watched outputs, children behind their parents whatever the order."""
         more = True
-        stopped: set[Handle] = set()
         while more:
             before = len(known.outpoints)
             for txid, tx in txs:
                 if known.concerns(txid, tx):
-                    stopped |= self._record_one(db, known, (txid, tx), height)
+                    self._record_one(db, known, (txid, tx), height)
             more = len(known.outpoints) > before
-        for handle in sorted(stopped):  # in the order in which all lock connections
-            self._stop(db, known, handle, height)
+        self._stop(db, known.stopped, height)
         _touch(db, known.touched)
-        known.moves.write(db)
 
-    def _record_one(self, db: Connection, known: _Known, found: _Tx, height: Height | None) -> set[Handle]:
-        """Write what a transaction is of the watched outputs. Return the connections that it stops."""
-        stopped: set[Handle] = set()
+    def _record_one(self, db: Connection, known: _Known, found: _Tx, height: Height | None) -> None:
         txid, tx = found
         handle = known.pays(txid, tx)
         if handle is not None:
@@ -300,16 +295,19 @@ class Follower:
                 self._record_spend(db, outpoint, txid, height)
                 known.touched.add(handle)
                 if anchor:
-                    stopped.add(handle)
+                    known.stopped.add(handle)
                     for vout in (0, 2):
                         self._watch(db, known, Outpoint(txid, vout), handle, anchor=False)
-        return stopped
 
-    def _stop(self, db: Connection, known: _Known, handle: Handle, height: Height | None) -> None:
-        row = db.execute(_STAGE_OF, {"of": handle}).first()
-        if row is not None:
-            db.execute(_STOP, {"of": handle, "tip": self.height if height is None else height})
-            known.moves.add(row.asset, row.stage, CLOSING)
+    def _stop(self, db: Connection, handles: Collection[Handle], height: Height | None) -> None:
+        """Stop those that go on, in the order in which all lock connections."""
+        moves = Moves()
+        for handle in sorted(handles):
+            row = db.execute(_STAGE_OF, {"of": handle}).first()
+            if row is not None:
+                db.execute(_STOP, {"of": handle, "tip": self.height if height is None else height})
+                moves.add(row.asset, row.stage, CLOSING)
+        moves.write(db)
 
     def _record_deposit(self, db: Connection, known: _Known, handle: Handle, found: _Tx, height: Height | None) -> None:
         txid, tx = found

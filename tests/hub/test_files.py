@@ -344,6 +344,20 @@ def test_marks_are_on_disk_once_each_and_private(folder: Folder) -> None:
     assert Marks(folder.marks_path).handles == {one, two}
 
 
+def test_marks_that_the_database_has_seen_are_not_read_again(folder: Folder) -> None:
+    marks, one, two, three = Marks(folder.marks_path), *(Handle(bytes([number]) * 32) for number in (1, 2, 3))
+    assert marks.place() is None
+    marks.add(one)
+    first = marks.place()
+    marks.add(two)
+    assert Marks(folder.marks_path, first).handles == {two}
+    assert Marks(folder.marks_path, marks.place()).handles == set()
+    folder.marks_path.write_text(f"{three.hex()}\n{two.hex()}\n")  # another file: nothing of it was seen
+    assert Marks(folder.marks_path, first).handles == {three, two}
+    folder.marks_path.write_text("")
+    assert Marks(folder.marks_path, first).handles == set()
+
+
 @pytest.mark.parametrize("damage", ["zz\n", "00" * 31 + "\n", "\n", "\xff\n", "AB" * 32 + "\n"])
 def test_a_damaged_file_of_marks_is_refused_and_left_alone(folder: Folder, damage: str) -> None:
     Marks(folder.marks_path).add(Handle(b"\x01" * 32))
