@@ -29,6 +29,7 @@ from picopayments_cli.hub.account import (
     RETURNED,
     WAITING,
     Account,
+    Queue,
     Waiting,
     account_of,
     fixed_of,
@@ -39,6 +40,7 @@ from picopayments_cli.hub.account import (
     rarely_changed,
     signed_of,
     signed_row,
+    waiting_of,
 )
 from picopayments_cli.hub.arrivals import Arrivals
 from picopayments_cli.hub.database import Database
@@ -126,7 +128,11 @@ _PENDING = (
     select(payments)
     .where(payments.c.payee == _OF, payments.c.state == WAITING)
     .order_by(payments.c.number)
-)  # fmt: skip
+    .limit(bindparam("most"))
+)
+_WAITING_FROM = select(func.count()).where(
+    payments.c.payee == _OF, payments.c.state == WAITING, payments.c.payer == bindparam("by")
+)
 _OWNER = select(connections.c.client).where(connections.c.handle == _OF)
 _WAITING = select(func.count(), func.sum(payments.c.amount), func.min(payments.c.time)).where(
     payments.c.payee == _OF, payments.c.state == WAITING
@@ -158,7 +164,8 @@ class Reading:
         row = self.db.execute(_LOAD, {"of": handle}).first()
         if row is None:
             raise UnknownHandle("The hub knows no connection of that handle.", handle=handle.hex())
-        account = account_of(row, self.db.execute(_PENDING, {"of": handle}).all())
+        count, amount, _ = self.db.execute(_WAITING, {"of": handle}).one()
+        account = account_of(row, Queue(count, int(amount or 0)))
         if account.duplex is None:
             return account
         sent, deeper_sent = self._top(handle, revoked + 1, sent=True)
@@ -171,6 +178,10 @@ class Reading:
         """The highest active commits, ascending, and whether there are lower ones."""
         rows = self.db.execute(_TOP, {"of": handle, "sent": sent, "most": most + 1}).all()
         return list(reversed(rows[:most])), len(rows) > most
+
+    def oldest(self, handle: Handle, most: int) -> list[Waiting]:
+        """The payments that wait for a connection for longest."""
+        return [waiting_of(row) for row in self.db.execute(_PENDING, {"of": handle, "most": most})]
 
     def to_move(self, account: Account, amount: int) -> Account:
         """The connection with the commits loaded that moving an amount to its client may give back."""
@@ -294,6 +305,7 @@ class UnitOfWork(Reading):
         self._stored: dict[Handle, Account] = {}  # of these, as their rows are
         self.wrote = False  # a connection
         self.payees: set[Handle] = set()  # of payments that wait from now on
+        self._shares: dict[tuple[Handle, Handle], int] = {}  # of payers of what waits for payees
 
     def get(self, handle: Handle, revoked: int = 0) -> Account:
         """A connection as this transaction has left it. Raises UnknownHandle."""
@@ -367,14 +379,24 @@ class UnitOfWork(Reading):
         row = {"handle": handle, "payer": payer, "quantity": quantity, "signature": signature, "rest_signature": rest}
         self.db.execute(_ADD_CLOSE, row)
 
-    def add_payment(self, payer: Handle, payment: Payment) -> Waiting:
-        """Book a payment; one to the hub itself is done at once."""
+    def share(self, payee: Handle, payer: Handle) -> int:
+        """How many payments of a payer wait for a payee."""
+        if (payee, payer) not in self._shares:
+            found = self.db.execute(_WAITING_FROM, {"of": payee, "by": payer}).scalar_one()
+            self._shares[(payee, payer)] = int(found)
+        return self._shares[(payee, payer)]
+
+    def add_payment(self, payer: Handle, payment: Payment) -> Queue:
+        """Book a payment; one to the hub itself is done at once. Return what it adds to what waits for its payee."""
         payee, amount, token, now = payment.payee, payment.amount, payment.token, int(time.time())
         state = DONE if payee is None else WAITING
         row = {"payer": payer, "payee": payee, "amount": amount, "token": token, "state": state, "time": now}
-        key = self.db.execute(_ADD_PAYMENT, row).inserted_primary_key
-        self.payees |= set() if payee is None else {payee}
-        return Waiting(int(key[0]) if key else 0, payer, amount, token, now)
+        self.db.execute(_ADD_PAYMENT, row)
+        if payee is not None:
+            self.payees.add(payee)
+            if (payee, payer) in self._shares:
+                self._shares[(payee, payer)] += 1
+        return Queue(1, amount)
 
     def keep_receipt(self, payer: Handle, payee: Handle, token: Token, receipt: bytes) -> None:
         """Keep the receipt of a payment that its payee has got, where there is such a one."""

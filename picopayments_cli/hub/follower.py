@@ -14,7 +14,7 @@ from threading import RLock
 from typing import Any
 
 from bitcoin.core import CBlock, CTransaction
-from sqlalchemy import BindParameter, Connection, Row, bindparam, select
+from sqlalchemy import BindParameter, Connection, Row, and_, bindparam, select
 
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.facts import Seen
@@ -56,6 +56,11 @@ _WAITING = select(spends).where(spends.c.height.is_(None))
 _SPENT_BY = select(spends).where(spends.c.spender == _ID)
 _FORGET_SPENDER = spends.delete().where(spends.c.spender == _ID, spends.c.height.is_(None))
 _LOSE_DEPOSIT = deposits.update().where(deposits.c.txid == _ID, deposits.c.height.is_(None)).values(height=_NOWHERE)
+_SPENT = (
+    select(watched.c.handle)
+    .join(spends, and_(spends.c.txid == watched.c.txid, spends.c.vout == watched.c.vout))
+    .where(watched.c.anchor.is_(True))
+)
 _WATCHED_OF = select(watched).where(watched.c.handle == bindparam("of"))
 _FORGET_CONNECTION = tuple(table.delete().where(table.c.handle == bindparam("of")) for table in (watched, deposits))
 _STOP = (
@@ -295,6 +300,11 @@ class Follower:
         """The connections of which something waits in the mempool, deposits aside."""
         rows = [row for row in db.execute(_WAITING) if bytes(row.spender) not in self._deposits]
         return {self._outpoints[(bytes(row.txid), row.vout)][0] for row in rows}
+
+    @staticmethod
+    def spent(db: Connection) -> set[Handle]:
+        """The connections of which something spends an anchor, in a block or in the mempool."""
+        return {Handle(bytes(handle)) for handle in db.execute(_SPENT).scalars()}
 
     # Queries --------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.errors import HubRestored
-from picopayments_cli.hub.account import Account
+from picopayments_cli.hub.account import Account, Queue
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.database import meta_drop, meta_get, meta_set
 from picopayments_cli.hub.hub import Ask, Hub
@@ -30,18 +30,18 @@ _EVER = 2**31 - 1  # as a height: later than all
 
 def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
     """Stop a connection. What waits for it goes back to its payers, as payments from it."""
-    for item in account.waiting:
+    for item in work.oldest(account.handle, account.waiting.count):
         payer = work.get(item.payer)
         if payer.stage not in (AGREED, OPEN) or payer.handle == account.handle:
             note(log, "payment stranded", account, amount=item.amount)
             continue
         work.return_payment(item)
         back = work.add_payment(account.handle, Payment(item.payer, item.amount, item.token))
-        work.keep(replace(payer, waiting=(*payer.waiting, back)))
+        work.keep(replace(payer, waiting=payer.waiting + back))
     if account.stage not in (AGREED, OPEN):
         return account
     note(log, "closing", account)
-    return work.put(replace(account, stage=CLOSING, since=hub.follower.tip(work.db), waiting=()))
+    return work.put(replace(account, stage=CLOSING, since=hub.follower.tip(work.db), waiting=Queue()))
 
 
 def closes_by(hub: Hub, work: UnitOfWork, asset: str | None = None) -> int:
@@ -76,7 +76,7 @@ def give_up(hub: Hub) -> None:
         handles = work.in_stage(AGREED, OPEN)
         for handle in handles:
             tip = hub.follower.tip(work.db)
-            work.put(replace(work.get(handle), stage=CLOSING, since=tip, waiting=(), stale=True))
+            work.put(replace(work.get(handle), stage=CLOSING, since=tip, waiting=Queue(), stale=True))
         work.forget(_EVER)
     for handle in handles:
         hub.ask(Ask.NOW, handle)
