@@ -24,6 +24,7 @@ from jsonrpc.exceptions import (
     JSONRPCParseError,
     JSONRPCServerError,
 )
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -37,7 +38,8 @@ log = logging.getLogger(__name__)
 
 MAX_BATCH = 1000
 MAX_VALUES = 20_000  # of a request's JSON: more take long to parse, all at once; a sync of 1,000 payments has 5,000
-MAX_ANSWER_BYTES = 4_000_000  # of a request, those to all calls of a batch together
+_QUICK_BYTES = 50_000  # of a request's JSON, that takes no time to parse
+MAX_ANSWER_BYTES = 8_000_000  # of a request, those to all calls of a batch together
 BODY_SECONDS = 30.0
 KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS = 5
@@ -126,7 +128,7 @@ class JsonRpcEndpoint:
     A PicopaymentsError is answered with its name, message and data; any other exception goes to ``on_error`` and is
     answered as InternalError. Bodies over ``max_bytes`` are refused with 413, those not complete in 30 s with 408, and
     what goes beyond the ``limits`` of an address with 429; behind a proxy on this machine the address is the one that
-    ``X-Forwarded-For`` names. Calls whose answers would make the whole larger than 4 MB, or come when
+    ``X-Forwarded-For`` names. Calls whose answers would make the whole larger than 8 MB, or come when
     their address has used up its time or bytes, are refused by TooMuchAsked.
     """
 
@@ -189,7 +191,7 @@ class JsonRpcEndpoint:
         if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
             return _error_reply(_INVALID_REQUEST | {"data": f"More than {MAX_VALUES} values."}, None)
         try:
-            request = parse_json(body)
+            request = parse_json(body) if len(body) < _QUICK_BYTES else await run_in_threadpool(parse_json, body)
         except ValueError:
             return _error_reply(_PARSE_ERROR, None)
         turn = _Turn(MAX_ANSWER_BYTES, spend)

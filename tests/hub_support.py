@@ -204,8 +204,8 @@ def running_desk(folder: Path, terms: str | None = None) -> Iterator[Desk]:
 
 
 @contextlib.contextmanager
-def serving(desk: Desk) -> Iterator[str]:
-    """The hub over HTTP, with its rounds in a thread of their own; its URL."""
+def serving(desk: Desk, started: Callable[[], object] = lambda: None) -> Iterator[str]:
+    """The hub over HTTP, with its rounds in a thread of their own; its URL. ``started`` is called in its event loop."""
     app = create_app(desk.rounds, Methods(desk.hub).table(), Methods.SLOW)
     server, urls = WebServer(app, host="127.0.0.1", port=0), []
     server.when_stopping = desk.hub.book.arrivals.close
@@ -213,6 +213,7 @@ def serving(desk: Desk) -> Iterator[str]:
 
     def announce(url: str) -> None:
         urls.append(url)
+        started()
         ready.set()
 
     thread = threading.Thread(target=server.run, args=(announce,))

@@ -6,7 +6,6 @@ Only the highest commits are loaded, see ``channel.state``: what a sync costs do
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -38,6 +37,23 @@ class Waiting:
     amount: Quantity
     token: Token
     time: int
+
+
+@dataclass(frozen=True)
+class Queue:
+    """All that waits for a connection: so many payments, and their sum. It is false where nothing does."""
+
+    count: int = 0
+    amount: int = 0
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def __add__(self, other: Queue) -> Queue:
+        return Queue(self.count + other.count, self.amount + other.amount)
+
+    def __sub__(self, other: Queue) -> Queue:
+        return Queue(self.count - other.count, self.amount - other.amount)
 
 
 @dataclass(frozen=True)
@@ -113,7 +129,7 @@ class Account:
     last_hash: Hash | None = None
     last_reply: str | None = field(default=None, repr=False)
     version: int = 0
-    waiting: tuple[Waiting, ...] = ()
+    waiting: Queue = Queue()
 
     @property
     def channels(self) -> Duplex:
@@ -130,7 +146,7 @@ class Account:
     @property
     def pending(self) -> int:
         """Return what is to be moved to the client: what is due, and the payments that wait."""
-        return self.due + sum(item.amount for item in self.waiting)
+        return self.due + self.waiting.amount
 
 
 # The fixed part -----------------------------------------------------------------------------------------------------
@@ -250,7 +266,7 @@ def _coin_of(text: str | None, script: bytes) -> Coin | None:
     return Coin(Outpoint.parse(outpoint), int(value), script, None)
 
 
-def account_of(row: Row[Any], waiting: Sequence[Row[Any]]) -> Account:
+def account_of(row: Row[Any], waiting: Queue) -> Account:
     """A connection from its rows, without any commit; ``row`` joins ``connections`` and ``heads``."""
     fixed, head = fixed_of(row.fixed), json.loads(row.head)
     account = Account(
@@ -271,7 +287,7 @@ def account_of(row: Row[Any], waiting: Sequence[Row[Any]]) -> Account:
         last_hash=None if row.last_hash is None else Hash(bytes(row.last_hash)),
         last_reply=row.last_reply,
         version=row.version,
-        waiting=tuple(waiting_of(item) for item in waiting),
+        waiting=waiting,
     )
     return account if fixed.agreement is None else replace(account, duplex=_duplex_of(fixed, row, head))
 

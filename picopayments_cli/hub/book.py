@@ -47,6 +47,7 @@ from picopayments_cli.hub.account import (
     RETURNED,
     WAITING,
     Account,
+    Queue,
     Waiting,
     account_of,
     fixed_row,
@@ -56,6 +57,7 @@ from picopayments_cli.hub.account import (
     rarely_changed,
     signed_of,
     signed_row,
+    waiting_of,
 )
 from picopayments_cli.hub.arrivals import Arrivals
 from picopayments_cli.hub.batches import batches
@@ -191,6 +193,15 @@ _CLOSES = select(closes).where(closes.c.handle == _OF)
 _CLOSE_KEY = (closes.c.handle == _OF, closes.c.payer == bindparam("by"), closes.c.quantity == bindparam("at"))
 _DROP_CLOSE, _ADD_CLOSE = closes.delete().where(*_CLOSE_KEY), closes.insert()
 _PAYERS = select(payments.c.payer).where(payments.c.payee == _OF, payments.c.state == WAITING).distinct()
+_PENDING = (
+    select(payments)
+    .where(payments.c.payee == _OF, payments.c.state == WAITING)
+    .order_by(payments.c.number)
+    .limit(bindparam("most"))
+)
+_WAITING_FROM = select(func.count()).where(
+    payments.c.payee == _OF, payments.c.state == WAITING, payments.c.payer == bindparam("by")
+)
 _OWNER = select(connections.c.client).where(connections.c.handle == _OF)
 _WAITING = select(func.count(), func.sum(payments.c.amount), func.min(payments.c.time)).where(
     payments.c.payee == _OF, payments.c.state == WAITING
@@ -225,10 +236,10 @@ def _loading(count: int, *, locks: bool) -> tuple[Select[Any], Select[Any], Comp
         .order_by(connections.c.handle)
     )
     pending = (
-        select(payments)
+        select(payments.c.payee, func.count().label("number"), func.sum(payments.c.amount).label("amount"))
         .where(payments.c.payee.in_(names), payments.c.state == WAITING)
-        .order_by(payments.c.number)
-    )  # fmt: skip
+        .group_by(payments.c.payee)
+    )
     sides = [(name, sent) for name in names for sent in (True, False)]
     rows = rows.with_for_update() if locks else rows
     return rows, pending, union_all(*(select(_highest(name, sent=sent).subquery()) for name, sent in sides))
@@ -264,17 +275,25 @@ class Reading:
         """Read a few connections with their highest commits, by three statements."""
         named = {f"handle_{number}": handle for number, handle in enumerate(handles)}
         rows, pending, highest = _loading(len(handles), locks=self._locks)
-        waiting, sides = defaultdict(list), defaultdict(list)
+        sides = defaultdict(list)
         found = self.db.execute(rows, named).all()
-        for item in self.db.execute(pending, named):
-            waiting[item.payee].append(item)
+        waiting = {item.payee: Queue(item.number, int(item.amount)) for item in self.db.execute(pending, named)}
         most = {"most_sent": revoked + 2, "most_held": max(revoked + 1, WINDOW) + 1}
         for item in self.db.execute(highest, {**named, **most}):
             sides[item.handle, item.sent].append(item)
         return [
-            _with_commits(account_of(row, waiting[row.handle]), sides[row.handle, True], sides[row.handle, False], most)
+            _with_commits(
+                account_of(row, waiting.get(row.handle, Queue())),
+                sides[row.handle, True],
+                sides[row.handle, False],
+                most,
+            )
             for row in found
         ]
+
+    def oldest(self, handle: Handle, most: int) -> list[Waiting]:
+        """The payments that wait for a connection for longest."""
+        return [waiting_of(row) for row in self.db.execute(_PENDING, {"of": handle, "most": most})]
 
     def to_move(self, account: Account, amount: int) -> Account:
         """The connection with the commits loaded that moving an amount to its client may give back."""
@@ -436,6 +455,7 @@ class UnitOfWork(Reading):
         self.moves = Moves()  # of stages
         self.wrote = False  # a connection
         self.payees: set[Handle] = set()  # of payments that wait from now on
+        self._shares: dict[tuple[Handle, Handle], int] = {}  # of payers of what waits for payees
 
     def get(self, handle: Handle, revoked: int = 0) -> Account:
         """A connection as this transaction has left it. Raises UnknownHandle."""
@@ -564,14 +584,24 @@ class UnitOfWork(Reading):
         row = {"handle": handle, "payer": payer, "quantity": quantity, "signature": signature, "rest_signature": rest}
         self.db.execute(_ADD_CLOSE, row)
 
-    def add_payment(self, payer: Handle, payment: Payment) -> Waiting:
-        """Book a payment; one to the hub itself is done at once."""
+    def share(self, payee: Handle, payer: Handle) -> int:
+        """How many payments of a payer wait for a payee."""
+        if (payee, payer) not in self._shares:
+            found = self.db.execute(_WAITING_FROM, {"of": payee, "by": payer}).scalar_one()
+            self._shares[(payee, payer)] = int(found)
+        return self._shares[(payee, payer)]
+
+    def add_payment(self, payer: Handle, payment: Payment) -> Queue:
+        """Book a payment; one to the hub itself is done at once. Return what it adds to what waits for its payee."""
         payee, amount, token, now = payment.payee, payment.amount, payment.token, int(time.time())
         state = DONE if payee is None else WAITING
         row = {"payer": payer, "payee": payee, "amount": amount, "token": token, "state": state, "time": now}
-        key = self.db.execute(_ADD_PAYMENT, row).inserted_primary_key
-        self.payees |= set() if payee is None else {payee}
-        return Waiting(int(key[0]) if key else 0, payer, amount, token, now)
+        self.db.execute(_ADD_PAYMENT, row)
+        if payee is not None:
+            self.payees.add(payee)
+            if (payee, payer) in self._shares:
+                self._shares[(payee, payer)] += 1
+        return Queue(1, amount)
 
     def keep_receipt(self, payer: Handle, payee: Handle, token: Token, receipt: bytes) -> None:
         """Keep the receipt of a payment that its payee has got, where there is such a one."""

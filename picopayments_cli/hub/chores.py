@@ -1,7 +1,9 @@
 """Do what the hub does by itself with the connections to which something has happened, all of them at a time.
 
-First each one's stage: deposits that count, open, stopped, over. Then one plan for all that is to be published, since
-one wallet pays for it: punishments first. A step writes what it decides before it speaks, and bears repetition.
+First what takes revoked commits, found by what spends an anchor: it waits for no other connection. Then each one's
+stage: deposits that count, open, stopped, over. Then one plan for all that is to be published, since one wallet pays
+for it, the most urgent first. A step writes what it decides before it speaks, and bears repetition. A connection that
+can't be looked at, whatever the cause, keeps no other one waiting.
 """
 
 from __future__ import annotations
@@ -10,12 +12,14 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from picopayments_cli.channel.deadlines import must_close
 from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.duplex import half_left
 from picopayments_cli.channel.facts import Deposit, Sent, Side
 from picopayments_cli.channel.recovery import Case, is_over, tasks
+from picopayments_cli.channel.reserve import Chore
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN
 from picopayments_cli.channel.steps import Means, Name, Step, Task, plan
 from picopayments_cli.channel.values import Handle
@@ -33,12 +37,15 @@ log = logging.getLogger(__name__)
 
 
 def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
-    """Do a step and tell whether it succeeded. A failure is logged."""
+    """Do a step and tell whether it succeeded. A failure is logged, a fault of the program with its traceback."""
+    fields: dict[str, Any] = {"handle": handle.hex() if handle else None}
     try:
         step()
     except PicopaymentsError as error:
-        fields = {"handle": handle.hex() if handle else None, "error": error.as_json()}
-        log.warning("chore failed", extra={"fields": fields})
+        log.warning("chore failed", extra={"fields": {**fields, "error": error.as_json()}})
+        return False
+    except Exception as error:
+        log.error("chore failed", extra={"fields": fields}, exc_info=error)
         return False
     return True
 
@@ -66,14 +73,50 @@ class Work:
         self._look_at_wallet()
         if self.fresh:
             guarded(partial(follow_withdrawals, self.hub))
+        punished = self._punish()
         for handle in sorted(self.handles):
             self._guarded(partial(self._look_at, handle), handle)
         means = means_of(self.hub, looked=self.away is None)
+        for step in punished:
+            means = means.without(step)
         shown = {handle: found for handle in sorted(self.handles) if (found := self._show(handle)) is not None}
-        self._publish_all([task for found in shown.values() for case in found.cases for task in tasks(case)], means)
+        done, todo = {_of_label(step.label)[0] for step in punished}, []
+        for handle, found in shown.items():
+            todo += self._tasks(handle, found, punish=handle not in done)
+        self._publish_all(todo, means)
         for handle in self._in_stage(CLOSING, CLOSED):
             if handle in shown and shown[handle].whole:
                 self._guarded(partial(self._end, handle, shown[handle]), handle)
+
+    def _punish(self) -> list[Step]:
+        """Publish what takes revoked commits, by Bitcoin Core alone. Return the steps."""
+        hub = self.hub
+        with hub.book.reading() as book:
+            spent = sorted(hub.follower.spent(book.db).intersection(self.handles))
+        todo = []
+        for handle in spent:
+            found = self._shown(handle, addresses=False)
+            todo += [] if found is None else self._tasks(handle, found, punish=True)
+        steps = plan([task for task in todo if task.chore is Chore.PUNISH], means_of(hub, looked=self.away is None))
+        for step in steps:
+            self._publish(step)
+        return list(steps)
+
+    def _tasks(self, handle: Handle, found: Shown, *, punish: bool) -> list[Task]:
+        """All that is to be done for a connection, with its punishments or without them."""
+        todo: list[Task] = []
+        self._guarded(lambda: todo.extend(task for case in found.cases for task in tasks(case)), handle)
+        return [self._by_itself(task, handle) for task in todo if punish or task.chore is not Chore.PUNISH]
+
+    def _by_itself(self, task: Task, handle: Handle) -> Task:
+        """The task, which comes to nothing where it fails."""
+
+        def made(means: Means) -> Step:
+            steps = [Step("", Name.COIN, task.chore)]
+            self._guarded(lambda: steps.append(task.make(means)), handle)
+            return steps[-1]
+
+        return replace(task, make=made)
 
     def _look_at_wallet(self) -> None:
         try:
@@ -181,24 +224,31 @@ class Work:
 
     def _show(self, handle: Handle) -> Shown | None:
         """A connection as the chain shows it, by Bitcoin Core alone if need be; None where that is silent too."""
-        found: list[Shown] = []
-        if self.away is None and self._guarded(lambda: found.append(show(self.hub, handle)), handle):
-            return found[0]
+        found = self._shown(handle) if self.away is None else None
+        if found is not None:
+            return found
         self.hub.ask(Ask.LATER, handle)
-        self._guarded(lambda: found.append(show(self.hub, handle, addresses=False)), handle)
+        return self._shown(handle, addresses=False)
+
+    def _shown(self, handle: Handle, *, addresses: bool = True) -> Shown | None:
+        found: list[Shown] = []
+        self._guarded(lambda: found.append(show(self.hub, handle, addresses=addresses)), handle)
         return found[0] if found else None
 
     def _publish_all(self, todo: Sequence[Task], means: Means) -> None:
         """Publish what is to be done now, the most urgent first; what is left in the wallet pays for deposits."""
         for step in plan(todo, means):
             means = means.without(step)
-            handle, payer = _of_label(step.label)
-            self._guarded(partial(publish, self.hub, step, handle, payer=payer), handle)
+            self._publish(step)
         if self.away is not None:
             return  # deposits need the ledger
         means = self._left(partial(split, self.hub, means), means)
         for handle in self._in_stage(AGREED):
             means = self._left(partial(fund, self.hub, handle, means), means, handle)
+
+    def _publish(self, step: Step) -> None:
+        handle, payer = _of_label(step.label)
+        self._guarded(partial(publish, self.hub, step, handle, payer=payer), handle)
 
     def _left(self, step: Callable[[], Means], means: Means, handle: Handle | None = None) -> Means:
         """Return what a step leaves in the wallet, all of it where it fails."""

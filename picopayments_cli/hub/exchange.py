@@ -6,7 +6,7 @@ It is one transaction of the database and asks the chain nothing: what the follo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -35,7 +35,7 @@ from picopayments_cli.errors import (
     RequestExpired,
     UnknownRevokeHash,
 )
-from picopayments_cli.hub.account import Account
+from picopayments_cli.hub.account import Account, Queue, Waiting
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.sealing import signed
@@ -43,7 +43,9 @@ from picopayments_cli.hub.stopping import give_up_noticed, refusal
 from picopayments_cli.web import RawJson
 
 READ_AT_ONCE = 3  # payees of one sync that are read with its payer
-MOST_WAITING = 5 * MOST_PAYMENTS  # for one payee: what each payment costs to book grows with those that wait
+MOST_WAITING = 5 * MOST_PAYMENTS  # for one payee
+MOST_LISTED_BYTES = 262_144  # of the payments in a reply, which is kept until the next one
+_LISTED_BYTES = 160  # of a payment in a reply, beside its token
 
 
 class Exchange:
@@ -176,17 +178,18 @@ class Exchange:
             raise RequestExpired("The request that the payment pays has expired.", expires=payment.expires)
         payee = work.get(payment.payee) if payment.payee else None
         if payee is not None:
-            self._check_payee(work, account, payee, payment)
+            payee = self._checked_payee(work, account, payee, payment)
         booked = work.add_payment(account.handle, payment)
         account = replace(account, due=account.due - payment.amount)
         if payee is not None and payee.handle == account.handle:
-            account = replace(account, waiting=(*account.waiting, booked))
+            account = replace(account, waiting=account.waiting + booked)
         elif payee is not None:
-            work.keep(replace(payee, waiting=(*payee.waiting, booked)))
+            work.keep(replace(payee, waiting=payee.waiting + booked))
         work.keep(account)
         return account
 
-    def _check_payee(self, work: UnitOfWork, account: Account, payee: Account, payment: Payment) -> None:
+    def _checked_payee(self, work: UnitOfWork, account: Account, payee: Account, payment: Payment) -> Account:
+        """The payee's connection, with the commits loaded that its reply may give back. Raises what refuses it."""
         own, theirs = account.fixed, payee.fixed
         if theirs.asset_id != own.asset_id:
             raise AssetMismatch(
@@ -194,14 +197,10 @@ class Exchange:
             )
         if not self._is_open(payee):
             raise ConnectionNotOpen("The payee's connection is not open.", handle=payee.handle.hex(), stage=payee.stage)
-        if len(payee.waiting) >= MOST_WAITING:
-            raise PaymentExceedsReceivable(
-                f"{len(payee.waiting)} payments wait for the payee: it can take no more before it has fetched them.",
-                amount=payment.amount,
-                receivable=0,
-            )
+        _check_place(payee.waiting.count, work.share(payee.handle, account.handle), payment)
         pending = payee.pending + payment.amount
-        most = most_transferable(expecting(work.to_move(payee, pending).channels), pending)
+        payee = work.to_move(payee, pending)
+        most = most_transferable(expecting(payee.channels), pending)
         if most < pending:
             raise PaymentExceedsReceivable(
                 f"The payee can take {max(most - pending + payment.amount, 0)} now, not {payment.amount}.",
@@ -216,6 +215,7 @@ class Exchange:
                 amount=payment.amount,
                 receivable=0,
             )
+        return payee
 
     def _give(
         self,
@@ -236,11 +236,12 @@ class Exchange:
         seen = not fresh or (made and made.revoke_hash) == request.next_hash
         account = work.to_move(account, account.pending)
         secrets = account.fixed.secrets(self._hub.key)
-        oldest = account.waiting[:MOST_PAYMENTS]  # what returns to a payer is not counted when it is booked
+        oldest = _that_fit(work.oldest(account.handle, MOST_PAYMENTS)) if account.waiting else ()
         count, total = 0, 0
         if account.channels.sending.anchor is not None:  # else nothing waits, and what is due waits for the deposit
             count, total = deliverable(account.channels, account.due, [item.amount for item in oldest])
-        listed = account.waiting[:count]
+        listed = oldest[:count]
+        gone = Queue(count, sum(item.amount for item in listed))
         duplex, half, given = transfer(account.channels, total, secrets)
         duplex, own_hash = hand_out(add_request(duplex, request.next_hash, seen=seen), secrets)
         receipts = tuple(Receipt(item.payer, item.amount, item.token, item.time) for item in listed)
@@ -249,14 +250,39 @@ class Exchange:
         written = replace(
             account,
             duplex=duplex,
-            due=account.pending - sum(item.amount for item in account.waiting[count:]) - total,
+            due=account.due + gone.amount - total,
             listed=bool(listed),
-            waiting=account.waiting[count:],
+            waiting=account.waiting - gone,
             last_hash=request.next_hash,
             last_reply=reply.text,
         )
         work.put(written, taken + given)
         return reply
+
+
+def _check_place(count: int, own: int, payment: Payment) -> None:
+    """Refuse what one payer too many, or one payer alone, would have wait for a payee: half of what others leave.
+
+    So who fills the place of others needs a dozen connections for it. What returns to a payer is not counted.
+    """
+    share = max((MOST_WAITING - count + own) // 2, 1)
+    if count >= MOST_WAITING or own >= share:
+        whose = f"{own} of them from this connection, which may have {share} there now"
+        raise PaymentExceedsReceivable(
+            f"{count} payments wait for the payee, {whose}: it must fetch them first.",
+            amount=payment.amount,
+            receivable=0,
+        )
+
+
+def _that_fit(payments: Sequence[Waiting]) -> Sequence[Waiting]:
+    """The first of the payments, as many as a reply may list: the others come with the next one."""
+    size = 0
+    for count, item in enumerate(payments):
+        size += _LISTED_BYTES + 2 * len(item.token)
+        if size > MOST_LISTED_BYTES:
+            return payments[:count]
+    return payments
 
 
 def _anchors(account: Account) -> Anchors:

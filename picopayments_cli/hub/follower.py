@@ -88,6 +88,7 @@ _FORGET_CONNECTION = tuple(table.delete().where(table.c.handle == _OF) for table
 _STAGE_OF = select(connections.c.asset, connections.c.stage).where(
     connections.c.handle == _OF, connections.c.stage.in_((AGREED, OPEN))
 )
+_SPENT_ANCHORS = _OWNERS_OF_SPENDS.where(watched.c.anchor.is_(True))
 _STOP = (
     connections.update()
     .where(connections.c.handle == _OF, connections.c.stage.in_((AGREED, OPEN)))
@@ -369,6 +370,11 @@ class Follower:
     def unconfirmed(db: Connection) -> set[Handle]:
         """The connections of which something waits in the mempool, deposits aside."""
         return {Handle(bytes(row.handle)) for row in db.execute(_WAITING)}
+
+    @staticmethod
+    def spent(db: Connection) -> set[Handle]:
+        """The connections of which something spends an anchor, in a block or in the mempool."""
+        return {Handle(bytes(handle)) for handle in db.execute(_SPENT_ANCHORS).scalars()}
 
     # Queries --------------------------------------------------------------------------------------------------------
 

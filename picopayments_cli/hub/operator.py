@@ -149,8 +149,8 @@ class Operator:
             "client": fixed.client.hex(),
             "stale": account.stale,
             "waiting": {
-                "payments": len(account.waiting),
-                "quantity": sum(item.amount for item in account.waiting),
+                "payments": account.waiting.count,
+                "quantity": account.waiting.amount,
             },
         }
         if fixed.agreement is not None:

@@ -15,7 +15,7 @@ from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.errors import HubRestored
-from picopayments_cli.hub.account import Account
+from picopayments_cli.hub.account import Account, Queue
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.database import meta_drop, meta_get, meta_set
 from picopayments_cli.hub.hub import Hub
@@ -30,19 +30,19 @@ _EVER = 2**31 - 1  # as a height: later than all
 
 def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
     """Stop a connection. What waits for it goes back to its payers, as payments from it."""
-    for item in account.waiting:
+    for item in work.oldest(account.handle, account.waiting.count):
         payer = work.get(item.payer)
         if payer.stage not in (AGREED, OPEN) or payer.handle == account.handle:
             note(log, "payment stranded", account, amount=item.amount)
             continue
         work.return_payment(item)
         back = work.add_payment(account.handle, Payment(item.payer, item.amount, item.token))
-        work.keep(replace(payer, waiting=(*payer.waiting, back)))
+        work.keep(replace(payer, waiting=payer.waiting + back))
     if account.stage not in (AGREED, OPEN):
         return account
     note(log, "closing", account)
     meta_drop(work.db, _CLOSES + account.handle.hex())
-    return work.put(replace(account, stage=CLOSING, since=hub.follower.tip(work.db), waiting=()))
+    return work.put(replace(account, stage=CLOSING, since=hub.follower.tip(work.db), waiting=Queue()))
 
 
 def closes_by(hub: Hub, work: UnitOfWork, asset: str | None = None) -> int:

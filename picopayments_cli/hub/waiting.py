@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import Semaphore
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.sealing import signed
 from picopayments_cli.web import RawJson, caller
 
+_LOOKING = 2  # threads that read for those who ask
 REMEMBERED = 10_000  # requests that have waited: one that comes again is a copy
 
 
@@ -27,6 +29,7 @@ class Waiting:
         self._hub = hub
         self._reply = reply
         self._waited: OrderedDict[bytes, None] = OrderedDict()
+        self._looking = Semaphore(_LOOKING)
 
     async def waiting(self, body: Mapping[str, Any]) -> RawJson:
         """Tell what waits for those of the named connections that are the signer's own.
@@ -34,7 +37,8 @@ class Waiting:
         A copy of a request that has waited is answered at once: who repeats it learns no more by it, and takes
         nobody's place. Raises BadRequest, BadClientSignature.
         """
-        digest, own, seconds = await run_in_threadpool(self._asked, body)
+        async with self._looking:
+            digest, own, seconds = await run_in_threadpool(self._asked, body)
         found = await self._found(own)
         if not found and seconds and self._is_new(digest):
             found = await self._when_it_comes(own, seconds)
@@ -63,7 +67,8 @@ class Waiting:
             with self._hub.book.reading() as book:
                 return book.waiting(own)
 
-        return await run_in_threadpool(found)
+        async with self._looking:
+            return await run_in_threadpool(found)
 
     def _is_new(self, digest: bytes) -> bool:
         """Whether a request has not waited before; from now on it has."""

@@ -49,7 +49,7 @@ def test_a_connection_is_read_as_it_was_written_all_its_life(desk: Desk, alice: 
     pay(alice, bob, 300)
     pay(bob, alice, 250)
     alice.sync(payment(bob.handle, 20), payment(bob.handle, 20))
-    assert (len(desk.account(bob.handle).waiting), desk.account(bob.handle).listed) == (2, False)
+    assert (desk.account(bob.handle).waiting.count, desk.account(bob.handle).listed) == (2, False)
     check_reading(desk, alice, bob)
     desk.rounds.once()
     assert amounts(bob.sync()) == [20, 20]

@@ -37,6 +37,7 @@ from picopayments_cli.errors import (
     UnknownHandle,
 )
 from picopayments_cli.hub import cli, commands, operator, operator_socket
+from picopayments_cli.hub.account import Queue
 from picopayments_cli.hub.operator import Operator
 from picopayments_cli.hub.overview import STAGES, Overviews
 from picopayments_cli.hub.stale_database import Witness
@@ -249,7 +250,7 @@ def test_a_client_can_fetch_what_waits_before_its_connection_closes(own: Desk) -
     own.rounds.once()
     own.rounds.once()
     assert own.account(carol.handle).stage == "closing"
-    assert own.account(alice.handle).waiting[0].amount == 600  # it went back
+    assert own.account(alice.handle).waiting == Queue(1, 600)  # it went back
     assert own.account(alice.handle).stage == "open"
 
 

@@ -211,6 +211,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "most secrets in a message": state.MOST_REVOKED,
         "most payments in a message": messages.MOST_PAYMENTS,
         "most payments that wait for a connection": exchange.MOST_WAITING,
+        "most bytes of the payments in a reply": exchange.MOST_LISTED_BYTES,
         "most connections in an answer of mph_key": messages.MOST_RECOVERED,
         "most receipts in a message": receipts.MOST_RECEIPTS,
         "most connections in a request of mph_waiting": waiting.MOST_NAMED,
