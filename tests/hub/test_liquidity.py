@@ -196,17 +196,17 @@ def test_a_thousand_promises_are_not_for_one_key_nor_a_thousand_requests_more_fo
         made += refused is None
     assert made == promises.MOST_OF_KEY
     assert free(desk) == before - made
-    with from_address("203.0.113.1"):
+    with from_address("198.51.100.1"):
         for number in range(80):
             Client(desk, f"asker {number % 3}").request()
         hand = Client(desk, "asker")
         with pytest.raises(TooManyPromises):
             hand.request()
-    with from_address("203.0.113.2"):
+    with from_address("198.51.100.2"):
         hand.request()
     desk.mine(BLOCKS)
     assert free(desk) == before
-    with from_address("203.0.113.2"):
+    with from_address("198.51.100.2"):
         assert asked(Client(desk, "greedy"), 1) is None
 
 
