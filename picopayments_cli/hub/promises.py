@@ -2,7 +2,7 @@
 
 A promise takes of what is free until the hub's deposit counts, or its time is over. It costs a stranger nothing, so
 nobody is promised everything. Whom this machine itself asks for is its owner, or comes by a way that tells no address:
-such are promised as much as stands behind them.
+such are promised as much as stands behind them, and not counted.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def ask(db: Connection, handle: Handle, client: Pubkey, asset: str, asker: str |
 
 def promise(db: Connection, handle: Handle, wanted: Wanted) -> None:
     """Promise the hub's deposit for a connection that was asked for. Raises TooManyPromises, InsufficientLiquidity."""
-    number = int(db.execute(_NUMBER_OF_KEY, {"client": wanted.client}).scalar_one())
+    of_key = {"client": wanted.client}
+    number = 0 if wanted.asker is None else int(db.execute(_NUMBER_OF_KEY, of_key).scalar_one())
     _check_number(number, MOST_OF_KEY, "this key")
     owed = int(db.execute(_OWED, {"client": wanted.client, "asset": wanted.asset}).scalar_one())
     backed = owed + wanted.quantity <= wanted.owned

@@ -190,22 +190,24 @@ def test_a_thousand_promises_are_not_for_one_key_nor_a_thousand_requests_more_fo
 ) -> None:
     monkeypatch.setattr(promises, "MOST_OF_ADDRESS", 80)
     before, made = free(desk), 0
-    for _ in range(60):
-        refused = asked(Client(desk, "greedy"), 1)
+    for number in range(60):
+        with from_address(f"203.0.113.{number}"):
+            refused = asked(Client(desk, "greedy"), 1)
         made += refused is None
     assert made == promises.MOST_OF_KEY
     assert free(desk) == before - made
-    with from_address("203.0.113.1"):
+    with from_address("198.51.100.1"):
         for number in range(80):
             Client(desk, f"asker {number % 3}").request()
         hand = Client(desk, "asker")
         with pytest.raises(TooManyPromises):
             hand.request()
-    with from_address("203.0.113.2"):
+    with from_address("198.51.100.2"):
         hand.request()
     desk.mine(BLOCKS)
     assert free(desk) == before
-    assert asked(Client(desk, "greedy"), 1) is None
+    with from_address("198.51.100.2"):
+        assert asked(Client(desk, "greedy"), 1) is None
 
 
 # The price of locking -----------------------------------------------------------------------------------------------

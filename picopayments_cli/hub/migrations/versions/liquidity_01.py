@@ -1,4 +1,4 @@
-"""What is promised to whom gets a table of its own, by which it is bounded."""
+"""The table of what is promised to whom, by which it is bounded."""
 
 from __future__ import annotations
 
