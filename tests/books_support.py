@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 
 from postgres_support import server
@@ -52,6 +53,7 @@ class PostgresBooks:
         self._name = server().database((folder / "database").read_text())
 
 
+@cache
 def books_of(basedir: Path) -> SqliteBooks | PostgresBooks:
-    """A new hub's database."""
+    """The database of the hub in a folder."""
     return PostgresBooks() if ON_POSTGRES else SqliteBooks(basedir)
