@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from functools import cache
 from pathlib import Path
 
 from postgres_support import server
@@ -49,10 +50,10 @@ class PostgresBooks:
 
     def put_back(self, folder: Path) -> None:
         """Use a copy of the copy from now on."""
-        server().drop(self._name)
         self._name = server().database((folder / "database").read_text())
 
 
+@cache
 def books_of(basedir: Path) -> SqliteBooks | PostgresBooks:
-    """A new hub's database."""
+    """The database of the hub in a folder."""
     return PostgresBooks() if ON_POSTGRES else SqliteBooks(basedir)

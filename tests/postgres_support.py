@@ -116,10 +116,6 @@ class Server:
         self._admin(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
 
-    def drop(self, name: str) -> None:
-        """Drop a database."""
-        self._admin(f"DROP DATABASE {name}")
-
     def _admin(self, statement: str) -> None:
         engine = create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT")
         try:
