@@ -123,11 +123,15 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
     from contextlib import closing
 
     from picopayments_cli.hub.database import Database, default_url, sqlite_path
+    from picopayments_cli.hub.front import Front, token_of
+    from picopayments_cli.hub.health import Health
     from picopayments_cli.hub.hub import Hub
     from picopayments_cli.hub.methods import Methods
+    from picopayments_cli.hub.metrics import Metrics
     from picopayments_cli.hub.operator import Operator
     from picopayments_cli.hub.operator_socket import served
     from picopayments_cli.hub.overview import Overviews
+    from picopayments_cli.hub.page import Page
     from picopayments_cli.hub.rounds import Rounds
     from picopayments_cli.hub.server import create_app
     from picopayments_cli.hub.stale_database import Witness, see_age
@@ -149,7 +153,11 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
             rounds.prepare()
             port = folder.network.hub_port if args.port is None else args.port
             certificate = {"ssl_cert": args.ssl_cert, "ssl_key": args.ssl_key}
-            app = create_app(rounds, Methods(hub).table(), Methods.SLOW)
+            overviews = Overviews(hub)
+            metrics = Metrics(hub, overviews)
+            rounds.timed = metrics.rounds.time
+            front = Front(Page(hub, overviews), Health(hub), metrics, token_of(folder.token_path))
+            app = create_app(rounds, Methods(hub).table(), Methods.SLOW, counted=metrics.counted, pages=front.routes())
             server = WebServer(app, host=args.host, port=port, **certificate)
             rounds.when_drained = server.stop
             server.when_stopping = hub.book.arrivals.close
@@ -158,8 +166,8 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
                 "certificate": server.reload_certificate,
             }
             signal.signal(signal.SIGHUP, lambda *_: rounds.ask_reload())
-            operator = Operator(rounds, folder, Overviews(hub), witness.outdate_copies)
-            with served(folder.socket_path, operator.table()):
+            operator = Operator(rounds, folder, overviews, witness.outdate_copies)
+            with metrics.counting_events(), served(folder.socket_path, operator.table()):
                 server.run(lambda url: _announce(url, hub))
         finally:
             rounds.stop()

@@ -29,6 +29,7 @@ class Folder:
         self.terms_path = basedir / f"hub.{network.name}.terms.json"
         self.witness_path = basedir / f"hub.{network.name}.witness.json"
         self.marks_path = basedir / f"hub.{network.name}.marks"
+        self.token_path = basedir / f"hub.{network.name}.metrics.token"
         self.socket_path = basedir / f"hub.{network.name}.sock"
 
     @contextmanager

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, and_, case, func, or_, select
 
@@ -68,7 +68,6 @@ class Overview:
     payments: int
     rate: int
     draining: bool
-    made: float = field(default_factory=time.monotonic)
 
 
 class Overviews:
@@ -84,16 +83,19 @@ class Overviews:
 
     def latest(self) -> Overview:
         """Return the newest, made anew where that is due and nobody does it already. Raises DatabaseUnusable."""
-        if time.monotonic() >= self._next and self._lock.acquire(blocking=self._found is None):
-            try:
-                if time.monotonic() >= self._next or self._found is None:
-                    self._make()
-            finally:
-                self._lock.release()
-        assert self._found is not None  # noqa: S101
-        return self._found
+        found = self._found
+        if found is not None and time.monotonic() < self._next:
+            return found
+        if not self._lock.acquire(blocking=found is None) and found is not None:
+            return found
+        try:
+            if self._found is None or time.monotonic() >= self._next:
+                self._found = self._make()
+            return self._found
+        finally:
+            self._lock.release()
 
-    def _make(self) -> None:
+    def _make(self) -> Overview:
         begun = time.monotonic()
         hub = self._hub
         self._ask_ledger()
@@ -103,7 +105,7 @@ class Overviews:
             liquidity, left = _sums(book.db, tip)
             coins = _coins(hub, book.counted())
             booked = int(book.db.execute(_PAYMENTS).scalar() or 0)
-        self._found = Overview(
+        made = Overview(
             height=tip,
             stages={stage: stages.get(stage, 0) for stage in STAGES},
             liquidity={asset: self._named(asset, liquidity.get(asset)) for asset in self._assets(liquidity)},
@@ -114,6 +116,7 @@ class Overviews:
             draining=hub.draining,
         )
         self._next = time.monotonic() + max(EVERY_SECONDS, SHARE * (time.monotonic() - begun))
+        return made
 
     def _assets(self, used: Mapping[str, Liquidity]) -> list[str]:
         return sorted({*self._hub.offer.assets, *used})

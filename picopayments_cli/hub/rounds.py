@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.deadlines import latest_begun, starts
@@ -47,6 +48,7 @@ class Rounds:
         """``note`` is called after each round, and with True at the end."""
         self.hub = hub
         self.when_drained: Callable[[], None] | None = None  # called once a draining hub has no connection left
+        self.timed: Callable[[], AbstractContextManager[object]] = nullcontext  # each round is in such a one
         self.reloads: dict[str, Callable[[], None]] = {}  # by name, what ``ask_reload`` has done
         self.turn = threading.RLock()  # of a round, or of what must not come about in the middle of one
         self._reload_asked = threading.Event()
@@ -131,7 +133,7 @@ class Rounds:
     def round(self) -> bool:
         """Do ``once`` and tell whether it succeeded. A failure is logged: the next round may succeed."""
         try:
-            with self.turn:
+            with self.turn, self.timed():
                 self.once()
         except Exception as error:
             level = logging.WARNING if isinstance(error, PicopaymentsError) else logging.ERROR

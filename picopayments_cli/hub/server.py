@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.discretion import for_strangers
@@ -30,18 +30,23 @@ _OWN, _ASKING, _PROXIED = 4, 4, 4
 _NOT_ONCE = {"get_running_info", "sendrawtransaction", "submitpackage", "generate", "faucet", "reorganise", "feerate"}
 
 
-def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: Collection[str]) -> Starlette:
+def create_app(
+    rounds: Rounds,
+    methods: Mapping[str, Callable[..., Any]],
+    slow: Collection[str],
+    *,
+    counted: Callable[[str, Callable[..., Any]], Callable[..., Any]] = lambda _, method: method,
+    pages: Sequence[Route] = (),
+) -> Starlette:
     """Build the application, which starts the hub's rounds, and stops them at its own end.
 
-    ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others. So do all
-    where writers wait for each other in the database, which the others need not.
+    ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others. ``counted``
+    wraps each of them; ``pages`` are answered to GET before all else.
     """
     hub = rounds.hub
-    if hub.database.has_row_locks:
-        slow = set(methods) - Methods.ALONE
     nodes = Nodes(hub.chain, hub.bitcoin, hub.controls)
     proxied = Proxy(hub.network, nodes, lambda: hub.rate, rounds.await_round).methods()
-    table = {name: _discreet(method) for name, method in {**proxied, **methods}.items()}
+    table = {name: counted(name, _discreet(method)) for name, method in {**proxied, **methods}.items()}
     lanes = {
         **dict.fromkeys(set(methods) - Methods.ALONE, Lane(_OWN)),
         **dict.fromkeys(slow, Lane(_ASKING, time.monotonic)),
@@ -64,7 +69,7 @@ def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: 
         finally:
             rounds.stop()
 
-    return Starlette(routes=[Mount("", endpoint)], lifespan=lifespan)
+    return Starlette(routes=[*pages, Mount("", endpoint)], lifespan=lifespan)
 
 
 def _discreet(method: Callable[..., Any]) -> Callable[..., Any]:
