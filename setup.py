@@ -54,7 +54,10 @@ setup(
         "starlette>=1.7.0,<2",
         "uvicorn>=0.54.0,<1",
     ],
-    extras_require={"socks": ["requests[socks]>=2.34.2,<3"]},
+    extras_require={
+        "postgres": ["psycopg[binary]>=3.3.9,<4"],  # of the hub, for --database postgresql+psycopg://...
+        "socks": ["requests[socks]>=2.34.2,<3"],
+    },
     entry_points={
         "console_scripts": [
             "picopayments-cli=picopayments_cli.cli:main",

@@ -164,6 +164,14 @@ class InsufficientLiquidity(PicopaymentsError):
     """The hub can't match a deposit."""
 
 
+class TooManyPromises(PicopaymentsError):
+    """One key, or one address, asks for more connections at a time than the hub promises."""
+
+
+class LockFeeTooHigh(PicopaymentsError):
+    """The hub asks more for locking its deposit than the client would pay."""
+
+
 class NotTransferable(PicopaymentsError):
     """The connection can't move that quantity."""
 
@@ -282,6 +290,10 @@ class NodeBehind(Unreachable):
     """The chain as a node or a hub sees it is not current."""
 
 
+class TooMuchAsked(Unreachable):
+    """An answer larger than the server sends, or more than it does for one address in that time."""
+
+
 class NodeTooOld(Unreachable):
     """The node's program is of a version whose ledger could lose what is on a channel."""
 
@@ -323,6 +335,10 @@ class StoreUnusable(LocalFiles):
 
 class DatabaseUnusable(LocalFiles):
     """The hub's database can't be used, or is newer than this program."""
+
+
+class DatabaseBusy(LocalFiles):
+    """Others kept the hub from writing, again and again: nothing of it was written, and it may be tried again."""
 
 
 class DatabaseOutdated(LocalFiles):

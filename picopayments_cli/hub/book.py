@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import BindParameter, Connection, Row, bindparam, exists, func, not_, or_, select
+from sqlalchemy import BindParameter, Connection, Row, Select, bindparam, exists, false, func, not_, or_, select
 from sqlalchemy.exc import IntegrityError
 
 from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import Counter, Paid, Paying
 from picopayments_cli.channel.halves import Closing
+from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
 from picopayments_cli.channel.standing import Found
 from picopayments_cli.channel.state import MOST_REVOKED, Changes, Held, Receiving, Signed, deepened, floor_of
@@ -31,7 +31,6 @@ from picopayments_cli.hub.account import (
     Account,
     Waiting,
     account_of,
-    fixed_of,
     fixed_row,
     head_row,
     held_of,
@@ -41,10 +40,23 @@ from picopayments_cli.hub.account import (
     signed_row,
 )
 from picopayments_cli.hub.arrivals import Arrivals
-from picopayments_cli.hub.database import Database
-from picopayments_cli.hub.schema import closes, commits, connections, deposits, hashes, heads, payments, withdrawals
+from picopayments_cli.hub.batches import batches
+from picopayments_cli.hub.database import Database, again, meta_set
+from picopayments_cli.hub.schema import (
+    closes,
+    commits,
+    connections,
+    deposits,
+    hashes,
+    heads,
+    payments,
+    promises,
+    touched,
+)
+from picopayments_cli.hub.summaries import Summary, named, page
+from picopayments_cli.hub.totals import Moves, read_totals
 
-UNFUNDED_BLOCKS = 144  # without the client's deposit, after which the hub's promise is dropped
+T = TypeVar("T")
 
 # Statements are built once: building one takes longer than SQLite takes to run it.
 _OF: BindParameter[Any] = bindparam("of")
@@ -53,6 +65,10 @@ _LOAD = (
     .join(heads, heads.c.handle == connections.c.handle)
     .where(connections.c.handle == _OF)
 )
+# SQLite, where one transaction writes at a time, leaves FOR UPDATE out. It locks both rows of the connection.
+_LOAD_LOCKED = _LOAD.with_for_update()
+_LOCK = select(connections.c.handle).join(heads, heads.c.handle == connections.c.handle)
+_LOCK = _LOCK.where(connections.c.handle == _OF).with_for_update()
 _ADD, _ADD_HEAD = connections.insert(), heads.insert()
 _WRITE_HEAD = (
     heads.update()
@@ -65,32 +81,37 @@ _WRITE_FIXED = (
     .values({name: bindparam(name) for name in (item.name for item in connections.c) if name != "handle"})
 )
 _IN_STAGE = select(connections.c.handle).where(connections.c.stage == bindparam("stage"))
-_EXPIRIES = select(connections.c.handle, connections.c.fixed).where(
-    connections.c.stage.in_((AGREED, OPEN)), connections.c.h2c_anchor.is_not(None)
+_HANDLES: BindParameter[Any] = bindparam("handles", expanding=True)
+_AMONG = select(connections.c.handle).where(
+    connections.c.handle.in_(_HANDLES), connections.c.stage.in_(bindparam("stages", expanding=True))
 )
+_GOING_ON = connections.c.stage.in_((AGREED, OPEN))
+_EXPIRIES = select(connections.c.handle, connections.c.agreed_at, connections.c.expiry).where(
+    _GOING_ON, connections.c.h2c_anchor.is_not(None), connections.c.expiry <= bindparam("height")
+)
+_DUE = select(connections.c.handle).where(_GOING_ON, connections.c.due_height <= bindparam("height"))
+_IN_ASSETS = select(connections.c.handle).where(_GOING_ON, connections.c.asset.in_(bindparam("assets", expanding=True)))
 _PAID_TO = exists().where(deposits.c.handle == connections.c.handle)
-_CLOSED_SINCE = select(connections.c.handle).where(
-    connections.c.stage == CLOSED,
-    connections.c.due_height > bindparam("height"),
-    or_(connections.c.c2h_anchor.is_not(None), connections.c.deposit_raw.is_not(None), _PAID_TO),
+_OPENING = select(connections.c.handle).where(
+    connections.c.stage == AGREED,
+    or_(
+        connections.c.c2h_anchor.is_not(None),
+        _PAID_TO,
+        connections.c.agreed_at <= bindparam("agreed_by"),
+        connections.c.due_height <= bindparam("height"),
+    ),
 )
-_FUNDING = select(connections.c.handle).where(
-    connections.c.stage == AGREED, or_(connections.c.c2h_anchor.is_not(None), _PAID_TO)
-)
-_PROMISED = select(connections.c.handle, connections.c.fixed).where(
-    connections.c.stage == AGREED, connections.c.c2h_anchor.is_(None), not_(_PAID_TO)
-)
-_UNDEPOSITED = select(connections.c.fixed).where(connections.c.stage == AGREED, connections.c.h2c_anchor.is_(None))
-_WITHDRAWN = select(withdrawals.c.quantity).where(withdrawals.c.asset_id == bindparam("asset"))
-_COUNTED = (
+_DROP_PROMISE = promises.delete().where(promises.c.handle == _OF)
+_FUNDED = (
     select(func.count())
     .select_from(connections)
-    .where(connections.c.stage.in_((AGREED, OPEN, CLOSING)), connections.c.c2h_anchor.is_not(None))
+    .where(connections.c.stage.in_((AGREED, CLOSING)), connections.c.c2h_anchor.is_not(None))
 )
 _CLOSED_BY = select(connections.c.handle).where(
     connections.c.stage == CLOSED, connections.c.due_height <= bindparam("height")
 )
-_SETTLED = _CLOSED_BY.where(connections.c.handle == _OF)
+_CLOSED_BETWEEN = _CLOSED_BY.where(connections.c.due_height > bindparam("after"))
+_SETTLED = _CLOSED_BY.where(connections.c.handle.in_(_HANDLES))
 _OF_CLIENT = (
     select(connections.c.handle)
     .where(connections.c.client == bindparam("client"), connections.c.handle > bindparam("after"))
@@ -98,10 +119,34 @@ _OF_CLIENT = (
     .order_by(connections.c.handle)
     .limit(bindparam("most"))
 )
-_FORGOTTEN = select(connections.c.handle).where(
-    connections.c.stage == REQUESTED, connections.c.due_height <= bindparam("height")
+_FORGOTTEN = (
+    select(connections.c.handle, connections.c.asset)
+    .where(connections.c.stage == REQUESTED, connections.c.due_height <= bindparam("height"))
+    .order_by(connections.c.handle)
+    .with_for_update()
 )
-_FORGET = tuple(table.delete().where(table.c.handle == _OF) for table in (connections, heads, hashes))
+_NEVER_PAID = (
+    select(connections.c.handle, connections.c.asset)
+    .where(
+        connections.c.stage == CLOSED,
+        connections.c.due_height > bindparam("after"),
+        connections.c.due_height <= bindparam("height"),
+        connections.c.c2h_anchor.is_(None),
+        connections.c.h2c_anchor.is_(None),
+        connections.c.deposit_raw.is_(None),
+        not_(_PAID_TO),
+    )
+    .order_by(connections.c.handle)
+    .with_for_update()
+)
+_FORGET = tuple(table.delete().where(table.c.handle == _OF) for table in (connections, heads, hashes, promises))
+_GOING = select(connections.c.handle).where(_GOING_ON)
+_GIVE_UP = (
+    touched.delete().where(touched.c.handle.in_(_GOING)),
+    touched.insert().from_select(["handle", "shaken"], select(connections.c.handle, false()).where(_GOING_ON)),
+    heads.update().where(heads.c.handle.in_(_GOING)).values(version=heads.c.version + 1),
+    connections.update().where(_GOING_ON).values(stage=CLOSING, since=bindparam("tip"), stale=True),
+)
 _ADD_HASH = hashes.insert()
 _TOP = (
     select(commits)
@@ -128,6 +173,7 @@ _PENDING = (
     .where(payments.c.payee == _OF, payments.c.state == WAITING)
     .order_by(payments.c.number)
 )  # fmt: skip
+_PAYERS = select(payments.c.payer).where(payments.c.payee == _OF, payments.c.state == WAITING).distinct()
 _OWNER = select(connections.c.client).where(connections.c.handle == _OF)
 _WAITING = select(func.count(), func.sum(payments.c.amount), func.min(payments.c.time)).where(
     payments.c.payee == _OF, payments.c.state == WAITING
@@ -148,6 +194,8 @@ _DONE = payments.update().where(payments.c.payee == _OF, payments.c.state == LIS
 class Reading:
     """The book in one consistent state; ``db`` reads it."""
 
+    _load = _LOAD
+
     def __init__(self, db: Connection) -> None:
         self.db = db
 
@@ -156,7 +204,7 @@ class Reading:
 
         Raises UnknownHandle.
         """
-        row = self.db.execute(_LOAD, {"of": handle}).first()
+        row = self.db.execute(self._load, {"of": handle}).first()
         if row is None:
             raise UnknownHandle("The hub knows no connection of that handle.", handle=handle.hex())
         account = account_of(row, self.db.execute(_PENDING, {"of": handle}).all())
@@ -226,46 +274,67 @@ class Reading:
         """The handles of all connections in these stages."""
         return [Handle(bytes(row.handle)) for stage in stages for row in self.db.execute(_IN_STAGE, {"stage": stage})]
 
-    def closed_since(self, height: int) -> list[Handle]:
-        """The handles of connections that were closed after a height, of those to which anything was paid."""
-        return [Handle(bytes(row.handle)) for row in self.db.execute(_CLOSED_SINCE, {"height": height})]
+    def connections(
+        self, after: bytes = b"", limit: int = 100, stage: str | None = None, asset: str | None = None
+    ) -> Sequence[Summary]:
+        """Show so many connections behind a handle, in one stage and of one asset where these are named."""
+        return page(self.db, after, limit, stage, asset)
 
-    def closed_by(self, height: int) -> list[Handle]:
-        """The handles of connections that were closed by a height."""
-        return [Handle(bytes(row.handle)) for row in self.db.execute(_CLOSED_BY, {"height": height})]
+    def named(self, handles: Iterable[Handle]) -> list[Summary]:
+        """Show those of the handles that there are."""
+        return named(self.db, handles)
 
-    def settled(self, handles: Iterable[Handle], height: int) -> set[Handle]:
-        """Those of them that were closed by a height."""
-        return {one for one in handles if self.db.execute(_SETTLED, {"of": one, "height": height}).first() is not None}
+    def totals(self) -> Mapping[tuple[str, str], int]:
+        """Count the connections by asset and stage."""
+        return read_totals(self.db)
 
-    def expiries(self) -> dict[Handle, Expiry]:
-        """When the connections expire that may still move something: a promise without deposits costs nothing."""
-        rows = self.db.execute(_EXPIRIES)
-        return {Handle(bytes(row.handle)): fixed_of(row.fixed).agreed.expiry for row in rows}
+    def among(self, handles: Collection[Handle], *stages: str) -> set[Handle]:
+        """Those of the handles that are in these stages."""
+        return self._those(_AMONG, handles, stages=stages)
 
-    def opening(self, tip: int) -> list[Handle]:
-        """The handles of connections that a block may bring further while they open.
+    def settled(self, handles: Collection[Handle], height: int) -> set[Handle]:
+        """Those of the handles that were closed by a height."""
+        return self._those(_SETTLED, handles, height=height)
 
-        Those to which nobody has paid anything yet are read in one go, as they cost strangers nothing: they are among
-        them once their time is over.
-        """
-        found = [Handle(bytes(row.handle)) for row in self.db.execute(_FUNDING)]
-        for row in self.db.execute(_PROMISED):
-            told = json.loads(row.fixed)
-            expiry = Expiry(told["height"], told["time"])
-            if tip > expiry.height - expiry.time + UNFUNDED_BLOCKS or tip >= expiry.settle_height:
-                found.append(Handle(bytes(row.handle)))
+    def closed_between(self, after: int, height: int) -> list[Handle]:
+        """The handles of connections that were closed behind one height and by another."""
+        rows = self.db.execute(_CLOSED_BETWEEN, {"after": after, "height": height})
+        return [Handle(bytes(row.handle)) for row in rows]
+
+    def _those(self, statement: Select[Any], handles: Collection[Handle], **asked: Any) -> set[Handle]:
+        found: set[Handle] = set()
+        for some in batches(handles):
+            found.update(Handle(bytes(row.handle)) for row in self.db.execute(statement, {"handles": some, **asked}))
         return found
 
-    def promised(self, asset: int) -> int:
-        """Add up the deposits of an asset that the hub has agreed to and that do not count yet, and withdrawals."""
-        rows = map(json.loads, self.db.execute(_UNDEPOSITED).scalars())
-        agreed = sum(int(told["h2c"]["quantity"]) for told in rows if told["asset_id"] == asset)
-        return agreed + sum(int(leaves) for leaves in self.db.execute(_WITHDRAWN, {"asset": str(asset)}).scalars())
+    def due(self, tip: int) -> list[Handle]:
+        """The handles of connections that go on and must settle at this tip, whatever others do."""
+        return [Handle(bytes(row.handle)) for row in self.db.execute(_DUE, {"height": tip})]
+
+    def expiries(self, height: int) -> dict[Handle, Expiry]:
+        """When those expire, by a height, that may still move something: a promise without deposits costs nothing."""
+        rows = self.db.execute(_EXPIRIES, {"height": height})
+        return {Handle(bytes(row.handle)): Expiry(row.expiry, row.expiry - row.agreed_at) for row in rows}
+
+    def going_on(self, assets: Collection[str]) -> list[Handle]:
+        """The handles of connections in these assets that go on."""
+        rows = self.db.execute(_IN_ASSETS, {"assets": list(assets)}) if assets else ()
+        return [Handle(bytes(row.handle)) for row in rows]
+
+    def opening(self, tip: int, network: Network) -> list[Handle]:
+        """The handles of connections that a block may bring further while they open.
+
+        Those to which nobody has paid anything yet, as they cost strangers nothing, are among them once their time is
+        over.
+        """
+        unfunded = tip - network.deposit_blocks - network.safe_depth + 1
+        rows = self.db.execute(_OPENING, {"height": tip, "agreed_by": unfunded})
+        return [Handle(bytes(row.handle)) for row in rows]
 
     def counted(self) -> int:
-        """How many connections that are not over have a deposit of their client's."""
-        return int(self.db.execute(_COUNTED).scalar_one())
+        """How many connections that are not over have a deposit of their client's; none is open without it."""
+        are_open = sum(number for (_, stage), number in self.totals().items() if stage == OPEN)
+        return are_open + int(self.db.execute(_FUNDED).scalar_one())
 
     def of_client(self, client: Pubkey, after: bytes, most: int) -> list[Handle]:
         """The handles of a client's connections behind one, ascending."""
@@ -288,12 +357,19 @@ class Reading:
 
 
 class UnitOfWork(Reading):
-    """The book inside one writing transaction; ``db`` is that transaction."""
+    """The book inside one writing transaction; ``db`` is that transaction.
+
+    A connection that is read is locked until it is over. Who reads several names them to ``lock`` first.
+    """
+
+    _load = _LOAD_LOCKED
 
     def __init__(self, db: Connection) -> None:
         super().__init__(db)
+        self._shared = db.dialect.name != "sqlite"  # with other writers
         self._touched: dict[Handle, Account] = {}
         self._stored: dict[Handle, Account] = {}  # of these, as their rows are
+        self.moves = Moves()  # of stages
         self.wrote = False  # a connection
         self.payees: set[Handle] = set()  # of payments that wait from now on
 
@@ -303,11 +379,27 @@ class UnitOfWork(Reading):
             self._touched[handle] = self._stored[handle] = super().get(handle, revoked)
         return self._touched[handle]
 
+    def lock(self, handles: Iterable[Handle]) -> None:
+        """Lock connections in ascending order, in which all lock them: so no two transactions wait for each other."""
+        for handle in sorted(set(handles)) if self._shared else ():
+            self.db.execute(_LOCK, {"of": handle})
+
+    def lock_with_payers(self, handle: Handle) -> None:
+        """Lock a connection that may be stopped, and those to which what waits for it then returns."""
+        if self._shared:
+            self.lock([handle, *(Handle(bytes(row.payer)) for row in self.db.execute(_PAYERS, {"of": handle}))])
+
+    def queue(self, name: str) -> None:
+        """Let no other transaction that asks for this name go on before this one is over. Ask before reading."""
+        if self._shared:
+            meta_set(self.db, f"queue of {name}", "")
+
     def add(self, account: Account) -> None:
         """Add a connection."""
         self.db.execute(_ADD, {"handle": account.handle, **fixed_row(account)})
         self.db.execute(_ADD_HEAD, {"handle": account.handle, **head_row(account)})
         self._touched[account.handle] = self._stored[account.handle] = account
+        self.moves.add(account.fixed.asset, None, account.stage)
 
     def put(self, account: Account, changes: Changes | None = None) -> Account:
         """Write a connection, and the commits that changed. Raises DatabaseUnusable where another hub wrote."""
@@ -322,6 +414,9 @@ class UnitOfWork(Reading):
             )
         if rarely_changed(written) != rarely_changed(self._stored[account.handle]):
             self.db.execute(_WRITE_FIXED, {"of": account.handle, **fixed_row(written)})
+            if not written.is_promise:
+                self.db.execute(_DROP_PROMISE, {"of": account.handle})
+        self.moves.add(account.fixed.asset, self._stored[account.handle].stage, written.stage)
         self._touched[account.handle] = self._stored[account.handle] = written
         self.wrote = True
         return written
@@ -344,12 +439,34 @@ class UnitOfWork(Reading):
         if not self.db.execute(_CHANGE_SIGNED, {"of": handle, "hash": item.revoke_hash, **changed}).rowcount:
             self.db.execute(_ADD_COMMIT, row)
 
+    def give_up(self, tip: int) -> int:
+        """Stop all connections that go on as stale, and have the next round look at them. Return how many.
+
+        By a few statements, as they may be many; what waits for them stays, until the round returns it.
+        """
+        found = {key: number for key, number in self.totals().items() if key[1] in (AGREED, OPEN)}
+        for statement in _GIVE_UP:
+            self.db.execute(statement, {"tip": tip})
+        for (asset, stage), number in found.items():
+            self.moves.add(asset, stage, CLOSING, number)
+        self.wrote = True
+        return sum(found.values())
+
     def forget(self, height: int) -> int:
         """Drop connections that were asked for and never deposited on in time. Return how many."""
-        handles = [bytes(row.handle) for row in self.db.execute(_FORGOTTEN, {"height": height})]
-        for statement in _FORGET if handles else ():
-            self.db.execute(statement, [{"of": handle} for handle in handles])
-        return len(handles)
+        return self._drop(self.db.execute(_FORGOTTEN, {"height": height}), REQUESTED)
+
+    def forget_promises(self, after: int, height: int) -> int:
+        """Drop those closed behind one height and by another to which nobody ever paid anything. Return how many."""
+        return self._drop(self.db.execute(_NEVER_PAID, {"after": after, "height": height}), CLOSED)
+
+    def _drop(self, rows: Iterable[Row[Any]], stage: str) -> int:
+        found = list(rows)
+        for statement in _FORGET if found else ():
+            self.db.execute(statement, [{"of": row.handle} for row in found])
+        for row in found:
+            self.moves.add(row.asset, stage, None)
+        return len(found)
 
     def take_hash(self, handle: Handle, taken: Hash) -> None:
         """Enter a hash that the client gave. Raises StaleRequest where it was given before."""
@@ -421,6 +538,19 @@ class Book:
         with self._database.transaction(label) as db:
             work = UnitOfWork(db)
             yield work
+            work.moves.write(db)
         self.arrivals.tell(work.payees)
         if work.wrote:
             self.changed = True
+
+    def run(self, label: str, step: Callable[[UnitOfWork], T]) -> T:
+        """Run a step in a writing transaction, and all of it again while others keep it from being written.
+
+        The step changes nothing but the book. Raises what it raises, and DatabaseBusy.
+        """
+
+        def attempt() -> T:
+            with self.transaction(label) as work:
+                return step(work)
+
+        return again(attempt)

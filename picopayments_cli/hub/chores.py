@@ -21,7 +21,7 @@ from picopayments_cli.channel.steps import Means, Name, Step, Task, plan
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.book import UNFUNDED_BLOCKS, UnitOfWork
+from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.chainview import facts_of, note_sent, sides_of
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.opening import fund, judged, open_facts, restage, see_deposits
@@ -47,14 +47,15 @@ def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
 class Work:
     """One round: the connections that are looked at, the heights at which they settle, and what has failed.
 
-    ``fresh``: whether there is a block that no round has seen. ``away``: why the Counterparty node did not answer, once
-    it did not: it is asked no more in this round, and goes without what Bitcoin Core can't tell.
+    ``shaken``: those of which a reorganisation took something back. ``fresh``: whether there is a block that no round
+    has seen. ``away``: why the Counterparty node did not answer, once it did not: it is asked no more in this round,
+    and goes without what Bitcoin Core can't tell.
     """
 
     hub: Hub
     handles: Collection[Handle]
     begins: dict[Handle, int]
-    shaken: bool = False
+    shaken: Collection[Handle] = ()
     fresh: bool = False
     away: PicopaymentsError | None = None
 
@@ -89,7 +90,7 @@ class Work:
 
     def _in_stage(self, *stages: str) -> list[Handle]:
         with self.hub.book.reading() as book:
-            return sorted(set(book.in_stage(*stages)) & set(self.handles))
+            return sorted(book.among(self.handles, *stages))
 
     # Stages ---------------------------------------------------------------------------------------------------------
 
@@ -104,9 +105,11 @@ class Work:
             self._guarded(partial(self._see_deposits, handle), handle)
         if self._is_void(account):
             with hub.book.transaction("void") as work:
+                work.lock_with_payers(handle)
                 stop(hub, work, work.get(handle))
             return
         with hub.book.transaction("look") as work:
+            work.lock_with_payers(handle)
             account = work.get(handle)
             if account.stage in (AGREED, OPEN):
                 self._restage(work, account)
@@ -125,7 +128,7 @@ class Work:
         It may come back blocks later: judged is whatever is to open. While the ledger is silent nothing is open. Raises
         what the chain raises.
         """
-        if account.stage != AGREED and not (account.stage == OPEN and self.shaken):
+        if account.stage != AGREED and not (account.stage == OPEN and account.handle in self.shaken):
             return False
         try:
             if self.away is not None:
@@ -143,11 +146,20 @@ class Work:
         expiry = account.fixed.agreed.expiry
         begins = self.begins.get(account.handle, expiry.settle_height)
         tip = facts[0].tip
-        unfunded = account.channels.receiving.anchor is None and tip > expiry.height - expiry.time + UNFUNDED_BLOCKS
-        if unfunded or self._leaves(work, account) or must_close(expiry, begins, facts):
+        if self._lapsed(account, tip) or self._leaves(work, account) or must_close(expiry, begins, facts):
             stop(self.hub, work, account)
         else:
             restage(self.hub, work, account, facts)
+
+    def _lapsed(self, account: Account, tip: int) -> bool:
+        """Whether the hub's promise is over: no deposit that counts has come in time, or no fee for locking the hub's.
+
+        While the ledger is silent nobody can tell which deposit counts, and nobody is promised anything either.
+        """
+        expiry, network = account.fixed.agreed.expiry, self.hub.network
+        if account.channels.receiving.anchor is None:
+            return self.away is None and expiry.is_unfunded(tip, network)
+        return account.lock_due > 0 and tip > expiry.fee_by(expiry.deposit_by(network))
 
     def _leaves(self, work: UnitOfWork, account: Account) -> bool:
         """Whether the hub ends a connection by itself: it has stopped offering the asset, or its operator asks for it.
@@ -265,7 +277,7 @@ def publish(hub: Hub, step: Step, handle: Handle, *, payer: bool) -> None:
             work.put(replace(account, duplex=half_left(account.channels)))
     secrets = hub.book.look_up(handle).fixed.secrets(hub.key)
     raws = step.finish(secrets.payer if payer else secrets.payee, hub.key, payer=payer)
-    hub.bitcoin.submit(raws)
+    hub.submit(raws)
     drafts = [draft for draft in (step.draft, step.child) if draft is not None]
     with hub.book.transaction("published") as work:
         for draft, raw in zip(drafts, raws[-len(drafts) :] if drafts else (), strict=True):

@@ -12,10 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.chain import REQUIRE_MEMO, Query
+from picopayments_cli.channel import envelope
 from picopayments_cli.channel.close import Outcome, answer
 from picopayments_cli.channel.messages import CloseReply, CloseRequest
 from picopayments_cli.channel.standing import Standing, doubts, learned, proofs, standing
 from picopayments_cli.channel.state import MOST_REVOKED
+from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import ConnectionNotOpen, PicopaymentsError
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
@@ -42,24 +44,29 @@ class Closes:
         Raises UnknownHandle, ConnectionNotOpen, BadClientSignature.
         """
         request = CloseRequest.parse(body)
-        home = self._is_home()
-        with self._hub.book.transaction("close") as work:
-            account = work.get(request.handle)
-            digest = signed(body, account.fixed.client)
-            if account.duplex is None:
-                raise ConnectionNotOpen("The connection has no deposit yet: there is nothing to close.")
-            if digest == account.close_digest and account.close_reply is not None:
-                return RawJson(account.close_reply)
-            stop(self._hub, work, account)
+        home, book = self._is_home(), self._hub.book
+        stored = book.run("close", lambda work: self._stop(work, body, request.handle))
+        if stored is not None:
+            return stored
         self._hub.marks.add(request.handle)
-        with self._hub.book.transaction("close answered") as work:
-            account = work.get(request.handle, MOST_REVOKED)
-            reply, noticed = self._answer(work, account, request, digest, home=home)
+        reply, noticed = book.run("close answered", lambda work: self._answer(work, body, request, home=home))
         if noticed:
             give_up_noticed(self._hub, request.handle)
         self._hub.ask(Ask.NOW, request.handle)
         self._hub.wake()
         return reply
+
+    def _stop(self, work: UnitOfWork, body: Mapping[str, Any], handle: Handle) -> RawJson | None:
+        """Stop the connection; None, or the reply to the identical request."""
+        work.lock_with_payers(handle)
+        account = work.get(handle)
+        digest = signed(body, account.fixed.client)
+        if account.duplex is None:
+            raise ConnectionNotOpen("The connection has no deposit yet: there is nothing to close.")
+        if digest == account.close_digest and account.close_reply is not None:
+            return RawJson(account.close_reply)
+        stop(self._hub, work, account)
+        return None
 
     def _is_home(self) -> bool:
         """Whether the hub's address takes sends without a memo, as far as a node tells: a close pays there."""
@@ -70,9 +77,10 @@ class Closes:
             return False
 
     def _answer(
-        self, work: UnitOfWork, account: Account, request: CloseRequest, digest: bytes, *, home: bool
+        self, work: UnitOfWork, body: Mapping[str, Any], request: CloseRequest, *, home: bool
     ) -> tuple[RawJson, bool]:
         """The reply, and whether it was the request that revealed the database to be old."""
+        account, digest = work.get(request.handle, MOST_REVOKED), envelope.digest(body)
         secrets, said = account.fixed.secrets(self._hub.key), request.standing
         found = work.found(account.handle, said.revokes, said.doubts)
         duplex, changes = learned(account.channels, said, found, secrets)

@@ -1,26 +1,41 @@
-"""The hub's database: one door through which its tables are written, another through which they are read."""
+"""The hub's database: one door through which its tables are written, another through which they are read.
+
+SQLite has one writer at a time, PostgreSQL as many as lock different rows.
+"""
 
 from __future__ import annotations
 
+import random
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, bindparam, create_engine, event, inspect, select
+from sqlalchemy import Connection, Engine, bindparam, create_engine, event, inspect, select, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, NoSuchModuleError, TimeoutError
 
-from picopayments_cli.errors import DatabaseUnusable
-from picopayments_cli.hub.schema import meta
+from picopayments_cli.errors import DatabaseBusy, DatabaseUnusable
+from picopayments_cli.hub.lease import Lease, patiently
+from picopayments_cli.hub.postgres import check_durable, is_postgres, passes, reading_engine, writing_engine
+from picopayments_cli.hub.schema import leases, meta
 from picopayments_cli.hub.sqlite_file import SqliteFile
+
+T = TypeVar("T")
 
 # Statements are built once: building one takes longer than SQLite takes to run it.
 _META_GET = select(meta.c.value).where(meta.c.key == bindparam("k"))
 _META_DELETE = meta.delete().where(meta.c.key == bindparam("k"))
-_META_INSERT = meta.insert()
+_META_SET = text(
+    "INSERT INTO meta (key, value) VALUES (:key, :value) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+)
 
+_ATTEMPTS = 6  # at a transaction that others keep from being written
+_FIRST_PAUSE = 0.002  # seconds, twice as long each time
+_fenced: ContextVar[bool] = ContextVar("fenced", default=False)
 _BUSY_TIMEOUT_MS = 10_000
 _WRITING = "picopayments_writing"
 _PROTOCOL_2 = {"0001", "0002"}  # revisions of the former program
@@ -35,8 +50,7 @@ def meta_get(connection: Connection, key: str) -> str | None:
 
 def meta_set(connection: Connection, key: str, value: str) -> None:
     """Keep a text under a key, in place of what was there."""
-    connection.execute(_META_DELETE, {"k": key})
-    connection.execute(_META_INSERT, {"key": key, "value": value})
+    connection.execute(_META_SET, {"key": key, "value": value})
 
 
 def meta_drop(connection: Connection, key: str) -> None:
@@ -49,78 +63,127 @@ def default_url(basedir: Path, network: str) -> URL:
     return URL.create("sqlite", database=str(basedir / f"{network}.db"))
 
 
+def again(attempt: Callable[[], T]) -> T:
+    """Run a whole transaction, and run it again while others keep it from being written. Raises DatabaseBusy."""
+    for number in range(_ATTEMPTS - 1):
+        try:
+            return attempt()
+        except DatabaseBusy:
+            time.sleep(random.uniform(0, _FIRST_PAUSE * 2**number))
+    return attempt()
+
+
 class Database:
-    """One database, open. Written by one transaction at a time, read by any thread meanwhile."""
+    """One database, open, of one hub. Any thread writes and reads; SQLite has writers wait for one another."""
 
     def __init__(self, url: str | URL) -> None:
         """Open it, and bring its tables up to date.
 
         Raises DatabaseUnusable, StoreLocked and StoreUnusable, with nothing changed.
         """
-        self._lock = threading.RLock()
+        path = sqlite_path(url)
+        self._turns: AbstractContextManager[object] = nullcontext() if path is None else threading.RLock()
+        self._lease: Lease | None = None
         try:
             with ExitStack() as stack:
-                path = sqlite_path(url)
-                self._file = None if path is None else stack.enter_context(closing(SqliteFile(path)))
-                self.engine = _engine(url)
-                stack.callback(self.engine.dispose)
-                _prepare(self.engine)
-                # One connection is kept for writing: taking one from the pool for each transaction costs a third more.
-                self._writer = stack.enter_context(self.engine.connect()).execution_options(**{_WRITING: True})
+                if path is None:
+                    self._open_postgres(make_url(url), stack)
+                else:
+                    self._open_sqlite(make_url(url), path, stack)
                 self._open = stack.pop_all()
-        except (ArgumentError, NoSuchModuleError, ImportError, OSError, DBAPIError) as error:
+        except (ArgumentError, NoSuchModuleError, ImportError, OSError, DBAPIError, TimeoutError) as error:
             raise _cannot_be_opened(error) from error
+
+    def _open_sqlite(self, url: URL, path: Path, stack: ExitStack) -> None:
+        self._check = stack.enter_context(closing(SqliteFile(path))).check
+        self.engine = self._readers = _sqlite_engine(url)
+        stack.callback(self.engine.dispose)
+        _prepare(self.engine)
+        # One connection is kept for writing: taking one from the pool for each transaction costs a third more.
+        writer = stack.enter_context(self.engine.connect()).execution_options(**{_WRITING: True})
+        self._writer: Callable[[], AbstractContextManager[Connection]] = lambda: nullcontext(writer)
+
+    def _open_postgres(self, url: URL, stack: ExitStack) -> None:
+        self.engine = writing_engine(url)
+        stack.callback(self.engine.dispose)
+        self._readers, self._writer = reading_engine(self.engine), self.engine.connect
+        self._lease = lease = Lease(self.engine)
+        self._check = lease.check
+        patiently(lambda: _prepare(self.engine, lease))
+        lease.keep()
+        stack.callback(lease.give_back)
 
     @contextmanager
     def transaction(self, label: str) -> Iterator[Connection]:
         """Run one writing transaction: durable once the block is left, undone if an error leaves it.
 
-        ``label`` names what is written. Transactions of a process wait for one another. Raises DatabaseUnusable
-        where the database fails, and SQLAlchemy's IntegrityError where a row breaks a table's rules.
+        ``label`` names what is written. Raises DatabaseUnusable where the database fails, DatabaseBusy where others
+        kept it from being written, and SQLAlchemy's IntegrityError where a row breaks a table's rules.
         """
-        with self._lock:
-            self._check_file()
+        with self._turns:
+            self._check()
+            committing = False
             try:
-                with self._writer.begin():
-                    yield self._writer
+                with self._writer() as connection, connection.begin():
+                    if self._lease is not None and _fenced.get():
+                        self._lease.fence(connection)
+                    yield connection
+                    committing = True
             except IntegrityError:
                 raise
-            except DBAPIError as error:
-                raise DatabaseUnusable(
-                    f"The hub's database failed at {label!r}, and nothing of it was written: {_reason(error)}. "
-                    "Check the disk's free space and the rights to the database.",
-                    label=label,
-                ) from error
-            self._check_file()  # else what was written is lost with the process
+            except (DBAPIError, TimeoutError) as error:
+                raise _failed(label, error, certain=self._lease is None or not committing) from error
+            self._check()  # else what was written is lost with the process
 
-    def _check_file(self) -> None:
-        if self._file is not None:
-            self._file.check()
+    @property
+    def has_row_locks(self) -> bool:
+        """Whether transactions run side by side, and wait for one another only where they write one row."""
+        return self._lease is not None
+
+    def confirm(self) -> None:
+        """See, before anything leaves, that the database is this hub's still. Raises DatabaseUnusable."""
+        self._check()
+        if self._lease is not None:
+            try:
+                self._lease.confirm()
+            except (DBAPIError, TimeoutError) as error:
+                raise _unreadable(error) from error
+
+    @contextmanager
+    def fenced(self) -> Iterator[None]:
+        """Have this thread's transactions fail from the moment on at which another hub has taken the database over."""
+        token = _fenced.set(True)
+        try:
+            yield
+        finally:
+            _fenced.reset(token)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
         """Read one consistent state; never wait for a writer. Raises DatabaseUnusable."""
-        self._check_file()
+        self._check()
         try:
-            with self.engine.connect() as connection:
+            with self._readers.connect() as connection:
                 yield connection
-        except DBAPIError as error:
-            raise DatabaseUnusable(f"The hub's database can't be read: {_reason(error)}.") from error
+        except (DBAPIError, TimeoutError) as error:
+            raise _unreadable(error) from error
 
     def close(self) -> None:
         """Give back every connection; waits for the transaction under way."""
-        with self._lock:
+        with self._turns:
             self._open.close()
 
 
 def sqlite_path(url: str | URL) -> Path | None:
-    """Return the file of a SQLite database, None for another kind. Raises DatabaseUnusable for memory, or no URL."""
+    """Return the file of a SQLite database, None for PostgreSQL. Raises DatabaseUnusable for any other, and memory."""
     try:
         parsed = make_url(url)
     except ArgumentError as error:
         raise _cannot_be_opened(error) from error
-    if parsed.get_backend_name() != "sqlite":
+    if is_postgres(parsed):
         return None
+    if parsed.get_backend_name() != "sqlite":
+        raise DatabaseUnusable("The hub keeps its books in SQLite or PostgreSQL: name one of them in --database.")
     if parsed.database in (None, "", ":memory:"):
         raise DatabaseUnusable("A database in memory would lose money with the process: name a file in --database.")
     return Path(str(parsed.database))
@@ -128,29 +191,43 @@ def sqlite_path(url: str | URL) -> Path | None:
 
 def _cannot_be_opened(error: Exception) -> DatabaseUnusable:
     if isinstance(error, ImportError):
-        driver = error.name or "its driver"
         return DatabaseUnusable(
-            f"The driver {driver} of the hub's database is not installed: run `pip install {driver}` in the hub's "
-            "environment, or name another database in --database.",
-            driver=driver,
+            "The driver of the hub's database is not installed: run `pip install 'picopayments-cli[postgres]'` in the "
+            "hub's environment, or name another database in --database.",
+            driver=error.name or "psycopg",
         )
     return DatabaseUnusable(
-        f"The hub's database can't be opened: {_reason(error)}. Check --database, and the rights to its folder."
+        f"The hub's database can't be opened: {_reason(error)}. Check --database, that its server runs, and the rights."
+    )
+
+
+def _unreadable(error: DBAPIError | TimeoutError) -> DatabaseUnusable:
+    return DatabaseUnusable(f"The hub's database can't be read: {_reason(error)}.")
+
+
+def _failed(label: str, error: DBAPIError | TimeoutError, *, certain: bool) -> DatabaseBusy | DatabaseUnusable:
+    """Make the error of a transaction; ``certain``: whether it is known that nothing was written."""
+    if isinstance(error, DBAPIError) and passes(error):
+        return DatabaseBusy(
+            f"Others kept the hub from writing {label!r}, and nothing of it was written: try again.", label=label
+        )
+    outcome = "and nothing of it was written" if certain else "and it is not known whether it was written"
+    return DatabaseUnusable(
+        f"The hub's database failed at {label!r}, {outcome}: {_reason(error)}. Check its server, the disk's free space "
+        "and the rights to the database.",
+        label=label,
     )
 
 
 def _reason(error: Exception) -> str:
     """Return the database's own words, without statement and parameters: these hold secrets."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    return str(cause).strip().rstrip(".") or type(cause).__name__
+    return str(cause).strip().partition("\n")[0].rstrip(".") or type(cause).__name__
 
 
-def _engine(url: str | URL) -> Engine:
-    parsed = make_url(url)
-    if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True, hide_parameters=True)
+def _sqlite_engine(url: URL) -> Engine:
     engine = create_engine(
-        parsed, hide_parameters=True, connect_args={"check_same_thread": False, "isolation_level": None}
+        url, hide_parameters=True, connect_args={"check_same_thread": False, "isolation_level": None}
     )
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -171,8 +248,8 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-def _prepare(engine: Engine) -> None:
-    """Bring the tables to this program's revision, in one transaction."""
+def _prepare(engine: Engine, lease: Lease | None = None) -> None:
+    """Bring the tables to this program's revision, in one transaction, which takes the lease where there is one."""
     from alembic import command
     from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
@@ -200,8 +277,14 @@ def _prepare(engine: Engine) -> None:
                 raise DatabaseUnusable(
                     "The database holds another program's tables: name another one in --database, or move it away."
                 )
+            if lease is not None:
+                check_durable(connection)
+                if inspect(connection).has_table(leases.name):
+                    lease.take(connection)  # before another hub's tables are changed under it
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            if lease is not None:
+                lease.take(connection)
         _write_ahead(connection)
 
 

@@ -21,7 +21,7 @@ from picopayments_cli.channel.duplex import (
 )
 from picopayments_cli.channel.messages import MOST_PAYMENTS, SyncReply, SyncRequest
 from picopayments_cli.channel.payment_request import is_over
-from picopayments_cli.channel.stages import OPEN
+from picopayments_cli.channel.stages import AGREED, OPEN
 from picopayments_cli.channel.state import Changes
 from picopayments_cli.channel.wire import Anchors, Payment, Receipt, RefusedPayment
 from picopayments_cli.errors import (
@@ -37,7 +37,7 @@ from picopayments_cli.errors import (
 )
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
-from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.sealing import signed
 from picopayments_cli.hub.stopping import give_up_noticed, refusal
 from picopayments_cli.web import RawJson
@@ -63,12 +63,16 @@ class Exchange:
         """
         request = SyncRequest.parse(body)
         try:
-            return self._exchange(body, request)
+            reply, is_open = self._hub.book.run("sync", lambda work: self._exchange(work, body, request))
         except UnknownRevokeHash:
             if not self._handed_out(request):
                 raise
             give_up_noticed(self._hub, request.handle)
             raise refusal(request.handle) from None
+        if not is_open:  # the fee is paid for which the hub's deposit waits
+            self._hub.ask(Ask.NOW, request.handle)
+            self._hub.wake()
+        return reply
 
     def _handed_out(self, request: SyncRequest) -> bool:
         """Whether a commit is on a hash of the hub's own that the database does not know."""
@@ -77,25 +81,26 @@ class Exchange:
         made = request.half.commit
         return made is not None and secrets.number_of(made.revoke_hash, begin) is not None
 
-    def _exchange(self, body: Mapping[str, Any], request: SyncRequest) -> RawJson:
-        """Apply the sync and answer it, in one transaction."""
-        with self._hub.book.transaction("sync") as work:
-            account = work.get(request.handle, len(request.half.revokes))
-            digest = signed(body, account.fixed.client)
-            if request.next_hash == account.last_hash and account.last_reply is not None:
-                return RawJson(account.last_reply)
-            self._check(work, account, request)
-            work.take_hash(request.handle, request.next_hash)
-            if account.listed:
-                work.finish_payments(account.handle)
-            account, changes, refused = self._take(work, account, request)
-            return self._give(work, account, request, changes, refused, digest)
+    def _exchange(self, work: UnitOfWork, body: Mapping[str, Any], request: SyncRequest) -> tuple[RawJson, bool]:
+        """Apply the sync and answer it, in one transaction. Return also whether the connection is open."""
+        if request.payments:
+            work.lock((request.handle, *(item.payee for item in request.payments if item.payee is not None)))
+        account = work.get(request.handle, len(request.half.revokes))
+        digest = signed(body, account.fixed.client)
+        if request.next_hash == account.last_hash and account.last_reply is not None:
+            return RawJson(account.last_reply), True
+        self._check(work, account, request)
+        work.take_hash(request.handle, request.next_hash)
+        if account.listed:
+            work.finish_payments(account.handle)
+        account, changes, refused = self._take(work, account, request)
+        return self._give(work, account, request, changes, refused, digest), account.stage == OPEN
 
     def _check(self, work: UnitOfWork, account: Account, request: SyncRequest) -> None:
         """Make nothing new for a connection that is stopped, or whose chain nobody has seen just now."""
         if account.stale:
             raise refusal(account.handle)
-        if not self._is_open(account):
+        if not self._is_open(account, *((AGREED,) if self._awaits_fee(account) else ())):
             raise ConnectionNotOpen(
                 "The connection is not open at the hub. If its last sync has no answer yet, fetch its answer first.",
                 handle=account.handle.hex(),
@@ -116,25 +121,35 @@ class Exchange:
                 fee_rate=self._hub.rate.value,
             )
 
-    def _is_open(self, account: Account) -> bool:
-        """Whether something may still move: not stopped, and not inside the margin, whatever the rounds have done."""
+    def _awaits_fee(self, account: Account) -> bool:
+        """Whether the hub's deposit waits for nothing but the fee for locking it."""
+        return account.lock_due > 0 and account.channels.receiving.anchor is not None and not self._hub.draining
+
+    def _is_open(self, account: Account, *more: str) -> bool:
+        """Whether something may still move: not stopped, and not inside the margin, whatever the rounds have done.
+
+        ``more``: other stages that count as open.
+        """
         tip = self._hub.follower.height
-        stopped = account.stage != OPEN or account.handle in self._hub.marks.handles
+        stopped = account.stage not in (OPEN, *more) or account.handle in self._hub.marks.handles
         return not stopped and tip is not None and tip < account.fixed.agreed.expiry.settle_height
 
     def _take(
         self, work: UnitOfWork, account: Account, request: SyncRequest
     ) -> tuple[Account, Changes, tuple[RefusedPayment, ...]]:
-        """Apply the client's half, take the fee, and book the payments."""
+        """Apply the client's half, take the fees, and book the payments."""
         before = account.channels
         after, changes = accept(before, request.half)
-        moved, fee = after.net - before.net, account.fixed.terms.sync_fee
+        moved, fee = after.net - before.net, account.fixed.terms.sync_fee + account.lock_due
         due = account.due + moved - fee
         if due < 0:
             raise AmountExceedsSpendable(
-                f"The request moves {moved}, too little for the fee of {fee}.", moved=moved, sync_fee=fee
+                f"The request moves {moved}, too little for the fee of {fee}.",
+                moved=moved,
+                sync_fee=account.fixed.terms.sync_fee,
+                lock_fee=account.lock_due,
             )
-        account = replace(account, duplex=after, due=due)
+        account = replace(account, duplex=after, due=due, lock_due=0)
         work.keep(account)
         refused = []
         for payment in request.payments:
@@ -214,7 +229,9 @@ class Exchange:
         account = work.to_move(account, account.pending)
         secrets = account.fixed.secrets(self._hub.key)
         oldest = account.waiting[:MOST_PAYMENTS]  # what returns to a payer is not counted when it is booked
-        count, total = deliverable(account.channels, account.due, [item.amount for item in oldest])
+        count, total = 0, 0
+        if account.channels.sending.anchor is not None:  # else nothing waits, and what is due waits for the deposit
+            count, total = deliverable(account.channels, account.due, [item.amount for item in oldest])
         listed = account.waiting[:count]
         duplex, half, given = transfer(account.channels, total, secrets)
         duplex, own_hash = hand_out(add_request(duplex, request.next_hash, seen=seen), secrets)

@@ -56,9 +56,9 @@ def see_deposits(hub: Hub, handle: Handle) -> None:
         receiving = replace(receiving, anchor=receiving.anchor or anchors.get(receiving.contract.deposit.output))
         duplex = replace(account.channels, sending=sending, receiving=receiving)
         work.put(replace(account, duplex=duplex, close_digest=None))  # an earlier mph_close is judged anew
+        for script in anchors:
+            hub.follower.found_deposit(work.db, script)
         note(log, "deposit seen", account)
-    for script in anchors:
-        hub.follower.found_deposit(script)
 
 
 def address_of(hub: Hub, side: Sending | Receiving) -> str:
@@ -111,7 +111,7 @@ def fund(hub: Hub, handle: Handle, means: Means) -> Means:
     if account.deposit_raw is None:
         if account.channels.receiving.anchor is None or not account.fixed.agreed.expiry.may_deposit(tip):
             return means
-        if hub.draining or not may_open(means.rate, means.bounds):
+        if hub.draining or account.lock_due or not may_open(means.rate, means.bounds):
             return means
         _check_funds(hub, account)
         rate = means.bounds.within(means.rate.value)
@@ -138,6 +138,7 @@ def _rival(hub: Hub, book: Reading, raw: bytes) -> bytes | None:
 def _without_deposit(hub: Hub, handle: Handle, rival: bytes) -> None:
     """Give up the hub's deposit: another one is made while nobody depends on its txid, else the connection closes."""
     with hub.book.transaction("fund") as work:
+        work.lock_with_payers(handle)
         account = work.get(handle)
         fields = {"handle": handle.hex(), "cause": DepositConflicted.__name__, "rival": rival[::-1].hex()}
         log.warning("deposit conflicted", extra={"fields": fields})
@@ -201,7 +202,7 @@ def _write(hub: Hub, handle: Handle, draft: Draft) -> bytes | None:
 
 def _publish(hub: Hub, handle: Handle, raw: bytes) -> None:
     try:
-        hub.bitcoin.submit([raw])
+        hub.submit([raw])
     except BroadcastRefused as error:
         log.warning("deposit waits", extra={"fields": {"handle": handle.hex(), "error": error.as_json()}})
 

@@ -19,12 +19,14 @@ from picopayments_cli import errors
 from picopayments_cli.errors import HubRefused, HubUnreachable, PicopaymentsError, StoreUnusable, UnknownMethod
 from picopayments_cli.files import check_private, usable
 from picopayments_cli.jsontext import parse_json
+from picopayments_cli.lanes import Lane
 from picopayments_cli.web import JsonRpcEndpoint
 
 START_SECONDS = 20.0
 STOP_SECONDS = 5
 ANSWER_SECONDS = 60.0
 MAX_BYTES = 10_000_000
+AT_ONCE = 4  # methods
 MAX_PATH = 100  # bytes of a socket's name that every system takes
 
 
@@ -37,7 +39,7 @@ def served(path: Path, methods: Mapping[str, Callable[..., Any]]) -> Iterator[No
 
     The caller holds the folder's lock: what lies there by that name was left by a process that is gone.
     """
-    app = JsonRpcEndpoint(methods, max_bytes=MAX_BYTES, slow=methods)
+    app = JsonRpcEndpoint(methods, max_bytes=MAX_BYTES, lanes=dict.fromkeys(methods, Lane(AT_ONCE)))
     config = uvicorn.Config(
         app, loop="asyncio", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False
     )

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from sqlalchemy import JSON, BigInteger, Connection, and_, case, cast, func, or_, select, type_coerce
+from sqlalchemy import Connection, and_, case, func, or_, select
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.reserve import Reserve, missing
@@ -23,7 +23,6 @@ from picopayments_cli.hub.schema import connections, payments
 EVERY_SECONDS = 5.0  # at most one is made in these
 SHARE = 20  # of the time that making one may take
 STAGES = (REQUESTED, AGREED, OPEN, CLOSING, CLOSED)
-_STAGES = select(connections.c.stage, func.count()).group_by(connections.c.stage)
 _PAYMENTS = select(func.max(payments.c.number))
 
 
@@ -101,13 +100,15 @@ class Overviews:
         self._ask_ledger()
         with hub.book.reading() as book:
             tip = hub.follower.tip(book.db)
-            stages = {stage: int(count) for stage, count in book.db.execute(_STAGES)}
+            stages: Counter[str] = Counter()
+            for (_, stage), count in book.totals().items():
+                stages[stage] += count
             liquidity, left = _sums(book.db, tip)
             coins = _coins(hub, book.counted())
             booked = int(book.db.execute(_PAYMENTS).scalar() or 0)
         made = Overview(
             height=tip,
-            stages={stage: stages.get(stage, 0) for stage in STAGES},
+            stages={stage: stages[stage] for stage in STAGES},
             liquidity={asset: self._named(asset, liquidity.get(asset)) for asset in self._assets(liquidity)},
             left=left,
             coins=coins,
@@ -147,22 +148,18 @@ def _coins(hub: Hub, counted: int) -> Coins:
 
 def _sums(db: Connection, tip: int) -> tuple[dict[str, Liquidity], dict[tuple[str, int], int]]:
     """Add up in the database, by asset, what is promised and deposited, and count the blocks that are left."""
-    told = type_coerce(connections.c.fixed, JSON) if db.dialect.name == "sqlite" else cast(connections.c.fixed, JSON)
-    asset, height = told["asset"].as_string(), told["height"].as_integer()
-    quantity = cast(told[("h2c", "quantity")].as_string(), BigInteger)
+    by = (connections.c.stage, connections.c.asset, connections.c.expiry)
     undeposited = and_(connections.c.stage == AGREED, connections.c.h2c_anchor.is_(None))
     deposited = or_(connections.c.h2c_anchor.is_not(None), connections.c.stage == OPEN)
     rows = db.execute(
         select(
-            connections.c.stage,
-            asset,
-            height,
+            *by,
             func.count(),
-            func.sum(case((undeposited, quantity), else_=0)),
-            func.sum(case((deposited, quantity), else_=0)),
+            func.sum(case((undeposited, connections.c.promised), else_=0)),
+            func.sum(case((deposited, connections.c.promised), else_=0)),
         )
         .where(connections.c.stage.in_((AGREED, OPEN, CLOSING)))
-        .group_by(connections.c.stage, asset, height)
+        .group_by(*by)
     )
     liquidity: dict[str, Liquidity] = {}
     left: Counter[tuple[str, int]] = Counter()

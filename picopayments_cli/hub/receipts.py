@@ -7,6 +7,7 @@ from typing import Any
 
 from picopayments_cli.channel.payment_request import token_of
 from picopayments_cli.channel.receipts import ReceiptsReply, ReceiptsRequest
+from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.sealing import signed
 from picopayments_cli.web import RawJson
@@ -28,9 +29,13 @@ class Receipts:
         request = ReceiptsRequest.parse(body)
         digest = signed(body, self._hub.book.look_up(request.handle).fixed.client)
         if request.given:
-            with self._hub.book.transaction("receipts") as work:
-                for item in request.given:
-                    work.keep_receipt(item.payer, request.handle, token_of(item.receipt), item.receipt)
+            self._hub.book.run("receipts", lambda work: _keep(work, request))
         with self._hub.book.reading() as book:
             found = (book.receipt(request.handle, token) for token in request.tokens)
             return self._reply(ReceiptsReply(digest, tuple(item for item in found if item is not None)).as_json())
+
+
+def _keep(work: UnitOfWork, request: ReceiptsRequest) -> None:
+    work.lock([request.handle])  # its syncs write the same rows
+    for item in request.given:
+        work.keep_receipt(item.payer, request.handle, token_of(item.receipt), item.receipt)

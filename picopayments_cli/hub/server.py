@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import wraps
@@ -16,10 +17,17 @@ from picopayments_cli.hub.discretion import for_strangers
 from picopayments_cli.hub.methods import Methods
 from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.hub.rounds import Rounds
+from picopayments_cli.lanes import Lane
 from picopayments_cli.limits import Limits
 from picopayments_cli.web import JsonRpcEndpoint
 
 log = logging.getLogger(__name__)
+
+# Threads: nothing holds the event loop, and questions to a node hold up none that only need the database. With those of
+# mph_waiting and the rounds they are as many as the database lets read at a time.
+_OWN, _ASKING, _PROXIED = 4, 4, 4
+# What may be answered otherwise the second time, or does something twice.
+_NOT_ONCE = {"get_running_info", "sendrawtransaction", "submitpackage", "generate", "faucet", "reorganise", "feerate"}
 
 
 def create_app(
@@ -32,15 +40,28 @@ def create_app(
 ) -> Starlette:
     """Build the application, which starts the hub's rounds, and stops them at its own end.
 
-    ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others. ``counted``
-    wraps each of them; ``pages`` are answered to GET before all else.
+    ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others. So do all
+    where writers wait for each other in the database, which the others need not. ``counted`` wraps each of them;
+    ``pages`` are answered to GET before all else.
     """
     hub = rounds.hub
+    if hub.database.has_row_locks:
+        slow = set(methods) - Methods.ALONE
     nodes = Nodes(hub.chain, hub.bitcoin, hub.controls)
     proxied = Proxy(hub.network, nodes, lambda: hub.rate, rounds.await_round).methods()
     table = {name: counted(name, _discreet(method)) for name, method in {**proxied, **methods}.items()}
+    lanes = {
+        **dict.fromkeys(set(methods) - Methods.ALONE, Lane(_OWN)),
+        **dict.fromkeys(slow, Lane(_ASKING, time.monotonic)),
+        **dict.fromkeys(proxied, Lane(_PROXIED, time.monotonic)),
+    }
     endpoint = JsonRpcEndpoint(
-        table, slow={*proxied, *slow}, alone=Methods.ALONE, on_error=_log_unexpected, limits=Limits()
+        table,
+        lanes=lanes,
+        alone=Methods.ALONE,
+        once=set(table) - _NOT_ONCE,
+        on_error=_log_unexpected,
+        limits=Limits(),
     )
 
     @asynccontextmanager

@@ -75,7 +75,7 @@ class Witness:
     def check_marks(self, marks: Marks) -> None:
         """Look for what goes on in the database though a mark says that it was stopped. Raises DatabaseOutdated."""
         with self._book.reading() as book:
-            if marks.handles & set(book.in_stage(AGREED, OPEN)):
+            if book.among(marks.handles, AGREED, OPEN):
                 raise self._outdated("was written with a newer state of this database", marks.path)
 
     def _outdated(self, why: str, path: Path | None = None) -> DatabaseOutdated:

@@ -11,20 +11,26 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from sqlalchemy import Connection, func, select
+
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
-from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.errors import HubRestored
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.database import meta_drop, meta_get, meta_set
-from picopayments_cli.hub.hub import Ask, Hub
+from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.logs import note
+from picopayments_cli.hub.schema import meta
 
 log = logging.getLogger(__name__)
 
 FETCH_BLOCKS = 144  # in which clients can fetch what waits for them, once the hub ends their connections by itself
 _CLOSES = "closes by "  # and the asset, or the handle in hex
+_ASKED_TO_END = select(meta.c.key).where(
+    meta.c.key.like(f"{_CLOSES}%"), func.length(meta.c.key) == len(_CLOSES) + 2 * HANDLE_SIZE
+)
 _EVER = 2**31 - 1  # as a height: later than all
 
 
@@ -80,6 +86,12 @@ def ends_by(work: UnitOfWork, handle: Handle) -> int | None:
     return None if text is None else int(text)
 
 
+def asked_to_end(db: Connection) -> list[Handle]:
+    """The connections that their operator has asked to end and whose clients may still fetch what waits."""
+    keys = db.execute(_ASKED_TO_END).scalars()
+    return [Handle(bytes.fromhex(key.removeprefix(_CLOSES))) for key in keys]
+
+
 def keep_on_offer(hub: Hub) -> None:
     """Forget when connections were to close that are on offer again."""
     with hub.database.reading() as db:
@@ -94,14 +106,9 @@ def keep_on_offer(hub: Hub) -> None:
 def give_up(hub: Hub) -> None:
     """Stop all connections that go on as if their newest state were missing."""
     with hub.book.transaction("restored") as work:
-        handles = work.in_stage(AGREED, OPEN)
-        for handle in handles:
-            tip = hub.follower.tip(work.db)
-            work.put(replace(work.get(handle), stage=CLOSING, since=tip, waiting=(), stale=True))
+        number = work.give_up(hub.follower.tip(work.db))
         work.forget(_EVER)
-    for handle in handles:
-        hub.ask(Ask.NOW, handle)
-    log.warning("connections given up", extra={"fields": {"number": len(handles)}})
+    log.warning("connections given up", extra={"fields": {"number": number}})
 
 
 def give_up_noticed(hub: Hub, handle: Handle) -> None:

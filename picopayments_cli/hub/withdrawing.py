@@ -34,6 +34,7 @@ from picopayments_cli.errors import (
     UnknownTransaction,
     Unreachable,
 )
+from picopayments_cli.hub import promises
 from picopayments_cli.hub.book import Reading
 from picopayments_cli.hub.chainview import coins_of, coins_text
 from picopayments_cli.hub.hub import Hub
@@ -138,7 +139,7 @@ def _composed(book: Reading, asked: Withdrawal, purse: Purse, held: int) -> tupl
 
 def _free(book: Reading, asked: Withdrawal, held: int) -> int:
     """The quantity of an asset that is sent, of what nobody was promised. Raises InsufficientFunds."""
-    free = max(held - book.promised(asked.asset.number), 0)
+    free = max(held - promises.spoken_for(book.db, asked.asset.name), 0)
     wanted = free if asked.quantity is None else asked.quantity
     if not 0 < wanted <= free:
         raise InsufficientFunds(

@@ -126,7 +126,7 @@ def test_an_asset_is_on_offer_as_the_file_says_and_by_default_on_regtest_only(tm
     assert (real.assets, real.terms("TICKET", RATE, BOUNDS)) == (("XCP",), None)
 
 
-@pytest.mark.parametrize(("network", "least"), [("regtest", 0), ("testnet", 100_000), ("mainnet", 100_000)])
+@pytest.mark.parametrize(("network", "least"), [("regtest", 0), ("testnet", 10**9), ("mainnet", 10**9)])
 def test_the_terms_of_a_new_hub_refuse_small_deposits_where_they_cost(tmp_path: Path, network: str, least: int) -> None:
     folder = Folder(tmp_path, NETWORKS[network])
     terms = folder.offer().terms("XCP", RATE, BOUNDS)

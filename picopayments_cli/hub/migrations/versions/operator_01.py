@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "operator_01"
-down_revision = "3_0001"
+down_revision = "liquidity_01"
 
 
 def upgrade() -> None:

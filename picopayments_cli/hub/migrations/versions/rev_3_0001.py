@@ -119,7 +119,7 @@ def _create_movements() -> None:
     )
     op.create_table(
         "payments",
-        sa.Column("number", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True),
         sa.Column("payer", sa.LargeBinary, nullable=False),
         sa.Column("payee", sa.LargeBinary),
         sa.Column("amount", sa.BigInteger, nullable=False),
