@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import JSON, cast, select, type_coerce
+from sqlalchemy import select
 
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.stages import AGREED, CLOSED, OPEN, REQUESTED
@@ -104,9 +104,7 @@ class Operator:
             chosen = chosen.where(connections.c.stage == stage)
         if asset is not None:
             number = next((name for name, longname in self._hub.longnames.items() if longname == asset), asset)
-            sqlite = book.db.dialect.name == "sqlite"
-            told = type_coerce(connections.c.fixed, JSON) if sqlite else cast(connections.c.fixed, JSON)
-            chosen = chosen.where(told["asset"].as_string() == number)
+            chosen = chosen.where(connections.c.asset == number)
         if after is not None:
             chosen = chosen.where(connections.c.handle > self._named(book, after))
         return [Handle(bytes(row.handle)) for row in book.db.execute(chosen)]
@@ -228,7 +226,7 @@ class Operator:
 
     def withdraw(self, address: str, quantity: int | None, asset: str = "BTC", dry_run: bool = False) -> dict[str, Any]:
         """Send what is free. Raises as ``withdrawing.withdraw``."""
-        with self._rounds.turn:
+        with self._rounds.turn, self._hub.database.fenced():
             return withdraw(self._hub, asset, address, quantity, dry_run=dry_run)
 
     def backup(self, file: str) -> dict[str, Any]:

@@ -23,7 +23,6 @@ from picopayments_cli.hub.schema import connections, payments
 EVERY_SECONDS = 5.0  # at most one is made in these
 SHARE = 20  # of the time that making one may take
 STAGES = (REQUESTED, AGREED, OPEN, CLOSING, CLOSED)
-_STAGES = select(connections.c.stage, func.count()).group_by(connections.c.stage)
 _PAYMENTS = select(func.max(payments.c.number))
 
 
@@ -101,13 +100,15 @@ class Overviews:
         self._ask_ledger()
         with hub.book.reading() as book:
             tip = hub.follower.tip(book.db)
-            stages = {stage: int(count) for stage, count in book.db.execute(_STAGES)}
+            stages: Counter[str] = Counter()
+            for (_, stage), count in book.totals().items():
+                stages[stage] += count
             liquidity, left = _sums(book.db, tip)
             coins = _coins(hub, book.counted())
             booked = int(book.db.execute(_PAYMENTS).scalar() or 0)
         made = Overview(
             height=tip,
-            stages={stage: stages.get(stage, 0) for stage in STAGES},
+            stages={stage: stages[stage] for stage in STAGES},
             liquidity={asset: self._named(asset, liquidity.get(asset)) for asset in self._assets(liquidity)},
             left=left,
             coins=coins,

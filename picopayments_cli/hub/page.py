@@ -30,7 +30,7 @@ LEAST = 4  # of them, so that little is seen too
 BINS, LEFT, WIDE, HIGH, GROUND = 12, 34, 322, 130, 150  # of the picture of expiries
 STEPS = (1, 2, 5, 10, 20, 50, 100, 144, 200, 288, 432, 720, 1440, 2880, 5760)  # blocks that one bin may be wide
 KINDS = ((CLOSING, "end"), (OPEN, "open"), (AGREED, "wait"))
-QUANTITIES = ("deposit_min", "deposit_max", "sync_fee")
+QUANTITIES = ("deposit_min", "deposit_max", "sync_fee", "lock_base")
 LABELS = {
     "deposit_min": "least deposit",
     "deposit_max": "greatest deposit",
@@ -38,6 +38,8 @@ LABELS = {
     "expire_min": "shortest life, blocks",
     "expire_max": "longest life, blocks",
     "sync_fee": "fee of a sync",
+    "lock_base": "to lock the hub's deposit costs",
+    "lock_rate": "and of it for each block, billionths",
     "fee_rate": "commits to the hub pay, sat/vB",
     "fee_rate_max": "commits to you pay at most, sat/vB",
 }

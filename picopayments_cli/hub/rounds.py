@@ -28,7 +28,7 @@ from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
 from picopayments_cli.hub.hub import MARKS_SEEN, Ask, Hub
 from picopayments_cli.hub.loop import Loop, pause_on
-from picopayments_cli.hub.stopping import closes_by, keep_on_offer
+from picopayments_cli.hub.stopping import asked_to_end, closes_by, keep_on_offer
 from picopayments_cli.hub.terms import Offer
 from picopayments_cli.hub.wallet import look, recall
 
@@ -57,7 +57,7 @@ class Rounds:
         self._tip: int | None = None  # that the last round looked at
         self._unfinished: set[Handle] = set()  # of a round that failed
         self._count = 0
-        self._offered: tuple[bool, tuple[str, ...]] = (False, ())  # as of the last round
+        self._offered: tuple[bool, tuple[str, ...]] | None = None  # as of the last round
         self._rate_read = float("-inf")
         self._asked: dict[Ask, set[Handle]] = {when: set() for when in Ask}
 
@@ -237,10 +237,11 @@ class Rounds:
         return dict(zip(expiries, starts(tuple(expiries.values()), coins), strict=True))
 
     def _leaving(self, book: Reading) -> list[Handle]:
-        """Find the connections whose asset is not offered any more; all of them where the hub drains."""
+        """Find those whose asset is not offered any more, or that are to end; all of them where the hub drains."""
         hub = self.hub
         assets = {asset for asset, stage in book.totals() if stage in (AGREED, OPEN)}
-        return book.going_on([asset for asset in assets if hub.draining or hub.offer.has_withdrawn(asset)])
+        leaving = [asset for asset in assets if hub.draining or hub.offer.has_withdrawn(asset)]
+        return [*book.going_on(leaving), *asked_to_end(book.db)]
 
     def _forget(self, tip: int) -> None:
         """Drop what is over for good since the last block: requests without a deposit, and what was watched."""

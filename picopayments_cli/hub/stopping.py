@@ -11,8 +11,10 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
+from sqlalchemy import Connection, func, select
+
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
-from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.errors import HubRestored
 from picopayments_cli.hub.account import Account, Queue
@@ -20,11 +22,15 @@ from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.database import meta_drop, meta_get, meta_set
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.logs import note
+from picopayments_cli.hub.schema import meta
 
 log = logging.getLogger(__name__)
 
 FETCH_BLOCKS = 144  # in which clients can fetch what waits for them, once the hub ends their connections by itself
 _CLOSES = "closes by "  # and the asset, or the handle in hex
+_ASKED_TO_END = select(meta.c.key).where(
+    meta.c.key.like(f"{_CLOSES}%"), func.length(meta.c.key) == len(_CLOSES) + 2 * HANDLE_SIZE
+)
 _EVER = 2**31 - 1  # as a height: later than all
 
 
@@ -78,6 +84,12 @@ def ends_by(work: UnitOfWork, handle: Handle) -> int | None:
     """The height by which a connection closes that its operator has asked to end; None where nobody has."""
     text = meta_get(work.db, _CLOSES + handle.hex())
     return None if text is None else int(text)
+
+
+def asked_to_end(db: Connection) -> list[Handle]:
+    """The connections that their operator has asked to end and whose clients may still fetch what waits."""
+    keys = db.execute(_ASKED_TO_END).scalars()
+    return [Handle(bytes.fromhex(key.removeprefix(_CLOSES))) for key in keys]
 
 
 def keep_on_offer(hub: Hub) -> None:
