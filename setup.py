@@ -28,7 +28,7 @@ setup(
     packages=find_packages(include=["picopayments_cli", "picopayments_cli.*"]),
     package_data={
         "picopayments_cli": ["py.typed"],
-        "picopayments_cli.hub": ["migrations/*", "migrations/versions/*"],
+        "picopayments_cli.hub": ["migrations/*", "migrations/versions/*", "templates/*"],
     },
     python_requires=">=3.10,<3.14",
     install_requires=[
@@ -41,7 +41,9 @@ setup(
         "coincurve>=21.0.0,<22",
         "filelock>=4.1.0,<5",
         "httptools>=0.9.0,<1",
+        "jinja2>=3.1.6,<4",
         "json-rpc>=1.15.0,<2",
+        "prometheus-client>=0.26.0,<1",
         "py-bitcoinkernel==0.1.0a5",
         "pycoin>=0.92718.20260405,<1",
         "python-bitcoinlib>=0.12.2,<0.13",

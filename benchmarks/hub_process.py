@@ -47,8 +47,7 @@ class HubProcess:
         hub = RpcClient(self.url)
         deadline = time.monotonic() + OPEN_SECONDS
         while True:
-            shown = hub.call("mph_status", {}, retry=True)["connections"].values()
-            are_open = sum(item["status"] == "open" for item in shown)
+            are_open = hub.call("mph_status", {}, retry=True)["totals"]["open"]
             if are_open >= count:
                 return
             if time.monotonic() > deadline:

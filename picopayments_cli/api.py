@@ -14,7 +14,6 @@ from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.deadlines import default_delay, is_short
 from picopayments_cli.channel.networks import script_of_address
 from picopayments_cli.channel.stages import CLOSED, OPEN, PROPOSED
-from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import Handle, Token, from_hex
 from picopayments_cli.channel.wire import terms_json
 from picopayments_cli.client import (
@@ -118,11 +117,10 @@ def carry_out(
 
 
 def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
-    """The hub's connections, current terms, funding addresses and liquidity, of one asset or all."""
+    """The wallet's connections as the hub shows them, its totals, terms, funding addresses and liquidity."""
     if asset is not None and (not asset or "." in asset):
         asset = asset_named(session, asset).name
-    asked = StatusRequest(None if asset is None else (asset,)).as_json()
-    answer = StatusReply.parse(session.rpc.call("mph_status", asked, retry=True))
+    answer = hubs.status(session, None if asset is None else (asset,))
     told = answer.longnames.items()
     longnames = longnames_of({"asset": name, "asset_longname": longname} for name, longname in told)
     terms = by_longname({name: terms_json(item) for name, item in answer.terms.items()}, longnames)
@@ -138,6 +136,7 @@ def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
             }
             for handle, item in answer.connections.items()
         },
+        "totals": dict(answer.totals),
         "current_terms": terms,
         "funding_addresses": {name: address for name in ("BTC", *terms)},
         "liquidity": {
@@ -281,7 +280,8 @@ def connect(
     yes: bool = False,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Open a connection by a deposit of ``quantity`` satoshis; times in blocks. The deposit's txid and the handle.
+    """Open a connection by a deposit of ``quantity`` satoshis; times in blocks. The deposit's txid and the handle,
+    the last block that may hold the deposit, and what the hub takes for locking its own.
 
     ``yes``: do not ask. ``dry_run``: tell what would be published, and publish nothing. Raises NotConfirmed.
     """
@@ -300,7 +300,9 @@ def connect(
         log.warning("A revoked commit can be punished for %d blocks: look at the chain twice in that time.", delay)
     made = opening.connect(session, known, deposit, expire_time, delay)
     anchor = made.duplex.sending.anchor
-    return {"send_deposit_txid": str(anchor.outpoint).partition(":")[0] if anchor else "", "handle": made.handle.hex()}
+    txid = str(anchor.outpoint).partition(":")[0] if anchor else ""
+    told = {"deposit_by": made.deposit_by, "lock_fee": made.lock_due}
+    return {"send_deposit_txid": txid, "handle": made.handle.hex(), **told}
 
 
 def queuepayment(
@@ -375,9 +377,8 @@ def sync(session: Session, handle: str | None = None) -> dict[str, Any]:
     Each connection with its own hub. One that fails does not stop the others; its error is raised when they are done,
     as SyncIncomplete where the others have a result.
     """
-    if handle is None:
-        lost.take_back(session)
-    return syncing.sync(session, _chosen(session, handle), everything=handle is None)
+    unasked = lost.take_back(session) if handle is None else None
+    return syncing.sync(session, _chosen(session, handle), everything=handle is None, unasked=unasked)
 
 
 @until(CLOSED)

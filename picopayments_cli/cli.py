@@ -28,8 +28,8 @@ GOES_ON = "Run the command again: it goes on where it stopped."
 NEXT = {  # after an interrupt of a command that does another thing when it is run again
     "blocksend": "The payment may have left, and run again the command pays again. See first what has left: "
     "`picopayments-cli searchrawtxs ADDRESS --unconfirmed`, with the wallet's address.",
-    "connect": "See first with `picopayments-cli status` whether the connection is there: run again the command opens "
-    "another one.",
+    "connect": "See first with `picopayments-cli status` whether the connection is there, with which `picopayments-cli "
+    "sync --wait` goes on: run again the command opens another one.",
     "pay": "See first with `picopayments-cli payments` whether the payment is there: run again without its --token the "
     "command pays once more.",
     "queuepayment": "See first with `picopayments-cli status` whether the payment is queued: run again without its "
@@ -251,6 +251,11 @@ def refuse(error: Exception, debug: bool, *, human: bool = False) -> int:
     return _fail(1, "InternalError", told, human=human)
 
 
+def interrupted(message: str) -> int:
+    """Print the line of a command that was stopped; the exit code."""
+    return _fail(130, "Interrupted", message)
+
+
 def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None, *, human: bool = False) -> int:
     error = {"name": name, "message": message, "data": data or {}}
     line = json.dumps({"error": error}, sort_keys=True, default=str)
@@ -276,6 +281,7 @@ class Parser(argparse.ArgumentParser):
     """argparse's parser, where a usage error ends in the line that every failure ends in, JSON or for people."""
 
     human = False
+    commands: dict[str, CommandParser]  # of the program's own parser
 
     def __init__(self, *, example: str, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=Help, **settings)
@@ -312,9 +318,13 @@ class Parser(argparse.ArgumentParser):
         elif option.startswith("--"):
             from picopayments_cli.suggestions import did_you_mean
 
-            own = [name for name, _ in COMMANDS[command].arguments if name.startswith("--")] if command else []
-            guess = did_you_mean(option, [*own, *self._option_string_actions])
-        self.error(f"unrecognized arguments: {' '.join(words)}.{guess}")
+            guess = did_you_mean(option, [*self._options_of(command), *self._option_string_actions])
+        asked = self.commands[command] if command else self  # whose usage is shown
+        asked.error(f"unrecognized arguments: {' '.join(words)}.{guess}")
+
+    def _options_of(self, command: str | None) -> list[str]:
+        """The options of a command."""
+        return list(self.commands[command]._option_string_actions) if command else []
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Refuse what is none of an argument's choices. Raises ArgumentError."""
@@ -434,4 +444,5 @@ def _parser() -> Parser:
         summary = command.text.partition("\n")[0]
         given = command.arguments
         commands.add_parser(name, help=summary, description=command.text, example=command.example, arguments=given)
+    parser.commands = commands.choices
     return parser

@@ -111,7 +111,9 @@ UNITS = "in satoshis, or with its unit such as 1.5XCP"
 COMMANDS = {
     "version": Command("Print the version of this program.", "version"),
     "hubstatus": Command(
-        "Show the hub's connections, terms, funding addresses and liquidity.", "--testnet hubstatus --asset XCP", ASSET
+        "Show your connections at the hub, its terms, funding addresses and liquidity.",
+        "--testnet hubstatus --asset XCP",
+        ASSET,
     ),
     "address": Command("Print the wallet's address.", "--testnet address"),
     "balances": Command(

@@ -64,6 +64,7 @@ class Settings:
     pinned_certificates: Mapping[str, str] | None = None
     fee_ceiling: int = 100
     fee_rate: int | None = None
+    lock_ceiling: float = 5
     ask_above: int = 1_000_000
     hub_auth: tuple[str, str] | None = field(default=None, repr=False)
     choices: Mapping[str, Choice] = field(default_factory=dict, compare=False, repr=False)
@@ -325,6 +326,10 @@ def _is_switch(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def _is_percentage(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 100
+
+
 def _is_seconds(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 3600
 
@@ -355,6 +360,7 @@ _CHECKS = {
     "pinned_certificates": (_are_pins, "a JSON object of https URLs and SHA-256 fingerprints in hex"),
     "fee_ceiling": (_is_rate, "a whole number of sat/vB from 1 to 10000"),
     "fee_rate": (_is_rate, "a whole number of sat/vB from 1 to 10000"),
+    "lock_ceiling": (_is_percentage, "a number of hundredths from 0 to 100"),
     "ask_above": (_is_quantity, f"a whole number of satoshis from 0 to {MAX_QUANTITY}"),
     "hub_username": (_is_text, "text"),
     "hub_password": (_is_text, "text"),

@@ -164,6 +164,14 @@ class InsufficientLiquidity(PicopaymentsError):
     """The hub can't match a deposit."""
 
 
+class TooManyPromises(PicopaymentsError):
+    """One key, or one address, asks for more connections at a time than the hub promises."""
+
+
+class LockFeeTooHigh(PicopaymentsError):
+    """The hub asks more for locking its deposit than the client would pay."""
+
+
 class NotTransferable(PicopaymentsError):
     """The connection can't move that quantity."""
 
@@ -280,6 +288,10 @@ class NodeUnreachable(Unreachable):
 
 class NodeBehind(Unreachable):
     """The chain as a node or a hub sees it is not current."""
+
+
+class TooMuchAsked(Unreachable):
+    """An answer larger than the server sends, or more than it does for one address in that time."""
 
 
 class NodeTooOld(Unreachable):

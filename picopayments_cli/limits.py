@@ -1,4 +1,4 @@
-"""Bound what one client address asks of a server: requests and bytes by the second, and how much at a time."""
+"""Bound what one client address asks of a server: calls, bytes both ways and work by the second, so much at a time."""
 
 from __future__ import annotations
 
@@ -7,20 +7,24 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 _V6_PREFIX = 64  # what a network gives to one customer
+MOST_WORK = 20.0  # seconds that one call is charged: a node that is silent for longer is not its asker's fault
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of each address: ``calls`` and ``size`` (bytes of requests) by the second, ``burst`` seconds' worth at once.
+    """Of each address by the second, and ``burst`` seconds' worth at once.
 
+    ``size``: bytes of requests; ``sent``: bytes of answers; ``work``: seconds that the server takes to answer.
     ``open_requests``: how many may be under way; ``addresses``: how many are remembered, the latest seen.
     """
 
     calls: float = 100.0
     size: float = 1_000_000.0
+    sent: float = 500_000.0  # 30 MB a minute
+    work: float = 0.25  # a quarter of a core, or of a node
     burst: float = 20.0
     open_requests: int = 20
     addresses: int = 10_000
@@ -35,72 +39,89 @@ class TooMuch(Exception):
 
 
 @dataclass
-class _Bucket:
-    calls: float
-    size: float
-    filled: float  # when
+class Spending:
+    """What is left to an address; called with what a request costs. What this machine itself asks is not counted."""
+
+    limits: Limits
+    filled: float = 0.0  # when
+    counted: bool = True
     open_requests: int = 0
+    calls: float = field(init=False)
+    size: float = field(init=False)
+    sent: float = field(init=False)
+    work: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in _MEASURES:
+            setattr(self, name, getattr(self.limits, name) * self.limits.burst)
+
+    def __call__(self, calls: int = 0, size: int = 0, sent: int = 0, work: float = 0.0) -> None:
+        """Take off what something costs."""
+        if self.counted:
+            self.calls -= calls
+            self.size -= size
+            self.sent -= sent
+            self.work -= min(work, MOST_WORK)
+
+    def fill(self, now: float) -> None:
+        """Add what the time since has brought."""
+        passed, self.filled = now - self.filled, now
+        for name in _MEASURES:
+            rate = getattr(self.limits, name)
+            setattr(self, name, min(getattr(self, name) + passed * rate, rate * self.limits.burst))
+
+    @property
+    def wait(self) -> float:
+        """The seconds until another request may come; none, or less, where one may."""
+        return max((1 - self.calls) / self.limits.calls, -self.size / self.limits.size, self.owed)
+
+    @property
+    def owed(self) -> float:
+        """The seconds until what requests under way have cost is paid back: they are answered no further till then."""
+        return max(-self.sent / self.limits.sent, -self.work / self.limits.work)
+
+
+_MEASURES = ("calls", "size", "sent", "work")
+UNCOUNTED = Spending(Limits(), counted=False)
 
 
 class Limiter:
-    """Two leaking buckets for each address. What this machine itself asks is its owner's, and not counted.
+    """A leaking bucket of each measure for each address. What this machine itself asks is its owner's, and not counted.
 
-    A bucket may be overdrawn once, so that no single request is too large for it; it is closed until it is paid back.
+    A bucket may be overdrawn once, so that no single call is too large for it; it is closed until it is paid back.
     """
 
     def __init__(self, limits: Limits, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._buckets: OrderedDict[str, Spending] = OrderedDict()
 
     @contextmanager
-    def request(self, address: str | None) -> Iterator[Callable[[int, int], None]]:
-        """Hold a request under way; what is yielded is told the calls and the bytes in it. Raises TooMuch."""
+    def request(self, address: str | None) -> Iterator[Spending]:
+        """Hold a request under way; what is yielded is told what it costs. Raises TooMuch."""
         name = party(address)
         if name is None:
-            yield _uncounted
+            yield UNCOUNTED
             return
         bucket = self._bucket(name)
         if bucket.open_requests >= self._limits.open_requests:
             raise TooMuch(1.0)
-        self._check(bucket)
+        if bucket.wait > 0:
+            raise TooMuch(bucket.wait + 1)
         bucket.open_requests += 1
-
-        def spend(calls: int, size: int) -> None:
-            bucket.calls -= calls
-            bucket.size -= size
-
         try:
-            yield spend
+            yield bucket
         finally:
             bucket.open_requests -= 1
 
-    def _bucket(self, name: str) -> _Bucket:
+    def _bucket(self, name: str) -> Spending:
         """Return an address's bucket, filled; the one not seen for longest makes room for a new one."""
-        limits = self._limits
-        full = _Bucket(limits.calls * limits.burst, limits.size * limits.burst, self._clock())
-        bucket = self._buckets.setdefault(name, full)
+        bucket = self._buckets.setdefault(name, Spending(self._limits, self._clock()))
         self._buckets.move_to_end(name)
-        if len(self._buckets) > limits.addresses:
+        if len(self._buckets) > self._limits.addresses:
             self._buckets.popitem(last=False)
-        self._fill(bucket)
+        bucket.fill(self._clock())
         return bucket
-
-    def _fill(self, bucket: _Bucket) -> None:
-        limits, now = self._limits, self._clock()
-        passed = now - bucket.filled
-        bucket.calls = min(bucket.calls + passed * limits.calls, limits.calls * limits.burst)
-        bucket.size = min(bucket.size + passed * limits.size, limits.size * limits.burst)
-        bucket.filled = now
-
-    def _check(self, bucket: _Bucket) -> None:
-        wait = max((1 - bucket.calls) / self._limits.calls, -bucket.size / self._limits.size)
-        if wait > 0:
-            raise TooMuch(wait + 1)
-
-
-def _uncounted(_calls: int, _size: int) -> None:
-    return
 
 
 def party(address: str | None) -> str | None:

@@ -27,6 +27,7 @@ from picopayments_cli.errors import (
     NodeRefused,
     NodeUnreachable,
     PicopaymentsError,
+    TooMuchAsked,
     UnknownMethod,
     Unreachable,
 )
@@ -311,19 +312,28 @@ class RpcClient:
     def outcomes(
         self, calls: Sequence[tuple[str, Mapping[str, Any] | Sequence[Any]]], *, retry: bool = True
     ) -> list[Any]:
-        """Make several calls as ``batch`` does, but a refused call's place holds its error."""
+        """Make several calls as ``batch`` does, but a refused call's place holds its error.
+
+        Those that had no place in the answer are made again, in further POSTs.
+        """
         results: list[Any] = []
         for start in range(0, len(calls), BATCH):
-            part = calls[start : start + BATCH]
-            asked = [self._request(method, params) for method, params in part]
-            what = ", ".join(dict.fromkeys(method for method, _ in part))
-            replies = self._post(what, asked, retry=retry)
-            if isinstance(replies, dict):
-                outcome = self._outcome(what, replies)
-                raise outcome if isinstance(outcome, PicopaymentsError) else self._http.bad(what, "no list")
-            by_id = {reply.get("id"): reply for reply in replies if isinstance(reply, dict) and _is_id(reply)}
-            for request in asked:
-                results.append(self._outcome(request["method"], by_id.get(request["id"])))
+            results += self._part(calls[start : start + BATCH], retry=retry)
+        return results
+
+    def _part(self, calls: Sequence[tuple[str, Mapping[str, Any] | Sequence[Any]]], *, retry: bool) -> list[Any]:
+        asked = [self._request(method, params) for method, params in calls]
+        what = ", ".join(dict.fromkeys(method for method, _ in calls))
+        replies = self._post(what, asked, retry=retry)
+        if isinstance(replies, dict):
+            outcome = self._outcome(what, replies)
+            raise outcome if isinstance(outcome, PicopaymentsError) else self._http.bad(what, "no list")
+        by_id = {reply.get("id"): reply for reply in replies if isinstance(reply, dict) and _is_id(reply)}
+        results = [self._outcome(request["method"], by_id.get(request["id"])) for request in asked]
+        left = [place for place, result in enumerate(results) if _had_no_place(result)]
+        if 0 < len(left) < len(calls):
+            for place, result in zip(left, self._part([calls[place] for place in left], retry=retry), strict=True):
+                results[place] = result
         return results
 
     def _request(self, method: str, params: Mapping[str, Any] | Sequence[Any]) -> dict[str, Any]:
@@ -372,6 +382,11 @@ class RpcClient:
 def controls_of(chain_url: str, timeout: tuple[float, float] = TIMEOUT, trust: Trust = SYSTEM) -> RpcClient:
     """The methods by which the regtest network of a node is steered: blocks, money, fees."""
     return RpcClient(chain_url.rstrip("/") + "/regtest/", timeout=timeout, trust=trust, unreachable=NodeUnreachable)
+
+
+def _had_no_place(result: Any) -> bool:
+    """Whether an answer was too large together with others; who has asked too much waits instead."""
+    return isinstance(result, TooMuchAsked) and "limit" in result.data
 
 
 def _is_id(reply: Mapping[str, Any]) -> bool:

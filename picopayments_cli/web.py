@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import uvicorn
@@ -29,13 +29,17 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from picopayments_cli.errors import InvalidSetting, PicopaymentsError, PortUnusable
+from picopayments_cli.errors import InvalidSetting, PicopaymentsError, PortUnusable, TooMuchAsked
 from picopayments_cli.jsontext import parse_json
-from picopayments_cli.limits import Limiter, Limits, TooMuch, party
+from picopayments_cli.lanes import Lane
+from picopayments_cli.limits import UNCOUNTED, Limiter, Limits, Spending, TooMuch, party
 
 log = logging.getLogger(__name__)
 
 MAX_BATCH = 1000
+MAX_VALUES = 20_000  # of a request's JSON: more take long to parse, all at once; a sync of 1,000 payments has 5,000
+_QUICK_BYTES = 50_000  # of a request's JSON, that takes no time to parse
+MAX_ANSWER_BYTES = 8_000_000  # of a request, those to all calls of a batch together
 BODY_SECONDS = 30.0
 KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS = 5
@@ -43,6 +47,8 @@ MAX_CONNECTIONS = 500  # stays below the usual limit of 1,024 open files
 MAX_CONNECTIONS_EACH = 100  # of one address
 HEAD_SECONDS = 30.0  # for a request's line and headers
 MAX_HEAD_BYTES = 65_536
+MAX_PIPELINED = 16  # requests of a connection that came before the answer to an earlier one
+READ_SECONDS, LEAST_READ = 10.0, 65_536  # in which a client reads an answer, and a second more for so many bytes of it
 # What the address is counted by whose request is being answered; None for this machine's own.
 caller: ContextVar[str | None] = ContextVar("caller", default=None)
 _INVALID_REQUEST = {"code": JSONRPCInvalidRequest.CODE, "message": JSONRPCInvalidRequest.MESSAGE}
@@ -62,6 +68,15 @@ class Refused:
     """A method's refusal, as ``refusal`` makes it, or with more members: they go into the reply's ``error.data``."""
 
     details: Mapping[str, Any]
+
+
+@dataclass
+class _Turn:
+    """The answer to one request under way: how many bytes may be in it still, and what its calls were answered."""
+
+    left: int
+    spend: Spending = field(default_factory=lambda: UNCOUNTED)
+    known: dict[str, str] = field(default_factory=dict)
 
 
 _encode = json.JSONEncoder(allow_nan=False).encode
@@ -107,12 +122,14 @@ class JsonRpcEndpoint:
 
     ``methods`` maps names to callables, called with the members of ``params`` as keyword arguments (or a list's as
     positional ones); a callable whose attribute ``takes_params`` is true gets the whole params object as its one
-    argument. Methods run one at a time in the event loop; those named in ``slow`` in a thread; coroutines are awaited.
-    Those named in ``alone`` may take long, and are refused in a batch, where one would follow the other.
+    argument. Methods run one at a time in the event loop; those of ``lanes`` in threads; coroutines are awaited.
+    Those named in ``alone`` may take long, and are refused in a batch, where one would follow the other. Those named in
+    ``once`` run once for all calls of a batch that are the same.
     A PicopaymentsError is answered with its name, message and data; any other exception goes to ``on_error`` and is
     answered as InternalError. Bodies over ``max_bytes`` are refused with 413, those not complete in 30 s with 408, and
     what goes beyond the ``limits`` of an address with 429; behind a proxy on this machine the address is the one that
-    ``X-Forwarded-For`` names.
+    ``X-Forwarded-For`` names. Calls whose answers would make the whole larger than 8 MB, or come when
+    their address has used up its time or bytes, are refused by TooMuchAsked.
     """
 
     def __init__(
@@ -120,15 +137,17 @@ class JsonRpcEndpoint:
         methods: Mapping[str, Callable[..., Any]],
         *,
         max_bytes: int = 1_000_000,
-        slow: Container[str] = (),
+        lanes: Mapping[str, Lane] | None = None,
         alone: Container[str] = (),
+        once: Container[str] = (),
         on_error: Callable[[str, Exception], None] = log_unexpected,
         limits: Limits | None = None,
     ) -> None:
         self._methods = methods
         self._max_bytes = max_bytes
-        self._slow = slow
+        self._lanes = lanes or {}
         self._alone = alone
+        self._once = once
         self._on_error = on_error
         self._limiter = Limiter(limits) if limits is not None else None
 
@@ -146,7 +165,7 @@ class JsonRpcEndpoint:
                 with self._limiter.request(address) as spend:
                     body = await self._body(scope, receive)
                     spend(1, len(body))
-                    text = await self.answer(body, lambda calls: spend(calls - 1, 0))
+                    text = await self.answer(body, spend)
         except TooMuch as error:
             status, close = 429, True
             text = _error_reply(_INVALID_REQUEST | {"message": str(error)}, None)
@@ -167,26 +186,28 @@ class JsonRpcEndpoint:
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         return await asyncio.wait_for(_read(scope, receive, self._max_bytes), BODY_SECONDS)
 
-    async def answer(self, body: bytes, spend: Callable[[int], None] | None = None) -> str:
-        """Answer a request's body by JSON text; empty for notifications. ``spend`` is told the size of a batch."""
+    async def answer(self, body: bytes, spend: Spending = UNCOUNTED) -> str:
+        """Answer a request's body by JSON text; empty for notifications. ``spend`` is told what it costs."""
+        if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
+            return _error_reply(_INVALID_REQUEST | {"data": f"More than {MAX_VALUES} values."}, None)
         try:
-            request = parse_json(body)
+            request = parse_json(body) if len(body) < _QUICK_BYTES else await run_in_threadpool(parse_json, body)
         except ValueError:
             return _error_reply(_PARSE_ERROR, None)
+        turn = _Turn(MAX_ANSWER_BYTES, spend)
         if not isinstance(request, list):
-            return await self._answer_one(request) or ""
+            return await self._answer_one(request, turn) or ""
         if not 0 < len(request) <= MAX_BATCH:
             return _error_reply(_INVALID_REQUEST | {"data": f"A batch has 1 to {MAX_BATCH} requests."}, None)
-        if spend is not None:
-            spend(len(request))
+        spend(len(request) - 1)
         replies = []
         for item in request:
-            replies.append(await self._answer_one(item, in_batch=True))
+            replies.append(await self._answer_one(item, turn, in_batch=True))
             await asyncio.sleep(0)  # let others in between
         texts = [reply for reply in replies if reply is not None]
         return f"[{','.join(texts)}]" if texts else ""
 
-    async def _answer_one(self, request: Any, *, in_batch: bool = False) -> str | None:
+    async def _answer_one(self, request: Any, turn: _Turn, *, in_batch: bool = False) -> str | None:
         if not isinstance(request, dict):
             return _error_reply(_INVALID_REQUEST, None)
         name, params, number = request.get("method"), request.get("params"), request.get("id")
@@ -196,43 +217,85 @@ class JsonRpcEndpoint:
             return _error_reply(_INVALID_REQUEST, number)
         if in_batch and name in self._alone:
             return _error_reply(_INVALID_REQUEST | {"data": f"{name} is called by itself, not in a batch."}, number)
-        reply = await self._call(name, {} if params is None or params == [] else params, number)
-        return None if "id" not in request and request.get("jsonrpc") == "2.0" else reply
+        known = turn.known if in_batch and name in self._once else None
+        outcome = await self._outcome(name, {} if params is None or params == [] else params, turn, known)
+        return None if "id" not in request and request.get("jsonrpc") == "2.0" else _reply(outcome, number)
 
-    async def _call(self, name: str, params: dict[str, Any] | list[Any], number: Any) -> str:
-        method = self._methods.get(name)
+    async def _outcome(
+        self, name: str, params: dict[str, Any] | list[Any], turn: _Turn, known: dict[str, str] | None
+    ) -> str:
+        """The members of a reply that say what came of a call. ``known``: by call, what came of the others."""
+        if turn.left < 0:
+            return _refused(_too_large())
+        if turn.spend.owed > 0:
+            return _refused(_too_much(turn.spend.owed))
+        key = "" if known is None else f"{name} {_encode(params)}"
+        outcome = known.get(key) if known is not None else None
+        if outcome is None:
+            outcome = await self._call(name, params, turn.spend)
+            if known is not None:
+                known[key] = outcome
+        turn.left -= len(outcome)
+        if turn.left < 0:
+            outcome = _refused(_too_large())
+        turn.spend(sent=len(outcome))
+        return outcome
+
+    async def _call(self, name: str, params: dict[str, Any] | list[Any], spend: Spending) -> str:
+        method, lane = self._methods.get(name), self._lanes.get(name)
         if method is None:
-            return _error_reply(_NOT_FOUND, number)
-        if getattr(method, "takes_params", False):
-            if isinstance(params, list):
-                return _error_reply(_invalid_params("params must be an object"), number)
-            args: list[Any] = [params]
-            kwargs: dict[str, Any] = {}
-        else:
-            args, kwargs = ([], params) if isinstance(params, dict) else (params, {})
+            return _error(_NOT_FOUND)
+        whole = getattr(method, "takes_params", False)
+        if whole and isinstance(params, list):
+            return _error(_invalid_params("params must be an object"))
+        args: list[Any] = [params] if whole else params if isinstance(params, list) else []
+        kwargs = params if isinstance(params, dict) and not whole else {}
         try:
-            if name in self._slow:
-                result = await run_in_threadpool(method, *args, **kwargs)
-            else:
+            if lane is None:
                 result = method(*args, **kwargs)
-            if inspect.isawaitable(result):
-                result = await result
-            return _reply(result, number)
+                return _result(await result if inspect.isawaitable(result) else result)
+            return await lane.run(lambda: _result(method(*args, **kwargs)), spend)
         except PicopaymentsError as error:
-            return _error_reply(_server_error(refusal(error.name, error.message, error.data)), number)
+            return _refused(error)
         except Exception as error:
-            if isinstance(error, TypeError) and not _takes(method, args, kwargs):
-                return _error_reply(_invalid_params(str(error)), number)
-            self._on_error(name, error)
-            text = "The server failed; its operator finds the cause in its log."
-            return _error_reply(_server_error(refusal("InternalError", text, {})), number)
+            return self._failed(name, error, fits=_takes(method, args, kwargs))
+
+    def _failed(self, name: str, error: Exception, *, fits: bool) -> str:
+        if isinstance(error, TypeError) and not fits:
+            return _error(_invalid_params(str(error)))
+        self._on_error(name, error)
+        text = "The server failed; its operator finds the cause in its log."
+        return _error(_server_error(refusal("InternalError", text, {})))
 
 
-def _reply(result: Any, number: Any) -> str:
+def _result(result: Any) -> str:
     if isinstance(result, Refused):
-        return _error_reply(_server_error(result.details), number)
-    text = result.text if isinstance(result, RawJson) else _encode(result)
-    return f'{{"result":{text},"id":{_encode(number)},"jsonrpc":"2.0"}}'
+        return _error(_server_error(result.details))
+    return f'"result":{result.text if isinstance(result, RawJson) else _encode(result)}'
+
+
+def _error(error: Mapping[str, Any]) -> str:
+    return f'"error":{json.dumps(error, default=str)}'
+
+
+def _refused(error: PicopaymentsError) -> str:
+    return _error(_server_error(refusal(error.name, error.message, error.data)))
+
+
+def _too_large() -> TooMuchAsked:
+    text = f"The answer would have more than {MAX_ANSWER_BYTES} bytes: ask for less at a time."
+    return TooMuchAsked(text, limit=MAX_ANSWER_BYTES)
+
+
+def _too_much(seconds: float) -> TooMuchAsked:
+    return TooMuchAsked(
+        f"What this address asked has cost the server too much: wait {seconds + 1:.0f} s, and ask less at a time.",
+        seconds=round(seconds + 1),
+    )
+
+
+def _reply(outcome: str, number: Any) -> str:
+    return f'{{{outcome},"id":{_encode(number)},"jsonrpc":"2.0"}}'
 
 
 def _takes(method: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> bool:
@@ -261,7 +324,7 @@ def _invalid_params(text: str) -> dict[str, Any]:
 
 
 def _error_reply(error: Mapping[str, Any], number: Any) -> str:
-    return json.dumps({"error": error, "id": number, "jsonrpc": "2.0"}, default=str)
+    return _reply(_error(error), number)
 
 
 # The server ---------------------------------------------------------------------------------------------------------
@@ -364,6 +427,7 @@ class _Protocol(HttpToolsProtocol):
         self._in_body = False
         self._head_bytes = 0
         self._patience: asyncio.TimerHandle | None = None
+        self._reader: asyncio.TimerHandle | None = None
         self._party = party(self.client[0]) if self.client else None
         same = [other for other in self.connections if isinstance(other, _Protocol) and other._party == self._party]
         if self._party is not None and len(same) > MAX_CONNECTIONS_EACH:
@@ -374,6 +438,7 @@ class _Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_there()
+        self._has_read()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -388,6 +453,8 @@ class _Protocol(HttpToolsProtocol):
         self._wait_for_head()
 
     def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise ValueError("too many requests at a time")
         self._in_body = True
         self._head_bytes = 0
         self._head_is_there()
@@ -396,6 +463,36 @@ class _Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._in_body = False
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._await_reader()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._await_reader()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._has_read()
+
+    def _await_reader(self) -> None:
+        """Cut a client off that does not read what was written, whether the connection is to be closed or not."""
+        waiting = self.transport.get_write_buffer_size()
+        if waiting == 0:
+            self._has_read()
+        elif self._reader is None:
+            self._reader = self.loop.call_later(READ_SECONDS + waiting / LEAST_READ, self._cut_off)
+
+    def _cut_off(self) -> None:
+        self._reader = None
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+
+    def _has_read(self) -> None:
+        if self._reader is not None:
+            self._reader.cancel()
+            self._reader = None
 
     def _wait_for_head(self) -> None:
         if self._patience is None:

@@ -54,6 +54,7 @@ from picopayments_cli.errors import HubUnreachable, InvalidParams, PicopaymentsE
 
 XCP, QUANTITY, EXPIRE, DELAY = 1, 1000, 60, 3
 URL = "http://hub.invalid/api/"
+NO_TOTALS = {"opening": 0, "open": 0, "closing": 0}
 SILENT = HubUnreachable("The hub does not answer.")
 
 
@@ -197,10 +198,10 @@ class Hub:
     def _status(self, params: Mapping[str, Any]) -> dict[str, Any]:
         if self.known is None:
             raise InvalidParams("No handles.")
-        named = StatusRequest.parse(params).handles or ()
+        named = StatusRequest.parse(params).handles
         shown = {item: self.known[item] for item in named if item in self.known}
         connections = {item: ShownConnection(asset, None, 0, 5, "open") for item, asset in shown.items()}
-        return StatusReply("there", "nonce", "signature", {"BTC": 0}, {}, {}, connections).as_json()
+        return StatusReply("there", "nonce", "signature", {"BTC": 0}, {}, {}, NO_TOTALS, connections).as_json()
 
     def _key(self, body: Any, asked: bytes) -> KeyReply:
         if self.agreed is None or "pubkey" not in body:
@@ -228,7 +229,8 @@ class Hub:
         self.agreed = request, stake
         begun = duplex.add_request(Duplex(Sending(h2c), Receiving(c2h)), request.next_hash, seen=False)
         self.now, own_hash = duplex.hand_out(begun, self.secrets)
-        return DepositReply(asked, stake, request.height, h2c.deposit.output, own_hash)
+        by, fee = request.height - EXPIRE + 12, self.terms.lock_fee(stake.quantity, EXPIRE)
+        return DepositReply(asked, stake, request.height, h2c.deposit.output, own_hash, by, fee)
 
     def _keep(self, after: Duplex, changes: Changes) -> None:
         self.now = after

@@ -204,15 +204,19 @@ def running_desk(folder: Path, terms: str | None = None) -> Iterator[Desk]:
 
 
 @contextlib.contextmanager
-def serving(desk: Desk) -> Iterator[str]:
-    """The hub over HTTP, with its rounds in a thread of their own; its URL."""
-    app = create_app(desk.rounds, Methods(desk.hub).table(), Methods.SLOW)
+def serving(desk: Desk, started: Callable[[], object] = lambda: None, **given: Any) -> Iterator[str]:
+    """The hub over HTTP, with its rounds in a thread of their own; its URL.
+
+    ``started`` is called in its event loop. ``given``: more for ``create_app``.
+    """
+    app = create_app(desk.rounds, Methods(desk.hub).table(), Methods.SLOW, **given)
     server, urls = WebServer(app, host="127.0.0.1", port=0), []
     server.when_stopping = desk.hub.book.arrivals.close
     ready = threading.Event()
 
     def announce(url: str) -> None:
         urls.append(url)
+        started()
         ready.set()
 
     thread = threading.Thread(target=server.run, args=(announce,))

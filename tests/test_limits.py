@@ -16,6 +16,7 @@ from servers import json_rpc
 
 from picopayments_cli import web
 from picopayments_cli.errors import HubUnreachable
+from picopayments_cli.lanes import Lane
 from picopayments_cli.limits import Limiter, Limits, TooMuch, party
 from picopayments_cli.rpc import RpcClient
 
@@ -124,7 +125,7 @@ def test_no_address_has_more_requests_under_way_than_it_may() -> None:
         finish.wait(WAIT)
 
     methods = {"slow": slow, "nothing": nothing}
-    with json_rpc(methods, slow={"slow"}, limits=Limits(open_requests=2)) as url:
+    with json_rpc(methods, lanes={"slow": Lane(40)}, limits=Limits(open_requests=2)) as url:
         call = CALL | {"method": "slow"}
         threads = [
             threading.Thread(target=requests.post, args=(url,), kwargs={"json": call, "headers": ONE, "timeout": WAIT})
@@ -189,7 +190,7 @@ def wait_of(limiter: Limiter, address: str = "203.0.113.1") -> float:
 
 
 def test_the_limits_that_are_documented() -> None:
-    assert Limits() == Limits(calls=100.0, size=1_000_000.0, burst=20.0, open_requests=20, addresses=10_000)
+    assert Limits() == Limits(100.0, 1_000_000.0, 500_000.0, 0.25, 20.0, 20, 10_000)
     assert (web.MAX_CONNECTIONS, web.MAX_CONNECTIONS_EACH) == (500, 100)
     assert (web.MAX_BATCH, web.MAX_HEAD_BYTES) == (1000, 65_536)
     assert web.BODY_SECONDS == web.HEAD_SECONDS == 30
@@ -334,7 +335,7 @@ def test_an_answer_may_take_longer_than_a_question(monkeypatch: pytest.MonkeyPat
     def slow() -> str:
         return "closed" if idle[0].recv(1000) == b"" else "said"
 
-    with json_rpc({"slow": slow}, slow={"slow"}) as url:
+    with json_rpc({"slow": slow}, lanes={"slow": Lane(40)}) as url:
         port = urlsplit(url).port
         with socket.create_connection(("127.0.0.1", port), WAIT) as connection:
             for _ in range(2):

@@ -45,7 +45,8 @@ from picopayments_cli.rpc import RpcClient
 
 _INFO: tuple[str, dict[str, Any]] = ("get_running_info", {})
 _MAX_RATE = 100_000
-_TRANSACTIONS = _OUTPOINTS = 100  # in one call
+_OUTPOINTS = 100  # in one call
+_TRANSACTIONS = 5  # in one call: as many of the largest that nodes relay as the answer to it holds
 # The refusals that a question about the chain may have. Nobody signs them: one about a connection would be anybody's.
 _REFUSALS = (
     BroadcastRefused,

@@ -42,6 +42,7 @@ from picopayments_cli.errors import (
     NodeBehind,
     NodeRefused,
     NodeTooOld,
+    TooMuchAsked,
     UnknownAsset,
     WrongNetwork,
 )
@@ -147,10 +148,14 @@ class NodeChain:
             found |= attached_of(told, part)
         return found
 
-    def sends_to(self, address: str) -> tuple[SendRow, ...]:
-        """The ledger's rows of sends to an address, valid or not. Raises NodeUnreachable, BadAnswer."""
+    def sends_to(self, address: str, most: int | None = None) -> tuple[SendRow, ...]:
+        """The ledger's rows of sends to an address, valid or not. Raises NodeUnreachable, BadAnswer.
+
+        Where there are more than ``most`` it raises TooMuchAsked.
+        """
         script_of_address(self._network, address)  # nothing but an address goes into a path
-        return send_rows(self._network, self._pages(f"v2/addresses/{address}/receives", {}))
+        rows = self._pages(f"v2/addresses/{address}/receives", {})
+        return send_rows(self._network, rows if most is None else _bounded(rows, most))
 
     def broadcast(self, raw: bytes) -> bytes:
         """Hand a signed transaction to the network; its txid. Raises BroadcastRefused, NodeUnreachable.
@@ -381,6 +386,13 @@ class NodeChain:
                 raise self._rest.bad(path, "pages without end")
             seen.add(following)
             cursor = {"cursor": following}
+
+
+def _bounded(rows: Iterator[Any], most: int) -> Iterator[Any]:
+    for count, row in enumerate(rows):
+        if count == most:
+            raise TooMuchAsked(f"The address has more than {most} rows: ask a node of your own.", limit=most)
+        yield row
 
 
 def _height_of(item: Any) -> Height | None:

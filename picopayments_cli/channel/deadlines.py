@@ -18,6 +18,7 @@ from picopayments_cli.errors import InvalidTime
 WIRE_CLEARANCE = 6  # blocks before the expiry at which a connection's time to live is over
 MIN_MARGIN, MAX_MARGIN = 6, 144  # blocks before the expiry by which a payee settles
 MAINNET_MIN_DELAY, MAINNET_DELAY = 14, 144
+FEE_BLOCKS = 144  # in which the locking fee is paid, once the client's deposit counts at the latest
 
 
 # Limits -------------------------------------------------------------------------------------------------------------
@@ -75,13 +76,25 @@ class Expiry:
         """The tip at which a payee settles at the latest."""
         return self.height - self.margin
 
+    def deposit_by(self, network: Network) -> int:
+        """The last block that may hold the client's deposit, by the tip at which it was agreed on."""
+        return self.height - self.time + network.deposit_blocks
+
+    def is_unfunded(self, tip: int, network: Network) -> bool:
+        """Whether a client's deposit that does not count at this tip has come too late, or not at all."""
+        return tip >= self.deposit_by(network) + network.safe_depth - 1
+
+    def fee_by(self, deposit_by: int) -> int:
+        """The tip at which the locking fee must be paid: a day after the deposit's time, while the hub may deposit."""
+        return min(deposit_by + FEE_BLOCKS, self.height - (self.time + 1) // 2)
+
     def left(self, tip: int) -> int:
         """The blocks, from the next on, that can hold a commit before an expiry can be mined."""
         return max(self.height - tip, 0)
 
     def time_to_live(self, tip: int) -> int:
         """Blocks left until six before anything on a deposit's address can expire, at least 0."""
-        return max(self.height - tip - WIRE_CLEARANCE, 0)
+        return time_to_live(self.height, tip)
 
     def may_deposit(self, tip: int) -> bool:
         """Whether at least half of the time is left, without which no hub deposits."""
@@ -93,6 +106,11 @@ class Expiry:
         The deposits of a connection that never was open go back at the expiry, or by a close of nothing.
         """
         return tip < self.settle_height - safe_depth
+
+
+def time_to_live(height: int, tip: int) -> int:
+    """Blocks left until six before anything on a deposit's address can expire, at least 0."""
+    return max(height - tip - WIRE_CLEARANCE, 0)
 
 
 def must_close(expiry: Expiry, begins: int, sides: Sequence[Facts], deposits: Sequence[Deposit] = ()) -> bool:
@@ -138,6 +156,15 @@ def at_risk(paying: Paying, paid: Paid) -> int:
 
 
 # Many connections ---------------------------------------------------------------------------------------------------
+
+
+def latest_begun(tip: int, connections: int, coins: int) -> int:
+    """The expiry up to which connections may have to begin by now, as ``starts`` has it for so many with such coins.
+
+    Those that expire later have no part in when these begin.
+    """
+    turns = -(-connections // max(coins, 1))
+    return tip + MIN_MARGIN * turns
 
 
 def starts(expiries: Sequence[Expiry], coins: int) -> tuple[int, ...]:

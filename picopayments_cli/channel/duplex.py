@@ -147,13 +147,12 @@ def deliverable(duplex: Duplex, due: int, amounts: Sequence[int]) -> tuple[int, 
     How many of the amounts, and the sum to move: those and all that is due. Where no such sum can be moved whole, as
     much of what is due as can, and none of the amounts.
     """
-    best: tuple[int, int] | None = None
-    total = due
-    for count in range(len(amounts) + 1):
-        total += amounts[count - 1] if count else 0
+    total = due + sum(amounts)
+    for count in range(len(amounts), -1, -1):
         if transferable(duplex, total):  # not every smaller sum needs to be: whole commits are given back
-            best = count, total
-    return best or (0, most_transferable(duplex, due))
+            return count, total
+        total -= amounts[count - 1] if count else 0
+    return 0, most_transferable(duplex, due)
 
 
 # Taking what the peer sent ------------------------------------------------------------------------------------------

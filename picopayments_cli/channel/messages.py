@@ -277,13 +277,18 @@ class DepositRequest:
 
 @dataclass(frozen=True)
 class DepositReply:
-    """The hub's deposit, with the same expiry. ``output``: the scriptPubKey of the h2c deposit."""
+    """The hub's deposit, with the same expiry. ``output``: the scriptPubKey of the h2c deposit.
+
+    ``deposit_by``: the last block that may hold the client's deposit. ``lock_fee``: that is paid before the hub's.
+    """
 
     request: bytes
     stake: Stake
     height: int
     output: bytes
     next_hash: Hash
+    deposit_by: int
+    lock_fee: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The body, unsigned."""
@@ -294,6 +299,8 @@ class DepositReply:
                 "expiry_height": self.height,
                 "deposit_output": self.output.hex(),
                 "next_revoke_hash": self.next_hash.hex(),
+                "deposit_by": self.deposit_by,
+                "lock_fee": self.lock_fee,
             },
         )
 
@@ -307,6 +314,8 @@ class DepositReply:
             reader.height("expiry_height"),
             reader.hex("deposit_output", OUTPUT_SIZE),
             reader.revoke_hash("next_revoke_hash"),
+            reader.height("deposit_by"),
+            reader.number("lock_fee", 0, MAX_QUANTITY),
         )
 
 

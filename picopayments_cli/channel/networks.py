@@ -14,7 +14,8 @@ class Network:
     """One network: all that differs between them. Times are in blocks.
 
     ``taproot_height``: from this block on Counterparty's ledger knows the addresses of deposits and commits.
-    ``block_seconds``: between two blocks, about; 0 where they come when somebody mines.
+    ``block_seconds``: between two blocks, about; 0 where they come when somebody mines. ``deposit_blocks``: in which a
+    client's deposit must be mined, which pays the estimate for three; on test networks storms of blocks pass it by.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Network:
     expire_min: int = 144
     expire_max: int = 65535
     block_seconds: int = 600
+    deposit_blocks: int = 12
 
 
 TEST_BURN = "mvCounterpartyXXXXXXXXXXXXXXW24Hef"
@@ -35,8 +37,8 @@ NETWORKS = {
     network.name: network
     for network in (
         Network("mainnet", "BTC", 5000, 4000, 8332, "1CounterpartyXXXXXXXXXXXXXXXUWLpVr", taproot_height=902_000),
-        Network("testnet", "XTN", 15000, 14000, 18332, TEST_BURN, taproot_height=4_410_000),
-        Network("testnet4", "XTN", 45000, 44000, 48332, TEST_BURN, taproot_height=85_000),
+        Network("testnet", "XTN", 15000, 14000, 18332, TEST_BURN, taproot_height=4_410_000, deposit_blocks=36),
+        Network("testnet4", "XTN", 45000, 44000, 48332, TEST_BURN, taproot_height=85_000, deposit_blocks=36),
         Network("signet", "XTN", 35000, 34000, 38332, TEST_BURN),
         Network("regtest", "XRT", 25000, 24000, 18443, TEST_BURN, safe_depth=1, expire_min=12, block_seconds=0),
     )
@@ -81,6 +83,18 @@ def script_of_address(network: Network, address: str) -> bytes:
             address=address,
             network=network.name,
             networks=others,
+        )
+    return script
+
+
+def recipient(network: Network, address: str, *, bitcoin: bool) -> bytes:
+    """Return the scriptPubKey of an address that bitcoins or an asset is sent to. Raises InvalidAddress."""
+    script = script_of_address(network, address)
+    if not bitcoin and address == network.burn_address:
+        raise InvalidAddress(
+            "Counterparty takes whatever is sent to this address for a burn of bitcoins: the asset would stay where it "
+            "is.",
+            address=address,
         )
     return script
 

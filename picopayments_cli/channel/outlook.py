@@ -17,7 +17,7 @@ class WaitsFor(Enum):
 
     DEPOSIT = "deposit"  # the own one is not buried yet
     HUB_DEPOSIT = "hub_deposit"  # the peer's is not there, or not buried
-    SYNC = "sync"  # nothing: the next step is the user's
+    SYNC = "sync"  # nothing: the next step is the user's, by a height where the hub waits for the locking fee
     HUB = "hub"  # the peer has not agreed to a close
     CONFIRMATIONS = "confirmations"  # what went out is not buried yet
     DELAY = "delay"  # of the own commit
@@ -41,14 +41,19 @@ OWN_STEP = Outlook(WaitsFor.SYNC)
 # Opening ------------------------------------------------------------------------------------------------------------
 
 
-def opening(facts: Facts, *, counts: bool, safe_depth: int) -> Outlook:
-    """Tell what a connection waits for until it is open. ``facts``: of the own deposit, and whether it ``counts``."""
+def opening(facts: Facts, *, counts: bool, safe_depth: int, fee_by: int | None = None) -> Outlook:
+    """Tell what a connection waits for until it is open. ``facts``: of the own deposit, and whether it ``counts``.
+
+    ``fee_by``: the tip at which the locking fee must be paid, None where none is due.
+    """
     if facts.deposit is None:
         return OWN_STEP
     if facts.deposit.depth(facts.tip) < safe_depth:
         return Outlook(WaitsFor.DEPOSIT, _buried(facts.deposit, facts.tip, safe_depth))
     if not counts:
         return Outlook(WaitsFor.DEPOSIT, facts.tip + 1)
+    if fee_by is not None:
+        return Outlook(WaitsFor.SYNC, fee_by)
     return Outlook(WaitsFor.HUB_DEPOSIT, facts.tip + safe_depth)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from picopayments_cli.channel.stages import CLOSING, OPEN, OPENING
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_QUANTITY, Handle
 from picopayments_cli.channel.wire import (
@@ -20,27 +21,27 @@ from picopayments_cli.errors import BadReply, BadRequest
 
 MOST_ASSETS, MOST_HANDLES = 1000, 100  # in one question
 _FUNDS = {"address", "message", "signature", "liquidity"}
+_COUNTED = (OPENING, OPEN, CLOSING)
 _CONNECTION = {"asset", "asset_longname", "balance", "ttl", "status"}
 
 
 @dataclass(frozen=True)
 class StatusRequest:
-    """Asks for what the hub offers in these assets (None: in all), and for these connections (None: all in them)."""
+    """Asks for what the hub offers in these assets (None: in all), and for these connections."""
 
     assets: tuple[str, ...] | None = None
-    handles: tuple[Handle, ...] | None = None
+    handles: tuple[Handle, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The params."""
         assets = None if self.assets is None else list(self.assets)
-        handles = {} if self.handles is None else {"handles": [handle.hex() for handle in self.handles]}
-        return {"assets": assets, **handles}
+        return {"assets": assets, "handles": [handle.hex() for handle in self.handles]}
 
     @staticmethod
     def parse(body: Any) -> StatusRequest:
         """Raises BadRequest."""
         reader = Reader(body, BadRequest)
-        names = handles = None
+        names, handles = None, tuple[Handle, ...]()
         if reader.body.get("assets") is not None:
             names = reader.array("assets", MOST_ASSETS)
             if not all(isinstance(name, str) and 0 < len(name) <= MAX_ASSET_SIZE for name in names):
@@ -52,7 +53,10 @@ class StatusRequest:
 
 @dataclass(frozen=True)
 class ShownConnection:
-    """A connection as the hub shows it to everybody: ``balance`` is the hub's, ``ttl`` in blocks (None: not open)."""
+    """A connection as the hub shows it to all who know its handle.
+
+    ``balance`` is the hub's, ``ttl`` in blocks (None: not open).
+    """
 
     asset: str
     longname: str | None
@@ -63,7 +67,10 @@ class ShownConnection:
 
 @dataclass(frozen=True)
 class StatusReply:
-    """The hub's funds (by asset, with a signed message of their address), terms, connections."""
+    """The hub's funds (by asset, with a signed message of their address), terms, and those connections asked for.
+
+    ``totals``: the number of all connections in the assets asked for, by ``OPENING``, ``OPEN`` and ``CLOSING``.
+    """
 
     address: str
     message: str
@@ -71,6 +78,7 @@ class StatusReply:
     liquidity: Mapping[str, int]
     terms: Mapping[str, Terms]
     longnames: Mapping[str, str]
+    totals: Mapping[str, int]
     connections: Mapping[Handle, ShownConnection]
 
     def as_json(self) -> dict[str, Any]:
@@ -80,6 +88,7 @@ class StatusReply:
             "funds": {**funds, "liquidity": dict(self.liquidity)},
             "current_terms": {asset: terms_json(terms) for asset, terms in self.terms.items()},
             "longnames": dict(self.longnames),
+            "totals": dict(self.totals),
             "connections": {handle.hex(): _shown_json(shown) for handle, shown in self.connections.items()},
         }
 
@@ -92,6 +101,7 @@ class StatusReply:
         for name in ("BTC", *(asset for asset, _ in reader.mapping("current_terms"))):
             liquidity.member(name)
         longnames = Reader(dict(reader.mapping("longnames")), BadReply)
+        totals = reader.item("totals", set(_COUNTED))
         handles = Reader({"handle": None}, BadReply)
         return StatusReply(
             funds.text("address", 1000),
@@ -100,6 +110,7 @@ class StatusReply:
             {asset: liquidity.number(asset, 0, MAX_QUANTITY) for asset in liquidity.body},
             {asset: read_terms(terms) for asset, terms in reader.mapping("current_terms")},
             {asset: longnames.text(asset, MAX_ASSET_SIZE) for asset in longnames.body},
+            {name: totals.number(name, 0, MAX_QUANTITY) for name in _COUNTED},
             {
                 Handle(handles.raw(name, "handle", HANDLE_SIZE)): _shown(Reader(item, BadReply, _CONNECTION))
                 for name, item in reader.mapping("connections")

@@ -10,6 +10,7 @@ from picopayments_cli.channel.rates import MAX_AGREED
 from picopayments_cli.errors import BadTerms, DepositRefused, InvalidTime
 
 MAX_RATIO = 1_000_000
+BILLION = 10**9  # parts in which the price of a block is told
 TIP_SLACK = 6  # blocks by which two honest tips may differ
 
 
@@ -18,7 +19,8 @@ class Terms:
     """Quantities in the asset's smallest unit, times in blocks, rates of commits in sat/vB; a max of 0: none.
 
     ``deposit_ratio``: what the hub deposits for each unit that the client deposits. ``fee_rate``: of the commits to the
-    hub; ``fee_rate_max``: the most that the client may name for those to it. Raises BadTerms where no honest hub
+    hub; ``fee_rate_max``: the most that the client may name for those to it. ``lock_base``, ``lock_rate``: what it
+    costs to lock the hub's deposit, at all, and in billionths of it for each block. Raises BadTerms where no honest hub
     offers them.
     """
 
@@ -30,6 +32,8 @@ class Terms:
     sync_fee: int
     fee_rate: int
     fee_rate_max: int
+    lock_base: int = 0
+    lock_rate: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.fee_rate <= MAX_AGREED or not 1 <= self.fee_rate_max <= MAX_AGREED or self.sync_fee < 1:
@@ -45,6 +49,10 @@ class Terms:
     def matching_deposit(self, quantity: int) -> int:
         """Return what the hub deposits for a client's deposit, rounded down."""
         return int(Fraction(repr(self.deposit_ratio)) * quantity)
+
+    def lock_fee(self, deposit: int, time: int) -> int:
+        """Return what it costs to lock so much of the hub's for so many blocks, rounded up."""
+        return self.lock_base - (-deposit * self.lock_rate * max(time, 0) // BILLION)
 
     def check_deposit(self, quantity: int) -> None:
         """Refuse a deposit outside the terms. Raises DepositRefused."""

@@ -48,8 +48,10 @@ _CLOSE = {"signature", "rest_signature"}
 _PARTY = {"payer_key", "payee_key", "wallet_script"}
 _STAKE = {"quantity", "delay_time", "fee_rate"}
 _TERMS = (
-    "deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_min", "fee_rate", "fee_rate_max", "sync_fee"
+    "deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_min", "fee_rate", "fee_rate_max", "lock_base",
+    "lock_rate", "sync_fee",
 )  # fmt: skip
+_FREE = {"lock_base": 0, "lock_rate": 0}  # in a file that knows of no such fee
 
 T = TypeVar("T")
 
@@ -410,3 +412,8 @@ def read_terms(body: Any) -> Terms:
     if not isinstance(ratio, (int, float)) or isinstance(ratio, bool) or not 0 <= ratio <= MAX_RATIO:
         raise BadTerms("The hub's terms have no usable deposit_ratio.", member="deposit_ratio", value=ratio)
     return Terms(deposit_ratio=float(ratio), **numbers)
+
+
+def kept_terms(body: Any) -> Terms:
+    """The terms in a file, which may be older than fees for locking. Raises as ``read_terms``."""
+    return read_terms({**_FREE, **body} if isinstance(body, Mapping) else body)

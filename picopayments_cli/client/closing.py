@@ -47,7 +47,8 @@ class Outcome:
 
     txids: list[str] = field(default_factory=list)
     sync_fee: int = 0
-    closed_by: str | None = None  # the txid of the first commit or close among them
+    closed_by: str | None = None  # the txid of the commit or close that ends the connection
+    ended: dict[str, str] = field(default_factory=dict)  # by channel, those among them that end it
     hub_silent: Unreachable | None = None  # why the hub was not told that a connection closes, or was not even asked
     cause: PicopaymentsError | None = None  # why the connection closes, where its deposit never comes
 
@@ -234,7 +235,7 @@ def recover(session: Session, connection: Connection, look: Look, outcome: Outco
         try:
             connection = publishing.take(session, connection, step, outcome.txids)
             if step.name in (Name.COMMIT, Name.CLOSE) and step.draft is not None:
-                outcome.closed_by = outcome.closed_by or step.draft.txid[::-1].hex()
+                outcome.ended[step.label] = step.draft.txid[::-1].hex()
         except (BroadcastRefused, BadPreviousTransaction) as error:
             log.warning("the %s waits: %s", step.name.value, error.message)
             connection = session.connection(connection.handle)

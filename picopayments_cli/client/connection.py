@@ -68,10 +68,12 @@ class Connection:
 
     ``proposal``: the signed mph_deposit. ``deposit_raw``, ``hub_deposit``: both deposits, the own one empty where it
     never leaves, the hub's as the chain showed it. ``counted``: the heights at which the two were found to count.
-    ``owed``: refused payments that have not come back yet. ``sent``: what a node took of one's own, for c2h and for
-    h2c. ``publishing``: name and txid (hex) of what is about to leave; ``published``: txids of what left. ``final``:
-    closed, and too deep to be looked at again. ``longname``: that of a subasset, for showing. ``requests``: payment
-    requests, the oldest first. ``receipts_due``: tokens of requests that were paid and whose receipts are not here.
+    ``deposit_by``: the last block that may hold the own deposit, None where the hub did not say. ``lock_due``: what the
+    hub's deposit waits for, which the first sync pays. ``owed``: refused payments that have not come back yet.
+    ``sent``: what a node took of one's own, for c2h and for h2c. ``publishing``: name and txid (hex) of what is about
+    to leave; ``published``: txids of what left. ``final``: closed, and too deep to be looked at again. ``longname``:
+    that of a subasset, for showing. ``requests``: payment requests, the oldest first. ``receipts_due``: tokens of
+    requests that were paid and whose receipts are not here.
     """
 
     handle: Handle
@@ -99,6 +101,13 @@ class Connection:
     longname: str | None = None
     requests: tuple[Requested, ...] = ()
     receipts_due: tuple[Token, ...] = ()
+    deposit_by: int | None = None
+    lock_due: int = 0
+
+    @property
+    def next_fee(self) -> int:
+        """Return what the hub takes with the next sync."""
+        return self.terms.sync_fee + self.lock_due
 
     def secrets(self, key: Key) -> Secrets:
         """Derive this party's keys and secrets of the connection. ``key``: the wallet's."""

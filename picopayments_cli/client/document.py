@@ -38,7 +38,7 @@ from picopayments_cli.channel.values import (
     check_quantity,
     from_hex,
 )
-from picopayments_cli.channel.wire import MAX_TIME, PROTOCOL, Payment, read_terms, terms_json
+from picopayments_cli.channel.wire import MAX_TIME, PROTOCOL, Payment, kept_terms, terms_json
 from picopayments_cli.client import kinds
 from picopayments_cli.client.connection import STAGES, Connection, Ending, Pending, Rows
 
@@ -79,6 +79,8 @@ def to_document(connection: Connection) -> dict[str, Any]:
         "final": connection.final,
         "requests": [_requested_json(item) for item in connection.requests],
         "receipts_due": [token.hex() for token in connection.receipts_due],
+        "deposit_by": connection.deposit_by,
+        "lock_due": connection.lock_due,
     }
 
 
@@ -111,7 +113,7 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         hub_url=kinds.text(document["hub_url"]),
         hub_key=Pubkey(from_hex(document["hub_key"], "hub's key", PUBKEY_SIZE)),
         asset=kinds.text(document["asset"]),
-        terms=read_terms(document["terms"]),
+        terms=kept_terms(document["terms"]),
         salt=bytes.fromhex(document["salt"]),
         duplex=Duplex(
             replace(_sending(document["c2h"]), active=_active(rows)),
@@ -135,6 +137,8 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         final=kinds.switch(document["final"]),
         requests=tuple(_requested(item) for item in kinds.items(document["requests"])),
         receipts_due=tuple(_token(item) for item in kinds.items(document["receipts_due"])),
+        deposit_by=None if document.get("deposit_by") is None else kinds.whole(document["deposit_by"]),
+        lock_due=kinds.whole(document.get("lock_due", 0)),
         longname=None if document.get("asset_longname") is None else kinds.text(document["asset_longname"]),
     )
 

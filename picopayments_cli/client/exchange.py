@@ -43,12 +43,17 @@ def exchange(session: Session, connection: Connection, outcome: Outcome) -> Conn
     return finish(session, prepare(session, connection), outcome)
 
 
+def pay_lock_fee(session: Session, connection: Connection, outcome: Outcome) -> Connection:
+    """Pay what the hub's deposit waits for, by a sync that carries no payments."""
+    return finish(session, connection if connection.pending else prepare(session, connection), outcome)
+
+
 def prepare(session: Session, connection: Connection) -> Connection:
     """Write the next sync to disk: the oldest queued payments that the connection can move, and the fee.
 
     Raises NotTransferable where it can't even move the fee, CloseSigned, ConnectionNotOpen.
     """
-    count, total = _payable(connection)
+    count, total = payable(connection)
     secrets = connection.secrets(session.wallet.key)
     moved, half, changes = pair.transfer(connection.duplex, total, secrets)
     moved, own_hash = pair.hand_out(moved, secrets)
@@ -72,10 +77,13 @@ def anchors_of(connection: Connection) -> Anchors:
     return Anchors(c2h, h2c)
 
 
-def _payable(connection: Connection) -> tuple[int, int]:
-    """Count the queued payments that fit into the next sync, and add them and its fee up."""
-    fee = connection.terms.sync_fee
-    for count in range(min(len(connection.queue), MOST_PAYMENTS), -1, -1):
+def payable(connection: Connection) -> tuple[int, int]:
+    """Count the queued payments that fit into the next sync, and add them and its fees up; none before it is open.
+
+    Raises NotTransferable.
+    """
+    fee, is_open = connection.next_fee, connection.counted[1] is not None
+    for count in range(min(len(connection.queue), MOST_PAYMENTS) if is_open else 0, -1, -1):
         total = fee + sum(payment.amount for payment in connection.queue[:count])
         if pair.transferable(connection.duplex, total):
             return count, total
@@ -110,7 +118,9 @@ def finish(session: Session, connection: Connection, outcome: Outcome) -> Connec
     carried, cause = {payment.token for payment in sent}, pending.cause or ""
     back = [history.refused(item, cause) for item in pending.payments if item.token not in carried]
     told = history.synced(sent, answer.refused, connection.terms.sync_fee, arrived)
-    session.save(settled, "sync settled", *back, *told)
+    locked = [history.locked(connection.lock_due)] if connection.lock_due else []
+    settled = replace(settled, lock_due=0)
+    session.save(settled, "sync settled", *back, *locked, *told)
     outcome.sync_fee += connection.terms.sync_fee
     for refusal in answer.refused:
         log.warning("payment %s was refused (%s); its amount comes back", refusal.token.hex(), refusal.cause)

@@ -35,6 +35,11 @@ def synced(
     return [*actions, *received]
 
 
+def locked(fee: int) -> Action:
+    """Describe that the fee was paid for which the hub locks its deposit."""
+    return {"action": "locked", "amount": fee}
+
+
 def received(payment: Receipt, verdict: str | None, proof: bytes | None) -> Action:
     """Describe a payment received. ``verdict``: what it comes to, where it was requested; ``proof``: its receipt."""
     payer, token = payment.payer.hex(), payment.token.hex()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from picopayments_cli.chain import View
 from picopayments_cli.channel.stages import AGREED, PROPOSED
+from picopayments_cli.channel.status import MOST_HANDLES, StatusReply, StatusRequest
 from picopayments_cli.client import funds
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.looking import Look
@@ -36,6 +37,21 @@ class Seen:
         if isinstance(self.outcome, PicopaymentsError):
             raise self.outcome
         return self.outcome
+
+
+def status(session: Session, assets: tuple[str, ...] | None) -> StatusReply:
+    """Ask the settings' hub for its status in these assets (None: all), with what it says of the wallet's connections.
+
+    Raises as ``RpcClient.call``, BadReply.
+    """
+    key = session.pinned_key()
+    own = [item for item in session.connections().values() if item.hub_key == key and not item.final]
+    handles = [item.handle for item in own if assets is None or item.asset in assets]
+    pages = [tuple(handles[at : at + MOST_HANDLES]) for at in range(0, len(handles), MOST_HANDLES)] or [()]
+    asked = (StatusRequest(assets, page).as_json() for page in pages)
+    answers = [StatusReply.parse(session.rpc.call("mph_status", one, retry=True)) for one in asked]
+    connections = {handle: item for answer in answers for handle, item in answer.connections.items()}
+    return replace(answers[-1], connections=connections)
 
 
 def seen(session: Session, connections: Iterable[Connection]) -> list[Seen]:

@@ -7,9 +7,10 @@ before it leaves. Every function may be cut off anywhere and called again.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import duplex as pair
@@ -23,7 +24,7 @@ from picopayments_cli.channel.wire import Payment
 from picopayments_cli.client import funds, history, hubs, opening, publishing, receipts
 from picopayments_cli.client.closing import Outcome, over, settle, shows
 from picopayments_cli.client.connection import Connection
-from picopayments_cli.client.exchange import exchange, finish, prepare
+from picopayments_cli.client.exchange import exchange, finish, pay_lock_fee, prepare
 from picopayments_cli.client.looking import Look
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import place_of
@@ -112,8 +113,22 @@ def status(
     counting = None not in connection.counted
     if not counting:
         tip, depth = facts[0].tip, session.network.safe_depth
-        return OPENING if expiry.may_open(tip, depth) else CLOSING
+        return OPENING if expiry.may_open(tip, depth) and not _is_late(connection, facts[0]) else CLOSING
     return OPEN if is_open(expiry, facts, session.network.safe_depth) else OPENING
+
+
+def _is_late(connection: Connection, facts: Facts) -> bool:
+    """Whether the own deposit is mined too late for the hub's to follow, or the fee for that was not paid in time.
+
+    One that counts is in time. The connection closes, and the deposit comes back with the hub's consent or at the
+    expiry.
+    """
+    by, mined = connection.deposit_by, None if facts.deposit is None else facts.deposit.height
+    if by is None:
+        return False
+    if connection.counted[0] is None:
+        return (facts.tip + 1 if mined is None else mined) > by
+    return connection.lock_due > 0 and connection.pending is None and facts.tip > connection.expiry.fee_by(by)
 
 
 def as_seen(session: Session, connection: Connection, look: Look) -> Connection:
@@ -251,13 +266,27 @@ def _live(session: Session, connection: Connection, look: Look, outcome: Outcome
         _republish_the_hubs(session, seen, look, outcome)
         if missing is not None:
             _republish(session, seen, outcome, missing)
+        elif seen.counted[0] is not None and (seen.lock_due or seen.pending is not None):
+            return _pay_lock_fee(session, seen, look, outcome)
         return seen
     if shown == CLOSING:
         if missing is not None and Deposit.VOID not in deposits and look.facts[seen.handle][1].spend is None:
             raise missing
         return _closing(session, seen, look)
+    return _exchange(session, seen, look, partial(exchange, session, seen, outcome) if pays else None)
+
+
+def _pay_lock_fee(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
+    """Pay the fee for which the hub makes its deposit, whatever else costs: ``connect`` has agreed to it."""
+    return _exchange(session, connection, look, partial(pay_lock_fee, session, connection, outcome))
+
+
+def _exchange(
+    session: Session, connection: Connection, look: Look, step: Callable[[], Connection] | None
+) -> Connection:
+    """Exchange with the hub by a step, or trade receipts only. What it refuses may close the connection."""
     try:
-        return exchange(session, seen, outcome) if pays else receipts.trade(session, seen)
+        return receipts.trade(session, connection) if step is None else step()
     except UnknownHandle as error:
         raise _unknown_to_hub(connection) from error
     except (AnchorsDiffer, ConnectionNotOpen, HubRestored) as error:  # signed by the hub
@@ -341,9 +370,17 @@ def close(session: Session, connection: Connection) -> Outcome:
             "once the hub answers, both agree on a close; else your deposit comes back when it expires."
         )
         raise outcome.hub_silent
-    spends = [facts.spend.seen.txid for facts in reversed(look.facts[connection.handle]) if facts.spend is not None]
-    outcome.closed_by = outcome.closed_by or (spends[0][::-1].hex() if spends else None)
+    ended = _ended(look.facts[connection.handle]) | outcome.ended
+    outcome.closed_by = ended.get(publishing.H2C) or ended.get(publishing.C2H)
     return outcome
+
+
+def _ended(facts: tuple[Facts, Facts]) -> dict[str, str]:
+    """The txids by which the chain shows the channels ended, that of the hub's deposit where it pays this party."""
+    c2h, h2c = (item.spend for item in facts)
+    pays = h2c is not None and h2c.known is not None and h2c.known.quantity > 0
+    found = {publishing.C2H: c2h, publishing.H2C: h2c if pays else None}
+    return {label: spend.seen.txid[::-1].hex() for label, spend in found.items() if spend is not None}
 
 
 def _give_up(session: Session, connection: Connection) -> Connection:
@@ -386,21 +423,23 @@ def check_queue(connection: Connection, payment: Payment) -> None:
     """
     if connection.stage not in (PROPOSED, AGREED):
         raise ConnectionNotOpen(
-            "The connection is closed: pay from another one.", handle=connection.handle.hex(), stage=connection.stage
+            f"The connection is {connection.stage}, and pays nothing any more: pay from another one.",
+            handle=connection.handle.hex(),
+            stage=connection.stage,
         )
     amounts = [item.amount for item in connection.queue]
-    total = sum(amounts) + payment.amount + connection.terms.sync_fee
+    total = sum(amounts) + payment.amount + connection.next_fee
     duplex = pair.expecting(connection.duplex)
     if not pair.transferable(duplex, total):
         most = pair.most_transferable(duplex, total)
-        left = most - sum(amounts) - connection.terms.sync_fee
+        left = most - sum(amounts) - connection.next_fee
         advice = f"Queue {left} at most" if left > 0 else "Receive a payment first, or cancel one that is queued"
         raise NotTransferable(
             f"The connection can't move {payment.amount} on top of {sum(amounts)} queued and the sync's fee of "
-            f"{connection.terms.sync_fee}: it can move {most} in all. {advice}.",
+            f"{connection.next_fee}: it can move {most} in all. {advice}.",
             quantity=payment.amount,
             queued=sum(amounts),
-            sync_fee=connection.terms.sync_fee,
+            sync_fee=connection.next_fee,
             transferable=most,
         )
 

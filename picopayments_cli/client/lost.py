@@ -32,20 +32,20 @@ from picopayments_cli.errors import BadReply, LocalFiles, OldProtocol, Picopayme
 log = logging.getLogger(__name__)
 
 
-def take_back(session: Session) -> None:
+def take_back(session: Session) -> PicopaymentsError | None:
     """Write down what the settings' hub has of this wallet, where nothing is open with it here; it closes from then on.
 
-    A hub that does not answer stops nothing.
+    Return why that could not be asked. It stops nothing.
     """
     if session.settings.hub_url is None or session.store.load_wif() is None:
-        return
+        return None
     try:
         known, here = session.pinned_key(), tuple(session.connections().values())
         if known in {item.hub_key for item in here}:
-            return
+            return None
         if not all(isinstance(error, OldProtocol) for error in session.unusable.values()):
             log.warning("the hub is not asked for lost connections: one here can't be read, and would come again")
-            return
+            return None
         salts = {item.salt for item in here}
         for hub_key, item in _of_hub(session, known):
             found = None if session.store.has(item.handle) else _connection(session, hub_key, item, salts)
@@ -58,6 +58,8 @@ def take_back(session: Session) -> None:
         raise
     except PicopaymentsError as error:
         log.warning("whether the hub has connections of this wallet is not known: %s", error.message)
+        return error
+    return None
 
 
 def _of_hub(session: Session, hub_key: Pubkey | None) -> Iterator[tuple[Pubkey, Recovered]]:

@@ -6,7 +6,10 @@ Nothing is deposited that was not agreed to on both sides, and what was agreed i
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.channel import duplex as pair
@@ -22,7 +25,7 @@ from picopayments_cli.channel.rates import Rate, asked_rate, payee_agrees, payer
 from picopayments_cli.channel.signing import finish_deposit
 from picopayments_cli.channel.stages import AGREED, ASKED, PROPOSED
 from picopayments_cli.channel.state import Receiving, Sending
-from picopayments_cli.channel.terms import Terms
+from picopayments_cli.channel.terms import TIP_SLACK, Terms
 from picopayments_cli.channel.transactions import Contract, compose_deposit
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Pubkey, Quantity
 from picopayments_cli.client import funds, history, lost
@@ -35,8 +38,12 @@ from picopayments_cli.errors import (
     BadTerms,
     DepositRefused,
     InvalidTime,
+    LocalFiles,
+    LockFeeTooHigh,
     PicopaymentsError,
 )
+
+_DEPOSIT = {PROPOSED: "has not left", AGREED: "may have left"}  # by the stage of a connection that was begun
 
 
 @dataclass(frozen=True)
@@ -52,10 +59,16 @@ class Wish:
 def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: int) -> Connection:
     """Open a connection: agree with the hub on both deposits, then publish the client's.
 
-    ``expire`` and ``delay`` in blocks. Raises what terms, funds and the hub refuse; then nothing was deposited.
+    ``expire`` and ``delay`` in blocks. Raises what terms, funds and the hub refuse; then nothing was deposited; and
+    KeyboardInterrupt with a text that says how to go on.
     """
-    check_delay(delay, session.network)
-    funds.check_funds(session, asset, quantity)
+    with _interrupted_with_advice(session):
+        return _connect(session, Wish(asset, Quantity(quantity), expire, delay))
+
+
+def _connect(session: Session, wish: Wish) -> Connection:
+    check_delay(wish.delay, session.network)
+    funds.check_funds(session, wish.asset, wish.quantity)
     lost.take_back(session)
     session.keep_wallet()
     secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))
@@ -63,7 +76,7 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
     waiting = Handle(envelope.text_digest(secrets.salt.hex()))
     session.store.save(waiting, {"stage": ASKED, "salt": secrets.salt.hex()}, "asked")
     try:
-        proposed = session.save(_propose(session, secrets, Wish(asset, Quantity(quantity), expire, delay)), "proposed")
+        proposed = session.save(_propose(session, secrets, wish), "proposed")
     finally:
         session.store.remove(waiting)
     try:
@@ -73,6 +86,30 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
         raise
     session.broadcast(agreed.deposit_raw, "deposit")
     return agreed
+
+
+@contextmanager
+def _interrupted_with_advice(session: Session) -> Iterator[None]:
+    """Have an interrupt say how far the new connection has come, by the files, and how to go on with it."""
+    before = set(session.store.handles())
+    try:
+        yield
+    except KeyboardInterrupt:
+        with suppress(LocalFiles):
+            begun = [item for handle, item in session.connections().items() if handle not in before]
+            raise KeyboardInterrupt(_how_to_go_on([item for item in begun if item.stage in _DEPOSIT])) from None
+        raise
+
+
+def _how_to_go_on(begun: Sequence[Connection]) -> str:
+    if not begun:
+        return "Nothing was deposited, and no connection was begun: run the command again."
+    handle = begun[0].handle.hex()
+    return (
+        f"Nothing is lost: the connection {handle} was begun, and its deposit {_DEPOSIT[begun[0].stage]}. "
+        f"`picopayments-cli sync --wait` goes on with it, and sees that the deposit leaves; `picopayments-cli close "
+        f"{handle}` ends it. Run again the command opens another one."
+    )
 
 
 def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
@@ -145,13 +182,15 @@ def rehearse(session: Session, wish: Wish, terms: Terms) -> tuple[Plan, Draft]:
 
 
 def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
-    """Check the terms, and choose the rate of the commits to this party. Raises BadTerms, DepositRefused, InvalidTime.
+    """Check the terms, and choose the rate of the commits to this party. Raises BadTerms, DepositRefused, InvalidTime,
+    LockFeeTooHigh.
 
     The rate of the commits to the hub is the terms', and this party's satoshis pay for them.
     """
     terms.check_deposit(wish.quantity)
     terms.check_expire(wish.expire, session.network)
     _check_worth(terms, wish.quantity)
+    _check_lock_fee(session, terms, wish)
     if not payer_agrees(terms.fee_rate, rate, funds.bounds(session)):
         raise BadTerms(
             f"The hub asks for commits at {terms.fee_rate} sat/vB, where the network asks {rate.value}.",
@@ -168,6 +207,23 @@ def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
             rate=rate.value,
         )
     return named
+
+
+def _lock_fee(terms: Terms, quantity: int, time: int) -> int:
+    """Return the most that the hub may ask for locking a deposit: its tip may differ from this party's."""
+    return terms.lock_fee(quantity, time + TIP_SLACK)
+
+
+def _check_lock_fee(session: Session, terms: Terms, wish: Wish) -> None:
+    """Refuse to pay more for locking the hub's deposit than the settings allow. Raises LockFeeTooHigh."""
+    fee, percent = _lock_fee(terms, terms.matching_deposit(wish.quantity), wish.expire), session.settings.lock_ceiling
+    if fee > Fraction(repr(percent)) * wish.quantity / 100:
+        raise LockFeeTooHigh(
+            f"The hub asks up to {fee} for locking its deposit for {wish.expire} blocks, more than the lock_ceiling of "
+            f"{percent} % of yours. Deposit more, or for a shorter time, or raise the ceiling in the settings.",
+            lock_fee=fee,
+            lock_ceiling=percent,
+        )
 
 
 def _check_worth(terms: Terms, quantity: int) -> None:
@@ -212,16 +268,20 @@ def agree(session: Session, connection: Connection) -> Connection:
     _check_rates_now(session, connection)
     answer = DepositReply.parse(session.call("mph_deposit", [connection.proposal], connection.hub_key).body)
     _check_reply(connection, answer)
+    _check_lock(connection, answer)
     check_delay(answer.stake.delay, session.network)
     tip = session.chain.view(Query()).height
     check_taproot(session.network, tip)
-    if not connection.expiry.may_open(tip, session.network.safe_depth):
-        raise InvalidTime("The deposits would expire too soon. Nothing was deposited: connect anew.", height=tip)
+    if answer.deposit_by <= tip or not connection.expiry.may_open(tip, session.network.safe_depth):
+        raise InvalidTime(
+            "The deposits would be late, or expire too soon. Nothing was deposited: connect anew.", height=tip
+        )
     h2c = connection.duplex.receiving
     contract = replace(h2c.contract, quantity=answer.stake.quantity, delay=answer.stake.delay)
     channels = replace(connection.duplex, receiving=replace(h2c, contract=contract))
     state = pair.add_request(channels, answer.next_hash, seen=connection.knows(answer.next_hash))
-    agreed = replace(connection, stage=AGREED, duplex=state)
+    by, fee = answer.deposit_by, answer.lock_fee
+    agreed = replace(connection, stage=AGREED, duplex=state, deposit_by=by, lock_due=fee)
     check_ways_back(state, agreed.secrets(session.wallet.key))
     txid = txid_of(agreed.deposit_raw)[::-1].hex()
     members = asset_members(agreed.asset, agreed.longname)
@@ -257,4 +317,17 @@ def _check_reply(connection: Connection, answer: DepositReply) -> None:
             f"The hub would deposit {answer.stake.quantity} where its terms say {h2c.quantity}. Nothing was deposited.",
             quantity=answer.stake.quantity,
             expected=h2c.quantity,
+        )
+
+
+def _check_lock(connection: Connection, answer: DepositReply) -> None:
+    """Refuse another fee for locking the hub's deposit than its terms say. Raises BadReply."""
+    h2c, expiry = connection.duplex.receiving.contract, connection.expiry
+    most = _lock_fee(connection.terms, h2c.quantity, expiry.time)
+    if answer.lock_fee > most:
+        raise BadReply(
+            f"The hub asks {answer.lock_fee} for locking its deposit, where its terms come to {most}. Nothing was "
+            "deposited.",
+            lock_fee=answer.lock_fee,
+            expected=most,
         )

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from picopayments_cli.channel.payment_request import PREFIX
 from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import Handle, Token, check_token
 from picopayments_cli.channel.wire import Payment
@@ -79,8 +80,17 @@ def named(session: Session, source: str, destination: str, quantity: int | str |
     Raises UsageError, and what ``order`` and ``order_requested`` raise.
     """
     requested = requesting.is_request(destination)
-    if requested == (quantity is not None) or (requested and token is not None):
-        raise UsageError("A payment request names quantity and token itself, and a handle needs a QUANTITY.")
+    if requested and (quantity is not None or token is not None):
+        also = "QUANTITY" if quantity is not None else "--token"
+        raise UsageError(
+            f"A payment request names quantity and token itself: leave {also} out. `picopayments-cli decode REQUEST` "
+            "shows what it asks for."
+        )
+    if not requested and quantity is None:
+        raise UsageError(
+            f"The DESTINATION {destination[:20]!r} is no payment request. To pay a handle name a QUANTITY behind it; a "
+            f"request begins with {PREFIX}, and is given whole."
+        )
     payer = own_handle(session, source)
     if quantity is None:
         return order_requested(session, payer, destination)

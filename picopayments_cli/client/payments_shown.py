@@ -16,6 +16,7 @@ from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import told
 from picopayments_cli.client.payments import SENT, STATES, Entry
 from picopayments_cli.client.session import Session
+from picopayments_cli.errors import UnknownAsset
 
 QUEUED, UNANSWERED = "queued", "unanswered"
 ALL_STATES = (*STATES, QUEUED, UNANSWERED)
@@ -43,8 +44,9 @@ def listed(session: Session, wanted: Wanted, since: int | None, limit: int | Non
     """List payments, oldest first: with ``since`` the first that come after that index, else the newest there are.
 
     What is queued, or in a sync without an answer, has no index and stands last; with ``since`` it is left out.
-    ``limit``: the most that are listed.
+    ``limit``: the most that are listed. Raises UnknownAsset, by the files alone, which answer without a hub, too.
     """
+    _check_asset(session, wanted)
     log = session.store.payments
     if since is not None:
         return with_receipts(session, list(islice(filter(wanted.takes, log.after(since)), limit)))
@@ -53,6 +55,24 @@ def listed(session: Session, wanted: Wanted, since: int | None, limit: int | Non
     rest = None if limit is None else max(limit - len(waiting), 0)
     found = [*reversed(list(islice(newest, rest))), *waiting]
     return with_receipts(session, found if limit is None else found[-limit:])
+
+
+def _check_asset(session: Session, wanted: Wanted) -> None:
+    """Refuse an asset that no connection is or was in: an empty list would look like one without payments."""
+    asset = wanted.asset
+    if asset is None or any(Wanted(asset=asset).takes(entry) for entry in session.store.payments.newest(f'"{asset}"')):
+        return
+    known: dict[str, str | None] = {}
+    for item in (*session.connections().values(), *session.archived().values()):
+        known[item.asset] = item.longname
+    if asset in {*known, *known.values()} or session.unusable:
+        return
+    names = sorted(longname or name for name, longname in known.items())
+    raise UnknownAsset(
+        f"No connection of this wallet is, or was, in {asset!r}. There are some in: {', '.join(names) or 'no asset'}.",
+        asset=asset,
+        assets=names,
+    )
 
 
 def with_receipts(session: Session, entries: Sequence[Entry]) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from picopayments_cli.channel.payment_request import (
     receipt_of,
     token_of,
 )
-from picopayments_cli.channel.stages import AGREED
+from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.channel.values import Quantity
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.client.connection import Connection
@@ -46,8 +46,12 @@ def make(session: Session, connection: Connection, quantity: Quantity, memo: str
     Raises ConnectionNotOpen, InvalidRequest, TooManyRequests.
     """
     if connection.stage != AGREED:
+        if connection.stage == PROPOSED:
+            told = "is opening, and its deposit was not published: run `picopayments-cli sync`, then request again"
+        else:
+            told = f"is {connection.stage}, and is not paid any more: ask for payments to another one"
         raise ConnectionNotOpen(
-            "The connection is closed, or its deposit was never published: ask for payments to another one.",
+            f"The connection {told}.",
             handle=connection.handle.hex(),
             stage=connection.stage,
         )

@@ -5,17 +5,12 @@ from __future__ import annotations
 from picopayments_cli.chain import Asset, Query
 from picopayments_cli.channel.counterparty import BTC_ID, pack_send
 from picopayments_cli.channel.drafts import DUST, Draft, Output, txid_of
-from picopayments_cli.channel.networks import script_of_address
+from picopayments_cli.channel.networks import recipient
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.transactions import compose_send
 from picopayments_cli.client import funds
 from picopayments_cli.client.session import Session
-from picopayments_cli.errors import (
-    InvalidAddress,
-    InvalidParams,
-    InvalidQuantity,
-    Unreachable,
-)
+from picopayments_cli.errors import InvalidParams, InvalidQuantity, Unreachable
 
 
 def blocksend(session: Session, asset: Asset, destination: str, quantity: int, extra_btc: int = 0) -> str:
@@ -34,7 +29,7 @@ def compose(session: Session, asset: Asset, destination: str, quantity: int, ext
     Raises InvalidAddress, InvalidQuantity, InvalidParams, MemoRequired, InsufficientFunds, InsufficientBitcoin,
     FeeTooHigh, BadPreviousTransaction.
     """
-    script = _destination(session, asset, destination)
+    script = recipient(session.network, destination, bitcoin=asset.number == BTC_ID)
     if asset.number == BTC_ID:
         if extra_btc:
             raise InvalidParams("extra_btc goes with assets only: add it to the QUANTITY of BTC.", extra_btc=extra_btc)
@@ -56,17 +51,6 @@ def compose(session: Session, asset: Asset, destination: str, quantity: int, ext
     funds.check_reserve(session, purse, draft)
     funds.check_inputs(session, draft)
     return draft
-
-
-def _destination(session: Session, asset: Asset, address: str) -> bytes:
-    script = script_of_address(session.network, address)
-    if asset.number != BTC_ID and address == session.network.burn_address:
-        raise InvalidAddress(
-            "Counterparty takes whatever is sent to this address for a burn of bitcoins: the asset would stay where it "
-            "is.",
-            address=address,
-        )
-    return script
 
 
 def _publish(session: Session, raw: bytes) -> str:

@@ -146,12 +146,17 @@ def _balance(session: Session, item: Connection, look: Look) -> int:
 def _awaited(session: Session, item: Connection, look: Look, word: str) -> dict[str, Any]:
     """Tell what a connection that opens or closes waits for, until which block, and about how long."""
     found, tip, depth = OWN_STEP, look.view.height, session.network.safe_depth
+    more: dict[str, Any] = {}
     if word == OPENING and item.stage == AGREED:
-        found = opening(look.facts[item.handle][0], counts=item.counted[0] is not None, safe_depth=depth)
+        by, counts = item.deposit_by, item.counted[0] is not None
+        fee_by = item.expiry.fee_by(by) if item.lock_due and by is not None else None
+        found = opening(look.facts[item.handle][0], counts=counts, safe_depth=depth, fee_by=fee_by)
+        more = {} if counts or by is None else {"deposit_by": by}
     elif item.stage == CLOSING and not over(session, item, look):
         found = closing(cases(session, item, look), depth, funds.rate(session, look.view).value)
     seconds = None if found.until is None else max(found.until - tip, 0) * session.network.block_seconds
-    return {"waiting_for": found.waits_for.value, "until_height": found.until, "about_seconds": seconds or None}
+    waits = {"waiting_for": found.waits_for.value, "until_height": found.until, "about_seconds": seconds or None}
+    return {**waits, **more}
 
 
 def _unseen(session: Session, item: Connection, error: PicopaymentsError, verbose: bool) -> Shown:
@@ -195,6 +200,7 @@ def _members(
             "received": receiving.moved,
             "sync_pending": item.pending is not None,
             "owed": item.owed,
+            "lock_due": item.lock_due,
             "settle_height": item.expiry.settle_height,
             "check_every": check_every(sending.contract.delay),
             "at_risk": at_risk(*sides_of(item)),

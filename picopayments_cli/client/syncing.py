@@ -18,11 +18,18 @@ from picopayments_cli.errors import PicopaymentsError, SyncIncomplete
 log = logging.getLogger(__name__)
 
 
-def sync(session: Session, connections: Sequence[Connection], *, everything: bool) -> dict[str, Any]:
+def sync(
+    session: Session,
+    connections: Sequence[Connection],
+    *,
+    everything: bool,
+    unasked: PicopaymentsError | None = None,
+) -> dict[str, Any]:
     """Sync connections, and tell by handle the transactions published and what became of payments.
 
-    ``everything``: these are all that there are, and payments of culled ones are reported, too. Raises SyncIncomplete
-    where some fail and others have a result; where none has, what the first one fails with.
+    ``everything``: these are all that there are, and payments of culled ones are reported, too. ``unasked``: why the
+    hub was not asked for lost ones, which is a failure where there are no others. Raises SyncIncomplete where some
+    fail and others have a result; where none has, what the first one fails with.
     """
     outcomes: dict[str, Outcome] = {}
     failed: dict[Handle, PicopaymentsError] = {}
@@ -50,7 +57,17 @@ def sync(session: Session, connections: Sequence[Connection], *, everything: boo
     results = _brought(outcomes, reports.unreported(session, handles))
     if failed:
         raise _failure(failed, results)
+    if unasked is not None and not connections:
+        raise _not_asked(unasked, results)
     return results
+
+
+def _not_asked(error: PicopaymentsError, results: dict[str, Any]) -> PicopaymentsError:
+    """Make the error for a folder without connections: it may be a new one around an old key."""
+    told = f"No connection is here, and whether the hub has any of this wallet is not known. {error.message}"
+    failure = type(error)(told, **error.data)
+    failure.result = results or None
+    return failure
 
 
 def _brought(outcomes: Mapping[str, Outcome], payments: Sequence[Entry]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.outlook import WaitsFor
-from picopayments_cli.channel.stages import CLOSED, CLOSING, OPEN, OPENING
+from picopayments_cli.channel.stages import CLOSED, CLOSING, OPENING
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client import hubs, life, showing
 from picopayments_cli.client.arguments import handle_named
@@ -170,7 +170,7 @@ class Wait:
         left = [stand for stand in self.stands.values() if stand.status not in self.ends]
         unseen = [handle.hex() for handle in self.handles if handle.hex() not in self.stands]
         told = "; ".join((*map(str, left), *(f"the connection {handle} was not seen yet" for handle in unseen)))
-        if left and all(stand.status in (OPEN, OPENING) for stand in left):
+        if left and all(stand.status == OPENING and stand.waiting_for != WaitsFor.SYNC.value for stand in left):
             advice = "It opens by itself: `picopayments-cli status` shows when."
         else:
             advice = "`picopayments-cli sync` takes the next step, and with --wait goes on waiting."
@@ -216,7 +216,7 @@ def _awaited(session: Session, result: Any, named: Mapping[str, Any]) -> list[Ha
 
 
 def _all_closing(session: Session, handles: Sequence[Handle]) -> bool:
-    return all(session.connection(handle).stage == CLOSING for handle in handles)
+    return bool(handles) and all(session.connection(handle).stage == CLOSING for handle in handles)
 
 
 @contextmanager

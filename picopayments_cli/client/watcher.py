@@ -165,8 +165,7 @@ class Watcher:
         """Read the files, and close them again: for looks and questions nobody else has to wait."""
         with self._opened() as session:
             if not self._taken_back:
-                lost.take_back(session)
-                self._taken_back = True
+                self._taken_back = lost.take_back(session) is None
             connections = session.connections()
             live = [item for item in connections.values() if item.stage == AGREED]
             self._lines = lines_to(self._asking, session.wallet.key, live, self._ways)

@@ -6,7 +6,6 @@ Only the highest commits are loaded, see ``channel.state``: what a sync costs do
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -18,12 +17,12 @@ from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.opening import Party, Stake, contract_of
-from picopayments_cli.channel.stages import REQUESTED
+from picopayments_cli.channel.stages import AGREED, REQUESTED
 from picopayments_cli.channel.state import Handed, Held, Receiving, Sending, Signed
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Contract
 from picopayments_cli.channel.values import Coin, Handle, Hash, Outpoint, Pubkey, Quantity, Secret, Token
-from picopayments_cli.channel.wire import Reader, commit_json, party_json, read_terms, stake_json, terms_json
+from picopayments_cli.channel.wire import Reader, commit_json, kept_terms, party_json, stake_json, terms_json
 from picopayments_cli.errors import DatabaseUnusable, UnknownHandle
 
 WAITING, LISTED, DONE, RETURNED = "waiting", "listed", "done", "returned"  # states of a payment
@@ -38,6 +37,23 @@ class Waiting:
     amount: Quantity
     token: Token
     time: int
+
+
+@dataclass(frozen=True)
+class Queue:
+    """All that waits for a connection: so many payments, and their sum. It is false where nothing does."""
+
+    count: int = 0
+    amount: int = 0
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def __add__(self, other: Queue) -> Queue:
+        return Queue(self.count + other.count, self.amount + other.amount)
+
+    def __sub__(self, other: Queue) -> Queue:
+        return Queue(self.count - other.count, self.amount - other.amount)
 
 
 @dataclass(frozen=True)
@@ -88,7 +104,8 @@ class Fixed:
 class Account:
     """A connection as the hub knows it: it sends on h2c and receives on c2h.
 
-    ``due``: what the hub owes the client beyond what has moved. ``due_height``: when it must settle; before
+    ``due``: what the hub owes the client beyond what has moved. ``lock_due``: what the client owes for locking the
+    hub's deposit, which is not made before. ``due_height``: when it must settle; before
     mph_deposit, when it is forgotten; once closed, when that was. ``since``: the tip when it was stopped. ``stale``:
     whether its newest state may be missing here. ``listed``: whether the last reply listed payments. ``deposit_raw``:
     the hub's own deposit.
@@ -107,11 +124,12 @@ class Account:
     close_digest: bytes | None = None
     close_reply: str | None = field(default=None, repr=False)
     due: int = 0
+    lock_due: int = 0
     listed: bool = False
     last_hash: Hash | None = None
     last_reply: str | None = field(default=None, repr=False)
     version: int = 0
-    waiting: tuple[Waiting, ...] = ()
+    waiting: Queue = Queue()
 
     @property
     def channels(self) -> Duplex:
@@ -121,9 +139,14 @@ class Account:
         return self.duplex
 
     @property
+    def is_promise(self) -> bool:
+        """Whether the hub's deposit is still to come, and what it is made of kept for it."""
+        return self.stage in (REQUESTED, AGREED) and (self.duplex is None or self.duplex.sending.anchor is None)
+
+    @property
     def pending(self) -> int:
         """Return what is to be moved to the client: what is due, and the payments that wait."""
-        return self.due + sum(item.amount for item in self.waiting)
+        return self.due + self.waiting.amount
 
 
 # The fixed part -----------------------------------------------------------------------------------------------------
@@ -161,7 +184,7 @@ def fixed_of(text: str) -> Fixed:
         Pubkey(bytes.fromhex(told["client"])),
         told["asset"],
         told["asset_id"],
-        read_terms(told["terms"]),
+        kept_terms(told["terms"]),
         (reader.party("client_party"), reader.party("hub_party")),
         bytes.fromhex(told["client_salt"]),
         bytes.fromhex(told["salt"]),
@@ -174,8 +197,12 @@ def fixed_of(text: str) -> Fixed:
 
 def fixed_row(account: Account) -> dict[str, Any]:
     """The row of ``connections``, without its handle."""
-    duplex = account.duplex
+    duplex, agreed = account.duplex, account.fixed.agreement
     return {
+        "asset": account.fixed.asset,
+        "agreed_at": None if agreed is None else agreed.expiry.height - agreed.expiry.time,
+        "expiry": None if agreed is None else agreed.expiry.height,
+        "promised": None if agreed is None else agreed.h2c.quantity,
         "client": account.fixed.client,
         "stage": account.stage,
         "due_height": account.due_height,
@@ -213,7 +240,7 @@ def head_row(account: Account) -> dict[str, Any]:
 
 
 def _head(account: Account) -> dict[str, Any]:
-    head: dict[str, Any] = {"due": account.due, "listed": account.listed}
+    head: dict[str, Any] = {"due": account.due, "lock_due": account.lock_due, "listed": account.listed}
     if account.duplex is not None:
         receiving = account.duplex.receiving
         head |= {
@@ -239,7 +266,7 @@ def _coin_of(text: str | None, script: bytes) -> Coin | None:
     return Coin(Outpoint.parse(outpoint), int(value), script, None)
 
 
-def account_of(row: Row[Any], waiting: Sequence[Row[Any]]) -> Account:
+def account_of(row: Row[Any], waiting: Queue) -> Account:
     """A connection from its rows, without any commit; ``row`` joins ``connections`` and ``heads``."""
     fixed, head = fixed_of(row.fixed), json.loads(row.head)
     account = Account(
@@ -255,11 +282,12 @@ def account_of(row: Row[Any], waiting: Sequence[Row[Any]]) -> Account:
         close_digest=_bytes(row.close_digest),
         close_reply=row.close_reply,
         due=head["due"],
+        lock_due=head.get("lock_due", 0),
         listed=head["listed"],
         last_hash=None if row.last_hash is None else Hash(bytes(row.last_hash)),
         last_reply=row.last_reply,
         version=row.version,
-        waiting=tuple(waiting_of(item) for item in waiting),
+        waiting=waiting,
     )
     return account if fixed.agreement is None else replace(account, duplex=_duplex_of(fixed, row, head))
 

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
+from operator import attrgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import BindParameter, Connection, Row, bindparam, exists, func, not_, or_, select
+from sqlalchemy import (
+    BindParameter,
+    CompoundSelect,
+    Connection,
+    LargeBinary,
+    Row,
+    Select,
+    bindparam,
+    exists,
+    false,
+    func,
+    not_,
+    or_,
+    select,
+    union_all,
+)
 from sqlalchemy.exc import IntegrityError
 
 from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import Counter, Paid, Paying
 from picopayments_cli.channel.halves import Closing
+from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
 from picopayments_cli.channel.standing import Found
 from picopayments_cli.channel.state import MOST_REVOKED, Changes, Held, Receiving, Signed, deepened, floor_of
@@ -29,9 +47,9 @@ from picopayments_cli.hub.account import (
     RETURNED,
     WAITING,
     Account,
+    Queue,
     Waiting,
     account_of,
-    fixed_of,
     fixed_row,
     head_row,
     held_of,
@@ -39,24 +57,31 @@ from picopayments_cli.hub.account import (
     rarely_changed,
     signed_of,
     signed_row,
+    waiting_of,
 )
 from picopayments_cli.hub.arrivals import Arrivals
+from picopayments_cli.hub.batches import batches
 from picopayments_cli.hub.database import Database, again, meta_set
-from picopayments_cli.hub.schema import closes, commits, connections, deposits, hashes, heads, payments
+from picopayments_cli.hub.schema import (
+    closes,
+    commits,
+    connections,
+    deposits,
+    hashes,
+    heads,
+    payments,
+    promises,
+    touched,
+)
+from picopayments_cli.hub.summaries import Summary, named, page
+from picopayments_cli.hub.totals import Moves, read_totals
 
 T = TypeVar("T")
 
-UNFUNDED_BLOCKS = 144  # without the client's deposit, after which the hub's promise is dropped
+WINDOW = 4  # of the highest commits received that are read at least: most of what is given back lies among them
 
 # Statements are built once: building one takes longer than SQLite takes to run it.
 _OF: BindParameter[Any] = bindparam("of")
-_LOAD = (
-    select(connections, heads.c.version, heads.c.head, heads.c.last_hash, heads.c.last_reply)
-    .join(heads, heads.c.handle == connections.c.handle)
-    .where(connections.c.handle == _OF)
-)
-# SQLite, where one transaction writes at a time, leaves FOR UPDATE out. It locks both rows of the connection.
-_LOAD_LOCKED = _LOAD.with_for_update()
 _LOCK = select(connections.c.handle).join(heads, heads.c.handle == connections.c.handle)
 _LOCK = _LOCK.where(connections.c.handle == _OF).with_for_update()
 _ADD, _ADD_HEAD = connections.insert(), heads.insert()
@@ -71,31 +96,37 @@ _WRITE_FIXED = (
     .values({name: bindparam(name) for name in (item.name for item in connections.c) if name != "handle"})
 )
 _IN_STAGE = select(connections.c.handle).where(connections.c.stage == bindparam("stage"))
-_EXPIRIES = select(connections.c.handle, connections.c.fixed).where(
-    connections.c.stage.in_((AGREED, OPEN)), connections.c.h2c_anchor.is_not(None)
+_HANDLES: BindParameter[Any] = bindparam("handles", expanding=True)
+_AMONG = select(connections.c.handle).where(
+    connections.c.handle.in_(_HANDLES), connections.c.stage.in_(bindparam("stages", expanding=True))
 )
+_GOING_ON = connections.c.stage.in_((AGREED, OPEN))
+_EXPIRIES = select(connections.c.handle, connections.c.agreed_at, connections.c.expiry).where(
+    _GOING_ON, connections.c.h2c_anchor.is_not(None), connections.c.expiry <= bindparam("height")
+)
+_DUE = select(connections.c.handle).where(_GOING_ON, connections.c.due_height <= bindparam("height"))
+_IN_ASSETS = select(connections.c.handle).where(_GOING_ON, connections.c.asset.in_(bindparam("assets", expanding=True)))
 _PAID_TO = exists().where(deposits.c.handle == connections.c.handle)
-_CLOSED_SINCE = select(connections.c.handle).where(
-    connections.c.stage == CLOSED,
-    connections.c.due_height > bindparam("height"),
-    or_(connections.c.c2h_anchor.is_not(None), connections.c.deposit_raw.is_not(None), _PAID_TO),
+_OPENING = select(connections.c.handle).where(
+    connections.c.stage == AGREED,
+    or_(
+        connections.c.c2h_anchor.is_not(None),
+        _PAID_TO,
+        connections.c.agreed_at <= bindparam("agreed_by"),
+        connections.c.due_height <= bindparam("height"),
+    ),
 )
-_FUNDING = select(connections.c.handle).where(
-    connections.c.stage == AGREED, or_(connections.c.c2h_anchor.is_not(None), _PAID_TO)
-)
-_PROMISED = select(connections.c.handle, connections.c.fixed).where(
-    connections.c.stage == AGREED, connections.c.c2h_anchor.is_(None), not_(_PAID_TO)
-)
-_UNDEPOSITED = select(connections.c.fixed).where(connections.c.stage == AGREED, connections.c.h2c_anchor.is_(None))
-_COUNTED = (
+_DROP_PROMISE = promises.delete().where(promises.c.handle == _OF)
+_FUNDED = (
     select(func.count())
     .select_from(connections)
-    .where(connections.c.stage.in_((AGREED, OPEN, CLOSING)), connections.c.c2h_anchor.is_not(None))
+    .where(connections.c.stage.in_((AGREED, CLOSING)), connections.c.c2h_anchor.is_not(None))
 )
 _CLOSED_BY = select(connections.c.handle).where(
     connections.c.stage == CLOSED, connections.c.due_height <= bindparam("height")
 )
-_SETTLED = _CLOSED_BY.where(connections.c.handle == _OF)
+_CLOSED_BETWEEN = _CLOSED_BY.where(connections.c.due_height > bindparam("after"))
+_SETTLED = _CLOSED_BY.where(connections.c.handle.in_(_HANDLES))
 _OF_CLIENT = (
     select(connections.c.handle)
     .where(connections.c.client == bindparam("client"), connections.c.handle > bindparam("after"))
@@ -104,21 +135,51 @@ _OF_CLIENT = (
     .limit(bindparam("most"))
 )
 _FORGOTTEN = (
-    select(connections.c.handle)
+    select(connections.c.handle, connections.c.asset)
     .where(connections.c.stage == REQUESTED, connections.c.due_height <= bindparam("height"))
     .order_by(connections.c.handle)
     .with_for_update()
 )
-_FORGET = tuple(table.delete().where(table.c.handle == _OF) for table in (connections, heads, hashes))
-_ADD_HASH = hashes.insert()
-_TOP = (
+_NEVER_PAID = (
+    select(connections.c.handle, connections.c.asset)
+    .where(
+        connections.c.stage == CLOSED,
+        connections.c.due_height > bindparam("after"),
+        connections.c.due_height <= bindparam("height"),
+        connections.c.c2h_anchor.is_(None),
+        connections.c.h2c_anchor.is_(None),
+        connections.c.deposit_raw.is_(None),
+        not_(_PAID_TO),
+    )
+    .order_by(connections.c.handle)
+    .with_for_update()
+)
+_FORGET = tuple(table.delete().where(table.c.handle == _OF) for table in (connections, heads, hashes, promises))
+_GOING = select(connections.c.handle).where(_GOING_ON)
+_GIVE_UP = (
+    touched.delete().where(touched.c.handle.in_(_GOING)),
+    touched.insert().from_select(["handle", "shaken"], select(connections.c.handle, false()).where(_GOING_ON)),
+    heads.update().where(heads.c.handle.in_(_GOING)).values(version=heads.c.version + 1),
+    connections.update().where(_GOING_ON).values(stage=CLOSING, since=bindparam("tip"), stale=True),
+)
+_TAKER, _TAKEN = bindparam("of", type_=LargeBinary), bindparam("hash", type_=LargeBinary)
+_ADD_HASH = hashes.insert().from_select(
+    ["handle", "hash"],
+    select(_TAKER, _TAKEN).where(~exists().where(commits.c.handle == _TAKER, commits.c.revoke_hash == _TAKEN)),
+)
+_LOWER = (
     select(commits)
-    .where(commits.c.handle == _OF, commits.c.sent == bindparam("sent"), commits.c.active.is_(True))
+    .where(commits.c.handle == _OF, commits.c.sent.is_(False), commits.c.active.is_(True))
+    .where(commits.c.quantity < bindparam("below"), commits.c.quantity >= bindparam("least"))
     .order_by(commits.c.quantity.desc())
     .limit(bindparam("most"))
 )
-_LOWER = _TOP.where(commits.c.quantity < bindparam("below"), commits.c.quantity >= bindparam("least"))
 _BY_HASH = select(commits).where(commits.c.handle == _OF, commits.c.revoke_hash == bindparam("hash"))
+_ALL_HELD = (
+    select(commits)
+    .where(commits.c.handle == _OF, commits.c.sent.is_(False), commits.c.active.is_(True))
+    .order_by(commits.c.quantity)
+)
 _ALL_SENT = select(commits).where(commits.c.handle == _OF, commits.c.sent.is_(True))
 _ADD_COMMIT = commits.insert()
 _THIS = (commits.c.handle == _OF, commits.c.revoke_hash == bindparam("hash"))
@@ -131,12 +192,16 @@ _GIVE_BACK = commits.update().where(*_THIS).values(active=False)
 _CLOSES = select(closes).where(closes.c.handle == _OF)
 _CLOSE_KEY = (closes.c.handle == _OF, closes.c.payer == bindparam("by"), closes.c.quantity == bindparam("at"))
 _DROP_CLOSE, _ADD_CLOSE = closes.delete().where(*_CLOSE_KEY), closes.insert()
+_PAYERS = select(payments.c.payer).where(payments.c.payee == _OF, payments.c.state == WAITING).distinct()
 _PENDING = (
     select(payments)
     .where(payments.c.payee == _OF, payments.c.state == WAITING)
     .order_by(payments.c.number)
-)  # fmt: skip
-_PAYERS = select(payments.c.payer).where(payments.c.payee == _OF, payments.c.state == WAITING).distinct()
+    .limit(bindparam("most"))
+)
+_WAITING_FROM = select(func.count()).where(
+    payments.c.payee == _OF, payments.c.state == WAITING, payments.c.payer == bindparam("by")
+)
 _OWNER = select(connections.c.client).where(connections.c.handle == _OF)
 _WAITING = select(func.count(), func.sum(payments.c.amount), func.min(payments.c.time)).where(
     payments.c.payee == _OF, payments.c.state == WAITING
@@ -154,10 +219,45 @@ _RETURN = payments.update().where(payments.c.number == _OF).values(state=RETURNE
 _DONE = payments.update().where(payments.c.payee == _OF, payments.c.state == LISTED).values(state=DONE)
 
 
+_quantity = attrgetter("quantity")
+
+
+@lru_cache
+def _loading(count: int, *, locks: bool) -> tuple[Select[Any], Select[Any], CompoundSelect[Any]]:
+    """Make the statements that read so many connections: their rows, what waits for them, their highest commits.
+
+    ``locks``: both rows of each. SQLite, where one transaction writes at a time, leaves that out.
+    """
+    names: list[BindParameter[Any]] = [bindparam(f"handle_{number}") for number in range(count)]
+    rows = (
+        select(connections, heads.c.version, heads.c.head, heads.c.last_hash, heads.c.last_reply)
+        .join(heads, heads.c.handle == connections.c.handle)
+        .where(connections.c.handle.in_(names))
+        .order_by(connections.c.handle)
+    )
+    pending = (
+        select(payments.c.payee, func.count().label("number"), func.sum(payments.c.amount).label("amount"))
+        .where(payments.c.payee.in_(names), payments.c.state == WAITING)
+        .group_by(payments.c.payee)
+    )
+    sides = [(name, sent) for name in names for sent in (True, False)]
+    rows = rows.with_for_update() if locks else rows
+    return rows, pending, union_all(*(select(_highest(name, sent=sent).subquery()) for name, sent in sides))
+
+
+def _highest(name: BindParameter[Any], *, sent: bool) -> Select[Any]:
+    return (
+        select(commits)
+        .where(commits.c.handle == name, commits.c.sent.is_(sent), commits.c.active.is_(True))
+        .order_by(commits.c.quantity.desc())
+        .limit(bindparam("most_sent" if sent else "most_held"))
+    )
+
+
 class Reading:
     """The book in one consistent state; ``db`` reads it."""
 
-    _load = _LOAD
+    _locks = False
 
     def __init__(self, db: Connection) -> None:
         self.db = db
@@ -167,22 +267,33 @@ class Reading:
 
         Raises UnknownHandle.
         """
-        row = self.db.execute(self._load, {"of": handle}).first()
-        if row is None:
-            raise UnknownHandle("The hub knows no connection of that handle.", handle=handle.hex())
-        account = account_of(row, self.db.execute(_PENDING, {"of": handle}).all())
-        if account.duplex is None:
+        for account in self._load([handle], revoked):
             return account
-        sent, deeper_sent = self._top(handle, revoked + 1, sent=True)
-        held, deeper_held = self._top(handle, revoked + 1, sent=False)
-        sending = replace(account.duplex.sending, active=tuple(map(signed_of, sent)), deeper=deeper_sent)
-        receiving = replace(account.duplex.receiving, active=tuple(map(held_of, held)), deeper=deeper_held)
-        return replace(account, duplex=replace(account.duplex, sending=sending, receiving=receiving))
+        raise UnknownHandle("The hub knows no connection of that handle.", handle=handle.hex())
 
-    def _top(self, handle: Handle, most: int, *, sent: bool) -> tuple[list[Row[Any]], bool]:
-        """The highest active commits, ascending, and whether there are lower ones."""
-        rows = self.db.execute(_TOP, {"of": handle, "sent": sent, "most": most + 1}).all()
-        return list(reversed(rows[:most])), len(rows) > most
+    def _load(self, handles: Sequence[Handle], revoked: int) -> list[Account]:
+        """Read a few connections with their highest commits, by three statements."""
+        named = {f"handle_{number}": handle for number, handle in enumerate(handles)}
+        rows, pending, highest = _loading(len(handles), locks=self._locks)
+        sides = defaultdict(list)
+        found = self.db.execute(rows, named).all()
+        waiting = {item.payee: Queue(item.number, int(item.amount)) for item in self.db.execute(pending, named)}
+        most = {"most_sent": revoked + 2, "most_held": max(revoked + 1, WINDOW) + 1}
+        for item in self.db.execute(highest, {**named, **most}):
+            sides[item.handle, item.sent].append(item)
+        return [
+            _with_commits(
+                account_of(row, waiting.get(row.handle, Queue())),
+                sides[row.handle, True],
+                sides[row.handle, False],
+                most,
+            )
+            for row in found
+        ]
+
+    def oldest(self, handle: Handle, most: int) -> list[Waiting]:
+        """The payments that wait for a connection for longest."""
+        return [waiting_of(row) for row in self.db.execute(_PENDING, {"of": handle, "most": most})]
 
     def to_move(self, account: Account, amount: int) -> Account:
         """The connection with the commits loaded that moving an amount to its client may give back."""
@@ -197,7 +308,7 @@ class Reading:
         return replace(duplex, receiving=deepened(receiving, lower, deeper))
 
     def _lower(self, handle: Handle, receiving: Receiving, floor: int) -> tuple[list[Held], bool]:
-        asked = {"of": handle, "sent": False, "below": receiving.active[0].quantity}
+        asked = {"of": handle, "below": receiving.active[0].quantity}
         rows = list(self.db.execute(_LOWER, {**asked, "least": floor, "most": MOST_REVOKED + 1}))
         if len(rows) > MOST_REVOKED:
             return [held_of(row) for row in reversed(rows)], True
@@ -212,15 +323,11 @@ class Reading:
         held = [held_of(row) for row in rows if not row.sent and row.active]
         return Found([signed_of(row) for row in rows if row.sent], held)
 
-    def knows_hash(self, handle: Handle, revoke_hash: Hash) -> bool:
-        """Whether a commit of the connection is on that hash, on either side."""
-        return self.db.execute(_BY_HASH, {"of": handle, "hash": revoke_hash}).first() is not None
-
     def sides(self, account: Account) -> tuple[Paying, Paid]:
         """All that is held of both channels, for what is to be taken back; ``sent`` is left out."""
         duplex, handle = account.channels, account.handle
         signed = tuple(signed_of(row) for row in self.db.execute(_ALL_SENT, {"of": handle}))
-        held, _ = self._top(handle, 2**31, sent=False)
+        held = [held_of(row) for row in self.db.execute(_ALL_HELD, {"of": handle})]
         closings, counters = [], []
         for row in self.db.execute(_CLOSES, {"of": handle}):
             if row.payer:
@@ -230,52 +337,74 @@ class Reading:
         sending, receiving = duplex.sending, duplex.receiving
         return (
             Paying(sending.contract, sending.anchor, signed, tuple(closings), account.deposit_raw),
-            Paid(receiving.contract, receiving.anchor, tuple(held_of(row).commit for row in held), tuple(counters)),
+            Paid(receiving.contract, receiving.anchor, tuple(item.commit for item in held), tuple(counters)),
         )
 
     def in_stage(self, *stages: str) -> list[Handle]:
         """The handles of all connections in these stages."""
         return [Handle(bytes(row.handle)) for stage in stages for row in self.db.execute(_IN_STAGE, {"stage": stage})]
 
-    def closed_since(self, height: int) -> list[Handle]:
-        """The handles of connections that were closed after a height, of those to which anything was paid."""
-        return [Handle(bytes(row.handle)) for row in self.db.execute(_CLOSED_SINCE, {"height": height})]
+    def connections(
+        self, after: bytes = b"", limit: int = 100, stage: str | None = None, asset: str | None = None
+    ) -> Sequence[Summary]:
+        """Show so many connections behind a handle, in one stage and of one asset where these are named."""
+        return page(self.db, after, limit, stage, asset)
 
-    def closed_by(self, height: int) -> list[Handle]:
-        """The handles of connections that were closed by a height."""
-        return [Handle(bytes(row.handle)) for row in self.db.execute(_CLOSED_BY, {"height": height})]
+    def named(self, handles: Iterable[Handle]) -> list[Summary]:
+        """Show those of the handles that there are."""
+        return named(self.db, handles)
 
-    def settled(self, handles: Iterable[Handle], height: int) -> set[Handle]:
-        """Those of them that were closed by a height."""
-        return {one for one in handles if self.db.execute(_SETTLED, {"of": one, "height": height}).first() is not None}
+    def totals(self) -> Mapping[tuple[str, str], int]:
+        """Count the connections by asset and stage."""
+        return read_totals(self.db)
 
-    def expiries(self) -> dict[Handle, Expiry]:
-        """When the connections expire that may still move something: a promise without deposits costs nothing."""
-        rows = self.db.execute(_EXPIRIES)
-        return {Handle(bytes(row.handle)): fixed_of(row.fixed).agreed.expiry for row in rows}
+    def among(self, handles: Collection[Handle], *stages: str) -> set[Handle]:
+        """Those of the handles that are in these stages."""
+        return self._those(_AMONG, handles, stages=stages)
 
-    def opening(self, tip: int) -> list[Handle]:
-        """The handles of connections that a block may bring further while they open.
+    def settled(self, handles: Collection[Handle], height: int) -> set[Handle]:
+        """Those of the handles that were closed by a height."""
+        return self._those(_SETTLED, handles, height=height)
 
-        Those to which nobody has paid anything yet are read in one go, as they cost strangers nothing: they are among
-        them once their time is over.
-        """
-        found = [Handle(bytes(row.handle)) for row in self.db.execute(_FUNDING)]
-        for row in self.db.execute(_PROMISED):
-            told = json.loads(row.fixed)
-            expiry = Expiry(told["height"], told["time"])
-            if tip > expiry.height - expiry.time + UNFUNDED_BLOCKS or tip >= expiry.settle_height:
-                found.append(Handle(bytes(row.handle)))
+    def closed_between(self, after: int, height: int) -> list[Handle]:
+        """The handles of connections that were closed behind one height and by another."""
+        rows = self.db.execute(_CLOSED_BETWEEN, {"after": after, "height": height})
+        return [Handle(bytes(row.handle)) for row in rows]
+
+    def _those(self, statement: Select[Any], handles: Collection[Handle], **asked: Any) -> set[Handle]:
+        found: set[Handle] = set()
+        for some in batches(handles):
+            found.update(Handle(bytes(row.handle)) for row in self.db.execute(statement, {"handles": some, **asked}))
         return found
 
-    def promised(self, asset: int) -> int:
-        """Add up the deposits of an asset that the hub has agreed to and that do not count yet."""
-        rows = map(json.loads, self.db.execute(_UNDEPOSITED).scalars())
-        return sum(int(told["h2c"]["quantity"]) for told in rows if told["asset_id"] == asset)
+    def due(self, tip: int) -> list[Handle]:
+        """The handles of connections that go on and must settle at this tip, whatever others do."""
+        return [Handle(bytes(row.handle)) for row in self.db.execute(_DUE, {"height": tip})]
+
+    def expiries(self, height: int) -> dict[Handle, Expiry]:
+        """When those expire, by a height, that may still move something: a promise without deposits costs nothing."""
+        rows = self.db.execute(_EXPIRIES, {"height": height})
+        return {Handle(bytes(row.handle)): Expiry(row.expiry, row.expiry - row.agreed_at) for row in rows}
+
+    def going_on(self, assets: Collection[str]) -> list[Handle]:
+        """The handles of connections in these assets that go on."""
+        rows = self.db.execute(_IN_ASSETS, {"assets": list(assets)}) if assets else ()
+        return [Handle(bytes(row.handle)) for row in rows]
+
+    def opening(self, tip: int, network: Network) -> list[Handle]:
+        """The handles of connections that a block may bring further while they open.
+
+        Those to which nobody has paid anything yet, as they cost strangers nothing, are among them once their time is
+        over.
+        """
+        unfunded = tip - network.deposit_blocks - network.safe_depth + 1
+        rows = self.db.execute(_OPENING, {"height": tip, "agreed_by": unfunded})
+        return [Handle(bytes(row.handle)) for row in rows]
 
     def counted(self) -> int:
-        """How many connections that are not over have a deposit of their client's."""
-        return int(self.db.execute(_COUNTED).scalar_one())
+        """How many connections that are not over have a deposit of their client's; none is open without it."""
+        are_open = sum(number for (_, stage), number in self.totals().items() if stage == OPEN)
+        return are_open + int(self.db.execute(_FUNDED).scalar_one())
 
     def of_client(self, client: Pubkey, after: bytes, most: int) -> list[Handle]:
         """The handles of a client's connections behind one, ascending."""
@@ -297,27 +426,48 @@ class Reading:
         return None if found is None else bytes(found)
 
 
+def _with_commits(account: Account, sent: list[Row[Any]], held: list[Row[Any]], most: Mapping[str, int]) -> Account:
+    """The connection with its highest commits, of which there are lower ones where as many rows were found as asked."""
+    if account.duplex is None:
+        return account
+    sent.sort(key=_quantity)
+    held.sort(key=_quantity)
+    deeper_sent, deeper_held = len(sent) == most["most_sent"], len(held) == most["most_held"]
+    sending, receiving = account.duplex.sending, account.duplex.receiving
+    sending = replace(sending, active=tuple(map(signed_of, sent[deeper_sent:])), deeper=deeper_sent)
+    receiving = replace(receiving, active=tuple(map(held_of, held[deeper_held:])), deeper=deeper_held)
+    return replace(account, duplex=replace(account.duplex, sending=sending, receiving=receiving))
+
+
 class UnitOfWork(Reading):
     """The book inside one writing transaction; ``db`` is that transaction.
 
     A connection that is read is locked until it is over. Who reads several names them to ``lock`` first.
     """
 
-    _load = _LOAD_LOCKED
+    _locks = True
 
     def __init__(self, db: Connection) -> None:
         super().__init__(db)
         self._shared = db.dialect.name != "sqlite"  # with other writers
         self._touched: dict[Handle, Account] = {}
         self._stored: dict[Handle, Account] = {}  # of these, as their rows are
+        self.moves = Moves()  # of stages
         self.wrote = False  # a connection
         self.payees: set[Handle] = set()  # of payments that wait from now on
+        self._shares: dict[tuple[Handle, Handle], int] = {}  # of payers of what waits for payees
 
     def get(self, handle: Handle, revoked: int = 0) -> Account:
         """A connection as this transaction has left it. Raises UnknownHandle."""
         if handle not in self._touched:
             self._touched[handle] = self._stored[handle] = super().get(handle, revoked)
         return self._touched[handle]
+
+    def read(self, handles: Iterable[Handle], revoked: int = 0) -> None:
+        """Read a few connections at once that ``get`` is asked for next, of those that there are."""
+        fresh = [handle for handle in dict.fromkeys(handles) if handle not in self._touched]
+        for account in self._load(fresh, revoked) if fresh else ():
+            self._touched[account.handle] = self._stored[account.handle] = account
 
     def lock(self, handles: Iterable[Handle]) -> None:
         """Lock connections in ascending order, in which all lock them: so no two transactions wait for each other."""
@@ -339,6 +489,7 @@ class UnitOfWork(Reading):
         self.db.execute(_ADD, {"handle": account.handle, **fixed_row(account)})
         self.db.execute(_ADD_HEAD, {"handle": account.handle, **head_row(account)})
         self._touched[account.handle] = self._stored[account.handle] = account
+        self.moves.add(account.fixed.asset, None, account.stage)
 
     def put(self, account: Account, changes: Changes | None = None) -> Account:
         """Write a connection, and the commits that changed. Raises DatabaseUnusable where another hub wrote."""
@@ -353,6 +504,9 @@ class UnitOfWork(Reading):
             )
         if rarely_changed(written) != rarely_changed(self._stored[account.handle]):
             self.db.execute(_WRITE_FIXED, {"of": account.handle, **fixed_row(written)})
+            if not written.is_promise:
+                self.db.execute(_DROP_PROMISE, {"of": account.handle})
+        self.moves.add(account.fixed.asset, self._stored[account.handle].stage, written.stage)
         self._touched[account.handle] = self._stored[account.handle] = written
         self.wrote = True
         return written
@@ -362,30 +516,60 @@ class UnitOfWork(Reading):
         self._touched[account.handle] = account
 
     def _apply(self, handle: Handle, changes: Changes) -> None:
-        for item in changes.signed:
-            self._write_signed(handle, item)
-        for held in changes.held:
-            self.db.execute(_ADD_COMMIT, held_row(handle, held))
-        for held in changes.given_back:
-            self.db.execute(_GIVE_BACK, {"of": handle, "hash": held.revoke_hash})
+        made = [item for item in changes.signed if item.remainder is None and item.secret is None]
+        changed = [item for item in changes.signed if item not in made]
+        added = [*(signed_row(handle, item) for item in made), *(held_row(handle, item) for item in changes.held)]
+        if changed:
+            self._change_signed(handle, changed)
+        if added:
+            self.db.execute(_ADD_COMMIT, added)
+        if changes.given_back:
+            self.db.execute(_GIVE_BACK, [{"of": handle, "hash": item.revoke_hash} for item in changes.given_back])
 
-    def _write_signed(self, handle: Handle, item: Signed) -> None:
-        row = signed_row(handle, item)
-        changed = {name: row[name] for name in ("remainder", "secret", "active")}
-        if not self.db.execute(_CHANGE_SIGNED, {"of": handle, "hash": item.revoke_hash, **changed}).rowcount:
-            self.db.execute(_ADD_COMMIT, row)
+    def _change_signed(self, handle: Handle, changed: Sequence[Signed]) -> None:
+        """Write remainder, secret and whether it is active of commits that the hub has signed before."""
+        rows = [signed_row(handle, item) for item in changed]
+        names = ("remainder", "secret", "active")
+        asked = [{"of": handle, "hash": row["revoke_hash"], **{name: row[name] for name in names}} for row in rows]
+        if self.db.execute(_CHANGE_SIGNED, asked).rowcount != len(asked):
+            raise DatabaseUnusable("The database lacks a commit that the hub has signed.", handle=handle.hex())
+
+    def give_up(self, tip: int) -> int:
+        """Stop all connections that go on as stale, and have the next round look at them. Return how many.
+
+        By a few statements, as they may be many; what waits for them stays, until the round returns it.
+        """
+        found = {key: number for key, number in self.totals().items() if key[1] in (AGREED, OPEN)}
+        for statement in _GIVE_UP:
+            self.db.execute(statement, {"tip": tip})
+        for (asset, stage), number in found.items():
+            self.moves.add(asset, stage, CLOSING, number)
+        self.wrote = True
+        return sum(found.values())
 
     def forget(self, height: int) -> int:
         """Drop connections that were asked for and never deposited on in time. Return how many."""
-        handles = [bytes(row.handle) for row in self.db.execute(_FORGOTTEN, {"height": height})]
-        for statement in _FORGET if handles else ():
-            self.db.execute(statement, [{"of": handle} for handle in handles])
-        return len(handles)
+        return self._drop(self.db.execute(_FORGOTTEN, {"height": height}), REQUESTED)
 
-    def take_hash(self, handle: Handle, taken: Hash) -> None:
-        """Enter a hash that the client gave. Raises StaleRequest where it was given before."""
+    def forget_promises(self, after: int, height: int) -> int:
+        """Drop those closed behind one height and by another to which nobody ever paid anything. Return how many."""
+        return self._drop(self.db.execute(_NEVER_PAID, {"after": after, "height": height}), CLOSED)
+
+    def _drop(self, rows: Iterable[Row[Any]], stage: str) -> int:
+        found = list(rows)
+        for statement in _FORGET if found else ():
+            self.db.execute(statement, [{"of": row.handle} for row in found])
+        for row in found:
+            self.moves.add(row.asset, stage, None)
+        return len(found)
+
+    def take_hash(self, handle: Handle, taken: Hash) -> bool:
+        """Enter a hash that the client gave; whether no commit of the connection is on it, on either side.
+
+        Raises StaleRequest where it was given before.
+        """
         try:
-            self.db.execute(_ADD_HASH, {"handle": handle, "hash": taken})
+            return self.db.execute(_ADD_HASH, {"of": handle, "hash": taken}).rowcount == 1
         except IntegrityError:
             raise StaleRequest(
                 "The request's hash was used in an earlier one, which has been answered and overtaken.",
@@ -400,14 +584,24 @@ class UnitOfWork(Reading):
         row = {"handle": handle, "payer": payer, "quantity": quantity, "signature": signature, "rest_signature": rest}
         self.db.execute(_ADD_CLOSE, row)
 
-    def add_payment(self, payer: Handle, payment: Payment) -> Waiting:
-        """Book a payment; one to the hub itself is done at once."""
+    def share(self, payee: Handle, payer: Handle) -> int:
+        """How many payments of a payer wait for a payee."""
+        if (payee, payer) not in self._shares:
+            found = self.db.execute(_WAITING_FROM, {"of": payee, "by": payer}).scalar_one()
+            self._shares[(payee, payer)] = int(found)
+        return self._shares[(payee, payer)]
+
+    def add_payment(self, payer: Handle, payment: Payment) -> Queue:
+        """Book a payment; one to the hub itself is done at once. Return what it adds to what waits for its payee."""
         payee, amount, token, now = payment.payee, payment.amount, payment.token, int(time.time())
         state = DONE if payee is None else WAITING
         row = {"payer": payer, "payee": payee, "amount": amount, "token": token, "state": state, "time": now}
-        key = self.db.execute(_ADD_PAYMENT, row).inserted_primary_key
-        self.payees |= set() if payee is None else {payee}
-        return Waiting(int(key[0]) if key else 0, payer, amount, token, now)
+        self.db.execute(_ADD_PAYMENT, row)
+        if payee is not None:
+            self.payees.add(payee)
+            if (payee, payer) in self._shares:
+                self._shares[(payee, payer)] += 1
+        return Queue(1, amount)
 
     def keep_receipt(self, payer: Handle, payee: Handle, token: Token, receipt: bytes) -> None:
         """Keep the receipt of a payment that its payee has got, where there is such a one."""
@@ -452,6 +646,7 @@ class Book:
         with self._database.transaction(label) as db:
             work = UnitOfWork(db)
             yield work
+            work.moves.write(db)
         self.arrivals.tell(work.payees)
         if work.wrote:
             self.changed = True

@@ -18,7 +18,7 @@ from picopayments_cli.channel.values import Coin, Handle, Height, Outpoint
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import Reading, UnitOfWork
 from picopayments_cli.hub.hub import Hub
-from picopayments_cli.hub.schema import connections, sent
+from picopayments_cli.hub.schema import connections, sent, withdrawals
 
 _SENT = select(sent).where(sent.c.handle == bindparam("of"))
 _UNMINED = (
@@ -26,6 +26,7 @@ _UNMINED = (
     .join(connections, connections.c.handle == sent.c.handle)
     .where(sent.c.payer.is_(True), connections.c.stage == AGREED, connections.c.h2c_anchor.is_(None))
 )
+_LEAVING = select(withdrawals.c.coins)
 _OWN = select(sent.c.txid).where(sent.c.txid == bindparam("id"))
 _DROP_SENT = sent.delete().where(sent.c.txid == bindparam("id"))
 
@@ -100,8 +101,12 @@ def _moving(hub: Hub, bare: Sequence[str]) -> set[str]:
 
 
 def promised_coins(book: Reading) -> set[Outpoint]:
-    """The wallet's coins in deposits of the hub's that do not count yet: nothing else may spend them."""
-    return {coin.outpoint for row in book.db.execute(_UNMINED) for coin in coins_of(row.coins.split())}
+    """The wallet's coins in deposits of the hub's that do not count yet, and in the operator's withdrawals.
+
+    Nothing else may spend them.
+    """
+    texts = (row.coins for statement in (_UNMINED, _LEAVING) for row in book.db.execute(statement))
+    return {coin.outpoint for text in texts for coin in coins_of(text.split())}
 
 
 def is_own(book: Reading, txid: bytes) -> bool:

@@ -1,7 +1,9 @@
 """Do what the hub does by itself with the connections to which something has happened, all of them at a time.
 
-First each one's stage: deposits that count, open, stopped, over. Then one plan for all that is to be published, since
-one wallet pays for it: punishments first. A step writes what it decides before it speaks, and bears repetition.
+First what takes revoked commits, found by what spends an anchor: it waits for no other connection. Then each one's
+stage: deposits that count, open, stopped, over. Then one plan for all that is to be published, since one wallet pays
+for it, the most urgent first. A step writes what it decides before it speaks, and bears repetition. A connection that
+can't be looked at, whatever the cause, keeps no other one waiting.
 """
 
 from __future__ import annotations
@@ -10,34 +12,40 @@ import logging
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from picopayments_cli.channel.deadlines import must_close
 from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.duplex import half_left
 from picopayments_cli.channel.facts import Deposit, Sent, Side
 from picopayments_cli.channel.recovery import Case, is_over, tasks
+from picopayments_cli.channel.reserve import Chore
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN
 from picopayments_cli.channel.steps import Means, Name, Step, Task, plan
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.book import UNFUNDED_BLOCKS, UnitOfWork
+from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.chainview import facts_of, note_sent, sides_of
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.opening import fund, judged, open_facts, restage, see_deposits
-from picopayments_cli.hub.stopping import closes_by, stop
+from picopayments_cli.hub.stopping import closes_by, ends_by, stop
 from picopayments_cli.hub.wallet import look, means_of, split
+from picopayments_cli.hub.withdrawing import follow_withdrawals
 
 log = logging.getLogger(__name__)
 
 
 def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
-    """Do a step and tell whether it succeeded. A failure is logged."""
+    """Do a step and tell whether it succeeded. A failure is logged, a fault of the program with its traceback."""
+    fields: dict[str, Any] = {"handle": handle.hex() if handle else None}
     try:
         step()
     except PicopaymentsError as error:
-        fields = {"handle": handle.hex() if handle else None, "error": error.as_json()}
-        log.warning("chore failed", extra={"fields": fields})
+        log.warning("chore failed", extra={"fields": {**fields, "error": error.as_json()}})
+        return False
+    except Exception as error:
+        log.error("chore failed", extra={"fields": fields}, exc_info=error)
         return False
     return True
 
@@ -46,14 +54,15 @@ def guarded(step: Callable[[], None], handle: Handle | None = None) -> bool:
 class Work:
     """One round: the connections that are looked at, the heights at which they settle, and what has failed.
 
-    ``fresh``: whether there is a block that no round has seen. ``away``: why the Counterparty node did not answer, once
-    it did not: it is asked no more in this round, and goes without what Bitcoin Core can't tell.
+    ``shaken``: those of which a reorganisation took something back. ``fresh``: whether there is a block that no round
+    has seen. ``away``: why the Counterparty node did not answer, once it did not: it is asked no more in this round,
+    and goes without what Bitcoin Core can't tell.
     """
 
     hub: Hub
     handles: Collection[Handle]
     begins: dict[Handle, int]
-    shaken: bool = False
+    shaken: Collection[Handle] = ()
     fresh: bool = False
     away: PicopaymentsError | None = None
 
@@ -62,14 +71,52 @@ class Work:
         if not self.handles and not self.fresh:
             return
         self._look_at_wallet()
+        if self.fresh:
+            guarded(partial(follow_withdrawals, self.hub))
+        punished = self._punish()
         for handle in sorted(self.handles):
             self._guarded(partial(self._look_at, handle), handle)
         means = means_of(self.hub, looked=self.away is None)
+        for step in punished:
+            means = means.without(step)
         shown = {handle: found for handle in sorted(self.handles) if (found := self._show(handle)) is not None}
-        self._publish_all([task for found in shown.values() for case in found.cases for task in tasks(case)], means)
+        done, todo = {_of_label(step.label)[0] for step in punished}, []
+        for handle, found in shown.items():
+            todo += self._tasks(handle, found, punish=handle not in done)
+        self._publish_all(todo, means)
         for handle in self._in_stage(CLOSING, CLOSED):
             if handle in shown and shown[handle].whole:
                 self._guarded(partial(self._end, handle, shown[handle]), handle)
+
+    def _punish(self) -> list[Step]:
+        """Publish what takes revoked commits, by Bitcoin Core alone. Return the steps."""
+        hub = self.hub
+        with hub.book.reading() as book:
+            spent = sorted(hub.follower.spent(book.db).intersection(self.handles))
+        todo = []
+        for handle in spent:
+            found = self._shown(handle, addresses=False)
+            todo += [] if found is None else self._tasks(handle, found, punish=True)
+        steps = plan([task for task in todo if task.chore is Chore.PUNISH], means_of(hub, looked=self.away is None))
+        for step in steps:
+            self._publish(step)
+        return list(steps)
+
+    def _tasks(self, handle: Handle, found: Shown, *, punish: bool) -> list[Task]:
+        """All that is to be done for a connection, with its punishments or without them."""
+        todo: list[Task] = []
+        self._guarded(lambda: todo.extend(task for case in found.cases for task in tasks(case)), handle)
+        return [self._by_itself(task, handle) for task in todo if punish or task.chore is not Chore.PUNISH]
+
+    def _by_itself(self, task: Task, handle: Handle) -> Task:
+        """The task, which comes to nothing where it fails."""
+
+        def made(means: Means) -> Step:
+            steps = [Step("", Name.COIN, task.chore)]
+            self._guarded(lambda: steps.append(task.make(means)), handle)
+            return steps[-1]
+
+        return replace(task, make=made)
 
     def _look_at_wallet(self) -> None:
         try:
@@ -86,7 +133,7 @@ class Work:
 
     def _in_stage(self, *stages: str) -> list[Handle]:
         with self.hub.book.reading() as book:
-            return sorted(set(book.in_stage(*stages)) & set(self.handles))
+            return sorted(book.among(self.handles, *stages))
 
     # Stages ---------------------------------------------------------------------------------------------------------
 
@@ -124,7 +171,7 @@ class Work:
         It may come back blocks later: judged is whatever is to open. While the ledger is silent nothing is open. Raises
         what the chain raises.
         """
-        if account.stage != AGREED and not (account.stage == OPEN and self.shaken):
+        if account.stage != AGREED and not (account.stage == OPEN and account.handle in self.shaken):
             return False
         try:
             if self.away is not None:
@@ -142,22 +189,32 @@ class Work:
         expiry = account.fixed.agreed.expiry
         begins = self.begins.get(account.handle, expiry.settle_height)
         tip = facts[0].tip
-        unfunded = account.channels.receiving.anchor is None and tip > expiry.height - expiry.time + UNFUNDED_BLOCKS
-        if unfunded or self._leaves(work, account) or must_close(expiry, begins, facts):
+        if self._lapsed(account, tip) or self._leaves(work, account) or must_close(expiry, begins, facts):
             stop(self.hub, work, account)
         else:
             restage(self.hub, work, account, facts)
 
+    def _lapsed(self, account: Account, tip: int) -> bool:
+        """Whether the hub's promise is over: no deposit that counts has come in time, or no fee for locking the hub's.
+
+        While the ledger is silent nobody can tell which deposit counts, and nobody is promised anything either.
+        """
+        expiry, network = account.fixed.agreed.expiry, self.hub.network
+        if account.channels.receiving.anchor is None:
+            return self.away is None and expiry.is_unfunded(tip, network)
+        return account.lock_due > 0 and tip > expiry.fee_by(expiry.deposit_by(network))
+
     def _leaves(self, work: UnitOfWork, account: Account) -> bool:
-        """Whether the hub ends a connection by itself, since it has stopped offering the asset.
+        """Whether the hub ends a connection by itself: it has stopped offering the asset, or its operator asks for it.
 
         Up to a height not before its client has fetched what waits for it: where all close at once, nobody is there to
         take it back.
         """
         asset, draining = account.fixed.asset, self.hub.draining
-        withdrawn = draining or self.hub.offer.has_withdrawn(asset)
+        asked = ends_by(work, account.handle)
+        withdrawn = draining or asked is not None or self.hub.offer.has_withdrawn(asset)
         if withdrawn and account.waiting:
-            until = closes_by(self.hub, work, None if draining else asset)
+            until = asked if asked is not None else closes_by(self.hub, work, None if draining else asset)
             if self.hub.follower.tip(work.db) < until:
                 self.hub.ask(Ask.LEAVING, account.handle)
                 return False
@@ -167,24 +224,31 @@ class Work:
 
     def _show(self, handle: Handle) -> Shown | None:
         """A connection as the chain shows it, by Bitcoin Core alone if need be; None where that is silent too."""
-        found: list[Shown] = []
-        if self.away is None and self._guarded(lambda: found.append(show(self.hub, handle)), handle):
-            return found[0]
+        found = self._shown(handle) if self.away is None else None
+        if found is not None:
+            return found
         self.hub.ask(Ask.LATER, handle)
-        self._guarded(lambda: found.append(show(self.hub, handle, addresses=False)), handle)
+        return self._shown(handle, addresses=False)
+
+    def _shown(self, handle: Handle, *, addresses: bool = True) -> Shown | None:
+        found: list[Shown] = []
+        self._guarded(lambda: found.append(show(self.hub, handle, addresses=addresses)), handle)
         return found[0] if found else None
 
     def _publish_all(self, todo: Sequence[Task], means: Means) -> None:
         """Publish what is to be done now, the most urgent first; what is left in the wallet pays for deposits."""
         for step in plan(todo, means):
             means = means.without(step)
-            handle, payer = _of_label(step.label)
-            self._guarded(partial(publish, self.hub, step, handle, payer=payer), handle)
+            self._publish(step)
         if self.away is not None:
             return  # deposits need the ledger
         means = self._left(partial(split, self.hub, means), means)
         for handle in self._in_stage(AGREED):
             means = self._left(partial(fund, self.hub, handle, means), means, handle)
+
+    def _publish(self, step: Step) -> None:
+        handle, payer = _of_label(step.label)
+        self._guarded(partial(publish, self.hub, step, handle, payer=payer), handle)
 
     def _left(self, step: Callable[[], Means], means: Means, handle: Handle | None = None) -> Means:
         """Return what a step leaves in the wallet, all of it where it fails."""

@@ -1,8 +1,9 @@
-"""The hub's command line: arguments in, one JSON line on stdout once it serves, logs on stderr, exit codes."""
+"""The hub's command line: serve, or have the hub that runs carry out a command; JSON on stdout, logs on stderr."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import os
 import signal
@@ -11,16 +12,20 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from picopayments_cli.cli import (
+    CommandParser,
     OutputLost,
     Parser,
     add_network,
     add_version,
     announce,
     complete,
+    interrupted,
     keep_streams,
     refuse,
+    write_out,
 )
 from picopayments_cli.commands import port
+from picopayments_cli.hub.commands import COMMANDS, call_of
 
 if TYPE_CHECKING:
     from picopayments_cli.channel.networks import Network
@@ -29,20 +34,41 @@ if TYPE_CHECKING:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a hub until SIGINT or SIGTERM; the exit code. Raises SystemExit for a usage error and ``--help``."""
+    """Run a hub until SIGINT or SIGTERM, or a command of its operator; the exit code.
+
+    Raises SystemExit for a usage error and ``--help``.
+    """
     keep_streams()
     parser = _parser()
     complete(parser)
-    args = argparse.Namespace(debug=False)
+    args = argparse.Namespace(debug=False, command=None)
     try:
         args = argparse.Namespace(**parser.read(sys.argv[1:] if argv is None else argv))
+        if args.command is not None:
+            _operate(args, os.environ)
+            return 0
         _check(parser, args)
         _run(args, os.environ)
     except KeyboardInterrupt:
+        if args.command is not None:
+            return interrupted("The hub may carry the command out all the same: see `picopayments-hub status`.")
         return 0  # before it served: nothing was promised to anybody
     except Exception as error:
-        return _refuse(error)
+        return _refuse(error) if args.command is None else refuse(error, debug=args.debug)
     return 0
+
+
+def _operate(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    """Have the hub of a network and basedir carry a command out, and print its result."""
+    from picopayments_cli import config
+    from picopayments_cli.hub.folder import Folder
+    from picopayments_cli.hub.operator_socket import ANSWER_SECONDS, ask
+
+    network = config.choose_network(args.network, environ)
+    folder = Folder(config.choose_basedir(args.basedir, environ), network)
+    method, params = call_of(args.command, vars(args))
+    result = ask(folder.socket_path, method, params, None if method == "backup" else ANSWER_SECONDS)
+    write_out(json.dumps(result, indent=2, sort_keys=True))
 
 
 def _refuse(error: Exception) -> int:
@@ -97,8 +123,15 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
     from contextlib import closing
 
     from picopayments_cli.hub.database import Database, default_url, sqlite_path
+    from picopayments_cli.hub.front import Front, token_of
+    from picopayments_cli.hub.health import Health
     from picopayments_cli.hub.hub import Hub
     from picopayments_cli.hub.methods import Methods
+    from picopayments_cli.hub.metrics import Metrics
+    from picopayments_cli.hub.operator import Operator
+    from picopayments_cli.hub.operator_socket import served
+    from picopayments_cli.hub.overview import Overviews
+    from picopayments_cli.hub.page import Page
     from picopayments_cli.hub.rounds import Rounds
     from picopayments_cli.hub.server import create_app
     from picopayments_cli.hub.stale_database import Witness, see_age
@@ -120,7 +153,11 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
             rounds.prepare()
             port = folder.network.hub_port if args.port is None else args.port
             certificate = {"ssl_cert": args.ssl_cert, "ssl_key": args.ssl_key}
-            app = create_app(rounds, Methods(hub).table(), Methods.SLOW)
+            overviews = Overviews(hub)
+            metrics = Metrics(hub, overviews)
+            rounds.timed = metrics.rounds.time
+            front = Front(Page(hub, overviews), Health(hub), metrics, token_of(folder.token_path))
+            app = create_app(rounds, Methods(hub).table(), Methods.SLOW, counted=metrics.counted, pages=front.routes())
             server = WebServer(app, host=args.host, port=port, **certificate)
             rounds.when_drained = server.stop
             server.when_stopping = hub.book.arrivals.close
@@ -129,7 +166,9 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
                 "certificate": server.reload_certificate,
             }
             signal.signal(signal.SIGHUP, lambda *_: rounds.ask_reload())
-            server.run(lambda url: _announce(url, hub))
+            operator = Operator(rounds, folder, overviews, witness.outdate_copies)
+            with metrics.counting_events(), served(folder.socket_path, operator.table()):
+                server.run(lambda url: _announce(url, hub))
         finally:
             rounds.stop()
 
@@ -147,8 +186,10 @@ def _seconds(text: str) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="picopayments-hub",
-        description="Serve micropayment channels in Counterparty assets.",
+        description="Serve micropayment channels in Counterparty assets. With a command: have the hub that runs on the "
+        "same network and basedir carry it out.",
         example="--regtest --basedir /tmp/hub",
+        usage="%(prog)s [options] [<command> [command arguments]]",
     )
     add_version(parser)
     add_network(parser)
@@ -178,6 +219,12 @@ def _parser() -> Parser:
         help="go on with a database from a backup, once: close what was open in it, as its clients say it stands",
     )
     parser.add_argument("--debug", action="store_true", help="log more, tracebacks included")
+    commands = parser.add_subparsers(
+        title="commands", dest="command", metavar="<command>", prog=parser.prog, parser_class=CommandParser
+    )
+    for name, command in COMMANDS.items():
+        summary, given = command.text.partition("\n")[0], command.arguments
+        commands.add_parser(name, help=summary, description=command.text, example=command.example, arguments=given)
     return parser
 
 

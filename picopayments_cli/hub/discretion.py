@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from picopayments_cli.errors import DatabaseUnusable, NodeBehind, PicopaymentsError, Unreachable
+from picopayments_cli.errors import DatabaseUnusable, NodeBehind, PicopaymentsError, TooMuchAsked, Unreachable
 
 _AWAY = "The hub can't reach the blockchain now. Repeat the command later, or ask the hub's operator."
 _NO_BOOKS = "The hub can't use its database now. Repeat the command later, or ask the hub's operator."
@@ -15,4 +15,4 @@ def for_strangers(error: PicopaymentsError) -> PicopaymentsError:
     if not isinstance(error, Unreachable):
         return error
     numbers = {name: value for name, value in error.data.items() if isinstance(value, (int, float))}
-    return type(error)(error.message if isinstance(error, NodeBehind) else _AWAY, **numbers)
+    return type(error)(error.message if isinstance(error, (NodeBehind, TooMuchAsked)) else _AWAY, **numbers)

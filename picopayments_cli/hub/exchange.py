@@ -6,7 +6,7 @@ It is one transaction of the database and asks the chain nothing: what the follo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from picopayments_cli.channel.duplex import (
 )
 from picopayments_cli.channel.messages import MOST_PAYMENTS, SyncReply, SyncRequest
 from picopayments_cli.channel.payment_request import is_over
-from picopayments_cli.channel.stages import OPEN
+from picopayments_cli.channel.stages import AGREED, OPEN
 from picopayments_cli.channel.state import Changes
 from picopayments_cli.channel.wire import Anchors, Payment, Receipt, RefusedPayment
 from picopayments_cli.errors import (
@@ -35,14 +35,17 @@ from picopayments_cli.errors import (
     RequestExpired,
     UnknownRevokeHash,
 )
-from picopayments_cli.hub.account import Account
+from picopayments_cli.hub.account import Account, Queue, Waiting
 from picopayments_cli.hub.book import UnitOfWork
-from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.sealing import signed
 from picopayments_cli.hub.stopping import give_up_noticed, refusal
 from picopayments_cli.web import RawJson
 
-MOST_WAITING = 5 * MOST_PAYMENTS  # for one payee: what each payment costs to book grows with those that wait
+READ_AT_ONCE = 3  # payees of one sync that are read with its payer
+MOST_WAITING = 5 * MOST_PAYMENTS  # for one payee
+MOST_LISTED_BYTES = 262_144  # of the payments in a reply, which is kept until the next one
+_LISTED_BYTES = 160  # of a payment in a reply, beside its token
 
 
 class Exchange:
@@ -63,12 +66,16 @@ class Exchange:
         """
         request = SyncRequest.parse(body)
         try:
-            return self._hub.book.run("sync", lambda work: self._exchange(work, body, request))
+            reply, is_open = self._hub.book.run("sync", lambda work: self._exchange(work, body, request))
         except UnknownRevokeHash:
             if not self._handed_out(request):
                 raise
             give_up_noticed(self._hub, request.handle)
             raise refusal(request.handle) from None
+        if not is_open:  # the fee is paid for which the hub's deposit waits
+            self._hub.ask(Ask.NOW, request.handle)
+            self._hub.wake()
+        return reply
 
     def _handed_out(self, request: SyncRequest) -> bool:
         """Whether a commit is on a hash of the hub's own that the database does not know."""
@@ -77,26 +84,28 @@ class Exchange:
         made = request.half.commit
         return made is not None and secrets.number_of(made.revoke_hash, begin) is not None
 
-    def _exchange(self, work: UnitOfWork, body: Mapping[str, Any], request: SyncRequest) -> RawJson:
-        """Apply the sync and answer it, in one transaction."""
-        if request.payments:
-            work.lock((request.handle, *(item.payee for item in request.payments if item.payee is not None)))
-        account = work.get(request.handle, len(request.half.revokes))
+    def _exchange(self, work: UnitOfWork, body: Mapping[str, Any], request: SyncRequest) -> tuple[RawJson, bool]:
+        """Apply the sync and answer it, in one transaction. Return also whether the connection is open."""
+        payees = [item.payee for item in request.payments if item.payee is not None]
+        if payees:
+            work.lock((request.handle, *payees))
+        work.read((request.handle, *payees[:READ_AT_ONCE]), len(request.half.revokes))
+        account = work.get(request.handle)
         digest = signed(body, account.fixed.client)
         if request.next_hash == account.last_hash and account.last_reply is not None:
-            return RawJson(account.last_reply)
+            return RawJson(account.last_reply), True
         self._check(work, account, request)
-        work.take_hash(request.handle, request.next_hash)
+        fresh = work.take_hash(request.handle, request.next_hash)
         if account.listed:
             work.finish_payments(account.handle)
         account, changes, refused = self._take(work, account, request)
-        return self._give(work, account, request, changes, refused, digest)
+        return self._give(work, account, request, changes, refused, digest, fresh=fresh), account.stage == OPEN
 
     def _check(self, work: UnitOfWork, account: Account, request: SyncRequest) -> None:
         """Make nothing new for a connection that is stopped, or whose chain nobody has seen just now."""
         if account.stale:
             raise refusal(account.handle)
-        if not self._is_open(account):
+        if not self._is_open(account, *((AGREED,) if self._awaits_fee(account) else ())):
             raise ConnectionNotOpen(
                 "The connection is not open at the hub. If its last sync has no answer yet, fetch its answer first.",
                 handle=account.handle.hex(),
@@ -117,25 +126,35 @@ class Exchange:
                 fee_rate=self._hub.rate.value,
             )
 
-    def _is_open(self, account: Account) -> bool:
-        """Whether something may still move: not stopped, and not inside the margin, whatever the rounds have done."""
+    def _awaits_fee(self, account: Account) -> bool:
+        """Whether the hub's deposit waits for nothing but the fee for locking it."""
+        return account.lock_due > 0 and account.channels.receiving.anchor is not None and not self._hub.draining
+
+    def _is_open(self, account: Account, *more: str) -> bool:
+        """Whether something may still move: not stopped, and not inside the margin, whatever the rounds have done.
+
+        ``more``: other stages that count as open.
+        """
         tip = self._hub.follower.height
-        stopped = account.stage != OPEN or account.handle in self._hub.marks.handles
+        stopped = account.stage not in (OPEN, *more) or account.handle in self._hub.marks.handles
         return not stopped and tip is not None and tip < account.fixed.agreed.expiry.settle_height
 
     def _take(
         self, work: UnitOfWork, account: Account, request: SyncRequest
     ) -> tuple[Account, Changes, tuple[RefusedPayment, ...]]:
-        """Apply the client's half, take the fee, and book the payments."""
+        """Apply the client's half, take the fees, and book the payments."""
         before = account.channels
         after, changes = accept(before, request.half)
-        moved, fee = after.net - before.net, account.fixed.terms.sync_fee
+        moved, fee = after.net - before.net, account.fixed.terms.sync_fee + account.lock_due
         due = account.due + moved - fee
         if due < 0:
             raise AmountExceedsSpendable(
-                f"The request moves {moved}, too little for the fee of {fee}.", moved=moved, sync_fee=fee
+                f"The request moves {moved}, too little for the fee of {fee}.",
+                moved=moved,
+                sync_fee=account.fixed.terms.sync_fee,
+                lock_fee=account.lock_due,
             )
-        account = replace(account, duplex=after, due=due)
+        account = replace(account, duplex=after, due=due, lock_due=0)
         work.keep(account)
         refused = []
         for payment in request.payments:
@@ -159,17 +178,18 @@ class Exchange:
             raise RequestExpired("The request that the payment pays has expired.", expires=payment.expires)
         payee = work.get(payment.payee) if payment.payee else None
         if payee is not None:
-            self._check_payee(work, account, payee, payment)
+            payee = self._checked_payee(work, account, payee, payment)
         booked = work.add_payment(account.handle, payment)
         account = replace(account, due=account.due - payment.amount)
         if payee is not None and payee.handle == account.handle:
-            account = replace(account, waiting=(*account.waiting, booked))
+            account = replace(account, waiting=account.waiting + booked)
         elif payee is not None:
-            work.keep(replace(payee, waiting=(*payee.waiting, booked)))
+            work.keep(replace(payee, waiting=payee.waiting + booked))
         work.keep(account)
         return account
 
-    def _check_payee(self, work: UnitOfWork, account: Account, payee: Account, payment: Payment) -> None:
+    def _checked_payee(self, work: UnitOfWork, account: Account, payee: Account, payment: Payment) -> Account:
+        """The payee's connection, with the commits loaded that its reply may give back. Raises what refuses it."""
         own, theirs = account.fixed, payee.fixed
         if theirs.asset_id != own.asset_id:
             raise AssetMismatch(
@@ -177,14 +197,10 @@ class Exchange:
             )
         if not self._is_open(payee):
             raise ConnectionNotOpen("The payee's connection is not open.", handle=payee.handle.hex(), stage=payee.stage)
-        if len(payee.waiting) >= MOST_WAITING:
-            raise PaymentExceedsReceivable(
-                f"{len(payee.waiting)} payments wait for the payee: it can take no more before it has fetched them.",
-                amount=payment.amount,
-                receivable=0,
-            )
+        _check_place(payee.waiting.count, work.share(payee.handle, account.handle), payment)
         pending = payee.pending + payment.amount
-        most = most_transferable(expecting(work.to_move(payee, pending).channels), pending)
+        payee = work.to_move(payee, pending)
+        most = most_transferable(expecting(payee.channels), pending)
         if most < pending:
             raise PaymentExceedsReceivable(
                 f"The payee can take {max(most - pending + payment.amount, 0)} now, not {payment.amount}.",
@@ -199,6 +215,7 @@ class Exchange:
                 amount=payment.amount,
                 receivable=0,
             )
+        return payee
 
     def _give(
         self,
@@ -208,15 +225,23 @@ class Exchange:
         taken: Changes,
         refused: tuple[RefusedPayment, ...],
         digest: bytes,
+        *,
+        fresh: bool,
     ) -> RawJson:
-        """Move what is due and what waits to the client, and write the reply before it leaves."""
+        """Move what is due and what waits to the client, and write the reply before it leaves.
+
+        ``fresh``: whether no commit in the book is on the client's next hash.
+        """
         made = request.half.commit  # not in the book yet, and given back again perhaps
-        seen = work.knows_hash(account.handle, request.next_hash) or (made and made.revoke_hash) == request.next_hash
+        seen = not fresh or (made and made.revoke_hash) == request.next_hash
         account = work.to_move(account, account.pending)
         secrets = account.fixed.secrets(self._hub.key)
-        oldest = account.waiting[:MOST_PAYMENTS]  # what returns to a payer is not counted when it is booked
-        count, total = deliverable(account.channels, account.due, [item.amount for item in oldest])
-        listed = account.waiting[:count]
+        oldest = _that_fit(work.oldest(account.handle, MOST_PAYMENTS)) if account.waiting else ()
+        count, total = 0, 0
+        if account.channels.sending.anchor is not None:  # else nothing waits, and what is due waits for the deposit
+            count, total = deliverable(account.channels, account.due, [item.amount for item in oldest])
+        listed = oldest[:count]
+        gone = Queue(count, sum(item.amount for item in listed))
         duplex, half, given = transfer(account.channels, total, secrets)
         duplex, own_hash = hand_out(add_request(duplex, request.next_hash, seen=seen), secrets)
         receipts = tuple(Receipt(item.payer, item.amount, item.token, item.time) for item in listed)
@@ -225,14 +250,39 @@ class Exchange:
         written = replace(
             account,
             duplex=duplex,
-            due=account.pending - sum(item.amount for item in account.waiting[count:]) - total,
+            due=account.due + gone.amount - total,
             listed=bool(listed),
-            waiting=account.waiting[count:],
+            waiting=account.waiting - gone,
             last_hash=request.next_hash,
             last_reply=reply.text,
         )
         work.put(written, taken + given)
         return reply
+
+
+def _check_place(count: int, own: int, payment: Payment) -> None:
+    """Refuse what one payer too many, or one payer alone, would have wait for a payee: half of what others leave.
+
+    So who fills the place of others needs a dozen connections for it. What returns to a payer is not counted.
+    """
+    share = max((MOST_WAITING - count + own) // 2, 1)
+    if count >= MOST_WAITING or own >= share:
+        whose = f"{own} of them from this connection, which may have {share} there now"
+        raise PaymentExceedsReceivable(
+            f"{count} payments wait for the payee, {whose}: it must fetch them first.",
+            amount=payment.amount,
+            receivable=0,
+        )
+
+
+def _that_fit(payments: Sequence[Waiting]) -> Sequence[Waiting]:
+    """The first of the payments, as many as a reply may list: the others come with the next one."""
+    size = 0
+    for count, item in enumerate(payments):
+        size += _LISTED_BYTES + 2 * len(item.token)
+        if size > MOST_LISTED_BYTES:
+            return payments[:count]
+    return payments
 
 
 def _anchors(account: Account) -> Anchors:

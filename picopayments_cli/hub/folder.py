@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 class Folder:
-    """The files of one hub: ``hub.<network>.wif``, and so ``terms.json``, ``witness.json``, ``marks`` and ``lock``."""
+    """The files of one hub: ``hub.<network>.wif``, and so ``terms.json``, ``witness.json``, ``marks``, and more."""
 
     def __init__(self, basedir: Path, network: Network) -> None:
         self.basedir = basedir
@@ -29,6 +29,8 @@ class Folder:
         self.terms_path = basedir / f"hub.{network.name}.terms.json"
         self.witness_path = basedir / f"hub.{network.name}.witness.json"
         self.marks_path = basedir / f"hub.{network.name}.marks"
+        self.token_path = basedir / f"hub.{network.name}.metrics.token"
+        self.socket_path = basedir / f"hub.{network.name}.sock"
 
     @contextmanager
     def locked(self) -> Iterator[None]:

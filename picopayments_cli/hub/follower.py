@@ -2,27 +2,32 @@
 
 Watched are the anchors, and of what spends them outputs 0 and 2; and the wallet's coins in the hub's own deposits,
 which never come where something else spends one. Addresses are watched only while a connection opens,
-for its deposits. Who spends an anchor stops its connection, in the transaction that writes it.
+for its deposits. Who spends an anchor stops its connection, in the transaction that writes it; which connections
+something has happened to is written with it, too. Nothing of them is kept in memory: the database is asked for what a
+block's transactions spend and pay.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from threading import RLock
 from typing import Any
 
 from bitcoin.core import CBlock, CTransaction
-from sqlalchemy import BindParameter, Connection, Row, bindparam, select
+from sqlalchemy import BindParameter, Connection, Row, and_, bindparam, exists, or_, select
 
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.facts import Seen
-from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN
 from picopayments_cli.channel.values import Entry, Handle, Height, Outpoint
 from picopayments_cli.errors import DatabaseUnusable, NodeBehind
+from picopayments_cli.hub.batches import batches
 from picopayments_cli.hub.database import Database
-from picopayments_cli.hub.schema import blocks, connections, deposits, spends, watched
+from picopayments_cli.hub.schema import awaited, blocks, connections, deposits, spends, touched, watched
+from picopayments_cli.hub.totals import Moves
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +47,7 @@ _TAKE_BACK = (
 )
 _ID: BindParameter[Any] = bindparam("id")
 _N: BindParameter[Any] = bindparam("n")
+_OF: BindParameter[Any] = bindparam("of")
 _SPEND = select(spends).where(spends.c.txid == _ID, spends.c.vout == _N)
 _DROP_SPEND = spends.delete().where(spends.c.txid == _ID, spends.c.vout == _N)
 _WATCH = select(watched).where(watched.c.txid == _ID, watched.c.vout == _N)
@@ -52,17 +58,90 @@ _GONE = (
     select(spends.c.spender).where(spends.c.height.is_(None)),
     select(deposits.c.txid).where(deposits.c.height.is_(None)),
 )
-_WAITING = select(spends).where(spends.c.height.is_(None))
-_SPENT_BY = select(spends).where(spends.c.spender == _ID)
+_SPENT = and_(watched.c.txid == spends.c.txid, watched.c.vout == spends.c.vout)
+_WAITING = (
+    select(watched.c.handle)
+    .join(spends, _SPENT)
+    .where(spends.c.height.is_(None), ~exists().where(deposits.c.txid == spends.c.spender))
+)
+_OWNERS_OF_SPENDS = select(watched.c.handle).join(spends, _SPENT)
+_SPENT_BY = _OWNERS_OF_SPENDS.where(spends.c.spender == _ID)
+_DEPOSITED_BY = select(deposits.c.handle).where(deposits.c.txid == _ID)
+_TAKEN_BACK = (
+    _OWNERS_OF_SPENDS.where(spends.c.height == _AT),
+    select(deposits.c.handle).where(deposits.c.height == _AT),
+)
+# Closed was what lay deeper: what a reorganisation brings back was closed in the blocks that it takes.
+_CLOSED_FROM = select(connections.c.handle).where(
+    connections.c.stage == CLOSED,
+    connections.c.due_height >= _AT,
+    or_(
+        connections.c.c2h_anchor.is_not(None),
+        connections.c.deposit_raw.is_not(None),
+        exists().where(deposits.c.handle == connections.c.handle),
+    ),
+)
 _FORGET_SPENDER = spends.delete().where(spends.c.spender == _ID, spends.c.height.is_(None))
 _LOSE_DEPOSIT = deposits.update().where(deposits.c.txid == _ID, deposits.c.height.is_(None)).values(height=_NOWHERE)
-_WATCHED_OF = select(watched).where(watched.c.handle == bindparam("of"))
-_FORGET_CONNECTION = tuple(table.delete().where(table.c.handle == bindparam("of")) for table in (watched, deposits))
+_WATCHED_OF = select(watched).where(watched.c.handle == _OF)
+_FORGET_CONNECTION = tuple(table.delete().where(table.c.handle == _OF) for table in (watched, deposits, awaited))
+_STAGE_OF = select(connections.c.asset, connections.c.stage).where(
+    connections.c.handle == _OF, connections.c.stage.in_((AGREED, OPEN))
+)
+_SPENT_ANCHORS = _OWNERS_OF_SPENDS.where(watched.c.anchor.is_(True))
 _STOP = (
     connections.update()
-    .where(connections.c.handle == bindparam("of"), connections.c.stage.in_((AGREED, OPEN)))
+    .where(connections.c.handle == _OF, connections.c.stage.in_((AGREED, OPEN)))
     .values(stage=CLOSING, since=bindparam("tip"))
 )
+_SOME: BindParameter[Any] = bindparam("some", expanding=True)
+_WATCHED_AMONG = select(watched).where(watched.c.txid.in_(_SOME))
+_DEPOSITS_AMONG = select(deposits.c.txid, deposits.c.handle).where(deposits.c.txid.in_(_SOME))
+_AWAITED_AMONG = select(awaited).where(awaited.c.script.in_(_SOME))
+_AWAIT = awaited.insert()
+_FOUND = awaited.delete().where(awaited.c.script == bindparam("script"))
+_TOUCHED = select(touched)
+_SHAKEN = select(touched.c.handle).where(touched.c.shaken.is_(True))
+_UNTOUCH = touched.delete().where(touched.c.handle == _OF)
+_TOUCH = touched.insert()
+
+
+_Tx = tuple[bytes, CTransaction]  # with its txid, which takes a while to compute
+
+
+@dataclass
+class _Known:
+    """The part of the index that concerns some transactions; grows as outputs of theirs are watched."""
+
+    outpoints: dict[tuple[bytes, int], tuple[Handle, bool]] = field(default_factory=dict)
+    deposits: dict[bytes, Handle] = field(default_factory=dict)
+    scripts: dict[bytes, Handle] = field(default_factory=dict)
+    touched: set[Handle] = field(default_factory=set)
+    stopped: set[Handle] = field(default_factory=set)
+
+    @staticmethod
+    def load(db: Connection, txs: Sequence[_Tx]) -> _Known:
+        """Ask the database for what these transactions spend, are, and pay first."""
+        known = _Known()
+        for some in batches({item.prevout.hash for _, tx in txs for item in tx.vin}):
+            for row in db.execute(_WATCHED_AMONG, {"some": some}):
+                known.outpoints[(bytes(row.txid), row.vout)] = Handle(bytes(row.handle)), bool(row.anchor)
+        for some in batches([txid for txid, _ in txs]):
+            for row in db.execute(_DEPOSITS_AMONG, {"some": some}):
+                known.deposits[bytes(row.txid)] = Handle(bytes(row.handle))
+        for some in batches({bytes(tx.vout[0].scriptPubKey) for _, tx in txs}):
+            for row in db.execute(_AWAITED_AMONG, {"some": some}):
+                known.scripts[bytes(row.script)] = Handle(bytes(row.handle))
+        return known
+
+    def concerns(self, txid: bytes, tx: CTransaction) -> bool:
+        """Whether a transaction spends what is watched, or pays a deposit."""
+        spent = any((item.prevout.hash, item.prevout.n) in self.outpoints for item in tx.vin)
+        return spent or self.pays(txid, tx) is not None
+
+    def pays(self, txid: bytes, tx: CTransaction) -> Handle | None:
+        """The connection to whose deposit's address a transaction pays first."""
+        return self.scripts.get(bytes(tx.vout[0].scriptPubKey)) or self.deposits.get(txid)
 
 
 class Follower:
@@ -75,27 +154,24 @@ class Follower:
         self._database = database
         self._bitcoin = bitcoin
         self._lock = RLock()
-        self._touched: set[Handle] = set()
-        self._shaken = False
         self._seen: set[bytes] = set()  # the mempool at the last look
-        self._scripts: dict[bytes, Handle] = {}  # of deposits that are waited for
         self.seen_at = float("-inf")
         self.height: Height | None = None
-        with database.reading() as db:
-            rows = db.execute(select(watched))
-            self._outpoints = {(bytes(r.txid), r.vout): (Handle(bytes(r.handle)), r.anchor) for r in rows}
-            self._deposits = {bytes(r.txid): Handle(bytes(r.handle)) for r in db.execute(select(deposits))}
 
     def is_fresh(self, seconds: float) -> bool:
         """Whether the chain was seen, whole and current, within so many seconds."""
         return time.monotonic() - self.seen_at <= seconds
 
-    def take_changes(self) -> tuple[set[Handle], bool]:
-        """The connections touched since the last call, and whether a block was taken back."""
-        with self._lock:
-            touched, shaken = self._touched, self._shaken
-            self._touched, self._shaken = set(), False
-        return touched, shaken
+    @staticmethod
+    def touched(db: Connection) -> dict[Handle, bool]:
+        """The connections that something has happened to since they were looked at; whether it was taken back."""
+        return {Handle(bytes(row.handle)): bool(row.shaken) for row in db.execute(_TOUCHED)}
+
+    @staticmethod
+    def looked_at(db: Connection, handles: Collection[Handle]) -> None:
+        """Drop these from them."""
+        if handles:
+            db.execute(_UNTOUCH, [{"of": handle} for handle in handles])
 
     # Following ------------------------------------------------------------------------------------------------------
 
@@ -153,9 +229,10 @@ class Follower:
             )
         for height, _ in known[: known.index(common)]:
             with self._database.transaction("block taken back") as db:
+                found = [row for one in (*_TAKEN_BACK, _CLOSED_FROM) for row in db.execute(one, {"at": height})]
+                _touch(db, {Handle(bytes(row.handle)) for row in found}, shaken=True)
                 for statement in _TAKE_BACK:
                     db.execute(statement, {"at": height})
-            self._shaken = True
             log.warning("block taken back", extra={"fields": {"height": height}})
         self._seen = set()  # what was in those blocks may be in the mempool now
         return Height(common[0]), common[1]
@@ -168,10 +245,13 @@ class Follower:
         return height, tip
 
     def _connect(self, height: Height, tip: bytes, block: CBlock) -> None:
+        txs = [(bytes(tx.GetTxid()), tx) for tx in block.vtx]
+        with self._database.reading() as db:
+            known = _Known.load(db, txs)
         with self._database.transaction("block") as db:
             db.execute(blocks.insert(), {"height": height, "hash": tip})
             db.execute(_FORGET_BLOCKS, {"below": height - KEPT_BLOCKS})
-            self._record(db, block.vtx, height)
+            self._record(db, known, txs, height)
 
     def _follow_mempool(self, mempool: Sequence[bytes]) -> None:
         present = set(mempool)
@@ -179,81 +259,74 @@ class Follower:
         raws: dict[bytes, bytes] = {}
         for start in range(0, len(fresh), _FETCHED_AT_ONCE):
             raws |= self._bitcoin.transactions(fresh[start : start + _FETCHED_AT_ONCE])
+        txs = [(txid, CTransaction.deserialize(raw)) for txid, raw in raws.items()]
         with self._database.reading() as db:
             waiting = {bytes(row[0]) for statement in _GONE for row in db.execute(statement)}
+            known = _Known.load(db, txs)
         gone = waiting - present
-        txs = [CTransaction.deserialize(raw) for raw in raws.values()]
-        if gone or any(map(self._concerns, txs)):
+        if gone or any(known.concerns(txid, tx) for txid, tx in txs):
             with self._database.transaction("mempool") as db:
                 for txid in gone:  # before what may replace it
-                    self._forget(db, txid)
-                self._record(db, txs, None)
+                    known.touched |= _forget(db, txid)
+                self._record(db, known, txs, None)
         self._seen = present - (set(fresh) - raws.keys())  # what came and went may come again
 
-    def _forget(self, db: Connection, txid: bytes) -> None:
-        """Forget what the mempool has no more, but keep a deposit's bytes. What it has stopped stays stopped."""
-        for row in db.execute(_SPENT_BY, {"id": txid}).all():
-            self._touched.add(self._outpoints[(bytes(row.txid), row.vout)][0])
-        if txid in self._deposits:
-            self._touched.add(self._deposits[txid])
-        db.execute(_FORGET_SPENDER, {"id": txid})
-        db.execute(_LOSE_DEPOSIT, {"id": txid})
-
-    def _concerns(self, tx: CTransaction) -> bool:
-        spent = any((item.prevout.hash, item.prevout.n) in self._outpoints for item in tx.vin)
-        return spent or self._pays(tx) is not None
-
-    def _pays(self, tx: CTransaction) -> Handle | None:
-        """The connection to whose deposit's address a transaction pays first."""
-        return self._scripts.get(bytes(tx.vout[0].scriptPubKey)) or self._deposits.get(tx.GetTxid())
-
-    def _record(self, db: Connection, txs: Iterable[CTransaction], height: Height | None) -> None:
+    def _record(self, db: Connection, known: _Known, txs: Sequence[_Tx], height: Height | None) -> None:
         """Write what concerns the watched outputs, children behind their parents whatever the order."""
-        left = list(txs)
-        stopped: set[Handle] = set()
-        while left:
-            found = [tx for tx in left if self._concerns(tx)]
-            before = len(self._outpoints)
-            for tx in found:
-                stopped |= self._record_one(db, tx, height)
-            if len(self._outpoints) == before:
-                break
-        for handle in sorted(stopped):  # in the order in which all lock connections
-            db.execute(_STOP, {"of": handle, "tip": self.height if height is None else height})
+        more = True
+        while more:
+            before = len(known.outpoints)
+            for txid, tx in txs:
+                if known.concerns(txid, tx):
+                    self._record_one(db, known, (txid, tx), height)
+            more = len(known.outpoints) > before
+        self._stop(db, known.stopped, height)
+        _touch(db, known.touched)
 
-    def _record_one(self, db: Connection, tx: CTransaction, height: Height | None) -> set[Handle]:
-        """Write what a transaction is of the watched outputs. Return the connections that it stops."""
-        stopped: set[Handle] = set()
-        txid = tx.GetTxid()
-        handle = self._pays(tx)
+    def _record_one(self, db: Connection, known: _Known, found: _Tx, height: Height | None) -> None:
+        txid, tx = found
+        handle = known.pays(txid, tx)
         if handle is not None:
-            self._record_deposit(db, handle, tx, height)
+            self._record_deposit(db, known, handle, found, height)
         for item in tx.vin:
             outpoint = Outpoint(bytes(item.prevout.hash), item.prevout.n)
-            known = self._outpoints.get((outpoint.txid, outpoint.vout))
-            if known is not None:
-                handle, anchor = known
+            owner = known.outpoints.get((outpoint.txid, outpoint.vout))
+            if owner is not None:
+                handle, anchor = owner
                 self._record_spend(db, outpoint, txid, height)
-                self._touched.add(handle)
+                known.touched.add(handle)
                 if anchor:
-                    stopped.add(handle)
+                    known.stopped.add(handle)
                     for vout in (0, 2):
-                        self.watch(db, Outpoint(txid, vout), handle, anchor=False)
-        return stopped
+                        self._watch(db, known, Outpoint(txid, vout), handle, anchor=False)
 
-    def _record_deposit(self, db: Connection, handle: Handle, tx: CTransaction, height: Height | None) -> None:
-        txid = tx.GetTxid()
-        known = db.execute(_DEPOSIT, {"id": txid}).first()
-        if known is not None:
-            if height is not None or known.height == _NOWHERE:
+    def _stop(self, db: Connection, handles: Collection[Handle], height: Height | None) -> None:
+        """Stop those that go on, in the order in which all lock connections."""
+        moves = Moves()
+        for handle in sorted(handles):
+            row = db.execute(_STAGE_OF, {"of": handle}).first()
+            if row is not None:
+                db.execute(_STOP, {"of": handle, "tip": self.height if height is None else height})
+                moves.add(row.asset, row.stage, CLOSING)
+        moves.write(db)
+
+    def _record_deposit(self, db: Connection, known: _Known, handle: Handle, found: _Tx, height: Height | None) -> None:
+        txid, tx = found
+        there = db.execute(_DEPOSIT, {"id": txid}).first()
+        if there is not None:
+            if height is not None or there.height == _NOWHERE:
                 db.execute(_DEPOSIT_AT, {"id": txid, "at": height})
         else:
             script = bytes(tx.vout[0].scriptPubKey)
             row = {"txid": txid, "handle": handle, "script": script, "raw": tx.serialize(), "height": height}
             db.execute(deposits.insert(), row)
-            self._deposits[txid] = handle
-            self.watch(db, Outpoint(txid, 0), handle, anchor=True)
-        self._touched.add(handle)
+            known.deposits[txid] = handle
+            self._watch(db, known, Outpoint(txid, 0), handle, anchor=True)
+        known.touched.add(handle)
+
+    def _watch(self, db: Connection, known: _Known, outpoint: Outpoint, handle: Handle, *, anchor: bool) -> None:
+        self.watch(db, outpoint, handle, anchor=anchor)
+        known.outpoints[(outpoint.txid, outpoint.vout)] = handle, anchor
 
     @staticmethod
     def _record_spend(db: Connection, outpoint: Outpoint, spender: bytes, height: Height | None) -> None:
@@ -267,40 +340,41 @@ class Follower:
 
     # Watching -------------------------------------------------------------------------------------------------------
 
-    def watch(self, db: Connection, outpoint: Outpoint, handle: Handle, *, anchor: bool) -> None:
+    @staticmethod
+    def watch(db: Connection, outpoint: Outpoint, handle: Handle, *, anchor: bool) -> None:
         """Write what spends an output from the next ``catch_up`` on; watching again changes nothing."""
         if db.execute(_WATCH, {"id": outpoint.txid, "n": outpoint.vout}).first() is None:
             row = {"txid": outpoint.txid, "vout": outpoint.vout, "handle": handle, "anchor": anchor}
             db.execute(watched.insert(), row)
-        self._outpoints[(outpoint.txid, outpoint.vout)] = (handle, anchor)
 
-    def await_deposits(self, handle: Handle, scripts: Iterable[bytes]) -> None:
+    @staticmethod
+    def await_deposits(db: Connection, handle: Handle, scripts: Iterable[bytes]) -> None:
         """Write transactions that pay to these deposits' addresses from the next ``catch_up`` on."""
-        self._scripts.update(dict.fromkeys(scripts, handle))
+        db.execute(_AWAIT, [{"script": script, "handle": handle} for script in scripts])
 
-    def found_deposit(self, script: bytes) -> None:
+    @staticmethod
+    def found_deposit(db: Connection, script: bytes) -> None:
         """Look no more for transactions that pay to a deposit's address: its output is watched since it came."""
-        self._scripts.pop(script, None)
+        db.execute(_FOUND, {"script": script})
 
-    def forget(self, db: Connection, closed: Iterable[Handle]) -> None:
+    @staticmethod
+    def forget(db: Connection, closed: Iterable[Handle]) -> None:
         """Watch nothing any more of connections that are closed for good, and drop what was seen of them."""
-        watching = {handle for handle, _ in self._outpoints.values()} | {*self._scripts.values()}
-        gone = watching.intersection(closed)
-        for handle in gone:
+        for handle in closed:
             for row in db.execute(_WATCHED_OF, {"of": handle}).all():
                 db.execute(_DROP_SPEND, {"id": row.txid, "n": row.vout})
             for statement in _FORGET_CONNECTION:
                 db.execute(statement, {"of": handle})
-        for kept in (self._deposits, self._scripts):
-            for key in [key for key, of in list(kept.items()) if of in gone]:
-                kept.pop(key, None)
-        if gone:
-            self._outpoints = {key: item for key, item in self._outpoints.items() if item[0] not in gone}
 
-    def unconfirmed(self, db: Connection) -> set[Handle]:
+    @staticmethod
+    def unconfirmed(db: Connection) -> set[Handle]:
         """The connections of which something waits in the mempool, deposits aside."""
-        rows = [row for row in db.execute(_WAITING) if bytes(row.spender) not in self._deposits]
-        return {self._outpoints[(bytes(row.txid), row.vout)][0] for row in rows}
+        return {Handle(bytes(row.handle)) for row in db.execute(_WAITING)}
+
+    @staticmethod
+    def spent(db: Connection) -> set[Handle]:
+        """The connections of which something spends an anchor, in a block or in the mempool."""
+        return {Handle(bytes(handle)) for handle in db.execute(_SPENT_ANCHORS).scalars()}
 
     # Queries --------------------------------------------------------------------------------------------------------
 
@@ -335,6 +409,25 @@ class Follower:
         """All transactions that paid to a deposit's address first."""
         rows = db.execute(_DEPOSITS, {"script": script})
         return [_entry(row) for row in rows if row.height != _NOWHERE]
+
+
+def _touch(db: Connection, handles: Collection[Handle], *, shaken: bool = False) -> None:
+    """Have the next round look at connections; ``shaken``: a reorganisation took something of them back."""
+    if handles:
+        before = {Handle(bytes(row.handle)) for row in db.execute(_SHAKEN)}
+        db.execute(_UNTOUCH, [{"of": handle} for handle in handles])
+        db.execute(_TOUCH, [{"handle": one, "shaken": shaken or one in before} for one in handles])
+
+
+def _forget(db: Connection, txid: bytes) -> set[Handle]:
+    """Forget what the mempool has no more, but keep a deposit's bytes. What it has stopped stays stopped.
+
+    Return the connections of which it was.
+    """
+    rows = [row for statement in (_SPENT_BY, _DEPOSITED_BY) for row in db.execute(statement, {"id": txid})]
+    db.execute(_FORGET_SPENDER, {"id": txid})
+    db.execute(_LOSE_DEPOSIT, {"id": txid})
+    return {Handle(bytes(row.handle)) for row in rows}
 
 
 def _entry(row: Row[Any]) -> Entry:

@@ -21,7 +21,6 @@ from picopayments_cli.channel.networks import Network, address_of_script
 from picopayments_cli.channel.opening import Party
 from picopayments_cli.channel.rates import Bounds, Rate, believed
 from picopayments_cli.channel.reserve import Reserve, reserve_for
-from picopayments_cli.channel.stages import AGREED, CLOSING
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import CHILD_SIZE, COMMIT_SIZE, Contract
 from picopayments_cli.channel.values import Coin, Handle, Outpoint
@@ -38,6 +37,7 @@ log = logging.getLogger(__name__)
 FRESH_SECONDS = 10.0  # that the last look at the chain may be old where something new is signed
 BOUNDS = Bounds(1, 100)  # sat/vB
 RESERVE_COINS = 10  # closes that can be under way at a time
+MARKS_SEEN = "marks seen"  # how much of them, by this database
 _LAST_RATE = "last good fee rate"
 
 
@@ -82,7 +82,8 @@ class Hub:
         self.offer = offer
         self.database = database
         self.book = Book(database)
-        self.marks = Marks(marks_path)
+        with database.reading() as db:
+            self.marks = Marks(marks_path, meta_get(db, MARKS_SEEN))
         # Of commits to clients, in blocks: so the hub can punish one again whose punishment a reorganisation took away.
         self.delay = 2 * network.safe_depth
         self.bounds = BOUNDS
@@ -92,7 +93,6 @@ class Hub:
         self.chain_url = self.chain.url
         self.controls = controls_of(urls.chain)  # of a regtest network
         self.follower = Follower(database, self.bitcoin)
-        self._await_deposits()
         with database.reading() as db:
             kept = meta_get(db, _LAST_RATE)
         self._last_rate = None if kept is None else int(kept)
@@ -103,15 +103,6 @@ class Hub:
         self.draining = False  # no new connections; those that are open are closed
         self.asked: SimpleQueue[tuple[Ask, Handle]] = SimpleQueue()  # put there by any thread, taken by the rounds'
         self.woken = threading.Event()
-
-    def _await_deposits(self) -> None:
-        """Have the follower look for the deposits that are not there yet, those that came while nobody looked too."""
-        with self.book.reading() as book:
-            for handle in book.in_stage(AGREED, CLOSING):
-                channels = book.get(handle).channels
-                sides = (channels.sending, channels.receiving)
-                scripts = [side.contract.deposit.output for side in sides if side.anchor is None]
-                self.follower.await_deposits(handle, scripts)
 
     def party(self, secrets: Secrets) -> Party:
         """The hub's keys and wallet in a connection."""

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_members, both_names
-from picopayments_cli.channel.deadlines import Expiry, check_delay
+from picopayments_cli.channel.deadlines import Expiry, check_delay, time_to_live
 from picopayments_cli.channel.duplex import Duplex, add_request, hand_out
 from picopayments_cli.channel.keys import SALT_SIZE, Secrets
 from picopayments_cli.channel.messages import (
@@ -24,10 +23,10 @@ from picopayments_cli.channel.messages import (
     KeyRequest,
     Recovered,
 )
-from picopayments_cli.channel.networks import check_taproot
+from picopayments_cli.channel.networks import address_of_script, check_taproot
 from picopayments_cli.channel.opening import Stake, check_parties, check_wallet
 from picopayments_cli.channel.rates import payer_agrees
-from picopayments_cli.channel.stages import AGREED, OPEN, OPENING, REQUESTED
+from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN, OPENING, REQUESTED
 from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.status import ShownConnection, StatusReply, StatusRequest
 from picopayments_cli.channel.terms import Terms
@@ -41,8 +40,8 @@ from picopayments_cli.errors import (
     DepositRefused,
     HubDraining,
     InsufficientLiquidity,
-    UnknownHandle,
 )
+from picopayments_cli.hub import promises
 from picopayments_cli.hub.account import Account, Agreement, Fixed
 from picopayments_cli.hub.book import Reading, UnitOfWork
 from picopayments_cli.hub.closing import Closes
@@ -52,10 +51,11 @@ from picopayments_cli.hub.receipts import Receipts
 from picopayments_cli.hub.sealing import Sealing, signed
 from picopayments_cli.hub.stopping import closes_by, refusal
 from picopayments_cli.hub.waiting import Waiting
-from picopayments_cli.web import RawJson
+from picopayments_cli.web import RawJson, caller
 
 FORGOTTEN_AFTER = 144  # blocks after which a connection without a deposit agreed to is dropped
 _SHOWN = {AGREED: OPENING, OPEN: OPEN}
+_COUNTED = {**_SHOWN, CLOSING: CLOSING}
 
 
 class Methods:
@@ -105,7 +105,7 @@ class Methods:
     # mph_status -----------------------------------------------------------------------------------------------------
 
     def status(self, assets: Sequence[str] | None = None, handles: Sequence[str] | None = None) -> dict[str, Any]:
-        """Tell what the hub offers and holds in these assets (None: all), and these connections (None: all in them).
+        """Tell what the hub offers and holds in these assets (None: all), its totals, and the connections named.
 
         Draining it offers none.
 
@@ -127,6 +127,8 @@ class Methods:
             offered[asset] = terms
         held = self._hub.chain.view(Query(balances=[self._hub.address])).balances[self._hub.address]
         message = os.urandom(32).hex()
+        with self._hub.book.reading() as book:
+            totals, shown = self._totals(book, wanted), self._shown(book, asked.handles)
         return StatusReply(
             address=self._hub.address,
             message=message,
@@ -134,34 +136,32 @@ class Methods:
             liquidity={asset: held.get(asset, 0) for asset in (*offered, "BTC")},
             terms=offered,
             longnames={asset: longname for asset in offered if (longname := self._hub.longname(asset)) is not None},
-            connections=self._connections(wanted) if asked.handles is None else self._named(asked.handles),
+            totals=totals,
+            connections=shown,
         ).as_json()
 
-    def _connections(self, assets: set[str]) -> dict[Handle, ShownConnection]:
-        with self._hub.book.reading() as book:
-            accounts = [book.get(handle) for handle in book.in_stage(*_SHOWN)]
-            return self._shown(book, [account for account in accounts if account.fixed.asset in assets])
+    @staticmethod
+    def _totals(book: Reading, assets: set[str]) -> dict[str, int]:
+        """Count the connections in these assets that are not over, by the word that ``hubstatus`` has for the stage."""
+        totals = book.totals()
+        return {
+            word: sum(number for (asset, of), number in totals.items() if of == stage and asset in assets)
+            for stage, word in _COUNTED.items()
+        }
 
-    def _named(self, handles: Sequence[Handle]) -> dict[Handle, ShownConnection]:
+    def _shown(self, book: Reading, handles: Sequence[Handle]) -> dict[Handle, ShownConnection]:
         """Show those of the named connections that are opening or open."""
-        accounts = []
-        with self._hub.book.reading() as book:
-            for handle in handles:
-                with suppress(UnknownHandle):
-                    accounts.append(book.get(handle))
-            return self._shown(book, [account for account in accounts if account.stage in _SHOWN])
-
-    def _shown(self, book: Reading, accounts: Sequence[Account]) -> dict[Handle, ShownConnection]:
         tip = self._hub.follower.tip(book.db)
         return {
-            account.handle: ShownConnection(
-                account.fixed.asset,
-                self._hub.longnames.get(account.fixed.asset),
-                account.channels.guaranteed,
-                account.fixed.agreed.expiry.time_to_live(tip) if account.stage == OPEN else None,
-                _SHOWN[account.stage],
+            item.handle: ShownConnection(
+                item.asset,
+                self._hub.longnames.get(item.asset),
+                item.balance,
+                time_to_live(item.expiry, tip) if item.stage == OPEN else None,
+                _SHOWN[item.stage],
             )
-            for account in accounts
+            for item in book.named(handles)
+            if item.stage in _SHOWN and item.balance is not None and item.expiry is not None
         }
 
     # mph_request ----------------------------------------------------------------------------------------------------
@@ -169,7 +169,7 @@ class Methods:
     def request(self, body: Mapping[str, Any]) -> RawJson:
         """Begin a connection: handle, the hub's keys and terms.
 
-        Raises AssetNotInTerms, BadClientSignature, BadWalletScript, RepeatedKey, HubDraining.
+        Raises AssetNotInTerms, BadClientSignature, BadWalletScript, RepeatedKey, HubDraining, TooManyPromises.
         """
         asked = ConnectRequest.parse(body)
         client = envelope.named_key(body)
@@ -187,6 +187,7 @@ class Methods:
         with self._hub.book.transaction("request") as work:
             account = replace(account, due_height=self._hub.follower.tip(work.db) + FORGOTTEN_AFTER)
             work.add(account)
+            promises.ask(work.db, account.handle, client, asked.asset, caller.get())
         return self._reply(ConnectReply(digest, account.handle, account.fixed.parties[1], terms).as_json())
 
     def _draining(self) -> HubDraining:
@@ -218,7 +219,7 @@ class Methods:
         """Agree to the client's deposit, and to the hub's own; the same request is answered with the same reply.
 
         Raises UnknownHandle, DepositAlreadyGiven, BadDepositScript, DepositRefused, InvalidTime,
-        InsufficientLiquidity, MemoRequired, TaprootInactive, HubRestored.
+        InsufficientLiquidity, TooManyPromises, MemoRequired, TaprootInactive, HubRestored.
         """
         request = DepositRequest.parse(body)
         account = self._hub.book.look_up(request.handle)
@@ -227,27 +228,29 @@ class Methods:
             raise refusal(account.handle)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
-        own = self._hub.address
-        view = self._hub.chain.view(Query(balances=[own], options=[own]))
+        own, theirs = self._hub.address, str(address_of_script(self._hub.network, account.fixed.parties[0].wallet))
+        view = self._hub.chain.view(Query(balances=[own, theirs], options=[own]))
         view.check_takes_sends(own)
         check_taproot(self._hub.network, view.height)
         fixed = self._agreed(account.fixed, request, view.height)
-        held = view.balances[own].get(fixed.asset, 0)
-        reply = self._hub.book.run("deposit", lambda work: self._promise(work, request, fixed, held, digest))
-        scripts = [contract.deposit.output for contract in fixed.contracts]
-        self._hub.follower.await_deposits(account.handle, scripts)
-        return reply
+        held, owned = (view.balances[address].get(fixed.asset, 0) for address in (own, theirs))
+        wanted = self._wanted(fixed, held, owned)
+        return self._hub.book.run("deposit", lambda work: self._promise(work, request, fixed, wanted, digest))
 
-    def _promise(self, work: UnitOfWork, request: DepositRequest, fixed: Fixed, held: int, digest: bytes) -> RawJson:
+    def _promise(
+        self, work: UnitOfWork, request: DepositRequest, fixed: Fixed, wanted: promises.Wanted, digest: bytes
+    ) -> RawJson:
         """Write what is agreed on, unless something is already."""
         work.queue("promises")  # each counts those before it
         account = work.get(request.handle)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
-        self._check_liquidity(work, fixed, held)
+        promises.promise(work.db, account.handle, wanted)
         work.take_hash(account.handle, request.next_hash)
         account, reply = self._agree(replace(account, fixed=fixed), request, digest)
         work.put(account)
+        scripts = [contract.deposit.output for contract in fixed.contracts]
+        self._hub.follower.await_deposits(work.db, account.handle, scripts)
         return reply
 
     def _agreed(self, fixed: Fixed, request: DepositRequest, tip: int) -> Fixed:
@@ -289,29 +292,25 @@ class Methods:
         duplex = add_request(Duplex(Sending(sending), Receiving(receiving)), request.next_hash, seen=False)
         duplex, own_hash = hand_out(duplex, account.fixed.secrets(self._hub.key))
         agreed = account.fixed.agreed
-        told = DepositReply(digest, agreed.h2c, agreed.expiry.height, sending.deposit.output, own_hash)
-        reply = self._reply(told.as_json())
+        deposit_by = agreed.expiry.deposit_by(self._hub.network)
+        lock_fee = account.fixed.terms.lock_fee(agreed.h2c.quantity, agreed.expiry.time)
+        both = agreed.h2c, agreed.expiry.height, sending.deposit.output
+        reply = self._reply(DepositReply(digest, *both, own_hash, deposit_by, lock_fee).as_json())
         return replace(
             account,
             stage=AGREED,
             duplex=duplex,
             due_height=agreed.expiry.settle_height,
+            lock_due=lock_fee,
             deposit_digest=digest,
             deposit_reply=reply.text,
         ), reply
 
-    def _check_liquidity(self, book: Reading, fixed: Fixed, held: int) -> None:
-        """Refuse what can't be funded. What is promised to others does not count, though it is still in the wallet."""
-        quantity, promised = fixed.agreed.h2c.quantity, book.promised(fixed.asset_id)
-        if quantity > held - promised:
-            longname = self._hub.longnames.get(fixed.asset)
-            raise InsufficientLiquidity(
-                f"The hub can deposit at most {max(held - promised, 0)} of {both_names(fixed.asset, longname)} now, "
-                f"not the {quantity} that match this deposit: connect with less, or later.",
-                **asset_members(fixed.asset, longname),
-                quantity=quantity,
-                available=max(held - promised, 0),
-            )
+    def _wanted(self, fixed: Fixed, held: int, owned: int) -> promises.Wanted:
+        """Return the promise that a connection asks for."""
+        longname, agreed = self._hub.longnames.get(fixed.asset), fixed.agreed
+        quantities = agreed.c2h.quantity, agreed.h2c.quantity, held, owned
+        return promises.Wanted(fixed.client, caller.get(), fixed.asset, longname, *quantities)
 
 
 def _recovered(account: Account) -> Recovered:

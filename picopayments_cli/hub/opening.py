@@ -56,9 +56,9 @@ def see_deposits(hub: Hub, handle: Handle) -> None:
         receiving = replace(receiving, anchor=receiving.anchor or anchors.get(receiving.contract.deposit.output))
         duplex = replace(account.channels, sending=sending, receiving=receiving)
         work.put(replace(account, duplex=duplex, close_digest=None))  # an earlier mph_close is judged anew
+        for script in anchors:
+            hub.follower.found_deposit(work.db, script)
         note(log, "deposit seen", account)
-    for script in anchors:
-        hub.follower.found_deposit(script)
 
 
 def address_of(hub: Hub, side: Sending | Receiving) -> str:
@@ -111,7 +111,7 @@ def fund(hub: Hub, handle: Handle, means: Means) -> Means:
     if account.deposit_raw is None:
         if account.channels.receiving.anchor is None or not account.fixed.agreed.expiry.may_deposit(tip):
             return means
-        if hub.draining or not may_open(means.rate, means.bounds):
+        if hub.draining or account.lock_due or not may_open(means.rate, means.bounds):
             return means
         _check_funds(hub, account)
         rate = means.bounds.within(means.rate.value)

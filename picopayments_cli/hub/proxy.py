@@ -16,12 +16,22 @@ from picopayments_cli.channel.facts import SendRow
 from picopayments_cli.channel.networks import Network, address_of_script, script_of_address
 from picopayments_cli.channel.rates import Rate
 from picopayments_cli.channel.values import Outpoint, from_hex
-from picopayments_cli.errors import InvalidAsset, InvalidParams, UnknownAsset, UnknownMethod, UnknownTransaction
+from picopayments_cli.errors import (
+    InvalidAsset,
+    InvalidParams,
+    TooMuchAsked,
+    UnknownAsset,
+    UnknownMethod,
+    UnknownTransaction,
+)
 from picopayments_cli.rpc import RpcClient
+from picopayments_cli.web import MAX_ANSWER_BYTES
 
 MAX_TXIDS = 100  # of one getrawtransaction_batch
 MAX_UTXOS = 100  # of one utxos_with_balances
-MAX_ASSETS = 100  # of one get_asset_info
+MAX_ASSETS = 20  # of one get_asset_info: each may have the node list all subassets of another
+MAX_SENDS = 10_000  # of one get_sends: as many as an answer holds
+_TXIDS_AT_ONCE = 10  # asked of the node, so that no more is read than is answered
 MAX_TRANSACTION = 400_000  # bytes: what a node relays
 MAX_PACKAGE = 2  # transactions: a parent and its child
 MAX_FILTERS = 10
@@ -165,7 +175,12 @@ class Proxy:
         if not isinstance(txhash_list, list) or len(txhash_list) > MAX_TXIDS:
             raise InvalidParams(f"txhash_list must be a list of at most {MAX_TXIDS} txids.", limit=MAX_TXIDS)
         txids = [_txid(text) for text in txhash_list]
-        found = self._bitcoin.transactions(txids)
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(txids), _TXIDS_AT_ONCE):
+            found |= self._bitcoin.transactions(txids[start : start + _TXIDS_AT_ONCE])
+            if 2 * sum(map(len, found.values())) > MAX_ANSWER_BYTES:
+                text = f"The transactions have more than {MAX_ANSWER_BYTES} bytes of hex: ask for fewer at a time."
+                raise TooMuchAsked(text, limit=MAX_ANSWER_BYTES)
         return {txid[::-1].hex(): found[txid].hex() for txid in txids if txid in found}
 
     def sendrawtransaction(self, tx_hex: str) -> str:
@@ -199,7 +214,7 @@ class Proxy:
 
     def get_sends(self, filters: Any = ()) -> list[dict[str, Any]]:
         """Return the ledger's confirmed sends to one address, valid or not, without those that it could not read."""
-        rows = self._chain.sends_to(self._destination(filters))
+        rows = self._chain.sends_to(self._destination(filters), MAX_SENDS)
         return [_send_shown(self._network, row) for row in rows]
 
     def _destination(self, filters: Any) -> str:

@@ -6,9 +6,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 from picopayments_cli.chain import Query
-from picopayments_cli.channel.deadlines import starts
+from picopayments_cli.channel.deadlines import latest_begun, starts
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import (
@@ -21,10 +22,11 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     UnknownMethod,
 )
+from picopayments_cli.hub.book import Reading
 from picopayments_cli.hub.chores import Work, guarded
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
-from picopayments_cli.hub.hub import RESERVE_COINS, Ask, Hub
+from picopayments_cli.hub.hub import MARKS_SEEN, Ask, Hub
 from picopayments_cli.hub.loop import Loop, pause_on
 from picopayments_cli.hub.stopping import closes_by, keep_on_offer
 from picopayments_cli.hub.terms import Offer
@@ -34,6 +36,7 @@ log = logging.getLogger(__name__)
 
 RETRY_ROUNDS = 25  # after which what failed is tried again, at the latest
 _RATE_SECONDS = 10.0
+_FORGOTTEN = "forgotten"  # the height by which closed connections are watched no more
 _FUNDED = "funded by the faucet"
 _FUNDS_COINS, _FUNDS_SATOSHIS, _FUNDS_XCP = 20, 50_000_000, 1_000_000_000_000
 
@@ -45,15 +48,18 @@ class Rounds:
         """``note`` is called after each round, and with True at the end."""
         self.hub = hub
         self.when_drained: Callable[[], None] | None = None  # called once a draining hub has no connection left
+        self.timed: Callable[[], AbstractContextManager[object]] = nullcontext  # each round is in such a one
         self.reloads: dict[str, Callable[[], None]] = {}  # by name, what ``ask_reload`` has done
+        self.turn = threading.RLock()  # of a round, or of what must not come about in the middle of one
         self._reload_asked = threading.Event()
         self._note = note
         self._loop = Loop(self.round, hub.woken, pause_on(hub.network.name))
         self._tip: int | None = None  # that the last round looked at
+        self._unfinished: set[Handle] = set()  # of a round that failed
         self._count = 0
         self._offered: tuple[bool, tuple[str, ...]] = (False, ())  # as of the last round
         self._rate_read = float("-inf")
-        self._asked: dict[Ask, set[Handle]] = {when: set() for when in Ask}  # in memory: the first round looks at all
+        self._asked: dict[Ask, set[Handle]] = {when: set() for when in Ask}
 
     def prepare(self) -> None:
         """Read the chain, and fund the wallet on regtest: before the first request.
@@ -102,7 +108,7 @@ class Rounds:
     def _include_used(self) -> set[str]:
         """Find the assets of the connections that go on; on regtest they stay on offer."""
         with self.hub.book.reading() as book:
-            used = {book.get(handle).fixed.asset for handle in book.in_stage(AGREED, OPEN)}
+            used = {asset for asset, stage in book.totals() if stage in (AGREED, OPEN)}
         if self.hub.network.name == "regtest":
             self.hub.offer.include(used)
         return used
@@ -127,7 +133,8 @@ class Rounds:
     def round(self) -> bool:
         """Do ``once`` and tell whether it succeeded. A failure is logged: the next round may succeed."""
         try:
-            self.once()
+            with self.turn, self.timed():
+                self.once()
         except Exception as error:
             level = logging.WARNING if isinstance(error, PicopaymentsError) else logging.ERROR
             log.log(level, "round failed", exc_info=error)
@@ -151,11 +158,7 @@ class Rounds:
         fresh = height != self._tip
         if not hub.offer.resolved and self._count % RETRY_ROUNDS == 0:
             guarded(self._look_up_assets)
-        try:
-            self._run()
-        except PicopaymentsError:
-            self._tip = None  # the next round looks at everything
-            raise
+        self._run()
         if fresh and hub.network.name == "regtest":
             self._offer_holdings()
         if self._note is not None:
@@ -195,36 +198,68 @@ class Rounds:
         """Do the chores of what blocks, transactions, deadlines and failures bring, until they bring nothing more."""
         hub = self.hub
         self._count += 1
-        now = self._taken(Ask.NOW)
-        if self._count % RETRY_ROUNDS == 0:
-            now |= self._taken(Ask.LATER)
-        touched, shaken = hub.follower.take_changes()
-        now |= touched
         with hub.book.reading() as book:
-            tip, expiries = hub.follower.tip(book.db), book.expiries() if hub.follower.height != self._tip else {}
+            tip, touched = hub.follower.tip(book.db), hub.follower.touched(book.db)
             offered = (hub.draining, hub.offer.assets)
-            if shaken or self._tip is None or offered != self._offered:
-                now.update(book.in_stage(AGREED, OPEN, CLOSING), book.closed_since(tip - KEPT_BLOCKS))
-            elif tip != self._tip:
-                now.update(book.opening(tip), book.in_stage(CLOSING), self._taken(Ask.LEAVING))
+            fresh = tip != self._tip
+            now = self._unfinished | touched.keys() | self._asked_for(fresh=fresh)
+            begins = self._begins(book, tip) if fresh else {}
+            if fresh:
+                now.update(book.opening(tip, hub.network), book.in_stage(CLOSING), book.due(tip))
+            if offered != self._offered:
+                now.update(self._leaving(book))
+            now.update(handle for handle, height in begins.items() if height <= tip)
             now |= hub.follower.unconfirmed(book.db)  # a child that was evicted goes out again at once
             now -= book.settled(now, tip - KEPT_BLOCKS)
-        begins = dict(zip(expiries, starts(tuple(expiries.values()), RESERVE_COINS), strict=True))
-        now.update(handle for handle, height in begins.items() if height <= tip)
-        fresh = tip != self._tip
+        self._unfinished = now
         if fresh:
-            with hub.book.transaction("round") as work:
-                forgotten = work.forget(tip)
-                hub.follower.forget(work.db, work.closed_by(tip - KEPT_BLOCKS))
-            if forgotten:
-                log.info("requests forgotten", extra={"fields": {"number": forgotten}})
-        self._tip, self._offered = tip, offered
+            self._forget(tip)
+        shaken = {handle for handle, taken_back in touched.items() if taken_back}
         Work(hub, now, begins, shaken, fresh).do()
-        if hub.draining and self.when_drained is not None:
-            with hub.book.reading() as book:
-                left = book.in_stage(AGREED, OPEN, CLOSING)
-            if not left:
-                self.when_drained()
+        self._unfinished, self._tip, self._offered = set(), tip, offered
+        if touched:
+            with hub.database.transaction("looked at") as db:
+                hub.follower.looked_at(db, touched)
+        if hub.draining and self.when_drained is not None and not self._going_on():
+            self.when_drained()
+
+    def _asked_for(self, *, fresh: bool) -> set[Handle]:
+        """Take the connections that were asked for off the lists."""
+        found = self._taken(Ask.NOW)
+        found |= self._taken(Ask.LATER) if self._count % RETRY_ROUNDS == 0 else set()
+        return found | (self._taken(Ask.LEAVING) if fresh else set())
+
+    def _begins(self, book: Reading, tip: int) -> dict[Handle, int]:
+        """When those settle, by the coins that there are for it, of which any may begin by now."""
+        number = book.counted()
+        coins = self.hub.reserve_of(number).coins
+        expiries = book.expiries(latest_begun(tip, number, coins))
+        return dict(zip(expiries, starts(tuple(expiries.values()), coins), strict=True))
+
+    def _leaving(self, book: Reading) -> list[Handle]:
+        """Find the connections whose asset is not offered any more; all of them where the hub drains."""
+        hub = self.hub
+        assets = {asset for asset, stage in book.totals() if stage in (AGREED, OPEN)}
+        return book.going_on([asset for asset in assets if hub.draining or hub.offer.has_withdrawn(asset)])
+
+    def _forget(self, tip: int) -> None:
+        """Drop what is over for good since the last block: requests without a deposit, and what was watched."""
+        hub, below = self.hub, tip - KEPT_BLOCKS
+        with hub.book.transaction("round") as work:
+            kept = meta_get(work.db, _FORGOTTEN)
+            after = -1 if kept is None else int(kept)
+            forgotten = work.forget(tip) + work.forget_promises(after, below)  # while who was paid to is known
+            hub.follower.forget(work.db, work.closed_between(after, below))
+            meta_set(work.db, _FORGOTTEN, str(below))
+            if (place := hub.marks.place()) is not None:  # those connections were stopped before they were marked
+                meta_set(work.db, MARKS_SEEN, place)
+        if forgotten:
+            log.info("requests forgotten", extra={"fields": {"number": forgotten}})
+
+    def _going_on(self) -> bool:
+        """Whether any connection is not over yet."""
+        with self.hub.book.reading() as book:
+            return any(stage in (AGREED, OPEN, CLOSING) for _, stage in book.totals())
 
     def _taken(self, when: Ask) -> set[Handle]:
         """Take the connections that are to be looked at then off the list."""

@@ -42,14 +42,28 @@ deposits = Table(
     Column("raw", LargeBinary, nullable=False),
     Column("height", Integer, index=True),
 )
+# The addresses of deposits that are waited for, as scripts.
+awaited = Table(
+    "awaited",
+    METADATA,
+    Column("script", LargeBinary, primary_key=True),
+    Column("handle", LargeBinary, nullable=False, index=True),
+)
+# The connections to which the chain has done something, until a round has looked at them.
+touched = Table(
+    "touched",
+    METADATA,
+    Column("handle", LargeBinary, primary_key=True),
+    Column("shaken", Boolean, nullable=False),  # a reorganisation took something of it back
+)
 
 connections = Table(
     "connections",
     METADATA,
     Column("handle", LargeBinary, primary_key=True),
     Column("client", LargeBinary, nullable=False, index=True),
-    Column("stage", Text, nullable=False, index=True),
-    Column("due_height", Integer, nullable=False, index=True),  # to settle by, or when it is forgotten, or was closed
+    Column("stage", Text, nullable=False),
+    Column("due_height", Integer, nullable=False),  # to settle by, or when it is forgotten, or was closed
     Column("fixed", Text, nullable=False),  # what never changes once mph_deposit is answered
     Column("deposit_digest", LargeBinary),
     Column("deposit_reply", Text),
@@ -60,6 +74,34 @@ connections = Table(
     Column("stale", Boolean, nullable=False),  # its newest state may be missing here
     Column("close_digest", LargeBinary),
     Column("close_reply", Text),
+    # Out of ``fixed``, for statements that ask by them:
+    Column("asset", Text, nullable=False, server_default=""),
+    Column("agreed_at", Integer),  # the tip when both deposits were agreed on
+    Column("expiry", Integer),
+    Column("promised", BigInteger),  # the hub's deposit
+)
+Index("ix_connections_stage_handle", connections.c.stage, connections.c.handle)
+Index("ix_connections_stage_due_height", connections.c.stage, connections.c.due_height)
+Index("ix_connections_stage_expiry", connections.c.stage, connections.c.expiry)
+# How many connections there are, see ``totals.py``.
+totals = Table(
+    "totals",
+    METADATA,
+    Column("asset", Text, primary_key=True),
+    Column("stage", Text, primary_key=True),
+    Column("number", BigInteger, nullable=False),
+)
+# Connections asked for, until the hub's own deposit counts: what is promised to whom. 0: no deposit is agreed on yet.
+promises = Table(
+    "promises",
+    METADATA,
+    Column("handle", LargeBinary, primary_key=True),
+    Column("asset", Text, nullable=False, index=True),
+    Column("client", LargeBinary, nullable=False, index=True),
+    Column("asker", Text, index=True),  # the address that asked, by which it is counted
+    Column("quantity", BigInteger, nullable=False),  # that the client is to deposit
+    Column("matching", BigInteger, nullable=False),  # that the hub is to
+    Column("backed", Boolean, nullable=False),  # whether the client's wallet held it when it was agreed on
 )
 # What every sync changes, apart: the fewer pages of the file a sync touches, the sooner it is on disk.
 heads = Table(
@@ -139,4 +181,14 @@ leases = Table(
     Column("name", Text, primary_key=True),
     Column("holder", Text, nullable=False),
     Column("until", Double, nullable=False),
+)
+# The operator's own transactions, until they are buried: their coins and quantities are spoken for.
+withdrawals = Table(
+    "withdrawals",
+    METADATA,
+    Column("txid", LargeBinary, primary_key=True),
+    Column("raw", LargeBinary, nullable=False),
+    Column("asset_id", Text, nullable=False),  # in decimal digits, as some exceed what a database counts to
+    Column("quantity", BigInteger, nullable=False),
+    Column("coins", Text, nullable=False),
 )

@@ -3,39 +3,62 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import wraps
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import Mount, Route
 
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.discretion import for_strangers
 from picopayments_cli.hub.methods import Methods
 from picopayments_cli.hub.proxy import Nodes, Proxy
 from picopayments_cli.hub.rounds import Rounds
+from picopayments_cli.lanes import Lane
 from picopayments_cli.limits import Limits
 from picopayments_cli.web import JsonRpcEndpoint
 
 log = logging.getLogger(__name__)
 
+# Threads: nothing holds the event loop, and questions to a node hold up none that only need the database. With those of
+# mph_waiting and the rounds they are as many as the database lets read at a time.
+_OWN, _ASKING, _PROXIED = 4, 4, 4
+# What may be answered otherwise the second time, or does something twice.
+_NOT_ONCE = {"get_running_info", "sendrawtransaction", "submitpackage", "generate", "faucet", "reorganise", "feerate"}
 
-def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: Collection[str]) -> Starlette:
+
+def create_app(
+    rounds: Rounds,
+    methods: Mapping[str, Callable[..., Any]],
+    slow: Collection[str],
+    *,
+    counted: Callable[[str, Callable[..., Any]], Callable[..., Any]] = lambda _, method: method,
+    pages: Sequence[Route] = (),
+) -> Starlette:
     """Build the application, which starts the hub's rounds, and stops them at its own end.
 
-    ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others. So do all
-    where writers wait for each other in the database, which the others need not.
+    ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others. ``counted``
+    wraps each of them; ``pages`` are answered to GET before all else.
     """
     hub = rounds.hub
-    if hub.database.has_row_locks:
-        slow = set(methods) - Methods.ALONE
     nodes = Nodes(hub.chain, hub.bitcoin, hub.controls)
     proxied = Proxy(hub.network, nodes, lambda: hub.rate, rounds.await_round).methods()
-    table = {name: _discreet(method) for name, method in {**proxied, **methods}.items()}
+    table = {name: counted(name, _discreet(method)) for name, method in {**proxied, **methods}.items()}
+    lanes = {
+        **dict.fromkeys(set(methods) - Methods.ALONE, Lane(_OWN)),
+        **dict.fromkeys(slow, Lane(_ASKING, time.monotonic)),
+        **dict.fromkeys(proxied, Lane(_PROXIED, time.monotonic)),
+    }
     endpoint = JsonRpcEndpoint(
-        table, slow={*proxied, *slow}, alone=Methods.ALONE, on_error=_log_unexpected, limits=Limits()
+        table,
+        lanes=lanes,
+        alone=Methods.ALONE,
+        once=set(table) - _NOT_ONCE,
+        on_error=_log_unexpected,
+        limits=Limits(),
     )
 
     @asynccontextmanager
@@ -46,7 +69,7 @@ def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: 
         finally:
             rounds.stop()
 
-    return Starlette(routes=[Mount("", endpoint)], lifespan=lifespan)
+    return Starlette(routes=[*pages, Mount("", endpoint)], lifespan=lifespan)
 
 
 def _discreet(method: Callable[..., Any]) -> Callable[..., Any]:

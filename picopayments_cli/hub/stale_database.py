@@ -75,7 +75,7 @@ class Witness:
     def check_marks(self, marks: Marks) -> None:
         """Look for what goes on in the database though a mark says that it was stopped. Raises DatabaseOutdated."""
         with self._book.reading() as book:
-            if marks.handles & set(book.in_stage(AGREED, OPEN)):
+            if book.among(marks.handles, AGREED, OPEN):
                 raise self._outdated("was written with a newer state of this database", marks.path)
 
     def _outdated(self, why: str, path: Path | None = None) -> DatabaseOutdated:
@@ -106,6 +106,11 @@ class Witness:
             replace_file(self._path, note.text().encode())
         except OSError as error:
             log.warning("not noted", extra={"fields": {"path": str(self._path), "reason": str(error)}})
+
+    def outdate_copies(self) -> None:
+        """Count once more, so that no copy of the database that was made before passes for the newest."""
+        self._book.changed = True
+        self.note(True)
 
     def _beside(self) -> _Note | None:
         return _Note.parse(self._path.read_text("utf-8", "replace") if self._path.exists() else None)

@@ -15,33 +15,34 @@ from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.errors import HubRestored
-from picopayments_cli.hub.account import Account
+from picopayments_cli.hub.account import Account, Queue
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.database import meta_drop, meta_get, meta_set
-from picopayments_cli.hub.hub import Ask, Hub
+from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.logs import note
 
 log = logging.getLogger(__name__)
 
 FETCH_BLOCKS = 144  # in which clients can fetch what waits for them, once the hub ends their connections by itself
-_CLOSES = "closes by "  # and the asset
+_CLOSES = "closes by "  # and the asset, or the handle in hex
 _EVER = 2**31 - 1  # as a height: later than all
 
 
 def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
     """Stop a connection. What waits for it goes back to its payers, as payments from it."""
-    for item in account.waiting:
+    for item in work.oldest(account.handle, account.waiting.count):
         payer = work.get(item.payer)
         if payer.stage not in (AGREED, OPEN) or payer.handle == account.handle:
             note(log, "payment stranded", account, amount=item.amount)
             continue
         work.return_payment(item)
         back = work.add_payment(account.handle, Payment(item.payer, item.amount, item.token))
-        work.keep(replace(payer, waiting=(*payer.waiting, back)))
+        work.keep(replace(payer, waiting=payer.waiting + back))
     if account.stage not in (AGREED, OPEN):
         return account
     note(log, "closing", account)
-    return work.put(replace(account, stage=CLOSING, since=hub.follower.tip(work.db), waiting=()))
+    meta_drop(work.db, _CLOSES + account.handle.hex())
+    return work.put(replace(account, stage=CLOSING, since=hub.follower.tip(work.db), waiting=Queue()))
 
 
 def closes_by(hub: Hub, work: UnitOfWork, asset: str | None = None) -> int:
@@ -49,14 +50,34 @@ def closes_by(hub: Hub, work: UnitOfWork, asset: str | None = None) -> int:
 
     ``asset``: that is not offered any more; None: the hub drains. It is fixed when it is asked for first.
     """
-    key = _CLOSES + (asset or "")
-    text = meta_get(work.db, key)
+    return _fixed_end(hub, work, asset or "", asset=asset)
+
+
+def _fixed_end(hub: Hub, work: UnitOfWork, key: str, **fields: str | None) -> int:
+    text = meta_get(work.db, _CLOSES + key)
     if text is not None:
         return int(text)
     height = hub.follower.tip(work.db) + FETCH_BLOCKS
-    meta_set(work.db, key, str(height))
-    log.warning("clients must fetch", extra={"fields": {"asset": asset, "until": height}})
+    meta_set(work.db, _CLOSES + key, str(height))
+    log.warning("clients must fetch", extra={"fields": {**fields, "until": height}})
     return height
+
+
+def end_connection(hub: Hub, work: UnitOfWork, account: Account) -> int | None:
+    """End a connection that is opening or open, as its operator asks: at once where nothing waits for its client.
+
+    Else its client has as long to fetch that as while the hub drains: the height by which it closes is returned.
+    """
+    if not account.waiting:
+        stop(hub, work, account)
+        return None
+    return _fixed_end(hub, work, account.handle.hex(), handle=account.handle.hex())
+
+
+def ends_by(work: UnitOfWork, handle: Handle) -> int | None:
+    """The height by which a connection closes that its operator has asked to end; None where nobody has."""
+    text = meta_get(work.db, _CLOSES + handle.hex())
+    return None if text is None else int(text)
 
 
 def keep_on_offer(hub: Hub) -> None:
@@ -73,14 +94,9 @@ def keep_on_offer(hub: Hub) -> None:
 def give_up(hub: Hub) -> None:
     """Stop all connections that go on as if their newest state were missing."""
     with hub.book.transaction("restored") as work:
-        handles = sorted(work.in_stage(AGREED, OPEN))
-        for handle in handles:
-            tip = hub.follower.tip(work.db)
-            work.put(replace(work.get(handle), stage=CLOSING, since=tip, waiting=(), stale=True))
+        number = work.give_up(hub.follower.tip(work.db))
         work.forget(_EVER)
-    for handle in handles:
-        hub.ask(Ask.NOW, handle)
-    log.warning("connections given up", extra={"fields": {"number": len(handles)}})
+    log.warning("connections given up", extra={"fields": {"number": number}})
 
 
 def give_up_noticed(hub: Hub, handle: Handle) -> None:

@@ -12,12 +12,16 @@ from picopayments_cli.channel.counterparty import BTC_ID, asset_id, both_names, 
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.rates import ALONE, DRIFT, MAX_AGREED, PACKAGE_MAX, Bounds, Rate, asked_rate
 from picopayments_cli.channel.terms import Terms
-from picopayments_cli.channel.wire import read_terms
+from picopayments_cli.channel.wire import kept_terms
 from picopayments_cli.errors import BadTerms, InvalidAsset, InvalidSetting, NodeUnreachable, UnknownAsset
 
-REAL_DEPOSIT_MIN = 100_000
+# docs/hub.rst has the sums: 2,000 satoshis for what a connection costs on the chain, with 5,000 for one XCP; 5 % a year
+# for the capital; and deposits of which that is a few hundredths.
+REAL_DEPOSIT_MIN = 1_000_000_000
+REAL_LOCK_BASE, REAL_LOCK_RATE = 40_000_000, 1_000
 REAL_EXPIRE_MAX = 2016  # blocks: a client that never answers again holds the hub's deposit as long
 MEMBERS = ("deposit_max", "deposit_min", "deposit_ratio", "expire_max", "expire_min", "sync_fee")
+MAY_LACK = ("lock_base", "lock_rate")  # and are 0 then: locking the hub's deposit costs nothing
 
 
 class Offer:
@@ -36,6 +40,11 @@ class Offer:
     def assets(self) -> tuple[str, ...]:
         """The assets that connections are offered in, without those whose names are not looked up yet."""
         return tuple(asset for asset, members in self._members.items() if members is not None and "." not in asset)
+
+    @property
+    def members(self) -> dict[str, dict[str, Any] | None]:
+        """Return what a file would hold that says the same: all that is on offer, and what no longer is."""
+        return dict(self._members)
 
     @property
     def resolved(self) -> bool:
@@ -84,7 +93,7 @@ class Offer:
         if members is None:
             return None
         most = min(max(PACKAGE_MAX, DRIFT * ALONE * rate.value), MAX_AGREED, bounds.ceiling)
-        return read_terms({**members, "fee_rate": asked_rate(rate, packages=True), "fee_rate_max": most})
+        return kept_terms({**members, "fee_rate": asked_rate(rate, packages=True), "fee_rate_max": most})
 
 
 def default_text(network: Network) -> str:
@@ -94,9 +103,11 @@ def default_text(network: Network) -> str:
 
 def _default_members(network: Network) -> dict[str, Any]:
     """Default terms; small deposits and long times lock the hub's capital, and are refused on a real network."""
-    deposit_min, longest = (0, 0) if network.name == "regtest" else (REAL_DEPOSIT_MIN, REAL_EXPIRE_MAX)
+    real = network.name != "regtest"
+    deposit_min, longest = (REAL_DEPOSIT_MIN, REAL_EXPIRE_MAX) if real else (0, 0)
     times = {"expire_min": network.expire_min, "expire_max": longest}
-    return {"deposit_min": deposit_min, "deposit_max": 0, "deposit_ratio": 1.0, **times, "sync_fee": 1}
+    fees = {"sync_fee": 1, "lock_base": REAL_LOCK_BASE if real else 0, "lock_rate": REAL_LOCK_RATE if real else 0}
+    return {"deposit_min": deposit_min, "deposit_max": 0, "deposit_ratio": 1.0, **times, **fees}
 
 
 def read_offer(path: Path, network: Network) -> Offer:
@@ -105,12 +116,18 @@ def read_offer(path: Path, network: Network) -> Offer:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidSetting(f"The terms in {path} can't be read: {error}. Mend the file, or move it away.") from error
+    return offer_of(content, network, f"in {path}")
+
+
+def offer_of(content: Any, network: Network, where: str) -> Offer:
+    """Read the offer of a file's content; ``where`` names it in errors. Raises InvalidSetting."""
     if not isinstance(content, dict) or not content:
-        raise InvalidSetting(f"The terms in {path} must be a JSON object of assets and their terms.")
+        raise InvalidSetting(f"The terms {where} must be a JSON object of assets and their terms.")
     for asset, members in content.items():
-        _check_asset(f"{path}, {asset}", asset)
+        told = f"The terms {where}, {asset}"
+        _check_asset(told, asset)
         if members is not None:
-            _check(f"{path}, {asset}", members, network)
+            _check(told, members, network)
     return Offer(content, _default_members(network) if network.name == "regtest" else None)
 
 
@@ -128,10 +145,13 @@ def _check_asset(where: str, asset: str) -> None:
 
 
 def _check(where: str, members: Any, network: Network) -> None:
-    if not isinstance(members, dict) or set(members) != set(MEMBERS):
-        raise InvalidSetting(f"{where}: the members of terms are {', '.join(MEMBERS)}, all of them and no other.")
+    if not isinstance(members, dict) or set(members) - set(MAY_LACK) != set(MEMBERS):
+        raise InvalidSetting(
+            f"{where}: the members of terms are {', '.join(MEMBERS)}, all of them, and {', '.join(MAY_LACK)} (0), and "
+            "no other."
+        )
     try:
-        terms = read_terms({**members, "fee_rate": 1, "fee_rate_max": 1})
+        terms = kept_terms({**members, "fee_rate": 1, "fee_rate_max": 1})
     except BadTerms as error:
         raise InvalidSetting(f"{where}: {error.message}", **error.data) from error
     longest = terms.expire_max or network.expire_max

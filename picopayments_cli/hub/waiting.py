@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from asyncio import Semaphore
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from starlette.concurrency import run_in_threadpool
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.values import Handle
@@ -14,6 +17,7 @@ from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.sealing import signed
 from picopayments_cli.web import RawJson, caller
 
+_LOOKING = 2  # threads that read for those who ask
 REMEMBERED = 10_000  # requests that have waited: one that comes again is a copy
 
 
@@ -25,6 +29,7 @@ class Waiting:
         self._hub = hub
         self._reply = reply
         self._waited: OrderedDict[bytes, None] = OrderedDict()
+        self._looking = Semaphore(_LOOKING)
 
     async def waiting(self, body: Mapping[str, Any]) -> RawJson:
         """Tell what waits for those of the named connections that are the signer's own.
@@ -32,29 +37,38 @@ class Waiting:
         A copy of a request that has waited is answered at once: who repeats it learns no more by it, and takes
         nobody's place. Raises BadRequest, BadClientSignature.
         """
+        async with self._looking:
+            digest, own, seconds = await run_in_threadpool(self._asked, body)
+        found = await self._found(own)
+        if not found and seconds and self._is_new(digest):
+            found = await self._when_it_comes(own, seconds)
+        return self._reply(WaitingReply(digest, found).as_json())
+
+    def _asked(self, body: Mapping[str, Any]) -> tuple[bytes, list[Handle], int]:
+        """The request's digest, the signer's own of its connections, and for how long it waits."""
         request = WaitingRequest.parse(body)
         client = envelope.named_key(body)
         if client is None:
             raise BadClientSignature("The request names no public key.")
         digest = signed(body, client)
         with self._hub.book.reading() as book:
-            own = book.owned(client, request.handles)
-            found = book.waiting(own)
-        if not found and request.seconds and self._is_new(digest):
-            found = await self._when_it_comes(own, request.seconds)
-        return self._reply(WaitingReply(digest, found).as_json())
+            return digest, book.owned(client, request.handles), request.seconds
 
     async def _when_it_comes(self, own: Sequence[Handle], seconds: int) -> list[Waits]:
         with self._hub.book.arrivals.place(own, caller.get()) as place:
-            found = self._found(own)  # it may have come before there was a place
+            found = await self._found(own)  # it may have come before there was a place
             if place is None or found:
                 return found
             await place.wait(seconds)
-            return self._found(own)
+            return await self._found(own)
 
-    def _found(self, own: Sequence[Handle]) -> list[Waits]:
-        with self._hub.book.reading() as book:
-            return book.waiting(own)
+    async def _found(self, own: Sequence[Handle]) -> list[Waits]:
+        def found() -> list[Waits]:
+            with self._hub.book.reading() as book:
+                return book.waiting(own)
+
+        async with self._looking:
+            return await run_in_threadpool(found)
 
     def _is_new(self, digest: bytes) -> bool:
         """Whether a request has not waited before; from now on it has."""

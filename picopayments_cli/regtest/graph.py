@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -46,6 +46,21 @@ def descendants(below: Callable[[bytes], Iterable[bytes]], txids: Iterable[bytes
         txid = pending.pop()
         if txid not in found:
             found.add(txid)
+            pending.extend(below(txid))
+    return found
+
+
+def cluster(
+    entries: Entries, below: Callable[[bytes], Iterable[bytes]], txids: Iterable[bytes], gone: Collection[bytes]
+) -> set[bytes]:
+    """Return all that hangs together with these transactions, up or down, if those that are ``gone`` are not there."""
+    found: set[bytes] = set()
+    pending = list(txids)
+    while pending:
+        txid = pending.pop()
+        if txid not in found and txid not in gone:
+            found.add(txid)
+            pending.extend(entries[txid].parents)
             pending.extend(below(txid))
     return found
 

@@ -13,7 +13,7 @@ from bitcoin.core import CTransaction
 from bitcoin.core.serialize import SerializationError
 
 from picopayments_cli.channel.values import Outpoint
-from picopayments_cli.regtest.graph import Entry, ancestors, descendants, rate, totals
+from picopayments_cli.regtest.graph import Entry, ancestors, cluster, descendants, rate, totals
 from picopayments_cli.regtest.index import Index, Output, Tx, outpoint_of, outputs_of
 from picopayments_cli.regtest.policy import (
     MAX_FEE_RATE,
@@ -33,6 +33,7 @@ from picopayments_cli.regtest.truc import check_truc
 
 MAX_CHAIN = 25  # transactions above one, or below one, itself included
 MAX_CHAIN_VSIZE = 101_000  # vB of them
+MAX_CLUSTER = 64  # transactions that hang together in any way; of as many vB as a chain
 RELAY_MINIMUM = 1000 * MIN_RELAY_RATE  # sat/kvB
 _CACHED_SCRIPTS = 10_000
 
@@ -248,6 +249,7 @@ class Mempool:
             raise FeeTooLow(f"{name} fee not met, {fee} < {asked}")
 
     def _check_chain(self, entry: Entry, gone: Collection[bytes]) -> None:
+        """Check the limits of nodes before version 31, of what is above and below, and those since, of a cluster."""
         if entry.parents.issubset(gone):
             return
         above = ancestors(self._entries, entry.parents.difference(gone)).difference(gone)
@@ -255,6 +257,9 @@ class Mempool:
         for txid in above:
             others = descendants(self.children, [txid]).difference(gone)
             _check_length("descendants", [self._entries[other] for other in others], entry)
+        together = [self._entries[txid] for txid in cluster(self._entries, self.children, entry.parents, gone)]
+        if len(together) >= MAX_CLUSTER or totals(together)[1] + entry.vsize > MAX_CHAIN_VSIZE:
+            raise Refused("too-large-cluster")
 
     def _check_scripts(self, item: Tx) -> None:
         # the txid fixes what is spent, so a second look (after a block, after a reorganisation) finds the same

@@ -38,6 +38,7 @@ from picopayments_cli.errors import (
     WrongNetwork,
 )
 from picopayments_cli.hub.proxy import Nodes, Proxy
+from picopayments_cli.lanes import Lane
 from picopayments_cli.rpc import RpcClient, controls_of
 
 ALICE, BOB = key_of("alice"), key_of("bob")
@@ -72,7 +73,7 @@ def sources(tmp_path: Path) -> Iterator[Sources]:
 
         proxy = Proxy(REGTEST, Nodes(both, bitcoin, controls_of(process.url)), rate, lambda: None)
         methods = proxy.methods()
-        with json_rpc(methods, slow=methods) as url:
+        with json_rpc(methods, lanes=dict.fromkeys(methods, Lane(40))) as url:
             yield Sources(process, node, both, HubChain(RpcClient(url), REGTEST), bitcoin)
 
 

@@ -20,6 +20,7 @@ from picopayments_cli.channel.deadlines import (
     default_delay,
     is_open,
     is_short,
+    latest_begun,
     must_close,
     starts,
 )
@@ -150,6 +151,22 @@ def test_no_more_closes_are_under_way_than_there_are_coins(expiries: list[tuple[
     assert len(begun) == len(connections)
     assert all(begin <= item.settle_height for begin, item in zip(begun, connections, strict=True))
     assert [*starts(connections[:1], coins)] == [item.settle_height for item in connections[:1]]
+
+
+@given(
+    st.lists(st.tuples(st.integers(1_000, 1_050), st.integers(12, 2_000)), max_size=40),
+    st.integers(1, 5),
+    st.integers(900, 1_060),
+)
+def test_those_that_expire_late_have_no_part_in_who_begins_by_now(
+    expiries: list[tuple[int, int]], coins: int, tip: int
+) -> None:
+    connections = [Expiry(height, time) for height, time in expiries]
+    near = [item for item in connections if item.height <= latest_begun(tip, len(connections), coins)]
+    due = {number for number, item in enumerate(connections) if item.settle_height <= tip}
+    places = [number for number, item in enumerate(connections) if item in near]
+    some = {place for place, begin in zip(places, starts(near, coins), strict=True) if begin <= tip}
+    assert some | due == {number for number, begin in enumerate(starts(connections, coins)) if begin <= tip}
 
 
 def test_two_hundred_that_expire_at_once_begin_one_after_the_other() -> None:

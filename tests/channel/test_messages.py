@@ -62,8 +62,12 @@ RECOVERED = Recovered(HANDLE, "XCP", bytes(16), PARTY, OTHER, 499_999_999, STAKE
 EXAMPLES: list[Any] = [
     HubRefusal(REQUEST, "ConnectionNotOpen", "It is closing.", {"stage": "closing"}),
     StatusRequest(),
-    StatusRequest(("XCP", "A.b")),
-    StatusReply("address", "text", "c2ln", {"BTC": 0, "XCP": 7}, {"XCP": TERMS}, {"A1": "A.b"}, {HANDLE: SHOWN}),
+    StatusRequest(("XCP", "A.b"), (HANDLE,)),
+    StatusReply(
+        *("address", "text", "c2ln", {"BTC": 0, "XCP": 7}, {"XCP": TERMS}, {"A1": "A.b"}),
+        {"opening": 0, "open": 1, "closing": 2**40},
+        {HANDLE: SHOWN},
+    ),
     KeyRequest(digest("nonce")),
     KeyRequest(digest("nonce"), HANDLE),
     KeyReply(REQUEST),
@@ -71,7 +75,7 @@ EXAMPLES: list[Any] = [
     ConnectRequest("XCP", PARTY, digest("salt")[:16]),
     ConnectReply(REQUEST, HANDLE, OTHER, TERMS),
     DepositRequest(HANDLE, STAKE, 5, 900_000, bytes(34), HASH),
-    DepositReply(REQUEST, STAKE, 900_000, bytes(34), HASH),
+    DepositReply(REQUEST, STAKE, 900_000, bytes(34), HASH, 899_000, 25),
     SyncRequest(HANDLE, ANCHORS, Half(), (), HASH),
     SyncRequest(HANDLE, ANCHORS, HALF, (Payment(None, Quantity(1), Token(b"")),), HASH, partial=False),
     SyncRequest(HANDLE, ANCHORS, HALF, (Payment(HANDLE, Quantity(2), Token(bytes(256)), 5),), HASH),

@@ -8,6 +8,7 @@ import pytest
 from client_support import QUANTITY, Life
 
 from picopayments_cli import api
+from picopayments_cli.errors import BadReply, HubUnreachable
 
 
 def lose(it: Life) -> None:
@@ -50,6 +51,17 @@ def test_a_deposit_comes_home_though_the_hub_goes_silent_after_it_gave_the_salt(
     assert it.held() == QUANTITY
 
 
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_sync_of_the_key_alone_fails_while_the_hub_cannot_be_asked(it: Life, wait: bool) -> None:
+    it.open()
+    lose(it)
+    it.hub.silent = True
+    with pytest.raises(HubUnreachable, match="is not known"):
+        api.sync(it.session, wait=wait)  # type: ignore[call-arg]
+    it.hub.silent = False
+    assert list(api.sync(it.session)) == [it.handle]
+
+
 def test_what_the_hub_published_leaves_the_rest(it: Life) -> None:
     it.open()
     it.pay(300)
@@ -65,7 +77,8 @@ def test_a_connection_of_another_key_is_none(it: Life, caplog: pytest.LogCapture
     it.open()
     lose(it)
     it.hub._salt = bytes(16)
-    api.sync(it.session)
+    with pytest.raises(BadReply):
+        api.sync(it.session)
     assert "not of this wallet's key" in caplog.text
     assert it.session.connections() == {}
 

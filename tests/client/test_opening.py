@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import client_support
 import pytest
 from client_support import DELAY, EXPIRE, QUANTITY, URL, Hub, Life
 from regtest_support import address_of
@@ -34,6 +35,7 @@ from picopayments_cli.errors import (
     InsufficientBitcoin,
     InsufficientFunds,
     InvalidTime,
+    LockFeeTooHigh,
     MemoRequired,
     NodeUnreachable,
     PicopaymentsError,
@@ -45,6 +47,34 @@ from picopayments_cli.errors import (
 
 STRANGER = Key(bytes(31) + b"\5")
 OTHER = Handle(bytes(32))
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [
+        ("call mph_request", "no connection was begun: run the command again"),
+        ("mph_request is answered", "no connection was begun: run the command again"),
+        ("call mph_deposit", "its deposit has not left"),
+        ("mph_deposit is answered", "its deposit has not left"),
+        ("broadcast deposit", "its deposit may have left"),
+        ("deposit is out", "its deposit may have left"),
+    ],
+)
+def test_an_interrupt_says_how_far_a_connection_has_come_and_how_to_go_on(
+    it: Life, label: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_support, "Killed", KeyboardInterrupt)
+    it.doors.deadly = label
+    with pytest.raises(KeyboardInterrupt, match=told) as stopped:
+        it.connect()
+    it.restart()
+    if "sync --wait" in str(stopped.value):
+        assert f"`picopayments-cli close {it.handle}`" in str(stopped.value)
+        it.sync()
+        assert it.connection.stage == AGREED
+        assert len(it.mempool()) == 1
+    else:
+        it.connect()
 
 
 def lying(it: Life, method: str, members: Mapping[str, Any]) -> Callable[[], None]:
@@ -106,6 +136,9 @@ def deposits(it: Life) -> list[set[Outpoint]]:
         ({"deposit_ratio": 0.0009}, DepositRefused),  # nothing in return
         ({"deposit_ratio": 0.0009, "deposit_max": QUANTITY}, BadTerms),
         ({"deposit_ratio": "1"}, BadTerms),
+        ({"lock_base": QUANTITY // 20 + 1}, LockFeeTooHigh),  # more than five hundredths
+        ({"lock_base": 1, "lock_rate": 1_000_000_000}, LockFeeTooHigh),
+        ({"lock_base": None}, BadTerms),
         ({"fee_rate": 101}, BadTerms),
         ({"fee_rate": 7}, BadTerms),  # more than an honest hub needs at 1 sat/vB
         ({"fee_rate_max": 0}, BadTerms),
@@ -139,6 +172,9 @@ def test_terms_at_their_limits_are_taken(it: Life) -> None:
     [
         ("mph_request", {"handle": "ab"}, BadReply),
         ("mph_request", {"channel_terms": None}, BadTerms),
+        ("mph_deposit", {"lock_fee": 1}, BadReply),  # which its terms do not name
+        ("mph_deposit", {"deposit_by": 1}, InvalidTime),  # no deposit could be in time
+        ("mph_deposit", {"deposit_by": None}, BadReply),
         ("mph_request", {"request_sha256": "ab" * 32}, BadReply),
         ("mph_request", {"request_sha256": None}, BadReply),
         ("mph_deposit", {"request_sha256": "ab" * 32}, BadReply),

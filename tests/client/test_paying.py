@@ -20,7 +20,9 @@ from picopayments_cli.errors import (
     PaymentToSelf,
     PicopaymentsError,
     TokenInUse,
+    UnknownAsset,
     UnknownHandle,
+    UsageError,
 )
 
 PAYEE, TOKEN = Handle(b"\xab" * 32), "c0ffee"
@@ -50,6 +52,34 @@ def refused(it: Life, error: type[PicopaymentsError], amount: int = 100, token: 
         pay(it, amount, token)
     it.restart()
     return caught.value
+
+
+def test_payments_of_an_asset_that_no_connection_is_in_are_refused_without_a_hub(it: Life) -> None:
+    with pytest.raises(UnknownAsset, match="There are some in: no asset"):
+        api.payments(it.session, asset="XCP")
+    it.connect()
+    it.hub.silent = True
+    it.restart()
+    assert api.payments(it.session, asset="XCP") == []
+    with pytest.raises(UnknownAsset, match="There are some in: XCP"):
+        api.payments(it.session, asset="XPC")
+
+
+def test_a_request_and_a_handle_are_told_apart_in_what_they_lack(ready: Life) -> None:
+    with pytest.raises(UsageError, match="leave QUANTITY out"):
+        api.pay(ready.session, ready.handle, "picopay1abc", 5)
+    with pytest.raises(UsageError, match="leave --token out"):
+        api.pay(ready.session, ready.handle, "picopay1abc", None, "c0")
+    with pytest.raises(UsageError, match="is no payment request"):
+        api.pay(ready.session, ready.handle, PAYEE.hex())
+
+
+def test_what_closes_is_called_closing_and_names_the_way_on(ready: Life) -> None:
+    ready.close()
+    with pytest.raises(ConnectionNotOpen, match="is closing, and pays nothing any more: pay from another one"):
+        api.queuepayment(ready.session, ready.handle, PAYEE.hex(), 5)
+    with pytest.raises(ConnectionNotOpen, match="is closing, and is not paid any more"):
+        api.request(ready.session, ready.handle, 5)
 
 
 def synced(it: Life) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import pytest
 from cheats import QuickTown, Town, pay, pay_and_get_back
 from client_support import Life
 from filelock import FileLock
-from network_support import FEE, WAIT, Client, wait_until
+from network_support import FEE, NOBODY, WAIT, Client, wait_until
 
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.values import Handle
@@ -95,6 +95,14 @@ def test_a_life_from_opening_to_the_deadline_costs_what_is_needed_and_is_told(to
     bob.run("close", b)
     town.settle()
     town.check(before, alice=-1100 + 300 - 2 * FEE, bob=1100 - 300 - 3 * FEE, hub=5 * FEE)
+
+
+def test_a_hub_that_could_not_be_asked_for_lost_connections_is_asked_again(tmp_path: Path) -> None:
+    client = Client(tmp_path / "alice", NOBODY)
+    client.run("address")
+    watched = Watched(client)
+    watched.round()
+    assert not watched.watcher._taken_back
 
 
 def test_receipts_go_both_ways_for_nothing(town: Town) -> None:

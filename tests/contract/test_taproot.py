@@ -24,6 +24,7 @@ from taproot_support import (
 from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.counterparty import asset_id, data_script, pack_send
 from picopayments_cli.channel.drafts import Output, parse_transaction
+from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.transactions import compose_send
 from picopayments_cli.channel.values import Outpoint
@@ -31,9 +32,14 @@ from picopayments_cli.channel.values import Outpoint
 SATOSHIS, UNITS = 20_000, 10
 
 
-def deposit_of(nodes: Nodes, role: str) -> tuple[Tree, Coin]:
+def fresh_key(nodes: Nodes) -> Key:
+    """A key that no run on this chain has used, of whoever has the funded one."""
+    return derived(nodes.key, f"fresh {time.time_ns()}")
+
+
+def deposit_of(nodes: Nodes, other: Key) -> tuple[Tree, Coin]:
     """A coin on an address of two leaves, by one and by both, which holds some of the asset."""
-    one, other = nodes.key, derived(nodes.key, role)
+    one = nodes.key
     both = bytes(CScript([x_only(other), OP_CHECKSIGVERIFY, x_only(one), OP_CHECKSIG]))
     tree = Tree([bytes(CScript([x_only(one), OP_CHECKSIG])), both])
     sent = compose_send(nodes.purse(), Output(SATOSHIS, tree.script), pack_send(asset_id(nodes.asset), UNITS))
@@ -50,8 +56,8 @@ def message(nodes: Nodes, coin: Coin, quantity: int) -> tuple[int, bytes]:
 
 @pytest.mark.parametrize("hash_type", [0, 0x01, 0x81])
 def test_a_send_from_a_taproot_address_by_one_signature_is_booked(nodes: Nodes, hash_type: int) -> None:
-    tree, coin = deposit_of(nodes, f"one {hash_type}")
-    target = script_of_key(derived(nodes.key, f"target {hash_type} {time.time()}"))
+    tree, coin = deposit_of(nodes, fresh_key(nodes))
+    target = script_of_key(fresh_key(nodes))
     outputs = [(SATOSHIS - 1000, target), message(nodes, coin, UNITS)]
     raw = leaf_spend(tree, coin, outputs, nodes.key, hash_type)
     witness = parse_transaction(raw)
@@ -64,12 +70,13 @@ def test_a_send_from_a_taproot_address_by_one_signature_is_booked(nodes: Nodes, 
 
 @pytest.mark.parametrize("hash_type", [0, 0x81])
 def test_a_send_by_both_signatures_is_booked_and_listed(nodes: Nodes, hash_type: int) -> None:
-    tree, coin = deposit_of(nodes, f"both {hash_type}")
-    target = script_of_key(derived(nodes.key, f"target of both {hash_type} {time.time()}"))
+    other = fresh_key(nodes)
+    tree, coin = deposit_of(nodes, other)
+    target = script_of_key(fresh_key(nodes))
     tx = unsigned([coin[0]], [(1000, target), message(nodes, coin, 4), (SATOSHIS - 3000, tree.script)])
     signatures = [
         sign_schnorr(key, tree.sighash(1, tx, [(coin[1], tree.script)], kind), kind)
-        for key, kind in ((nodes.key, hash_type), (derived(nodes.key, f"both {hash_type}"), 0))
+        for key, kind in ((nodes.key, hash_type), (other, 0))
     ]
     raw = with_witness(tx, *signatures, tree.leaves[1], tree.control(1))
     nodes.send(raw)
@@ -82,7 +89,7 @@ def test_a_send_by_both_signatures_is_booked_and_listed(nodes: Nodes, hash_type:
 
 
 def test_a_signature_for_less_than_the_whole_is_not_booked(nodes: Nodes) -> None:
-    tree, coin = deposit_of(nodes, "single")
+    tree, coin = deposit_of(nodes, fresh_key(nodes))
     outputs = [(SATOSHIS - 1000, nodes.script), message(nodes, coin, UNITS)]
     raw = leaf_spend(tree, coin, outputs, nodes.key, 0x83)
     nodes.send(raw)
@@ -94,7 +101,7 @@ def test_a_signature_for_less_than_the_whole_is_not_booked(nodes: Nodes) -> None
 
 
 def test_a_broadcast_is_seen_by_the_index_and_a_block_by_ledger_and_index(nodes: Nodes) -> None:
-    target = script_of_key(derived(nodes.key, f"seen {time.time()}"))
+    target = script_of_key(fresh_key(nodes))
     address = nodes.address_of(target)
     purse: Purse = nodes.purse()
     raw = finish_wallet(compose_send(purse, Output(1000, target), pack_send(asset_id(nodes.asset), 1)), nodes.key)

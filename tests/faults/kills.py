@@ -273,7 +273,8 @@ def _together(rng: random.Random, budget: Budget, result: Result) -> None:
             result.keep(before, alice.connection(a).duplex.guaranteed, "alice, whose hub and node died")
             alice.run("sync")
             bob.run("sync")
-            shown = network.hub.call("mph_status", assets=None)["connections"]
+            named = [handle for _, handle in pair]
+            shown = network.hub.call("mph_status", handles=named)["connections"]
             for client, handle in pair:
                 both = client.connection(handle).duplex.guaranteed + shown[handle]["balance"]
                 result.hold(both == 2 * DEPOSIT, f"{client.basedir.name} and hub have {both}, when both have died")

@@ -162,7 +162,7 @@ class LivesUnderFaults:
         right = DEPOSIT + self.gained(client, handle)
         has = kept.duplex.guaranteed
         self.result.hold(has == right, f"{name} has {has}, not {right}, after {self.what}")
-        shown = self.town.hub.call("mph_status", assets=None)["connections"].get(handle)
+        shown = self.town.hub.call("mph_status", handles=[handle])["connections"].get(handle)
         if shown is not None and shown["status"] == "open":
             both = shown["balance"] + has
             self.result.hold(both == 2 * DEPOSIT, f"{name} and hub have {both} after {self.what}")

@@ -307,9 +307,9 @@ def _stand_at_replies(tracer: Tracer) -> None:
 
     answer_one, respond = JsonRpcEndpoint._call, Response.__call__
 
-    async def answered(self: Any, name: str, params: Any, number: Any) -> str:
+    async def answered(self: Any, name: str, params: Any, spend: Any) -> str:
         _reply.set("several" if _reply.get("") else name)
-        return await answer_one(self, name, params, number)
+        return await answer_one(self, name, params, spend)
 
     async def responded(self: Any, scope: Any, receive: Any, send: Any) -> None:
         label = f"hub reply {_reply.get('nothing')}"

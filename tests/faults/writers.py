@@ -101,7 +101,7 @@ class Pair:
 
     def hubs(self, handle: str) -> int:
         """Return what the hub says that it has in a connection."""
-        return int(self.network.hub.call("mph_status", assets=None)["connections"][handle]["balance"])
+        return int(self.network.hub.call("mph_status", handles=[handle])["connections"][handle]["balance"])
 
     def end(self) -> None:
         """Close and settle all; on chain everybody has what its history tells."""

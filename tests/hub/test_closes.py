@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,11 @@ from hub_support import DEPOSIT, Client, Desk, open_all, payment, running_desk
 
 from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.state import known_anchor
-from picopayments_cli.channel.values import Quantity
+from picopayments_cli.channel.values import Handle, Quantity
 from picopayments_cli.errors import DatabaseOutdated
+from picopayments_cli.hub import chores
+from picopayments_cli.hub.chores import Shown, Work
+from picopayments_cli.hub.hub import Hub
 
 
 @pytest.fixture
@@ -88,6 +91,45 @@ def test_a_revoked_commit_is_punished_and_all_comes_home(desk: Desk, confirmed: 
     assert desk.balance(desk.hub.script) == before + DEPOSIT
     request, _ = bob.sync_request(10)
     assert bob.refused("mph_sync", request.as_json()) == "ConnectionNotOpen"
+
+
+def test_a_revoked_commit_is_punished_before_any_connection_is_looked_at_and_whatever_is_odd_in_others(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob, carol = Client(desk, "alice"), Client(desk, "bob"), Client(desk, "carol")
+    open_all(desk, alice, bob, carol)
+    made = revoked(desk, bob, alice)
+    carol.sync(payment(None, 5000))
+    carol.ask_close()
+    receiving = bob.duplex.receiving
+    bob.publish(finish_commit(receiving.contract, known_anchor(receiving), made, bob.secrets.payee))
+    done: list[str] = []
+    submit, look_at, shown = desk.hub.bitcoin.submit, Work._look_at, chores.show
+
+    def noted_look(work: Work, handle: Handle) -> None:
+        done.append("look")
+        look_at(work, handle)
+
+    def odd_show(hub: Hub, handle: Handle, *, addresses: bool = True) -> Shown:
+        if handle == carol.handle:
+            raise ValueError("a row that nobody understands")
+        return shown(hub, handle, addresses=addresses)
+
+    def noted_submit(raws: Sequence[bytes]) -> None:
+        done.append("submit")
+        submit(raws)
+
+    monkeypatch.setattr(desk.hub.bitcoin, "submit", noted_submit)
+    monkeypatch.setattr(Work, "_look_at", noted_look)
+    monkeypatch.setattr(chores, "show", odd_show)
+    desk.rounds.once()
+    assert done[0] == "submit"
+    assert done.count("look") >= 2
+    assert len(desk.mempool()) == 2  # commit and revoke, which is made once
+    monkeypatch.setattr(chores, "show", shown)
+    desk.mine(4)
+    assert desk.mempool() == []
+    assert desk.account(bob.handle).stage == "closed"
 
 
 def test_the_hub_takes_its_deposit_back_at_the_expiry(desk: Desk) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -10,11 +11,15 @@ import threading
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
+from sqlalchemy import create_engine
 from sqlalchemy.engine import URL
 
 from picopayments_cli.errors import DatabaseUnusable, StoreLocked, UnknownHandle
+from picopayments_cli.hub import migrations
 from picopayments_cli.hub.database import Database, default_url, meta_get, meta_set
 from picopayments_cli.hub.schema import METADATA
 
@@ -232,3 +237,37 @@ def test_a_driver_that_is_missing_is_named_with_what_installs_it(monkeypatch: py
 def test_a_database_of_a_kind_that_was_never_tried_is_refused() -> None:
     with pytest.raises(DatabaseUnusable, match="SQLite or PostgreSQL"):
         Database("mysql://hub@127.0.0.1/hub")
+
+
+def test_promises_of_an_older_database_are_in_the_table_that_bounds_them(url: URL) -> None:
+    file = file_of(url)
+    file.parent.mkdir(mode=0o700)
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent))
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "3_0001")
+        for handle, stage, anchor, more in (
+            (b"a", "requested", None, {}),
+            (b"b", "agreed", None, {"c2h": {"quantity": 7}, "h2c": {"quantity": 5}}),
+            (b"c", "agreed", "of the hub's deposit", {"c2h": {"quantity": 7}, "h2c": {"quantity": 5}}),
+            (b"d", "open", None, {"c2h": {"quantity": 7}, "h2c": {"quantity": 5}}),
+        ):
+            fixed = json.dumps({"asset": "XCP", **more})
+            row = (handle, b"client", stage, 1, fixed, anchor, False)
+            connection.exec_driver_sql(
+                "insert into connections (handle, client, stage, due_height, fixed, h2c_anchor, stale) "
+                "values (?, ?, ?, ?, ?, ?, ?)",
+                row,
+            )
+    engine.dispose()
+    file.chmod(0o600)
+    database = Database(url)
+    with database.reading() as db:
+        rows = db.exec_driver_sql("select handle, asset, client, asker, quantity, matching, backed from promises")
+        assert sorted(tuple(row) for row in rows) == [
+            (b"a", "XCP", b"client", None, 0, 0, False),
+            (b"b", "XCP", b"client", None, 7, 5, False),
+        ]
+    database.close()

@@ -55,7 +55,8 @@ def test_it_waits_up_to_the_block_that_it_states_and_shows_no_terms(desk: Desk) 
     alice, bob = opened(desk)
     until = drain(desk)
     assert until == desk.node.bitcoin("getblockcount") + FETCH_BLOCKS
-    told = StatusReply.parse(json.loads(desk.call("mph_status", {})))
+    named = [alice.handle.hex(), bob.handle.hex()]
+    told = StatusReply.parse(json.loads(desk.call("mph_status", {"handles": named})))
     assert (told.terms, list(told.liquidity)) == ({}, ["BTC"])
     assert {alice.handle, bob.handle} == set(told.connections)
     assert StatusReply.parse(json.loads(desk.call("mph_status", {"assets": ["XCP"]}))).terms == {}

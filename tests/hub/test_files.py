@@ -126,7 +126,7 @@ def test_an_asset_is_on_offer_as_the_file_says_and_by_default_on_regtest_only(tm
     assert (real.assets, real.terms("TICKET", RATE, BOUNDS)) == (("XCP",), None)
 
 
-@pytest.mark.parametrize(("network", "least"), [("regtest", 0), ("testnet", 100_000), ("mainnet", 100_000)])
+@pytest.mark.parametrize(("network", "least"), [("regtest", 0), ("testnet", 10**9), ("mainnet", 10**9)])
 def test_the_terms_of_a_new_hub_refuse_small_deposits_where_they_cost(tmp_path: Path, network: str, least: int) -> None:
     folder = Folder(tmp_path, NETWORKS[network])
     terms = folder.offer().terms("XCP", RATE, BOUNDS)
@@ -342,6 +342,20 @@ def test_marks_are_on_disk_once_each_and_private(folder: Folder) -> None:
     assert folder.marks_path.read_text() == f"{one.hex()}\n{two.hex()}\n"
     assert folder.marks_path.stat().st_mode & 0o777 == 0o600
     assert Marks(folder.marks_path).handles == {one, two}
+
+
+def test_marks_that_the_database_has_seen_are_not_read_again(folder: Folder) -> None:
+    marks, one, two, three = Marks(folder.marks_path), *(Handle(bytes([number]) * 32) for number in (1, 2, 3))
+    assert marks.place() is None
+    marks.add(one)
+    first = marks.place()
+    marks.add(two)
+    assert Marks(folder.marks_path, first).handles == {two}
+    assert Marks(folder.marks_path, marks.place()).handles == set()
+    folder.marks_path.write_text(f"{three.hex()}\n{two.hex()}\n")  # another file: nothing of it was seen
+    assert Marks(folder.marks_path, first).handles == {three, two}
+    folder.marks_path.write_text("")
+    assert Marks(folder.marks_path, first).handles == set()
 
 
 @pytest.mark.parametrize("damage", ["zz\n", "00" * 31 + "\n", "\n", "\xff\n", "AB" * 32 + "\n"])

@@ -40,8 +40,17 @@ class Index:
         self.database = Database(books_of(folder).url)
         self.node = node
         self.follower = Follower(self.database, BitcoinNode(node.url + "bitcoin/"))
-        self.follower.await_deposits(HANDLE, [SCRIPT])
+        with self.database.transaction("awaited") as connection:
+            if not connection.exec_driver_sql("select * from awaited").all():
+                self.follower.await_deposits(connection, HANDLE, [SCRIPT])
         self.first = node.bitcoin("getblockcount") - DEEPEST  # nothing that is watched was spent before
+
+    def changes(self) -> dict[Handle, bool]:
+        """What was touched since the last call."""
+        with self.database.transaction("looked at") as connection:
+            found = self.follower.touched(connection)
+            self.follower.looked_at(connection, found)
+        return found
 
     def spend(self, outpoint: Outpoint) -> Seen | None:
         with self.database.reading() as connection:
@@ -109,11 +118,11 @@ def test_a_deposit_is_seen_in_the_mempool_and_then_in_its_block(index: Index, no
     (seen,) = index.deposits()
     assert (seen.txid, seen.height) == (made.txid, None)
     assert index.watched() == [made]
-    assert index.follower.take_changes() == ({HANDLE}, False)
+    assert index.changes() == {HANDLE: False}
     node.rpc("generate", blocks=1)
     tip = index.follower.catch_up()
     assert [entry.height for entry in index.deposits()] == [tip]
-    assert index.follower.take_changes() == ({HANDLE}, False)
+    assert index.changes() == {HANDLE: False}
 
 
 def test_what_spends_an_anchor_is_followed_to_its_first_and_third_output(index: Index, node: NodeProcess) -> None:
@@ -143,11 +152,11 @@ def test_a_reorganisation_makes_what_it_takes_away_unconfirmed(index: Index, nod
     node.rpc("generate", blocks=depth)
     before = index.follower.catch_up()
     assert index.spend(made) == Seen(commit, before - depth + 1)  # type: ignore[arg-type]
-    index.follower.take_changes()
+    index.changes()
     node.rpc("reorganise", depth=depth)
     assert index.follower.catch_up() == before + 1
     assert index.spend(made) == Seen(commit, None)
-    assert index.follower.take_changes()[1]
+    assert index.changes() == {HANDLE: True}
     index.agrees_with_the_node()
     node.rpc("generate", blocks=1)
     index.agrees_with_the_node()
@@ -189,6 +198,7 @@ def test_a_restarted_follower_goes_on_where_it_stopped(index: Index, node: NodeP
     node.rpc("generate", blocks=2)
     again = Index(Path(str(index.database.engine.url.database)).parent, node)
     again.agrees_with_the_node()
+    assert again.changes() == {HANDLE: True}
     seen = again.spend(made)
     assert seen is not None
     assert seen.txid == commit

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,8 +15,11 @@ from sqlalchemy import event
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.messages import MOST_PAYMENTS
+from picopayments_cli.channel.values import MAX_TOKEN_SIZE, Quantity, Token
+from picopayments_cli.channel.wire import Payment
+from picopayments_cli.errors import PaymentExceedsReceivable
 from picopayments_cli.hub import stale_database
-from picopayments_cli.hub.exchange import MOST_WAITING
+from picopayments_cli.hub.exchange import MOST_LISTED_BYTES, MOST_WAITING, _check_place
 
 
 @pytest.fixture
@@ -42,16 +48,39 @@ def test_promises_without_a_deposit_close_no_connection_and_burn_no_satoshis(des
     assert satoshis(desk) == before  # for cheats on what nobody deposited
 
 
-def test_payments_of_one_unit_in_thousands_stop_nobodys_syncs(desk: Desk) -> None:
+def test_payments_of_one_unit_in_thousands_stop_nobodys_syncs_and_no_other_payer(desk: Desk) -> None:
+    alice, bob, mallory = Client(desk, "alice"), Client(desk, "bob"), Client(desk, "mallory")
+    open_all(desk, alice, bob, mallory)
+    taken = []
+    for _ in range(4):
+        refused = mallory.sync(*(payment(alice.handle, 1) for _ in range(MOST_PAYMENTS))).refused
+        taken.append(MOST_PAYMENTS - len(refused))
+        assert {item.cause for item in refused} <= {"PaymentExceedsReceivable"}
+    assert sum(taken) == MOST_WAITING // 2
+    assert bob.sync(payment(alice.handle, 1)).refused == ()
+    assert bob.sync(payment(alice.handle, 1)).refused == ()
+    received = [len(alice.sync().receipts) for _ in range(4)]
+    assert received == [MOST_PAYMENTS, MOST_PAYMENTS, MOST_WAITING // 2 - 2 * MOST_PAYMENTS + 2, 0]
+    assert mallory.sync(payment(alice.handle, 1)).refused == ()
+
+
+def test_long_tokens_come_in_replies_of_bounded_size(desk: Desk) -> None:
     alice, mallory = Client(desk, "alice"), Client(desk, "mallory")
     open_all(desk, alice, mallory)
-    for _ in range(MOST_WAITING // MOST_PAYMENTS):
-        mallory.sync(*(payment(alice.handle, 1) for _ in range(MOST_PAYMENTS)))
-    (refused,) = mallory.sync(payment(alice.handle, 1)).refused
-    assert refused.cause == "PaymentExceedsReceivable"
-    received = [len(alice.sync().receipts) for _ in range(MOST_WAITING // MOST_PAYMENTS + 1)]
-    assert received == [*[MOST_PAYMENTS] * (MOST_WAITING // MOST_PAYMENTS), 0]  # a client takes no longer reply
-    assert mallory.sync(payment(alice.handle, 1)).refused == ()
+    sent = [Payment(alice.handle, Quantity(1), Token(os.urandom(MAX_TOKEN_SIZE))) for _ in range(900)]
+    mallory.sync(*sent)
+    replies = [alice.sync() for _ in range(3)]
+    assert all(len(json.dumps(reply.as_json()["receive"])) <= MOST_LISTED_BYTES for reply in replies)
+    assert [item.token for reply in replies for item in reply.receipts] == [item.token for item in sent]
+
+
+@pytest.mark.parametrize(
+    ("others", "own", "refused"),
+    [(0, 2499, False), (0, 2500, True), (2500, 1249, False), (2500, 1250, True), (4999, 0, False), (5000, 0, True)],
+)
+def test_a_payer_has_half_of_what_others_leave_and_one_place_at_least(others: int, own: int, refused: bool) -> None:
+    with pytest.raises(PaymentExceedsReceivable) if refused else nullcontext():
+        _check_place(others + own, own, payment(None, 1))
 
 
 def test_promises_without_a_deposit_slow_down_neither_a_block_nor_the_next_one(

@@ -27,21 +27,28 @@ OTHER = key_of("other")
 # mph_status ---------------------------------------------------------------------------------------------------------
 
 
-def test_status_tells_the_connections_in_the_assets_that_were_asked_for(
+def test_status_tells_totals_and_the_connections_named_and_no_others(
     desk: Desk, open_clients: Iterator[Client]
 ) -> None:
     opening, open_one = Client(desk, "opening"), next(open_clients)
+    before = json.loads(desk.call("mph_status", {}))["totals"]
     opening.agree()
-    status = json.loads(desk.call("mph_status", {"assets": ["XCP"]}))
+    opening_hex, open_hex = opening.handle.hex(), open_one.handle.hex()
+    status = json.loads(desk.call("mph_status", {"assets": ["XCP"], "handles": [open_hex, opening_hex]}))
     shown = {handle: item["status"] for handle, item in status["connections"].items()}
-    assert shown.get(opening.handle.hex()) == "opening"
-    assert shown.get(open_one.handle.hex()) == "open"
+    assert shown == {opening_hex: "opening", open_hex: "open"}
+    account = desk.account(open_one.handle)
+    assert status["connections"][open_hex]["balance"] == account.channels.guaranteed
+    assert status["totals"] == {**before, "opening": before["opening"] + 1}
     nothing = json.loads(desk.call("mph_status", {"assets": []}))
     assert (nothing["connections"], nothing["current_terms"]) == ({}, {})
+    assert set(nothing["totals"].values()) == {0}
     assert list(nothing["funds"]["liquidity"]) == ["BTC"]
     open_one.ask_close()
-    assert open_one.handle.hex() not in json.loads(desk.call("mph_status", {}))["connections"]
-    named = [opening.handle.hex(), STRANGER.hex(), open_one.handle.hex()]  # the last one closes
+    after = json.loads(desk.call("mph_status", {}))
+    assert after["connections"] == {}
+    assert (after["totals"]["open"], after["totals"]["closing"]) == (before["open"] - 1, before["closing"] + 1)
+    named = [opening_hex, STRANGER.hex(), open_hex]  # the last one closes
     told = json.loads(desk.call("mph_status", {"assets": [], "handles": named}))
     assert {handle: item["asset"] for handle, item in told["connections"].items()} == {named[0]: "XCP"}
     for handles in ("ab", ["ab"], ["ab" * 32] * 101):
@@ -258,6 +265,9 @@ def test_what_is_promised_in_one_asset_and_not_funded_is_promised_to_nobody_else
         desk.node.rpc("faucet", address=desk.hub.address, asset="DEMOCOIN", quantity=5000)
         desk.mine()
         first, second, third, fourth = (Client(desk, name, "DEMOCOIN") for name in ("1st", "2nd", "3rd", "4th"))
+        for hand in (first, second, third, fourth):
+            desk.node.rpc("faucet", address=address_of(hand.script), asset="DEMOCOIN", quantity=5000)
+        desk.mine()
         Client(desk, "of xcp").agree(quantity=4000)
         first.agree(quantity=3000)
 
@@ -279,19 +289,6 @@ def test_what_is_promised_in_one_asset_and_not_funded_is_promised_to_nobody_else
         most(Client(desk, "5th", "DEMOCOIN"), 0, 1)
         desk.mine()
         assert desk.account(first.handle).stage == "open"
-
-
-def test_what_is_promised_to_one_who_never_deposits_is_free_again_after_144_blocks(tmp_path: Path) -> None:
-    with running_desk(tmp_path) as desk:
-        funds = json.loads(desk.call("mph_status", {}))["funds"]["liquidity"]["XCP"]
-        absent, other = Client(desk, "absent"), Client(desk, "other")
-        absent.agree(1024, funds)
-        desk.node.rpc("generate", blocks=144)
-        desk.rounds.once()
-        other.request()
-        assert other.refused("mph_deposit", other.proposal(quantity=1).as_json()) == "InsufficientLiquidity"
-        desk.mine()
-        assert other.propose(other.proposal(quantity=1)).stake.quantity == 1
 
 
 def test_a_hub_to_whose_wallet_nothing_could_come_back_opens_and_signs_nothing_and_goes_on(

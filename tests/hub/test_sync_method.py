@@ -16,6 +16,7 @@ from picopayments_cli.channel.halves import Commit, sign_commit
 from picopayments_cli.channel.messages import SyncRequest
 from picopayments_cli.channel.state import known_anchor
 from picopayments_cli.channel.values import Hash, Quantity, Secret
+from picopayments_cli.hub.account import Queue
 
 ROOM = DEPOSIT  # what the hub deposits for a client's deposit, so that a client without payments can take so much
 OTHER = key_of("other")
@@ -268,7 +269,7 @@ def test_what_can_not_be_moved_whole_waits_and_counts_at_the_next_payment(desk: 
     rich.sync(payment(bob.handle, 49))
     assert amounts(bob.sync()) == [2]
     assert states(desk, rich)[-2:] == [(2, "listed"), (49, "waiting")]
-    assert [item.amount for item in desk.account(bob.handle).waiting] == [49]
+    assert desk.account(bob.handle).waiting == Queue(1, 49)
 
 
 def test_a_payee_that_could_not_pay_for_the_sync_that_fetches_it_gets_nothing(

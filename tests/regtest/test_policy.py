@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -24,9 +24,10 @@ from policy_support import (
     sized,
     waiting,
 )
-from regtest_support import BTC, open_node
+from regtest_support import BTC, Spend, open_node
 from taproot_support import (
     ANCHOR,
+    Coin,
     payment,
     raising,
     sign_first,
@@ -37,7 +38,7 @@ from taproot_support import (
 
 from picopayments_cli.regtest.graph import Entry, rate, totals
 from picopayments_cli.regtest.index import Tx
-from picopayments_cli.regtest.mempool import MAX_CHAIN
+from picopayments_cli.regtest.mempool import MAX_CHAIN, MAX_CLUSTER
 from picopayments_cli.regtest.node import Node
 from picopayments_cli.regtest.packages import FAILED, SUCCESS
 from picopayments_cli.regtest.policy import FeeTooLow, Refused
@@ -426,6 +427,27 @@ def test_a_chain_has_a_hundred_thousand_vb_at_most(node: Node) -> None:
     node.submit([wide])
     wider = payment(ALICE, output(wide), 200_000, *[(1000, ALICE_SCRIPT)] * 1200, version=2)
     assert refusal(node, wider).startswith("too-long-mempool-chain, exceeds size limit")
+
+
+def test_so_many_transactions_hang_together_at_most(node: Node) -> None:
+    """Three fans of 21 transactions, short enough each, and what joins them."""
+    fans = []
+    for coin in purse(node)[:3]:
+        fan = payment(ALICE, coin, 20_000, *[(10_000, ALICE_SCRIPT)] * 20, version=2)
+        ribs = [payment(ALICE, output(fan, number), 1000, version=2) for number in range(1, 21)]
+        node.submit([fan, *ribs])
+        fans.append(ribs)
+    joints = [joined(output(one[0]), output(other[1])) for one, other in pairwise(fans)]
+    node.submit(joints[:1])
+    assert len(node.mempool.entries) == MAX_CLUSTER
+    assert refusal(node, joints[1]) == "too-large-cluster"
+    node.generate(1)
+    node.submit(joints[1:])
+
+
+def joined(*coins: Coin) -> bytes:
+    spend = Spend(ALICE, [outpoint for outpoint, _ in coins], [(sum(value for _, value in coins) - 1000, ALICE_SCRIPT)])
+    return spend.signed()
 
 
 def test_a_rising_minimum_throws_out_what_pays_less(node: Node) -> None:

@@ -363,7 +363,8 @@ def test_three_clients_pay_each_other_in_four_assets_and_all_come_home(network: 
             assert {handle: tokens_of(result, handle) for handle in own.values()} == {
                 handle: [tokens[handle]] for handle in own.values()
             }
-    assert network.hub.call("mph_status", assets=["TICKET"])["connections"].keys() == {own["TICKET"] for own in handles}
+    named = [own["TICKET"] for own in handles]
+    assert network.hub.call("mph_status", assets=["TICKET"], handles=named)["connections"].keys() == set(named)
     for client, own in zip(clients, handles, strict=True):
         for handle in own.values():
             client.run("close", handle)

@@ -79,6 +79,15 @@ def test_usage_errors_end_in_json_with_code_2(words: list[str], capsys: pytest.C
     assert error_of(captured.err)["name"] == "UsageError"
 
 
+@pytest.mark.parametrize("words", [["pay"], ["pay", "a", "b", "1", "2"], ["pay", "a", "b", "--tokne", "c0"]])
+def test_a_usage_error_of_a_command_shows_its_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("usage: picopayments-cli pay [-h]")
+    assert "`picopayments-cli pay --help`" in error_of(stderr)["message"]
+
+
 def test_a_usage_error_of_the_process() -> None:
     done = run("--test", "version")
     assert (done.returncode, done.stdout) == (2, "")

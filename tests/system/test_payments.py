@@ -77,7 +77,7 @@ def test_payments_are_listed_by_their_index(traders: tuple[Client, str, Client, 
     assert listed(alice, "--state", "queued") == [None]
     assert {item["state"] for item in alice.run("payments", "--state", "refused")} <= {"refused"}
     assert alice.run("payments", "--handle", a[:8], "--asset", "XCP") == everything
-    assert alice.run("payments", "--asset", "DEMOCOIN") == []
+    assert alice.fails("payments", "--asset", "DEMOCOIN") == (1, "UnknownAsset")
     assert alice.fails("payments", "--handle", b) == (1, "UnknownHandle")
     rows = list(csv.DictReader(io.StringIO(alice.done("payments", "--csv").stdout)))
     shown = [{name: "" if value is None else str(value) for name, value in item.items()} for item in everything]

@@ -50,7 +50,7 @@ from picopayments_cli.channel.scripts import P2A
 from picopayments_cli.channel.values import MAX_QUANTITY
 from picopayments_cli.channel.wire import PROTOCOL
 from picopayments_cli.client import closing, funds
-from picopayments_cli.hub import arrivals, book, exchange, hub, methods
+from picopayments_cli.hub import arrivals, exchange, hub, methods, promises
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "protocol.rst").read_text(encoding="utf-8")
@@ -211,6 +211,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "most secrets in a message": state.MOST_REVOKED,
         "most payments in a message": messages.MOST_PAYMENTS,
         "most payments that wait for a connection": exchange.MOST_WAITING,
+        "most bytes of the payments in a reply": exchange.MOST_LISTED_BYTES,
         "most connections in an answer of mph_key": messages.MOST_RECOVERED,
         "most receipts in a message": receipts.MOST_RECEIPTS,
         "most connections in a request of mph_waiting": waiting.MOST_NAMED,
@@ -224,7 +225,11 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "the hub's ceiling": hub.BOUNDS.ceiling,
         "seconds that the hub's view stays fresh": hub.FRESH_SECONDS,
         "forgotten after": methods.FORGOTTEN_AFTER,
-        "unfunded for at most": book.UNFUNDED_BLOCKS,
+        "blocks for a deposit": mainnet.deposit_blocks,
+        "blocks for a deposit on testnet and testnet4": NETWORKS["testnet4"].deposit_blocks,
+        "blocks for the locking fee": deadlines.FEE_BLOCKS,
+        "most promises of a key": promises.MOST_OF_KEY,
+        "most requests of an address": promises.MOST_OF_ADDRESS,
     }
     found = {name: int(number) for name, number in re.findall(r"^ \* ([^:\n]+): (\d+)$", DOCUMENT, re.MULTILINE)}
     assert found == numbers

@@ -288,8 +288,7 @@ def pays_and_fails(life: RecordedLife) -> None:
 
 
 def _both_open(life: RecordedLife) -> bool:
-    shown = life.hub.call("mph_status", assets=None)["connections"]
-    return [item["status"] for item in shown.values()] == ["open"] * 2
+    return bool(life.hub.call("mph_status", assets=None)["totals"]["open"] == 2)
 
 
 def damaged_files(life: RecordedLife) -> None:

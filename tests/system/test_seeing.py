@@ -198,6 +198,7 @@ def test_commands_wait_until_connections_are_open_or_closed(network: QuickNetwor
         assert client.shown(handle)["status"] == "open"
         done = client.done("close", handle, "--wait", "--timeout", "60")
         assert re.search(rf"{handle[:8]} is closing, waits for .*\n(.*\n)*{handle[:8]} is closed", done.stderr)
+    assert client.run("close", handle)["txid"] == done.result["txid"]  # the hub has closed its own channel meanwhile
     shown = client.shown(handle)
     assert (shown["status"], shown["balance"], client.balances()["XCP"]) == ("closed", 0, ASSETS - FEE)
     assert client.run("sync", "--wait") in ({}, {handle: {"received_payments": [], "txids": []}})

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "postgres_01"
-down_revision = "3_0001"
+down_revision = "size_01"
 
 
 def upgrade() -> None:
