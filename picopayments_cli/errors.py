@@ -338,7 +338,7 @@ class DatabaseUnusable(LocalFiles):
 
 
 class DatabaseBusy(LocalFiles):
-    """Others kept the hub from writing, again and again: nothing of it was written, and it may be tried again."""
+    """Others kept the hub from writing: nothing was written, and it may be tried again."""
 
 
 class DatabaseOutdated(LocalFiles):

@@ -163,10 +163,14 @@ _GIVE_UP = (
     connections.update().where(_GOING_ON).values(stage=CLOSING, since=bindparam("tip"), stale=True),
 )
 _TAKER, _TAKEN = bindparam("of", type_=LargeBinary), bindparam("hash", type_=LargeBinary)
-_ADD_HASH = hashes.insert().from_select(
-    ["handle", "hash"],
-    select(_TAKER, _TAKEN).where(~exists().where(commits.c.handle == _TAKER, commits.c.revoke_hash == _TAKEN)),
-)
+_ADD_HASH = (
+    hashes.insert()
+    .from_select(
+        ["handle", "hash"],
+        select(_TAKER, _TAKEN).where(~exists().where(commits.c.handle == _TAKER, commits.c.revoke_hash == _TAKEN)),
+    )
+    .execution_options(preserve_rowcount=True)
+)  # else told of UPDATE and DELETE alone, on PostgreSQL
 _LOWER = (
     select(commits)
     .where(commits.c.handle == _OF, commits.c.sent.is_(False), commits.c.active.is_(True))
