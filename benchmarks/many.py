@@ -83,8 +83,9 @@ def fill(basedir: Path, chain_url: str, count: int, seed: int) -> list[Party]:
     with hub_on(basedir, chain_url) as (hub, rounds):
         rounds.prepare()
         parties = open_parties(hub, PARTIES)
-        InProcess(Methods(hub)).mixed(parties, 4 * PARTIES, seed)
+        InProcess(Methods(hub)).mixed(parties, 2 * PARTIES, seed)
         with hub.database.transaction("copies") as db:
+            db.exec_driver_sql("PRAGMA cache_size = -400000")  # 400 MB: else it writes most pages many times
             copy(db, parties, max(count - PARTIES, 0))
     return parties
 

@@ -27,7 +27,7 @@ from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
 from picopayments_cli.hub.hub import MARKS_SEEN, Ask, Hub
 from picopayments_cli.hub.loop import Loop, pause_on
-from picopayments_cli.hub.stopping import closes_by, keep_on_offer
+from picopayments_cli.hub.stopping import closes_by, ending, keep_on_offer
 from picopayments_cli.hub.terms import Offer
 from picopayments_cli.hub.wallet import look, recall
 
@@ -235,10 +235,11 @@ class Rounds:
         return dict(zip(expiries, starts(tuple(expiries.values()), coins), strict=True))
 
     def _leaving(self, book: Reading) -> list[Handle]:
-        """Find the connections whose asset is not offered any more; all of them where the hub drains."""
+        """Find the connections that the operator ends, or whose asset is not offered any more; all where it drains."""
         hub = self.hub
         assets = {asset for asset, stage in book.totals() if stage in (AGREED, OPEN)}
-        return book.going_on([asset for asset in assets if hub.draining or hub.offer.has_withdrawn(asset)])
+        withdrawn = [asset for asset in assets if hub.draining or hub.offer.has_withdrawn(asset)]
+        return [*book.going_on(withdrawn), *ending(book.db)]
 
     def _forget(self, tip: int) -> None:
         """Drop what is over for good since the last block: requests without a deposit, and what was watched."""

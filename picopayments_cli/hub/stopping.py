@@ -9,7 +9,10 @@ secrets of those that were given back, and the hub signs the close that the clie
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
+
+from sqlalchemy import Connection, select
 
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import Handle
@@ -20,11 +23,13 @@ from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.database import meta_drop, meta_get, meta_set
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.logs import note
+from picopayments_cli.hub.schema import meta
 
 log = logging.getLogger(__name__)
 
 FETCH_BLOCKS = 144  # in which clients can fetch what waits for them, once the hub ends their connections by itself
 _CLOSES = "closes by "  # and the asset, or the handle in hex
+_ENDING = select(meta.c.key).where(meta.c.key.startswith(_CLOSES))
 _EVER = 2**31 - 1  # as a height: later than all
 
 
@@ -78,6 +83,12 @@ def ends_by(work: UnitOfWork, handle: Handle) -> int | None:
     """The height by which a connection closes that its operator has asked to end; None where nobody has."""
     text = meta_get(work.db, _CLOSES + handle.hex())
     return None if text is None else int(text)
+
+
+def ending(db: Connection) -> list[Handle]:
+    """The connections that their operator has asked to end, and whose clients may fetch what waits before."""
+    keys = (key.removeprefix(_CLOSES) for key in db.execute(_ENDING).scalars())
+    return [Handle(bytes.fromhex(key)) for key in keys if re.fullmatch("[0-9a-f]{64}", key)]  # else an asset's name
 
 
 def keep_on_offer(hub: Hub) -> None:
