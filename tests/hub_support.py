@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from books_support import books_of
 from regtest_support import REGTEST, NodeProcess, address_of, key_of, running_node
+from sqlalchemy import text
 
 from picopayments_cli import errors
 from picopayments_cli.chain import Query
@@ -46,7 +48,7 @@ from picopayments_cli.channel.values import Coin, Handle, Hash, Outpoint, Quanti
 from picopayments_cli.channel.wire import Anchors, Payment
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.database import Database, default_url
+from picopayments_cli.hub.database import Database
 from picopayments_cli.hub.folder import Folder
 from picopayments_cli.hub.hub import Hub, Urls
 from picopayments_cli.hub.methods import Methods
@@ -81,13 +83,14 @@ class Desk:
         self.draining = False
         self.patience: float | None = None  # seconds for a ledger that lags; None: as the program has it
         self.folder.basedir.mkdir(mode=0o700)
+        self.books = books_of(self.folder.basedir)
         if terms is not None:
             self.folder.terms_path.write_text(terms)
         self.start()
 
     def start(self, *, restored: bool = False) -> None:
         """Open the files that there are, or begin."""
-        self.database = Database(default_url(self.folder.basedir, "regtest"))
+        self.database = Database(self.books.url)
         try:
             self._begin(restored)
         except BaseException:
@@ -119,8 +122,8 @@ class Desk:
         copy = self.folder.basedir.with_name("copy")
         copy.mkdir(exist_ok=True)
         self.stop()
-        for name in ("regtest.db", self.folder.witness_path.name):
-            shutil.copy(self.folder.basedir / name, copy / name)
+        self.books.copy(copy)
+        shutil.copy(self.folder.witness_path, copy)
         self.start()
         self.rounds.once()
         return copy
@@ -128,10 +131,9 @@ class Desk:
     def restore(self, copy: Path, *, count: bool = False) -> None:
         """Stop the hub, and put an older database in the place of its own, or all files but the marks (``count``)."""
         self.stop()
-        for part in self.folder.basedir.glob("regtest.db*"):
-            part.unlink()
-        for name in ("regtest.db", *((self.folder.witness_path.name,) if count else ())):
-            shutil.copy(copy / name, self.folder.basedir / name)
+        self.books.put_back(copy)
+        if count:
+            shutil.copy(copy / self.folder.witness_path.name, self.folder.witness_path)
 
     def call(self, method: str, body: Mapping[str, Any]) -> str:
         """The text of a result. Raises what the method raises."""
@@ -153,10 +155,10 @@ class Desk:
         """Its name."""
         return self.refusal(method, body).name
 
-    def rows(self, statement: str) -> list[tuple[Any, ...]]:
-        """Return what the database holds."""
+    def rows(self, statement: str, of: Handle = STRANGER) -> list[tuple[Any, ...]]:
+        """Return what the database holds; ``of`` stands as ``:of`` in the statement."""
         with self.database.reading() as connection:
-            return [tuple(row) for row in connection.exec_driver_sql(statement)]
+            return [tuple(row) for row in connection.execute(text(statement), {"of": of})]
 
     def account(self, handle: Handle) -> Account:
         """A connection as the hub has it."""
@@ -230,7 +232,7 @@ def payment(payee: Handle | None, amount: int) -> Payment:
 
 def states(desk: Desk, payer: Client) -> list[tuple[int, str]]:
     """The payments of a client, as they stand in the book."""
-    rows = desk.rows(f"select amount, state from payments where payer = x'{payer.handle.hex()}' order by number")
+    rows = desk.rows("select amount, state from payments where payer = :of order by number", payer.handle)
     return [(int(amount), str(state)) for amount, state in rows]
 
 

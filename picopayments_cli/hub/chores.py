@@ -277,7 +277,7 @@ def publish(hub: Hub, step: Step, handle: Handle, *, payer: bool) -> None:
             work.put(replace(account, duplex=half_left(account.channels)))
     secrets = hub.book.look_up(handle).fixed.secrets(hub.key)
     raws = step.finish(secrets.payer if payer else secrets.payee, hub.key, payer=payer)
-    hub.bitcoin.submit(raws)
+    hub.submit(raws)
     drafts = [draft for draft in (step.draft, step.child) if draft is not None]
     with hub.book.transaction("published") as work:
         for draft, raw in zip(drafts, raws[-len(drafts) :] if drafts else (), strict=True):

@@ -122,16 +122,32 @@ class Database:
         """
         with self._turns:
             self._check()
+            committing = False
             try:
                 with self._writer() as connection, connection.begin():
                     if self._lease is not None and _fenced.get():
                         self._lease.fence(connection)
                     yield connection
+                    committing = True
             except IntegrityError:
                 raise
             except (DBAPIError, TimeoutError) as error:
-                raise _failed(label, error, certain=self._lease is None) from error
+                raise _failed(label, error, certain=self._lease is None or not committing) from error
             self._check()  # else what was written is lost with the process
+
+    @property
+    def has_row_locks(self) -> bool:
+        """Whether transactions run side by side, and wait for one another only where they write one row."""
+        return self._lease is not None
+
+    def confirm(self) -> None:
+        """See, before anything leaves, that the database is this hub's still. Raises DatabaseUnusable."""
+        self._check()
+        if self._lease is not None:
+            try:
+                self._lease.confirm()
+            except (DBAPIError, TimeoutError) as error:
+                raise _unreadable(error) from error
 
     @contextmanager
     def fenced(self) -> Iterator[None]:
@@ -150,7 +166,7 @@ class Database:
             with self._readers.connect() as connection:
                 yield connection
         except (DBAPIError, TimeoutError) as error:
-            raise DatabaseUnusable(f"The hub's database can't be read: {_reason(error)}.") from error
+            raise _unreadable(error) from error
 
     def close(self) -> None:
         """Give back every connection; waits for the transaction under way."""
@@ -185,6 +201,10 @@ def _cannot_be_opened(error: Exception) -> DatabaseUnusable:
     )
 
 
+def _unreadable(error: DBAPIError | TimeoutError) -> DatabaseUnusable:
+    return DatabaseUnusable(f"The hub's database can't be read: {_reason(error)}.")
+
+
 def _failed(label: str, error: DBAPIError | TimeoutError, *, certain: bool) -> DatabaseBusy | DatabaseUnusable:
     """Make the error of a transaction; ``certain``: whether it is known that nothing was written."""
     if isinstance(error, DBAPIError) and passes(error):
@@ -202,7 +222,7 @@ def _failed(label: str, error: DBAPIError | TimeoutError, *, certain: bool) -> D
 def _reason(error: Exception) -> str:
     """Return the database's own words, without statement and parameters: these hold secrets."""
     cause = error.orig if isinstance(error, DBAPIError) else error
-    return " ".join(str(cause).split()).rstrip(".") or type(cause).__name__
+    return str(cause).strip().partition("\n")[0].rstrip(".") or type(cause).__name__
 
 
 def _sqlite_engine(url: URL) -> Engine:

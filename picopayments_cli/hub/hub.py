@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -142,6 +143,11 @@ class Hub:
             self._last_rate = self.rate.value
             with self.database.transaction("fee rate") as db:
                 meta_set(db, _LAST_RATE, str(self.rate.value))
+
+    def submit(self, raws: Sequence[bytes]) -> None:
+        """Publish the hub's own transactions, unless another hub has taken over. Raises as ``BitcoinNode.submit``."""
+        self.database.confirm()
+        self.bitcoin.submit(raws)
 
     def longname(self, asset: str) -> str | None:
         """The long name of a subasset, for showing; None where it has none, or the node can't tell now."""

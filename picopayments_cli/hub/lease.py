@@ -63,6 +63,11 @@ class Lease:
                 "is written or answered: stop this hub."
             )
 
+    def confirm(self) -> None:
+        """See that the lease is held now. Raises DatabaseUnusable, and what the database raises."""
+        with self._engine.begin() as connection:
+            self.fence(connection)
+
     def fence(self, connection: Connection) -> None:
         """Let nobody take the lease before this transaction is over. Raises DatabaseUnusable where somebody has."""
         if connection.execute(_CHECK, self._me).first() is None:

@@ -202,7 +202,7 @@ def _write(hub: Hub, handle: Handle, draft: Draft) -> bytes | None:
 
 def _publish(hub: Hub, handle: Handle, raw: bytes) -> None:
     try:
-        hub.bitcoin.submit([raw])
+        hub.submit([raw])
     except BroadcastRefused as error:
         log.warning("deposit waits", extra={"fields": {"handle": handle.hex(), "error": error.as_json()}})
 

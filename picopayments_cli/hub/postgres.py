@@ -18,7 +18,7 @@ from picopayments_cli.errors import DatabaseUnusable
 # Serialisation failure, deadlock, and a lock that another transaction held for too long: all is undone, and may be done
 # again.
 _PASSING = frozenset(("40001", "40P01", "55P03"))
-_POOL_SIZE = 20  # as many as there are threads that answer, some at a time
+_POOL_SIZE = 20  # connections that are kept, and as many more that are made: one for each thread that answers
 _POOL_SECONDS = 10
 _CONNECT_SECONDS = 10
 # One whose machine is gone must not hold its locks for hours.
@@ -40,6 +40,7 @@ def writing_engine(url: URL) -> Engine:
         isolation_level="READ COMMITTED",
         pool_pre_ping=True,  # the server may have been restarted
         pool_size=_POOL_SIZE,
+        max_overflow=_POOL_SIZE,
         pool_timeout=_POOL_SECONDS,
         hide_parameters=True,
         connect_args={"connect_timeout": int(url.query.get("connect_timeout", _CONNECT_SECONDS))},  # type: ignore[arg-type]

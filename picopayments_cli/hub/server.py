@@ -33,9 +33,12 @@ _NOT_ONCE = {"get_running_info", "sendrawtransaction", "submitpackage", "generat
 def create_app(rounds: Rounds, methods: Mapping[str, Callable[..., Any]], slow: Collection[str]) -> Starlette:
     """Build the application, which starts the hub's rounds, and stops them at its own end.
 
-    ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others.
+    ``methods`` by name are the hub's; those named in ``slow`` ask the chain, and so run beside the others. So do all
+    where writers wait for each other in the database, which the others need not.
     """
     hub = rounds.hub
+    if hub.database.has_row_locks:
+        slow = set(methods) - Methods.ALONE
     nodes = Nodes(hub.chain, hub.bitcoin, hub.controls)
     proxied = Proxy(hub.network, nodes, lambda: hub.rate, rounds.await_round).methods()
     table = {name: _discreet(method) for name, method in {**proxied, **methods}.items()}

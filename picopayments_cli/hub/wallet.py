@@ -143,7 +143,7 @@ def split(hub: Hub, means: Means) -> Means:
     raw = finish_wallet(draft, hub.key)
     with hub.database.transaction("split") as db:
         meta_set(db, _SPLIT, raw.hex())
-    hub.bitcoin.submit([raw])
+    hub.submit([raw])
     log.info("coins split", extra={"fields": {"coins": len(draft.outputs), "fee": draft.fee}})
     return replace(means, purse=means.purse.without(draft))
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from hub_support import FEE, Client, Desk, amounts, open_all, payment
+from sqlalchemy import text
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.values import Handle
@@ -90,12 +91,12 @@ def test_a_connection_goes_on_after_many_syncs_and_a_restart(desk: Desk, alice: 
 
 
 def test_a_sync_leaves_what_changes_rarely_alone(desk: Desk, alice: Client) -> None:
-    handle = alice.handle.hex()
     with desk.database.transaction("mark") as connection:
-        connection.exec_driver_sql(f"update connections set fixed = fixed || ' ' where handle = x'{handle}'")
+        marking = text("update connections set fixed = fixed || ' ' where handle = :of")
+        connection.execute(marking, {"of": alice.handle})
     alice.sync()
-    ((text,),) = desk.rows(f"select fixed from connections where handle = x'{handle}'")
-    assert text.endswith(" ")
+    ((fixed,),) = desk.rows("select fixed from connections where handle = :of", alice.handle)
+    assert fixed.endswith(" ")
 
 
 def test_who_reads_does_not_wait_for_who_writes(desk: Desk, alice: Client) -> None:
@@ -113,7 +114,7 @@ def test_a_row_that_another_hub_wrote_is_not_written_over(desk: Desk, alice: Cli
     alice.sync()
     old = desk.account(alice.handle)
     with desk.database.transaction("another hub") as connection:
-        connection.exec_driver_sql(f"update heads set version = version + 1 where handle = x'{alice.handle.hex()}'")
+        connection.execute(text("update heads set version = version + 1 where handle = :of"), {"of": alice.handle})
     newest = desk.account(alice.handle)
     with pytest.raises(DatabaseUnusable), desk.hub.book.transaction("a hub that has read it before") as work:
         work.put(old)
@@ -127,7 +128,7 @@ def test_what_fails_half_way_is_kept_nowhere(desk: Desk, alice: Client, bob: Cli
     request, _ = alice.sync_request(30, payment(bob.handle, 10), payment(Handle(bytes(32)), 10))
     assert alice.sync_refused(replace(request, partial=False)) == "UnknownHandle"
     assert (desk.account(alice.handle), desk.account(bob.handle)) == before
-    assert desk.rows(f"select amount from payments where payer = x'{alice.handle.hex()}'") == []
+    assert desk.rows("select amount from payments where payer = :of", alice.handle) == []
     assert amounts(bob.sync()) == []
     alice.sync()
 
@@ -142,7 +143,7 @@ def test_what_was_watched_of_a_closed_connection_is_forgotten_and_its_close_is_s
     desk.node.rpc("generate", blocks=201)
     desk.rounds.once()
     tables = ("watched", "deposits", "awaited")
-    left = [desk.rows(f"select count(*) from {table} where handle = x'{hand.handle.hex()}'") for table in tables]
+    left = [desk.rows(f"select count(*) from {table} where handle = :of", hand.handle) for table in tables]
     assert left == [[(0,)]] * 3
     hand.call("mph_close", request.as_json())
     desk.rounds.once()

@@ -220,3 +220,15 @@ def test_what_is_written_while_the_database_is_taken_away_is_not_taken_for_kept(
     with pytest.raises(DatabaseUnusable, match="taken away"):
         write()
     database.close()
+
+
+def test_a_driver_that_is_missing_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(DatabaseUnusable, match=r"pip install 'picopayments-cli\[postgres\]'") as caught:
+        Database("postgresql://hub@127.0.0.1:1/hub")
+    assert caught.value.exit_code == 4
+
+
+def test_a_database_of_a_kind_that_was_never_tried_is_refused() -> None:
+    with pytest.raises(DatabaseUnusable, match="SQLite or PostgreSQL"):
+        Database("mysql://hub@127.0.0.1/hub")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from bitcoin.core import CTransaction
+from books_support import books_of
 from regtest_support import NodeProcess, Spend, address_of, key_of, running_node, script_of_key
 
 from picopayments_cli.chain.bitcoin import BitcoinNode
@@ -16,7 +17,7 @@ from picopayments_cli.channel.drafts import txid_of
 from picopayments_cli.channel.facts import Seen
 from picopayments_cli.channel.values import Entry, Handle, Outpoint
 from picopayments_cli.errors import DatabaseUnusable, NodeBehind
-from picopayments_cli.hub.database import Database, default_url
+from picopayments_cli.hub.database import Database
 from picopayments_cli.hub.follower import Follower
 
 ALICE, BOB, CAROL = (key_of(name) for name in ("alice", "bob", "carol"))
@@ -36,7 +37,7 @@ class Index:
     """A follower on a database of its own, and the questions that tests ask it."""
 
     def __init__(self, folder: Path, node: NodeProcess) -> None:
-        self.database = Database(default_url(folder, "regtest"))
+        self.database = Database(books_of(folder).url)
         self.node = node
         self.follower = Follower(self.database, BitcoinNode(node.url + "bitcoin/"))
         with self.database.transaction("awaited") as connection:

@@ -141,7 +141,7 @@ def test_a_request_is_kept_for_144_blocks_and_no_longer(tmp_path: Path) -> None:
         desk.mine()
         assert late.refused("mph_deposit", late.proposal().as_json()) == "UnknownHandle"
         tables = ("connections", "heads", "hashes")
-        left = [desk.rows(f"select count(*) from {table} where handle = x'{late.handle.hex()}'") for table in tables]
+        left = [desk.rows(f"select count(*) from {table} where handle = :of", late.handle) for table in tables]
         assert left == [[(0,)]] * 3
         assert desk.account(early.handle).stage == "agreed"
 
