@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import pickle
 import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,9 @@ def fill(basedir: Path, chain_url: str, count: int, seed: int) -> list[Party]:
     with hub_on(basedir, chain_url) as (hub, rounds):
         rounds.prepare()
         parties = open_parties(hub, PARTIES)
-        InProcess(Methods(hub)).mixed(parties, 4 * PARTIES, seed)
+        InProcess(Methods(hub)).mixed(parties, 2 * PARTIES, seed)
         with hub.database.transaction("copies") as db:
+            db.exec_driver_sql("PRAGMA cache_size = -400000")  # 400 MB: else it writes most pages many times
             copy(db, parties, max(count - PARTIES, 0))
     return parties
 
@@ -155,6 +157,12 @@ def _memory_mb() -> float:
     return round(int(lines["VmRSS"].split()[0]) * 1.024e-3, 1)
 
 
+def of_sizes(base: Path, sizes: Sequence[int], seed: int) -> dict[str, Any]:
+    """Fill and measure a hub of each size."""
+    base.mkdir(mode=0o700, exist_ok=True)
+    return {str(count): _of_size(base, count, seed) for count in sizes}
+
+
 def _of_size(base: Path, count: int, seed: int) -> dict[str, Any]:
     basedir = base / str(count)
     basedir.mkdir(mode=0o700)
@@ -163,8 +171,6 @@ def _of_size(base: Path, count: int, seed: int) -> dict[str, Any]:
         begun = time.monotonic()
         parties = fill(basedir, node.chain_url, count, seed)
         filled = time.monotonic() - begun
-        import pickle
-
         (basedir / "parties").write_bytes(pickle.dumps(parties))
         size = (basedir / _DATABASE).stat().st_size
         command = [sys.executable, __file__, "--measure", str(basedir), node.chain_url, "--seed", str(seed)]
@@ -183,14 +189,12 @@ def main() -> None:
     args = parser.parse_args()
     random.seed(args.seed)
     if args.measure is not None:
-        import pickle
-
         basedir = Path(args.measure[0])
         parties = pickle.loads((basedir / "parties").read_bytes())
         print(json.dumps(measure(basedir, args.measure[1], parties, args.seed)))
         return
     with tempfile.TemporaryDirectory(prefix="picopayments-many-") as folder:
-        print(json.dumps({count: _of_size(Path(folder), count, args.seed) for count in args.connections}, indent=2))
+        print(json.dumps(of_sizes(Path(folder), args.connections, args.seed), indent=2))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,9 @@ syncs behind it beside a new one. Not in it: the client's own work and disk, TLS
 ``commands``: HTTP requests and time of ``status`` and ``sync`` as processes, and the start of ``version`` and
 ``--help`` beside a bare interpreter that imports argparse and json.
 
+``many``: what a hub takes that has so many connections (``many.py``); ``--connections 1000000`` takes minutes, and 10
+GB of disk.
+
 ``chain_space``: sizes and fees of a channel's transactions at 1 sat/vB.
 """
 
@@ -28,6 +31,7 @@ from typing import Any
 
 import chain_space
 import commands
+import many
 import syncs
 
 from picopayments_cli import __version__
@@ -48,12 +52,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Measure, and print one JSON document.", allow_abbrev=False)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each of the three loads (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the payments (default: %(default)s)")
+    numbers = parser.add_argument("--connections", type=int, nargs="+", default=many.SIZES, metavar="NUMBER")
+    numbers.help = "of the hubs of `many` (default: %(default)s)"
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="picopayments-bench-") as folder:
         base = Path(folder)
         results = {
             "syncs": syncs.measure(base, args.seconds, args.seed),
             "commands": commands.measure(base / "commands"),
+            "many": many.of_sizes(base / "many", args.connections, args.seed),
             "chain_space": chain_space.measure(),
         }
     document = {

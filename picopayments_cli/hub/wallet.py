@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _SPLIT = "last split of coins"
 _LOOK = "last look at the wallet"
+MOST_SPLIT = 1000  # coins that one transaction makes: 34 kvB, of the 100 that nodes relay
 _SPARE = 2  # coins for deposits while another split waits for its block
 
 
@@ -172,7 +173,8 @@ def splitting(purse: Purse, reserve: Reserve, former: Collection[Outpoint] = ())
     chosen = [coin for coin in ordered if coin.outpoint in former]
     chosen = chosen or [coin for coin in ordered if coin not in enough[:-1]]
     kept = [coin for coin in enough if coin not in chosen]
-    for count in range(reserve.coins + 1 - len(kept), len(enough) - len(kept), -1):
+    most = min(reserve.coins + 1 - len(kept), sum(coin.value for coin in chosen) // reserve.each, MOST_SPLIT)
+    for count in range(most, len(enough) - len(kept), -1):
         try:
             outputs = (Output(reserve.each, purse.script),) * count
             return fund(Draft((), outputs), replace(purse, coins=tuple(chosen)), count - 1)
