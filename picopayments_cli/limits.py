@@ -40,7 +40,7 @@ class TooMuch(Exception):
 
 @dataclass
 class Spending:
-    """What is left to an address; called with what a request costs. What this machine itself asks is not counted."""
+    """The rest that an address has left; called with what a request costs. This machine's own are not counted."""
 
     limits: Limits
     filled: float = 0.0  # when

@@ -187,7 +187,10 @@ class JsonRpcEndpoint:
         return await asyncio.wait_for(_read(scope, receive, self._max_bytes), BODY_SECONDS)
 
     async def answer(self, body: bytes, spend: Spending = UNCOUNTED) -> str:
-        """Answer a request's body by JSON text; empty for notifications. ``spend`` is told what it costs."""
+        """Answer a request's body by JSON text; empty for notifications. ``spend`` is told what it costs.
+
+        Raises TooMuch where other requests have used up what was left since this one began.
+        """
         if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
             return _error_reply(_INVALID_REQUEST | {"data": f"More than {MAX_VALUES} values."}, None)
         try:
@@ -196,6 +199,8 @@ class JsonRpcEndpoint:
             return _error_reply(_PARSE_ERROR, None)
         turn = _Turn(MAX_ANSWER_BYTES, spend)
         if not isinstance(request, list):
+            if spend.owed > 0:  # no refusal of a call: one that nobody signs would look like another hub's
+                raise TooMuch(spend.owed + 1)
             return await self._answer_one(request, turn) or ""
         if not 0 < len(request) <= MAX_BATCH:
             return _error_reply(_INVALID_REQUEST | {"data": f"A batch has 1 to {MAX_BATCH} requests."}, None)

@@ -18,7 +18,7 @@ from servers import json_rpc
 from picopayments_cli import web
 from picopayments_cli.errors import TooMuchAsked
 from picopayments_cli.lanes import Lane
-from picopayments_cli.limits import MOST_WORK, UNCOUNTED, Limits, Spending
+from picopayments_cli.limits import MOST_WORK, UNCOUNTED, Limits, Spending, TooMuch
 from picopayments_cli.rpc import RpcClient
 from picopayments_cli.web import JsonRpcEndpoint, RawJson
 
@@ -131,7 +131,15 @@ def test_who_makes_the_server_work_pays_with_its_own_time(seconds: float, charge
     assert refusals(answers) == [None] * done + ["TooMuchAsked"] * (4 - done)
     assert spend.owed == pytest.approx((done * charged - 1.0) / 0.1)
     spend.fill(spend.owed + 0.01)
+    assert spend.owed < 0
     assert refusals(replies(endpoint, call("work"), spend)) == [None]
+
+
+def test_a_single_call_is_told_to_wait_and_never_refused_by_what_nobody_signs() -> None:
+    spend = Spending(Limits(sent=10.0, burst=1.0))
+    spend(sent=30)
+    with pytest.raises(TooMuch, match="wait 3 s"):
+        asyncio.run(JsonRpcEndpoint({"large": large}).answer(json.dumps(call("large", size=1)).encode(), spend))
 
 
 def test_an_error_in_a_thread_is_told_and_paid_for_as_well() -> None:

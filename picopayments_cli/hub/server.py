@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 # Threads: nothing holds the event loop, and questions to a node hold up none that only need the database. With those of
 # mph_waiting and the rounds they are as many as the database lets read at a time.
 _OWN, _ASKING, _PROXIED = 4, 4, 4
+_SWITCH_SECONDS = 0.0005  # after which a thread that computes lets another one in: a sync has to get in 40 times
 # What may be answered otherwise the second time, or does something twice.
 _NOT_ONCE = {"get_running_info", "sendrawtransaction", "submitpackage", "generate", "faucet", "reorganise", "feerate"}
 
@@ -63,6 +66,7 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        _settle_in()
         rounds.start()
         try:
             yield
@@ -70,6 +74,13 @@ def create_app(
             rounds.stop()
 
     return Starlette(routes=[*pages, Mount("", endpoint)], lifespan=lifespan)
+
+
+def _settle_in() -> None:
+    """Let no request wait long for other threads, or for a garbage collector that looks at the whole program."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    gc.collect()
+    gc.freeze()
 
 
 def _discreet(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -151,10 +151,9 @@ def test_a_hub_is_asked_for_all_at_once_and_for_what_waits_too() -> None:
         query = Query(coins=[ADDRESS, ADDRESS], history=[OTHER], balances=[OTHER], transactions=[*txids, txids[0]])
         known = chain.view(Query(history=[OTHER], transactions=[*txids, txids[0]])).transactions
         assert known == {OLD_ID: OLD_RAW, NEW_ID: NEW_RAW}
-        assert [params for _, params in heard[2:4]] == [
-            {"txhash_list": [shown(txid) for txid in txids[:100]]},
-            {"txhash_list": [shown(txids[100])]},
-        ]
+        parts = [params["txhash_list"] for name, params in heard if name == "getrawtransaction_batch"]
+        assert [txid for part in parts for txid in part] == [shown(txid) for txid in txids]
+        assert max(map(len, parts)) == 5  # whose answer has room for them, however large they are
         heard.clear()
         with contextlib.suppress(PicopaymentsError):
             chain.view(query)
@@ -233,7 +232,7 @@ def test_a_hub_is_handed_the_transaction() -> None:
 # Nobody signs them, so that anybody on the way can say them.
 OF_THE_CHAIN = {
     "BadAnswer", "BroadcastRefused", "HubRefused", "HubUnreachable", "InvalidAddress", "InvalidParams", "NodeBehind",
-    "NodeRefused", "NodeTooOld", "NodeUnreachable", "TruncatedHistory", "UnknownAsset", "UnknownMethod",
+    "NodeRefused", "NodeTooOld", "NodeUnreachable", "TooMuchAsked", "TruncatedHistory", "UnknownAsset", "UnknownMethod",
     "UnknownTransaction", "Unreachable",
 }  # fmt: skip
 NAMES = [name for name, found in vars(errors).items() if isinstance(found, type) and issubclass(found, Exception)]
