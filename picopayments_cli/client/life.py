@@ -120,15 +120,16 @@ def status(
 def _is_late(connection: Connection, facts: Facts) -> bool:
     """Whether the own deposit is mined too late for the hub's to follow, or the fee for that was not paid in time.
 
-    One that counts is in time. The connection closes, and the deposit comes back with the hub's consent or at the
-    expiry.
+    The connection closes, and the deposit comes back with the hub's consent or at the expiry.
     """
-    by, mined = connection.deposit_by, None if facts.deposit is None else facts.deposit.height
+    by, counted = connection.deposit_by, connection.counted[0]
     if by is None:
         return False
-    if connection.counted[0] is None:
-        return (facts.tip + 1 if mined is None else mined) > by
-    return connection.lock_due > 0 and connection.pending is None and facts.tip > connection.expiry.fee_by(by)
+    mined = None if facts.deposit is None else facts.deposit.height
+    if (counted or mined or facts.tip + 1) > by:
+        return True
+    unpaid = counted is not None and connection.lock_due > 0 and connection.pending is None
+    return unpaid and facts.tip > connection.expiry.fee_by(by)
 
 
 def as_seen(session: Session, connection: Connection, look: Look) -> Connection:
