@@ -126,7 +126,7 @@ class AmbiguousHandle(PicopaymentsError):
 
 
 class UnknownAsset(PicopaymentsError):
-    """The ledger knows no such asset."""
+    """The ledger knows no such asset, or no connection here is in it."""
 
 
 class UnknownMethod(PicopaymentsError):

@@ -30,9 +30,39 @@ def check_own(path: Path) -> None:
 
     Raises StoreUnusable, OSError.
     """
-    if not path.exists():
+    status = _status(path)
+    if status is not None:
+        _check_own(path, status)
+
+
+def check_private(path: Path) -> None:
+    """Refuse a file or folder with secrets in it that other users may open, or that is theirs.
+
+    Raises StoreUnusable, OSError.
+    """
+    status = _status(path)
+    if status is None:
         return
-    status = path.stat()
+    mode = stat.S_IMODE(status.st_mode)
+    if mode & 0o077:
+        raise StoreUnusable(
+            f"{path} holds secrets, and other users of this machine may open it. To make it private, run: "
+            f"chmod go= {shlex.quote(str(path))}",
+            path=str(path),
+            mode=f"{mode:04o}",
+        )
+    _check_own(path, status)
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Look at a file once; None where there is none. Raises OSError."""
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _check_own(path: Path, status: os.stat_result) -> None:
     if status.st_uid not in (os.geteuid(), 0):
         raise StoreUnusable(
             f"{path} belongs to another user of this machine, who may change it. Run the command as that user, or name "
@@ -48,22 +78,6 @@ def check_own(path: Path) -> None:
             path=str(path),
             mode=f"{mode:04o}",
         )
-
-
-def check_private(path: Path) -> None:
-    """Refuse a file or folder with secrets in it that other users may open, or that is theirs.
-
-    Raises StoreUnusable, OSError.
-    """
-    mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0
-    if mode & 0o077:
-        raise StoreUnusable(
-            f"{path} holds secrets, and other users of this machine may open it. To make it private, run: "
-            f"chmod go= {shlex.quote(str(path))}",
-            path=str(path),
-            mode=f"{mode:04o}",
-        )
-    check_own(path)
 
 
 @contextmanager

@@ -21,6 +21,16 @@ WIDE = 250  # columns where no terminal bounds them
 DIGITS = 8  # of a handle or a txid in a table
 HEX = frozenset("0123456789abcdef")
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
+_NO_AMOUNTS = ("index", "number", "height", "expires", "port")  # names of numbers that count nothing, or their ends
+_EMPTY = {
+    "payments": "No payments.",
+    "history": "Nothing was done yet.",
+    "sync": "Nothing to report.",
+    "balances": "No funds.",
+    "listutxos": "No coins.",
+    "searchrawtxs": "No transactions.",
+    "cull": "Nothing is over.",
+}
 
 
 class Step(Protocol):
@@ -40,6 +50,8 @@ def text_of(command: str, result: Any) -> str:
     width = shutil.get_terminal_size().columns if terminal else WIDE
     file = StringIO()
     console = Console(file=file, width=width, force_terminal=terminal, markup=False, highlight=False, emoji=False)
+    if result in ([], {}):
+        return _EMPTY.get(command, "Nothing.")
     for block in _status(result) if command == "status" else _blocks("", result):
         for part in _fitting(block, console) if isinstance(block, Rows) else (block,):
             console.print(part)
@@ -66,8 +78,11 @@ class Rows:
     rows: Sequence[Mapping[str, Any]]
 
 
-def _plain(value: Any) -> str:
-    """Write a value in a line, or a list in lines, without what a terminal would take for a command."""
+def _plain(value: Any, name: str = "") -> str:
+    """Write a value in a line, or a list in lines, without what a terminal would take for a command.
+
+    ``name``: under which it stands. Of what is counted every three digits are set apart.
+    """
     if value is None or value in ([], {}):
         return "-"
     if isinstance(value, bool):
@@ -75,13 +90,15 @@ def _plain(value: Any) -> str:
     if isinstance(value, list):
         return "\n".join(map(_plain, value))
     if isinstance(value, Mapping):
-        return ", ".join(f"{name.replace('_', ' ')} {_plain(item)}" for name, item in value.items())
+        return ", ".join(f"{name.replace('_', ' ')} {_plain(item, name)}" for name, item in value.items())
+    if isinstance(value, int) and name and not name.endswith(_NO_AMOUNTS):
+        return f"{value:,}"
     return "".join(letter if letter.isprintable() else " " for letter in str(value))
 
 
-def _short(value: Any) -> str:
+def _short(value: Any, name: str = "") -> str:
     """Write a value as it stands in a table: of a handle or a txid the beginning, of a time no fractions."""
-    text = _plain(value)
+    text = _plain(value, name)
     if len(text) >= 2 * HANDLE_SIZE and HEX.issuperset(text):
         return text[:DIGITS]
     return text[:19].replace("T", " ") if len(text) == 24 and text[10:11] == "T" and text.endswith("Z") else text
@@ -90,7 +107,7 @@ def _short(value: Any) -> str:
 def _fitting(block: Rows, console: Console) -> Iterator[RenderableType]:
     """A table with a column for each member; where that is too wide, what not all rows have stands in one column."""
     common = [name for name in block.rows[0] if all(name in row for row in block.rows)]
-    rest = [(", ".join(f"{name.replace('_', ' ')} {_short(row[name])}" for name in row if name not in common))
+    rest = [(", ".join(f"{name.replace('_', ' ')} {_short(row[name], name)}" for name in row if name not in common))
             for row in block.rows]  # fmt: skip
     narrow = [{name: row[name] for name in common} | {"more": more} for row, more in zip(block.rows, rest, strict=True)]
     for rows in (block.rows, narrow):
@@ -113,9 +130,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for name in columns:
         numbers = all(isinstance(row.get(name, 0), int) for row in rows)
         folds = name == "more"
-        table.add_column(name.replace("_", " "), justify="right" if numbers else "left", no_wrap=not folds)
+        title = "time (UTC)" if name == "time" else name.replace("_", " ")
+        table.add_column(title, justify="right" if numbers else "left", no_wrap=not folds)
     for row in rows:
-        table.add_row(*(_short(row[name]) if name in row else "" for name in columns))
+        table.add_row(*(_short(row[name], name) if name in row else "" for name in columns))
     return table
 
 
@@ -126,7 +144,7 @@ def _pairs(members: Mapping[str, Any]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in members.items():
-        table.add_row(name.replace("_", " "), _plain(value))
+        table.add_row(name.replace("_", " "), _plain(value, name))
     return table
 
 
@@ -138,7 +156,7 @@ def _blocks(title: str, value: Any) -> Iterator[RenderableType | Rows]:
     """Tables of a value of any shape: of a list of objects or an object of objects one, else part by part."""
     items = list(value.values()) if isinstance(value, Mapping) else value
     if _is_flat(value):
-        yield f"{title}: {_plain(value)}" if title else _plain(value)
+        yield f"{title}: {_plain(value, title)}" if title else _plain(value)
         return
     heading: list[RenderableType | Rows] = [f"\n{title}"] if title else []
     if isinstance(value, list) and all(map(_is_flat, value)):
@@ -169,6 +187,14 @@ def _status(result: Mapping[str, Any]) -> Iterator[RenderableType | Rows]:
     rows = [_row(handle, item) for handle, item in result["connections"].items()]
     told = {name for row in rows for name, value in row.items() if value not in ("", 0)} | {"balance"}
     yield Rows([{name: row[name] for name in row if name in told} for row in rows]) if rows else "No connections."
+    for handle, item in result["connections"].items():
+        more = {name: value for name, value in item.items() if name not in _IN_TABLE}
+        if "terms" in more:  # with --verbose
+            yield f"\n{handle}"
+            yield _pairs(more)
+
+
+_IN_TABLE = ("status", "asset", "asset_longname", "balance", "ttl", "waiting_for", "until_height", "about_seconds")
 
 
 def _row(handle: str, item: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from picopayments_cli.errors import InvalidSetting, PicopaymentsError, PortUnusable, TooMuchAsked
+from picopayments_cli import listening
+from picopayments_cli.errors import InvalidSetting, PicopaymentsError, TooMuchAsked
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.lanes import Lane
 from picopayments_cli.limits import UNCOUNTED, Limiter, Limits, Spending, TooMuch, party
@@ -336,7 +337,7 @@ def _error_reply(error: Mapping[str, Any], number: Any) -> str:
 
 
 class WebServer:
-    """An HTTP(S) server of an ASGI application (whose lifespan it runs) on a socket that it binds itself.
+    """An HTTP(S) server of an ASGI application (whose lifespan it runs) on sockets that it binds itself.
 
     Raises PortUnusable where the port can't be had and InvalidSetting for a certificate that can't be used.
     """
@@ -370,12 +371,12 @@ class WebServer:
         except (OSError, ssl.SSLError) as error:
             raise _unusable_certificate(ssl_cert, error) from error
         self._config, self._certificate = config, (ssl_cert, ssl_key)
-        self._socket = _bind(host, port)
+        self._sockets = listening.bind(host, port)
         self._server = _Server(config)
         self.when_stopping: Callable[[], None] = lambda: None  # called before requests under way are waited for
         shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
         shown = f"[{shown}]" if ":" in shown else shown
-        self.url = f"{'https' if ssl_cert else 'http'}://{shown}:{self._socket.getsockname()[1]}"
+        self.url = f"{'https' if ssl_cert else 'http'}://{shown}:{self._sockets[0].getsockname()[1]}"
 
     def run(self, ready: Callable[[str], None]) -> None:
         """Serve until SIGINT, SIGTERM or ``stop``; ``ready`` gets the URL once requests are accepted.
@@ -395,9 +396,10 @@ class WebServer:
         self._server.when_stopping = self.when_stopping
         try:
             with _stopped_by_signals(self._server):
-                self._server.run(sockets=[self._socket])
+                self._server.run(sockets=self._sockets)
         finally:
-            self._socket.close()
+            for bound in self._sockets:
+                bound.close()
         if failed:
             raise failed[0]
 
@@ -542,24 +544,6 @@ def run(
     finally:
         if shutdown is not None:
             shutdown()
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # without: Nagle's 40 ms with every reply
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-    except (OSError, OverflowError) as error:
-        bound.close()
-        reason = getattr(error, "strerror", None) or str(error)
-        raise PortUnusable(
-            f"Port {port} of {host} can't be used: {reason}. Choose another one, or 0 for a free one.",
-            host=host,
-            port=port,
-            reason=reason,
-        ) from error
-    return bound
 
 
 @contextmanager

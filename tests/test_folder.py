@@ -13,7 +13,7 @@ from regtest_support import REGTEST
 from picopayments_cli.client.store import Store
 from picopayments_cli.config import choose_basedir, choose_client_basedir, read_settings
 from picopayments_cli.errors import InvalidSetting, StoreUnusable
-from picopayments_cli.files import append_lines, check_own, remove_file, replace_file
+from picopayments_cli.files import append_lines, check_own, check_private, remove_file, replace_file
 from picopayments_cli.hub.database import Database, default_url
 from picopayments_cli.hub.folder import Folder
 
@@ -171,3 +171,16 @@ def test_a_hubs_database_stays_a_link(tmp_path: Path) -> None:
     assert (tmp_path / "regtest.db").is_symlink()
     assert (disk / "hub.db").exists()
     assert [path.name for path in tmp_path.iterdir() if "regtest.db" in path.name] == ["regtest.db"]
+
+
+def test_a_file_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, asked, honest = tmp_path / "key", [], Path.stat
+    path.touch(mode=0o600)
+
+    def counted(self: Path, **options: bool) -> os.stat_result:
+        asked.append(self)
+        return honest(self, **options)
+
+    monkeypatch.setattr(Path, "stat", counted)
+    check_private(path)
+    assert asked == [path]

@@ -128,7 +128,7 @@ def test_the_client_parser_imports_nothing_slow_at_its_top() -> None:
     top = [node for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
     assert [ast.unparse(node) for node in top] == [
         "from __future__ import annotations",
-        *("import argparse", "import json", "import os", "import sys"),
+        *("import argparse", "import atexit", "import json", "import os", "import sys"),
         "from picopayments_cli.commands import COMMANDS, seconds",
     ]
 
@@ -137,7 +137,7 @@ def test_the_client_parser_imports_nothing_slow_at_its_top() -> None:
 def test_a_start_loads_nothing_but_the_parser(words: list[str]) -> None:
     """Each module more makes `version` slower; typing and pathlib alone nearly double its time."""
     code = (
-        "import argparse, json, os, sys\n"
+        "import argparse, atexit, json, os, sys\n"
         "before = set(sys.modules)\n"
         "from picopayments_cli.cli import main\n"
         "try:\n"

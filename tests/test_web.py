@@ -380,3 +380,16 @@ def test_tls_serves_with_the_certificate_that_is_given(tmp_path: Path) -> None:
             RpcClient(url).call("echo", {}, retry=False)
     with pytest.raises(InvalidSetting, match="certificate"):
         WebServer(ENDPOINT, ssl_cert=str(tmp_path / "none.pem"), ssl_key=str(key))
+
+
+def test_a_name_is_served_at_every_address_that_it_has_or_not_at_all() -> None:
+    server = WebServer(JsonRpcEndpoint({}), host="localhost", port=0)
+    port = urlsplit(server.url).port
+    assert sorted(bound.getsockname()[:2] for bound in server._sockets) == [("127.0.0.1", port), ("::1", port)]
+    for bound in server._sockets:
+        bound.close()
+    with socket.socket(socket.AF_INET6) as stranger:
+        stranger.bind(("::1", 0))
+        stranger.listen()
+        with pytest.raises(PortUnusable):
+            WebServer(JsonRpcEndpoint({}), host="localhost", port=stranger.getsockname()[1])

@@ -95,14 +95,16 @@ def kept(session: Session) -> Remembered:
 
 def keep_seen(session: Session, look: Look) -> None:
     """See that it is on disk how the wallet is seen, for the time when its own Bitcoin node alone can be asked."""
-    if not look.whole or session.sight.nodes.bitcoin is None:
+    if not look.whole or session.sight.nodes.bitcoin is None or look is session.home.noted:
         return
+    session.home.noted = look
     coins = {coin.outpoint for coin in confirmed(look.view.coins[session.wallet.address])}
     try:
-        known = remembered(session.store).coins
-        new = coins - known
+        before = remembered(session.store)
+        new, known = coins - before.coins, coins & before.coins
         clean = new - session.chain.attached(new) if new else new
-        remember(session.store, Remembered(frozenset(coins & known | clean), look.takes_sends(session.wallet.address)))
+        seen = Remembered(frozenset(known | clean), look.takes_sends(session.wallet.address))
+        remember(session.store, seen, before)
     except PicopaymentsError as error:
         log.warning("how the wallet is seen was not written down: %s", error.message)
 

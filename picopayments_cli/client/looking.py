@@ -194,6 +194,7 @@ class _Past:
         self._scripts: dict[str, bytes] = {}  # of commits' addresses that were asked about
         self._balances = dict(view.balances)
         self._entries: dict[bytes, Entry] = {}
+        self._busy: set[str] = set()  # addresses of which something waits in the mempool
         self._blind: set[bytes] = set()  # deposits' scripts whose history is cut
         self._waiting: dict[bytes, Waiting] = {}
 
@@ -263,6 +264,7 @@ class _Past:
 
     def _note(self, view: View) -> None:
         self._entries |= {entry.txid: entry for entries in view.history.values() for entry in entries}
+        self._busy |= {at for at, entries in view.history.items() if any(entry.height is None for entry in entries)}
 
     def _ask_mempool(self) -> None:
         """Ask about what is in the mempool, and about what spends it there."""
@@ -286,10 +288,17 @@ class _Past:
             Height(self._view.height),
             transactions,
             None if deposit in self._blind else spenders,
-            {script: self._coins[at] for script, at in self._places(side) if at in self._coins},
+            {script: self._coins[at] for script, at in self._places(side) if at in self._coins and not self._moves(at)},
             {script: _asset_ids(self._balances[at]) for script, at in self._places(side) if at in self._balances},
         )
         return three.look(side, view)
+
+    def _moves(self, at: str) -> bool:
+        """Whether an address has assets and no coin, and something of it waits in the mempool: that may move them.
+
+        Its coins are not known before that is mined; else each look would give it a coin for nothing.
+        """
+        return at in self._busy and not self._coins[at] and bool(_asset_ids(self._balances.get(at, {})))
 
     def _places(self, side: Side) -> list[tuple[bytes, str]]:
         """The scripts of the deposit and of the commits that were asked about, with their addresses."""

@@ -57,7 +57,6 @@ def take_back(session: Session) -> PicopaymentsError | None:
     except LocalFiles:
         raise
     except PicopaymentsError as error:
-        log.warning("whether the hub has connections of this wallet is not known: %s", error.message)
         return error
     return None
 

@@ -8,7 +8,9 @@ page's origin, or, where the page's name was made to point here, a foreign host.
 from __future__ import annotations
 
 import asyncio
+import csv
 import hmac
+import io
 import ipaddress
 import logging
 import os
@@ -16,7 +18,7 @@ import secrets
 import signal
 import threading
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,8 @@ from picopayments_cli.client.delivery import (
     webhook_secret,
 )
 from picopayments_cli.client.outbox import Outbox
+from picopayments_cli.client.payments import SENT
+from picopayments_cli.client.payments_shown import as_csv
 from picopayments_cli.client.watcher import Watcher
 from picopayments_cli.config import Settings
 from picopayments_cli.errors import MethodNotAllowed, PicopaymentsError, StoreLocked, StoreUnusable, UsageError
@@ -151,7 +155,21 @@ def _receiving(methods: Commands) -> Commands:
 
         return refuse
 
-    return {name: run if name in RECEIVING else refusing(name) for name, run in methods.items()}
+    def unproven(payments: Callable[..., Any]) -> Callable[..., Any]:
+        async def answer(*values: Any, **members: Any) -> Any:
+            return _without_receipts(await payments(*values, **members))
+
+        return answer
+
+    allowed = {name: run if name in RECEIVING else refusing(name) for name, run in methods.items()}
+    return {name: unproven(run) if name == "payments" else run for name, run in allowed.items()}
+
+
+def _without_receipts(told: Any) -> Any:
+    """Leave the receipts of sent payments out of what ``payments`` tells: who shows one seems to be who has paid."""
+    rows: Iterable[Mapping[str, Any]] = csv.DictReader(io.StringIO(told)) if isinstance(told, str) else told
+    kept = [{name: row[name] for name in row if name != "receipt" or row["state"] != SENT} for row in rows]
+    return as_csv(kept) if isinstance(told, str) else kept
 
 
 def _sinks(settings: Settings, watch: Watch) -> list[Sink]:
@@ -182,15 +200,17 @@ def _hangup_stops(server: WebServer) -> Iterator[None]:
 
 
 def _loopback(host: str) -> str:
-    """Find the address of this machine that a host names. Raises UsageError."""
-    address = "127.0.0.1" if host == "localhost" else host
-    if not _is_loopback(address):
+    """Check that a host is this machine alone: a loopback address, or localhost, which is all of them.
+
+    Raises UsageError.
+    """
+    if host != "localhost" and not _is_loopback(host):
         raise UsageError(
             f"{host} is not an address of this machine alone: serve is for programs on it, at 127.0.0.1, ::1 or "
             "localhost.",
             host=host,
         )
-    return address
+    return host
 
 
 def _is_loopback(address: str) -> bool:

@@ -22,7 +22,7 @@ from picopayments_cli.client import legacy
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.document import from_document, rows_between, to_document
 from picopayments_cli.client.history import Action
-from picopayments_cli.client.looking import Sight
+from picopayments_cli.client.looking import Look, Sight
 from picopayments_cli.client.nodes import HubNodes, OwnNodes
 from picopayments_cli.client.past import Past
 from picopayments_cli.client.store import LOCK_WAIT, Store
@@ -65,6 +65,7 @@ class Home:
         self.unusable: dict[Handle, PicopaymentsError] | None = None  # connections that could not be loaded last
         self.fee_rate: int | None = None  # that a chain has estimated, where it is another than the one on disk
         self.told: set[int] = set()  # the indexes of the payments that this command's result reports
+        self.noted: Look | None = None  # the look of which the wallet was written down
         self._settings = settings
         self._lock_wait = lock_wait
         self._stack = ExitStack()

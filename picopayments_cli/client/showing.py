@@ -13,8 +13,9 @@ from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.deadlines import at_risk, check_every
 from picopayments_cli.channel.outlook import OWN_STEP, closing, opening, outside
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPENING, PROPOSED
+from picopayments_cli.channel.values import Handle
 from picopayments_cli.channel.wire import terms_json
-from picopayments_cli.client import away, funds, hubs, last_look, legacy, life, waiting
+from picopayments_cli.client import away, causes, funds, hubs, last_look, legacy, life, waiting
 from picopayments_cli.client.arguments import handle_named
 from picopayments_cli.client.closing import cases, over
 from picopayments_cli.client.connection import Connection
@@ -29,10 +30,14 @@ _IN_FILES = {PROPOSED: OPENING, CLOSING: CLOSING, CLOSED: CLOSED}  # the status 
 
 @dataclass(frozen=True)
 class Shown:
-    """A connection as it is shown; ``seen``: what the chain told of it, to be remembered, None where it did not."""
+    """A connection as it is shown; ``seen``: what the chain told of it, to be remembered, None where it did not.
+
+    ``failed``: why it did not.
+    """
 
     members: dict[str, Any]
     seen: dict[str, Any] | None = None
+    failed: PicopaymentsError | None = None
 
 
 def status(session: Session, handle: str | None, *, verbose: bool) -> dict[str, Any]:
@@ -47,6 +52,8 @@ def status(session: Session, handle: str | None, *, verbose: bool) -> dict[str, 
             found[name].members["waiting"] = waits
     if handle is None:
         found |= {name.hex(): _unread(error) for name, error in session.unusable.items() if _is_shown(error)}
+    failed = {Handle(bytes.fromhex(name)): item.failed for name, item in found.items() if item.failed is not None}
+    causes.tell(failed, [causes.cause(view)] if isinstance(view, PicopaymentsError) else [])
     told = {"connections": {name: item.members for name, item in found.items()}}
     session.keep_wallet()
     if isinstance(view, PicopaymentsError):
@@ -161,16 +168,16 @@ def _awaited(session: Session, item: Connection, look: Look, word: str) -> dict[
 
 def _unseen(session: Session, item: Connection, error: PicopaymentsError, verbose: bool) -> Shown:
     """A connection as its file has it, why the chain shows nothing of it, and how it stood at the last look."""
-    log.warning("connection %s: %s", item.handle.hex(), error.message)
     members = _members(item, _IN_FILES.get(item.stage, _UNKNOWN), verbose)
     if item.stage == CLOSED:
-        return Shown(members)
+        return Shown(members, failed=error)
+    failed = error
     if isinstance(error, HubUnreachable):
         error = away.advised(error, session.settings, away.at_hub([item], error))
     look = last_look.of_connection(session, item.handle.hex())
     if item.stage == CLOSING and look is not None:
         members["balance"] = look["balance"]  # what was in the wallet by then is not in the connection
-    return Shown(members | {"error": error.as_json(), "last_look": look})
+    return Shown(members | {"error": error.as_json(), "last_look": look}, failed=failed)
 
 
 def _members(

@@ -8,7 +8,7 @@ from typing import Any
 
 from picopayments_cli.channel.stages import CLOSED, PROPOSED
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.client import hubs, last_look, life, reports
+from picopayments_cli.client import causes, hubs, last_look, life, reports
 from picopayments_cli.client.closing import Outcome, check_done
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.payments import Entry
@@ -35,8 +35,6 @@ def sync(
     failed: dict[Handle, PicopaymentsError] = {}
     if everything:
         failed |= session.unusable
-        for error in failed.values():
-            log.warning(error.message)
     groups = hubs.seen(session, [item for item in connections if not item.final])
     for group in groups:
         for item in group.connections:
@@ -49,16 +47,18 @@ def sync(
                 check_done(session, item.handle, outcome, look.view.height)
             except PicopaymentsError as error:
                 failed[item.handle] = error
-                log.warning("connection %s: %s", item.handle.hex(), error.message)
                 if not outcome.txids:
                     outcomes.pop(item.handle.hex(), None)
     last_look.note_wallet(session, groups)
     handles = None if everything else {item.handle.hex() for item in connections}
     results = _brought(outcomes, reports.unreported(session, handles))
     if failed:
+        causes.tell(failed, [causes.cause(next(iter(failed.values())))])  # which the error tells
         raise _failure(failed, results)
     if unasked is not None and not connections:
         raise _not_asked(unasked, results)
+    if unasked is not None:
+        log.warning("whether the hub has connections of this wallet is not known: %s", unasked.message)
     return results
 
 

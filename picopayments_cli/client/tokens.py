@@ -55,9 +55,10 @@ def standing(
         other = other or found
     if other is None:
         return None
+    advice = "leave it out to have one drawn" if payment.expires is None else "ask the payee for another request"
     raise TokenInUse(
         f"The token is that of a payment of {other.get('amount')} to {other.get('payee_handle') or 'the hub'} from the "
-        f"connection {other['handle']}: leave it out to have one drawn.",
+        f"connection {other['handle']}: {advice}.",
         token=wanted["token"],
         quantity=other.get("amount"),
         handle=other["handle"],

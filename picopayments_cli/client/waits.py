@@ -18,7 +18,7 @@ from picopayments_cli.chain import Query
 from picopayments_cli.channel.outlook import WaitsFor
 from picopayments_cli.channel.stages import CLOSED, CLOSING, OPENING
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.client import hubs, life, showing
+from picopayments_cli.client import causes, hubs, life, showing
 from picopayments_cli.client.arguments import handle_named
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.session import Session
@@ -75,6 +75,7 @@ class Wait:
     result: Any = None
     stands: dict[str, Stand] = field(default_factory=dict)
     at: Session | None = None  # the session that has seen the chain last
+    told: set[tuple[str, ...]] = field(default_factory=set)  # the causes of what failed
 
     def run(self) -> None:
         """Wait. Raises WaitRanOut, ConnectionNotOpen, KeyboardInterrupt with a text that says how to go on."""
@@ -111,6 +112,7 @@ class Wait:
         for group in hubs.seen(self.session, chosen):
             for item in group.connections:
                 shown = showing.shown(group, item, verbose=False)
+                self._tell(item.handle, shown.failed)
                 if shown.members["status"] == CLOSED or shown.seen is not None:
                     self.at = group.session
                     self._stands_at(item.handle.hex(), shown.members, (shown.seen or {}).get("height", 0))
@@ -137,8 +139,14 @@ class Wait:
         except LocalFiles:
             raise
         except PicopaymentsError as error:
-            log.warning("connection %s: %s", handle.hex(), error.message)
+            self._tell(handle, error)
         return True
+
+    def _tell(self, handle: Handle, error: PicopaymentsError | None) -> None:
+        """Say what stands in the way, once for each cause."""
+        if error is not None:
+            causes.tell({handle: error}, self.told)
+            self.told.add(causes.cause(error))
 
     def _sleep(self, limit: float | None) -> None:
         """Sleep until there is another block, or long enough. Raises WaitRanOut."""

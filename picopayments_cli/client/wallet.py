@@ -70,9 +70,9 @@ def remembered(store: Store) -> Remembered:
         raise damaged(store.coins_path, "it does not list coins") from None
 
 
-def remember(store: Store, seen: Remembered) -> None:
-    """Write how the wallet was seen, where that is new. Raises StoreUnusable."""
-    if seen != remembered(store):
+def remember(store: Store, seen: Remembered, before: Remembered) -> None:
+    """Write how the wallet was seen, where that is not as ``before``. Raises StoreUnusable."""
+    if seen != before:
         store.save_coins({"coins": sorted(map(str, seen.coins)), "home": seen.home})
 
 

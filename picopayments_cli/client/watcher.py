@@ -87,7 +87,7 @@ class Watcher:
         self._troubles: dict[str, PicopaymentsError] = {}  # the errors of the last round, by their source
         self._hub_silent: dict[str, str] = {}  # the error with which a hub was asked what waits
         self._failures = 0
-        self._taken_back = False
+        self._unasked: str | None = ""  # why the hub was not asked yet for lost connections, None once it was
 
     def start(self) -> None:
         """Begin to watch."""
@@ -164,8 +164,8 @@ class Watcher:
     def _load(self) -> Loaded:
         """Read the files, and close them again: for looks and questions nobody else has to wait."""
         with self._opened() as session:
-            if not self._taken_back:
-                self._taken_back = lost.take_back(session) is None
+            if self._unasked is not None:
+                self._ask_for_lost(session)
             connections = session.connections()
             live = [item for item in connections.values() if item.stage == AGREED]
             self._lines = lines_to(self._asking, session.wallet.key, live, self._ways)
@@ -178,6 +178,13 @@ class Watcher:
             if unheard:
                 published = [item for item in session.store.history() if item["action"] == PUBLISHED]
             return Loaded(session, connections, payments.last, list(payments.after(told.payments)), published)
+
+    def _ask_for_lost(self, session: Session) -> None:
+        """Take back what the hub has of this wallet; say why it can't be asked, once for each reason."""
+        error = lost.take_back(session)
+        if error is not None and error.message != self._unasked:
+            log.warning("whether the hub has connections of this wallet is not known: %s", error.message)
+        self._unasked = None if error is None else error.message
 
     def _look(self, loaded: Loaded, failed: dict[str, PicopaymentsError]) -> dict[Handle, Standing]:
         """See how each connection stands; one that can't be seen is among the ``failed``."""

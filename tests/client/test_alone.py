@@ -14,6 +14,7 @@ from regtest_support import running_node
 
 from picopayments_cli import api
 from picopayments_cli.chain import node as node_module
+from picopayments_cli.client.store import Store
 from picopayments_cli.errors import HubUnreachable, NodeBehind, NodeUnreachable, SyncIncomplete
 
 MOODS: dict[str, dict[str, Any]] = {
@@ -156,3 +157,18 @@ def test_a_bitcoin_node_of_another_chain_closes_nothing(it: Life, tmp_path: Path
             with pytest.raises((NodeBehind, SyncIncomplete), match="The node's ledger is at block"):
                 command(it.session)
     assert it.connection.stage == "agreed"
+
+
+def test_the_wallets_coins_are_read_and_written_once_a_look(it: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    it.open()
+    it.sync()
+    read: list[Store] = []
+    honest = Store.load_coins
+
+    def counted(store: Store) -> dict[str, Any]:
+        read.append(store)
+        return honest(store)
+
+    monkeypatch.setattr(Store, "load_coins", counted)
+    it.sync()
+    assert len(read) == 2  # for the look, and behind it

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -22,7 +23,9 @@ from network_support import DEPOSIT, NOBODY, WAIT, Client, Network, wait_until
 from serve_support import Served, served
 
 from picopayments_cli import cli, commands
-from picopayments_cli.client.serve import RECEIVING
+from picopayments_cli.client.payments import RECEIVED, SENT
+from picopayments_cli.client.payments_shown import as_csv
+from picopayments_cli.client.serve import RECEIVING, _receiving
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +33,19 @@ def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server whose hub does not run."""
     with served(tmp_path_factory.mktemp("lonely") / "basedir") as server:
         yield server
+
+
+def test_the_cookie_of_who_is_paid_shows_no_receipts_of_what_was_paid() -> None:
+    """Who shows one seems to be who has paid."""
+    paid = [{"state": SENT, "receipt": "aa", "amount": 1}, {"state": RECEIVED, "receipt": "bb", "amount": 2}]
+
+    async def payments(csv: bool) -> Any:
+        return as_csv(paid) if csv else paid
+
+    methods = _receiving({"payments": payments})
+    shown = asyncio.run(methods["payments"](csv=False))
+    assert shown == [{"state": SENT, "amount": 1}, {"state": RECEIVED, "receipt": "bb", "amount": 2}]
+    assert asyncio.run(methods["payments"](csv=True)) == as_csv(shown)
 
 
 # What it does -------------------------------------------------------------------------------------------------------

@@ -78,6 +78,14 @@ def test_a_payment_that_left_holds_its_token_whatever_becomes_of_the_connection(
     assert standing(ONE, PAYMENT, [], paid(PAYMENT)) == SENT
 
 
+def test_the_way_on_is_another_request_where_a_request_names_the_token() -> None:
+    requested = replace(PAYMENT, amount=Quantity(6), expires=1)
+    with pytest.raises(TokenInUse, match="ask the payee for another request"):
+        standing(ONE, requested, [], paid(PAYMENT))
+    with pytest.raises(TokenInUse, match="leave it out to have one drawn"):
+        standing(ONE, replace(requested, expires=None), [], paid(PAYMENT))
+
+
 def test_what_the_original_client_had_queued_may_have_left() -> None:
     queued: Event = {"handle": ONE.hex(), "action": "queued", **told(PAYMENT)}
     assert standing(ONE, PAYMENT, [], [queued]) == UNANSWERED

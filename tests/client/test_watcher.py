@@ -102,7 +102,7 @@ def test_a_hub_that_could_not_be_asked_for_lost_connections_is_asked_again(tmp_p
     client.run("address")
     watched = Watched(client)
     watched.round()
-    assert not watched.watcher._taken_back
+    assert watched.watcher._unasked
 
 
 def test_receipts_go_both_ways_for_nothing(town: Town) -> None:

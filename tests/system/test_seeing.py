@@ -308,11 +308,15 @@ def test_people_get_tables_and_plain_lines(network: QuickNetwork) -> None:
     handle = client.run("connect", "XCP", str(DEPOSIT))["handle"]
     done = client.done("--human", "status")
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert ["XCP", str(ASSETS)] in lines
+    assert ["XCP", f"{ASSETS:,}"] in lines
     (row,) = (line for line in lines if line[:1] == [handle[:8]])
     assert row[1:3] == ["opening", "XCP"]
     assert {"deposit", str(network.height + 1)} <= set(row)
     assert "{" not in done.stdout
+    verbose = client.done("--human", "status", "--verbose").stdout
+    assert verbose.startswith(done.stdout.rstrip())
+    assert ["hub", "deposit", f"{DEPOSIT:,}"] in [line.split() for line in verbose.splitlines()]
+    assert client.done("--human", "payments").stdout == "No payments.\n"
     assert client.done("--human", "address").stdout == client.run("address") + "\n"
     assert {handle[:8], "connected"} <= set(client.done("--human", "history").stdout.split())
     done = client.done("--human", "close", "00" * 32)
