@@ -25,6 +25,7 @@ from picopayments_cli.errors import (
 
 MAX_MONEY = 21_000_000 * 10**8
 _REQUIRED = object()
+_BY_TRANSACTION = "transaction failed"  # what is told of a package whose faults are its transactions' own
 
 
 def member(value: Any, name: str, kind: type | tuple[type, ...], default: Any = _REQUIRED) -> Any:
@@ -218,3 +219,18 @@ def _send_row(network: Network, row: Any) -> SendRow | None:
         script,
         whole(row, "quantity"),
     )
+
+
+def package_fault(answer: Any) -> str:
+    """Tell why a package was refused: what it breaks as a whole, else what its transactions break.
+
+    A fault of the whole hides behind those that each transaction has alone, such as too low a fee.
+    """
+    fault: str = member(answer, "package_msg", str)
+    return "; ".join(package_faults(answer)) or fault if fault == _BY_TRANSACTION else fault
+
+
+def package_faults(answer: Any) -> list[str]:
+    """Return what is wrong with each transaction of a package, those that are not refused left out."""
+    results = member(answer, "tx-results", dict).values()
+    return [str(item["error"]) for item in results if isinstance(item, dict) and item.get("error")]

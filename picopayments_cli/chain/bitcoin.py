@@ -15,6 +15,8 @@ from picopayments_cli.chain.answers import (
     checked_transaction,
     member,
     members,
+    package_fault,
+    package_faults,
     raw_of,
     satoshis_of,
     txid_of,
@@ -210,10 +212,9 @@ class BitcoinNode:
             return
         answer = self.package(raws)
         if member(answer, "package_msg", str) != "success":
-            results = member(answer, "tx-results", dict).values()
-            reasons = [str(item["error"]) for item in results if isinstance(item, dict) and item.get("error")]
+            reasons = package_faults(answer)
             if not reasons or not all(any(known in reason for known in _ALREADY_KNOWN) for reason in reasons):
-                raise _refused("; ".join(reasons) or answer["package_msg"])
+                raise _refused(package_fault(answer))
 
     def package(self, raws: Sequence[bytes]) -> dict[str, Any]:
         """Hand a parent and its child to the network; Core's answer, which tells what became of each.

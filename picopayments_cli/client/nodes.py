@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from picopayments_cli.chain import Chain, Waiting
-from picopayments_cli.chain.answers import member, members, send_rows, txid_to_broadcast
+from picopayments_cli.chain.answers import member, members, package_fault, send_rows, txid_to_broadcast
 from picopayments_cli.chain.hub import only_of_the_chain
 from picopayments_cli.channel.facts import SendRow
 from picopayments_cli.channel.networks import Network, address_of_script
@@ -148,6 +148,6 @@ def _taken(answer: Any, raws: Sequence[bytes]) -> tuple[bytes, ...]:
     txids = [txid_to_broadcast(raw) for raw in raws]
     taken = tuple(txid for txid in txids if told.get(txid[::-1].hex(), "unknown") is None)
     if not taken:
-        reason = next(filter(None, told.values()), None) or member(answer, "package_msg", str)
+        reason = package_fault(answer)
         raise BroadcastRefused(f"The node refused the transactions: {reason}", txid=txids[0][::-1].hex(), reason=reason)
     return taken

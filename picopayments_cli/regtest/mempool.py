@@ -124,6 +124,8 @@ class Mempool:
         """Take a raw transaction in, as ``take`` does; its txid. One that is here already is no error."""
         tx = decode(raw)
         txid = bytes(tx.GetTxid())
+        if self._is_mined(tx, txid):
+            raise Refused("Transaction outputs already in utxo set", -27)
         if txid not in self._entries:
             self.take(tx)
         return txid
@@ -236,11 +238,15 @@ class Mempool:
             outpoint = outpoint_of(txin)
             out = self._coins.get(outpoint) or self._index.coins.get(outpoint)
             if out is None:
-                if any(Outpoint(txid, number) in self._index.coins for number in range(len(tx.vout))):
-                    raise Refused("Transaction outputs already in utxo set", -27)
+                if self._is_mined(tx, txid):
+                    raise Refused("txn-already-known")
                 raise Refused("bad-txns-inputs-missingorspent", -25)
             found.append(out)
         return tuple(found)
+
+    def _is_mined(self, tx: CTransaction, txid: bytes) -> bool:
+        """Tell whether an output of a transaction is there unspent in the chain."""
+        return any(Outpoint(txid, number) in self._index.coins for number in range(len(tx.vout)))
 
     def _check_minimum(self, fee: int, size: int) -> None:
         asked = -(-size * self._minimum // 1000)

@@ -11,6 +11,7 @@ from picopayments_cli.regtest.graph import Entry
 from picopayments_cli.regtest.index import outpoint_of
 from picopayments_cli.regtest.mempool import Mempool, PairRefused
 from picopayments_cli.regtest.policy import FeeTooLow, Refused
+from picopayments_cli.regtest.truc import VIOLATION
 
 MAX_PACKAGE = 25
 SUCCESS, FAILED = "success", "transaction failed"
@@ -78,8 +79,11 @@ def _take_both(mempool: Mempool, parent: CTransaction, child: CTransaction, verd
     try:
         verdict.replaced += mempool.accept_pair(parent, child)
     except PairRefused as error:
-        verdict.message = FAILED
-        verdict.errors[error.txid] = error.reason
+        if error.reason.startswith(VIOLATION) and error.txid == bytes(child.GetTxid()):
+            verdict.message = error.reason  # of the two together: each keeps the fault that it has alone
+        else:
+            verdict.message = FAILED
+            verdict.errors[error.txid] = error.reason
     except Refused as error:
         verdict.message = error.reason
     else:

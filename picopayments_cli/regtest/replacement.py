@@ -43,7 +43,8 @@ def check_package_replacement(parent: Entry, child: Entry, gone: Sequence[Entry]
         raise Refused(f"{why}too many potential replacements")
     if rate([parent, child]) <= rate([parent]):
         raise Refused(f"{why}package feerate is less than or equal to parent feerate")
-    _check_fees([parent, child], gone, f"{why}insufficient anti-DoS fees")
+    shown = child.item.txid[::-1].hex()
+    _check_fees([parent, child], gone, f"{why}insufficient anti-DoS fees, rejecting replacement {shown}")
 
 
 def _check_fees(new: Sequence[Entry], gone: Sequence[Entry], why: str) -> None:

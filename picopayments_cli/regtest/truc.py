@@ -8,6 +8,7 @@ from picopayments_cli.regtest.graph import Entries, Entry
 from picopayments_cli.regtest.policy import Refused
 
 TRUC = 3
+VIOLATION = "TRUC-violation"
 MAX_VSIZE, MAX_CHILD_VSIZE = 10_000, 1000  # vB
 
 
@@ -52,4 +53,4 @@ def _named(entry: Entry) -> str:
 
 
 def _violation(why: str) -> Refused:
-    return Refused(f"TRUC-violation, {why}")
+    return Refused(f"{VIOLATION}, {why}")

@@ -131,6 +131,8 @@ def test_a_client_without_a_node_has_the_hub_publish_a_parent_that_its_child_pay
         nodes.submit([parent])
     with pytest.raises(BroadcastRefused) as caught:
         nodes.submit([child, parent])
+    with pytest.raises(BroadcastRefused, match="TRUC-violation"):
+        nodes.submit([parent, payment(ALICE, output(parent), 5000, version=2)])
     assert lone.node.url not in json.dumps([caught.value.message, caught.value.data])
     assert nodes.submit([parent, child]) == (txid_of(parent), txid_of(child))
     assert nodes.submit([parent, child]) == (txid_of(parent), txid_of(child))

@@ -29,6 +29,10 @@ def test_a_parent_that_pays_nothing_goes_with_its_child(nodes: Nodes) -> None:
     assert nodes.bitcoin("getmempoolentry", shown(parent))["spentby"] == [shown(child)]
     nodes.send(parent, child)  # again is no error
     nodes.confirm(shown(parent), shown(child))
+    answer = nodes.bitcoin("submitpackage", [parent.hex(), child.hex()])
+    assert [item["error"] for item in answer["tx-results"].values()] == ["txn-already-known"] * 2
+    nodes.send(parent, child)  # nor is it when they are mined
+    assert nodes.refused("sendrawtransaction", child.hex()) == (-27, "Transaction outputs already in utxo set")
 
 
 def test_a_package_that_pays_too_little_is_told_by_transaction(nodes: Nodes) -> None:
@@ -38,6 +42,17 @@ def test_a_package_that_pays_too_little_is_told_by_transaction(nodes: Nodes) -> 
     assert answer["package_msg"] != "success"
     assert any(item.get("error") for item in answer["tx-results"].values())
     with pytest.raises(BroadcastRefused):
+        nodes.send(parent, child)
+
+
+def test_what_a_package_breaks_as_a_whole_is_told(nodes: Nodes) -> None:
+    parent = payment(nodes.key, nodes.pair(), 0, ANCHOR)
+    child = raising(nodes.key, anchor_of(parent), nodes.pair(), FEE, version=2)
+    answer = nodes.bitcoin("submitpackage", [parent.hex(), child.hex()])
+    assert answer["package_msg"].startswith("TRUC-violation")
+    assert answer["tx-results"][wtxid_of(parent)]["error"].startswith("min relay fee not met")
+    assert answer["tx-results"][wtxid_of(child)]["error"] == "bad-txns-inputs-missingorspent"
+    with pytest.raises(BroadcastRefused, match="TRUC-violation"):
         nodes.send(parent, child)
 
 
