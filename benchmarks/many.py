@@ -38,8 +38,9 @@ from picopayments_cli.hub.rounds import Rounds
 
 SIZES = (100, 10_000)
 PARTIES = 50
-SYNCS = 1000
+SYNCS = 250
 BLOCK_INPUTS, BLOCK_TRANSACTIONS = 8000, 4000  # of a full block
+REAL_DEPTH = 7  # the blocks after which a real network counts as settled
 _DATABASE = "regtest.db"
 
 
@@ -74,6 +75,7 @@ def hub_on(basedir: Path, chain_url: str) -> Iterator[tuple[Hub, Rounds]]:
         urls = Urls(chain_url, chain_url + "bitcoin/")
         hub = Hub(folder.network, folder.key(), folder.offer(), database, urls, folder.marks_path)
         hub.fresh_seconds = float("inf")
+        hub.delay = 2 * REAL_DEPTH  # the size of its reserve follows from it
         yield hub, Rounds(hub)
     finally:
         database.close()

@@ -77,7 +77,7 @@ def test_a_sync_takes_few_statements(desk: Desk) -> None:
 def test_what_happens_to_a_connection_is_seen_by_the_next_process_where_one_dies_before_its_round(desk: Desk) -> None:
     alice, bob = Client(desk, "alice"), Client(desk, "bob")
     open_all(desk, alice, bob)
-    desk.node.rpc("reorganise", depth=8)
+    desk.node.rpc("reorganise", depth=4)
     desk.hub.follower.catch_up()  # and dies
     desk.stop()
     desk.start()
@@ -87,7 +87,7 @@ def test_what_happens_to_a_connection_is_seen_by_the_next_process_where_one_dies
     assert {desk.account(hand.handle).stage for hand in (alice, bob)} == {AGREED}
     with desk.database.reading() as db:
         assert desk.hub.follower.touched(db) == {}
-    desk.mine(8)
+    desk.mine(4)
     assert {desk.account(hand.handle).stage for hand in (alice, bob)} == {OPEN}
     check_totals(desk)
 
