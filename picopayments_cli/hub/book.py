@@ -149,7 +149,7 @@ _NEVER_PAID = (
         connections.c.c2h_anchor.is_(None),
         connections.c.h2c_anchor.is_(None),
         connections.c.deposit_raw.is_(None),
-        not_(_PAID_TO),
+        not_(_PAID_TO.where(or_(deposits.c.height.is_(None), deposits.c.height >= 0))),  # what is nowhere never came
     )
     .order_by(connections.c.handle)
     .with_for_update()

@@ -106,7 +106,8 @@ def keep_on_offer(hub: Hub) -> None:
 def give_up(hub: Hub) -> None:
     """Stop all connections that go on as if their newest state were missing."""
     with hub.book.transaction("restored") as work:
-        number = work.give_up(hub.follower.tip(work.db))
+        goes_on = any(stage in (AGREED, OPEN) for _, stage in work.totals())
+        number = work.give_up(hub.follower.tip(work.db)) if goes_on else 0
         work.forget(_EVER)
     log.warning("connections given up", extra={"fields": {"number": number}})
 

@@ -247,7 +247,7 @@ def test_promises_of_an_older_database_are_in_the_table_that_bounds_them(url: UR
     engine = create_engine(url)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "3_0001")
+        command.upgrade(config, "postgres_01")
         for handle, stage, anchor, more in (
             (b"a", "requested", None, {}),
             (b"b", "agreed", None, {"c2h": {"quantity": 7}, "h2c": {"quantity": 5}}),

@@ -114,6 +114,7 @@ def test_a_database_of_before_has_its_columns_sums_and_awaited_addresses_filled(
     with desk.database.reading() as db, database.reading() as upgraded:
         for table in (connections, awaited, totals):
             asking = select(table).order_by(*table.primary_key)
+            asking = asking.where(totals.c.number != 0) if table is totals else asking
             assert upgraded.execute(asking).all() == db.execute(asking).all()
         assert desk.hub.follower.touched(upgraded) == {agreed.handle: False, closing.handle: False}
     database.close()

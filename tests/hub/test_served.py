@@ -24,7 +24,7 @@ def test_a_hub_serves_its_methods_and_opens_connections_by_itself(tmp_path: Path
             while desk.account(alice.handle).stage != "open" and time.monotonic() < deadline:
                 desk.node.rpc("generate", blocks=1)
                 desk.rounds.await_round()
-            body = {"jsonrpc": "2.0", "id": 1, "method": "mph_status", "params": {}}
+            body = {"jsonrpc": "2.0", "id": 1, "method": "mph_status", "params": {"handles": [alice.handle.hex()]}}
             answer = requests.post(url, json=body, timeout=20).json()
         status = StatusReply.parse(answer["result"])
         assert status.connections[alice.handle].status == "open"

@@ -86,7 +86,7 @@ def test_it_closes_at_the_deadline_and_takes_no_new_connection(desk: Desk) -> No
 
 
 def test_names_that_can_not_be_looked_up_end_no_connection(desk: Desk) -> None:
-    desk.node.rpc("faucet", address=desk.hub.address, btc=0, asset="PARENT.child", quantity=2 * DEPOSIT)
+    desk.node.rpc("faucet", address=desk.hub.address, btc=0, asset="PARENT.child", quantity=20 * DEPOSIT)
     desk.node.rpc("generate", blocks=1)
     desk.folder.terms_path.write_text(json.dumps({"XCP": MEMBERS, "PARENT.child": MEMBERS}))
     restart(desk)

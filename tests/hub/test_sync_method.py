@@ -280,7 +280,7 @@ def test_a_payee_that_could_not_pay_for_the_sync_that_fetches_it_gets_nothing(
 
 
 def test_a_payee_must_be_open_and_in_the_same_asset(desk: Desk, alice: Client, open_clients: Iterator[Client]) -> None:
-    desk.node.rpc("faucet", address=desk.hub.address, asset="DEMOCOIN", quantity=5 * DEPOSIT)
+    desk.node.rpc("faucet", address=desk.hub.address, asset="DEMOCOIN", quantity=20 * DEPOSIT)
     desk.mine()
     other, opening, asked = (Client(desk, "other asset", "DEMOCOIN"), Client(desk, "opens"), Client(desk, "asked"))
     open_all(desk, other)
