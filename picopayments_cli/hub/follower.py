@@ -85,8 +85,10 @@ _FORGET_SPENDER = spends.delete().where(spends.c.spender == _ID, spends.c.height
 _LOSE_DEPOSIT = deposits.update().where(deposits.c.txid == _ID, deposits.c.height.is_(None)).values(height=_NOWHERE)
 _WATCHED_OF = select(watched).where(watched.c.handle == _OF)
 _FORGET_CONNECTION = tuple(table.delete().where(table.c.handle == _OF) for table in (watched, deposits, awaited))
-_STAGE_OF = select(connections.c.asset, connections.c.stage).where(
-    connections.c.handle == _OF, connections.c.stage.in_((AGREED, OPEN))
+_STAGE_OF = (
+    select(connections.c.asset, connections.c.stage)
+    .where(connections.c.handle == _OF, connections.c.stage.in_((AGREED, OPEN)))
+    .with_for_update()
 )
 _SPENT_ANCHORS = _OWNERS_OF_SPENDS.where(watched.c.anchor.is_(True))
 _STOP = (

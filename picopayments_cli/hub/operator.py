@@ -174,7 +174,9 @@ class Operator:
         """
         hub, until = self._hub, None
         with hub.book.transaction("operator closes") as work:
-            account = work.get(self._named(work, handle))
+            named = self._named(work, handle)
+            work.lock_with_payers(named)
+            account = work.get(named)
             if account.stage == REQUESTED:
                 raise ConnectionNotOpen(
                     "The connection has no deposit yet, and is forgotten without one: there is nothing to close.",

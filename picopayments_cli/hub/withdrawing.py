@@ -82,6 +82,7 @@ def withdraw(hub: Hub, asset: str, address: str, quantity: int | None, *, dry_ru
         with hub.book.reading() as book:
             return _shown(asked, *_composed(book, asked, purse, held))
     with hub.book.transaction("withdrawal") as work:
+        work.queue("promises")  # it leaves what was promised, whoever promises at this moment
         moved, draft = _composed(work, asked, purse, held)
         raw = finish_wallet(draft, hub.key)
         coins = coins_text(spent.coin for spent in draft.inputs)
@@ -188,7 +189,7 @@ def _publish(hub: Hub, raw: bytes) -> None:
     """Hand a withdrawal to the network; one that a node refuses is forgotten."""
     txid = txid_of(raw)
     try:
-        hub.bitcoin.submit([raw])
+        hub.submit([raw])
     except BroadcastRefused:
         _forget(hub, txid)
         raise
@@ -226,7 +227,7 @@ def _publish_again(hub: Hub, txid: bytes, raw: bytes, coins: list[Outpoint]) -> 
     """Publish a withdrawal again; one of which a block has spent a coin otherwise never comes."""
     fields: dict[str, Any] = {"txid": txid[::-1].hex()}
     try:
-        hub.bitcoin.submit([raw])
+        hub.submit([raw])
     except BroadcastRefused as error:
         if len(hub.bitcoin.unspent(coins, mempool=False)) == len(coins):
             log.warning("withdrawal waits", extra={"fields": fields | error.data})
