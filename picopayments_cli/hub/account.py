@@ -17,7 +17,7 @@ from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.opening import Party, Stake, contract_of
-from picopayments_cli.channel.stages import AGREED, REQUESTED
+from picopayments_cli.channel.stages import AGREED, CLOSING, REQUESTED
 from picopayments_cli.channel.state import Handed, Held, Receiving, Sending, Signed
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Contract
@@ -140,8 +140,13 @@ class Account:
 
     @property
     def is_promise(self) -> bool:
-        """Whether the hub's deposit is still to come, and what it is made of kept for it."""
-        return self.stage in (REQUESTED, AGREED) and (self.duplex is None or self.duplex.sending.anchor is None)
+        """Whether the hub's deposit is still to come, and what it is made of kept for it.
+
+        One that has left may be mined however the connection ends, and until then the wallet seems to hold it.
+        """
+        leaves = self.stage == CLOSING and self.deposit_raw is not None
+        to_come = self.duplex is None or self.duplex.sending.anchor is None
+        return to_come and (leaves or self.stage in (REQUESTED, AGREED))
 
     @property
     def pending(self) -> int:

@@ -10,13 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import BigInteger, BindParameter, Connection, and_, bindparam, case, exists, func, or_, select
+from sqlalchemy import BigInteger, BindParameter, Connection, and_, bindparam, case, func, or_, select
 
 from picopayments_cli.channel.counterparty import asset_id, asset_members, both_names
-from picopayments_cli.channel.stages import AGREED, REQUESTED
+from picopayments_cli.channel.stages import AGREED, CLOSING, REQUESTED
 from picopayments_cli.channel.values import Handle, Pubkey
 from picopayments_cli.errors import InsufficientLiquidity, TooManyPromises
-from picopayments_cli.hub.schema import connections, deposits, promises, withdrawals
+from picopayments_cli.hub.schema import connections, promises, withdrawals
 
 MOST_OF_KEY = 50  # promises
 MOST_OF_ADDRESS = 1000  # promises, and requests that have not come to one
@@ -32,7 +32,10 @@ _AGREE = (
 )
 _LIVE = (
     connections.c.handle == promises.c.handle,
-    connections.c.stage == AGREED,
+    or_(  # as of Account.is_promise, requests aside
+        connections.c.stage == AGREED,
+        and_(connections.c.stage == CLOSING, connections.c.deposit_raw.is_not(None)),
+    ),
     connections.c.h2c_anchor.is_(None),
 )
 _IS_CLIENTS = promises.c.client == bindparam("client")
@@ -51,9 +54,8 @@ _SUMS = select(
     _sum(_IS_ASKERS),
 ).where(*_LIVE, promises.c.asset == bindparam("asset"))
 _WITHDRAWN = select(func.coalesce(func.sum(withdrawals.c.quantity), 0)).where(withdrawals.c.asset_id == bindparam("id"))
-_PAID_TO = exists().where(deposits.c.handle == promises.c.handle)
 _OWED = select(func.coalesce(func.sum(promises.c.quantity), 0)).where(
-    *_LIVE, _IS_CLIENTS, promises.c.asset == bindparam("asset"), ~_PAID_TO
+    *_LIVE, _IS_CLIENTS, promises.c.asset == bindparam("asset"), connections.c.c2h_anchor.is_(None)
 )
 _NUMBER_OF_KEY = select(func.count()).select_from(promises.join(connections, _LIVE[0])).where(*_LIVE[1:], _IS_CLIENTS)
 _NUMBER_OF_ADDRESS = (

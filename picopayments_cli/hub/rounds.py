@@ -202,7 +202,8 @@ class Rounds:
             tip, touched = hub.follower.tip(book.db), hub.follower.touched(book.db)
             offered = (hub.draining, hub.offer.assets)
             fresh = tip != self._tip
-            now = self._unfinished | touched.keys() | self._asked_for(fresh=fresh)
+            self._unfinished |= self._asked_for(fresh=fresh)  # kept until they were looked at, whatever fails
+            now = self._unfinished | touched.keys()
             begins = self._begins(book, tip) if fresh else {}
             if fresh:
                 now.update(book.opening(tip, hub.network), book.in_stage(CLOSING), book.due(tip))
@@ -249,8 +250,9 @@ class Rounds:
         with hub.book.transaction("round") as work:
             kept = meta_get(work.db, _FORGOTTEN)
             after = -1 if kept is None else int(kept)
+            closed = work.closed_between(after, below)
             forgotten = work.forget(tip) + work.forget_promises(after, below)  # while who was paid to is known
-            hub.follower.forget(work.db, work.closed_between(after, below))
+            hub.follower.forget(work.db, closed)
             meta_set(work.db, _FORGOTTEN, str(below))
             if (place := hub.marks.place()) is not None:  # those connections were stopped before they were marked
                 meta_set(work.db, MARKS_SEEN, place)

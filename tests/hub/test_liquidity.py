@@ -281,3 +281,48 @@ def see_own(client: Client) -> None:
     assert theirs.receiving.anchor is not None
     assert theirs.sending.anchor is None
     client.see_deposits()
+
+
+# Promises whose deposits are on their way ---------------------------------------------------------------------------
+
+
+def test_what_leaves_for_one_who_closes_at_once_is_promised_to_nobody_else(desk: Desk) -> None:
+    held = desk.balance(desk.hub.script)
+    gone, other = Client(desk, "gone"), Client(desk, "other")
+    for client in (gone, other):
+        grant(desk, client, held)
+    gone.agree(quantity=held // 2)
+    gone.deposit()
+    desk.mine()
+    assert desk.account(gone.handle).deposit_raw is not None  # in the mempool: the wallet's balance has it still
+    gone.ask_close()
+    assert desk.account(gone.handle).stage == "closing"
+    assert free(desk) == held - held // 2
+    assert isinstance(asked(other, held // 2 + 1), InsufficientLiquidity)
+    desk.mine(3)
+    assert free(desk) == desk.balance(desk.hub.script) == held - held // 2
+    assert desk.rows("select count(*) from promises") == [(1,)]  # the other's request
+
+
+def test_dust_on_the_deposits_address_backs_no_second_promise(desk: Desk) -> None:
+    held = desk.balance(desk.hub.script)
+    poor = [Client(desk, "poor") for _ in range(12)]
+    grant(desk, poor[0], held // 100)
+    for client in poor[:-1]:
+        if asked(client, held // 100) is None:
+            output = client.duplex.sending.contract.deposit.output
+            desk.node.rpc("faucet", address=address_of(output), btc=546)
+            desk.rounds.once()
+    assert desk.rows("select count(*) from promises where backed") == [(1,)]
+    assert free(desk) >= held * 88 // 100
+
+
+def test_nothing_is_kept_of_a_promise_that_nobody_paid_for(desk: Desk) -> None:
+    client = Client(desk, "absent")
+    client.agree(60)
+    desk.mine(BLOCKS + 2)
+    desk.node.rpc("generate", blocks=KEPT_BLOCKS)
+    desk.rounds.once()
+    desk.mine()
+    for table in ("connections", "awaited", "watched", "promises"):
+        assert desk.rows(f"select count(*) from {table}") == [(0,)], table
