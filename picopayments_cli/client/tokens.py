@@ -46,14 +46,16 @@ def standing(
     where the token is another payment's: from another connection, to another payee or of another amount.
     """
     wanted = _named(source, payment)
+    known = list(connections)
     other = None
-    for how_far, found in _uses(connections, events):
+    for how_far, found in _uses(known, events):
         if found["token"] != wanted["token"]:
             continue
         if all(found.get(name) == value for name, value in wanted.items()):
             return how_far
         other = other or found
     if other is None:
+        _check_own_requests(payment, known)
         return None
     advice = "leave it out to have one drawn" if payment.expires is None else "ask the payee for another request"
     raise TokenInUse(
@@ -64,6 +66,18 @@ def standing(
         handle=other["handle"],
         payee_handle=other.get("payee_handle"),
     )
+
+
+def _check_own_requests(payment: Payment, connections: Iterable[Connection]) -> None:
+    """Refuse a token of one's own request for another payee: what came back of it would count as paid by that one."""
+    for item in connections:
+        if item.handle != payment.payee and payment.token in {request.token for request in item.requests}:
+            raise TokenInUse(
+                f"The token is that of a payment request of your own, for the connection {item.handle.hex()}: do not "
+                "pay it, and ask the payee for another request.",
+                token=payment.token.hex(),
+                handle=item.handle.hex(),
+            )
 
 
 def _uses(connections: Iterable[Connection], events: Sequence[Event]) -> Iterator[tuple[str, Mapping[str, Any]]]:

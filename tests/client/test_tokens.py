@@ -18,6 +18,7 @@ from regtest_support import NodeProcess
 from picopayments_cli import api
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.payment_request import Requested
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, PROPOSED
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
 from picopayments_cli.channel.wire import Payment, RefusedPayment
@@ -389,3 +390,12 @@ def test_only_the_lines_about_a_token_are_read(tmp_path: Path) -> None:
             file.write(os.urandom(8).hex().encode() + b"\n")
         with pytest.raises(StoreDamaged, match="line 5"):
             store.history(about='"00"')
+
+
+def test_a_token_of_an_own_request_pays_nobody_else(blank: Connection) -> None:
+    """Whoever copies it gets the payment back from its payee as one of the request, and a receipt for it."""
+    asked = Requested(PAYMENT.token, b"salt", Quantity(5), 0)
+    own = replace(blank, handle=TWO, requests=(asked,))
+    with pytest.raises(TokenInUse, match="a payment request of your own"):
+        standing(ONE, PAYMENT, [own], [])
+    assert standing(ONE, replace(PAYMENT, payee=TWO), [own], []) is None
