@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -65,6 +65,8 @@ class Work:
     shaken: Collection[Handle] = ()
     fresh: bool = False
     away: PicopaymentsError | None = None
+    unseen: set[Handle] = field(default_factory=set)  # whose deposits nobody could tell
+    versions: dict[Handle, int] = field(default_factory=dict)  # of connections, as they were planned by
 
     def do(self) -> None:
         """Do all that these connections need now. What fails is asked for again."""
@@ -80,6 +82,7 @@ class Work:
         for step in punished:
             means = means.without(step)
         shown = {handle: found for handle in sorted(self.handles) if (found := self._show(handle)) is not None}
+        self.versions = {handle: found.version for handle, found in shown.items()}
         done, todo = {_of_label(step.label)[0] for step in punished}, []
         for handle, found in shown.items():
             todo += self._tasks(handle, found, punish=handle not in done)
@@ -144,8 +147,9 @@ class Work:
         if account.duplex is None:
             return
         duplex = account.duplex
-        if account.stage in (AGREED, CLOSING) and None in (duplex.sending.anchor, duplex.receiving.anchor):
-            self._guarded(partial(self._see_deposits, handle), handle)
+        opening = account.stage in (AGREED, CLOSING) and None in (duplex.sending.anchor, duplex.receiving.anchor)
+        if opening and not self._guarded(partial(self._see_deposits, handle), handle):
+            self.unseen.add(handle)
         if self._is_void(account):
             with hub.book.transaction("void") as work:
                 work.lock_with_payers(handle)
@@ -201,7 +205,7 @@ class Work:
         """
         expiry, network = account.fixed.agreed.expiry, self.hub.network
         if account.channels.receiving.anchor is None:
-            return self.away is None and expiry.is_unfunded(tip, network)
+            return account.handle not in self.unseen and expiry.is_unfunded(tip, network)
         return account.lock_due > 0 and tip > expiry.fee_by(expiry.deposit_by(network))
 
     def _leaves(self, work: UnitOfWork, account: Account) -> bool:
@@ -248,7 +252,8 @@ class Work:
 
     def _publish(self, step: Step) -> None:
         handle, payer = _of_label(step.label)
-        self._guarded(partial(publish, self.hub, step, handle, payer=payer), handle)
+        version = self.versions.get(handle)
+        self._guarded(partial(publish, self.hub, step, handle, payer=payer, version=version), handle)
 
     def _left(self, step: Callable[[], Means], means: Means, handle: Handle | None = None) -> Means:
         """Return what a step leaves in the wallet, all of it where it fails."""
@@ -311,10 +316,11 @@ def show(hub: Hub, handle: Handle, *, addresses: bool = True) -> Shown:
         return Shown(account.version, tuple(found), addresses)
 
 
-def publish(hub: Hub, step: Step, handle: Handle, *, payer: bool) -> None:
+def publish(hub: Hub, step: Step, handle: Handle, *, payer: bool, version: int | None = None) -> None:
     """Publish one step, a draft and its child as a package, and keep what a node has taken of it.
 
-    Before the hub's half of a commit leaves, its database and the mark outside of it say so. Raises BroadcastRefused.
+    Before the hub's half of a commit leaves, its database and the mark outside of it say so. One that was planned by
+    another ``version`` of the connection stays: it may have been given back since. Raises BroadcastRefused.
     """
     if step.waits is not None:
         fields = {"handle": handle.hex(), "step": step.name.value, "waits": step.waits.value}
@@ -324,6 +330,9 @@ def publish(hub: Hub, step: Step, handle: Handle, *, payer: bool) -> None:
         hub.marks.add(handle)
         with hub.book.transaction("half") as work:
             account = work.get(handle)
+            if account.version != version:
+                hub.ask(Ask.NOW, handle)
+                return
             work.put(replace(account, duplex=half_left(account.channels)))
     secrets = hub.book.look_up(handle).fixed.secrets(hub.key)
     raws = step.finish(secrets.payer if payer else secrets.payee, hub.key, payer=payer)
