@@ -13,11 +13,12 @@ import logging
 import time
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
+from math import isinf
 from threading import RLock
 from typing import Any
 
 from bitcoin.core import CBlock, CTransaction
-from sqlalchemy import BindParameter, Connection, Row, and_, bindparam, exists, or_, select
+from sqlalchemy import BindParameter, Connection, Row, and_, bindparam, exists, or_, select, text
 
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.facts import Seen
@@ -103,9 +104,11 @@ _AWAITED_AMONG = select(awaited).where(awaited.c.script.in_(_SOME))
 _AWAIT = awaited.insert()
 _FOUND = awaited.delete().where(awaited.c.script == bindparam("script"))
 _TOUCHED = select(touched)
-_SHAKEN = select(touched.c.handle).where(touched.c.shaken.is_(True))
 _UNTOUCH = touched.delete().where(touched.c.handle == _OF)
-_TOUCH = touched.insert()
+_TOUCH = text(
+    "INSERT INTO touched (handle, shaken) VALUES (:handle, :shaken) "
+    "ON CONFLICT (handle) DO UPDATE SET shaken = touched.shaken OR excluded.shaken"
+)
 
 
 _Tx = tuple[bytes, CTransaction]  # with its txid, which takes a while to compute
@@ -163,6 +166,11 @@ class Follower:
     def is_fresh(self, seconds: float) -> bool:
         """Whether the chain was seen, whole and current, within so many seconds."""
         return time.monotonic() - self.seen_at <= seconds
+
+    @property
+    def seconds_since_look(self) -> float | None:
+        """The seconds since the chain was seen, whole and current; None where it was not yet."""
+        return None if isinf(self.seen_at) else round(max(time.monotonic() - self.seen_at, 0), 1)
 
     @staticmethod
     def touched(db: Connection) -> dict[Handle, bool]:
@@ -416,9 +424,7 @@ class Follower:
 def _touch(db: Connection, handles: Collection[Handle], *, shaken: bool = False) -> None:
     """Have the next round look at connections; ``shaken``: a reorganisation took something of them back."""
     if handles:
-        before = {Handle(bytes(row.handle)) for row in db.execute(_SHAKEN)}
-        db.execute(_UNTOUCH, [{"of": handle} for handle in handles])
-        db.execute(_TOUCH, [{"handle": one, "shaken": shaken or one in before} for one in handles])
+        db.execute(_TOUCH, [{"handle": one, "shaken": shaken} for one in sorted(handles)])
 
 
 def _forget(db: Connection, txid: bytes) -> set[Handle]:

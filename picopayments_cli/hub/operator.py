@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -67,7 +66,7 @@ class Operator:
             "network": hub.network.name,
             "address": hub.address,
             "height": found.height,
-            "seconds_since_look": round(max(time.monotonic() - hub.follower.seen_at, 0), 1),
+            "seconds_since_look": hub.follower.seconds_since_look,
             "fresh": hub.follower.is_fresh(hub.fresh_seconds),
             "draining": hub.draining,
             "fee_rate": found.rate,

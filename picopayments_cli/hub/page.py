@@ -85,7 +85,7 @@ class Page:
             "network": network.name,
             "version": __version__,
             "height": f"{found.height:,}",
-            "seconds": f"{max(time.monotonic() - hub.follower.seen_at, 0):.0f}",
+            "seconds": hub.follower.seconds_since_look,
             "fresh": hub.follower.is_fresh(hub.fresh_seconds),
             "draining": hub.draining,
             "payments": f"{found.payments:,}",

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
 
-from sqlalchemy import BindParameter, Connection, bindparam, select
+from sqlalchemy import Connection, select, text
 
 from picopayments_cli.hub.schema import totals
 
-_ASSET: BindParameter[Any] = bindparam("of")
-_STAGE: BindParameter[Any] = bindparam("in_stage")
 _ALL = select(totals).where(totals.c.number > 0)
-_ADD = (
-    totals.update()
-    .where(totals.c.asset == _ASSET, totals.c.stage == _STAGE)
-    .values(number=totals.c.number + bindparam("more"))
+_ADD = text(
+    "INSERT INTO totals (asset, stage, number) VALUES (:asset, :stage, :more) "
+    "ON CONFLICT (asset, stage) DO UPDATE SET number = totals.number + excluded.number"
 )
-_BEGIN = totals.insert()
 
 
 class Moves:
@@ -37,8 +32,8 @@ class Moves:
     def write(self, db: Connection) -> None:
         """Write the sums, last in the transaction and in one order, so that two of them wait for one another."""
         for (asset, stage), more in sorted(self._found.items()):
-            if more and not db.execute(_ADD, {"of": asset, "in_stage": stage, "more": more}).rowcount:
-                db.execute(_BEGIN, {"asset": asset, "stage": stage, "number": more})
+            if more:
+                db.execute(_ADD, {"asset": asset, "stage": stage, "more": more})
         self._found.clear()
 
 
