@@ -153,7 +153,11 @@ def _check_payee(session: Session, connection: Connection, payment: Payment, *, 
         if isinstance(error, Unreachable) and at_once:
             error.message += " Nothing was paid or queued."
             raise
-        log.info("Whether the hub knows the payee is seen by the next sync only: %s", error.message)
+        log.info(
+            "The hub does not answer now (%s): only the next `sync` tells whether it knows the payee. The payment is "
+            "queued all the same. Do not repeat the command, which would queue another one.",
+            error.name,
+        )
         return
     if shown is None:
         raise UnknownHandle(

@@ -121,7 +121,7 @@ def _synced(session: Session, connection: Connection) -> tuple[Connection, int]:
     except NotTransferable:
         return connection, 0
     moved, _, changes = pair.transfer(connection.duplex, total, connection.secrets(session.wallet.key))
-    return connection.with_state(moved, changes), connection.terms.sync_fee
+    return connection.with_state(moved, changes), connection.next_fee
 
 
 def _agreed(case: Case) -> Case:

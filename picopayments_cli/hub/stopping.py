@@ -44,10 +44,10 @@ def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
         work.return_payment(item)
         back = work.add_payment(account.handle, Payment(item.payer, item.amount, item.token))
         work.keep(replace(payer, waiting=payer.waiting + back))
+    meta_drop(work.db, _CLOSES + account.handle.hex())
     if account.stage not in (AGREED, OPEN):
         return account
     note(log, "closing", account)
-    meta_drop(work.db, _CLOSES + account.handle.hex())
     return work.put(replace(account, stage=CLOSING, since=hub.follower.tip(work.db), waiting=Queue()))
 
 

@@ -207,5 +207,5 @@ def test_requests_are_kept_within_bounds_and_an_open_one_is_never_dropped(
 def test_no_request_is_made_for_a_connection_that_closes(it: Life) -> None:
     it.open()
     it.close()
-    with pytest.raises(PicopaymentsError, match="closed"):
+    with pytest.raises(PicopaymentsError, match="is closing, and is not paid any more"):
         requested(it)

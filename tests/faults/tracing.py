@@ -272,7 +272,7 @@ def _stand_at_transactions(tracer: Tracer, owner: Any) -> None:
 
     @contextlib.contextmanager
     def transaction(self: Any, label: str) -> Iterator[Any]:
-        with self._lock:  # for the copies: nobody writes meanwhile
+        with self._turns:  # for the copies: nobody writes meanwhile
             with real(self, label) as connection:
                 yield connection
                 mode = connection.exec_driver_sql("PRAGMA synchronous").scalar()

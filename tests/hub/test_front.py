@@ -66,6 +66,7 @@ def test_an_operator_sees_what_to_be_woken_for(desk: Desk, alice: Client, bob: C
         assert requests.post(url, json={**ask, "method": "x" * 50}, timeout=WAIT).json()["error"]["code"] == -32601
         assert get(f"{url}metrics").status_code == 401
         assert get(f"{url}metrics", TOKEN[:-1]).status_code == 401
+        desk.rounds.await_round()
         text = get(f"{url}metrics", TOKEN).text
         assert 'picopayments_calls_total{method="mph_status",outcome="ok"} 5.0' in text
         assert re.search(r'picopayments_calls_total\{method="mph_sync",outcome="Bad\w+"\} 1.0', text)

@@ -143,7 +143,7 @@ def no_room() -> None:
     ("words", "before", "error", "told"),
     [
         ((*NOWHERE, "--database", "postgresql+nodriver://x/y"), None, "DatabaseUnusable", "--database"),
-        ((*NOWHERE, "--database", "mysql+pymysql://x/y"), None, "DatabaseUnusable", "pip install pymysql"),
+        ((*NOWHERE, "--database", "mysql+pymysql://x/y"), None, "DatabaseUnusable", "SQLite or PostgreSQL"),
         (NOWHERE, few_files, "ResourcesExhausted", "LimitNOFILE=1024"),
         (NOWHERE, no_room, "StoreUnusable", "hub.regtest.terms.json"),
     ],
