@@ -73,7 +73,20 @@ class Server:
         return [str(self._programs / command[0]), *command[1:]]
 
     def start(self) -> None:
-        """Start it, and wait until it answers."""
+        """Start it, and wait until it answers: again where one that was killed has not quite gone yet."""
+        deadline = time.monotonic() + START_SECONDS
+        self._spawn()
+        while True:
+            try:
+                return self._admin("SELECT 1")
+            except OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+                if self._process.poll() is not None:
+                    self._spawn()
+
+    def _spawn(self) -> None:
         command = self._program(["postgres", "-D", str(self._data), "-k", str(self._folder), "-c", "listen_addresses="])
         log = (self._folder.parent / f"{self._folder.name}.log").open("ab")
         self._process = subprocess.Popen(
@@ -84,14 +97,6 @@ class Server:
             **self._options,
         )
         log.close()
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            try:
-                return self._admin("SELECT 1")
-            except OperationalError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise
-                time.sleep(0.05)
 
     def kill(self) -> None:
         """Kill it as a loss of power would: nothing is flushed, nobody is told."""

@@ -188,7 +188,7 @@ def test_a_deposit_that_is_replaced_is_forgotten(index: Index, node: NodeProcess
     assert (index.deposits(), index.spend(made)) == ([], None)
 
 
-def test_a_restarted_follower_goes_on_where_it_stopped(index: Index, node: NodeProcess) -> None:
+def test_a_restarted_follower_goes_on_where_it_stopped(index: Index, node: NodeProcess, tmp_path: Path) -> None:
     made = deposit(node)
     node.rpc("generate", blocks=3)
     index.agrees_with_the_node()
@@ -196,7 +196,7 @@ def test_a_restarted_follower_goes_on_where_it_stopped(index: Index, node: NodeP
     node.rpc("reorganise", depth=2)
     commit = txid_of(spend_all(node, made, 900_000))
     node.rpc("generate", blocks=2)
-    again = Index(Path(str(index.database.engine.url.database)).parent, node)
+    again = Index(tmp_path / "hub", node)
     again.agrees_with_the_node()
     assert again.changes() == {HANDLE: False}  # which nobody had looked at
     seen = again.spend(made)

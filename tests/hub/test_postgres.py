@@ -203,12 +203,13 @@ def test_nothing_is_lost_or_doubled_where_the_server_dies_amid_syncs(desk: Desk,
     def answered(hand: Client, total: int, *payments: object) -> SyncReply:
         request, moved = hand.sync_request(total, *payments)  # type: ignore[arg-type]
         sealed = envelope.seal(hand.key, request.as_json())
-        while True:
+        for _ in range(2000):
             try:
                 return hand.take(SyncReply.parse(json.loads(desk.call("mph_sync", sealed))), moved)
             except PicopaymentsError as error:
                 failures.append(error.name)
                 calm.wait(0.05)
+        raise AssertionError("the server did not come back")
 
     def pay() -> None:
         while not done.is_set():
