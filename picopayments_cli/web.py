@@ -46,6 +46,7 @@ KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS = 5
 MAX_CONNECTIONS = 500  # stays below the usual limit of 1,024 open files
 MAX_CONNECTIONS_EACH = 100  # of one address
+BACKLOG = 100  # connections that are taken at once, before idle ones make room for them
 HEAD_SECONDS = 30.0  # for a request's line and headers
 MAX_HEAD_BYTES = 65_536
 MAX_PIPELINED = 16  # requests of a connection that came before the answer to an earlier one
@@ -363,6 +364,7 @@ class WebServer:
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=STOP_SECONDS,
             limit_concurrency=MAX_CONNECTIONS,
+            backlog=BACKLOG,
             ssl_certfile=ssl_cert,
             ssl_keyfile=ssl_key,
         )
@@ -427,12 +429,13 @@ def _unusable_certificate(cert: str | None, error: Exception) -> InvalidSetting:
 
 
 class _Protocol(HttpToolsProtocol):
-    """Uvicorn's, but no address takes all connections, and none waits for ever, or without end, for a request."""
+    """Uvicorn's, but no address takes all connections, none waits for ever for a request, and no request is endless."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._in_body = False
-        self._head_bytes = 0
+        self._head_bytes = self._body_bytes = self._content_bytes = 0
+        self._used = self.loop.time()
         self._patience: asyncio.TimerHandle | None = None
         self._reader: asyncio.TimerHandle | None = None
         self._party = party(self.client[0]) if self.client else None
@@ -441,7 +444,22 @@ class _Protocol(HttpToolsProtocol):
             transport.write(b"HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
             transport.close()
             return
+        if len(self.connections) >= MAX_CONNECTIONS:
+            self._make_room()
         self._wait_for_head()
+
+    def _make_room(self) -> None:
+        """Close the connection that has been idle for longest: who holds all of them keeps nobody else out."""
+        others = (other for other in self.connections if isinstance(other, _Protocol) and other is not self)
+        idle = [other for other in others if other._is_idle]
+        if idle:
+            min(idle, key=lambda other: other._used).transport.abort()
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether no request is under way; one of which only the head has begun is none."""
+        answering = self.cycle is not None and not self.cycle.response_complete
+        return not (answering or self._in_body or self.pipeline or self.transport.is_closing())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_is_there()
@@ -449,11 +467,13 @@ class _Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if not self._in_body:
+        if self._in_body:
+            self._body_bytes += len(data)
+        else:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self.transport.close()
+        if self._head_bytes > MAX_HEAD_BYTES or self._body_bytes > MAX_HEAD_BYTES + 2 * self._content_bytes:
+            self.transport.close()  # of what came behind the head more than half is sizes of chunks, and the like
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -463,9 +483,13 @@ class _Protocol(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too many requests at a time")
         self._in_body = True
-        self._head_bytes = 0
+        self._head_bytes = self._body_bytes = self._content_bytes = 0
         self._head_is_there()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._content_bytes += len(body)
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_body = False
@@ -473,6 +497,7 @@ class _Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        self._used = self.loop.time()
         self._await_reader()
 
     def pause_writing(self) -> None:

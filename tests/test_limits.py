@@ -155,6 +155,25 @@ def test_no_address_takes_all_connections() -> None:
         assert requests.post(url, json=CALL, timeout=WAIT).status_code == 200
 
 
+def test_idle_connections_of_many_addresses_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "MAX_CONNECTIONS", 20)
+    with json_rpc({"nothing": nothing}) as url, contextlib.ExitStack() as stack:
+        port = urlsplit(url).port
+        for number in range(60):
+            address = (f"127.0.1.{number % 6 + 1}", 0)
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), WAIT, address))
+        assert requests.post(url, json=CALL, timeout=WAIT).status_code == 200
+
+
+def test_a_body_in_crumbs_is_cut_off() -> None:
+    with json_rpc({"nothing": nothing}) as url:
+        with socket.create_connection(("127.0.0.1", urlsplit(url).port), WAIT) as connection:
+            connection.sendall(b"POST /api/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            with pytest.raises(OSError):  # noqa: PT011
+                connection.sendall(b"1\r\n \r\n" * 1_000_000)
+        assert requests.post(url, json=CALL, timeout=WAIT).status_code == 200
+
+
 def test_a_connection_that_asks_nothing_or_never_finishes_its_headers_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -207,14 +207,22 @@ def coin_of(raw: bytes, outpoint: Outpoint) -> Coin:
     A signature of a P2PKH coin doesn't commit to the value that it spends, so a value counts only when it comes out of
     bytes that hash to the txid.
     """
-    tx = parse_transaction(raw)
-    if tx is None or tx.GetTxid() != outpoint.txid or outpoint.vout >= len(tx.vout):
+    made = outputs_of(raw, outpoint.txid)
+    if outpoint.vout >= len(made):
         raise BadPreviousTransaction(
             f"What was given as the transaction of {outpoint} is another one. Nothing was signed.",
             outpoint=str(outpoint),
         )
-    out = tx.vout[outpoint.vout]
-    return Coin(outpoint, out.nValue, bytes(out.scriptPubKey), None)
+    out = made[outpoint.vout]
+    return Coin(outpoint, out.value, out.script, None)
+
+
+def outputs_of(raw: bytes, txid: bytes) -> tuple[Output, ...]:
+    """The outputs of a transaction; none where these are not its bytes."""
+    tx = parse_transaction(raw)
+    if tx is None or tx.GetTxid() != txid:
+        return ()
+    return tuple(Output(out.nValue, bytes(out.scriptPubKey)) for out in tx.vout)
 
 
 def check_coin(coin: Coin, raw: bytes) -> None:

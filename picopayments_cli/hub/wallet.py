@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Iterable
 from dataclasses import replace
+from heapq import nlargest
 
 from picopayments_cli.chain import REQUIRE_MEMO, Query
 from picopayments_cli.channel.coins import Purse, fund
-from picopayments_cli.channel.drafts import Draft, Output, check_coin, parse_transaction, spent_outpoints
+from picopayments_cli.channel.drafts import Draft, Output, outputs_of, parse_transaction, spent_outpoints
 from picopayments_cli.channel.rates import may_open
 from picopayments_cli.channel.reserve import Chore, Reserve, missing, spendable
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.steps import Means
 from picopayments_cli.channel.values import Coin, Outpoint
-from picopayments_cli.errors import BadPreviousTransaction, InsufficientBitcoin
+from picopayments_cli.errors import InsufficientBitcoin
 from picopayments_cli.hub.chainview import coins_of, coins_text, is_own, promised_coins
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.hub import Hub, Wallet
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 _SPLIT = "last split of coins"
 _LOOK = "last look at the wallet"
 MOST_SPLIT = 1000  # coins that one transaction makes: 34 kvB, of the 100 that nodes relay
+MOST_COINS = 1000  # that are looked at, beside twice the reserve's
 _SPARE = 2  # coins for deposits while another split waits for its block
 
 
@@ -36,7 +38,7 @@ def look(hub: Hub) -> None:
     own, regtest = [hub.address], hub.network.name == "regtest"
     view = hub.chain.view(Query(coins=own, options=own, balances=own if regtest else ()))
     held = view.balances[hub.address] if regtest else {}
-    confirmed = _unspent(hub, view.coins[hub.address])
+    confirmed = _unspent(hub, _useful(hub, view.coins[hub.address]))
     attached = hub.chain.attached([coin.outpoint for coin in confirmed]) if confirmed else set()
     coins = _proven(hub, (coin for coin in confirmed if coin.outpoint not in attached))
     assets = tuple(asset for asset, quantity in held.items() if quantity and asset != "BTC")
@@ -45,6 +47,13 @@ def look(hub: Hub) -> None:
         with hub.database.transaction("wallet") as db:
             meta_set(db, _LOOK, f"{int(found.home)} {coins_text(found.coins)}")
     hub.wallet = found
+
+
+def _useful(hub: Hub, listed: Iterable[Coin]) -> list[Coin]:
+    """The most valuable coins of a list, as many as the hub can use: strangers can send it dust without end."""
+    with hub.book.reading() as book:
+        most = MOST_COINS + 2 * hub.reserve_of(book.counted()).coins
+    return nlargest(most, listed, key=lambda coin: (coin.value, coin.outpoint))
 
 
 def recall(hub: Hub) -> bool:
@@ -92,16 +101,17 @@ def _proven(hub: Hub, coins: Iterable[Coin]) -> tuple[Coin, ...]:
     An index server tells them, which may be anybody's. One that lies would have the difference go to the miners.
     """
     found = tuple(coins)
+    hub.proven &= {(coin.outpoint, coin.value) for coin in found}
     new = [coin for coin in found if (coin.outpoint, coin.value) not in hub.proven]
-    if new:
-        known = hub.chain.view(Query(transactions=sorted({coin.outpoint.txid for coin in new}))).transactions
-        for coin in new:
-            try:
-                check_coin(coin, known.get(coin.outpoint.txid, b""))
-                hub.proven.add((coin.outpoint, coin.value))
-            except BadPreviousTransaction:
-                fields = {"outpoint": str(coin.outpoint), "told": coin.value}
-                log.warning("a coin is not as told", extra={"fields": fields})
+    txids = sorted({coin.outpoint.txid for coin in new})
+    known = hub.chain.view(Query(transactions=txids)).transactions if new else {}
+    made = {txid: outputs_of(known.get(txid, b""), txid) for txid in txids}
+    for coin in new:
+        if made[coin.outpoint.txid][coin.outpoint.vout : coin.outpoint.vout + 1] == (Output(coin.value, coin.script),):
+            hub.proven.add((coin.outpoint, coin.value))
+        else:
+            fields = {"outpoint": str(coin.outpoint), "told": coin.value}
+            log.warning("a coin is not as told", extra={"fields": fields})
     return tuple(coin for coin in found if (coin.outpoint, coin.value) in hub.proven)
 
 

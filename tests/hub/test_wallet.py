@@ -20,6 +20,7 @@ from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.steps import Means
 from picopayments_cli.channel.values import Coin, Height, Outpoint
 from picopayments_cli.errors import NodeUnreachable
+from picopayments_cli.hub import wallet
 from picopayments_cli.hub.hub import RESERVE_COINS, Hub, Urls
 from picopayments_cli.hub.wallet import look, means_of, split, splitting
 
@@ -87,6 +88,16 @@ def test_coins_that_hold_something_else_than_is_told_are_not_spent(
     assert [record.getMessage() for record in caplog.records] == ["a coin is not as told"]
     monkeypatch.setattr(own.hub.chain, "view", honest)
     assert set(purse_of(own).coins) == set(true)
+
+
+def test_of_dust_without_end_a_look_takes_the_most_valuable_coins(own: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wallet, "MOST_COINS", 0)
+    for _ in range(30):
+        own.node.rpc("faucet", address=own.hub.address, btc=700)
+    own.mine()
+    seen = own.hub.wallet.coins
+    assert len(seen) <= 2 * own.hub.reserve.coins
+    assert min(coin.value for coin in seen) > 700
 
 
 def test_a_hub_with_one_large_coin_splits_it_and_deposits(own: Desk) -> None:
