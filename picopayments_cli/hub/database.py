@@ -135,11 +135,6 @@ class Database:
                 raise _failed(label, error, certain=self._lease is None or not committing) from error
             self._check()  # else what was written is lost with the process
 
-    @property
-    def has_row_locks(self) -> bool:
-        """Whether transactions run side by side, and wait for one another only where they write one row."""
-        return self._lease is not None
-
     def confirm(self) -> None:
         """See, before anything leaves, that the database is this hub's still. Raises DatabaseUnusable."""
         self._check()

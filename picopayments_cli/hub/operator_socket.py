@@ -22,7 +22,6 @@ from picopayments_cli.jsontext import parse_json
 from picopayments_cli.lanes import Lane
 from picopayments_cli.web import JsonRpcEndpoint
 
-START_SECONDS = 20.0
 STOP_SECONDS = 5
 ANSWER_SECONDS = 60.0
 MAX_BYTES = 10_000_000
