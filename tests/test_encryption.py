@@ -50,7 +50,7 @@ def test_another_key_purpose_or_a_cut_end_opens_nothing() -> None:
         (KEY, sealed[: OVERHEAD - 1], b"state"),
         (KEY, b"", b"state"),
     ):
-        with pytest.raises(ValueError, match="changed|short"):
+        with pytest.raises(ValueError, match=r"changed|short"):
             unseal(key, data, about)
 
 
