@@ -45,6 +45,7 @@ setup(
         "json-rpc>=1.15.0,<2",
         "prometheus-client>=0.26.0,<1",
         "py-bitcoinkernel==0.1.0a5",
+        "pynacl>=1.6.2,<2",
         "pycoin>=0.92718.20260405,<1",
         "python-bitcoinlib>=0.12.2,<0.13",
         "requests>=2.34.2,<3",
