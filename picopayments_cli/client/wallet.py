@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
-
-import coincurve
 
 from picopayments_cli.chain import Coin
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, address_of_script, secret_of_wif, wif_of_secret
-from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.channel.values import SECRET_SIZE, Outpoint
 from picopayments_cli.client import kinds
 from picopayments_cli.client.store import Store
 from picopayments_cli.errors import InvalidHex, InvalidKey
@@ -30,7 +29,7 @@ class Wallet:
         """Open the store's wallet, or make a new one that ``keep`` writes. Raises StoreDamaged, StoreUnusable."""
         wif = store.load_wif()
         if wif is None:
-            return Wallet(network, Key(coincurve.PrivateKey().secret))
+            return Wallet(network, Key(secrets.token_bytes(SECRET_SIZE)))
         try:
             return Wallet(network, Key(secret_of_wif(network, wif)))
         except InvalidKey:
