@@ -17,7 +17,7 @@ from typing import Any
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.derivation import wallet_key
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.networks import Network, address_of_script, secret_of_wif
+from picopayments_cli.channel.networks import Network, address_of_script, secret_of_wif, wif_of_secret
 from picopayments_cli.channel.scripts import p2wpkh
 from picopayments_cli.client import kinds
 from picopayments_cli.client.mnemonics import checked_words, new_words, seed_of
@@ -87,9 +87,10 @@ class KeyFile:
         """Derive the wallet's key from its words or WIF. Raises InvalidKey, InvalidWords."""
         return _key_of(self.network, self.holds, secret)
 
-    def script_of(self, key: Key) -> bytes:
-        """The scriptPubKey of the wallet with this key."""
-        return _SCRIPTS[self.kind](key.pubkey_hash)
+    def wif_of(self, secret: str) -> str:
+        """Write the key as ``of_wif`` reads it, and Electrum."""
+        wif = wif_of_secret(self.network, self.key_of(secret).secret)
+        return wif if self.kind == P2PKH else f"{self.kind}:{wif}"
 
     # Sealing --------------------------------------------------------------------------------------------------------
 

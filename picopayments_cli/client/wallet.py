@@ -22,19 +22,16 @@ log = logging.getLogger(__name__)
 
 def nobody(address: str) -> str:
     """Refuse where nobody can be asked for a passphrase. Raises PassphraseMissing."""
-    raise PassphraseMissing(
-        f"The wallet {address} is encrypted, and its passphrase was not given. Type it at a terminal, write it to a "
-        "file descriptor that --passphrase-fd names, or set PICOPAYMENTS_PASSPHRASE.",
-        address=address,
-    )
+    raise PassphraseMissing(f"The wallet {address} is encrypted, and nobody is asked for its passphrase.")
 
 
 class Unlocker:
     """Opens encrypted wallets. It asks once for a wallet's passphrase, and remembers words and WIF in this process."""
 
-    def __init__(self, ask: Callable[[str], str] = nobody) -> None:
-        """``ask`` gets the wallet's address, and returns the passphrase."""
+    def __init__(self, ask: Callable[[str], str] = nobody, ask_new: Callable[[bool], str] | None = None) -> None:
+        """``ask`` gets a wallet's address, and returns its passphrase; ``ask_new``: whether it replaces an old one."""
         self._ask = ask
+        self._ask_new = ask_new
         self._opened: dict[str, str] = {}
 
     def secret(self, file: KeyFile) -> str:
@@ -44,6 +41,10 @@ class Unlocker:
         if file.name not in self._opened:
             self._opened[file.name] = file.unsealed(self._ask(file.address))
         return self._opened[file.name]
+
+    def new_passphrase(self, address: str, *, change: bool) -> str:
+        """Ask for a passphrase to encrypt a wallet with; ``change``: it has one. Raises PassphraseMissing."""
+        return nobody(address) if self._ask_new is None else self._ask_new(change)
 
 
 @dataclass(frozen=True)
