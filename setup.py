@@ -42,6 +42,7 @@ setup(
         "httptools>=0.9.0,<1",
         "jinja2>=3.1.6,<4",
         "json-rpc>=1.15.0,<2",
+        "mnemonic>=0.21,<1",
         "prometheus-client>=0.26.0,<1",
         "py-bitcoinkernel==0.1.0a5",
         "pynacl>=1.6.2,<2",
