@@ -126,6 +126,11 @@ def read_secret(data: bytes) -> Secret:
     return Secret(data)
 
 
+def state_key(wallet: Key) -> bytes:
+    """Derive the key (32 bytes) that the states are sealed with which a hub keeps for a wallet."""
+    return hmac.digest(wallet.secret, b"picopayments state 1", "sha256")
+
+
 @dataclass(frozen=True)
 class Secrets:
     """The keys and secrets of one connection, derived from the owner's key, the connection's salt and the purpose.
