@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from picopayments_cli.chain import Chain
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.drafts import parse_transaction, spent_outpoints, txid_of
-from picopayments_cli.channel.messages import NONCE_SIZE, HubRefusal, KeyRequest, request_of
+from picopayments_cli.channel.messages import HubRefusal, KeyRequest, request_of
 from picopayments_cli.channel.stages import ASKED
 from picopayments_cli.channel.values import Handle, Outpoint, Pubkey
+from picopayments_cli.channel.wire import NONCE_SIZE
 from picopayments_cli.client import legacy
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.document import from_document, rows_between, to_document
