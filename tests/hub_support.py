@@ -103,6 +103,7 @@ class Desk:
         key, marks = self.folder.key(), self.folder.marks_path
         self.hub = Hub(REGTEST, key, self.folder.offer(), self.database, urls, marks)
         self.hub.draining = self.draining
+        self._made()
         self.hub.fresh_seconds = 600.0  # rounds come when a test says so
         self.hub.chain._patience = self.hub.chain._patience if self.patience is None else self.patience
         witness = Witness(self.folder.witness_path, self.database, self.hub.book)
@@ -112,6 +113,9 @@ class Desk:
         nodes = Nodes(self.hub.chain, self.hub.bitcoin, self.hub.controls)
         proxied = Proxy(REGTEST, nodes, lambda: self.hub.rate, self.rounds.once).methods()
         self.table: dict[str, Callable[..., Any]] = {**proxied, **Methods(self.hub).table()}
+
+    def _made(self) -> None:
+        """Do more with a hub that was made, before its first look."""
 
     def stop(self) -> None:
         """End the rounds, and close the database."""

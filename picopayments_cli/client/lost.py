@@ -42,7 +42,7 @@ def take_back(session: Session) -> PicopaymentsError | None:
     All of it is there before any of it is written, and the hub's key is bound last: so it is done whole, or again.
     Return why that could not be asked. It stops nothing.
     """
-    if session.settings.hub_url is None or session.store.load_wif() is None:
+    if session.settings.hub_url is None or session.store.load_wallet() is None:
         return None
     try:
         known, here = session.pinned_key(), tuple(session.connections().values())

@@ -220,6 +220,11 @@ _OWNER = select(connections.c.client).where(connections.c.handle == _OF)
 _WAITING = select(func.count(), func.sum(payments.c.amount), func.min(payments.c.time)).where(
     payments.c.payee == _OF, payments.c.state == WAITING
 )
+_ARRIVED = (
+    select(payments.c.payee)
+    .where(payments.c.payee.in_(bindparam("handles", expanding=True)), payments.c.state == WAITING)
+    .distinct()
+)
 _PAID = (payments.c.payer == _OF, payments.c.token == bindparam("named"))
 _KEEP_RECEIPT = (
     payments.update()
@@ -447,6 +452,11 @@ class Reading:
         """The payments that wait for connections, of those for which any does."""
         rows = ((handle, self.db.execute(_WAITING, {"of": handle}).one()) for handle in handles)
         return [Waits(handle, count, int(total), oldest) for handle, (count, total, oldest) in rows if count]
+
+    def arrived(self, handles: Collection[Handle]) -> list[Handle]:
+        """Those of the connections for which a payment waits."""
+        rows = (row for some in batches(handles) for row in self.db.execute(_ARRIVED, {"handles": some}))
+        return [Handle(bytes(row.payee)) for row in rows]
 
     def receipt(self, payer: Handle, token: Token) -> bytes | None:
         """The receipt that there is for a payment that a connection has made."""

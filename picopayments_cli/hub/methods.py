@@ -115,6 +115,7 @@ class Methods:
 
         Raises AssetNotInTerms for one that is not offered.
         """
+        self._hub.hear()
         asked, known = StatusRequest.parse({"assets": assets, "handles": handles}), self._hub.offer.assets
         wanted = set(known if asked.assets is None else asked.assets)
         offered: dict[str, Terms] = {}
@@ -181,6 +182,7 @@ class Methods:
             raise BadClientSignature("The request names no public key.")
         digest = signed(body, client)
         check_wallet(asked.client.wallet, client)
+        self._hub.hear()
         if self._hub.draining:
             raise self._draining()
         terms = self._offered(asked.asset)
@@ -226,6 +228,7 @@ class Methods:
         InsufficientLiquidity, TooManyPromises, MemoRequired, TaprootInactive, HubRestored.
         """
         request = DepositRequest.parse(body)
+        self._hub.hear()
         account = self._hub.book.look_up(request.handle)
         digest = signed(body, account.fixed.client)
         if account.stale:

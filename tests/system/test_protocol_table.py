@@ -235,7 +235,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "most promises of a key": promises.MOST_OF_KEY,
         "most requests of an address": promises.MOST_OF_ADDRESS,
     }
-    found = {name: int(number) for name, number in re.findall(r"^ \* ([^:\n]+): (\d+)$", DOCUMENT, re.MULTILINE)}
+    found = {name: int(number) for name, number in re.findall(r"^\* ([^:\n]+): (\d+)$", DOCUMENT, re.MULTILINE)}
     assert found == numbers
 
 

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "state_01"
-down_revision = "operator_01"
+down_revision = "workers_01"
 
 
 def upgrade() -> None:
