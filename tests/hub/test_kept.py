@@ -1,4 +1,4 @@
-"""``mph_state`` of a real hub: what it keeps of a client's connection, and the counter by which syncs are told apart."""
+"""``mph_state`` of a real hub: what it keeps of a client's connection, and the counter that tells syncs apart."""
 
 from __future__ import annotations
 
