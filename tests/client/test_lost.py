@@ -17,7 +17,15 @@ from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.state import Signed
 from picopayments_cli.channel.values import Quantity
 from picopayments_cli.client.restored import CLOCK_SLACK
-from picopayments_cli.errors import BadReply, ConnectionNotOpen, HubUnreachable
+from picopayments_cli.errors import (
+    BadReply,
+    ConnectionNotOpen,
+    HubRestored,
+    HubUnreachable,
+    PicopaymentsError,
+    StaleRequest,
+    SyncsHidden,
+)
 
 
 def lose(it: Life) -> None:
@@ -371,3 +379,38 @@ def test_a_hub_that_hides_syncs_takes_no_more_than_it_hid_and_is_convicted_by_it
     it.close()
     settle(it, EXPIRE + 20)
     assert it.held() >= QUANTITY + found.duplex.net
+
+
+@pytest.mark.parametrize("cause", [StaleRequest, HubRestored])
+def test_a_newer_copy_of_the_files_proves_that_syncs_are_hidden(
+    it: Life, cause: type[PicopaymentsError], caplog: pytest.LogCaptureFixture
+) -> None:
+    used(it)
+    newest = it.connection.count
+    assert newest is not None
+    held, it.hub.counter = QUANTITY + it.connection.duplex.net, it.hub.counter - 1
+    it.hub.refuses, it.hub.clock = cause("Your request is not the next one."), 5
+    it.restart()
+    if cause is StaleRequest:
+        with pytest.raises(SyncsHidden) as caught:
+            it.sync()
+        data = caught.value.data
+        assert data["earlier"] == newest
+        assert counted(data["later"], it.connection.handle, it.connection.hub_key).counter == it.hub.counter
+        it.close()
+    else:
+        it.sync()
+        assert "SyncsHidden" in caplog.text
+        assert newest["signature"] in caplog.text
+    settle(it, 12)
+    assert it.held() == held
+
+
+def test_a_request_that_is_not_the_next_proves_nothing_by_itself(it: Life) -> None:
+    used(it)
+    it.hub.refuses, it.hub.clock = StaleRequest("Your request is not the next one."), 5
+    with pytest.raises(StaleRequest):
+        it.sync()
+    it.hub.lies = lambda reply: replace(reply, count=None)
+    with pytest.raises(StaleRequest):
+        it.sync()
