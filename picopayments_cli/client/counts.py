@@ -31,8 +31,8 @@ def proof(session: Session, connection: Connection) -> SyncsHidden | None:
         return None
     return SyncsHidden(
         f"The hub counts {later.counter} syncs of the connection {connection.handle.hex()}, and has signed "
-        f"{earlier.counter} before: it hides some, or has lost them. Close the connection. The two counts that this error "
-        "carries are signed by the hub: keep them, and show them to its operator.",
+        f"{earlier.counter} before: it hides some, or has lost them. Close the connection. The two counts that this "
+        "error carries are signed by the hub: keep them, and show them to its operator.",
         handle=connection.handle.hex(),
         earlier=dict(connection.count),
         later=dict(found),
