@@ -392,6 +392,10 @@ class BadHubSignature(PeerMisbehaved):
     """A reply that the pinned key of the hub did not sign."""
 
 
+class SyncsHidden(PeerMisbehaved):
+    """The hub has signed a count of more syncs before than it does now: it hides some, or has lost them."""
+
+
 class BadClientSignature(PeerMisbehaved):
     """A request that the connection's key did not sign."""
 
