@@ -201,11 +201,13 @@ class Supervisor:
                 child.process.send_signal(number)
 
     def _end_all(self) -> None:
-        running = [child.process for child in (self._rounds, *self._serving) if child.process is not None]
-        for process in running:
-            process.terminate()
-        for process in running:
-            end(process, STOP_SECONDS)
+        """End those that answer, then the one that does the rounds: it counts what the others have written."""
+        for children in (self._serving, [self._rounds]):
+            running = [child.process for child in children if child.process is not None]
+            for process in running:
+                process.terminate()
+            for process in running:
+                end(process, STOP_SECONDS)
 
 
 def _does(child: _Child) -> str:
