@@ -1,4 +1,4 @@
-"""The documents' command lines are such as the programs take, their settings those that there are, their lines short."""
+"""The documents: their command lines are such as the programs take, their settings exist, their lines are short."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GRAMMAR = {"[config", "<command>", "--help"}
 
 
 def lines(document: Path) -> list[tuple[str, list[str]]]:
-    """Each line behind a prompt that calls a program, by its name or by an alias of the documents: program and words."""
+    """Each line behind a prompt that calls a program, by its name or an alias of the documents: program and words."""
     found = []
     for line in LINE.findall(document.read_text(encoding="utf-8")):
         words = shlex.split(line.replace("\\\n", " "), comments=True)
