@@ -34,6 +34,7 @@ from picopayments_cli.errors import InvalidSetting, PicopaymentsError, TooMuchAs
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.lanes import Lane
 from picopayments_cli.limits import UNCOUNTED, Limiter, Limits, Spending, TooMuch, party
+from picopayments_cli.sparing import spare_logs
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,7 @@ class _Turn:
 
     left: int
     spend: Spending = field(default_factory=lambda: UNCOUNTED)
+    is_batch: bool = False
     known: dict[str, str] = field(default_factory=dict)
 
 
@@ -92,7 +94,9 @@ class _Disconnected(Exception):
     """The client went away before its body was complete."""
 
 
-async def _read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
+async def _read(scope: Scope, receive: Receive, max_bytes: int, spend: Spending) -> bytes:
+    """Read a request's body; ``spend`` is told of the head, and of each part as it comes in."""
+    spend(1, sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope.get("raw_path") or b""))
     declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
     if not declared.isdigit() or int(declared) > max_bytes:
         raise _TooLarge
@@ -104,6 +108,7 @@ async def _read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
             raise _Disconnected
         chunk = message.get("body", b"")
         size += len(chunk)
+        spend(size=len(chunk))
         if size > max_bytes:
             raise _TooLarge
         chunks.append(chunk)
@@ -162,12 +167,10 @@ class JsonRpcEndpoint:
         caller.set(party(address))
         try:
             if self._limiter is None:
-                text = await self.answer(await self._body(scope, receive))
+                text = await self.answer(await self._body(scope, receive, UNCOUNTED))
             else:
                 with self._limiter.request(address) as spend:
-                    body = await self._body(scope, receive)
-                    spend(1, len(body))
-                    text = await self.answer(body, spend)
+                    text = await self.answer(await self._body(scope, receive, spend), spend)
         except TooMuch as error:
             status, close = 429, True
             text = _error_reply(_INVALID_REQUEST | {"message": str(error)}, None)
@@ -185,8 +188,8 @@ class JsonRpcEndpoint:
         response = Response(text, status if text else 204, headers, "application/json")
         await response(scope, receive, send)
 
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        return await asyncio.wait_for(_read(scope, receive, self._max_bytes), BODY_SECONDS)
+    async def _body(self, scope: Scope, receive: Receive, spend: Spending) -> bytes:
+        return await asyncio.wait_for(_read(scope, receive, self._max_bytes, spend), BODY_SECONDS)
 
     async def answer(self, body: bytes, spend: Spending = UNCOUNTED) -> str:
         """Answer a request's body by JSON text; empty for notifications. ``spend`` is told what it costs.
@@ -199,7 +202,7 @@ class JsonRpcEndpoint:
             request = parse_json(body) if len(body) < _QUICK_BYTES else await run_in_threadpool(parse_json, body)
         except ValueError:
             return _error_reply(_PARSE_ERROR, None)
-        turn = _Turn(MAX_ANSWER_BYTES, spend)
+        turn = _Turn(MAX_ANSWER_BYTES, spend, isinstance(request, list))
         if not isinstance(request, list):
             if spend.owed > 0:  # no refusal of a call: one that nobody signs would look like another hub's
                 raise TooMuch(spend.owed + 1)
@@ -209,12 +212,12 @@ class JsonRpcEndpoint:
         spend(len(request) - 1)
         replies = []
         for item in request:
-            replies.append(await self._answer_one(item, turn, in_batch=True))
+            replies.append(await self._answer_one(item, turn))
             await asyncio.sleep(0)  # let others in between
         texts = [reply for reply in replies if reply is not None]
         return f"[{','.join(texts)}]" if texts else ""
 
-    async def _answer_one(self, request: Any, turn: _Turn, *, in_batch: bool = False) -> str | None:
+    async def _answer_one(self, request: Any, turn: _Turn) -> str | None:
         if not isinstance(request, dict):
             return _error_reply(_INVALID_REQUEST, None)
         name, params, number = request.get("method"), request.get("params"), request.get("id")
@@ -222,9 +225,9 @@ class JsonRpcEndpoint:
             return _error_reply(_INVALID_REQUEST, None)
         if not isinstance(name, str) or not isinstance(params, (dict, list, type(None))):
             return _error_reply(_INVALID_REQUEST, number)
-        if in_batch and name in self._alone:
+        if turn.is_batch and name in self._alone:
             return _error_reply(_INVALID_REQUEST | {"data": f"{name} is called by itself, not in a batch."}, number)
-        known = turn.known if in_batch and name in self._once else None
+        known = turn.known if turn.is_batch and name in self._once else None
         outcome = await self._outcome(name, {} if params is None or params == [] else params, turn, known)
         return None if "id" not in request and request.get("jsonrpc") == "2.0" else _reply(outcome, number)
 
@@ -239,7 +242,12 @@ class JsonRpcEndpoint:
         key = "" if known is None else f"{name} {_encode(params)}"
         outcome = known.get(key) if known is not None else None
         if outcome is None:
-            outcome = await self._call(name, params, turn.spend)
+            try:
+                outcome = await self._call(name, params, turn.spend)
+            except TooMuch as error:
+                if not turn.is_batch:
+                    raise
+                return _refused(_too_much(error.seconds - 1))
             if known is not None:
                 known[key] = outcome
         turn.left -= len(outcome)
@@ -264,6 +272,8 @@ class JsonRpcEndpoint:
             return await lane.run(lambda: _result(method(*args, **kwargs)), spend)
         except PicopaymentsError as error:
             return _refused(error)
+        except TooMuch:
+            raise
         except Exception as error:
             return self._failed(name, error, fits=_takes(method, args, kwargs))
 
@@ -372,6 +382,7 @@ class WebServer:
             config.load()
         except (OSError, ssl.SSLError) as error:
             raise _unusable_certificate(ssl_cert, error) from error
+        spare_logs()
         self._config, self._certificate = config, (ssl_cert, ssl_key)
         self._sockets = listening.bind(host, port)
         self._server = _Server(config)
