@@ -10,7 +10,7 @@ import signal
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -29,7 +29,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from picopayments_cli import listening
+from picopayments_cli import answers_held, listening
+from picopayments_cli.bodies import Disconnected, TooLarge, read
 from picopayments_cli.errors import InvalidSetting, PicopaymentsError, TooMuchAsked
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.lanes import Lane
@@ -51,7 +52,6 @@ BACKLOG = 100  # connections that are taken at once, before idle ones make room 
 HEAD_SECONDS = 30.0  # for a request's line and headers
 MAX_HEAD_BYTES = 65_536
 MAX_PIPELINED = 16  # requests of a connection that came before the answer to an earlier one
-READ_SECONDS, LEAST_READ = 10.0, 65_536  # in which a client reads an answer, and a second more for so many bytes of it
 # What the address is counted by whose request is being answered; None for this machine's own.
 caller: ContextVar[str | None] = ContextVar("caller", default=None)
 _INVALID_REQUEST = {"code": JSONRPCInvalidRequest.CODE, "message": JSONRPCInvalidRequest.MESSAGE}
@@ -75,45 +75,19 @@ class Refused:
 
 @dataclass
 class _Turn:
-    """The answer to one request under way: how many bytes may be in it still, and what its calls were answered."""
+    """The answer to one request under way: how many bytes may be in it still, and what its calls were answered.
+
+    ``made``: how many bytes the calls of a batch were answered by so far.
+    """
 
     left: int
     spend: Spending = field(default_factory=lambda: UNCOUNTED)
+    made: int = 0
     is_batch: bool = False
     known: dict[str, str] = field(default_factory=dict)
 
 
 _encode = json.JSONEncoder(allow_nan=False).encode
-
-
-class _TooLarge(Exception):
-    """The body exceeds the limit."""
-
-
-class _Disconnected(Exception):
-    """The client went away before its body was complete."""
-
-
-async def _read(scope: Scope, receive: Receive, max_bytes: int, spend: Spending) -> bytes:
-    """Read a request's body; ``spend`` is told of the head, and of each part as it comes in."""
-    spend(1, sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope.get("raw_path") or b""))
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    if not declared.isdigit() or int(declared) > max_bytes:
-        raise _TooLarge
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Disconnected
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        spend(size=len(chunk))
-        if size > max_bytes:
-            raise _TooLarge
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
 
 
 # The endpoint -------------------------------------------------------------------------------------------------------
@@ -157,6 +131,7 @@ class JsonRpcEndpoint:
         self._once = once
         self._on_error = on_error
         self._limiter = Limiter(limits) if limits is not None else None
+        self._held = answers_held.Held()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a request in bounded size and time, and answer it."""
@@ -175,9 +150,9 @@ class JsonRpcEndpoint:
             status, close = 429, True
             text = _error_reply(_INVALID_REQUEST | {"message": str(error)}, None)
             headers["retry-after"] = f"{error.seconds:.0f}"
-        except _Disconnected:
+        except Disconnected:
             return
-        except _TooLarge:
+        except TooLarge:
             status, close = 413, True
             text = _error_reply(_INVALID_REQUEST | {"data": f"Larger than {self._max_bytes} bytes."}, None)
         except asyncio.TimeoutError:
@@ -186,10 +161,14 @@ class JsonRpcEndpoint:
         if close:
             headers["connection"] = "close"
         response = Response(text, status if text else 204, headers, "application/json")
-        await response(scope, receive, send)
+        del text
+        if len(response.body) < answers_held.FEW:
+            await response(scope, receive, send)
+        else:
+            await self._held.send(response, scope, send)
 
     async def _body(self, scope: Scope, receive: Receive, spend: Spending) -> bytes:
-        return await asyncio.wait_for(_read(scope, receive, self._max_bytes, spend), BODY_SECONDS)
+        return await asyncio.wait_for(read(scope, receive, self._max_bytes, spend), BODY_SECONDS)
 
     async def answer(self, body: bytes, spend: Spending = UNCOUNTED) -> str:
         """Answer a request's body by JSON text; empty for notifications. ``spend`` is told what it costs.
@@ -202,7 +181,7 @@ class JsonRpcEndpoint:
             request = parse_json(body) if len(body) < _QUICK_BYTES else await run_in_threadpool(parse_json, body)
         except ValueError:
             return _error_reply(_PARSE_ERROR, None)
-        turn = _Turn(MAX_ANSWER_BYTES, spend, isinstance(request, list))
+        turn = _Turn(MAX_ANSWER_BYTES, spend, is_batch=isinstance(request, list))
         if not isinstance(request, list):
             if spend.owed > 0:  # no refusal of a call: one that nobody signs would look like another hub's
                 raise TooMuch(spend.owed + 1)
@@ -210,12 +189,16 @@ class JsonRpcEndpoint:
         if not 0 < len(request) <= MAX_BATCH:
             return _error_reply(_INVALID_REQUEST | {"data": f"A batch has 1 to {MAX_BATCH} requests."}, None)
         spend(len(request) - 1)
-        replies = []
-        for item in request:
-            replies.append(await self._answer_one(item, turn))
-            await asyncio.sleep(0)  # let others in between
-        texts = [reply for reply in replies if reply is not None]
+        try:
+            texts = [reply async for reply in self._replies(request, turn) if reply is not None]
+        finally:
+            self._held.add(-turn.made)
         return f"[{','.join(texts)}]" if texts else ""
+
+    async def _replies(self, request: list[Any], turn: _Turn) -> AsyncIterator[str | None]:
+        for item in request:
+            yield await self._answer_one(item, turn)
+            await asyncio.sleep(0)  # let others in between
 
     async def _answer_one(self, request: Any, turn: _Turn) -> str | None:
         if not isinstance(request, dict):
@@ -239,6 +222,8 @@ class JsonRpcEndpoint:
             return _refused(_too_large())
         if turn.spend.owed > 0:
             return _refused(_too_much(turn.spend.owed))
+        if not self._held.may_grow(turn.made):
+            return _refused(_too_busy())
         key = "" if known is None else f"{name} {_encode(params)}"
         outcome = known.get(key) if known is not None else None
         if outcome is None:
@@ -254,6 +239,9 @@ class JsonRpcEndpoint:
         if turn.left < 0:
             outcome = _refused(_too_large())
         turn.spend(sent=len(outcome))
+        if turn.is_batch:
+            turn.made += len(outcome)
+            self._held.add(len(outcome))
         return outcome
 
     async def _call(self, name: str, params: dict[str, Any] | list[Any], spend: Spending) -> str:
@@ -302,6 +290,11 @@ def _refused(error: PicopaymentsError) -> str:
 def _too_large() -> TooMuchAsked:
     text = f"The answer would have more than {MAX_ANSWER_BYTES} bytes: ask for less at a time."
     return TooMuchAsked(text, limit=MAX_ANSWER_BYTES)
+
+
+def _too_busy() -> TooMuchAsked:
+    text = "The server holds as much in large answers to others as it can: ask for less at a time, or later."
+    return TooMuchAsked(text, limit=answers_held.FEW)
 
 
 def _too_much(seconds: float) -> TooMuchAsked:
@@ -525,7 +518,9 @@ class _Protocol(HttpToolsProtocol):
         if waiting == 0:
             self._has_read()
         elif self._reader is None:
-            self._reader = self.loop.call_later(READ_SECONDS + waiting / LEAST_READ, self._cut_off)
+            self._reader = self.loop.call_later(
+                answers_held.READ_SECONDS + waiting / answers_held.LEAST_READ, self._cut_off
+            )
 
     def _cut_off(self) -> None:
         self._reader = None

@@ -17,7 +17,7 @@ import pytest
 import requests
 from servers import json_rpc
 
-from picopayments_cli import web
+from picopayments_cli import answers_held, web
 from picopayments_cli.errors import TooMuchAsked
 from picopayments_cli.lanes import Divided, Lane, Own
 from picopayments_cli.limits import MOST_WORK, UNCOUNTED, Limits, Spending, TooMuch
@@ -281,8 +281,8 @@ def is_cut_off(connection: socket.socket) -> bool:
 
 
 def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "READ_SECONDS", 0.2)
-    monkeypatch.setattr(web, "LEAST_READ", 100_000_000)
+    monkeypatch.setattr(answers_held, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(answers_held, "LEAST_READ", 100_000_000)
     asked = post(json.dumps(call("large", size=3_900_000)).encode())
     with json_rpc({"large": large}) as url:
         with connected(url) as connection, contextlib.suppress(ConnectionError):
@@ -294,6 +294,24 @@ def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
             while received < 3_900_000:
                 received += len(connection.recv(100_000))
                 time.sleep(0.001)
+
+
+def test_large_answers_are_held_up_to_a_bound_and_who_does_not_read_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(answers_held, "MOST", 3_000_000)
+    monkeypatch.setattr(answers_held, "PATIENCE", 0.2)
+    batch = [call("large", size=100_000 + number) for number in range(20)]
+    with json_rpc({"large": large}) as url, contextlib.ExitStack() as stack:
+        asked = post(json.dumps(batch).encode())
+        for _ in range(3):
+            stack.enter_context(connected(url)).sendall(asked)
+        small = requests.post(url, json=[call("large", size=10)] * 5, timeout=WAIT).json()
+        assert refusals(small) == [None] * 5
+        end, found = time.monotonic() + WAIT, ["TooMuchAsked"]
+        while "TooMuchAsked" in found:  # until those who do not read have been cut off
+            assert time.monotonic() < end
+            found = refusals(requests.post(url, json=batch, timeout=WAIT).json())
 
 
 def test_a_connection_has_few_requests_waiting() -> None:

@@ -182,7 +182,9 @@ _PENDING = (
 _WAITING_FROM = select(func.count()).where(
     payments.c.payee == _OF, payments.c.state == WAITING, payments.c.payer == bindparam("by")
 )
-_OWNER = select(connections.c.client).where(connections.c.handle == _OF)
+_OWNER = select(connections.c.client).where(
+    connections.c.handle == _OF, _GOING_ON, connections.c.c2h_anchor.is_not(None)
+)
 _WAITING = select(func.count(), func.sum(payments.c.amount), func.min(payments.c.time)).where(
     payments.c.payee == _OF, payments.c.state == WAITING
 )
@@ -385,7 +387,7 @@ class Reading:
         return [Handle(bytes(row.handle)) for row in rows]
 
     def owned(self, client: Pubkey, handles: Iterable[Handle]) -> list[Handle]:
-        """Those of the handles whose connections are a client's."""
+        """Those of the handles whose connections are a client's and have a deposit of its: nothing waits for others."""
         return [one for one in dict.fromkeys(handles) if self.db.execute(_OWNER, {"of": one}).scalar() == client]
 
     def waiting(self, handles: Iterable[Handle]) -> list[Waits]:

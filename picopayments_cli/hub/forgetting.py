@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BindParameter, Connection, bindparam, exists, not_, or_, select
+from sqlalchemy import BindParameter, Connection, bindparam, exists, func, not_, or_, select
 
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.stages import AGREED, CLOSED, REQUESTED
 from picopayments_cli.channel.values import Handle
+from picopayments_cli.hub.account import DONE, LISTED, RETURNED, WAITING
 from picopayments_cli.hub.batches import AT_ONCE
 from picopayments_cli.hub.book import UnitOfWork
-from picopayments_cli.hub.schema import connections, deposits, hashes, heads, promises
+from picopayments_cli.hub.database import meta_get, meta_set
+from picopayments_cli.hub.schema import connections, deposits, hashes, heads, payments, promises
 
+KEPT_SECONDS = 30 * 86_400  # that a payment is kept for its receipt once it has arrived
+_PAYMENTS = "payments forgotten"  # the number up to which they were looked at
 _SOME: BindParameter[Any] = bindparam("some", expanding=True)
 _PAID_TO = exists().where(deposits.c.handle == connections.c.handle)
 _NEVER_FUNDED = (
@@ -21,6 +25,7 @@ _NEVER_FUNDED = (
     connections.c.h2c_anchor.is_(None),
     connections.c.deposit_raw.is_(None),
 )
+_OF_CLOSED = exists().where(connections.c.handle == payments.c.payee, connections.c.stage == CLOSED)
 _LAPSED = (
     select(connections.c.handle, connections.c.asset)
     .join(heads, heads.c.handle == connections.c.handle)
@@ -57,6 +62,19 @@ _UNPAID = (
     .order_by(connections.c.handle)
     .with_for_update()
 )
+_AT_CURSOR = (
+    select(payments.c.number, payments.c.state, payments.c.time, _OF_CLOSED.label("closed"))
+    .where(
+        payments.c.number > bindparam("after"),
+        payments.c.number < select(func.max(payments.c.number)).scalar_subquery(),
+    )
+    .order_by(payments.c.number)
+    .limit(AT_ONCE)
+)
+_DROP_PAYMENTS = payments.delete().where(payments.c.number.in_(_SOME))
+_DROP_RECEIVED = payments.delete().where(
+    payments.c.payee.in_(_SOME), payments.c.number <= bindparam("after"), payments.c.state != WAITING
+)
 _DROP = tuple(table.delete().where(table.c.handle.in_(_SOME)) for table in (connections, heads, hashes, promises))
 
 
@@ -88,6 +106,27 @@ def forget_requests(work: UnitOfWork, height: int) -> int:
 def forget_promises(work: UnitOfWork, closed: Sequence[Handle]) -> int:
     """Drop those of a few closed connections that never had a deposit; how many."""
     return _drop(work, work.db.execute(_UNPAID, {"some": closed}).all(), CLOSED)
+
+
+def forget_payments(work: UnitOfWork, now: float) -> int:
+    """Look at some hundred of the oldest payments, and drop what nobody asks for any more; how many were looked at.
+
+    That is what arrived, or returned, a month ago: until then its payer may ask for a receipt. The last number stays,
+    which tells how many there were.
+    """
+    after = int(meta_get(work.db, _PAYMENTS) or 0)
+    rows = [row for row in work.db.execute(_AT_CURSOR, {"after": after}) if row.time < now - KEPT_SECONDS]
+    gone = [row.number for row in rows if row.state in (DONE, RETURNED) or (row.state == LISTED and row.closed)]
+    if gone:
+        work.db.execute(_DROP_PAYMENTS, {"some": gone})
+    if rows:
+        meta_set(work.db, _PAYMENTS, str(rows[-1].number))
+    return len(rows)
+
+
+def forget_received(work: UnitOfWork, closed: Sequence[Handle]) -> None:
+    """Drop the payments to connections that closed long ago which waited, or were listed, for more than a month."""
+    work.db.execute(_DROP_RECEIVED, {"some": closed, "after": int(meta_get(work.db, _PAYMENTS) or 0)})
 
 
 def _drop(work: UnitOfWork, rows: Sequence[Any], stage: str) -> int:

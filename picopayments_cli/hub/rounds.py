@@ -28,7 +28,14 @@ from picopayments_cli.hub.book import Reading, UnitOfWork
 from picopayments_cli.hub.chores import Work, guarded
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
-from picopayments_cli.hub.forgetting import closed_between, forget_promises, forget_requests, lapse
+from picopayments_cli.hub.forgetting import (
+    closed_between,
+    forget_payments,
+    forget_promises,
+    forget_received,
+    forget_requests,
+    lapse,
+)
 from picopayments_cli.hub.hub import MARKS_SEEN, Ask, Hub
 from picopayments_cli.hub.loop import Loop, pause_on
 from picopayments_cli.hub.stopping import asked_to_end, closes_by, keep_on_offer
@@ -40,6 +47,7 @@ log = logging.getLogger(__name__)
 RETRY_ROUNDS = 25  # after which what failed is tried again, at the latest
 _RATE_SECONDS = 10.0
 _FORGOTTEN = "forgotten"  # the height by which closed connections are watched no more
+_PAYMENT_BATCHES = 100  # that are looked at in a block's round: some ten thousand payments
 _FUNDED = "funded by the faucet"
 _FUNDS_COINS, _FUNDS_SATOSHIS, _FUNDS_XCP = 20, 50_000_000, 1_000_000_000_000
 
@@ -269,6 +277,9 @@ class Rounds:
         forgotten = sum(self._drop(partial(self._forget_closed, some)) for some in batches(closed))
         while some_requests := self._drop(lambda work: forget_requests(work, tip)):
             forgotten += some_requests
+        for _ in range(_PAYMENT_BATCHES):
+            if not self._drop(lambda work: forget_payments(work, time.time())):
+                break
         with hub.book.transaction("round") as work:
             meta_set(work.db, _FORGOTTEN, str(below))
             if (place := hub.marks.place()) is not None:  # those connections were stopped before they were marked
@@ -283,6 +294,7 @@ class Rounds:
 
     def _forget_closed(self, closed: Sequence[Handle], work: UnitOfWork) -> int:
         number = forget_promises(work, closed)  # while who was paid to is known
+        forget_received(work, closed)
         self.hub.follower.forget(work.db, closed)
         return number
 

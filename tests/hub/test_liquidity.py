@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_support import Client, Desk, running_desk
+from hub_support import STRANGER, Client, Desk, running_desk
 from regtest_support import address_of
 from sqlalchemy import event
 
-from picopayments_cli.chain import Query
+from picopayments_cli.chain import Query, View
 from picopayments_cli.channel.drafts import Draft, Input, Output
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.signing import finish_wallet
@@ -290,6 +290,32 @@ def test_a_thousand_promises_are_not_for_one_key_nor_a_thousand_requests_more_fo
     assert free(desk) == before
     with from_address("198.51.100.2"):
         assert asked(Client(desk, "greedy"), 1) is None
+
+
+def test_nobody_is_promised_what_has_just_been_deposited_for_another(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub reads the block of its deposit between the look at its wallet and the promise."""
+    before, first = free(desk), Client(desk, "first")
+    first.agree()
+    first.endow()
+    desk.mine()
+    first.deposit()
+    desk.mine()
+    second, looks, look = Client(desk, "second"), [0], desk.hub.chain.view
+
+    def late(query: Query) -> View:
+        found = look(query)
+        if second.handle.hex() != STRANGER.hex() and not looks[0]:
+            looks[0] = 1
+            desk.mine(2)  # the deposit counts, and is no promise any more
+        return found
+
+    monkeypatch.setattr(desk.hub.chain, "view", late)
+    refused = asked(second, before - 500_000)
+    assert refused is not None
+    assert refused.data["free"] == before - 1_000_000
+    assert desk.account(first.handle).stage == "open"
 
 
 # The price of locking -----------------------------------------------------------------------------------------------
