@@ -308,7 +308,7 @@ def test_large_answers_are_held_up_to_a_bound_and_who_does_not_read_makes_room(
             stack.enter_context(connected(url)).sendall(asked)
         small = requests.post(url, json=[call("large", size=10)] * 5, timeout=WAIT).json()
         assert refusals(small) == [None] * 5
-        end, found = time.monotonic() + WAIT, ["TooMuchAsked"]
+        end, found = time.monotonic() + WAIT, list[str | None](["TooMuchAsked"])
         while "TooMuchAsked" in found:  # until those who do not read have been cut off
             assert time.monotonic() < end
             found = refusals(requests.post(url, json=batch, timeout=WAIT).json())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -48,6 +49,7 @@ from picopayments_cli.hub.book import Reading, UnitOfWork
 from picopayments_cli.hub.closing import Closes
 from picopayments_cli.hub.exchange import Exchange
 from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.kept import Kept
 from picopayments_cli.hub.receipts import Receipts
 from picopayments_cli.hub.sealing import Sealing, signed
 from picopayments_cli.hub.stopping import closes_by, refusal
@@ -75,6 +77,7 @@ class Methods:
         self.close = Closes(hub, self._reply).close
         self.waiting = Waiting(hub, self._reply).waiting
         self.receipts = Receipts(hub, self._reply).receipts
+        self.state = Kept(hub, self._reply).state
 
     def table(self) -> dict[str, Callable[..., Any]]:
         """The methods by name."""
@@ -87,6 +90,7 @@ class Methods:
             "mph_sync": whole(self.sync),
             "mph_close": whole(self.close),
             "mph_receipts": whole(self.receipts),
+            "mph_state": whole(self.state),
             "mph_waiting": self._sealing.awaited(self.waiting),
         }
 
@@ -113,6 +117,7 @@ class Methods:
 
         Raises AssetNotInTerms for one that is not offered.
         """
+        self._hub.hear()
         asked, known = StatusRequest.parse({"assets": assets, "handles": handles}), self._hub.offer.assets
         wanted = set(known if asked.assets is None else asked.assets)
         offered: dict[str, Terms] = {}
@@ -179,6 +184,7 @@ class Methods:
             raise BadClientSignature("The request names no public key.")
         digest = signed(body, client)
         check_wallet(asked.client.wallet, client)
+        self._hub.hear()
         if self._hub.draining:
             raise self._draining()
         terms = self._offered(asked.asset)
@@ -224,6 +230,7 @@ class Methods:
         InsufficientLiquidity, TooManyPromises, MemoRequired, TaprootInactive, HubRestored, NodeBehind.
         """
         request = DepositRequest.parse(body)
+        self._hub.hear()
         account = self._hub.book.look_up(request.handle)
         digest = signed(body, account.fixed.client)
         if account.stale:
@@ -231,12 +238,12 @@ class Methods:
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
         for _ in range(_ATTEMPTS):
-            reply = self._try_deposit(account, request, digest)
+            reply = self._try_deposit(account, body, request)
             if reply is not None:
                 return reply
         raise NodeBehind("The hub has read a new block while it looked at its wallet: try again.")
 
-    def _try_deposit(self, account: Account, request: DepositRequest, digest: bytes) -> RawJson | None:
+    def _try_deposit(self, account: Account, body: Mapping[str, Any], request: DepositRequest) -> RawJson | None:
         """Agree by what the wallets hold now; None where the hub has read a block since it looked at them."""
         own, theirs = self._hub.address, str(address_of_script(self._hub.network, account.fixed.parties[0].wallet))
         view = self._hub.chain.view(Query(balances=[own, theirs], options=[own]))
@@ -247,24 +254,29 @@ class Methods:
         wanted = self._wanted(fixed, held, owned)
 
         def promise(work: UnitOfWork) -> RawJson | None:
+            work.queue("promises")  # each counts those before it
             if self._hub.follower.tip(work.db) > view.height:
                 return None  # a deposit in that block is no promise any more, and the wallet seems to hold it yet
-            return self._promise(work, request, fixed, wanted, digest)
+            return self._promise(work, body, request, fixed, wanted)
 
         return self._hub.book.run("deposit", promise)
 
     def _promise(
-        self, work: UnitOfWork, request: DepositRequest, fixed: Fixed, wanted: promises.Wanted, digest: bytes
+        self,
+        work: UnitOfWork,
+        body: Mapping[str, Any],
+        request: DepositRequest,
+        fixed: Fixed,
+        wanted: promises.Wanted,
     ) -> RawJson:
         """Write what is agreed on, unless something is already."""
-        work.queue("promises")  # each counts those before it
-        account = work.get(request.handle)
+        account, digest = work.get(request.handle), envelope.digest(body)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
         promises.promise(work.db, account.handle, wanted)
         work.take_hash(account.handle, request.next_hash)
         account, reply = self._agree(replace(account, fixed=fixed), request, digest)
-        work.put(account)
+        work.put(replace(account, last_request=json.dumps(body)))
         scripts = [contract.deposit.output for contract in fixed.contracts]
         self._hub.follower.await_deposits(work.db, account.handle, scripts)
         return reply
