@@ -44,6 +44,7 @@ setup(
         "filelock>=4.1.0,<5",
         "httptools>=0.9.0,<1",
         "json-rpc>=1.15.0,<2",
+        "mnemonic>=0.21,<1",
         KERNEL + "; python_version < '3.14'",  # for later ones there is no wheel yet: connect asks for the extra
         "pynacl>=1.6.2,<2",
         "pycoin>=0.92718.20260405,<1",

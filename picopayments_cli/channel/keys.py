@@ -19,7 +19,7 @@ XONLY_SIZE = 32
 SCHNORR_SIZE = 64
 SALT_SIZE = 16  # bytes, random, of each connection and party
 FORGOTTEN = 1000  # syncs of a connection after a backup was made by which its owner still knows its own hashes again
-_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _NO_RANDOMNESS = bytes(32)  # BIP 340's auxiliary bytes: with them a message has one signature
 
 
@@ -126,6 +126,11 @@ def read_secret(data: bytes) -> Secret:
     return Secret(data)
 
 
+def state_key(wallet: Key) -> bytes:
+    """Derive the key (32 bytes) that the states are sealed with which a hub keeps for a wallet."""
+    return hmac.digest(wallet.secret, b"picopayments state 1", "sha256")
+
+
 @dataclass(frozen=True)
 class Secrets:
     """The keys and secrets of one connection, derived from the owner's key, the connection's salt and the purpose.
@@ -169,7 +174,7 @@ class Secrets:
 
     def _channel_key(self, role: bytes) -> Key:
         draws = (self._derive(b"key", role, draw) for draw in range(256))
-        return Key(next(drawn for drawn in draws if 0 < int.from_bytes(drawn, "big") < _ORDER))
+        return Key(next(drawn for drawn in draws if 0 < int.from_bytes(drawn, "big") < ORDER))
 
     def _derive(self, kind: bytes, purpose: bytes, number: int) -> bytes:
         text = b"picopayments 3 " + kind + self.salt + purpose + struct.pack(">Q", number)

@@ -17,6 +17,7 @@ from picopayments_cli.errors import (
     ConnectionNotOpen,
     InvalidHex,
     InvalidParams,
+    StoreLocked,
     UnknownAsset,
     UnknownHandle,
 )
@@ -211,7 +212,7 @@ class Operator:
     def drain(self) -> dict[str, Any]:
         """Take no new connections and close those that are open, then end the hub, as ``--drain`` does."""
         hub = self._hub
-        hub.draining = True
+        hub.drain()
         with hub.book.transaction("draining") as work:
             until = closes_by(hub, work)
         hub.wake()
@@ -247,7 +248,13 @@ class Operator:
     def withdraw(
         self, address: str, quantity: int | str | None, asset: str = "BTC", dry_run: bool = False
     ) -> dict[str, Any]:
-        """Send what is free. Raises as ``withdrawing.withdraw``."""
+        """Send what is free. Raises as ``withdrawing.withdraw``, StoreLocked where another machine does the rounds."""
+        if not self._hub.follows:
+            machine = self._hub.database.lease.machine()
+            raise StoreLocked(
+                f"The rounds of this hub are done on {machine} now, and pay from its wallet: give the command there.",
+                machine=machine,
+            )
         with self._rounds.turn, self._hub.database.fenced():
             return withdraw(self._hub, asset, address, quantity, dry_run=dry_run)
 
