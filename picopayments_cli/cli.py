@@ -334,8 +334,6 @@ class Parser(argparse.ArgumentParser):
     commands: dict[str, CommandParser]  # of the program's own parser
 
     def __init__(self, *, example: str, **settings: Any) -> None:
-        if sys.version_info >= (3, 14):
-            settings["color"] = False  # help looks alike on all of them
         super().__init__(allow_abbrev=False, formatter_class=Help, **settings)
         self.epilog = f"example:\n  {self.prog.partition(' ')[0]} {example}"
 
@@ -428,11 +426,22 @@ class CommandParser(Parser):
         return getattr(self, name)
 
 
+class _Uncoloured:
+    """A theme of Python 3.14's argparse without colours."""
+
+    def __getattr__(self, name: str) -> str:
+        return ""
+
+
 class Help(argparse.RawDescriptionHelpFormatter):
-    """Help of a fixed width: asking the terminal for its own imports modules that are slow to load."""
+    """Help of a fixed width, in no colours: the terminal's own, and colours, take modules that are slow to load."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=26, width=HELP_WIDTH)
+
+    def _set_color(self, color: bool) -> None:
+        """Take no colours; asked from Python 3.14 on."""
+        self._theme, self._decolor = _Uncoloured(), str
 
 
 def dashed(argv: list[str]) -> list[str]:
