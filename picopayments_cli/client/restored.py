@@ -161,9 +161,9 @@ def _with_rows(state: State, rows: Sequence[Row]) -> Connection:
 def _newest(session: Session, state: State, kept: Kept) -> Connection:
     """Return the connection as it goes on: with all commits, proven by the digest, and by the hub's count of now.
 
-    The hub may have hidden syncs, and know secrets of all hashes that were handed out. So the own hashes go on at numbers
-    that were never used, and of the others only that of the commit in the stored result is taken yet. Raises BadReply,
-    BadHubSignature, and what a signature of the hub's fails.
+    The hub may have hidden syncs, and know secrets of all hashes that were handed out. So the own hashes go on at
+    numbers that were never used, and of the others only that of the commit in the stored result is taken yet. Raises
+    BadReply, BadHubSignature, and what a signature of the hub's fails.
     """
     found = state.connection
     if kept.count is None:
