@@ -153,6 +153,10 @@ class PaymentToSelf(PicopaymentsError):
     """A connection is named as the payee of its own payment."""
 
 
+class ExtraMissing(PicopaymentsError):
+    """Libraries that a command needs, and that an extra of the package brings, are not installed."""
+
+
 # Funds --------------------------------------------------------------------------------------------------------------
 
 

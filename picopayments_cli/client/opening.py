@@ -42,6 +42,7 @@ from picopayments_cli.errors import (
     LockFeeTooHigh,
     PicopaymentsError,
 )
+from picopayments_cli.extras import check_extra
 
 _DEPOSIT = {PROPOSED: "has not left", AGREED: "may have left"}  # by the stage of a connection that was begun
 
@@ -67,6 +68,7 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
 
 
 def _connect(session: Session, wish: Wish) -> Connection:
+    check_extra("kernel", "connect")
     check_delay(wish.delay, session.network)
     funds.check_funds(session, wish.asset, wish.quantity)
     lost.take_back(session)

@@ -103,7 +103,7 @@ def _pages(session: Session, bare: Connection) -> Iterator[StateReply]:
         body = envelope.seal(session.wallet.key, request.as_json())
         page = StateReply.parse(session.call("mph_state", [body], bare.hub_key).body)
         yield page
-        names = [item.revoke_hash for item in (*page.signed, *page.held)]
+        names = [*(item.revoke_hash for item in page.signed), *(item.revoke_hash for item in page.held)]
         if len(names) < MOST_ROWS:
             return
         if after is not None and min(names) <= after:

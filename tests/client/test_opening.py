@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -30,6 +31,7 @@ from picopayments_cli.errors import (
     BadTerms,
     BadWalletScript,
     DepositRefused,
+    ExtraMissing,
     FeeTooHigh,
     FeeUnknown,
     InsufficientBitcoin,
@@ -47,6 +49,16 @@ from picopayments_cli.errors import (
 
 STRANGER = Key(bytes(31) + b"\5")
 OTHER = Handle(bytes(32))
+
+
+def test_without_the_kernel_the_hub_is_not_asked(it: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would judge whether the deposit can be taken back."""
+    monkeypatch.setitem(sys.modules, "pbk", None)
+    monkeypatch.setattr(it.hub, "call", pytest.fail)
+    with pytest.raises(ExtraMissing) as refused:
+        it.connect()
+    assert refused.value.data == {"extra": "kernel", "missing": ["py-bitcoinkernel"]}
+    assert it.session.connections() == {}
 
 
 @pytest.mark.parametrize(
