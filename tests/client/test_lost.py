@@ -27,7 +27,6 @@ from picopayments_cli.errors import (
     SyncsHidden,
 )
 
-
 FEE = 1  # for a sync
 
 
