@@ -258,6 +258,7 @@ class Hub:
         back = [item for item in request.payments if item.token in self.refusing]
         paid = sum(item.amount for item in request.payments if item not in back)
         self.due += self.now.net - before - self.terms.sync_fee - paid
+        self.now = duplex.add_request(self.now, request.next_hash, seen=False)
         count, total = duplex.deliverable(self.now, self.due, self.to_pay)
         after, half, changes = duplex.transfer(self.now, total, self.secrets)
         self._keep(after, changes)
@@ -267,7 +268,6 @@ class Hub:
             for n in self.to_pay[:count]
         )
         del self.to_pay[:count]
-        self.now = duplex.add_request(self.now, request.next_hash, seen=False)
         self.now, own_hash = duplex.hand_out(self.now, self.secrets)
         refused = tuple(RefusedPayment(item.token, "UnknownHandle") for item in back)
         self.counter = request.counter
