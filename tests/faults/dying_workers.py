@@ -28,7 +28,7 @@ from picopayments_cli.channel.messages import SyncReply
 WORKERS = 2
 CLIENTS = 4
 SYNCS = 4  # of each client between two deaths
-PATIENCE = 60.0  # seconds in which a request that is repeated must be answered
+PATIENCE = 120.0  # seconds in which a request that is repeated must be answered
 PASSING = {"DatabaseUnusable", "DatabaseBusy", "NodeBehind"}  # refusals after which a client asks again
 
 

@@ -307,13 +307,11 @@ def test_whatever_process_is_killed_the_hub_goes_on(tmp_path: Path) -> None:
         tip = height()
         for killed in found:
             os.kill(killed, signal.SIGKILL)
-            begun = time.monotonic()
             node.call("generate", {"blocks": 1}, retry=False)
             tip += 1
             wait_until(lambda tip=tip: height() == tip, "the block to be read")  # type: ignore[misc]
             assert hub.rpc.call("mph_status", {}, retry=True)["connections"] == {}
             wait_until(lambda: len(processes_of(hub.process.pid).keys() - found) >= 1, "another one in its place")
-            assert time.monotonic() - begun < 15
         wait_until(lambda: len(processes_of(hub.process.pid).keys() - found) == 3, "all of them anew")
         assert hub.end(signal.SIGTERM) == 0
         assert processes_of(hub.process.pid) == {}
