@@ -40,7 +40,7 @@ import workers
 from picopayments_cli import __version__
 
 PACKAGES = (
-    "coincurve",
+    "btclib-secp256k1",
     "httptools",
     "python-bitcoinlib",
     "requests",

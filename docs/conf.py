@@ -11,6 +11,7 @@ author = "picopayments-cli contributors"
 extensions = ["help_of", "sphinx.ext.autosectionlabel"]
 autosectionlabel_prefix_document = True  # :ref:`commands:serve`
 highlight_language = "none"
+smartquotes = False  # -- stays what one types
 html_theme = "furo"
 html_title = project
 html_copy_source = False

@@ -112,6 +112,7 @@ heads = Table(
     Column("head", Text, nullable=False),
     Column("last_hash", LargeBinary),
     Column("last_reply", Text),
+    Column("last_request", Text),  # that was answered last, as its client signed it, with the client's sealed state
 )
 # That the clients gave: one that is used again is refused.
 hashes = Table(
