@@ -318,6 +318,7 @@ def test_whatever_process_is_killed_the_hub_goes_on(tmp_path: Path) -> None:
     assert [line["event"] for line in hub.logged()].count("a process ended") == 3
 
 
+@pytest.mark.timeout(600)
 @on_postgres
 def test_nothing_is_lost_or_doubled_whatever_is_killed_while_clients_pay(tmp_path: Path) -> None:
     result = dying_workers.run(random.Random(1), Budget(tmp_path, quick=True))
