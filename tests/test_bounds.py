@@ -210,6 +210,22 @@ def test_of_those_who_wait_the_one_comes_first_who_has_asked_least() -> None:
     assert order == ["first", "fresh", "modest", "greedy"]
 
 
+def test_who_leaves_in_the_moment_of_its_turn_hinders_nobody() -> None:
+    lane, hold = Lane(1), threading.Event()
+
+    async def leave() -> str:
+        first, second, third = (
+            asyncio.create_task(lane.run(lambda: str(hold.wait(WAIT)), UNCOUNTED)) for _ in range(3)
+        )
+        await asyncio.sleep(0.01)
+        second.cancel()
+        first.cancel()  # its place is free before the second one knows that it is gone
+        hold.set()
+        return await third
+
+    assert asyncio.run(asyncio.wait_for(leave(), WAIT)) == "True"
+
+
 def test_those_who_wait_for_a_node_at_a_time_pay_for_it_together() -> None:
     now = [100.0]
     clock = Divided(lambda: now[0])
