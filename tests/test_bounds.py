@@ -211,19 +211,16 @@ def test_of_those_who_wait_the_one_comes_first_who_has_asked_least() -> None:
 
 
 def test_who_leaves_in_the_moment_of_its_turn_hinders_nobody() -> None:
-    lane, hold = Lane(1), threading.Event()
+    lane = Lane(1)
 
     async def leave() -> str:
-        first, second, third = (
-            asyncio.create_task(lane.run(lambda: str(hold.wait(WAIT)), UNCOUNTED)) for _ in range(3)
-        )
-        await asyncio.sleep(0.01)
-        second.cancel()
-        first.cancel()  # its place is free before the second one knows that it is gone
-        hold.set()
+        async with lane._place(UNCOUNTED):
+            second, third = (asyncio.create_task(lane.run(lambda: "done", UNCOUNTED)) for _ in range(2))
+            await asyncio.sleep(0)
+            second.cancel()  # the place is free before the second one knows that it is gone
         return await third
 
-    assert asyncio.run(asyncio.wait_for(leave(), WAIT)) == "True"
+    assert asyncio.run(asyncio.wait_for(leave(), WAIT)) == "done"
 
 
 def test_those_who_wait_for_a_node_at_a_time_pay_for_it_together() -> None:
