@@ -231,13 +231,13 @@ def _run_to_the_end(request: Mapping[str, Any]) -> None:
 
     Where anything but an exit code ends it, or what is printed goes nowhere, Python ends it.
     """
-    code: object = 0
+    code = 0
     try:
         _run(request)
     except SystemExit as end:
-        code = end.code or 0
-        if not isinstance(code, int):
+        if isinstance(end.code, str):
             raise
+        code = end.code or 0
     threading._shutdown()  # type: ignore[attr-defined]  # waits for all threads but daemons
     atexit._run_exitfuncs()
     try:
@@ -245,7 +245,7 @@ def _run_to_the_end(request: Mapping[str, Any]) -> None:
         sys.stderr.flush()
     except (OSError, ValueError):
         sys.exit(code)
-    os._exit(int(code) & 0xFF)
+    os._exit(code & 0xFF)
 
 
 if __name__ == "__main__":
