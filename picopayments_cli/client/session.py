@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from picopayments_cli.chain import Chain
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.drafts import parse_transaction, spent_outpoints, txid_of
-from picopayments_cli.channel.messages import NONCE_SIZE, HubRefusal, KeyRequest, request_of
+from picopayments_cli.channel.messages import HubRefusal, KeyRequest, request_of
 from picopayments_cli.channel.stages import ASKED
 from picopayments_cli.channel.values import Handle, Outpoint, Pubkey
+from picopayments_cli.channel.wire import NONCE_SIZE
 from picopayments_cli.client import legacy
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.document import from_document, rows_between, to_document
@@ -26,7 +27,7 @@ from picopayments_cli.client.looking import Look, Sight
 from picopayments_cli.client.nodes import HubNodes, OwnNodes
 from picopayments_cli.client.past import Past
 from picopayments_cli.client.store import LOCK_WAIT, Store
-from picopayments_cli.client.wallet import Wallet
+from picopayments_cli.client.wallet import Unlocker, Wallet
 from picopayments_cli.config import Settings, place_of
 from picopayments_cli.errors import (
     BadHubSignature,
@@ -58,8 +59,9 @@ class Home:
     Its sessions at several hubs share one.
     """
 
-    def __init__(self, settings: Settings, lock_wait: float = LOCK_WAIT) -> None:
-        """``lock_wait``: seconds that the store's lock is waited for."""
+    def __init__(self, settings: Settings, lock_wait: float = LOCK_WAIT, unlocker: Unlocker | None = None) -> None:
+        """``lock_wait``: seconds that the store's lock is waited for; ``unlocker`` opens the wallet."""
+        self.unlocker = unlocker or Unlocker()
         self.spent: set[Outpoint] = set()  # by what this command has published since it looked at the chain
         self.written: dict[Handle, Connection] = {}  # as they stand on disk
         self.unusable: dict[Handle, PicopaymentsError] | None = None  # connections that could not be loaded last
@@ -97,7 +99,16 @@ class Home:
     @cached_property
     def wallet(self) -> Wallet:
         """The wallet, which may not be on disk yet. Raises StoreDamaged, StoreUnusable."""
-        return Wallet.open(self.store, self._settings.network)
+        return Wallet.open(self.store, self._settings.network, self.unlocker)
+
+    def unlock(self) -> None:
+        """Open the wallet, if there is one, before the lock is taken: nobody waits for who types a passphrase.
+
+        Raises PassphraseMissing, WrongPassphrase, StoreDamaged, StoreNewer.
+        """
+        file = Store(self._settings.basedir, self._settings.network).wallet_here()
+        if file is not None:
+            self.unlocker.secret(file)
 
     @cached_property
     def past(self) -> Past:

@@ -130,7 +130,7 @@ def test_with_no_hub_set_status_shows_the_wallet_and_says_how_to_name_one(tmp_pa
     assert "--hub-url" in told["error"]["message"]
     assert "picopayments-hub" in told["error"]["message"]
     assert told["wallet"]["address"] == client.run("address")
-    assert (client.basedir / "testnet.wif").exists()
+    assert (client.basedir / "testnet.wallet").exists()
     assert client.fails("balances") == (1, "InvalidSetting")
 
 
