@@ -445,7 +445,7 @@ class BadWalletScript(PeerMisbehaved):
 
 
 class RemainderMissing(PeerMisbehaved):
-    """A message without the signature of the remainder that its sender owes: it is no answer."""
+    """A message without the signature of the remainder that it owes: it is no answer."""
 
 
 class AnchorsDiffer(PeerMisbehaved):
