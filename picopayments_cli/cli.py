@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 PROG = "picopayments-cli"
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
-CONFIG = ("network", "basedir", "hub_url", "timeout", "ca_file")
+CONFIG = ("network", "basedir", "hub_url", "timeout", "ca_file", "backup")
 ASK_SECONDS = 30  # that a question waits for its answer: less than others wait for the lock
 HELP_WIDTH = 80
-NOT_SERVED = ("serve", "demo", "listen", "help", "completion")
+NOT_SERVED = ("serve", "demo", "listen", "help", "completion", "restore")
 GOES_ON = "Run the command again: it goes on where it stopped."
 NEXT = {  # after an interrupt of a command that does another thing when it is run again
     "blocksend": "The payment may have left, and run again the command pays again. See first what has left: "
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
         def tell(result: Any) -> None:
             write_out(result if arguments.get("csv") else _written(arguments["command"], result, human))
 
-        _run(debug, ask=_asker(), tell=tell, **arguments)
+        _run(debug, ask=_asker(), read_key=_read_key, tell=tell, **arguments)
     except KeyboardInterrupt as stopped:  # a wait says itself how to go on
         told = str(stopped) or f"Interrupted. {NEXT.get(arguments['command'], GOES_ON)}"
         return _fail(130, "Interrupted", told, human=human)
@@ -88,9 +88,13 @@ def _run(
     string_amounts: bool,
     tell: Callable[[Any], None],
     ask: Callable[[str], bool] | None = None,
+    read_key: Callable[[], str] | None = None,
     **arguments: Any,
 ) -> None:
-    """Run a command, and ``tell`` its result, ready for JSON; ``ask`` has the user answer. Raises what they raise."""
+    """Run a command, and ``tell`` its result, ready for JSON; ``ask`` has the user answer. Raises what they raise.
+
+    ``read_key`` reads the wallet's key, where a command needs it and the folder has none.
+    """
     if command == "version":
         from picopayments_cli import __version__
 
@@ -102,6 +106,7 @@ def _run(
     config = {name: arguments.pop(name) for name in CONFIG}
     with api.open_session(**config, environ=os.environ, ask=ask) as session:
         session.progress = None if ask is None else _bars
+        session.read_key = read_key or session.read_key
         if string_amounts:
             from picopayments_cli.client.string_amounts import told_as_text
 
@@ -164,6 +169,15 @@ def _ask(question: str) -> bool:
     if not answered:
         print(file=sys.stderr)
     return bool(answered) and sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _read_key() -> str:
+    """Read the wallet's key from standard input; it is not shown where somebody types it."""
+    if sys.stdin is not None and sys.stdin.isatty():
+        from getpass import getpass
+
+        return getpass("The wallet's key: ", sys.stderr)
+    return "" if sys.stdin is None else sys.stdin.readline()
 
 
 def _bars() -> Any:
@@ -431,6 +445,9 @@ def _parser() -> Parser:
     )
     config.add_argument(
         "--ca-file", metavar="FILE", help="authorities that vouch for servers, in PEM (PICOPAYMENTS_CA_FILE)"
+    )
+    config.add_argument(
+        "--backup", metavar="FILE", help="write each change into this backup, too (PICOPAYMENTS_BACKUP)"
     )
     config.add_argument(
         "--string-amounts", action="store_true", help="print each quantity as text: its satoshis in decimal digits"

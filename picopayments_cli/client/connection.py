@@ -73,7 +73,8 @@ class Connection:
     ``sent``: what a node took of one's own, for c2h and for h2c. ``publishing``: name and txid (hex) of what is about
     to leave; ``published``: txids of what left. ``final``: closed, and too deep to be looked at again. ``longname``:
     that of a subasset, for showing. ``requests``: payment requests, the oldest first. ``receipts_due``: tokens of
-    requests that were paid and whose receipts are not here.
+    requests that were paid and whose receipts are not here. ``restored``: it came from a backup, and its newest state
+    may be missing: it only closes, and of its commits the highest may have been given back.
     """
 
     handle: Handle
@@ -103,6 +104,7 @@ class Connection:
     receipts_due: tuple[Token, ...] = ()
     deposit_by: int | None = None
     lock_due: int = 0
+    restored: bool = False
 
     @property
     def next_fee(self) -> int:

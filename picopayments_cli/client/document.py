@@ -81,6 +81,7 @@ def to_document(connection: Connection) -> dict[str, Any]:
         "receipts_due": [token.hex() for token in connection.receipts_due],
         "deposit_by": connection.deposit_by,
         "lock_due": connection.lock_due,
+        "restored": connection.restored,
     }
 
 
@@ -139,6 +140,7 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         receipts_due=tuple(_token(item) for item in kinds.items(document["receipts_due"])),
         deposit_by=None if document.get("deposit_by") is None else kinds.whole(document["deposit_by"]),
         lock_due=kinds.whole(document.get("lock_due", 0)),
+        restored=kinds.switch(document.get("restored", False)),
         longname=None if document.get("asset_longname") is None else kinds.text(document["asset_longname"]),
     )
 

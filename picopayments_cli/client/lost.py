@@ -19,7 +19,7 @@ from picopayments_cli.channel.facts import find_anchor
 from picopayments_cli.channel.keys import Secrets
 from picopayments_cli.channel.messages import MOST_RECOVERED, NONCE_SIZE, KeyReply, KeyRequest, Recovered
 from picopayments_cli.channel.opening import Party, check_parties, contract_of
-from picopayments_cli.channel.stages import CLOSING
+from picopayments_cli.channel.stages import CLOSING, PROPOSED
 from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Contract
@@ -35,20 +35,24 @@ log = logging.getLogger(__name__)
 def take_back(session: Session) -> PicopaymentsError | None:
     """Write down what the settings' hub has of this wallet, where nothing is open with it here; it closes from then on.
 
+    Where a backup was restored it is asked as well: for what was opened since, and what it only knew as proposed.
+
     Return why that could not be asked. It stops nothing.
     """
     if session.settings.hub_url is None or session.store.load_wif() is None:
         return None
     try:
         known, here = session.pinned_key(), tuple(session.connections().values())
-        if known in {item.hub_key for item in here}:
+        if known in {item.hub_key for item in here if not item.restored}:
             return None
         if not all(isinstance(error, OldProtocol) for error in session.unusable.values()):
             log.warning("the hub is not asked for lost connections: one here can't be read, and would come again")
             return None
-        salts = {item.salt for item in here}
+        unsure = {item.handle: item for item in here if item.restored and item.stage == PROPOSED}
+        salts = {item.salt for item in here if item.handle not in unsure}
         for hub_key, item in _of_hub(session, known):
-            found = None if session.store.has(item.handle) else _connection(session, hub_key, item, salts)
+            is_here = session.store.has(item.handle) and item.handle not in unsure
+            found = None if is_here else _connection(session, hub_key, item, salts)
             if found is not None:
                 salts.add(found.salt)
                 session.pin_hub(hub_key)
