@@ -65,11 +65,8 @@ def back_up(session: Session, path: Path) -> dict[str, Any]:
         )
     for handle, error in session.unusable.items():
         log.warning("the connection %s goes into the backup as it is: %s", handle.hex(), error.message)
-    files = files_in(store.basedir, network)
-    write(path, network, session.wallet, files)
-    with usable(path):
-        size = path.stat().st_size
-    return {"file": str(path), "bytes": size, **_shown(session, files, session.wallet.address, now())}
+    write(path, network, session.wallet, files_in(store.basedir, network))
+    return _shown(session, path, read(path, network, owner_of(network, session.wallet)))
 
 
 # Reading one --------------------------------------------------------------------------------------------------------
@@ -88,7 +85,7 @@ def verify(session: Session, path: Path) -> dict[str, Any]:
             whole_until=content.time,
         )
     _check(session, path, content.files)
-    return {"file": str(path), **_shown(session, content.files, content.address, content.time)}
+    return _shown(session, path, content)
 
 
 def _wallet(session: Session) -> Wallet:
@@ -134,14 +131,17 @@ def _damaged(path: Path, why: str) -> BackupDamaged:
     )
 
 
-def _shown(session: Session, files: Files, address: str, time: str) -> dict[str, Any]:
+def _shown(session: Session, path: Path, content: Content) -> dict[str, Any]:
     """Show what is in a backup."""
+    files = content.files
     live, culled = (documents(files, session.network, archived=archived) for archived in (False, True))
     return {
+        "file": str(path),
+        "bytes": content.place.size,
         "network": session.network.name,
-        "address": address,
-        "made": time,
-        "age": max(int((_moment(now()) - _moment(time)).total_seconds()), 0),
+        "address": content.address,
+        "made": content.time,
+        "age": max(int((_moment(now()) - _moment(content.time)).total_seconds()), 0),
         "connections": {handle: _connection_shown(data) for handle, data in sorted(live.items())},
         "culled": sorted(culled),
         "payments": files.get(f"{session.network.name}.payments.jsonl", b"").count(b"\n"),
@@ -181,7 +181,7 @@ def restore(session: Session, path: Path) -> dict[str, Any]:
         _place(session, content)
         _stop_all(session)
     _warn(path, content)
-    return _shown(session, content.files, content.address, content.time)
+    return _shown(session, path, content)
 
 
 def _check_empty(session: Session) -> None:

@@ -22,6 +22,7 @@ from picopayments_cli.errors import (
     HubUnreachable,
     RestoreUnfinished,
     StaleRequest,
+    SyncIncomplete,
 )
 
 REGTEST = NETWORKS["regtest"]
@@ -54,7 +55,8 @@ def settle(it: Life, blocks: int = 12) -> None:
     """Sync before each block until everything is closed."""
     for _ in range(blocks):
         it.restart()
-        if not api.sync(it.session):
+        api.sync(it.session)
+        if it.connection.stage == "closed":
             return
         it.mine()
     raise AssertionError(f"not closed: {it.connection.ending}")
@@ -69,6 +71,8 @@ def test_the_automatic_one_is_at_the_newest_state_at_every_door(
 
     def compare(label: str) -> None:
         through(label)
+        if not it.session.store.handles():
+            return  # nothing was written yet
         seen.append(label)
         assert dict(read(path, REGTEST, owner).files) == dict(files_in(it.basedir, REGTEST)), label
 
@@ -93,7 +97,8 @@ def test_the_newest_one_brings_all_home(it: Life, path: Path) -> None:
     told = api.backup(it.session, str(path))
     assert (told["address"], list(told["connections"]), told["payments"]) == (it.session.wallet.address, [it.handle], 2)
     files = it.files()
-    assert api.backup(it.session, str(path), "verify") == {name: told[name] for name in told if name != "bytes"}
+    read_through = api.backup(it.session, str(path), "verify")
+    assert {**read_through, "age": 0} == {**told, "age": 0}
     assert it.files() == files
     with pytest.raises(FolderNotEmpty):
         api.restore(it.session, str(path))
@@ -127,24 +132,26 @@ def test_an_older_one_signs_nothing_away_and_gets_what_came_since(it: Life, path
 
 def test_no_commit_that_was_given_back_since_is_published_while_the_hub_is_away(it: Life, path: Path) -> None:
     it.open()
-    it.receive(400)
+    it.receive(100)
+    it.receive(300)
+    first, highest = it.connection.duplex.receiving.active
     api.backup(it.session, str(path))
     it.restart()
-    it.pay(300, b"back")  # the highest commit is given back
+    it.pay(highest.quantity - first.quantity - 1, b"back")
+    assert it.connection.duplex.receiving.active == (first,)  # the highest was given back
     due, expiry = it.connection.duplex.guaranteed, it.connection.expiry
     restore(it, path)
     it.hub.silent = True
-    while it.tip < expiry.settle_height - 1:
+    for blocks in (1, expiry.settle_height - it.tip - 2):
+        it.mine(blocks)
         it.restart()
-        with pytest.raises(HubUnreachable, match="was not told"):
+        with pytest.raises(SyncIncomplete, match="was not told"):
             api.sync(it.session)
         assert it.mempool() == []
-        it.mine(5 if it.tip + 5 < expiry.settle_height else 1)
     it.hub.silent = False
     settle(it)
     assert it.held() == due
-    kinds = [event["kind"] for event in it.told() if event["action"] == "published"]
-    assert "commit" not in kinds
+    assert "commit" not in [event["kind"] for event in it.told() if event["action"] == "published"]
 
 
 def test_where_the_hub_is_gone_all_that_is_in_it_comes_home_at_the_deadline(it: Life, path: Path) -> None:
@@ -157,9 +164,10 @@ def test_where_the_hub_is_gone_all_that_is_in_it_comes_home_at_the_deadline(it: 
     it.until(expiry.settle_height)
     for _ in range(40):
         it.restart()
-        with suppress(HubUnreachable):
-            if not api.sync(it.session):
-                break
+        with suppress(SyncIncomplete):
+            api.sync(it.session)
+        if it.connection.stage == "closed":
+            break
         it.mine()
     assert it.held() == due
     assert "commit" in [event["kind"] for event in it.told() if event["action"] == "published"]
