@@ -37,7 +37,7 @@ import syncs
 from picopayments_cli import __version__
 
 PACKAGES = (
-    "coincurve",
+    "btclib-secp256k1",
     "httptools",
     "python-bitcoinlib",
     "requests",

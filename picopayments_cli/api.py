@@ -32,6 +32,7 @@ from picopayments_cli.client import (
     send,
     showing,
     syncing,
+    wallets,
 )
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, own_handle, quantity_of
 from picopayments_cli.client.connection import Connection
@@ -101,6 +102,12 @@ def open_session(
         raise
     finally:
         session.close()
+
+
+def function_of(command: str) -> Callable[..., Any]:
+    """Find the function that carries a command out."""
+    found: Callable[..., Any] = getattr(wallets, command.replace(" ", "_")) if " " in command else globals()[command]
+    return found
 
 
 def carry_out(
@@ -516,7 +523,8 @@ def serve(
     from picopayments_cli.client.serve import Watch
     from picopayments_cli.client.serve import serve as run
 
-    run(session.settings, session.given_basedir, commands, ready, Watch(**watch), host=host, port=port)
+    how = Watch(**watch, unlocker=session.home.unlocker)
+    run(session.settings, session.given_basedir, commands, ready, how, host=host, port=port)
 
 
 # Regtest ------------------------------------------------------------------------------------------------------------

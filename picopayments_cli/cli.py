@@ -11,19 +11,27 @@ import json
 import os
 import sys
 
-from picopayments_cli.commands import COMMANDS, seconds
+from picopayments_cli.commands import COMMANDS, GROUPS, Command, descriptor, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, NoReturn, TextIO
 
+    from picopayments_cli.client.wallet import Unlocker
+
 PROG = "picopayments-cli"
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
 CONFIG = ("network", "basedir", "hub_url", "timeout", "ca_file", "backup")
 ASK_SECONDS = 30  # that a question waits for its answer: less than others wait for the lock
 HELP_WIDTH = 80
-NOT_SERVED = ("serve", "demo", "listen", "help", "completion", "restore")
+WALLET = tuple(name for name in COMMANDS if name.startswith("wallet "))
+NOT_SERVED = ("serve", "demo", "listen", "help", "completion", "restore", *WALLET)
+NEEDS_KEY = (
+    *("backup", "blocksend", "close", "connect", "listen", "pay", "queuepayment", "request", "restore", "serve"),
+    "sync",
+)
+FROM_STDIN = {"wallet import": ("wif", "The key (WIF): ", False), "wallet restore": ("words", "The words: ", True)}
 GOES_ON = "Run the command again: it goes on where it stopped."
 NEXT = {  # after an interrupt of a command that does another thing when it is run again
     "blocksend": "The payment may have left, and run again the command pays again. See first what has left: "
@@ -38,6 +46,8 @@ NEXT = {  # after an interrupt of a command that does another thing when it is r
     "mine": "Run again the command mines as many blocks once more.",
     "faucet": "Run again the command gives as much once more.",
     "demo": "Run again the command starts anew.",
+    "wallet new": "See first with `picopayments-cli wallet show` whether the wallet is there; `picopayments-cli wallet "
+    "export` shows its words.",
 }
 
 
@@ -62,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
             _run(debug, tell=lambda _: None, show=_show_line, **arguments)
             return 0
         if arguments["command"] == "help":
-            parser.read([*filter(None, [arguments["topic"]]), "--help"])
+            parser.read([*arguments["topic"], "--help"])
         if arguments["command"] == "completion":
             from picopayments_cli.completion import script
 
@@ -72,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
         def tell(result: Any) -> None:
             write_out(result if arguments.get("csv") else _written(arguments["command"], result, human))
 
-        _run(debug, ask=_asker(), read_key=_read_key, tell=tell, **arguments)
+        _run(debug, ask=_asker(), tell=tell, **arguments)
     except KeyboardInterrupt as stopped:  # a wait says itself how to go on
         told = str(stopped) or f"Interrupted. {NEXT.get(arguments['command'], GOES_ON)}"
         return _fail(130, "Interrupted", told, human=human)
@@ -88,12 +98,13 @@ def _run(
     string_amounts: bool,
     tell: Callable[[Any], None],
     ask: Callable[[str], bool] | None = None,
-    read_key: Callable[[], str] | None = None,
+    passphrase_fd: int | None = None,
+    unlocker: Unlocker | None = None,
     **arguments: Any,
 ) -> None:
     """Run a command, and ``tell`` its result, ready for JSON; ``ask`` has the user answer. Raises what they raise.
 
-    ``read_key`` reads the wallet's key, where a command needs it and the folder has none.
+    ``unlocker`` has opened the wallet already; else its passphrase comes from the file descriptor, or as it can.
     """
     if command == "version":
         from picopayments_cli import __version__
@@ -104,20 +115,39 @@ def _run(
     from picopayments_cli import api
 
     config = {name: arguments.pop(name) for name in CONFIG}
+    unlocker = unlocker or _unlocker(passphrase_fd)
+    if command in FROM_STDIN:
+        from picopayments_cli.passphrases import secret_from_stdin
+
+        name, prompt, echo = FROM_STDIN[command]
+        arguments[name] = secret_from_stdin(prompt, echo=echo)
     with api.open_session(**config, environ=os.environ, ask=ask) as session:
+        session.home.unlocker = unlocker
+        session.read_key = _read_key if command in ("backup", "restore") else session.read_key
         session.progress = None if ask is None else _bars
-        session.read_key = read_key or session.read_key
+        if command in NEEDS_KEY:
+            session.home.unlock()
         if string_amounts:
             from picopayments_cli.client.string_amounts import told_as_text
 
             tell = told_as_text(command, tell)
             arguments |= {name: told_as_text(command, arguments[name]) for name in ("show",) if name in arguments}
-        api.carry_out(session, getattr(api, command), arguments, tell)
+        api.carry_out(session, api.function_of(command), arguments, tell)
+
+
+def _unlocker(passphrase_fd: int | None) -> Unlocker:
+    """Make what opens an encrypted wallet, and asks for its passphrase."""
+    from picopayments_cli.client.wallet import Unlocker
+    from picopayments_cli.passphrases import Passphrases
+
+    passphrases = Passphrases(passphrase_fd, os.environ)
+    return Unlocker(passphrases.current, passphrases.new)
 
 
 def _serve(debug: bool, *, command: str, **given: Any) -> int:
     """Serve the other commands, with the same config arguments, until a signal comes; the exit code."""
     config = {name: given[name] for name in CONFIG}
+    unlocker = _unlocker(given.pop("passphrase_fd"))
 
     from picopayments_cli.json_arguments import from_json
 
@@ -127,13 +157,14 @@ def _serve(debug: bool, *, command: str, **given: Any) -> int:
         def run(*values: Any, **members: Any) -> Any:
             told: list[Any] = []
             chosen = from_json(name, declared, values, members)
-            _run(debug, command=name, tell=told.append, **config, string_amounts=given["string_amounts"], **chosen)
+            own = {"string_amounts": given["string_amounts"], "unlocker": unlocker}
+            _run(debug, command=name, tell=told.append, **config, **own, **chosen)
             return told[0]
 
         return run
 
     commands = {name: offered(name) for name in COMMANDS if name not in NOT_SERVED}
-    own: dict[str, Any] = {"commands": commands, "ready": announce, "show": _show_event}
+    own: dict[str, Any] = {"commands": commands, "ready": announce, "show": _show_event, "unlocker": unlocker}
     _run(debug, command=command, tell=lambda _: None, **own, **given)
     return 0
 
@@ -172,12 +203,10 @@ def _ask(question: str) -> bool:
 
 
 def _read_key() -> str:
-    """Read the wallet's key from standard input; it is not shown where somebody types it."""
-    if sys.stdin is not None and sys.stdin.isatty():
-        from getpass import getpass
+    """Read the words or the key of a wallet that is not here."""
+    from picopayments_cli.passphrases import secret_from_stdin
 
-        return getpass("The wallet's key: ", sys.stderr)
-    return "" if sys.stdin is None else sys.stdin.readline()
+    return secret_from_stdin("The wallet's words, or its key: ", echo=False)
 
 
 def _bars() -> Any:
@@ -374,6 +403,7 @@ class CommandParser(Parser):
         if later is None:
             raise AttributeError(name)
         super().__init__(**later[1])
+        self.set_defaults(command=self.prog.partition(" ")[2])
         for flag, settings in later[0]:
             self.add_argument(flag, **settings)
         return getattr(self, name)
@@ -452,14 +482,38 @@ def _parser() -> Parser:
     config.add_argument(
         "--string-amounts", action="store_true", help="print each quantity as text: its satoshis in decimal digits"
     )
+    config.add_argument(
+        "--passphrase-fd",
+        metavar="NUMBER",
+        type=descriptor,
+        help="file descriptor with the wallet's passphrase (PICOPAYMENTS_PASSPHRASE)",
+    )
     config.add_argument("--human", action="store_true", help="tables and plain lines for people, not JSON")
     config.add_argument("--debug", action="store_true", help="tell more on stderr, tracebacks included")
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="<command>", required=True, prog=PROG, parser_class=CommandParser
     )
+    parser.commands = {}
+    groups = {"": commands}
     for name, command in COMMANDS.items():
-        summary = command.text.partition("\n")[0]
-        given = command.arguments
-        commands.add_parser(name, help=summary, description=command.text, example=command.example, arguments=given)
-    parser.commands = commands.choices
+        group, _, last = name.rpartition(" ")
+        if group not in groups:
+            groups[group] = _add_group(commands, group)
+        parser.commands[name] = _add_command(groups[group], last, command)
     return parser
+
+
+def _add_command(commands: argparse._SubParsersAction[CommandParser], name: str, command: Command) -> CommandParser:
+    text, arguments = command.text, command.arguments
+    summary = text.partition("\n")[0]
+    return commands.add_parser(name, help=summary, description=text, example=command.example, arguments=arguments)
+
+
+def _add_group(
+    commands: argparse._SubParsersAction[CommandParser], name: str
+) -> argparse._SubParsersAction[CommandParser]:
+    """Add a command that has commands of its own."""
+    group = _add_command(commands, name, GROUPS[name])
+    return group.add_subparsers(
+        title="commands", metavar="<command>", required=True, prog=f"{PROG} {name}", parser_class=CommandParser
+    )

@@ -81,6 +81,10 @@ class InvalidKey(PicopaymentsError):
     """Not a private key in wallet import format, or of another network."""
 
 
+class InvalidWords(PicopaymentsError):
+    """Not the 12 or 24 words of a wallet (BIP 39, English)."""
+
+
 class InvalidQuantity(PicopaymentsError):
     """Not a whole number of an asset's smallest unit inside the limits of Counterparty (1 to 2^63 - 1)."""
 
@@ -351,6 +355,34 @@ class FolderNotEmpty(LocalFiles):
 
 class RestoreUnfinished(LocalFiles):
     """A folder into which a backup was not restored to the end."""
+
+
+class WalletExists(LocalFiles):
+    """There is another wallet here already."""
+
+
+class WalletMissing(LocalFiles):
+    """There is no wallet here yet."""
+
+
+class WrongWallet(LocalFiles):
+    """The connections here are of another wallet's key."""
+
+
+class PassphraseMissing(LocalFiles):
+    """The wallet is encrypted, and nobody gave its passphrase."""
+
+
+class WrongPassphrase(LocalFiles):
+    """Not the passphrase of the wallet."""
+
+
+class WalletEncrypted(LocalFiles):
+    """The wallet is encrypted already."""
+
+
+class WalletNotEncrypted(LocalFiles):
+    """The wallet is not encrypted."""
 
 
 class DatabaseUnusable(LocalFiles):

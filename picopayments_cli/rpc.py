@@ -199,16 +199,12 @@ class _Http:
         session.mount("https://", adapter)
         return session
 
-    def _exchange(self, session: requests.Session, verb: str, url: str, content: Mapping[str, Any]) -> _Answer:
-        with session.request(
-            verb,
-            url,
-            auth=self._auth or _no_auth,
-            timeout=self._timeout,
-            verify=self._authorities,
-            allow_redirects=False,
-            stream=True,
-            **content,
+    def _exchange(self, session: requests.Session, verb: str, url: str, content: dict[str, Any]) -> _Answer:
+        request = requests.PreparedRequest()  # by itself: a session takes as long to prepare one as to send it
+        headers = {**session.headers, **content.pop("headers", {})}
+        request.prepare(verb, url, headers=headers, auth=self._auth, **content)
+        with session.send(
+            request, timeout=self._timeout, verify=self._authorities, allow_redirects=False, stream=True
         ) as response:
             body = bytearray()
             for chunk in response.iter_content(65536):
@@ -244,10 +240,6 @@ class _Http:
         if isinstance(text, dict):
             text = text.get("message")
         return f"HTTP status {answer.status}" + (f", {_shown(text)}" if isinstance(text, str) else "")
-
-
-def _no_auth(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    return request  # keeps requests from looking for a password in the user's .netrc
 
 
 def _tail(error: BaseException) -> str:

@@ -340,7 +340,8 @@ def _error_reply(error: Mapping[str, Any], number: Any) -> str:
 class WebServer:
     """An HTTP(S) server of an ASGI application (whose lifespan it runs) on sockets that it binds itself.
 
-    Raises PortUnusable where the port can't be had and InvalidSetting for a certificate that can't be used.
+    ``sockets``: those that another process has bound for it, at the same host. Raises PortUnusable where the port can't
+    be had and InvalidSetting for a certificate that can't be used.
     """
 
     def __init__(
@@ -351,6 +352,7 @@ class WebServer:
         port: int = 0,
         ssl_cert: str | None = None,
         ssl_key: str | None = None,
+        sockets: list[socket.socket] | None = None,
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -373,7 +375,7 @@ class WebServer:
         except (OSError, ssl.SSLError) as error:
             raise _unusable_certificate(ssl_cert, error) from error
         self._config, self._certificate = config, (ssl_cert, ssl_key)
-        self._sockets = listening.bind(host, port)
+        self._sockets = listening.bind(host, port) if sockets is None else sockets
         self._server = _Server(config)
         self.when_stopping: Callable[[], None] = lambda: None  # called before requests under way are waited for
         shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104

@@ -22,7 +22,7 @@ FACES = ("__main__", "cli", "api", "commands", "completion", "hub.cli", "hub.com
 PURE = {
     *("__future__", "abc", "base64", "binascii", "bisect", "collections", "dataclasses", "decimal", "enum"),
     *("fractions", "functools", "hashlib", "hmac", "itertools", "json", "math", "operator", "re", "struct", "types"),
-    *("typing", "arc4", "cbor2", "coincurve", "pycoin"),
+    *("typing", "btclib_secp256k1", "cbor2", "pycoin"),
 }
 BITCOIN = {
     "bitcoin.core",

@@ -1,8 +1,9 @@
 """Makes a backup of the client's files, reads one through, and restores one into an empty folder.
 
-A restored connection only closes. Its backup may be older than the last sync: a hash handed out again, or a commit
-published though it was given back, could cost what was paid since. So it is stopped at once, asks the hub before it
-signs, and publishes a commit alone at its deadline only.
+A backup may be older than the last sync: a hash handed out again, or a commit published though it was given back, could
+cost what was paid since. So a restored connection is stopped at once. It goes on only where the hub keeps its newest
+state and has signed that it is. Else it closes: it asks the hub before it signs, and publishes a commit alone at its
+deadline only.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.networks import secret_of_wif
 from picopayments_cli.channel.stages import AGREED, ASKED, CLOSED, CLOSING
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client import history, kinds
@@ -33,14 +32,16 @@ from picopayments_cli.client.backup_file import (
     write,
 )
 from picopayments_cli.client.document import from_document
+from picopayments_cli.client.key_file import P2PKH, P2WPKH, KeyFile
 from picopayments_cli.client.restoring import is_unfinished, marked
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.errors import (
     BackupDamaged,
     FolderNotEmpty,
+    ForeignBackup,
     PicopaymentsError,
-    StoreUnusable,
+    WalletMissing,
 )
 from picopayments_cli.files import flush_folder, remove_file, replace_file, usable
 
@@ -54,11 +55,11 @@ _DAMAGES = (KeyError, TypeError, ValueError, AttributeError, IndexError, Recursi
 def back_up(session: Session, path: Path) -> dict[str, Any]:
     """Write a backup of all files, in the place of an older one; what it has in it.
 
-    Raises as ``backup_file.write``, and StoreUnusable where there is no wallet.
+    Raises as ``backup_file.write``, and WalletMissing.
     """
     store, network = session.store, session.network
-    if store.load_wif() is None:
-        raise StoreUnusable(
+    if store.load_wallet() is None:
+        raise WalletMissing(
             f"There is no wallet of {network.name} in {store.basedir}: name the network and the --basedir that have "
             "it. Nothing was written.",
             basedir=str(store.basedir),
@@ -77,7 +78,7 @@ def verify(session: Session, path: Path) -> dict[str, Any]:
 
     Raises BackupDamaged, ForeignBackup, StoreNewer, StoreUnusable.
     """
-    content = read(path, session.network, owner_of(session.network, _wallet(session)))
+    content, _ = _opened(session, path)
     if content.broken is not None:
         raise BackupDamaged(
             f"{content.broken.message} As it was at {content.time} it is whole, and `restore` takes that.",
@@ -88,11 +89,29 @@ def verify(session: Session, path: Path) -> dict[str, Any]:
     return _shown(session, path, content)
 
 
-def _wallet(session: Session) -> Wallet:
-    """Return the wallet that is in the folder, else that of the key which is typed. Raises InvalidKey."""
-    if session.store.load_wif() is not None:
-        return session.wallet
-    return Wallet(session.network, Key(secret_of_wif(session.network, session.read_key().strip())))
+def _opened(session: Session, path: Path) -> tuple[Content, Wallet]:
+    """Open a backup with the wallet that is in the folder, else with the words or the key that somebody gives.
+
+    Raises InvalidWords, InvalidKey, and as ``backup_file.read``.
+    """
+    if session.store.wallet_here() is not None:
+        return read(path, session.network, owner_of(session.network, session.wallet)), session.wallet
+    given = session.read_key().strip()
+    if len(given.split()) > 1:
+        files = [KeyFile.of_words(session.network, given)]
+    else:  # both kinds of wallets have such keys
+        files = [KeyFile.of_wif(session.network, f"{kind}:{given.rpartition(':')[2]}") for kind in (P2WPKH, P2PKH)]
+    wallets = [Wallet(file) for file in files]
+    content = read(path, session.network, owner_of(session.network, wallets[0]))
+    found = next((wallet for wallet in wallets if wallet.address == content.address), None)
+    if found is None:
+        raise ForeignBackup(
+            f"{path} is of the wallet {content.address}, of the same key: give its words, or its key as `wallet "
+            "export` prints it. Nothing was changed.",
+            path=str(path),
+            address=content.address,
+        )
+    return content, found
 
 
 def _check(session: Session, path: Path, files: Files) -> None:
@@ -164,20 +183,19 @@ def _moment(text: str) -> datetime:
 
 
 def restore(session: Session, path: Path) -> dict[str, Any]:
-    """Put a backup into an empty folder; its connections only close from then on. What was in it.
+    """Put a backup into an empty folder; its connections are stopped. What was in it.
 
     Raises FolderNotEmpty, BackupDamaged where nothing of it can be used, ForeignBackup, StoreNewer, StoreUnusable.
     """
     session.home.restores = True
     store = session.store
-    begun = is_unfinished(store.basedir, session.network)
-    if not begun:
+    if not is_unfinished(store.basedir, session.network):
         _check_empty(session)
-    wallet = _wallet(session)
-    content = read(path, session.network, owner_of(session.network, wallet))
+    content, wallet = _opened(session, path)
     with marked(store.basedir, session.network):
         _clear(session)
-        wallet.keep(store)
+        if store.wallet_here() is None:
+            store.save_wallet(wallet.file, "restored wallet")
         _place(session, content)
         _stop_all(session)
     _warn(path, content)
@@ -231,10 +249,11 @@ def _warn(path: Path, content: Content) -> None:
     if content.broken is not None:
         log.warning("%s What is older than that was restored.", content.broken.message)
     log.warning(
-        "The backup %s is of %s. What was paid since is not in it. So its connections only close, and ask their hubs "
-        "first, which know the newest state: run `picopayments-cli sync` now, and after each block until all are "
-        "closed. Where a hub does not answer, a connection waits for its deadline. If the folder of the backup is "
-        "still there, use that one instead, and never both.",
+        "The backup %s is of %s. What was paid since is not in it. So its connections are stopped: run "
+        "`picopayments-cli sync` now. Where the hub keeps the newest state of a connection, and proves it, that goes "
+        "on. Else it closes, at what the hub shows: sync after each block until it is closed. Where the hub does not "
+        "answer, it waits for its deadline. If the folder of the backup is still there, use that one instead, and "
+        "never both.",
         path,
         content.time,
     )

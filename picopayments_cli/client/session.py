@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from picopayments_cli.chain import Chain
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.drafts import parse_transaction, spent_outpoints, txid_of
-from picopayments_cli.channel.messages import NONCE_SIZE, HubRefusal, KeyRequest, request_of
+from picopayments_cli.channel.messages import HubRefusal, KeyRequest, request_of
 from picopayments_cli.channel.stages import ASKED
 from picopayments_cli.channel.values import Handle, Outpoint, Pubkey
+from picopayments_cli.channel.wire import NONCE_SIZE
 from picopayments_cli.client import legacy
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.document import from_document, rows_between, to_document
@@ -27,7 +28,7 @@ from picopayments_cli.client.nodes import HubNodes, OwnNodes
 from picopayments_cli.client.past import Past
 from picopayments_cli.client.restoring import check_restored
 from picopayments_cli.client.store import LOCK_WAIT, Store
-from picopayments_cli.client.wallet import Wallet
+from picopayments_cli.client.wallet import Unlocker, Wallet
 from picopayments_cli.config import Settings, place_of
 from picopayments_cli.errors import (
     BadHubSignature,
@@ -65,8 +66,9 @@ class Home:
     Its sessions at several hubs share one.
     """
 
-    def __init__(self, settings: Settings, lock_wait: float = LOCK_WAIT) -> None:
-        """``lock_wait``: seconds that the store's lock is waited for."""
+    def __init__(self, settings: Settings, lock_wait: float = LOCK_WAIT, unlocker: Unlocker | None = None) -> None:
+        """``lock_wait``: seconds that the store's lock is waited for; ``unlocker`` opens the wallet."""
+        self.unlocker = unlocker or Unlocker()
         self.spent: set[Outpoint] = set()  # by what this command has published since it looked at the chain
         self.written: dict[Handle, Connection] = {}  # as they stand on disk
         self.unusable: dict[Handle, PicopaymentsError] | None = None  # connections that could not be loaded last
@@ -110,13 +112,23 @@ class Home:
         return self._stack.enter_context(MirroredStore(basedir, network, self._lock_wait, mirror))
 
     def _kept_wallet(self) -> Wallet | None:
-        """Return the wallet once it is on disk."""
-        return None if self.store.load_wif() is None else self.wallet
+        """Return the wallet once it is on disk and open: nobody is asked for its passphrase while others wait."""
+        file = self.store.wallet_here()
+        return self.wallet if file is not None and self.unlocker.has(file) else None
 
     @cached_property
     def wallet(self) -> Wallet:
         """The wallet, which may not be on disk yet. Raises StoreDamaged, StoreUnusable."""
-        return Wallet.open(self.store, self._settings.network)
+        return Wallet.open(self.store, self._settings.network, self.unlocker)
+
+    def unlock(self) -> None:
+        """Open the wallet, if there is one, before the lock is taken: nobody waits for who types a passphrase.
+
+        Raises PassphraseMissing, WrongPassphrase, StoreDamaged, StoreNewer.
+        """
+        file = Store(self._settings.basedir, self._settings.network).wallet_here()
+        if file is not None:
+            self.unlocker.secret(file)
 
     @cached_property
     def past(self) -> Past:

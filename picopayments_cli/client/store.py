@@ -1,12 +1,12 @@
 """Keep the client's files, private and whole, for one writer at a time: the wallet's key and a document per connection.
 
-In the basedir stand ``<network>.wif``, ``<network>.connections/<handle>.json``, ``<network>.hubs`` (the hubs' public
-keys), ``<network>.history.jsonl`` (past events, one a line), ``<network>.archive/`` (connections that are over and put
-aside), ``<network>.payments.jsonl`` (what became of payments, see ``payments``), ``<network>.reported`` (which of them
-commands have reported), ``<network>.rate`` (the last fee rate that a chain estimated), ``<network>.sent`` (the wallet's
-transactions that hold its coins yet), ``<network>.coins`` (the wallet as it was seen last), ``<network>.seen`` (what
-the last look at the chain showed) and ``<network>.lock``. Nothing is written before the first save, except the lock's
-file and the folder it stands in.
+In the basedir stand ``<network>.wallet`` (older: ``<network>.wif``), ``<network>.connections/<handle>.json``,
+``<network>.hubs`` (the hubs' public keys), ``<network>.history.jsonl`` (past events, one a line),
+``<network>.archive/`` (connections that are over and put aside), ``<network>.payments.jsonl`` (what became of
+payments, see ``payments``), ``<network>.reported`` (which of them commands have reported), ``<network>.rate`` (the last
+fee rate that a chain estimated), ``<network>.sent`` (the wallet's transactions that hold its coins yet),
+``<network>.coins`` (the wallet as it was seen last), ``<network>.seen`` (what the last look at the chain showed) and
+``<network>.lock``. Nothing is written before the first save, except the lock's file and the folder it stands in.
 
 What grows with a connection's age stands beside its document, in ``<handle>.commits.jsonl``: rows that are only added
 to. They are on disk before the document, which says how many bytes of them count (``rows_size``): lines behind those
@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +26,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from picopayments_cli.channel.drafts import parse_transaction
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.past import Own
-from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Height
-from picopayments_cli.client import kinds
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle
+from picopayments_cli.client import key_file, kinds
 from picopayments_cli.client.history import Action, Event, events_of
+from picopayments_cli.client.key_file import KeyFile
 from picopayments_cli.client.payments import Entry, PaymentLog, Reported, entries_of
 from picopayments_cli.config import connections_folder, settings_file
 from picopayments_cli.errors import (
@@ -50,6 +50,7 @@ from picopayments_cli.files import (
     check_private,
     damaged,
     flush_folder,
+    read_text,
     remove_file,
     replace_file,
     usable,
@@ -89,7 +90,8 @@ class Store:
     def __init__(self, basedir: Path, network: Network, lock_wait: float = LOCK_WAIT) -> None:
         self.basedir = basedir
         self.network = network
-        self.wif_path = basedir / f"{network.name}.wif"
+        self.wallet_path = basedir / f"{network.name}.wallet"
+        self.wif_path = basedir / f"{network.name}.wif"  # of an older wallet
         self.folder = connections_folder(network, basedir)
         self.archive_folder = basedir / f"{network.name}.archive"
         self.hubs_path = basedir / f"{network.name}.hubs"
@@ -161,29 +163,45 @@ class Store:
     def _check_modes(self) -> None:
         """Refuse what concerns all connections; a connection's own files are looked at when it is read."""
         kept = (self.hubs_path, self.rate_path, self.sent_path, self.coins_path, self.payments_path, self.reported_path)
-        for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, *kept):
+        for path in (self.wallet_path, self.wif_path, self.folder, self.archive_folder, self.history_path, *kept):
             with usable(path):
                 check_private(path)
 
     # The wallet's key ----------------------------------------------------------------------------------------------
 
-    def load_wif(self) -> str | None:
-        """Read the wallet's key as WIF text; None if there is none yet.
+    def load_wallet(self) -> KeyFile | None:
+        """Read the wallet's key file; None if there is none yet. Raises StoreDamaged, StoreNewer.
 
-        Raises StoreDamaged, also where there is none any more: a new one could not settle what the old one has signed.
+        They are raised where there is none any more, too: a new key could not settle what the old one has signed.
         """
-        text = _read(self.wif_path)
-        if text is None and (self._files() or self.archive_folder.exists() or self.history_path.exists()):
-            raise damaged(self.wif_path, "it is missing, and the connections here are of its key")
-        if text is not None and not text.strip():
-            raise damaged(self.wif_path, "it is empty")
-        return text.strip() if text is not None else None
+        found = self.wallet_here()
+        if found is None and (self._files() or self.archive_folder.exists() or self.history_path.exists()):
+            raise damaged(
+                self.wallet_path,
+                f"it is missing, or {self.wif_path.name}, and the connections here are of its key "
+                "(`picopayments-cli wallet restore` makes it anew from the wallet's words)",
+            )
+        return found
 
-    def save_wif(self, wif: str) -> None:
-        """Write a new wallet's key. Raises StoreUnusable if there is one already."""
+    def wallet_here(self) -> KeyFile | None:
+        """Read the key file that is there, if one is. Raises StoreDamaged, StoreNewer."""
+        return key_file.read(self.wallet_path, self.wif_path, self.network)
+
+    def save_wallet(
+        self, wallet: KeyFile, label: str = "new wallet", check: Callable[[bytes], None] | None = None
+    ) -> None:
+        """Write the wallet's key file, a new one or in the place of one of this same wallet; the older file goes.
+
+        ``check`` reads what was written before anything goes. Raises WalletExists, StoreDamaged, StoreUnusable.
+        """
+        here = self.wallet_here()
+        if here is not None and here.name != wallet.name:
+            raise key_file.taken(self.basedir, here)
+        self._write(self.wallet_path, wallet.text(), label, check=check)
         if self.wif_path.exists():
-            raise StoreUnusable(f"{self.wif_path} holds a key already. Nothing was changed.", path=str(self.wif_path))
-        self._write(self.wif_path, wif + "\n", "new wallet")
+            with usable(self.wif_path):
+                remove_file(self.wif_path)
+                flush_folder(self.basedir)
 
     def save_settings(self, settings: dict[str, Any]) -> None:
         """Write the network's settings file. Raises StoreUnusable."""
@@ -214,7 +232,7 @@ class Store:
         with usable(path):
             check_private(path)
             check_private(_rows_path(path))
-        text = _read(path)
+        text = read_text(path)
         if text is None:
             raise UnknownHandle(
                 f"There is no connection {handle.hex()} on {self.network.name} in {self.basedir}. "
@@ -307,8 +325,8 @@ class Store:
         path = self._path(handle)
         rows = _rows_path(path)
         if rows.exists():
-            self._write(self.archive_folder / rows.name, _read(rows) or "", "archived")
-        self._write(self.archive_folder / path.name, _read(path) or "", "archived")
+            self._write(self.archive_folder / rows.name, read_text(rows) or "", "archived")
+        self._write(self.archive_folder / path.name, read_text(path) or "", "archived")
         self.remove(handle)
 
     def archived(self) -> dict[Handle, dict[str, Any]]:
@@ -319,7 +337,7 @@ class Store:
         found = {}
         for path in _connections_in(self.archive_folder):
             try:
-                document = self._parse(path, _read(path) or "")
+                document = self._parse(path, read_text(path) or "")
             except OldProtocol:
                 continue
             rows = _read_rows(path, _kept(path, document).size)
@@ -375,7 +393,7 @@ class Store:
         """Tell whether the event of a payment is in its connection's document, or was before that was taken away."""
         for folder in (self.folder, self.archive_folder):
             path = folder / f"{entry['handle']}.json"
-            text = _read(path) if _is_connection(path.name) else None
+            text = read_text(path) if _is_connection(path.name) else None
             if text is not None:
                 with suppress(PicopaymentsError):
                     return _kept(path, self._parse(path, text)).count > int(entry["number"])
@@ -383,7 +401,7 @@ class Store:
 
     def reported(self) -> Reported:
         """Read which payments commands have reported. Raises StoreDamaged."""
-        text = _read(self.reported_path)
+        text = read_text(self.reported_path)
         try:
             if text is None:
                 return Reported()
@@ -400,7 +418,7 @@ class Store:
 
     def last_rate(self) -> int | None:
         """Read the last fee rate (sat/vB) that a chain estimated; None if there is none."""
-        text = (_read(self.rate_path) or "").strip()
+        text = (read_text(self.rate_path) or "").strip()
         return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
     def save_rate(self, rate: int) -> None:
@@ -412,7 +430,7 @@ class Store:
     def last_look(self) -> dict[str, Any]:
         """Read what the last look at the chain showed; nothing where that can't be read, as it is only for showing."""
         try:
-            found = json.loads(_read(self.seen_path) or "{}")
+            found = json.loads(read_text(self.seen_path) or "{}")
         except (StoreDamaged, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -425,9 +443,9 @@ class Store:
 
     def sent(self) -> list[Own]:
         """Read the wallet's transactions that hold its coins yet. Raises StoreDamaged."""
-        text = _read(self.sent_path)
+        text = read_text(self.sent_path)
         try:
-            return [] if text is None else [_own(item) for item in kinds.items(json.loads(text))]
+            return [] if text is None else [kinds.own_transaction(item) for item in kinds.items(json.loads(text))]
         except (TypeError, ValueError, RecursionError):
             raise damaged(self.sent_path, "it does not list transactions") from None
 
@@ -438,7 +456,7 @@ class Store:
 
     def load_coins(self) -> dict[str, Any]:
         """Read how the wallet was seen last; empty where it never was. Raises StoreDamaged."""
-        text = _read(self.coins_path)
+        text = read_text(self.coins_path)
         try:
             return {} if text is None else kinds.members(json.loads(text))
         except (TypeError, ValueError, RecursionError):
@@ -452,7 +470,7 @@ class Store:
 
     def hub_keys(self) -> dict[str, str]:
         """Read the public key (hex) that each hub's URL is bound to. Raises StoreDamaged."""
-        text = _read(self.hubs_path)
+        text = read_text(self.hubs_path)
         try:
             keys = json.loads(text) if text is not None else {}
         except ValueError:
@@ -502,12 +520,14 @@ class Store:
             raise damaged(path, f"it belongs to another network than {self.network.name}")
         return document
 
-    def _write(self, path: Path, text: str, label: str, *, flush: bool = True) -> None:
+    def _write(
+        self, path: Path, text: str, label: str, *, flush: bool = True, check: Callable[[bytes], None] | None = None
+    ) -> None:
         self._check_lock()
         _log.debug("write %s: %s", path.name, label)
         with usable(path):
             self._make_folder(path)
-            replace_file(path, text.encode(), flush=flush)
+            replace_file(path, text.encode(), flush=flush, check=check)
 
     def _append(self, path: Path, data: bytes, size: int | None) -> int:
         """Add lines to a file, as ``append_lines`` does. Raises OSError."""
@@ -538,7 +558,7 @@ def _rows_path(document: Path) -> Path:
 def _read_rows(document: Path, size: int) -> list[Row]:
     """Read the rows that a document counts."""
     path = _rows_path(document)
-    text = _read(path) if size else ""
+    text = read_text(path) if size else ""
     if text is None:
         raise damaged(path, "it is missing, and its connection's document counts on it")
     data = text.encode()[:size]
@@ -549,15 +569,6 @@ def _read_rows(document: Path, size: int) -> list[Row]:
     if len(data) != size:
         raise damaged(path, "it is shorter than its connection's document says")
     return rows
-
-
-def _own(item: Any) -> Own:
-    text, *seen = kinds.items(item)
-    height, missing = (None if number is None else Height(kinds.whole(number)) for number in seen)
-    raw = bytes.fromhex(kinds.text(text))
-    if parse_transaction(raw) is None:
-        raise ValueError("it should be a transaction")
-    return Own(raw, height, missing)
 
 
 def _kept(path: Path, document: dict[str, Any]) -> _Kept:
@@ -583,13 +594,3 @@ def _is_event(event: Any) -> bool:
 def _is_connection(name: str) -> bool:
     stem, dot, extension = name.partition(".")
     return extension == "json" and bool(dot) and len(stem) == 2 * HANDLE_SIZE and _HEX.issuperset(stem)
-
-
-def _read(path: Path) -> str | None:
-    with usable(path):
-        try:
-            return path.read_bytes().decode()
-        except FileNotFoundError:
-            return None
-        except UnicodeDecodeError:
-            raise damaged(path, "it is not text") from None

@@ -90,6 +90,8 @@ _WRITE_HEAD = (
     .where(heads.c.handle == _OF, heads.c.version == bindparam("before"))
     .values({name: bindparam(name) for name in ("version", "head", "last_hash", "last_reply")})
 )
+_WRITE_REQUEST = _WRITE_HEAD.values(last_request=bindparam("last_request"))
+_LAST_REQUEST = select(heads.c.last_request).where(heads.c.handle == _OF)
 _WRITE_FIXED = (
     connections.update()
     .where(connections.c.handle == _OF)
@@ -185,6 +187,14 @@ _ALL_HELD = (
     .order_by(commits.c.quantity)
 )
 _ALL_SENT = select(commits).where(commits.c.handle == _OF, commits.c.sent.is_(True))
+# Of the client's commits all, of the hub's those that were not given back.
+_KEPT = (
+    select(commits)
+    .where(commits.c.handle == _OF, commits.c.revoke_hash > bindparam("after"))
+    .where(or_(commits.c.sent.is_(False), commits.c.active.is_(True)))
+    .order_by(commits.c.revoke_hash)
+    .limit(bindparam("most"))
+)
 _ADD_COMMIT = commits.insert()
 _THIS = (commits.c.handle == _OF, commits.c.revoke_hash == bindparam("hash"))
 _CHANGE_SIGNED = (
@@ -209,6 +219,11 @@ _WAITING_FROM = select(func.count()).where(
 _OWNER = select(connections.c.client).where(connections.c.handle == _OF)
 _WAITING = select(func.count(), func.sum(payments.c.amount), func.min(payments.c.time)).where(
     payments.c.payee == _OF, payments.c.state == WAITING
+)
+_ARRIVED = (
+    select(payments.c.payee)
+    .where(payments.c.payee.in_(bindparam("handles", expanding=True)), payments.c.state == WAITING)
+    .distinct()
 )
 _PAID = (payments.c.payer == _OF, payments.c.token == bindparam("named"))
 _KEEP_RECEIPT = (
@@ -327,6 +342,20 @@ class Reading:
         held = [held_of(row) for row in rows if not row.sent and row.active]
         return Found([signed_of(row) for row in rows if row.sent], held)
 
+    def last_request(self, handle: Handle) -> str | None:
+        """The text of the newest request with the client's state."""
+        found = self.db.execute(_LAST_REQUEST, {"of": handle}).scalar()
+        return None if found is None else str(found)
+
+    def kept(self, handle: Handle, after: bytes, most: int) -> tuple[list[tuple[Held, bool]], list[Signed]]:
+        """So many commits behind a hash, in its order: the client's, and the hub's that were not given back.
+
+        With each of the client's stands whether the hub has given it back.
+        """
+        rows = self.db.execute(_KEPT, {"of": handle, "after": after, "most": most}).all()
+        received = [(held_of(row), not row.active) for row in rows if not row.sent]
+        return received, [signed_of(row) for row in rows if row.sent]
+
     def sides(self, account: Account) -> tuple[Paying, Paid]:
         """All that is held of both channels, for what is to be taken back; ``sent`` is left out."""
         duplex, handle = account.channels, account.handle
@@ -424,6 +453,11 @@ class Reading:
         rows = ((handle, self.db.execute(_WAITING, {"of": handle}).one()) for handle in handles)
         return [Waits(handle, count, int(total), oldest) for handle, (count, total, oldest) in rows if count]
 
+    def arrived(self, handles: Collection[Handle]) -> list[Handle]:
+        """Those of the connections for which a payment waits."""
+        rows = (row for some in batches(handles) for row in self.db.execute(_ARRIVED, {"handles": some}))
+        return [Handle(bytes(row.payee)) for row in rows]
+
     def receipt(self, payer: Handle, token: Token) -> bytes | None:
         """The receipt that there is for a payment that a connection has made."""
         found = self.db.execute(_RECEIPT, {"of": payer, "named": token}).scalar()
@@ -502,7 +536,10 @@ class UnitOfWork(Reading):
             self._apply(account.handle, changes)
         written = replace(account, version=account.version + 1)
         row = {"of": account.handle, "before": account.version, **head_row(written)}
-        if self.db.execute(_WRITE_HEAD, row).rowcount != 1:
+        statement = _WRITE_HEAD
+        if written.last_request is not None:
+            statement, row["last_request"] = _WRITE_REQUEST, written.last_request
+        if self.db.execute(statement, row).rowcount != 1:
             raise DatabaseUnusable(
                 "Another hub has written to this database: stop all of them but one.", handle=account.handle.hex()
             )

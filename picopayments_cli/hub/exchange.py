@@ -5,6 +5,7 @@ It is one transaction of the database and asks the chain nothing: what the follo
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -33,11 +34,13 @@ from picopayments_cli.errors import (
     PaymentExceedsReceivable,
     PicopaymentsError,
     RequestExpired,
+    StaleRequest,
     UnknownRevokeHash,
 )
 from picopayments_cli.hub.account import Account, Queue, Waiting
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.hub import Ask, Hub
+from picopayments_cli.hub.kept import signed_count
 from picopayments_cli.hub.sealing import signed
 from picopayments_cli.hub.stopping import give_up_noticed, refusal
 from picopayments_cli.web import RawJson
@@ -99,12 +102,23 @@ class Exchange:
         if account.listed:
             work.finish_payments(account.handle)
         account, changes, refused = self._take(work, account, request)
+        if request.counter != account.counter + 1:  # of syncs that this database knows nothing of
+            raise refusal(account.handle)
+        account = replace(account, counter=request.counter, last_request=json.dumps(body))
         return self._give(work, account, request, changes, refused, digest, fresh=fresh), account.stage == OPEN
 
     def _check(self, work: UnitOfWork, account: Account, request: SyncRequest) -> None:
         """Make nothing new for a connection that is stopped, or whose chain nobody has seen just now."""
         if account.stale:
             raise refusal(account.handle)
+        if request.counter <= account.counter:
+            raise StaleRequest(
+                f"The request is the sync {request.counter} of the connection, which has had {account.counter}: it "
+                "comes from an older copy of the wallet's files, or from a second wallet with the same words. Use the "
+                "newest one, or close the connection.",
+                handle=account.handle.hex(),
+                counter=account.counter,
+            )
         if not self._is_open(account, *((AGREED,) if self._awaits_fee(account) else ())):
             raise ConnectionNotOpen(
                 "The connection is not open at the hub. If its last sync has no answer yet, fetch its answer first.",
@@ -245,7 +259,8 @@ class Exchange:
         duplex, half, given = transfer(account.channels, total, secrets)
         duplex, own_hash = hand_out(add_request(duplex, request.next_hash, seen=seen), secrets)
         receipts = tuple(Receipt(item.payer, item.amount, item.token, item.time) for item in listed)
-        reply = self._reply(SyncReply(digest, half, receipts, refused, own_hash).as_json())
+        done = SyncReply(digest, half, receipts, refused, own_hash, signed_count(self._hub.key, account))
+        reply = self._reply(done.as_json())
         work.list_payments(listed)
         written = replace(
             account,

@@ -10,11 +10,15 @@ PASS_SECONDS = 1.0
 REGTEST_PASS_SECONDS = 0.2
 GATHER_SECONDS = 0.1  # that a round waits for more to do once it is called: a busy hub is asked for one all the time
 MAX_PASS_SECONDS = 30.0
+_IDLE_FACTOR = 1.1  # by which a pause grows, up to PASS_SECONDS, with each round that nobody called for
 STOP_SECONDS = 10
 
 
 class Loop:
-    """Repeats ``once``, which tells whether it succeeded, with ``pause`` seconds between; ``woken`` shortens that."""
+    """Repeats ``once``, which tells whether it succeeded, with ``pause`` seconds between; ``woken`` shortens that.
+
+    Where nobody wakes it the pauses grow, up to PASS_SECONDS.
+    """
 
     def __init__(self, once: Callable[[], bool], woken: threading.Event, pause: float) -> None:
         self._once = once
@@ -47,15 +51,21 @@ class Loop:
     def _work(self) -> None:
         pause = self._pause
         while not self._stop.is_set():
-            if self._woken.wait(pause) and self._waiting.empty():
+            called = self._woken.wait(pause)
+            if called and self._waiting.empty():
                 self._stop.wait(GATHER_SECONDS)
             self._woken.clear()
             waiting = [self._waiting.get() for _ in range(self._waiting.qsize())]
             if self._stop.is_set():
                 return
-            pause = self._pause if self._once() else min(2 * pause, MAX_PASS_SECONDS)
+            pause = self._after(pause, called=called) if self._once() else min(2 * pause, MAX_PASS_SECONDS)
             for done in waiting:
                 done.set()
+
+    def _after(self, pause: float, *, called: bool) -> float:
+        """The pause behind a round that succeeded."""
+        failed_before = pause > PASS_SECONDS
+        return self._pause if called or failed_before else min(pause * _IDLE_FACTOR, PASS_SECONDS)
 
 
 def pause_on(network_name: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -47,6 +48,7 @@ from picopayments_cli.hub.book import Reading, UnitOfWork
 from picopayments_cli.hub.closing import Closes
 from picopayments_cli.hub.exchange import Exchange
 from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.kept import Kept
 from picopayments_cli.hub.receipts import Receipts
 from picopayments_cli.hub.sealing import Sealing, signed
 from picopayments_cli.hub.stopping import closes_by, refusal
@@ -73,6 +75,7 @@ class Methods:
         self.close = Closes(hub, self._reply).close
         self.waiting = Waiting(hub, self._reply).waiting
         self.receipts = Receipts(hub, self._reply).receipts
+        self.state = Kept(hub, self._reply).state
 
     def table(self) -> dict[str, Callable[..., Any]]:
         """The methods by name."""
@@ -85,6 +88,7 @@ class Methods:
             "mph_sync": whole(self.sync),
             "mph_close": whole(self.close),
             "mph_receipts": whole(self.receipts),
+            "mph_state": whole(self.state),
             "mph_waiting": self._sealing.awaited(self.waiting),
         }
 
@@ -111,6 +115,7 @@ class Methods:
 
         Raises AssetNotInTerms for one that is not offered.
         """
+        self._hub.hear()
         asked, known = StatusRequest.parse({"assets": assets, "handles": handles}), self._hub.offer.assets
         wanted = set(known if asked.assets is None else asked.assets)
         offered: dict[str, Terms] = {}
@@ -177,6 +182,7 @@ class Methods:
             raise BadClientSignature("The request names no public key.")
         digest = signed(body, client)
         check_wallet(asked.client.wallet, client)
+        self._hub.hear()
         if self._hub.draining:
             raise self._draining()
         terms = self._offered(asked.asset)
@@ -222,6 +228,7 @@ class Methods:
         InsufficientLiquidity, TooManyPromises, MemoRequired, TaprootInactive, HubRestored.
         """
         request = DepositRequest.parse(body)
+        self._hub.hear()
         account = self._hub.book.look_up(request.handle)
         digest = signed(body, account.fixed.client)
         if account.stale:
@@ -235,20 +242,25 @@ class Methods:
         fixed = self._agreed(account.fixed, request, view.height)
         held, owned = (view.balances[address].get(fixed.asset, 0) for address in (own, theirs))
         wanted = self._wanted(fixed, held, owned)
-        return self._hub.book.run("deposit", lambda work: self._promise(work, request, fixed, wanted, digest))
+        return self._hub.book.run("deposit", lambda work: self._promise(work, body, request, fixed, wanted))
 
     def _promise(
-        self, work: UnitOfWork, request: DepositRequest, fixed: Fixed, wanted: promises.Wanted, digest: bytes
+        self,
+        work: UnitOfWork,
+        body: Mapping[str, Any],
+        request: DepositRequest,
+        fixed: Fixed,
+        wanted: promises.Wanted,
     ) -> RawJson:
         """Write what is agreed on, unless something is already."""
         work.queue("promises")  # each counts those before it
-        account = work.get(request.handle)
+        account, digest = work.get(request.handle), envelope.digest(body)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
         promises.promise(work.db, account.handle, wanted)
         work.take_hash(account.handle, request.next_hash)
         account, reply = self._agree(replace(account, fixed=fixed), request, digest)
-        work.put(account)
+        work.put(replace(account, last_request=json.dumps(body)))
         scripts = [contract.deposit.output for contract in fixed.contracts]
         self._hub.follower.await_deposits(work.db, account.handle, scripts)
         return reply

@@ -12,7 +12,14 @@ from sqlalchemy import select
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.stages import AGREED, CLOSED, OPEN, REQUESTED
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.errors import AmbiguousHandle, ConnectionNotOpen, InvalidHex, InvalidParams, UnknownHandle
+from picopayments_cli.errors import (
+    AmbiguousHandle,
+    ConnectionNotOpen,
+    InvalidHex,
+    InvalidParams,
+    StoreLocked,
+    UnknownHandle,
+)
 from picopayments_cli.files import replace_file, usable
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.backup import back_up
@@ -192,7 +199,7 @@ class Operator:
     def drain(self) -> dict[str, Any]:
         """Take no new connections and close those that are open, then end the hub, as ``--drain`` does."""
         hub = self._hub
-        hub.draining = True
+        hub.drain()
         with hub.book.transaction("draining") as work:
             until = closes_by(hub, work)
         hub.wake()
@@ -226,7 +233,13 @@ class Operator:
     # The wallet and the files ---------------------------------------------------------------------------------------
 
     def withdraw(self, address: str, quantity: int | None, asset: str = "BTC", dry_run: bool = False) -> dict[str, Any]:
-        """Send what is free. Raises as ``withdrawing.withdraw``."""
+        """Send what is free. Raises as ``withdrawing.withdraw``, StoreLocked where another machine does the rounds."""
+        if not self._hub.follows:
+            machine = self._hub.database.lease.machine()
+            raise StoreLocked(
+                f"The rounds of this hub are done on {machine} now, and pay from its wallet: give the command there.",
+                machine=machine,
+            )
         with self._rounds.turn, self._hub.database.fenced():
             return withdraw(self._hub, asset, address, quantity, dry_run=dry_run)
 

@@ -60,6 +60,9 @@ class Rounds:
         self._offered: tuple[bool, tuple[str, ...]] | None = None  # as of the last round
         self._rate_read = float("-inf")
         self._asked: dict[Ask, set[Handle]] = {when: set() for when in Ask}
+        self._wished = self._done = 0  # rounds that other processes have asked for, and that were done
+        self._written = 0  # as of what they have told
+        self._offer = hub.offer  # as of the last round
 
     def prepare(self) -> None:
         """Read the chain, and fund the wallet on regtest: before the first request.
@@ -72,8 +75,10 @@ class Rounds:
 
     def _prepare(self) -> None:
         hub = self.hub
+        self._hear()
         hub.follower.catch_up()
         hub.read_rate()
+        hub.tell_seen()
         known = recall(hub)
         try:
             self._ask_ledger()
@@ -86,6 +91,7 @@ class Rounds:
         if hub.draining:
             with hub.book.transaction("draining") as work:
                 closes_by(hub, work)
+        hub.tell_terms()
 
     def _ask_ledger(self) -> None:
         """See what the wallet holds, fund it on regtest, and look up the assets that are on offer or in use."""
@@ -139,6 +145,8 @@ class Rounds:
             level = logging.WARNING if isinstance(error, PicopaymentsError) else logging.ERROR
             log.log(level, "round failed", exc_info=error)
             return False
+        finally:
+            guarded(self._tell_done)
         return True
 
     def once(self) -> None:
@@ -148,21 +156,41 @@ class Rounds:
 
     def _once(self) -> None:
         hub = self.hub
-        if self._reload_asked.is_set():
-            self._reload_asked.clear()
-            self._reload()
+        self.reload_where_asked()
+        self._hear()
         height = hub.follower.catch_up()
         if hub.network.name == "regtest" or time.monotonic() - self._rate_read > _RATE_SECONDS:
             hub.read_rate()
             self._rate_read = time.monotonic()
+        hub.tell_seen()
         fresh = height != self._tip
         if not hub.offer.resolved and self._count % RETRY_ROUNDS == 0:
             guarded(self._look_up_assets)
         self._run()
         if fresh and hub.network.name == "regtest":
             self._offer_holdings()
+        hub.tell_terms()
+        self._offer = hub.offer
         if self._note is not None:
             self._note(False)
+
+    def _hear(self) -> None:
+        """Take over what other processes have changed."""
+        told = self.hub.hear()
+        if told is None:
+            return
+        self._wished, self._done = told.asked, told.done
+        if told.written != self._written:
+            self._written, self.hub.book.changed = told.written, True
+        if self.hub.offer is not self._offer:
+            self._tip = None  # on regtest what the wallet holds is on offer, too
+
+    def _tell_done(self) -> None:
+        """Tell other processes that the rounds are done which they have asked for."""
+        if self._wished > self._done:
+            with self.hub.database.fenced():
+                self.hub.sharing.round_done(self._wished)
+            self._done = self._wished
 
     def _offer_holdings(self) -> None:
         """On regtest, offer what the wallet holds."""
@@ -175,8 +203,11 @@ class Rounds:
         self._reload_asked.set()
         self.hub.wake()
 
-    def _reload(self) -> None:
+    def reload_where_asked(self) -> None:
         """Read terms and certificate anew; what can't be used leaves the old ones, and is logged."""
+        if not self._reload_asked.is_set():
+            return
+        self._reload_asked.clear()
         for name, step in self.reloads.items():
             try:
                 step()
@@ -188,7 +219,7 @@ class Rounds:
         """Offer something else from now on. Raises as ``Offer.resolve``; then all is as it was."""
         hub = self.hub
         offer.resolve(hub.chain)
-        hub.offer = offer
+        hub.put_on_offer(offer)
         for asset in (*offer.assets, *self._include_used()):
             hub.longname(asset)
         keep_on_offer(hub)
@@ -200,10 +231,11 @@ class Rounds:
         self._count += 1
         with hub.book.reading() as book:
             tip, touched = hub.follower.tip(book.db), hub.follower.touched(book.db)
+            wishes = hub.sharing.asked(book.db) if hub.sharing.on else {}
             offered = (hub.draining, hub.offer.assets)
             fresh = tip != self._tip
             self._unfinished |= self._asked_for(fresh=fresh)  # kept until they were looked at, whatever fails
-            now = self._unfinished | touched.keys()
+            now = self._unfinished | touched.keys() | set(wishes.values())
             begins = self._begins(book, tip) if fresh else {}
             if fresh:
                 now.update(book.opening(tip, hub.network), book.in_stage(CLOSING), book.due(tip))
@@ -218,9 +250,10 @@ class Rounds:
         shaken = {handle for handle, taken_back in touched.items() if taken_back}
         Work(hub, now, begins, shaken, fresh).do()
         self._unfinished, self._tip, self._offered = set(), tip, offered
-        if touched:
+        if touched or wishes:
             with hub.database.transaction("looked at") as db:
                 hub.follower.looked_at(db, touched)
+                hub.sharing.looked_at(db, wishes)
         if hub.draining and self.when_drained is not None and not self._going_on():
             self.when_drained()
 

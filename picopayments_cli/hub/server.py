@@ -9,16 +9,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import wraps
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.discretion import for_strangers
+from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.methods import Methods
 from picopayments_cli.hub.proxy import Nodes, Proxy
-from picopayments_cli.hub.rounds import Rounds
 from picopayments_cli.lanes import Lane
 from picopayments_cli.limits import Limits
 from picopayments_cli.web import JsonRpcEndpoint
@@ -33,8 +33,23 @@ _SWITCH_SECONDS = 0.0005  # after which a thread that computes lets another one 
 _NOT_ONCE = {"get_running_info", "sendrawtransaction", "submitpackage", "generate", "faucet", "reorganise", "feerate"}
 
 
+class Rounding(Protocol):
+    """The rounds of a hub, or what takes their place in a process that does not do them."""
+
+    hub: Hub
+
+    def start(self) -> None:
+        """Begin, in a thread."""
+
+    def stop(self) -> None:
+        """End the thread."""
+
+    def await_round(self) -> None:
+        """Wait for a round that begins from now on."""
+
+
 def create_app(
-    rounds: Rounds,
+    rounds: Rounding,
     methods: Mapping[str, Callable[..., Any]],
     slow: Collection[str],
     *,

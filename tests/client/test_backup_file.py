@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.client import history
 from picopayments_cli.client.backup_file import Content, files_in, owner_of, read, write
+from picopayments_cli.client.key_file import KeyFile
 from picopayments_cli.client.mirror import Mirror, MirroredStore
 from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Wallet
@@ -23,7 +23,7 @@ from picopayments_cli.errors import BackupDamaged, BackupNewer, ForeignBackup, S
 from picopayments_cli.sealed_file import Place
 
 REGTEST = NETWORKS["regtest"]
-WALLET, OTHER = (Wallet(REGTEST, Key(bytes([number]) * 32)) for number in (1, 2))
+WALLET, OTHER = (Wallet(KeyFile.of_wif(REGTEST, wif_of_secret(REGTEST, bytes([number]) * 32))) for number in (1, 2))
 ONE, TWO = (Handle(bytes([number]) * 32) for number in (1, 2))
 PAID = [history.closed()]
 

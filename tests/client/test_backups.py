@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from client_support import NO_BACKUP, QUANTITY, Killed, Life
 
 from picopayments_cli import api
-from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
 from picopayments_cli.client.backup_file import files_in, owner_of, read
 from picopayments_cli.client.restoring import check_restored
@@ -35,9 +35,9 @@ def path(tmp_path: Path) -> Path:
 
 
 def forget(it: Life) -> str:
-    """Leave nothing of the folder, and return the wallet's key."""
+    """Leave nothing of the folder, and return the wallet's words."""
+    key = it.session.home.unlocker.secret(it.session.wallet.file)
     it.session.close()
-    key = it.session.store.wif_path.read_text()
     shutil.rmtree(it.basedir)
     it.restart()
     it.session.read_key = lambda: key
@@ -49,6 +49,11 @@ def restore(it: Life, path: Path) -> None:
     forget(it)
     api.restore(it.session, str(path))
     it.restart()
+
+
+def keeps_nothing(it: Life) -> None:
+    """Have the hub keep no state of its clients that could be proven."""
+    it.hub.lies = lambda reply: replace(reply, count=None)
 
 
 def settle(it: Life, blocks: int = 12) -> None:
@@ -103,11 +108,51 @@ def test_the_newest_one_brings_all_home(it: Life, path: Path) -> None:
     with pytest.raises(FolderNotEmpty):
         api.restore(it.session, str(path))
     assert it.files() == files
+    keeps_nothing(it)
     restore(it, path)
     assert it.connection.stage == "closing"
     assert api.payments(it.session) == paid
     with pytest.raises(ConnectionNotOpen):
         it.queue(1)
+    settle(it)
+    assert it.held() == due
+
+
+def test_where_the_hub_keeps_the_newest_state_a_restored_connection_goes_on_with_it(it: Life, path: Path) -> None:
+    it.open()
+    it.pay(10)
+    api.backup(it.session, str(path))
+    it.restart()
+    it.receive(400)
+    it.pay(7, b"later")
+    due = it.connection.duplex.guaranteed
+    restore(it, path)
+    api.sync(it.session)
+    assert (it.connection.stage, it.connection.restored) == ("agreed", False)
+    fees = due - it.connection.duplex.guaranteed
+    assert 0 <= fees <= 2
+    it.restart()
+    it.pay(20, b"last")
+    it.receive(30)
+    due = it.connection.duplex.guaranteed
+    it.close()
+    settle(it)
+    assert it.held() == due
+
+
+def test_a_state_of_the_hubs_that_is_older_than_the_backup_does_not_count(it: Life, path: Path) -> None:
+    it.open()
+    it.pay(10)
+    kept, counter = it.hub.kept[it.hub.counter], it.hub.counter
+    it.receive(400)
+    due = it.connection.duplex.guaranteed
+    api.backup(it.session, str(path))
+    restore(it, path)
+    newest, it.hub.kept[it.hub.counter] = it.hub.counter, kept
+    it.hub.lies = lambda reply: replace(reply, count=it.hub.count(counter))
+    api.sync(it.session)
+    assert newest > counter
+    assert it.connection.stage == "closing"
     settle(it)
     assert it.held() == due
 
@@ -120,6 +165,7 @@ def test_an_older_one_signs_nothing_away_and_gets_what_came_since(it: Life, path
     it.receive(400)
     it.pay(7, b"later")
     due = it.connection.duplex.guaranteed
+    keeps_nothing(it)
     restore(it, path)
     assert it.connection.duplex.guaranteed < due
     it.hub.refuses = STALE
@@ -140,6 +186,7 @@ def test_no_commit_that_was_given_back_since_is_published_while_the_hub_is_away(
     it.pay(highest.quantity - first.quantity - 1, b"back")
     assert it.connection.duplex.receiving.active == (first,)  # the highest was given back
     due, expiry = it.connection.duplex.guaranteed, it.connection.expiry
+    keeps_nothing(it)
     restore(it, path)
     it.hub.silent = True
     for blocks in (1, expiry.settle_height - it.tip - 2):
@@ -250,8 +297,7 @@ def test_a_key_of_another_wallet_changes_nothing(it: Life, path: Path) -> None:
     api.backup(it.session, str(path))
     forget(it)
     before = it.files()
-    other = Key(bytes([9]) * 32)
-    it.session.read_key = lambda: wif_of_secret(REGTEST, other.secret)
+    it.session.read_key = lambda: wif_of_secret(REGTEST, bytes([9]) * 32)
     with pytest.raises(ForeignBackup):
         api.restore(it.session, str(path))
     with pytest.raises(ForeignBackup):

@@ -14,10 +14,10 @@ from picopayments_cli.errors import BadReply, HubUnreachable
 def lose(it: Life) -> None:
     """Leave nothing of the folder but the wallet's key."""
     it.session.close()
-    key = it.session.store.wif_path.read_text()
+    wallet = it.session.wallet.file
     shutil.rmtree(it.basedir)
     it.restart()
-    it.session.store.save_wif(key.strip())
+    it.session.store.save_wallet(wallet)
     it.restart()
 
 

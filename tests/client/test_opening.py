@@ -485,7 +485,7 @@ def test_no_coin_is_spent_where_nobody_says_what_is_attached(it: Life) -> None:
 def test_each_step_is_on_disk_before_the_next_leaves(it: Life) -> None:
     it.killed_at("save asked", it.connect)
     it.restart()
-    assert it.session.store.load_wif() is not None  # the key that all of it is signed with
+    assert it.session.store.load_wallet() is not None  # the key that all of it is signed with
     (asked,) = it.session.store.load_all().values()
     assert isinstance(asked, dict)
     it.doors.passed.clear()

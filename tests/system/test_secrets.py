@@ -39,7 +39,6 @@ from picopayments_cli.channel.values import Handle, Quantity, Secret, hash_of
 from picopayments_cli.client.connection import Connection, Pending
 from picopayments_cli.client.document import from_document
 from picopayments_cli.client.session import Session
-from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.errors import InvalidUrl, StoreUnusable
 from picopayments_cli.hub.book import Book, UnitOfWork
 from picopayments_cli.hub.database import Database, default_url
@@ -462,8 +461,8 @@ def test_no_object_shows_its_secrets(life: RecordedLife) -> None:
     row = Signed(Quantity(1), secrets.revoke_hash(0), None, secrets.revoke(0))
     database = Database(default_url(life.folder / "copy", "regtest"))
     values = [
-        key, secrets, settings, config.Choice(url, "flag"), Session(settings), Urls(url, url), Wallet(REGTEST, key),
-        connection, Pending((body,), ()), Half(None, (secrets.revoke(0),)), row,
+        key, secrets, settings, config.Choice(url, "flag"), Session(settings), Urls(url, url),
+        life.client("alice").wallet, connection, Pending((body,), ()), Half(None, (secrets.revoke(0),)), row,
         RpcClient(url), BitcoinNode(url), database, Folder(life.folder / "copy", REGTEST),
     ]  # fmt: skip
     hidden = life.keys() | life.salts() | life.derived() | passwords()

@@ -21,8 +21,8 @@ from served_support import QuickNetwork
 from picopayments_cli.channel.outlook import WaitsFor
 from picopayments_cli.rpc import RpcClient
 
-README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
-SHOWN = README.partition("\nstatus\n======\n")[2].partition("\nsync\n====\n")[0]
+REFERENCE = (Path(__file__).parents[2] / "docs" / "commands.rst").read_text(encoding="utf-8")
+SHOWN = REFERENCE.partition("\nstatus\n======\n")[2].partition("\nsync\n====\n")[0]
 
 
 @pytest.fixture
@@ -130,11 +130,11 @@ def test_with_no_hub_set_status_shows_the_wallet_and_says_how_to_name_one(tmp_pa
     assert "--hub-url" in told["error"]["message"]
     assert "picopayments-hub" in told["error"]["message"]
     assert told["wallet"]["address"] == client.run("address")
-    assert (client.basedir / "testnet.wif").exists()
+    assert (client.basedir / "testnet.wallet").exists()
     assert client.fails("balances") == (1, "InvalidSetting")
 
 
-def test_the_readme_explains_all_that_status_shows(network: QuickNetwork) -> None:
+def test_the_reference_explains_all_that_status_shows(network: QuickNetwork) -> None:
     client = network.client("alice")
     client.run("connect", "XCP", str(DEPOSIT))
     (connection,) = client.run("status", "--verbose")["connections"].values()
