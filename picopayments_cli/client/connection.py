@@ -75,7 +75,8 @@ class Connection:
     that of a subasset, for showing. ``requests``: payment requests, the oldest first. ``receipts_due``: tokens of
     requests that were paid and whose receipts are not here. ``counter``: the number of the last sync that was prepared;
     ``count``: the hub's newest signed count. ``jumps``: where the numbers of own hashes go on elsewhere, as
-    ``fresh_numbers`` has it.
+    ``fresh_numbers`` has it. ``restored``: it came from a backup, and its newest state may be missing: it only closes,
+    and of its commits the highest may have been given back.
     """
 
     handle: Handle
@@ -108,6 +109,7 @@ class Connection:
     counter: int = 0
     count: Mapping[str, Any] | None = field(default=None, repr=False)
     jumps: tuple[tuple[int, int], ...] = ()
+    restored: bool = False
 
     @property
     def next_fee(self) -> int:
