@@ -173,18 +173,37 @@ def attack(url: str, number: int, addresses: int, seconds: float, told: Any, par
     told.put({name: dict(found) for name, found in counts.items()})
 
 
-def sync_for(hub: HubProcess, party: Party, seconds: float) -> list[float]:
-    """Have an honest client sync again and again; how long each sync took."""
-    session, draw, times = requests.Session(), random.Random(1), []
-    end = time.monotonic() + seconds
+def sync_for(hub: HubProcess, party: Party, seconds: float) -> dict[str, Any]:
+    """Have an honest client sync again and again; how long that took, and what refused it in between."""
+    session, draw, times, refused = requests.Session(), random.Random(1), [], Counter[str]()
+    end, headers = time.monotonic() + seconds, {"X-Forwarded-For": "192.0.2.1"}
     while time.monotonic() < end:
         body = request_text(party.prepare([], 1, draw), 1)
         begun = time.monotonic()
-        reply = session.post(hub.url, data=body, headers={"X-Forwarded-For": "192.0.2.1"}, timeout=WAIT).json()
+        while "result" not in (reply := _answer(session.post(hub.url, data=body, headers=headers, timeout=WAIT))):
+            refused[str(reply)[:200]] += 1
+            time.sleep(PAUSE)
         times.append(time.monotonic() - begun)
         party.settle(reply["result"])
         time.sleep(PAUSE)
-    return times
+    ordered = sorted(times)
+    return {
+        "syncs": len(ordered),
+        "median_seconds": round(ordered[len(ordered) // 2], 3),
+        "slowest_seconds": round(ordered[-1], 3),
+        "refused": dict(refused),
+        "hub_cpu_seconds": hub.cpu_seconds(),
+        "memory_mb": hub.memory_mb(),
+        "load": os.getloadavg()[0],
+    }
+
+
+def _answer(response: requests.Response) -> dict[str, Any]:
+    try:
+        found = response.json()
+    except ValueError:
+        return {"status": response.status_code}
+    return {"result": found["result"]} if "result" in found else {"status": response.status_code, **found}
 
 
 def measure(base: Path, seconds: float, addresses: int) -> dict[str, Any]:
@@ -192,7 +211,7 @@ def measure(base: Path, seconds: float, addresses: int) -> dict[str, Any]:
     with running_hub(base / "hub", "--block-time", "0") as hub:
         parties = open_connections(hub, 6)
         honest, others = parties[0], parties[1:]
-        before = _told(sync_for(hub, honest, seconds / 4), hub)
+        before = sync_for(hub, honest, seconds / 4)
         context = multiprocessing.get_context("spawn")
         told = context.Queue()
         each = max(addresses // ATTACKERS, 1)
@@ -202,25 +221,15 @@ def measure(base: Path, seconds: float, addresses: int) -> dict[str, Any]:
         ]
         for job in jobs:
             job.start()
-        during = _told(sync_for(hub, honest, seconds), hub)
+        during = sync_for(hub, honest, seconds)
         found = [told.get(timeout=WAIT) for _ in jobs]
         for job in jobs:
             job.terminate()
             job.join()
         time.sleep(20)  # until those who do not read are cut off
-        after = _told(sync_for(hub, honest, seconds / 4), hub)
+        after = sync_for(hub, honest, seconds / 4)
         kinds = {kind.__name__: dict(sum((Counter(one[kind.__name__]) for one in found), Counter())) for kind in KINDS}
-    return {"before": before, "under_attack": during, "after": after, "kinds": kinds, "load": os.getloadavg()}
-
-
-def _told(times: list[float], hub: HubProcess) -> dict[str, Any]:
-    ordered = sorted(times)
-    return {
-        "syncs": len(ordered),
-        "median_seconds": round(ordered[len(ordered) // 2], 3),
-        "slowest_seconds": round(ordered[-1], 3),
-        "memory_mb": hub.memory_mb(),
-    }
+    return {"before": before, "under_attack": during, "after": after, "kinds": kinds}
 
 
 def main() -> None:

@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 PROG = "picopayments-cli"
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
-CONFIG = ("network", "basedir", "hub_url", "timeout", "ca_file")
+CONFIG = ("network", "basedir", "hub_url", "timeout", "ca_file", "backup")
 ASK_SECONDS = 30  # that a question waits for its answer: less than others wait for the lock
 HELP_WIDTH = 80
 WALLET = tuple(name for name in COMMANDS if name.startswith("wallet "))
-NOT_SERVED = ("serve", "demo", "listen", "help", "completion", *WALLET)
-NEEDS_KEY = ("blocksend", "close", "connect", "listen", "pay", "queuepayment", "request", "serve", "sync")
+NOT_SERVED = ("serve", "demo", "listen", "help", "completion", "restore", *WALLET)
+NEEDS_KEY = (
+    *("backup", "blocksend", "close", "connect", "listen", "pay", "queuepayment", "request", "restore", "serve"),
+    "sync",
+)
 FROM_STDIN = {"wallet import": ("wif", "The key (WIF): ", False), "wallet restore": ("words", "The words: ", True)}
 GOES_ON = "Run the command again: it goes on where it stopped."
 NEXT = {  # after an interrupt of a command that does another thing when it is run again
@@ -122,6 +125,7 @@ def _run(
         arguments[name] = secret_from_stdin(prompt, echo=echo)
     with api.open_session(**config, environ=os.environ, ask=ask) as session:
         session.home.unlocker = unlocker
+        session.read_key = _read_key if command in ("backup", "restore") else session.read_key
         session.progress = None if ask is None else _bars
         if command in NEEDS_KEY:
             session.home.unlock()
@@ -202,6 +206,13 @@ def _ask(question: str) -> bool:
     if not answered:
         print(file=sys.stderr)
     return bool(answered) and sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _read_key() -> str:
+    """Read the words or the key of a wallet that is not here."""
+    from picopayments_cli.passphrases import secret_from_stdin
+
+    return secret_from_stdin("The wallet's words, or its key: ", echo=False)
 
 
 def _bars() -> Any:
@@ -503,6 +514,9 @@ def _parser() -> Parser:
     )
     config.add_argument(
         "--ca-file", metavar="FILE", help="authorities that vouch for servers, in PEM (PICOPAYMENTS_CA_FILE)"
+    )
+    config.add_argument(
+        "--backup", metavar="FILE", help="write each change into this backup, too (PICOPAYMENTS_BACKUP)"
     )
     config.add_argument(
         "--string-amounts", action="store_true", help="print each quantity as text: its satoshis in decimal digits"

@@ -113,15 +113,17 @@ class Lane:
 
     def _admit(self) -> None:
         """Give free places to those who may have one."""
-        while self._free and (able := [asker for asker in self._waiting if self._may_run(asker.spend)]):
+        while self._free and (able := [asker for asker in self._waiting if self._may_run(asker)]):
             chosen = max(able, key=lambda asker: asker.spend.work)
             self._waiting.remove(chosen)
             self._free -= 1
             self._running[id(chosen.spend)] += 1
             chosen.place.set_result(None)
 
-    def _may_run(self, spend: Spending) -> bool:
-        return not spend.counted or self._running[id(spend)] < self._each
+    def _may_run(self, asker: _Asker) -> bool:
+        """Whether one still waits, and its address may have one more place."""
+        spend = asker.spend
+        return not asker.place.done() and (not spend.counted or self._running[id(spend)] < self._each)
 
     def _leave(self, spend: Spending) -> None:
         self._free += 1

@@ -11,7 +11,7 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,8 +29,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from picopayments_cli import answers_held, listening
-from picopayments_cli.bodies import Disconnected, TooLarge, read
+from picopayments_cli import held, listening
+from picopayments_cli.bodies import Desk, Disconnected, TooLarge
 from picopayments_cli.errors import InvalidSetting, PicopaymentsError, TooMuchAsked
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.lanes import Lane
@@ -77,12 +77,13 @@ class Refused:
 class _Turn:
     """The answer to one request under way: how many bytes may be in it still, and what its calls were answered.
 
-    ``made``: how many bytes the calls of a batch were answered by so far.
+    ``made``: how many bytes the calls of a batch were answered by so far; ``hold`` is told of each answer's.
     """
 
     left: int
     spend: Spending = field(default_factory=lambda: UNCOUNTED)
     made: int = 0
+    hold: Callable[[int], None] = lambda _: None
     is_batch: bool = False
     known: dict[str, str] = field(default_factory=dict)
 
@@ -131,7 +132,8 @@ class JsonRpcEndpoint:
         self._once = once
         self._on_error = on_error
         self._limiter = Limiter(limits) if limits is not None else None
-        self._held = answers_held.Held()
+        self._bodies = Desk(max_bytes, BODY_SECONDS)
+        self._answers = held.Held()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a request in bounded size and time, and answer it."""
@@ -141,11 +143,9 @@ class JsonRpcEndpoint:
         address = client[0] if client else None
         caller.set(party(address))
         try:
-            if self._limiter is None:
-                text = await self.answer(await self._body(scope, receive, UNCOUNTED))
-            else:
-                with self._limiter.request(address) as spend:
-                    text = await self.answer(await self._body(scope, receive, spend), spend)
+            limited = nullcontext(UNCOUNTED) if self._limiter is None else self._limiter.request(address)
+            with limited as spend, self._bodies.held.holding() as hold:
+                text = await self.answer(await self._bodies.read(scope, receive, spend, hold), spend)
         except TooMuch as error:
             status, close = 429, True
             text = _error_reply(_INVALID_REQUEST | {"message": str(error)}, None)
@@ -162,13 +162,10 @@ class JsonRpcEndpoint:
             headers["connection"] = "close"
         response = Response(text, status if text else 204, headers, "application/json")
         del text
-        if len(response.body) < answers_held.FEW:
+        if len(response.body) < held.FEW:
             await response(scope, receive, send)
         else:
-            await self._held.send(response, scope, send)
-
-    async def _body(self, scope: Scope, receive: Receive, spend: Spending) -> bytes:
-        return await asyncio.wait_for(read(scope, receive, self._max_bytes, spend), BODY_SECONDS)
+            await self._answers.send(response, send)
 
     async def answer(self, body: bytes, spend: Spending = UNCOUNTED) -> str:
         """Answer a request's body by JSON text; empty for notifications. ``spend`` is told what it costs.
@@ -189,10 +186,8 @@ class JsonRpcEndpoint:
         if not 0 < len(request) <= MAX_BATCH:
             return _error_reply(_INVALID_REQUEST | {"data": f"A batch has 1 to {MAX_BATCH} requests."}, None)
         spend(len(request) - 1)
-        try:
+        with self._answers.holding() as turn.hold:
             texts = [reply async for reply in self._replies(request, turn) if reply is not None]
-        finally:
-            self._held.add(-turn.made)
         return f"[{','.join(texts)}]" if texts else ""
 
     async def _replies(self, request: list[Any], turn: _Turn) -> AsyncIterator[str | None]:
@@ -222,7 +217,7 @@ class JsonRpcEndpoint:
             return _refused(_too_large())
         if turn.spend.owed > 0:
             return _refused(_too_much(turn.spend.owed))
-        if not self._held.may_grow(turn.made):
+        if not self._answers.may_grow(turn.made):
             return _refused(_too_busy())
         key = "" if known is None else f"{name} {_encode(params)}"
         outcome = known.get(key) if known is not None else None
@@ -241,7 +236,7 @@ class JsonRpcEndpoint:
         turn.spend(sent=len(outcome))
         if turn.is_batch:
             turn.made += len(outcome)
-            self._held.add(len(outcome))
+            turn.hold(len(outcome))
         return outcome
 
     async def _call(self, name: str, params: dict[str, Any] | list[Any], spend: Spending) -> str:
@@ -294,7 +289,7 @@ def _too_large() -> TooMuchAsked:
 
 def _too_busy() -> TooMuchAsked:
     text = "The server holds as much in large answers to others as it can: ask for less at a time, or later."
-    return TooMuchAsked(text, limit=answers_held.FEW)
+    return TooMuchAsked(text, limit=held.FEW)
 
 
 def _too_much(seconds: float) -> TooMuchAsked:
@@ -520,9 +515,7 @@ class _Protocol(HttpToolsProtocol):
         if waiting == 0:
             self._has_read()
         elif self._reader is None:
-            self._reader = self.loop.call_later(
-                answers_held.READ_SECONDS + waiting / answers_held.LEAST_READ, self._cut_off
-            )
+            self._reader = self.loop.call_later(held.READ_SECONDS + waiting / held.LEAST_READ, self._cut_off)
 
     def _cut_off(self) -> None:
         self._reader = None

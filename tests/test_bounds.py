@@ -17,7 +17,7 @@ import pytest
 import requests
 from servers import json_rpc
 
-from picopayments_cli import answers_held, web
+from picopayments_cli import held, web
 from picopayments_cli.errors import TooMuchAsked
 from picopayments_cli.lanes import Divided, Lane, Own
 from picopayments_cli.limits import MOST_WORK, UNCOUNTED, Limits, Spending, TooMuch
@@ -210,6 +210,19 @@ def test_of_those_who_wait_the_one_comes_first_who_has_asked_least() -> None:
     assert order == ["first", "fresh", "modest", "greedy"]
 
 
+def test_who_leaves_in_the_moment_of_its_turn_hinders_nobody() -> None:
+    lane = Lane(1)
+
+    async def leave() -> str:
+        async with lane._place(UNCOUNTED):
+            second, third = (asyncio.create_task(lane.run(lambda: "done", UNCOUNTED)) for _ in range(2))
+            await asyncio.sleep(0)
+            second.cancel()  # the place is free before the second one knows that it is gone
+        return await third
+
+    assert asyncio.run(asyncio.wait_for(leave(), WAIT)) == "done"
+
+
 def test_those_who_wait_for_a_node_at_a_time_pay_for_it_together() -> None:
     now = [100.0]
     clock = Divided(lambda: now[0])
@@ -281,8 +294,8 @@ def is_cut_off(connection: socket.socket) -> bool:
 
 
 def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers_held, "READ_SECONDS", 0.2)
-    monkeypatch.setattr(answers_held, "LEAST_READ", 100_000_000)
+    monkeypatch.setattr(held, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(held, "LEAST_READ", 100_000_000)
     asked = post(json.dumps(call("large", size=3_900_000)).encode())
     with json_rpc({"large": large}) as url:
         with connected(url) as connection, contextlib.suppress(ConnectionError):
@@ -299,8 +312,8 @@ def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_large_answers_are_held_up_to_a_bound_and_who_does_not_read_makes_room(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(answers_held, "MOST", 3_000_000)
-    monkeypatch.setattr(answers_held, "PATIENCE", 0.2)
+    monkeypatch.setattr(held, "MOST", 3_000_000)
+    monkeypatch.setattr(held, "PATIENCE", 0.2)
     batch = [call("large", size=100_000 + number) for number in range(20)]
     with json_rpc({"large": large}) as url, contextlib.ExitStack() as stack:
         asked = post(json.dumps(batch).encode())
@@ -312,6 +325,21 @@ def test_large_answers_are_held_up_to_a_bound_and_who_does_not_read_makes_room(
         while "TooMuchAsked" in found:  # until those who do not read have been cut off
             assert time.monotonic() < end
             found = refusals(requests.post(url, json=batch, timeout=WAIT).json())
+
+
+def test_large_requests_are_held_up_to_a_bound_and_who_sends_half_of_one_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(held, "MOST", 1_000_000)
+    monkeypatch.setattr(held, "PATIENCE", 0.2)
+    asked = json.dumps(call("large", size=1)).encode()
+    with json_rpc({"large": large}) as url, contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(connected(url)).sendall(post(b" " * 600_000)[:-100])
+        assert requests.post(url, data=asked, timeout=WAIT).status_code == 200
+        end = time.monotonic() + WAIT
+        while requests.post(url, data=b" " * 300_000 + asked, timeout=WAIT).status_code != 200:
+            assert time.monotonic() < end
 
 
 def test_a_connection_has_few_requests_waiting() -> None:

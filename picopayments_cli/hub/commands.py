@@ -69,9 +69,25 @@ COMMANDS = {
         argument("--dry-run", "publish nothing: print what would be sent, and its fee", action="store_true"),
     ),
     "backup": Command(
-        "Copy database, key and terms into a new tar file, which only its owner can read.",
-        "--testnet4 backup /srv/hub/backup.tar",
-        argument("file", "where to, a file that is not there yet", metavar="FILE"),
+        "Write database and terms into a new encrypted file, or read one through.\n\n"
+        "The hub's key opens it, and is not in it: keep a copy of the key elsewhere.\n"
+        "`backup verify FILE` needs no hub that runs, only the key in the basedir.",
+        "--testnet4 backup /srv/hub/1.backup",
+        argument(
+            "action",
+            "read the file through, and print what is in it",
+            metavar="verify",
+            nargs="?",
+            choices=("verify",),
+        ),
+        argument("file", "the backup; a new one must not be there yet", metavar="FILE"),
+    ),
+    "restore": Command(
+        "Put a backup into an empty basedir or --database, while no hub runs there.\n\n"
+        "The hub's key must be in the basedir. The hub is then started with --restored,\n"
+        "once: it closes all connections, as what was paid since is not in the backup.",
+        "--testnet4 --basedir /srv/hub/data restore /srv/hub/1.backup",
+        argument("file", "the backup", metavar="FILE"),
     ),
     "drain": Command(
         "Take no new connections, close those that are open, and end the hub once it has all its own back.",

@@ -259,15 +259,16 @@ class Exchange:
         made = request.half.commit  # not in the book yet, and given back again perhaps
         seen = not fresh or (made and made.revoke_hash) == request.next_hash
         account = work.to_move(account, account.pending)
+        begun = add_request(account.channels, request.next_hash, seen=seen)  # for this very reply's commit, too
         secrets = account.fixed.secrets(self._hub.key)
         oldest = _that_fit(work.oldest(account.handle, MOST_PAYMENTS)) if account.waiting else ()
         count, total = 0, 0
         if account.channels.sending.anchor is not None:  # else nothing waits, and what is due waits for the deposit
-            count, total = deliverable(account.channels, account.due, [item.amount for item in oldest])
+            count, total = deliverable(begun, account.due, [item.amount for item in oldest])
         listed = oldest[:count]
         gone = Queue(count, sum(item.amount for item in listed))
-        duplex, half, given = transfer(account.channels, total, secrets)
-        duplex, own_hash = hand_out(add_request(duplex, request.next_hash, seen=seen), secrets)
+        duplex, half, given = transfer(begun, total, secrets)
+        duplex, own_hash = hand_out(duplex, secrets)
         receipts = tuple(Receipt(item.payer, item.amount, item.token, item.time) for item in listed)
         done = SyncReply(digest, half, receipts, refused, own_hash, signed_count(self._hub.key, account))
         reply = self._reply(done.as_json())

@@ -26,9 +26,9 @@ from picopayments_cli.channel import envelope
 from picopayments_cli.channel.messages import SyncReply
 
 WORKERS = 2
-CLIENTS = 4
+CLIENTS = 3  # that are opened together
 SYNCS = 4  # of each client between two deaths
-PATIENCE = 60.0  # seconds in which a request that is repeated must be answered
+PATIENCE = 120.0  # seconds in which a request that is repeated must be answered
 PASSING = {"DatabaseUnusable", "DatabaseBusy", "NodeBehind"}  # refusals after which a client asks again
 
 

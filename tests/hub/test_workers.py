@@ -307,19 +307,18 @@ def test_whatever_process_is_killed_the_hub_goes_on(tmp_path: Path) -> None:
         tip = height()
         for killed in found:
             os.kill(killed, signal.SIGKILL)
-            begun = time.monotonic()
             node.call("generate", {"blocks": 1}, retry=False)
             tip += 1
             wait_until(lambda tip=tip: height() == tip, "the block to be read")  # type: ignore[misc]
             assert hub.rpc.call("mph_status", {}, retry=True)["connections"] == {}
             wait_until(lambda: len(processes_of(hub.process.pid).keys() - found) >= 1, "another one in its place")
-            assert time.monotonic() - begun < 15
         wait_until(lambda: len(processes_of(hub.process.pid).keys() - found) == 3, "all of them anew")
         assert hub.end(signal.SIGTERM) == 0
         assert processes_of(hub.process.pid) == {}
     assert [line["event"] for line in hub.logged()].count("a process ended") == 3
 
 
+@pytest.mark.timeout(600)
 @on_postgres
 def test_nothing_is_lost_or_doubled_whatever_is_killed_while_clients_pay(tmp_path: Path) -> None:
     result = dying_workers.run(random.Random(1), Budget(tmp_path, quick=True))

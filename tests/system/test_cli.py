@@ -165,7 +165,7 @@ def test_help_fits_80_columns_and_has_an_example(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as stopped:
-        cli.main([command, "--help"] if command else ["--help"])
+        cli.main([*(command or "").split(), "--help"])
     text = capsys.readouterr().out
     assert stopped.value.code == 0
     assert max(len(line) for line in text.splitlines()) <= 80
