@@ -25,6 +25,7 @@ from picopayments_cli.cli import (
     write_out,
 )
 from picopayments_cli.commands import port
+from picopayments_cli.extras import check_extra
 from picopayments_cli.hub.commands import COMMANDS, call_of
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def main(argv: list[str] | None = None) -> int:
             _operate(args, os.environ)
             return 0
         _check(parser, args)
+        check_extra("hub", "picopayments-hub")
         _run(args, os.environ)
     except KeyboardInterrupt:
         if args.command is not None:
@@ -105,7 +107,6 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
     from contextlib import ExitStack
 
     from picopayments_cli import config
-    from picopayments_cli.extras import check_extra
     from picopayments_cli.hub.descriptors import raise_limit
     from picopayments_cli.hub.embedded import EmbeddedNode
     from picopayments_cli.hub.folder import Folder
@@ -114,7 +115,6 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends the start as well as the service
     log_to_stderr(logging.DEBUG if args.debug else logging.INFO)
-    check_extra("hub", "picopayments-hub")
     raise_limit()
     network = config.choose_network(args.network, environ)
     folder = Folder(config.choose_basedir(args.basedir, environ), network)
