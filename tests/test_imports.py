@@ -132,7 +132,7 @@ def test_the_client_parser_imports_nothing_slow_at_its_top() -> None:
     assert [ast.unparse(node) for node in top] == [
         "from __future__ import annotations",
         *("import argparse", "import atexit", "import json", "import os", "import sys"),
-        "from picopayments_cli.commands import COMMANDS, seconds",
+        "from picopayments_cli.commands import COMMANDS, GROUPS, Command, descriptor, seconds",
     ]
 
 
