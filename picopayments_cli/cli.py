@@ -15,19 +15,22 @@ from picopayments_cli.commands import COMMANDS, GROUPS, Command, descriptor, sec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn, TextIO
 
     from picopayments_cli.client.wallet import Unlocker
 
 PROG = "picopayments-cli"
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
-CONFIG = ("network", "basedir", "hub_url", "timeout", "ca_file")
+CONFIG = ("network", "basedir", "hub_url", "timeout", "ca_file", "backup")
 ASK_SECONDS = 30  # that a question waits for its answer: less than others wait for the lock
 HELP_WIDTH = 80
 WALLET = tuple(name for name in COMMANDS if name.startswith("wallet "))
-NOT_SERVED = ("serve", "demo", "listen", "help", "completion", *WALLET)
-NEEDS_KEY = ("blocksend", "close", "connect", "listen", "pay", "queuepayment", "request", "serve", "sync")
+NOT_SERVED = ("serve", "demo", "listen", "help", "completion", "restore", *WALLET)
+NEEDS_KEY = (
+    *("backup", "blocksend", "close", "connect", "listen", "pay", "queuepayment", "request", "restore", "serve"),
+    "sync",
+)
 FROM_STDIN = {"wallet import": ("wif", "The key (WIF): ", False), "wallet restore": ("words", "The words: ", True)}
 GOES_ON = "Run the command again: it goes on where it stopped."
 NEXT = {  # after an interrupt of a command that does another thing when it is run again
@@ -55,13 +58,15 @@ def main(argv: list[str] | None = None) -> int:
     """
     keep_streams()
     words = sys.argv[1:] if argv is None else argv
-    Parser.human = human = "--human" in words
+    Parser.human, Parser.typed = "--human" in words, ()
+    human = Parser.human
     parser = _parser()
     complete(parser)
     arguments: dict[str, Any] = {"command": ""}
     debug = False
     try:
         arguments |= parser.read(words)
+        Parser.typed = parser.before_command(dashed(words))
         debug, human = arguments.pop("debug"), arguments.pop("human")
         if arguments["command"] == "serve":
             return _serve(debug, **arguments)
@@ -120,6 +125,7 @@ def _run(
         arguments[name] = secret_from_stdin(prompt, echo=echo)
     with api.open_session(**config, environ=os.environ, ask=ask) as session:
         session.home.unlocker = unlocker
+        session.read_key = _read_key if command in ("backup", "restore") else session.read_key
         session.progress = None if ask is None else _bars
         if command in NEEDS_KEY:
             session.home.unlock()
@@ -168,8 +174,12 @@ def _serve(debug: bool, *, command: str, **given: Any) -> int:
 def _log_to_stderr(debug: bool) -> None:
     import logging
 
+    class Typed(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return as_typed(super().format(record))
+
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s" if debug else "%(message)s"))
+    handler.setFormatter(Typed("%(asctime)s %(name)s: %(message)s" if debug else "%(message)s"))
     logger = logging.getLogger("picopayments_cli")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -196,6 +206,13 @@ def _ask(question: str) -> bool:
     if not answered:
         print(file=sys.stderr)
     return bool(answered) and sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _read_key() -> str:
+    """Read the words or the key of a wallet that is not here."""
+    from picopayments_cli.passphrases import secret_from_stdin
+
+    return secret_from_stdin("The wallet's words, or its key: ", echo=False)
 
 
 def _bars() -> Any:
@@ -289,12 +306,22 @@ def interrupted(message: str) -> int:
 
 
 def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None, *, human: bool = False) -> int:
+    message = as_typed(message)
     error = {"name": name, "message": message, "data": data or {}}
     line = json.dumps({"error": error}, sort_keys=True, default=str)
     if human:
         line = "error: " + " ".join("".join(c if c.isprintable() else " " for c in f"{message} ({name})").split())
     _tell(f"{line}\n")
     return code
+
+
+def as_typed(text: str) -> str:
+    """Give each command of this program that a text names the config arguments that the user typed before theirs."""
+    if not Parser.typed:
+        return text
+    from shlex import join
+
+    return text.replace(f"`{Parser.program} ", f"`{Parser.program} {join(Parser.typed)} ")
 
 
 def _tell(text: str) -> None:
@@ -313,9 +340,13 @@ class Parser(argparse.ArgumentParser):
     """argparse's parser, where a usage error ends in the line that every failure ends in, JSON or for people."""
 
     human = False
+    program = PROG
+    typed: Sequence[str] = ()  # the words before the command, of the program's own parser
     commands: dict[str, CommandParser]  # of the program's own parser
 
     def __init__(self, *, example: str, **settings: Any) -> None:
+        if sys.version_info >= (3, 14):
+            settings["color"] = False  # help looks alike on all of them
         super().__init__(allow_abbrev=False, formatter_class=Help, **settings)
         self.epilog = f"example:\n  {self.prog.partition(' ')[0]} {example}"
 
@@ -341,6 +372,16 @@ class Parser(argparse.ArgumentParser):
                 value = self._option_string_actions[option].nargs is None and not equals
             else:
                 self._off(words[position : position + 1])
+
+    def before_command(self, words: list[str]) -> list[str]:
+        """The options that stand before the command, with their values; the words are known to parse."""
+        value = False
+        for position, word in enumerate(words):
+            option, equals, _ = word.partition("=")
+            if not value and option not in self._option_string_actions:
+                return words[:position]
+            value = not value and not equals and self._option_string_actions[option].nargs is None
+        return words
 
     def _off(self, words: list[str], command: str | None = None) -> NoReturn:
         """Refuse words that were not recognized; guess where the first belongs, or what it was meant to be."""
@@ -464,6 +505,9 @@ def _parser() -> Parser:
     )
     config.add_argument(
         "--ca-file", metavar="FILE", help="authorities that vouch for servers, in PEM (PICOPAYMENTS_CA_FILE)"
+    )
+    config.add_argument(
+        "--backup", metavar="FILE", help="write each change into this backup, too (PICOPAYMENTS_BACKUP)"
     )
     config.add_argument(
         "--string-amounts", action="store_true", help="print each quantity as text: its satoshis in decimal digits"

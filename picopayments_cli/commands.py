@@ -342,6 +342,25 @@ COMMANDS = {
         argument("txid", "the transaction's id", metavar="TXID"),
         argument("--verbose", "print its parts: an object", action="store_true"),
     ),
+    "backup": Command(
+        "Write all that is of the wallet into one encrypted file, or read one through.\n\n"
+        "The wallet's key opens it, and is not in it. It takes the place of an older\n"
+        "one, never of a newer one. With the setting `backup` each change is written\n"
+        "there by itself. `backup verify FILE` checks all of a file, and changes nothing.",
+        "--testnet backup /media/stick/wallet.backup",
+        argument(
+            "action", "read the file through, and print what is in it", metavar="verify", nargs="?", choices=("verify",)
+        ),
+        argument("file", "the backup", metavar="FILE"),
+    ),
+    "restore": Command(
+        "Put a backup into an empty basedir. Prints what was in it, and how old it is.\n\n"
+        "Where the basedir has no wallet yet, the wallet's key is read from the terminal\n"
+        "or from standard input. Connections only close from then on, as what was paid\n"
+        "since the backup is not in it: run sync next.",
+        "--testnet --basedir NEW restore /media/stick/wallet.backup",
+        argument("file", "the backup", metavar="FILE"),
+    ),
     "config": Command(
         "Show the settings and where they come from, or set one in the settings file.\n\n"
         "Passwords are not shown. An empty VALUE takes a setting out of the file.",

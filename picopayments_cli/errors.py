@@ -153,6 +153,10 @@ class PaymentToSelf(PicopaymentsError):
     """A connection is named as the payee of its own payment."""
 
 
+class ExtraMissing(PicopaymentsError):
+    """Libraries that a command needs, and that an extra of the package brings, are not installed."""
+
+
 # Funds --------------------------------------------------------------------------------------------------------------
 
 
@@ -337,6 +341,26 @@ class StoreUnusable(LocalFiles):
     """A folder or file can't be opened or written."""
 
 
+class BackupDamaged(LocalFiles):
+    """A backup that is no backup, or of which a part was changed or is missing."""
+
+
+class ForeignBackup(LocalFiles):
+    """A backup of another wallet, hub or network."""
+
+
+class BackupNewer(LocalFiles):
+    """A backup that has what this folder lacks, and so is not replaced."""
+
+
+class FolderNotEmpty(LocalFiles):
+    """A folder or database that a backup can't be restored into, since it has something of its own."""
+
+
+class RestoreUnfinished(LocalFiles):
+    """A folder into which a backup was not restored to the end."""
+
+
 class WalletExists(LocalFiles):
     """There is another wallet here already."""
 
@@ -392,6 +416,10 @@ class BadHubSignature(PeerMisbehaved):
     """A reply that the pinned key of the hub did not sign."""
 
 
+class SyncsHidden(PeerMisbehaved):
+    """The hub has signed a count of more syncs before than it does now: it hides some, or has lost them."""
+
+
 class BadClientSignature(PeerMisbehaved):
     """A request that the connection's key did not sign."""
 
@@ -437,7 +465,7 @@ class BadWalletScript(PeerMisbehaved):
 
 
 class RemainderMissing(PeerMisbehaved):
-    """A message without the signature of the remainder that its sender owes: it is no answer."""
+    """A message without the signature of the remainder that it owes: it is no answer."""
 
 
 class AnchorsDiffer(PeerMisbehaved):

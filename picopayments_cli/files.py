@@ -115,7 +115,9 @@ def remove_file(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def replace_file(path: Path, data: bytes, *, flush: bool = True, check: Callable[[bytes], None] | None = None) -> None:
+def replace_file(
+    path: Path, data: bytes, *, flush: bool = True, check: Callable[[bytes], object] | None = None
+) -> None:
     """Put the data in the file's place, all or nothing, for its owner only, and wait until it is on disk.
 
     ``flush`` false: do not wait, which is for what may be lost with the power. ``check`` is given what was written,
@@ -157,8 +159,8 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def append_lines(path: Path, data: bytes, size: int | None = None) -> None:
-    """Add lines to a file, and wait until they are on disk. Raises OSError.
+def append_lines(path: Path, data: bytes, size: int | None = None) -> int:
+    """Add lines to a file, wait until they are on disk, and return at which byte they begin. Raises OSError.
 
     What stands behind its first ``size`` bytes is dropped, without a size a last line that was cut off.
     """
@@ -166,7 +168,7 @@ def append_lines(path: Path, data: bytes, size: int | None = None) -> None:
     is_new = not path.exists()
     try:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-            file.truncate(_end_of_lines(file) if size is None else size)
+            begin = file.truncate(_end_of_lines(file) if size is None else size)
             file.seek(0, os.SEEK_END)
             file.write(data)
             file.flush()
@@ -176,6 +178,7 @@ def append_lines(path: Path, data: bytes, size: int | None = None) -> None:
         raise
     if is_new:
         flush_folder(path.parent)
+    return begin
 
 
 def _end_of_lines(file: IO[bytes]) -> int:

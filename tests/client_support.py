@@ -49,14 +49,16 @@ from picopayments_cli.client import hubs, life, opening
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import Action
+from picopayments_cli.client.mirror import Mirror, MirroredStore
 from picopayments_cli.client.session import Session
-from picopayments_cli.client.store import Row, Store
+from picopayments_cli.client.store import Row
 from picopayments_cli.config import Settings
 from picopayments_cli.errors import HubUnreachable, InvalidParams, PicopaymentsError
 
 XCP, QUANTITY, EXPIRE, DELAY = 1, 1000, 60, 3
 URL = "http://hub.invalid/api/"
 NO_TOTALS = {"opening": 0, "open": 0, "closing": 0}
+NO_BACKUP = Path("/")
 SILENT = HubUnreachable("The hub does not answer.")
 
 
@@ -78,8 +80,8 @@ class Doors:
             raise Killed
 
 
-class WatchedStore(Store):
-    """The real files, with somebody at the door."""
+class WatchedStore(MirroredStore):
+    """The real files, and their backup where there is one, with somebody at the door."""
 
     doors: Doors
 
@@ -98,13 +100,16 @@ class WatchedStore(Store):
 class WatchedSession(Session):
     """A session whose hub is in memory."""
 
-    def __init__(self, basedir: Path, hub: Hub, node: NodeProcess, doors: Doors, *, bitcoin: bool) -> None:
+    def __init__(
+        self, basedir: Path, hub: Hub, node: NodeProcess, doors: Doors, *, bitcoin: bool, backup: Path = NO_BACKUP
+    ) -> None:
         settings = Settings(
             REGTEST, basedir, hub_url=URL, chain_url=node.url, bitcoin_url=f"{node.url}bitcoin/" if bitcoin else None
         )
         super().__init__(settings)
         self.doors = doors
-        store = WatchedStore(basedir, REGTEST)
+        mirror = Mirror(backup, basedir, REGTEST, lambda: None if backup == NO_BACKUP else self.home._kept_wallet())
+        store = WatchedStore(basedir, REGTEST, 60.0, mirror)
         store.doors = doors
         self.home.__dict__.update(store=self.home._stack.enter_context(store))
         self.__dict__.update(rpc=_Line(hub, doors))
@@ -174,6 +179,7 @@ class Hub:
         self._salt: bytes
         self._answers: dict[bytes, dict[str, Any]] = {}
         self.counter = 0
+        self.clock = 0  # seconds by which it is ahead
         self.kept: dict[int, tuple[Mapping[str, Any], dict[str, Any]]] = {}  # requests with a state, and their results
         self.lies: Callable[[StateReply], StateReply] = lambda reply: reply  # about what it keeps
 
@@ -257,6 +263,7 @@ class Hub:
         back = [item for item in request.payments if item.token in self.refusing]
         paid = sum(item.amount for item in request.payments if item not in back)
         self.due += self.now.net - before - self.terms.sync_fee - paid
+        self.now = duplex.add_request(self.now, request.next_hash, seen=False)
         count, total = duplex.deliverable(self.now, self.due, self.to_pay)
         after, half, changes = duplex.transfer(self.now, total, self.secrets)
         self._keep(after, changes)
@@ -266,7 +273,6 @@ class Hub:
             for n in self.to_pay[:count]
         )
         del self.to_pay[:count]
-        self.now = duplex.add_request(self.now, request.next_hash, seen=False)
         self.now, own_hash = duplex.hand_out(self.now, self.secrets)
         refused = tuple(RefusedPayment(item.token, "UnknownHandle") for item in back)
         self.counter = request.counter
@@ -274,7 +280,7 @@ class Hub:
 
     def count(self, counter: int, since: int = 0) -> Mapping[str, Any]:
         """Its signed count, as it was so many seconds ago."""
-        return envelope.seal(self.key, Count(self.handle, counter, int(time.time()) - since).as_json())
+        return envelope.seal(self.key, Count(self.handle, counter, int(time.time()) + self.clock - since).as_json())
 
     def _state(self, body: Any, asked: bytes) -> StateReply:
         receiving, sending = self.now.receiving, self.now.sending
@@ -355,6 +361,7 @@ class Life:
 
     def __init__(self, basedir: Path, node: NodeProcess, key: Key, *, bitcoin: bool = True) -> None:
         self.node, self.basedir, self.bitcoin = node, basedir, bitcoin
+        self.backup = NO_BACKUP  # a file that gets each change, too
         self.hub = Hub(node, key)
         self.doors = Doors()
         self.session = self._open()
@@ -368,7 +375,8 @@ class Life:
         self.mine()
 
     def _open(self) -> WatchedSession:
-        return WatchedSession(self.basedir, self.hub, self.node, self.doors, bitcoin=self.bitcoin)
+        given = (self.basedir, self.hub, self.node, self.doors)
+        return WatchedSession(*given, bitcoin=self.bitcoin, backup=self.backup)
 
     def restart(self) -> None:
         """Let the process end, and another one begin."""

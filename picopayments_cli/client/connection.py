@@ -75,7 +75,8 @@ class Connection:
     that of a subasset, for showing. ``requests``: payment requests, the oldest first. ``receipts_due``: tokens of
     requests that were paid and whose receipts are not here. ``counter``: the number of the last sync that was prepared;
     ``count``: the hub's newest signed count. ``jumps``: where the numbers of own hashes go on elsewhere, as
-    ``fresh_numbers`` has it.
+    ``fresh_numbers`` has it. ``restored``: it came from a backup, and its newest state may be missing: it only closes,
+    and of its commits the highest may have been given back.
     """
 
     handle: Handle
@@ -108,6 +109,7 @@ class Connection:
     counter: int = 0
     count: Mapping[str, Any] | None = field(default=None, repr=False)
     jumps: tuple[tuple[int, int], ...] = ()
+    restored: bool = False
 
     @property
     def next_fee(self) -> int:
@@ -126,10 +128,14 @@ class Connection:
         given = self.rows.own if own is None else self.rows.own | {own}
         return replace(self, duplex=duplex, rows=Rows(signed, given))
 
-    def fresh_numbers(self, begin: int) -> Connection:
-        """Have the numbers of own hashes go on at a number: those between may have been used and forgotten."""
+    def fresh_numbers(self, begin: int, used: Hash | None) -> Connection:
+        """Have the numbers of own hashes go on at a number: those between may have been used and forgotten.
+
+        No commit is taken on a hash of before any more, but on the one that is ``used``.
+        """
         receiving = self.duplex.receiving
-        duplex = replace(self.duplex, receiving=replace(receiving, next_number=begin))
+        left = tuple(item for item in receiving.requested if item.revoke_hash == used)
+        duplex = replace(self.duplex, receiving=replace(receiving, requested=left, next_number=begin))
         return replace(self, duplex=duplex, jumps=(*self.jumps, (receiving.next_number, begin)))
 
     def own_hashes(self, key: Key) -> dict[Hash, int]:

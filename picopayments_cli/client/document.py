@@ -84,6 +84,7 @@ def to_document(connection: Connection) -> dict[str, Any]:
         "counter": connection.counter,
         "count": connection.count and dict(connection.count),
         "jumps": [list(item) for item in connection.jumps],
+        "restored": connection.restored,
     }
 
 
@@ -154,6 +155,7 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         counter=kinds.whole(document.get("counter", 0)),
         count=None if document.get("count") is None else kinds.members(document["count"]),
         jumps=tuple(_jump(item) for item in kinds.items(document.get("jumps", []))),
+        restored=kinds.switch(document.get("restored", False)),
         longname=None if document.get("asset_longname") is None else kinds.text(document["asset_longname"]),
     )
 

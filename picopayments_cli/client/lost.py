@@ -21,7 +21,7 @@ from picopayments_cli.channel.facts import find_anchor
 from picopayments_cli.channel.keys import Secrets
 from picopayments_cli.channel.messages import MOST_RECOVERED, OUTPUT_SIZE, KeyReply, KeyRequest, Recovered
 from picopayments_cli.channel.opening import Party, check_parties, contract_of
-from picopayments_cli.channel.stages import CLOSING
+from picopayments_cli.channel.stages import CLOSING, PROPOSED
 from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Contract
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 def take_back(session: Session) -> PicopaymentsError | None:
     """Write down what the settings' hub has of this wallet, where nothing is open with it here.
 
+    Where a backup was restored it is asked as well: for what was opened since, and for newer states than the backup's.
     All of it is there before any of it is written, and the hub's key is bound last: so it is done whole, or again.
     Return why that could not be asked. It stops nothing.
     """
@@ -46,20 +47,22 @@ def take_back(session: Session) -> PicopaymentsError | None:
         return None
     try:
         known, here = session.pinned_key(), tuple(session.connections().values())
-        if known in {item.hub_key for item in here}:
+        if known in {item.hub_key for item in here if not item.restored}:
             return None
         if not all(isinstance(error, OldProtocol) for error in session.unusable.values()):
             log.warning("the hub is not asked for lost connections: one here can't be read, and would come again")
             return None
-        salts = {item.salt for item in here}
+        unsure = {item.handle: item for item in here if _is_unsure(item)}
+        salts = {item.salt for item in here if item.handle not in unsure}
         lost = []
         for hub_key, item in _of_hub(session, known):
-            found = None if session.store.has(item.handle) else _connection(session, hub_key, item, salts)
-            if found is not None:
+            is_here = session.store.has(item.handle) and item.handle not in unsure
+            found = None if is_here else _connection(session, hub_key, item, salts)
+            if found is not None and _is_better(found, unsure.get(found.handle)):
                 salts.add(found.salt)
                 lost.append(found)
         for found in lost:
-            _save(session, found)
+            _save(session, found, again=found.handle in unsure)
         if lost:
             session.pin_hub(lost[0].hub_key)
     except LocalFiles:
@@ -69,12 +72,28 @@ def take_back(session: Session) -> PicopaymentsError | None:
     return None
 
 
-def _save(session: Session, found: Connection) -> None:
+def _is_unsure(item: Connection) -> bool:
+    """Whether a connection came from a backup, and nothing of its close has left."""
+    begun = item.ending.asked is not None or item.duplex.close_signed
+    return item.restored and (item.stage == PROPOSED or (item.stage == CLOSING and not begun))
+
+
+def _is_better(found: Connection, here: Connection | None) -> bool:
+    """Whether what the hub gives back takes the place of what a backup has: it is proven, and as new at least."""
+    if here is None or here.stage == PROPOSED:
+        return True
+    return found.stage != CLOSING and found.counter >= here.counter
+
+
+def _save(session: Session, found: Connection, *, again: bool) -> None:
     if found.stage == CLOSING:
         log.warning("the connection %s was not here any more: it closes", found.handle.hex())
         session.save(found, "taken back", history.closing())
         return
-    log.warning("the connection %s was not here any more: it goes on with its newest state", found.handle.hex())
+    log.warning("the connection %s goes on with the newest state that its hub keeps", found.handle.hex())
+    if again:
+        session.save(found, "taken back")
+        return
     members, quantity = asset_members(found.asset, found.longname), found.duplex.sending.contract.quantity
     txid = txid_of(found.deposit_raw)[::-1].hex()
     session.save(found, "taken back", history.connected(members, quantity, txid))

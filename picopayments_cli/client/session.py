@@ -26,6 +26,7 @@ from picopayments_cli.client.history import Action
 from picopayments_cli.client.looking import Look, Sight
 from picopayments_cli.client.nodes import HubNodes, OwnNodes
 from picopayments_cli.client.past import Past
+from picopayments_cli.client.restoring import check_restored
 from picopayments_cli.client.store import LOCK_WAIT, Store
 from picopayments_cli.client.wallet import Unlocker, Wallet
 from picopayments_cli.config import Settings, place_of
@@ -36,6 +37,7 @@ from picopayments_cli.errors import (
     OldProtocol,
     PicopaymentsError,
     UnknownHandle,
+    UsageError,
 )
 from picopayments_cli.files import damaged
 from picopayments_cli.rpc import RpcClient, controls_of
@@ -53,6 +55,11 @@ class Signed:
     hub_key: Pubkey
 
 
+def nobody() -> str:
+    """Refuse where nobody can be asked for the wallet's key. Raises UsageError."""
+    raise UsageError("There is no wallet here, and nobody to ask for its key: run this command by itself.")
+
+
 class Home:
     """The files, with what of each connection is on disk, the wallet and the spent coins of one command.
 
@@ -68,6 +75,7 @@ class Home:
         self.fee_rate: int | None = None  # that a chain has estimated, where it is another than the one on disk
         self.told: set[int] = set()  # the indexes of the payments that this command's result reports
         self.noted: Look | None = None  # the look of which the wallet was written down
+        self.restores = False  # whether this command restores a backup
         self._settings = settings
         self._lock_wait = lock_wait
         self._stack = ExitStack()
@@ -91,10 +99,22 @@ class Home:
 
     @cached_property
     def store(self) -> Store:
-        """The local files, locked from here on. Raises StoreLocked, StoreUnusable."""
-        basedir, network = self._settings.basedir, self._settings.network
+        """The local files, locked from here on. Raises StoreLocked, StoreUnusable, RestoreUnfinished."""
+        basedir, network, backup = self._settings.basedir, self._settings.network, self._settings.backup
         legacy.make_private(basedir, network)
-        return self._stack.enter_context(Store(basedir, network, self._lock_wait))
+        if not self.restores:
+            check_restored(basedir, network)
+        if backup is None or self.restores:
+            return self._stack.enter_context(Store(basedir, network, self._lock_wait))
+        from picopayments_cli.client.mirror import Mirror, MirroredStore
+
+        mirror = Mirror(Path(backup), basedir, network, self._kept_wallet)
+        return self._stack.enter_context(MirroredStore(basedir, network, self._lock_wait, mirror))
+
+    def _kept_wallet(self) -> Wallet | None:
+        """Return the wallet once it is on disk and open: nobody is asked for its passphrase while others wait."""
+        file = self.store.wallet_here()
+        return self.wallet if file is not None and self.unlocker.has(file) else None
 
     @cached_property
     def wallet(self) -> Wallet:
@@ -125,6 +145,7 @@ class Session:
         self.given_basedir = given_basedir
         self.network = settings.network
         self.ask: Callable[[str], bool] | None = None  # asks the user; None where nobody is there
+        self.read_key: Callable[[], str] = nobody  # reads the wallet's key from who runs the command
         self.progress: Callable[[], AbstractContextManager[Callable[..., None]]] | None = None  # shows how a wait goes
         self.home = home or Home(settings)
 

@@ -26,10 +26,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from picopayments_cli.channel.drafts import parse_transaction
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.past import Own
-from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Height
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle
 from picopayments_cli.client import key_file, kinds
 from picopayments_cli.client.history import Action, Event, events_of
 from picopayments_cli.client.key_file import KeyFile
@@ -60,7 +59,7 @@ from picopayments_cli.files import (
 FORMAT = "picopayments-connection"
 VERSION = 2  # 1 was protocol 2's
 LOCK_WAIT = 60.0
-_HEADER = frozenset(("format", "version", "network", "event_count", "events", "rows", "rows_size"))
+_HEADER = frozenset(("format", "version", "network", "changes", "event_count", "events", "rows", "rows_size"))
 _ASSET = ("asset", "asset_longname")
 _HEX = frozenset("0123456789abcdef")
 _log = logging.getLogger(__name__)
@@ -70,11 +69,15 @@ Row = list[Any]
 
 @dataclass(frozen=True)
 class _Kept:
-    """A document on disk: the events that it carries, how many its connection has had, and its rows' size in bytes."""
+    """A document on disk: the events that it carries, how many its connection has had, and its rows' size in bytes.
+
+    ``changes``: how often it was written.
+    """
 
     count: int = 0
     events: list[Event] = field(default_factory=list)
     size: int = 0
+    changes: int = 0
 
 
 class Store:
@@ -99,7 +102,7 @@ class Store:
         self.history_path = basedir / f"{network.name}.history.jsonl"
         self.payments_path = basedir / f"{network.name}.payments.jsonl"
         self.reported_path = basedir / f"{network.name}.reported"
-        self.payments = PaymentLog(self.payments_path, self._counts, lambda: self.reported().upto)
+        self.payments = PaymentLog(self.payments_path, self._counts, lambda: self.reported().upto, self._append)
         self._lock_wait = lock_wait
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
         self._locked: tuple[int, int] | None = None  # which file the lock was, when it was taken
@@ -185,7 +188,7 @@ class Store:
         return key_file.read(self.wallet_path, self.wif_path, self.network)
 
     def save_wallet(
-        self, wallet: KeyFile, label: str = "new wallet", check: Callable[[bytes], None] | None = None
+        self, wallet: KeyFile, label: str = "new wallet", check: Callable[[bytes], object] | None = None
     ) -> None:
         """Write the wallet's key file, a new one or in the place of one of this same wallet; the older file goes.
 
@@ -273,9 +276,9 @@ class Store:
         Every durable change takes this door; ``label`` names the occasion, for the log and for tests that stand here.
         ``actions`` go into the history together with the change, or not at all: the document carries them until its
         next change, and before that they are put into the history's file. Those that are about payments get their
-        index with it. The members ``format``, ``version``,
-        ``network``, ``events``, ``event_count``, ``rows`` and ``rows_size`` are the store's own. A file that is
-        damaged, older or newer is not overwritten. Raises StoreUnusable, StoreDamaged, StoreNewer, OldProtocol.
+        index with it. The members ``format``, ``version``, ``network``, ``changes``, ``events``, ``event_count``,
+        ``rows`` and ``rows_size`` are the store's own. A file that is damaged, older or newer is not overwritten.
+        Raises StoreUnusable, StoreDamaged, StoreNewer, OldProtocol.
         """
         if not _HEADER.isdisjoint(document):
             raise ValueError(f"a document has no members named {', '.join(sorted(_HEADER))}")
@@ -283,14 +286,14 @@ class Store:
         before = self._moved_events(handle)
         size = self._add_rows(handle, rows)
         events = events_of(handle, actions, before)
-        count = before + len(events)
-        header = {"format": FORMAT, "version": VERSION, "network": self.network.name}
+        count, changes = before + len(events), self._kept.get(handle, _Kept()).changes + 1
+        header = {"format": FORMAT, "version": VERSION, "network": self.network.name, "changes": changes}
         whole = {**header, **document, "rows_size": size, "event_count": count, "events": events}
         self._check_lock()
         self.payments.add(entries_of(events, {name: document[name] for name in _ASSET if name in document}))
         self._write(path, json.dumps(whole, allow_nan=False, separators=(",", ":")) + "\n", label)
         self.payments.keep()
-        self._kept[handle] = _Kept(count, events, size)
+        self._kept[handle] = _Kept(count, events, size, changes)
 
     def _add_rows(self, handle: Handle, rows: Sequence[Row]) -> int:
         """Write rows behind those that the document counts; the bytes that it counts from now on."""
@@ -301,7 +304,7 @@ class Store:
             path = _rows_path(self._path(handle))
             with usable(path):
                 self._make_folder(path)
-                append_lines(path, data, size)
+                self._append(path, data, size)
         return size + len(data)
 
     def remove(self, handle: Handle) -> None:
@@ -381,7 +384,7 @@ class Store:
         if kept.events:
             lines = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in kept.events)
             with usable(self.history_path):
-                append_lines(self.history_path, lines.encode())
+                self._append(self.history_path, lines.encode(), None)
         return kept.count
 
     # Payments by their index ---------------------------------------------------------------------------------------
@@ -442,7 +445,7 @@ class Store:
         """Read the wallet's transactions that hold its coins yet. Raises StoreDamaged."""
         text = read_text(self.sent_path)
         try:
-            return [] if text is None else [_own(item) for item in kinds.items(json.loads(text))]
+            return [] if text is None else [kinds.own_transaction(item) for item in kinds.items(json.loads(text))]
         except (TypeError, ValueError, RecursionError):
             raise damaged(self.sent_path, "it does not list transactions") from None
 
@@ -518,13 +521,17 @@ class Store:
         return document
 
     def _write(
-        self, path: Path, text: str, label: str, *, flush: bool = True, check: Callable[[bytes], None] | None = None
+        self, path: Path, text: str, label: str, *, flush: bool = True, check: Callable[[bytes], object] | None = None
     ) -> None:
         self._check_lock()
         _log.debug("write %s: %s", path.name, label)
         with usable(path):
             self._make_folder(path)
             replace_file(path, text.encode(), flush=flush, check=check)
+
+    def _append(self, path: Path, data: bytes, size: int | None) -> int:
+        """Add lines to a file, as ``append_lines`` does. Raises OSError."""
+        return append_lines(path, data, size)
 
     def _make_folder(self, path: Path) -> None:
         """Make the folder that a file stands in. Raises OSError."""
@@ -564,24 +571,16 @@ def _read_rows(document: Path, size: int) -> list[Row]:
     return rows
 
 
-def _own(item: Any) -> Own:
-    text, *seen = kinds.items(item)
-    height, missing = (None if number is None else Height(kinds.whole(number)) for number in seen)
-    raw = bytes.fromhex(kinds.text(text))
-    if parse_transaction(raw) is None:
-        raise ValueError("it should be a transaction")
-    return Own(raw, height, missing)
-
-
 def _kept(path: Path, document: dict[str, Any]) -> _Kept:
     count, events, size = document.get("event_count", 0), document.get("events", []), document.get("rows_size", 0)
-    if type(size) is not int or size < 0:
-        raise damaged(path, "the size of its rows is wrong")
+    changes = document.get("changes", 0)
+    if type(size) is not int or size < 0 or type(changes) is not int or changes < 0:
+        raise damaged(path, "the size of its rows, or the count of its changes, is wrong")
     if type(count) is not int or not isinstance(events, list) or count < len(events):
         raise damaged(path, "its events are wrong")
     if not all(_is_event(event) and f"{event['handle']}.json" == path.name for event in events):
         raise damaged(path, "its events are none")
-    return _Kept(count, events, size)
+    return _Kept(count, events, size, changes)
 
 
 def _is_event(event: Any) -> bool:

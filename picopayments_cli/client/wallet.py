@@ -42,6 +42,10 @@ class Unlocker:
             self._opened[file.name] = file.unsealed(self._ask(file.address))
         return self._opened[file.name]
 
+    def has(self, file: KeyFile) -> bool:
+        """Tell whether a wallet opens without a question."""
+        return file.secret is not None or file.name in self._opened
+
     def new_passphrase(self, address: str, *, change: bool) -> str:
         """Ask for a passphrase to encrypt a wallet with; ``change``: it has one. Raises PassphraseMissing."""
         return nobody(address) if self._ask_new is None else self._ask_new(change)

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from picopayments_cli.cli import (
     CommandParser,
@@ -71,9 +71,25 @@ def _operate(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
     network = config.choose_network(args.network, environ)
     folder = Folder(config.choose_basedir(args.basedir, environ), network)
+    if args.command == "restore" or vars(args).get("action") == "verify":
+        write_out(json.dumps(_alone(args, folder), indent=2, sort_keys=True))
+        return
     method, params = call_of(args.command, vars(args))
     result = ask(folder.socket_path, method, params, None if method == "backup" else ANSWER_SECONDS)
     write_out(json.dumps(result, indent=2, sort_keys=True))
+
+
+def _alone(args: argparse.Namespace, folder: Folder) -> dict[str, Any]:
+    """Carry out what needs no hub that runs: read a backup through, or restore it."""
+    from pathlib import Path
+
+    from picopayments_cli.hub.database import default_url
+    from picopayments_cli.hub.restoring import restore, verify
+
+    path = Path(args.file).absolute()
+    if args.command == "backup":
+        return verify(folder, path)
+    return restore(folder, args.database or default_url(folder.basedir, folder.network.name), path)
 
 
 def _refuse(error: Exception) -> int:
@@ -89,6 +105,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
     from contextlib import ExitStack
 
     from picopayments_cli import config
+    from picopayments_cli.extras import check_extra
     from picopayments_cli.hub.descriptors import raise_limit
     from picopayments_cli.hub.embedded import EmbeddedNode
     from picopayments_cli.hub.folder import Folder
@@ -97,6 +114,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends the start as well as the service
     log_to_stderr(logging.DEBUG if args.debug else logging.INFO)
+    check_extra("hub", "picopayments-hub")
     raise_limit()
     network = config.choose_network(args.network, environ)
     folder = Folder(config.choose_basedir(args.basedir, environ), network)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, bindparam, create_engine, event, inspect, select, text
 from sqlalchemy.engine import URL, make_url
@@ -23,6 +23,9 @@ from picopayments_cli.hub.lease import Lease, patiently
 from picopayments_cli.hub.postgres import check_durable, is_postgres, passes, reading_engine, writing_engine
 from picopayments_cli.hub.schema import leases, meta
 from picopayments_cli.hub.sqlite_file import SqliteFile
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 T = TypeVar("T")
 
@@ -266,18 +269,25 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
+def migrations() -> Config:
+    """Make Alembic's configuration, which knows the tables' revisions."""
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    return config
+
+
 def _prepare(engine: Engine, lease: Lease | None = None, *, alone: bool = True) -> None:
     """Bring the tables to this program's revision, in one transaction, which takes the lease where there is one.
 
     One of several processes (not ``alone``) takes it for a change of tables only.
     """
     from alembic import command
-    from alembic.config import Config
     from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
-    config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config = migrations()
     script = ScriptDirectory.from_config(config)
     known = {revision.revision for revision in script.walk_revisions()}
     with engine.connect().execution_options(**{_WRITING: True}) as connection:

@@ -234,13 +234,13 @@ class Follower:
         if common is None:
             raise DatabaseUnusable(
                 f"The Bitcoin node's chain has none of the last {len(known)} blocks that this hub has read (up to "
-                f"{known[0][0]}): it is another chain, or not synchronised. Name the right node, or another basedir.",
+                f"{known[0][0]}): it is another chain, or not current. Name the right node, or another basedir.",
                 height=known[0][0],
             )
         if self._bitcoin.block_hash(common[0] + 1) is None:  # a branch that wins is longer: this node only lags
             raise NodeBehind(
                 f"The Bitcoin node stands at block {common[0]}, the hub has read {known[0][0]}: wait until the node is "
-                "synchronised.",
+                "current.",
                 node=common[0],
                 hub=known[0][0],
             )

@@ -358,4 +358,5 @@ class Rounds:
         """End the thread, which finishes the round under way."""
         self._loop.stop()
         if self._note is not None:
+            guarded(self._hear)
             self._note(True)
