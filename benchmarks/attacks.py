@@ -180,7 +180,7 @@ def sync_for(hub: HubProcess, party: Party, seconds: float) -> dict[str, Any]:
     while time.monotonic() < end:
         body = request_text(party.prepare([], 1, draw), 1)
         begun = time.monotonic()
-        while "result" not in (reply := _answer(session.post(hub.url, data=body, headers=headers, timeout=WAIT))):
+        while "result" not in (reply := _answer(session, hub.url, body, headers)):
             refused[str(reply)[:200]] += 1
             time.sleep(PAUSE)
         times.append(time.monotonic() - begun)
@@ -198,11 +198,12 @@ def sync_for(hub: HubProcess, party: Party, seconds: float) -> dict[str, Any]:
     }
 
 
-def _answer(response: requests.Response) -> dict[str, Any]:
+def _answer(session: requests.Session, url: str, body: str, headers: dict[str, str]) -> dict[str, Any]:
     try:
+        response = session.post(url, data=body, headers=headers, timeout=WAIT)
         found = response.json()
-    except ValueError:
-        return {"status": response.status_code}
+    except (requests.RequestException, ValueError) as error:
+        return {"no answer": type(error).__name__}
     return {"result": found["result"]} if "result" in found else {"status": response.status_code, **found}
 
 

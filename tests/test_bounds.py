@@ -335,7 +335,8 @@ def test_large_requests_are_held_up_to_a_bound_and_who_sends_half_of_one_makes_r
     asked = json.dumps(call("large", size=1)).encode()
     with json_rpc({"large": large}) as url, contextlib.ExitStack() as stack:
         for _ in range(4):
-            stack.enter_context(connected(url)).sendall(post(b" " * 600_000)[:-100])
+            with contextlib.suppress(ConnectionError):  # there was no room for it
+                stack.enter_context(connected(url)).sendall(post(b" " * 600_000)[:-100])
         assert requests.post(url, data=asked, timeout=WAIT).status_code == 200
         end = time.monotonic() + WAIT
         while requests.post(url, data=b" " * 300_000 + asked, timeout=WAIT).status_code != 200:

@@ -25,8 +25,8 @@ from picopayments_cli.web import JsonRpcEndpoint
 log = logging.getLogger(__name__)
 
 # Threads: nothing holds the event loop, and questions to a node hold up none that only need the database. With those of
-# mph_waiting and the rounds they are less than the database lets read at a time; what is proxied reads nothing there.
-_OWN, _ASKING, _PROXIED = 4, 4, 8
+# mph_waiting and the rounds they are as many as the database lets read at a time.
+_OWN, _ASKING, _PROXIED = 4, 4, 4
 _EACH = 2  # of them for one address: the others stay free for others
 _SWITCH_SECONDS = 0.0005  # after which a thread that computes lets another one in: a sync has to get in 40 times
 # What may be answered otherwise the second time, or does something twice.
