@@ -15,7 +15,7 @@ from picopayments_cli.commands import COMMANDS, GROUPS, Command, descriptor, sec
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn, TextIO
 
     from picopayments_cli.client.wallet import Unlocker
@@ -58,13 +58,15 @@ def main(argv: list[str] | None = None) -> int:
     """
     keep_streams()
     words = sys.argv[1:] if argv is None else argv
-    Parser.human = human = "--human" in words
+    Parser.human, Parser.typed = "--human" in words, ()
+    human = Parser.human
     parser = _parser()
     complete(parser)
     arguments: dict[str, Any] = {"command": ""}
     debug = False
     try:
         arguments |= parser.read(words)
+        Parser.typed = parser.before_command(dashed(words))
         debug, human = arguments.pop("debug"), arguments.pop("human")
         if arguments["command"] == "serve":
             return _serve(debug, **arguments)
@@ -172,8 +174,12 @@ def _serve(debug: bool, *, command: str, **given: Any) -> int:
 def _log_to_stderr(debug: bool) -> None:
     import logging
 
+    class Typed(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return as_typed(super().format(record))
+
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s" if debug else "%(message)s"))
+    handler.setFormatter(Typed("%(asctime)s %(name)s: %(message)s" if debug else "%(message)s"))
     logger = logging.getLogger("picopayments_cli")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -300,12 +306,22 @@ def interrupted(message: str) -> int:
 
 
 def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None, *, human: bool = False) -> int:
+    message = as_typed(message)
     error = {"name": name, "message": message, "data": data or {}}
     line = json.dumps({"error": error}, sort_keys=True, default=str)
     if human:
         line = "error: " + " ".join("".join(c if c.isprintable() else " " for c in f"{message} ({name})").split())
     _tell(f"{line}\n")
     return code
+
+
+def as_typed(text: str) -> str:
+    """Give each command of this program that a text names the config arguments that the user typed before theirs."""
+    if not Parser.typed:
+        return text
+    from shlex import join
+
+    return text.replace(f"`{Parser.program} ", f"`{Parser.program} {join(Parser.typed)} ")
 
 
 def _tell(text: str) -> None:
@@ -324,9 +340,13 @@ class Parser(argparse.ArgumentParser):
     """argparse's parser, where a usage error ends in the line that every failure ends in, JSON or for people."""
 
     human = False
+    program = PROG
+    typed: Sequence[str] = ()  # the words before the command, of the program's own parser
     commands: dict[str, CommandParser]  # of the program's own parser
 
     def __init__(self, *, example: str, **settings: Any) -> None:
+        if sys.version_info >= (3, 14):
+            settings["color"] = False  # help looks alike on all of them
         super().__init__(allow_abbrev=False, formatter_class=Help, **settings)
         self.epilog = f"example:\n  {self.prog.partition(' ')[0]} {example}"
 
@@ -352,6 +372,16 @@ class Parser(argparse.ArgumentParser):
                 value = self._option_string_actions[option].nargs is None and not equals
             else:
                 self._off(words[position : position + 1])
+
+    def before_command(self, words: list[str]) -> list[str]:
+        """The options that stand before the command, with their values; the words are known to parse."""
+        value = False
+        for position, word in enumerate(words):
+            option, equals, _ = word.partition("=")
+            if not value and option not in self._option_string_actions:
+                return words[:position]
+            value = not value and not equals and self._option_string_actions[option].nargs is None
+        return words
 
     def _off(self, words: list[str], command: str | None = None) -> NoReturn:
         """Refuse words that were not recognized; guess where the first belongs, or what it was meant to be."""

@@ -153,6 +153,10 @@ class PaymentToSelf(PicopaymentsError):
     """A connection is named as the payee of its own payment."""
 
 
+class ExtraMissing(PicopaymentsError):
+    """Libraries that a command needs, and that an extra of the package brings, are not installed."""
+
+
 # Funds --------------------------------------------------------------------------------------------------------------
 
 
@@ -412,6 +416,10 @@ class BadHubSignature(PeerMisbehaved):
     """A reply that the pinned key of the hub did not sign."""
 
 
+class SyncsHidden(PeerMisbehaved):
+    """The hub has signed a count of more syncs before than it does now: it hides some, or has lost them."""
+
+
 class BadClientSignature(PeerMisbehaved):
     """A request that the connection's key did not sign."""
 
@@ -457,7 +465,7 @@ class BadWalletScript(PeerMisbehaved):
 
 
 class RemainderMissing(PeerMisbehaved):
-    """A message without the signature of the remainder that its sender owes: it is no answer."""
+    """A message without the signature of the remainder that it owes: it is no answer."""
 
 
 class AnchorsDiffer(PeerMisbehaved):

@@ -115,7 +115,9 @@ def remove_file(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def replace_file(path: Path, data: bytes, *, flush: bool = True, check: Callable[[bytes], None] | None = None) -> None:
+def replace_file(
+    path: Path, data: bytes, *, flush: bool = True, check: Callable[[bytes], object] | None = None
+) -> None:
     """Put the data in the file's place, all or nothing, for its owner only, and wait until it is on disk.
 
     ``flush`` false: do not wait, which is for what may be lost with the power. ``check`` is given what was written,

@@ -13,7 +13,7 @@ from typing import Any
 from picopayments_cli import errors
 from picopayments_cli.errors import PicopaymentsError
 
-# It imports nothing from the current directory, which may be anybody's: `-m` would.
+# It imports nothing from the current folder, which may be anybody's: `-m` would.
 _START = "import sys; sys.path = [at for at in sys.path if at]; from {} import main; sys.exit(main())"
 _FOLLOW = "import sys; sys.path = [at for at in sys.path if at]; from {} import follow_parent; follow_parent(); "
 

@@ -179,6 +179,7 @@ class Hub:
         self._salt: bytes
         self._answers: dict[bytes, dict[str, Any]] = {}
         self.counter = 0
+        self.clock = 0  # seconds by which it is ahead
         self.kept: dict[int, tuple[Mapping[str, Any], dict[str, Any]]] = {}  # requests with a state, and their results
         self.lies: Callable[[StateReply], StateReply] = lambda reply: reply  # about what it keeps
 
@@ -262,6 +263,7 @@ class Hub:
         back = [item for item in request.payments if item.token in self.refusing]
         paid = sum(item.amount for item in request.payments if item not in back)
         self.due += self.now.net - before - self.terms.sync_fee - paid
+        self.now = duplex.add_request(self.now, request.next_hash, seen=False)
         count, total = duplex.deliverable(self.now, self.due, self.to_pay)
         after, half, changes = duplex.transfer(self.now, total, self.secrets)
         self._keep(after, changes)
@@ -271,7 +273,6 @@ class Hub:
             for n in self.to_pay[:count]
         )
         del self.to_pay[:count]
-        self.now = duplex.add_request(self.now, request.next_hash, seen=False)
         self.now, own_hash = duplex.hand_out(self.now, self.secrets)
         refused = tuple(RefusedPayment(item.token, "UnknownHandle") for item in back)
         self.counter = request.counter
@@ -279,7 +280,7 @@ class Hub:
 
     def count(self, counter: int, since: int = 0) -> Mapping[str, Any]:
         """Its signed count, as it was so many seconds ago."""
-        return envelope.seal(self.key, Count(self.handle, counter, int(time.time()) - since).as_json())
+        return envelope.seal(self.key, Count(self.handle, counter, int(time.time()) + self.clock - since).as_json())
 
     def _state(self, body: Any, asked: bytes) -> StateReply:
         receiving, sending = self.now.receiving, self.now.sending

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from types import FrameType
 from typing import IO, Any
@@ -225,10 +226,32 @@ def _run(request: Mapping[str, Any]) -> None:
         exec(subject, {"__name__": "__main__"})
 
 
+def _run_to_the_end(request: Mapping[str, Any]) -> None:
+    """Run, and end as Python does, but for taking apart what is loaded: five sixths of a fork's time go into that.
+
+    Where anything but an exit code ends it, or what is printed goes nowhere, Python ends it.
+    """
+    code = 0
+    try:
+        _run(request)
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            raise
+        code = end.code or 0
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for all threads but daemons
+    atexit._run_exitfuncs()
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        sys.exit(code)
+    os._exit(code & 0xFF)
+
+
 if __name__ == "__main__":
     for name in LOADED:
         importlib.import_module(name)
     gc.freeze()
     asked = _serve(socket.socket(fileno=int(sys.argv[1])))
     if asked is not None:
-        _run(asked)
+        _run_to_the_end(asked)

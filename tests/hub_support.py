@@ -275,8 +275,12 @@ class Client:
         assert envelope.signed_by(result, self.desk.hub.key.pubkey)
         assert result["request_sha256"] == envelope.digest(sealed).hex()
         if method == "mph_sync":
-            self.counter = max(self.counter, counted(result["count"], self.handle, self.desk.hub.key.pubkey).counter)
+            self._keep_count(result["count"])
         return result
+
+    def _keep_count(self, count: Mapping[str, Any]) -> None:
+        """Number the next sync behind one that was answered."""
+        self.counter = max(self.counter, counted(count, self.handle, self.desk.hub.key.pubkey).counter)
 
     def refused(self, method: str, body: Mapping[str, Any]) -> str:
         """The name of the error that a signed call is refused with."""
@@ -378,6 +382,7 @@ class Client:
 
     def take(self, reply: SyncReply, moved: Duplex) -> SyncReply:
         """Settle a reply."""
+        self._keep_count(reply.count)
         settled, changes, _ = settle(moved, reply.half, sum(item.amount for item in reply.receipts))
         self.note(changes)
         self.duplex = add_request(settled, reply.next_hash, seen=False)

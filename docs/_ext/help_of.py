@@ -24,10 +24,16 @@ class HelpOf(Directive):
         os.environ["COLUMNS"] = WIDTH  # where argparse looks
         parser = importlib.import_module(self.arguments[0])._parser()
         section = _section(parser)
-        for action in parser._actions:
-            if isinstance(action.choices, dict):
-                section += [_section(command) for command in action.choices.values()]
+        section += [_section(command) for command in _commands(parser)]
         return [section]
+
+
+def _commands(parser: ArgumentParser) -> Iterator[ArgumentParser]:
+    """Each command of a program; of a group of commands each of its own."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            for command in action.choices.values():
+                yield from list(_commands(command)) or [command]
 
 
 def _section(parser: ArgumentParser) -> nodes.section:

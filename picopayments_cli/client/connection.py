@@ -128,10 +128,14 @@ class Connection:
         given = self.rows.own if own is None else self.rows.own | {own}
         return replace(self, duplex=duplex, rows=Rows(signed, given))
 
-    def fresh_numbers(self, begin: int) -> Connection:
-        """Have the numbers of own hashes go on at a number: those between may have been used and forgotten."""
+    def fresh_numbers(self, begin: int, used: Hash | None) -> Connection:
+        """Have the numbers of own hashes go on at a number: those between may have been used and forgotten.
+
+        No commit is taken on a hash of before any more, but on the one that is ``used``.
+        """
         receiving = self.duplex.receiving
-        duplex = replace(self.duplex, receiving=replace(receiving, next_number=begin))
+        left = tuple(item for item in receiving.requested if item.revoke_hash == used)
+        duplex = replace(self.duplex, receiving=replace(receiving, requested=left, next_number=begin))
         return replace(self, duplex=duplex, jumps=(*self.jumps, (receiving.next_number, begin)))
 
     def own_hashes(self, key: Key) -> dict[Hash, int]:

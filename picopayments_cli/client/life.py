@@ -6,6 +6,7 @@ before it leaves. Every function may be cut off anywhere and called again.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from picopayments_cli.channel.facts import Deposit, Facts, find_anchor, judge_de
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, PROPOSED
 from picopayments_cli.channel.values import Token
 from picopayments_cli.channel.wire import Payment
-from picopayments_cli.client import funds, history, hubs, opening, publishing, receipts
+from picopayments_cli.client import counts, funds, history, hubs, opening, publishing, receipts
 from picopayments_cli.client.closing import Outcome, over, settle, shows
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.exchange import exchange, finish, pay_lock_fee, prepare
@@ -38,6 +39,7 @@ from picopayments_cli.errors import (
     LocalFiles,
     NotTransferable,
     PicopaymentsError,
+    StaleRequest,
     UnknownDeposit,
     UnknownHandle,
 )
@@ -295,11 +297,16 @@ def _exchange(
         return receipts.trade(session, connection) if step is None else step()
     except UnknownHandle as error:
         raise _unknown_to_hub(connection) from error
+    except StaleRequest as error:
+        raise counts.proof(session, connection) or error from None
     except (AnchorsDiffer, ConnectionNotOpen, HubRestored) as error:  # signed by the hub
         if isinstance(error, ConnectionNotOpen) and error.data.get("stage") in (AGREED, OPENING):
             log.warning("connection %s: the hub does not see it open yet; sync again", connection.handle.hex())
             return session.connection(connection.handle)
         log.warning("connection %s closes: %s", connection.handle.hex(), error.message)
+        hidden = counts.proof(session, connection) if isinstance(error, HubRestored) else None
+        if hidden is not None:
+            log.warning("%s: %s %s", hidden.name, hidden.message, json.dumps(hidden.data))
         return _closing(session, session.connection(connection.handle), look)
 
 

@@ -6,6 +6,7 @@ Nothing is deposited that was not agreed to on both sides, and what was agreed i
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -42,6 +43,7 @@ from picopayments_cli.errors import (
     LockFeeTooHigh,
     PicopaymentsError,
 )
+from picopayments_cli.extras import check_extra
 
 _DEPOSIT = {PROPOSED: "has not left", AGREED: "may have left"}  # by the stage of a connection that was begun
 
@@ -67,6 +69,8 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
 
 
 def _connect(session: Session, wish: Wish) -> Connection:
+    check_extra("kernel", "connect")
+    session.sight.nodes.check_current(time.time())
     check_delay(wish.delay, session.network)
     funds.check_funds(session, wish.asset, wish.quantity)
     lost.take_back(session)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from picopayments_cli.channel import envelope
+from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.halves import Commit, Remainder, check_commit, check_remainder
 from picopayments_cli.channel.kept import MOST_ROWS, StateReply, StateRequest, counted
 from picopayments_cli.channel.messages import DepositReply, DepositRequest, SyncReply, SyncRequest, request_of
@@ -160,8 +161,9 @@ def _with_rows(state: State, rows: Sequence[Row]) -> Connection:
 def _newest(session: Session, state: State, kept: Kept) -> Connection:
     """Return the connection as it goes on: with all commits, proven by the digest, and by the hub's count of now.
 
-    Its own hashes go on at numbers that were never used: the secrets of those behind the state may be known, if the
-    hub has hidden syncs. Raises BadReply, BadHubSignature, and what a signature of the hub's fails.
+    The hub may have hidden syncs, and know secrets of all hashes that were handed out. So the own hashes go on at
+    numbers that were never used, and of the others only that of the commit in the stored result is taken yet. Raises
+    BadReply, BadHubSignature, and what a signature of the hub's fails.
     """
     found = state.connection
     if kept.count is None:
@@ -171,7 +173,8 @@ def _newest(session: Session, state: State, kept: Kept) -> Connection:
         raise BadReply("The hub counts other syncs than the one whose state it gives back.", counter=count.counter)
     if abs(count.time - time.time()) > CLOCK_SLACK:
         raise BadReply("The hub has not signed its count just now, by this machine's clock.", time=count.time)
-    signed, held = _before(kept, found)
+    half = _half(kept, found)
+    signed, held = _before(kept, half)
     if digest_of(signed, held).hex() != state.document["digest"]:
         raise BadReply("The hub gives back other commits than there were.")
     for row in signed:
@@ -180,15 +183,18 @@ def _newest(session: Session, state: State, kept: Kept) -> Connection:
     rows = [["own", name.hex()] for name in numbers]
     rows += [signed_row(row) for row in signed]
     rows += [held_row(_checked_held(found, made, numbers)) for made in held]
+    used = None if half.commit is None else half.commit.revoke_hash
     begin = _NUMBERS + int.from_bytes(os.urandom(6), "big")
-    return replace(_with_rows(state, rows).fresh_numbers(begin), stage=AGREED, count=kept.count)
+    return replace(_with_rows(state, rows).fresh_numbers(begin, used), stage=AGREED, count=kept.count)
 
 
-def _before(kept: Kept, found: Connection) -> tuple[list[Signed], list[Commit]]:
+def _half(kept: Kept, found: Connection) -> Half:
+    """Return the hub's half of the sync whose result it stores; an empty one where there was none yet."""
+    return Half() if found.pending is None else SyncReply.parse(kept.answered).half
+
+
+def _before(kept: Kept, half: Half) -> tuple[list[Signed], list[Commit]]:
     """Return the commits as they were before the result that the hub stores, which the connection takes once more."""
-    if found.pending is None:
-        return list(kept.signed), list(kept.held)
-    half = SyncReply.parse(kept.answered).half
     back = {hash_of(secret) for secret in half.revokes}
     signed = [replace(row, secret=None) if row.revoke_hash in back else row for row in kept.signed]
     return signed, [made for made in kept.held if made != half.commit]

@@ -188,7 +188,7 @@ class Store:
         return key_file.read(self.wallet_path, self.wif_path, self.network)
 
     def save_wallet(
-        self, wallet: KeyFile, label: str = "new wallet", check: Callable[[bytes], None] | None = None
+        self, wallet: KeyFile, label: str = "new wallet", check: Callable[[bytes], object] | None = None
     ) -> None:
         """Write the wallet's key file, a new one or in the place of one of this same wallet; the older file goes.
 
@@ -521,7 +521,7 @@ class Store:
         return document
 
     def _write(
-        self, path: Path, text: str, label: str, *, flush: bool = True, check: Callable[[bytes], None] | None = None
+        self, path: Path, text: str, label: str, *, flush: bool = True, check: Callable[[bytes], object] | None = None
     ) -> None:
         self._check_lock()
         _log.debug("write %s: %s", path.name, label)

@@ -105,6 +105,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
     from contextlib import ExitStack
 
     from picopayments_cli import config
+    from picopayments_cli.extras import check_extra
     from picopayments_cli.hub.descriptors import raise_limit
     from picopayments_cli.hub.embedded import EmbeddedNode
     from picopayments_cli.hub.folder import Folder
@@ -113,6 +114,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends the start as well as the service
     log_to_stderr(logging.DEBUG if args.debug else logging.INFO)
+    check_extra("hub", "picopayments-hub")
     raise_limit()
     network = config.choose_network(args.network, environ)
     folder = Folder(config.choose_basedir(args.basedir, environ), network)

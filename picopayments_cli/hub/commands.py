@@ -25,8 +25,8 @@ def _most(text: str) -> int:
 
 
 def _quantity(text: str) -> int | str:
-    """Satoshis, or ``all``. Raises argparse.ArgumentTypeError."""
-    return text if text == ALL else positive(text)
+    """Satoshis, a number with its unit, which the hub reads, or ``all``. Raises argparse.ArgumentTypeError."""
+    return text if text == ALL or text[-1:].isalpha() else positive(text)
 
 
 COMMANDS = {
@@ -59,7 +59,12 @@ COMMANDS = {
         "Send what is free of the hub's wallet: never the reserve, nor what is promised to clients.",
         "--testnet4 withdraw tb1q... 1000000 --dry-run",
         argument("address", "where to"),
-        argument("quantity", "satoshis of the asset, or all that is free", metavar="QUANTITY|all", type=_quantity),
+        argument(
+            "quantity",
+            "satoshis, a number with its unit (0.1BTC), or all that is free",
+            metavar="QUANTITY|all",
+            type=_quantity,
+        ),
         argument("--asset", "what (default: %(default)s)", default="BTC"),
         argument("--dry-run", "publish nothing: print what would be sent, and its fee", action="store_true"),
     ),

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from picopayments_cli.channel.stages import AGREED, OPEN
 from picopayments_cli.errors import PicopaymentsError
@@ -39,10 +40,12 @@ class Hearing:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the thread, and tell what was written last."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(_STOP_SECONDS)
+        with suppress(PicopaymentsError):
+            self._tell_written()
 
     def await_round(self) -> None:
         """Have the process that does them do a round that begins from now on, and wait until it is over."""

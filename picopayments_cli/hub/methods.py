@@ -41,6 +41,7 @@ from picopayments_cli.errors import (
     DepositRefused,
     HubDraining,
     InsufficientLiquidity,
+    NodeBehind,
 )
 from picopayments_cli.hub import promises
 from picopayments_cli.hub.account import Account, Agreement, Fixed
@@ -55,6 +56,7 @@ from picopayments_cli.hub.stopping import closes_by, refusal
 from picopayments_cli.hub.waiting import Waiting
 from picopayments_cli.web import RawJson, caller
 
+_ATTEMPTS = 3  # to look at the wallets before the next block is read
 FORGOTTEN_AFTER = 144  # blocks after which a connection without a deposit agreed to is dropped
 _SHOWN = {AGREED: OPENING, OPEN: OPEN}
 _COUNTED = {**_SHOWN, CLOSING: CLOSING}
@@ -225,7 +227,7 @@ class Methods:
         """Agree to the client's deposit, and to the hub's own; the same request is answered with the same reply.
 
         Raises UnknownHandle, DepositAlreadyGiven, BadDepositScript, DepositRefused, InvalidTime,
-        InsufficientLiquidity, TooManyPromises, MemoRequired, TaprootInactive, HubRestored.
+        InsufficientLiquidity, TooManyPromises, MemoRequired, TaprootInactive, HubRestored, NodeBehind.
         """
         request = DepositRequest.parse(body)
         self._hub.hear()
@@ -235,6 +237,14 @@ class Methods:
             raise refusal(account.handle)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
+        for _ in range(_ATTEMPTS):
+            reply = self._try_deposit(account, body, request)
+            if reply is not None:
+                return reply
+        raise NodeBehind("The hub has read a new block while it looked at its wallet: try again.")
+
+    def _try_deposit(self, account: Account, body: Mapping[str, Any], request: DepositRequest) -> RawJson | None:
+        """Agree by what the wallets hold now; None where the hub has read a block since it looked at them."""
         own, theirs = self._hub.address, str(address_of_script(self._hub.network, account.fixed.parties[0].wallet))
         view = self._hub.chain.view(Query(balances=[own, theirs], options=[own]))
         view.check_takes_sends(own)
@@ -242,7 +252,14 @@ class Methods:
         fixed = self._agreed(account.fixed, request, view.height)
         held, owned = (view.balances[address].get(fixed.asset, 0) for address in (own, theirs))
         wanted = self._wanted(fixed, held, owned)
-        return self._hub.book.run("deposit", lambda work: self._promise(work, body, request, fixed, wanted))
+
+        def promise(work: UnitOfWork) -> RawJson | None:
+            work.queue("promises")  # each counts those before it
+            if self._hub.follower.tip(work.db) > view.height:
+                return None  # a deposit in that block is no promise any more, and the wallet seems to hold it yet
+            return self._promise(work, body, request, fixed, wanted)
+
+        return self._hub.book.run("deposit", promise)
 
     def _promise(
         self,
@@ -253,7 +270,6 @@ class Methods:
         wanted: promises.Wanted,
     ) -> RawJson:
         """Write what is agreed on, unless something is already."""
-        work.queue("promises")  # each counts those before it
         account, digest = work.get(request.handle), envelope.digest(body)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)

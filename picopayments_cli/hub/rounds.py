@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel.deadlines import latest_begun, starts
@@ -22,10 +23,19 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     UnknownMethod,
 )
-from picopayments_cli.hub.book import Reading
+from picopayments_cli.hub.batches import AT_ONCE, batches
+from picopayments_cli.hub.book import Reading, UnitOfWork
 from picopayments_cli.hub.chores import Work, guarded
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
+from picopayments_cli.hub.forgetting import (
+    closed_between,
+    forget_payments,
+    forget_promises,
+    forget_received,
+    forget_requests,
+    lapse,
+)
 from picopayments_cli.hub.hub import MARKS_SEEN, Ask, Hub
 from picopayments_cli.hub.loop import Loop, pause_on
 from picopayments_cli.hub.stopping import asked_to_end, closes_by, keep_on_offer
@@ -37,6 +47,7 @@ log = logging.getLogger(__name__)
 RETRY_ROUNDS = 25  # after which what failed is tried again, at the latest
 _RATE_SECONDS = 10.0
 _FORGOTTEN = "forgotten"  # the height by which closed connections are watched no more
+_PAYMENT_BATCHES = 100  # that are looked at in a block's round: some ten thousand payments
 _FUNDED = "funded by the faucet"
 _FUNDS_COINS, _FUNDS_SATOSHIS, _FUNDS_XCP = 20, 50_000_000, 1_000_000_000_000
 
@@ -56,6 +67,7 @@ class Rounds:
         self._loop = Loop(self.round, hub.woken, pause_on(hub.network.name))
         self._tip: int | None = None  # that the last round looked at
         self._unfinished: set[Handle] = set()  # of a round that failed
+        self._lapsing = False  # whether more promises are over than the last round ended
         self._count = 0
         self._offered: tuple[bool, tuple[str, ...]] | None = None  # as of the last round
         self._rate_read = float("-inf")
@@ -238,15 +250,13 @@ class Rounds:
             now = self._unfinished | touched.keys() | set(wishes.values())
             begins = self._begins(book, tip) if fresh else {}
             if fresh:
-                now.update(book.opening(tip, hub.network), book.in_stage(CLOSING), book.due(tip))
+                now.update(book.opening(tip), book.in_stage(CLOSING), book.due(tip))
             if offered != self._offered:
                 now.update(self._leaving(book))
             now.update(handle for handle, height in begins.items() if height <= tip)
             now |= hub.follower.unconfirmed(book.db)  # a child that was evicted goes out again at once
             now -= book.settled(now, tip - KEPT_BLOCKS)
         self._unfinished = now
-        if fresh:
-            self._forget(tip)
         shaken = {handle for handle, taken_back in touched.items() if taken_back}
         Work(hub, now, begins, shaken, fresh).do()
         self._unfinished, self._tip, self._offered = set(), tip, offered
@@ -254,6 +264,10 @@ class Rounds:
             with hub.database.transaction("looked at") as db:
                 hub.follower.looked_at(db, touched)
                 hub.sharing.looked_at(db, wishes)
+        if fresh or self._lapsing:
+            self._lapse(tip)
+        if fresh:
+            self._forget(tip)
         if hub.draining and self.when_drained is not None and not self._going_on():
             self.when_drained()
 
@@ -277,20 +291,45 @@ class Rounds:
         leaving = [asset for asset in assets if hub.draining or hub.offer.has_withdrawn(asset)]
         return [*book.going_on(leaving), *asked_to_end(book.db)]
 
+    def _lapse(self, tip: int) -> None:
+        """End some of the promises that nobody has paid for in time; rounds that come soon end the others."""
+        hub = self.hub
+        number = hub.book.run("round", lambda work: lapse(work, tip, hub.network))
+        self._lapsing = number == AT_ONCE
+        if self._lapsing:
+            hub.wake()
+        if number:
+            log.info("promises lapsed", extra={"fields": {"number": number}})
+
     def _forget(self, tip: int) -> None:
         """Drop what is over for good since the last block: requests without a deposit, and what was watched."""
         hub, below = self.hub, tip - KEPT_BLOCKS
+        with hub.book.reading() as book:
+            kept = meta_get(book.db, _FORGOTTEN)
+            closed = closed_between(book.db, -1 if kept is None else int(kept), below)
+        forgotten = sum(self._drop(partial(self._forget_closed, some)) for some in batches(closed))
+        while some_requests := self._drop(lambda work: forget_requests(work, tip)):
+            forgotten += some_requests
+        for _ in range(_PAYMENT_BATCHES):
+            if not self._drop(lambda work: forget_payments(work, time.time())):
+                break
         with hub.book.transaction("round") as work:
-            kept = meta_get(work.db, _FORGOTTEN)
-            after = -1 if kept is None else int(kept)
-            closed = work.closed_between(after, below)
-            forgotten = work.forget(tip) + work.forget_promises(after, below)  # while who was paid to is known
-            hub.follower.forget(work.db, closed)
             meta_set(work.db, _FORGOTTEN, str(below))
             if (place := hub.marks.place()) is not None:  # those connections were stopped before they were marked
                 meta_set(work.db, MARKS_SEEN, place)
         if forgotten:
             log.info("requests forgotten", extra={"fields": {"number": forgotten}})
+
+    def _drop(self, step: Callable[[UnitOfWork], int]) -> int:
+        """Do a step of what may be much, and see that the last look at the chain does not grow old over it."""
+        guarded(self.hub.follower.keep_fresh)
+        return self.hub.book.run("round", step)
+
+    def _forget_closed(self, closed: Sequence[Handle], work: UnitOfWork) -> int:
+        number = forget_promises(work, closed)  # while who was paid to is known
+        forget_received(work, closed)
+        self.hub.follower.forget(work.db, closed)
+        return number
 
     def _going_on(self) -> bool:
         """Whether any connection is not over yet."""
@@ -319,4 +358,5 @@ class Rounds:
         """End the thread, which finishes the round under way."""
         self._loop.stop()
         if self._note is not None:
+            guarded(self._hear)
             self._note(True)

@@ -94,7 +94,7 @@ class Supervisor:
     def _start(self, child: _Child) -> None:
         # It has a session of its own, so that Ctrl-C reaches the supervisor alone.
         child.process = subprocess.Popen(  # noqa: S603
-            python("picopayments_cli.hub.worker"),
+            python("picopayments_cli.hub.worker", _does(child)),  # the word is for who lists processes
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -122,7 +122,14 @@ class Supervisor:
             return
         *lines, child.heard = (child.heard + said).split(b"\n")
         for line in lines:
-            self._take(child, json.loads(line))
+            try:
+                word = json.loads(line)
+            except ValueError:
+                word = None
+            if isinstance(word, dict):
+                self._take(child, word)
+            else:
+                log.warning("a process said", extra={"fields": {"line": line.decode("utf-8", "replace")}})
 
     def _take(self, child: _Child, said: dict[str, Any]) -> None:
         if READY in said:
@@ -194,11 +201,13 @@ class Supervisor:
                 child.process.send_signal(number)
 
     def _end_all(self) -> None:
-        running = [child.process for child in (self._rounds, *self._serving) if child.process is not None]
-        for process in running:
-            process.terminate()
-        for process in running:
-            end(process, STOP_SECONDS)
+        """End those that answer, then the one that does the rounds: it counts what the others have written."""
+        for children in (self._serving, [self._rounds]):
+            running = [child.process for child in children if child.process is not None]
+            for process in running:
+                process.terminate()
+            for process in running:
+                end(process, STOP_SECONDS)
 
 
 def _does(child: _Child) -> str:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picopayments_cli.client.string_amounts import BY_ASSET, QUANTITIES, with_string_amounts
+from picopayments_cli.client.string_amounts import with_string_amounts
+from picopayments_cli.quantities import BY_ASSET, QUANTITIES
 
 REFERENCE = (Path(__file__).parents[2] / "docs" / "commands.rst").read_text(encoding="utf-8")
 NUMBERS = {  # that are no quantities: times, counts, places, rates

@@ -328,6 +328,10 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
         running.mine()
         for name in ("alice", "bob", "carol"):
             client = Client(running.folder / name, running.hub_url)
+            if name != "carol":  # who asks the hub about the chain; the others have nodes of their own
+                client.basedir.mkdir()
+                views = {"chain_url": running.chain_url, "bitcoin_url": f"{running.chain_url}bitcoin/"}
+                (client.basedir / "regtest.cfg").write_text(json.dumps(views))
             address = client.run("status")["wallet"]["address"]
             client.run("faucet", "--btc", str(COINS))
             for asset in ("XCP", "DEMOCOIN", CHILD):

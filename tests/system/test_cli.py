@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -164,7 +165,7 @@ def test_help_fits_80_columns_and_has_an_example(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit) as stopped:
-        cli.main([command, "--help"] if command else ["--help"])
+        cli.main([*(command or "").split(), "--help"])
     text = capsys.readouterr().out
     assert stopped.value.code == 0
     assert max(len(line) for line in text.splitlines()) <= 80
@@ -179,7 +180,8 @@ def test_a_command_that_fails_leaves_stdout_empty(tmp_path: Path) -> None:
     assert done.stdout == ""
     error = error_of(done.stderr)
     assert error["name"] == "InvalidHex"
-    assert error["message"].endswith("`picopayments-cli status` shows your own in full.")
+    typed = shlex.join(["picopayments-cli", "--regtest", "--basedir", str(tmp_path), "status"])
+    assert error["message"].endswith(f"`{typed}` shows your own in full.")
     assert "Traceback" not in done.stderr
 
 

@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from picopayments_cli import errors
+from picopayments_cli.channel.deadlines import MIN_MARGIN
 from picopayments_cli.channel.drafts import DUST
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.transactions import Budget
 from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.config import ENVIRONMENT
-from picopayments_cli.hub import cli
+from picopayments_cli.hub import cli, postgres
 from picopayments_cli.hub.folder import Folder
 from picopayments_cli.hub.terms import read_offer
 
@@ -106,6 +107,14 @@ def test_the_satoshis_are_those_of_the_channel() -> None:
         "comes back, agreed": [each.anchor - each.close_cost - DUST - each.payout_fee for each in budgets],
         "comes back, lonely": [each.anchor - each.commit_cost - each.payout_fee for each in budgets],
     }
+
+
+def test_the_other_numbers_are_those_of_the_program() -> None:
+    told = " ".join(DOCUMENT.split())
+    within = [NETWORKS[name].deposit_blocks + NETWORKS[name].safe_depth - 1 for name in ("mainnet", "testnet4")]
+    assert f"within {within[0]} blocks without the client's deposit, on testnet and testnet4 within {within[1]}" in told
+    assert f"{2 * postgres._POOL_SIZE} such connections at most" in told
+    assert f'``least_blocks_left{{stage="open"}}`` below {MIN_MARGIN}:' in told
 
 
 def test_the_files_are_those_of_the_hub_and_its_key_is_a_clients(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from picopayments_cli.channel.stages import AGREED
 from picopayments_cli.errors import UnknownTransaction
 
 ROUNDS = 60  # of a block and a sync, until a stage is reached
-SAFE_DEPTH = "PICOPAYMENTS_SAFE_DEPTH"
+SAFE_DEPTH, CHAIN_URL, BITCOIN_URL = (f"PICOPAYMENTS_{name}" for name in ("SAFE_DEPTH", "CHAIN_URL", "BITCOIN_URL"))
 EXPIRE = 32  # blocks
 DEEPEST = 6
 BOTH = (1, DEEPEST)  # all depths between them, and losses at every instant, are for tests/faults
@@ -44,6 +44,12 @@ def networks(tmp_path_factory: pytest.TempPathFactory, chains: Callable[[int], N
             return started[safe_depth]
 
         yield get
+
+
+def ask_nodes(network: Network, patch: pytest.MonkeyPatch) -> None:
+    """Have the clients ask nodes of their own about the chain from now on, and not the hub."""
+    patch.setenv(CHAIN_URL, network.chain_url)
+    patch.setenv(BITCOIN_URL, f"{network.chain_url}bitcoin/")
 
 
 @dataclass
@@ -166,13 +172,21 @@ class ReorganisedLife:
 
 
 @pytest.mark.parametrize(
-    ("safe_depth", "forget", "depths"), [(1, False, BOTH), (7, True, (DEEPEST,)), (1, True, (DEEPEST,))]
+    ("safe_depth", "forget", "depths", "own_nodes"),
+    [(1, False, BOTH, True), (7, True, (DEEPEST,), True), (1, True, (DEEPEST,), False)],
 )
 def test_a_life_in_which_blocks_are_lost_at_every_stage(
-    networks: Networks, safe_depth: int, forget: bool, depths: Sequence[int], monkeypatch: pytest.MonkeyPatch
+    networks: Networks,
+    safe_depth: int,
+    forget: bool,
+    depths: Sequence[int],
+    own_nodes: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv(SAFE_DEPTH, str(safe_depth))
     life = ReorganisedLife(networks(safe_depth), depths, forget)
+    if own_nodes:
+        ask_nodes(life.network, monkeypatch)
     alice, bob = life.connect("alice", "bob", options=("--expire_time", "5000"))
 
     def both_open() -> bool:
@@ -203,10 +217,12 @@ def test_what_was_closed_alone_at_once_is_settled_again(
     """Commit and payout are lost together, so that the payout comes too early for the mempool: somebody must know."""
     monkeypatch.setenv(SAFE_DEPTH, "1")
     life = ReorganisedLife(networks(1), (DEEPEST,), forget)
+    if not forget:
+        ask_nodes(life.network, monkeypatch)
     alice, bob = life.connect("early-alice", "early-bob", options=("--expire_time", str(EXPIRE)))
     life.until(lambda: alice.status == bob.status == "open", "both open")
     _pay(alice, bob, 5000)
-    monkeypatch.setenv("PICOPAYMENTS_CHAIN_URL", life.network.chain_url)
+    monkeypatch.setenv(CHAIN_URL, life.network.chain_url)
     bob.client.lose_hub(bob.handle)
     bob.client.run("close", bob.handle)
     alice.close()
@@ -249,10 +265,12 @@ def test_blocks_lost_while_deposits_expire(
     """The client can't reach the hub: both wait until their deposits expire."""
     monkeypatch.setenv(SAFE_DEPTH, str(safe_depth))
     life = ReorganisedLife(networks(safe_depth), depths, forget)
+    if forget:
+        ask_nodes(life.network, monkeypatch)
     (carol,) = life.connect("carol", options=("--expire_time", str(EXPIRE)))
     life.until(lambda: carol.status == "open", "an open connection")
     carol.client.lose_hub(carol.handle)
-    monkeypatch.setenv("PICOPAYMENTS_CHAIN_URL", life.network.chain_url)
+    monkeypatch.setenv(CHAIN_URL, life.network.chain_url)
     life.network.mine(EXPIRE - 10)
     scripts = carol.script("c2h"), carol.script("h2c")
     life.shake(lambda: all(life.mined(script, 2) for script in scripts), "both expired")
