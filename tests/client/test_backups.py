@@ -134,8 +134,8 @@ def test_where_the_hub_keeps_the_newest_state_a_restored_connection_goes_on_with
     it.restart()
     it.pay(20, b"last")
     it.receive(30)
-    due = it.connection.duplex.guaranteed
     it.close()
+    due = it.connection.duplex.guaranteed
     settle(it)
     assert it.held() == due
 
@@ -230,6 +230,7 @@ def test_what_was_only_proposed_in_it_is_asked_of_the_hub(it: Life, path: Path) 
     it.sync()
     it.receive(50)
     due = it.connection.duplex.guaranteed
+    keeps_nothing(it)
     restore(it, path)
     assert it.connection.stage == "proposed"
     with pytest.raises(ConnectionNotOpen):
@@ -261,6 +262,7 @@ def test_a_restore_that_was_killed_is_refused_and_done_again(it: Life, path: Pat
     it.receive(120)
     due = it.connection.duplex.guaranteed
     api.backup(it.session, str(path))
+    keeps_nothing(it)
     key = forget(it)
     it.doors.deadly = "save restored"
     with pytest.raises(Killed):

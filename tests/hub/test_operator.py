@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 import socket
 import stat
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,6 @@ from picopayments_cli.errors import (
     AmbiguousHandle,
     BroadcastRefused,
     ConnectionNotOpen,
-    DatabaseOutdated,
     InsufficientBitcoin,
     InsufficientFunds,
     InvalidAddress,
@@ -416,42 +413,3 @@ def test_a_withdrawal_that_is_refused_is_none(own: Desk, monkeypatch: pytest.Mon
     with pytest.raises(BroadcastRefused):
         told.withdraw(ADDRESS, 10_000)
     assert own.rows("select * from withdrawals") == []
-
-
-# Backups ------------------------------------------------------------------------------------------------------------
-
-
-def test_a_backup_is_recognised_as_old_wherever_it_is_put(own: Desk, tmp_path: Path) -> None:
-    alice = Client(own, "alice")
-    open_all(own, alice)
-    alice.sync(payment(None, 100))
-    archive = tmp_path / "backup.tar"
-    told = operator_of(own).backup(str(archive))
-    assert (told["file"], stat.S_IMODE(archive.stat().st_mode)) == (str(archive), 0o600)
-    with pytest.raises(StoreUnusable, match="stays as it is"):
-        operator_of(own).backup(str(archive))
-    with pytest.raises(StoreUnusable):
-        operator_of(own).backup(str(tmp_path / "nowhere" / "backup.tar"))
-    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == ["backup.tar"]
-    with tarfile.open(archive) as tar:
-        names = [own.folder.wif_path.name, own.folder.terms_path.name, "regtest.db"]
-        assert sorted(tar.getnames()) == sorted(names)
-        tar.extractall(tmp_path / "copy", filter="data")
-    assert (tmp_path / "copy" / names[0]).read_bytes() == own.folder.wif_path.read_bytes()
-    own.rounds.once()
-    own.stop()
-    own.start()  # the hub itself goes on
-    own.stop()
-    kept = own.folder.basedir.with_name("kept")
-    shutil.copytree(own.folder.basedir, kept, ignore=shutil.ignore_patterns("*.sock"))
-    for part in own.folder.basedir.glob("regtest.db*"):
-        part.unlink()
-    shutil.copy(tmp_path / "copy" / "regtest.db", own.folder.basedir / "regtest.db")
-    with pytest.raises(DatabaseOutdated):  # beside the newer witness
-        own.start()
-    own.folder.witness_path.unlink()
-    with pytest.raises(DatabaseOutdated):  # and in a folder of its own
-        own.start()
-    own.start(restored=True)
-    assert own.account(alice.handle).stage == "closing"
-    assert alice.paid == 101
