@@ -31,7 +31,7 @@ def lines(document: Path) -> list[tuple[str, list[str]]]:
         program = Path(words[0]).name if words else ""
         program = ALIASES.get(program, program)
         if program in PARSERS and not GRAMMAR & set(words):
-            found.append((program, words[1:]))
+            found.append((program, words[1 : words.index("<") if "<" in words else None]))
     return found
 
 

@@ -1,4 +1,4 @@
-"""What the hub keeps for a client that loses its files: the newest request with the client's state, and its count.
+"""The hub's keeping for a client that loses its files: the newest request with the client's state, and its count.
 
 The state is sealed by the client and only the client can read it. The hub signs how many syncs there have been, in each
 reply and when it is asked: two such counts, of which the later one is less, convict it.

@@ -42,7 +42,7 @@ class Sealed:
 
 @dataclass(frozen=True)
 class KeyFile:
-    """What the file of a wallet says. ``secret``: words or a WIF, as ``holds`` says; None where they are sealed."""
+    """The content of a wallet's file. ``secret``: words or a WIF, as ``holds`` says; None where they are sealed."""
 
     network: Network
     kind: str

@@ -39,7 +39,7 @@ _NUMBERS = 2**52  # of own hashes, from which on none was given before a state w
 
 @dataclass(frozen=True)
 class Kept:
-    """What the hub keeps of a connection; ``rows`` and ``held`` as they are after the result that it stores."""
+    """A connection as the hub keeps it; ``rows`` and ``held`` as they are after the result that it stores."""
 
     count: Mapping[str, Any] | None
     asked: Mapping[str, Any]
@@ -77,7 +77,7 @@ def bring_back(session: Session, bare: Connection, deposits: Sequence[Entry]) ->
         return replace(_closing(session, state, kept), stage=bare.stage, ending=bare.ending)
 
 
-# What the hub keeps -------------------------------------------------------------------------------------------------
+# Kept by the hub ----------------------------------------------------------------------------------------------------
 
 
 def _ask(session: Session, bare: Connection) -> Kept:

@@ -79,7 +79,7 @@ class Wallet:
 
     @property
     def address(self) -> str:
-        """What it is paid at."""
+        """The address at which it is paid."""
         return self.file.address
 
     @cached_property

@@ -270,7 +270,7 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def migrations() -> Config:
-    """Make Alembic's configuration, which knows the tables' revisions."""
+    """Make Alembic's settings, which knows the tables' revisions."""
     from alembic.config import Config
 
     config = Config()

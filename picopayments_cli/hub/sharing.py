@@ -108,7 +108,7 @@ class Sharing:
     # Terms ----------------------------------------------------------------------------------------------------------
 
     def terms(self) -> tuple[dict[str, dict[str, Any] | None], int]:
-        """What is on offer, as ``Offer.members`` has it, and its version."""
+        """The terms on offer, as ``Offer.members`` has them, and their version."""
         with self._database.reading() as db:
             row = db.execute(_TERMS).one()
         return json.loads(row.terms), row.terms_version

@@ -48,7 +48,7 @@ TRIED_EVERY = 0.5  # seconds between two trials of the lease
 
 @dataclass(frozen=True)
 class Orders:
-    """What a process is told: where its hub's files, nodes and database are, and where it serves.
+    """All that a process is told: where its hub's files, nodes and database are, and where it serves.
 
     ``member``: the name by which this machine's processes hold the lease. ``sockets``: their descriptors, which it
     inherits; none: it does the rounds.

@@ -1,4 +1,4 @@
-"""What the processes of one hub tell each other: how it stands, in one row, and which connections to look at."""
+"""Let the processes of one hub tell each other how it stands, in one row, and which connections to look at."""
 
 import sqlalchemy as sa
 from alembic import op
