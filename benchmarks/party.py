@@ -19,6 +19,7 @@ from picopayments_cli.channel.wire import Anchors, Payment
 
 HOW_MANY = (0, 1, 1, 1, 1, 1, 1, 2, 2, 5)  # payments in a sync
 MOST = 2000  # that one payment moves
+STATE = 1000  # bytes of a sealed state
 
 
 @dataclass
@@ -30,13 +31,14 @@ class Party:
     handle: Handle
     fee: int
     duplex: Duplex
+    counter: int = 0
 
     def __post_init__(self) -> None:
         self._secrets = Secrets(Key(self.secret), self.salt)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What a pickle holds: libsecp256k1's own objects are not in it."""
-        return Party, (self.secret, self.salt, self.handle, self.fee, self.duplex)
+        return Party, (self.secret, self.salt, self.handle, self.fee, self.duplex, self.counter)
 
     def prepare(self, payees: Sequence[Handle], most: int, draw: random.Random) -> dict[str, Any]:
         """The signed body of the next sync, with payments of 1 to ``most``; the state counts it as sent."""
@@ -44,8 +46,9 @@ class Party:
         total = self.fee + sum(payment.amount for payment in payments)
         moved, half, _ = pair.transfer(self.duplex, total, self._secrets)
         self.duplex, own_hash = pair.hand_out(moved, self._secrets)
+        self.counter += 1
         anchors = Anchors(known_anchor(moved.sending).outpoint, known_anchor(moved.receiving).outpoint)
-        request = SyncRequest(self.handle, anchors, half, payments, own_hash)
+        request = SyncRequest(self.handle, anchors, half, payments, own_hash, self.counter, bytes(STATE))
         return envelope.seal(self._secrets.key, request.as_json())
 
     def prepare_mixed(self, handles: Sequence[Handle], draw: random.Random) -> dict[str, Any]:

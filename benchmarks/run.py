@@ -9,6 +9,8 @@ syncs behind it beside a new one. Not in it: the client's own work and disk, TLS
 ``in_process`` is what one such sync takes the hub's own code, without HTTP and without waiting for the disk:
 ``of_in_process`` is the share of the syncs that this would allow which the hub served.
 
+``workers``: syncs of one database on PostgreSQL, by one process and by several (``workers.py``).
+
 ``commands``: HTTP requests and time of ``status`` and ``sync`` as processes, and the start of ``version`` and
 ``--help`` beside a bare interpreter that imports argparse and json.
 
@@ -33,11 +35,12 @@ import chain_space
 import commands
 import many
 import syncs
+import workers
 
 from picopayments_cli import __version__
 
 PACKAGES = (
-    "coincurve",
+    "btclib-secp256k1",
     "httptools",
     "python-bitcoinlib",
     "requests",
@@ -59,6 +62,7 @@ def main() -> None:
         base = Path(folder)
         results = {
             "syncs": syncs.measure(base, args.seconds, args.seed),
+            "workers": workers.measure(base / "workers", args.seconds, args.seed),
             "commands": commands.measure(base / "commands"),
             "many": many.of_sizes(base / "many", args.connections, args.seed),
             "chain_space": chain_space.measure(),

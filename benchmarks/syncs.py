@@ -95,7 +95,7 @@ def _loads(generator: Generator, hub: HubProcess, seconds: float, alone: float) 
         "in_process": {"hub_cpu_ms": round(alone * 1000, 3), "syncs_a_second": round(1 / alone, 1)},
         "saturated": few,
         f"saturated_by_{AT_ONCE[1]}": many,
-        "at_half_that_rate": _summary(half),
+        "at_half_that_rate": summary(half),
     }
 
 
@@ -104,11 +104,11 @@ def _saturate(generator: Generator, hub: HubProcess, workers: int, seconds: floa
     cpu = hub.cpu_seconds()
     ran = generator.run(hub, range(2, CONNECTIONS), workers, seconds)
     used = hub.cpu_seconds() - cpu
-    summary = _summary(ran)
+    found = summary(ran)
     return {
-        **summary,
+        **found,
         "clients": workers,
-        "of_in_process": round(summary["syncs_a_second"] * alone, 2),
+        "of_in_process": round(found["syncs_a_second"] * alone, 2),
         "cpu_share": {"hub": round(used / ran["elapsed"], 2), "generator": ran["cpu_share"]},
     }
 
@@ -127,7 +127,8 @@ def _compare_ages(generator: Generator, hub: HubProcess) -> dict[str, Any]:
     }
 
 
-def _summary(ran: Any) -> dict[str, float]:
+def summary(ran: Any) -> dict[str, float]:
+    """Syncs a second, and how long half of them, and all but one in a hundred, took at most."""
     ordered = sorted(ran["latencies"])
     percentiles = {
         f"p{percent}_ms": round(ordered[min(len(ordered) * percent // 100, len(ordered) - 1)] * 1000, 2)

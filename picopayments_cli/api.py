@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from picopayments_cli.chain import Query
@@ -30,6 +32,7 @@ from picopayments_cli.client import (
     send,
     showing,
     syncing,
+    wallets,
 )
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, own_handle, quantity_of
 from picopayments_cli.client.connection import Connection
@@ -76,16 +79,17 @@ def open_session(
     basedir: str | None,
     hub_url: str | None,
     environ: Mapping[str, str],
-    timeout: float | None = None,
     ask: Callable[[str], bool] | None = None,
-    ca_file: str | None = None,
+    **flags: Any,
 ) -> Iterator[Session]:
-    """The session of one command; ``timeout`` in seconds, for one answer; ``ask`` has the user answer a question.
+    """The session of one command; ``ask`` has the user answer a question, ``flags`` are more settings by their names.
 
     Raises WrongNetwork, InvalidSetting, InvalidUrl, StoreDamaged.
     """
     chosen = choose_network(network, environ)
-    flags = {"hub_url": hub_url, "timeout": timeout, "ca_file": ca_file}
+    if flags.get("backup") is not None:
+        flags["backup"] = os.path.abspath(flags["backup"])
+    flags["hub_url"] = hub_url
     settings = load_settings(chosen, choose_client_basedir(basedir, environ), flags, environ)
     given = basedir or environ.get("PICOPAYMENTS_BASEDIR")
     session = Session(settings, settings.basedir if given else None)
@@ -98,6 +102,12 @@ def open_session(
         raise
     finally:
         session.close()
+
+
+def function_of(command: str) -> Callable[..., Any]:
+    """Find the function that carries a command out."""
+    found: Callable[..., Any] = getattr(wallets, command.replace(" ", "_")) if " " in command else globals()[command]
+    return found
 
 
 def carry_out(
@@ -265,6 +275,27 @@ def config(session: Session, key: str | None = None, value: str | None = None) -
 
 def _choice(name: str, choice: Choice) -> dict[str, Any]:
     return {"value": shown(name, choice.value), "source": choice.source}
+
+
+# Backups ------------------------------------------------------------------------------------------------------------
+
+
+def backup(session: Session, file: str, action: str | None = None) -> dict[str, Any]:
+    """Write all files of the network into one that only the wallet's key opens, or with ``verify`` read that through.
+
+    Raises as ``client/backups.py`` says.
+    """
+    from picopayments_cli.client import backups
+
+    path = Path(os.path.abspath(file))
+    return backups.back_up(session, path) if action is None else backups.verify(session, path)
+
+
+def restore(session: Session, file: str) -> dict[str, Any]:
+    """Put a backup into an empty folder. Its connections only close. Raises as ``client/backups.py`` says."""
+    from picopayments_cli.client import backups
+
+    return backups.restore(session, Path(os.path.abspath(file)))
 
 
 # Connections --------------------------------------------------------------------------------------------------------
@@ -492,7 +523,8 @@ def serve(
     from picopayments_cli.client.serve import Watch
     from picopayments_cli.client.serve import serve as run
 
-    run(session.settings, session.given_basedir, commands, ready, Watch(**watch), host=host, port=port)
+    how = Watch(**watch, unlocker=session.home.unlocker)
+    run(session.settings, session.given_basedir, commands, ready, how, host=host, port=port)
 
 
 # Regtest ------------------------------------------------------------------------------------------------------------

@@ -11,19 +11,27 @@ import json
 import os
 import sys
 
-from picopayments_cli.commands import COMMANDS, seconds
+from picopayments_cli.commands import COMMANDS, GROUPS, Command, descriptor, seconds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any, NoReturn, TextIO
+
+    from picopayments_cli.client.wallet import Unlocker
 
 PROG = "picopayments-cli"
 NETWORKS = ("mainnet", "testnet", "testnet4", "signet", "regtest")
-CONFIG = ("network", "basedir", "hub_url", "timeout", "ca_file")
+CONFIG = ("network", "basedir", "hub_url", "timeout", "ca_file", "backup")
 ASK_SECONDS = 30  # that a question waits for its answer: less than others wait for the lock
 HELP_WIDTH = 80
-NOT_SERVED = ("serve", "demo", "listen", "help", "completion")
+WALLET = tuple(name for name in COMMANDS if name.startswith("wallet "))
+NOT_SERVED = ("serve", "demo", "listen", "help", "completion", "restore", *WALLET)
+NEEDS_KEY = (
+    *("backup", "blocksend", "close", "connect", "listen", "pay", "queuepayment", "request", "restore", "serve"),
+    "sync",
+)
+FROM_STDIN = {"wallet import": ("wif", "The key (WIF): ", False), "wallet restore": ("words", "The words: ", True)}
 GOES_ON = "Run the command again: it goes on where it stopped."
 NEXT = {  # after an interrupt of a command that does another thing when it is run again
     "blocksend": "The payment may have left, and run again the command pays again. See first what has left: "
@@ -38,6 +46,8 @@ NEXT = {  # after an interrupt of a command that does another thing when it is r
     "mine": "Run again the command mines as many blocks once more.",
     "faucet": "Run again the command gives as much once more.",
     "demo": "Run again the command starts anew.",
+    "wallet new": "See first with `picopayments-cli wallet show` whether the wallet is there; `picopayments-cli wallet "
+    "export` shows its words.",
 }
 
 
@@ -48,13 +58,15 @@ def main(argv: list[str] | None = None) -> int:
     """
     keep_streams()
     words = sys.argv[1:] if argv is None else argv
-    Parser.human = human = "--human" in words
+    Parser.human, Parser.typed = "--human" in words, ()
+    human = Parser.human
     parser = _parser()
     complete(parser)
     arguments: dict[str, Any] = {"command": ""}
     debug = False
     try:
         arguments |= parser.read(words)
+        Parser.typed = parser.before_command(dashed(words))
         debug, human = arguments.pop("debug"), arguments.pop("human")
         if arguments["command"] == "serve":
             return _serve(debug, **arguments)
@@ -62,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
             _run(debug, tell=lambda _: None, show=_show_line, **arguments)
             return 0
         if arguments["command"] == "help":
-            parser.read([*filter(None, [arguments["topic"]]), "--help"])
+            parser.read([*arguments["topic"], "--help"])
         if arguments["command"] == "completion":
             from picopayments_cli.completion import script
 
@@ -88,9 +100,14 @@ def _run(
     string_amounts: bool,
     tell: Callable[[Any], None],
     ask: Callable[[str], bool] | None = None,
+    passphrase_fd: int | None = None,
+    unlocker: Unlocker | None = None,
     **arguments: Any,
 ) -> None:
-    """Run a command, and ``tell`` its result, ready for JSON; ``ask`` has the user answer. Raises what they raise."""
+    """Run a command, and ``tell`` its result, ready for JSON; ``ask`` has the user answer. Raises what they raise.
+
+    ``unlocker`` has opened the wallet already; else its passphrase comes from the file descriptor, or as it can.
+    """
     if command == "version":
         from picopayments_cli import __version__
 
@@ -100,19 +117,39 @@ def _run(
     from picopayments_cli import api
 
     config = {name: arguments.pop(name) for name in CONFIG}
+    unlocker = unlocker or _unlocker(passphrase_fd)
+    if command in FROM_STDIN:
+        from picopayments_cli.passphrases import secret_from_stdin
+
+        name, prompt, echo = FROM_STDIN[command]
+        arguments[name] = secret_from_stdin(prompt, echo=echo)
     with api.open_session(**config, environ=os.environ, ask=ask) as session:
+        session.home.unlocker = unlocker
+        session.read_key = _read_key if command in ("backup", "restore") else session.read_key
         session.progress = None if ask is None else _bars
+        if command in NEEDS_KEY:
+            session.home.unlock()
         if string_amounts:
             from picopayments_cli.client.string_amounts import told_as_text
 
             tell = told_as_text(command, tell)
             arguments |= {name: told_as_text(command, arguments[name]) for name in ("show",) if name in arguments}
-        api.carry_out(session, getattr(api, command), arguments, tell)
+        api.carry_out(session, api.function_of(command), arguments, tell)
+
+
+def _unlocker(passphrase_fd: int | None) -> Unlocker:
+    """Make what opens an encrypted wallet, and asks for its passphrase."""
+    from picopayments_cli.client.wallet import Unlocker
+    from picopayments_cli.passphrases import Passphrases
+
+    passphrases = Passphrases(passphrase_fd, os.environ)
+    return Unlocker(passphrases.current, passphrases.new)
 
 
 def _serve(debug: bool, *, command: str, **given: Any) -> int:
     """Serve the other commands, with the same config arguments, until a signal comes; the exit code."""
     config = {name: given[name] for name in CONFIG}
+    unlocker = _unlocker(given.pop("passphrase_fd"))
 
     from picopayments_cli.json_arguments import from_json
 
@@ -122,13 +159,14 @@ def _serve(debug: bool, *, command: str, **given: Any) -> int:
         def run(*values: Any, **members: Any) -> Any:
             told: list[Any] = []
             chosen = from_json(name, declared, values, members)
-            _run(debug, command=name, tell=told.append, **config, string_amounts=given["string_amounts"], **chosen)
+            own = {"string_amounts": given["string_amounts"], "unlocker": unlocker}
+            _run(debug, command=name, tell=told.append, **config, **own, **chosen)
             return told[0]
 
         return run
 
     commands = {name: offered(name) for name in COMMANDS if name not in NOT_SERVED}
-    own: dict[str, Any] = {"commands": commands, "ready": announce, "show": _show_event}
+    own: dict[str, Any] = {"commands": commands, "ready": announce, "show": _show_event, "unlocker": unlocker}
     _run(debug, command=command, tell=lambda _: None, **own, **given)
     return 0
 
@@ -136,8 +174,12 @@ def _serve(debug: bool, *, command: str, **given: Any) -> int:
 def _log_to_stderr(debug: bool) -> None:
     import logging
 
+    class Typed(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return as_typed(super().format(record))
+
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s: %(message)s" if debug else "%(message)s"))
+    handler.setFormatter(Typed("%(asctime)s %(name)s: %(message)s" if debug else "%(message)s"))
     logger = logging.getLogger("picopayments_cli")
     logger.handlers[:] = [handler]
     logger.setLevel(logging.DEBUG if debug else logging.INFO)
@@ -164,6 +206,13 @@ def _ask(question: str) -> bool:
     if not answered:
         print(file=sys.stderr)
     return bool(answered) and sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _read_key() -> str:
+    """Read the words or the key of a wallet that is not here."""
+    from picopayments_cli.passphrases import secret_from_stdin
+
+    return secret_from_stdin("The wallet's words, or its key: ", echo=False)
 
 
 def _bars() -> Any:
@@ -257,12 +306,22 @@ def interrupted(message: str) -> int:
 
 
 def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None, *, human: bool = False) -> int:
+    message = as_typed(message)
     error = {"name": name, "message": message, "data": data or {}}
     line = json.dumps({"error": error}, sort_keys=True, default=str)
     if human:
         line = "error: " + " ".join("".join(c if c.isprintable() else " " for c in f"{message} ({name})").split())
     _tell(f"{line}\n")
     return code
+
+
+def as_typed(text: str) -> str:
+    """Give each command of this program that a text names the config arguments that the user typed before theirs."""
+    if not Parser.typed:
+        return text
+    from shlex import join
+
+    return text.replace(f"`{Parser.program} ", f"`{Parser.program} {join(Parser.typed)} ")
 
 
 def _tell(text: str) -> None:
@@ -281,9 +340,13 @@ class Parser(argparse.ArgumentParser):
     """argparse's parser, where a usage error ends in the line that every failure ends in, JSON or for people."""
 
     human = False
+    program = PROG
+    typed: Sequence[str] = ()  # the words before the command, of the program's own parser
     commands: dict[str, CommandParser]  # of the program's own parser
 
     def __init__(self, *, example: str, **settings: Any) -> None:
+        if sys.version_info >= (3, 14):
+            settings["color"] = False  # help looks alike on all of them
         super().__init__(allow_abbrev=False, formatter_class=Help, **settings)
         self.epilog = f"example:\n  {self.prog.partition(' ')[0]} {example}"
 
@@ -309,6 +372,16 @@ class Parser(argparse.ArgumentParser):
                 value = self._option_string_actions[option].nargs is None and not equals
             else:
                 self._off(words[position : position + 1])
+
+    def before_command(self, words: list[str]) -> list[str]:
+        """The options that stand before the command, with their values; the words are known to parse."""
+        value = False
+        for position, word in enumerate(words):
+            option, equals, _ = word.partition("=")
+            if not value and option not in self._option_string_actions:
+                return words[:position]
+            value = not value and not equals and self._option_string_actions[option].nargs is None
+        return words
 
     def _off(self, words: list[str], command: str | None = None) -> NoReturn:
         """Refuse words that were not recognized; guess where the first belongs, or what it was meant to be."""
@@ -360,6 +433,7 @@ class CommandParser(Parser):
         if later is None:
             raise AttributeError(name)
         super().__init__(**later[1])
+        self.set_defaults(command=self.prog.partition(" ")[2])
         for flag, settings in later[0]:
             self.add_argument(flag, **settings)
         return getattr(self, name)
@@ -433,16 +507,43 @@ def _parser() -> Parser:
         "--ca-file", metavar="FILE", help="authorities that vouch for servers, in PEM (PICOPAYMENTS_CA_FILE)"
     )
     config.add_argument(
+        "--backup", metavar="FILE", help="write each change into this backup, too (PICOPAYMENTS_BACKUP)"
+    )
+    config.add_argument(
         "--string-amounts", action="store_true", help="print each quantity as text: its satoshis in decimal digits"
+    )
+    config.add_argument(
+        "--passphrase-fd",
+        metavar="NUMBER",
+        type=descriptor,
+        help="file descriptor with the wallet's passphrase (PICOPAYMENTS_PASSPHRASE)",
     )
     config.add_argument("--human", action="store_true", help="tables and plain lines for people, not JSON")
     config.add_argument("--debug", action="store_true", help="tell more on stderr, tracebacks included")
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="<command>", required=True, prog=PROG, parser_class=CommandParser
     )
+    parser.commands = {}
+    groups = {"": commands}
     for name, command in COMMANDS.items():
-        summary = command.text.partition("\n")[0]
-        given = command.arguments
-        commands.add_parser(name, help=summary, description=command.text, example=command.example, arguments=given)
-    parser.commands = commands.choices
+        group, _, last = name.rpartition(" ")
+        if group not in groups:
+            groups[group] = _add_group(commands, group)
+        parser.commands[name] = _add_command(groups[group], last, command)
     return parser
+
+
+def _add_command(commands: argparse._SubParsersAction[CommandParser], name: str, command: Command) -> CommandParser:
+    text, arguments = command.text, command.arguments
+    summary = text.partition("\n")[0]
+    return commands.add_parser(name, help=summary, description=text, example=command.example, arguments=arguments)
+
+
+def _add_group(
+    commands: argparse._SubParsersAction[CommandParser], name: str
+) -> argparse._SubParsersAction[CommandParser]:
+    """Add a command that has commands of its own."""
+    group = _add_command(commands, name, GROUPS[name])
+    return group.add_subparsers(
+        title="commands", metavar="<command>", required=True, prog=f"{PROG} {name}", parser_class=CommandParser
+    )

@@ -37,6 +37,20 @@ def port(text: str) -> int:
     return int(text)
 
 
+def words(text: str) -> int:
+    """How many words a wallet has. Raises argparse.ArgumentTypeError."""
+    if text not in ("12", "24"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not 12 or 24")
+    return int(text)
+
+
+def descriptor(text: str) -> int:
+    """A file descriptor, in plain decimal digits. Raises argparse.ArgumentTypeError."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= len("65535")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a file descriptor")
+    return int(text)
+
+
 def quantity(text: str) -> int | str:
     """A quantity: satoshis as ``positive`` takes them, or text such as 1.5XCP, of which the unit is still to be judged.
 
@@ -116,6 +130,45 @@ COMMANDS = {
         ASSET,
     ),
     "address": Command("Print the wallet's address.", "--testnet address"),
+    "wallet new": Command(
+        "Make a wallet from new words. Prints them, and its address.\n\n"
+        "The words bring the wallet back when this machine is lost: write them down.\n"
+        "The first command that needs a wallet makes one, too.",
+        "--testnet wallet new --words 24",
+        argument(
+            "--words", "how many words: 12 or 24 (default: %(default)s)", metavar="NUMBER", type=words, default=12
+        ),
+    ),
+    "wallet show": Command(
+        "Show the wallet's address and kind, and whether its file is encrypted.", "--testnet wallet show"
+    ),
+    "wallet import": Command(
+        "Take in a private key as the wallet. Reads it from stdin, as WIF.\n\n"
+        "As Electrum writes it: with p2wpkh: before it the address is P2WPKH, without\n"
+        "it is P2PKH.",
+        "--testnet wallet import < key.txt",
+    ),
+    "wallet export": Command(
+        "Print the wallet's words, and its private key as WIF.\n\n"
+        "Other wallets find the coins by the words (BIP 39, BIP 84), or by the key.",
+        "--testnet wallet export",
+    ),
+    "wallet restore": Command(
+        "Bring a wallet back from its words. Reads them from stdin.\n\n"
+        "It takes back the wallet's connections from the hub, and prints their handles.",
+        "--testnet wallet restore < words.txt",
+    ),
+    "wallet encrypt": Command(
+        "Encrypt the wallet's file under a passphrase.\n\n"
+        "It is typed twice, or comes from --passphrase-fd or PICOPAYMENTS_PASSPHRASE.",
+        "--testnet wallet encrypt",
+    ),
+    "wallet decrypt": Command("Take the passphrase off the wallet's file.", "--testnet wallet decrypt"),
+    "wallet passphrase": Command(
+        "Give the wallet's file another passphrase.\n\n"
+        "From --passphrase-fd come two lines: the old passphrase, then the new one.",
+        "--testnet wallet passphrase",
+    ),
     "balances": Command(
         "Show the confirmed funds of the wallet, or of another address, in satoshis.",
         "--testnet balances --asset XCP",
@@ -289,6 +342,25 @@ COMMANDS = {
         argument("txid", "the transaction's id", metavar="TXID"),
         argument("--verbose", "print its parts: an object", action="store_true"),
     ),
+    "backup": Command(
+        "Write all that is of the wallet into one encrypted file, or read one through.\n\n"
+        "The wallet's key opens it, and is not in it. It takes the place of an older\n"
+        "one, never of a newer one. With the setting `backup` each change is written\n"
+        "there by itself. `backup verify FILE` checks all of a file, and changes nothing.",
+        "--testnet backup /media/stick/wallet.backup",
+        argument(
+            "action", "read the file through, and print what is in it", metavar="verify", nargs="?", choices=("verify",)
+        ),
+        argument("file", "the backup", metavar="FILE"),
+    ),
+    "restore": Command(
+        "Put a backup into an empty basedir. Prints what was in it, and how old it is.\n\n"
+        "Where the basedir has no wallet yet, the wallet's key is read from the terminal\n"
+        "or from standard input. Connections only close from then on, as what was paid\n"
+        "since the backup is not in it: run sync next.",
+        "--testnet --basedir NEW restore /media/stick/wallet.backup",
+        argument("file", "the backup", metavar="FILE"),
+    ),
     "config": Command(
         "Show the settings and where they come from, or set one in the settings file.\n\n"
         "Passwords are not shown. An empty VALUE takes a setting out of the file.",
@@ -356,8 +428,19 @@ COMMANDS = {
         argument("shell", "bash, zsh or fish", metavar="SHELL", choices=("bash", "zsh", "fish")),
     ),
 }
+GROUPS = {
+    "wallet": Command(
+        "Make a wallet, show it, bring it back from its words, and encrypt its file.", "--testnet wallet show"
+    )
+}
 COMMANDS["help"] = Command(
     "Show the help of the program, or of one command.",
     "help connect",
-    argument("topic", "the command to show the help of", metavar="COMMAND", nargs="?", choices=COMMANDS.keys()),
+    argument(
+        "topic",
+        "the command to show the help of",
+        metavar="COMMAND",
+        nargs="*",
+        choices=list(dict.fromkeys(word for name in COMMANDS for word in name.split())),
+    ),
 )

@@ -58,6 +58,8 @@ _COMPLETERS: dict[str, Callable[..., Any]] = {
     "key": _settings,
     "basedir": DirectoriesCompleter(),
     "ca_file": FilesCompleter(),
+    "backup": FilesCompleter(),
+    "file": FilesCompleter(),
     "ssl_cert": FilesCompleter(),
     "ssl_key": FilesCompleter(),
 }

@@ -24,6 +24,7 @@ ENVIRONMENT = {
     "bitcoin_url": "PICOPAYMENTS_BITCOIN_URL",
     "timeout": "PICOPAYMENTS_TIMEOUT",
     "ca_file": "PICOPAYMENTS_CA_FILE",
+    "backup": "PICOPAYMENTS_BACKUP",
 }
 FLAG, VARIABLE, FILE, DEFAULT = "flag", "environment", "file", "default"
 HIDDEN = "***"
@@ -49,7 +50,7 @@ class Settings:
     Bitcoin node of one's own beside it. ``ask_above``: satoshis of an asset that move on mainnet without a question.
     ``hub_auth``: user and password for the hub, where its operator demands them (HTTP Basic). ``ca_file``: a file of
     authorities that vouch for servers in place of the system's. ``pinned_certificates``: by https URL the SHA-256, in
-    hex, of the only certificate that is good there.
+    hex, of the only certificate that is good there. ``backup``: the file that has every change, too.
     ``choices``: every setting by its name in the file, with its source.
     """
 
@@ -67,6 +68,7 @@ class Settings:
     lock_ceiling: float = 5
     ask_above: int = 1_000_000
     hub_auth: tuple[str, str] | None = field(default=None, repr=False)
+    backup: str | None = None
     choices: Mapping[str, Choice] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -298,7 +300,7 @@ def _defaults(network: Network) -> dict[str, Choice]:
 
 def _from_text(name: str, text: str) -> Any:
     """Return the value that a text stands for: itself, or JSON where the setting is no text. None for none."""
-    if not text or _CHECKS[name][0] is _is_text:
+    if not text or _CHECKS[name][0] in (_is_text, _is_path):
         return text or None
     try:
         return json.loads(text)
@@ -320,6 +322,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str) and os.path.isabs(value)
 
 
 def _is_switch(value: Any) -> bool:
@@ -362,6 +368,7 @@ _CHECKS = {
     "fee_rate": (_is_rate, "a whole number of sat/vB from 1 to 10000"),
     "lock_ceiling": (_is_percentage, "a number of hundredths from 0 to 100"),
     "ask_above": (_is_quantity, f"a whole number of satoshis from 0 to {MAX_QUANTITY}"),
+    "backup": (_is_path, "the whole path of a file, from / on"),
     "hub_username": (_is_text, "text"),
     "hub_password": (_is_text, "text"),
     "hub_verify_ssl_cert": (_is_switch, "true or false"),

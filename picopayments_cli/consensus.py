@@ -13,6 +13,7 @@ from picopayments_cli.channel.state import Sending, known_anchor
 from picopayments_cli.channel.transactions import Contract, compose_commit, compose_payout, expire_shape, revoke_shape
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.errors import ChannelUnspendable
+from picopayments_cli.extras import check_extra
 
 
 def spends_validly(raw: bytes, spent: Sequence[tuple[int, bytes]]) -> bool:
@@ -49,8 +50,9 @@ def check_ways_back(duplex: Duplex, secrets: Secrets) -> None:
 
     The anchor of the own deposit, which has not left, is among what is given. The payer signs a commit with its first
     payment only: until then an own key stands for its. Only to refuse: what passes is checked elsewhere all the same.
-    Raises ChannelUnspendable.
+    Raises ChannelUnspendable, ExtraMissing.
     """
+    check_extra("kernel", "a deposit")
     payer, payee = secrets.payer, secrets.payee
     receiving = duplex.receiving.contract
     standing_in = replace(receiving, deposit=replace(receiving.deposit, payer=payer.xonly))

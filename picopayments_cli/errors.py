@@ -81,6 +81,10 @@ class InvalidKey(PicopaymentsError):
     """Not a private key in wallet import format, or of another network."""
 
 
+class InvalidWords(PicopaymentsError):
+    """Not the 12 or 24 words of a wallet (BIP 39, English)."""
+
+
 class InvalidQuantity(PicopaymentsError):
     """Not a whole number of an asset's smallest unit inside the limits of Counterparty (1 to 2^63 - 1)."""
 
@@ -147,6 +151,10 @@ class TokenInUse(PicopaymentsError):
 
 class PaymentToSelf(PicopaymentsError):
     """A connection is named as the payee of its own payment."""
+
+
+class ExtraMissing(PicopaymentsError):
+    """Libraries that a command needs, and that an extra of the package brings, are not installed."""
 
 
 # Funds --------------------------------------------------------------------------------------------------------------
@@ -333,6 +341,54 @@ class StoreUnusable(LocalFiles):
     """A folder or file can't be opened or written."""
 
 
+class BackupDamaged(LocalFiles):
+    """A backup that is no backup, or of which a part was changed or is missing."""
+
+
+class ForeignBackup(LocalFiles):
+    """A backup of another wallet, hub or network."""
+
+
+class BackupNewer(LocalFiles):
+    """A backup that has what this folder lacks, and so is not replaced."""
+
+
+class FolderNotEmpty(LocalFiles):
+    """A folder or database that a backup can't be restored into, since it has something of its own."""
+
+
+class RestoreUnfinished(LocalFiles):
+    """A folder into which a backup was not restored to the end."""
+
+
+class WalletExists(LocalFiles):
+    """There is another wallet here already."""
+
+
+class WalletMissing(LocalFiles):
+    """There is no wallet here yet."""
+
+
+class WrongWallet(LocalFiles):
+    """The connections here are of another wallet's key."""
+
+
+class PassphraseMissing(LocalFiles):
+    """The wallet is encrypted, and nobody gave its passphrase."""
+
+
+class WrongPassphrase(LocalFiles):
+    """Not the passphrase of the wallet."""
+
+
+class WalletEncrypted(LocalFiles):
+    """The wallet is encrypted already."""
+
+
+class WalletNotEncrypted(LocalFiles):
+    """The wallet is not encrypted."""
+
+
 class DatabaseUnusable(LocalFiles):
     """The hub's database can't be used, or is newer than this program."""
 
@@ -358,6 +414,10 @@ class PortUnusable(LocalFiles):
 
 class BadHubSignature(PeerMisbehaved):
     """A reply that the pinned key of the hub did not sign."""
+
+
+class SyncsHidden(PeerMisbehaved):
+    """The hub has signed a count of more syncs before than it does now: it hides some, or has lost them."""
 
 
 class BadClientSignature(PeerMisbehaved):
@@ -405,7 +465,7 @@ class BadWalletScript(PeerMisbehaved):
 
 
 class RemainderMissing(PeerMisbehaved):
-    """A message without the signature of the remainder that its sender owes: it is no answer."""
+    """A message without the signature of the remainder that it owes: it is no answer."""
 
 
 class AnchorsDiffer(PeerMisbehaved):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import shlex
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
@@ -98,17 +98,30 @@ def real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def read_text(path: Path) -> str | None:
+    """Read a file of text; None where there is none. Raises StoreDamaged, StoreUnusable."""
+    with usable(path):
+        try:
+            return path.read_bytes().decode()
+        except FileNotFoundError:
+            return None
+        except UnicodeDecodeError:
+            raise damaged(path, "it is not text") from None
+
+
 def remove_file(path: Path) -> None:
     """Remove a file, and a link that leads to it. Raises OSError."""
     real(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 
-def replace_file(path: Path, data: bytes, *, flush: bool = True) -> None:
+def replace_file(
+    path: Path, data: bytes, *, flush: bool = True, check: Callable[[bytes], object] | None = None
+) -> None:
     """Put the data in the file's place, all or nothing, for its owner only, and wait until it is on disk.
 
-    ``flush`` false: do not wait, which is for what may be lost with the power. Raises OSError; then the file is as it
-    was.
+    ``flush`` false: do not wait, which is for what may be lost with the power. ``check`` is given what was written,
+    while the old file is still there. Raises OSError, and what ``check`` raises; then the file is as it was.
     """
     path = real(path)
     temporary = path.with_name(path.name + ".tmp")
@@ -120,6 +133,8 @@ def replace_file(path: Path, data: bytes, *, flush: bool = True) -> None:
             file.flush()
             if flush:
                 os.fsync(file.fileno())
+        if check is not None:
+            check(temporary.read_bytes())
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
@@ -144,8 +159,8 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def append_lines(path: Path, data: bytes, size: int | None = None) -> None:
-    """Add lines to a file, and wait until they are on disk. Raises OSError.
+def append_lines(path: Path, data: bytes, size: int | None = None) -> int:
+    """Add lines to a file, wait until they are on disk, and return at which byte they begin. Raises OSError.
 
     What stands behind its first ``size`` bytes is dropped, without a size a last line that was cut off.
     """
@@ -153,7 +168,7 @@ def append_lines(path: Path, data: bytes, size: int | None = None) -> None:
     is_new = not path.exists()
     try:
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o600), "r+b") as file:
-            file.truncate(_end_of_lines(file) if size is None else size)
+            begin = file.truncate(_end_of_lines(file) if size is None else size)
             file.seek(0, os.SEEK_END)
             file.write(data)
             file.flush()
@@ -163,6 +178,7 @@ def append_lines(path: Path, data: bytes, size: int | None = None) -> None:
         raise
     if is_new:
         flush_folder(path.parent)
+    return begin
 
 
 def _end_of_lines(file: IO[bytes]) -> int:

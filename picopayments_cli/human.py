@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 from picopayments_cli.channel.values import HANDLE_SIZE
+from picopayments_cli.quantities import QUANTITIES
 
 WIDE = 250  # columns where no terminal bounds them
 DIGITS = 8  # of a handle or a txid in a table
@@ -130,11 +131,17 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for name in columns:
         numbers = all(isinstance(row.get(name, 0), int) for row in rows)
         folds = name == "more"
-        title = "time (UTC)" if name == "time" else name.replace("_", " ")
-        table.add_column(title, justify="right" if numbers else "left", no_wrap=not folds)
+        table.add_column(_title(name, numbers=numbers), justify="right" if numbers else "left", no_wrap=not folds)
     for row in rows:
         table.add_row(*(_short(row[name], name) if name in row else "" for name in columns))
     return table
+
+
+def _title(name: str, *, numbers: bool) -> str:
+    """Write the name of a member, with the unit where it is a quantity in whole numbers."""
+    if name == "time":
+        return "time (UTC)"
+    return name.replace("_", " ") + (" (satoshis)" if numbers and name in QUANTITIES else "")
 
 
 def _pairs(members: Mapping[str, Any]) -> Table:
@@ -144,7 +151,7 @@ def _pairs(members: Mapping[str, Any]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in members.items():
-        table.add_row(name.replace("_", " "), _plain(value, name))
+        table.add_row(_title(name, numbers=isinstance(value, int)), _plain(value, name))
     return table
 
 

@@ -40,7 +40,7 @@ def page_of(parser: ArgumentParser) -> str:
     if commands:
         lines.append(".SH COMMANDS")
     for command in commands:
-        lines += [f".SS {_plain(command.prog.rpartition(' ')[2])}", *_verbatim(command.description or "")]
+        lines += [f".SS {_plain(command.prog.partition(' ')[2])}", *_verbatim(command.description or "")]
         lines += [*_arguments(command), *_verbatim(command.epilog or "")]
     if not commands:
         lines += [".SH EXAMPLE", *_verbatim((parser.epilog or "").partition("\n")[2])]
@@ -48,8 +48,11 @@ def page_of(parser: ArgumentParser) -> str:
 
 
 def _commands(parser: ArgumentParser) -> list[ArgumentParser]:
-    found = [list(action.choices.values()) for action in parser._actions if isinstance(action.choices, dict)]
-    return found[0] if found else []
+    """List the commands of a parser; a group of commands gives its own."""
+    for action in parser._actions:
+        if isinstance(action.choices, dict):
+            return [each for command in action.choices.values() for each in _commands(command) or [command]]
+    return []
 
 
 def _arguments(parser: ArgumentParser) -> Iterator[str]:

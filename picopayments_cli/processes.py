@@ -7,8 +7,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
+from typing import Any
 
-# It imports nothing from the current directory, which may be anybody's: `-m` would.
+from picopayments_cli import errors
+from picopayments_cli.errors import PicopaymentsError
+
+# It imports nothing from the current folder, which may be anybody's: `-m` would.
 _START = "import sys; sys.path = [at for at in sys.path if at]; from {} import main; sys.exit(main())"
 _FOLLOW = "import sys; sys.path = [at for at in sys.path if at]; from {} import follow_parent; follow_parent(); "
 
@@ -28,6 +33,14 @@ def _end_with_parent() -> None:
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def told_error(told: Mapping[str, Any], before: str = "") -> PicopaymentsError | None:
+    """Make the error that a process told of as its last word, with ``before`` its message; None where it is none."""
+    named = getattr(errors, str(told.get("name")), None)
+    if not (isinstance(named, type) and issubclass(named, PicopaymentsError)):
+        return None
+    return named(f"{before}{told['message']}", **told["data"])
 
 
 def end(process: subprocess.Popen[str], seconds: float) -> None:

@@ -15,6 +15,20 @@ _NAME = rf"(?:BTC|XCP|A[0-9]{{17,20}}|[B-Z][A-Z]{{3,11}})(?:{_CHILD})?|{_ANY_CAS
 _WRITTEN = re.compile(rf"([0-9]{{1,30}})(?:\.([0-9]{{1,30}}))?({_NAME})?")
 
 
+_SET_APART = re.compile(r"[0-9]{1,3}(?:,[0-9]{3}){1,9}")  # satoshis as --human prints them; never with a unit, as
+# "1,500XCP" is 1500 to one reader and 1.5 to another
+# Members of answers that are satoshis, and objects whose every member is.
+QUANTITIES = frozenset(
+    (
+        *("after", "amount", "at_risk", "balance", "before", "deposit", "deposit_max", "deposit_min", "fee", "fees"),
+        *("hub_deposit", "lock_base", "lock_due", "lock_fee", "owed", "paid", "quantity", "received", "sent", "sum"),
+        *("sync_fee", "sync_fees"),
+        *("transaction_fees", "value"),
+    )
+)
+BY_ASSET = frozenset(("balances", "total", "returns", "agreed_returns", "alone_returns"))
+
+
 @dataclass(frozen=True)
 class Written:
     """A number and the asset that is its unit; without one (``unit`` None) it counts satoshis, and is whole."""
@@ -41,7 +55,7 @@ class Written:
 
 def read_quantity(text: str, what: str = "quantity") -> Written:
     """A quantity from its text. Raises InvalidQuantity where it is none."""
-    found = _WRITTEN.fullmatch(text)
+    found = _WRITTEN.fullmatch(text.replace(",", "") if _SET_APART.fullmatch(text) else text)
     if found is None or (found[2] and not found[3]):
         raise InvalidQuantity(
             f"The {what} must be a whole number of satoshis, or a number with its unit such as 1.5XCP, not {text!r}.",

@@ -10,8 +10,8 @@ import signal
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Container, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,11 +29,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from picopayments_cli import listening
+from picopayments_cli import held, listening
+from picopayments_cli.bodies import Desk, Disconnected, TooLarge
 from picopayments_cli.errors import InvalidSetting, PicopaymentsError, TooMuchAsked
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.lanes import Lane
 from picopayments_cli.limits import UNCOUNTED, Limiter, Limits, Spending, TooMuch, party
+from picopayments_cli.sparing import spare_logs
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,6 @@ BACKLOG = 100  # connections that are taken at once, before idle ones make room 
 HEAD_SECONDS = 30.0  # for a request's line and headers
 MAX_HEAD_BYTES = 65_536
 MAX_PIPELINED = 16  # requests of a connection that came before the answer to an earlier one
-READ_SECONDS, LEAST_READ = 10.0, 65_536  # in which a client reads an answer, and a second more for so many bytes of it
 # What the address is counted by whose request is being answered; None for this machine's own.
 caller: ContextVar[str | None] = ContextVar("caller", default=None)
 _INVALID_REQUEST = {"code": JSONRPCInvalidRequest.CODE, "message": JSONRPCInvalidRequest.MESSAGE}
@@ -74,41 +75,20 @@ class Refused:
 
 @dataclass
 class _Turn:
-    """The answer to one request under way: how many bytes may be in it still, and what its calls were answered."""
+    """The answer to one request under way: how many bytes may be in it still, and what its calls were answered.
+
+    ``made``: how many bytes the calls of a batch were answered by so far; ``hold`` is told of each answer's.
+    """
 
     left: int
     spend: Spending = field(default_factory=lambda: UNCOUNTED)
+    made: int = 0
+    hold: Callable[[int], None] = lambda _: None
+    is_batch: bool = False
     known: dict[str, str] = field(default_factory=dict)
 
 
 _encode = json.JSONEncoder(allow_nan=False).encode
-
-
-class _TooLarge(Exception):
-    """The body exceeds the limit."""
-
-
-class _Disconnected(Exception):
-    """The client went away before its body was complete."""
-
-
-async def _read(scope: Scope, receive: Receive, max_bytes: int) -> bytes:
-    declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-    if not declared.isdigit() or int(declared) > max_bytes:
-        raise _TooLarge
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Disconnected
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > max_bytes:
-            raise _TooLarge
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return b"".join(chunks)
 
 
 # The endpoint -------------------------------------------------------------------------------------------------------
@@ -152,6 +132,8 @@ class JsonRpcEndpoint:
         self._once = once
         self._on_error = on_error
         self._limiter = Limiter(limits) if limits is not None else None
+        self._bodies = Desk(max_bytes, BODY_SECONDS)
+        self._answers = held.Held()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read a request in bounded size and time, and answer it."""
@@ -161,20 +143,16 @@ class JsonRpcEndpoint:
         address = client[0] if client else None
         caller.set(party(address))
         try:
-            if self._limiter is None:
-                text = await self.answer(await self._body(scope, receive))
-            else:
-                with self._limiter.request(address) as spend:
-                    body = await self._body(scope, receive)
-                    spend(1, len(body))
-                    text = await self.answer(body, spend)
+            limited = nullcontext(UNCOUNTED) if self._limiter is None else self._limiter.request(address)
+            with limited as spend, self._bodies.held.holding() as hold:
+                text = await self.answer(await self._bodies.read(scope, receive, spend, hold), spend)
         except TooMuch as error:
             status, close = 429, True
             text = _error_reply(_INVALID_REQUEST | {"message": str(error)}, None)
             headers["retry-after"] = f"{error.seconds:.0f}"
-        except _Disconnected:
+        except Disconnected:
             return
-        except _TooLarge:
+        except TooLarge:
             status, close = 413, True
             text = _error_reply(_INVALID_REQUEST | {"data": f"Larger than {self._max_bytes} bytes."}, None)
         except asyncio.TimeoutError:
@@ -183,10 +161,11 @@ class JsonRpcEndpoint:
         if close:
             headers["connection"] = "close"
         response = Response(text, status if text else 204, headers, "application/json")
-        await response(scope, receive, send)
-
-    async def _body(self, scope: Scope, receive: Receive) -> bytes:
-        return await asyncio.wait_for(_read(scope, receive, self._max_bytes), BODY_SECONDS)
+        del text
+        if len(response.body) < held.FEW:
+            await response(scope, receive, send)
+        else:
+            await self._answers.send(response, send)
 
     async def answer(self, body: bytes, spend: Spending = UNCOUNTED) -> str:
         """Answer a request's body by JSON text; empty for notifications. ``spend`` is told what it costs.
@@ -199,7 +178,7 @@ class JsonRpcEndpoint:
             request = parse_json(body) if len(body) < _QUICK_BYTES else await run_in_threadpool(parse_json, body)
         except ValueError:
             return _error_reply(_PARSE_ERROR, None)
-        turn = _Turn(MAX_ANSWER_BYTES, spend)
+        turn = _Turn(MAX_ANSWER_BYTES, spend, is_batch=isinstance(request, list))
         if not isinstance(request, list):
             if spend.owed > 0:  # no refusal of a call: one that nobody signs would look like another hub's
                 raise TooMuch(spend.owed + 1)
@@ -207,14 +186,16 @@ class JsonRpcEndpoint:
         if not 0 < len(request) <= MAX_BATCH:
             return _error_reply(_INVALID_REQUEST | {"data": f"A batch has 1 to {MAX_BATCH} requests."}, None)
         spend(len(request) - 1)
-        replies = []
-        for item in request:
-            replies.append(await self._answer_one(item, turn, in_batch=True))
-            await asyncio.sleep(0)  # let others in between
-        texts = [reply for reply in replies if reply is not None]
+        with self._answers.holding() as turn.hold:
+            texts = [reply async for reply in self._replies(request, turn) if reply is not None]
         return f"[{','.join(texts)}]" if texts else ""
 
-    async def _answer_one(self, request: Any, turn: _Turn, *, in_batch: bool = False) -> str | None:
+    async def _replies(self, request: list[Any], turn: _Turn) -> AsyncIterator[str | None]:
+        for item in request:
+            yield await self._answer_one(item, turn)
+            await asyncio.sleep(0)  # let others in between
+
+    async def _answer_one(self, request: Any, turn: _Turn) -> str | None:
         if not isinstance(request, dict):
             return _error_reply(_INVALID_REQUEST, None)
         name, params, number = request.get("method"), request.get("params"), request.get("id")
@@ -222,9 +203,9 @@ class JsonRpcEndpoint:
             return _error_reply(_INVALID_REQUEST, None)
         if not isinstance(name, str) or not isinstance(params, (dict, list, type(None))):
             return _error_reply(_INVALID_REQUEST, number)
-        if in_batch and name in self._alone:
+        if turn.is_batch and name in self._alone:
             return _error_reply(_INVALID_REQUEST | {"data": f"{name} is called by itself, not in a batch."}, number)
-        known = turn.known if in_batch and name in self._once else None
+        known = turn.known if turn.is_batch and name in self._once else None
         outcome = await self._outcome(name, {} if params is None or params == [] else params, turn, known)
         return None if "id" not in request and request.get("jsonrpc") == "2.0" else _reply(outcome, number)
 
@@ -236,16 +217,26 @@ class JsonRpcEndpoint:
             return _refused(_too_large())
         if turn.spend.owed > 0:
             return _refused(_too_much(turn.spend.owed))
+        if not self._answers.may_grow(turn.made):
+            return _refused(_too_busy())
         key = "" if known is None else f"{name} {_encode(params)}"
         outcome = known.get(key) if known is not None else None
         if outcome is None:
-            outcome = await self._call(name, params, turn.spend)
+            try:
+                outcome = await self._call(name, params, turn.spend)
+            except TooMuch as error:
+                if not turn.is_batch:
+                    raise
+                return _refused(_too_much(error.seconds - 1))
             if known is not None:
                 known[key] = outcome
         turn.left -= len(outcome)
         if turn.left < 0:
             outcome = _refused(_too_large())
         turn.spend(sent=len(outcome))
+        if turn.is_batch:
+            turn.made += len(outcome)
+            turn.hold(len(outcome))
         return outcome
 
     async def _call(self, name: str, params: dict[str, Any] | list[Any], spend: Spending) -> str:
@@ -264,6 +255,8 @@ class JsonRpcEndpoint:
             return await lane.run(lambda: _result(method(*args, **kwargs)), spend)
         except PicopaymentsError as error:
             return _refused(error)
+        except TooMuch:
+            raise
         except Exception as error:
             return self._failed(name, error, fits=_takes(method, args, kwargs))
 
@@ -292,6 +285,11 @@ def _refused(error: PicopaymentsError) -> str:
 def _too_large() -> TooMuchAsked:
     text = f"The answer would have more than {MAX_ANSWER_BYTES} bytes: ask for less at a time."
     return TooMuchAsked(text, limit=MAX_ANSWER_BYTES)
+
+
+def _too_busy() -> TooMuchAsked:
+    text = "The server holds as much in large answers to others as it can: ask for less at a time, or later."
+    return TooMuchAsked(text, limit=held.FEW)
 
 
 def _too_much(seconds: float) -> TooMuchAsked:
@@ -340,7 +338,8 @@ def _error_reply(error: Mapping[str, Any], number: Any) -> str:
 class WebServer:
     """An HTTP(S) server of an ASGI application (whose lifespan it runs) on sockets that it binds itself.
 
-    Raises PortUnusable where the port can't be had and InvalidSetting for a certificate that can't be used.
+    ``sockets``: those that another process has bound for it, at the same host. Raises PortUnusable where the port can't
+    be had and InvalidSetting for a certificate that can't be used.
     """
 
     def __init__(
@@ -351,6 +350,7 @@ class WebServer:
         port: int = 0,
         ssl_cert: str | None = None,
         ssl_key: str | None = None,
+        sockets: list[socket.socket] | None = None,
     ) -> None:
         config = uvicorn.Config(
             app,
@@ -372,8 +372,9 @@ class WebServer:
             config.load()
         except (OSError, ssl.SSLError) as error:
             raise _unusable_certificate(ssl_cert, error) from error
+        spare_logs()
         self._config, self._certificate = config, (ssl_cert, ssl_key)
-        self._sockets = listening.bind(host, port)
+        self._sockets = listening.bind(host, port) if sockets is None else sockets
         self._server = _Server(config)
         self.when_stopping: Callable[[], None] = lambda: None  # called before requests under way are waited for
         shown = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
@@ -514,7 +515,7 @@ class _Protocol(HttpToolsProtocol):
         if waiting == 0:
             self._has_read()
         elif self._reader is None:
-            self._reader = self.loop.call_later(READ_SECONDS + waiting / LEAST_READ, self._cut_off)
+            self._reader = self.loop.call_later(held.READ_SECONDS + waiting / held.LEAST_READ, self._cut_off)
 
     def _cut_off(self) -> None:
         self._reader = None

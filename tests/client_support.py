@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,8 @@ from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.drafts import parse_transaction
 from picopayments_cli.channel.duplex import Duplex
-from picopayments_cli.channel.halves import Commit
+from picopayments_cli.channel.halves import Commit, sign_commit, sign_remainder
+from picopayments_cli.channel.kept import Count, StateReply
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import (
     CloseReply,
@@ -47,14 +49,16 @@ from picopayments_cli.client import hubs, life, opening
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import Action
+from picopayments_cli.client.mirror import Mirror, MirroredStore
 from picopayments_cli.client.session import Session
-from picopayments_cli.client.store import Row, Store
+from picopayments_cli.client.store import Row
 from picopayments_cli.config import Settings
 from picopayments_cli.errors import HubUnreachable, InvalidParams, PicopaymentsError
 
 XCP, QUANTITY, EXPIRE, DELAY = 1, 1000, 60, 3
 URL = "http://hub.invalid/api/"
 NO_TOTALS = {"opening": 0, "open": 0, "closing": 0}
+NO_BACKUP = Path("/")
 SILENT = HubUnreachable("The hub does not answer.")
 
 
@@ -76,8 +80,8 @@ class Doors:
             raise Killed
 
 
-class WatchedStore(Store):
-    """The real files, with somebody at the door."""
+class WatchedStore(MirroredStore):
+    """The real files, and their backup where there is one, with somebody at the door."""
 
     doors: Doors
 
@@ -96,13 +100,16 @@ class WatchedStore(Store):
 class WatchedSession(Session):
     """A session whose hub is in memory."""
 
-    def __init__(self, basedir: Path, hub: Hub, node: NodeProcess, doors: Doors, *, bitcoin: bool) -> None:
+    def __init__(
+        self, basedir: Path, hub: Hub, node: NodeProcess, doors: Doors, *, bitcoin: bool, backup: Path = NO_BACKUP
+    ) -> None:
         settings = Settings(
             REGTEST, basedir, hub_url=URL, chain_url=node.url, bitcoin_url=f"{node.url}bitcoin/" if bitcoin else None
         )
         super().__init__(settings)
         self.doors = doors
-        store = WatchedStore(basedir, REGTEST)
+        mirror = Mirror(backup, basedir, REGTEST, lambda: None if backup == NO_BACKUP else self.home._kept_wallet())
+        store = WatchedStore(basedir, REGTEST, 60.0, mirror)
         store.doors = doors
         self.home.__dict__.update(store=self.home._stack.enter_context(store))
         self.__dict__.update(rpc=_Line(hub, doors))
@@ -162,6 +169,7 @@ class Hub:
         self.closes_alone = False
         self.signed: dict[Hash, Signed] = {}
         self.received: list[Commit] = []
+        self.numbers: dict[Hash, int] = {}  # of its secrets, of the commits received
         self.outcome = close.Outcome()
         self.asked: list[CloseRequest] = []
         self.due = 0
@@ -170,6 +178,10 @@ class Hub:
         self._client: Party
         self._salt: bytes
         self._answers: dict[bytes, dict[str, Any]] = {}
+        self.counter = 0
+        self.clock = 0  # seconds by which it is ahead
+        self.kept: dict[int, tuple[Mapping[str, Any], dict[str, Any]]] = {}  # requests with a state, and their results
+        self.lies: Callable[[StateReply], StateReply] = lambda reply: reply  # about what it keeps
 
     def call(self, method: str, params: Mapping[str, Any]) -> Any:
         """The signed reply to a signed request, the same to the same one."""
@@ -178,7 +190,8 @@ class Hub:
         if method == "mph_status":
             return self._status(params)
         asked = envelope.digest(params)
-        if method != "mph_close" and self.refuses is not None and (params.get("sends") or not self.forgives):
+        asks = ("mph_close", "mph_key", "mph_state")
+        if method not in asks and self.refuses is not None and (params.get("sends") or not self.forgives):
             raise self.refuses
         if asked not in self._answers:
             answers: dict[str, Callable[[Any, bytes], Any]] = {
@@ -188,8 +201,11 @@ class Hub:
                 "mph_sync": self._sync,
                 "mph_close": self._close,
                 "mph_receipts": self._receipts,
+                "mph_state": self._state,
             }
             self._answers[asked] = answers[method](json.loads(json.dumps(params)), asked).as_json()
+            if method in ("mph_deposit", "mph_sync"):
+                self.kept[self.counter] = params, envelope.seal(self.key, self._answers[asked])
         if self.lost:
             self.lost -= 1
             raise SILENT
@@ -236,6 +252,7 @@ class Hub:
         self.now = after
         self.signed |= {row.revoke_hash: row for row in changes.signed}
         self.received += [row.commit for row in changes.held]
+        self.numbers |= {row.revoke_hash: row.number for row in changes.held}
 
     def _sync(self, body: Any, asked: bytes) -> SyncReply:
         request = SyncRequest.parse(body)
@@ -246,6 +263,7 @@ class Hub:
         back = [item for item in request.payments if item.token in self.refusing]
         paid = sum(item.amount for item in request.payments if item not in back)
         self.due += self.now.net - before - self.terms.sync_fee - paid
+        self.now = duplex.add_request(self.now, request.next_hash, seen=False)
         count, total = duplex.deliverable(self.now, self.due, self.to_pay)
         after, half, changes = duplex.transfer(self.now, total, self.secrets)
         self._keep(after, changes)
@@ -255,10 +273,33 @@ class Hub:
             for n in self.to_pay[:count]
         )
         del self.to_pay[:count]
-        self.now = duplex.add_request(self.now, request.next_hash, seen=False)
         self.now, own_hash = duplex.hand_out(self.now, self.secrets)
         refused = tuple(RefusedPayment(item.token, "UnknownHandle") for item in back)
-        return SyncReply(asked, half, receipts, refused, own_hash)
+        self.counter = request.counter
+        return SyncReply(asked, half, receipts, refused, own_hash, self.count(self.counter))
+
+    def count(self, counter: int, since: int = 0) -> Mapping[str, Any]:
+        """Its signed count, as it was so many seconds ago."""
+        return envelope.seal(self.key, Count(self.handle, counter, int(time.time()) + self.clock - since).as_json())
+
+    def _state(self, body: Any, asked: bytes) -> StateReply:
+        receiving, sending = self.now.receiving, self.now.sending
+        newest = {item.revoke_hash: item for item in receiving.active}
+        signed = []
+        for made in self.received:
+            assert receiving.anchor is not None
+            number = self.numbers[made.revoke_hash]
+            remainder = sign_remainder(receiving.contract, receiving.anchor, made, self.secrets.payee)
+            secret = None if made.revoke_hash in newest else self.secrets.revoke(number)
+            signed.append(Signed(made.quantity, made.revoke_hash, remainder.signature, secret))
+        held = []
+        for item in sending.active:
+            assert sending.anchor is not None
+            held.append(
+                sign_commit(sending.contract, sending.anchor, item.quantity, item.revoke_hash, self.secrets.payer)
+            )
+        request, result = self.kept[self.counter]
+        return self.lies(StateReply(asked, self.count(self.counter), request, result, tuple(signed), tuple(held)))
 
     def _receipts(self, body: Any, asked: bytes) -> ReceiptsReply:
         self.given += ReceiptsRequest.parse(body).given
@@ -320,6 +361,7 @@ class Life:
 
     def __init__(self, basedir: Path, node: NodeProcess, key: Key, *, bitcoin: bool = True) -> None:
         self.node, self.basedir, self.bitcoin = node, basedir, bitcoin
+        self.backup = NO_BACKUP  # a file that gets each change, too
         self.hub = Hub(node, key)
         self.doors = Doors()
         self.session = self._open()
@@ -333,7 +375,8 @@ class Life:
         self.mine()
 
     def _open(self) -> WatchedSession:
-        return WatchedSession(self.basedir, self.hub, self.node, self.doors, bitcoin=self.bitcoin)
+        given = (self.basedir, self.hub, self.node, self.doors)
+        return WatchedSession(*given, bitcoin=self.bitcoin, backup=self.backup)
 
     def restart(self) -> None:
         """Let the process end, and another one begin."""

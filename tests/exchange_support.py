@@ -13,8 +13,9 @@ from typing import Any
 
 from channel_support import ASSET, digest, key, legacy
 
-from picopayments_cli.channel import close, duplex
+from picopayments_cli.channel import close, duplex, envelope
 from picopayments_cli.channel.duplex import Duplex, Half
+from picopayments_cli.channel.kept import Count
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import CloseReply, CloseRequest, SyncReply, SyncRequest
 from picopayments_cli.channel.opening import Party, Stake, check_parties, contract_of
@@ -33,6 +34,7 @@ from picopayments_cli.channel.values import Coin, Handle, Hash, Outpoint, Quanti
 from picopayments_cli.channel.wire import Anchors, Figures
 
 HANDLE = Handle(digest("handle"))
+COUNT = envelope.seal(key("hub"), Count(HANDLE, 1, 0).as_json())
 HEIGHT = 900_000
 DEPOSIT = 1000
 
@@ -173,7 +175,7 @@ def prepare(client: Side, amount: int) -> SyncRequest:
     """A client's next sync, which moves an amount to the hub."""
     client.load(0, amount)
     half = client.transfer(amount)
-    return SyncRequest(HANDLE, anchors_of(client), half, (), client.hand_out())
+    return SyncRequest(HANDLE, anchors_of(client), half, (), client.hand_out(), 1)
 
 
 def serve(hub: Side, request: SyncRequest, asked: bytes) -> SyncReply:
@@ -188,7 +190,7 @@ def serve(hub: Side, request: SyncRequest, asked: bytes) -> SyncReply:
     half = hub.transfer(total)
     hub.due -= total
     hub.request(request.next_hash)
-    return SyncReply(asked, half, (), (), hub.hand_out())
+    return SyncReply(asked, half, (), (), hub.hand_out(), COUNT)
 
 
 def settle(client: Side, reply: SyncReply, expected: int = 0) -> int:

@@ -28,6 +28,7 @@ from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.counterparty import asset_id, p2pkh
 from picopayments_cli.channel.duplex import Duplex, add_request, hand_out, settle, transfer
 from picopayments_cli.channel.halves import Commit
+from picopayments_cli.channel.kept import counted
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import (
     CloseReply,
@@ -102,6 +103,7 @@ class Desk:
         key, marks = self.folder.key(), self.folder.marks_path
         self.hub = Hub(REGTEST, key, self.folder.offer(), self.database, urls, marks)
         self.hub.draining = self.draining
+        self._made()
         self.hub.fresh_seconds = 600.0  # rounds come when a test says so
         self.hub.chain._patience = self.hub.chain._patience if self.patience is None else self.patience
         witness = Witness(self.folder.witness_path, self.database, self.hub.book)
@@ -111,6 +113,9 @@ class Desk:
         nodes = Nodes(self.hub.chain, self.hub.bitcoin, self.hub.controls)
         proxied = Proxy(REGTEST, nodes, lambda: self.hub.rate, self.rounds.once).methods()
         self.table: dict[str, Callable[..., Any]] = {**proxied, **Methods(self.hub).table()}
+
+    def _made(self) -> None:
+        """Do more with a hub that was made, before its first look."""
 
     def stop(self) -> None:
         """End the rounds, and close the database."""
@@ -261,6 +266,7 @@ class Client:
         self.commits: list[Commit] = []  # every one received
         self.signed: dict[Hash, Signed] = {}  # every one sent, as its row is now
         self.handle = STRANGER
+        self.counter = 0  # of the last sync that was answered
 
     def call(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """A signed call's result, which must be signed by the hub and name this request."""
@@ -268,7 +274,13 @@ class Client:
         result: dict[str, Any] = json.loads(self.desk.call(method, sealed))
         assert envelope.signed_by(result, self.desk.hub.key.pubkey)
         assert result["request_sha256"] == envelope.digest(sealed).hex()
+        if method == "mph_sync":
+            self._keep_count(result["count"])
         return result
+
+    def _keep_count(self, count: Mapping[str, Any]) -> None:
+        """Number the next sync behind one that was answered."""
+        self.counter = max(self.counter, counted(count, self.handle, self.desk.hub.key.pubkey).counter)
 
     def refused(self, method: str, body: Mapping[str, Any]) -> str:
         """The name of the error that a signed call is refused with."""
@@ -348,7 +360,7 @@ class Client:
         moved, half, changes = transfer(self.duplex, total, self.secrets)
         self.note(changes)
         moved, own = hand_out(moved, self.secrets)
-        return SyncRequest(self.handle, self.anchors, half, payments, own), moved
+        return SyncRequest(self.handle, self.anchors, half, payments, own, self.counter + 1), moved
 
     def sync(self, *payments: Payment, fee: int = FEE) -> SyncReply:
         """Send payments and settle the reply."""
@@ -370,6 +382,7 @@ class Client:
 
     def take(self, reply: SyncReply, moved: Duplex) -> SyncReply:
         """Settle a reply."""
+        self._keep_count(reply.count)
         settled, changes, _ = settle(moved, reply.half, sum(item.amount for item in reply.receipts))
         self.note(changes)
         self.duplex = add_request(settled, reply.next_hash, seen=False)

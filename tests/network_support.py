@@ -25,9 +25,11 @@ from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import secret_of_wif
 from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.values import Handle
+from picopayments_cli.client import key_file
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.demo_flows import btc_flows
 from picopayments_cli.client.document import from_document
+from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.rpc import RpcClient
 
 WAIT = 30.0  # seconds
@@ -68,7 +70,7 @@ def stand_at(owner, name):
         return real(*args, **kwargs)
     setattr(owner, name, door)
 
-for name in ("save", "remove", "save_wif", "save_hub_key", "save_reported"):
+for name in ("save", "remove", "save_wallet", "save_hub_key", "save_reported"):
     stand_at(Store, name)
 stand_at(RpcClient, "call")
 sys.exit(cli.main(sys.argv[2:]))
@@ -383,12 +385,19 @@ class Client:
     @property
     def key(self) -> Key:
         """The wallet's key."""
-        return key_in(self.basedir / "regtest.wif")
+        return self.wallet.key
 
     @property
     def wallet_script(self) -> bytes:
         """The wallet's scriptPubKey."""
-        return script_of_key(self.key)
+        return self.wallet.script
+
+    @property
+    def wallet(self) -> Wallet:
+        """The wallet of the folder."""
+        file = key_file.read(self.basedir / "regtest.wallet", self.basedir / "regtest.wif", REGTEST)
+        assert file is not None
+        return Wallet(file)
 
 
 def key_in(path: Path) -> Key:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
+
+from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
 
 DEPOSIT = 100_000
 HANDLE = "21898d68bec650876b9b0d6de711406f5ba35558e78c9c66e704be02c73f83a9"
@@ -23,6 +26,14 @@ KEPT = {
 }
 
 
+def write_wallet(basedir: Path) -> None:
+    """A wallet on regtest as older versions wrote it, with a new key."""
+    basedir.mkdir(mode=0o700)
+    path = basedir / "regtest.wif"
+    path.touch(0o600)
+    path.write_text(wif_of_secret(NETWORKS["regtest"], os.urandom(32)))
+
+
 def write_original(basedir: Path, network: str, connections: Any = None) -> dict[str, bytes]:
     """The original's files beside a wallet, open to others as it made them; what they hold. One connection."""
     kept = {HANDLE: KEPT} if connections is None else connections
@@ -39,6 +50,7 @@ def write_original(basedir: Path, network: str, connections: Any = None) -> dict
     found = {}
     for name in ("wif", "cfg", "data", "history.csv"):
         path = basedir / f"{network}.{name}"
-        path.chmod(0o644)
-        found[path.name] = path.read_bytes()
+        if path.exists():
+            path.chmod(0o644)
+            found[path.name] = path.read_bytes()
     return found

@@ -7,9 +7,9 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import coincurve
 from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxInWitness, CTxOut, CTxWitness
 from bitcoin.core.script import SIGHASH_ALL, CScript, CScriptWitness, SignatureHash
+from btclib_secp256k1 import keys, ssa
 from regtest_support import script_of_key
 
 from picopayments_cli.channel.keys import Key
@@ -55,7 +55,7 @@ class Tree:
 
     def _tweaked(self) -> tuple[bytes, int]:
         tweak = tagged("TapTweak", self.internal + self._root())
-        point = coincurve.PublicKey(b"\x02" + self.internal).add(tweak).format()
+        point = keys.pubkey_tweak_add(b"\x02" + self.internal, tweak)
         return point[1:], point[0] & 1
 
     @property
@@ -97,7 +97,7 @@ def _sha(data: bytes) -> bytes:
 
 def sign_schnorr(key: Key, digest: bytes, hash_type: int = 0) -> bytes:
     """64 bytes, or 65 where there is a hash type."""
-    signature = bytes(coincurve.PrivateKey(key.secret).sign_schnorr(digest, None))
+    signature = ssa.sign(digest, key.secret)
     return signature + (bytes((hash_type,)) if hash_type else b"")
 
 

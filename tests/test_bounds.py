@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,9 +17,9 @@ import pytest
 import requests
 from servers import json_rpc
 
-from picopayments_cli import web
+from picopayments_cli import held, web
 from picopayments_cli.errors import TooMuchAsked
-from picopayments_cli.lanes import Lane
+from picopayments_cli.lanes import Divided, Lane, Own
 from picopayments_cli.limits import MOST_WORK, UNCOUNTED, Limits, Spending, TooMuch
 from picopayments_cli.rpc import RpcClient
 from picopayments_cli.web import JsonRpcEndpoint, RawJson
@@ -122,7 +124,7 @@ def test_who_makes_the_server_work_pays_with_its_own_time(seconds: float, charge
     def work() -> None:
         now[0] += seconds
 
-    endpoint = JsonRpcEndpoint({"work": work}, lanes={"work": Lane(1, lambda: now[0])})
+    endpoint = JsonRpcEndpoint({"work": work}, lanes={"work": Lane(1, clock=Own(lambda: now[0]))})
     limits = Limits(work=0.1, burst=10.0)  # a second at once
     spend = Spending(limits)
     assert spend.work == 1.0
@@ -148,9 +150,109 @@ def test_an_error_in_a_thread_is_told_and_paid_for_as_well() -> None:
 
     spend = Spending(Limits())
     ticks = iter(range(100))
-    endpoint = JsonRpcEndpoint({"refuse": refuse}, lanes={"refuse": Lane(2, lambda: float(next(ticks)))})
+    endpoint = JsonRpcEndpoint({"refuse": refuse}, lanes={"refuse": Lane(2, clock=Own(lambda: float(next(ticks))))})
     assert refusals(replies(endpoint, call("refuse"), spend)) == ["TooMuchAsked"]
     assert spend.limits.work * spend.limits.burst - spend.work == 1.0
+
+
+# While they run -----------------------------------------------------------------------------------------------------
+
+
+def test_slow_questions_of_one_address_leave_places_to_others_and_end_with_its_time() -> None:
+    """Twenty at a time: two of them run, and the others are refused once these have cost too much."""
+    lane, clock, finish = Lane(4, 2, Own(lambda: now[0])), [0], threading.Event()
+    now, limits = [0.0], Limits(work=0.1, burst=10.0)
+    mallory, alice = Spending(limits), Spending(limits)
+
+    def slow() -> str:
+        clock[0] += 1
+        finish.wait(WAIT)
+        now[0] += 5.0
+        return "slow"
+
+    async def attack() -> list[str | BaseException]:
+        asked = [asyncio.create_task(lane.run(slow, mallory)) for _ in range(20)]
+        for _ in range(5):
+            assert await asyncio.wait_for(lane.run(lambda: "quick", alice), WAIT) == "quick"
+        assert await asyncio.wait_for(lane.run(lambda: "own", UNCOUNTED), WAIT) == "own"
+        assert clock == [2]
+        finish.set()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    found = asyncio.run(attack())
+    assert sorted(type(item).__name__ for item in found) == ["TooMuch"] * 18 + ["str"] * 2
+    assert alice.work == 1.0
+
+
+def test_of_those_who_wait_the_one_comes_first_who_has_asked_least() -> None:
+    lane, order, hold = Lane(1, 1), list[str](), threading.Event()
+    spends = {name: Spending(Limits()) for name in ("first", "greedy", "modest", "fresh")}
+    spends["greedy"](work=3)
+    spends["modest"](work=1)
+
+    def asked(name: str) -> str:
+        order.append(name)
+        hold.wait(WAIT)
+        return name
+
+    async def all_of_them() -> None:
+        tasks = []
+        for name, spend in spends.items():
+            tasks.append(asyncio.create_task(lane.run(partial(asked, name), spend)))
+            await asyncio.sleep(0)
+        gone = asyncio.create_task(lane.run(partial(asked, "gone"), UNCOUNTED))
+        await asyncio.sleep(0)
+        gone.cancel()  # who has left takes nobody's place
+        hold.set()
+        await asyncio.gather(*tasks)
+
+    asyncio.run(all_of_them())
+    assert order == ["first", "fresh", "modest", "greedy"]
+
+
+def test_who_leaves_in_the_moment_of_its_turn_hinders_nobody() -> None:
+    lane = Lane(1)
+
+    async def leave() -> str:
+        async with lane._place(UNCOUNTED):
+            second, third = (asyncio.create_task(lane.run(lambda: "done", UNCOUNTED)) for _ in range(2))
+            await asyncio.sleep(0)
+            second.cancel()  # the place is free before the second one knows that it is gone
+        return await third
+
+    assert asyncio.run(asyncio.wait_for(leave(), WAIT)) == "done"
+
+
+def test_those_who_wait_for_a_node_at_a_time_pay_for_it_together() -> None:
+    now = [100.0]
+    clock = Divided(lambda: now[0])
+    alone = clock.begin()
+    now[0] += 1
+    together = [clock.begin() for _ in range(3)]
+    now[0] += 4
+    assert [clock.end(begun) for begun in together] == [1.0] * 3
+    now[0] += 1
+    assert clock.end(alone) == 3.0
+    now[0] += 1000  # nobody waits
+    assert clock.end(clock.begin()) == 0.0
+
+
+def test_a_single_call_whose_address_has_used_up_its_time_meanwhile_is_told_to_wait() -> None:
+    limits = Limits(work=0.1, burst=10.0)
+    spend = Spending(limits)
+
+    def work() -> None:
+        spend(work=2)  # by another request
+
+    endpoint = JsonRpcEndpoint({"work": work}, lanes={"work": Lane(1)})
+
+    async def two() -> tuple[str | BaseException, ...]:
+        body = json.dumps(call("work")).encode()
+        return tuple(await asyncio.gather(*(endpoint.answer(body, spend) for _ in range(2)), return_exceptions=True))
+
+    first, second = asyncio.run(two())
+    assert "result" in str(first)
+    assert isinstance(second, TooMuch)
 
 
 # Requests -----------------------------------------------------------------------------------------------------------
@@ -192,8 +294,8 @@ def is_cut_off(connection: socket.socket) -> bool:
 
 
 def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "READ_SECONDS", 0.2)
-    monkeypatch.setattr(web, "LEAST_READ", 100_000_000)
+    monkeypatch.setattr(held, "READ_SECONDS", 0.2)
+    monkeypatch.setattr(held, "LEAST_READ", 100_000_000)
     asked = post(json.dumps(call("large", size=3_900_000)).encode())
     with json_rpc({"large": large}) as url:
         with connected(url) as connection, contextlib.suppress(ConnectionError):
@@ -205,6 +307,39 @@ def test_who_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
             while received < 3_900_000:
                 received += len(connection.recv(100_000))
                 time.sleep(0.001)
+
+
+def test_large_answers_are_held_up_to_a_bound_and_who_does_not_read_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(held, "MOST", 3_000_000)
+    monkeypatch.setattr(held, "PATIENCE", 0.2)
+    batch = [call("large", size=100_000 + number) for number in range(20)]
+    with json_rpc({"large": large}) as url, contextlib.ExitStack() as stack:
+        asked = post(json.dumps(batch).encode())
+        for _ in range(3):
+            stack.enter_context(connected(url)).sendall(asked)
+        small = requests.post(url, json=[call("large", size=10)] * 5, timeout=WAIT).json()
+        assert refusals(small) == [None] * 5
+        end, found = time.monotonic() + WAIT, list[str | None](["TooMuchAsked"])
+        while "TooMuchAsked" in found:  # until those who do not read have been cut off
+            assert time.monotonic() < end
+            found = refusals(requests.post(url, json=batch, timeout=WAIT).json())
+
+
+def test_large_requests_are_held_up_to_a_bound_and_who_sends_half_of_one_makes_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(held, "MOST", 1_000_000)
+    monkeypatch.setattr(held, "PATIENCE", 0.2)
+    asked = json.dumps(call("large", size=1)).encode()
+    with json_rpc({"large": large}) as url, contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(connected(url)).sendall(post(b" " * 600_000)[:-100])
+        assert requests.post(url, data=asked, timeout=WAIT).status_code == 200
+        end = time.monotonic() + WAIT
+        while requests.post(url, data=b" " * 300_000 + asked, timeout=WAIT).status_code != 200:
+            assert time.monotonic() < end
 
 
 def test_a_connection_has_few_requests_waiting() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from regtest_support import REGTEST
 
+from picopayments_cli.client.key_file import KeyFile
 from picopayments_cli.client.store import Store
 from picopayments_cli.config import choose_basedir, choose_client_basedir, read_settings
 from picopayments_cli.errors import InvalidSetting, StoreUnusable
@@ -145,19 +146,19 @@ def test_what_a_link_leads_to_is_removed_with_it(linked: Path) -> None:
 
 
 def test_the_clients_files_stay_links(tmp_path: Path) -> None:
-    home, disk = tmp_path / "home", tmp_path / "disk"
+    home, disk, drawn = tmp_path / "home", tmp_path / "disk", KeyFile.drawn(REGTEST)
     home.mkdir(mode=0o700)
     disk.mkdir(mode=0o700)
-    for name in ("regtest.wif", "regtest.hubs", "regtest.cfg"):
+    for name in ("regtest.wallet", "regtest.hubs", "regtest.cfg"):
         (home / name).symlink_to(disk / name)
     (home / "regtest.connections").symlink_to(disk)
     with Store(home, REGTEST) as store:
-        store.save_wif("key")
+        store.save_wallet(drawn)
         store.save_hub_key("http://here", "ab")
         store.save_settings({"timeout": 20})
-        assert store.load_wif() == "key"
+        assert store.load_wallet() == drawn
     assert all(path.is_symlink() for path in home.iterdir() if path.name != "regtest.lock")
-    assert {path.name for path in disk.iterdir()} == {"regtest.wif", "regtest.hubs", "regtest.cfg"}
+    assert {path.name for path in disk.iterdir()} == {"regtest.wallet", "regtest.hubs", "regtest.cfg"}
 
 
 def test_a_hubs_database_stays_a_link(tmp_path: Path) -> None:

@@ -18,11 +18,14 @@ ROOT = Path(picopayments_cli.__file__).parent
 PACKAGE = "picopayments_cli"
 WINGS = ("client", "hub", "regtest")
 GROUND = ("channel", "errors", "quantities")
-FACES = ("__main__", "cli", "api", "commands", "completion", "hub.cli", "hub.commands", "json_arguments", "manpages")
+FACES = {
+    *("__main__", "cli", "api", "commands", "completion", "hub.cli", "hub.commands", "json_arguments", "manpages"),
+    "passphrases",
+}
 PURE = {
     *("__future__", "abc", "base64", "binascii", "bisect", "collections", "dataclasses", "decimal", "enum"),
     *("fractions", "functools", "hashlib", "hmac", "itertools", "json", "math", "operator", "re", "struct", "types"),
-    *("typing", "arc4", "cbor2", "coincurve", "pycoin"),
+    *("typing", "btclib_secp256k1", "cbor2", "pycoin"),
 }
 BITCOIN = {
     "bitcoin.core",

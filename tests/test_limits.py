@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import re
 import socket
 import threading
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -14,7 +16,7 @@ import pytest
 import requests
 from servers import json_rpc
 
-from picopayments_cli import web
+from picopayments_cli import sparing, web
 from picopayments_cli.errors import HubUnreachable
 from picopayments_cli.lanes import Lane
 from picopayments_cli.limits import Limiter, Limits, TooMuch, party
@@ -194,6 +196,58 @@ def test_headers_without_end_are_not_kept() -> None:
             with pytest.raises(OSError):  # noqa: PT011
                 connection.sendall(b"X: x\r\n" * 10_000_000)
         assert requests.post(url, json=CALL, timeout=WAIT).status_code == 200
+
+
+# Bytes that came in, and lines that they cause -----------------------------------------------------------------------
+
+
+def spent(url: str, head: bytes, body: bytes) -> None:
+    """Send so much from an address, and leave, or be sent away."""
+    with socket.create_connection(("127.0.0.1", urlsplit(url).port), WAIT, ("127.0.0.9", 0)) as connection:
+        connection.sendall(b"POST /api/ HTTP/1.1\r\nHost: x\r\n" + head + b"\r\n" + body)
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(1000):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("head", "body"),
+    [
+        (b"Content-Length: 90000\r\n", b"x" * 60_000),  # who leaves before it is whole
+        (b"Transfer-Encoding: chunked\r\n", b"8000\r\n" + b"x" * 0x8000 + b"\r\n7000\r\n" + b"x" * 0x7000 + b"\r\n"),
+        (b"Transfer-Encoding: chunked\r\n", b"20000\r\n" + b"x" * 0x20000 + b"\r\n0\r\n"),  # too large
+        (b"X: " + b"x" * 60_000 + b"\r\nContent-Length: 2\r\n", b"{}"),  # in its headers
+    ],
+)
+def test_what_came_in_counts_whether_or_not_it_is_answered(head: bytes, body: bytes) -> None:
+    limits = Limits(calls=1.0, size=1000.0, burst=50.0)  # 50 calls, 50,000 bytes
+    with json_rpc({"nothing": nothing}, limits=limits, max_bytes=100_000) as url:
+        spent(url, head, body)
+        end = time.monotonic() + WAIT
+        while requests.post(url, json=CALL, headers={"X-Forwarded-For": "127.0.0.9"}, timeout=WAIT).status_code != 429:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
+def test_few_lines_are_written_of_many_requests_that_are_none(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sparing, "SECONDS", 1.0)
+    logging.getLogger("uvicorn.error").filters.clear()
+    upgrade = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    with json_rpc({"nothing": nothing}) as url:
+        for number in range(60):
+            with socket.create_connection(("127.0.0.1", urlsplit(url).port), WAIT) as connection:
+                connection.sendall(upgrade if number % 2 else b"\x16\x03\x01 nothing of HTTP\r\n\r\n")
+                connection.recv(1000)
+        end = time.monotonic() + WAIT
+        while not (left := [item for item in caplog.records if item.message == "log lines left out"]):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    lines = [item for item in caplog.records if item.name == "uvicorn.error" and item.levelno >= logging.WARNING]
+    told = sum(item.__dict__["fields"]["number"] for item in left)
+    assert len(lines) <= sparing.MOST * (1 + len(left))
+    assert told + len(lines) >= 60
 
 
 # Borders ------------------------------------------------------------------------------------------------------------

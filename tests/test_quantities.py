@@ -19,6 +19,15 @@ def test_satoshis_are_read_as_they_are(quantity: int) -> None:
     assert read_quantity(f"{quantity}MYTOKEN").quantity(False) == quantity
 
 
+@given(st.integers(1, MAX_QUANTITY))
+def test_satoshis_are_read_as_people_are_shown_them(quantity: int) -> None:
+    """Never with a unit: to one reader 1,500XCP is more than a thousand times what it is to another."""
+    assert read_quantity(f"{quantity:,}").quantity(True) == quantity
+    for text in (f"{quantity:,}XCP" if quantity > 999 else "1,5", f"{quantity},00", f",{quantity}", "1000,000"):
+        with pytest.raises(InvalidQuantity):
+            read_quantity(text)
+
+
 UNITS = ["BTC", "XCP", "MYTOKEN", "A95428956661682177", "PARENT.child_1-@!."]
 
 

@@ -61,6 +61,8 @@ _LEAST_VERSION = (11, 5, 0)
 _UNKNOWN = "No such mempool or blockchain transaction"
 _NETWORK_NAMES = {"testnet": "testnet3"}
 
+STANDING_BLOCKS = 18  # times without a block, after which a node is taken to stand: one in 10^7 is as long by chance
+
 Tip = tuple[int, bytes | None]  # height and hash of a block; no hash where no Bitcoin node tells it
 
 
@@ -131,6 +133,22 @@ class NodeChain:
     def tip(self) -> Height:
         """Return the chain's height once the ledger has reached it. Raises NodeBehind, NodeUnreachable."""
         return Height(self._tip()[0])
+
+    def check_current(self, now: float) -> None:
+        """Refuse a ledger that stands, or hides newer blocks: by the time of its last one, as its heights all agree.
+
+        ``now`` in seconds since 1970. Never on regtest. Raises NodeBehind, NodeUnreachable, BadAnswer.
+        """
+        most = STANDING_BLOCKS * self._network.block_seconds
+        age = now - whole(self._get("v2/blocks/last"), "block_time") if most else 0
+        if age > most:
+            raise NodeBehind(
+                f"The newest block that the node shows is {age / 3600:.0f} hours old: it stands, or hides newer ones, "
+                "or this machine's clock is wrong. Nothing is deposited meanwhile. See with another node, or name a "
+                "Bitcoin Core node of your own as bitcoin_url.",
+                url=self._rest.url,
+                seconds=int(age),
+            )
 
     @property
     def url(self) -> str:

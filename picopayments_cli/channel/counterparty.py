@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import cbor2
-from arc4 import ARC4
 from bitcoin.core import CTransaction
 from bitcoin.core.script import CScript, CScriptInvalidError
 
+from picopayments_cli.channel.arc4 import arc4
 from picopayments_cli.channel.values import MAX_QUANTITY, looks_like_signature
 from picopayments_cli.errors import InvalidAsset
 
@@ -296,7 +296,7 @@ def _legacy_script(packed: bytes) -> bytes | None:
 
 def data_script(message: bytes, first_txid: bytes) -> bytes:
     """Return the OP_RETURN output of a message; ``first_txid``: the first input's, in wire order."""
-    data = ARC4(first_txid[::-1]).encrypt(PREFIX + message)
+    data = arc4(first_txid[::-1], PREFIX + message)
     return b"\x6a" + bytes(CScript([data]))
 
 
@@ -336,7 +336,7 @@ def message_of(script: bytes, first_txid: bytes) -> bytes | None:
     words = _words(script)
     if script[:1] != b"\x6a" or words is None or len(words) != 2 or words[1] is None:
         return None
-    plain: bytes = ARC4(first_txid[::-1]).decrypt(words[1])
+    plain = arc4(first_txid[::-1], words[1])
     return plain[len(PREFIX) :] if plain.startswith(PREFIX) else None
 
 

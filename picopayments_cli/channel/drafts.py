@@ -11,7 +11,7 @@ from functools import cached_property
 from bitcoin.core import CTransaction
 from bitcoin.core.serialize import SerializationError
 
-from picopayments_cli.channel.counterparty import is_p2pkh
+from picopayments_cli.channel.counterparty import is_p2pkh, script_pushes
 from picopayments_cli.channel.scripts import P2A, is_p2wpkh
 from picopayments_cli.channel.taproot import Leaf, compact_size
 from picopayments_cli.channel.values import Coin, Outpoint
@@ -194,6 +194,13 @@ def parse_transaction(raw: bytes) -> CTransaction | None:
 def txid_of(raw: bytes) -> bytes:
     """The txid, in wire order, of a transaction that was parsed once already."""
     return bytes(CTransaction.deserialize(raw).GetTxid())
+
+
+def shown_keys(tx: CTransaction) -> list[bytes]:
+    """The public key by which each input spends a P2PKH or P2WPKH coin; where it spends another, its last word."""
+    witnesses = [list(item.scriptWitness.stack) for item in tx.wit.vtxinwit] or [[] for _ in tx.vin]
+    words = (stack or script_pushes(bytes(spent.scriptSig)) for stack, spent in zip(witnesses, tx.vin, strict=True))
+    return [bytes(found[-1]) if found else b"" for found in words]
 
 
 def spent_outpoints(tx: CTransaction) -> tuple[Outpoint, ...]:

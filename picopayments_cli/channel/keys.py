@@ -6,9 +6,11 @@ import hmac
 import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
-import coincurve
+from btclib_secp256k1 import dsa, recovery, ssa
+from btclib_secp256k1 import keys as points
+from btclib_secp256k1 import xonly as x_points
 
 from picopayments_cli.channel.values import PUBKEY_SIZE, SECRET_SIZE, Hash, Pubkey, Secret, hash160, hash_of
 from picopayments_cli.errors import BadChannelKey, BadSecret, RepeatedKey
@@ -17,15 +19,8 @@ XONLY_SIZE = 32
 SCHNORR_SIZE = 64
 SALT_SIZE = 16  # bytes, random, of each connection and party
 FORGOTTEN = 1000  # syncs of a connection after a backup was made by which its owner still knows its own hashes again
-_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
+ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 _NO_RANDOMNESS = bytes(32)  # BIP 340's auxiliary bytes: with them a message has one signature
-
-
-@lru_cache(maxsize=16384)
-def _point(data: bytes) -> coincurve.PublicKeyXOnly:
-    if len(data) != XONLY_SIZE:  # coincurve looks at the first 32 bytes only, whatever the length
-        raise ValueError("the length is not 32")
-    return coincurve.PublicKeyXOnly(data)
 
 
 @dataclass(frozen=True, order=True)
@@ -38,28 +33,24 @@ class XOnly:
     data: bytes
 
     def __post_init__(self) -> None:
-        try:
-            _point(self.data)
-        except ValueError as error:
+        if len(self.data) != XONLY_SIZE or not x_points.pubkey_verify(self.data):
             raise BadChannelKey(
                 f"A channel's key has exactly {XONLY_SIZE} bytes and is on the curve; this one of {len(self.data)} "
                 "bytes is none.",
                 key=self.data.hex(),
                 size=len(self.data),
-            ) from error
+            )
 
     def __str__(self) -> str:
         return self.data.hex()
 
     def verify(self, digest: bytes, signature: bytes) -> bool:
         """Whether the key signed the digest; the signature is 64 bytes, without a hash type."""
-        return len(signature) == SCHNORR_SIZE and bool(_point(self.data).verify(signature, digest))
+        return len(signature) == SCHNORR_SIZE and ssa.verify(digest, self.data, signature)
 
     def tweaked(self, tweak: bytes) -> tuple[bytes, int]:
         """The key with a tweak's point added: its 32 bytes, and the parity of its y."""
-        point = coincurve.PublicKeyXOnly(self.data)
-        point.tweak_add(tweak)
-        return bytes(point.format()), int(point.parity)
+        return x_points.tweak_add(self.data, tweak)
 
 
 # BIP 341's point whose private key nobody can know.
@@ -87,13 +78,9 @@ class Key:
         return f"Key({self.pubkey.hex()})"
 
     @cached_property
-    def _private(self) -> coincurve.PrivateKey:
-        return coincurve.PrivateKey(self.secret)
-
-    @cached_property
     def pubkey(self) -> Pubkey:
         """The compressed public key."""
-        return Pubkey(self._private.public_key.format())
+        return Pubkey(points.pubkey_from_prvkey(self.secret))
 
     @cached_property
     def pubkey_hash(self) -> bytes:
@@ -106,36 +93,28 @@ class Key:
         return XOnly(self.pubkey[1:])
 
     def sign(self, digest: bytes) -> bytes:
-        """The DER signature (ECDSA) of a 32-byte digest: nonce by RFC 6979, low S."""
-        return bytes(self._private.sign(digest, hasher=None))
+        """The DER signature (ECDSA) of a 32-byte digest: nonce by RFC 6979, low S. Checked before it is given out."""
+        return dsa.sign(digest, self.secret, pubkey=self.pubkey)
 
     def sign_recoverable(self, digest: bytes) -> bytes:
         """The 65-byte signature (ECDSA) of a 32-byte digest that tells the compressed key: header, r, s."""
-        compact = self._private.sign_recoverable(digest, hasher=None)
-        return bytes((31 + compact[64],)) + bytes(compact[:64])
+        compact, recovery_id = recovery.sign(digest, self.secret, pubkey=self.pubkey)
+        return bytes((31 + recovery_id,)) + compact
 
     def sign_schnorr(self, digest: bytes) -> bytes:
         """The 64-byte signature (BIP 340) of a 32-byte digest; checked before it is given out."""
-        return bytes(self._private.sign_schnorr(digest, _NO_RANDOMNESS))
-
-
-@lru_cache(maxsize=16384)
-def _public(pubkey: bytes) -> coincurve.PublicKey:
-    return coincurve.PublicKey(pubkey)
+        return ssa.sign(digest, self.secret, _NO_RANDOMNESS)
 
 
 def is_pubkey(data: bytes) -> bool:
     """Whether these bytes are a compressed public key."""
-    try:
-        return len(data) == PUBKEY_SIZE and bool(_public(data))
-    except ValueError:
-        return False
+    return len(data) == PUBKEY_SIZE and points.pubkey_verify(data)
 
 
 def verify(pubkey: Pubkey, digest: bytes, signature: bytes) -> bool:
     """Whether the key signed the digest; the signature is DER (ECDSA) with low S."""
     try:
-        return bool(_public(pubkey).verify(signature, digest, hasher=None))
+        return dsa.verify(digest, pubkey, signature)
     except ValueError:
         return False
 
@@ -145,6 +124,11 @@ def read_secret(data: bytes) -> Secret:
     if len(data) != SECRET_SIZE:
         raise BadSecret(f"A secret has {SECRET_SIZE} bytes, this one {len(data)}.", size=len(data))
     return Secret(data)
+
+
+def state_key(wallet: Key) -> bytes:
+    """Derive the key (32 bytes) that the states are sealed with which a hub keeps for a wallet."""
+    return hmac.digest(wallet.secret, b"picopayments state 1", "sha256")
 
 
 @dataclass(frozen=True)
@@ -190,7 +174,7 @@ class Secrets:
 
     def _channel_key(self, role: bytes) -> Key:
         draws = (self._derive(b"key", role, draw) for draw in range(256))
-        return Key(next(drawn for drawn in draws if 0 < int.from_bytes(drawn, "big") < _ORDER))
+        return Key(next(drawn for drawn in draws if 0 < int.from_bytes(drawn, "big") < ORDER))
 
     def _derive(self, kind: bytes, purpose: bytes, number: int) -> bytes:
         text = b"picopayments 3 " + kind + self.salt + purpose + struct.pack(">Q", number)

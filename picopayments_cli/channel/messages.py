@@ -13,6 +13,7 @@ from typing import Any
 
 from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.halves import Closing
+from picopayments_cli.channel.kept import MOST_COUNTER, MOST_STATE, Count
 from picopayments_cli.channel.keys import SALT_SIZE
 from picopayments_cli.channel.opening import Party, Stake
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, REQUESTED
@@ -21,6 +22,7 @@ from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Hash
 from picopayments_cli.channel.wire import (
     MAX_ASSET_SIZE,
+    NONCE_SIZE,
     Anchors,
     Figures,
     Payment,
@@ -42,7 +44,6 @@ from picopayments_cli.errors import BadReply, BadRequest
 
 MOST_PAYMENTS = 1000  # in one message
 MOST_RECOVERED = 100  # connections in one answer of mph_key
-NONCE_SIZE = 32
 OUTPUT_SIZE = 34  # of a scriptPubKey of taproot
 # How a connection stands at the hub, as the ``stage`` of a refusal says it.
 STAGES = (REQUESTED, AGREED, OPENING, OPEN, CLOSING, CLOSED)
@@ -238,6 +239,7 @@ class DepositRequest:
 
     ``stake`` of c2h: its rate is the terms'. ``h2c_rate``: of the commits to the client, which it names. ``height``:
     at which both deposits expire. ``output``: the scriptPubKey of the c2h deposit, as the client makes it out.
+    ``state``: the client's, sealed, as the hub keeps it for it; empty where there is none.
     """
 
     handle: Handle
@@ -246,6 +248,7 @@ class DepositRequest:
     height: int
     output: bytes
     next_hash: Hash
+    state: bytes = field(default=b"", repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """The body, unsigned."""
@@ -257,6 +260,7 @@ class DepositRequest:
                 "expiry_height": self.height,
                 "deposit_output": self.output.hex(),
                 "next_revoke_hash": self.next_hash.hex(),
+                "state": self.state.hex(),
             }
         )
 
@@ -272,6 +276,7 @@ class DepositRequest:
             reader.height("expiry_height"),
             reader.hex("deposit_output", OUTPUT_SIZE),
             reader.revoke_hash("next_revoke_hash"),
+            reader.blob("state", MOST_STATE),
         )
 
 
@@ -326,7 +331,9 @@ class DepositReply:
 class SyncRequest:
     """The client's half of a sync, its payments, and a fresh hash for a later commit to it.
 
-    ``anchors``: both, as the client sees them. ``partial``: a payment that is refused does not refuse the others.
+    ``anchors``: both, as the client sees them. ``counter``: the number of this sync, from 1; ``state``: the client's as
+    it stands with this request, sealed, empty where there is none. ``partial``: a payment that is refused does not
+    refuse the others.
     """
 
     handle: Handle
@@ -334,6 +341,8 @@ class SyncRequest:
     half: Half
     payments: tuple[Payment, ...]
     next_hash: Hash
+    counter: int
+    state: bytes = field(default=b"", repr=False)
     partial: bool = True
 
     def as_json(self) -> dict[str, Any]:
@@ -355,6 +364,8 @@ class SyncRequest:
                 "sends": sends,
                 "partial": self.partial,
                 "next_revoke_hash": self.next_hash.hex(),
+                "counter": self.counter,
+                "state": self.state.hex(),
             }
         )
 
@@ -378,19 +389,22 @@ class SyncRequest:
             reader.half(),
             tuple(payments),
             reader.revoke_hash("next_revoke_hash"),
+            reader.number("counter", 1, MOST_COUNTER),
+            reader.blob("state", MOST_STATE),
             reader.flag("partial"),
         )
 
 
 @dataclass(frozen=True)
 class SyncReply:
-    """The hub's half of a sync, the payments that it settles, those it refused, and its next hash."""
+    """The hub's half of a sync, the payments that it settles, those it refused, its next hash, and its signed count."""
 
     request: bytes
     half: Half
     receipts: tuple[Receipt, ...]
     refused: tuple[RefusedPayment, ...]
     next_hash: Hash
+    count: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
         """The body, unsigned."""
@@ -403,6 +417,7 @@ class SyncReply:
             "receive": receive,
             "refused": [{"token": item.token.hex(), "name": item.cause} for item in self.refused],
             "next_revoke_hash": self.next_hash.hex(),
+            "count": dict(self.count),
         }
         return reply_json(self.request, told)
 
@@ -418,9 +433,10 @@ class SyncReply:
             RefusedPayment(item.token(), item.cause("name"))
             for item in reader.items("refused", _REFUSED, MOST_PAYMENTS)
         )
-        return SyncReply(
-            reader.request(), reader.half(), tuple(receipts), tuple(refused), reader.revoke_hash("next_revoke_hash")
-        )
+        count = dict(reader.mapping("count"))
+        Count.parse(count)
+        next_hash = reader.revoke_hash("next_revoke_hash")
+        return SyncReply(reader.request(), reader.half(), tuple(receipts), tuple(refused), next_hash, count)
 
 
 # mph_close ----------------------------------------------------------------------------------------------------------

@@ -122,8 +122,8 @@ def secret_of_wif(network: Network, wif: str) -> bytes:
     key = _pycoin(network.netcode).parse.wif(wif.strip())
     if key is None or not key.is_compressed():
         raise InvalidKey(
-            f"The wallet file holds no private key of {network.name} in wallet import format for compressed keys. "
-            "Put the right file back from your backup.",
+            f"This is no private key of {network.name} in wallet import format (WIF) for a compressed key. Copy it "
+            "once more from where it stands, all of it.",
             network=network.name,
         )
     return int(key.secret_exponent()).to_bytes(32, "big")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from picopayments_cli.channel.messages import NONCE_SIZE
 from picopayments_cli.channel.payment_request import TOKEN_SIZE, token_of
 from picopayments_cli.channel.values import Handle, Token
-from picopayments_cli.channel.wire import Reader, reply_json, request_json
+from picopayments_cli.channel.wire import NONCE_SIZE, Reader, reply_json, request_json
 from picopayments_cli.errors import BadReply, BadRequest
 
 MOST_RECEIPTS = 100  # in one message, of either kind

@@ -129,6 +129,11 @@ def payer_witness(leaf: Leaf, signature: bytes, secret: Secret | None = None) ->
 # Scripts of wallets -------------------------------------------------------------------------------------------------
 
 
+def p2wpkh(hashed: bytes) -> bytes:
+    """The scriptPubKey that pays to the hash of a public key by witness."""
+    return b"\x00\x14" + hashed
+
+
 def is_p2wpkh(script: bytes) -> bool:
     """Whether a scriptPubKey pays to the hash of a public key by witness."""
     return len(script) == 22 and script[:2] == b"\x00\x14"

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from picopayments_cli.channel.messages import NONCE_SIZE
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_QUANTITY, Handle
-from picopayments_cli.channel.wire import Reader, reply_json, request_json
+from picopayments_cli.channel.wire import NONCE_SIZE, Reader, reply_json, request_json
 from picopayments_cli.errors import BadReply, BadRequest
 
 MOST_NAMED = 100  # connections in one request

@@ -39,9 +39,10 @@ PROTOCOL = 3
 MAX_CAUSE_SIZE = 64
 MAX_ASSET_SIZE = 250
 DIGEST_SIZE = 32
+NONCE_SIZE = 32  # bytes, drawn for each request that asks for something
 MAX_HEIGHT = LOCK_IS_TIME - 1
 MAX_TIME = 253_402_300_799  # Unix time: the end of the year 9999
-_LONG_SIZE = SCHNORR_SIZE + 1  # a signature with its hash type
+LONG_SIZE = SCHNORR_SIZE + 1  # of a signature with its hash type
 _COMMIT = {"quantity", "revoke_hash", "signature", "payout_signature"}
 _REMAINDER = {"quantity", "revoke_hash", "signature"}
 _CLOSE = {"signature", "rest_signature"}
@@ -151,6 +152,13 @@ class Reader:
             return from_hex(value, name, size)
         except InvalidHex as refused:
             raise self.error(refused.message, member=name) from refused
+
+    def blob(self, name: str, most: int) -> bytes:
+        """Bytes, at most so many."""
+        data = self.hex(name)
+        if len(data) > most:
+            raise self.refused(name, f"has more than {most} bytes")
+        return data
 
     def hexes(self, name: str, size: int, most: int) -> list[bytes]:
         """A list of bytes of one size."""
@@ -264,25 +272,20 @@ class Reader:
 
     def token(self) -> Token:
         """A token of a payment."""
-        token = self.hex("token")
-        if len(token) > MAX_TOKEN_SIZE:
-            raise self.refused("token", f"has more than {MAX_TOKEN_SIZE} bytes")
-        return Token(token)
+        return Token(self.blob("token", MAX_TOKEN_SIZE))
 
     def commit(self, name: str = "commit") -> Commit:
         """A commit with its payout signature."""
-        item = self.item(name, _COMMIT)
-        return Commit(
-            item.quantity("quantity"),
-            item.revoke_hash("revoke_hash"),
-            item.hex("signature", SCHNORR_SIZE),
-            item.hex("payout_signature", _LONG_SIZE),
-        )
+        return _commit(self.item(name, _COMMIT))
+
+    def commits(self, name: str, most: int) -> tuple[Commit, ...]:
+        """A list of commits."""
+        return tuple(_commit(item) for item in self.items(name, _COMMIT, most))
 
     def remainder(self, name: str = "remainder") -> Remainder:
         """The signature of a remainder."""
         item = self.item(name, _REMAINDER)
-        return Remainder(item.quantity("quantity"), item.revoke_hash("revoke_hash"), item.hex("signature", _LONG_SIZE))
+        return Remainder(item.quantity("quantity"), item.revoke_hash("revoke_hash"), item.hex("signature", LONG_SIZE))
 
     def revokes(self) -> tuple[Secret, ...]:
         """Revoke secrets."""
@@ -306,7 +309,7 @@ class Reader:
         if self.member(name) is None:
             return None
         item = self.item(name, _CLOSE)
-        rest = item.optional("rest_signature", lambda member: item.hex(member, _LONG_SIZE))
+        rest = item.optional("rest_signature", lambda member: item.hex(member, LONG_SIZE))
         return Closing(quantity, item.hex("signature", SCHNORR_SIZE), rest)
 
     def party(self, name: str) -> Party:
@@ -329,6 +332,15 @@ class Reader:
     def anchors(self) -> Anchors:
         """The anchors of both channels."""
         return Anchors(self.optional("c2h_anchor", self.outpoint), self.optional("h2c_anchor", self.outpoint))
+
+
+def _commit(item: Reader) -> Commit:
+    return Commit(
+        item.quantity("quantity"),
+        item.revoke_hash("revoke_hash"),
+        item.hex("signature", SCHNORR_SIZE),
+        item.hex("payout_signature", LONG_SIZE),
+    )
 
 
 def optional_hex(data: bytes | None) -> str | None:

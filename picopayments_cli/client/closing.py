@@ -210,9 +210,9 @@ def cases(session: Session, connection: Connection, look: Look) -> tuple[Case, C
     paying, paid = sides_of(connection)
     facts = look.facts[connection.handle]
     closing, since = connection.stage in (CLOSING, CLOSED), connection.ending.since
-    home = look.takes_sends(session.wallet.address)
-    c2h = Case(publishing.C2H, paying, facts[0], connection.expiry, closing, since, home)
-    return c2h, Case(publishing.H2C, paid, facts[1], connection.expiry, closing, since, home)
+    home, stale = look.takes_sends(session.wallet.address), connection.restored
+    c2h = Case(publishing.C2H, paying, facts[0], connection.expiry, closing, since, home, stale)
+    return c2h, Case(publishing.H2C, paid, facts[1], connection.expiry, closing, since, home, stale)
 
 
 def recover(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:

@@ -73,7 +73,10 @@ class Connection:
     ``sent``: what a node took of one's own, for c2h and for h2c. ``publishing``: name and txid (hex) of what is about
     to leave; ``published``: txids of what left. ``final``: closed, and too deep to be looked at again. ``longname``:
     that of a subasset, for showing. ``requests``: payment requests, the oldest first. ``receipts_due``: tokens of
-    requests that were paid and whose receipts are not here.
+    requests that were paid and whose receipts are not here. ``counter``: the number of the last sync that was prepared;
+    ``count``: the hub's newest signed count. ``jumps``: where the numbers of own hashes go on elsewhere, as
+    ``fresh_numbers`` has it. ``restored``: it came from a backup, and its newest state may be missing: it only closes,
+    and of its commits the highest may have been given back.
     """
 
     handle: Handle
@@ -103,6 +106,10 @@ class Connection:
     receipts_due: tuple[Token, ...] = ()
     deposit_by: int | None = None
     lock_due: int = 0
+    counter: int = 0
+    count: Mapping[str, Any] | None = field(default=None, repr=False)
+    jumps: tuple[tuple[int, int], ...] = ()
+    restored: bool = False
 
     @property
     def next_fee(self) -> int:
@@ -120,6 +127,23 @@ class Connection:
             signed[item.revoke_hash] = item
         given = self.rows.own if own is None else self.rows.own | {own}
         return replace(self, duplex=duplex, rows=Rows(signed, given))
+
+    def fresh_numbers(self, begin: int, used: Hash | None) -> Connection:
+        """Have the numbers of own hashes go on at a number: those between may have been used and forgotten.
+
+        No commit is taken on a hash of before any more, but on the one that is ``used``.
+        """
+        receiving = self.duplex.receiving
+        left = tuple(item for item in receiving.requested if item.revoke_hash == used)
+        duplex = replace(self.duplex, receiving=replace(receiving, requested=left, next_number=begin))
+        return replace(self, duplex=duplex, jumps=(*self.jumps, (receiving.next_number, begin)))
+
+    def own_hashes(self, key: Key) -> dict[Hash, int]:
+        """Derive all hashes that this party has handed out, each with its number. ``key``: the wallet's."""
+        secrets, last = self.secrets(key), self.duplex.receiving.next_number
+        begins, ends = (0, *(to for _, to in self.jumps)), (*(at for at, _ in self.jumps), last)
+        numbers = (number for begin, end in zip(begins, ends, strict=True) for number in range(begin, end))
+        return {secrets.revoke_hash(number): number for number in numbers}
 
     def signed(self, given: Remainder) -> bool:
         """Tell whether a remainder is that of a commit in this file: an old one may have another on the same hash."""

@@ -28,6 +28,7 @@ from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.client.demo_flows import btc_flows
 from picopayments_cli.errors import DemoFailed, WaitRanOut
+from picopayments_cli.extras import check_extra
 from picopayments_cli.processes import end, python
 
 log = logging.getLogger(__name__)
@@ -134,6 +135,7 @@ class Demo:
 
 def run(basedir: Path | None) -> dict[str, Any]:
     """Show everything, in a folder of one's own or a temporary one; the sums. Raises DemoFailed, WaitRanOut."""
+    check_extra("regtest", "demo")
     with ExitStack() as stack:
         stack.enter_context(_stopped_by_sigterm())
         if basedir is None:

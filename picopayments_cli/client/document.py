@@ -81,6 +81,10 @@ def to_document(connection: Connection) -> dict[str, Any]:
         "receipts_due": [token.hex() for token in connection.receipts_due],
         "deposit_by": connection.deposit_by,
         "lock_due": connection.lock_due,
+        "counter": connection.counter,
+        "count": connection.count and dict(connection.count),
+        "jumps": [list(item) for item in connection.jumps],
+        "restored": connection.restored,
     }
 
 
@@ -92,11 +96,20 @@ def rows_between(before: Connection | None, after: Connection) -> list[Row]:
     changed = [item for name, item in after.rows.signed.items() if old.signed.get(name) != item]
     return [
         *(["own", item.hex()] for item in sorted(after.rows.own - old.own)),
-        *(["signed", item.quantity, item.revoke_hash.hex(), _hex(item.remainder), _hex(item.secret)]
-          for item in changed),
-        *(["held", *_commit_json(item.commit), item.number] for name, item in has.items() if had.get(name) != item),
+        *map(signed_row, changed),
+        *(held_row(item) for name, item in has.items() if had.get(name) != item),
         *(["back", name.hex()] for name in had if name not in has),
-    ]  # fmt: skip
+    ]
+
+
+def signed_row(item: Signed) -> Row:
+    """Write the row of a commit that was signed."""
+    return ["signed", item.quantity, item.revoke_hash.hex(), _hex(item.remainder), _hex(item.secret)]
+
+
+def held_row(item: Held) -> Row:
+    """Write the row of a commit that is held."""
+    return ["held", *_commit_json(item.commit), item.number]
 
 
 def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
@@ -139,6 +152,10 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         receipts_due=tuple(_token(item) for item in kinds.items(document["receipts_due"])),
         deposit_by=None if document.get("deposit_by") is None else kinds.whole(document["deposit_by"]),
         lock_due=kinds.whole(document.get("lock_due", 0)),
+        counter=kinds.whole(document.get("counter", 0)),
+        count=None if document.get("count") is None else kinds.members(document["count"]),
+        jumps=tuple(_jump(item) for item in kinds.items(document.get("jumps", []))),
+        restored=kinds.switch(document.get("restored", False)),
         longname=None if document.get("asset_longname") is None else kinds.text(document["asset_longname"]),
     )
 
@@ -345,6 +362,11 @@ def _time(value: Any) -> int:
 
 def _token(value: Any) -> Token:
     return Token(from_hex(value, "token", TOKEN_SIZE))
+
+
+def _jump(items: Any) -> tuple[int, int]:
+    at, to = (kinds.whole(item) for item in kinds.items(items))
+    return at, to
 
 
 # A document may hold anything. What is of another kind is refused here, not where it is used. ---------------------

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
+from picopayments_cli.channel.kept import counted
 from picopayments_cli.channel.messages import MOST_PAYMENTS, SyncReply, SyncRequest
 from picopayments_cli.channel.payment_request import PAID, receipt_of
 from picopayments_cli.channel.wire import Anchors, Payment
@@ -18,6 +19,7 @@ from picopayments_cli.client import history, receipts
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection, Pending
 from picopayments_cli.client.history import Action
+from picopayments_cli.client.sealed import seal_state
 from picopayments_cli.client.session import Session
 from picopayments_cli.errors import (
     AmountExceedsSpendable,
@@ -58,13 +60,15 @@ def prepare(session: Session, connection: Connection) -> Connection:
     moved, half, changes = pair.transfer(connection.duplex, total, secrets)
     moved, own_hash = pair.hand_out(moved, secrets)
     payments = connection.queue[:count]
-    request = SyncRequest(connection.handle, anchors_of(connection), half, payments, own_hash)
-    prepared = replace(
+    left = replace(
         connection.with_state(moved, changes, own_hash),
         queue=connection.queue[count:],
-        pending=Pending((envelope.seal(session.wallet.key, request.as_json()),), payments),
+        counter=connection.counter + 1,
     )
-    return session.save(prepared, "sync prepared")
+    state = seal_state(session.wallet.key, left)
+    request = SyncRequest(connection.handle, anchors_of(connection), half, payments, own_hash, left.counter, state)
+    body = envelope.seal(session.wallet.key, request.as_json())
+    return session.save(replace(left, pending=Pending((body,), payments)), "sync prepared")
 
 
 def anchors_of(connection: Connection) -> Anchors:
@@ -168,8 +172,10 @@ def _settle_reply(connection: Connection, pending: Pending, answer: SyncReply, s
     if not refused <= carried:
         raise BadReply("The hub refuses payments that the sync did not carry. Nothing of the reply was taken.")
     kept_back = [payment for payment in pending.payments if payment.token not in carried - refused]
+    if counted(answer.count, connection.handle, connection.hub_key).counter != connection.counter:
+        raise BadReply("The hub counts another number of syncs. Nothing of the reply was taken.", **answer.count)
     expected = sum(receipt.amount for receipt in answer.receipts)
     state, changes, surplus = pair.settle(connection.duplex, answer.half, expected)
     state = pair.add_request(state, answer.next_hash, seen=connection.knows(answer.next_hash))
     owed = connection.owed + sum(payment.amount for payment in kept_back)
-    return replace(connection.with_state(state, changes), pending=None, owed=max(owed - surplus, 0))
+    return replace(connection.with_state(state, changes), pending=None, owed=max(owed - surplus, 0), count=answer.count)

@@ -8,8 +8,16 @@ from dataclasses import replace
 
 from picopayments_cli.chain import Asset, Query, View
 from picopayments_cli.channel.coins import Purse
-from picopayments_cli.channel.counterparty import read_transaction, script_pushes, unpack_send
-from picopayments_cli.channel.drafts import DUST, Draft, check_coin, parse_transaction, spent_outpoints, txid_of
+from picopayments_cli.channel.counterparty import read_transaction, unpack_send
+from picopayments_cli.channel.drafts import (
+    DUST,
+    Draft,
+    check_coin,
+    parse_transaction,
+    shown_keys,
+    spent_outpoints,
+    txid_of,
+)
 from picopayments_cli.channel.fees import FeeFrac
 from picopayments_cli.channel.rates import Bounds, Rate, believed
 from picopayments_cli.channel.reserve import Reserve, reserve_for
@@ -205,7 +213,7 @@ def _unconfirmed_sends(session: Session, coins: tuple[Coin, ...], asset: Asset) 
     sent = {}
     for txid, raw in raws.items():
         tx = parse_transaction(raw)
-        if tx is None or (script_pushes(bytes(tx.vin[0].scriptSig)) or [b""])[-1] != session.wallet.key.pubkey:
+        if tx is None or shown_keys(tx)[0] != session.wallet.key.pubkey:
             continue
         reading = read_transaction(tx, session.wallet.script)
         send = unpack_send(reading.message) if reading and reading.message else None

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from picopayments_cli.channel.drafts import parse_transaction
+from picopayments_cli.channel.past import Own
+from picopayments_cli.channel.values import Height
+
 
 def of_kind(value: Any, kind: type) -> Any:
     """Check that a value is of exactly a kind. Raises TypeError."""
@@ -37,3 +41,13 @@ def whole(value: Any) -> int:
     if of_kind(value, int) < 0:
         raise ValueError("it should be 0 at least")
     return int(value)
+
+
+def own_transaction(value: Any) -> Own:
+    """Take a transaction of the wallet's own, and since when it is seen, or missing. Raises TypeError, ValueError."""
+    raw_hex, *seen = items(value)
+    height, missing = (None if number is None else Height(whole(number)) for number in seen)
+    raw = bytes.fromhex(text(raw_hex))
+    if parse_transaction(raw) is None:
+        raise ValueError("it should be a transaction")
+    return Own(raw, height, missing)

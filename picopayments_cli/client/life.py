@@ -6,6 +6,7 @@ before it leaves. Every function may be cut off anywhere and called again.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from picopayments_cli.channel.facts import Deposit, Facts, find_anchor, judge_de
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, PROPOSED
 from picopayments_cli.channel.values import Token
 from picopayments_cli.channel.wire import Payment
-from picopayments_cli.client import funds, history, hubs, opening, publishing, receipts
+from picopayments_cli.client import counts, funds, history, hubs, opening, publishing, receipts
 from picopayments_cli.client.closing import Outcome, over, settle, shows
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.exchange import exchange, finish, pay_lock_fee, prepare
@@ -38,6 +39,7 @@ from picopayments_cli.errors import (
     LocalFiles,
     NotTransferable,
     PicopaymentsError,
+    StaleRequest,
     UnknownDeposit,
     UnknownHandle,
 )
@@ -196,6 +198,8 @@ def sync(session: Session, connection: Connection, look: Look, outcome: Outcome,
     funds.keep_seen(session, look)
     if connection.stage == CLOSED:
         connection = _look_again(session, connection, look)
+    if connection.stage == PROPOSED and connection.restored:  # its deposit may have left since
+        connection = _closing(session, connection, look)
     if connection.stage == PROPOSED:
         connection = opening.agree(session, connection)
     if connection.stage == AGREED:
@@ -232,9 +236,12 @@ def _observed_at_last(session: Session, connection: Connection, look: Look) -> t
 
 
 def _last_answer(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
-    """Fetch the answer to the sync that has none yet: the payments in it are this party's, if they come in time."""
+    """Fetch the answer to the sync that has none yet: the payments in it are this party's, if they come in time.
+
+    Not to one that a backup brought: it may have been answered, and its answer's commit given back since.
+    """
     signed = connection.duplex.close_signed or connection.duplex.receiving.half_left
-    if connection.pending is None or signed or connection.ending.told:
+    if connection.pending is None or signed or connection.ending.told or connection.restored:
         return connection
     if not counts_late(connection.expiry, look.facts[connection.handle][1]):
         log.warning("the last sync stays unanswered: what its answer brings comes too late to be had on the chain")
@@ -290,11 +297,16 @@ def _exchange(
         return receipts.trade(session, connection) if step is None else step()
     except UnknownHandle as error:
         raise _unknown_to_hub(connection) from error
+    except StaleRequest as error:
+        raise counts.proof(session, connection) or error from None
     except (AnchorsDiffer, ConnectionNotOpen, HubRestored) as error:  # signed by the hub
         if isinstance(error, ConnectionNotOpen) and error.data.get("stage") in (AGREED, OPENING):
             log.warning("connection %s: the hub does not see it open yet; sync again", connection.handle.hex())
             return session.connection(connection.handle)
         log.warning("connection %s closes: %s", connection.handle.hex(), error.message)
+        hidden = counts.proof(session, connection) if isinstance(error, HubRestored) else None
+        if hidden is not None:
+            log.warning("%s: %s %s", hidden.name, hidden.message, json.dumps(hidden.data))
         return _closing(session, session.connection(connection.handle), look)
 
 
@@ -348,7 +360,7 @@ def close(session: Session, connection: Connection) -> Outcome:
     where neither is published yet. Raises Unreachable where nothing could be published and the hub does not answer:
     ``sync`` goes on from there.
     """
-    if connection.stage == PROPOSED:
+    if connection.stage == PROPOSED and not connection.restored:
         _give_up(session, connection)
         return Outcome()
     look = hubs.look_at(session, [connection])
@@ -363,6 +375,8 @@ def close(session: Session, connection: Connection) -> Outcome:
         rival = _rival(session, seen) if look.whole and unknown_deposit(seen, look) is not None else None
         connection = _closing(session, seen, look, rival)
         look = hubs.look_at(session, [connection])
+    if connection.stage == PROPOSED:
+        connection = _closing(session, connection, look)
     if connection.stage == CLOSING:
         settle(session, connection, look, outcome)
     if outcome.hub_silent is not None and not outcome.txids:
@@ -422,7 +436,7 @@ def check_queue(connection: Connection, payment: Payment) -> None:
 
     Raises ConnectionNotOpen, NotTransferable.
     """
-    if connection.stage not in (PROPOSED, AGREED):
+    if connection.stage not in (PROPOSED, AGREED) or connection.restored:
         raise ConnectionNotOpen(
             f"The connection is {connection.stage}, and pays nothing any more: pay from another one.",
             handle=connection.handle.hex(),

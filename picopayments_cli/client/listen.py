@@ -23,7 +23,7 @@ from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.due import worth
 from picopayments_cli.client.payments import RECEIVED, Entry
-from picopayments_cli.client.session import Session
+from picopayments_cli.client.session import Home, Session
 from picopayments_cli.errors import LocalFiles, PicopaymentsError, WaitRanOut
 
 log = logging.getLogger(__name__)
@@ -97,7 +97,8 @@ class Listener:
     @contextmanager
     def _opened(self) -> Iterator[Session]:
         """Open a session of its own for one turn, after which the files are free for others."""
-        turn = Session(self._session.settings, self._session.given_basedir)
+        home = Home(self._session.settings, unlocker=self._session.home.unlocker)
+        turn = Session(self._session.settings, self._session.given_basedir, home)
         try:
             yield turn
             turn.keep_rate()

@@ -8,6 +8,7 @@ behind dust.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -101,6 +102,7 @@ class Sight:
         self._network = network
         self._attached: dict[Outpoint, bool] = {}  # whether assets are attached to a coin of the wallet
         self._away: PicopaymentsError | None = None  # why the Counterparty node is not asked any more
+        self._current = False  # whether it was asked if the ledger stands
         self.proven: frozenset[Coin] = frozenset()  # the wallet's coins as Bitcoin Core told them itself
 
     def attached(self, outpoints: Iterable[Outpoint]) -> set[Outpoint]:
@@ -121,10 +123,22 @@ class Sight:
         looked_at = list(connections)
         if self._away is None:
             try:
-                return self.look(wallet.address, looked_at)
+                found = self.look(wallet.address, looked_at)
+                self._warn_if_standing()
+                return found
             except (BadAnswer, NodeBehind, NodeRefused, NodeUnreachable) as error:
                 self._away = error
         return self._look_alone(wallet, kept, looked_at, self._away)
+
+    def _warn_if_standing(self) -> None:
+        """Say once that the ledger stands: by its height all that has a deadline is done too late. It stops nothing."""
+        if self._current:
+            return
+        self._current = True
+        try:
+            self.nodes.check_current(time.time())
+        except PicopaymentsError as error:
+            log.warning("%s", error.message)
 
     def _look_alone(
         self, wallet: Wallet, kept: Remembered, looked_at: Sequence[Connection], away: PicopaymentsError

@@ -1,31 +1,35 @@
 """Take back connections whose files are lost: the hub keeps what the wallet's key alone does not tell.
 
-A hub can make none up: the channels' keys follow of the wallet's key and the salt that it gives back. What was paid and
-received only the hub knows by then, so that such a connection does nothing but close.
+A hub can make none up: the channels' keys follow of the wallet's key and the salt that it gives back. A connection
+whose newest state the hub keeps goes on with that; of any other only the hub knows what was paid and received, so that
+it does nothing but close.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from picopayments_cli.chain import Query, View
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.counterparty import asset_id
+from picopayments_cli.channel.counterparty import asset_id, asset_members
 from picopayments_cli.channel.deadlines import Expiry
+from picopayments_cli.channel.drafts import parse_transaction, txid_of
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import find_anchor
 from picopayments_cli.channel.keys import Secrets
-from picopayments_cli.channel.messages import MOST_RECOVERED, NONCE_SIZE, KeyReply, KeyRequest, Recovered
+from picopayments_cli.channel.messages import MOST_RECOVERED, OUTPUT_SIZE, KeyReply, KeyRequest, Recovered
 from picopayments_cli.channel.opening import Party, check_parties, contract_of
-from picopayments_cli.channel.stages import CLOSING
+from picopayments_cli.channel.stages import CLOSING, PROPOSED
 from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Contract
 from picopayments_cli.channel.values import Coin, Entry, Handle, Pubkey
+from picopayments_cli.channel.wire import NONCE_SIZE
 from picopayments_cli.client import history
 from picopayments_cli.client.connection import Connection, Ending
+from picopayments_cli.client.restored import bring_back
 from picopayments_cli.client.session import Session
 from picopayments_cli.errors import BadReply, LocalFiles, OldProtocol, PicopaymentsError
 
@@ -33,32 +37,66 @@ log = logging.getLogger(__name__)
 
 
 def take_back(session: Session) -> PicopaymentsError | None:
-    """Write down what the settings' hub has of this wallet, where nothing is open with it here; it closes from then on.
+    """Write down what the settings' hub has of this wallet, where nothing is open with it here.
 
+    Where a backup was restored it is asked as well: for what was opened since, and for newer states than the backup's.
+    All of it is there before any of it is written, and the hub's key is bound last: so it is done whole, or again.
     Return why that could not be asked. It stops nothing.
     """
-    if session.settings.hub_url is None or session.store.load_wif() is None:
+    if session.settings.hub_url is None or session.store.load_wallet() is None:
         return None
     try:
         known, here = session.pinned_key(), tuple(session.connections().values())
-        if known in {item.hub_key for item in here}:
+        if known in {item.hub_key for item in here if not item.restored}:
             return None
         if not all(isinstance(error, OldProtocol) for error in session.unusable.values()):
             log.warning("the hub is not asked for lost connections: one here can't be read, and would come again")
             return None
-        salts = {item.salt for item in here}
+        unsure = {item.handle: item for item in here if _is_unsure(item)}
+        salts = {item.salt for item in here if item.handle not in unsure}
+        lost = []
         for hub_key, item in _of_hub(session, known):
-            found = None if session.store.has(item.handle) else _connection(session, hub_key, item, salts)
-            if found is not None:
+            is_here = session.store.has(item.handle) and item.handle not in unsure
+            found = None if is_here else _connection(session, hub_key, item, salts)
+            if found is not None and _is_better(found, unsure.get(found.handle)):
                 salts.add(found.salt)
-                session.pin_hub(hub_key)
-                session.save(found, "taken back", history.closing())
-                log.warning("the connection %s was not here any more: it closes", item.handle.hex())
+                lost.append(found)
+        for found in lost:
+            _save(session, found, again=found.handle in unsure)
+        if lost:
+            session.pin_hub(lost[0].hub_key)
     except LocalFiles:
         raise
     except PicopaymentsError as error:
         return error
     return None
+
+
+def _is_unsure(item: Connection) -> bool:
+    """Whether a connection came from a backup, and nothing of its close has left."""
+    begun = item.ending.asked is not None or item.duplex.close_signed
+    return item.restored and (item.stage == PROPOSED or (item.stage == CLOSING and not begun))
+
+
+def _is_better(found: Connection, here: Connection | None) -> bool:
+    """Whether what the hub gives back takes the place of what a backup has: it is proven, and as new at least."""
+    if here is None or here.stage == PROPOSED:
+        return True
+    return found.stage != CLOSING and found.counter >= here.counter
+
+
+def _save(session: Session, found: Connection, *, again: bool) -> None:
+    if found.stage == CLOSING:
+        log.warning("the connection %s was not here any more: it closes", found.handle.hex())
+        session.save(found, "taken back", history.closing())
+        return
+    log.warning("the connection %s goes on with the newest state that its hub keeps", found.handle.hex())
+    if again:
+        session.save(found, "taken back")
+        return
+    members, quantity = asset_members(found.asset, found.longname), found.duplex.sending.contract.quantity
+    txid = txid_of(found.deposit_raw)[::-1].hex()
+    session.save(found, "taken back", history.connected(members, quantity, txid))
 
 
 def _of_hub(session: Session, hub_key: Pubkey | None) -> Iterator[tuple[Pubkey, Recovered]]:
@@ -78,7 +116,7 @@ def _of_hub(session: Session, hub_key: Pubkey | None) -> Iterator[tuple[Pubkey, 
 
 
 def _connection(session: Session, hub_key: Pubkey, item: Recovered, salts: Collection[bytes]) -> Connection | None:
-    """Build a connection from what the hub gives back; None where nothing lies on the addresses of its deposits.
+    """Build a connection from what the hub gives back; None where nothing of it is left on the chain.
 
     Raises BadReply where it is none of this wallet's, or has one of the ``salts`` of those that are here: under
     another handle it would be signed away as one on which nothing was received.
@@ -96,14 +134,15 @@ def _connection(session: Session, hub_key: Pubkey, item: Recovered, salts: Colle
     places = [session.sight.at(contract.deposit.output) for contract in (c2h, h2c)]
     view = session.chain.view(Query(coins=places, history=places))
     there = view.coins[places[0]]
-    if not there and not view.coins[places[1]]:
+    if not there and not view.coins[places[1]] and not _is_spent_to_coins(session, view, places):
         return None
     if there and all(coin.height is None for coin in there):
         log.warning("the deposit of %s is not in a block: sync again once it is, before you connect", item.handle.hex())
         return None
     sent, received = (_deposit(session, contract, view) for contract in (c2h, h2c))
-    unknown = view.history[places[0]][0].raw if there else b""  # which keeps it open until nothing is left there
-    return Connection(
+    deposits = view.history[places[0]]
+    unknown = deposits[0].raw if deposits else b""  # which keeps it open until nothing is left there
+    bare = Connection(
         handle=item.handle,
         hub_url=session.settings.require_hub_url,
         hub_key=hub_key,
@@ -119,6 +158,15 @@ def _connection(session: Session, hub_key: Pubkey, item: Recovered, salts: Colle
         counted=(sent[1].height if sent else None, received[1].height if received else None),
         ending=Ending(since=view.height),
     )
+    return bring_back(session, bare, deposits)
+
+
+def _is_spent_to_coins(session: Session, view: View, places: Iterable[str]) -> bool:
+    """Whether what was paid from the deposits' addresses lies unspent where it went first, as a commit does."""
+    spenders = (parse_transaction(entry.raw) for place in places for entry in view.history[place])
+    scripts = {bytes(tx.vout[0].scriptPubKey) for tx in spenders if tx is not None and tx.vout}
+    taproot = [session.sight.at(script) for script in scripts if len(script) == OUTPUT_SIZE]
+    return any(session.chain.view(Query(coins=taproot)).coins.values()) if taproot else False
 
 
 def _deposit(session: Session, contract: Contract, view: View) -> tuple[Coin, Entry] | None:

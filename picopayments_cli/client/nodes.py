@@ -41,6 +41,9 @@ class Nodes(Protocol):
     def submit(self, raws: Sequence[bytes]) -> tuple[bytes, ...]:
         """Hand a parent and its child to the network; the txids that are taken. Raises BroadcastRefused."""
 
+    def check_current(self, now: float) -> None:
+        """Refuse a ledger that stands, where only its own heights tell. Raises NodeBehind."""
+
     @property
     def bitcoin(self) -> BitcoinNode | None:
         """A Bitcoin node of one's own."""
@@ -57,6 +60,11 @@ class OwnNodes:
     def bitcoin(self) -> BitcoinNode | None:
         """The Bitcoin node, where there is one."""
         return self._bitcoin
+
+    def check_current(self, now: float) -> None:
+        """Refuse a ledger that stands. A Bitcoin node's height is compared with the ledger's in each view anyway."""
+        if self._bitcoin is None:
+            self._chain.check_current(now)
 
     def sends(self, script: bytes) -> tuple[SendRow, ...]:
         """The ledger's sends to a scriptPubKey. Raises NodeUnreachable, BadAnswer, NodeRefused."""
@@ -97,6 +105,9 @@ class HubNodes:
 
     def __init__(self, chain: Chain, rpc: RpcClient, network: Network) -> None:
         self._chain, self._rpc, self._network = chain, rpc, network
+
+    def check_current(self, now: float) -> None:
+        """Nothing: the hub is believed, which does not say when its last block was."""
 
     def sends(self, script: bytes) -> tuple[SendRow, ...]:
         """The ledger's sends to a scriptPubKey, by the hub's word. Raises HubUnreachable, BadAnswer."""

@@ -6,6 +6,7 @@ Nothing is deposited that was not agreed to on both sides, and what was agreed i
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -25,16 +26,16 @@ from picopayments_cli.channel.rates import Rate, asked_rate, payee_agrees, payer
 from picopayments_cli.channel.signing import finish_deposit
 from picopayments_cli.channel.stages import AGREED, ASKED, PROPOSED
 from picopayments_cli.channel.state import Receiving, Sending
-from picopayments_cli.channel.terms import TIP_SLACK, Terms
+from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Contract, compose_deposit
 from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Pubkey, Quantity
 from picopayments_cli.client import funds, history, lost
+from picopayments_cli.client.agreement import agreed_by, lock_fee
 from picopayments_cli.client.connection import Connection, Rows
+from picopayments_cli.client.sealed import seal_state
 from picopayments_cli.client.session import Session
 from picopayments_cli.consensus import check_ways_back
 from picopayments_cli.errors import (
-    BadDepositScript,
-    BadReply,
     BadTerms,
     DepositRefused,
     InvalidTime,
@@ -42,6 +43,7 @@ from picopayments_cli.errors import (
     LockFeeTooHigh,
     PicopaymentsError,
 )
+from picopayments_cli.extras import check_extra
 
 _DEPOSIT = {PROPOSED: "has not left", AGREED: "may have left"}  # by the stage of a connection that was begun
 
@@ -67,6 +69,8 @@ def connect(session: Session, asset: Asset, quantity: int, expire: int, delay: i
 
 
 def _connect(session: Session, wish: Wish) -> Connection:
+    check_extra("kernel", "connect")
+    session.sight.nodes.check_current(time.time())
     check_delay(wish.delay, session.network)
     funds.check_funds(session, wish.asset, wish.quantity)
     lost.take_back(session)
@@ -127,9 +131,8 @@ def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
     c2h, h2c, stake = plan.c2h, plan.h2c, Stake(wish.quantity, wish.delay, answer.terms.fee_rate)
     channels, own_hash = pair.hand_out(pair.Duplex(Sending(c2h, anchor), Receiving(h2c)), secrets)
     height, output = c2h.deposit.height, c2h.deposit.output
-    proposal = DepositRequest(answer.handle, stake, h2c.rate, height, output, own_hash).as_json()
     session.pin_hub(reply.hub_key)
-    return Connection(
+    begun = Connection(
         handle=answer.handle,
         hub_url=session.settings.require_hub_url,
         hub_key=Pubkey(reply.hub_key),
@@ -140,10 +143,13 @@ def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
         duplex=channels,
         expiry=Expiry(height, wish.expire),
         stage=PROPOSED,
-        proposal=envelope.seal(session.wallet.key, proposal),
+        proposal={},
         deposit_raw=raw,
         rows=Rows(own=frozenset((own_hash,))),
     )
+    state = seal_state(session.wallet.key, begun)
+    proposal = DepositRequest(answer.handle, stake, h2c.rate, height, output, own_hash, state).as_json()
+    return replace(begun, proposal=envelope.seal(session.wallet.key, proposal))
 
 
 @dataclass(frozen=True)
@@ -209,14 +215,9 @@ def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
     return named
 
 
-def _lock_fee(terms: Terms, quantity: int, time: int) -> int:
-    """Return the most that the hub may ask for locking a deposit: its tip may differ from this party's."""
-    return terms.lock_fee(quantity, time + TIP_SLACK)
-
-
 def _check_lock_fee(session: Session, terms: Terms, wish: Wish) -> None:
     """Refuse to pay more for locking the hub's deposit than the settings allow. Raises LockFeeTooHigh."""
-    fee, percent = _lock_fee(terms, terms.matching_deposit(wish.quantity), wish.expire), session.settings.lock_ceiling
+    fee, percent = lock_fee(terms, terms.matching_deposit(wish.quantity), wish.expire), session.settings.lock_ceiling
     if fee > Fraction(repr(percent)) * wish.quantity / 100:
         raise LockFeeTooHigh(
             f"The hub asks up to {fee} for locking its deposit for {wish.expire} blocks, more than the lock_ceiling of "
@@ -267,8 +268,7 @@ def agree(session: Session, connection: Connection) -> Connection:
     """
     _check_rates_now(session, connection)
     answer = DepositReply.parse(session.call("mph_deposit", [connection.proposal], connection.hub_key).body)
-    _check_reply(connection, answer)
-    _check_lock(connection, answer)
+    agreed = agreed_by(connection, answer)
     check_delay(answer.stake.delay, session.network)
     tip = session.chain.view(Query()).height
     check_taproot(session.network, tip)
@@ -276,16 +276,10 @@ def agree(session: Session, connection: Connection) -> Connection:
         raise InvalidTime(
             "The deposits would be late, or expire too soon. Nothing was deposited: connect anew.", height=tip
         )
-    h2c = connection.duplex.receiving
-    contract = replace(h2c.contract, quantity=answer.stake.quantity, delay=answer.stake.delay)
-    channels = replace(connection.duplex, receiving=replace(h2c, contract=contract))
-    state = pair.add_request(channels, answer.next_hash, seen=connection.knows(answer.next_hash))
-    by, fee = answer.deposit_by, answer.lock_fee
-    agreed = replace(connection, stage=AGREED, duplex=state, deposit_by=by, lock_due=fee)
-    check_ways_back(state, agreed.secrets(session.wallet.key))
+    check_ways_back(agreed.duplex, agreed.secrets(session.wallet.key))
     txid = txid_of(agreed.deposit_raw)[::-1].hex()
     members = asset_members(agreed.asset, agreed.longname)
-    return session.save(agreed, "agreed", history.connected(members, state.sending.contract.quantity, txid))
+    return session.save(agreed, "agreed", history.connected(members, agreed.duplex.sending.contract.quantity, txid))
 
 
 def _check_rates_now(session: Session, connection: Connection) -> None:
@@ -303,31 +297,4 @@ def _check_rates_now(session: Session, connection: Connection) -> None:
             c2h_rate=c2h,
             h2c_rate=h2c,
             rate=now.value,
-        )
-
-
-def _check_reply(connection: Connection, answer: DepositReply) -> None:
-    h2c = connection.duplex.receiving.contract
-    if answer.output != h2c.deposit.output or answer.height != h2c.deposit.height:
-        raise BadDepositScript("The hub's deposit script is not the agreed one. Nothing was deposited.")
-    if answer.stake.rate != h2c.rate:
-        raise BadReply("The hub names another rate of commits than was asked for. Nothing was deposited.")
-    if answer.stake.quantity < h2c.quantity:
-        raise BadReply(
-            f"The hub would deposit {answer.stake.quantity} where its terms say {h2c.quantity}. Nothing was deposited.",
-            quantity=answer.stake.quantity,
-            expected=h2c.quantity,
-        )
-
-
-def _check_lock(connection: Connection, answer: DepositReply) -> None:
-    """Refuse another fee for locking the hub's deposit than its terms say. Raises BadReply."""
-    h2c, expiry = connection.duplex.receiving.contract, connection.expiry
-    most = _lock_fee(connection.terms, h2c.quantity, expiry.time)
-    if answer.lock_fee > most:
-        raise BadReply(
-            f"The hub asks {answer.lock_fee} for locking its deposit, where its terms come to {most}. Nothing was "
-            "deposited.",
-            lock_fee=answer.lock_fee,
-            expected=most,
         )

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from picopayments_cli.chain import Chain, Query
-from picopayments_cli.channel.counterparty import script_pushes
-from picopayments_cli.channel.drafts import parse_transaction, txid_of
+from picopayments_cli.channel.drafts import parse_transaction, shown_keys, txid_of
 from picopayments_cli.channel.past import Own, Told, as_told
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.client.store import Store
@@ -73,5 +72,4 @@ class Past:
 def _is_of(raw: bytes, wallet: Wallet) -> bool:
     """Tell whether a transaction spends a coin of the wallet's."""
     tx = parse_transaction(raw)
-    pushes = () if tx is None else (script_pushes(bytes(spent.scriptSig)) or [b""] for spent in tx.vin)
-    return any(found[-1] == wallet.key.pubkey for found in pushes)
+    return tx is not None and wallet.key.pubkey in shown_keys(tx)

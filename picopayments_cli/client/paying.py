@@ -182,11 +182,14 @@ def pay(session: Session, ordered: Order, *, yes: bool) -> dict[str, Any]:
     """
     since = session.store.payments.last
     if ordered.how_far == tokens.SENT:
+        log.info("A payment of this token was sent before: nothing was paid now. It is that one which is shown.")
         return _told(session, _newest(session, ordered, 0) or _sent_long_ago(ordered))
     if ordered.how_far is None:
         queue(session, ordered, yes=yes, at_once=True)
     try:
         entry = _sync(session, ordered, since)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_how_to_go_on(session, ordered)) from None
     except PicopaymentsError as error:
         found = _newest(session, ordered, since)
         if found is None:
@@ -254,6 +257,20 @@ def _refused(entry: Entry) -> PaymentRefused:
         f"Its amount stays with you, or comes back. {advice}",
         **{name: entry[name] for name in ("token", "handle", "payee_handle", "amount", "cause", "index")},
     )
+
+
+def _how_to_go_on(session: Session, ordered: Order) -> str:
+    """Tell whoever interrupted a payment whether it may have left, and which command goes on with it."""
+    token = ordered.payment.token
+    connection = session.connections().get(ordered.payer)
+    if connection is not None and any(item.token == token for item in connection.queue):
+        stands = (
+            f"The payment is queued and has not left: `picopayments-cli cancelpayment {token.hex()}` takes it back, "
+            "the next `sync` makes it."
+        )
+    else:
+        stands = "The payment may have left: the next `sync` brings the answer."
+    return f"Interrupted. {stands} Run again with --token {token.hex()} the command pays it once."
 
 
 def _telling_how_it_stands(session: Session, ordered: Order, error: PicopaymentsError) -> PicopaymentsError:

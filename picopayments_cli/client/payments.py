@@ -63,14 +63,21 @@ class PaymentLog:
     Raises StoreUnusable, and StoreDamaged where it reads a line that is no entry.
     """
 
-    def __init__(self, path: Path, counts: Callable[[Entry], bool], before: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        counts: Callable[[Entry], bool],
+        before: Callable[[], int],
+        append: Callable[[Path, bytes, int], int] = append_lines,
+    ) -> None:
         """``counts`` tells whether an entry's event is in its connection's document.
 
-        ``before``: an index that was used already, for a file that is missing.
+        ``before``: an index that was used already, for a file that is missing. ``append`` writes lines at a place.
         """
         self._path = path
         self._counts = counts
         self._before = before
+        self._append = append
         self._known: tuple[int, int] | None = None  # the bytes that count, and the last index in them
         self._added: tuple[int, int] | None = None  # with what was added and does not count yet
 
@@ -92,7 +99,7 @@ class PaymentLog:
         if lines:
             data = b"".join(lines)
             with usable(self._path):
-                append_lines(self._path, data, size)
+                self._append(self._path, data, size)
             self._added = size + len(data), last
 
     def keep(self) -> None:

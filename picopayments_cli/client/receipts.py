@@ -8,11 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.messages import NONCE_SIZE
 from picopayments_cli.channel.payment_request import PAID, Requested, receipt_of
 from picopayments_cli.channel.receipts import MOST_RECEIPTS, Given, ReceiptsReply, ReceiptsRequest
 from picopayments_cli.channel.values import Token
-from picopayments_cli.channel.wire import Payment, Receipt, RefusedPayment
+from picopayments_cli.channel.wire import NONCE_SIZE, Payment, Receipt, RefusedPayment
 from picopayments_cli.client import history
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.history import Action

@@ -43,6 +43,7 @@ from picopayments_cli.client.delivery import (
 from picopayments_cli.client.outbox import Outbox
 from picopayments_cli.client.payments import SENT
 from picopayments_cli.client.payments_shown import as_csv
+from picopayments_cli.client.wallet import Unlocker
 from picopayments_cli.client.watcher import Watcher
 from picopayments_cli.config import Settings
 from picopayments_cli.errors import MethodNotAllowed, PicopaymentsError, StoreLocked, StoreUnusable, UsageError
@@ -60,7 +61,8 @@ Commands = Mapping[str, Callable[..., Any]]
 class Watch:
     """How the wallet is watched: seconds between two rounds, and where events go.
 
-    ``events``: a file, ``-`` for ``show``; ``program`` is started for each; ``webhook``: a URL.
+    ``events``: a file, ``-`` for ``show``; ``program`` is started for each; ``webhook``: a URL. ``unlocker`` has opened
+    the wallet.
     """
 
     show: Callable[[dict[str, Any]], None]
@@ -68,6 +70,7 @@ class Watch:
     events: str | None = None
     program: str | None = None
     webhook: str | None = None
+    unlocker: Unlocker | None = None
 
 
 def serve(
@@ -110,7 +113,7 @@ def serve(
         outbox = Outbox(settings.basedir / f"{name}.events.jsonl", [sink.name for sink in sinks]) if sinks else None
         if outbox is not None:
             stack.enter_context(delivering(outbox, sinks, STOP_SECONDS))
-        watcher = Watcher(settings, given_basedir, lambda: _check_there(cookie), outbox, watch.every)
+        watcher = Watcher(settings, given_basedir, lambda: _check_there(cookie), outbox, watch.every, watch.unlocker)
         stack.enter_context(_hangup_stops(server))
 
         def started(url: str) -> None:

@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from picopayments_cli.chain import Chain
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.drafts import parse_transaction, spent_outpoints, txid_of
-from picopayments_cli.channel.messages import NONCE_SIZE, HubRefusal, KeyRequest, request_of
+from picopayments_cli.channel.messages import HubRefusal, KeyRequest, request_of
 from picopayments_cli.channel.stages import ASKED
 from picopayments_cli.channel.values import Handle, Outpoint, Pubkey
+from picopayments_cli.channel.wire import NONCE_SIZE
 from picopayments_cli.client import legacy
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.document import from_document, rows_between, to_document
@@ -25,8 +26,9 @@ from picopayments_cli.client.history import Action
 from picopayments_cli.client.looking import Look, Sight
 from picopayments_cli.client.nodes import HubNodes, OwnNodes
 from picopayments_cli.client.past import Past
+from picopayments_cli.client.restoring import check_restored
 from picopayments_cli.client.store import LOCK_WAIT, Store
-from picopayments_cli.client.wallet import Wallet
+from picopayments_cli.client.wallet import Unlocker, Wallet
 from picopayments_cli.config import Settings, place_of
 from picopayments_cli.errors import (
     BadHubSignature,
@@ -35,6 +37,7 @@ from picopayments_cli.errors import (
     OldProtocol,
     PicopaymentsError,
     UnknownHandle,
+    UsageError,
 )
 from picopayments_cli.files import damaged
 from picopayments_cli.rpc import RpcClient, controls_of
@@ -52,20 +55,27 @@ class Signed:
     hub_key: Pubkey
 
 
+def nobody() -> str:
+    """Refuse where nobody can be asked for the wallet's key. Raises UsageError."""
+    raise UsageError("There is no wallet here, and nobody to ask for its key: run this command by itself.")
+
+
 class Home:
     """The files, with what of each connection is on disk, the wallet and the spent coins of one command.
 
     Its sessions at several hubs share one.
     """
 
-    def __init__(self, settings: Settings, lock_wait: float = LOCK_WAIT) -> None:
-        """``lock_wait``: seconds that the store's lock is waited for."""
+    def __init__(self, settings: Settings, lock_wait: float = LOCK_WAIT, unlocker: Unlocker | None = None) -> None:
+        """``lock_wait``: seconds that the store's lock is waited for; ``unlocker`` opens the wallet."""
+        self.unlocker = unlocker or Unlocker()
         self.spent: set[Outpoint] = set()  # by what this command has published since it looked at the chain
         self.written: dict[Handle, Connection] = {}  # as they stand on disk
         self.unusable: dict[Handle, PicopaymentsError] | None = None  # connections that could not be loaded last
         self.fee_rate: int | None = None  # that a chain has estimated, where it is another than the one on disk
         self.told: set[int] = set()  # the indexes of the payments that this command's result reports
         self.noted: Look | None = None  # the look of which the wallet was written down
+        self.restores = False  # whether this command restores a backup
         self._settings = settings
         self._lock_wait = lock_wait
         self._stack = ExitStack()
@@ -89,15 +99,36 @@ class Home:
 
     @cached_property
     def store(self) -> Store:
-        """The local files, locked from here on. Raises StoreLocked, StoreUnusable."""
-        basedir, network = self._settings.basedir, self._settings.network
+        """The local files, locked from here on. Raises StoreLocked, StoreUnusable, RestoreUnfinished."""
+        basedir, network, backup = self._settings.basedir, self._settings.network, self._settings.backup
         legacy.make_private(basedir, network)
-        return self._stack.enter_context(Store(basedir, network, self._lock_wait))
+        if not self.restores:
+            check_restored(basedir, network)
+        if backup is None or self.restores:
+            return self._stack.enter_context(Store(basedir, network, self._lock_wait))
+        from picopayments_cli.client.mirror import Mirror, MirroredStore
+
+        mirror = Mirror(Path(backup), basedir, network, self._kept_wallet)
+        return self._stack.enter_context(MirroredStore(basedir, network, self._lock_wait, mirror))
+
+    def _kept_wallet(self) -> Wallet | None:
+        """Return the wallet once it is on disk and open: nobody is asked for its passphrase while others wait."""
+        file = self.store.wallet_here()
+        return self.wallet if file is not None and self.unlocker.has(file) else None
 
     @cached_property
     def wallet(self) -> Wallet:
         """The wallet, which may not be on disk yet. Raises StoreDamaged, StoreUnusable."""
-        return Wallet.open(self.store, self._settings.network)
+        return Wallet.open(self.store, self._settings.network, self.unlocker)
+
+    def unlock(self) -> None:
+        """Open the wallet, if there is one, before the lock is taken: nobody waits for who types a passphrase.
+
+        Raises PassphraseMissing, WrongPassphrase, StoreDamaged, StoreNewer.
+        """
+        file = Store(self._settings.basedir, self._settings.network).wallet_here()
+        if file is not None:
+            self.unlocker.secret(file)
 
     @cached_property
     def past(self) -> Past:
@@ -114,6 +145,7 @@ class Session:
         self.given_basedir = given_basedir
         self.network = settings.network
         self.ask: Callable[[str], bool] | None = None  # asks the user; None where nobody is there
+        self.read_key: Callable[[], str] = nobody  # reads the wallet's key from who runs the command
         self.progress: Callable[[], AbstractContextManager[Callable[..., None]]] | None = None  # shows how a wait goes
         self.home = home or Home(settings)
 

@@ -1,12 +1,12 @@
 """Keep the client's files, private and whole, for one writer at a time: the wallet's key and a document per connection.
 
-In the basedir stand ``<network>.wif``, ``<network>.connections/<handle>.json``, ``<network>.hubs`` (the hubs' public
-keys), ``<network>.history.jsonl`` (past events, one a line), ``<network>.archive/`` (connections that are over and put
-aside), ``<network>.payments.jsonl`` (what became of payments, see ``payments``), ``<network>.reported`` (which of them
-commands have reported), ``<network>.rate`` (the last fee rate that a chain estimated), ``<network>.sent`` (the wallet's
-transactions that hold its coins yet), ``<network>.coins`` (the wallet as it was seen last), ``<network>.seen`` (what
-the last look at the chain showed) and ``<network>.lock``. Nothing is written before the first save, except the lock's
-file and the folder it stands in.
+In the basedir stand ``<network>.wallet`` (older: ``<network>.wif``), ``<network>.connections/<handle>.json``,
+``<network>.hubs`` (the hubs' public keys), ``<network>.history.jsonl`` (past events, one a line),
+``<network>.archive/`` (connections that are over and put aside), ``<network>.payments.jsonl`` (what became of
+payments, see ``payments``), ``<network>.reported`` (which of them commands have reported), ``<network>.rate`` (the last
+fee rate that a chain estimated), ``<network>.sent`` (the wallet's transactions that hold its coins yet),
+``<network>.coins`` (the wallet as it was seen last), ``<network>.seen`` (what the last look at the chain showed) and
+``<network>.lock``. Nothing is written before the first save, except the lock's file and the folder it stands in.
 
 What grows with a connection's age stands beside its document, in ``<handle>.commits.jsonl``: rows that are only added
 to. They are on disk before the document, which says how many bytes of them count (``rows_size``): lines behind those
@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,12 +26,12 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from picopayments_cli.channel.drafts import parse_transaction
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.past import Own
-from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Height
-from picopayments_cli.client import kinds
+from picopayments_cli.channel.values import HANDLE_SIZE, Handle
+from picopayments_cli.client import key_file, kinds
 from picopayments_cli.client.history import Action, Event, events_of
+from picopayments_cli.client.key_file import KeyFile
 from picopayments_cli.client.payments import Entry, PaymentLog, Reported, entries_of
 from picopayments_cli.config import connections_folder, settings_file
 from picopayments_cli.errors import (
@@ -50,6 +50,7 @@ from picopayments_cli.files import (
     check_private,
     damaged,
     flush_folder,
+    read_text,
     remove_file,
     replace_file,
     usable,
@@ -58,7 +59,7 @@ from picopayments_cli.files import (
 FORMAT = "picopayments-connection"
 VERSION = 2  # 1 was protocol 2's
 LOCK_WAIT = 60.0
-_HEADER = frozenset(("format", "version", "network", "event_count", "events", "rows", "rows_size"))
+_HEADER = frozenset(("format", "version", "network", "changes", "event_count", "events", "rows", "rows_size"))
 _ASSET = ("asset", "asset_longname")
 _HEX = frozenset("0123456789abcdef")
 _log = logging.getLogger(__name__)
@@ -68,11 +69,15 @@ Row = list[Any]
 
 @dataclass(frozen=True)
 class _Kept:
-    """A document on disk: the events that it carries, how many its connection has had, and its rows' size in bytes."""
+    """A document on disk: the events that it carries, how many its connection has had, and its rows' size in bytes.
+
+    ``changes``: how often it was written.
+    """
 
     count: int = 0
     events: list[Event] = field(default_factory=list)
     size: int = 0
+    changes: int = 0
 
 
 class Store:
@@ -85,7 +90,8 @@ class Store:
     def __init__(self, basedir: Path, network: Network, lock_wait: float = LOCK_WAIT) -> None:
         self.basedir = basedir
         self.network = network
-        self.wif_path = basedir / f"{network.name}.wif"
+        self.wallet_path = basedir / f"{network.name}.wallet"
+        self.wif_path = basedir / f"{network.name}.wif"  # of an older wallet
         self.folder = connections_folder(network, basedir)
         self.archive_folder = basedir / f"{network.name}.archive"
         self.hubs_path = basedir / f"{network.name}.hubs"
@@ -96,7 +102,7 @@ class Store:
         self.history_path = basedir / f"{network.name}.history.jsonl"
         self.payments_path = basedir / f"{network.name}.payments.jsonl"
         self.reported_path = basedir / f"{network.name}.reported"
-        self.payments = PaymentLog(self.payments_path, self._counts, lambda: self.reported().upto)
+        self.payments = PaymentLog(self.payments_path, self._counts, lambda: self.reported().upto, self._append)
         self._lock_wait = lock_wait
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
         self._locked: tuple[int, int] | None = None  # which file the lock was, when it was taken
@@ -157,29 +163,45 @@ class Store:
     def _check_modes(self) -> None:
         """Refuse what concerns all connections; a connection's own files are looked at when it is read."""
         kept = (self.hubs_path, self.rate_path, self.sent_path, self.coins_path, self.payments_path, self.reported_path)
-        for path in (self.wif_path, self.folder, self.archive_folder, self.history_path, *kept):
+        for path in (self.wallet_path, self.wif_path, self.folder, self.archive_folder, self.history_path, *kept):
             with usable(path):
                 check_private(path)
 
     # The wallet's key ----------------------------------------------------------------------------------------------
 
-    def load_wif(self) -> str | None:
-        """Read the wallet's key as WIF text; None if there is none yet.
+    def load_wallet(self) -> KeyFile | None:
+        """Read the wallet's key file; None if there is none yet. Raises StoreDamaged, StoreNewer.
 
-        Raises StoreDamaged, also where there is none any more: a new one could not settle what the old one has signed.
+        They are raised where there is none any more, too: a new key could not settle what the old one has signed.
         """
-        text = _read(self.wif_path)
-        if text is None and (self._files() or self.archive_folder.exists() or self.history_path.exists()):
-            raise damaged(self.wif_path, "it is missing, and the connections here are of its key")
-        if text is not None and not text.strip():
-            raise damaged(self.wif_path, "it is empty")
-        return text.strip() if text is not None else None
+        found = self.wallet_here()
+        if found is None and (self._files() or self.archive_folder.exists() or self.history_path.exists()):
+            raise damaged(
+                self.wallet_path,
+                f"it is missing, or {self.wif_path.name}, and the connections here are of its key "
+                "(`picopayments-cli wallet restore` makes it anew from the wallet's words)",
+            )
+        return found
 
-    def save_wif(self, wif: str) -> None:
-        """Write a new wallet's key. Raises StoreUnusable if there is one already."""
+    def wallet_here(self) -> KeyFile | None:
+        """Read the key file that is there, if one is. Raises StoreDamaged, StoreNewer."""
+        return key_file.read(self.wallet_path, self.wif_path, self.network)
+
+    def save_wallet(
+        self, wallet: KeyFile, label: str = "new wallet", check: Callable[[bytes], object] | None = None
+    ) -> None:
+        """Write the wallet's key file, a new one or in the place of one of this same wallet; the older file goes.
+
+        ``check`` reads what was written before anything goes. Raises WalletExists, StoreDamaged, StoreUnusable.
+        """
+        here = self.wallet_here()
+        if here is not None and here.name != wallet.name:
+            raise key_file.taken(self.basedir, here)
+        self._write(self.wallet_path, wallet.text(), label, check=check)
         if self.wif_path.exists():
-            raise StoreUnusable(f"{self.wif_path} holds a key already. Nothing was changed.", path=str(self.wif_path))
-        self._write(self.wif_path, wif + "\n", "new wallet")
+            with usable(self.wif_path):
+                remove_file(self.wif_path)
+                flush_folder(self.basedir)
 
     def save_settings(self, settings: dict[str, Any]) -> None:
         """Write the network's settings file. Raises StoreUnusable."""
@@ -210,7 +232,7 @@ class Store:
         with usable(path):
             check_private(path)
             check_private(_rows_path(path))
-        text = _read(path)
+        text = read_text(path)
         if text is None:
             raise UnknownHandle(
                 f"There is no connection {handle.hex()} on {self.network.name} in {self.basedir}. "
@@ -254,9 +276,9 @@ class Store:
         Every durable change takes this door; ``label`` names the occasion, for the log and for tests that stand here.
         ``actions`` go into the history together with the change, or not at all: the document carries them until its
         next change, and before that they are put into the history's file. Those that are about payments get their
-        index with it. The members ``format``, ``version``,
-        ``network``, ``events``, ``event_count``, ``rows`` and ``rows_size`` are the store's own. A file that is
-        damaged, older or newer is not overwritten. Raises StoreUnusable, StoreDamaged, StoreNewer, OldProtocol.
+        index with it. The members ``format``, ``version``, ``network``, ``changes``, ``events``, ``event_count``,
+        ``rows`` and ``rows_size`` are the store's own. A file that is damaged, older or newer is not overwritten.
+        Raises StoreUnusable, StoreDamaged, StoreNewer, OldProtocol.
         """
         if not _HEADER.isdisjoint(document):
             raise ValueError(f"a document has no members named {', '.join(sorted(_HEADER))}")
@@ -264,14 +286,14 @@ class Store:
         before = self._moved_events(handle)
         size = self._add_rows(handle, rows)
         events = events_of(handle, actions, before)
-        count = before + len(events)
-        header = {"format": FORMAT, "version": VERSION, "network": self.network.name}
+        count, changes = before + len(events), self._kept.get(handle, _Kept()).changes + 1
+        header = {"format": FORMAT, "version": VERSION, "network": self.network.name, "changes": changes}
         whole = {**header, **document, "rows_size": size, "event_count": count, "events": events}
         self._check_lock()
         self.payments.add(entries_of(events, {name: document[name] for name in _ASSET if name in document}))
         self._write(path, json.dumps(whole, allow_nan=False, separators=(",", ":")) + "\n", label)
         self.payments.keep()
-        self._kept[handle] = _Kept(count, events, size)
+        self._kept[handle] = _Kept(count, events, size, changes)
 
     def _add_rows(self, handle: Handle, rows: Sequence[Row]) -> int:
         """Write rows behind those that the document counts; the bytes that it counts from now on."""
@@ -282,7 +304,7 @@ class Store:
             path = _rows_path(self._path(handle))
             with usable(path):
                 self._make_folder(path)
-                append_lines(path, data, size)
+                self._append(path, data, size)
         return size + len(data)
 
     def remove(self, handle: Handle) -> None:
@@ -303,8 +325,8 @@ class Store:
         path = self._path(handle)
         rows = _rows_path(path)
         if rows.exists():
-            self._write(self.archive_folder / rows.name, _read(rows) or "", "archived")
-        self._write(self.archive_folder / path.name, _read(path) or "", "archived")
+            self._write(self.archive_folder / rows.name, read_text(rows) or "", "archived")
+        self._write(self.archive_folder / path.name, read_text(path) or "", "archived")
         self.remove(handle)
 
     def archived(self) -> dict[Handle, dict[str, Any]]:
@@ -315,7 +337,7 @@ class Store:
         found = {}
         for path in _connections_in(self.archive_folder):
             try:
-                document = self._parse(path, _read(path) or "")
+                document = self._parse(path, read_text(path) or "")
             except OldProtocol:
                 continue
             rows = _read_rows(path, _kept(path, document).size)
@@ -362,7 +384,7 @@ class Store:
         if kept.events:
             lines = "".join(json.dumps(event, separators=(",", ":")) + "\n" for event in kept.events)
             with usable(self.history_path):
-                append_lines(self.history_path, lines.encode())
+                self._append(self.history_path, lines.encode(), None)
         return kept.count
 
     # Payments by their index ---------------------------------------------------------------------------------------
@@ -371,7 +393,7 @@ class Store:
         """Tell whether the event of a payment is in its connection's document, or was before that was taken away."""
         for folder in (self.folder, self.archive_folder):
             path = folder / f"{entry['handle']}.json"
-            text = _read(path) if _is_connection(path.name) else None
+            text = read_text(path) if _is_connection(path.name) else None
             if text is not None:
                 with suppress(PicopaymentsError):
                     return _kept(path, self._parse(path, text)).count > int(entry["number"])
@@ -379,7 +401,7 @@ class Store:
 
     def reported(self) -> Reported:
         """Read which payments commands have reported. Raises StoreDamaged."""
-        text = _read(self.reported_path)
+        text = read_text(self.reported_path)
         try:
             if text is None:
                 return Reported()
@@ -396,7 +418,7 @@ class Store:
 
     def last_rate(self) -> int | None:
         """Read the last fee rate (sat/vB) that a chain estimated; None if there is none."""
-        text = (_read(self.rate_path) or "").strip()
+        text = (read_text(self.rate_path) or "").strip()
         return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
     def save_rate(self, rate: int) -> None:
@@ -408,7 +430,7 @@ class Store:
     def last_look(self) -> dict[str, Any]:
         """Read what the last look at the chain showed; nothing where that can't be read, as it is only for showing."""
         try:
-            found = json.loads(_read(self.seen_path) or "{}")
+            found = json.loads(read_text(self.seen_path) or "{}")
         except (StoreDamaged, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -421,9 +443,9 @@ class Store:
 
     def sent(self) -> list[Own]:
         """Read the wallet's transactions that hold its coins yet. Raises StoreDamaged."""
-        text = _read(self.sent_path)
+        text = read_text(self.sent_path)
         try:
-            return [] if text is None else [_own(item) for item in kinds.items(json.loads(text))]
+            return [] if text is None else [kinds.own_transaction(item) for item in kinds.items(json.loads(text))]
         except (TypeError, ValueError, RecursionError):
             raise damaged(self.sent_path, "it does not list transactions") from None
 
@@ -434,7 +456,7 @@ class Store:
 
     def load_coins(self) -> dict[str, Any]:
         """Read how the wallet was seen last; empty where it never was. Raises StoreDamaged."""
-        text = _read(self.coins_path)
+        text = read_text(self.coins_path)
         try:
             return {} if text is None else kinds.members(json.loads(text))
         except (TypeError, ValueError, RecursionError):
@@ -448,7 +470,7 @@ class Store:
 
     def hub_keys(self) -> dict[str, str]:
         """Read the public key (hex) that each hub's URL is bound to. Raises StoreDamaged."""
-        text = _read(self.hubs_path)
+        text = read_text(self.hubs_path)
         try:
             keys = json.loads(text) if text is not None else {}
         except ValueError:
@@ -498,12 +520,18 @@ class Store:
             raise damaged(path, f"it belongs to another network than {self.network.name}")
         return document
 
-    def _write(self, path: Path, text: str, label: str, *, flush: bool = True) -> None:
+    def _write(
+        self, path: Path, text: str, label: str, *, flush: bool = True, check: Callable[[bytes], object] | None = None
+    ) -> None:
         self._check_lock()
         _log.debug("write %s: %s", path.name, label)
         with usable(path):
             self._make_folder(path)
-            replace_file(path, text.encode(), flush=flush)
+            replace_file(path, text.encode(), flush=flush, check=check)
+
+    def _append(self, path: Path, data: bytes, size: int | None) -> int:
+        """Add lines to a file, as ``append_lines`` does. Raises OSError."""
+        return append_lines(path, data, size)
 
     def _make_folder(self, path: Path) -> None:
         """Make the folder that a file stands in. Raises OSError."""
@@ -530,7 +558,7 @@ def _rows_path(document: Path) -> Path:
 def _read_rows(document: Path, size: int) -> list[Row]:
     """Read the rows that a document counts."""
     path = _rows_path(document)
-    text = _read(path) if size else ""
+    text = read_text(path) if size else ""
     if text is None:
         raise damaged(path, "it is missing, and its connection's document counts on it")
     data = text.encode()[:size]
@@ -543,24 +571,16 @@ def _read_rows(document: Path, size: int) -> list[Row]:
     return rows
 
 
-def _own(item: Any) -> Own:
-    text, *seen = kinds.items(item)
-    height, missing = (None if number is None else Height(kinds.whole(number)) for number in seen)
-    raw = bytes.fromhex(kinds.text(text))
-    if parse_transaction(raw) is None:
-        raise ValueError("it should be a transaction")
-    return Own(raw, height, missing)
-
-
 def _kept(path: Path, document: dict[str, Any]) -> _Kept:
     count, events, size = document.get("event_count", 0), document.get("events", []), document.get("rows_size", 0)
-    if type(size) is not int or size < 0:
-        raise damaged(path, "the size of its rows is wrong")
+    changes = document.get("changes", 0)
+    if type(size) is not int or size < 0 or type(changes) is not int or changes < 0:
+        raise damaged(path, "the size of its rows, or the count of its changes, is wrong")
     if type(count) is not int or not isinstance(events, list) or count < len(events):
         raise damaged(path, "its events are wrong")
     if not all(_is_event(event) and f"{event['handle']}.json" == path.name for event in events):
         raise damaged(path, "its events are none")
-    return _Kept(count, events, size)
+    return _Kept(count, events, size, changes)
 
 
 def _is_event(event: Any) -> bool:
@@ -574,13 +594,3 @@ def _is_event(event: Any) -> bool:
 def _is_connection(name: str) -> bool:
     stem, dot, extension = name.partition(".")
     return extension == "json" and bool(dot) and len(stem) == 2 * HANDLE_SIZE and _HEX.issuperset(stem)
-
-
-def _read(path: Path) -> str | None:
-    with usable(path):
-        try:
-            return path.read_bytes().decode()
-        except FileNotFoundError:
-            return None
-        except UnicodeDecodeError:
-            raise damaged(path, "it is not text") from None

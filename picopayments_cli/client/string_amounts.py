@@ -6,18 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from picopayments_cli.chain.answers import satoshis_of
-
-QUANTITIES = frozenset(
-    (
-        *("after", "amount", "at_risk", "balance", "before", "deposit", "deposit_max", "deposit_min", "fee", "fees"),
-        *("hub_deposit", "lock_base", "lock_due", "lock_fee", "owed", "paid", "quantity", "received", "sent", "sum"),
-        *("sync_fee", "sync_fees"),
-        *("transaction_fees", "value"),
-    )
-)
-BY_ASSET = frozenset(
-    ("balances", "total", "returns", "agreed_returns", "alone_returns")
-)  # objects whose every member is an asset's quantity
+from picopayments_cli.quantities import BY_ASSET, QUANTITIES
 
 
 def with_string_amounts(command: str, result: Any) -> Any:

@@ -97,7 +97,7 @@ def _failure(failed: Mapping[Handle, PicopaymentsError], results: dict[str, Any]
 
 def close(session: Session, connection: Connection) -> dict[str, Any]:
     """Close a connection: the txid of its close or commit, whether the hub agreed, the fee, what became of payments."""
-    proposed = connection.stage == PROPOSED
+    proposed = connection.stage == PROPOSED and not connection.restored
     outcome = life.close(session if proposed else hubs.alone(session, connection), connection)
     agreed = session.connection(connection.handle).ending.told
     hub = None if proposed else "agreed" if agreed else "silent" if outcome.hub_silent is not None else "asked"

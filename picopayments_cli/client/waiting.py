@@ -8,10 +8,10 @@ from typing import Any
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.messages import NONCE_SIZE
 from picopayments_cli.channel.stages import AGREED
 from picopayments_cli.channel.values import Handle, Pubkey
 from picopayments_cli.channel.waiting import MOST_NAMED, WaitingReply, WaitingRequest, Waits
+from picopayments_cli.channel.wire import NONCE_SIZE
 from picopayments_cli.client.history import time_shown
 from picopayments_cli.client.hubs import Seen
 from picopayments_cli.client.session import Session

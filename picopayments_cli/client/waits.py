@@ -182,6 +182,8 @@ class Wait:
             advice = "It opens by itself: `picopayments-cli status` shows when."
         else:
             advice = "`picopayments-cli sync` takes the next step, and with --wait goes on waiting."
+            if left and all(stand.status == CLOSING for stand in left):
+                advice = f"Its transactions are mined without this command. {advice}"
         return f"Nothing is lost: {told}. {advice}"
 
 

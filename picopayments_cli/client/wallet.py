@@ -2,54 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-
-import coincurve
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from picopayments_cli.chain import Coin
-from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.networks import Network, address_of_script, secret_of_wif, wif_of_secret
+from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.client import kinds
+from picopayments_cli.client.key_file import KeyFile
 from picopayments_cli.client.store import Store
-from picopayments_cli.errors import InvalidHex, InvalidKey
+from picopayments_cli.errors import InvalidHex, PassphraseMissing
 from picopayments_cli.files import damaged
+
+log = logging.getLogger(__name__)
+
+
+def nobody(address: str) -> str:
+    """Refuse where nobody can be asked for a passphrase. Raises PassphraseMissing."""
+    raise PassphraseMissing(f"The wallet {address} is encrypted, and nobody is asked for its passphrase.")
+
+
+class Unlocker:
+    """Opens encrypted wallets. It asks once for a wallet's passphrase, and remembers words and WIF in this process."""
+
+    def __init__(self, ask: Callable[[str], str] = nobody, ask_new: Callable[[bool], str] | None = None) -> None:
+        """``ask`` gets a wallet's address, and returns its passphrase; ``ask_new``: whether it replaces an old one."""
+        self._ask = ask
+        self._ask_new = ask_new
+        self._opened: dict[str, str] = {}
+
+    def secret(self, file: KeyFile) -> str:
+        """Return the words or the WIF of a wallet. Raises PassphraseMissing, WrongPassphrase."""
+        if file.secret is not None:
+            return file.secret
+        if file.name not in self._opened:
+            self._opened[file.name] = file.unsealed(self._ask(file.address))
+        return self._opened[file.name]
+
+    def has(self, file: KeyFile) -> bool:
+        """Tell whether a wallet opens without a question."""
+        return file.secret is not None or file.name in self._opened
+
+    def new_passphrase(self, address: str, *, change: bool) -> str:
+        """Ask for a passphrase to encrypt a wallet with; ``change``: it has one. Raises PassphraseMissing."""
+        return nobody(address) if self._ask_new is None else self._ask_new(change)
 
 
 @dataclass(frozen=True)
 class Wallet:
-    """A key and the P2PKH address that it stands for on a network."""
+    """A key, which may be encrypted until it is needed, and the address that it stands for on a network."""
 
-    network: Network
-    key: Key
+    file: KeyFile
+    unlocker: Unlocker = field(default_factory=Unlocker, repr=False, compare=False)
 
     @staticmethod
-    def open(store: Store, network: Network) -> Wallet:
+    def open(store: Store, network: Network, unlocker: Unlocker | None = None) -> Wallet:
         """Open the store's wallet, or make a new one that ``keep`` writes. Raises StoreDamaged, StoreUnusable."""
-        wif = store.load_wif()
-        if wif is None:
-            return Wallet(network, Key(coincurve.PrivateKey().secret))
-        try:
-            return Wallet(network, Key(secret_of_wif(network, wif)))
-        except InvalidKey:
-            raise damaged(store.wif_path, f"it holds no private key of {network.name} (WIF, compressed)") from None
+        return Wallet(store.load_wallet() or KeyFile.drawn(network), unlocker or Unlocker())
 
     def keep(self, store: Store) -> None:
         """See that the key is on disk, before anything leaves that depends on it. Raises StoreUnusable."""
-        if store.load_wif() is None:
-            store.save_wif(wif_of_secret(self.network, self.key.secret))
+        if store.load_wallet() is None:
+            store.save_wallet(self.file)
+            log.warning(
+                "A new wallet was made. `picopayments-cli wallet export` shows its 12 words: write them down. They "
+                "bring it back when this machine is lost."
+            )
 
     @property
-    def script(self) -> bytes:
-        """The scriptPubKey of the address."""
-        return p2pkh(self.key.pubkey_hash)
+    def network(self) -> Network:
+        """Where it is paid."""
+        return self.file.network
 
     @property
     def address(self) -> str:
-        """Where the wallet is paid."""
-        return str(address_of_script(self.network, self.script))
+        """What it is paid at."""
+        return self.file.address
+
+    @cached_property
+    def script(self) -> bytes:
+        """The scriptPubKey of the address."""
+        return script_of_address(self.network, self.address)
+
+    @cached_property
+    def key(self) -> Key:
+        """The private key. Raises PassphraseMissing, WrongPassphrase."""
+        return self.file.key_of(self.unlocker.secret(self.file))
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from picopayments_cli.client.listen import Line, asked_together, brought_more, l
 from picopayments_cli.client.outbox import Outbox
 from picopayments_cli.client.payments import Entry
 from picopayments_cli.client.session import Home, Session
+from picopayments_cli.client.wallet import Unlocker
 from picopayments_cli.config import Settings
 from picopayments_cli.errors import LocalFiles, PicopaymentsError, StoreLocked
 
@@ -69,8 +70,10 @@ class Watcher:
         check: Callable[[], None],
         outbox: Outbox | None,
         every: float,
+        unlocker: Unlocker | None = None,
     ) -> None:
         """``check`` raises where nothing may be written any more; ``every``: seconds between two rounds."""
+        self._unlocker = unlocker
         self._settings = replace(settings, timeout=min(settings.timeout, MOST_TIMEOUT))
         self._given_basedir = given_basedir
         self._check = check
@@ -148,7 +151,7 @@ class Watcher:
         end = time.monotonic() + MOST_LOCKED
         while True:
             self._check()
-            session = Session(self._settings, self._given_basedir, Home(self._settings, lock_wait=0))
+            session = Session(self._settings, self._given_basedir, Home(self._settings, 0, self._unlocker))
             try:
                 session.wallet  # noqa: B018 - takes the lock, and reads the key
                 break

@@ -108,7 +108,8 @@ class Account:
     hub's deposit, which is not made before. ``due_height``: when it must settle; before
     mph_deposit, when it is forgotten; once closed, when that was. ``since``: the tip when it was stopped. ``stale``:
     whether its newest state may be missing here. ``listed``: whether the last reply listed payments. ``deposit_raw``:
-    the hub's own deposit.
+    the hub's own deposit. ``counter``: of the last sync. ``last_request``: the text of the newest request with the
+    client's state, where this value brings one; it is not read with the others.
     """
 
     handle: Handle
@@ -128,6 +129,8 @@ class Account:
     listed: bool = False
     last_hash: Hash | None = None
     last_reply: str | None = field(default=None, repr=False)
+    last_request: str | None = field(default=None, repr=False)
+    counter: int = 0
     version: int = 0
     waiting: Queue = Queue()
 
@@ -235,7 +238,7 @@ def rarely_changed(account: Account) -> tuple[object, ...]:
 
 
 def head_row(account: Account) -> dict[str, Any]:
-    """The row of ``heads``, without its handle."""
+    """The row of ``heads``, without its handle and ``last_request``."""
     return {
         "version": account.version,
         "head": json.dumps(_head(account)),
@@ -246,6 +249,7 @@ def head_row(account: Account) -> dict[str, Any]:
 
 def _head(account: Account) -> dict[str, Any]:
     head: dict[str, Any] = {"due": account.due, "lock_due": account.lock_due, "listed": account.listed}
+    head["counter"] = account.counter
     if account.duplex is not None:
         receiving = account.duplex.receiving
         head |= {
@@ -291,6 +295,7 @@ def account_of(row: Row[Any], waiting: Queue) -> Account:
         listed=head["listed"],
         last_hash=None if row.last_hash is None else Hash(bytes(row.last_hash)),
         last_reply=row.last_reply,
+        counter=head.get("counter", 0),
         version=row.version,
         waiting=waiting,
     )

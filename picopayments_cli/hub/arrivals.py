@@ -58,6 +58,11 @@ class Arrivals:
             for place in {self._places[handle] for handle in handles if handle in self._places}:
                 place.wake()
 
+    def awaited(self) -> list[Handle]:
+        """The connections for which something is waited for."""
+        with self._lock:
+            return list(self._places)
+
     def close(self) -> None:
         """Wake all, and let nobody wait any more: the server stops."""
         with self._lock:

@@ -22,7 +22,6 @@ from sqlalchemy import (
     exists,
     false,
     func,
-    not_,
     or_,
     select,
     union_all,
@@ -33,7 +32,6 @@ from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import Counter, Paid, Paying
 from picopayments_cli.channel.halves import Closing
-from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUESTED
 from picopayments_cli.channel.standing import Found
 from picopayments_cli.channel.state import MOST_REVOKED, Changes, Held, Receiving, Signed, deepened, floor_of
@@ -90,6 +88,8 @@ _WRITE_HEAD = (
     .where(heads.c.handle == _OF, heads.c.version == bindparam("before"))
     .values({name: bindparam(name) for name in ("version", "head", "last_hash", "last_reply")})
 )
+_WRITE_REQUEST = _WRITE_HEAD.values(last_request=bindparam("last_request"))
+_LAST_REQUEST = select(heads.c.last_request).where(heads.c.handle == _OF)
 _WRITE_FIXED = (
     connections.update()
     .where(connections.c.handle == _OF)
@@ -112,7 +112,6 @@ _OPENING = select(connections.c.handle).where(
     or_(
         connections.c.c2h_anchor.is_not(None),
         _PAID_TO,
-        connections.c.agreed_at <= bindparam("agreed_by"),
         connections.c.due_height <= bindparam("height"),
     ),
 )
@@ -122,11 +121,11 @@ _FUNDED = (
     .select_from(connections)
     .where(connections.c.stage.in_((AGREED, CLOSING)), connections.c.c2h_anchor.is_not(None))
 )
-_CLOSED_BY = select(connections.c.handle).where(
-    connections.c.stage == CLOSED, connections.c.due_height <= bindparam("height")
+_SETTLED = select(connections.c.handle).where(
+    connections.c.stage == CLOSED,
+    connections.c.due_height <= bindparam("height"),
+    connections.c.handle.in_(_HANDLES),
 )
-_CLOSED_BETWEEN = _CLOSED_BY.where(connections.c.due_height > bindparam("after"))
-_SETTLED = _CLOSED_BY.where(connections.c.handle.in_(_HANDLES))
 _OF_CLIENT = (
     select(connections.c.handle)
     .where(connections.c.client == bindparam("client"), connections.c.handle > bindparam("after"))
@@ -134,27 +133,6 @@ _OF_CLIENT = (
     .order_by(connections.c.handle)
     .limit(bindparam("most"))
 )
-_FORGOTTEN = (
-    select(connections.c.handle, connections.c.asset)
-    .where(connections.c.stage == REQUESTED, connections.c.due_height <= bindparam("height"))
-    .order_by(connections.c.handle)
-    .with_for_update()
-)
-_NEVER_PAID = (
-    select(connections.c.handle, connections.c.asset)
-    .where(
-        connections.c.stage == CLOSED,
-        connections.c.due_height > bindparam("after"),
-        connections.c.due_height <= bindparam("height"),
-        connections.c.c2h_anchor.is_(None),
-        connections.c.h2c_anchor.is_(None),
-        connections.c.deposit_raw.is_(None),
-        not_(_PAID_TO.where(or_(deposits.c.height.is_(None), deposits.c.height >= 0))),  # what is nowhere never came
-    )
-    .order_by(connections.c.handle)
-    .with_for_update()
-)
-_FORGET = tuple(table.delete().where(table.c.handle == _OF) for table in (connections, heads, hashes, promises))
 _GOING = select(connections.c.handle).where(_GOING_ON)
 _GIVE_UP = (
     touched.delete().where(touched.c.handle.in_(_GOING)),
@@ -185,6 +163,14 @@ _ALL_HELD = (
     .order_by(commits.c.quantity)
 )
 _ALL_SENT = select(commits).where(commits.c.handle == _OF, commits.c.sent.is_(True))
+# Of the client's commits all, of the hub's those that were not given back.
+_KEPT = (
+    select(commits)
+    .where(commits.c.handle == _OF, commits.c.revoke_hash > bindparam("after"))
+    .where(or_(commits.c.sent.is_(False), commits.c.active.is_(True)))
+    .order_by(commits.c.revoke_hash)
+    .limit(bindparam("most"))
+)
 _ADD_COMMIT = commits.insert()
 _THIS = (commits.c.handle == _OF, commits.c.revoke_hash == bindparam("hash"))
 _CHANGE_SIGNED = (
@@ -206,9 +192,16 @@ _PENDING = (
 _WAITING_FROM = select(func.count()).where(
     payments.c.payee == _OF, payments.c.state == WAITING, payments.c.payer == bindparam("by")
 )
-_OWNER = select(connections.c.client).where(connections.c.handle == _OF)
+_OWNER = select(connections.c.client).where(
+    connections.c.handle == _OF, _GOING_ON, connections.c.c2h_anchor.is_not(None)
+)
 _WAITING = select(func.count(), func.sum(payments.c.amount), func.min(payments.c.time)).where(
     payments.c.payee == _OF, payments.c.state == WAITING
+)
+_ARRIVED = (
+    select(payments.c.payee)
+    .where(payments.c.payee.in_(bindparam("handles", expanding=True)), payments.c.state == WAITING)
+    .distinct()
 )
 _PAID = (payments.c.payer == _OF, payments.c.token == bindparam("named"))
 _KEEP_RECEIPT = (
@@ -327,6 +320,20 @@ class Reading:
         held = [held_of(row) for row in rows if not row.sent and row.active]
         return Found([signed_of(row) for row in rows if row.sent], held)
 
+    def last_request(self, handle: Handle) -> str | None:
+        """The text of the newest request with the client's state."""
+        found = self.db.execute(_LAST_REQUEST, {"of": handle}).scalar()
+        return None if found is None else str(found)
+
+    def kept(self, handle: Handle, after: bytes, most: int) -> tuple[list[tuple[Held, bool]], list[Signed]]:
+        """So many commits behind a hash, in its order: the client's, and the hub's that were not given back.
+
+        With each of the client's stands whether the hub has given it back.
+        """
+        rows = self.db.execute(_KEPT, {"of": handle, "after": after, "most": most}).all()
+        received = [(held_of(row), not row.active) for row in rows if not row.sent]
+        return received, [signed_of(row) for row in rows if row.sent]
+
     def sides(self, account: Account) -> tuple[Paying, Paid]:
         """All that is held of both channels, for what is to be taken back; ``sent`` is left out."""
         duplex, handle = account.channels, account.handle
@@ -370,11 +377,6 @@ class Reading:
         """Those of the handles that were closed by a height."""
         return self._those(_SETTLED, handles, height=height)
 
-    def closed_between(self, after: int, height: int) -> list[Handle]:
-        """The handles of connections that were closed behind one height and by another."""
-        rows = self.db.execute(_CLOSED_BETWEEN, {"after": after, "height": height})
-        return [Handle(bytes(row.handle)) for row in rows]
-
     def _those(self, statement: Select[Any], handles: Collection[Handle], **asked: Any) -> set[Handle]:
         found: set[Handle] = set()
         for some in batches(handles):
@@ -395,14 +397,12 @@ class Reading:
         rows = self.db.execute(_IN_ASSETS, {"assets": list(assets)}) if assets else ()
         return [Handle(bytes(row.handle)) for row in rows]
 
-    def opening(self, tip: int, network: Network) -> list[Handle]:
+    def opening(self, tip: int) -> list[Handle]:
         """The handles of connections that a block may bring further while they open.
 
-        Those to which nobody has paid anything yet, as they cost strangers nothing, are among them once their time is
-        over.
+        Those to which nobody has paid anything yet, as they cost strangers nothing, are none of them.
         """
-        unfunded = tip - network.deposit_blocks - network.safe_depth + 1
-        rows = self.db.execute(_OPENING, {"height": tip, "agreed_by": unfunded})
+        rows = self.db.execute(_OPENING, {"height": tip})
         return [Handle(bytes(row.handle)) for row in rows]
 
     def counted(self) -> int:
@@ -416,13 +416,18 @@ class Reading:
         return [Handle(bytes(row.handle)) for row in rows]
 
     def owned(self, client: Pubkey, handles: Iterable[Handle]) -> list[Handle]:
-        """Those of the handles whose connections are a client's."""
+        """Those of the handles whose connections are a client's and have a deposit of its: nothing waits for others."""
         return [one for one in dict.fromkeys(handles) if self.db.execute(_OWNER, {"of": one}).scalar() == client]
 
     def waiting(self, handles: Iterable[Handle]) -> list[Waits]:
         """The payments that wait for connections, of those for which any does."""
         rows = ((handle, self.db.execute(_WAITING, {"of": handle}).one()) for handle in handles)
         return [Waits(handle, count, int(total), oldest) for handle, (count, total, oldest) in rows if count]
+
+    def arrived(self, handles: Collection[Handle]) -> list[Handle]:
+        """Those of the connections for which a payment waits."""
+        rows = (row for some in batches(handles) for row in self.db.execute(_ARRIVED, {"handles": some}))
+        return [Handle(bytes(row.payee)) for row in rows]
 
     def receipt(self, payer: Handle, token: Token) -> bytes | None:
         """The receipt that there is for a payment that a connection has made."""
@@ -502,7 +507,10 @@ class UnitOfWork(Reading):
             self._apply(account.handle, changes)
         written = replace(account, version=account.version + 1)
         row = {"of": account.handle, "before": account.version, **head_row(written)}
-        if self.db.execute(_WRITE_HEAD, row).rowcount != 1:
+        statement = _WRITE_HEAD
+        if written.last_request is not None:
+            statement, row["last_request"] = _WRITE_REQUEST, written.last_request
+        if self.db.execute(statement, row).rowcount != 1:
             raise DatabaseUnusable(
                 "Another hub has written to this database: stop all of them but one.", handle=account.handle.hex()
             )
@@ -550,22 +558,6 @@ class UnitOfWork(Reading):
             self.moves.add(asset, stage, CLOSING, number)
         self.wrote = True
         return sum(found.values())
-
-    def forget(self, height: int) -> int:
-        """Drop connections that were asked for and never deposited on in time. Return how many."""
-        return self._drop(self.db.execute(_FORGOTTEN, {"height": height}), REQUESTED)
-
-    def forget_promises(self, after: int, height: int) -> int:
-        """Drop those closed behind one height and by another to which nobody ever paid anything. Return how many."""
-        return self._drop(self.db.execute(_NEVER_PAID, {"after": after, "height": height}), CLOSED)
-
-    def _drop(self, rows: Iterable[Row[Any]], stage: str) -> int:
-        found = list(rows)
-        for statement in _FORGET if found else ():
-            self.db.execute(statement, [{"of": row.handle} for row in found])
-        for row in found:
-            self.moves.add(row.asset, stage, None)
-        return len(found)
 
     def take_hash(self, handle: Handle, taken: Hash) -> bool:
         """Enter a hash that the client gave; whether no commit of the connection is on it, on either side.

@@ -9,7 +9,7 @@ can't be looked at, whatever the cause, keeps no other one waiting.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -76,12 +76,12 @@ class Work:
         if self.fresh:
             guarded(partial(follow_withdrawals, self.hub))
         punished = self._punish()
-        for handle in sorted(self.handles):
+        for handle in self._in_turn():
             self._guarded(partial(self._look_at, handle), handle)
         means = means_of(self.hub, looked=self.away is None)
         for step in punished:
             means = means.without(step)
-        shown = {handle: found for handle in sorted(self.handles) if (found := self._show(handle)) is not None}
+        shown = {handle: found for handle in self._in_turn() if (found := self._show(handle)) is not None}
         self.versions = {handle: found.version for handle, found in shown.items()}
         done, todo = {_of_label(step.label)[0] for step in punished}, []
         for handle, found in shown.items():
@@ -90,6 +90,12 @@ class Work:
         for handle in self._in_stage(CLOSING, CLOSED):
             if handle in shown and shown[handle].whole:
                 self._guarded(partial(self._end, handle, shown[handle]), handle)
+
+    def _in_turn(self) -> Iterator[Handle]:
+        """The connections one after the other; the last look at the chain does not grow old over many of them."""
+        for handle in sorted(self.handles):
+            guarded(self.hub.follower.keep_fresh)
+            yield handle
 
     def _punish(self) -> list[Step]:
         """Publish what takes revoked commits, by Bitcoin Core alone. Return the steps."""
@@ -279,11 +285,21 @@ class Work:
                 work.put(replace(account, stage=stage, due_height=hub.follower.tip(work.db)))
 
     def _awaits_deposit(self, work: UnitOfWork, account: Account) -> bool:
-        """Whether a deposit was made that does not count yet."""
-        if account.duplex is None or self.hub.follower.tip(work.db) >= account.fixed.agreed.expiry.height:
+        """Whether a deposit was made that does not count yet, and still may.
+
+        What lies twice as deep as one that counts is none: dust, or too little. A client's that waits in the mempool
+        costs nobody anything, and has the connection looked at once it is in a block. The hub's own is waited for.
+        """
+        hub, tip = self.hub, self.hub.follower.tip(work.db)
+        if account.duplex is None or tip >= account.fixed.agreed.expiry.height:
             return False
-        sides = [side for side in (account.duplex.sending, account.duplex.receiving) if side.anchor is None]
-        return any(self.hub.follower.deposits_to(work.db, side.contract.deposit.output) for side in sides)
+        for side in (account.duplex.sending, account.duplex.receiving):
+            entries = hub.follower.deposits_to(work.db, side.contract.deposit.output) if side.anchor is None else []
+            least = 0 if side is account.duplex.sending and account.deposit_raw is not None else 1
+            moot = 2 * hub.network.safe_depth
+            if any(least <= entry.depth(tip) < moot or account.handle in self.unseen for entry in entries):
+                return True
+        return False
 
 
 @dataclass(frozen=True)

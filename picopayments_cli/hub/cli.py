@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from picopayments_cli.cli import (
     CommandParser,
@@ -28,9 +28,14 @@ from picopayments_cli.commands import port
 from picopayments_cli.hub.commands import COMMANDS, call_of
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
     from picopayments_cli.channel.networks import Network
     from picopayments_cli.hub.folder import Folder
-    from picopayments_cli.hub.hub import Hub, Urls
+    from picopayments_cli.hub.hub import Urls
+
+
+MOST_WORKERS = 64
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -66,9 +71,25 @@ def _operate(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
     network = config.choose_network(args.network, environ)
     folder = Folder(config.choose_basedir(args.basedir, environ), network)
+    if args.command == "restore" or vars(args).get("action") == "verify":
+        write_out(json.dumps(_alone(args, folder), indent=2, sort_keys=True))
+        return
     method, params = call_of(args.command, vars(args))
     result = ask(folder.socket_path, method, params, None if method == "backup" else ANSWER_SECONDS)
     write_out(json.dumps(result, indent=2, sort_keys=True))
+
+
+def _alone(args: argparse.Namespace, folder: Folder) -> dict[str, Any]:
+    """Carry out what needs no hub that runs: read a backup through, or restore it."""
+    from pathlib import Path
+
+    from picopayments_cli.hub.database import default_url
+    from picopayments_cli.hub.restoring import restore, verify
+
+    path = Path(args.file).absolute()
+    if args.command == "backup":
+        return verify(folder, path)
+    return restore(folder, args.database or default_url(folder.basedir, folder.network.name), path)
 
 
 def _refuse(error: Exception) -> int:
@@ -84,6 +105,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
     from contextlib import ExitStack
 
     from picopayments_cli import config
+    from picopayments_cli.extras import check_extra
     from picopayments_cli.hub.descriptors import raise_limit
     from picopayments_cli.hub.embedded import EmbeddedNode
     from picopayments_cli.hub.folder import Folder
@@ -92,9 +114,11 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends the start as well as the service
     log_to_stderr(logging.DEBUG if args.debug else logging.INFO)
+    check_extra("hub", "picopayments-hub")
     raise_limit()
     network = config.choose_network(args.network, environ)
     folder = Folder(config.choose_basedir(args.basedir, environ), network)
+    several = _has_several(args, folder)
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
         chain_url = args.counterparty_url or environ.get("PICOPAYMENTS_CHAIN_URL")
@@ -105,7 +129,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
             chain_url = node.chain_url
         chain_url = chain_url or f"http://127.0.0.1:{network.node_port}/"
         bitcoin_url = args.bitcoin_url or environ.get("PICOPAYMENTS_BITCOIN_URL") or _bitcoin_url(network, chain_url)
-        _serve(args, folder, Urls(chain_url, bitcoin_url))
+        (_supervise if several else _serve)(args, folder, Urls(chain_url, bitcoin_url))
 
 
 def _bitcoin_url(network: Network, chain_url: str) -> str:
@@ -122,24 +146,17 @@ def _bitcoin_url(network: Network, chain_url: str) -> str:
 def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
     from contextlib import closing
 
-    from picopayments_cli.hub.database import Database, default_url, sqlite_path
-    from picopayments_cli.hub.front import Front, token_of
-    from picopayments_cli.hub.health import Health
+    from picopayments_cli.hub.database import Database, sqlite_path
     from picopayments_cli.hub.hub import Hub
-    from picopayments_cli.hub.methods import Methods
-    from picopayments_cli.hub.metrics import Metrics
     from picopayments_cli.hub.operator import Operator
     from picopayments_cli.hub.operator_socket import served
-    from picopayments_cli.hub.overview import Overviews
-    from picopayments_cli.hub.page import Page
     from picopayments_cli.hub.rounds import Rounds
-    from picopayments_cli.hub.server import create_app
+    from picopayments_cli.hub.serving import serving
     from picopayments_cli.hub.stale_database import Witness, see_age
-    from picopayments_cli.web import WebServer
 
     offer = folder.offer()
     key = folder.key()
-    url = args.database or default_url(folder.basedir, folder.network.name)
+    url = _database(args, folder)
     path = sqlite_path(url)
     if path is not None and not args.restored:
         folder.check_database(path)
@@ -151,35 +168,89 @@ def _serve(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
         rounds = Rounds(hub, witness.note)
         try:
             rounds.prepare()
-            port = folder.network.hub_port if args.port is None else args.port
             certificate = {"ssl_cert": args.ssl_cert, "ssl_key": args.ssl_key}
-            overviews = Overviews(hub)
-            metrics = Metrics(hub, overviews)
-            rounds.timed = metrics.rounds.time
-            front = Front(Page(hub, overviews), Health(hub), metrics, token_of(folder.token_path))
-            app = create_app(rounds, Methods(hub).table(), Methods.SLOW, counted=metrics.counted, pages=front.routes())
-            server = WebServer(app, host=args.host, port=port, **certificate)
-            rounds.when_drained = server.stop
-            server.when_stopping = hub.book.arrivals.close
+            made = serving(rounds, folder, host=args.host, port=_port(args, folder), **certificate)
+            rounds.timed = made.metrics.rounds.time
+            rounds.when_drained = made.server.stop
             rounds.reloads = {
                 "terms": lambda: rounds.take_offer(folder.offer()),
-                "certificate": server.reload_certificate,
+                "certificate": made.server.reload_certificate,
             }
             signal.signal(signal.SIGHUP, lambda *_: rounds.ask_reload())
-            operator = Operator(rounds, folder, overviews, witness.outdate_copies)
-            with metrics.counting_events(), served(folder.socket_path, operator.table()):
-                server.run(lambda url: _announce(url, hub))
+            operator = Operator(rounds, folder, made.overviews, witness.outdate_copies)
+            with made.metrics.counting_events(), served(folder.socket_path, operator.table()):
+                made.server.run(lambda url: _announce(url, hub.network, hub.chain_url))
         finally:
             rounds.stop()
 
 
-def _announce(url: str, hub: Hub) -> None:
-    announce({"hub_url": f"{url}/api/", "network": hub.network.name, "chain_url": hub.chain_url})
+def _supervise(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
+    """Serve by several processes; this one looks after them."""
+    from contextlib import ExitStack
+
+    from picopayments_cli.hub.joining import join, member_name
+    from picopayments_cli.hub.supervisor import Supervisor
+    from picopayments_cli.hub.worker import Orders
+    from picopayments_cli.listening import bind
+
+    member, url = member_name(), _database(args, folder)
+    with ExitStack() as stack:
+        bound = [stack.enter_context(one) for one in bind(args.host, _port(args, folder))]
+        shown = join(folder, url, member, urls, drain=args.drain, restored=args.restored)
+        orders = Orders(
+            network=folder.network.name,
+            basedir=str(folder.basedir),
+            chain_url=urls.chain,
+            bitcoin_url=urls.bitcoin,
+            database=str(url),
+            member=member,
+            host=args.host,
+            ssl_cert=args.ssl_cert,
+            ssl_key=args.ssl_key,
+            debug=args.debug,
+        )
+        Supervisor(orders, bound, args.workers).run(lambda at: _announce(at, folder.network, shown))
+
+
+def _has_several(args: argparse.Namespace, folder: Folder) -> bool:
+    """Whether the hub is of several processes. Raises InvalidSetting where its database is of one."""
+    from picopayments_cli.errors import InvalidSetting
+    from picopayments_cli.hub.database import sqlite_path
+
+    if args.workers is None or sqlite_path(_database(args, folder)) is None:
+        return args.workers is not None
+    if args.workers > 1:
+        raise InvalidSetting(
+            "SQLite is written by one process: leave --workers out, or name a PostgreSQL database in --database.",
+            workers=args.workers,
+        )
+    return False
+
+
+def _database(args: argparse.Namespace, folder: Folder) -> URL | str:
+    from picopayments_cli.hub.database import default_url
+
+    named: str | None = args.database
+    return named or default_url(folder.basedir, folder.network.name)
+
+
+def _port(args: argparse.Namespace, folder: Folder) -> int:
+    return folder.network.hub_port if args.port is None else args.port
+
+
+def _announce(url: str, network: Network, chain_url: str) -> None:
+    announce({"hub_url": f"{url}/api/", "network": network.name, "chain_url": chain_url})
 
 
 def _seconds(text: str) -> int:
     if not text.isascii() or not text.isdecimal() or len(text) > 6:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of seconds")
+    return int(text)
+
+
+def _workers(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:4]) <= MOST_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes from 1 to {MOST_WORKERS}")
     return int(text)
 
 
@@ -199,6 +270,12 @@ def _parser() -> Parser:
     parser.add_argument("--counterparty-url", metavar="URL", help="Counterparty Core's API (PICOPAYMENTS_CHAIN_URL)")
     parser.add_argument("--bitcoin-url", metavar="URL", help="Bitcoin Core's JSON-RPC (PICOPAYMENTS_BITCOIN_URL)")
     parser.add_argument("--database", metavar="URL", help="as SQLAlchemy takes it (default: SQLite in the basedir)")
+    parser.add_argument(
+        "--workers",
+        metavar="NUMBER",
+        type=_workers,
+        help="answer by so many processes, and do the rounds in another one; on PostgreSQL (default: all in one)",
+    )
     parser.add_argument("--ssl-cert", metavar="FILE", help="serve HTTPS with this certificate")
     parser.add_argument("--ssl-key", metavar="FILE", help="the certificate's key")
     parser.add_argument("--node-port", type=port, help="of the embedded regtest node; 0: a free one (default: 24000)")

@@ -25,8 +25,8 @@ def _most(text: str) -> int:
 
 
 def _quantity(text: str) -> int | str:
-    """Satoshis, or ``all``. Raises argparse.ArgumentTypeError."""
-    return text if text == ALL else positive(text)
+    """Satoshis, a number with its unit, which the hub reads, or ``all``. Raises argparse.ArgumentTypeError."""
+    return text if text == ALL or text[-1:].isalpha() else positive(text)
 
 
 COMMANDS = {
@@ -59,14 +59,35 @@ COMMANDS = {
         "Send what is free of the hub's wallet: never the reserve, nor what is promised to clients.",
         "--testnet4 withdraw tb1q... 1000000 --dry-run",
         argument("address", "where to"),
-        argument("quantity", "satoshis of the asset, or all that is free", metavar="QUANTITY|all", type=_quantity),
+        argument(
+            "quantity",
+            "satoshis, a number with its unit (0.1BTC), or all that is free",
+            metavar="QUANTITY|all",
+            type=_quantity,
+        ),
         argument("--asset", "what (default: %(default)s)", default="BTC"),
         argument("--dry-run", "publish nothing: print what would be sent, and its fee", action="store_true"),
     ),
     "backup": Command(
-        "Copy database, key and terms into a new tar file, which only its owner can read.",
-        "--testnet4 backup /srv/hub/backup.tar",
-        argument("file", "where to, a file that is not there yet", metavar="FILE"),
+        "Write database and terms into a new encrypted file, or read one through.\n\n"
+        "The hub's key opens it, and is not in it: keep a copy of the key elsewhere.\n"
+        "`backup verify FILE` needs no hub that runs, only the key in the basedir.",
+        "--testnet4 backup /srv/hub/1.backup",
+        argument(
+            "action",
+            "read the file through, and print what is in it",
+            metavar="verify",
+            nargs="?",
+            choices=("verify",),
+        ),
+        argument("file", "the backup; a new one must not be there yet", metavar="FILE"),
+    ),
+    "restore": Command(
+        "Put a backup into an empty basedir or --database, while no hub runs there.\n\n"
+        "The hub's key must be in the basedir. The hub is then started with --restored,\n"
+        "once: it closes all connections, as what was paid since is not in the backup.",
+        "--testnet4 --basedir /srv/hub/data restore /srv/hub/1.backup",
+        argument("file", "the backup", metavar="FILE"),
     ),
     "drain": Command(
         "Take no new connections, close those that are open, and end the hub once it has all its own back.",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import Connection, Engine, bindparam, create_engine, event, inspect, select, text
 from sqlalchemy.engine import URL, make_url
@@ -23,6 +23,9 @@ from picopayments_cli.hub.lease import Lease, patiently
 from picopayments_cli.hub.postgres import check_durable, is_postgres, passes, reading_engine, writing_engine
 from picopayments_cli.hub.schema import leases, meta
 from picopayments_cli.hub.sqlite_file import SqliteFile
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 T = TypeVar("T")
 
@@ -74,20 +77,25 @@ def again(attempt: Callable[[], T]) -> T:
 
 
 class Database:
-    """One database, open, of one hub. Any thread writes and reads; SQLite has writers wait for one another."""
+    """One database, open, of one hub. Any thread writes and reads; SQLite has writers wait for one another.
 
-    def __init__(self, url: str | URL) -> None:
+    ``shared``: whether other processes of the hub write to it, too. ``lease``: of a server's database.
+    """
+
+    def __init__(self, url: str | URL, member: str | None = None) -> None:
         """Open it, and bring its tables up to date.
 
-        Raises DatabaseUnusable, StoreLocked and StoreUnusable, with nothing changed.
+        ``member``: the name by which this process takes the lease for the rounds, where it is one of a hub's several;
+        None: it is the only one. Raises DatabaseUnusable, StoreLocked and StoreUnusable, with nothing changed.
         """
         path = sqlite_path(url)
         self._turns: AbstractContextManager[object] = nullcontext() if path is None else threading.RLock()
+        self.shared = member is not None
         self._lease: Lease | None = None
         try:
             with ExitStack() as stack:
                 if path is None:
-                    self._open_postgres(make_url(url), stack)
+                    self._open_postgres(make_url(url), member, stack)
                 else:
                     self._open_sqlite(make_url(url), path, stack)
                 self._open = stack.pop_all()
@@ -103,15 +111,33 @@ class Database:
         writer = stack.enter_context(self.engine.connect()).execution_options(**{_WRITING: True})
         self._writer: Callable[[], AbstractContextManager[Connection]] = lambda: nullcontext(writer)
 
-    def _open_postgres(self, url: URL, stack: ExitStack) -> None:
+    def _open_postgres(self, url: URL, member: str | None, stack: ExitStack) -> None:
         self.engine = writing_engine(url)
         stack.callback(self.engine.dispose)
         self._readers, self._writer = reading_engine(self.engine), self.engine.connect
-        self._lease = lease = Lease(self.engine)
-        self._check = lease.check
-        patiently(lambda: _prepare(self.engine, lease))
-        lease.keep()
+        self._lease = lease = Lease(self.engine, member)
+        self._check = lambda: None if self.shared else lease.check()
+        patiently(lambda: _prepare(self.engine, lease, alone=not self.shared))
+        if not self.shared:
+            lease.keep()
         stack.callback(lease.give_back)
+
+    @property
+    def lease(self) -> Lease:
+        """The lease of a server's database."""
+        if self._lease is None:
+            raise ValueError("a file is of one process")
+        return self._lease
+
+    def join(self) -> bool:
+        """Take the lease to begin with, from who died once it is over; False where its holder goes on.
+
+        Raises StoreLocked where that shares nothing, DatabaseUnusable.
+        """
+        try:
+            return self.lease.take_unless_renewed()
+        except (DBAPIError, TimeoutError) as error:
+            raise _unreadable(error) from error
 
     @contextmanager
     def transaction(self, label: str) -> Iterator[Connection]:
@@ -243,16 +269,27 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
-def _prepare(engine: Engine, lease: Lease | None = None) -> None:
-    """Bring the tables to this program's revision, in one transaction, which takes the lease where there is one."""
-    from alembic import command
+def migrations() -> Config:
+    """Make Alembic's configuration, which knows the tables' revisions."""
     from alembic.config import Config
-    from alembic.runtime.migration import MigrationContext
-    from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
-    known = {revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()}
+    return config
+
+
+def _prepare(engine: Engine, lease: Lease | None = None, *, alone: bool = True) -> None:
+    """Bring the tables to this program's revision, in one transaction, which takes the lease where there is one.
+
+    One of several processes (not ``alone``) takes it for a change of tables only.
+    """
+    from alembic import command
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    config = migrations()
+    script = ScriptDirectory.from_config(config)
+    known = {revision.revision for revision in script.walk_revisions()}
     with engine.connect().execution_options(**{_WRITING: True}) as connection:
         with connection.begin():
             present = set(MigrationContext.configure(connection).get_current_heads())
@@ -274,11 +311,12 @@ def _prepare(engine: Engine, lease: Lease | None = None) -> None:
                 )
             if lease is not None:
                 check_durable(connection)
-                if inspect(connection).has_table(leases.name):
+                upgrades = present != set(script.get_heads())
+                if (alone or upgrades) and inspect(connection).has_table(leases.name):
                     lease.take(connection)  # before another hub's tables are changed under it
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
-            if lease is not None:
+            if lease is not None and alone:
                 lease.take(connection)
         _write_ahead(connection)
 

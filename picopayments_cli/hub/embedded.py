@@ -11,9 +11,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from picopayments_cli import errors
 from picopayments_cli.errors import NodeUnreachable, PicopaymentsError
-from picopayments_cli.processes import end, python
+from picopayments_cli.processes import end, python, told_error
 
 log = logging.getLogger(__name__)
 START_SECONDS = 60
@@ -80,12 +79,10 @@ class EmbeddedNode:
 
     def _failed(self, code: int | None, late: str) -> PicopaymentsError:
         """Make the error of a start: the node's own where it told one."""
-        named = getattr(errors, str((self._cause or {}).get("name")), None)
-        if self._cause is None or not (isinstance(named, type) and issubclass(named, PicopaymentsError)):
-            return NodeUnreachable(
-                f"The embedded regtest node did not start{late}: its own messages stand above.", exit_code=code
-            )
-        return named(f"The embedded regtest node: {self._cause['message']}", **self._cause["data"])
+        named = None if self._cause is None else told_error(self._cause, "The embedded regtest node: ")
+        return named or NodeUnreachable(
+            f"The embedded regtest node did not start{late}: its own messages stand above.", exit_code=code
+        )
 
     def stop(self) -> None:
         """End it cleanly; by force where it does not end in time."""

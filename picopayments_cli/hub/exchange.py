@@ -5,6 +5,7 @@ It is one transaction of the database and asks the chain nothing: what the follo
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,7 +22,7 @@ from picopayments_cli.channel.duplex import (
 )
 from picopayments_cli.channel.messages import MOST_PAYMENTS, SyncReply, SyncRequest
 from picopayments_cli.channel.payment_request import is_over
-from picopayments_cli.channel.stages import AGREED, OPEN
+from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.state import Changes
 from picopayments_cli.channel.wire import Anchors, Payment, Receipt, RefusedPayment
 from picopayments_cli.errors import (
@@ -33,11 +34,13 @@ from picopayments_cli.errors import (
     PaymentExceedsReceivable,
     PicopaymentsError,
     RequestExpired,
+    StaleRequest,
     UnknownRevokeHash,
 )
 from picopayments_cli.hub.account import Account, Queue, Waiting
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.hub import Ask, Hub
+from picopayments_cli.hub.kept import signed_count
 from picopayments_cli.hub.sealing import signed
 from picopayments_cli.hub.stopping import give_up_noticed, refusal
 from picopayments_cli.web import RawJson
@@ -99,18 +102,25 @@ class Exchange:
         if account.listed:
             work.finish_payments(account.handle)
         account, changes, refused = self._take(work, account, request)
+        if request.counter != account.counter + 1:  # of syncs that this database knows nothing of
+            raise refusal(account.handle)
+        account = replace(account, counter=request.counter, last_request=json.dumps(body))
         return self._give(work, account, request, changes, refused, digest, fresh=fresh), account.stage == OPEN
 
     def _check(self, work: UnitOfWork, account: Account, request: SyncRequest) -> None:
         """Make nothing new for a connection that is stopped, or whose chain nobody has seen just now."""
         if account.stale:
             raise refusal(account.handle)
-        if not self._is_open(account, *((AGREED,) if self._awaits_fee(account) else ())):
-            raise ConnectionNotOpen(
-                "The connection is not open at the hub. If its last sync has no answer yet, fetch its answer first.",
+        if request.counter <= account.counter:
+            raise StaleRequest(
+                f"The request is the sync {request.counter} of the connection, which has had {account.counter}: it "
+                "comes from an older copy of the wallet's files, or from a second wallet with the same words. Use the "
+                "newest one, or close the connection.",
                 handle=account.handle.hex(),
-                stage=account.stage,
+                counter=account.counter,
             )
+        if not self._is_open(account, *((AGREED,) if self._awaits_fee(account) else ())):
+            raise self._not_open(account)
         if not self._hub.follower.is_fresh(self._hub.fresh_seconds):
             raise NodeBehind(
                 "The hub has not seen the chain's newest state just now, and signs nothing new meanwhile. Run sync "
@@ -125,6 +135,20 @@ class Exchange:
                 "Run sync again once they are lower.",
                 fee_rate=self._hub.rate.value,
             )
+
+    def _not_open(self, account: Account) -> ConnectionNotOpen:
+        """Make the refusal, which names why the hub has ended the connection where it has by itself."""
+        told = "The connection is not open at the hub."
+        if account.stage == CLOSING and self._hub.draining:
+            told = "The hub shuts down, and has ended the connection: it closes."
+        elif account.stage == CLOSING:
+            told = "The hub has ended the connection: it closes."
+        return ConnectionNotOpen(
+            f"{told} If its last sync has no answer yet, fetch its answer first.",
+            handle=account.handle.hex(),
+            stage=account.stage,
+            draining=self._hub.draining,
+        )
 
     def _awaits_fee(self, account: Account) -> bool:
         """Whether the hub's deposit waits for nothing but the fee for locking it."""
@@ -235,17 +259,19 @@ class Exchange:
         made = request.half.commit  # not in the book yet, and given back again perhaps
         seen = not fresh or (made and made.revoke_hash) == request.next_hash
         account = work.to_move(account, account.pending)
+        begun = add_request(account.channels, request.next_hash, seen=seen)  # for this very reply's commit, too
         secrets = account.fixed.secrets(self._hub.key)
         oldest = _that_fit(work.oldest(account.handle, MOST_PAYMENTS)) if account.waiting else ()
         count, total = 0, 0
         if account.channels.sending.anchor is not None:  # else nothing waits, and what is due waits for the deposit
-            count, total = deliverable(account.channels, account.due, [item.amount for item in oldest])
+            count, total = deliverable(begun, account.due, [item.amount for item in oldest])
         listed = oldest[:count]
         gone = Queue(count, sum(item.amount for item in listed))
-        duplex, half, given = transfer(account.channels, total, secrets)
-        duplex, own_hash = hand_out(add_request(duplex, request.next_hash, seen=seen), secrets)
+        duplex, half, given = transfer(begun, total, secrets)
+        duplex, own_hash = hand_out(duplex, secrets)
         receipts = tuple(Receipt(item.payer, item.amount, item.token, item.time) for item in listed)
-        reply = self._reply(SyncReply(digest, half, receipts, refused, own_hash).as_json())
+        done = SyncReply(digest, half, receipts, refused, own_hash, signed_count(self._hub.key, account))
+        reply = self._reply(done.as_json())
         work.list_payments(listed)
         written = replace(
             account,

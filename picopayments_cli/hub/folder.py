@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import coincurve
 from filelock import FileLock, Timeout
 
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, secret_of_wif, wif_of_secret
+from picopayments_cli.channel.values import SECRET_SIZE
 from picopayments_cli.errors import DatabaseOutdated, InvalidKey, StoreDamaged, StoreLocked
 from picopayments_cli.files import check_own, check_private, replace_file, usable
 from picopayments_cli.hub.terms import Offer, default_text, read_offer
@@ -64,7 +65,7 @@ class Folder:
                         "from your backup: another key can't have back what this hub has deposited.",
                         path=str(self.wif_path),
                     )
-                wif = wif_of_secret(self.network, coincurve.PrivateKey().secret)
+                wif = wif_of_secret(self.network, secrets.token_bytes(SECRET_SIZE))
                 replace_file(self.wif_path, f"{wif}\n".encode("ascii"))
             check_private(self.wif_path)
             try:

@@ -32,6 +32,7 @@ from picopayments_cli.hub.totals import Moves
 
 log = logging.getLogger(__name__)
 
+REFRESH_SECONDS = 3.0  # after which one who takes long looks again, well before the last look is too old
 KEPT_BLOCKS = 200  # how deep a reorganisation can be followed
 _FETCHED_AT_ONCE = 500  # transactions of the mempool in one batch
 _NOWHERE = -1  # the height of a deposit that was there, and that neither a block nor the mempool has now
@@ -84,8 +85,6 @@ _CLOSED_FROM = select(connections.c.handle).where(
 )
 _FORGET_SPENDER = spends.delete().where(spends.c.spender == _ID, spends.c.height.is_(None))
 _LOSE_DEPOSIT = deposits.update().where(deposits.c.txid == _ID, deposits.c.height.is_(None)).values(height=_NOWHERE)
-_WATCHED_OF = select(watched).where(watched.c.handle == _OF)
-_FORGET_CONNECTION = tuple(table.delete().where(table.c.handle == _OF) for table in (watched, deposits, awaited))
 _STAGE_OF = (
     select(connections.c.asset, connections.c.stage)
     .where(connections.c.handle == _OF, connections.c.stage.in_((AGREED, OPEN)))
@@ -98,6 +97,8 @@ _STOP = (
     .values(stage=CLOSING, since=bindparam("tip"))
 )
 _SOME: BindParameter[Any] = bindparam("some", expanding=True)
+_WATCHED_OF = select(watched.c.txid, watched.c.vout).where(watched.c.handle.in_(_SOME))
+_FORGET_CONNECTIONS = tuple(table.delete().where(table.c.handle.in_(_SOME)) for table in (watched, deposits, awaited))
 _WATCHED_AMONG = select(watched).where(watched.c.txid.in_(_SOME))
 _DEPOSITS_AMONG = select(deposits.c.txid, deposits.c.handle).where(deposits.c.txid.in_(_SOME))
 _AWAITED_AMONG = select(awaited).where(awaited.c.script.in_(_SOME))
@@ -160,6 +161,7 @@ class Follower:
         self._bitcoin = bitcoin
         self._lock = RLock()
         self._seen: set[bytes] = set()  # the mempool at the last look
+        self._touched: set[Handle] = set()  # since ``touched`` was asked last
         self.seen_at = float("-inf")
         self.height: Height | None = None
 
@@ -172,16 +174,16 @@ class Follower:
         """The seconds since the chain was seen, whole and current; None where it was not yet."""
         return None if isinf(self.seen_at) else round(max(time.monotonic() - self.seen_at, 0), 1)
 
-    @staticmethod
-    def touched(db: Connection) -> dict[Handle, bool]:
+    def touched(self, db: Connection) -> dict[Handle, bool]:
         """The connections that something has happened to since they were looked at; whether it was taken back."""
+        self._touched.clear()
         return {Handle(bytes(row.handle)): bool(row.shaken) for row in db.execute(_TOUCHED)}
 
-    @staticmethod
-    def looked_at(db: Connection, handles: Collection[Handle]) -> None:
-        """Drop these from them."""
-        if handles:
-            db.execute(_UNTOUCH, [{"of": handle} for handle in handles])
+    def looked_at(self, db: Connection, handles: Collection[Handle]) -> None:
+        """Drop these from them, but those to which something has happened again since ``touched`` was asked."""
+        gone = [{"of": handle} for handle in handles if handle not in self._touched]
+        if gone:
+            db.execute(_UNTOUCH, gone)
 
     # Following ------------------------------------------------------------------------------------------------------
 
@@ -202,6 +204,11 @@ class Follower:
                     self.seen_at = begun if current else self.seen_at
                     return self.height
             raise NodeBehind("The Bitcoin node's blocks change faster than they can be read; trying again.")
+
+    def keep_fresh(self) -> None:
+        """Catch up where the last look is some seconds old: for one who takes long. Raises as ``catch_up``."""
+        if not self.is_fresh(REFRESH_SECONDS):
+            self.catch_up()
 
     def _follow_blocks(self) -> tuple[Height, bytes]:
         with self._database.reading() as db:
@@ -227,20 +234,20 @@ class Follower:
         if common is None:
             raise DatabaseUnusable(
                 f"The Bitcoin node's chain has none of the last {len(known)} blocks that this hub has read (up to "
-                f"{known[0][0]}): it is another chain, or not synchronised. Name the right node, or another basedir.",
+                f"{known[0][0]}): it is another chain, or not current. Name the right node, or another basedir.",
                 height=known[0][0],
             )
         if self._bitcoin.block_hash(common[0] + 1) is None:  # a branch that wins is longer: this node only lags
             raise NodeBehind(
                 f"The Bitcoin node stands at block {common[0]}, the hub has read {known[0][0]}: wait until the node is "
-                "synchronised.",
+                "current.",
                 node=common[0],
                 hub=known[0][0],
             )
         for height, _ in known[: known.index(common)]:
             with self._database.transaction("block taken back") as db:
                 found = [row for one in (*_TAKEN_BACK, _CLOSED_FROM) for row in db.execute(one, {"at": height})]
-                _touch(db, {Handle(bytes(row.handle)) for row in found}, shaken=True)
+                self._touch(db, {Handle(bytes(row.handle)) for row in found}, shaken=True)
                 for statement in _TAKE_BACK:
                     db.execute(statement, {"at": height})
             log.warning("block taken back", extra={"fields": {"height": height}})
@@ -291,7 +298,7 @@ class Follower:
                     self._record_one(db, known, (txid, tx), height)
             more = len(known.outpoints) > before
         self._stop(db, known.stopped, height)
-        _touch(db, known.touched)
+        self._touch(db, known.touched)
 
     def _record_one(self, db: Connection, known: _Known, found: _Tx, height: Height | None) -> None:
         txid, tx = found
@@ -309,6 +316,12 @@ class Follower:
                     known.stopped.add(handle)
                     for vout in (0, 2):
                         self._watch(db, known, Outpoint(txid, vout), handle, anchor=False)
+
+    def _touch(self, db: Connection, handles: Collection[Handle], *, shaken: bool = False) -> None:
+        """Have the next round look at connections; ``shaken``: a reorganisation took something of them back."""
+        self._touched.update(handles)
+        if handles:
+            db.execute(_TOUCH, [{"handle": one, "shaken": shaken} for one in sorted(handles)])
 
     def _stop(self, db: Connection, handles: Collection[Handle], height: Height | None) -> None:
         """Stop those that go on, in the order in which all lock connections."""
@@ -370,11 +383,12 @@ class Follower:
     @staticmethod
     def forget(db: Connection, closed: Iterable[Handle]) -> None:
         """Watch nothing any more of connections that are closed for good, and drop what was seen of them."""
-        for handle in closed:
-            for row in db.execute(_WATCHED_OF, {"of": handle}).all():
-                db.execute(_DROP_SPEND, {"id": row.txid, "n": row.vout})
-            for statement in _FORGET_CONNECTION:
-                db.execute(statement, {"of": handle})
+        for some in batches(closed):
+            spent = [{"id": row.txid, "n": row.vout} for row in db.execute(_WATCHED_OF, {"some": some})]
+            if spent:
+                db.execute(_DROP_SPEND, spent)
+            for statement in _FORGET_CONNECTIONS:
+                db.execute(statement, {"some": some})
 
     @staticmethod
     def unconfirmed(db: Connection) -> set[Handle]:
@@ -419,12 +433,6 @@ class Follower:
         """All transactions that paid to a deposit's address first."""
         rows = db.execute(_DEPOSITS, {"script": script})
         return [_entry(row) for row in rows if row.height != _NOWHERE]
-
-
-def _touch(db: Connection, handles: Collection[Handle], *, shaken: bool = False) -> None:
-    """Have the next round look at connections; ``shaken``: a reorganisation took something of them back."""
-    if handles:
-        db.execute(_TOUCH, [{"handle": one, "shaken": shaken} for one in sorted(handles)])
 
 
 def _forget(db: Connection, txid: bytes) -> set[Handle]:

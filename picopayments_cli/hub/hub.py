@@ -29,6 +29,7 @@ from picopayments_cli.hub.book import Book
 from picopayments_cli.hub.database import Database, meta_get, meta_set
 from picopayments_cli.hub.follower import Follower
 from picopayments_cli.hub.marks import Marks
+from picopayments_cli.hub.sharing import Sharing, Told
 from picopayments_cli.hub.terms import Offer
 from picopayments_cli.rpc import controls_of
 
@@ -70,7 +71,11 @@ class Wallet:
 
 
 class Hub:
-    """One hub, with all that its methods and chores work on."""
+    """One hub, with all that its methods and chores work on.
+
+    Where several processes share its database, ``follows`` is true in the one that follows the chain and does the
+    chores. The others ``hear`` from it what it has seen.
+    """
 
     def __init__(
         self, network: Network, key: Key, offer: Offer, database: Database, urls: Urls, marks_path: Path
@@ -81,6 +86,11 @@ class Hub:
         self.address = str(address_of_script(network, self.script))
         self.offer = offer
         self.database = database
+        self.sharing = Sharing(database)
+        self.follows = not self.sharing.on
+        self._hearing = threading.Lock()
+        self._terms_version = 0  # of what is on offer here
+        self._terms_told = offer.members
         self.book = Book(database)
         with database.reading() as db:
             self.marks = Marks(marks_path, meta_get(db, MARKS_SEEN))
@@ -160,8 +170,57 @@ class Hub:
 
     def ask(self, when: Ask, handle: Handle) -> None:
         """Ask the rounds to look at a connection; from any thread."""
-        self.asked.put((when, handle))
+        if self.follows:
+            self.asked.put((when, handle))
+        else:
+            self.sharing.ask(handle)
 
     def wake(self) -> None:
         """Let the next round begin soon."""
         self.woken.set()
+
+    # With other processes on the database ----------------------------------------------------------------------------
+
+    def hear(self) -> Told | None:
+        """Take over what other processes have changed; None where there are none. Raises DatabaseUnusable."""
+        if not self.sharing.on:
+            return None
+        with self._hearing:
+            told = self.sharing.read()
+            if not self.follows:
+                self.follower.height, self.follower.seen_at, self.rate = told.height, told.seen_at, told.rate
+            self.draining = told.draining
+            if told.terms_version != self._terms_version:
+                members, self._terms_version = self.sharing.terms()
+                self._terms_told = members
+                self.offer = self.offer.changed(members)
+        return told
+
+    def tell_seen(self) -> None:
+        """Tell the other processes what this one, which follows the chain, has seen."""
+        if self.sharing.on and self.follower.height is not None:
+            self.sharing.tell_seen(self.follower.seen_at, self.follower.height, self.rate)
+
+    def drain(self) -> None:
+        """Take no new connections from now on, in any process."""
+        self.draining = True
+        if self.sharing.on:
+            self.sharing.tell_draining(True)
+
+    def put_on_offer(self, offer: Offer) -> None:
+        """Offer something else from now on, in all processes."""
+        with self._hearing:
+            if self.sharing.on:
+                self._terms_version = self.sharing.tell_terms(offer.members) or self._terms_version
+                self._terms_told = offer.members
+            self.offer = offer
+
+    def tell_terms(self) -> None:
+        """Tell the other processes what has come onto the offer since, unless another one has changed it."""
+        with self._hearing:
+            members = self.offer.members
+            if not self.sharing.on or members == self._terms_told:
+                return
+            version = self.sharing.tell_terms(members, self._terms_version)
+            if version is not None:
+                self._terms_version, self._terms_told = version, members

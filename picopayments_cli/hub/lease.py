@@ -1,4 +1,7 @@
-"""Keeps a database that many machines reach to one hub: a row that its holder renews, by the database's own clock."""
+"""Keeps what only one process may do to that one: a row that its holder renews, by the database's own clock.
+
+A hub of one process holds it for all that it does. Of several processes it is held by the one that does the rounds.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,7 @@ SECONDS = 6.0  # that a lease lasts behind its last renewal: so long the hub of 
 RENEWED_EVERY = 1.5
 
 _NAME = "hub"
+_ALONE = "alone "  # begins the name of a holder that is the only process of its hub
 _NOW = extract("epoch", func.now())
 _MINE = (leases.c.name == _NAME, leases.c.holder == bindparam("me"))
 _TAKE = (
@@ -31,15 +35,18 @@ _TAKE = (
 _RENEW = leases.update().where(*_MINE).values(until=_NOW + SECONDS)
 _GIVE_BACK = leases.update().where(*_MINE).values(until=0.0)
 _CHECK = select(leases.c.holder).where(*_MINE).with_for_update(read=True)
+_HELD = select(leases.c.holder, leases.c.until).where(leases.c.name == _NAME)
 
 
 class Lease:
-    """One hub's hold on a database, until ``give_back``."""
+    """One process's hold on a database, until ``give_back``."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, holder: str | None = None) -> None:
+        """``holder``: the name by which it is held, ``MACHINE TOKEN``; None: this process is a hub's only one."""
         self._engine = engine
-        self._me = {"me": secrets.token_hex(16)}
+        self._me = {"me": holder or _ALONE + secrets.token_hex(16)}
         self._lost = False
+        self._when_lost: Callable[[], None] = lambda: None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
@@ -51,8 +58,40 @@ class Lease:
                 f"database for {SECONDS:.0f} seconds."
             )
 
-    def keep(self) -> None:
-        """Renew the lease from now on, in a thread."""
+    def try_take(self) -> bool:
+        """Take the lease where nobody holds it; whether it is held now. Raises as the database does."""
+        with self._engine.begin() as connection:
+            taken = connection.execute(_TAKE, self._me).rowcount == 1
+        self._lost = not taken
+        return taken
+
+    def take_unless_renewed(self) -> bool:
+        """Take the lease, from who died once it is over; False where its holder goes on renewing it.
+
+        Raises StoreLocked where that is a hub of one process, which shares nothing.
+        """
+        before: float | None = None
+        while not self.try_take():
+            with self._engine.begin() as connection:
+                held = connection.execute(_HELD).one()
+            if before is not None and held.until > before:
+                if held.holder.startswith(_ALONE):
+                    raise StoreLocked(
+                        "A hub without --workers uses the database: stop it, and start it with --workers, too."
+                    )
+                return False
+            before = held.until
+            time.sleep(RENEWED_EVERY / 10)
+        return True
+
+    def machine(self) -> str:
+        """The name of the machine whose process holds the lease, or held it last."""
+        with self._engine.begin() as connection:
+            return str(connection.execute(_HELD).one().holder.rpartition(" ")[0])
+
+    def keep(self, when_lost: Callable[[], None] = lambda: None) -> None:
+        """Renew the lease from now on, in a thread, which calls ``when_lost`` once another process has taken it."""
+        self._when_lost = when_lost
         self._thread.start()
 
     def check(self) -> None:
@@ -77,7 +116,8 @@ class Lease:
     def give_back(self) -> None:
         """Renew no more, and let another hub begin at once."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         with suppress(DBAPIError, TimeoutError), self._engine.begin() as connection:  # else it ends by itself
             connection.execute(_GIVE_BACK, self._me)
 
@@ -90,6 +130,7 @@ class Lease:
                 log.warning("lease not renewed", extra={"fields": {"reason": type(error).__name__}})
             if self._lost:
                 log.error("another hub has taken the database over")
+                self._when_lost()
                 return
 
 

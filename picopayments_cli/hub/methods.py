@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -40,6 +41,7 @@ from picopayments_cli.errors import (
     DepositRefused,
     HubDraining,
     InsufficientLiquidity,
+    NodeBehind,
 )
 from picopayments_cli.hub import promises
 from picopayments_cli.hub.account import Account, Agreement, Fixed
@@ -47,12 +49,14 @@ from picopayments_cli.hub.book import Reading, UnitOfWork
 from picopayments_cli.hub.closing import Closes
 from picopayments_cli.hub.exchange import Exchange
 from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.kept import Kept
 from picopayments_cli.hub.receipts import Receipts
 from picopayments_cli.hub.sealing import Sealing, signed
 from picopayments_cli.hub.stopping import closes_by, refusal
 from picopayments_cli.hub.waiting import Waiting
 from picopayments_cli.web import RawJson, caller
 
+_ATTEMPTS = 3  # to look at the wallets before the next block is read
 FORGOTTEN_AFTER = 144  # blocks after which a connection without a deposit agreed to is dropped
 _SHOWN = {AGREED: OPENING, OPEN: OPEN}
 _COUNTED = {**_SHOWN, CLOSING: CLOSING}
@@ -73,6 +77,7 @@ class Methods:
         self.close = Closes(hub, self._reply).close
         self.waiting = Waiting(hub, self._reply).waiting
         self.receipts = Receipts(hub, self._reply).receipts
+        self.state = Kept(hub, self._reply).state
 
     def table(self) -> dict[str, Callable[..., Any]]:
         """The methods by name."""
@@ -85,6 +90,7 @@ class Methods:
             "mph_sync": whole(self.sync),
             "mph_close": whole(self.close),
             "mph_receipts": whole(self.receipts),
+            "mph_state": whole(self.state),
             "mph_waiting": self._sealing.awaited(self.waiting),
         }
 
@@ -111,6 +117,7 @@ class Methods:
 
         Raises AssetNotInTerms for one that is not offered.
         """
+        self._hub.hear()
         asked, known = StatusRequest.parse({"assets": assets, "handles": handles}), self._hub.offer.assets
         wanted = set(known if asked.assets is None else asked.assets)
         offered: dict[str, Terms] = {}
@@ -177,6 +184,7 @@ class Methods:
             raise BadClientSignature("The request names no public key.")
         digest = signed(body, client)
         check_wallet(asked.client.wallet, client)
+        self._hub.hear()
         if self._hub.draining:
             raise self._draining()
         terms = self._offered(asked.asset)
@@ -219,15 +227,24 @@ class Methods:
         """Agree to the client's deposit, and to the hub's own; the same request is answered with the same reply.
 
         Raises UnknownHandle, DepositAlreadyGiven, BadDepositScript, DepositRefused, InvalidTime,
-        InsufficientLiquidity, TooManyPromises, MemoRequired, TaprootInactive, HubRestored.
+        InsufficientLiquidity, TooManyPromises, MemoRequired, TaprootInactive, HubRestored, NodeBehind.
         """
         request = DepositRequest.parse(body)
+        self._hub.hear()
         account = self._hub.book.look_up(request.handle)
         digest = signed(body, account.fixed.client)
         if account.stale:
             raise refusal(account.handle)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
+        for _ in range(_ATTEMPTS):
+            reply = self._try_deposit(account, body, request)
+            if reply is not None:
+                return reply
+        raise NodeBehind("The hub has read a new block while it looked at its wallet: try again.")
+
+    def _try_deposit(self, account: Account, body: Mapping[str, Any], request: DepositRequest) -> RawJson | None:
+        """Agree by what the wallets hold now; None where the hub has read a block since it looked at them."""
         own, theirs = self._hub.address, str(address_of_script(self._hub.network, account.fixed.parties[0].wallet))
         view = self._hub.chain.view(Query(balances=[own, theirs], options=[own]))
         view.check_takes_sends(own)
@@ -235,20 +252,31 @@ class Methods:
         fixed = self._agreed(account.fixed, request, view.height)
         held, owned = (view.balances[address].get(fixed.asset, 0) for address in (own, theirs))
         wanted = self._wanted(fixed, held, owned)
-        return self._hub.book.run("deposit", lambda work: self._promise(work, request, fixed, wanted, digest))
+
+        def promise(work: UnitOfWork) -> RawJson | None:
+            work.queue("promises")  # each counts those before it
+            if self._hub.follower.tip(work.db) > view.height:
+                return None  # a deposit in that block is no promise any more, and the wallet seems to hold it yet
+            return self._promise(work, body, request, fixed, wanted)
+
+        return self._hub.book.run("deposit", promise)
 
     def _promise(
-        self, work: UnitOfWork, request: DepositRequest, fixed: Fixed, wanted: promises.Wanted, digest: bytes
+        self,
+        work: UnitOfWork,
+        body: Mapping[str, Any],
+        request: DepositRequest,
+        fixed: Fixed,
+        wanted: promises.Wanted,
     ) -> RawJson:
         """Write what is agreed on, unless something is already."""
-        work.queue("promises")  # each counts those before it
-        account = work.get(request.handle)
+        account, digest = work.get(request.handle), envelope.digest(body)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
         promises.promise(work.db, account.handle, wanted)
         work.take_hash(account.handle, request.next_hash)
         account, reply = self._agree(replace(account, fixed=fixed), request, digest)
-        work.put(account)
+        work.put(replace(account, last_request=json.dumps(body)))
         scripts = [contract.deposit.output for contract in fixed.contracts]
         self._hub.follower.await_deposits(work.db, account.handle, scripts)
         return reply

@@ -12,7 +12,15 @@ from sqlalchemy import select
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.stages import AGREED, CLOSED, OPEN, REQUESTED
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.errors import AmbiguousHandle, ConnectionNotOpen, InvalidHex, InvalidParams, UnknownHandle
+from picopayments_cli.errors import (
+    AmbiguousHandle,
+    ConnectionNotOpen,
+    InvalidHex,
+    InvalidParams,
+    StoreLocked,
+    UnknownAsset,
+    UnknownHandle,
+)
 from picopayments_cli.files import replace_file, usable
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.backup import back_up
@@ -86,7 +94,7 @@ class Operator:
     ) -> dict[str, Any]:
         """List connections by handle, so many at most, those behind a handle; ``next`` names the last where more are.
 
-        Raises InvalidParams.
+        Raises InvalidParams, UnknownAsset.
         """
         if (stage is not None and stage not in STAGES) or not 1 <= most <= MOST:
             raise InvalidParams(f"A stage is one of {', '.join(STAGES)}, and a page has 1 to {MOST} connections.")
@@ -102,11 +110,23 @@ class Operator:
         if stage is not None:
             chosen = chosen.where(connections.c.stage == stage)
         if asset is not None:
-            number = next((name for name, longname in self._hub.longnames.items() if longname == asset), asset)
-            chosen = chosen.where(connections.c.asset == number)
+            chosen = chosen.where(connections.c.asset == self._asset(book, asset))
         if after is not None:
             chosen = chosen.where(connections.c.handle > self._named(book, after))
         return [Handle(bytes(row.handle)) for row in book.db.execute(chosen)]
+
+    def _asset(self, book: Reading, name: str) -> str:
+        """The number or name of an asset that is on offer, or that a connection is in. Raises UnknownAsset."""
+        offered = self._hub.offer.assets
+        number = next((asset for asset, longname in self._hub.longnames.items() if longname == name), name)
+        there = select(connections.c.handle).where(connections.c.asset == number).limit(1)
+        if number not in offered and book.db.execute(there).first() is None:
+            raise UnknownAsset(
+                f"The hub offers no connections in {name}, and none is in it. Its offer: {', '.join(offered) or '-'}.",
+                asset=name,
+                offered=list(offered),
+            )
+        return number
 
     def connection(self, handle: str) -> dict[str, Any]:
         """Tell all of one connection that is no secret. Raises UnknownHandle, AmbiguousHandle, InvalidHex."""
@@ -192,7 +212,7 @@ class Operator:
     def drain(self) -> dict[str, Any]:
         """Take no new connections and close those that are open, then end the hub, as ``--drain`` does."""
         hub = self._hub
-        hub.draining = True
+        hub.drain()
         with hub.book.transaction("draining") as work:
             until = closes_by(hub, work)
         hub.wake()
@@ -225,8 +245,16 @@ class Operator:
 
     # The wallet and the files ---------------------------------------------------------------------------------------
 
-    def withdraw(self, address: str, quantity: int | None, asset: str = "BTC", dry_run: bool = False) -> dict[str, Any]:
-        """Send what is free. Raises as ``withdrawing.withdraw``."""
+    def withdraw(
+        self, address: str, quantity: int | str | None, asset: str = "BTC", dry_run: bool = False
+    ) -> dict[str, Any]:
+        """Send what is free. Raises as ``withdrawing.withdraw``, StoreLocked where another machine does the rounds."""
+        if not self._hub.follows:
+            machine = self._hub.database.lease.machine()
+            raise StoreLocked(
+                f"The rounds of this hub are done on {machine} now, and pay from its wallet: give the command there.",
+                machine=machine,
+            )
         with self._rounds.turn, self._hub.database.fenced():
             return withdraw(self._hub, asset, address, quantity, dry_run=dry_run)
 

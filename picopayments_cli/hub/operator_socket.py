@@ -45,6 +45,7 @@ def served(path: Path, methods: Mapping[str, Callable[..., Any]]) -> Iterator[No
     config.timeout_graceful_shutdown = STOP_SECONDS
     server = uvicorn.Server(config)
     bound = _bound(path)
+    own = _place(path)
     thread = threading.Thread(target=server.run, args=([bound],), name="operator", daemon=True)
     thread.start()
     try:
@@ -54,7 +55,13 @@ def served(path: Path, methods: Mapping[str, Callable[..., Any]]) -> Iterator[No
         thread.join(STOP_SECONDS + 1)
         bound.close()
         with suppress(OSError):
-            path.unlink()
+            if _place(path) == own:  # else one that was started meanwhile has put its own there
+                path.unlink()
+
+
+def _place(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _bound(path: Path) -> socket.socket:

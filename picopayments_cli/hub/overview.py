@@ -19,6 +19,7 @@ from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, REQUE
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.schema import connections, payments
+from picopayments_cli.hub.wallet import recall
 
 EVERY_SECONDS = 5.0  # at most one is made in these
 SHARE = 20  # of the time that making one may take
@@ -98,6 +99,8 @@ class Overviews:
         begun = time.monotonic()
         hub = self._hub
         self._ask_ledger()
+        if not hub.follows:
+            recall(hub)  # what the process that follows the chain saw last
         with hub.book.reading() as book:
             tip = hub.follower.tip(book.db)
             stages: Counter[str] = Counter()

@@ -65,7 +65,7 @@ def check_durable(connection: Connection) -> None:
     off = sorted(connection.exec_driver_sql(_NOT_DURABLE).scalars())
     if off:
         raise DatabaseUnusable(
-            f"The database would lose money with its power: set {' and '.join(off)} to on in its configuration.",
+            f"The database would lose money with its power: set {' and '.join(off)} to on in its settings.",
             settings=off,
         )
 

@@ -142,7 +142,9 @@ class Proxy:
     def utxos_with_balances(self, utxos: Any) -> dict[str, bool]:
         """Tell whether assets are attached to each of these confirmed coins, each written ``<txid>:<number>``."""
         if not isinstance(utxos, list) or len(utxos) > MAX_UTXOS or not all(isinstance(utxo, str) for utxo in utxos):
-            raise InvalidParams(f"utxos must be a list of at most {MAX_UTXOS} coins, <txid>:<number>.", limit=MAX_UTXOS)
+            raise InvalidParams(
+                f"`utxos` must be a list of {MAX_UTXOS} coins at most, <txid>:<number>.", limit=MAX_UTXOS
+            )
         asked = {utxo: Outpoint.parse(utxo) for utxo in utxos}
         attached = self._chain.attached(set(asked.values()))
         return {utxo: outpoint in attached for utxo, outpoint in asked.items()}

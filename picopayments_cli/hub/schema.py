@@ -112,6 +112,7 @@ heads = Table(
     Column("head", Text, nullable=False),
     Column("last_hash", LargeBinary),
     Column("last_reply", Text),
+    Column("last_request", Text),  # that was answered last, as its client signed it, with the client's sealed state
 )
 # That the clients gave: one that is used again is refused.
 hashes = Table(
@@ -181,6 +182,29 @@ leases = Table(
     Column("name", Text, primary_key=True),
     Column("holder", Text, nullable=False),
     Column("until", Double, nullable=False),
+)
+# How a hub of several processes stands, in one row: what each of them must know that one of them has changed.
+shared = Table(
+    "shared",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("seen", Double, nullable=False),  # when the chain was seen whole, by the database's clock
+    Column("height", Integer),
+    Column("rate", Integer, nullable=False),
+    Column("guess", Boolean, nullable=False),  # of the rate
+    Column("asked", BigInteger, nullable=False),  # rounds that were asked for, and that were done
+    Column("done", BigInteger, nullable=False),
+    Column("written", BigInteger, nullable=False),  # grows where others than the rounds have written connections
+    Column("draining", Boolean, nullable=False),
+    Column("terms", Text, nullable=False),  # as a file would have them
+    Column("terms_version", BigInteger, nullable=False),
+)
+# The connections that the next round is to look at, by who does not do the rounds.
+asked = Table(
+    "asked",
+    METADATA,
+    Column("number", BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True),
+    Column("handle", LargeBinary, nullable=False),
 )
 # The operator's own transactions, until they are buried: their coins and quantities are spoken for.
 withdrawals = Table(

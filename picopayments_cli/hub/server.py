@@ -5,36 +5,51 @@ from __future__ import annotations
 import gc
 import logging
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import wraps
-from typing import Any
+from typing import Any, Protocol
 
 from starlette.applications import Starlette
 from starlette.routing import Mount, Route
 
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.discretion import for_strangers
+from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.methods import Methods
 from picopayments_cli.hub.proxy import Nodes, Proxy
-from picopayments_cli.hub.rounds import Rounds
-from picopayments_cli.lanes import Lane
+from picopayments_cli.lanes import Divided, Lane
 from picopayments_cli.limits import Limits
 from picopayments_cli.web import JsonRpcEndpoint
 
 log = logging.getLogger(__name__)
 
 # Threads: nothing holds the event loop, and questions to a node hold up none that only need the database. With those of
-# mph_waiting and the rounds they are as many as the database lets read at a time.
-_OWN, _ASKING, _PROXIED = 4, 4, 4
+# mph_waiting and the rounds they are less than the database lets read at a time; what is proxied reads nothing there.
+_OWN, _ASKING, _PROXIED = 4, 4, 8
+_EACH = 2  # of them for one address: the others stay free for others
 _SWITCH_SECONDS = 0.0005  # after which a thread that computes lets another one in: a sync has to get in 40 times
 # What may be answered otherwise the second time, or does something twice.
 _NOT_ONCE = {"get_running_info", "sendrawtransaction", "submitpackage", "generate", "faucet", "reorganise", "feerate"}
 
 
+class Rounding(Protocol):
+    """The rounds of a hub, or what takes their place in a process that does not do them."""
+
+    hub: Hub
+
+    def start(self) -> None:
+        """Begin, in a thread."""
+
+    def stop(self) -> None:
+        """End the thread."""
+
+    def await_round(self) -> None:
+        """Wait for a round that begins from now on."""
+
+
 def create_app(
-    rounds: Rounds,
+    rounds: Rounding,
     methods: Mapping[str, Callable[..., Any]],
     slow: Collection[str],
     *,
@@ -50,10 +65,11 @@ def create_app(
     nodes = Nodes(hub.chain, hub.bitcoin, hub.controls)
     proxied = Proxy(hub.network, nodes, lambda: hub.rate, rounds.await_round).methods()
     table = {name: counted(name, _discreet(method)) for name, method in {**proxied, **methods}.items()}
+    nodes_clock = Divided()
     lanes = {
-        **dict.fromkeys(set(methods) - Methods.ALONE, Lane(_OWN)),
-        **dict.fromkeys(slow, Lane(_ASKING, time.monotonic)),
-        **dict.fromkeys(proxied, Lane(_PROXIED, time.monotonic)),
+        **dict.fromkeys(set(methods) - Methods.ALONE, Lane(_OWN, _EACH)),
+        **dict.fromkeys(slow, Lane(_ASKING, _EACH, nodes_clock)),
+        **dict.fromkeys(proxied, Lane(_PROXIED, _EACH, nodes_clock)),
     }
     endpoint = JsonRpcEndpoint(
         table,

@@ -102,6 +102,15 @@ class Witness:
         self._noted_at = time.monotonic()
         note = replace(inside, count=inside.count + 1)
         self._keep(note)
+        self._write(note)
+
+    def copy(self) -> None:
+        """Note beside what stands in the database, which another process counts."""
+        inside = self._inside()
+        if inside is not None and inside != self._beside():
+            self._write(inside)
+
+    def _write(self, note: _Note) -> None:
         try:
             replace_file(self._path, note.text().encode())
         except OSError as error:

@@ -20,6 +20,7 @@ from picopayments_cli.errors import HubRestored
 from picopayments_cli.hub.account import Account, Queue
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.database import meta_drop, meta_get, meta_set
+from picopayments_cli.hub.forgetting import forget_requests
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.logs import note
 from picopayments_cli.hub.schema import meta
@@ -108,7 +109,8 @@ def give_up(hub: Hub) -> None:
     with hub.book.transaction("restored") as work:
         goes_on = any(stage in (AGREED, OPEN) for _, stage in work.totals())
         number = work.give_up(hub.follower.tip(work.db)) if goes_on else 0
-        work.forget(_EVER)
+        while forget_requests(work, _EVER):
+            pass
     log.warning("connections given up", extra={"fields": {"number": number}})
 
 

@@ -62,6 +62,10 @@ class Offer:
                 "The hub can't look up all of its assets now, since its Counterparty node is away. Try again later."
             )
 
+    def changed(self, members: dict[str, dict[str, Any] | None]) -> Offer:
+        """Return the offer of other members, as ``members`` tells them."""
+        return Offer(members, self._default)
+
     def resolve(self, chain: Chain) -> None:
         """Find the subassets that the file names by their long names. Raises InvalidSetting, and as ``Chain.asset``."""
         found: dict[str, dict[str, Any] | None] = {}
@@ -117,6 +121,11 @@ def read_offer(path: Path, network: Network) -> Offer:
     except (OSError, ValueError, RecursionError) as error:
         raise InvalidSetting(f"The terms in {path} can't be read: {error}. Mend the file, or move it away.") from error
     return offer_of(content, network, f"in {path}")
+
+
+def nothing_yet(network: Network) -> Offer:
+    """The offer of a process that has not heard yet what its hub offers."""
+    return Offer({}, _default_members(network) if network.name == "regtest" else None)
 
 
 def offer_of(content: Any, network: Network, where: str) -> Offer:

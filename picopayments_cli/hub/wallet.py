@@ -149,7 +149,7 @@ def split(hub: Hub, means: Means) -> Means:
         return means
     if draft is None:
         fields = {"address": hub.address, "missing": lacking, "each": means.reserve.each}
-        log.warning("the wallet lacks coins: send bitcoins to the hub's address", extra={"fields": fields})
+        log.warning("the wallet lacks coins", extra={"fields": fields})
         return means
     raw = finish_wallet(draft, hub.key)
     with hub.database.transaction("split") as db:

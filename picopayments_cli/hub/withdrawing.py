@@ -40,6 +40,7 @@ from picopayments_cli.hub.chainview import coins_of, coins_text
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.schema import connections, withdrawals
 from picopayments_cli.hub.wallet import look, means_of
+from picopayments_cli.quantities import read_quantity
 
 log = logging.getLogger(__name__)
 
@@ -64,23 +65,28 @@ class Withdrawal:
         return self.asset.number == BTC_ID
 
 
-def withdraw(hub: Hub, asset: str, address: str, quantity: int | None, *, dry_run: bool) -> dict[str, Any]:
+def withdraw(hub: Hub, asset: str, address: str, quantity: int | str | None, *, dry_run: bool) -> dict[str, Any]:
     """Send a quantity, or with None all that is free; ``dry_run``: only tell what would be sent.
+
+    The quantity is in satoshis, or a text with the asset as its unit. ``stays`` is what the wallet holds of it after.
 
     No round may be under way. Raises InvalidAddress, UnknownAsset, MemoRequired, InvalidQuantity, InsufficientFunds,
     InsufficientBitcoin, FeeUnknown, FeeTooHigh, BroadcastRefused, and what the nodes raise: a transaction of which
     nobody knows whether it has left is published again by the rounds.
     """
     found = hub.chain.asset(asset)
-    asked = Withdrawal(found, address, recipient(hub.network, address, bitcoin=found.number == BTC_ID), quantity)
+    asked = Withdrawal(
+        found, address, recipient(hub.network, address, bitcoin=found.number == BTC_ID), _satoshis(found, quantity)
+    )
     view = hub.chain.view(Query(balances=[hub.address], options=[] if asked.bitcoin else [address]))
     if not asked.bitcoin:
         view.check_takes_sends(address)
     purse = _purse(hub)
-    held = view.balances[hub.address].get(found.name, 0)
+    listed = view.balances[hub.address].get(found.name, 0)
+    held = sum(coin.value for coin in hub.wallet.coins) if asked.bitcoin else listed
     if dry_run:
         with hub.book.reading() as book:
-            return _shown(asked, *_composed(book, asked, purse, held))
+            return _shown(asked, *_composed(book, asked, purse, held), held)
     with hub.book.transaction("withdrawal") as work:
         work.queue("promises")  # it leaves what was promised, whoever promises at this moment
         moved, draft = _composed(work, asked, purse, held)
@@ -89,7 +95,7 @@ def withdraw(hub: Hub, asset: str, address: str, quantity: int | None, *, dry_ru
         row = {"txid": txid_of(raw), "raw": raw, "asset_id": str(found.number), "quantity": moved, "coins": coins}
         work.db.execute(withdrawals.insert(), row)
     _publish(hub, raw)
-    return {**_shown(asked, moved, draft), "txid": txid_of(raw)[::-1].hex()}
+    return {**_shown(asked, moved, draft, held), "txid": txid_of(raw)[::-1].hex()}
 
 
 def _purse(hub: Hub) -> Purse:
@@ -175,13 +181,28 @@ def _promised_satoshis(book: Reading, rate: int) -> int:
     return sum(Budget(int(agreed)).anchor + DUST + rate * DEPOSIT_SIZE for agreed in found)
 
 
-def _shown(asked: Withdrawal, moved: int, draft: Draft) -> dict[str, Any]:
+def _satoshis(asset: Asset, quantity: int | str | None) -> int | None:
+    """Read how much is asked for. Raises InvalidQuantity."""
+    if not isinstance(quantity, str):
+        return quantity
+    written = read_quantity(quantity)
+    if written.unit not in (None, asset.name, asset.longname):
+        raise InvalidQuantity(
+            f"The quantity {quantity} is in {written.unit}, and the withdrawal in {asset}: name both alike (--asset).",
+            value=quantity,
+            unit=str(asset),
+        )
+    return written.quantity(asset.divisible)
+
+
+def _shown(asked: Withdrawal, moved: int, draft: Draft, held: int) -> dict[str, Any]:
     return {
         **asked.asset.members,
         "address": asked.address,
         "quantity": moved,
         "fee": draft.fee,
         "size": draft.size,
+        "stays": held - moved - (draft.fee if asked.bitcoin else 0),
     }
 
 

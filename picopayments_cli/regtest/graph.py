@@ -13,7 +13,7 @@ from picopayments_cli.regtest.index import Tx
 class Entry:
     """A transaction in the mempool: fee in satoshis, size in vB, the mempool transactions that it spends.
 
-    ``since`` is the height of the tip when it came.
+    ``since`` is the height of the tip when it came, ``sigops`` what its signature checks take of a block.
     """
 
     item: Tx
@@ -21,6 +21,7 @@ class Entry:
     vsize: int
     parents: frozenset[bytes]
     since: int = 0
+    sigops: int = 0
 
 
 Entries = Mapping[bytes, Entry]  # by txid, parents before children

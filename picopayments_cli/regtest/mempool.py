@@ -13,6 +13,7 @@ from bitcoin.core import CTransaction
 from bitcoin.core.serialize import SerializationError
 
 from picopayments_cli.channel.values import Outpoint
+from picopayments_cli.regtest import sigops
 from picopayments_cli.regtest.graph import Entry, ancestors, cluster, descendants, rate, totals
 from picopayments_cli.regtest.index import Index, Output, Tx, outpoint_of, outputs_of
 from picopayments_cli.regtest.policy import (
@@ -220,7 +221,7 @@ class Mempool:
         fee = check_inputs(tx, item.spent, self._index.height)
         parents = frozenset(txin.prevout.hash for txin in tx.vin if txin.prevout.hash in self._entries)
         since = self._index.height if before is None else min(before.since, self._index.height)
-        entry = Entry(item, fee, vsize(tx), parents, since)
+        entry = Entry(item, fee, vsize(tx), parents, since, sigops.cost(tx, item.spent))
         if fee > entry.vsize * MAX_FEE_RATE:
             raise Refused("Fee exceeds maximum configured by user (e.g. -maxtxfee, maxfeerate)", -25)
         direct = dict.fromkeys(found for txin in tx.vin if (found := self._spenders.get(outpoint_of(txin))) is not None)

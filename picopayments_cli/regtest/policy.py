@@ -16,6 +16,7 @@ from picopayments_cli.channel.counterparty import is_address, is_p2sh, script_pu
 from picopayments_cli.consensus import spends_validly
 from picopayments_cli.regtest.blocks import COIN, MATURITY
 from picopayments_cli.regtest.index import Index, Output
+from picopayments_cli.regtest.sigops import MAX_COST, cost, redeem_sigops
 from picopayments_cli.regtest.witness import (
     P2A,
     is_p2tr,
@@ -36,9 +37,6 @@ DUST_RATE = 3  # sat/vB
 _LOCK_IS_TIME = 500_000_000
 _SEQUENCE_DISABLED, _SEQUENCE_IS_TIME, _SEQUENCE_MASK = 1 << 31, 1 << 22, 0xFFFF
 _FINAL = 0xFFFFFFFF
-MAX_KEYS = 20
-_OP_1, _OP_16 = 0x51, 0x60
-_CHECKSIG, _CHECKSIGVERIFY, _CHECKMULTISIG, _CHECKMULTISIGVERIFY = 0xAC, 0xAD, 0xAE, 0xAF
 
 
 class Refused(Exception):
@@ -173,32 +171,20 @@ def check_inputs(tx: CTransaction, spent: Sequence[Output], tip: int) -> int:
     if fee < 0:
         raise Refused("bad-txns-in-belowout")
     for number, (txin, out) in enumerate(zip(tx.vin, spent, strict=True)):
-        if not _standard_input(out.script) or (is_p2sh(out.script) and _sigops(txin.scriptSig) > MAX_P2SH_SIGOPS):
+        if not _standard_input(out.script) or (
+            is_p2sh(out.script) and redeem_sigops(bytes(txin.scriptSig)) > MAX_P2SH_SIGOPS
+        ):
             raise Refused("bad-txns-nonstandard-inputs")
         if not is_standard_witness(out.script, bytes(txin.scriptSig), witness_of(tx, number)):
             raise Refused("bad-witness-nonstandard")
+    if cost(tx, spent) > MAX_COST:
+        raise Refused("bad-txns-too-many-sigops")
     return int(fee)
 
 
 def _standard_input(script: bytes) -> bool:
     known = script[:1] == b"\0" or is_p2tr(script) or script == P2A
     return _standard_output(script) and (known or not is_witness_program(script))
-
-
-def _sigops(script_sig: bytes) -> int:
-    """Count the signature checks in a redeem script: of a multisig its number of keys, 20 where that is no number."""
-    pushes = script_pushes(bytes(script_sig))
-    if not pushes or script_pushes(pushes[-1]) is None:
-        return 0
-    count, before = 0, 0
-    for opcode, _, _ in CScript(pushes[-1]).raw_iter():
-        if opcode in (_CHECKSIG, _CHECKSIGVERIFY):
-            count += 1
-        elif opcode in (_CHECKMULTISIG, _CHECKMULTISIGVERIFY):
-            keys = before - _OP_1 + 1
-            count += keys if 1 <= keys <= _OP_16 - _OP_1 + 1 else MAX_KEYS
-        before = opcode
-    return count
 
 
 def check_scripts(raw: bytes, spent: Sequence[Output]) -> None:

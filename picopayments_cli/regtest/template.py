@@ -6,10 +6,11 @@ import heapq
 from fractions import Fraction
 
 from picopayments_cli.regtest.graph import Entries, Entry, ancestors, descendants, rate, totals
+from picopayments_cli.regtest.sigops import COINBASE_COST, MAX_BLOCK_COST
 
 
 def choose(entries: Entries, room: int, least: Fraction) -> list[Entry]:
-    """Return the entries for a block with ``room`` vB, in the order of their arrival.
+    """Return the entries for a block with ``room`` vB and 80,000 of signature checks, in the order of their arrival.
 
     A transaction is judged by what it pays together with all that it hangs on and that is not chosen yet; what pays
     less than ``least`` sat/vB so waits. One that does not fit is passed over.
@@ -24,6 +25,7 @@ def choose(entries: Entries, room: int, least: Fraction) -> list[Entry]:
     def package(txid: bytes) -> list[Entry]:
         return [entries[above] for above in ancestors(entries, [txid]) - chosen]
 
+    checks = MAX_BLOCK_COST - COINBASE_COST
     waiting = [(-rate(package(txid)), place, txid) for txid, place in places.items()]
     heapq.heapify(waiting)
     while waiting and -waiting[0][0] >= least:
@@ -31,10 +33,10 @@ def choose(entries: Entries, room: int, least: Fraction) -> list[Entry]:
         if txid in chosen:
             continue
         taken = package(txid)
-        size = totals(taken)[1]
-        if -worth != rate(taken) or size > room:
+        size, cost = totals(taken)[1], sum(entry.sigops for entry in taken)
+        if -worth != rate(taken) or size > room or cost > checks:
             continue  # judged anew since, or too large
-        room -= size
+        room, checks = room - size, checks - cost
         added = {entry.item.txid for entry in taken}
         chosen |= added
         for child in descendants(below.__getitem__, added) - chosen:

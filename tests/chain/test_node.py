@@ -56,6 +56,20 @@ UTXOS, HISTORY = "bitcoin/addresses/utxos", f"bitcoin/addresses/{ADDRESS}/transa
 WAITING = {"confirmed": False}
 
 
+def test_a_ledger_that_stands_is_noticed_by_the_time_of_its_last_block() -> None:
+    """Its heights agree: the ledger's own and that of the chain as it tells it."""
+    begun = 1_700_000_000
+    last = {**NODE["blocks/last"], "block_time": begun}
+    with node({**NODE, "blocks/last": last}, RAWS) as chain:
+        chain.check_current(begun - 7200)  # a miner's clock may be ahead
+        chain.check_current(begun + 10_800)
+        with pytest.raises(NodeBehind, match="3 hours old") as refused:
+            chain.check_current(begun + 10_801)
+        assert refused.value.data["seconds"] == 10_801
+    with node(NODE, RAWS) as chain, pytest.raises(BadAnswer):
+        chain.check_current(begun)
+
+
 @pytest.fixture(scope="module")
 def told_by_node() -> Iterator[Callable[[Place, Any], View]]:
     """A node's view with another value at a place."""

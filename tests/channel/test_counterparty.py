@@ -7,13 +7,13 @@ from typing import Any
 
 import cbor2
 import pytest
-from arc4 import ARC4
 from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxInWitness, CTxOut, CTxWitness
 from bitcoin.core.script import CScript, CScriptWitness
 from channel_support import ASSET, PAYER, PAYER_WALLET, legacy, vectors
 from hypothesis import given
 from hypothesis import strategies as st
 
+from picopayments_cli.channel.arc4 import arc4
 from picopayments_cli.channel.counterparty import (
     Issuance,
     Send,
@@ -57,6 +57,24 @@ def parsed(raw: bytes) -> CTransaction:
 def changed(tx: CTransaction, **members: Any) -> CTransaction:
     """A transaction with its inputs or outputs replaced."""
     return CTransaction(members.get("vin", tx.vin), members.get("vout", tx.vout), tx.nLockTime, tx.nVersion)
+
+
+# ARC4 ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "at", "stream"),
+    [
+        ("0102030405", 0, "b2396305f03dc027ccc3524a0a1118a8"),
+        ("0102030405", 240, "28cb1132c96ce286421dcaadb8b69eae"),
+        ("0102030405", 496, "42b7d0cdd918a8a33dd51781c81f4041"),
+        ("0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20", 0, "eaa6bd25880bf93d3f5d1e4ca2611d91"),
+    ],
+)
+def test_arc4_makes_the_key_stream_of_rfc_6229(key: str, at: int, stream: str) -> None:
+    made = arc4(bytes.fromhex(key), bytes(at + 16))
+    assert made[at:].hex() == stream
+    assert arc4(bytes.fromhex(key), made) == bytes(at + 16)
 
 
 # Assets -------------------------------------------------------------------------------------------------------------
@@ -486,6 +504,6 @@ def test_bytes_are_a_transaction_only_as_they_are_serialised(raw: bytes) -> None
 
 def test_the_cipher_takes_the_txid_in_display_order() -> None:
     script = data_script(b"message", bytes(range(32)))
-    assert ARC4(bytes(reversed(range(32)))).decrypt(script[2:]) == b"CNTRPRTYmessage"
+    assert arc4(bytes(reversed(range(32))), script[2:]) == b"CNTRPRTYmessage"
     assert legacy(PAYER_WALLET) != SOURCE
     assert pack_send(ASSET, 1)[4:12] == ASSET.to_bytes(8, "big")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from channel_support import CONTRACT, ONE, PAYEE, PAYER, PAYER_WALLET, coin, digest, kernel_accepts, key
 from hypothesis import given
@@ -9,11 +11,13 @@ from hypothesis import strategies as st
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.drafts import SHARED, Draft, Output, Unlock, by_both
-from picopayments_cli.channel.keys import NUMS, Key, Secrets, XOnly, check_distinct, read_secret
+from picopayments_cli.channel.keys import NUMS, Key, Secrets, XOnly, check_distinct, read_secret, verify
 from picopayments_cli.channel.scripts import CommitScript, DepositScript, both_witness
 from picopayments_cli.channel.signing import sign_leaf
 from picopayments_cli.channel.taproot import Tree
 from picopayments_cli.errors import BadChannelKey, BadSecret, RepeatedKey
+
+ORDER_OF_CURVE = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
 
 @pytest.mark.parametrize("data", [b"", PAYER.xonly.data[:31], PAYER.pubkey, PAYER.xonly.data + b"\x00"])
@@ -51,10 +55,38 @@ def test_equal_keys_are_refused_anywhere() -> None:
 
 
 def test_the_same_key_negated_is_the_same_key() -> None:
-    order = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
-    negated = Key((order - int.from_bytes(PAYER.secret, "big")).to_bytes(32, "big"))
+    negated = Key((ORDER_OF_CURVE - int.from_bytes(PAYER.secret, "big")).to_bytes(32, "big"))
     with pytest.raises(RepeatedKey):
         DepositScript(PAYER.xonly, negated.xonly, 5)
+
+
+# Signatures ---------------------------------------------------------------------------------------------------------
+
+
+def test_signatures_are_the_published_ones() -> None:
+    """RFC 6979's nonce with low S, as wallets have recorded it for the key 1; and BIP 340's first vector."""
+    der = Key(int.to_bytes(1, 32, "big")).sign(hashlib.sha256(b"Satoshi Nakamoto").digest())
+    assert der.hex() == (
+        "3045022100934b1ea10a4b3c1757e2b0c017d0b6143ce3c9a7e6a4a49860d7a6ab210ee3d8"
+        "02202442ce9d2b916064108014783e923ec36b49743e2ffa1c4496f01a512aafd9e5"
+    )
+    assert Key(int.to_bytes(3, 32, "big")).sign_schnorr(bytes(32)).hex() == (
+        "e907831f80848d1069a5371b402410364bdf1c5f8307b0084c55f1ce2dca8215"
+        "25f66a4a85ea8b71e482a74f382d2ce5ebeee8fdb2172f477df4900d310536c0"
+    )
+
+
+def test_a_signature_with_high_s_or_of_another_digest_is_none() -> None:
+    signed = digest("this")
+    der = PAYER.sign(signed)
+    assert verify(PAYER.pubkey, signed, der)
+    assert not verify(PAYER.pubkey, digest("that"), der)
+    assert not verify(PAYEE.pubkey, signed, der)
+    assert not verify(PAYER.pubkey, signed, der[:-1])
+    size = der[3]
+    high = ORDER_OF_CURVE - int.from_bytes(der[6 + size :], "big")
+    twin = der[2 : 4 + size] + b"\x02\x21\x00" + high.to_bytes(32, "big")
+    assert not verify(PAYER.pubkey, signed, bytes((0x30, len(twin))) + twin)
 
 
 # What is derived ----------------------------------------------------------------------------------------------------

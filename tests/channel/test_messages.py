@@ -16,6 +16,7 @@ from picopayments_cli.channel import messages
 from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.envelope import canonical, seal, signed_by
 from picopayments_cli.channel.halves import Closing, Commit, Remainder
+from picopayments_cli.channel.kept import MOST_STATE, Count, StateReply, StateRequest
 from picopayments_cli.channel.keys import NUMS
 from picopayments_cli.channel.keys import Key as WalletKey
 from picopayments_cli.channel.messages import (
@@ -36,6 +37,7 @@ from picopayments_cli.channel.opening import Party, Stake
 from picopayments_cli.channel.receipts import Given, ReceiptsReply, ReceiptsRequest
 from picopayments_cli.channel.stages import OPEN
 from picopayments_cli.channel.standing import Standing
+from picopayments_cli.channel.state import Signed
 from picopayments_cli.channel.status import ShownConnection, StatusReply, StatusRequest
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.values import Handle, Hash, Outpoint, Quantity, Secret, Token
@@ -57,6 +59,7 @@ HALF = Half(REMAINDER, (Secret(digest("one")), Secret(digest("two"))), COMMIT)
 STANDING = Standing(COMMIT, REMAINDER, HALF.revokes, (HASH, Hash(bytes(20))))
 CLOSING = Closing(7, bytes(range(64)), bytes(range(65)))
 SHOWN = ShownConnection("XCP", None, 5, None, OPEN)
+COUNT = seal(PAYER, Count(HANDLE, 7, 253_402_300_799).as_json())
 RECOVERED = Recovered(HANDLE, "XCP", bytes(16), PARTY, OTHER, 499_999_999, STAKE, STAKE, ANCHORS)
 
 EXAMPLES: list[Any] = [
@@ -76,16 +79,19 @@ EXAMPLES: list[Any] = [
     ConnectReply(REQUEST, HANDLE, OTHER, TERMS),
     DepositRequest(HANDLE, STAKE, 5, 900_000, bytes(34), HASH),
     DepositReply(REQUEST, STAKE, 900_000, bytes(34), HASH, 899_000, 25),
-    SyncRequest(HANDLE, ANCHORS, Half(), (), HASH),
-    SyncRequest(HANDLE, ANCHORS, HALF, (Payment(None, Quantity(1), Token(b"")),), HASH, partial=False),
-    SyncRequest(HANDLE, ANCHORS, HALF, (Payment(HANDLE, Quantity(2), Token(bytes(256)), 5),), HASH),
-    SyncReply(REQUEST, Half(), (), (), HASH),
+    SyncRequest(HANDLE, ANCHORS, Half(), (), HASH, 1),
+    SyncRequest(HANDLE, ANCHORS, HALF, (Payment(None, Quantity(1), Token(b"")),), HASH, 2, partial=False),
+    SyncRequest(
+        HANDLE, ANCHORS, HALF, (Payment(HANDLE, Quantity(2), Token(bytes(256)), 5),), HASH, 2**53 - 1, b"sealed"
+    ),
+    SyncReply(REQUEST, Half(), (), (), HASH, COUNT),
     SyncReply(
         REQUEST,
         HALF,
         (Receipt(HANDLE, Quantity(3), Token(b"t"), 253_402_300_799),),
         (RefusedPayment(Token(b"u"), "Cause"),),
         HASH,
+        COUNT,
     ),
     CloseRequest(HANDLE, Anchors(None, None), Figures(0, 0), Standing()),
     CloseRequest(HANDLE, ANCHORS, Figures(2**63 - 1, 7), STANDING, CLOSING, bytes(range(64))),
@@ -97,6 +103,18 @@ EXAMPLES: list[Any] = [
     ReceiptsRequest(digest("nonce"), HANDLE, (Given(Handle(REQUEST), digest("r")),), (Token(digest("token")),)),
     ReceiptsReply(REQUEST),
     ReceiptsReply(REQUEST, (digest("r"), digest("s"))),
+    DepositRequest(HANDLE, STAKE, 5, 900_000, bytes(34), HASH, bytes(MOST_STATE)),
+    StateRequest(digest("nonce"), HANDLE),
+    StateRequest(digest("nonce"), HANDLE, HASH),
+    StateReply(REQUEST),
+    StateReply(
+        REQUEST,
+        COUNT,
+        {},
+        {},
+        (Signed(Quantity(1), HASH), Signed(Quantity(2), HASH, bytes(65), Secret(digest("one")))),
+        (COMMIT,),
+    ),
     WaitingReply(REQUEST),
     WaitingReply(REQUEST, (Waits(HANDLE, 1, 2**63 - 1, 0), Waits(Handle(REQUEST), 5000, 1, 253_402_300_799))),
 ]
@@ -146,7 +164,7 @@ def test_a_message_comes_back_as_it_went_out(message: Any) -> None:
 def test_unknown_members_at_the_top_are_passed_over_and_in_items_refused(message: Any) -> None:
     body = as_sent(message)
     assert type(message).parse({**body, "later": 1, "pubkey": "", "signature": ""}) == message
-    free = {"data", "liquidity", "longnames", "current_terms", "connections"}
+    free = {"data", "liquidity", "longnames", "current_terms", "connections", "asked", "answered"}
     for path in paths(body):
         inner = body
         for name in path:
@@ -221,6 +239,7 @@ NUMBERS = [
     (DEPOSIT, ("c2h", "quantity"), 1, 2**63 - 1),
     (DEPOSIT, ("c2h", "delay_time"), 2, 2016),
     (DEPOSIT, ("c2h", "fee_rate"), 1, 100),
+    (SYNC, ("counter",), 1, 2**53 - 1),
     (SYNC, ("protocol",), 3, 3),
 ]
 
@@ -307,7 +326,7 @@ def test_lists_are_bounded(message: Any, name: str, item: Any, most: int) -> Non
 def test_the_longest_sync_fits_into_a_request() -> None:
     payment = Payment(HANDLE, Quantity(2**63 - 1), Token(bytes(256)))
     half = replace(HALF, revokes=(HALF.revokes[0],) * 256)
-    longest = SyncRequest(HANDLE, ANCHORS, half, (payment,) * messages.MOST_PAYMENTS, HASH)
+    longest = SyncRequest(HANDLE, ANCHORS, half, (payment,) * messages.MOST_PAYMENTS, HASH, 1, bytes(MOST_STATE))
     assert len(json.dumps(longest.as_json())) < 900_000
 
 
@@ -317,6 +336,13 @@ def test_a_cause_is_a_name(cause: str) -> None:
         put(SYNCED, cause, "refused", 0, "name")
     with pytest.raises(BadReply):
         put(EXAMPLES[0], cause, "type")
+
+
+def test_a_state_has_a_longest_size() -> None:
+    for message in (SYNC, DEPOSIT):
+        assert put(message, "00" * MOST_STATE, "state").state == bytes(MOST_STATE)
+        with pytest.raises(BadRequest):
+            put(message, "00" * (MOST_STATE + 1), "state")
 
 
 def test_a_token_has_a_longest_size() -> None:
@@ -362,7 +388,7 @@ PAYMENTS = st.lists(st.builds(Payment, st.none() | HANDLES, QUANTITIES, TOKENS),
 def test_any_sync_comes_back(
     handle: Handle, half: Half, payments: tuple[Payment, ...], next_hash: Hash, partial: bool
 ) -> None:
-    sync = SyncRequest(handle, ANCHORS, half, payments, next_hash, partial)
+    sync = SyncRequest(handle, ANCHORS, half, payments, next_hash, 1, b"", partial)
     assert SyncRequest.parse(as_sent(sync)) == sync
 
 

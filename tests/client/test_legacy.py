@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from network_support import COINS, WAIT, Client, Network
-from original_support import HANDLE, KEPT, NOBODY, PAYEE, QUEUED, write_original
+from original_support import HANDLE, KEPT, NOBODY, PAYEE, QUEUED, write_original, write_wallet
 
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.client import legacy
@@ -29,7 +29,10 @@ def mode_of(path: Path) -> int:
 
 
 def test_the_wallet_goes_on_and_the_connections_are_named(network: Network) -> None:
-    client = network.client("alice")
+    client = network.client("alice", funded=False)
+    write_wallet(client.basedir)
+    client.run("faucet")
+    network.mine()
     files = write_original(client.basedir, "regtest", {HANDLE: KEPT, OTHER: {}, "no handle": None})
     done = client.done("status")
     assert done.result["connections"] == {}

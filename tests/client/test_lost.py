@@ -1,23 +1,42 @@
-"""A client that has nothing left but its wallet's key: the hub gives back what settles its connections."""
+"""A client that has nothing left but its wallet's key: the hub gives back what it takes to go on, or to settle."""
 
 from __future__ import annotations
 
+import copy
 import shutil
+from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
-from client_support import QUANTITY, Life
+from client_support import DELAY, QUANTITY, Life
 
 from picopayments_cli import api
-from picopayments_cli.errors import BadReply, HubUnreachable
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.kept import StateReply, counted
+from picopayments_cli.channel.keys import Key
+from picopayments_cli.channel.state import Signed
+from picopayments_cli.channel.values import Quantity
+from picopayments_cli.client.restored import CLOCK_SLACK
+from picopayments_cli.errors import (
+    BadReply,
+    ConnectionNotOpen,
+    HubRestored,
+    HubUnreachable,
+    PicopaymentsError,
+    StaleRequest,
+    SyncsHidden,
+)
+
+FEE = 1  # for a sync
 
 
 def lose(it: Life) -> None:
     """Leave nothing of the folder but the wallet's key."""
     it.session.close()
-    key = it.session.store.wif_path.read_text()
+    wallet = it.session.wallet.file
     shutil.rmtree(it.basedir)
     it.restart()
-    it.session.store.save_wif(key.strip())
+    it.session.store.save_wallet(wallet)
     it.restart()
 
 
@@ -31,24 +50,184 @@ def settle(it: Life, blocks: int) -> None:
     raise AssertionError(f"not closed: {it.connection.ending}")
 
 
-def test_what_was_received_comes_home_by_an_agreed_close(it: Life) -> None:
+def whole(it: Life) -> dict[str, object]:
+    """The connection, as far as it matters for money."""
+    found = it.connection
+    receiving = replace(found.duplex.receiving, next_number=0, requested=())  # those go on elsewhere
+    names = ("terms", "salt", "expiry", "stage", "counted", "queue", "pending", "owed", "counter", "deposit_raw")
+    kept = {name: getattr(found, name) for name in (*names, "lock_due", "deposit_by")}
+    return {"c2h": found.duplex.sending, "h2c": receiving, "rows": found.rows, **kept}
+
+
+def used(it: Life) -> None:
+    """Open a connection, and move something both ways: commits are signed, given back, and held on both sides."""
     it.open()
-    it.receive(120)
-    received = it.connection.duplex.receiving.moved
-    lose(it)
+    it.pay(300, b"one")
+    it.receive(250)
+    it.pay(200, b"two")
+    it.receive(70)
+
+
+def goes_on(it: Life) -> None:
+    """The connection pays and is paid, and all comes home by an agreed close."""
+    moved = it.connection.duplex.net + 90 - 20 - 2 * FEE
+    it.pay(20, b"afterwards")
+    it.receive(90)
+    assert it.connection.duplex.net == moved
+    it.close()
     settle(it, 10)
-    assert it.held() == QUANTITY + received
-    assert [event["kind"] for event in it.told() if event["action"] == "published"] == ["close", "close"]
+    assert it.held() == QUANTITY + moved - FEE
 
 
-def test_a_deposit_comes_home_though_the_hub_goes_silent_after_it_gave_the_salt(it: Life) -> None:
-    it.open()
+# An honest hub ------------------------------------------------------------------------------------------------------
+
+
+def test_a_connection_goes_on_exactly_where_it_was(it: Life) -> None:
+    used(it)
+    before = whole(it)
     lose(it)
     api.sync(it.session)
-    it.hub.silent = True
-    it.until(it.connection.expiry.height)
-    settle(it, 20)
+    it.restart()
+    assert whole(it) == before
+    goes_on(it)
+
+
+def test_an_answer_that_was_lost_with_the_folder_is_had(it: Life) -> None:
+    used(it)
+    moved, it.hub.lost, it.hub.to_pay = it.connection.duplex.net, 9, [80]
+    with pytest.raises(HubUnreachable):
+        it.pay(30, b"unanswered")
+    it.hub.lost = 0
+    lose(it)
+    api.sync(it.session)
+    it.restart()
+    assert it.connection.duplex.net == moved + 80 - 30 - FEE
+    goes_on(it)
+
+
+def test_a_request_that_never_came_counts_for_nothing(it: Life) -> None:
+    used(it)
+    moved, it.hub.silent = it.connection.duplex.net, True
+    with pytest.raises(HubUnreachable):
+        it.pay(30, b"unheard")
+    it.hub.silent = False
+    lose(it)
+    api.sync(it.session)
+    it.restart()
+    assert it.connection.duplex.net == moved
+    goes_on(it)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2])
+def test_a_connection_that_opens_goes_on_opening(it: Life, blocks: int) -> None:
+    """Blocks since the own deposit; the hub's comes in the second."""
+    it.connect()
+    agreed = it.connection
+    if blocks:
+        it.mine()
+        it.hub.see(agreed)
+    if blocks == 2:
+        it.hub.fund(it.coins(it.hub.script))
+        it.mine()
+    lose(it)
+    if not blocks:
+        assert api.sync(it.session) == {}  # waits for the block
+        it.mine()
+        it.hub.see(agreed)
+        it.restart()
+    api.sync(it.session)
+    it.restart()
+    if blocks < 2:
+        it.hub.fund(it.coins(it.hub.script))
+        it.mine()
+        it.sync()
+    assert it.connection.deposit_raw == agreed.deposit_raw
+    assert it.status() == "open"
+    goes_on(it)
+
+
+def test_a_request_that_waits_stays_one(it: Life) -> None:
+    it.open()
+    api.request(it.session, it.handle, 50)
+    (asked,) = it.connection.requests
+    it.pay(1)
+    lose(it)
+    api.sync(it.session)
+    it.restart()
+    assert it.connection.requests == (asked,)
+
+
+def test_what_was_asked_for_and_never_deposited_is_left_alone(it: Life) -> None:
+    it.killed_at("mph_request is answered", it.connect)
+    lose(it)
+    assert api.sync(it.session) == {}
+    it.killed_at("save agreed", it.connect)  # the hub has agreed, and nothing was deposited
+    lose(it)
+    assert api.sync(it.session) == {}
+    it.connect()
+    it.mine()
+    it.hub.see(it.connection)
+    it.close()  # before the hub deposited
+    it.settle()
     assert it.held() == QUANTITY
+    lose(it)
+    assert api.sync(it.session) == {}  # it is over
+
+
+@pytest.mark.parametrize("door", ["mph_close is answered", "save hub told", "close is out", "save close left"])
+def test_a_connection_that_closes_comes_home(it: Life, door: str) -> None:
+    used(it)
+    held = QUANTITY + it.connection.duplex.net - FEE  # for the last sync
+    it.killed_at(door, it.close)
+    lose(it)
+    it.hub.refuses = ConnectionNotOpen("It is closing.", stage="closing")
+    settle(it, 12)
+    assert it.held() == held
+
+
+def test_a_payout_that_waits_for_its_delay_comes_home(it: Life) -> None:
+    used(it)
+    held = QUANTITY + it.connection.duplex.net
+    top = it.hub.now.receiving.active[-1].commit
+    it.hub.silent = True
+    it.close()
+    it.mine()
+    it.hub.publish(top)
+    it.mine(DELAY)
+    lose(it)
+    it.hub.silent = False
+    settle(it, 12)
+    assert it.held() == held
+
+
+def test_a_deposit_comes_home_though_the_hub_goes_silent_after_it_gave_the_state(it: Life) -> None:
+    used(it)
+    held = QUANTITY + it.connection.duplex.net
+    top = it.hub.now.receiving.active[-1].commit
+    lose(it)
+    api.sync(it.session)
+    it.restart()
+    it.hub.silent = True
+    it.close()
+    it.hub.publish(top)
+    it.mine(DELAY)
+    settle(it, 12)
+    assert it.held() == held
+
+
+def test_a_cheat_is_punished_all_the_same(it: Life) -> None:
+    it.open()
+    it.pay(300, b"one")
+    given_back = it.hub.now.receiving.active[-1].commit
+    it.receive(400)  # which gives it back
+    it.receive(10)
+    held = QUANTITY + it.connection.duplex.net
+    lose(it)
+    api.sync(it.session)
+    it.hub.publish(given_back)
+    it.hub.silent = True
+    settle(it, 20)
+    assert it.held() >= held
 
 
 @pytest.mark.parametrize("wait", [False, True])
@@ -89,25 +268,174 @@ def test_a_folder_that_has_its_connections_asks_for_none(it: Life) -> None:
     assert "call mph_key" not in it.doors.passed
 
 
-def test_what_was_never_deposited_or_is_over_is_left_alone(it: Life) -> None:
-    it.killed_at("save agreed", it.connect)  # the hub has agreed, and nothing was deposited
-    lose(it)
-    assert api.sync(it.session) == {}
-    it.connect()
-    it.mine()
-    it.hub.see(it.connection)
-    it.close()  # before the hub deposited
-    it.settle()
-    assert it.held() == QUANTITY
-    lose(it)
-    assert api.sync(it.session) == {}
+# A hub that lies ----------------------------------------------------------------------------------------------------
 
 
-def test_a_deposit_that_is_not_in_a_block_is_waited_for(it: Life, caplog: pytest.LogCaptureFixture) -> None:
-    it.connect()
+def nothing(it: Life, reply: StateReply) -> StateReply:
+    return replace(reply, count=None, asked=None, answered=None, signed=(), held=())
+
+
+def a_state_changed(it: Life, reply: StateReply) -> StateReply:
+    assert reply.asked is not None
+    return replace(reply, asked={**reply.asked, "state": "00" * 500})
+
+
+def a_request_of_somebody_elses(it: Life, reply: StateReply) -> StateReply:
+    assert reply.asked is not None
+    bare = {name: value for name, value in reply.asked.items() if name not in ("pubkey", "signature")}
+    return replace(reply, asked=envelope.seal(Key(bytes(31) + b"\1"), bare))
+
+
+def another_result(it: Life, reply: StateReply) -> StateReply:
+    return replace(reply, answered=it.hub.kept[it.hub.counter - 1][1])
+
+
+def an_older_state(it: Life, reply: StateReply) -> StateReply:
+    asked, answered = it.hub.kept[it.hub.counter - 1]
+    return replace(reply, asked=asked, answered=answered)
+
+
+def no_count(it: Life, reply: StateReply) -> StateReply:
+    return replace(reply, count=None)
+
+
+def an_old_count(it: Life, reply: StateReply) -> StateReply:
+    return replace(reply, count=it.hub.count(it.hub.counter, CLOCK_SLACK + 100))
+
+
+def another_count(it: Life, reply: StateReply) -> StateReply:
+    return replace(reply, count=it.hub.count(it.hub.counter + 1))
+
+
+def a_commit_less(it: Life, reply: StateReply) -> StateReply:
+    return replace(reply, signed=reply.signed[1:])
+
+
+def a_commit_held_less(it: Life, reply: StateReply) -> StateReply:
+    return replace(reply, held=())
+
+
+def a_commit_made_up(it: Life, reply: StateReply) -> StateReply:
+    made = Signed(Quantity(QUANTITY), it.hub.secrets.revoke_hash(10**6))
+    return replace(reply, signed=(*reply.signed, made))
+
+
+def a_secret_less(it: Life, reply: StateReply) -> StateReply:
+    return replace(reply, signed=tuple(replace(item, secret=None) for item in reply.signed))
+
+
+Lie = Callable[[Life, StateReply], StateReply]
+NO_STATE: list[Lie] = [nothing, a_state_changed, a_request_of_somebody_elses, another_result]
+NOT_PROVEN: list[Lie] = [
+    *(no_count, an_old_count, another_count, a_commit_less, a_commit_held_less, a_commit_made_up, a_secret_less),
+    an_older_state,
+]
+
+
+@pytest.mark.parametrize("lie", NO_STATE)
+def test_without_a_state_the_hub_is_asked_for_what_was_received_and_all_comes_home(it: Life, lie: Lie) -> None:
+    it.open()
+    it.receive(120)
+    it.receive(70)
+    received = it.connection.duplex.receiving.moved
     lose(it)
-    assert api.sync(it.session) == {}
-    assert "not in a block" in caplog.text
-    it.mine()
+    it.hub.lies = lambda reply: lie(it, reply)
+    settle(it, 12)
+    assert it.held() == QUANTITY + received
+
+
+@pytest.mark.parametrize("lie", NOT_PROVEN)
+def test_what_is_not_proven_only_closes_and_comes_home(it: Life, lie: Lie) -> None:
+    used(it)
+    held = QUANTITY + it.connection.duplex.net
+    lose(it)
+    it.hub.lies = lambda reply: lie(it, reply)
+    api.sync(it.session)
+    assert it.connection.stage != "agreed"
+    settle(it, 12)
+    assert it.held() == held
+
+
+@pytest.mark.parametrize("lie", [no_count, a_commit_held_less, a_commit_made_up])
+def test_what_is_not_proven_comes_home_alone(it: Life, lie: Lie) -> None:
+    used(it)
+    held = QUANTITY + it.connection.duplex.net
+    lose(it)
+    it.hub.lies = lambda reply: lie(it, reply)
+    it.hub.closes_alone = True  # it signs nothing
+    comes_home_alone(it)
+    assert it.held() >= held
+
+
+def comes_home_alone(it: Life) -> None:
+    """Publish what can be published at once, then wait for the expiry."""
+    for _ in range(6):
+        it.restart()
+        api.sync(it.session)
+        it.hub.silent = True
+        it.mine()
+    it.until(it.connection.expiry.height)
+    settle(it, 20)
+
+
+def test_a_hub_that_hides_syncs_takes_no_more_than_it_hid_and_is_convicted_by_its_own_count(it: Life) -> None:
+    used(it)
+    before, shown = it.connection, copy.copy(it.hub.__dict__) | {"received": list(it.hub.received)}
+    it.pay(60, b"hidden")  # gives a commit back, whose secret the hub has from now on
+    it.receive(500)
+    hidden, given = it.connection.count, it.connection.own_hashes(it.session.wallet.key)
+    lose(it)
+    it.hub.__dict__.update(shown)
+    api.sync(it.session)
     it.restart()
-    assert list(api.sync(it.session)) == [it.handle]
+    assert it.connection.stage == "agreed"
+    assert whole(it)["c2h"] == before.duplex.sending
+    it.receive(90)
+    top = it.connection.duplex.receiving.active[-1]
+    assert top.revoke_hash not in given  # the hub knows no secret of what is paid from now on
+    found = it.connection
+    assert found.duplex.net == before.duplex.net + 90 - FEE
+    assert hidden is not None
+    assert found.count is not None
+    old, new = (counted(item, found.handle, found.hub_key) for item in (hidden, found.count))
+    assert new.counter < old.counter
+    assert replace(new, time=old.time + 1).convicts(old)
+    it.hub.silent = True
+    it.close()
+    comes_home_alone(it)
+    assert it.held() >= QUANTITY + found.duplex.net
+
+
+@pytest.mark.parametrize("cause", [StaleRequest, HubRestored])
+def test_a_newer_copy_of_the_files_proves_that_syncs_are_hidden(
+    it: Life, cause: type[PicopaymentsError], caplog: pytest.LogCaptureFixture
+) -> None:
+    used(it)
+    newest = it.connection.count
+    assert newest is not None
+    held, it.hub.counter = QUANTITY + it.connection.duplex.net, it.hub.counter - 1
+    it.hub.refuses, it.hub.clock = cause("Your request is not the next one."), 5
+    it.restart()
+    if cause is StaleRequest:
+        with pytest.raises(SyncsHidden) as caught:
+            it.sync()
+        data = caught.value.data
+        assert data["earlier"] == newest
+        assert counted(data["later"], it.connection.handle, it.connection.hub_key).counter == it.hub.counter
+        it.close()
+    else:
+        it.sync()
+        assert "SyncsHidden" in caplog.text
+        assert newest["signature"] in caplog.text
+    settle(it, 12)
+    assert held - FEE <= it.held() <= held
+
+
+def test_a_request_that_is_not_the_next_proves_nothing_by_itself(it: Life) -> None:
+    used(it)
+    it.hub.refuses, it.hub.clock = StaleRequest("Your request is not the next one."), 5
+    with pytest.raises(StaleRequest):
+        it.sync()
+    it.hub.lies = lambda reply: replace(reply, count=None)
+    with pytest.raises(StaleRequest):
+        it.sync()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -22,6 +23,7 @@ from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.channel.values import Handle, Outpoint
 from picopayments_cli.channel.wire import terms_json
 from picopayments_cli.client import funds, opening
+from picopayments_cli.client.nodes import OwnNodes
 from picopayments_cli.errors import (
     BadDepositScript,
     BadHubSignature,
@@ -30,6 +32,7 @@ from picopayments_cli.errors import (
     BadTerms,
     BadWalletScript,
     DepositRefused,
+    ExtraMissing,
     FeeTooHigh,
     FeeUnknown,
     InsufficientBitcoin,
@@ -37,6 +40,7 @@ from picopayments_cli.errors import (
     InvalidTime,
     LockFeeTooHigh,
     MemoRequired,
+    NodeBehind,
     NodeUnreachable,
     PicopaymentsError,
     RepeatedHash,
@@ -47,6 +51,35 @@ from picopayments_cli.errors import (
 
 STRANGER = Key(bytes(31) + b"\5")
 OTHER = Handle(bytes(32))
+
+
+def test_on_a_ledger_that_stands_nothing_is_opened_and_all_is_settled(
+    it: Life, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    it.open()
+    it.pay(300)
+
+    def stands(*_: Any) -> None:
+        raise NodeBehind("The newest block is old.")
+
+    monkeypatch.setattr(OwnNodes, "check_current", stands)
+    it.restart()
+    with pytest.raises(NodeBehind):
+        it.connect()
+    it.close()
+    it.settle()
+    assert it.connection.stage == "closed"
+    assert "The newest block is old." in caplog.text
+
+
+def test_without_the_kernel_the_hub_is_not_asked(it: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody would judge whether the deposit can be taken back."""
+    monkeypatch.setitem(sys.modules, "pbk", None)
+    monkeypatch.setattr(it.hub, "call", pytest.fail)
+    with pytest.raises(ExtraMissing) as refused:
+        it.connect()
+    assert refused.value.data == {"extra": "kernel", "missing": ["py-bitcoinkernel"]}
+    assert it.session.connections() == {}
 
 
 @pytest.mark.parametrize(
@@ -485,7 +518,7 @@ def test_no_coin_is_spent_where_nobody_says_what_is_attached(it: Life) -> None:
 def test_each_step_is_on_disk_before_the_next_leaves(it: Life) -> None:
     it.killed_at("save asked", it.connect)
     it.restart()
-    assert it.session.store.load_wif() is not None  # the key that all of it is signed with
+    assert it.session.store.load_wallet() is not None  # the key that all of it is signed with
     (asked,) = it.session.store.load_all().values()
     assert isinstance(asked, dict)
     it.doors.passed.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import client_support
 import pytest
 from client_support import Life
 
@@ -121,6 +122,31 @@ def test_a_token_pays_once(ready: Life) -> None:
     assert paid(ready) == 101
     assert pay(ready, token=None)["token"] != TOKEN
     assert paid(ready) == 202
+
+
+def test_who_pays_again_is_told_that_nothing_was_paid(ready: Life, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    for word in ("", "nothing was paid now"):
+        pay(ready)
+        assert ("nothing was paid now" in caplog.text) is bool(word)
+
+
+@pytest.mark.parametrize(
+    ("label", "told"),
+    [("call mph_sync", "may have left: the next `sync`"), ("sync prepared", "queued and has not left|may have left")],
+)
+def test_an_interrupted_payment_says_how_it_stands_and_how_to_go_on(
+    ready: Life, label: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_support, "Killed", KeyboardInterrupt)
+    ready.restart()
+    ready.doors.deadly = label
+    with pytest.raises(KeyboardInterrupt, match=told) as stopped:
+        api.pay(ready.session, ready.handle, PAYEE.hex(), 100, TOKEN)
+    assert f"--token {TOKEN} the command pays it once" in str(stopped.value)
+    ready.restart()
+    pay(ready)
+    assert paid(ready) == 101
 
 
 def test_what_is_queued_already_is_made(ready: Life) -> None:

@@ -94,7 +94,7 @@ def test_both_are_restored_at_once(network: Network) -> None:
 def test_a_lost_folder_is_taken_back_with_the_wallets_key(network: Network) -> None:
     story = RestoredClient(network, "lost")
     story.pays(5000)
-    key = story.bob.basedir / "regtest.wif"
+    key = story.bob.basedir / "regtest.wallet"
     text = key.read_text()
     shutil.rmtree(story.bob.basedir)
     story.bob.basedir.mkdir(mode=0o700)

@@ -18,9 +18,18 @@ import pytest
 from picopayments_cli.chain import Coin
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.channel.values import Handle, Height, Outpoint
+from picopayments_cli.client.key_file import KeyFile
 from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Wallet, confirmed
-from picopayments_cli.errors import OldProtocol, StoreDamaged, StoreLocked, StoreNewer, StoreUnusable, UnknownHandle
+from picopayments_cli.errors import (
+    OldProtocol,
+    StoreDamaged,
+    StoreLocked,
+    StoreNewer,
+    StoreUnusable,
+    UnknownHandle,
+    WalletExists,
+)
 
 REGTEST = NETWORKS["regtest"]
 ONE = Handle(bytes([1]) * 32)
@@ -102,7 +111,7 @@ def test_a_document_comes_back_as_it_was(store: Store) -> None:
 
 def test_looking_writes_nothing_but_the_lock(store: Store) -> None:
     with store:
-        assert store.load_wif() is None
+        assert store.load_wallet() is None
         assert store.handles() == []
         with pytest.raises(UnknownHandle):
             store.load(ONE)
@@ -120,7 +129,7 @@ def test_files_are_private_under_any_umask(store: Store) -> None:
     finally:
         os.umask(old)
     assert [mode_of(path) for path in (store.basedir, store.folder, store.archive_folder)] == [0o700] * 3
-    files = (store.wif_path, file_of(store, ONE), store.history_path, *store.archive_folder.iterdir())
+    files = (store.wallet_path, file_of(store, ONE), store.history_path, *store.archive_folder.iterdir())
     assert {mode_of(path) for path in (*files, store.basedir / "regtest.lock")} == {0o600}
 
 
@@ -133,7 +142,7 @@ def test_files_open_to_others_are_refused_with_the_command_that_helps(store: Sto
         store.archive(TWO)
     path = saved(store)
     open_path = {
-        "wallet": store.wif_path,
+        "wallet": store.wallet_path,
         "connection": path,
         "folder": store.folder,
         "archive": store.archive_folder,
@@ -437,8 +446,8 @@ def test_the_key_is_made_once_and_kept(store: Store) -> None:
         assert Wallet.open(store, REGTEST) == wallet
     with Store(store.basedir, REGTEST) as again:
         assert Wallet.open(again, REGTEST).address == wallet.address
-        with pytest.raises(StoreUnusable):
-            again.save_wif("another")
+        with pytest.raises(WalletExists):
+            again.save_wallet(KeyFile.drawn(REGTEST))
     assert script_of_address(REGTEST, wallet.address) == wallet.script
     assert wallet.key.secret.hex() not in repr(wallet)
 
@@ -452,10 +461,10 @@ def test_no_new_key_takes_the_place_of_one_that_is_missing(store: Store, left: s
             store.archive(ONE)
     if left == "history":
         shutil.rmtree(store.archive_folder)
-    store.wif_path.unlink()
-    with store, pytest.raises(StoreDamaged, match=r"regtest\.wif can't be used: it is missing"):
+    store.wallet_path.unlink()
+    with store, pytest.raises(StoreDamaged, match=r"regtest\.wallet can't be used: it is missing"):
         Wallet.open(store, REGTEST)
-    assert not store.wif_path.exists()
+    assert not store.wallet_path.exists()
 
 
 @pytest.mark.parametrize("content", ["", "nonsense", "KwDiBf89QgGbjEhKnhXJuH7LrciVrZi3qYjgd9M7rFU73sVHnoWn"])

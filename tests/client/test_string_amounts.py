@@ -1,4 +1,4 @@
-"""Every quantity as text: all that the README shows, and any document."""
+"""Every quantity as text: all that the documents show, and any document."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from picopayments_cli.client.string_amounts import BY_ASSET, QUANTITIES, with_string_amounts
+from picopayments_cli.client.string_amounts import with_string_amounts
+from picopayments_cli.quantities import BY_ASSET, QUANTITIES
 
-README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
+REFERENCE = (Path(__file__).parents[2] / "docs" / "commands.rst").read_text(encoding="utf-8")
 NUMBERS = {  # that are no quantities: times, counts, places, rates
     *("confirmations", "deposit_ratio", "expire_max", "expire_min", "fee_rate", "fee_rate_max", "locktime", "minimum"),
     *("count", "index", "n", "number", "sequence", "size", "ttl", "version", "vout"),
@@ -23,8 +24,8 @@ NUMBERS = {  # that are no quantities: times, counts, places, rates
 
 
 def examples() -> Iterator[tuple[str, Any]]:
-    """Each command of the README with the document that it is shown to print."""
-    for section in re.split(r"\n\n\n(?=\w+\n=+\n)", README.split("\nCommands\n########\n")[1]):
+    """Each command of the reference with the document that it is shown to print."""
+    for section in re.split(r"\n\n\n(?=\w+\n=+\n)", REFERENCE.split("\nCommands\n########\n")[1]):
         name = section.strip().partition("\n")[0]
         block = re.search(r"\n\.\. code::\n\n((?:    .*\n|\n)+)", section + "\n")
         if block is not None and name.isalpha() and name.islower():
@@ -47,7 +48,7 @@ def numbers(value: Any, name: str = "", above: str = "") -> Iterator[tuple[str, 
 
 
 @pytest.mark.parametrize(("command", "document"), EXAMPLES, ids=[name for name, _ in EXAMPLES])
-def test_every_number_of_the_readme_is_known_for_what_it_is(command: str, document: Any) -> None:
+def test_every_number_of_the_reference_is_known_for_what_it_is(command: str, document: Any) -> None:
     found = list(numbers(document, command))
     unknown = [name for name, above, _ in found if name not in QUANTITIES | NUMBERS and above not in BY_ASSET]
     assert [name for name in unknown if command != "config"] == []
@@ -55,7 +56,7 @@ def test_every_number_of_the_readme_is_known_for_what_it_is(command: str, docume
     assert [name for name, _, _ in written if name not in NUMBERS and command != "config"] == []
 
 
-def test_the_readme_shows_what_most_commands_print() -> None:
+def test_the_reference_shows_what_most_commands_print() -> None:
     assert {"hubstatus", "balances", "status", "sync", "history", "listutxos", "getrawtx"} <= dict(EXAMPLES).keys()
 
 

@@ -75,9 +75,9 @@ def test_the_server_tells_network_version_and_heights(nodes: Nodes) -> None:
     assert server["network"] == {"testnet": "testnet3"}.get(nodes.network.name, nodes.network.name)
 
 
-def test_the_last_block_has_height_and_hash(nodes: Nodes) -> None:
+def test_the_last_block_has_height_hash_and_time(nodes: Nodes) -> None:
     block = nodes.result("v2/blocks/last")
-    members_of(block, block_index=int, block_hash=str)
+    members_of(block, block_index=int, block_hash=str, block_time=int)
     assert HASH.fullmatch(block["block_hash"])
 
 

@@ -111,7 +111,7 @@ def doors_named() -> set[str]:
     text = (ROOT / "docs" / "security.rst").read_text()
     section = text.partition("\nDoors\n#####\n")[2].partition("\n####")[0]
     found = set()
-    for item in re.split(r"^ \* ", section, flags=re.MULTILINE)[1:]:
+    for item in re.split(r"^\* ", section, flags=re.MULTILINE)[1:]:
         kind, *labels = re.findall(r"``(.*?)``", item.partition("\n\n")[0], re.DOTALL)
         found |= {f"{kind} {' '.join(label.split())}" for label in labels}
     return found

@@ -223,8 +223,8 @@ def stand_at_doors(tracer: Tracer) -> None:
 
     _stand_at(tracer, RpcClient, "call", lambda method, *_, **__: f"{tracer.role} call {method}")
     if tracer.role == "client":
-        named = {"save_wif": "wallet", "save_settings": "settings", "save_hub_key": "hub key", "save_rate": "fee rate"}
-        named |= {"save_sent": "sent", "save_reported": "reported"}
+        named = {"save_wallet": "wallet", "save_settings": "settings", "save_hub_key": "hub key"}
+        named |= {"save_rate": "fee rate", "save_sent": "sent", "save_reported": "reported"}
         for name, what in {**named, "archive": "archived", "remove": "taken away"}.items():
             _stand_at(tracer, Store, name, lambda *_, what=what: f"client save {what}")
         _stand_at(tracer, Store, "save", lambda _handle, _document, label, *_: f"client save {label}")

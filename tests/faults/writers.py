@@ -359,7 +359,7 @@ def _away(*paths: Path) -> Iterator[None]:
 def _client_files(pair: Pair, _quick: bool) -> None:
     """Alice's key and documents are taken away: nothing begins anew in their place."""
     alice = pair.alice
-    wif = alice.basedir / "regtest.wif"
+    wif = alice.basedir / "regtest.wallet"
     pair.queue()
     with _away(wif):
         for words in (["sync"], ["status"], ["balances"], ["connect", "XCP", "5000"], ["close", pair.a]):

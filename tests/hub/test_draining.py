@@ -64,6 +64,9 @@ def test_it_waits_up_to_the_block_that_it_states_and_shows_no_terms(desk: Desk) 
     up_to(desk, until - 1)
     assert desk.account(alice.handle).stage == "closing"
     assert desk.account(bob.handle).stage == "open"
+    refused = desk.refusal("mph_sync", envelope.seal(alice.key, alice.sync_request(FEE)[0].as_json()))
+    assert (refused.name, refused.data["stage"], refused.data["draining"]) == ("ConnectionNotOpen", "closing", True)
+    assert "The hub shuts down, and has ended the connection" in refused.message  # which the client's sync shows
     assert drain(desk) == until  # a restart does not put it off
     up_to(desk, until)
     assert desk.account(bob.handle).stage == "closing"  # it never synced, and keeps nothing locked

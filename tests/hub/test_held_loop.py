@@ -14,10 +14,11 @@ import requests
 from hub_support import Client, Desk, open_all, payment, running_desk, serving
 
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.messages import MOST_PAYMENTS, NONCE_SIZE, KeyRequest
+from picopayments_cli.channel.messages import MOST_PAYMENTS, KeyRequest
 from picopayments_cli.channel.receipts import MOST_RECEIPTS, Given, ReceiptsRequest
 from picopayments_cli.channel.values import Token
 from picopayments_cli.channel.waiting import MOST_NAMED, WaitingRequest
+from picopayments_cli.channel.wire import NONCE_SIZE
 from picopayments_cli.web import MAX_BATCH
 
 MOST_SECONDS = 0.05

@@ -9,16 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hub_support import Client, Desk, running_desk
+from hub_support import STRANGER, Client, Desk, running_desk
 from regtest_support import address_of
+from sqlalchemy import event
 
-from picopayments_cli.chain import Query
+from picopayments_cli.chain import Query, View
 from picopayments_cli.channel.drafts import Draft, Input, Output
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.signing import finish_wallet
+from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import InsufficientLiquidity, PicopaymentsError, TooManyPromises
-from picopayments_cli.hub import promises
-from picopayments_cli.hub.follower import KEPT_BLOCKS
+from picopayments_cli.hub import chores, forgetting, promises, rounds
+from picopayments_cli.hub.follower import KEPT_BLOCKS, REFRESH_SECONDS
+from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.opening import see_deposits
 from picopayments_cli.web import caller
 
 BLOCKS = NETWORKS["regtest"].deposit_blocks
@@ -94,8 +98,8 @@ def test_a_promise_without_a_valid_deposit_is_over_after_few_blocks(desk: Desk) 
     desk.node.rpc("generate", blocks=KEPT_BLOCKS)
     desk.rounds.once()
     desk.mine()
-    left = desk.rows("select handle from connections")  # the dust is watched until the expiry
-    assert [bytes(handle) for (handle,) in left] == [dusted.handle]
+    for table in ("connections", "heads", "hashes", "deposits", "watched", "awaited", "totals where number > 0"):
+        assert desk.rows(f"select * from {table}") == []
 
 
 def test_a_deposit_in_its_last_block_is_in_time_and_a_later_one_comes_back_by_a_close_of_nothing(desk: Desk) -> None:
@@ -119,6 +123,84 @@ def test_a_deposit_in_its_last_block_is_in_time_and_a_later_one_comes_back_by_a_
     assert anchor is not None
     late.duplex = replace(late.duplex, sending=replace(late.duplex.sending, anchor=anchor))
     assert late.ask_close()[2].c2h is not None  # it is back with the next block, and nothing was lost but fees
+
+
+def test_a_deposit_behind_dust_counts_and_dust_costs_no_look_once_it_is_none(desk: Desk) -> None:
+    """The client's own in time, and late; what strangers pay to both addresses of a connection is passed over."""
+    early, late, dusted = (Client(desk, name) for name in ("early", "late", "dusted"))
+    for client in (early, late, dusted):
+        client.agree(60)
+        client.endow()
+        for side in (client.duplex.sending, client.duplex.receiving):
+            desk.node.rpc("faucet", address=address_of(side.contract.deposit.output), btc=546)
+    desk.mine()
+    early.deposit()
+    desk.mine(BLOCKS)
+    assert desk.account(early.handle).stage == "open"
+    assert {desk.account(item.handle).stage for item in (late, dusted)} == {"closed"}
+    late.deposit()
+    desk.rounds.once()
+    assert desk.account(late.handle).stage == "closed"  # what waits in the mempool is looked at again in its block
+    desk.mine(2)
+    assert desk.account(late.handle).channels.receiving.anchor is not None
+    with desk.hub.book.reading() as book:
+        assert dusted.handle not in [*book.opening(desk.hub.follower.tip(book.db)), *book.in_stage("closing")]
+
+
+def test_promises_that_end_together_end_some_at_a_time_and_after_what_is_urgent(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rounds, "AT_ONCE", 4)
+    monkeypatch.setattr(forgetting, "_LAPSED", forgetting._LAPSED.limit(4))
+    before, strangers = free(desk), [Client(desk, f"stranger {number}") for number in range(9)]
+    for client in strangers:
+        client.agree(quantity=1)
+    desk.node.rpc("generate", blocks=BLOCKS)
+    left, statements = [], [0]
+
+    def counted(*_args: object) -> None:
+        statements[0] += 1
+
+    event.listen(desk.database.engine, "before_cursor_execute", counted)
+    for _ in range(3):
+        desk.hub.woken.clear()
+        desk.rounds.once()
+        left.append((desk.rows("select count(*) from promises")[0][0], desk.hub.woken.is_set(), statements[0]))
+    event.remove(desk.database.engine, "before_cursor_execute", counted)
+    assert [(number, more) for number, more, _ in left] == [(5, True), (1, True), (0, False)]
+    assert left[1][2] - left[0][2] < 40  # not some dozen for each
+    assert free(desk) == before
+    assert desk.rows("select stage, number from totals where number > 0") == [("closed", 9)]
+    assert desk.account(strangers[0].handle).version == 2
+    assert strangers[0].ask_close()[2] is not None
+
+
+def test_the_last_look_does_not_grow_old_over_many_connections(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a look in the middle of a round finds is not lost: the next round looks at it."""
+    alice, bob = Client(desk, "alice"), Client(desk, "bob")
+    for client in (alice, bob):
+        client.agree()
+        client.endow()
+    desk.mine()
+    alice.deposit()
+    bob.deposit()
+    desk.node.rpc("generate", blocks=1)
+    looks = []
+
+    def slow(hub: Hub, handle: Handle) -> None:
+        see_deposits(hub, handle)
+        looks.append(hub.follower.height)
+        if len(looks) == 1:
+            hub.follower.seen_at -= 2 * REFRESH_SECONDS
+            desk.node.rpc("generate", blocks=1)
+
+    monkeypatch.setattr(chores, "see_deposits", slow)
+    desk.rounds.once()
+    assert looks[1] == (looks[0] or 0) + 1
+    assert desk.hub.follower.is_fresh(1)
+    assert desk.rows("select count(*) from touched") == [(2,)]  # the hub's deposits are in that block
+    desk.rounds.once()
+    assert desk.rows("select count(*) from touched") == [(0,)]
 
 
 def test_the_client_is_told_how_long_it_has(desk: Desk) -> None:
@@ -208,6 +290,32 @@ def test_a_thousand_promises_are_not_for_one_key_nor_a_thousand_requests_more_fo
     assert free(desk) == before
     with from_address("198.51.100.2"):
         assert asked(Client(desk, "greedy"), 1) is None
+
+
+def test_nobody_is_promised_what_has_just_been_deposited_for_another(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub reads the block of its deposit between the look at its wallet and the promise."""
+    before, first = free(desk), Client(desk, "first")
+    first.agree()
+    first.endow()
+    desk.mine()
+    first.deposit()
+    desk.mine()
+    second, looks, look = Client(desk, "second"), [0], desk.hub.chain.view
+
+    def late(query: Query) -> View:
+        found = look(query)
+        if second.handle.hex() != STRANGER.hex() and not looks[0]:
+            looks[0] = 1
+            desk.mine(2)  # the deposit counts, and is no promise any more
+        return found
+
+    monkeypatch.setattr(desk.hub.chain, "view", late)
+    refused = asked(second, before - 500_000)
+    assert refused is not None
+    assert refused.data["free"] == before - 1_000_000
+    assert desk.account(first.handle).stage == "open"
 
 
 # The price of locking -----------------------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from picopayments_cli.errors import (
     InvalidSetting,
     NodeUnreachable,
     StoreUnusable,
+    UnknownAsset,
     UnknownHandle,
 )
 from picopayments_cli.hub import cli, commands, operator, operator_socket
@@ -145,7 +146,8 @@ def test_connections_come_in_pages_and_one_alone_by_its_first_digits(desk: Desk,
     assert handles == sorted(handles)
     assert {alice.handle.hex(), bob.handle.hex(), asked.handle.hex()} <= set(handles)
     assert [row["handle"] for row in told.connections(stage=REQUESTED)["connections"]] == [asked.handle.hex()]
-    assert told.connections(asset="NONESUCH") == {"connections": []}
+    with pytest.raises(UnknownAsset, match="none is in it"):
+        told.connections(asset="NONESUCH")
     assert len(told.connections(asset="XCP")["connections"]) == len(listed)
     alice.sync(payment(bob.handle, 700))
     row = told.connection(bob.handle.hex()[:8])
@@ -321,6 +323,11 @@ def received(desk: Desk, asset: str) -> int:
 
 def test_all_that_is_free_leaves_and_nothing_of_the_reserve(own: Desk) -> None:
     told, reserve = operator_of(own), own.hub.reserve
+    for wrong, cause in (("1XCP", "withdrawal in BTC"), ("0.123456789BTC", "9 decimals")):
+        with pytest.raises(InvalidQuantity, match=cause):
+            told.withdraw(ADDRESS, wrong)
+    part = told.withdraw(ADDRESS, "0.0001BTC", dry_run=True)
+    assert (part["quantity"], part["stays"]) == (10_000, sum(values(own)) - 10_000 - part["fee"])
     plan = told.withdraw(ADDRESS, None, dry_run=True)
     assert own.mempool() == []
     done = told.withdraw(ADDRESS, None)
@@ -328,6 +335,7 @@ def test_all_that_is_free_leaves_and_nothing_of_the_reserve(own: Desk) -> None:
     assert own.mempool() == [done["txid"]]
     own.mine()
     assert received(own, "BTC") == done["quantity"]
+    assert sum(values(own)) == done["stays"]
     assert own.rows("select * from withdrawals") == []
     with pytest.raises(InsufficientBitcoin):  # a large coin of the reserve is being split
         told.withdraw(ADDRESS, None)

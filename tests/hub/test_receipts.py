@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from hub_support import STRANGER, Client, Desk, amounts, payment, states
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.payment_request import token_of
 from picopayments_cli.channel.receipts import Given, ReceiptsReply, ReceiptsRequest
 from picopayments_cli.channel.values import Handle, Token
+from picopayments_cli.hub import forgetting, rounds
 
 RECEIPT = b"r" * 32
 TOKEN = token_of(RECEIPT)
@@ -103,5 +106,35 @@ def test_a_copy_of_a_request_tells_no_more(desk: Desk, alice: Client, bob: Clien
 
 def test_nobody_waits_for_handles_of_others(desk: Desk, alice: Client, bob: Client) -> None:
     assert desk.hub.book.look_up(Handle(bob.handle)).fixed.client != alice.key.pubkey
+    asked = Client(desk, "asked and agreed, and never paid for")
+    asked.agree()
     with desk.hub.book.reading() as book:
         assert book.owned(alice.key.pubkey, [bob.handle, alice.handle, STRANGER]) == [alice.handle]
+        assert book.owned(asked.key.pubkey, [asked.handle]) == []
+
+
+def test_payments_are_dropped_a_month_after_they_arrived_and_their_number_is_still_told(
+    desk: Desk, open_clients: Iterator[Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payer, payee, gone, idle = (next(open_clients) for _ in range(4))
+    for hand in (payee, gone, idle):
+        payer.sync(payment(hand.handle, 3))
+    gone.sync()  # its client never acknowledges this reply
+    payer.sync(payment(gone.handle, 4))
+    gone.ask_close()  # the second payment returns
+    payee.sync()
+    payee.sync()
+    payer.sync(payment(None, 1))
+    payer.sync(payment(payee.handle, 5))
+    number = desk.rows("select max(number) from payments")[0][0]
+    desk.mine()
+    assert len(states(desk, payer)) == 6
+    monkeypatch.setattr(forgetting, "KEPT_SECONDS", -10)
+    desk.mine()
+    assert states(desk, payer) == [(3, "listed"), (3, "waiting"), (5, "waiting")]
+    desk.until("closed", gone.handle)
+    monkeypatch.setattr(rounds, "KEPT_BLOCKS", 1)
+    desk.mine(3)
+    assert states(desk, payer) == [(3, "waiting"), (5, "waiting")]
+    assert amounts(idle.sync()) == [3]
+    assert desk.rows("select max(number) from payments") == [(number,)]

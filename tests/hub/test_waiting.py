@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
+from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -165,18 +166,19 @@ def test_many_wait_without_a_thread_each_and_the_server_stops_at_once(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     with running_desk(tmp_path_factory.mktemp("served")) as desk:
-        hands = [next(clients(desk))]
-        others = [Client(desk, f"other {number}") for number in range(30)]
-        for other in others:
-            other.agree()
+        hands, unpaid = [*islice(clients(desk), 12)], Client(desk, "unpaid")
+        unpaid.agree()
         with serving(desk) as url:
             call = {"method": "mph_waiting", "id": 1}
             refused = posted(url, [{**call, "params": asking(hands[0], seconds=LONG)}])
             assert b"called by itself" in read(refused)
             threads = threading.active_count()
-            waiting = [posted(url, {**call, "params": asking(one, seconds=LONG)}) for one in (*hands, *others)]
-            quick = posted(url, {**call, "params": asking(hands[0], STRANGER, seconds=LONG)})
-            assert b"waiting" in read(quick)
+            waiting = [posted(url, {**call, "params": asking(one, seconds=LONG)}) for one in hands]
+            quick = [
+                posted(url, {**call, "params": body})
+                for body in (asking(hands[0], STRANGER, seconds=LONG), asking(unpaid, seconds=LONG))
+            ]
+            assert all(b"waiting" in read(one) for one in quick)  # nothing can come for them
             deadline = time.monotonic() + LONG
             while len(desk.hub.book.arrivals._held) < len(waiting) and time.monotonic() < deadline:
                 time.sleep(0.02)
@@ -184,5 +186,5 @@ def test_many_wait_without_a_thread_each_and_the_server_stops_at_once(
             assert threading.active_count() <= threads + 2
             begun = time.monotonic()
         assert time.monotonic() - begun < 4
-        for one in (*waiting, quick, refused):
+        for one in (*waiting, *quick, refused):
             one.close()

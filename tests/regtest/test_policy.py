@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from fractions import Fraction
 from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
-from bitcoin.core import CTransaction
+from bitcoin.core import COutPoint, CTransaction, CTxIn, CTxInWitness, CTxOut, CTxWitness
+from bitcoin.core.script import CScript, CScriptWitness
 from hypothesis import given
 from hypothesis import strategies as st
 from policy_support import (
@@ -36,13 +39,15 @@ from taproot_support import (
     vsize_of,
 )
 
+from picopayments_cli.channel.values import hash160
 from picopayments_cli.regtest.graph import Entry, rate, totals
-from picopayments_cli.regtest.index import Tx
+from picopayments_cli.regtest.index import Output, Tx
 from picopayments_cli.regtest.mempool import MAX_CHAIN, MAX_CLUSTER
 from picopayments_cli.regtest.node import Node
 from picopayments_cli.regtest.packages import FAILED, SUCCESS
-from picopayments_cli.regtest.policy import FeeTooLow, Refused
+from picopayments_cli.regtest.policy import FeeTooLow, Refused, check_inputs
 from picopayments_cli.regtest.replacement import MAX_REPLACED, check_package_replacement, check_replacement
+from picopayments_cli.regtest.sigops import cost
 from picopayments_cli.regtest.template import choose
 
 
@@ -396,6 +401,60 @@ def test_a_child_lifts_its_parents_into_a_block() -> None:
 def test_a_poor_child_of_a_rich_parent_waits() -> None:
     parent, child = entry(1, 4000), entry(2, 400, 200, 1)
     assert numbers(choose(listed(parent, child), 10**6, Fraction(3))) == [1]
+
+
+def checking(number: int, fee: int, sigops: int) -> Entry:
+    return replace(entry(number, fee), sigops=sigops)
+
+
+def test_a_block_holds_so_many_signature_checks_at_most_and_the_others_wait() -> None:
+    many, more, few = checking(1, 3000, 60_000), checking(2, 2000, 19_601), checking(3, 1000, 19_600)
+    assert numbers(choose(listed(many, more, few), 10**6, Fraction(1))) == [1, 3]
+    assert numbers(choose(listed(more), 10**6, Fraction(1))) == [2]
+
+
+MULTISIG, KEYS_3 = b"\xae", b"\x53\xae"  # of how many keys nobody knows; of three
+
+
+@pytest.mark.parametrize(
+    ("script", "script_sig", "witness", "costs"),
+    [
+        (ALICE_SCRIPT, b"", [], 0),
+        (b"\xa9\x14" + bytes(20) + b"\x87", b"\x02" + KEYS_3, [], 4 * 3),
+        (b"\xa9\x14" + bytes(20) + b"\x87", b"\x01" + MULTISIG, [], 4 * 20),
+        (b"\xa9\x14" + bytes(20) + b"\x87", b"\x16\0\x14" + bytes(20), [b"", b""], 1),
+        (b"\0\x14" + bytes(20), b"", [b"", b""], 1),
+        (b"\0\x20" + bytes(32), b"", [b"", KEYS_3], 3),
+        (b"\x51\x20" + bytes(32), b"", [KEYS_3, b"\xc0"], 0),
+        (b"\x51\x20" + bytes(32), MULTISIG, [], 4 * 20),
+    ],
+)
+def test_what_a_transaction_takes_of_a_blocks_signature_checks(
+    script: bytes, script_sig: bytes, witness: list[bytes], costs: int
+) -> None:
+    outputs = [CTxOut(1, CScript(ALICE_SCRIPT)), CTxOut(1, CScript(KEYS_3)), CTxOut(0, CScript(b"\xac\x4c"))]
+    inside = CTxWitness([CTxInWitness(CScriptWitness(witness))])
+    tx = CTransaction([CTxIn(COutPoint(bytes(32), 0), CScript(script_sig))], outputs, witness=inside)
+    assert cost(tx, [Output(1, script, None, coinbase=False)]) == costs + 4 * (1 + 20 + 1)
+
+
+def test_a_transaction_of_too_many_signature_checks_is_not_relayed() -> None:
+    redeem = b"\xac" * 15
+    spent = Output(1000, b"\xa9\x14" + hash160(redeem) + b"\x87", 1)
+    for number, taken in ((266, True), (267, False)):
+        inputs = [CTxIn(COutPoint(bytes(32), place), CScript([redeem])) for place in range(number)]
+        tx = CTransaction(inputs, [CTxOut(1, CScript(b"\x51\x20" + bytes(32)))])
+        with nullcontext() if taken else pytest.raises(Refused, match="bad-txns-too-many-sigops"):
+            check_inputs(tx, [spent] * number, 10)
+
+
+def test_transactions_of_very_many_outputs_stop_no_block(node: Node) -> None:
+    outputs = [(1000, ALICE_SCRIPT)] * 2880
+    node.submit([payment(ALICE, coin, 100_000, *outputs, version=2) for coin in purse(node)[:8]])
+    node.generate(1)
+    assert len(node.mempool.entries) == 2
+    node.generate(1)
+    assert not node.mempool.entries
 
 
 @given(clusters(), st.integers(0, 2000), st.fractions(0, 12))

@@ -34,6 +34,7 @@ from picopayments_cli.channel import (
     deadlines,
     drafts,
     fees,
+    kept,
     messages,
     rates,
     receipts,
@@ -49,7 +50,7 @@ from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import P2A
 from picopayments_cli.channel.values import MAX_QUANTITY
 from picopayments_cli.channel.wire import PROTOCOL
-from picopayments_cli.client import closing, funds
+from picopayments_cli.client import closing, funds, restored
 from picopayments_cli.hub import arrivals, exchange, hub, methods, promises
 
 ROOT = Path(__file__).parents[2]
@@ -213,6 +214,9 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "most payments that wait for a connection": exchange.MOST_WAITING,
         "most bytes of the payments in a reply": exchange.MOST_LISTED_BYTES,
         "most connections in an answer of mph_key": messages.MOST_RECOVERED,
+        "most bytes of a sealed state": kept.MOST_STATE,
+        "most commits in an answer of mph_state": kept.MOST_ROWS,
+        "seconds by which clocks may differ": restored.CLOCK_SLACK,
         "most receipts in a message": receipts.MOST_RECEIPTS,
         "most connections in a request of mph_waiting": waiting.MOST_NAMED,
         "most seconds that it waits": waiting.MOST_SECONDS,
@@ -231,7 +235,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "most promises of a key": promises.MOST_OF_KEY,
         "most requests of an address": promises.MOST_OF_ADDRESS,
     }
-    found = {name: int(number) for name, number in re.findall(r"^ \* ([^:\n]+): (\d+)$", DOCUMENT, re.MULTILINE)}
+    found = {name: int(number) for name, number in re.findall(r"^\* ([^:\n]+): (\d+)$", DOCUMENT, re.MULTILINE)}
     assert found == numbers
 
 
@@ -256,19 +260,23 @@ NAMES = {
     messages.SyncReply: "mph_sync result",
     messages.CloseRequest: "mph_close request",
     messages.CloseReply: "mph_close result",
+    kept.StateRequest: "mph_state request",
+    kept.StateReply: "mph_state result",
     receipts.ReceiptsRequest: "mph_receipts request",
     receipts.ReceiptsReply: "mph_receipts result",
     waiting.WaitingRequest: "mph_waiting request",
     waiting.WaitingReply: "mph_waiting result",
 }
-LISTS = ("connections", "sends", "receive", "refused", "given", "receipts", "waiting")
+LISTS = ("connections", "signed", "held", "sends", "receive", "refused", "given", "receipts", "waiting")
 ITEMS = {
     **dict.fromkeys(("client", "hub"), "client, hub"),
     **dict.fromkeys(("c2h", "h2c"), "c2h, h2c"),
     **dict.fromkeys(("c2h_close", "h2c_close"), "c2h_close, h2c_close"),
-    **{name: name for name in ("channel_terms", "commit", "remainder")},
+    **{name: name for name in ("channel_terms", "commit", "count", "remainder")},
     **{name: f"item of {name}" for name in LISTS},
+    "held": "commit",
 }
+WHOLE = ("asked", "answered")  # messages inside others
 
 
 def spoken() -> dict[str, set[frozenset[str]]]:
@@ -278,7 +286,7 @@ def spoken() -> dict[str, set[frozenset[str]]]:
     def note(name: str, body: Mapping[str, Any]) -> None:
         seen.setdefault(name, set()).add(frozenset(body))
         for member, value in body.items():
-            inside = value if member in LISTS else [value]
+            inside = value if member in LISTS else [] if member in WHOLE else [value]
             for item in inside:
                 if isinstance(item, dict):
                     note(ITEMS[member], item)

@@ -33,13 +33,12 @@ from picopayments_cli import cli, config
 from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.keys import Secrets
-from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
 from picopayments_cli.channel.state import Signed
 from picopayments_cli.channel.values import Handle, Quantity, Secret, hash_of
 from picopayments_cli.client.connection import Connection, Pending
 from picopayments_cli.client.document import from_document
 from picopayments_cli.client.session import Session
-from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.errors import InvalidUrl, StoreUnusable
 from picopayments_cli.hub.book import Book, UnitOfWork
 from picopayments_cli.hub.database import Database, default_url
@@ -188,11 +187,13 @@ class RecordedLife:
     def keys(self) -> dict[str, bytes]:
         """All keys, by themselves and as WIF."""
         found: dict[str, bytes] = {}
-        for path in (*(self.folder / name / "regtest.wif" for name in ("alice", "bob")), self.hub_wif):
-            wif = path.read_text().strip()
-            key = key_in(path)
-            found |= {f"{path.parent.name}'s WIF": wif.encode(), f"{path.parent.name}'s key": key.secret}
-        return found
+        for name in ("alice", "bob"):
+            wallet = self.client(name).wallet
+            words, wif = str(wallet.file.secret), wif_of_secret(REGTEST, wallet.key.secret)
+            found |= {f"{name}'s words": words.encode(), f"{name}'s WIF": wif.encode()}
+            found[f"{name}'s key"] = wallet.key.secret
+        wif = self.hub_wif.read_text().strip()
+        return found | {"hub's WIF": wif.encode(), "hub's key": key_in(self.hub_wif).secret}
 
     @property
     def hub_wif(self) -> Path:
@@ -294,7 +295,7 @@ def _both_open(life: RecordedLife) -> bool:
 def damaged_files(life: RecordedLife) -> None:
     """Commands on files that are damaged, open to others, or another program's; URLs that are none."""
     original = life.folder / "bob"
-    wif = (original / "regtest.wif").read_text()
+    wallet = (original / "regtest.wallet").read_text()
     document = next((original / "regtest.connections").glob("*.json")).name
 
     def damage(change: Callable[[Path], object]) -> None:
@@ -306,9 +307,9 @@ def damaged_files(life: RecordedLife) -> None:
 
     whole = (original / "regtest.connections" / document).read_bytes()
     settings = (original / "regtest.cfg").read_text()
-    damage(lambda at: (at / "regtest.wif").write_text(wif[:-3] + "xyz\n"))
-    damage(lambda at: (at / "regtest.wif").write_text(wif * 2))
-    damage(lambda at: (at / "regtest.wif").chmod(0o644))
+    damage(lambda at: (at / "regtest.wallet").write_text(wallet.replace('"secret": "', '"secret": "zoo ')))
+    damage(lambda at: (at / "regtest.wallet").write_text(wallet * 2))
+    damage(lambda at: (at / "regtest.wallet").chmod(0o644))
     damage(lambda at: (at / "regtest.connections" / document).write_bytes(whole[:-300]))
     other = whole.replace(b'"salt":"', b'"salt":"zz')
     damage(lambda at: (at / "regtest.connections" / document).write_bytes(other))
@@ -412,9 +413,9 @@ def test_nothing_secret_is_in_a_file_that_is_not_for_it(life: RecordedLife) -> N
     for path, data in life.files().items():
         name = path.name
         found = seen(data, keys | unrevealed | passwords() | salts | {"the cookie": life.token})
-        if name.endswith(".wif"):
+        if name.endswith((".wif", ".wallet")):
             owner = path.parent.name
-            assert set(found) <= {f"{owner}'s WIF", f"{owner}'s key"}, path
+            assert set(found) <= {f"{owner}'s words", f"{owner}'s WIF", f"{owner}'s key"}, path
         elif name == "regtest.cfg":
             assert set(found) <= set(PASSWORDS), path
         elif path.parent.name == "regtest.connections":
@@ -462,8 +463,8 @@ def test_no_object_shows_its_secrets(life: RecordedLife) -> None:
     row = Signed(Quantity(1), secrets.revoke_hash(0), None, secrets.revoke(0))
     database = Database(default_url(life.folder / "copy", "regtest"))
     values = [
-        key, secrets, settings, config.Choice(url, "flag"), Session(settings), Urls(url, url), Wallet(REGTEST, key),
-        connection, Pending((body,), ()), Half(None, (secrets.revoke(0),)), row,
+        key, secrets, settings, config.Choice(url, "flag"), Session(settings), Urls(url, url),
+        life.client("alice").wallet, connection, Pending((body,), ()), Half(None, (secrets.revoke(0),)), row,
         RpcClient(url), BitcoinNode(url), database, Folder(life.folder / "copy", REGTEST),
     ]  # fmt: skip
     hidden = life.keys() | life.salts() | life.derived() | passwords()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,21 @@ def test_every_threat_was_tried_by_a_test_or_a_part_that_exists(threat: list[str
     for name in names:
         part = TESTS / "faults" / f"{name}.py"
         assert (TESTS / f"{name}.py").exists() or "\ndef run(" in part.read_text(encoding="utf-8"), name
+
+
+def labels(wing: str, door: str) -> Iterator[str]:
+    """The labels that a wing's modules give to one of its doors, where they are written out."""
+    for path in (TESTS.parent / "picopayments_cli" / wing).rglob("*.py"):
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == door:
+                given = [each.value for each in call.args if isinstance(each, ast.Constant)]
+                yield from (value for value in given if isinstance(value, str) and re.fullmatch("[a-z ]+", value))
+
+
+@pytest.mark.parametrize(("wing", "door"), [("client", "save"), ("hub", "transaction")])
+def test_every_door_is_named(wing: str, door: str) -> None:
+    row = DOCUMENT.partition(f"* ``{wing} {door}`` ")[2].partition("\n* ")[0]
+    assert set(labels(wing, door)) <= {" ".join(label.split()) for label in re.findall(r"``([^`]+)``", row)}
 
 
 def test_every_error_that_the_document_names_exists() -> None:

@@ -21,8 +21,8 @@ from served_support import QuickNetwork
 from picopayments_cli.channel.outlook import WaitsFor
 from picopayments_cli.rpc import RpcClient
 
-README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
-SHOWN = README.partition("\nstatus\n======\n")[2].partition("\nsync\n====\n")[0]
+REFERENCE = (Path(__file__).parents[2] / "docs" / "commands.rst").read_text(encoding="utf-8")
+SHOWN = REFERENCE.partition("\nstatus\n======\n")[2].partition("\nsync\n====\n")[0]
 
 
 @pytest.fixture
@@ -130,11 +130,11 @@ def test_with_no_hub_set_status_shows_the_wallet_and_says_how_to_name_one(tmp_pa
     assert "--hub-url" in told["error"]["message"]
     assert "picopayments-hub" in told["error"]["message"]
     assert told["wallet"]["address"] == client.run("address")
-    assert (client.basedir / "testnet.wif").exists()
+    assert (client.basedir / "testnet.wallet").exists()
     assert client.fails("balances") == (1, "InvalidSetting")
 
 
-def test_the_readme_explains_all_that_status_shows(network: QuickNetwork) -> None:
+def test_the_reference_explains_all_that_status_shows(network: QuickNetwork) -> None:
     client = network.client("alice")
     client.run("connect", "XCP", str(DEPOSIT))
     (connection,) = client.run("status", "--verbose")["connections"].values()
@@ -215,7 +215,9 @@ def test_a_wait_for_what_closes_with_the_hub_gone_goes_on_until_it_runs_out(
     assert (done.code, done.error["name"]) == (6, "WaitRanOut")
     expiry = client.connection(handle).expiry.height
     assert done.error["data"]["connections"][handle]["until_height"] == expiry
-    assert "`picopayments-cli sync` takes the next step" in done.error["message"]
+    typed = f"`picopayments-cli --regtest --basedir {client.basedir} "
+    assert typed in done.error["message"]
+    assert "sync` takes the next step" in done.error["message"]
     RpcClient(f"{network.chain_url}regtest/").call("generate", {"blocks": 12}, retry=False)
     miner = threading.Timer(2, lambda: RpcClient(f"{network.chain_url}regtest/").call("generate", [2], retry=False))
     miner.start()
@@ -309,13 +311,14 @@ def test_people_get_tables_and_plain_lines(network: QuickNetwork) -> None:
     done = client.done("--human", "status")
     lines = [line.split() for line in done.stdout.splitlines()]
     assert ["XCP", f"{ASSETS:,}"] in lines
+    assert ["asset", "quantity", "(satoshis)"] in lines
     (row,) = (line for line in lines if line[:1] == [handle[:8]])
     assert row[1:3] == ["opening", "XCP"]
     assert {"deposit", str(network.height + 1)} <= set(row)
     assert "{" not in done.stdout
     verbose = client.done("--human", "status", "--verbose").stdout
     assert verbose.startswith(done.stdout.rstrip())
-    assert ["hub", "deposit", f"{DEPOSIT:,}"] in [line.split() for line in verbose.splitlines()]
+    assert ["hub", "deposit", "(satoshis)", f"{DEPOSIT:,}"] in [line.split() for line in verbose.splitlines()]
     assert client.done("--human", "payments").stdout == "No payments.\n"
     assert client.done("--human", "address").stdout == client.run("address") + "\n"
     assert {handle[:8], "connected"} <= set(client.done("--human", "history").stdout.split())

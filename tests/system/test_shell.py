@@ -53,7 +53,7 @@ def test_the_version_as_an_option(main: Any, capsys: pytest.CaptureFixture[str])
     assert name in PROGRAMS
 
 
-@pytest.mark.parametrize("topic", [[], ["connect"], ["help"]])
+@pytest.mark.parametrize("topic", [[], ["connect"], ["help"], ["wallet"], ["wallet", "restore"]])
 def test_help_is_the_help_of_the_command(topic: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     shown = []
     for words in (["help", *topic], [*topic, "--help"]):
@@ -180,6 +180,8 @@ def test_bash_completes_words_of_the_parser(basedir: Path) -> None:
     assert completed("--reg") == {"--regtest"}
     assert completed("status --v") == {"--verbose"}
     assert completed("help conn") == {"connect"}
+    assert completed("wallet dec") == {"decrypt"}
+    assert completed("wallet new --w") == {"--words"}
     assert completed("config fee_") == {"fee_rate", "fee_ceiling"}
     assert completed("--blo", "picopayments-hub") == {"--block-time"}
     assert completed(f"--basedir {basedir.parent}/{basedir.name[:-1]}") >= {f"{basedir}/"}

@@ -1,4 +1,4 @@
-"""The README's shop, as it stands there, against payers who pay too little, twice and too late, and one who pays."""
+"""The shop of the documents, against payers who pay too little, twice and too late, and one who pays."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ from textwrap import dedent
 import pytest
 from network_support import WAIT, Client, Network, wait_until
 
-README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
+GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "shop.rst").read_text(encoding="utf-8")
 PRICE = 1337
 
 
 def blocks() -> list[str]:
-    """The shell code of the section about the shop."""
-    section = README.split("\nA shop in a dozen lines\n###")[1].split("\n\n\n")[0]
-    return [dedent(block) for block in re.findall(r"code:: bash\n\n((?:    .*\n?|\n)+)", section)]
+    """The shell code of the guide."""
+    return [dedent(block) for block in re.findall(r"code:: bash\n\n((?:    .*\n?|\n)+)", GUIDE)]
 
 
 @contextmanager

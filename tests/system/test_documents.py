@@ -1,4 +1,4 @@
-"""The README against the program: its table of errors, and its command lines, typed as they stand."""
+"""The documents against the program: the table of errors, and the tutorial's command lines, typed as they stand."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ from network_support import Client, running_network, wait_until
 
 from picopayments_cli import errors
 
-README = (Path(__file__).parents[2] / "README.rst").read_text(encoding="utf-8")
+DOCS = Path(__file__).parents[2] / "docs"
+ERRORS, COMMANDS, TUTORIAL = (
+    (DOCS / f"{page}.rst").read_text(encoding="utf-8") for page in ("errors", "commands", "tutorial")
+)
 BASES = {errors.PicopaymentsError, errors.Unreachable, errors.LocalFiles, errors.PeerMisbehaved}
-
-
-def section(title: str) -> str:
-    """The text under a heading, up to the next of its kind."""
-    return re.split(r"\n\n\n(?=[^\n]+\n#+\n)", README.split(f"\n{title}\n{'#' * len(title)}\n")[1])[0]
 
 
 def test_the_table_of_errors_is_the_codes() -> None:
     told: dict[str, tuple[int, str]] = {}
     name = ""
-    for line in section("The errors").splitlines():
+    for line in ERRORS.splitlines():
         row = re.match(r"``(\w+)``\s+(\d)\s+(.+)", line)
         if row:
             name = row[1]
@@ -41,8 +39,8 @@ def test_the_table_of_errors_is_the_codes() -> None:
     assert told == known
 
 
-def test_each_error_has_one_cause_and_an_exit_code_of_the_readme() -> None:
-    codes = {int(code) for code in re.findall(r"^(\d+) {2,}\S", README, re.MULTILINE)}
+def test_each_error_has_one_cause_and_an_exit_code_of_the_documents() -> None:
+    codes = {int(code) for code in re.findall(r"^(\d+) {2,}\S", COMMANDS, re.MULTILINE)}
     for _, found in inspect.getmembers(errors, inspect.isclass):
         if issubclass(found, errors.PicopaymentsError):
             assert found.exit_code in codes, found
@@ -57,11 +55,11 @@ def all_open(clients: Iterable[Client]) -> bool:
 @pytest.fixture
 def lines() -> list[list[str]]:
     """The command lines of the payment by hand, as words."""
-    block = section("A payment by hand")
+    block = TUTORIAL.partition("\nA payment by hand\n")[2].partition("\n\n\n")[0]
     return [shlex.split(line.strip()[2:]) for line in block.splitlines() if line.strip().startswith("$ ")]
 
 
-def test_a_newcomer_settles_a_payment_with_nothing_but_the_readme(tmp_path: Path, lines: list[list[str]]) -> None:
+def test_a_newcomer_settles_a_payment_with_nothing_but_the_tutorial(tmp_path: Path, lines: list[list[str]]) -> None:
     owners: dict[str, Client] = {}
     names: dict[str, str] = {}
     received: list[int] = []

@@ -1,0 +1,172 @@
+"""The commands that make, show, import, export and restore a wallet, and encrypt its file.
+
+The wallet's file is changed in one step: a command that is killed leaves the old one or the new one, and a wrong
+passphrase changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from picopayments_cli.client import key_file, lost
+from picopayments_cli.client.key_file import WORDS, KeyFile
+from picopayments_cli.client.session import Session
+from picopayments_cli.client.store import Store
+from picopayments_cli.errors import (
+    StoreUnusable,
+    WalletEncrypted,
+    WalletMissing,
+    WalletNotEncrypted,
+    WrongWallet,
+)
+
+log = logging.getLogger(__name__)
+
+
+def wallet_new(session: Session, words: int = 12) -> dict[str, Any]:
+    """Make a wallet of new words, and tell them. Raises WalletExists."""
+    here = session.store.load_wallet()
+    if here is not None:
+        raise key_file.taken(session.store.basedir, here)
+    file = KeyFile.drawn(session.network, words)
+    session.store.save_wallet(file)
+    log.warning("Write the words down, and show them to nobody: they are the wallet, on this machine or another.")
+    return {"address": file.address, "words": file.secret}
+
+
+def wallet_show(session: Session) -> dict[str, Any]:
+    """The wallet's address and kind, whether its file is encrypted, and whether it has words. Raises WalletMissing."""
+    return _shown(_here(session))
+
+
+def wallet_import(session: Session, wif: str) -> dict[str, Any]:
+    """Take in a key as a wallet. Raises InvalidKey, WalletExists, WrongWallet."""
+    file = KeyFile.of_wif(session.network, wif)
+    return _shown(_put(session, file))
+
+
+def wallet_export(session: Session) -> dict[str, Any]:
+    """The wallet's key as Electrum writes it, and its words where it comes from words. Raises WrongPassphrase."""
+    session.home.unlock()
+    file = _here(session)
+    secret = session.home.unlocker.secret(file)
+    log.warning("This is the wallet itself: who sees it can take all that it holds. Keep it on paper, not in files.")
+    told = {"address": file.address, "kind": file.kind, "wif": file.wif_of(secret)}
+    return told | ({"words": secret} if file.holds == WORDS else {})
+
+
+def wallet_restore(session: Session, words: str) -> dict[str, Any]:
+    """Make the wallet of these words anew, and take back its connections from the hub; its address, their handles.
+
+    Raises InvalidWords, WalletExists, WrongWallet, and with the result what kept the hub from being asked.
+    """
+    file = _put(session, KeyFile.of_words(session.network, words))
+    session.home.unlock()
+    if session.settings.hub_url is None:
+        log.warning("No hub is set, and none was asked for connections: set hub_url, and run `picopayments-cli sync`.")
+    unasked = lost.take_back(session)
+    connections = [handle.hex() for handle in session.store.handles()]
+    result = {"address": file.address, "connections": connections}
+    if unasked is not None:
+        unasked.result = result
+        raise unasked
+    return result
+
+
+def wallet_encrypt(session: Session) -> dict[str, Any]:
+    """Encrypt the wallet's file under a new passphrase. Raises WalletEncrypted."""
+    before = _peeked(session)
+    if before.secret is None:
+        raise WalletEncrypted(
+            "The wallet is encrypted already. `picopayments-cli wallet passphrase` gives it another passphrase.",
+            address=before.address,
+        )
+    passphrase = session.home.unlocker.new_passphrase(before.address, change=False)
+    log.warning("Nobody can replace a passphrase that is forgotten: see that the wallet's words are on paper.")
+    return _change(session, before, before.sealed_under(passphrase, before.secret), passphrase)
+
+
+def wallet_decrypt(session: Session) -> dict[str, Any]:
+    """Take the passphrase off the wallet's file. Raises WrongPassphrase, WalletNotEncrypted."""
+    before = _encrypted(session)
+    return _change(session, before, before.in_clear(session.home.unlocker.secret(before)), "")
+
+
+def wallet_passphrase(session: Session) -> dict[str, Any]:
+    """Give the wallet's file another passphrase. Raises WrongPassphrase, WalletNotEncrypted."""
+    before = _encrypted(session)
+    secret = session.home.unlocker.secret(before)
+    passphrase = session.home.unlocker.new_passphrase(before.address, change=True)
+    return _change(session, before, before.sealed_under(passphrase, secret), passphrase)
+
+
+def _shown(file: KeyFile) -> dict[str, Any]:
+    encrypted, has_words = file.secret is None, file.holds == WORDS
+    return {"address": file.address, "kind": file.kind, "encrypted": encrypted, "has_words": has_words}
+
+
+def _here(session: Session) -> KeyFile:
+    """Read the wallet's file. Raises WalletMissing, StoreDamaged."""
+    return _there(session.store.load_wallet(), session)
+
+
+def _peeked(session: Session) -> KeyFile:
+    """Read the wallet's file without the lock, which nobody is to hold while somebody types. Raises WalletMissing."""
+    return _there(Store(session.settings.basedir, session.network).wallet_here(), session)
+
+
+def _there(file: KeyFile | None, session: Session) -> KeyFile:
+    if file is None:
+        raise WalletMissing(
+            f"There is no wallet of {session.network.name} in {session.settings.basedir}. `picopayments-cli wallet "
+            "new` makes one, `wallet restore` brings one back from its words.",
+            basedir=str(session.settings.basedir),
+        )
+    return file
+
+
+def _encrypted(session: Session) -> KeyFile:
+    """Read a file that is encrypted. Raises WalletNotEncrypted, WalletMissing."""
+    file = _peeked(session)
+    if file.secret is not None:
+        raise WalletNotEncrypted(
+            "The wallet is not encrypted. `picopayments-cli wallet encrypt` does that.", address=file.address
+        )
+    return file
+
+
+def _put(session: Session, file: KeyFile) -> KeyFile:
+    """See that a wallet is on disk; one that is there already stays as it is. Raises WalletExists, WrongWallet."""
+    here = session.store.wallet_here()
+    if here is not None and here.name == file.name:
+        return here
+    key = file.key_of(session.home.unlocker.secret(file))
+    for item in session.connections().values():
+        if item.secrets(key).payer.xonly != item.duplex.sending.contract.deposit.payer:
+            raise WrongWallet(
+                f"The connection {item.handle.hex()} here is of another wallet. Nothing was changed: use that one's "
+                "words or key, or name another --basedir.",
+                handle=item.handle.hex(),
+                address=file.address,
+            )
+    session.store.save_wallet(file)
+    return file
+
+
+def _change(session: Session, before: KeyFile, after: KeyFile, passphrase: str) -> dict[str, Any]:
+    """Write the wallet's file anew, once what was written opens to the same words or key. Raises StoreUnusable."""
+    store, secret = session.store, session.home.unlocker.secret(before)
+
+    def check(data: bytes) -> None:
+        written = key_file.parse(store.wallet_path, session.network, data.decode())
+        if (written.unsealed(passphrase) if written.secret is None else written.secret) != secret:
+            raise StoreUnusable("The new file could not be read again. The old one stays.", path=str(store.wallet_path))
+
+    if store.load_wallet() != before:
+        raise StoreUnusable(
+            f"Another process has changed {store.wallet_path} meanwhile. Nothing was changed: run the command again.",
+            path=str(store.wallet_path),
+        )
+    store.save_wallet(after, "encryption", check)
+    return _shown(after)
