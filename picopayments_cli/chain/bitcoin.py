@@ -230,16 +230,25 @@ class BitcoinNode:
 
     def estimate(self) -> int | None:
         """The rate for three blocks in sat/vB, rounded up and at least 1; None where the node has no estimate."""
-        rate = member(self._call("estimatesmartfee", _FEE_BLOCKS), "feerate", (int, float), None)
-        if rate is None:
-            return None
-        try:
-            return max(1, int((satoshis_of(rate) / 1000).to_integral_value(ROUND_CEILING)))
-        except ValueError as error:
-            raise BadAnswer(f"The node estimates an impossible fee rate: {rate} BTC/kvB.", feerate=rate) from error
+        return _rate(self._call("estimatesmartfee", _FEE_BLOCKS))
+
+    def best_block_and_estimate(self) -> tuple[bytes, int | None]:
+        """Return the hash of the tip, and the estimate, in one round trip."""
+        best, estimate = self._rpc.batch([("getbestblockhash", []), ("estimatesmartfee", [_FEE_BLOCKS])])
+        return txid_of(best, "block hash"), _rate(estimate)
 
     def _call(self, method: str, *params: Any) -> Any:
         return self._rpc.call(method, params, retry=True)
+
+
+def _rate(estimate: Any) -> int | None:
+    rate = member(estimate, "feerate", (int, float), None)
+    if rate is None:
+        return None
+    try:
+        return max(1, int((satoshis_of(rate) / 1000).to_integral_value(ROUND_CEILING)))
+    except ValueError as error:
+        raise BadAnswer(f"The node estimates an impossible fee rate: {rate} BTC/kvB.", feerate=rate) from error
 
 
 def _unspent(row: Any) -> Unspent:

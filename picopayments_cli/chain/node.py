@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -200,14 +200,14 @@ class NodeChain:
 
         A fifth one where a history is longer than its list: the coins of the address.
         """
-        tip = self._tip()
+        tip, estimate = self._begin()
         addresses = list(dict.fromkeys(query.history))
         for address in (*addresses, *query.options):
             script_of_address(self._network, address)  # nothing but an address goes into a path
         with ThreadPoolExecutor(_AT_ONCE) as pool:  # the interface has no call for several histories
             asked_coins = pool.submit(self._coins, [*query.coins, *query.balances])
             asked_balances = pool.submit(self._balances, query.balances)
-            asked_rate = pool.submit(self._fee_rate)
+            asked_rate = pool.submit(estimate)
             options = dict(zip(query.options, pool.map(self._options, query.options), strict=True))
             pages = dict(zip(addresses, pool.map(self._history, addresses), strict=True))
             coins, fee_rate = asked_coins.result(), asked_rate.result()
@@ -241,13 +241,24 @@ class NodeChain:
             raise Moved  # it was replaced in the mempool since the list was made
         return raws[txid]
 
-    def _tip(self) -> Tip:
-        """Return the chain's last block once the ledger has reached it. Raises NodeBehind, WrongNetwork, NodeTooOld."""
+    def _begin(self) -> tuple[Tip, Callable[[], int | None]]:
+        """Return the tip as ``_tip`` does, and what tells the fee rate: Bitcoin Core tells both in one answer."""
+        if self._bitcoin is None:
+            return self._tip(), self._fee_rate
+        best, estimate = self._bitcoin.best_block_and_estimate()
+        return self._tip(best), lambda: estimate
+
+    def _tip(self, best: bytes | None = None) -> Tip:
+        """Return the chain's last block once the ledger has reached it. Raises NodeBehind, WrongNetwork, NodeTooOld.
+
+        ``best``: what Bitcoin Core has just told of it.
+        """
         deadline = time.monotonic() + self._patience
         while True:
-            ledger, chain = self._tips()
+            ledger, chain = self._tips(best)
             if ledger == chain:
                 return chain
+            best = None
             if time.monotonic() >= deadline:
                 raise NodeBehind(
                     f"The node's ledger is at block {ledger[0]}, its chain at {chain[0]}. Repeat the command later.",
@@ -256,7 +267,7 @@ class NodeChain:
                 )
             time.sleep(0.1)
 
-    def _tips(self) -> tuple[Tip, Tip]:
+    def _tips(self, best: bytes | None) -> tuple[Tip, Tip]:
         """Return the last block of the ledger and that of the chain.
 
         The chain's is Bitcoin Core's word where it is there: the ledger's server goes on telling the last one that it
@@ -267,7 +278,7 @@ class NodeChain:
             height = whole(server, "backend_height")
             return (min(whole(server, "counterparty_height"), height), None), (height, None)
         self._is_right  # noqa: B018
-        best = self._bitcoin.best_block()
+        best = best or self._bitcoin.best_block()
         last = self._get("v2/blocks/last")
         ledger = whole(last, "block_index"), txid_of(member(last, "block_hash", str), "block hash")
         return ledger, (ledger[0] if ledger[1] == best else self._bitcoin.height_of(best), best)
@@ -366,8 +377,6 @@ class NodeChain:
         return whole(self._get(f"v2/addresses/{address}"), "options")
 
     def _fee_rate(self) -> int | None:
-        if self._bitcoin is not None:
-            return self._bitcoin.estimate()
         try:
             rate = whole({"rate": self._get("v2/bitcoin/estimatesmartfee", {"conf_target": 3})}, "rate")
         except NodeRefused as error:

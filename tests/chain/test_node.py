@@ -398,8 +398,7 @@ def test_a_node_names_the_asset_that_was_asked_for() -> None:
 def test_a_bitcoin_node_beside_it_is_asked_first() -> None:
     replies = [
         [{"result": OLD_RAW.hex(), "id": 0}, {"error": {"code": -5, "message": "No such transaction"}, "id": 1}],
-        {"result": BEST},
-        {"result": {"feerate": 0.00007}},
+        [{"result": BEST, "id": 2}, {"result": {"feerate": 0.00007}, "id": 3}],
         {"result": BEST},
         {"result": "anything"},
     ]
@@ -421,7 +420,8 @@ def test_a_bitcoin_node_beside_it_is_asked_first() -> None:
 def test_a_ledger_that_stands_on_another_block_than_bitcoin_core_is_behind(ledger: int, block: str) -> None:
     """Its server says that it is at the tip while it is stopped, and for seconds after a reorganisation."""
     last = {"result": {"block_index": ledger, "block_hash": "00" * 31 + block}}
-    answers = [{"result": BEST}, {"result": {"height": TIP}}]
+    first = [{"result": BEST, "id": 0}, {"result": {}, "id": 1}]
+    answers = [first, {"result": {"height": TIP}}]
     with talking(in_turn(*map(saying, answers))) as (url, _), listening_node({"blocks/last": last}) as (chain, _):
         both = NodeChain(chain._rest.url, TESTNET, patience=0, bitcoin=BitcoinNode(url))
         with pytest.raises(NodeBehind) as caught:
