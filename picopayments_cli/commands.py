@@ -146,7 +146,7 @@ COMMANDS = {
         "Take in a private key as the wallet. Reads it from stdin, as WIF.\n\n"
         "As Electrum writes it: with p2wpkh: before it the address is P2WPKH, without\n"
         "it is P2PKH.",
-        "--testnet wallet import < key.txt",
+        "--testnet wallet import",
     ),
     "wallet export": Command(
         "Print the wallet's words, and its private key as WIF.\n\n"
@@ -156,7 +156,7 @@ COMMANDS = {
     "wallet restore": Command(
         "Bring a wallet back from its words. Reads them from stdin.\n\n"
         "It takes back the wallet's connections from the hub, and prints their handles.",
-        "--testnet wallet restore < words.txt",
+        "--testnet wallet restore",
     ),
     "wallet encrypt": Command(
         "Encrypt the wallet's file under a passphrase.\n\n"
