@@ -18,7 +18,7 @@ from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import past
 from picopayments_cli.channel.deadlines import counts_late, is_open, must_close
 from picopayments_cli.channel.drafts import parse_transaction, txid_of
-from picopayments_cli.channel.facts import Deposit, Facts, find_anchor, judge_deposit
+from picopayments_cli.channel.facts import Deposit, Facts, Kind, find_anchor, judge_deposit
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPEN, OPENING, PROPOSED
 from picopayments_cli.channel.values import Token
 from picopayments_cli.channel.wire import Payment
@@ -243,7 +243,9 @@ def _last_answer(session: Session, connection: Connection, look: Look, outcome: 
     signed = connection.duplex.close_signed or connection.duplex.receiving.half_left
     if connection.pending is None or signed or connection.ending.told or connection.restored:
         return connection
-    if not counts_late(connection.expiry, look.facts[connection.handle][1]):
+    facts = look.facts[connection.handle][1]
+    explains = facts.spend is not None and facts.spend.kind is Kind.UNKNOWN  # the own commit may be that of the answer
+    if not explains and not counts_late(connection.expiry, facts):
         log.warning("the last sync stays unanswered: what its answer brings comes too late to be had on the chain")
         return connection
     with _closing_all_the_same(outcome, "the last sync stays unanswered"):

@@ -74,7 +74,9 @@ def bring_back(session: Session, bare: Connection, deposits: Sequence[Entry]) ->
         return _newest(session, state, kept)
     except PicopaymentsError as error:
         log.warning("connection %s closes, as its state is not proven: %s", bare.handle.hex(), error.message)
-        return replace(_closing(session, state, kept), stage=bare.stage, ending=bare.ending)
+        closing = _closing(session, state, kept)
+        ending = replace(bare.ending, remainders=tuple(_told_of(closing, kept.signed)))
+        return replace(closing, stage=bare.stage, ending=ending)
 
 
 # Kept by the hub ----------------------------------------------------------------------------------------------------
@@ -231,12 +233,22 @@ def _closing(session: Session, state: State, kept: Kept) -> Connection:
     return _with_rows(state, rows)
 
 
+def _told_of(found: Connection, signed: Iterable[Signed]) -> Iterator[Remainder]:
+    """The hub's signatures for the rest of commits that only it names: they are known where they are published."""
+    for row in signed:
+        given = None if row.remainder is None else Remainder(row.quantity, row.revoke_hash, row.remainder)
+        if given is not None and not found.signed(given) and _is_good(found, row):
+            yield given
+
+
+def _is_good(found: Connection, row: Signed) -> bool:
+    try:
+        _check_signed(found, row)
+    except PicopaymentsError:
+        return False
+    return True
+
+
 def _revoked(found: Connection, signed: Iterable[Signed]) -> Iterator[Signed]:
     """Of the commits that the hub says were signed, those that it has given back, whose remainders are good."""
-    for row in signed:
-        try:
-            _check_signed(found, row)
-        except PicopaymentsError:
-            continue
-        if row.secret is not None:
-            yield row
+    return (row for row in signed if row.secret is not None and _is_good(found, row))

@@ -287,17 +287,16 @@ class Work:
     def _awaits_deposit(self, work: UnitOfWork, account: Account) -> bool:
         """Whether a deposit was made that does not count yet, and still may.
 
-        What lies twice as deep as one that counts is none: dust, or too little. A client's that waits in the mempool
-        costs nobody anything, and has the connection looked at once it is in a block. The hub's own is waited for.
+        What lies twice as deep as one that counts is none: dust, or too little. One in the mempool is waited for: its
+        client gets it back by an agreed close as soon as it is in a block.
         """
         hub, tip = self.hub, self.hub.follower.tip(work.db)
         if account.duplex is None or tip >= account.fixed.agreed.expiry.height:
             return False
         for side in (account.duplex.sending, account.duplex.receiving):
             entries = hub.follower.deposits_to(work.db, side.contract.deposit.output) if side.anchor is None else []
-            least = 0 if side is account.duplex.sending and account.deposit_raw is not None else 1
             moot = 2 * hub.network.safe_depth
-            if any(least <= entry.depth(tip) < moot or account.handle in self.unseen for entry in entries):
+            if any(entry.depth(tip) < moot or account.handle in self.unseen for entry in entries):
                 return True
         return False
 

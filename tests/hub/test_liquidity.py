@@ -140,7 +140,7 @@ def test_a_deposit_behind_dust_counts_and_dust_costs_no_look_once_it_is_none(des
     assert {desk.account(item.handle).stage for item in (late, dusted)} == {"closed"}
     late.deposit()
     desk.rounds.once()
-    assert desk.account(late.handle).stage == "closed"  # what waits in the mempool is looked at again in its block
+    assert desk.account(late.handle).stage == "closing"  # as it comes back by an agreed close once it is in a block
     desk.mine(2)
     assert desk.account(late.handle).channels.receiving.anchor is not None
     with desk.hub.book.reading() as book:
