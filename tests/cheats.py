@@ -33,6 +33,7 @@ from picopayments_cli.channel.transactions import compose_send
 from picopayments_cli.channel.values import Coin, Outpoint
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.demo_flows import btc_flows
+from picopayments_cli.files import replace_file
 
 DEPOSIT = 1_000_000
 NOTHING = '{"XCP": null}'  # terms that offer nothing
@@ -214,10 +215,12 @@ class Town:
 
     # The clients ----------------------------------------------------------------------------------------------------
 
-    def client(self, name: str) -> Client:
-        """A client with funds, that sees the chain by the node."""
+    def client(self, name: str, wif: str | None = None) -> Client:
+        """A client with funds, that sees the chain by the node; with this key and no words where ``wif`` is given."""
         client = Client(self.folder / name, self.hub_url)
         client.basedir.mkdir(parents=True)
+        if wif is not None:
+            replace_file(client.basedir / "regtest.wif", wif.encode())
         (client.basedir / "regtest.cfg").write_text(json.dumps(self.views))
         client.run("faucet")
         self.mine()

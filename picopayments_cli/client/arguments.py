@@ -96,7 +96,7 @@ def payee_handle(text: str) -> Handle:
     try:
         return Handle(from_hex(text, "destination handle", HANDLE_SIZE))
     except InvalidHex as error:
-        told = "Ask the payee for it: `picopayments-cli status` shows it to them in full."
+        told = "Ask the payee for it: their `status` shows it in full."
         raise InvalidHex(f"{error.message} {told}", **error.data) from error
 
 

@@ -16,6 +16,7 @@ from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import Counter, Sent
 from picopayments_cli.channel.fees import FeeFrac
 from picopayments_cli.channel.halves import Closing, Commit, Remainder
+from picopayments_cli.channel.kept import Count
 from picopayments_cli.channel.keys import XOnly
 from picopayments_cli.channel.messages import CloseRequest, SyncRequest
 from picopayments_cli.channel.payment_request import SALT_SIZE, TOKEN_SIZE, Requested
@@ -41,6 +42,7 @@ from picopayments_cli.channel.values import (
 from picopayments_cli.channel.wire import MAX_TIME, PROTOCOL, Payment, kept_terms, terms_json
 from picopayments_cli.client import kinds
 from picopayments_cli.client.connection import STAGES, Connection, Ending, Pending, Rows
+from picopayments_cli.errors import BadReply
 
 Row = list[Any]
 
@@ -153,11 +155,22 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         deposit_by=None if document.get("deposit_by") is None else kinds.whole(document["deposit_by"]),
         lock_due=kinds.whole(document.get("lock_due", 0)),
         counter=kinds.whole(document.get("counter", 0)),
-        count=None if document.get("count") is None else kinds.members(document["count"]),
+        count=_count(document.get("count")),
         jumps=tuple(_jump(item) for item in kinds.items(document.get("jumps", []))),
         restored=kinds.switch(document.get("restored", False)),
         longname=None if document.get("asset_longname") is None else kinds.text(document["asset_longname"]),
     )
+
+
+def _count(told: Any) -> Mapping[str, Any] | None:
+    """Read the count that a hub has signed, as it signed it. Raises TypeError, ValueError."""
+    if told is None:
+        return None
+    try:
+        Count.parse(told)
+    except BadReply as error:
+        raise ValueError("it is no count") from error
+    return kinds.members(told)
 
 
 # Rows ---------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from regtest_support import Spend, address_of, running_node
 from picopayments_cli.chain import Query
 from picopayments_cli.chain.hub import HubChain
 from picopayments_cli.chain.node import PAGE
-from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.rpc import RpcClient
 
@@ -32,7 +32,7 @@ class AddressFlood:
 
     def __init__(self, town: Town) -> None:
         self.town = town
-        self.stranger = town.client("stranger")
+        self.stranger = town.client("stranger", wif_of_secret(NETWORKS["regtest"], bytes(31) + b"\x07"))
         self.size = PAGE + 2
         ((coin, value),) = self._coins()
         script = self.stranger.wallet_script

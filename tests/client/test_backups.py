@@ -289,6 +289,7 @@ def test_one_that_is_damaged_at_its_end_is_refused_by_verify_and_restored_as_far
     with pytest.raises(BackupDamaged, match="`restore` takes that"):
         api.backup(it.session, str(path), "verify")
     it.backup = NO_BACKUP
+    keeps_nothing(it)
     restore(it, path)
     assert "damaged or cut off" in caplog.text
     settle(it)

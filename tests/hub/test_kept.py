@@ -88,8 +88,7 @@ def test_nobody_else_gets_it(two: tuple[Client, Client]) -> None:
 def test_before_the_first_sync_the_deposit_is_kept(desk: Desk) -> None:
     alice = Client(desk, f"alice {os.urandom(4).hex()}")
     alice.request()
-    body = StateRequest(os.urandom(32), alice.handle).as_json()
-    assert alice.refused("mph_state", body) == "UnknownHandle"
+    assert asked(alice).asked is None
     proposal = replace(alice.proposal(), state=b"sealed")
     alice.propose(proposal)
     found = asked(alice)
