@@ -20,6 +20,7 @@ NUMBERS = {  # that are no quantities: times, counts, places, rates
     *("confirmations", "deposit_ratio", "expire_max", "expire_min", "fee_rate", "fee_rate_max", "locktime", "minimum"),
     *("count", "index", "n", "number", "sequence", "size", "ttl", "version", "vout"),
     *("closing", "deposit_by", "lock_rate", "open", "opening"),
+    *("age", "bytes", "changes", "payments"),
 }
 
 
