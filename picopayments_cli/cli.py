@@ -399,7 +399,7 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Refuse what is none of an argument's choices. Raises ArgumentError."""
-        if action.choices is not None and value not in action.choices:
+        if action.choices is not None and value != [] and value not in action.choices:  # []: no words at all
             from picopayments_cli.suggestions import did_you_mean
 
             known = [str(choice) for choice in action.choices]

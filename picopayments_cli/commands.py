@@ -441,6 +441,6 @@ COMMANDS["help"] = Command(
         "the command to show the help of",
         metavar="COMMAND",
         nargs="*",
-        choices=list(dict.fromkeys(word for name in COMMANDS for word in name.split())),
+        choices=[*dict.fromkeys(word for name in COMMANDS for word in name.split()), "help"],
     ),
 )
