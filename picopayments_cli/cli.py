@@ -117,7 +117,7 @@ def _run(
     from picopayments_cli import api
 
     config = {name: arguments.pop(name) for name in CONFIG}
-    unlocker = unlocker or _unlocker(passphrase_fd)
+    served, unlocker = unlocker is not None, unlocker or _unlocker(passphrase_fd)
     if command in FROM_STDIN:
         from picopayments_cli.passphrases import secret_from_stdin
 
@@ -125,7 +125,8 @@ def _run(
         arguments[name] = secret_from_stdin(prompt, echo=echo)
     with api.open_session(**config, environ=os.environ, ask=ask) as session:
         session.home.unlocker = unlocker
-        session.read_key = _read_key if command in ("backup", "restore") else session.read_key
+        if command in ("backup", "restore") and not served:  # who calls a server does not sit at its terminal
+            session.read_key = _read_key
         session.progress = None if ask is None else _bars
         if command in NEEDS_KEY:
             session.home.unlock()

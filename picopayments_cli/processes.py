@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from picopayments_cli import errors
@@ -53,4 +54,5 @@ def end(process: subprocess.Popen[str], seconds: float) -> None:
         process.wait()
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            pipe.close()
+            with suppress(BrokenPipeError):  # what it has never read goes with it
+                pipe.close()

@@ -83,6 +83,7 @@ def _operate(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
 
 def _alone(args: argparse.Namespace, folder: Folder) -> dict[str, Any]:
     """Carry out what needs no hub that runs: read a backup through, or restore it."""
+    check_extra("hub", f"picopayments-hub {args.command}")
     from pathlib import Path
 
     from picopayments_cli.hub.database import default_url
@@ -249,7 +250,7 @@ def _seconds(text: str) -> int:
 
 
 def _workers(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:4]) <= MOST_WORKERS:
+    if not text.isascii() or not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= MOST_WORKERS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of processes from 1 to {MOST_WORKERS}")
     return int(text)
 

@@ -151,8 +151,10 @@ def _make(file: Path, backup: _Backup, path: Path, owner: Owner) -> None:
     """Make a SQLite database, which is there whole or not at all. Raises FolderNotEmpty, StoreUnusable."""
     temporary = file.with_name(f"{file.name}.restoring")
     with usable(file):
-        if file.exists():
-            raise _not_empty(str(file))
+        for end in ("", "-wal", "-shm", "-journal"):  # SQLite would put what is left of another database into this one
+            part = file.with_name(file.name + end)
+            if part.exists():
+                raise _not_empty(str(part))
         temporary.unlink(missing_ok=True)  # left by a process that was killed
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:

@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -81,10 +81,10 @@ class Supervisor:
             if not self._ending:
                 self._start(child)
         while not self._ending and not all(child.ready for child in children):
-            self._turn()
-            dead = next((child for child in children if child.process is None and not child.ready), None)
-            if dead is not None and not self._ending:
+            if any(child.process is None and not child.ready for child in children):
                 self._fail(HubUnreachable("A process of the hub ended as it started: its log stands above."))
+            else:
+                self._turn()
 
     def _fail(self, error: PicopaymentsError) -> None:
         self._failed, self._ending = self._failed or error, True
@@ -93,20 +93,26 @@ class Supervisor:
 
     def _start(self, child: _Child) -> None:
         # It has a session of its own, so that Ctrl-C reaches the supervisor alone.
-        child.process = subprocess.Popen(  # noqa: S603
-            python("picopayments_cli.hub.worker", _does(child)),  # the word is for who lists processes
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            pass_fds=child.orders.sockets,
-            env=self._environment,
-        )
+        try:
+            child.process = subprocess.Popen(  # noqa: S603
+                python("picopayments_cli.hub.worker", _does(child)),  # the word is for who lists processes
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                pass_fds=child.orders.sockets,
+                env=self._environment,
+            )
+        except OSError as error:  # the machine has no memory, or no process, to spare now: the others go on
+            log.error("a process can't be started", extra={"fields": {"does": _does(child), "reason": str(error)}})
+            self._put_off(child)
+            return
         child.heard = b""
         self._events.register(self._output(child), selectors.EVENT_READ, child)
         if child.process.stdin is not None:
-            child.process.stdin.write(child.orders.text())
-            child.process.stdin.flush()
+            with suppress(BrokenPipeError):  # it has ended already, which its output tells
+                child.process.stdin.write(child.orders.text())
+                child.process.stdin.flush()
 
     @staticmethod
     def _output(child: _Child) -> int:
@@ -149,12 +155,17 @@ class Supervisor:
         process, child.process = child.process, None
         if process is not None:
             end(process, STOP_SECONDS)
-        now = time.monotonic()
-        child.deaths = [*(at for at in child.deaths if at > now - _FORGIVEN), now]
-        child.due = now + min(_FIRST_PAUSE * 2.0 ** (len(child.deaths) - 1), _LONGEST_PAUSE)
+        self._put_off(child)
         if not self._ending:
             code = None if process is None else process.returncode
             log.warning("a process ended", extra={"fields": {"does": _does(child), "exit_code": code}})
+
+    @staticmethod
+    def _put_off(child: _Child) -> None:
+        """Have one started anew after a while, the longer the more often it has died."""
+        now = time.monotonic()
+        child.deaths = [*(at for at in child.deaths if at > now - _FORGIVEN), now]
+        child.due = now + min(_FIRST_PAUSE * 2.0 ** (len(child.deaths) - 1), _LONGEST_PAUSE)
 
     # All of them ----------------------------------------------------------------------------------------------------
 

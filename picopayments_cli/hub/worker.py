@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +56,9 @@ class Orders:
 
     network: str
     basedir: str
-    chain_url: str
-    bitcoin_url: str
-    database: str
+    chain_url: str = field(repr=False)  # which may have passwords in them
+    bitcoin_url: str = field(repr=False)
+    database: str = field(repr=False)
     member: str
     host: str
     ssl_cert: str | None

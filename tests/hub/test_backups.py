@@ -143,3 +143,17 @@ def test_a_backup_that_is_damaged_or_of_another_hub_changes_nothing(own: Desk, t
     with pytest.raises(ForeignBackup):
         restore(other, url, path)
     assert sorted(item.name for item in folder.basedir.iterdir()) == ["hub.regtest.lock", "hub.regtest.wif"]
+
+
+@pytest.mark.skipif(ON_POSTGRES, reason="it is of SQLite's files")
+@pytest.mark.parametrize("end", ["-wal", "-shm", "-journal"])
+def test_no_database_is_put_beside_what_is_left_of_another(own: Desk, tmp_path: Path, end: str) -> None:
+    path = tmp_path / "hub.backup"
+    operator_of(own).backup(str(path))
+    folder = new_folder(own, "new")
+    left = folder.basedir / f"regtest.db{end}"
+    left.write_bytes(b"")
+    with pytest.raises(FolderNotEmpty, match=end):
+        restore(folder, new_url(folder), path)
+    left.unlink()
+    restore(folder, new_url(folder), path)
