@@ -138,6 +138,12 @@ class Connection:
         duplex = replace(self.duplex, receiving=replace(receiving, requested=left, next_number=begin))
         return replace(self, duplex=duplex, jumps=(*self.jumps, (receiving.next_number, begin)))
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the highest commit received is on a hash from before ``fresh_numbers``: its secret may have left."""
+        active = self.duplex.receiving.active
+        return bool(self.jumps and active) and active[-1].number < self.jumps[-1][1]
+
     def own_hashes(self, key: Key) -> dict[Hash, int]:
         """Derive all hashes that this party has handed out, each with its number. ``key``: the wallet's."""
         secrets, last = self.secrets(key), self.duplex.receiving.next_number

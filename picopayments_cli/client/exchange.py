@@ -134,8 +134,14 @@ def finish(session: Session, connection: Connection, outcome: Outcome) -> Connec
 def _judged(
     session: Session, connection: Connection, answer: SyncReply, sent: Sequence[Payment]
 ) -> tuple[Connection, list[Action]]:
-    """Take note of which requests are paid, and of the receipts to wait for; the payments received, as events."""
+    """Take note of which requests are paid, and of the receipts to wait for; the payments received, as events.
+
+    A result whose commit may be worth nothing pays no request.
+    """
     verdicts, requests = receipts.judged(connection, answer.receipts)
+    if answer.half.commit is not None and connection.is_doubtful:
+        log.warning("whether the payments of the last result are worth anything is not proven: no request is paid")
+        verdicts, requests = [None] * len(answer.receipts), connection.requests
     due = receipts.due_after(connection, sent, answer.refused)
     salts = {item.token: item.salt for item in requests}
     arrived = []

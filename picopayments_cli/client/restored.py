@@ -181,6 +181,8 @@ def _newest(session: Session, state: State, kept: Kept) -> Connection:
         raise BadReply("The hub gives back other commits than there were.")
     for row in signed:
         _check_signed(found, row)
+        if row.remainder is None:
+            raise BadReply("The hub holds the remainder of a commit back.", hash=row.revoke_hash.hex())
     numbers = found.own_hashes(session.wallet.key)
     rows = [["own", name.hex()] for name in numbers]
     rows += [signed_row(row) for row in signed]

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import copy
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from client_support import DELAY, QUANTITY, Life
+from channel_support import compose_revoke
+from client_support import DELAY, QUANTITY, XCP, Life
 
 from picopayments_cli import api
-from picopayments_cli.channel import envelope
+from picopayments_cli.channel import envelope, payment_request
+from picopayments_cli.channel.coins import Purse
+from picopayments_cli.channel.halves import sign_commit
 from picopayments_cli.channel.kept import StateReply, counted
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.state import Signed
-from picopayments_cli.channel.values import Quantity
+from picopayments_cli.channel.messages import SyncReply
+from picopayments_cli.channel.signing import finish_alone
+from picopayments_cli.channel.state import Signed, known_anchor
+from picopayments_cli.channel.transactions import compose_commit
+from picopayments_cli.channel.values import Quantity, Secret
+from picopayments_cli.channel.wire import Receipt
+from picopayments_cli.client import requesting
 from picopayments_cli.client.restored import CLOCK_SLACK
 from picopayments_cli.errors import (
     BadReply,
@@ -333,11 +342,15 @@ def a_secret_less(it: Life, reply: StateReply) -> StateReply:
     return replace(reply, signed=tuple(replace(item, secret=None) for item in reply.signed))
 
 
+def no_remainders(it: Life, reply: StateReply) -> StateReply:
+    return replace(reply, signed=tuple(replace(item, remainder=None) for item in reply.signed))
+
+
 Lie = Callable[[Life, StateReply], StateReply]
 NO_STATE: list[Lie] = [nothing, a_state_changed, a_request_of_somebody_elses, another_result]
 NOT_PROVEN: list[Lie] = [
     *(no_count, an_old_count, another_count, a_commit_less, a_commit_held_less, a_commit_made_up, a_secret_less),
-    an_older_state,
+    *(an_older_state, no_remainders),
 ]
 
 
@@ -414,6 +427,55 @@ def test_a_hub_that_hides_syncs_takes_no_more_than_it_hid_and_is_convicted_by_it
     it.close()
     comes_home_alone(it)
     assert it.held() >= QUANTITY + found.duplex.net
+
+
+def comes_back_to_a_made_up_result(it: Life) -> Secret:
+    """Pay a shop's request by a result made up since, on a commit whose secret the hub has; that secret."""
+    it.open()
+    request = payment_request.read(requesting.make(it.session, it.connection, Quantity(850), "goods", 600))
+    it.receive(10)
+    hub = it.hub
+    shown = copy.copy(hub.__dict__) | {"received": list(hub.received), "kept": dict(hub.kept)}
+    top = it.connection.duplex.receiving.active[-1]
+    it.pay(9, b"hidden")  # gives that commit back
+    secret = hub.signed[top.revoke_hash].secret
+    assert secret is not None
+    lose(it)
+    hub.__dict__.update(shown)
+    asked, result = hub.kept[hub.counter]
+    real, side = SyncReply.parse(result), hub.now.sending
+    made = sign_commit(side.contract, known_anchor(side), Quantity(900), top.revoke_hash, hub.secrets.payer)
+    paid = Receipt(hub.handle, Quantity(890), request.token, int(time.time()))
+    forged = replace(real, half=replace(real.half, commit=made), receipts=(paid,)).as_json()
+    hub._answers[envelope.digest(asked)] = forged
+    hub.kept[hub.counter] = asked, envelope.seal(hub.key, forged)
+    row = replace(side.active[-1], quantity=Quantity(900))
+    hub.now = replace(hub.now, sending=replace(side, active=(*side.active[:-1], row)))
+    hub.signed = {**hub.signed, top.revoke_hash: row}
+    api.sync(it.session)
+    it.restart()
+    return secret
+
+
+def test_a_result_made_up_for_who_comes_back_pays_no_request(it: Life) -> None:
+    secret = comes_back_to_a_made_up_result(it)
+    found = it.connection
+    assert found.stage == "agreed"
+    assert found.duplex.receiving.moved == 900
+    told = [event for event in it.told() if event["action"] == "received"]
+    before, side = it.held(it.hub.script), it.hub.now.sending
+    it.hub.silent = True
+    it.close()
+    it.mine()
+    top = found.duplex.receiving.active[-1]
+    commit = compose_commit(side.contract, known_anchor(side), 900, top.revoke_hash)
+    purse = Purse(it.hub.script, it.coins(it.hub.script), 5)
+    revoke = compose_revoke(side.contract, commit.coin(0), top.revoke_hash, XCP, purse)
+    it.node.bitcoin("sendrawtransaction", finish_alone(revoke, it.hub.secrets.payer, it.hub.key, secret).hex())
+    it.mine()
+    assert it.held(it.hub.script) == before + 900  # what the shop believed to have
+    assert [event.get("request") for event in told] == [None]
+    assert it.hub.given == []  # so it proves nothing
 
 
 @pytest.mark.parametrize("cause", [StaleRequest, HubRestored])
