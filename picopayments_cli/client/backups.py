@@ -198,6 +198,7 @@ def restore(session: Session, path: Path) -> dict[str, Any]:
             store.save_wallet(wallet.file, "restored wallet")
         _place(session, content)
         _stop_all(session)
+        store.skip_indexes()
     _warn(path, content)
     return _shown(session, path, content)
 

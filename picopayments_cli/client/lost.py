@@ -61,6 +61,8 @@ def take_back(session: Session) -> PicopaymentsError | None:
             if found is not None and _is_better(found, unsure.get(found.handle)):
                 salts.add(found.salt)
                 lost.append(found)
+        if lost and not session.store.payments.last:
+            session.store.skip_indexes()
         for found in lost:
             _save(session, found, again=found.handle in unsure)
         if lost:

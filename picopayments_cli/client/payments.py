@@ -72,7 +72,7 @@ class PaymentLog:
     ) -> None:
         """``counts`` tells whether an entry's event is in its connection's document.
 
-        ``before``: an index that was used already, for a file that is missing. ``append`` writes lines at a place.
+        ``before``: an index that was used already, also where the file is missing or an old one. ``append`` writes lines at a place.
         """
         self._path = path
         self._counts = counts
@@ -175,10 +175,12 @@ class PaymentLog:
         if self._known is None:
             with usable(self._path):
                 data = self._path.open("rb") if self._path.exists() else None
-            self._known = (0, self._before())
+            before, counted = self._before(), None
             if data is not None:
                 with data, usable(self._path):
-                    self._known = self._counted(data.seek(0, 2), data.fileno()) or self._known
+                    counted = self._counted(data.seek(0, 2), data.fileno())
+            size, last = counted or (0, 0)
+            self._known = size, max(last, before)
         return self._known
 
     def _counted(self, size: int, file: int) -> tuple[int, int] | None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -413,6 +414,16 @@ class Store:
     def save_reported(self, reported: Reported) -> None:
         """Write which payments commands have reported. Raises StoreUnusable."""
         self._write(self.reported_path, json.dumps({"upto": reported.upto, "left": reported.left}) + "\n", "reported")
+
+    def skip_indexes(self) -> None:
+        """Have payments go on at an index that no lost file can have used: the milliseconds of now.
+
+        A script that goes on behind the last index that it has seen would miss what got a used one. Raises as
+        ``save_reported``.
+        """
+        last = self.payments.last
+        self.save_reported(Reported(max(last, int(time.time() * 1000)), tuple(self.reported().waiting(last))))
+        self.payments.forget()
 
     # The last fee rate ----------------------------------------------------------------------------------------------
 

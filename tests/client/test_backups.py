@@ -140,6 +140,22 @@ def test_where_the_hub_keeps_the_newest_state_a_restored_connection_goes_on_with
     assert it.held() == due
 
 
+def test_no_index_of_a_lost_file_is_used_again(it: Life, path: Path) -> None:
+    it.open()
+    it.pay(10)
+    api.backup(it.session, str(path))
+    it.restart()
+    for amount in (400, 300):
+        it.receive(amount)
+    last = it.session.store.payments.last
+    restore(it, path)
+    api.sync(it.session)
+    it.restart()
+    it.receive(30)
+    assert [entry["amount"] for entry in api.payments(it.session, since=last)][-1:] == [30]
+    assert api.payments(it.session)[0]["index"] == 1
+
+
 def test_a_state_of_the_hubs_that_is_older_than_the_backup_does_not_count(it: Life, path: Path) -> None:
     it.open()
     it.pay(10)

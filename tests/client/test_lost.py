@@ -110,6 +110,16 @@ def test_a_connection_goes_on_exactly_where_it_was(it: Life) -> None:
     goes_on(it)
 
 
+def test_no_index_of_a_lost_file_is_used_again(it: Life) -> None:
+    used(it)
+    last = it.session.store.payments.last
+    lose(it)
+    api.sync(it.session)
+    it.restart()
+    it.receive(90)
+    assert [entry["amount"] for entry in api.payments(it.session, since=last)][-1:] == [90]
+
+
 def test_an_answer_that_was_lost_with_the_folder_is_had(it: Life) -> None:
     used(it)
     moved, it.hub.lost, it.hub.to_pay = it.connection.duplex.net, 9, [80]

@@ -119,6 +119,17 @@ def test_a_missing_file_begins_behind_what_was_reported(tmp_path: Path) -> None:
     assert indexes(list(log.after(0))) == [42, 43]
 
 
+def test_an_old_file_goes_on_behind_what_was_reported(tmp_path: Path) -> None:
+    old = log_of(tmp_path / "payments.jsonl")
+    old.add(entries(0, 2, "then"))
+    old.keep()
+    log = log_of(tmp_path / "payments.jsonl", before=41)
+    log.add(entries(2, 1, "now"))
+    log.keep()
+    assert indexes(list(log.after(0))) == [1, 2, 42]
+    assert indexes(list(log.chosen([2, 41, 42]))) == [2, 42]
+
+
 @pytest.mark.parametrize("line", [b"{}\n", b"[]\n", b"what?\n", b'{"index": "1"}\n', b"\xff\n"])
 def test_a_line_that_is_no_payment_is_refused_where_it_is_read(tmp_path: Path, line: bytes) -> None:
     path = tmp_path / "payments.jsonl"
