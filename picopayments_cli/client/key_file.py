@@ -114,8 +114,8 @@ class KeyFile:
         except ValueError:
             raise WrongPassphrase(
                 f"That is not the passphrase of the wallet {self.address}, or its file was changed. Nothing was done: "
-                "run the command again with the right one. Without it the words alone bring the wallet back: "
-                "`picopayments-cli wallet restore`, in another --basedir.",
+                "run the command again with the right one. Without it the words alone help: "
+                "`picopayments-cli wallet restore` takes the passphrase off.",
                 address=self.address,
             ) from None
 

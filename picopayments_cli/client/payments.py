@@ -72,7 +72,8 @@ class PaymentLog:
     ) -> None:
         """``counts`` tells whether an entry's event is in its connection's document.
 
-        ``before``: an index that was used already, also where the file is missing or an old one. ``append`` writes lines at a place.
+        ``before``: an index that was used already, also where the file is missing or an old one. ``append`` writes
+        lines at a place.
         """
         self._path = path
         self._counts = counts

@@ -137,10 +137,17 @@ def _encrypted(session: Session) -> KeyFile:
 
 
 def _put(session: Session, file: KeyFile) -> KeyFile:
-    """See that a wallet is on disk; one that is there already stays as it is. Raises WalletExists, WrongWallet."""
+    """See that a wallet is on disk; one that is there already stays as it is. Raises WalletExists, WrongWallet.
+
+    The words of a wallet take its passphrase off: who has them has all, and a passphrase may be forgotten.
+    """
     here = session.store.wallet_here()
     if here is not None and here.name == file.name:
-        return here
+        if here.secret is not None or file.holds != WORDS:
+            return here
+        _write(session, here, file, "", file.secret or "")
+        log.warning("The wallet's file is not encrypted any more: `picopayments-cli wallet encrypt` encrypts it.")
+        return file
     key = file.key_of(session.home.unlocker.secret(file))
     for item in session.connections().values():
         if item.secrets(key).payer.xonly != item.duplex.sending.contract.deposit.payer:
@@ -155,8 +162,14 @@ def _put(session: Session, file: KeyFile) -> KeyFile:
 
 
 def _change(session: Session, before: KeyFile, after: KeyFile, passphrase: str) -> dict[str, Any]:
-    """Write the wallet's file anew, once what was written opens to the same words or key. Raises StoreUnusable."""
-    store, secret = session.store, session.home.unlocker.secret(before)
+    """Write the wallet's file anew, as ``_write`` does, and show it. Raises StoreUnusable."""
+    _write(session, before, after, passphrase, session.home.unlocker.secret(before))
+    return _shown(after)
+
+
+def _write(session: Session, before: KeyFile, after: KeyFile, passphrase: str, secret: str) -> None:
+    """Put a file in another's place, once what was written opens to that secret. Raises StoreUnusable."""
+    store = session.store
 
     def check(data: bytes) -> None:
         written = key_file.parse(store.wallet_path, session.network, data.decode())
@@ -169,4 +182,3 @@ def _change(session: Session, before: KeyFile, after: KeyFile, passphrase: str) 
             path=str(store.wallet_path),
         )
     store.save_wallet(after, "encryption", check)
-    return _shown(after)

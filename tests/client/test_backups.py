@@ -6,6 +6,7 @@ import shutil
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from client_support import NO_BACKUP, QUANTITY, Killed, Life
@@ -42,6 +43,11 @@ def forget(it: Life) -> str:
     it.restart()
     it.session.read_key = lambda: key
     return key
+
+
+def listed(it: Life, since: int = 0) -> list[dict[str, Any]]:
+    """The payments behind an index."""
+    return cast("list[dict[str, Any]]", api.payments(it.session, since=since))
 
 
 def restore(it: Life, path: Path) -> None:
@@ -152,8 +158,8 @@ def test_no_index_of_a_lost_file_is_used_again(it: Life, path: Path) -> None:
     api.sync(it.session)
     it.restart()
     it.receive(30)
-    assert [entry["amount"] for entry in api.payments(it.session, since=last)][-1:] == [30]
-    assert api.payments(it.session)[0]["index"] == 1
+    assert listed(it, last)[-1]["amount"] == 30
+    assert listed(it)[0]["index"] == 1
 
 
 def test_a_state_of_the_hubs_that_is_older_than_the_backup_does_not_count(it: Life, path: Path) -> None:

@@ -324,6 +324,21 @@ def test_an_encrypted_wallet_shows_itself_and_does_nothing_without_its_passphras
     assert api.sync(it.session)[it.handle]["received_payments"][0]["amount"] == 7
 
 
+def test_the_words_take_a_forgotten_passphrase_off_where_the_connections_are(it: Life) -> None:
+    it.open()
+    words = wallets.wallet_export(it.session)["words"]
+    store, file = it.session.store, it.session.wallet.file
+    store.save_wallet(file.sealed_under("forgotten", file.secret or "", CHEAP), "encryption")
+    it.restart()
+    with pytest.raises(WrongWallet):
+        wallets.wallet_restore(it.session, ABOUT)
+    it.restart()
+    assert wallets.wallet_restore(it.session, words)["connections"] == [it.handle]
+    it.restart()
+    assert not wallets.wallet_show(it.session)["encrypted"]
+    it.pay(5)
+
+
 @pytest.fixture(params=["p2wpkh", "p2pkh"])
 def of_kind(request: pytest.FixtureRequest, tmp_path: Path, node: NodeProcess) -> Iterator[Life]:
     """A client whose wallet is new, and one that has that of an older version."""

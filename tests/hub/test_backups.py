@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ def new_url(folder: Folder) -> URL:
     """An empty database."""
     if not ON_POSTGRES:
         return default_url(folder.basedir, "regtest")
-    name = f"restored_{folder.basedir.name}"
+    name = f"restored_{folder.basedir.name}_{secrets.token_hex(4)}"
     server()._admin(f"CREATE DATABASE {name}")
     return server().url(name)
 

@@ -41,6 +41,7 @@ def test_settings_and_where_they_come_from(tmp_path: Path, monkeypatch: pytest.M
         "fee_rate": {"value": 7, "source": "file"},
         "lock_ceiling": {"value": 5, "source": "default"},
         "ask_above": {"value": 1_000_000, "source": "default"},
+        "backup": {"value": None, "source": "default"},
         "hub_username": {"value": "u", "source": "file"},
         "hub_password": {"value": "***", "source": "file"},
         "hub_verify_ssl_cert": {"value": None, "source": "default"},
