@@ -192,7 +192,8 @@ def test_the_last_look_does_not_grow_old_over_many_connections(desk: Desk, monke
         looks.append(hub.follower.height)
         if len(looks) == 1:
             hub.follower.seen_at -= 2 * REFRESH_SECONDS
-            desk.node.rpc("faucet", address=address_of(alice.duplex.sending.contract.deposit.output), btc=546)
+            later = alice if handle == bob.handle else bob  # which this round has not looked at yet
+            desk.node.rpc("faucet", address=address_of(later.duplex.sending.contract.deposit.output), btc=546)
             desk.node.rpc("generate", blocks=1)
 
     monkeypatch.setattr(chores, "see_deposits", slow)
