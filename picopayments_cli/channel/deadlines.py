@@ -59,6 +59,11 @@ def check_every(delay: int) -> int:
 # One connection -----------------------------------------------------------------------------------------------------
 
 
+def lapsed_since(tip: int, network: Network) -> int:
+    """The last tip at which was agreed on what must be funded by this one: a deposit that counts was in time."""
+    return tip - network.deposit_blocks - network.safe_depth + 1
+
+
 @dataclass(frozen=True)
 class Expiry:
     """The ``height`` from which on deposits go back, and how far away it was when it was agreed on (``time``)."""
@@ -82,7 +87,7 @@ class Expiry:
 
     def is_unfunded(self, tip: int, network: Network) -> bool:
         """Whether a client's deposit that does not count at this tip has come too late, or not at all."""
-        return tip >= self.deposit_by(network) + network.safe_depth - 1
+        return self.height - self.time <= lapsed_since(tip, network)
 
     def fee_by(self, deposit_by: int) -> int:
         """The tip at which the locking fee must be paid: a day after the deposit's time, while the hub may deposit."""

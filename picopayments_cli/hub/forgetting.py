@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import BindParameter, Connection, bindparam, exists, func, not_, or_, select
 
+from picopayments_cli.channel.deadlines import lapsed_since
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.stages import AGREED, CLOSED, REQUESTED
 from picopayments_cli.channel.values import Handle
@@ -83,8 +84,7 @@ def lapse(work: UnitOfWork, tip: int, network: Network) -> int:
 
     Bitcoin Core alone tells that, and nothing is to be taken back.
     """
-    agreed_by = tip - network.deposit_blocks - network.safe_depth + 1  # as of ``Expiry.is_unfunded``
-    rows = work.db.execute(_LAPSED, {"agreed_by": agreed_by}).all()
+    rows = work.db.execute(_LAPSED, {"agreed_by": lapsed_since(tip, network)}).all()
     for statement in _LAPSE if rows else ():
         work.db.execute(statement, {"some": [row.handle for row in rows], "tip": tip})
     _move(work, rows, AGREED, CLOSED)

@@ -57,6 +57,17 @@ def restore(it: Life, path: Path) -> None:
     it.restart()
 
 
+def outdate(it: Life, path: Path) -> int:
+    """Make a backup, and go on paying and being paid; what is guaranteed since."""
+    it.open()
+    it.pay(10)
+    api.backup(it.session, str(path))
+    it.restart()
+    it.receive(400)
+    it.pay(7, b"later")
+    return it.connection.duplex.guaranteed
+
+
 def keeps_nothing(it: Life) -> None:
     """Have the hub keep no state of its clients that could be proven."""
     it.hub.lies = lambda reply: replace(reply, count=None)
@@ -125,13 +136,7 @@ def test_the_newest_one_brings_all_home(it: Life, path: Path) -> None:
 
 
 def test_where_the_hub_keeps_the_newest_state_a_restored_connection_goes_on_with_it(it: Life, path: Path) -> None:
-    it.open()
-    it.pay(10)
-    api.backup(it.session, str(path))
-    it.restart()
-    it.receive(400)
-    it.pay(7, b"later")
-    due = it.connection.duplex.guaranteed
+    due = outdate(it, path)
     restore(it, path)
     api.sync(it.session)
     assert (it.connection.stage, it.connection.restored) == ("agreed", False)
@@ -180,13 +185,7 @@ def test_a_state_of_the_hubs_that_is_older_than_the_backup_does_not_count(it: Li
 
 
 def test_an_older_one_signs_nothing_away_and_gets_what_came_since(it: Life, path: Path) -> None:
-    it.open()
-    it.pay(10)
-    api.backup(it.session, str(path))
-    it.restart()
-    it.receive(400)
-    it.pay(7, b"later")
-    due = it.connection.duplex.guaranteed
+    due = outdate(it, path)
     keeps_nothing(it)
     restore(it, path)
     assert it.connection.duplex.guaranteed < due
