@@ -298,7 +298,13 @@ def test_each_refusal_has_its_error() -> None:
     assert isinstance(refused_with({"code": -28, "message": "Loading block index"}), HubUnreachable)
 
 
-@pytest.mark.parametrize("name", ["StoreDamaged", "DatabaseOutdated", "LocalFiles", "UsageError", "NoSuchError", "Any"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("StoreDamaged", "DatabaseOutdated", "LocalFiles", "UsageError", "SyncIncomplete", "DemoFailed", "WaitRanOut"),
+        *("NoSuchError", "Any"),
+    ],
+)
 def test_no_peer_can_say_that_something_is_wrong_on_this_machine(name: str) -> None:
     assert type(refused_with({"code": -32000, "data": {"type": name, "message": "x"}})) is HubRefused
 
