@@ -46,6 +46,10 @@ class LocalFiles(PicopaymentsError):
     exit_code = 4
 
 
+class CommandUnfinished(PicopaymentsError):
+    """Base: a command did not do all that it was asked for, which no peer can tell of it."""
+
+
 class PeerMisbehaved(PicopaymentsError):
     """Base: a check of the money rules refused what the peer sent."""
 
@@ -504,15 +508,15 @@ class PaymentNotSent(PicopaymentsError):
     """No sync has taken a payment yet."""
 
 
-class SyncIncomplete(PicopaymentsError):
+class SyncIncomplete(CommandUnfinished):
     """Connections failed to sync; stdout tells what the sync brought all the same."""
 
 
-class DemoFailed(PicopaymentsError):
+class DemoFailed(CommandUnfinished):
     """A step of the demonstration failed, or its sums do not add up."""
 
 
-class WaitRanOut(PicopaymentsError):
+class WaitRanOut(CommandUnfinished):
     """A wait ended before it had happened."""
 
     exit_code = 6

@@ -385,15 +385,12 @@ def _is_id(reply: Mapping[str, Any]) -> bool:
     return isinstance(reply.get("id"), int)
 
 
-_OWN = (errors.LocalFiles, errors.UsageError, errors.SyncIncomplete, errors.DemoFailed, errors.WaitRanOut)
-
-
 def error_class(name: Any) -> type[PicopaymentsError] | None:
     """Return the class of errors.py that has this name, or None; of this machine and its commands no peer can tell."""
     found = getattr(errors, name, None) if isinstance(name, str) else None
     if not isinstance(found, type) or not issubclass(found, PicopaymentsError):
         return None
-    return None if issubclass(found, _OWN) else found
+    return None if issubclass(found, (errors.LocalFiles, errors.UsageError, errors.CommandUnfinished)) else found
 
 
 def _shown(text: Any) -> str:

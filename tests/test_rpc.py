@@ -301,8 +301,16 @@ def test_each_refusal_has_its_error() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("StoreDamaged", "DatabaseOutdated", "LocalFiles", "UsageError", "SyncIncomplete", "DemoFailed", "WaitRanOut"),
-        *("NoSuchError", "Any"),
+        "StoreDamaged",
+        "DatabaseOutdated",
+        "LocalFiles",
+        "UsageError",
+        "CommandUnfinished",
+        "SyncIncomplete",
+        "DemoFailed",
+        "WaitRanOut",
+        "NoSuchError",
+        "Any",
     ],
 )
 def test_no_peer_can_say_that_something_is_wrong_on_this_machine(name: str) -> None:

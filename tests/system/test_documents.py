@@ -18,7 +18,13 @@ DOCS = Path(__file__).parents[2] / "docs"
 ERRORS, COMMANDS, TUTORIAL = (
     (DOCS / f"{page}.rst").read_text(encoding="utf-8") for page in ("errors", "commands", "tutorial")
 )
-BASES = {errors.PicopaymentsError, errors.Unreachable, errors.LocalFiles, errors.PeerMisbehaved}
+BASES = {
+    errors.PicopaymentsError,
+    errors.Unreachable,
+    errors.LocalFiles,
+    errors.CommandUnfinished,
+    errors.PeerMisbehaved,
+}
 
 
 def test_the_table_of_errors_is_the_codes() -> None:
