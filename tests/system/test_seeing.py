@@ -147,11 +147,11 @@ def test_the_reference_explains_all_that_status_shows(network: QuickNetwork) -> 
 
 @contextmanager
 def mining(network: QuickNetwork) -> Iterator[None]:
-    """Blocks that come by themselves."""
+    """Blocks that come by themselves, no faster than a command can look at one."""
     over = threading.Event()
 
     def mine() -> None:
-        while not over.wait(0.3):
+        while not over.wait(1.0):
             network.mine()
 
     miner = threading.Thread(target=mine)
