@@ -500,11 +500,11 @@ class BadPreviousTransaction(PeerMisbehaved):
     """A previous transaction whose hash is not the txid asked for."""
 
 
-class PaymentRefused(PicopaymentsError):
+class PaymentRefused(CommandUnfinished):
     """The hub did not take a payment."""
 
 
-class PaymentNotSent(PicopaymentsError):
+class PaymentNotSent(CommandUnfinished):
     """No sync has taken a payment yet."""
 
 

@@ -309,6 +309,8 @@ def test_each_refusal_has_its_error() -> None:
         "SyncIncomplete",
         "DemoFailed",
         "WaitRanOut",
+        "PaymentNotSent",
+        "PaymentRefused",
         "NoSuchError",
         "Any",
     ],
