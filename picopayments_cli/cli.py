@@ -124,7 +124,7 @@ def _run(
         name, prompt, echo = FROM_STDIN[command]
         arguments[name] = secret_from_stdin(prompt, echo=echo)
     with api.open_session(**config, environ=os.environ, ask=ask) as session:
-        session.home.unlocker = unlocker
+        session.home.unlocker, session.home.begins = unlocker, not served
         if command in ("backup", "restore") and not served:  # who calls a server does not sit at its terminal
             session.read_key = _read_key
         session.progress = None if ask is None else _bars

@@ -55,6 +55,7 @@ class Listener:
         self._after = after
         self._told: list[int] = []  # indexes of payments that were given
         self._any = False
+        self._began = False  # whether the files were open before
         self._ways: dict[Pubkey, Sequence[Session]] = {}  # to each hub; they open no files
         self._failed: PicopaymentsError | None = None  # why a hub could not be asked the last time
         self._left_alone: dict[Handle, tuple[float, float]] = {}  # until when, and for how long, syncs are put off
@@ -98,9 +99,11 @@ class Listener:
     def _opened(self) -> Iterator[Session]:
         """Open a session of its own for one turn, after which the files are free for others."""
         home = Home(self._session.settings, unlocker=self._session.home.unlocker)
+        home.begins = not self._began
         turn = Session(self._session.settings, self._session.given_basedir, home)
         try:
             yield turn
+            self._began = True
             turn.keep_rate()
         finally:
             turn.close()

@@ -174,8 +174,10 @@ class Mirror:
 class MirroredStore(Store):
     """A store whose changes are in a backup, too, when they return."""
 
-    def __init__(self, basedir: Path, network: Network, lock_wait: float, mirror: Mirror) -> None:
-        super().__init__(basedir, network, lock_wait)
+    def __init__(
+        self, basedir: Path, network: Network, lock_wait: float, mirror: Mirror, *, begins: bool = True
+    ) -> None:
+        super().__init__(basedir, network, lock_wait, begins=begins)
         self._mirror = mirror
 
     def __exit__(self, *given: object) -> None:

@@ -76,6 +76,7 @@ class Home:
         self.told: set[int] = set()  # the indexes of the payments that this command's result reports
         self.noted: Look | None = None  # the look of which the wallet was written down
         self.restores = False  # whether this command restores a backup
+        self.begins = True  # whether a folder that is not there is made: never one that was there before
         self._settings = settings
         self._lock_wait = lock_wait
         self._stack = ExitStack()
@@ -100,16 +101,21 @@ class Home:
     @cached_property
     def store(self) -> Store:
         """The local files, locked from here on. Raises StoreLocked, StoreUnusable, RestoreUnfinished."""
+        store = self._stack.enter_context(self._new_store())
+        self.begins = False
+        return store
+
+    def _new_store(self) -> Store:
         basedir, network, backup = self._settings.basedir, self._settings.network, self._settings.backup
         legacy.make_private(basedir, network)
         if not self.restores:
             check_restored(basedir, network)
         if backup is None or self.restores:
-            return self._stack.enter_context(Store(basedir, network, self._lock_wait))
+            return Store(basedir, network, self._lock_wait, begins=self.begins)
         from picopayments_cli.client.mirror import Mirror, MirroredStore
 
         mirror = Mirror(Path(backup), basedir, network, self._kept_wallet)
-        return self._stack.enter_context(MirroredStore(basedir, network, self._lock_wait, mirror))
+        return MirroredStore(basedir, network, self._lock_wait, mirror, begins=self.begins)
 
     def _kept_wallet(self) -> Wallet | None:
         """Return the wallet once it is on disk and open: nobody is asked for its passphrase while others wait."""

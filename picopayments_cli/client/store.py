@@ -84,11 +84,12 @@ class _Kept:
 class Store:
     """The files of one network in one folder; everything but its making happens inside ``with store:``.
 
-    Raises StoreLocked where another process holds the lock for longer than ``lock_wait`` seconds, and StoreUnusable
-    where a file can't be read or written, or can be read by others.
+    ``begins``: whether a folder that is not there is made. Raises StoreLocked where another process holds the lock
+    for longer than ``lock_wait`` seconds, and StoreUnusable where a file can't be read or written, or can be read by
+    others.
     """
 
-    def __init__(self, basedir: Path, network: Network, lock_wait: float = LOCK_WAIT) -> None:
+    def __init__(self, basedir: Path, network: Network, lock_wait: float = LOCK_WAIT, *, begins: bool = True) -> None:
         self.basedir = basedir
         self.network = network
         self.wallet_path = basedir / f"{network.name}.wallet"
@@ -105,13 +106,21 @@ class Store:
         self.reported_path = basedir / f"{network.name}.reported"
         self.payments = PaymentLog(self.payments_path, self._counts, lambda: self.reported().upto, self._append)
         self._lock_wait = lock_wait
+        self._begins = begins
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
         self._locked: tuple[int, int] | None = None  # which file the lock was, when it was taken
         self._kept: dict[Handle, _Kept] = {}  # of files known to be ours, since the lock was taken
 
     def __enter__(self) -> Store:
         with usable(self.basedir):
-            self.basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if self._begins:
+                self.basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            elif not self.basedir.is_dir():
+                raise StoreUnusable(
+                    f"{self.basedir} was taken away while it was in use. Nothing was done: put it back, and run the "
+                    "command again.",
+                    path=str(self.basedir),
+                )
             check_own(self.basedir)
         _log.debug("wait for the lock of %s", self.basedir)
         with usable(Path(self._lock.lock_file)):

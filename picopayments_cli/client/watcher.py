@@ -151,7 +151,9 @@ class Watcher:
         end = time.monotonic() + MOST_LOCKED
         while True:
             self._check()
-            session = Session(self._settings, self._given_basedir, Home(self._settings, 0, self._unlocker))
+            home = Home(self._settings, 0, self._unlocker)
+            home.begins = False
+            session = Session(self._settings, self._given_basedir, home)
             try:
                 session.wallet  # noqa: B018 - takes the lock, and reads the key
                 break

@@ -19,8 +19,10 @@ from picopayments_cli.chain import Coin
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.channel.values import Handle, Height, Outpoint
 from picopayments_cli.client.key_file import KeyFile
+from picopayments_cli.client.session import Home
 from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Wallet, confirmed
+from picopayments_cli.config import Settings
 from picopayments_cli.errors import (
     OldProtocol,
     StoreDamaged,
@@ -391,6 +393,20 @@ def test_two_processes_take_turns(store: Store) -> None:
     assert [writer.wait(timeout=60) for writer in writers] == [0, 0]
     with store:
         assert store.load(ONE) == {"count": 50, "rows": []}
+
+
+def test_a_folder_that_was_in_use_is_not_made_anew(tmp_path: Path) -> None:
+    basedir = tmp_path / "basedir"
+    home = Home(Settings(REGTEST, basedir))
+    assert home.store.handles() == []
+    home.let_go()
+    shutil.move(basedir, tmp_path / "away")
+    with pytest.raises(StoreUnusable, match="taken away"):
+        home.store  # noqa: B018 - opened again, as between two looks of a command that waits
+    assert not basedir.exists()
+    shutil.move(tmp_path / "away", basedir)
+    assert home.store.handles() == []
+    home.close()
 
 
 def test_the_lock_is_waited_for_named_and_freed_by_sigkill(store: Store) -> None:

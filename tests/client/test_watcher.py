@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -55,6 +56,19 @@ class Watched:
 
 def fees(client: Client) -> int:
     return sum(event["sync_fee"] for event in client.run("history") if event["action"] == "fee")
+
+
+def test_a_round_makes_no_folder_anew_that_went_after_it_was_seen(town: Town) -> None:
+    client = town.client("alice")
+    watched = Watched(client)  # its check finds all there, as just before a folder goes
+    watched.round()
+    away = client.basedir.with_name("away")
+    shutil.move(client.basedir, away)
+    watched.watcher.round()
+    assert not client.basedir.exists()
+    shutil.move(away, client.basedir)
+    watched.round()
+    assert client.run("status")["connections"] == {}
 
 
 def test_a_life_from_opening_to_the_deadline_costs_what_is_needed_and_is_told(town: Town) -> None:
