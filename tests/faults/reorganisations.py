@@ -31,6 +31,7 @@ PATIENCE = 2 * TIME
 LEAST, MOST = 6, 48  # towns
 APART = DEEPEST + 3  # blocks between two reorganisations, so that something is buried
 EARLY = 2  # of them before the connections are open: with less than half of the time left no hub deposits
+SLOW = 8  # blocks in which a deposit that was lost is published and mined again
 FAR_APART = DELAY + DEEPEST  # while somebody cheats
 # The ways in which connections end: agreed (of nothing, and of the whole deposit), without the hub, by the deadline, by
 # the expiry, by a revoked commit of either side, by a deposit of either side that is spent elsewhere before it counts.
@@ -178,7 +179,17 @@ class Lives:
             depth: sum((kind, depth) in self.wanted for kind in kinds.get(depth, ())) for depth in range(1, DEEPEST + 1)
         }
         depth = max(new, key=lambda item: (new[item], self.rng.random()))
-        return depth if new[depth] or self.rng.random() < 0.1 else 0
+        return depth if (new[depth] or self.rng.random() < 0.1) and not self._makes_late(depth) else 0
+
+    def _makes_late(self, depth: int) -> bool:
+        """Whether a deposit in the last blocks may come too late once they are lost: then its connection closes."""
+        for name, member in self.everybody.items():
+            connection = member.now
+            lost = 0 < self.town.depth(txid_of(connection.deposit_raw)) <= depth
+            by = connection.deposit_by
+            if name not in YOUNG and lost and by is not None and self.town.tip + SLOW > by:
+                return self.phase == "opening"
+        return False
 
     def _lose(self, depth: int, *conflicts: bytes) -> None:
         kinds = self.town.kinds(self._deposits(), self.first)
@@ -226,10 +237,11 @@ class Lives:
             mine = name == "thief"
             raw = member.now.deposit_raw if mine else self.town.account(member.handle).deposit_raw
             depth = self.town.depth(txid_of(raw)) if raw else 0
-            if 0 < depth <= DEEPEST and self.rng.random() < 0.5:
+            lost = max(depth, self.rng.randint(1, DEEPEST))
+            if 0 < depth <= DEEPEST and self.rng.random() < 0.5 and not self._makes_late(lost):
                 self.young.remove(name)
                 owner = (member.key, member.script) if mine else (hub.key, hub.script)
-                self._lose(max(depth, self.rng.randint(1, DEEPEST)), self.town.respent(raw or b"", *owner))
+                self._lose(lost, self.town.respent(raw or b"", *owner))
 
     def _move(self, payer: Member, payee: Member, amount: int) -> None:
         """A payment that arrives."""
