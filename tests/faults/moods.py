@@ -114,11 +114,16 @@ class MoodyLives(Lives):
         self.town.node.rpc("setmood", **MOODS[mood])
 
     def _end_mood(self) -> None:
+        """Have all servers be well again; who must settle in time looks then, as nobody else could do it for them."""
         self.mood = None
         self.town.restless = self.phase == "ending"
         self.town.node.rpc("setmood")
         self.town.desk.rounds.once()
         self.result.recovered += 1
+        if self.phase == "ending":
+            for name, member in self.everybody.items():
+                if self._has_reason(member):
+                    self._sync(name, member)
 
     def _ask(self) -> None:
         """Have somebody ask for what it has: an outage is told as one, and changes nothing."""
