@@ -85,7 +85,6 @@ class MoodyLives(Lives):
     """Lives under moods that come and go. ``mood``: its name, while it lasts."""
 
     kind = Patient
-    time = 48
     mood: str | None = None
     left = 0
 

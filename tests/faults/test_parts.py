@@ -46,7 +46,7 @@ SEED = 1
         (lying_client, 34, 30),
         (lying_chain, 12, 10),
         (floods, 30, 0),
-        (reorganisations, 3, 8),
+        (reorganisations, 3, 5),
         (moods, 2, 2),
         (writers, 25, 0),
         (cheating, 6, 0),
