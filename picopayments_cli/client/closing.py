@@ -210,7 +210,7 @@ def cases(session: Session, connection: Connection, look: Look) -> tuple[Case, C
     paying, paid = sides_of(connection)
     facts = look.facts[connection.handle]
     closing, since = connection.stage in (CLOSING, CLOSED), connection.ending.since
-    home, stale = look.takes_sends(session.wallet.address), connection.restored
+    home, stale = look.takes_sends(session.wallet.address), connection.restored or connection.unproven
     c2h = Case(publishing.C2H, paying, facts[0], connection.expiry, closing, since, home, stale)
     return c2h, Case(publishing.H2C, paid, facts[1], connection.expiry, closing, since, home, stale)
 

@@ -76,7 +76,8 @@ class Connection:
     requests that were paid and whose receipts are not here. ``counter``: the number of the last sync that was prepared;
     ``count``: the hub's newest signed count. ``jumps``: where the numbers of own hashes go on elsewhere, as
     ``fresh_numbers`` has it. ``restored``: it came from a backup, and its newest state may be missing: it only closes,
-    and of its commits the highest may have been given back.
+    and of its commits the highest may have been given back. ``unproven``: the hub gave it back, and not all that proves
+    it the newest state: as with a restored one.
     """
 
     handle: Handle
@@ -110,6 +111,7 @@ class Connection:
     count: Mapping[str, Any] | None = field(default=None, repr=False)
     jumps: tuple[tuple[int, int], ...] = ()
     restored: bool = False
+    unproven: bool = False
 
     @property
     def next_fee(self) -> int:

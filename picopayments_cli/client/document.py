@@ -87,6 +87,7 @@ def to_document(connection: Connection) -> dict[str, Any]:
         "count": connection.count and dict(connection.count),
         "jumps": [list(item) for item in connection.jumps],
         "restored": connection.restored,
+        "unproven": connection.unproven,
     }
 
 
@@ -158,6 +159,7 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         count=_count(document.get("count")),
         jumps=tuple(_jump(item) for item in kinds.items(document.get("jumps", []))),
         restored=kinds.switch(document.get("restored", False)),
+        unproven=kinds.switch(document.get("unproven", False)),
         longname=None if document.get("asset_longname") is None else kinds.text(document["asset_longname"]),
     )
 

@@ -417,6 +417,25 @@ def comes_home_alone(it: Life) -> None:
     settle(it, 20)
 
 
+def test_no_commit_of_what_is_not_proven_is_published_before_the_deadline(it: Life) -> None:
+    used(it)
+    shown = copy.copy(it.hub.__dict__) | {"received": list(it.hub.received)}
+    it.pay(60, b"hidden")  # gives the highest commit back, whose secret the hub has from now on
+    lose(it)
+    it.hub.__dict__.update(shown)
+    it.hub.lies = lambda reply: no_count(it, reply)
+    it.hub.closes_alone = True
+    sync(it)
+    it.hub.silent = True
+    deadline = it.connection.expiry.settle_height
+    while it.node.bitcoin("getblockcount") < deadline - 1:
+        it.mine()
+        sync(it)
+        assert it.connection.published == ()
+    comes_home_alone(it)
+    assert it.connection.published != ()
+
+
 def test_a_hub_that_hides_syncs_takes_no_more_than_it_hid_and_is_convicted_by_its_own_count(it: Life) -> None:
     used(it)
     before, shown = it.connection, copy.copy(it.hub.__dict__) | {"received": list(it.hub.received)}
