@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator
+from dataclasses import replace
 
 from picopayments_cli.chain import Query, View
 from picopayments_cli.channel import envelope
@@ -58,9 +59,10 @@ def take_back(session: Session) -> PicopaymentsError | None:
         for hub_key, item in _of_hub(session, known):
             is_here = session.store.has(item.handle) and item.handle not in unsure
             found = None if is_here else _connection(session, hub_key, item, salts)
-            if found is not None and _is_better(found, unsure.get(found.handle)):
+            here_too = unsure.get(item.handle)
+            if found is not None and _is_better(found, here_too):
                 salts.add(found.salt)
-                lost.append(found)
+                lost.append(found if here_too is None else _merged(found, here_too))
         if lost and not session.store.payments.last:
             session.store.skip_indexes()
         for found in lost:
@@ -85,6 +87,17 @@ def _is_better(found: Connection, here: Connection | None) -> bool:
     if here is None or here.stage == PROPOSED:
         return True
     return found.stage != CLOSING and found.counter >= here.counter
+
+
+def _merged(found: Connection, here: Connection) -> Connection:
+    """Choose the backup's own state where the hub proves that it is the newest: only it knows the true last result.
+
+    The own hashes go on at numbers that were never used, as in what the hub gave back.
+    """
+    if found.stage == CLOSING or here.stage == PROPOSED or here.pending is not None or found.counter != here.counter:
+        return found
+    fresh = here.fresh_numbers(found.duplex.receiving.next_number, None)
+    return replace(fresh, stage=found.stage, restored=False, count=found.count, ending=found.ending)
 
 
 def _save(session: Session, found: Connection, *, again: bool) -> None:

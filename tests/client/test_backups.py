@@ -12,6 +12,8 @@ import pytest
 from client_support import NO_BACKUP, QUANTITY, Killed, Life
 
 from picopayments_cli import api
+from picopayments_cli.channel import envelope
+from picopayments_cli.channel.messages import SyncReply
 from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
 from picopayments_cli.client.backup_file import files_in, owner_of, read
 from picopayments_cli.client.restoring import check_restored
@@ -21,6 +23,7 @@ from picopayments_cli.errors import (
     FolderNotEmpty,
     ForeignBackup,
     HubUnreachable,
+    PicopaymentsError,
     RestoreUnfinished,
     StaleRequest,
     SyncIncomplete,
@@ -149,6 +152,31 @@ def test_where_the_hub_keeps_the_newest_state_a_restored_connection_goes_on_with
     due = it.connection.duplex.guaranteed
     settle(it)
     assert it.held() == due
+
+
+def test_a_result_that_the_hub_makes_up_takes_nothing_that_is_in_the_backup(it: Life, path: Path) -> None:
+    it.open()
+    for amount in (10, 400):
+        it.receive(amount)
+    api.backup(it.session, str(path))
+    due, hub, side = it.connection.duplex.guaranteed, it.hub, it.hub.now.sending
+    asked, result = hub.kept[hub.counter]
+    real, top = SyncReply.parse(result), side.active[-1].revoke_hash
+    forged = replace(real, half=replace(real.half, commit=None), receipts=()).as_json()
+    hub._answers[envelope.digest(asked)] = forged
+    hub.kept[hub.counter] = asked, envelope.seal(hub.key, forged)
+    hub.now = replace(hub.now, sending=replace(side, active=side.active[:-1]))
+    hub.signed = {name: row for name, row in hub.signed.items() if name != top}
+    restore(it, path)
+    with suppress(PicopaymentsError):
+        api.sync(it.session)
+    it.hub.silent = True
+    while it.connection.stage != "closed":
+        it.mine()
+        it.restart()
+        with suppress(SyncIncomplete):
+            api.sync(it.session)
+    assert it.held() >= due - 1  # less what a sync costs
 
 
 def test_no_index_of_a_lost_file_is_used_again(it: Life, path: Path) -> None:
