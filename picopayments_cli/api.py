@@ -87,7 +87,7 @@ def open_session(
     Raises WrongNetwork, InvalidSetting, InvalidUrl, StoreDamaged.
     """
     chosen = choose_network(network, environ)
-    if flags.get("backup") is not None:
+    if flags.get("backup"):
         flags["backup"] = os.path.abspath(flags["backup"])
     flags["hub_url"] = hub_url
     settings = load_settings(chosen, choose_client_basedir(basedir, environ), flags, environ)

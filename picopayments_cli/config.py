@@ -29,6 +29,7 @@ ENVIRONMENT = {
 FLAG, VARIABLE, FILE, DEFAULT = "flag", "environment", "file", "default"
 HIDDEN = "***"
 BASEDIR = "PICOPAYMENTS_BASEDIR"
+PASSPHRASE = "PICOPAYMENTS_PASSPHRASE"  # noqa: S105 - the name; of an encrypted wallet, and handed to no program
 SAFE_DEPTH = "PICOPAYMENTS_SAFE_DEPTH"  # regtest only, for tests: as many blocks as on a real network
 MAX_SAFE_DEPTH = 100
 _FINGERPRINT = re.compile("[0-9A-Fa-f]{64}")

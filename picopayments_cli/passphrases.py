@@ -11,10 +11,10 @@ import sys
 import unicodedata
 from collections.abc import Mapping
 
+from picopayments_cli.config import PASSPHRASE
 from picopayments_cli.errors import PassphraseMissing, WrongPassphrase
 
-VARIABLE = "PICOPAYMENTS_PASSPHRASE"
-WAYS = f"Type it at a terminal, write it to a file descriptor and name that with --passphrase-fd, or set {VARIABLE}."
+WAYS = f"Type it at a terminal, write it to a file descriptor and name that with --passphrase-fd, or set {PASSPHRASE}."
 _LONGEST = 4096  # bytes of a line
 
 
@@ -23,7 +23,7 @@ class Passphrases:
 
     def __init__(self, descriptor: int | None, environ: Mapping[str, str]) -> None:
         self._descriptor = descriptor
-        self._given = environ.get(VARIABLE)
+        self._given = environ.get(PASSPHRASE)
 
     def current(self, address: str) -> str:
         """Get the passphrase of the wallet of an address. Raises PassphraseMissing."""
@@ -83,14 +83,20 @@ def _line(descriptor: int) -> str:
     """Read one line, byte by byte: what follows is the next one's. Raises PassphraseMissing."""
     data = b""
     try:
-        while not data.endswith(b"\n") and len(data) < _LONGEST and (read := os.read(descriptor, 1)):
+        while not data.endswith(b"\n") and len(data) <= _LONGEST and (read := os.read(descriptor, 1)):
             data += read
-        return data.removesuffix(b"\n").decode()
+        line = data.removesuffix(b"\n").removesuffix(b"\r").decode()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise PassphraseMissing(
             f"No passphrase can be read from file descriptor {descriptor}: {reason}. {WAYS}", descriptor=descriptor
         ) from None
+    if len(data) > _LONGEST:
+        raise PassphraseMissing(
+            f"The line on file descriptor {descriptor} is longer than {_LONGEST} bytes, and is no passphrase. {WAYS}",
+            descriptor=descriptor,
+        )
+    return line
 
 
 def _checked(passphrase: str) -> str:

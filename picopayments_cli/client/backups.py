@@ -35,11 +35,13 @@ from picopayments_cli.client.document import from_document
 from picopayments_cli.client.key_file import P2PKH, P2WPKH, KeyFile
 from picopayments_cli.client.restoring import is_unfinished, marked
 from picopayments_cli.client.session import Session
+from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.errors import (
     BackupDamaged,
     FolderNotEmpty,
     ForeignBackup,
+    InvalidWords,
     PicopaymentsError,
     WalletMissing,
 )
@@ -94,9 +96,13 @@ def _opened(session: Session, path: Path) -> tuple[Content, Wallet]:
 
     Raises InvalidWords, InvalidKey, and as ``backup_file.read``.
     """
-    if session.store.wallet_here() is not None:
+    with usable(path):
+        path.stat()  # before somebody types words for a file that is not there
+    if Store(session.settings.basedir, session.network).wallet_here() is not None:
         return read(path, session.network, owner_of(session.network, session.wallet)), session.wallet
     given = session.read_key().strip()
+    if not given:
+        raise InvalidWords("Nothing came on standard input: write the wallet's words there, or its key.", count=0)
     if len(given.split()) > 1:
         files = [KeyFile.of_words(session.network, given)]
     else:  # both kinds of wallets have such keys
@@ -188,10 +194,11 @@ def restore(session: Session, path: Path) -> dict[str, Any]:
     Raises FolderNotEmpty, BackupDamaged where nothing of it can be used, ForeignBackup, StoreNewer, StoreUnusable.
     """
     session.home.restores = True
-    store = session.store
-    if not is_unfinished(store.basedir, session.network):
+    if session.settings.basedir.exists():
         _check_empty(session)
     content, wallet = _opened(session, path)
+    store = session.store
+    _check_empty(session)
     with marked(store.basedir, session.network):
         _clear(session)
         if store.wallet_here() is None:
@@ -204,7 +211,10 @@ def restore(session: Session, path: Path) -> dict[str, Any]:
 
 
 def _check_empty(session: Session) -> None:
+    """Refuse a folder that is in use, unless a restore was cut off there. Raises FolderNotEmpty."""
     store = session.store
+    if is_unfinished(store.basedir, session.network):
+        return
     own = [name for name in (store.history_path, store.payments_path, store.hubs_path) if name.exists()]
     if store.all_handles() or session.older() or own:
         raise FolderNotEmpty(

@@ -30,7 +30,7 @@ import requests
 
 from picopayments_cli.client.happenings import UNDELIVERED, Event, lost, undelivered
 from picopayments_cli.client.outbox import Outbox
-from picopayments_cli.config import check_url, place_of
+from picopayments_cli.config import PASSPHRASE, check_url, place_of
 from picopayments_cli.errors import PicopaymentsError, UsageError
 from picopayments_cli.files import check_private, damaged, replace_file, usable
 from picopayments_cli.transport import is_here
@@ -110,7 +110,7 @@ class ShownSink:
 class ProgramSink:
     """Starts a program for each event, which gets it on stdin. What it prints goes nowhere, its stderr where ours does.
 
-    Raises UsageError where there is no such program.
+    It has the environment, less the wallet's passphrase. Raises UsageError where there is no such program.
     """
 
     name = "exec"
@@ -128,7 +128,11 @@ class ProgramSink:
         """Run the program, without a shell, in a bounded time. Raises NotDelivered."""
         try:
             process = subprocess.Popen(  # noqa: S603 - the user names the program, and nothing of an event is a word
-                [self._program], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+                [self._program],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                start_new_session=True,
+                env={name: value for name, value in os.environ.items() if name != PASSPHRASE},
             )
         except OSError as error:
             raise NotDelivered(f"{self._program} can't be run: {error.strerror or error}") from error

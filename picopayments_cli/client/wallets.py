@@ -14,6 +14,7 @@ from picopayments_cli.client.key_file import WORDS, KeyFile
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
 from picopayments_cli.errors import (
+    InvalidKey,
     StoreUnusable,
     WalletEncrypted,
     WalletMissing,
@@ -42,6 +43,8 @@ def wallet_show(session: Session) -> dict[str, Any]:
 
 def wallet_import(session: Session, wif: str) -> dict[str, Any]:
     """Take in a key as a wallet. Raises InvalidKey, WalletExists, WrongWallet."""
+    if not wif.strip():
+        raise InvalidKey("Nothing came on standard input: write the wallet's key there, in wallet import format (WIF).")
     file = KeyFile.of_wif(session.network, wif)
     return _shown(_put(session, file))
 

@@ -168,6 +168,18 @@ def test_a_program_gets_each_event_on_its_stdin(tmp_path: Path) -> None:
     assert [(event["number"], event["event"]) for event in lines(out)] == [(1, "a"), (2, "b; rm -rf $HOME")]
 
 
+def test_a_program_has_the_environment_less_the_passphrase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PICOPAYMENTS_PASSPHRASE", "secret")
+    monkeypatch.setenv("PICOPAYMENTS_BASEDIR", "/some/where")
+    program = tmp_path / "program"
+    program.write_text(f"#!/bin/sh\nenv > {tmp_path}/environment\n")
+    program.chmod(0o700)
+    ProgramSink(str(program)).deliver({"number": 1})
+    found = (tmp_path / "environment").read_text()
+    assert "PICOPAYMENTS_BASEDIR=/some/where" in found
+    assert "secret" not in found
+
+
 def test_a_program_that_fails_is_told_of_once_and_not_started_again_for_that_event(tmp_path: Path) -> None:
     out = tmp_path / "out"
     sink = ProgramSink(program(tmp_path, f"cat >> {out}; exit 3"))

@@ -61,18 +61,39 @@ def test_a_passphrase_comes_from_a_descriptor_or_the_environment_and_is_never_wa
     assert json.loads(run(basedir, "address").stdout) == SEALED.address
     given = run(basedir, "wallet", "export", env={"PICOPAYMENTS_PASSPHRASE": PASSPHRASE})
     assert json.loads(given.stdout)["words"] == ABOUT
-    read, write = os.pipe()
-    os.write(write, f"{PASSPHRASE}\n".encode())
-    os.close(write)
-    given = run(basedir, "--passphrase-fd", str(read), "wallet", "export", pass_fds=[read])
-    os.close(read)
-    assert json.loads(given.stdout)["words"] == ABOUT
+    for end in ("\n", "\r\n", ""):
+        read, write = os.pipe()
+        os.write(write, f"{PASSPHRASE}{end}".encode())
+        os.close(write)
+        given = run(basedir, "--passphrase-fd", str(read), "wallet", "export", pass_fds=[read])
+        os.close(read)
+        assert json.loads(given.stdout)["words"] == ABOUT
     for fails in (
+        run(basedir, "--passphrase-fd", "0", "wallet", "export", input="x" * 5000),
         run(basedir, "--passphrase-fd", "77", "wallet", "export"),
         run(basedir, "--passphrase-fd", "0", "wallet", "export", input=""),
         run(basedir, "wallet", "export", env={"PICOPAYMENTS_PASSPHRASE": ""}),
     ):
         assert error_of(fails) == (4, "PassphraseMissing")
+
+
+def test_who_gives_nothing_on_stdin_is_told_so_and_no_folder_is_made(tmp_path: Path) -> None:
+    file = tmp_path / "no-backup"
+    file.write_text("x")
+    new = tmp_path / "new"
+    for words, name in (
+        (("wallet", "import"), "InvalidKey"),
+        (("wallet", "restore"), "InvalidWords"),
+        (("backup", "verify", str(file)), "InvalidWords"),
+        (("restore", str(file)), "InvalidWords"),
+        (("backup", "verify", str(tmp_path / "none")), "StoreUnusable"),
+        (("restore", str(tmp_path / "none")), "StoreUnusable"),
+    ):
+        done = run(new, *words)
+        assert error_of(done)[1] == name, words
+        assert not new.exists(), words
+    done = run(new, "--backup", "", "address")
+    assert error_of(done) == (1, "InvalidSetting")
 
 
 def test_a_wrong_passphrase_changes_nothing_and_nothing_secret_is_told(basedir: Path) -> None:
