@@ -317,12 +317,21 @@ def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None
 
 
 def as_typed(text: str) -> str:
-    """Give each command of this program that a text names the config arguments that the user typed before theirs."""
+    """Give each command of this program that a text names the config arguments that the user typed before theirs.
+
+    User and password in a URL are hidden: texts end up in logs.
+    """
     if not Parser.typed:
         return text
     from shlex import join
 
-    return text.replace(f"`{Parser.program} ", f"`{Parser.program} {join(Parser.typed)} ")
+    from picopayments_cli.config import shown
+
+    words = []
+    for word in Parser.typed:
+        name, sign, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
+        words.append(name + sign + str(shown("hub_url", value)))
+    return text.replace(f"`{Parser.program} ", f"`{Parser.program} {join(words)} ")
 
 
 def _tell(text: str) -> None:

@@ -185,6 +185,14 @@ def test_a_command_that_fails_leaves_stdout_empty(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_password_in_a_url_stands_in_no_message(tmp_path: Path) -> None:
+    url = "http://me:secret@127.0.0.1:9/api/"
+    for words in (["--hub-url", url], [f"--hub-url={url}"]):
+        done = run("--regtest", "--basedir", str(tmp_path), *words, "close", "not-a-handle")
+        assert "***@127.0.0.1:9/api/" in error_of(done.stderr)["message"]
+        assert "secret" not in done.stderr
+
+
 def test_a_payees_handle_is_the_payees_to_tell(tmp_path: Path) -> None:
     done = run("--regtest", "--basedir", str(tmp_path), "queuepayment", CONNECTION, CONNECTION[:8], "1")
     message = error_of(done.stderr)["message"]
