@@ -8,7 +8,7 @@ sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]  # the program's parsers, 
 
 project = "PicoPayments CLI"
 author = "picopayments-cli contributors"
-extensions = ["help_of", "sphinx.ext.autosectionlabel"]
+extensions = ["help_of", "whole_rows", "sphinx.ext.autosectionlabel"]
 autosectionlabel_prefix_document = True  # :ref:`commands:serve`
 highlight_language = "none"
 smartquotes = False  # -- stays what one types
