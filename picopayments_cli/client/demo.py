@@ -42,6 +42,8 @@ LONG_EXPIRY, SHORT_EXPIRY = 1024, 40  # blocks
 HIGH_RATE, HIGH_MINIMUM = 20, 3  # sat/vB: what blocks and mempool ask for while a commit, which pays less, is raised
 STEPS = 14
 DURATION = "one to three minutes"
+NODES = ("PICOPAYMENTS_CHAIN_URL", "PICOPAYMENTS_BITCOIN_URL")
+NO_NODES = f"unset {' '.join(NODES)}"
 ROUNDS = 20  # of mining a block and syncing, until everything is settled
 
 
@@ -63,7 +65,7 @@ class Demo:
     """The running demonstration; ``hub`` is a party too, whose income are the fees.
 
     ``lifeline``: the standard input of its processes. ``own_chain``: whether the clients use the nodes themselves, as
-    they must where the hub is gone.
+    they must where the hub is gone. ``shown``: what was shown before commands so that they are short, by its purpose.
     """
 
     hub_url: str
@@ -75,6 +77,7 @@ class Demo:
     own_chain: bool = False
     steps: int = 0
     begun: float = field(default_factory=time.monotonic)
+    shown: dict[str, str] = field(default_factory=lambda: {"nodes": NO_NODES})
 
     def step(self, headline: str) -> None:
         """Say what comes next, and how far it has come."""
@@ -84,10 +87,12 @@ class Demo:
     def command(self, party: Party, *words: str) -> Any:
         """Run one command, say so, and return what it printed. Raises DemoFailed with the command's own error."""
         options = ["--regtest", "--basedir", str(party.basedir), "--hub-url", self.hub_url]
-        extra = {"PICOPAYMENTS_CHAIN_URL": self.chain_url, "PICOPAYMENTS_BITCOIN_URL": f"{self.chain_url}bitcoin/"}
-        extra = extra if self.own_chain else {}
-        shown = [f"{name}={value}" for name, value in extra.items()]
-        log.info("  $ %s", " ".join((*shown, "picopayments-cli", *options, *words)))
+        urls = (self.chain_url, f"{self.chain_url}bitcoin/")
+        extra = dict(zip(NODES, urls, strict=True)) if self.own_chain else {}
+        shown = " ".join(f"{name}={value}" for name, value in extra.items())
+        self._show_once("nodes", f"export {shown}" if shown else NO_NODES)
+        self._show_once(party.name, f'alias {party.name}="picopayments-cli {" ".join(options)}"')
+        log.info("  $ %s", " ".join((party.name, *words)))
         line = python("picopayments_cli.cli", *options, *words, followed=True)
         environment = {**os.environ, **extra}
         done = subprocess.run(  # noqa: S603
@@ -100,6 +105,12 @@ class Demo:
                 exit_code=done.returncode,
             )
         return json.loads(done.stdout)
+
+    def _show_once(self, what: str, line: str) -> None:
+        """Show what is typed before a command, where it is not as the last time."""
+        if self.shown.get(what) != line:
+            self.shown[what] = line
+            log.info("  $ %s", line)
 
     def each(self, parties: Sequence[Party], do: Callable[[Party], Any]) -> list[Any]:
         """Do something for each party apart from the others, two at a time; the results in the parties' order."""

@@ -31,7 +31,8 @@ def test_the_demo_adds_up_and_leaves_nothing_running(tmp_path: Path) -> None:
     paid = told["parties"]["alice"]["XCP"]["paid"]
     assert paid == 1000 + 31337 + 4000 + 6000 + 500
     commands = [line.strip() for line in done.stderr.splitlines() if line.strip().startswith("$ ")]
-    assert any(" queuepayment " in line for line in commands)
+    assert any(line.startswith("$ alice queuepayment ") for line in commands)
+    assert sum(line.startswith("$ alias ") for line in commands) == 6  # Carol's with her copy, and back
     assert set(told["commits"]) == {"alice", "bob", "carol", "dave"}
     assert told["parties"]["carol"]["XCP"]["after"] <= 10**10  # she cheated, and has nothing of it
     assert "takes one to three minutes" in done.stderr
