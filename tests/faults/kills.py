@@ -83,6 +83,8 @@ class LivesWithKills(LivesUnderFaults):
 
     def again(self, client: Client) -> bool:
         """Whether something is to happen to the repair, too."""
+        if self.record:
+            return False
         return bool(self._wish(client) or self.planner.open_sides(MAIN_DOORS)) or super().again(client)
 
     def _wish(self, client: Client) -> Target | None:
