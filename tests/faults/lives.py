@@ -104,9 +104,9 @@ class LivesUnderFaults:
             asked = words[0] != "serve"
             while (code := process.poll()) is None:
                 self.town.revive()
-                if not asked and path.stat().st_size:
+                if not asked and (ready := _ready(path)):
                     asked = True
-                    _call(json.loads(path.read_text()))
+                    _call(ready)
                     os.kill(process.pid, signal.SIGTERM)
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"{words} did not end: {self.what}")
@@ -213,6 +213,12 @@ class LivesUnderFaults:
         for token, expected in self.sent.items():
             found = arrived.get(token, [])
             self.result.hold(found == [expected], f"payment {token} arrived as {found}, not as {expected}")
+
+
+def _ready(path: Path) -> dict[str, str] | None:
+    """Return the line that a client prints once it serves, among what it logs."""
+    lines = path.read_text().splitlines(keepends=True)
+    return next((json.loads(line) for line in lines if line.startswith('{"cookie"') and line.endswith("\n")), None)
 
 
 def _call(ready: dict[str, str]) -> None:
