@@ -292,7 +292,7 @@ def backup(session: Session, file: str, action: str | None = None) -> dict[str, 
 
 
 def restore(session: Session, file: str) -> dict[str, Any]:
-    """Put a backup into an empty folder. Its connections only close. Raises as ``client/backups.py`` says."""
+    """Put a backup into an empty folder. Its connections are stopped. Raises as ``client/backups.py`` says."""
     from picopayments_cli.client import backups
 
     return backups.restore(session, Path(os.path.abspath(file)))

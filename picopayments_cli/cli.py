@@ -316,6 +316,9 @@ def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None
     return code
 
 
+_HUB_URL = ("--hub-url", "--hub_url")
+
+
 def as_typed(text: str) -> str:
     """Give each command of this program that a text names the config arguments that the user typed before theirs.
 
@@ -327,10 +330,13 @@ def as_typed(text: str) -> str:
 
     from picopayments_cli.config import shown
 
-    words = []
+    words: list[str] = []
     for word in Parser.typed:
-        name, sign, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
-        words.append(name + sign + str(shown("hub_url", value)))
+        name, sign, value = word.partition("=")
+        if words and words[-1] in _HUB_URL:
+            words.append(str(shown("hub_url", word)))
+        else:
+            words.append(f"{name}={shown('hub_url', value)}" if sign and name in _HUB_URL else word)
     return text.replace(f"`{Parser.program} ", f"`{Parser.program} {join(words)} ")
 
 

@@ -29,7 +29,7 @@ ENVIRONMENT = {
 FLAG, VARIABLE, FILE, DEFAULT = "flag", "environment", "file", "default"
 HIDDEN = "***"
 BASEDIR = "PICOPAYMENTS_BASEDIR"
-PASSPHRASE = "PICOPAYMENTS_PASSPHRASE"  # noqa: S105 - the name; of an encrypted wallet, and handed to no program
+PASSPHRASE = "PICOPAYMENTS_PASSPHRASE"  # noqa: S105 - the name; no program for events has it
 SAFE_DEPTH = "PICOPAYMENTS_SAFE_DEPTH"  # regtest only, for tests: as many blocks as on a real network
 MAX_SAFE_DEPTH = 100
 _FINGERPRINT = re.compile("[0-9A-Fa-f]{64}")
@@ -228,7 +228,10 @@ def shown(name: str, value: Any) -> Any:
     if name == "hub_password" and value is not None:
         return HIDDEN
     if name.endswith("_url") and isinstance(value, str) and "@" in value:
-        parts = urlsplit(value)
+        try:
+            parts = urlsplit(value)
+        except ValueError:
+            return HIDDEN
         return parts._replace(netloc=f"{HIDDEN}@{parts.netloc.rpartition('@')[2]}").geturl()
     return value
 

@@ -83,7 +83,7 @@ def _line(descriptor: int) -> str:
     """Read one line, byte by byte: what follows is the next one's. Raises PassphraseMissing."""
     data = b""
     try:
-        while not data.endswith(b"\n") and len(data) <= _LONGEST and (read := os.read(descriptor, 1)):
+        while not data.endswith(b"\n") and len(data) <= _LONGEST + 2 and (read := os.read(descriptor, 1)):
             data += read
         line = data.removesuffix(b"\n").removesuffix(b"\r").decode()
     except (OSError, UnicodeDecodeError) as error:
@@ -91,9 +91,9 @@ def _line(descriptor: int) -> str:
         raise PassphraseMissing(
             f"No passphrase can be read from file descriptor {descriptor}: {reason}. {WAYS}", descriptor=descriptor
         ) from None
-    if len(data) > _LONGEST:
+    if len(line) > _LONGEST:
         raise PassphraseMissing(
-            f"The line on file descriptor {descriptor} is longer than {_LONGEST} bytes, and is no passphrase. {WAYS}",
+            f"The line on file descriptor {descriptor} is longer than {_LONGEST} letters, and is no passphrase. {WAYS}",
             descriptor=descriptor,
         )
     return line

@@ -33,7 +33,7 @@ from picopayments_cli.client.backup_file import (
 )
 from picopayments_cli.client.document import from_document
 from picopayments_cli.client.key_file import P2PKH, P2WPKH, KeyFile
-from picopayments_cli.client.restoring import is_unfinished, marked
+from picopayments_cli.client.restoring import have_asked, is_unfinished, marked
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Wallet
@@ -206,6 +206,7 @@ def restore(session: Session, path: Path) -> dict[str, Any]:
         _place(session, content)
         _stop_all(session)
         store.skip_indexes()
+        have_asked(store.basedir, session.network)
     _warn(path, content)
     return _shown(session, path, content)
 

@@ -76,8 +76,8 @@ class Connection:
     requests that were paid and whose receipts are not here. ``counter``: the number of the last sync that was prepared;
     ``count``: the hub's newest signed count. ``jumps``: where the numbers of own hashes go on elsewhere, as
     ``fresh_numbers`` has it. ``restored``: it came from a backup, and its newest state may be missing: it only closes,
-    and of its commits the highest may have been given back. ``unproven``: the hub gave it back, and not all that proves
-    it the newest state: as with a restored one.
+    and of its commits the highest may have been given back. ``unproven``: the hub gave it back without the proof that
+    its state is the newest, so that of its commits, too, the highest may have been given back.
     """
 
     handle: Handle
@@ -143,8 +143,10 @@ class Connection:
     @property
     def is_doubtful(self) -> bool:
         """Whether the highest commit received is on a hash from before ``fresh_numbers``: its secret may have left."""
-        active = self.duplex.receiving.active
-        return bool(self.jumps and active) and active[-1].number < self.jumps[-1][1]
+        receiving = self.duplex.receiving
+        if not self.jumps or not receiving.active:
+            return False
+        return not self.jumps[-1][1] <= receiving.active[-1].number < receiving.next_number
 
     def own_hashes(self, key: Key) -> dict[Hash, int]:
         """Derive all hashes that this party has handed out, each with its number. ``key``: the wallet's."""

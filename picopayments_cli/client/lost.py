@@ -31,6 +31,7 @@ from picopayments_cli.channel.wire import NONCE_SIZE
 from picopayments_cli.client import history
 from picopayments_cli.client.connection import Connection, Ending
 from picopayments_cli.client.restored import bring_back
+from picopayments_cli.client.restoring import is_to_ask, was_asked
 from picopayments_cli.client.session import Session
 from picopayments_cli.errors import BadReply, LocalFiles, OldProtocol, PicopaymentsError
 
@@ -41,14 +42,15 @@ def take_back(session: Session) -> PicopaymentsError | None:
     """Write down what the settings' hub has of this wallet, where nothing is open with it here.
 
     Where a backup was restored it is asked as well: for what was opened since, and for newer states than the backup's.
-    All of it is there before any of it is written, and the hub's key is bound last: so it is done whole, or again.
-    Return why that could not be asked. It stops nothing.
+    All of it is there before any of it is written. The hub's key is bound last, and the mark of a restore goes last: so
+    it is done whole, or again. Return why that could not be asked. It stops nothing.
     """
     if session.settings.hub_url is None or session.store.load_wallet() is None:
         return None
     try:
         known, here = session.pinned_key(), tuple(session.connections().values())
-        if known in {item.hub_key for item in here if not item.restored}:
+        goes_on = {item.hub_key for item in here if not (item.restored or item.final)}
+        if known in goes_on and not is_to_ask(session.store.basedir, session.network):
             return None
         if not all(isinstance(error, OldProtocol) for error in session.unusable.values()):
             log.warning("the hub is not asked for lost connections: one here can't be read, and would come again")
@@ -69,6 +71,7 @@ def take_back(session: Session) -> PicopaymentsError | None:
             _save(session, found, again=found.handle in unsure)
         if lost:
             session.pin_hub(lost[0].hub_key)
+        was_asked(session.store.basedir, session.network)
     except LocalFiles:
         raise
     except PicopaymentsError as error:
@@ -77,13 +80,15 @@ def take_back(session: Session) -> PicopaymentsError | None:
 
 
 def _is_unsure(item: Connection) -> bool:
-    """Whether a connection came from a backup, and nothing of its close has left."""
-    begun = item.ending.asked is not None or item.duplex.close_signed
+    """Whether a connection came from a backup in which it was not closing, and nothing of its close has left."""
+    begun = item.ending.since is not None or item.ending.asked is not None or item.duplex.close_signed
     return item.restored and (item.stage == PROPOSED or (item.stage == CLOSING and not begun))
 
 
 def _is_better(found: Connection, here: Connection | None) -> bool:
-    """Whether what the hub gives back takes the place of what a backup has: it is proven, and as new at least."""
+    """Whether what the hub gives back takes the place of what a backup has: proven, and as new; or of a proposal."""
+    if here is not None and (here.hub_key, here.salt) != (found.hub_key, found.salt):
+        return False
     if here is None or here.stage == PROPOSED:
         return True
     return found.stage != CLOSING and found.counter >= here.counter
@@ -92,12 +97,16 @@ def _is_better(found: Connection, here: Connection | None) -> bool:
 def _merged(found: Connection, here: Connection) -> Connection:
     """Choose the backup's own state where the hub proves that it is the newest: only it knows the true last result.
 
-    The own hashes go on at numbers that were never used, as in what the hub gave back.
+    The own hashes go on at numbers that were never used, as in what the hub gave back. Where the backup does not know
+    the result, it has the newest lists all the same.
     """
-    if found.stage == CLOSING or here.stage == PROPOSED or here.pending is not None or found.counter != here.counter:
+    if found.stage == CLOSING or here.stage == PROPOSED or found.counter != here.counter:
         return found
+    if here.pending is not None:
+        return replace(found, queue=here.queue, requests=here.requests, receipts_due=here.receipts_due)
     fresh = here.fresh_numbers(found.duplex.receiving.next_number, None)
-    return replace(fresh, stage=found.stage, restored=False, count=found.count, ending=found.ending)
+    proven = replace(fresh, restored=False, unproven=False, count=found.count)
+    return replace(proven, stage=found.stage, ending=found.ending)
 
 
 def _save(session: Session, found: Connection, *, again: bool) -> None:
@@ -172,6 +181,7 @@ def _connection(session: Session, hub_key: Pubkey, item: Recovered, salts: Colle
         hub_deposit=received[1].raw if received else None,
         counted=(sent[1].height if sent else None, received[1].height if received else None),
         ending=Ending(since=view.height),
+        unproven=True,
     )
     return bring_back(session, bare, deposits)
 

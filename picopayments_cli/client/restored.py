@@ -76,7 +76,7 @@ def bring_back(session: Session, bare: Connection, deposits: Sequence[Entry]) ->
         log.warning("connection %s closes, as its state is not proven: %s", bare.handle.hex(), error.message)
         closing = _closing(session, state, kept)
         ending = replace(bare.ending, remainders=tuple(_told_of(closing, kept.signed)))
-        return replace(closing, stage=bare.stage, ending=ending, unproven=True)
+        return replace(closing, stage=bare.stage, ending=ending, unproven=bare.unproven)
 
 
 # Kept by the hub ----------------------------------------------------------------------------------------------------

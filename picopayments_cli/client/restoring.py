@@ -1,4 +1,4 @@
-"""Marks a folder into which a backup is being restored: no other command uses it before that is done."""
+"""Marks a folder into which a backup is restored: none but that uses it before it is done, then its hub is asked."""
 
 from __future__ import annotations
 
@@ -37,6 +37,28 @@ def marked(basedir: Path, network: Network) -> Iterator[None]:
     with usable(mark):
         remove_file(mark)
         flush_folder(basedir)
+
+
+def is_to_ask(basedir: Path, network: Network) -> bool:
+    """Tell whether the hub was not asked yet, since a backup was restored here, for what is newer."""
+    with usable(basedir):
+        return _to_ask(basedir, network).exists()
+
+
+def have_asked(basedir: Path, network: Network) -> None:
+    """Have the hub asked with the next commands, until ``was_asked``. Raises StoreUnusable."""
+    with usable(basedir):
+        replace_file(_to_ask(basedir, network), b"")
+
+
+def was_asked(basedir: Path, network: Network) -> None:
+    """Note that the hub was asked, and that all that it gave back is on disk. Raises StoreUnusable."""
+    with usable(basedir):
+        remove_file(_to_ask(basedir, network))
+
+
+def _to_ask(basedir: Path, network: Network) -> Path:
+    return basedir / f"{network.name}.restored"
 
 
 def _mark(basedir: Path, network: Network) -> Path:

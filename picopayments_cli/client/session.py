@@ -76,7 +76,7 @@ class Home:
         self.told: set[int] = set()  # the indexes of the payments that this command's result reports
         self.noted: Look | None = None  # the look of which the wallet was written down
         self.restores = False  # whether this command restores a backup
-        self.begins = True  # whether a folder that is not there is made: never one that was there before
+        self.begins = True  # whether a missing folder is made; not once it has been used
         self._settings = settings
         self._lock_wait = lock_wait
         self._stack = ExitStack()

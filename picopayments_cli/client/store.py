@@ -116,22 +116,27 @@ class Store:
             if self._begins:
                 self.basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
             elif not self.basedir.is_dir():
-                raise StoreUnusable(
-                    f"{self.basedir} was taken away while it was in use. Nothing was done: put it back, and run the "
-                    "command again.",
-                    path=str(self.basedir),
-                )
+                raise _moved(self.basedir)
             check_own(self.basedir)
+            found = self.basedir.stat()
         _log.debug("wait for the lock of %s", self.basedir)
         with usable(Path(self._lock.lock_file)):
             self._acquire()
             self._locked = self._lock_file()
         try:
+            self._check_same(found)
             self._check_modes()
         except BaseException:
             self._lock.release()
             raise
         return self
+
+    def _check_same(self, found: os.stat_result) -> None:
+        """Refuse a folder in the place of another that was there before the lock was taken, which may have made it."""
+        with usable(self.basedir):
+            now = self.basedir.stat()
+        if (now.st_dev, now.st_ino) != (found.st_dev, found.st_ino):
+            raise _moved(self.basedir)
 
     def __exit__(self, *_: object) -> None:
         self._kept.clear()
@@ -614,3 +619,10 @@ def _is_event(event: Any) -> bool:
 def _is_connection(name: str) -> bool:
     stem, dot, extension = name.partition(".")
     return extension == "json" and bool(dot) and len(stem) == 2 * HANDLE_SIZE and _HEX.issuperset(stem)
+
+
+def _moved(basedir: Path) -> StoreUnusable:
+    return StoreUnusable(
+        f"{basedir} was taken away while it was in use. Nothing was done: put it back, and run the command again.",
+        path=str(basedir),
+    )

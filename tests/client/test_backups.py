@@ -16,7 +16,7 @@ from picopayments_cli.channel import envelope
 from picopayments_cli.channel.messages import SyncReply
 from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
 from picopayments_cli.client.backup_file import files_in, owner_of, read
-from picopayments_cli.client.restoring import check_restored
+from picopayments_cli.client.restoring import check_restored, is_to_ask
 from picopayments_cli.errors import (
     BackupDamaged,
     ConnectionNotOpen,
@@ -177,6 +177,39 @@ def test_a_result_that_the_hub_makes_up_takes_nothing_that_is_in_the_backup(it: 
         with suppress(SyncIncomplete):
             api.sync(it.session)
     assert it.held() >= due - 1  # less what a sync costs
+
+
+def test_the_hub_is_asked_after_a_restore_until_it_has_answered(it: Life, path: Path) -> None:
+    outdate(it, path)
+    restore(it, path)
+    it.hub.silent = True
+    with suppress(SyncIncomplete):
+        api.sync(it.session)
+    it.restart()
+    assert is_to_ask(it.basedir, REGTEST)
+    it.hub.silent = False
+    it.doors.passed.clear()
+    api.sync(it.session)
+    assert "call mph_key" in it.doors.passed
+    assert not is_to_ask(it.basedir, REGTEST)
+    it.restart()
+    it.doors.passed.clear()
+    with suppress(PicopaymentsError):
+        api.sync(it.session)
+    assert it.connection.restored or "call mph_key" not in it.doors.passed
+
+
+def test_what_was_closing_in_a_backup_goes_on_closing(it: Life, path: Path) -> None:
+    it.open()
+    it.receive(400)
+    it.hub.silent = True
+    it.close()
+    assert it.connection.stage == "closing"
+    api.backup(it.session, str(path))
+    restore(it, path)
+    it.hub.silent = False
+    api.sync(it.session)
+    assert it.connection.stage != "agreed"
 
 
 def test_no_index_of_a_lost_file_is_used_again(it: Life, path: Path) -> None:

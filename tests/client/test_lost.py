@@ -378,6 +378,8 @@ def test_without_a_state_the_hub_is_asked_for_what_was_received_and_all_comes_ho
     received = it.connection.duplex.receiving.moved
     lose(it)
     it.hub.lies = lambda reply: lie(it, reply)
+    sync(it)
+    assert it.connection.unproven
     settle(it, 12)
     assert it.held() == QUANTITY + received
 

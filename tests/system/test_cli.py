@@ -186,11 +186,16 @@ def test_a_command_that_fails_leaves_stdout_empty(tmp_path: Path) -> None:
 
 
 def test_a_password_in_a_url_stands_in_no_message(tmp_path: Path) -> None:
-    url = "http://me:secret@127.0.0.1:9/api/"
+    url = "http://me:secret=@127.0.0.1:9/api/?a=b"
+    folder = tmp_path / "me@home"
     for words in (["--hub-url", url], [f"--hub-url={url}"]):
-        done = run("--regtest", "--basedir", str(tmp_path), *words, "close", "not-a-handle")
-        assert "***@127.0.0.1:9/api/" in error_of(done.stderr)["message"]
+        done = run("--regtest", "--basedir", str(folder), *words, "close", "not-a-handle")
+        message = error_of(done.stderr)["message"]
+        assert "***@127.0.0.1:9/api/" in message
+        assert str(folder) in message
         assert "secret" not in done.stderr
+    done = run("--regtest", "--hub-url", "http://me:secret@[::1/", "status")
+    assert error_of(done.stderr)["name"] == "InvalidUrl"
 
 
 def test_a_payees_handle_is_the_payees_to_tell(tmp_path: Path) -> None:
