@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 
 import pytest
 from hub_support import DEPOSIT
@@ -22,6 +22,7 @@ from faults import (
     power,
     reorganisations,
     run,
+    tracing,
     writers,
 )
 from faults.mutations import Mutation, setter
@@ -133,3 +134,12 @@ def test_no_hub_can_say_what_is_wrong_on_this_machine(name: str) -> None:
     assert caught.value.exit_code == 1
     assert caught.value.message.isprintable()
     assert "restore it from your backup" in caught.value.message
+
+
+def test_a_process_is_killed_in_the_packages_own_code_alone_and_not_in_that_of_a_template() -> None:
+    own = str(Path(tracing.PACKAGE, "hub", "page.py"))
+    template = str(Path(tracing.PACKAGE, "hub", "templates", "page.css"))
+    code = compile("def root(): pass", own, "exec")
+    function = next(found for found in code.co_consts if isinstance(found, CodeType))
+    assert tracing._function_of(function) == tracing.Function("hub/page.py", "root", 1)
+    assert tracing._function_of(function.replace(co_filename=template)) is None

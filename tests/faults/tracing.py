@@ -203,7 +203,7 @@ def _noting(lines: set[int]) -> Callable[[FrameType, str, Any], Any]:
 
 def _function_of(code: CodeType) -> Function | None:
     file = code.co_filename
-    if not file.startswith(PACKAGE) or code.co_name == "<module>":
+    if not (file.startswith(PACKAGE) and file.endswith(".py")) or code.co_name == "<module>":  # templates are code, too
         return None
     return Function(file[len(PACKAGE) :], code.co_name, code.co_firstlineno)
 
