@@ -48,10 +48,10 @@ from picopayments_cli.channel.wire import Anchors, Payment, Receipt, RefusedPaym
 from picopayments_cli.client import hubs, life, opening
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.connection_files import Row
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.mirror import Mirror, MirroredStore
 from picopayments_cli.client.session import Session
-from picopayments_cli.client.store import Row
 from picopayments_cli.config import Settings
 from picopayments_cli.errors import HubUnreachable, InvalidParams, PicopaymentsError
 

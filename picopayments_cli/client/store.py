@@ -21,7 +21,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +28,9 @@ from filelock import FileLock, Timeout
 
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.past import Own
-from picopayments_cli.channel.values import HANDLE_SIZE, Handle
-from picopayments_cli.client import key_file, kinds
+from picopayments_cli.channel.values import Handle
+from picopayments_cli.client import connection_files, key_file, kinds
+from picopayments_cli.client.connection_files import Kept, Row
 from picopayments_cli.client.history import Action, Event, events_of
 from picopayments_cli.client.key_file import KeyFile
 from picopayments_cli.client.payments import Entry, PaymentLog, Reported, entries_of
@@ -41,7 +41,6 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     StoreDamaged,
     StoreLocked,
-    StoreNewer,
     StoreUnusable,
     UnknownHandle,
 )
@@ -57,28 +56,9 @@ from picopayments_cli.files import (
     usable,
 )
 
-FORMAT = "picopayments-connection"
-VERSION = 2  # 1 was protocol 2's
 LOCK_WAIT = 60.0
-_HEADER = frozenset(("format", "version", "network", "changes", "event_count", "events", "rows", "rows_size"))
 _ASSET = ("asset", "asset_longname")
-_HEX = frozenset("0123456789abcdef")
 _log = logging.getLogger(__name__)
-
-Row = list[Any]
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """A document on disk: the events that it carries, how many its connection has had, and its rows' size in bytes.
-
-    ``changes``: how often it was written.
-    """
-
-    count: int = 0
-    events: list[Event] = field(default_factory=list)
-    size: int = 0
-    changes: int = 0
 
 
 class Store:
@@ -109,7 +89,7 @@ class Store:
         self._begins = begins
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
         self._locked: tuple[int, int] | None = None  # which file the lock was, when it was taken
-        self._kept: dict[Handle, _Kept] = {}  # of files known to be ours, since the lock was taken
+        self._kept: dict[Handle, Kept] = {}  # of files known to be ours, since the lock was taken
 
     def __enter__(self) -> Store:
         with usable(self.basedir):
@@ -118,25 +98,20 @@ class Store:
             elif not self.basedir.is_dir():
                 raise _moved(self.basedir)
             check_own(self.basedir)
-            found = self.basedir.stat()
+            found = _identity(self.basedir)
         _log.debug("wait for the lock of %s", self.basedir)
         with usable(Path(self._lock.lock_file)):
             self._acquire()
-            self._locked = self._lock_file()
+            self._locked = _identity(Path(self._lock.lock_file))
         try:
-            self._check_same(found)
+            with usable(self.basedir):
+                if _identity(self.basedir) != found:  # another folder stands there, which the lock may have made
+                    raise _moved(self.basedir)
             self._check_modes()
         except BaseException:
             self._lock.release()
             raise
         return self
-
-    def _check_same(self, found: os.stat_result) -> None:
-        """Refuse a folder in the place of another that was there before the lock was taken, which may have made it."""
-        with usable(self.basedir):
-            now = self.basedir.stat()
-        if (now.st_dev, now.st_ino) != (found.st_dev, found.st_ino):
-            raise _moved(self.basedir)
 
     def __exit__(self, *_: object) -> None:
         self._kept.clear()
@@ -154,20 +129,13 @@ class Store:
                 seconds=self._lock_wait,
             ) from None
 
-    def _lock_file(self) -> tuple[int, int] | None:
-        try:
-            status = os.stat(self._lock.lock_file)
-        except FileNotFoundError:
-            return None
-        return status.st_dev, status.st_ino
-
     def _check_lock(self) -> None:
         """Refuse to write without the lock. Raises RuntimeError, StoreUnusable if its file was removed meanwhile."""
         if not self._lock.is_locked:
             raise RuntimeError("the store is written inside `with store:` only")
         path = Path(self._lock.lock_file)
         with usable(path):
-            found = self._lock_file()
+            found = _identity(path)
         if found is None or found != self._locked:
             raise StoreUnusable(
                 f"{path} was taken away while it was in use, and another process may write here now: nothing more was "
@@ -231,7 +199,10 @@ class Store:
 
     def all_handles(self) -> list[Handle]:
         """List the handles of all connections, those in the archive, too."""
-        return [*self.handles(), *(Handle(bytes.fromhex(path.stem)) for path in _connections_in(self.archive_folder))]
+        return [
+            *self.handles(),
+            *(Handle(bytes.fromhex(path.stem)) for path in connection_files.connections_in(self.archive_folder)),
+        ]
 
     def load(self, handle: Handle) -> dict[str, Any]:
         """Read a connection's document with its ``rows``.
@@ -239,14 +210,14 @@ class Store:
         Raises UnknownHandle, OldProtocol, StoreDamaged, StoreNewer.
         """
         document = self._load(handle)
-        return {**document, "rows": _read_rows(self._path(handle), self._kept[handle].size)}
+        return {**document, "rows": connection_files.read_rows(self._path(handle), self._kept[handle].size)}
 
     def _load(self, handle: Handle) -> dict[str, Any]:
         """Read a document without its rows."""
         path = self._path(handle)
         with usable(path):
             check_private(path)
-            check_private(_rows_path(path))
+            check_private(connection_files.rows_path(path))
         text = read_text(path)
         if text is None:
             raise UnknownHandle(
@@ -255,9 +226,9 @@ class Store:
                 "culled, too.",
                 handle=handle.hex(),
             )
-        document = self._parse(path, text)
-        self._kept[handle] = _kept(path, document)
-        return _without_header(document)
+        document = self._parsed(path, text)
+        self._kept[handle] = connection_files.kept(path, document)
+        return connection_files.without_header(document)
 
     def load_all(self) -> dict[Handle, dict[str, Any] | PicopaymentsError]:
         """Read the documents of all connections, in the order of their handles.
@@ -295,28 +266,33 @@ class Store:
         ``rows`` and ``rows_size`` are the store's own. A file that is damaged, older or newer is not overwritten.
         Raises StoreUnusable, StoreDamaged, StoreNewer, OldProtocol.
         """
-        if not _HEADER.isdisjoint(document):
-            raise ValueError(f"a document has no members named {', '.join(sorted(_HEADER))}")
+        if not connection_files.HEADER.isdisjoint(document):
+            raise ValueError(f"a document has no members named {', '.join(sorted(connection_files.HEADER))}")
         path = self._path(handle)
         before = self._moved_events(handle)
         size = self._add_rows(handle, rows)
         events = events_of(handle, actions, before)
-        count, changes = before + len(events), self._kept.get(handle, _Kept()).changes + 1
-        header = {"format": FORMAT, "version": VERSION, "network": self.network.name, "changes": changes}
+        count, changes = before + len(events), self._kept.get(handle, Kept()).changes + 1
+        header = {
+            "format": connection_files.FORMAT,
+            "version": connection_files.VERSION,
+            "network": self.network.name,
+            "changes": changes,
+        }
         whole = {**header, **document, "rows_size": size, "event_count": count, "events": events}
         self._check_lock()
         self.payments.add(entries_of(events, {name: document[name] for name in _ASSET if name in document}))
         self._write(path, json.dumps(whole, allow_nan=False, separators=(",", ":")) + "\n", label)
         self.payments.keep()
-        self._kept[handle] = _Kept(count, events, size, changes)
+        self._kept[handle] = Kept(count, events, size, changes)
 
     def _add_rows(self, handle: Handle, rows: Sequence[Row]) -> int:
         """Write rows behind those that the document counts; the bytes that it counts from now on."""
-        size = self._kept.get(handle, _Kept()).size
+        size = self._kept.get(handle, Kept()).size
         data = b"".join(json.dumps(row, separators=(",", ":")).encode() + b"\n" for row in rows)
         if data:
             self._check_lock()
-            path = _rows_path(self._path(handle))
+            path = connection_files.rows_path(self._path(handle))
             with usable(path):
                 self._make_folder(path)
                 self._append(path, data, size)
@@ -331,14 +307,14 @@ class Store:
             if path.exists():
                 remove_file(path)
                 flush_folder(path.parent)
-            remove_file(_rows_path(path))
+            remove_file(connection_files.rows_path(path))
         self._kept.pop(handle, None)
 
     def archive(self, handle: Handle) -> None:
         """Move a connection's document and rows into the archive, the rows first. Raises as ``load`` and ``save``."""
         self.load(handle)
         path = self._path(handle)
-        rows = _rows_path(path)
+        rows = connection_files.rows_path(path)
         if rows.exists():
             self._write(self.archive_folder / rows.name, read_text(rows) or "", "archived")
         self._write(self.archive_folder / path.name, read_text(path) or "", "archived")
@@ -350,13 +326,13 @@ class Store:
         Those of protocol 2 are left out: they are over.
         """
         found = {}
-        for path in _connections_in(self.archive_folder):
+        for path in connection_files.connections_in(self.archive_folder):
             try:
-                document = self._parse(path, read_text(path) or "")
+                document = self._parsed(path, read_text(path) or "")
             except OldProtocol:
                 continue
-            rows = _read_rows(path, _kept(path, document).size)
-            found[Handle(bytes.fromhex(path.stem))] = {**_without_header(document), "rows": rows}
+            rows = connection_files.read_rows(path, connection_files.kept(path, document).size)
+            found[Handle(bytes.fromhex(path.stem))] = {**connection_files.without_header(document), "rows": rows}
         return found
 
     # History -------------------------------------------------------------------------------------------------------
@@ -380,7 +356,7 @@ class Store:
                 event = json.loads(line)
             except (ValueError, RecursionError):
                 event = None
-            if not _is_event(event):
+            if not connection_files.is_event(event):
                 raise damaged(self.history_path, f"line {number} is no event")
             found.append(event)
         for handle in self.handles():
@@ -408,10 +384,10 @@ class Store:
         """Tell whether the event of a payment is in its connection's document, or was before that was taken away."""
         for folder in (self.folder, self.archive_folder):
             path = folder / f"{entry['handle']}.json"
-            text = read_text(path) if _is_connection(path.name) else None
+            text = read_text(path) if connection_files.is_connection(path.name) else None
             if text is not None:
                 with suppress(PicopaymentsError):
-                    return _kept(path, self._parse(path, text)).count > int(entry["number"])
+                    return connection_files.kept(path, self._parsed(path, text)).count > int(entry["number"])
         return True
 
     def reported(self) -> Reported:
@@ -512,38 +488,10 @@ class Store:
         return self.folder / f"{handle.hex()}.json"
 
     def _files(self) -> list[Path]:
-        return _connections_in(self.folder)
+        return connection_files.connections_in(self.folder)
 
-    def _parse(self, path: Path, text: str) -> dict[str, Any]:
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError):
-            raise damaged(path, "it is not JSON") from None
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise damaged(path, "it is not the document of a connection")
-        version = document.get("version")
-        if not isinstance(version, int) or version < 1:
-            raise damaged(path, "it has no version")
-        if version < VERSION:
-            raise OldProtocol(
-                f"{path} is a connection of protocol 2, which this version does not speak. Nothing is lost or changed: "
-                "the version that made it settles it. Move the file, with a copy of "
-                f"{self.wif_path.name}, into a basedir of its own, and run that version's `close` and `sync` there.",
-                handle=path.stem,
-                path=str(path),
-                version=version,
-            )
-        if version > VERSION:
-            raise StoreNewer(
-                f"{path} was written by a newer version of this program. Install that version again; nothing was "
-                "changed.",
-                path=str(path),
-                version=version,
-                supported=VERSION,
-            )
-        if document.get("network") != self.network.name:
-            raise damaged(path, f"it belongs to another network than {self.network.name}")
-        return document
+    def _parsed(self, path: Path, text: str) -> dict[str, Any]:
+        return connection_files.parse(path, text, self.network, self.wif_path.name)
 
     def _write(
         self, path: Path, text: str, label: str, *, flush: bool = True, check: Callable[[bytes], object] | None = None
@@ -565,60 +513,13 @@ class Store:
             flush_folder(path.parent.parent)
 
 
-def _connections_in(folder: Path) -> list[Path]:
-    """List the files of connections in a folder, in the order of their handles."""
-    with usable(folder):
-        names = sorted(os.listdir(folder)) if folder.exists() else []
-    return [folder / name for name in names if _is_connection(name)]
-
-
-def _without_header(document: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in document.items() if name not in _HEADER}
-
-
-def _rows_path(document: Path) -> Path:
-    return document.with_name(f"{document.stem}.commits.jsonl")
-
-
-def _read_rows(document: Path, size: int) -> list[Row]:
-    """Read the rows that a document counts."""
-    path = _rows_path(document)
-    text = read_text(path) if size else ""
-    if text is None:
-        raise damaged(path, "it is missing, and its connection's document counts on it")
-    data = text.encode()[:size]
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tell which file or folder stands there, whatever its name; None if there is none. Raises OSError."""
     try:
-        rows = [json.loads(line) for line in data.splitlines()]
-    except (ValueError, RecursionError):
-        raise damaged(path, "it is not JSON") from None
-    if len(data) != size:
-        raise damaged(path, "it is shorter than its connection's document says")
-    return rows
-
-
-def _kept(path: Path, document: dict[str, Any]) -> _Kept:
-    count, events, size = document.get("event_count", 0), document.get("events", []), document.get("rows_size", 0)
-    changes = document.get("changes", 0)
-    if type(size) is not int or size < 0 or type(changes) is not int or changes < 0:
-        raise damaged(path, "the size of its rows, or the count of its changes, is wrong")
-    if type(count) is not int or not isinstance(events, list) or count < len(events):
-        raise damaged(path, "its events are wrong")
-    if not all(_is_event(event) and f"{event['handle']}.json" == path.name for event in events):
-        raise damaged(path, "its events are none")
-    return _Kept(count, events, size, changes)
-
-
-def _is_event(event: Any) -> bool:
-    """Tell whether it has the members that every event has."""
-    if not isinstance(event, dict) or type(event.get("number")) is not int:
-        return False
-    texts = [event.get(name) for name in ("handle", "time", "action")]
-    return all(isinstance(text, str) for text in texts) and _is_connection(f"{texts[0]}.json")
-
-
-def _is_connection(name: str) -> bool:
-    stem, dot, extension = name.partition(".")
-    return extension == "json" and bool(dot) and len(stem) == 2 * HANDLE_SIZE and _HEX.issuperset(stem)
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _moved(basedir: Path) -> StoreUnusable:

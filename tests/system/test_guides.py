@@ -51,8 +51,13 @@ class Machine:
             path.write_text(f'#!/bin/sh\nexec {sys.executable} -m {module} --regtest "$@"\n')
             path.chmod(0o700)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PICOPAYMENTS_", "XDG_"))}
-        path = f"{self.programs}:{os.environ['PATH']}"
-        self.environment = {**kept, "HOME": str(self.home), "PATH": path, "PICOPAYMENTS_HUB_URL": network.hub_url}
+        search = f"{self.programs}:{os.environ['PATH']}"
+        self.environment: dict[str, str] = {
+            **kept,
+            "HOME": str(self.home),
+            "PATH": search,
+            "PICOPAYMENTS_HUB_URL": network.hub_url,
+        }
         self.names: dict[str, str] = {}
 
     def client(self) -> Client:
