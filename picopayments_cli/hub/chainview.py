@@ -16,8 +16,9 @@ from picopayments_cli.channel.networks import address_of_script
 from picopayments_cli.channel.stages import AGREED
 from picopayments_cli.channel.values import Coin, Handle, Height, Outpoint
 from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.book import Reading, UnitOfWork
+from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.reading import Reading
 from picopayments_cli.hub.schema import connections, sent, withdrawals
 
 _SENT = select(sent).where(sent.c.handle == bindparam("of"))

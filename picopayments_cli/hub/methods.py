@@ -45,11 +45,12 @@ from picopayments_cli.errors import (
 )
 from picopayments_cli.hub import promises
 from picopayments_cli.hub.account import Account, Agreement, Fixed
-from picopayments_cli.hub.book import Reading, UnitOfWork
+from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.closing import Closes
 from picopayments_cli.hub.exchange import Exchange
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.kept import Kept
+from picopayments_cli.hub.reading import Reading
 from picopayments_cli.hub.receipts import Receipts
 from picopayments_cli.hub.sealing import Sealing, signed
 from picopayments_cli.hub.stopping import closes_by, refusal

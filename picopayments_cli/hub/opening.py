@@ -24,10 +24,11 @@ from picopayments_cli.channel.values import Coin, Handle
 from picopayments_cli.consensus import check_ways_back
 from picopayments_cli.errors import BroadcastRefused, DepositConflicted, InsufficientFunds
 from picopayments_cli.hub.account import Account
-from picopayments_cli.hub.book import Reading, UnitOfWork
+from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.chainview import drop_sent, facts_of, note_sent, sides_of
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.logs import note
+from picopayments_cli.hub.reading import Reading
 from picopayments_cli.hub.stopping import stop
 
 log = logging.getLogger(__name__)

@@ -24,10 +24,10 @@ from picopayments_cli.errors import (
 from picopayments_cli.files import replace_file, usable
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.backup import back_up
-from picopayments_cli.hub.book import Reading
 from picopayments_cli.hub.folder import Folder
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.overview import STAGES, Liquidity, Overviews
+from picopayments_cli.hub.reading import Reading
 from picopayments_cli.hub.rounds import Rounds
 from picopayments_cli.hub.schema import connections, sent
 from picopayments_cli.hub.stopping import closes_by, end_connection

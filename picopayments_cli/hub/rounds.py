@@ -24,7 +24,7 @@ from picopayments_cli.errors import (
     UnknownMethod,
 )
 from picopayments_cli.hub.batches import AT_ONCE, batches
-from picopayments_cli.hub.book import Reading, UnitOfWork
+from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.chores import Work, guarded
 from picopayments_cli.hub.database import meta_get, meta_set
 from picopayments_cli.hub.follower import KEPT_BLOCKS
@@ -38,6 +38,7 @@ from picopayments_cli.hub.forgetting import (
 )
 from picopayments_cli.hub.hub import MARKS_SEEN, Ask, Hub
 from picopayments_cli.hub.loop import Loop, pause_on
+from picopayments_cli.hub.reading import Reading
 from picopayments_cli.hub.stopping import asked_to_end, closes_by, keep_on_offer
 from picopayments_cli.hub.terms import Offer
 from picopayments_cli.hub.wallet import look, recall

@@ -35,9 +35,9 @@ from picopayments_cli.errors import (
     Unreachable,
 )
 from picopayments_cli.hub import promises
-from picopayments_cli.hub.book import Reading
 from picopayments_cli.hub.chainview import coins_of, coins_text
 from picopayments_cli.hub.hub import Hub
+from picopayments_cli.hub.reading import Reading
 from picopayments_cli.hub.schema import connections, withdrawals
 from picopayments_cli.hub.wallet import look, means_of
 from picopayments_cli.quantities import read_quantity
