@@ -230,11 +230,13 @@ def ask(
     return CloseRequest.parse(over_the_wire(request.as_json())[0])
 
 
-def answer(hub: Side, request: CloseRequest, *, stale: bool = False) -> tuple[CloseReply, close.Outcome]:
-    """A hub's answer."""
+def answer(hub: Side, request: CloseRequest, *, owed: int = 0, stale: bool = False) -> tuple[CloseReply, close.Outcome]:
+    """A hub's answer, which owes the client so much beyond what has moved."""
     hub.learn(request.standing)
     said = hub.stand(request.standing)
-    hub.now, reply, outcome = close.answer(hub.now, request, digest("asked"), said, hub.secrets, stale=stale)
+    hub.now, reply, outcome = close.answer(
+        hub.now, request, digest("asked"), said, hub.secrets, owed=None if stale else owed
+    )
     return CloseReply.parse(over_the_wire(reply.as_json())[0]), outcome
 
 
@@ -245,11 +247,13 @@ def judge(client: Side, request: CloseRequest, reply: CloseReply) -> close.Outco
     return outcome
 
 
-def close_all(client: Side, hub: Side, *, sign: bool, rounds: int = 4, stale: bool = False) -> close.Outcome:
+def close_all(
+    client: Side, hub: Side, *, sign: bool, rounds: int = 4, owed: int = 0, stale: bool = False
+) -> close.Outcome:
     """Ask and answer until both closes are signed, or the rounds are over."""
     request = ask(client, sign=sign)
     for _ in range(rounds):
-        reply, _ = answer(hub, request, stale=stale)
+        reply, _ = answer(hub, request, owed=owed, stale=stale)
         outcome = judge(client, request, reply)
         if outcome.c2h and outcome.h2c:
             break

@@ -1,10 +1,13 @@
 """The agreed close: the payee signs first, and each answers with its signature only for what it makes out itself.
 
 A payer signs at most its highest commit that was not revoked to it, a payee at least its highest that it has not given
-back: those are the limits. A signature of the payer's is made only for the payee's valid ones of that close and its
-rest, or the payee could take its part at once and keep the rest from the payer. Only one close of a channel can be
-mined, so one more signed at another quantity takes nothing from anybody. A payee signs nothing while it doubts what the
-payer names, see ``standing``: it could sign away what it holds, or wait for what it has given back.
+back: those are the limits. A hub that owes the client more than has moved goes beyond them by its debt: as payee it
+asks for so much less, and where that is not enough it pays the rest as payer.
+
+A signature of the payer's is made only for the payee's valid ones of that close and its rest, or the payee could take
+its part at once and keep the rest from the payer. Only one close of a channel can be mined, so one more signed at
+another quantity takes nothing from anybody. A payee signs nothing while it doubts what the payer names, see
+``standing``: it could sign away what it holds, or wait for what it has given back.
 """
 
 from __future__ import annotations
@@ -48,27 +51,32 @@ def _outpoint(anchor: Coin | None) -> Outpoint | None:
     return None if anchor is None else anchor.outpoint
 
 
-def payee_signs(receiving: Receiving, quantity: int, key: Key) -> Closing:
-    """The payee's signatures of a close. Raises CloseBeyondLimit, BadCommitQuantity, ConnectionNotOpen."""
-    if quantity < receiving.moved:
+def payee_signs(receiving: Receiving, quantity: int, key: Key, *, least: int | None = None) -> Closing:
+    """The payee's signatures of a close that gives it ``least``; where none is named, all that it has received.
+
+    Raises CloseBeyondLimit, BadCommitQuantity, ConnectionNotOpen.
+    """
+    least = receiving.moved if least is None else least
+    if quantity < least:
         raise CloseBeyondLimit(
-            f"A close of {quantity} would give less than the {receiving.moved} received. Nothing was signed.",
+            f"A close of {quantity} would give less than the {least} received. Nothing was signed.",
             quantity=quantity,
-            received=receiving.moved,
+            received=least,
         )
     return sign_close(receiving.contract, known_anchor(receiving), quantity, key)
 
 
-def payer_signs(sending: Sending, closing: Closing, key: Key) -> Agreed:
-    """The close with the payer's signature, for the payee's valid ones.
+def payer_signs(sending: Sending, closing: Closing, key: Key, *, most: int | None = None) -> Agreed:
+    """The close with the payer's signature, for the payee's valid ones: of ``most``, or of all that it has paid.
 
     Raises CloseBeyondLimit, BadCommitQuantity, BadPayeeSignature, ConnectionNotOpen.
     """
-    if closing.quantity > sending.moved:
+    most = sending.moved if most is None else most
+    if closing.quantity > most:
         raise CloseBeyondLimit(
-            f"A close of {closing.quantity} would give more than the {sending.moved} paid. Nothing was signed.",
+            f"A close of {closing.quantity} would give more than the {most} paid. Nothing was signed.",
             quantity=closing.quantity,
-            paid=sending.moved,
+            paid=most,
         )
     return Agreed(closing, counter_close(sending.contract, known_anchor(sending), closing, key))
 
@@ -142,6 +150,22 @@ def _countersigned(receiving: Receiving, closing: Closing, signature: bytes) -> 
 # The hub answers ----------------------------------------------------------------------------------------------------
 
 
+def most_owed(duplex: Duplex) -> int:
+    """Return how much a close can give the client beyond what has moved: all that the hub holds of both deposits."""
+    room = duplex.sending.contract.quantity - duplex.sending.moved
+    return duplex.receiving.moved + (0 if duplex.sending.anchor is None else room)
+
+
+def figures_of(duplex: Duplex, owed: int) -> Figures:
+    """Return what the hub makes out itself: what has moved, less and more what it owes the client beyond that.
+
+    It is taken off what the hub has received, and only then added to what it has paid. No more than ``most_owed``.
+    """
+    received, paid = duplex.receiving.moved, duplex.sending.moved
+    back = min(owed, received)
+    return Figures(received - back, paid + min(owed, most_owed(duplex)) - back)
+
+
 def answer(
     duplex: Duplex,
     request: CloseRequest,
@@ -149,17 +173,18 @@ def answer(
     said: Standing,
     secrets: Secrets,
     *,
-    stale: bool = False,
+    owed: int | None = 0,
     home: bool = True,
 ) -> tuple[Duplex, CloseReply, Outcome]:
     """The hub's state once the reply may have left, the reply, and the closes that it can publish itself.
 
     What the request shows was learned before, and the connection is stopped. A signature is given only where the
-    request's quantity is the hub's own figure, and its anchor the hub's. ``stale``: a hub that knows its database to be
-    old has no figures of its own, and goes to its limits. ``home``: whether its wallet's address takes sends without a
+    request's quantity is the hub's own figure, and its anchor the hub's. ``owed``: refused payments, and payments that
+    wait for the client; None where the hub knows its database to be old: then it has no figures of its own, and goes to
+    its limits. ``home``: whether its wallet's address takes sends without a
     memo; else it signs nothing as payee, as what it is paid would stay where it is.
     """
-    own = Figures(duplex.receiving.moved, duplex.sending.moved)
+    own, stale = figures_of(duplex, owed or 0), owed is None
     anchors = Anchors(_outpoint(duplex.receiving.anchor), _outpoint(duplex.sending.anchor))
     taken = _Answer(own, refused=())
     if anchors.c2h is not None and request.anchors.c2h == anchors.c2h and not said.doubts and home:
@@ -188,10 +213,10 @@ class _Answer:
 
 def _answer_c2h(taken: _Answer, receiving: Receiving, request: CloseRequest, key: Key, stale: bool) -> _Answer:
     """The answer with the hub's signatures as payee, where the quantity is right, and the client's as payer."""
-    quantity, own = request.figures.c2h, receiving.moved
+    quantity, own = request.figures.c2h, taken.figures.c2h
     if quantity != own and not (stale and own <= quantity <= receiving.contract.quantity):
         return taken
-    closing = payee_signs(receiving, quantity, key)
+    closing = payee_signs(receiving, quantity, key, least=own)
     signed = replace(taken, figures=replace(taken.figures, c2h=quantity), closing=closing)
     if request.c2h_signature is None:
         return signed
@@ -203,11 +228,11 @@ def _answer_c2h(taken: _Answer, receiving: Receiving, request: CloseRequest, key
 
 def _answer_h2c(taken: _Answer, sending: Sending, request: CloseRequest, key: Key, stale: bool) -> _Answer:
     """The answer with the hub's signature as payer, where the quantity is right, for the client's valid ones."""
-    quantity, own = request.figures.h2c, sending.moved
+    quantity, own = request.figures.h2c, taken.figures.h2c
     if request.h2c_close is None or (quantity != own and not (stale and quantity <= own)):
         return taken
     try:
-        agreed = payer_signs(sending, request.h2c_close, key)
+        agreed = payer_signs(sending, request.h2c_close, key, most=own)
     except PicopaymentsError as error:
         return taken.refusing(error)
     return replace(taken, figures=replace(taken.figures, h2c=quantity), h2c=agreed)

@@ -28,7 +28,7 @@ from picopayments_cli.channel.state import (
     to_revoke,
 )
 from picopayments_cli.channel.state import hand_out as hand_out_hash
-from picopayments_cli.channel.values import HASH_SIZE, Hash, Secret
+from picopayments_cli.channel.values import HASH_SIZE, Hash, Quantity, Secret
 from picopayments_cli.errors import AmountsDiffer, CloseSigned, NotTransferable, PicopaymentsError, RepeatedHash
 
 
@@ -108,6 +108,31 @@ def most_transferable(duplex: Duplex, amount: int) -> int:
         return 0
     returned = _returned(duplex.receiving, to_revoke(duplex.receiving, amount))
     return returned + min(duplex.sending.room, amount - returned)
+
+
+def charged(duplex: Duplex, fee: int) -> Duplex | None:
+    """The state once the peer has moved a fee as its own ``plan`` does it; None where it can't.
+
+    It is for looking ahead only: the commit has no signatures, and no secret is here of what is given back.
+    """
+    sending, receiving = duplex.sending, duplex.receiving
+    count, loaded = 0, len(sending.active) - (1 if sending.deeper else 0)
+    while count < min(loaded, MOST_REVOKED) and sending.moved - _beneath(sending, count + 1) <= fee:
+        count += 1
+    rest = fee - (sending.moved - _beneath(sending, count))
+    if rest > receiving.contract.quantity - receiving.moved:
+        return None
+    left = replace(sending, active=sending.active[: len(sending.active) - count])
+    if not rest:
+        return replace(duplex, sending=left)
+    made = Commit(Quantity(receiving.moved + rest), Hash(bytes(HASH_SIZE)), b"", b"")
+    paid = replace(receiving, active=(*receiving.active, Held(made, receiving.next_number)))
+    return replace(duplex, sending=left, receiving=paid)
+
+
+def _beneath(sending: Sending, count: int) -> int:
+    """Return what stays moved once the peer has given back that many of the highest commits."""
+    return sending.active[-count - 1].quantity if count < len(sending.active) else 0
 
 
 def transferable(duplex: Duplex, amount: int) -> bool:

@@ -79,8 +79,9 @@ class Paying:
 class Paid:
     """The payee's side: the commits that it received and did not give back, and every close that it signed.
 
-    ``deposit``: the payer's transaction as the chain showed it, which is sent again after a reorganisation. ``sent``:
-    what a node has taken of one's own for this channel, children too.
+    ``owed``: what it owes the payer of that, so that a close may give it so much less. ``deposit``: the payer's
+    transaction as the chain showed it, which is sent again after a reorganisation. ``sent``: what a node has taken of
+    one's own for this channel, children too.
     """
 
     contract: Contract
@@ -89,6 +90,12 @@ class Paid:
     counters: tuple[Counter, ...] = ()
     deposit: bytes | None = None
     sent: tuple[Sent, ...] = ()
+    owed: int = 0
+
+    @property
+    def least(self) -> int:
+        """Return what a close must give it, or it publishes its highest commit."""
+        return 0 if self.best is None else max(self.best.quantity - self.owed, 0)
 
     @property
     def best(self) -> Commit | None:

@@ -112,9 +112,8 @@ def _of_payee(case: Case, side: Paid) -> Iterator[Task]:
             yield _ready(Step(case.label, Name.COMMIT, Chore.CLOSE, waits=Wait.UNKNOWN))
         return
     urgency = _settling(case, side)
-    least = side.best.quantity if side.best else 0
     item = None if spend is None else spend.known
-    if spend is not None and item is not None and (item.kind is Kind.COMMIT or item.quantity >= least):
+    if spend is not None and item is not None and (item.kind is Kind.COMMIT or item.quantity >= side.least):
         yield _raise_parent(case, spend, item, urgency)
         return
     if case.closing or spend is not None or facts.tip >= case.expiry.settle_height:
@@ -134,14 +133,14 @@ def _settle(case: Case, side: Paid, urgency: Urgency) -> Iterator[Task]:
     best, anchor, spend = side.best, side.anchor, case.facts.spend
     if anchor is None:
         return
-    least = best.quantity if best else 0
-    whole = [item for item in side.counters if item.signature is not None and item.quantity >= max(least, 1)]
+    least = side.least if best else 1
+    whole = [item for item in side.counters if item.signature is not None and item.quantity >= least]
     if whole and case.home:
         counter = max(whole, key=lambda item: item.quantity)
         draft = compose_close(case.contract, anchor, counter.quantity)
         yield _publish(case, Name.CLOSE, draft, counter.signature or b"", urgency)
         return
-    agreed = any(item.quantity >= least for item in side.counters)
+    agreed = any(item.quantity >= side.least for item in side.counters)
     late = case.facts.tip >= case.expiry.settle_height
     hurried = spend is not None or not case.home or late
     if best is not None and (late or not case.stale) and (not agreed or hurried or case.waited >= PATIENCE):

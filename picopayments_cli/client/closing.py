@@ -62,6 +62,10 @@ def settle(session: Session, connection: Connection, look: Look, outcome: Outcom
             log.warning("the hub was not told: %s", error.message)
             outcome.hub_silent = error
             connection = session.connection(connection.handle)
+            if connection.owed:
+                log.warning(
+                    "the hub owes %d of refused payments: only a close with it gives them back", connection.owed
+                )
         except PicopaymentsError as error:
             log.warning("the hub does not close: %s", error.message)
             connection = session.connection(connection.handle)
@@ -111,10 +115,24 @@ def agree(session: Session, connection: Connection, look: Look) -> Connection:
         connection, request = _ask(session, connection, figures, said, sign=sign and home)
         connection, reply, result = _judge(session, connection, request)
         if result.c2h is not None and (result.h2c is not None or None in (request.anchors.h2c, reply.anchors.h2c)):
+            _check_owed(connection, request.figures)
             return _told(session, connection, close.handed_over(request, result), final=result.h2c is not None)
         figures, said, sign = close.next_figures(connection.duplex, reply), reply.standing, True
     log.warning("the hub agrees on no close: each side settles alone")
+    _check_owed(connection, close.own_figures(connection.duplex))
     return connection
+
+
+def _check_owed(connection: Connection, figures: Figures) -> None:
+    """Tell where a close gives back less than the hub owes of refused payments: that is in its word alone."""
+    own = close.own_figures(connection.duplex)
+    given = own.c2h - figures.c2h + figures.h2c - own.h2c
+    if given < connection.owed:
+        log.warning(
+            "the hub owes %d of refused payments, and the close gives back %d of it: ask its operator",
+            connection.owed,
+            given,
+        )
 
 
 def _ask(

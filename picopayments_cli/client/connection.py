@@ -69,15 +69,15 @@ class Connection:
     ``proposal``: the signed mph_deposit. ``deposit_raw``, ``hub_deposit``: both deposits, the own one empty where it
     never leaves, the hub's as the chain showed it. ``counted``: the heights at which the two were found to count.
     ``deposit_by``: the last block that may hold the own deposit, None where the hub did not say. ``lock_due``: what the
-    hub's deposit waits for, which the first sync pays. ``owed``: refused payments that have not come back yet.
-    ``sent``: what a node took of one's own, for c2h and for h2c. ``publishing``: name and txid (hex) of what is about
-    to leave; ``published``: txids of what left. ``final``: closed, and too deep to be looked at again. ``longname``:
-    that of a subasset, for showing. ``requests``: payment requests, the oldest first. ``receipts_due``: tokens of
-    requests that were paid and whose receipts are not here. ``counter``: the number of the last sync that was prepared;
-    ``count``: the hub's newest signed count. ``jumps``: where the numbers of own hashes go on elsewhere, as
-    ``fresh_numbers`` has it. ``restored``: it came from a backup, and its newest state may be missing: it only closes,
-    and of its commits the highest may have been given back. ``unproven``: the hub gave it back without the proof that
-    its state is the newest, so that of its commits, too, the highest may have been given back.
+    hub's deposit waits for, which the first sync pays. ``owed``: refused payments that have not come back yet, and that
+    no other payment took. ``sent``: what a node took of one's own, for c2h and for h2c. ``publishing``: name and txid
+    (hex) of what is about to leave; ``published``: txids of what left. ``final``: closed, and too deep to be looked at
+    again. ``longname``: that of a subasset, for showing. ``requests``: payment requests, the oldest first.
+    ``receipts_due``: tokens of requests that were paid and whose receipts are not here. ``counter``: the number of the
+    last sync that was prepared; ``count``: the hub's newest signed count. ``jumps``: where the numbers of own hashes go
+    on elsewhere, as ``fresh_numbers`` has it. ``restored``: it came from a backup, and its newest state may be missing:
+    it only closes, and of its commits the highest may have been given back. ``unproven``: the hub gave it back without
+    the proof that its state is the newest, so that of its commits, too, the highest may have been given back.
     """
 
     handle: Handle
@@ -117,6 +117,19 @@ class Connection:
     def next_fee(self) -> int:
         """Return what the hub takes with the next sync."""
         return self.terms.sync_fee + self.lock_due
+
+    def to_move(self, amount: int) -> int:
+        """Return what a sync moves that carries payments of an amount: the fee, and of the amount what is not owed.
+
+        The hub takes payments from what it owes first. The fee is always moved, so that it has it whatever it owes.
+        """
+        return self.next_fee + max(amount - self.owed, 0)
+
+    @property
+    def returnable(self) -> int:
+        """Return how much of what is owed a sync may bring back: the rest comes with the agreed close."""
+        receiving = self.duplex.receiving
+        return min(self.owed, receiving.contract.quantity - receiving.moved)
 
     def secrets(self, key: Key) -> Secrets:
         """Derive this party's keys and secrets of the connection. ``key``: the wallet's."""

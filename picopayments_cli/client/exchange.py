@@ -53,7 +53,8 @@ def pay_lock_fee(session: Session, connection: Connection, outcome: Outcome) -> 
 def prepare(session: Session, connection: Connection) -> Connection:
     """Write the next sync to disk: the oldest queued payments that the connection can move, and the fee.
 
-    Raises NotTransferable where it can't even move the fee, CloseSigned, ConnectionNotOpen.
+    What is owed pays for them first. Raises NotTransferable where it can't even move the fee, CloseSigned,
+    ConnectionNotOpen.
     """
     count, total = payable(connection)
     secrets = connection.secrets(session.wallet.key)
@@ -63,6 +64,7 @@ def prepare(session: Session, connection: Connection) -> Connection:
     left = replace(
         connection.with_state(moved, changes, own_hash),
         queue=connection.queue[count:],
+        owed=max(connection.owed - sum(payment.amount for payment in payments), 0),
         counter=connection.counter + 1,
     )
     state = seal_state(session.wallet.key, left)
@@ -82,13 +84,13 @@ def anchors_of(connection: Connection) -> Anchors:
 
 
 def payable(connection: Connection) -> tuple[int, int]:
-    """Count the queued payments that fit into the next sync, and add them and its fees up; none before it is open.
+    """Count the queued payments that fit into the next sync, and what it moves for them; none before it is open.
 
     Raises NotTransferable.
     """
     fee, is_open = connection.next_fee, connection.counted[1] is not None
     for count in range(min(len(connection.queue), MOST_PAYMENTS) if is_open else 0, -1, -1):
-        total = fee + sum(payment.amount for payment in connection.queue[:count])
+        total = connection.to_move(sum(payment.amount for payment in connection.queue[:count]))
         if pair.transferable(connection.duplex, total):
             return count, total
     raise NotTransferable(

@@ -445,10 +445,10 @@ def check_queue(connection: Connection, payment: Payment) -> None:
             stage=connection.stage,
         )
     amounts = [item.amount for item in connection.queue]
-    total = sum(amounts) + payment.amount + connection.next_fee
+    total = connection.to_move(sum(amounts) + payment.amount)
     duplex = pair.expecting(connection.duplex)
     if not pair.transferable(duplex, total):
-        most = pair.most_transferable(duplex, total)
+        most = pair.most_transferable(duplex, total) + connection.owed
         left = most - sum(amounts) - connection.next_fee
         advice = f"Queue {left} at most" if left > 0 else "Receive a payment first, or cancel one that is queued"
         raise NotTransferable(

@@ -358,4 +358,4 @@ class Watcher:
 
 def _wants(item: Connection) -> bool:
     """Tell whether an exchange would send or fetch something, as far as the files tell."""
-    return bool(item.queue) or worth(item.owed, item.terms.sync_fee)
+    return bool(item.queue) or worth(item.returnable, item.terms.sync_fee)

@@ -88,7 +88,8 @@ class Closes:
         account = replace(account, stale=account.stale or noticed)
         shown = proofs(said.doubts, found.signed)
         own: Standing = standing(duplex, secrets, shown, doubts(duplex.receiving, said.commit))
-        duplex, reply, outcome = answer(duplex, request, digest, own, secrets, stale=account.stale, home=home)
+        owed = None if account.stale else account.pending
+        duplex, reply, outcome = answer(duplex, request, digest, own, secrets, owed=owed, home=home)
         for error in outcome.refused:
             note(log, "close not signed", account, error=error.as_json())
         self._keep(work, account, reply, outcome)

@@ -14,6 +14,7 @@ from typing import Any
 from picopayments_cli.channel.duplex import (
     accept,
     add_request,
+    charged,
     deliverable,
     expecting,
     hand_out,
@@ -222,22 +223,22 @@ class Exchange:
         if not self._is_open(payee):
             raise ConnectionNotOpen("The payee's connection is not open.", handle=payee.handle.hex(), stage=payee.stage)
         _check_place(payee.waiting.count, work.share(payee.handle, account.handle), payment)
-        pending = payee.pending + payment.amount
+        pending, fee = payee.pending + payment.amount, theirs.terms.sync_fee
         payee = work.to_move(payee, pending)
-        most = most_transferable(expecting(payee.channels), pending)
-        if most < pending:
-            raise PaymentExceedsReceivable(
-                f"The payee can take {max(most - pending + payment.amount, 0)} now, not {payment.amount}.",
-                amount=payment.amount,
-                receivable=max(most - pending + payment.amount, 0),
-            )
-        received, fee = payee.channels.receiving, theirs.terms.sync_fee
-        if received.contract.quantity - received.moved < fee:
+        fetching = charged(payee.channels, fee)
+        if fetching is None:
             raise PaymentExceedsReceivable(
                 f"The payee has too little left of its deposit for the fee of {fee}, so no sync of it could fetch the "
                 "payment.",
                 amount=payment.amount,
                 receivable=0,
+            )
+        most = most_transferable(expecting(fetching), pending)
+        if most < pending:
+            raise PaymentExceedsReceivable(
+                f"The payee can take {max(most - pending + payment.amount, 0)} now, not {payment.amount}.",
+                amount=payment.amount,
+                receivable=max(most - pending + payment.amount, 0),
             )
         return payee
 

@@ -269,7 +269,13 @@ class Reading:
         sending, receiving = duplex.sending, duplex.receiving
         return (
             Paying(sending.contract, sending.anchor, signed, tuple(closings), account.deposit_raw),
-            Paid(receiving.contract, receiving.anchor, tuple(item.commit for item in held), tuple(counters)),
+            Paid(
+                receiving.contract,
+                receiving.anchor,
+                tuple(item.commit for item in held),
+                tuple(counters),
+                owed=0 if account.stale else account.pending,
+            ),
         )
 
     def in_stage(self, *stages: str) -> list[Handle]:

@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, func, select
 
+from picopayments_cli.channel.close import most_owed
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle
 from picopayments_cli.channel.wire import Payment
@@ -36,11 +37,15 @@ _EVER = 2**31 - 1  # as a height: later than all
 
 
 def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
-    """Stop a connection. What waits for it goes back to its payers, as payments from it."""
+    """Stop a connection. What waits for it goes back to its payers, as payments from it.
+
+    A payment that its payer can't get back any more stays, and comes with the agreed close.
+    """
+    left = Queue()
     for item in work.oldest(account.handle, account.waiting.count):
         payer = work.get(item.payer)
-        if payer.stage not in (AGREED, OPEN) or payer.handle == account.handle:
-            note(log, "payment stranded", account, amount=item.amount)
+        if payer.handle == account.handle or not _can_get_back(payer, item.amount):
+            left += Queue(1, item.amount)
             continue
         work.return_payment(item)
         back = work.add_payment(account.handle, Payment(item.payer, item.amount, item.token))
@@ -48,8 +53,13 @@ def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
     meta_drop(work.db, _CLOSES + account.handle.hex())
     if account.stage not in (AGREED, OPEN):
         return account
-    note(log, "closing", account)
-    return work.put(replace(account, stage=CLOSING, since=hub.follower.tip(work.db), waiting=Queue()))
+    note(log, "closing", account, kept=left.amount)
+    return work.put(replace(account, stage=CLOSING, since=hub.follower.tip(work.db), waiting=left))
+
+
+def _can_get_back(payer: Account, amount: int) -> bool:
+    """Whether a connection goes on, and its deposits have room for an amount beside all that it is owed."""
+    return payer.stage in (AGREED, OPEN) and payer.pending + amount <= most_owed(payer.channels)
 
 
 def closes_by(hub: Hub, work: UnitOfWork, asset: str | None = None) -> int:

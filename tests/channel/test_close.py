@@ -157,6 +157,37 @@ def test_figures_beyond_the_limits_are_not_asked_for() -> None:
         assert close.next_figures(client.now, replace(reply, figures=said)) == wanted
 
 
+# A hub that owes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("owed", "figures"),
+    [
+        (1, Figures(299, 120)),
+        (300, Figures(0, 120)),
+        (400, Figures(0, 220)),
+        (300 + DEPOSIT, Figures(0, DEPOSIT)),  # there is no more
+    ],
+)
+def test_the_close_gives_back_all_that_the_hub_owes(owed: int, figures: Figures) -> None:
+    client, hub = paid()
+    outcome = close_all(client, hub, sign=False, owed=owed)
+    assert outcome.refused == ()
+    assert outcome.c2h is not None
+    assert outcome.h2c is not None
+    assert Figures(outcome.c2h.closing.quantity, outcome.h2c.closing.quantity) == figures
+    for agreed, sending in ((outcome.c2h, client.now.sending), (outcome.h2c, hub.now.sending)):
+        draft = compose_close(sending.contract, known_anchor(sending), agreed.closing.quantity)
+        assert kernel_accepts(close_transaction(sending, agreed), draft)
+
+
+def test_a_hub_whose_deposit_does_not_count_gives_back_no_more_than_it_received() -> None:
+    _, hub = paid()
+    hub.now = replace(hub.now, sending=replace(hub.now.sending, anchor=None))
+    assert close.figures_of(hub.now, 400) == Figures(0, 120)
+    assert close.most_owed(hub.now) == 300
+
+
 # The payee signs first ----------------------------------------------------------------------------------------------
 
 

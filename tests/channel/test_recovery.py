@@ -38,7 +38,7 @@ from parties_support import (
     run_to,
 )
 
-from picopayments_cli.channel.facts import Kind, Paying
+from picopayments_cli.channel.facts import Kind, Paid, Paying
 from picopayments_cli.channel.fees import PATIENCE
 from picopayments_cli.channel.steps import Name, Wait
 from picopayments_cli.channel.transactions import compose_close, compose_payout
@@ -121,6 +121,33 @@ def test_a_close_of_less_than_the_highest_commit_is_not_raised_but_replaced() ->
     payee.chain.mine()
     run(payee, DELAY + 1)
     assert payee.balance == 300
+
+
+@pytest.mark.parametrize("quantity", [200, 0])
+def test_a_hub_that_owes_takes_the_close_that_gives_it_less(quantity: int) -> None:
+    payee = honest_payee([300])
+    assert isinstance(payee.side, Paid)
+    payee.side = replace(payee.side, owed=300 - quantity)
+    countered(payee, quantity)
+    assert names(payee) == [Name.CLOSE]
+    payee.act()
+    payee.chain.mine()
+    assert payee.balance == quantity
+    run(payee, payee.safe_depth)
+    assert payee.over()
+
+
+def test_a_hub_that_owes_waits_for_the_client_s_close_of_less_and_then_takes_its_commit() -> None:
+    payee = honest_payee([300])
+    assert isinstance(payee.side, Paid)
+    payee.side = replace(payee.side, owed=100)
+    countered(payee, 200, whole=False)
+    assert names(payee) == []
+    payee.chain.submit(compose_close(CONTRACT, anchor_of(payee), 200))
+    assert names(payee) == []  # it is what was agreed on
+    payee.chain.drop(compose_close(CONTRACT, anchor_of(payee), 200).txid)
+    payee.chain.tip += PATIENCE
+    assert names(payee) == [Name.COMMIT]
 
 
 def test_where_something_else_spends_the_anchor_nobody_waits_for_an_agreed_close() -> None:
