@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from picopayments_cli.client.payments import RECEIVED, REFUSED, SENT, Entry
 from picopayments_cli.client.session import Session
+from picopayments_cli.errors import LocalFiles
 
+log = logging.getLogger(__name__)
 _LISTS = {RECEIVED: "received_payments", SENT: "sent_payments", REFUSED: "refused_payments"}
 _MEMBERS = ("payer_handle", "payee_handle", "amount", "token", "cause", "request", "receipt", "index")
 
@@ -38,7 +41,7 @@ def deliver(session: Session, result: Any, tell: Callable[[Any], None]) -> None:
     """Have a command's result told, and then write down which payments it reports.
 
     Other commands wait meanwhile, or they would report them, too. They don't where none is reported: who reads may
-    take time.
+    take time. Where it can't be written down the next command reports them once more.
     """
     told = session.home.told
     if not told:
@@ -46,6 +49,8 @@ def deliver(session: Session, result: Any, tell: Callable[[Any], None]) -> None:
         session.close()
     tell(result)
     if told:
-        store = session.store
-        store.save_reported(store.reported().after(told, store.payments.last))
+        try:
+            session.store.save_reported(session.store.reported().after(told, session.store.payments.last))
+        except LocalFiles as error:
+            log.warning("the next command reports these payments once more: %s", error.message)
         told.clear()

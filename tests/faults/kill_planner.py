@@ -47,12 +47,12 @@ class KillPlanner:
     def draw(self, where: KillPoint) -> Target | None:
         """Where the victim is to die at a step; None where it does nothing there."""
         record = self.records.get(where)
-        if record is None or not record.lines:
+        if record is None or not any(record.lines.values()):
             return None
         target = self.draw_door(record.doors) if self.is_urgent(where) or self.rng.random() < 0.7 else None
         if target is not None:
             return target
-        every = sorted(record.lines, key=str)
+        every = sorted((function for function, lines in record.lines.items() if lines), key=str)
         fresh = [item for item in every if not self.functions[item] and self.tried[item] < TRIES]
         function = self.rng.choice(fresh or every)
         self.tried[function] += 1

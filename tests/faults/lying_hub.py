@@ -30,7 +30,7 @@ from picopayments_cli.errors import BadReply, PicopaymentsError
 
 QUICK = 3  # changes of each reply
 TRIES = 3  # of a call whose answer is lost
-ENDING = ("ConnectionNotOpen", "HubRestored")  # errors after which a client closes
+ENDING = ("AnchorsDiffer", "ConnectionNotOpen", "HubRestored")  # errors after which a client closes
 Change = Callable[[str, Mapping[str, Any], Any], Any]
 
 
