@@ -15,6 +15,7 @@ from picopayments_cli.channel.rates import Aim, Bounds, Rate, may_open
 
 INCREMENT = 1  # sat/vB that a replacement adds; newer nodes ask for a tenth of it
 PATIENCE = 3  # blocks for which the payer leaves it to the payee to raise a close
+FETCH_BLOCKS = 144  # in which clients can come for what the hub owes them, once it ends their connections by itself
 
 
 @dataclass(frozen=True)

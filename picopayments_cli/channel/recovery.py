@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.drafts import DUST, Draft, Output, by_payer
 from picopayments_cli.channel.facts import Facts, Kind, Known, Paid, Paying, Seen, Sent, Side, Spend, feefrac_of
-from picopayments_cli.channel.fees import NOTHING, PATIENCE, FeeFrac, chunks, may_raise
+from picopayments_cli.channel.fees import FETCH_BLOCKS, NOTHING, PATIENCE, FeeFrac, chunks, may_raise
 from picopayments_cli.channel.rates import Urgency
 from picopayments_cli.channel.reserve import Chore
 from picopayments_cli.channel.scripts import P2A
@@ -128,7 +128,8 @@ def _settling(case: Case, side: Paid) -> Urgency:
 def _settle(case: Case, side: Paid, urgency: Urgency) -> Iterator[Task]:
     """The agreed close where it is whole, else after some blocks, or at the margin, the own commit.
 
-    One that may have been given back at the margin only: then there is nothing to lose any more.
+    One that may have been given back at the margin only: then there is nothing to lose any more. Who owes something of
+    it waits as long for the payer to come for that as for one that fetches payments.
     """
     best, anchor, spend = side.best, side.anchor, case.facts.spend
     if anchor is None:
@@ -141,9 +142,10 @@ def _settle(case: Case, side: Paid, urgency: Urgency) -> Iterator[Task]:
         yield _publish(case, Name.CLOSE, draft, counter.signature or b"", urgency)
         return
     agreed = any(item.quantity >= side.least for item in side.counters)
+    patience = FETCH_BLOCKS if side.owed else PATIENCE if agreed else 0
     late = case.facts.tip >= case.expiry.settle_height
     hurried = spend is not None or not case.home or late
-    if best is not None and (late or not case.stale) and (not agreed or hurried or case.waited >= PATIENCE):
+    if best is not None and (late or not case.stale) and (hurried or case.waited >= patience):
         draft = compose_commit(case.contract, anchor, best.quantity, best.revoke_hash)
         yield _publish(case, Name.COMMIT, draft, best.signature, urgency)
 

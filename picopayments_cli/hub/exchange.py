@@ -233,7 +233,7 @@ class Exchange:
                 amount=payment.amount,
                 receivable=0,
             )
-        most = min(most_transferable(expecting(each), pending) for each in (payee.channels, fetching))
+        most = most_transferable(expecting(fetching), pending)
         if most < pending:
             raise PaymentExceedsReceivable(
                 f"The payee can take {max(most - pending + payment.amount, 0)} now, not {payment.amount}.",

@@ -14,6 +14,7 @@ from dataclasses import replace
 from sqlalchemy import Connection, func, select
 
 from picopayments_cli.channel.close import most_owed
+from picopayments_cli.channel.fees import FETCH_BLOCKS
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle
 from picopayments_cli.channel.wire import Payment
@@ -28,7 +29,6 @@ from picopayments_cli.hub.schema import meta
 
 log = logging.getLogger(__name__)
 
-FETCH_BLOCKS = 144  # in which clients can fetch what waits for them, once the hub ends their connections by itself
 _CLOSES = "closes by "  # and the asset, or the handle in hex
 _ASKED_TO_END = select(meta.c.key).where(
     meta.c.key.like(f"{_CLOSES}%"), func.length(meta.c.key) == len(_CLOSES) + 2 * HANDLE_SIZE

@@ -10,9 +10,9 @@ import pytest
 from hub_support import FEE, Client, Desk, open_all, payment, running_desk
 
 from picopayments_cli.channel import envelope
+from picopayments_cli.channel.fees import FETCH_BLOCKS
 from picopayments_cli.channel.messages import ConnectRequest
 from picopayments_cli.channel.status import StatusReply
-from picopayments_cli.hub.stopping import FETCH_BLOCKS
 
 
 @pytest.fixture

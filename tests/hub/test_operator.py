@@ -16,6 +16,7 @@ from regtest_support import address_of, key_of, script_of_key
 
 from picopayments_cli.chain import Query
 from picopayments_cli.channel import envelope
+from picopayments_cli.channel.fees import FETCH_BLOCKS
 from picopayments_cli.channel.messages import ConnectRequest
 from picopayments_cli.channel.stages import REQUESTED
 from picopayments_cli.errors import (
@@ -39,7 +40,6 @@ from picopayments_cli.hub.account import Queue
 from picopayments_cli.hub.operator import Operator
 from picopayments_cli.hub.overview import STAGES, Overviews
 from picopayments_cli.hub.stale_database import Witness
-from picopayments_cli.hub.stopping import FETCH_BLOCKS
 
 ELSEWHERE = script_of_key(key_of("the operator's own"))
 ADDRESS = address_of(ELSEWHERE)

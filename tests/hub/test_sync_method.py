@@ -245,13 +245,14 @@ def receivable(rich: Client, payee: Client, amount: int) -> int:
 
 def test_a_payee_takes_what_its_connection_has_room_for_to_the_unit(desk: Desk, bob: Client) -> None:
     rich = rich_one(desk, "rich")
-    assert receivable(rich, bob, ROOM + 1) == ROOM
+    room = ROOM + FEE  # as the commit of its own fee can be given back
+    assert receivable(rich, bob, room + 1) == room
     rich.sync(payment(bob.handle, 400))
-    assert receivable(rich, bob, ROOM - 399) == ROOM - 400
+    assert receivable(rich, bob, room - 399) == room - 400
     assert states(desk, rich) == [(400, "waiting")]
-    rich.sync(payment(bob.handle, ROOM - 1000), payment(bob.handle, 600))
-    assert amounts(bob.sync()) == [400, ROOM - 1000, 600]
-    assert (bob.paid, rich.paid) == (FEE - ROOM, ROOM + 2 * FEE)
+    rich.sync(payment(bob.handle, room - 1000), payment(bob.handle, 600))
+    assert amounts(bob.sync()) == [400, room - 1000, 600]
+    assert (bob.paid, rich.paid) == (-ROOM, room + 2 * FEE)
 
 
 def test_what_can_not_be_moved_whole_waits_and_counts_at_the_next_payment(desk: Desk, bob: Client) -> None:
@@ -260,16 +261,12 @@ def test_what_can_not_be_moved_whole_waits_and_counts_at_the_next_payment(desk: 
     bob.sync()  # one unit of the hub's deposit is left
     bob.sync(fee=50)  # and used
     assert desk.account(bob.handle).due == 48  # a commit of 50 can be given back, and no less
-    assert receivable(rich, bob, 3) == 2
-    rich.sync(payment(bob.handle, 2))
+    assert receivable(rich, bob, 2) == 0  # its fee comes on top of that: 1 or 51 can be given back
+    rich.sync(payment(bob.handle, 3))
     assert receivable(rich, bob, 1) == 0
-    bob.sync(payment(None, 99), fee=-47)  # 50 or 101 could be given back
-    assert states(desk, rich)[-1] == (2, "waiting")
-    assert (desk.account(bob.handle).due, bob.paid) == (0, 102 - ROOM)
-    rich.sync(payment(bob.handle, 49))
-    assert amounts(bob.sync()) == [2]
-    assert states(desk, rich)[-2:] == [(2, "listed"), (49, "waiting")]
-    assert desk.account(bob.handle).waiting == Queue(1, 49)
+    bob.sync(payment(None, 99), fee=-47)  # 51 or 102 could be given back
+    assert states(desk, rich)[-1] == (3, "waiting")
+    assert desk.account(bob.handle).waiting == Queue(1, 3)
 
 
 def test_a_payee_that_could_not_pay_for_the_sync_that_fetches_it_gets_nothing(
