@@ -49,4 +49,4 @@ def _advice(settings: Settings, heights: dict[str, int]) -> str:
         *(() if raises else ("bitcoin_url, a Bitcoin node beside it, which raises fees",)),
     ]
     given = f"with {', and '.join(ways)}, " if ways else ""
-    return f" Without this hub, {given}`close` and `sync` settle alone: {back}."
+    return f" Without this hub, {given}`picopayments-cli close HANDLE` settles alone: {back}."
