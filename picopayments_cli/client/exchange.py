@@ -53,7 +53,7 @@ def pay_lock_fee(session: Session, connection: Connection, outcome: Outcome) -> 
 def prepare(session: Session, connection: Connection) -> Connection:
     """Write the next sync to disk: the oldest queued payments that the connection can move, and the fee.
 
-    What is owed pays for them first. Raises NotTransferable where it can't even move the fee, CloseSigned,
+    The sum that is owed pays for them first. Raises NotTransferable where it can't even move the fee, CloseSigned,
     ConnectionNotOpen.
     """
     count, total = payable(connection)
