@@ -69,7 +69,7 @@ FAUCET_BTC = 100_000_000
 FAUCET_XCP = 10_000_000_000
 _CHAIN_NOTES = {
     "own": "chain: own. Deposits, commits and heights are read from the node at chain_url.",
-    "hub": "chain: hub. What the blockchain holds is the hub's word; with chain_url, a node of one's own, it is not.",
+    "hub": "chain: hub. The hub is believed about the blockchain; with chain_url your own node is asked instead.",
 }
 
 
@@ -269,7 +269,7 @@ def config(session: Session, key: str | None = None, value: str | None = None) -
         if choice.source in (FILE, DEFAULT):
             choice = load_settings(network, basedir, {}, {}).choices[key]
         else:
-            log.warning("It is in the settings file, but the %s goes before that.", choice.source)
+            log.warning("The value is in the settings file, but the %s goes before the file.", choice.source)
     return _choice(key, choice)
 
 
@@ -318,7 +318,9 @@ def connect(
     """
     delay = default_delay(session.network) if delay_time is None else delay_time
     if asset == "BTC":
-        raise InvalidAsset("Connections are in Counterparty assets; bitcoin is none.", asset=asset)
+        raise InvalidAsset(
+            "Connections are in Counterparty assets, and bitcoin is none: name one, such as XCP.", asset=asset
+        )
     known = asset_named(session, asset)
     deposit = quantity_of(session, quantity, known.name)
     if dry_run:
@@ -375,7 +377,8 @@ def pay(
 
 
 def cancelpayment(session: Session, token: str) -> bool:
-    """Take a queued payment out of the queue: whether it was there. What a sync has sent can't be cancelled."""
+    """Take a queued payment out of the queue: whether it was there. A payment that a sync has sent can't be
+    cancelled."""
     wanted = Token(from_hex(token, "token"))
     cancelled = False
     for connection in session.connections().values():
@@ -570,7 +573,7 @@ def faucet(
 def feerate(session: Session, rate: int | str | None = None, minimum: int | None = None) -> dict[str, Any]:
     """Set what the regtest node estimates (``none``: nothing) and its mempool's minimum, in sat/vB; both as they are.
 
-    What is left out stays. Raises WrongNetwork elsewhere.
+    A value that is left out stays. Raises WrongNetwork elsewhere.
     """
     _only_regtest(session, "feerate")
     answer = session.regtest.call("feerate", {"rate": rate, "minimum": minimum}, retry=False)

@@ -34,10 +34,10 @@ NEEDS_KEY = (
 FROM_STDIN = {"wallet import": ("wif", "The key (WIF): ", False), "wallet restore": ("words", "The words: ", True)}
 GOES_ON = "Run the command again: it goes on where it stopped."
 NEXT = {  # after an interrupt of a command that does another thing when it is run again
-    "blocksend": "The payment may have left, and run again the command pays again. See first what has left: "
+    "blocksend": "The payment may have left: run again the command pays again. Look first whether it has left: "
     "`picopayments-cli searchrawtxs ADDRESS --unconfirmed`, with the wallet's address.",
-    "connect": "See first with `picopayments-cli status` whether the connection is there, with which `picopayments-cli "
-    "sync --wait` goes on: run again the command opens another one.",
+    "connect": "Look first with `picopayments-cli status` whether the connection is there. If it is, go on with "
+    "`picopayments-cli sync --wait`: run again the command opens another one.",
     "pay": "See first with `picopayments-cli payments` whether the payment is there: run again without its --token the "
     "command pays once more.",
     "queuepayment": "See first with `picopayments-cli status` whether the payment is queued: run again without its "
@@ -502,7 +502,10 @@ def add_network(parser: argparse._ActionsContainer) -> None:
     """Add ``--network``, and its short forms."""
     network = parser.add_mutually_exclusive_group()
     network.add_argument(
-        "--network", choices=NETWORKS, metavar="NAME", help=f"{', '.join(NETWORKS)} (default: mainnet)"
+        "--network",
+        choices=NETWORKS,
+        metavar="NAME",
+        help=f"{', '.join(NETWORKS)} (PICOPAYMENTS_NETWORK; default: mainnet)",
     )
     for name in NETWORKS[1:]:
         network.add_argument(
@@ -521,18 +524,20 @@ def _parser() -> Parser:
     config = parser.add_argument_group("config arguments")
     add_network(config)
     config.add_argument("--basedir", metavar="PATH", help="folder of keys and connections (PICOPAYMENTS_BASEDIR)")
-    config.add_argument("--hub-url", metavar="URL", help="the hub's address (PICOPAYMENTS_HUB_URL)")
+    config.add_argument("--hub-url", metavar="URL", help="the hub's URL (PICOPAYMENTS_HUB_URL)")
     config.add_argument(
         "--timeout",
         metavar="SECONDS",
         type=seconds,
-        help="how long an answer may take (PICOPAYMENTS_TIMEOUT; default: 60)",
+        help="seconds that an answer of hub or node may take (PICOPAYMENTS_TIMEOUT; default: 60)",
     )
     config.add_argument(
-        "--ca-file", metavar="FILE", help="authorities that vouch for servers, in PEM (PICOPAYMENTS_CA_FILE)"
+        "--ca-file",
+        metavar="FILE",
+        help="certificate authorities in PEM, in place of the system's (PICOPAYMENTS_CA_FILE)",
     )
     config.add_argument(
-        "--backup", metavar="FILE", help="write each change into this backup, too (PICOPAYMENTS_BACKUP)"
+        "--backup", metavar="FILE", help="also write each change into this backup file (PICOPAYMENTS_BACKUP)"
     )
     config.add_argument(
         "--string-amounts", action="store_true", help="print each quantity as text: its satoshis in decimal digits"

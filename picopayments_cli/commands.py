@@ -112,12 +112,16 @@ def argument(name: str, text: str, **settings: Any) -> tuple[str, dict[str, Any]
 
 
 ASSET = argument("--asset", "only this asset")
-HANDLE = argument("--handle", "only the connection whose handle begins so, with 8 digits or more")
-TOKEN = argument("--token", "what the payee knows the payment by, lower-case hex (default: one is drawn)")
-UNCONFIRMED = argument("--unconfirmed", "those of the mempool, too", action="store_true")
-YES = argument("--yes", "do not ask, however much it is", action="store_true")
+HANDLE = argument("--handle", "only the connection whose handle begins with these digits, at least 8")
+TOKEN = argument("--token", "the bytes by which the payee knows the payment, in lower-case hex (default: random)")
+UNCONFIRMED = argument("--unconfirmed", "list those of the mempool, too", action="store_true")
+YES = argument("--yes", "do not ask for a confirmation, however large the quantity is", action="store_true")
 STATES = ("sent", "received", "refused", "queued", "unanswered")
-DRY_RUN = argument("--dry-run", "publish nothing: print what would be, sizes and fees", action="store_true")
+DRY_RUN = argument(
+    "--dry-run",
+    "publish nothing: print the transactions that would be published, their sizes and fees",
+    action="store_true",
+)
 PATIENCE = argument(
     "--timeout", "with --wait: the most to wait (default: no limit)", metavar="SECONDS", type=positive, dest="patience"
 )
@@ -144,8 +148,8 @@ COMMANDS = {
     ),
     "wallet import": Command(
         "Take in a private key as the wallet. Reads it from stdin, as WIF.\n\n"
-        "As Electrum writes it: with p2wpkh: before it the address is P2WPKH, without\n"
-        "it is P2PKH.",
+        "The address is P2WPKH if p2wpkh: stands before the key, as Electrum writes it.\n"
+        "Without that it is P2PKH.",
         "--testnet wallet import",
     ),
     "wallet export": Command(
@@ -155,12 +159,13 @@ COMMANDS = {
     ),
     "wallet restore": Command(
         "Bring a wallet back from its words. Reads them from stdin.\n\n"
-        "It takes back the wallet's connections from the hub, and prints their handles.",
+        "Then it asks the hub for the wallet's connections, and prints their handles.",
         "--testnet wallet restore",
     ),
     "wallet encrypt": Command(
         "Encrypt the wallet's file under a passphrase.\n\n"
-        "It is typed twice, or comes from --passphrase-fd or PICOPAYMENTS_PASSPHRASE.",
+        "Type the passphrase twice, or give it by --passphrase-fd or in\n"
+        "PICOPAYMENTS_PASSPHRASE.",
         "--testnet wallet encrypt",
     ),
     "wallet decrypt": Command("Take the passphrase off the wallet's file.", "--testnet wallet decrypt"),
@@ -177,8 +182,8 @@ COMMANDS = {
     ),
     "blocksend": Command(
         "Send an asset, or BTC, by a transaction of its own. Prints its txid.\n\n"
-        "Typed again it pays again. An asset comes with 546 satoshis at least. Some\n"
-        "bitcoin stays in the wallet for fees that can't wait.",
+        "The same command typed again pays again. At least 546 satoshis go with an\n"
+        "asset. 20,000 satoshis stay in the wallet for fees that can't wait.",
         "--testnet blocksend XCP DESTINATION 1.5XCP",
         argument("asset", "the asset to send, or BTC", metavar="ASSET"),
         argument("destination", "the address that gets it", metavar="DESTINATION"),
@@ -205,14 +210,14 @@ COMMANDS = {
         ),
         argument(
             "--expire-time",
-            "after so many blocks the deposit can be taken back (default: %(default)s)",
+            "blocks after which you can take the deposit back alone (default: %(default)s)",
             metavar="BLOCKS",
             type=positive,
             default=1024,
         ),
         argument(
             "--delay-time",
-            "so many blocks the hub waits for its payout (default: 2, on mainnet 144)",
+            "blocks that the hub waits for its payout, in which you can punish it (default: 2, on mainnet 144)",
             metavar="BLOCKS",
             type=positive,
         ),
@@ -232,7 +237,8 @@ COMMANDS = {
     ),
     "pay": Command(
         "Make a payment now. Prints what became of it; code 0 if the hub took it.\n\n"
-        "Run again with the same token it pays once. The sync charges its fee.",
+        "Run again with the same token, the command pays once. It syncs the connection,\n"
+        "which costs the hub's sync_fee.",
         "--testnet pay SOURCE DESTINATION 1337 --token c0ffee",
         argument("source", "handle of the connection that pays", metavar="SOURCE"),
         argument("destination", "handle of the connection that is paid, or a payment request", metavar="DESTINATION"),
@@ -242,13 +248,15 @@ COMMANDS = {
     ),
     "payments": Command(
         "List payments: sent, received, refused, and those on their way.\n\n"
-        "A script goes on with --since and the last index that it has seen.",
+        "A script gives --since the last index that it has seen.",
         "--testnet payments --since 41 --limit 100",
         HANDLE,
         ASSET,
         argument("--state", f"only in this state: {', '.join(STATES)}", metavar="STATE", choices=STATES),
-        argument("--since", "only those after this index, the first ones", metavar="INDEX", type=number),
-        argument("--limit", "at most so many; without --since the newest", metavar="NUMBER", type=positive),
+        argument("--since", "only payments after this index, the oldest of them first", metavar="INDEX", type=number),
+        argument(
+            "--limit", "at most so many payments; without --since the newest ones", metavar="NUMBER", type=positive
+        ),
         argument("--csv", "print CSV, not JSON", action="store_true"),
     ),
     "cancelpayment": Command(
@@ -265,8 +273,8 @@ COMMANDS = {
     ),
     "sync": Command(
         "Make and receive payments; recover the funds of closed connections.\n\n"
-        "What no command has reported yet is reported, whichever brought it.\n"
-        "Each open connection is charged the hub's sync_fee.",
+        "Reports each payment that no command has reported yet.\n"
+        "The hub charges each open connection its sync_fee.",
         "--testnet sync",
         HANDLE,
         argument("--wait", "wait until all are open or closed", action="store_true"),
@@ -281,7 +289,11 @@ COMMANDS = {
         argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
         argument("--memo", "what it is for, 200 bytes at most", metavar="TEXT", default=""),
         argument(
-            "--expires", "for how long it is good (default: a day)", metavar="SECONDS", type=duration, default=86_400
+            "--expires",
+            "seconds in which the request can be paid (default: 86400, a day)",
+            metavar="SECONDS",
+            type=duration,
+            default=86_400,
         ),
         argument("--qr", "draw it on stderr as a QR code, too", action="store_true"),
     ),
@@ -292,13 +304,15 @@ COMMANDS = {
     ),
     "listen": Command(
         "Wait for payments, and print each as it arrives: one JSON object a line.\n\n"
-        "It syncs when the hub says that something waits, which costs nothing to ask,\n"
-        "and is more than the sync_fee. Exit code 6: none arrived before the time-out.",
+        "It asks the hub what waits, which costs nothing, and syncs when that is more\n"
+        "than the sync_fee. Exit code 6: no payment arrived before the time-out.",
         "--testnet listen --after 17 --timeout 600",
-        argument("--after", "those behind this index first (default: only from now on)", metavar="INDEX", type=number),
+        argument(
+            "--after", "first the payments after this index (default: only new payments)", metavar="INDEX", type=number
+        ),
         argument(
             "--timeout",
-            "listen for so long (default: until Ctrl-C)",
+            "stop after so many seconds (default: at Ctrl-C)",
             metavar="SECONDS",
             type=duration,
             dest="seconds",
@@ -320,7 +334,7 @@ COMMANDS = {
     ),
     "cull": Command(
         "Put connections that are over into the archive. Prints their handles.\n\n"
-        "Over is a connection that is closed and of which nothing is left, finally.",
+        "A connection is over once it is closed and all its money is back for good.",
         "--testnet cull",
         HANDLE,
     ),
@@ -340,13 +354,14 @@ COMMANDS = {
         "Print a transaction in hex, or null where it is unknown.",
         "--testnet getrawtx TXID --verbose",
         argument("txid", "the transaction's id", metavar="TXID"),
-        argument("--verbose", "print its parts: an object", action="store_true"),
+        argument("--verbose", "print an object with its parts", action="store_true"),
     ),
     "backup": Command(
         "Write all that is of the wallet into one encrypted file, or read one through.\n\n"
-        "The wallet's key opens it, and is not in it. It takes the place of an older\n"
-        "one, never of a newer one. With the setting `backup` each change is written\n"
-        "there by itself. `backup verify FILE` checks all of a file, and changes nothing.",
+        "Only the wallet's key opens the file, and the key is not in it. The file\n"
+        "replaces an older backup, never a newer one. With the setting `backup` each\n"
+        "command writes its changes there by itself. `backup verify FILE` checks a whole\n"
+        "file and changes nothing.",
         "--testnet backup /media/stick/wallet.backup",
         argument(
             "action", "read the file through, and print what is in it", metavar="verify", nargs="?", choices=("verify",)
@@ -355,9 +370,9 @@ COMMANDS = {
     ),
     "restore": Command(
         "Put a backup into an empty basedir. Prints what was in it, and how old it is.\n\n"
-        "Where the basedir has no wallet yet, the wallet's key is read from the terminal\n"
-        "or from standard input. Connections only close from then on, as what was paid\n"
-        "since the backup is not in it: run sync next.",
+        "Where the basedir has no wallet yet, the wallet's words or its key are read from\n"
+        "the terminal or from standard input. The connections are stopped: run sync next.\n"
+        "Each goes on with the newest state if the hub proves it. Else it closes.",
         "--testnet --basedir NEW restore /media/stick/wallet.backup",
         argument("file", "the backup", metavar="FILE"),
     ),
@@ -384,7 +399,7 @@ COMMANDS = {
         ),
         argument(
             "--every",
-            "look at the chain so often, or sooner (default: %(default)g)",
+            "seconds between two looks at the chain, at most (default: %(default)g)",
             metavar="SECONDS",
             type=seconds,
             default=60.0,
@@ -396,21 +411,26 @@ COMMANDS = {
     "mine": Command(
         "Mine blocks (regtest only). Prints their hashes.",
         "--regtest mine 6",
-        argument("blocks", "how many (default: %(default)s)", metavar="BLOCKS", nargs="?", type=positive, default=1),
+        argument(
+            "blocks", "how many blocks (default: %(default)s)", metavar="BLOCKS", nargs="?", type=positive, default=1
+        ),
     ),
     "faucet": Command(
         "Give an address bitcoins and assets (regtest only).\n\n"
         "Without arguments it gives the wallet 1 BTC and 100 XCP.",
         "--regtest faucet --asset XCP --quantity 5000000000",
         argument("address", "who gets them (default: the wallet)", metavar="ADDRESS", nargs="?"),
-        argument("--btc", "how many bitcoins, in satoshis or such as 0.1BTC", metavar="QUANTITY", type=quantity),
-        argument("--asset", "which asset (of it 10000000000 satoshis where --quantity is left out)"),
+        argument(
+            "--btc", "how much bitcoin, in satoshis, or with its unit such as 0.1BTC", metavar="QUANTITY", type=quantity
+        ),
+        argument("--asset", "the asset to give: 10000000000 satoshis of it where --quantity is left out"),
         argument("--quantity", f"how much of the asset, {UNITS}", type=quantity),
     ),
     "feerate": Command(
-        "Set the fee rate that the node estimates, and its minimum (regtest only).\n\n"
-        "Blocks leave out what pays less than the estimate. Without one they take all.\n"
-        "The mempool throws out what pays less than its minimum. Prints both.",
+        "Set the node's fee estimate and its mempool's minimum (regtest only).\n\n"
+        "Blocks leave out transactions that pay less than the estimate. Without an\n"
+        "estimate they take all. The mempool throws out transactions that pay less than\n"
+        "its minimum. Prints both.",
         "--regtest feerate 20 --minimum 5",
         argument("rate", "the estimate in sat/vB, or none", metavar="RATE", nargs="?", type=fee_rate),
         argument("--minimum", "what the mempool asks for at least, in sat/vB", metavar="RATE", type=positive),
@@ -421,7 +441,7 @@ COMMANDS = {
         "--regtest demo",
     ),
     "completion": Command(
-        "Print a script that has a shell complete commands, options and handles.\n\n"
+        "Print a script with which a shell completes commands, options and handles.\n\n"
         'Bash and zsh: put eval "$(picopayments-cli completion bash)" into .bashrc\n'
         "or .zshrc. Fish: picopayments-cli completion fish | source",
         "completion bash",

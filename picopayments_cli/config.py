@@ -401,7 +401,7 @@ def _settings(network: Network, basedir: Path, choices: dict[str, Choice]) -> Se
     settings = Settings(network, basedir, **values, hub_auth=auth, choices=choices)
     if settings.bitcoin_url is not None and settings.chain_url is None:
         raise InvalidSetting(
-            "bitcoin_url is of use beside chain_url only: a Bitcoin node knows no assets. Set both or neither.",
+            "bitcoin_url works only beside chain_url, since a Bitcoin node knows no assets. Set both or neither.",
             setting="bitcoin_url",
         )
     if settings.fee_rate is not None and settings.fee_rate > settings.fee_ceiling:

@@ -68,8 +68,8 @@ def check_ways_back(duplex: Duplex, secrets: Secrets) -> None:
     if wrong is not None:
         raise ChannelUnspendable(
             f"The rules of consensus {'refuse' if refused else 'let anybody sign'} the {wrong.name} that this program "
-            "makes for the connection. Nothing was deposited. Deposit nothing with this version: install it anew, or "
-            "another one, and report the error.",
+            "makes for the connection. Nothing was deposited. Do not deposit with this installation: install the "
+            "program again, or another version, and report this error.",
             transaction=wrong.name,
             raw=wrong.raw.hex(),
         )

@@ -47,7 +47,7 @@ class LocalFiles(PicopaymentsError):
 
 
 class CommandUnfinished(PicopaymentsError):
-    """Base: a command did not do all that it was asked for, which no peer can tell of it."""
+    """Base: a command did not do all that it was asked for. No peer can send such an error."""
 
 
 class PeerMisbehaved(PicopaymentsError):
@@ -60,7 +60,7 @@ class PeerMisbehaved(PicopaymentsError):
 
 
 class UsageError(PicopaymentsError):
-    """The command line's words are off."""
+    """The command line has a word that is wrong, missing or unknown."""
 
     exit_code = 2
 
@@ -70,7 +70,7 @@ class InvalidAddress(PicopaymentsError):
 
 
 class MemoRequired(PicopaymentsError):
-    """An address whose owner has told the ledger to refuse whatever is sent to it without a memo."""
+    """The owner of the address has told the ledger to refuse all that comes without a memo."""
 
 
 class InvalidAsset(PicopaymentsError):
@@ -82,7 +82,7 @@ class InvalidHex(PicopaymentsError):
 
 
 class InvalidKey(PicopaymentsError):
-    """Not a private key in wallet import format, or of another network."""
+    """Not a private key in wallet import format (WIF), or the key of another network."""
 
 
 class InvalidWords(PicopaymentsError):
@@ -102,15 +102,15 @@ class InvalidRequest(PicopaymentsError):
 
 
 class RequestExpired(PicopaymentsError):
-    """A payment of a payment request after the request's time."""
+    """The time of the payment request is over: it is not paid any more."""
 
 
 class TooManyRequests(PicopaymentsError):
-    """As many payment requests of a connection as can be kept are neither paid nor expired."""
+    """The connection can keep no more payment requests that are neither paid nor expired."""
 
 
 class WrongHub(PicopaymentsError):
-    """A payment request of another hub than that of the connection that is to pay."""
+    """The payment request and the connection that is to pay it are at different hubs."""
 
 
 class InvalidSetting(PicopaymentsError):
@@ -142,11 +142,11 @@ class UnknownMethod(PicopaymentsError):
 
 
 class MethodNotAllowed(PicopaymentsError):
-    """A command that the cookie for programs that only are paid is not for."""
+    """The cookie is for programs that are only paid, and does not allow this command."""
 
 
 class InvalidParams(PicopaymentsError):
-    """Arguments that the method does not take, or lacks."""
+    """The method does not take such an argument, or lacks one."""
 
 
 class TokenInUse(PicopaymentsError):
@@ -158,7 +158,7 @@ class PaymentToSelf(PicopaymentsError):
 
 
 class ExtraMissing(PicopaymentsError):
-    """Libraries that a command needs, and that an extra of the package brings, are not installed."""
+    """The command needs libraries that are not installed. An extra of the package brings them."""
 
 
 # Funds --------------------------------------------------------------------------------------------------------------
@@ -212,11 +212,11 @@ class ConnectionNotOpen(PicopaymentsError):
 
 
 class ConnectionTooOld(PicopaymentsError):
-    """A connection of version 1.0.4, which that version alone settles."""
+    """The connection is of version 1.0.4. Only that version settles it."""
 
 
 class OldProtocol(PicopaymentsError):
-    """A connection of protocol 2, which only the version that made it settles."""
+    """The connection is of protocol 2. Only the version that made the connection settles it."""
 
 
 class ConnectionNotOver(PicopaymentsError):
@@ -224,7 +224,7 @@ class ConnectionNotOver(PicopaymentsError):
 
 
 class HubRestored(PicopaymentsError):
-    """The hub has an old database, and does not know the connection's newest state: it is to be closed."""
+    """The hub has an old database, and does not know the connection's newest state. Close the connection."""
 
 
 class HubDraining(PicopaymentsError):
@@ -232,7 +232,7 @@ class HubDraining(PicopaymentsError):
 
 
 class CloseSigned(PicopaymentsError):
-    """A signature of this party's on a close has left: the connection does nothing but close any more."""
+    """This party has sent its signature of a close: from then on the connection only closes."""
 
 
 class CloseBeyondLimit(PicopaymentsError):
@@ -256,7 +256,7 @@ class DepositConflicted(PicopaymentsError):
 
 
 class StaleRequest(PicopaymentsError):
-    """A request that was already answered and has been overtaken."""
+    """The request is older than one that the hub has answered."""
 
 
 class FeeTooHigh(PicopaymentsError):
@@ -264,11 +264,11 @@ class FeeTooHigh(PicopaymentsError):
 
 
 class ChannelUnspendable(PicopaymentsError):
-    """The rules of consensus would refuse what takes a deposit back: it was not made."""
+    """Bitcoin's rules would refuse the transactions that take the deposit back. No deposit was made."""
 
 
 class FeeUnknown(PicopaymentsError):
-    """No fee rate is estimated now, on which a connection's fees could be fixed."""
+    """The node has no fee estimate now. Without one a connection's fees can't be fixed."""
 
 
 class BroadcastRefused(PicopaymentsError):
@@ -276,11 +276,11 @@ class BroadcastRefused(PicopaymentsError):
 
 
 class TaprootInactive(PicopaymentsError):
-    """The network's ledger does not know taproot addresses yet, on which connections stand."""
+    """The network's ledger does not know taproot addresses yet. Connections need them."""
 
 
 class NotConfirmed(PicopaymentsError):
-    """A quantity above ``ask_above``, to which nobody said yes."""
+    """The quantity is above ``ask_above``, and nobody said yes to it."""
 
 
 class UnknownTransaction(PicopaymentsError):
@@ -303,11 +303,11 @@ class NodeBehind(Unreachable):
 
 
 class TooMuchAsked(Unreachable):
-    """An answer larger than the server sends, or more than it does for one address in that time."""
+    """The answer is larger than the server sends, or the address has asked too much in a short time."""
 
 
 class NodeTooOld(Unreachable):
-    """The node's program is of a version whose ledger could lose what is on a channel."""
+    """The node is too old: its ledger could lose what is on a channel."""
 
 
 class BadAnswer(Unreachable):
@@ -319,11 +319,11 @@ class TruncatedHistory(BadAnswer):
 
 
 class NodeRefused(PicopaymentsError):
-    """The chain's node refused a request for a cause that this program has no class for."""
+    """The chain's node refused a request. This program has no name for the cause."""
 
 
 class HubRefused(PicopaymentsError):
-    """The hub refused a request for a cause that this program has no class for."""
+    """The hub refused a request. This program has no name for the cause."""
 
 
 # Local files --------------------------------------------------------------------------------------------------------
@@ -346,7 +346,7 @@ class StoreUnusable(LocalFiles):
 
 
 class BackupDamaged(LocalFiles):
-    """A backup that is no backup, or of which a part was changed or is missing."""
+    """The file is no backup, or a part of it was changed or is missing."""
 
 
 class ForeignBackup(LocalFiles):
@@ -354,15 +354,15 @@ class ForeignBackup(LocalFiles):
 
 
 class BackupNewer(LocalFiles):
-    """A backup that has what this folder lacks, and so is not replaced."""
+    """The backup has something that this folder lacks. It was not replaced."""
 
 
 class FolderNotEmpty(LocalFiles):
-    """A folder or database that a backup can't be restored into, since it has something of its own."""
+    """The folder or database is not empty. No backup can be restored into it."""
 
 
 class RestoreUnfinished(LocalFiles):
-    """A folder into which a backup was not restored to the end."""
+    """A restore into this folder was cut off before its end."""
 
 
 class WalletExists(LocalFiles):
@@ -398,7 +398,7 @@ class DatabaseUnusable(LocalFiles):
 
 
 class DatabaseBusy(LocalFiles):
-    """Others kept the hub from writing: nothing was written, and it may be tried again."""
+    """Others kept the hub from writing. Nothing was written: try again."""
 
 
 class DatabaseOutdated(LocalFiles):
@@ -421,7 +421,7 @@ class BadHubSignature(PeerMisbehaved):
 
 
 class SyncsHidden(PeerMisbehaved):
-    """The hub has signed a count of more syncs before than it does now: it hides some, or has lost them."""
+    """The hub counts fewer syncs than it has signed before: it hides some, or has lost them."""
 
 
 class BadClientSignature(PeerMisbehaved):
@@ -469,7 +469,7 @@ class BadWalletScript(PeerMisbehaved):
 
 
 class RemainderMissing(PeerMisbehaved):
-    """A message without the signature of the remainder that it owes: it is no answer."""
+    """The message lacks the signature of a remainder that it owes. It counts as no answer."""
 
 
 class AnchorsDiffer(PeerMisbehaved):
@@ -489,7 +489,7 @@ class RepeatedHash(PeerMisbehaved):
 
 
 class BadSecret(PeerMisbehaved):
-    """A secret of the wrong length, or that belongs to no hash in question."""
+    """The secret has the wrong length, or belongs to no hash in question."""
 
 
 class AmountsDiffer(PeerMisbehaved):
@@ -517,6 +517,6 @@ class DemoFailed(CommandUnfinished):
 
 
 class WaitRanOut(CommandUnfinished):
-    """A wait ended before it had happened."""
+    """The time-out came before the awaited event."""
 
     exit_code = 6

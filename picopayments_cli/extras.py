@@ -16,8 +16,8 @@ def check_extra(extra: str, command: str) -> None:
     missing = [package for module, package in EXTRAS[extra].items() if find_spec(module) is None]
     if missing:
         raise ExtraMissing(
-            f"Not installed, and needed for {command}: {', '.join(missing)}. Nothing was done. Install it with: "
-            f"pip install 'picopayments-cli[{extra}]'",
+            f"{command} needs libraries that are not installed: {', '.join(missing)}. Nothing was done. Install them "
+            f"with: pip install 'picopayments-cli[{extra}]'",
             extra=extra,
             missing=missing,
         )

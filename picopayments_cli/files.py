@@ -162,7 +162,7 @@ def flush_folder(folder: Path) -> None:
 def append_lines(path: Path, data: bytes, size: int | None = None) -> int:
     """Add lines to a file, wait until they are on disk, and return at which byte they begin. Raises OSError.
 
-    What stands behind its first ``size`` bytes is dropped, without a size a last line that was cut off.
+    All behind its first ``size`` bytes is dropped; without a size, a last line that was cut off.
     """
     path = real(path)
     is_new = not path.exists()

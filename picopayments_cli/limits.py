@@ -86,7 +86,7 @@ UNCOUNTED = Spending(Limits(), counted=False)
 
 
 class Limiter:
-    """A leaking bucket of each measure for each address. What this machine itself asks is its owner's, and not counted.
+    """A leaking bucket of each measure for each address. Calls of this machine itself are its owner's, and not counted.
 
     A bucket may be overdrawn once, so that no single call is too large for it; it is closed until it is paid back.
     """

@@ -400,8 +400,8 @@ def _shown(text: Any) -> str:
 
 # REST ---------------------------------------------------------------------------------------------------------------
 
-# What a Counterparty server says of the servers behind it goes by its text: Bitcoin Core's failures and refusals are
-# both 503 (400 before 11.3), those of an index of addresses are 400.
+# A Counterparty server's errors about the servers behind it are known by their text: Bitcoin Core's failures and
+# refusals are both 503 (400 before 11.3), those of an index of addresses are 400.
 _BROADCAST = "Error broadcasting transaction: "
 _UNKNOWN = "No such mempool or blockchain transaction"
 _FAILED = (

@@ -52,7 +52,7 @@ BACKLOG = 100  # connections that are taken at once, before idle ones make room 
 HEAD_SECONDS = 30.0  # for a request's line and headers
 MAX_HEAD_BYTES = 65_536
 MAX_PIPELINED = 16  # requests of a connection that came before the answer to an earlier one
-# What the address is counted by whose request is being answered; None for this machine's own.
+# The name by which the address is counted whose request is being answered; None for this machine's own.
 caller: ContextVar[str | None] = ContextVar("caller", default=None)
 _INVALID_REQUEST = {"code": JSONRPCInvalidRequest.CODE, "message": JSONRPCInvalidRequest.MESSAGE}
 _PARSE_ERROR = {"code": JSONRPCParseError.CODE, "message": JSONRPCParseError.MESSAGE}
@@ -294,7 +294,7 @@ def _too_busy() -> TooMuchAsked:
 
 def _too_much(seconds: float) -> TooMuchAsked:
     return TooMuchAsked(
-        f"What this address asked has cost the server too much: wait {seconds + 1:.0f} s, and ask less at a time.",
+        f"The calls of this address have cost the server too much: wait {seconds + 1:.0f} s, and ask less at a time.",
         seconds=round(seconds + 1),
     )
 
@@ -426,7 +426,7 @@ class WebServer:
 
 
 def _unusable_certificate(cert: str | None, error: Exception) -> InvalidSetting:
-    return InvalidSetting(f"The TLS certificate {cert} or its key can't be used: {error}.")
+    return InvalidSetting(f"The TLS certificate {cert} or its key can't be used: {error}. Name others.")
 
 
 class _Protocol(HttpToolsProtocol):

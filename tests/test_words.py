@@ -11,13 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from picopayments_cli.commands import COMMANDS
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "picopayments_cli"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 DOCUMENTS = [ROOT / "README.rst", ROOT / "CONTRIBUTING.rst", *sorted((ROOT / "docs").rglob("*.rst"))]
 GLOSSARY = (ROOT / "docs" / "glossary.rst").read_text(encoding="utf-8")
-FIRST = re.compile(r"(What|Whoever|The same,) ?")
-HEADING = re.compile(r"(?m)^ *# (.+) -{5,}$")
+FIRST = re.compile(r"(What|Whoever|The same,)(?= |$)")
+END = re.compile(
+    r"(?:(?<=[.!?])|(?<=[.!?][)\"'*`])|(?<=[.!?][*][*]))\s+|\n\s*\n|\n *(?:[*-] )+"
+)  # of a sentence, paragraph or item
 LITERAL = re.compile(r"``.*?``|`[^`\n]+`", re.DOTALL)
 BLOCK = re.compile(r"(?m)^(\.\. code::|.*::$).*\n\n(?:(?: +.*)?\n)+")
 INSTEAD = {  # of a pattern: the word that is taken here
@@ -36,6 +40,8 @@ INSTEAD = {  # of a pattern: the word that is taken here
     "escrow|funding transaction": "deposit",
     "force[- ]close": "close alone",
     "invoice": "payment request",
+    "locking fee|fee for locking": "lock fee",
+    "lonely": "alone",
     "off-chain|offchain|onchain": "on the chain",
     "pay-?out transaction|sweep(?:s|ed|ing)?": "payout",
     "preimage": "secret, or receipt",
@@ -52,6 +58,11 @@ INSTEAD = {  # of a pattern: the word that is taken here
 OTHERS = {  # words of others, where they are spoken of
     "docs/scaling.rst": {"commitment"},  # Lightning's
     "picopayments_cli/regtest/blocks.py": {"commitment"},  # of the witness
+}
+COMMAND = re.compile(rf"(?<!`)`(?:{'|'.join(sorted(COMMANDS))})(?: [^`]*)?`(?!`)|\b[Rr]un sync\b")
+ELSEWHERE = {  # of another machine, or another version
+    "their `status` shows it in full",
+    "run that version's `close` and `sync` there",
 }
 OF_BITCOIN_CORE = re.compile(r"picopayments_cli/(regtest/.*|chain/bitcoin|rpc)\.py")  # whose messages stand there
 
@@ -88,16 +99,29 @@ def prose(path: Path) -> str:
     return LITERAL.sub(" ", text)
 
 
+def sentences(text: str) -> list[str]:
+    """The sentences of a text, from their first word on."""
+    return [" ".join(sentence.split()).lstrip("-*#\"'( ") for sentence in END.split(text)]
+
+
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_docstrings_and_headings_of_the_package_begin_otherwise(module: Path) -> None:
+def test_sentences_of_the_package_begin_otherwise(module: Path) -> None:
     text = module.read_text(encoding="utf-8")
-    assert [line for line in [*docstrings(text), *HEADING.findall(text)] if FIRST.match(line)] == []
+    found = [each for part in (*comments(text), *messages(text)) for each in sentences(part)]
+    assert [sentence for sentence in found if FIRST.match(sentence)] == []
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_lines_of_the_documents_begin_otherwise(document: Path) -> None:
-    text = document.read_text(encoding="utf-8")
-    assert [line for line in text.splitlines() if re.match(r" *([*-] )* *(What|Whoever|The same,) ", line)] == []
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "CHANGELOG.rst"], ids=lambda path: path.name)
+def test_sentences_of_the_documents_begin_otherwise(document: Path) -> None:
+    found = sentences(document.read_text(encoding="utf-8"))
+    assert len(found) > 5
+    assert [sentence for sentence in found if FIRST.match(sentence)] == []
+
+
+def test_a_sentence_is_found_wherever_it_begins() -> None:
+    assert sentences("One.\n* **What is.** Two (three.) What\nwas?\n\nWhoever") == [
+        *("One.", "What is.**", "Two (three.)", "What was?", "Whoever"),
+    ]
 
 
 @pytest.mark.parametrize("path", [*DOCUMENTS, *MODULES], ids=lambda path: str(path.relative_to(ROOT)))
@@ -124,3 +148,17 @@ def test_the_code_has_the_words_of_the_glossary(term: str) -> None:
     names = "\n".join(path.read_text(encoding="utf-8") for path in MODULES)
     for word in term.split(", "):
         assert re.search(rf"(?i){word.replace(' ', '[ _]')}", names), word
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_command_that_a_message_tells_to_type_begins_with_the_program(module: Path) -> None:
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    firsts = [node.body[0] for node in ast.walk(tree) if isinstance(node, kinds) and node.body]
+    docs = {id(first.value) for first in firsts if isinstance(first, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            text = " ".join(node.value.split())
+            for known in ELSEWHERE:
+                text = text.replace(known, "")
+            assert not COMMAND.search(text) or module.name == "commands.py", text

@@ -35,9 +35,9 @@ class View:
     spends and includes what it makes. ``history`` is complete, but for ``truncated``. ``balances`` count the confirmed
     ledger, BTC included (confirmed coins), attached holdings left out. ``options`` are what the owner of an address has
     set for it, 0 for none. ``longnames``: of the subassets in the balances, as the source tells them; for showing, and
-    for nothing else. ``transactions`` are raw and hash to their txid; unknown ones are left out.
-    ``truncated``: addresses with a longer history than the source lists. What is listed is its newest part and all that
-    made the address's coins, so that the coins follow from it, and whether there ever was a transaction.
+    for nothing else. ``transactions`` are raw and hash to their txid; unknown ones are left out. ``truncated``:
+    addresses with a longer history than the source lists. The list has its newest part and all that made the address's
+    coins, so that the coins follow from it, and whether there ever was a transaction.
     """
 
     height: Height

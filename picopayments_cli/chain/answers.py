@@ -78,7 +78,7 @@ def checked_transaction(raw: bytes, txid: bytes) -> bytes:
     if found != txid:
         shown = txid[::-1].hex()
         raise BadPreviousTransaction(
-            f"What was given as transaction {shown} does not hash to that. Ask another node or hub.",
+            f"The transaction that was given as {shown} has another txid. Ask another node or hub.",
             txid=shown,
             found=found[::-1].hex(),
         )

@@ -80,7 +80,7 @@ class HubChain:
         """
         view: View = settled(
             lambda: self._view(query),
-            lambda: NodeBehind("The chain went on with every question. Repeat the command.", url=self._rpc.url),
+            lambda: NodeBehind("New blocks came while the chain was read. Repeat the command.", url=self._rpc.url),
         )
         return view
 

@@ -98,7 +98,7 @@ class NodeChain:
         """
         view: View = settled(
             lambda: self._view(query),
-            lambda: NodeBehind("The chain went on with every question. Repeat the command.", url=self._rest.url),
+            lambda: NodeBehind("New blocks came while the chain was read. Repeat the command.", url=self._rest.url),
         )
         return view
 
@@ -293,7 +293,11 @@ class NodeChain:
         server = self._get("v2/")
         name = member(server, "network", str)
         if name != _NETWORK_NAMES.get(self._network.name, self._network.name):
-            raise WrongNetwork(f"The node at {self._rest.url} is on {name}, not on {self._network.name}.", network=name)
+            raise WrongNetwork(
+                f"The node at {self._rest.url} is on {name}, not on {self._network.name}: name another node, or that "
+                "network.",
+                network=name,
+            )
         self._check_version(server)
         return server
 

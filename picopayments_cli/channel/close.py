@@ -117,7 +117,7 @@ def ask(
 def judge(duplex: Duplex, request: CloseRequest, reply: CloseReply, secrets: Secrets) -> tuple[Duplex, Outcome]:
     """The client's state once its signature of the c2h close may leave, and the closes that are signed whole.
 
-    What the reply shows was learned before.
+    The caller has learned from the reply before.
     """
     c2h, h2c, refused = None, None, []
     anchor = _outpoint(duplex.sending.anchor)
@@ -178,7 +178,7 @@ def answer(
 ) -> tuple[Duplex, CloseReply, Outcome]:
     """The hub's state once the reply may have left, the reply, and the closes that it can publish itself.
 
-    What the request shows was learned before, and the connection is stopped. A signature is given only where the
+    The caller has learned from the request before, and the connection is stopped. A signature is given only where the
     request's quantity is the hub's own figure, and its anchor the hub's. ``owed``: refused payments, and payments that
     wait for the client; None where the hub knows its database to be old: then it has no figures of its own, and goes to
     its limits. ``home``: whether its wallet's address takes sends without a

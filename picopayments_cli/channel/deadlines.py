@@ -18,7 +18,7 @@ from picopayments_cli.errors import InvalidTime
 WIRE_CLEARANCE = 6  # blocks before the expiry at which a connection's time to live is over
 MIN_MARGIN, MAX_MARGIN = 6, 144  # blocks before the expiry by which a payee settles
 MAINNET_MIN_DELAY, MAINNET_DELAY = 14, 144
-FEE_BLOCKS = 144  # in which the locking fee is paid, once the client's deposit counts at the latest
+FEE_BLOCKS = 144  # in which the lock fee is paid, once the client's deposit counts at the latest
 
 
 # Limits -------------------------------------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ class Expiry:
         return self.height - self.time <= lapsed_since(tip, network)
 
     def fee_by(self, deposit_by: int) -> int:
-        """The tip at which the locking fee must be paid: a day after the deposit's time, while the hub may deposit."""
+        """The tip at which the lock fee must be paid: a day after the deposit's time, while the hub may deposit."""
         return min(deposit_by + FEE_BLOCKS, self.height - (self.time + 1) // 2)
 
     def left(self, tip: int) -> int:
@@ -153,7 +153,7 @@ def is_open(expiry: Expiry, sides: Sequence[Facts], safe_depth: int) -> bool:
 def at_risk(paying: Paying, paid: Paid) -> int:
     """Return what is lost at most by not looking at the chain in time, in the asset's units.
 
-    What the greatest revoked commit would take from the own deposit beyond what is due, and what was received.
+    That is what was received, and what the greatest revoked commit would take from the own deposit beyond what is due.
     """
     revoked = max((item.quantity for item in paying.signed if item.secret is not None), default=0)
     moved = max((item.quantity for item in paying.signed if item.secret is None), default=0)

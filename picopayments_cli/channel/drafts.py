@@ -217,7 +217,7 @@ def coin_of(raw: bytes, outpoint: Outpoint) -> Coin:
     made = outputs_of(raw, outpoint.txid)
     if outpoint.vout >= len(made):
         raise BadPreviousTransaction(
-            f"What was given as the transaction of {outpoint} is another one. Nothing was signed.",
+            f"Another transaction was given as that of {outpoint}. Nothing was signed. Ask another node or hub.",
             outpoint=str(outpoint),
         )
     out = made[outpoint.vout]

@@ -1,7 +1,7 @@
 """The pair of channels that a connection is, from one party's side: what it can send, sends, and accepts.
 
-The same code serves client and hub: each *sends* on the channel that its own deposit backs and *receives* on the
-other. What has left the machine counts, answered or not.
+The same code serves client and hub: each *sends* on the channel that its own deposit backs and *receives* on the other.
+All that has left the machine counts, answered or not.
 """
 
 from __future__ import annotations
@@ -71,7 +71,9 @@ class Half:
 def check_unsigned(duplex: Duplex) -> None:
     """Refuse to go on with a connection on whose close this party's signature has left. Raises CloseSigned."""
     if duplex.close_signed:
-        raise CloseSigned("The connection's close is signed: nothing moves on it any more. Run sync to settle it.")
+        raise CloseSigned(
+            "The connection's close is signed: nothing moves on it any more. Run `picopayments-cli sync` to settle it."
+        )
 
 
 # Moving a quantity --------------------------------------------------------------------------------------------------

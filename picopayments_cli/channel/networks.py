@@ -57,7 +57,7 @@ def check_taproot(network: Network, height: int) -> None:
     if height < network.taproot_height:
         raise TaprootInactive(
             f"On {network.name} Counterparty knows taproot addresses from block {network.taproot_height} on, and the "
-            f"chain is at {height}: no connection can be opened. If that is not so, the node is far behind: wait.",
+            f"chain is at {height}: no connection can be opened. If the chain is further, the node is behind: wait.",
             network=network.name,
             height=height,
             needed=network.taproot_height,
@@ -92,8 +92,8 @@ def recipient(network: Network, address: str, *, bitcoin: bool) -> bytes:
     script = script_of_address(network, address)
     if not bitcoin and address == network.burn_address:
         raise InvalidAddress(
-            "Counterparty takes whatever is sent to this address for a burn of bitcoins: the asset would stay where it "
-            "is.",
+            "Counterparty takes all that is sent to this address for a burn of bitcoins, and the asset would not move. "
+            "Name another address.",
             address=address,
         )
     return script

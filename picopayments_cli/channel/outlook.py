@@ -17,7 +17,7 @@ class WaitsFor(Enum):
 
     DEPOSIT = "deposit"  # the own one is not buried yet
     HUB_DEPOSIT = "hub_deposit"  # the peer's is not there, or not buried
-    SYNC = "sync"  # nothing: the next step is the user's, by a height where the hub waits for the locking fee
+    SYNC = "sync"  # nothing: the next step is the user's, by a height where the hub waits for the lock fee
     HUB = "hub"  # the peer has not agreed to a close
     CONFIRMATIONS = "confirmations"  # what went out is not buried yet
     DELAY = "delay"  # of the own commit
@@ -44,7 +44,7 @@ OWN_STEP = Outlook(WaitsFor.SYNC)
 def opening(facts: Facts, *, counts: bool, safe_depth: int, fee_by: int | None = None) -> Outlook:
     """Tell what a connection waits for until it is open. ``facts``: of the own deposit, and whether it ``counts``.
 
-    ``fee_by``: the tip at which the locking fee must be paid, None where none is due.
+    ``fee_by``: the tip at which the lock fee must be paid, None where none is due.
     """
     if facts.deposit is None:
         return OWN_STEP

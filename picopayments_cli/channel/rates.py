@@ -38,7 +38,8 @@ class Rate:
 def believed(estimate: int | None, last_good: int | None, fallback: int | None, bounds: Bounds) -> Rate:
     """The node's estimate; without one the last good one, else the setting ``fallback``, else the floor.
 
-    What is below 1 counts as none. The value may lie outside of the bounds: they limit what is paid, not what is so.
+    An estimate below 1 counts as none. The value may lie outside of the bounds: they limit what is paid, not what is
+    so.
     """
     if estimate is not None and estimate >= 1:
         return Rate(estimate, guess=False)

@@ -214,7 +214,10 @@ def commit(sending: Sending, quantity: int, key: Key) -> tuple[Sending, Commit]:
             deposit=sending.contract.quantity,
         )
     if not sending.requested:
-        raise UnknownRevokeHash("The payee has given no hash for another commit. Run sync again, or close.")
+        raise UnknownRevokeHash(
+            "The payee has given no hash for another commit. Run `picopayments-cli sync` again, or close the "
+            "connection."
+        )
     if sending.awaited is not None:
         raise _remainder_missing(sending.awaited)
     made = sign_commit(sending.contract, known_anchor(sending), Quantity(quantity), sending.requested[-1], key)

@@ -125,7 +125,7 @@ class Task:
 def plan(tasks: Sequence[Task], means: Means) -> tuple[Step, ...]:
     """The steps of all channels of a wallet, the most urgent first, each coin used once; idle ones are left out.
 
-    What has to be told to the user is among them.
+    Steps that only tell the user something are among them.
     """
     steps = []
     for task in sorted(tasks, key=lambda task: turn(task.chore, task.left)):

@@ -32,9 +32,13 @@ def lock_fee(terms: Terms, quantity: int, time: int) -> int:
 def _check_reply(connection: Connection, answer: DepositReply) -> None:
     h2c = connection.duplex.receiving.contract
     if answer.output != h2c.deposit.output or answer.height != h2c.deposit.height:
-        raise BadDepositScript("The hub's deposit script is not the agreed one. Nothing was deposited.")
+        raise BadDepositScript(
+            "The hub's deposit script is not the agreed one. Nothing was deposited: use another hub."
+        )
     if answer.stake.rate != h2c.rate:
-        raise BadReply("The hub names another rate of commits than was asked for. Nothing was deposited.")
+        raise BadReply(
+            "The hub names another rate of commits than was asked for. Nothing was deposited: use another hub."
+        )
     if answer.stake.quantity < h2c.quantity:
         raise BadReply(
             f"The hub would deposit {answer.stake.quantity} where its terms say {h2c.quantity}. Nothing was deposited.",
@@ -44,7 +48,7 @@ def _check_reply(connection: Connection, answer: DepositReply) -> None:
 
 
 def _check_lock(connection: Connection, answer: DepositReply) -> None:
-    """Refuse another fee for locking the hub's deposit than its terms say. Raises BadReply."""
+    """Refuse another lock fee than the hub's terms say. Raises BadReply."""
     h2c, expiry = connection.duplex.receiving.contract, connection.expiry
     most = lock_fee(connection.terms, h2c.quantity, expiry.time)
     if answer.lock_fee > most:

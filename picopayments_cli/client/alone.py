@@ -121,6 +121,6 @@ def at_one_tip(
         return answers
 
     found: tuple[View, list[Facts]] = settled(
-        ask, lambda: NodeBehind("The chain went on with every question. Repeat the command.")
+        ask, lambda: NodeBehind("New blocks came while the chain was read. Repeat the command.")
     )
     return found

@@ -49,4 +49,5 @@ def _advice(settings: Settings, heights: dict[str, int]) -> str:
         *(() if raises else ("bitcoin_url, a Bitcoin node beside it, which raises fees",)),
     ]
     given = f"with {', and '.join(ways)}, " if ways else ""
-    return f" Without this hub, {given}`close` and `sync` settle alone: {back}."
+    closing = "`picopayments-cli close HANDLE`, then `picopayments-cli sync`, settle alone"
+    return f" Without this hub, {given}{closing}: {back}."

@@ -83,7 +83,7 @@ def verify(session: Session, path: Path) -> dict[str, Any]:
     content, _ = _opened(session, path)
     if content.broken is not None:
         raise BackupDamaged(
-            f"{content.broken.message} As it was at {content.time} it is whole, and `restore` takes that.",
+            f"{content.broken.message} Its part up to {content.time} is whole: `picopayments-cli restore` takes that.",
             path=str(path),
             whole_until=content.time,
         )
@@ -112,8 +112,8 @@ def _opened(session: Session, path: Path) -> tuple[Content, Wallet]:
     found = next((wallet for wallet in wallets if wallet.address == content.address), None)
     if found is None:
         raise ForeignBackup(
-            f"{path} is of the wallet {content.address}, of the same key: give its words, or its key as `wallet "
-            "export` prints it. Nothing was changed.",
+            f"{path} is of the wallet {content.address}, of the same key: give its words, or its key as "
+            "`picopayments-cli wallet export` prints it. Nothing was changed.",
             path=str(path),
             address=content.address,
         )
@@ -189,7 +189,7 @@ def _moment(text: str) -> datetime:
 
 
 def restore(session: Session, path: Path) -> dict[str, Any]:
-    """Put a backup into an empty folder; its connections are stopped. What was in it.
+    """Put a backup into an empty folder; its connections are stopped. Return what was in it.
 
     Raises FolderNotEmpty, BackupDamaged where nothing of it can be used, ForeignBackup, StoreNewer, StoreUnusable.
     """
@@ -259,13 +259,13 @@ def _stop_all(session: Session) -> None:
 def _warn(path: Path, content: Content) -> None:
     """Say how old the backup is, and what that means."""
     if content.broken is not None:
-        log.warning("%s What is older than that was restored.", content.broken.message)
+        log.warning("%s The parts before that were restored.", content.broken.message)
     log.warning(
-        "The backup %s is of %s. What was paid since is not in it. So its connections are stopped: run "
-        "`picopayments-cli sync` now. Where the hub keeps the newest state of a connection, and proves it, that goes "
-        "on. Else it closes, at what the hub shows: sync after each block until it is closed. Where the hub does not "
-        "answer, it waits for its deadline. If the folder of the backup is still there, use that one instead, and "
-        "never both.",
+        "The backup %s was made at %s. Later payments are not in it, so its connections are stopped: run "
+        "`picopayments-cli sync` now. A connection goes on if the hub has its newest state and proves that. Else the "
+        "connection closes, at what the hub shows: sync after each block until it is closed. While the hub does not "
+        "answer, the connection waits for its deadline. If the folder that was backed up is still there, use that one "
+        "instead, and never both.",
         path,
         content.time,
     )

@@ -42,7 +42,7 @@ _WAITS = {
 class Outcome:
     """The result of one sync of a connection: the txids (hex) that it published, and what the hub charged for it.
 
-    What became of payments stands in the store.
+    The store has the outcomes of payments.
     """
 
     txids: list[str] = field(default_factory=list)
@@ -174,7 +174,7 @@ def _judge(
     held = tuple(item for item in connection.duplex.receiving.active if item.revoke_hash in names)
     state, changes = learned(connection.duplex, reply.standing, Found(rows, held), secrets)
     if changes.held or changes.given_back:
-        log.warning("the hub shows that this connection's file is not the newest there was: what it shows counts")
+        log.warning("this connection's file is not the newest there was: the newer state that the hub shows counts")
     state, result = close.judge(state, request, reply, secrets)
     for error in result.refused:
         log.warning("a signature of the hub's is not taken: %s", error.message)

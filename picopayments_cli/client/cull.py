@@ -14,8 +14,8 @@ from picopayments_cli.client.session import Session
 from picopayments_cli.errors import PicopaymentsError
 
 _OPEN = "It is not closed: close it first."
-_SETTLING = "It is being settled: let `sync` go on until `status` says closed."
-_UNDONE = "What settled it is not final on the blockchain, or something is left there: wait for blocks."
+_SETTLING = "It is being settled: run `picopayments-cli sync` until it is closed."
+_UNDONE = "Its last transactions are not final yet, or something is left on the blockchain: wait for blocks."
 
 
 def not_over(session: Session, connections: Iterable[Connection]) -> dict[Handle, str | None]:

@@ -108,7 +108,7 @@ class ShownSink:
 
 
 class ProgramSink:
-    """Starts a program for each event, which gets it on stdin. What it prints goes nowhere, its stderr where ours does.
+    """Starts a program for each event, which gets it on stdin. Its stdout goes nowhere, its stderr where ours does.
 
     It has the environment, less the wallet's passphrase. Raises UsageError where there is no such program.
     """

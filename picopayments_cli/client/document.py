@@ -384,7 +384,7 @@ def _jump(items: Any) -> tuple[int, int]:
     return at, to
 
 
-# A document may hold anything. What is of another kind is refused here, not where it is used. ---------------------
+# A document may hold anything. A value of another kind is refused here, not where it is used. -------------------
 
 
 def _quantity(value: Any) -> Quantity:

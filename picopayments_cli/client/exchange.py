@@ -1,6 +1,6 @@
 """Exchange payments with the hub in one sync: write the request down, send it until it is answered, take the reply.
 
-What moves money is on disk before it leaves. Every function may be cut off anywhere and called again.
+All that moves money is on disk before it leaves. Every function may be cut off anywhere and called again.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def pay_lock_fee(session: Session, connection: Connection, outcome: Outcome) -> 
 def prepare(session: Session, connection: Connection) -> Connection:
     """Write the next sync to disk: the oldest queued payments that the connection can move, and the fee.
 
-    What is owed pays for them first. Raises NotTransferable where it can't even move the fee, CloseSigned,
+    The sum that is owed pays for them first. Raises NotTransferable where it can't even move the fee, CloseSigned,
     ConnectionNotOpen.
     """
     count, total = payable(connection)
@@ -94,7 +94,7 @@ def payable(connection: Connection) -> tuple[int, int]:
         if pair.transferable(connection.duplex, total):
             return count, total
     raise NotTransferable(
-        f"The connection {connection.handle.hex()} can't move the fee of {fee} for a sync: close it.",
+        f"The connection {connection.handle.hex()} can't move the fee of {fee} for a sync: close the connection.",
         handle=connection.handle.hex(),
         sync_fee=fee,
     )
@@ -142,7 +142,7 @@ def _judged(
     """
     verdicts, requests = receipts.judged(connection, answer.receipts)
     if answer.half.commit is not None and connection.is_doubtful:
-        log.warning("whether the payments of the last result are worth anything is not proven: no request is paid")
+        log.warning("the payments of the last sync are not proven: they pay no payment request")
         verdicts, requests = [None] * len(answer.receipts), connection.requests
     due = receipts.due_after(connection, sent, answer.refused)
     salts = {item.token: item.salt for item in requests}

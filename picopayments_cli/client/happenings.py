@@ -18,10 +18,6 @@ from picopayments_cli.errors import PicopaymentsError
 Event = dict[str, Any]
 PAYMENT, OPENED, IS_CLOSING, IS_CLOSED = "payment_{}", "connection_opened", "connection_closing", "connection_closed"
 PUNISHED, ERROR, ERROR_OVER, UNDELIVERED, LOST = "punished", "error", "error_over", "delivery_failed", "events_lost"
-NAMES = (
-    *(PAYMENT.format(state) for state in ("received", "sent", "refused")),
-    *(OPENED, IS_CLOSING, IS_CLOSED, PUNISHED, ERROR, ERROR_OVER, UNDELIVERED, LOST),
-)
 _NOT_TOLD = ("state", "number", "time", "receipt")  # of a payment: a receipt is for who has paid
 _UNKNOWN = ""  # the status of a connection that was there before anything was told
 PUBLISHED, _PUNISHES = "published", "revoke"  # the history's action, and the kind of transaction

@@ -1,7 +1,7 @@
 """Find the hub of a connection, at its own URL first, whichever hub the settings name.
 
-Without a node of one's own the chain is seen through that hub, too, once it has proven its key. Whoever hands calls on
-to it proves that as well: so the settings' hub is asked only where nobody at the connection's URL has the key.
+Without a node of one's own the chain is seen through that hub, too, once it has proven its key. Anybody who hands calls
+on to it proves that as well: so the settings' hub is asked only where nobody at the connection's URL has the key.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def status(session: Session, assets: tuple[str, ...] | None) -> StatusReply:
 def seen(session: Session, connections: Iterable[Connection]) -> list[Seen]:
     """Look at connections, once for all of a hub.
 
-    A hub that is silent, or not the one that it was, does not stop the others. What is closing already is seen through
-    the settings' hub then, if that is another one. Raises what is wrong with local files.
+    A hub that is silent, or not the one that it was, does not stop the others. Connections that are closing are seen
+    through the settings' hub then, if that is another one. Raises what is wrong with local files.
     """
     found: list[Seen] = []
     for group in by_hub(connections):

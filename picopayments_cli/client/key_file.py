@@ -2,7 +2,7 @@
 
 ``<network>.wallet`` is one JSON object: ``format``, ``version``, ``network``, ``kind`` (p2wpkh or p2pkh, which decides
 the address), ``address``, ``holds`` (words or wif), and either ``secret`` or ``sealed`` with ``salt``, ``operations``
-and ``memory`` (bytes) of Argon2id. What is sealed opens only together with the other members. ``<network>.wif`` is the
+and ``memory`` (bytes) of Argon2id. A sealed secret opens only together with the other members. ``<network>.wif`` is the
 WIF alone, as text, of a P2PKH wallet; older versions wrote it.
 """
 
@@ -72,8 +72,8 @@ class KeyFile:
             kind = P2PKH
         if kind not in _SCRIPTS:
             raise InvalidKey(
-                f"A key is of a {P2WPKH} or a {P2PKH} wallet, and nothing else stands before its colon. Nothing was "
-                "changed.",
+                f"Only {P2WPKH} or {P2PKH} may stand before the colon of a key. Nothing was changed: give the key once "
+                "more.",
                 network=network.name,
             )
         return _clear(network, kind, WIF, wif)

@@ -149,9 +149,9 @@ def unknown_deposit(connection: Connection, look: Look) -> UnknownDeposit | None
     tx = parse_transaction(connection.deposit_raw)
     txid = bytes(tx.GetTxid())[::-1].hex() if tx is not None else ""
     return UnknownDeposit(
-        f"The chain does not know the deposit {txid} of the connection {connection.handle.hex()}. If it was lost on "
-        "the way, `sync` publishes it again. If not, this is another chain than that of the connection: see that hub "
-        "and node are right, or ask their operator. Nothing is closed by it; `close` does that.",
+        f"The chain does not know the deposit {txid} of the connection {connection.handle.hex()}. If the deposit was "
+        "lost on the way, `picopayments-cli sync` publishes it again. Else this is not the connection's chain: check "
+        "that hub and node are the right ones, or ask their operator. The connection stays open until you close it.",
         handle=connection.handle.hex(),
         txid=txid,
         height=facts.tip,
@@ -165,9 +165,9 @@ def conflicted(connection: Connection) -> DepositConflicted | None:
         return None
     txid = txid_of(connection.deposit_raw)[::-1].hex()
     return DepositConflicted(
-        f"The deposit {txid} of the connection {connection.handle.hex()} is never mined: the transaction {rival} has "
-        "spent a coin of it, and is buried. The connection closes, and the deposit's other coins are free. Connect "
-        "anew.",
+        f"The deposit {txid} of the connection {connection.handle.hex()} can't be mined any more: the transaction "
+        f"{rival} has spent one of its coins, and is buried. The connection closes, and the deposit's other coins are "
+        "free. Connect anew.",
         handle=connection.handle.hex(),
         txid=txid,
         rival=rival,
@@ -246,7 +246,7 @@ def _last_answer(session: Session, connection: Connection, look: Look, outcome: 
     facts = look.facts[connection.handle][1]
     explains = facts.spend is not None and facts.spend.kind is Kind.UNKNOWN  # the own commit may be that of the answer
     if not explains and not counts_late(connection.expiry, facts):
-        log.warning("the last sync stays unanswered: what its answer brings comes too late to be had on the chain")
+        log.warning("the last sync stays unanswered: its answer would come too late to be settled on the chain")
         return connection
     with _closing_all_the_same(outcome, "the last sync stays unanswered"):
         finish(session, connection, outcome)
@@ -294,7 +294,7 @@ def _pay_lock_fee(session: Session, connection: Connection, look: Look, outcome:
 def _exchange(
     session: Session, connection: Connection, look: Look, step: Callable[[], Connection] | None
 ) -> Connection:
-    """Exchange with the hub by a step, or trade receipts only. What it refuses may close the connection."""
+    """Exchange with the hub by a step, or trade receipts only. A refusal of the hub may close the connection."""
     try:
         return receipts.trade(session, connection) if step is None else step()
     except UnknownHandle as error:
@@ -303,7 +303,10 @@ def _exchange(
         raise counts.proof(session, connection) or error from None
     except (AnchorsDiffer, ConnectionNotOpen, HubRestored) as error:  # signed by the hub
         if isinstance(error, ConnectionNotOpen) and error.data.get("stage") in (AGREED, OPENING):
-            log.warning("connection %s: the hub does not see it open yet; sync again", connection.handle.hex())
+            log.warning(
+                "connection %s: the hub does not see it open yet: run `picopayments-cli sync` later",
+                connection.handle.hex(),
+            )
             return session.connection(connection.handle)
         log.warning("connection %s closes: %s", connection.handle.hex(), error.message)
         hidden = counts.proof(session, connection) if isinstance(error, HubRestored) else None
@@ -334,9 +337,9 @@ def _republish(session: Session, connection: Connection, outcome: Outcome, missi
 def _unknown_to_hub(connection: Connection) -> UnknownHandle:
     """Make the error for a hub that has lost its database: it may find it again, so this is no reason to close."""
     return UnknownHandle(
-        f"The hub does not know the connection {connection.handle.hex()}. It stays open here. Wait and sync again, or "
-        "ask the hub's operator, who may have to bring its database back; `close` settles without the hub, and the "
-        "deposit is back when it expires.",
+        f"The hub does not know the connection {connection.handle.hex()}, which stays open here. Sync again later, or "
+        "ask the hub's operator, who may have to bring the database back. `picopayments-cli close` settles without "
+        "the hub; the deposit is back when it expires.",
         handle=connection.handle.hex(),
         hub_url=place_of(connection.hub_url),
     )

@@ -66,7 +66,7 @@ class Listener:
         Raises WaitRanOut where no payment arrived; where a hub could not be asked in the end, that error.
         """
         if seconds is None:
-            log.info("It listens until Ctrl-C; `listen --timeout SECONDS` ends it by itself.")
+            log.info("Listening until Ctrl-C: `picopayments-cli listen --timeout SECONDS` ends by itself.")
         end = None if seconds is None else time.monotonic() + seconds
         try:
             while self._turn(end):

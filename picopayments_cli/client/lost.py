@@ -53,7 +53,9 @@ def take_back(session: Session) -> PicopaymentsError | None:
         if known in goes_on and not is_to_ask(session.store.basedir, session.network):
             return None
         if not all(isinstance(error, OldProtocol) for error in session.unusable.values()):
-            log.warning("the hub is not asked for lost connections: one here can't be read, and would come again")
+            log.warning(
+                "the hub is not asked for lost connections: it would give one a second time that can't be read here"
+            )
             return None
         unsure = {item.handle: item for item in here if _is_unsure(item)}
         salts = {item.salt for item in here if item.handle not in unsure}

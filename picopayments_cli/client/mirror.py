@@ -151,8 +151,8 @@ class Mirror:
         self._failed = True
         told = error.message if isinstance(error, PicopaymentsError) else str(error)
         log.warning(
-            "The backup %s was NOT written, and lacks what was done now. The command goes on. Mend it, or take the "
-            "setting `backup` out. %s",
+            "The backup %s was NOT written, and lacks the changes of this command, which goes on. Make the file "
+            "writable, or take the setting out: `picopayments-cli config backup ''`. %s",
             self.path,
             told,
         )

@@ -88,8 +88,8 @@ def named(session: Session, source: str, destination: str, quantity: int | str |
         )
     if not requested and quantity is None:
         raise UsageError(
-            f"The DESTINATION {destination[:20]!r} is no payment request. To pay a handle name a QUANTITY behind it; a "
-            f"request begins with {PREFIX}, and is given whole."
+            f"The DESTINATION {destination[:20]!r} is no payment request. To pay a handle, name a QUANTITY, too. A "
+            f"payment request begins with {PREFIX}: copy all of it."
         )
     payer = own_handle(session, source)
     if quantity is None:
@@ -154,8 +154,8 @@ def _check_payee(session: Session, connection: Connection, payment: Payment, *, 
             error.message += " Nothing was paid or queued."
             raise
         log.info(
-            "The hub does not answer now (%s): only the next `sync` tells whether it knows the payee. The payment is "
-            "queued all the same. Do not repeat the command, which would queue another one.",
+            "The hub does not answer now (%s): only the next `picopayments-cli sync` tells whether it knows the payee. "
+            "The payment is queued all the same. Do not repeat the command, which would queue another one.",
             error.name,
         )
         return
@@ -182,7 +182,7 @@ def pay(session: Session, ordered: Order, *, yes: bool) -> dict[str, Any]:
     """
     since = session.store.payments.last
     if ordered.how_far == tokens.SENT:
-        log.info("A payment of this token was sent before: nothing was paid now. It is that one which is shown.")
+        log.info("A payment with this token was sent before: nothing was paid now. That earlier payment is shown.")
         return _told(session, _newest(session, ordered, 0) or _sent_long_ago(ordered))
     if ordered.how_far is None:
         queue(session, ordered, yes=yes, at_once=True)
@@ -240,7 +240,7 @@ def _told(session: Session, entry: Entry) -> dict[str, Any]:
     store = session.store
     others = set(store.reported().waiting(store.payments.last)) - {entry["index"]}
     if others:
-        log.info("%d more payments were sent, received or refused: the next `sync` reports them.", len(others))
+        log.info("%d more payments were sent, received or refused: `picopayments-cli sync` reports them.", len(others))
     return with_receipts(session, [entry])[0]
 
 
@@ -266,10 +266,10 @@ def _how_to_go_on(session: Session, ordered: Order) -> str:
     if connection is not None and any(item.token == token for item in connection.queue):
         stands = (
             f"The payment is queued and has not left: `picopayments-cli cancelpayment {token.hex()}` takes it back, "
-            "the next `sync` makes it."
+            "the next `picopayments-cli sync` makes it."
         )
     else:
-        stands = "The payment may have left: the next `sync` brings the answer."
+        stands = "The payment may have left: the next `picopayments-cli sync` brings the answer."
     return f"Interrupted. {stands} Run again with --token {token.hex()} the command pays it once."
 
 

@@ -19,7 +19,6 @@ from picopayments_cli.client.session import Session
 from picopayments_cli.errors import UnknownAsset
 
 QUEUED, UNANSWERED = "queued", "unanswered"
-ALL_STATES = (*STATES, QUEUED, UNANSWERED)
 COLUMNS = (
     *("index", "time", "state", "handle", "asset", "asset_longname", "amount", "fee"),
     *("payer_handle", "payee_handle", "token", "cause", "request", "expires", "receipt"),
@@ -43,8 +42,8 @@ class Wanted:
 def listed(session: Session, wanted: Wanted, since: int | None, limit: int | None) -> list[dict[str, Any]]:
     """List payments, oldest first: with ``since`` the first that come after that index, else the newest there are.
 
-    What is queued, or in a sync without an answer, has no index and stands last; with ``since`` it is left out.
-    ``limit``: the most that are listed. Raises UnknownAsset, by the files alone, which answer without a hub, too.
+    Payments that are queued, or in a sync without an answer, have no index and stand last; with ``since`` they are left
+    out. ``limit``: the most that are listed. Raises UnknownAsset, by the files alone, which answer without a hub, too.
     """
     _check_asset(session, wanted)
     log = session.store.payments

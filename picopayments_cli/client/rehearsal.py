@@ -114,7 +114,7 @@ def _sums(transactions: Sequence[Told]) -> dict[str, int]:
 def _synced(session: Session, connection: Connection) -> tuple[Connection, int]:
     """The connection once its last sync has moved the fee and what is queued, and that fee; none if it can't move it.
 
-    What the hub pays in that sync is not known before.
+    Nobody knows before how much the hub pays in that sync.
     """
     try:
         _, total = exchange.payable(connection)

@@ -126,7 +126,8 @@ def payment_of(session: Session, connection: Connection, text: str) -> tuple[Pay
     request = payment_request.read(text)
     if request.network != session.network.name:
         raise WrongNetwork(
-            f"The payment request is for {request.network}, not for {session.network.name}. Nothing was paid.",
+            f"The payment request is for {request.network}, not for {session.network.name}. Nothing was paid: name "
+            "that network.",
             network=request.network,
         )
     if request.hub_key != connection.hub_key:
@@ -140,7 +141,7 @@ def payment_of(session: Session, connection: Connection, text: str) -> tuple[Pay
     if request.asset != connection.asset:
         raise AssetMismatch(
             f"The payment request is in {request.asset}, and the connection in "
-            f"{both_names(connection.asset, connection.longname)}. Nothing was paid.",
+            f"{both_names(connection.asset, connection.longname)}. Nothing was paid: pay from another connection.",
             asset=connection.asset,
             payee=request.asset,
         )

@@ -21,8 +21,8 @@ def check_restored(basedir: Path, network: Network) -> None:
     """Refuse a folder that has a part of a backup only. Raises RestoreUnfinished."""
     if is_unfinished(basedir, network):
         raise RestoreUnfinished(
-            f"A backup was not restored to the end in {basedir}, and some connections may be missing here. Run the "
-            "`restore` again: it begins anew. Nothing was done.",
+            f"A backup was not restored to the end in {basedir}, and some connections may be missing here. Run "
+            "`picopayments-cli restore FILE` again: it begins anew. Nothing was done.",
             basedir=str(basedir),
         )
 

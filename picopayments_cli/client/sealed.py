@@ -1,7 +1,7 @@
 """Seal the state of a connection, which the hub keeps, and open it with nothing but the wallet's key.
 
-What grows with a connection's age is not in it: the hub has the commits of both channels itself, and the state holds
-the digest of all of them, so that none can be left out, added or changed.
+Nothing that grows with a connection's age is in it: the hub has the commits of both channels itself, and the state
+holds the digest of all of them, so that none can be left out, added or changed.
 """
 
 from __future__ import annotations

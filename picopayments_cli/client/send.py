@@ -35,7 +35,7 @@ def compose(session: Session, asset: Asset, destination: str, quantity: int, ext
             raise InvalidParams("extra_btc goes with assets only: add it to the QUANTITY of BTC.", extra_btc=extra_btc)
         if quantity < DUST:
             raise InvalidQuantity(
-                f"An output must hold {DUST} satoshis at least, or it is not relayed.", value=quantity, least=DUST
+                f"Nodes relay no output of less than {DUST} satoshis. Send {DUST} or more.", value=quantity, least=DUST
             )
     else:
         funds.check_funds(session, asset, quantity)

@@ -51,7 +51,7 @@ from picopayments_cli.web import JsonRpcEndpoint, WebServer
 
 log = logging.getLogger(__name__)
 USER, RECEIVING_USER = "__cookie__", "__receive__"
-RECEIVING = ("version", "status", "payments", "request", "decode", "listen")  # for a program that only is paid
+RECEIVING = ("version", "status", "payments", "request", "decode")  # for a program that only is paid
 TOKEN_SIZE = 32
 STOP_SECONDS = 5.0  # that the watcher, and a delivery under way, may take to stop
 Commands = Mapping[str, Callable[..., Any]]

@@ -57,7 +57,7 @@ class Signed:
 
 def nobody() -> str:
     """Refuse where nobody can be asked for the wallet's key. Raises UsageError."""
-    raise UsageError("There is no wallet here, and nobody to ask for its key: run this command by itself.")
+    raise UsageError("There is no wallet here, and nobody to ask for its key: type this command in a shell.")
 
 
 class Home:
@@ -399,7 +399,7 @@ class Session:
         return BadHubSignature(
             f"{what} is not signed with the key that this hub is known by. Nothing of it was taken. See that the URL "
             "is right. If it is, another hub stands there, or somebody stands between: wait, try from another network, "
-            "ask the operator, or `close` the connection alone.",
+            "ask the operator, or close the connection alone: `picopayments-cli close HANDLE`.",
             hub_url=self.rpc.url,
             **data,
         )
@@ -446,4 +446,4 @@ def _warn_of(name: str, url: str | None, trust: Trust = SYSTEM) -> None:
             parts.hostname,
         )
     elif parts.scheme == "https" and not trust.verify and trust.fingerprint is None:
-        log.warning("verify_tls is false: whoever stands between can pose as %s at TLS", parts.hostname)
+        log.warning("verify_tls is false: anybody on the way can pose as %s", parts.hostname)

@@ -99,7 +99,7 @@ def _from_files(session: Session, error: PicopaymentsError, connections: Sequenc
     look = last_look.of_wallet(session)
     if isinstance(error, HubUnreachable):
         error = away.advised(error, session.settings, away.at_hub(connections, error))
-    when = "It was never looked at" if look is None else f"Of the wallet this is block {look['height']}, {look['time']}"
+    when = "It was never seen" if look is None else f"The wallet is that of block {look['height']}, {look['time']}"
     log.warning("The chain can't be seen, and this is from the files. %s. %s", when, error.message)
     return {
         "chain": None,

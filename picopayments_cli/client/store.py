@@ -8,9 +8,9 @@ fee rate that a chain estimated), ``<network>.sent`` (the wallet's transactions 
 ``<network>.coins`` (the wallet as it was seen last), ``<network>.seen`` (what the last look at the chain showed) and
 ``<network>.lock``. Nothing is written before the first save, except the lock's file and the folder it stands in.
 
-What grows with a connection's age stands beside its document, in ``<handle>.commits.jsonl``: rows that are only added
-to. They are on disk before the document, which says how many bytes of them count (``rows_size``): lines behind those
-are of a save that was cut off, and the next one writes over them.
+All that grows with a connection's age stands beside its document, in ``<handle>.commits.jsonl``: rows that are only
+added to. They are on disk before the document, which says how many bytes of them count (``rows_size``): lines behind
+those are of a save that was cut off, and the next one writes over them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """See that a token pays once, from whichever connection of the wallet it was queued on.
 
-What is queued may be cancelled, and what was refused and came back is no more in a sync: their token is free. What has
-left the machine holds its token for good, answered or not; so does what is said to be refused and does not come back,
-as the payee may have got it.
+A queued payment may be cancelled, and one that was refused and came back is no more in a sync: their token is free. A
+payment that has left the machine holds its token for good, answered or not; so does one that is said to be refused and
+does not come back, as the payee may have got it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def standing(
     if other is None:
         _check_own_requests(payment, known)
         return None
-    advice = "leave it out to have one drawn" if payment.expires is None else "ask the payee for another request"
+    advice = "leave --token out for a new one" if payment.expires is None else "ask the payee for another request"
     raise TokenInUse(
         f"The token is that of a payment of {other.get('amount')} to {other.get('payee_handle') or 'the hub'} from the "
         f"connection {other['handle']}: {advice}.",

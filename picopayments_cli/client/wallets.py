@@ -123,7 +123,7 @@ def _there(file: KeyFile | None, session: Session) -> KeyFile:
     if file is None:
         raise WalletMissing(
             f"There is no wallet of {session.network.name} in {session.settings.basedir}. `picopayments-cli wallet "
-            "new` makes one, `wallet restore` brings one back from its words.",
+            "new` makes one, `picopayments-cli wallet restore` brings one back from its words.",
             basedir=str(session.settings.basedir),
         )
     return file

@@ -212,7 +212,10 @@ class UnitOfWork(Reading):
         names = ("remainder", "secret", "active")
         asked = [{"of": handle, "hash": row["revoke_hash"], **{name: row[name] for name in names}} for row in rows]
         if self.db.execute(_CHANGE_SIGNED, asked).rowcount != len(asked):
-            raise DatabaseUnusable("The database lacks a commit that the hub has signed.", handle=handle.hex())
+            raise DatabaseUnusable(
+                "The database lacks a commit that the hub has signed. Stop the hub: put the newest database back.",
+                handle=handle.hex(),
+            )
 
     def give_up(self, tip: int) -> int:
         """Stop all connections that go on as stale, and have the next round look at them. Return how many.

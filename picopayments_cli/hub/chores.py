@@ -69,7 +69,7 @@ class Work:
     versions: dict[Handle, int] = field(default_factory=dict)  # of connections, as they were planned by
 
     def do(self) -> None:
-        """Do all that these connections need now. What fails is asked for again."""
+        """Do all that these connections need now. A step that fails is asked for again."""
         if not self.handles and not self.fresh:
             return
         self._look_at_wallet()
@@ -205,7 +205,7 @@ class Work:
             restage(self.hub, work, account, facts)
 
     def _lapsed(self, account: Account, tip: int) -> bool:
-        """Whether the hub's promise is over: no deposit that counts has come in time, or no fee for locking the hub's.
+        """Whether the hub's promise is over: no deposit that counts has come in time, or no lock fee.
 
         While the ledger is silent nobody can tell which deposit counts, and nobody is promised anything either.
         """
@@ -287,8 +287,8 @@ class Work:
     def _awaits_deposit(self, work: UnitOfWork, account: Account) -> bool:
         """Whether a deposit was made that does not count yet, and still may.
 
-        What lies twice as deep as one that counts is none: dust, or too little. One in the mempool is waited for: its
-        client gets it back by an agreed close as soon as it is in a block.
+        A payment twice as deep as a deposit that counts is none: dust, or too little. One in the mempool is waited for:
+        its client gets it back by an agreed close as soon as it is in a block.
         """
         hub, tip = self.hub, self.hub.follower.tip(work.db)
         if account.duplex is None or tip >= account.fixed.agreed.expiry.height:

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.command is not None:
             _operate(args, os.environ)
             return 0
-        _check(parser, args)
+        _check(parser, args, os.environ)
         check_extra("hub", "picopayments-hub")
         _run(args, os.environ)
     except KeyboardInterrupt:
@@ -78,7 +78,25 @@ def _operate(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
         return
     method, params = call_of(args.command, vars(args))
     result = ask(folder.socket_path, method, params, None if method == "backup" else ANSWER_SECONDS)
+    if method == "backup":
+        _check_written(params["file"])
     write_out(json.dumps(result, indent=2, sort_keys=True))
+
+
+def _check_written(file: str) -> None:
+    """Refuse a backup that the hub has written where nobody else sees it. Raises StoreUnusable."""
+    from picopayments_cli.errors import StoreUnusable
+
+    try:
+        os.stat(file)
+    except FileNotFoundError:
+        raise StoreUnusable(
+            f"The hub has written {file}, but there is no such file here: its service has a /tmp of its own, or it "
+            "runs in a container. Name a folder that both see, such as one of ReadWritePaths in the service's unit.",
+            path=file,
+        ) from None
+    except OSError:
+        pass  # only the hub's user may look there
 
 
 def _alone(args: argparse.Namespace, folder: Folder) -> dict[str, Any]:
@@ -122,7 +140,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
     several = _has_several(args, folder)
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
-        chain_url = args.counterparty_url or environ.get("PICOPAYMENTS_CHAIN_URL")
+        chain_url = _chain_url(args, environ)
         if chain_url is None and network.name == "regtest":
             port = network.node_port if args.node_port is None else args.node_port
             node = EmbeddedNode(folder.basedir / "node", port, args.block_time)
@@ -258,43 +276,48 @@ def _workers(text: str) -> int:
 def _parser() -> Parser:
     parser = Parser(
         prog="picopayments-hub",
-        description="Serve micropayment channels in Counterparty assets. With a command: have the hub that runs on the "
-        "same network and basedir carry it out.",
+        description="Serve micropayment channels in Counterparty assets.\n\n"
+        "With a command: have the hub that runs on the same network and basedir carry\n"
+        "the command out.",
         example="--regtest --basedir /tmp/hub",
         usage="%(prog)s [options] [<command> [command arguments]]",
     )
     add_version(parser)
     add_network(parser)
     parser.add_argument("--basedir", metavar="PATH", help="folder of key, terms and database (PICOPAYMENTS_BASEDIR)")
-    parser.add_argument("--host", default="127.0.0.1", help="where to listen (default: %(default)s)")
-    parser.add_argument("--port", type=port, help="0: a free one (default: 1000 above that of Counterparty Core's API)")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen at (default: %(default)s)")
+    parser.add_argument(
+        "--port", type=port, help="the port, 0 for a free one (default: 1000 above that of Counterparty Core's API)"
+    )
     parser.add_argument("--counterparty-url", metavar="URL", help="Counterparty Core's API (PICOPAYMENTS_CHAIN_URL)")
     parser.add_argument("--bitcoin-url", metavar="URL", help="Bitcoin Core's JSON-RPC (PICOPAYMENTS_BITCOIN_URL)")
-    parser.add_argument("--database", metavar="URL", help="as SQLAlchemy takes it (default: SQLite in the basedir)")
+    parser.add_argument(
+        "--database", metavar="URL", help="the database, as SQLAlchemy names it (default: SQLite in the basedir)"
+    )
     parser.add_argument(
         "--workers",
         metavar="NUMBER",
         type=_workers,
-        help="answer by so many processes, and do the rounds in another one; on PostgreSQL (default: all in one)",
+        help="how many processes answer; one more does the rounds; needs PostgreSQL (default: one process for all)",
     )
     parser.add_argument("--ssl-cert", metavar="FILE", help="serve HTTPS with this certificate")
     parser.add_argument("--ssl-key", metavar="FILE", help="the certificate's key")
-    parser.add_argument("--node-port", type=port, help="of the embedded regtest node; 0: a free one (default: 24000)")
+    parser.add_argument("--node-port", type=port, help="port of the embedded node, 0 for a free one (default: 24000)")
     parser.add_argument(
         "--block-time",
         metavar="SECONDS",
         type=_seconds,
-        help="the embedded node mines every so many seconds; 0: never (default: at every transaction)",
+        help="seconds between two blocks of the embedded node; 0: none by itself (default: one for each transaction)",
     )
     parser.add_argument(
         "--drain",
         action="store_true",
-        help="take no new connections, close those that are open, and end when the hub has all its own back",
+        help="take no new connections, close those that are open, and end once all of the hub's money is in its wallet",
     )
     parser.add_argument(
         "--restored",
         action="store_true",
-        help="go on with a database from a backup, once: close what was open in it, as its clients say it stands",
+        help="for one start on a database from a backup: close all its connections, at what their clients show",
     )
     parser.add_argument("--debug", action="store_true", help="log more, tracebacks included")
     commands = parser.add_subparsers(
@@ -306,13 +329,25 @@ def _parser() -> Parser:
     return parser
 
 
-def _check(parser: Parser, args: argparse.Namespace) -> None:
+def _chain_url(args: argparse.Namespace, environ: Mapping[str, str]) -> str | None:
+    """Return the URL of Counterparty Core that a flag or the environment names."""
+    return args.counterparty_url or environ.get("PICOPAYMENTS_CHAIN_URL")
+
+
+def _check(parser: Parser, args: argparse.Namespace, environ: Mapping[str, str]) -> None:
+    """Refuse options that do not go together, wherever network and node come from. Raises SystemExit, WrongNetwork."""
+    from picopayments_cli.config import choose_network
+
     if (args.ssl_cert is None) != (args.ssl_key is None):
         parser.error("--ssl-cert and --ssl-key belong together")
     embedded = {"--node-port": args.node_port, "--block-time": args.block_time}
     given = [name for name, value in embedded.items() if value is not None]
-    if given and (args.network != "regtest" or args.counterparty_url):
-        parser.error(f"{given[0]} is for the embedded node: with --regtest and without --counterparty-url")
+    regtest = choose_network(args.network, environ).name == "regtest"
+    if given and (not regtest or _chain_url(args, environ)):
+        parser.error(
+            f"{given[0]} is for the embedded node only: give --regtest, and neither --counterparty-url nor "
+            "PICOPAYMENTS_CHAIN_URL"
+        )
 
 
 if __name__ == "__main__":

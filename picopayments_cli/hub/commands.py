@@ -11,7 +11,7 @@ from picopayments_cli.commands import Command, argument, positive
 ALL = "all"
 STAGES = ("requested", "agreed", "open", "closing", "closed")
 MOST_LISTED = 1000
-CONNECTION = argument("connection", "its handle, or the first 8 digits of it or more", metavar="HANDLE")
+CONNECTION = argument("connection", "the connection's handle, or at least its first 8 digits", metavar="HANDLE")
 
 
 def _most(text: str) -> int:
@@ -36,42 +36,46 @@ COMMANDS = {
         "--testnet4 connections --stage open --asset XCP",
         argument("--stage", "only those in this stage: %(choices)s", choices=STAGES, metavar="STAGE"),
         argument("--asset", "only those in this asset"),
-        argument("--after", "only those behind this handle: `next` of the page before", metavar="HANDLE"),
-        argument("--most", "how many, 1000 at most (default: 100)", metavar="NUMBER", type=_most, default=100),
+        argument("--after", "only those after this handle: the `next` of the page before", metavar="HANDLE"),
+        argument(
+            "--most", "how many connections, at most 1000 (default: 100)", metavar="NUMBER", type=_most, default=100
+        ),
     ),
-    "connection": Command(
-        "Show all of one connection that is no secret.", "--testnet4 connection 0123abcd", CONNECTION
-    ),
+    "connection": Command("Show one connection, all but its secrets.", "--testnet4 connection 0123abcd", CONNECTION),
     "close": Command(
-        "Close a connection: in agreement where its client comes, else alone.\n\n"
-        "Where payments wait for its client, it has 144 blocks to fetch them first.",
+        "Close a connection: in agreement if its client comes, else alone.\n\n"
+        "If payments wait for the client, the client has 144 blocks to fetch them first.",
         "--testnet4 close 0123abcd",
         CONNECTION,
     ),
     "terms": Command(
-        "Show the terms in use, put others into the file and into use, or read the file anew.\n\n"
-        "Terms that can't be used are refused, and change nothing.",
+        "Show the hub's terms, or change them.\n\n"
+        "get prints the terms in use. set takes those of FILE into the hub's terms file\n"
+        "and into use. reload reads the terms file again. Terms that can't be used are\n"
+        "refused, and change nothing.",
         "--testnet4 terms set new.json",
         argument("action", "%(choices)s (default: get)", nargs="?", choices=("get", "set", "reload"), default="get"),
         argument("file", "with set: a JSON file of terms, - for standard input", nargs="?", metavar="FILE"),
     ),
     "withdraw": Command(
-        "Send what is free of the hub's wallet: never the reserve, nor what is promised to clients.",
+        "Send free funds of the hub's wallet to an address.\n\n"
+        "It never sends the reserve, nor what the hub has promised to clients.",
         "--testnet4 withdraw tb1q... 1000000 --dry-run",
-        argument("address", "where to"),
+        argument("address", "the address that gets it"),
         argument(
             "quantity",
             "satoshis, a number with its unit (0.1BTC), or all that is free",
             metavar="QUANTITY|all",
             type=_quantity,
         ),
-        argument("--asset", "what (default: %(default)s)", default="BTC"),
+        argument("--asset", "the asset to send (default: %(default)s)", default="BTC"),
         argument("--dry-run", "publish nothing: print what would be sent, and its fee", action="store_true"),
     ),
     "backup": Command(
         "Write database and terms into a new encrypted file, or read one through.\n\n"
-        "The hub's key opens it, and is not in it: keep a copy of the key elsewhere.\n"
-        "`backup verify FILE` needs no hub that runs, only the key in the basedir.",
+        "Only the hub's key opens the file, and the key is not in it: keep a copy of the\n"
+        "key elsewhere. `backup verify FILE` needs the key in the basedir, but no hub\n"
+        "that runs.",
         "--testnet4 backup /srv/hub/1.backup",
         argument(
             "action",
@@ -84,13 +88,14 @@ COMMANDS = {
     ),
     "restore": Command(
         "Put a backup into an empty basedir or --database, while no hub runs there.\n\n"
-        "The hub's key must be in the basedir. The hub is then started with --restored,\n"
-        "once: it closes all connections, as what was paid since is not in the backup.",
+        "The hub's key must be in the basedir. Next, start the hub once with --restored:\n"
+        "it closes all connections, since later payments are not in the backup.",
         "--testnet4 --basedir /srv/hub/data restore /srv/hub/1.backup",
         argument("file", "the backup", metavar="FILE"),
     ),
     "drain": Command(
-        "Take no new connections, close those that are open, and end the hub once it has all its own back.",
+        "Take no new connections, close those that are open, then end the hub.\n\n"
+        "It ends once all of its money is back in its wallet.",
         "--testnet4 drain",
     ),
 }

@@ -223,7 +223,9 @@ def _cannot_be_opened(error: Exception) -> DatabaseUnusable:
 
 
 def _unreadable(error: DBAPIError | TimeoutError) -> DatabaseUnusable:
-    return DatabaseUnusable(f"The hub's database can't be read: {_reason(error)}.")
+    return DatabaseUnusable(
+        f"The hub's database can't be read: {_reason(error)}. Check its file or server, and the rights to it."
+    )
 
 
 def _failed(label: str, error: DBAPIError | TimeoutError, *, certain: bool) -> DatabaseBusy | DatabaseUnusable:

@@ -124,8 +124,8 @@ class Exchange:
             raise self._not_open(account)
         if not self._hub.follower.is_fresh(self._hub.fresh_seconds):
             raise NodeBehind(
-                "The hub has not seen the chain's newest state just now, and signs nothing new meanwhile. Run sync "
-                "again in a while.",
+                "The hub has not seen the chain's newest state just now, and signs nothing new meanwhile. Run "
+                "`picopayments-cli sync` again in a while.",
                 seconds=self._hub.fresh_seconds,
             )
         _anchors(account).check(request.anchors)
@@ -133,7 +133,7 @@ class Exchange:
         if request.half.commit is not None and not self._hub.may_take(contract, expiry):
             raise FeeTooHigh(
                 f"At the fees of now, {self._hub.rate.value} sat/vB, the hub could not settle another commit in time. "
-                "Run sync again once they are lower.",
+                "Run `picopayments-cli sync` again once they are lower.",
                 fee_rate=self._hub.rate.value,
             )
 
@@ -152,7 +152,7 @@ class Exchange:
         )
 
     def _awaits_fee(self, account: Account) -> bool:
-        """Whether the hub's deposit waits for nothing but the fee for locking it."""
+        """Whether the hub's deposit waits for nothing but the lock fee."""
         return account.lock_due > 0 and account.channels.receiving.anchor is not None and not self._hub.draining
 
     def _is_open(self, account: Account, *more: str) -> bool:
@@ -290,7 +290,7 @@ class Exchange:
 def _check_place(count: int, own: int, payment: Payment) -> None:
     """Refuse what one payer too many, or one payer alone, would have wait for a payee: half of what others leave.
 
-    So who fills the place of others needs a dozen connections for it. What returns to a payer is not counted.
+    So who fills the place of others needs a dozen connections for it. Payments that return to a payer are not counted.
     """
     share = max((MOST_WAITING - count + own) // 2, 1)
     if count >= MOST_WAITING or own >= share:

@@ -436,7 +436,7 @@ class Follower:
 
 
 def _forget(db: Connection, txid: bytes) -> set[Handle]:
-    """Forget what the mempool has no more, but keep a deposit's bytes. What it has stopped stays stopped.
+    """Forget what the mempool has no more, but keep a deposit's bytes. Connections that it has stopped stay stopped.
 
     Return the connections of which it was.
     """

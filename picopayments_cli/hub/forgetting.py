@@ -55,7 +55,7 @@ _REQUESTED = (
     .limit(AT_ONCE)
     .with_for_update()
 )
-# What was paid to one that was closed all the same is no deposit that counts; what came since is looked at first.
+# A payment to one that was closed all the same is no deposit that counts; a payment since then is looked at first.
 _UNTOLD = _PAID_TO.where(or_(deposits.c.height.is_(None), deposits.c.height > connections.c.due_height))
 _UNPAID = (
     select(connections.c.handle, connections.c.asset)

@@ -66,7 +66,7 @@ _COUNTED = {**_SHOWN, CLOSING: CLOSING}
 class Methods:
     """The hub's own methods, whose names begin with ``mph_``."""
 
-    # What asks the chain, so that it must not hold up the others.
+    # Those that ask the chain, and so must not hold up the others.
     SLOW = frozenset(("mph_status", "mph_request", "mph_deposit", "mph_close"))
     ALONE = frozenset(("mph_waiting",))  # it may wait, which a batch must not
 
@@ -129,7 +129,7 @@ class Methods:
                 longname = self._hub.longname(asset)
                 name = both_names(asset, longname)
                 raise AssetNotInTerms(
-                    f"The hub offers no connections in {name!r}: `hubstatus` lists its assets.",
+                    f"The hub offers no connections in {name!r}: `picopayments-cli hubstatus` lists its assets.",
                     **asset_members(asset, longname),
                 )
             offered[asset] = terms

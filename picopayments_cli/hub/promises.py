@@ -115,8 +115,8 @@ def _withdrawn(db: Connection, asset: str) -> int:
 def _check_number(number: int, most: int, whose: str) -> None:
     if number >= most:
         raise TooManyPromises(
-            f"{number} connections that {whose} asked for wait for their deposits, of at most {most}: deposit on them, "
-            "or wait until their time is over.",
+            f"{number} connections of {whose} wait for their deposits, and the hub takes {most} at most: deposit on "
+            "them, or wait until their time is over.",
             number=number,
             most=most,
         )

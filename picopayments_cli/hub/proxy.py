@@ -297,7 +297,7 @@ class Proxy:
     def reorganise(self, depth: int, forget: bool = False) -> Any:
         """Replace the last blocks by a longer branch. The hub has read it when this answers.
 
-        What they held goes back to the mempool, with ``forget`` nowhere.
+        Their transactions go back to the mempool, with ``forget`` nowhere.
         """
         return self._make_blocks("reorganise", {"depth": depth, "forget": forget})
 

@@ -24,7 +24,7 @@ class Receipts:
     def receipts(self, body: Mapping[str, Any]) -> RawJson:
         """Keep what is given for payments that the connection has received; tell what there is for those it has sent.
 
-        What fits no payment is passed over. Raises BadRequest, UnknownHandle, BadClientSignature.
+        A receipt that fits no payment is passed over. Raises BadRequest, UnknownHandle, BadClientSignature.
         """
         request = ReceiptsRequest.parse(body)
         digest = signed(body, self._hub.book.look_up(request.handle).fixed.client)

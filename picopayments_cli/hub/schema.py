@@ -9,7 +9,7 @@ METADATA = MetaData(naming_convention={"ix": "ix_%(table_name)s_%(column_0_name)
 
 meta = Table("meta", METADATA, Column("key", Text, primary_key=True), Column("value", Text, nullable=False))
 
-# The chain, by outpoint. A txid stands in wire order. What is in the mempool has the height NULL.
+# The chain, by outpoint. A txid stands in wire order. Rows of the mempool have the height NULL.
 blocks = Table(
     "blocks",
     METADATA,
@@ -103,7 +103,7 @@ promises = Table(
     Column("matching", BigInteger, nullable=False),  # that the hub is to
     Column("backed", Boolean, nullable=False),  # whether the client's wallet held it when it was agreed on
 )
-# What every sync changes, apart: the fewer pages of the file a sync touches, the sooner it is on disk.
+# The columns that every sync changes, apart: the fewer pages of the file a sync touches, the sooner it is on disk.
 heads = Table(
     "heads",
     METADATA,
@@ -163,7 +163,7 @@ payments = Table(
 )
 Index("ix_payments_payee_state", payments.c.payee, payments.c.state)
 Index("ix_payments_payer_token", payments.c.payer, payments.c.token)
-# What a node has taken of the hub's own transactions, with what it pays.
+# The hub's own transactions that a node has taken, each with its fee.
 sent = Table(
     "sent",
     METADATA,

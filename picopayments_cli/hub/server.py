@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 _OWN, _ASKING, _PROXIED = 4, 4, 4
 _EACH = 2  # of them for one address: the others stay free for others
 _SWITCH_SECONDS = 0.0005  # after which a thread that computes lets another one in: a sync has to get in 40 times
-# What may be answered otherwise the second time, or does something twice.
+# Methods that may be answered otherwise the second time, or do something twice.
 _NOT_ONCE = {"get_running_info", "sendrawtransaction", "submitpackage", "generate", "faucet", "reorganise", "feerate"}
 
 

@@ -80,8 +80,8 @@ class Witness:
 
     def _outdated(self, why: str, path: Path | None = None) -> DatabaseOutdated:
         return DatabaseOutdated(
-            f"{path or self._path} {why}. What is missing could be what was revoked since: use the newest database. If "
-            "there is none, start once with --restored: it closes all connections, and relies on their clients' word.",
+            f"{path or self._path} {why}. Commits that were revoked since may be missing: use the newest database. If "
+            "there is none, start once with --restored: the hub closes all connections then, at their clients' word.",
             path=str(path or self._path),
         )
 

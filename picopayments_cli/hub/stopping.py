@@ -37,7 +37,7 @@ _EVER = 2**31 - 1  # as a height: later than all
 
 
 def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
-    """Stop a connection. What waits for it goes back to its payers, as payments from it.
+    """Stop a connection. Payments that wait for it go back to their payers, as payments from it.
 
     A payment that its payer can't get back any more stays, and comes with the agreed close.
     """
@@ -136,6 +136,6 @@ def give_up_noticed(hub: Hub, handle: Handle) -> None:
 def refusal(handle: Handle) -> HubRestored:
     """Make the refusal for a connection whose newest state may be missing."""
     return HubRestored(
-        "The hub has been restored from a backup, and does not know the newest state of the connection: close it.",
+        "The hub has an old database, and does not know the newest state of the connection: close the connection.",
         handle=handle.hex(),
     )

@@ -84,8 +84,8 @@ class Offer:
     def include(self, assets: Iterable[str]) -> None:
         """Offer these assets too, where the network has default terms; they stay on offer while the hub runs.
 
-        What its deposits have emptied out of the wallet must not end the connections that hold it. Nothing is added
-        before the file's names are looked up, since it may be one of them.
+        An asset that the deposits have emptied out of the wallet must not end the connections that hold it. Nothing is
+        added before the file's names are looked up, since it may be one of them.
         """
         fresh = [asset for asset in assets if asset not in self._members]
         if fresh and self._default is not None and self.resolved:

@@ -129,15 +129,15 @@ def _composed(book: Reading, asked: Withdrawal, purse: Purse, held: int) -> tupl
         moved = asked.quantity
         if moved < DUST:
             raise InvalidQuantity(
-                f"An output must hold {DUST} satoshis at least, or it is not relayed.", value=moved, least=DUST
+                f"Nodes relay no output of less than {DUST} satoshis. Withdraw {DUST} or more.", value=moved, least=DUST
             )
         draft = compose_send(purse, Output(moved, asked.script))
     left = sum(coin.value for coin in purse.without(draft).coins)
     left += sum(out.value for out in draft.outputs if out.script == purse.script)
     if left < kept:
         raise InsufficientBitcoin(
-            f"That would leave {left} satoshis beside the reserve, and the deposits that the hub has agreed to take "
-            f"{kept}: withdraw less, or wait until they are made.",
+            f"That would leave {left} satoshis beside the reserve. The deposits that the hub has promised need {kept}: "
+            "withdraw less, or wait until they are made.",
             left=left,
             needed=kept,
         )

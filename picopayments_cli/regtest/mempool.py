@@ -134,7 +134,7 @@ class Mempool:
     def take(self, tx: CTransaction) -> tuple[Entry, ...]:
         """Take a transaction in, replacing what conflicts with it and pays less; what it replaced. Raises Refused.
 
-        What pays too little by itself is a FeeTooLow: it may still come in a package.
+        One that pays too little by itself is a FeeTooLow: it may still come in a package.
         """
         plan = self._judge(tx)
         self._check_minimum(plan.entry.fee, plan.entry.vsize)

@@ -65,8 +65,8 @@ class Methods:
     def feerate(self, rate: int | str | None = None, minimum: int | None = None) -> dict[str, int | None]:
         """Set the estimate (``none``: to have none) and what the mempool asks for at least; both, in sat/vB.
 
-        What is left out stays. Blocks leave out what pays less than the estimate, the mempool throws out what pays less
-        than the minimum.
+        A value that is left out stays. Blocks leave out what pays less than the estimate, the mempool throws out what
+        pays less than the minimum.
         """
         number = rate if isinstance(rate, int) else 1
         if (isinstance(rate, str) and rate != "none") or not 1 <= number <= MAX_FEE_RATE:

@@ -46,7 +46,8 @@ Params = Mapping[str, str]
 
 
 class _BadRequest(Exception):
-    """The request can't be answered; the text goes to who asked. What Bitcoin Core refuses is 503, as its failures."""
+    """The request can't be answered; the text goes to who asked. Refusals of Bitcoin Core are 503, like its
+    failures."""
 
     def __init__(self, text: str, status: int = 400) -> None:
         super().__init__(text)

@@ -11,9 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from picopayments_cli.channel.stages import CLOSED, CLOSING, OPEN, OPENING
-from picopayments_cli.client.happenings import NAMES, Life, Told, begin, news, troubles, unheard
+from picopayments_cli.client.happenings import Life, Told, begin, news, troubles, unheard
 from picopayments_cli.errors import HubUnreachable, NodeBehind, UnknownHandle
 
+NAMES = (
+    *("payment_received", "payment_sent", "payment_refused"),
+    *("connection_opened", "connection_closing", "connection_closed"),
+    *("punished", "error", "error_over", "delivery_failed", "events_lost"),
+)
 A = "aa" * 32
 XCP = {"asset": "XCP"}
 RECEIVED = {

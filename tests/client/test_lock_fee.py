@@ -1,4 +1,4 @@
-"""The fee for locking the hub's deposit, and the time for the own one: what the client pays, waits for and is told."""
+"""The lock fee, and the time for the own one: what the client pays, waits for and is told."""
 
 from __future__ import annotations
 

@@ -133,7 +133,10 @@ def test_who_pays_again_is_told_that_nothing_was_paid(ready: Life, caplog: pytes
 
 @pytest.mark.parametrize(
     ("label", "told"),
-    [("call mph_sync", "may have left: the next `sync`"), ("save sync prepared", "has not left|may have left")],
+    [
+        ("call mph_sync", "may have left: the next `picopayments-cli sync`"),
+        ("save sync prepared", "has not left|may have left"),
+    ],
 )
 def test_an_interrupted_payment_says_how_it_stands_and_how_to_go_on(
     ready: Life, label: str, told: str, monkeypatch: pytest.MonkeyPatch

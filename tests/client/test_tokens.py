@@ -83,7 +83,7 @@ def test_the_way_on_is_another_request_where_a_request_names_the_token() -> None
     requested = replace(PAYMENT, amount=Quantity(6), expires=1)
     with pytest.raises(TokenInUse, match="ask the payee for another request"):
         standing(ONE, requested, [], paid(PAYMENT))
-    with pytest.raises(TokenInUse, match="leave it out to have one drawn"):
+    with pytest.raises(TokenInUse, match="leave --token out for a new one"):
         standing(ONE, replace(requested, expires=None), [], paid(PAYMENT))
 
 

@@ -75,6 +75,33 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, Any]
 # The socket and the command line ------------------------------------------------------------------------------------
 
 
+def test_a_backup_that_only_the_hub_sees_is_refused(
+    desk: Desk, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Operator, "backup", lambda self, file: {"file": file})  # as into a /tmp of its own
+    with answering(desk) as hub:
+        code, error = run([*hub, "backup", str(tmp_path / "hub-1")], capsys)
+    assert (code, error["name"]) == (4, "StoreUnusable")
+    assert "ReadWritePaths" in error["message"]
+
+
+@pytest.mark.parametrize("option", ["--node-port", "--block-time"])
+def test_options_of_the_embedded_node_go_by_the_network_that_is_chosen(
+    option: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "_run", lambda args, environ: None)
+    words = ["--basedir", str(tmp_path), option, "0"]
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert f"{option} is for the embedded node only" in capsys.readouterr().err
+    monkeypatch.setenv("PICOPAYMENTS_NETWORK", "regtest")
+    assert cli.main(words) == 0
+    monkeypatch.setenv("PICOPAYMENTS_CHAIN_URL", "http://127.0.0.1:9/")
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert f"{option} is for the embedded node only" in capsys.readouterr().err
+
+
 def test_commands_reach_the_running_hub_alone(desk: Desk, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with answering(desk) as hub:
         path = desk.folder.socket_path

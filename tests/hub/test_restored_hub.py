@@ -87,7 +87,7 @@ def test_after_a_restore_everybody_has_what_it_had(town: Town, noticed: bool) ->
     town.mine(2)
     assert town.mempool() == []  # the highest commit in the database is one that was given back
     for client, handle in ((story.alice, story.a), (story.bob, story.b)):
-        assert "restored from a backup" in client.done("sync").stderr
+        assert "has an old database" in client.done("sync").stderr
         assert client.shown(handle)["status"] == "closing"
     assert ("the database is not the newest there was" in town.hub.log.read_text()) is noticed
     town.settle()

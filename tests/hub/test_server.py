@@ -109,7 +109,9 @@ def test_a_new_hub_is_private_and_funded(tmp_path: Path) -> None:
         assert len(secret_of_wif(REGTEST, wif)) == 32
         hub.end(signal.SIGTERM)
         assert wif.strip() not in hub.log.read_text()
-        assert all({"time", "level", "event"} <= set(line) for line in hub.logged())
+        logged = hub.logged()
+        assert logged
+        assert all({"time", "level", "event"} <= set(line) for line in logged)
 
 
 def test_the_command_serves_protocol_3_and_begins_connections(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from picopayments_cli.hub import cli as hub_cli
 ROOT = Path(__file__).parents[2]
 UNITS = sorted((ROOT / "contrib").glob("*.service"))
 DOCKERFILE = (ROOT / "contrib" / "Dockerfile").read_text(encoding="utf-8")
+DOCUMENT = (ROOT / "docs" / "hub.rst").read_text(encoding="utf-8")
 PARSERS = {"picopayments-cli": cli._parser, "picopayments-hub": hub_cli._parser}
 VARIABLES = {*ENVIRONMENT.values(), "PICOPAYMENTS_BASEDIR", "PICOPAYMENTS_NETWORK"}
 
@@ -48,6 +49,20 @@ def test_a_unit_starts_its_program_in_a_private_folder_that_it_may_write(unit: P
     assert told["ProtectSystem"] == "strict"
     assert told["NoNewPrivileges"] == "true"
     assert set(re.findall(r"PICOPAYMENTS_\w+", unit.read_text(encoding="utf-8"))) <= VARIABLES
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_a_unit_s_first_lines_install_all_that_its_program_needs(unit: Path) -> None:
+    installed = re.findall(r"pip install (\S+)$", unit.read_text(encoding="utf-8"), re.MULTILINE)
+    starts_hub = directives(unit)["ExecStart"].split()[0].endswith("-hub")
+    assert installed == ["'picopayments-cli[hub]'" if starts_hub else "picopayments-cli"]
+
+
+def test_the_hub_may_write_backups_where_its_unit_says() -> None:
+    unit = ROOT / "contrib" / "picopayments-hub.service"
+    backups = re.findall(r"picopayments-hub --testnet4 .*backup (/\w+)/", DOCUMENT)
+    assert backups
+    assert {directives(unit)["ReadWritePaths"]} == {f"-{folder}" for folder in backups}
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")

@@ -334,7 +334,7 @@ def test_a_hub_without_its_database_closes_nothing(places: Places, whose: str, m
     places.start("one", port_of(url))
     done = places.alice.done("sync")
     assert (done.code, done.error["name"]) == (1, "UnknownHandle")
-    assert "`close` settles without the hub" in done.error["message"]
+    assert "close` settles without the hub" in done.error["message"]
     assert places.alice.shown(handle)["status"] == "open"
     places.alice.run("close", handle)
     places.mine(12)
@@ -405,4 +405,5 @@ def test_the_password_for_one_hub_is_not_told_to_another(places: Places) -> None
         assert set(places.alice.run("sync")) == {handle}
         assert first.heard
         assert all("authorization" not in headers for headers in first.heard)
+        assert second.heard
         assert all("authorization" in headers for headers in second.heard)

@@ -231,8 +231,10 @@ def test_the_manual_has_all_that_the_parsers_have(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not installed")
 def test_roff_has_no_complaint(tmp_path: Path) -> None:
-    manpages.main([str(tmp_path)])
-    for page in tmp_path.iterdir():
+    assert manpages.main([str(tmp_path)]) == 0
+    pages = sorted(tmp_path.iterdir())
+    assert [page.name for page in pages] == ["picopayments-cli.1", "picopayments-hub.1"]
+    for page in pages:
         done = subprocess.run(
             ["groff", "-man", "-ww", "-Tutf8", page], capture_output=True, text=True, timeout=60, check=True
         )

@@ -184,7 +184,7 @@ def test_a_self_signed_hub_is_refused_by_name_and_said_where_it_is_not(
         client.run("config", "verify_tls", "false")
         done = client.done("hubstatus")
         assert done.code == 0
-        assert "verify_tls is false: whoever stands between can pose as 127.0.0.1" in done.stderr
+        assert "verify_tls is false: anybody on the way can pose as 127.0.0.1" in done.stderr
         assert client.run("config", "verify_tls") == {"value": False, "source": "file"}
 
 
