@@ -11,6 +11,8 @@ from starlette.types import Receive, Scope
 from picopayments_cli.held import PATIENCE, Held
 from picopayments_cli.limits import Spending, TooMuch
 
+BODY_SECONDS = 30.0
+
 
 class TooLarge(Exception):
     """The body exceeds the limit."""
@@ -18,6 +20,11 @@ class TooLarge(Exception):
 
 class Disconnected(Exception):
     """The client went away before its body was complete."""
+
+
+def head_size(scope: Scope) -> int:
+    """Count the bytes of a request's head that its address pays for."""
+    return sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope.get("raw_path") or b"")
 
 
 @dataclass(frozen=True)
@@ -41,7 +48,7 @@ class Desk:
             return reading.result()
 
     async def _read(self, scope: Scope, receive: Receive, spend: Spending, hold: Callable[[int], None]) -> bytes:
-        spend(1, sum(len(name) + len(value) for name, value in scope["headers"]) + len(scope.get("raw_path") or b""))
+        spend(1, head_size(scope))
         declared = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
         if not declared.isdigit() or int(declared) > self.max_bytes:
             raise TooLarge

@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 MOST = 10  # lines of one logger, from level warning on, in so many
 SECONDS = 60.0
 # Of the server, which warns of each request that is none, and of programs' faults that a request may hit.
-LOGGERS = ("uvicorn.error", "asyncio", "picopayments_cli.web", "picopayments_cli.hub.server")
+LOGGERS = ("uvicorn.error", "asyncio", "picopayments_cli.door", "picopayments_cli.web", "picopayments_cli.hub.server")
 
 
 class Sparing(logging.Filter):

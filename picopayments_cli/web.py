@@ -27,11 +27,12 @@ from jsonrpc.exceptions import (
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from picopayments_cli import held, listening
-from picopayments_cli.bodies import Desk, Disconnected, TooLarge
+from picopayments_cli.bodies import BODY_SECONDS, Desk, Disconnected, TooLarge
+from picopayments_cli.door import Door
 from picopayments_cli.errors import InvalidSetting, PicopaymentsError, TooMuchAsked
+from picopayments_cli.http_connection import KEEP_ALIVE_SECONDS, HttpConnection
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.lanes import Lane
 from picopayments_cli.limits import UNCOUNTED, Limiter, Limits, Spending, TooMuch, party
@@ -43,15 +44,7 @@ MAX_BATCH = 1000
 MAX_VALUES = 20_000  # of a request's JSON: more take long to parse, all at once; a sync of 1,000 payments has 5,000
 _QUICK_BYTES = 50_000  # of a request's JSON, that takes no time to parse
 MAX_ANSWER_BYTES = 8_000_000  # of a request, those to all calls of a batch together
-BODY_SECONDS = 30.0
-KEEP_ALIVE_SECONDS = 75
 STOP_SECONDS = 5
-MAX_CONNECTIONS = 500  # stays below the usual limit of 1,024 open files
-MAX_CONNECTIONS_EACH = 100  # of one address
-BACKLOG = 100  # connections that are taken at once, before idle ones make room for them
-HEAD_SECONDS = 30.0  # for a request's line and headers
-MAX_HEAD_BYTES = 65_536
-MAX_PIPELINED = 16  # requests of a connection that came before the answer to an earlier one
 # The name by which the address is counted whose request is being answered; None for this machine's own.
 caller: ContextVar[str | None] = ContextVar("caller", default=None)
 _INVALID_REQUEST = {"code": JSONRPCInvalidRequest.CODE, "message": JSONRPCInvalidRequest.MESSAGE}
@@ -354,7 +347,7 @@ class WebServer:
     ) -> None:
         config = uvicorn.Config(
             app,
-            http=_Protocol,
+            http=HttpConnection,
             loop="asyncio",
             ws="none",
             lifespan="on",
@@ -363,8 +356,6 @@ class WebServer:
             server_header=False,
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=STOP_SECONDS,
-            limit_concurrency=MAX_CONNECTIONS,
-            backlog=BACKLOG,
             ssl_certfile=ssl_cert,
             ssl_keyfile=ssl_key,
         )
@@ -429,124 +420,22 @@ def _unusable_certificate(cert: str | None, error: Exception) -> InvalidSetting:
     return InvalidSetting(f"The TLS certificate {cert} or its key can't be used: {error}. Name others.")
 
 
-class _Protocol(HttpToolsProtocol):
-    """Uvicorn's, but no address takes all connections, none waits for ever for a request, and no request is endless."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._in_body = False
-        self._head_bytes = self._body_bytes = self._content_bytes = 0
-        self._used = self.loop.time()
-        self._patience: asyncio.TimerHandle | None = None
-        self._reader: asyncio.TimerHandle | None = None
-        self._party = party(self.client[0]) if self.client else None
-        same = [other for other in self.connections if isinstance(other, _Protocol) and other._party == self._party]
-        if self._party is not None and len(same) > MAX_CONNECTIONS_EACH:
-            transport.write(b"HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
-            transport.close()
-            return
-        if len(self.connections) >= MAX_CONNECTIONS:
-            self._make_room()
-        self._wait_for_head()
-
-    def _make_room(self) -> None:
-        """Close the connection that has been idle for longest: who holds all of them keeps nobody else out."""
-        others = (other for other in self.connections if isinstance(other, _Protocol) and other is not self)
-        idle = [other for other in others if other._is_idle]
-        if idle:
-            min(idle, key=lambda other: other._used).transport.abort()
-
-    @property
-    def _is_idle(self) -> bool:
-        """Whether no request is under way; one of which only the head has begun is none."""
-        answering = self.cycle is not None and not self.cycle.response_complete
-        return not (answering or self._in_body or self.pipeline or self.transport.is_closing())
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._head_is_there()
-        self._has_read()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        if self._in_body:
-            self._body_bytes += len(data)
-        else:
-            self._head_bytes += len(data)
-        super().data_received(data)
-        if self._head_bytes > MAX_HEAD_BYTES or self._body_bytes > MAX_HEAD_BYTES + 2 * self._content_bytes:
-            self.transport.close()  # of what came behind the head more than half is sizes of chunks, and the like
-
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._wait_for_head()
-
-    def on_headers_complete(self) -> None:
-        if len(self.pipeline) >= MAX_PIPELINED:
-            raise ValueError("too many requests at a time")
-        self._in_body = True
-        self._head_bytes = self._body_bytes = self._content_bytes = 0
-        self._head_is_there()
-        super().on_headers_complete()
-
-    def on_body(self, body: bytes) -> None:
-        self._content_bytes += len(body)
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._in_body = False
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        self._used = self.loop.time()
-        self._await_reader()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._await_reader()
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._has_read()
-
-    def _await_reader(self) -> None:
-        """Cut a client off that does not read what was written, whether the connection is to be closed or not."""
-        waiting = self.transport.get_write_buffer_size()
-        if waiting == 0:
-            self._has_read()
-        elif self._reader is None:
-            self._reader = self.loop.call_later(held.READ_SECONDS + waiting / held.LEAST_READ, self._cut_off)
-
-    def _cut_off(self) -> None:
-        self._reader = None
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
-
-    def _has_read(self) -> None:
-        if self._reader is not None:
-            self._reader.cancel()
-            self._reader = None
-
-    def _wait_for_head(self) -> None:
-        if self._patience is None:
-            self._patience = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-
-    def _head_is_there(self) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-            self._patience = None
-
-
 class _Server(uvicorn.Server):
     when_started: Callable[[], None]
     when_stopping: Callable[[], None]
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])
+        self._door = Door(self._connection, self.config.ssl)
+        self._door.open(sockets or [])
         self.when_started()
+
+    def _connection(self) -> HttpConnection:
+        return HttpConnection(self.config, self.server_state, self.lifespan.state)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self.when_stopping()
+        self._door.close()
         await super().shutdown(sockets)
 
 

@@ -19,6 +19,7 @@ from servers import json_rpc
 
 from picopayments_cli import held, web
 from picopayments_cli.errors import TooMuchAsked
+from picopayments_cli.http_connection import MAX_PIPELINED
 from picopayments_cli.lanes import Divided, Lane, Own
 from picopayments_cli.limits import MOST_WORK, UNCOUNTED, Limits, Spending, TooMuch
 from picopayments_cli.rpc import RpcClient
@@ -346,7 +347,7 @@ def test_large_requests_are_held_up_to_a_bound_and_who_sends_half_of_one_makes_r
 def test_a_connection_has_few_requests_waiting() -> None:
     with json_rpc({"large": large}) as url:
         body = post(json.dumps(call("large", size=1)).encode())
-        for count, answered in ((web.MAX_PIPELINED, True), (web.MAX_PIPELINED + 5, False)):
+        for count, answered in ((MAX_PIPELINED, True), (MAX_PIPELINED + 5, False)):
             with connected(url, 100_000) as connection, contextlib.suppress(ConnectionError):
                 connection.sendall(body * count)
                 seen = b""

@@ -16,8 +16,9 @@ import pytest
 import requests
 from servers import json_rpc
 
-from picopayments_cli import sparing, web
+from picopayments_cli import bodies, door, http_connection, sparing, web
 from picopayments_cli.errors import HubUnreachable
+from picopayments_cli.hub.descriptors import NEEDED
 from picopayments_cli.lanes import Lane
 from picopayments_cli.limits import Limiter, Limits, TooMuch, party
 from picopayments_cli.rpc import RpcClient
@@ -150,7 +151,7 @@ def test_no_address_has_more_requests_under_way_than_it_may() -> None:
 def test_no_address_takes_all_connections() -> None:
     with json_rpc({"nothing": nothing}) as url, contextlib.ExitStack() as stack:
         port = urlsplit(url).port
-        for _ in range(web.MAX_CONNECTIONS_EACH):
+        for _ in range(door.MAX_CONNECTIONS_EACH):
             stack.enter_context(socket.create_connection(("127.0.0.1", port), WAIT, ("127.0.0.9", 0)))
         with socket.create_connection(("127.0.0.1", port), WAIT, ("127.0.0.9", 0)) as refused:
             assert refused.recv(100).startswith(b"HTTP/1.1 429")
@@ -158,7 +159,7 @@ def test_no_address_takes_all_connections() -> None:
 
 
 def test_idle_connections_of_many_addresses_make_room_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "MAX_CONNECTIONS", 20)
+    monkeypatch.setattr(door, "MAX_CONNECTIONS", 20)
     with json_rpc({"nothing": nothing}) as url, contextlib.ExitStack() as stack:
         port = urlsplit(url).port
         for number in range(60):
@@ -179,7 +180,7 @@ def test_a_body_in_crumbs_is_cut_off() -> None:
 def test_a_connection_that_asks_nothing_or_never_finishes_its_headers_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(web, "HEAD_SECONDS", 0.3)
+    monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.3)
     whole = b"POST /api/ HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
     with json_rpc({"nothing": nothing}) as url:
         for said in (b"", b"P", b"POST /api/ HTTP/1.1\r\nHost: x\r\n", whole + b"P"):
@@ -265,9 +266,10 @@ def wait_of(limiter: Limiter, address: str = "203.0.113.1") -> float:
 
 def test_the_limits_that_are_documented() -> None:
     assert Limits() == Limits(100.0, 1_000_000.0, 500_000.0, 0.25, 20.0, 20, 10_000)
-    assert (web.MAX_CONNECTIONS, web.MAX_CONNECTIONS_EACH) == (500, 100)
-    assert (web.MAX_BATCH, web.MAX_HEAD_BYTES) == (1000, 65_536)
-    assert web.BODY_SECONDS == web.HEAD_SECONDS == 30
+    assert (door.MAX_CONNECTIONS, door.MAX_CONNECTIONS_EACH, NEEDED) == (500, 100, 800)
+    assert (web.MAX_BATCH, http_connection.MAX_HEAD_BYTES, http_connection.MAX_HEADERS) == (1000, 65_536, 100)
+    assert bodies.BODY_SECONDS == http_connection.HEAD_SECONDS == 30
+    assert (http_connection.MAX_PIPELINED, door.TLS_SECONDS) == (2, 10)
 
 
 @pytest.mark.parametrize(
@@ -359,7 +361,7 @@ def test_the_last_connection_of_an_address_is_served() -> None:
         def connect(host: str) -> socket.socket:
             return stack.enter_context(socket.create_connection(("127.0.0.1", urlsplit(url).port), WAIT, (host, 0)))
 
-        for _ in range(web.MAX_CONNECTIONS_EACH - 1):
+        for _ in range(door.MAX_CONNECTIONS_EACH - 1):
             connect("127.0.0.9")
         last = connect("127.0.0.9")
         assert ask(last).startswith(b"HTTP/1.1 200")
@@ -369,7 +371,7 @@ def test_the_last_connection_of_an_address_is_served() -> None:
         assert ask(connect("127.0.0.8")).startswith(b"HTTP/1.1 200")
         assert ask(last).startswith(b"HTTP/1.1 200")
         last.close()
-        for _ in range(web.MAX_CONNECTIONS_EACH + 1):
+        for _ in range(door.MAX_CONNECTIONS_EACH + 1):
             connect("127.0.0.1")  # this machine's own
         assert ask(connect("127.0.0.1")).startswith(b"HTTP/1.1 200")
 
@@ -403,7 +405,7 @@ def test_headers_are_limited_however_small_the_pieces_they_come_in() -> None:
 
 
 def test_an_answer_may_take_longer_than_a_question(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(http_connection, "HEAD_SECONDS", 0.2)
     idle: list[socket.socket] = []
 
     def slow() -> str:

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import resource
 
+from picopayments_cli.door import AT_ONCE, MAX_CONNECTIONS
 from picopayments_cli.errors import ResourcesExhausted
-from picopayments_cli.web import MAX_CONNECTIONS
 
-_OTHERS = 100  # beside the connections: files, the database's own connections, those to nodes
-_BURST = 4096  # taken where the system lets it: connections come faster than idle ones make room for them
+_OTHERS = 200  # beside the connections: files, the database's own connections, those to nodes
+NEEDED = MAX_CONNECTIONS + 4 * AT_ONCE + _OTHERS  # two sockets; it takes two turns to close what gave its place
 
 
 def raise_limit() -> None:
     """Take as many descriptors as the hub may need, where the system lets it. Raises ResourcesExhausted."""
-    needed = MAX_CONNECTIONS + _OTHERS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= _BURST:
+    if soft == resource.RLIM_INFINITY or soft >= NEEDED:
         return
-    if hard != resource.RLIM_INFINITY and hard < needed:
+    if hard != resource.RLIM_INFINITY and hard < NEEDED:
         raise ResourcesExhausted(
-            f"The hub may open {hard} files at a time, and needs {needed} for all the connections that it takes. Raise "
-            "the limit: `ulimit -n 1024` before the start, or LimitNOFILE=1024 in the service's unit.",
+            f"The hub may open {hard} files at a time, and needs {NEEDED} for all the connections that it takes. "
+            "Raise the limit: `ulimit -n 1024` before the start, or LimitNOFILE=1024 in the service's unit.",
             limit=hard,
-            needed=needed,
+            needed=NEEDED,
         )
-    most = _BURST if hard == resource.RLIM_INFINITY else min(_BURST, hard)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, most), hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (NEEDED, hard))

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from picopayments_cli.bodies import head_size
 from picopayments_cli.errors import PicopaymentsError, StoreDamaged
 from picopayments_cli.files import check_private, replace_file, usable
 from picopayments_cli.hub.health import Health
@@ -91,9 +92,10 @@ class Front:
             address = request.client.host if request.client else None
             try:
                 with self._limiter.request(address) as spend:
-                    spend(1, 0)
+                    spend(1, head_size(request.scope))
                     return await run_in_threadpool(answer, request)
             except TooMuch as error:
-                return PlainTextResponse(f"{error}\n", 429, {"Retry-After": f"{error.seconds:.0f}"})
+                told = {"Retry-After": f"{error.seconds:.0f}", "Connection": "close"}
+                return PlainTextResponse(f"{error}\n", 429, told)
 
         return limited

@@ -20,7 +20,7 @@ from regtest_support import REGTEST
 
 from faults.cheat_network import DELAY, DEPTH, EXPIRE, BribedNode, Change, Duel, bribed_node, refusal
 from faults.result import Result
-from picopayments_cli import web
+from picopayments_cli import door
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.halves import Commit
 from picopayments_cli.channel.keys import Key
@@ -284,7 +284,7 @@ def running_town(folder: Path, rng: random.Random, result: Result) -> Iterator[T
     with (
         patch.multiple(client_support, EXPIRE=EXPIRE, DELAY=DELAY, REGTEST=DEEP),
         patch.multiple(hub_support, DELAY=DELAY, REGTEST=DEEP),
-        patch.object(web, "MAX_CONNECTIONS", 10_000),  # each command of a client leaves some to the garbage collector
+        patch.object(door, "MAX_CONNECTIONS", 10_000),  # each command of a client leaves some to the garbage collector
         bribed_node(folder / "chain") as node,
     ):
         town = Town(folder, node, rng, result)

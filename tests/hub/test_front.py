@@ -104,7 +104,16 @@ def test_no_stranger_asks_without_end(desk: Desk, monkeypatch: pytest.MonkeyPatc
     with front_of(desk) as (url, _):
         asked = [requests.get(f"{url}healthz", headers={"X-Forwarded-For": "1.2.3.4"}, timeout=WAIT) for _ in range(4)]
         assert [answer.status_code for answer in asked] == [200, 200, 429, 429]
+        assert [answer.headers.get("Connection") for answer in asked] == [None, None, "close", "close"]
         assert get(f"{url}healthz").status_code == 200
+
+
+def test_a_long_head_costs_its_address_as_much_as_a_body(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(front, "LIMITS", Limits(size=1_000, burst=20))
+    with front_of(desk) as (url, _):
+        sent = {"X-Forwarded-For": "1.2.3.4", "X": "x" * 30_000}
+        asked = [requests.get(f"{url}healthz", headers=sent, timeout=WAIT) for _ in range(2)]
+        assert [answer.status_code for answer in asked] == [200, 429]
 
 
 def test_what_is_logged_adds_few_labels(desk: Desk) -> None:
