@@ -231,20 +231,22 @@ class Methods:
         InsufficientLiquidity, TooManyPromises, MemoRequired, TaprootInactive, HubRestored, NodeBehind.
         """
         request = DepositRequest.parse(body)
+        digest = signed(body, self._hub.book.client(request.handle))
         self._hub.hear()
         account = self._hub.book.look_up(request.handle)
-        digest = signed(body, account.fixed.client)
         if account.stale:
             raise refusal(account.handle)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
         for _ in range(_ATTEMPTS):
-            reply = self._try_deposit(account, body, request)
+            reply = self._try_deposit(account, body, request, digest)
             if reply is not None:
                 return reply
         raise NodeBehind("The hub has read a new block while it looked at its wallet: try again.")
 
-    def _try_deposit(self, account: Account, body: Mapping[str, Any], request: DepositRequest) -> RawJson | None:
+    def _try_deposit(
+        self, account: Account, body: Mapping[str, Any], request: DepositRequest, digest: bytes
+    ) -> RawJson | None:
         """Agree by what the wallets hold now; None where the hub has read a block since it looked at them."""
         own, theirs = self._hub.address, str(address_of_script(self._hub.network, account.fixed.parties[0].wallet))
         view = self._hub.chain.view(Query(balances=[own, theirs], options=[own]))
@@ -258,7 +260,7 @@ class Methods:
             work.queue("promises")  # each counts those before it
             if self._hub.follower.tip(work.db) > view.height:
                 return None  # a deposit in that block is no promise any more, and the wallet seems to hold it yet
-            return self._promise(work, body, request, fixed, wanted)
+            return self._promise(work, body, request, digest, fixed, wanted)
 
         return self._hub.book.run("deposit", promise)
 
@@ -267,11 +269,12 @@ class Methods:
         work: UnitOfWork,
         body: Mapping[str, Any],
         request: DepositRequest,
+        digest: bytes,
         fixed: Fixed,
         wanted: promises.Wanted,
     ) -> RawJson:
         """Write what is agreed on, unless something is already."""
-        account, digest = work.get(request.handle), envelope.digest(body)
+        account = work.get(request.handle)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
         promises.promise(work.db, account.handle, wanted)

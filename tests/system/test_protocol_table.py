@@ -49,7 +49,7 @@ from picopayments_cli.channel.keys import NUMS, Key
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import P2A
 from picopayments_cli.channel.values import MAX_QUANTITY
-from picopayments_cli.channel.wire import PROTOCOL
+from picopayments_cli.channel.wire import MOST_UNKNOWN, PROTOCOL
 from picopayments_cli.client import closing, funds, restored
 from picopayments_cli.hub import arrivals, exchange, hub, methods, promises
 
@@ -215,6 +215,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "most bytes of the payments in a reply": exchange.MOST_LISTED_BYTES,
         "most connections in an answer of mph_key": messages.MOST_RECOVERED,
         "most bytes of a sealed state": kept.MOST_STATE,
+        "most characters of a request that no member takes": MOST_UNKNOWN,
         "most commits in an answer of mph_state": kept.MOST_ROWS,
         "seconds by which clocks may differ": restored.CLOCK_SLACK,
         "most receipts in a message": receipts.MOST_RECEIPTS,
