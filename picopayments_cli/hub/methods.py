@@ -54,7 +54,7 @@ from picopayments_cli.hub.reading import Reading
 from picopayments_cli.hub.receipts import Receipts
 from picopayments_cli.hub.sealing import Sealing, signed
 from picopayments_cli.hub.stopping import closes_by, refusal
-from picopayments_cli.hub.waiting import Waiting
+from picopayments_cli.hub.waiting import MOST_BYTES, Waiting
 from picopayments_cli.web import RawJson, caller
 
 _ATTEMPTS = 3  # to look at the wallets before the next block is read
@@ -68,7 +68,7 @@ class Methods:
 
     # What asks the chain, so that it must not hold up the others.
     SLOW = frozenset(("mph_status", "mph_request", "mph_deposit", "mph_close"))
-    ALONE = frozenset(("mph_waiting",))  # it may wait, which a batch must not
+    ALONE: Mapping[str, int] = {"mph_waiting": MOST_BYTES}  # it may wait, which a batch must not
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub

@@ -52,6 +52,7 @@ from picopayments_cli.channel.values import MAX_QUANTITY
 from picopayments_cli.channel.wire import MOST_UNKNOWN, PROTOCOL
 from picopayments_cli.client import closing, funds, restored
 from picopayments_cli.hub import arrivals, exchange, hub, methods, promises
+from picopayments_cli.hub.waiting import MOST_BYTES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "protocol.rst").read_text(encoding="utf-8")
@@ -220,6 +221,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "seconds by which clocks may differ": restored.CLOCK_SLACK,
         "most receipts in a message": receipts.MOST_RECEIPTS,
         "most connections in a request of mph_waiting": waiting.MOST_NAMED,
+        "most bytes of its body": MOST_BYTES,
         "most seconds that it waits": waiting.MOST_SECONDS,
         "most that wait at a time": arrivals.MOST,
         "most of them from one address": arrivals.MOST_EACH,
