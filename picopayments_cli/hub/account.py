@@ -25,7 +25,8 @@ from picopayments_cli.channel.values import Coin, Handle, Hash, Outpoint, Pubkey
 from picopayments_cli.channel.wire import Reader, commit_json, kept_terms, party_json, stake_json, terms_json
 from picopayments_cli.errors import DatabaseUnusable, UnknownHandle
 
-WAITING, LISTED, DONE, RETURNED = "waiting", "listed", "done", "returned"  # states of a payment
+# States of a payment. One is stranded whose payer and payee both have closed.
+WAITING, LISTED, DONE, RETURNED, STRANDED = "waiting", "listed", "done", "returned", "stranded"
 
 
 @dataclass(frozen=True)

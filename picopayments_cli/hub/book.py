@@ -28,6 +28,7 @@ from picopayments_cli.hub.account import (
     DONE,
     LISTED,
     RETURNED,
+    STRANDED,
     WAITING,
     Account,
     Queue,
@@ -113,6 +114,7 @@ _KEEP_RECEIPT = (
 _ADD_PAYMENT = payments.insert()
 _LIST = payments.update().where(payments.c.number == OF).values(state=LISTED)
 _RETURN = payments.update().where(payments.c.number == OF).values(state=RETURNED)
+_STRAND = payments.update().where(payments.c.number == OF).values(state=STRANDED)
 _DONE = payments.update().where(payments.c.payee == OF, payments.c.state == LISTED).values(state=DONE)
 
 
@@ -279,6 +281,10 @@ class UnitOfWork(Reading):
     def return_payment(self, item: Waiting) -> None:
         """Mark a payment as returned to its payer."""
         self.db.execute(_RETURN, {"of": item.number})
+
+    def strand_payment(self, item: Waiting) -> None:
+        """Mark a payment as stranded: it waits for nobody any more, and there is nobody to return it to."""
+        self.db.execute(_STRAND, {"of": item.number})
 
     def finish_payments(self, payee: Handle) -> None:
         """Mark the payments of the last reply as done: the next request shows that they arrived."""

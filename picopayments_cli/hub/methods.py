@@ -48,6 +48,7 @@ from picopayments_cli.hub.account import Account, Agreement, Fixed
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.closing import Closes
 from picopayments_cli.hub.exchange import Exchange
+from picopayments_cli.hub.forgetting import make_room
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.kept import Kept
 from picopayments_cli.hub.reading import Reading
@@ -195,6 +196,7 @@ class Methods:
         check_parties(*account.fixed.parties)
         with self._hub.book.transaction("request") as work:
             account = replace(account, due_height=self._hub.follower.tip(work.db) + FORGOTTEN_AFTER)
+            make_room(work, promises.MOST_REQUESTS)
             work.add(account)
             promises.ask(work.db, account.handle, client, asked.asset, caller.get())
         return self._reply(ConnectReply(digest, account.handle, account.fixed.parties[1], terms).as_json())

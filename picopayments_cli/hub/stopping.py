@@ -40,6 +40,7 @@ def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
     for item in work.oldest(account.handle, account.waiting.count):
         payer = work.get(item.payer)
         if payer.stage not in (AGREED, OPEN) or payer.handle == account.handle:
+            work.strand_payment(item)
             note(log, "payment stranded", account, amount=item.amount)
             continue
         work.return_payment(item)

@@ -236,6 +236,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "blocks for a deposit on testnet and testnet4": NETWORKS["testnet4"].deposit_blocks,
         "blocks for the locking fee": deadlines.FEE_BLOCKS,
         "most promises of a key": promises.MOST_OF_KEY,
+        "most requests of all addresses": promises.MOST_REQUESTS,
         "most requests of an address": promises.MOST_OF_ADDRESS,
     }
     found = {name: int(number) for name, number in re.findall(r"^\* ([^:\n]+): (\d+)$", DOCUMENT, re.MULTILINE)}
