@@ -405,13 +405,17 @@ class Parser(argparse.ArgumentParser):
         elif option.startswith("--"):
             from picopayments_cli.suggestions import did_you_mean
 
-            guess = did_you_mean(option, [*self._options_of(command), *self._option_string_actions])
+            guess = did_you_mean(option, [*self._words_of(command), *self._option_string_actions])
         asked = self.commands[command] if command else self  # whose usage is shown
         asked.error(f"unrecognized arguments: {' '.join(words)}.{guess}")
 
-    def _options_of(self, command: str | None) -> list[str]:
-        """The options of a command."""
-        return list(self.commands[command]._option_string_actions) if command else []
+    def _words_of(self, command: str | None) -> list[str]:
+        """The options of a command, and the words that it takes by place."""
+        if not command:
+            return []
+        parser = self.commands[command]
+        places = (action.choices or () for action in parser._get_positional_actions())
+        return [*parser._option_string_actions, *(word for choices in places for word in choices)]
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Refuse what is none of an argument's choices. Raises ArgumentError."""

@@ -48,6 +48,7 @@ def log_to_stderr(own: int) -> None:
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("picopayments_cli").setLevel(own)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # what comes of repeated requests, our own errors tell
     logging.captureWarnings(True)
     threading.excepthook = _log_thread
 

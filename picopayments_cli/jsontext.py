@@ -7,14 +7,17 @@ import math
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+MAX_NUMBER = (
+    32  # characters of a number: long ones take long to read; a quantity has 19 digits, a fraction 24 characters
+)
 MAX_DEPTH = 64  # of nested objects and lists: what handles them later recurses and must not run out of stack
 
 
 def parse_json(body: bytes) -> Any:
     """The value of a JSON text in UTF-8.
 
-    Raises ValueError for what is no JSON, and for NaN, infinities, nesting deeper than MAX_DEPTH, and text that is not
-    Unicode (half a surrogate pair).
+    Raises ValueError for what is no JSON, and for NaN, infinities, numbers of more than MAX_NUMBER characters, nesting
+    deeper than MAX_DEPTH, and text that is not Unicode (half a surrogate pair).
     """
     try:
         value = _decode(body.decode("utf-8"))
@@ -31,14 +34,26 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
+def _whole(text: str) -> int:
+    return int(_short(text))
+
+
 def _finite(text: str) -> float:
-    number = float(text)
+    number = float(_short(text))
     if not math.isfinite(number):
         raise ValueError(f"{text} is out of range")
     return number
 
 
-_decode: Callable[[str], Any] = json.JSONDecoder(parse_constant=_no_constant, parse_float=_finite).decode
+def _short(text: str) -> str:
+    if len(text) > MAX_NUMBER:
+        raise ValueError(f"a number has {len(text)} characters")
+    return text
+
+
+_decode: Callable[[str], Any] = json.JSONDecoder(
+    parse_constant=_no_constant, parse_int=_whole, parse_float=_finite
+).decode
 
 
 def _deeper(value: Any, limit: int) -> bool:

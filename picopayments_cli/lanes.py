@@ -9,10 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from threading import Lock
+from typing import TypeVar
 
 from starlette.concurrency import run_in_threadpool
 
 from picopayments_cli.limits import Spending, TooMuch
+
+T = TypeVar("T")
 
 
 class Divided:
@@ -75,13 +78,13 @@ class Lane:
         self._running: Counter[int] = Counter()
         self._waiting: list[_Asker] = []
 
-    async def run(self, work: Callable[[], str], spend: Spending) -> str:
+    async def run(self, work: Callable[[], T], spend: Spending) -> T:
         """Do something in a thread, once one is free. Raises what it raises.
 
         Raises TooMuch where others of the address have used up its time meanwhile.
         """
 
-        def timed() -> str:
+        def timed() -> T:
             begun = self._clock.begin()
             try:
                 return work()

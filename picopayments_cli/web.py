@@ -24,7 +24,6 @@ from jsonrpc.exceptions import (
     JSONRPCParseError,
     JSONRPCServerError,
 )
-from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -34,7 +33,7 @@ from picopayments_cli.door import Door
 from picopayments_cli.errors import InvalidSetting, PicopaymentsError, TooMuchAsked
 from picopayments_cli.http_connection import KEEP_ALIVE_SECONDS, HttpConnection
 from picopayments_cli.jsontext import parse_json
-from picopayments_cli.lanes import Lane
+from picopayments_cli.lanes import Lane, Own
 from picopayments_cli.limits import UNCOUNTED, Limiter, Limits, Spending, TooMuch, party
 from picopayments_cli.sparing import spare_logs
 
@@ -43,10 +42,13 @@ log = logging.getLogger(__name__)
 MAX_BATCH = 1000
 MAX_VALUES = 20_000  # of a request's JSON: more take long to parse, all at once; a sync of 1,000 payments has 5,000
 _QUICK_BYTES = 50_000  # of a request's JSON, that takes no time to parse
+_PARSING, _PARSING_EACH = 2, 1  # threads that parse larger ones, and of them for one address
 MAX_ANSWER_BYTES = 8_000_000  # of a request, those to all calls of a batch together
 STOP_SECONDS = 5
 # The name by which the address is counted whose request is being answered; None for this machine's own.
 caller: ContextVar[str | None] = ContextVar("caller", default=None)
+# What its address has left: a method without a lane charges what it costs itself.
+spending: ContextVar[Spending] = ContextVar("spending", default=UNCOUNTED)
 _INVALID_REQUEST = {"code": JSONRPCInvalidRequest.CODE, "message": JSONRPCInvalidRequest.MESSAGE}
 _PARSE_ERROR = {"code": JSONRPCParseError.CODE, "message": JSONRPCParseError.MESSAGE}
 _NOT_FOUND = {"code": JSONRPCMethodNotFound.CODE, "message": JSONRPCMethodNotFound.MESSAGE}
@@ -70,13 +72,16 @@ class Refused:
 class _Turn:
     """The answer to one request under way: how many bytes may be in it still, and what its calls were answered.
 
-    ``made``: how many bytes the calls of a batch were answered by so far; ``hold`` is told of each answer's.
+    ``made``: how many bytes the calls of a batch were answered by so far; ``hold`` is told of each answer's. ``size``:
+    bytes of the request. ``is_gone``: whether nobody waits for the answer any more.
     """
 
     left: int
     spend: Spending = field(default_factory=lambda: UNCOUNTED)
     made: int = 0
     hold: Callable[[int], None] = lambda _: None
+    is_gone: Callable[[], bool] = lambda: False
+    size: int = 0
     is_batch: bool = False
     known: dict[str, str] = field(default_factory=dict)
 
@@ -98,8 +103,9 @@ class JsonRpcEndpoint:
     ``methods`` maps names to callables, called with the members of ``params`` as keyword arguments (or a list's as
     positional ones); a callable whose attribute ``takes_params`` is true gets the whole params object as its one
     argument. Methods run one at a time in the event loop; those of ``lanes`` in threads; coroutines are awaited.
-    Those named in ``alone`` may take long, and are refused in a batch, where one would follow the other. Those named in
-    ``once`` run once for all calls of a batch that are the same.
+    Those named in ``alone`` may take long, and are refused in a batch, where one would follow the other, and in a body
+    of more bytes than it says. Those named in ``once`` run once for all calls of a batch that are the same.
+    A batch ends where its client goes away.
     A PicopaymentsError is answered with its name, message and data; any other exception goes to ``on_error`` and is
     answered as InternalError. Bodies over ``max_bytes`` are refused with 413, those not complete in 30 s with 408, and
     what goes beyond the ``limits`` of an address with 429; behind a proxy on this machine the address is the one that
@@ -113,7 +119,7 @@ class JsonRpcEndpoint:
         *,
         max_bytes: int = 1_000_000,
         lanes: Mapping[str, Lane] | None = None,
-        alone: Container[str] = (),
+        alone: Mapping[str, int] | None = None,
         once: Container[str] = (),
         on_error: Callable[[str, Exception], None] = log_unexpected,
         limits: Limits | None = None,
@@ -121,11 +127,12 @@ class JsonRpcEndpoint:
         self._methods = methods
         self._max_bytes = max_bytes
         self._lanes = lanes or {}
-        self._alone = alone
+        self._alone = alone or {}
         self._once = once
         self._on_error = on_error
         self._limiter = Limiter(limits) if limits is not None else None
         self._bodies = Desk(max_bytes, BODY_SECONDS)
+        self._parsing = Lane(_PARSING, _PARSING_EACH)
         self._answers = held.Held()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -138,7 +145,7 @@ class JsonRpcEndpoint:
         try:
             limited = nullcontext(UNCOUNTED) if self._limiter is None else self._limiter.request(address)
             with limited as spend, self._bodies.held.holding() as hold:
-                text = await self.answer(await self._bodies.read(scope, receive, spend, hold), spend)
+                text = await self.answer(await self._bodies.read(scope, receive, spend, hold), spend, receive)
         except TooMuch as error:
             status, close = 429, True
             text = _error_reply(_INVALID_REQUEST | {"message": str(error)}, None)
@@ -160,18 +167,20 @@ class JsonRpcEndpoint:
         else:
             await self._answers.send(response, send)
 
-    async def answer(self, body: bytes, spend: Spending = UNCOUNTED) -> str:
+    async def answer(self, body: bytes, spend: Spending = UNCOUNTED, receive: Receive | None = None) -> str:
         """Answer a request's body by JSON text; empty for notifications. ``spend`` is told what it costs.
 
-        Raises TooMuch where other requests have used up what was left since this one began.
+        ``receive`` returns once its client has gone away. Raises TooMuch where other requests have used up what was
+        left since this one began, and Disconnected for a batch that nobody waits for any more.
         """
         if body.count(b",") + body.count(b"[") + body.count(b"{") > MAX_VALUES:
             return _error_reply(_INVALID_REQUEST | {"data": f"More than {MAX_VALUES} values."}, None)
         try:
-            request = parse_json(body) if len(body) < _QUICK_BYTES else await run_in_threadpool(parse_json, body)
+            request = await self._parsed(body, spend)
         except ValueError:
             return _error_reply(_PARSE_ERROR, None)
-        turn = _Turn(MAX_ANSWER_BYTES, spend, is_batch=isinstance(request, list))
+        spending.set(spend)
+        turn = _Turn(MAX_ANSWER_BYTES, spend, size=len(body), is_batch=isinstance(request, list))
         if not isinstance(request, list):
             if spend.owed > 0:  # no refusal of a call: one that nobody signs would look like another hub's
                 raise TooMuch(spend.owed + 1)
@@ -179,14 +188,27 @@ class JsonRpcEndpoint:
         if not 0 < len(request) <= MAX_BATCH:
             return _error_reply(_INVALID_REQUEST | {"data": f"A batch has 1 to {MAX_BATCH} requests."}, None)
         spend(len(request) - 1)
-        with self._answers.holding() as turn.hold:
+        with self._answers.holding() as turn.hold, _departure(receive) as turn.is_gone:
             texts = [reply async for reply in self._replies(request, turn) if reply is not None]
         return f"[{','.join(texts)}]" if texts else ""
+
+    async def _parsed(self, body: bytes, spend: Spending) -> Any:
+        """Parse a body, at the cost of its address. Raises ValueError, TooMuch."""
+        if len(body) >= _QUICK_BYTES:
+            return await self._parsing.run(lambda: parse_json(body), spend)
+        clock = Own()
+        begun = clock.begin()
+        try:
+            return parse_json(body)
+        finally:
+            spend(work=clock.end(begun))
 
     async def _replies(self, request: list[Any], turn: _Turn) -> AsyncIterator[str | None]:
         for item in request:
             yield await self._answer_one(item, turn)
             await asyncio.sleep(0)  # let others in between
+            if turn.is_gone():
+                raise Disconnected
 
     async def _answer_one(self, request: Any, turn: _Turn) -> str | None:
         if not isinstance(request, dict):
@@ -198,6 +220,9 @@ class JsonRpcEndpoint:
             return _error_reply(_INVALID_REQUEST, number)
         if turn.is_batch and name in self._alone:
             return _error_reply(_INVALID_REQUEST | {"data": f"{name} is called by itself, not in a batch."}, number)
+        if turn.size > self._alone.get(name, turn.size):
+            told = f"{name} takes a body of at most {self._alone[name]} bytes."
+            return _error_reply(_INVALID_REQUEST | {"data": told}, number)
         known = turn.known if turn.is_batch and name in self._once else None
         outcome = await self._outcome(name, {} if params is None or params == [] else params, turn, known)
         return None if "id" not in request and request.get("jsonrpc") == "2.0" else _reply(outcome, number)
@@ -259,6 +284,19 @@ class JsonRpcEndpoint:
         self._on_error(name, error)
         text = "The server failed; its operator finds the cause in its log."
         return _error(_server_error(refusal("InternalError", text, {})))
+
+
+@contextmanager
+def _departure(receive: Receive | None) -> Iterator[Callable[[], bool]]:
+    """Yield what tells whether a request's client has gone away: behind its body nothing else is received."""
+    if receive is None:
+        yield lambda: False
+        return
+    gone = asyncio.ensure_future(receive())
+    try:
+        yield gone.done
+    finally:
+        gone.cancel()
 
 
 def _result(result: Any) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from base64 import b64encode
@@ -32,6 +34,19 @@ from picopayments_cli.errors import (
 from picopayments_cli.rpc import RestClient, RpcClient
 
 QUICK = (1.0, 0.3)
+
+
+REPEATED = """
+import logging, sys
+from picopayments_cli.errors import HubUnreachable
+from picopayments_cli.jsonlog import log_to_stderr
+from picopayments_cli.rpc import RpcClient
+log_to_stderr(logging.DEBUG)
+try:
+    RpcClient(sys.argv[1], retries=1).call("anything", {}, retry=True)
+except HubUnreachable as error:
+    logging.getLogger("picopayments_cli").warning("round failed", exc_info=error)
+"""
 
 
 def too_poor() -> None:
@@ -576,3 +591,12 @@ def test_a_failure_behind_a_node_is_no_refusal(status: str, text: str, kind: typ
         with pytest.raises(PicopaymentsError) as posted:
             client.rest_post("v2/x", {"signedhex": "00"}, retry=True)
         assert (type(got.value), type(posted.value)) == (kind, kind)
+
+
+def test_the_log_has_events_of_our_own_where_a_request_is_repeated() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        words = [sys.executable, "-c", REPEATED, f"http://127.0.0.1:{nobody.getsockname()[1]}/"]
+        told = subprocess.run(words, capture_output=True, text=True, timeout=100, check=True).stderr
+    (line,) = map(json.loads, told.splitlines())
+    assert (line["event"], line["error"]["name"]) == ("round failed", "HubUnreachable")

@@ -27,6 +27,7 @@ from picopayments_cli import web
 from picopayments_cli.errors import HubUnreachable, InvalidSetting, PortUnusable, UnknownHandle
 from picopayments_cli.jsontext import MAX_DEPTH, parse_json
 from picopayments_cli.lanes import Lane
+from picopayments_cli.limits import Limits
 from picopayments_cli.rpc import RpcClient
 from picopayments_cli.transport import Trust
 from picopayments_cli.web import JsonRpcEndpoint, RawJson, WebServer
@@ -118,12 +119,63 @@ def test_a_batch_is_answered_in_its_order() -> None:
 
 
 def test_what_takes_long_is_refused_in_a_batch() -> None:
-    endpoint = JsonRpcEndpoint({"later": later, "echo": echo}, alone={"later"})
+    endpoint = JsonRpcEndpoint({"later": later, "echo": echo}, alone={"later": 100})
     calls = [{"method": "later", "id": 1}, {"method": "echo", "id": 2}]
     refused, echoed = json.loads(asyncio.run(endpoint.answer(json.dumps(calls).encode())))
     assert (refused["id"], refused["error"]["code"]) == (1, -32600)
     assert echoed["result"] == {}
     assert json.loads(asyncio.run(endpoint.answer(b'{"method":"later","id":1}')))["result"] == "later"
+
+
+def test_what_takes_long_takes_no_larger_body_than_it_needs() -> None:
+    endpoint = JsonRpcEndpoint({"later": later, "echo": echo}, alone={"later": 100})
+    for method, size, refused in (("later", 100, False), ("later", 101, True), ("echo", 101, False)):
+        body = json.dumps({"method": method, "id": 1}).encode().ljust(size)
+        told = json.loads(asyncio.run(endpoint.answer(body))).get("error", {})
+        assert told.get("data") == ("later takes a body of at most 100 bytes." if refused else None)
+
+
+def test_a_batch_ends_where_its_client_goes_away() -> None:
+    """What follows would be done for nobody, at the cost of others."""
+    done: list[int] = []
+
+    async def all_of_it() -> list[Any]:
+        gone, sent = asyncio.Event(), list[Any]()
+
+        async def step(number: int) -> None:
+            done.append(number)
+            if number == 2:
+                gone.set()
+                for _ in range(5):
+                    await asyncio.sleep(0)
+
+        async def receive() -> dict[str, Any]:
+            if not bodies:
+                await gone.wait()
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": bodies.pop()}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        calls = [{"method": "step", "params": {"number": number}, "id": number} for number in range(10)]
+        bodies = [json.dumps(calls).encode()]
+        scope = {"type": "http", "headers": [], "client": ("192.0.2.1", 1)}
+        await JsonRpcEndpoint({"step": step}, limits=Limits())(scope, receive, send)
+        return sent
+
+    assert asyncio.run(all_of_it()) == []
+    assert done == [0, 1, 2]
+
+
+@pytest.mark.parametrize("number", ["9" * 33, "-" + "9" * 32, "0." + "3" * 31, "9" * 4300, "1e" + "9" * 31])
+def test_a_long_number_is_refused_before_it_is_read(number: str) -> None:
+    assert answer(f'{{"method":"echo","params":{{"a":{number}}},"id":1}}'.encode())["error"]["code"] == -32700
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63), 2**64, 2.2250738585072014e-308, -1.7976931348623157e308])
+def test_numbers_that_somebody_needs_are_read(number: float) -> None:
+    assert answer({"method": "echo", "params": {"a": number}, "id": 1})["result"] == {"a": number}
 
 
 def test_a_method_may_know_what_its_caller_is_counted_by() -> None:

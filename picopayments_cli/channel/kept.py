@@ -19,11 +19,12 @@ from picopayments_cli.channel.wire import (
     NONCE_SIZE,
     Reader,
     commit_json,
+    of_request,
     optional_hex,
     reply_json,
     request_json,
 )
-from picopayments_cli.errors import BadHubSignature, BadReply, BadRequest
+from picopayments_cli.errors import BadHubSignature, BadReply
 
 MOST_STATE = 16_384  # bytes of a sealed state
 MOST_COUNTER = 2**53 - 1  # which every reader of JSON takes for what it is
@@ -85,10 +86,9 @@ class StateRequest:
         return request_json(told)
 
     @staticmethod
-    def parse(body: Any) -> StateRequest:
+    @of_request
+    def parse(reader: Reader) -> StateRequest:
         """Raises BadRequest."""
-        reader = Reader(body, BadRequest)
-        reader.protocol()
         after = reader.optional("after", reader.revoke_hash)
         return StateRequest(reader.hex("nonce", NONCE_SIZE), reader.handle(), after)
 

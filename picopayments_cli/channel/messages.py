@@ -1,8 +1,8 @@
 """The messages of protocol 3: one class for each, with every member that it has; nobody else reads or writes any.
 
 ``as_json`` gives a body without the envelope (``pubkey``, ``signature``), ``parse`` takes a signed one. Unknown members
-at the top level are signed and passed over. Requests carry ``protocol``, replies ``request_sha256``: the digest of the
-request that they answer (``request`` in the classes).
+at the top level are signed and passed over; those of a request are small. Requests carry ``protocol``, replies
+``request_sha256``: the digest of the request that they answer (``request`` in the classes).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from picopayments_cli.channel.wire import (
     RefusedPayment,
     closing_json,
     half_json,
+    of_request,
     optional_hex,
     party_json,
     read_terms,
@@ -40,7 +41,7 @@ from picopayments_cli.channel.wire import (
     standing_json,
     terms_json,
 )
-from picopayments_cli.errors import BadReply, BadRequest
+from picopayments_cli.errors import BadReply
 
 MOST_PAYMENTS = 1000  # in one message
 MOST_RECOVERED = 100  # connections in one answer of mph_key
@@ -113,10 +114,9 @@ class KeyRequest:
         return request_json({"nonce": self.nonce.hex(), "after": optional_hex(self.after)})
 
     @staticmethod
-    def parse(body: Any) -> KeyRequest:
+    @of_request
+    def parse(reader: Reader) -> KeyRequest:
         """Raises BadRequest."""
-        reader = Reader(body, BadRequest)
-        reader.protocol()
         return KeyRequest(reader.hex("nonce", NONCE_SIZE), reader.optional("after", reader.handle))
 
 
@@ -199,10 +199,9 @@ class ConnectRequest:
         return request_json({"asset": self.asset, "client": party_json(self.client), "salt": self.salt.hex()})
 
     @staticmethod
-    def parse(body: Any) -> ConnectRequest:
+    @of_request
+    def parse(reader: Reader) -> ConnectRequest:
         """Raises BadRequest. Whose wallet it is, ``opening.check_wallet`` tells."""
-        reader = Reader(body, BadRequest)
-        reader.protocol()
         return ConnectRequest(
             reader.text("asset", MAX_ASSET_SIZE), reader.party("client"), reader.hex("salt", SALT_SIZE)
         )
@@ -265,10 +264,9 @@ class DepositRequest:
         )
 
     @staticmethod
-    def parse(body: Any) -> DepositRequest:
+    @of_request
+    def parse(reader: Reader) -> DepositRequest:
         """Raises BadRequest."""
-        reader = Reader(body, BadRequest)
-        reader.protocol()
         return DepositRequest(
             reader.handle(),
             reader.stake("c2h"),
@@ -370,10 +368,9 @@ class SyncRequest:
         )
 
     @staticmethod
-    def parse(body: Any) -> SyncRequest:
+    @of_request
+    def parse(reader: Reader) -> SyncRequest:
         """Raises BadRequest."""
-        reader = Reader(body, BadRequest)
-        reader.protocol()
         payments = (
             Payment(
                 item.optional("payee_handle", item.handle),
@@ -468,10 +465,9 @@ class CloseRequest:
         )
 
     @staticmethod
-    def parse(body: Any) -> CloseRequest:
+    @of_request
+    def parse(reader: Reader) -> CloseRequest:
         """Raises BadRequest."""
-        reader = Reader(body, BadRequest)
-        reader.protocol()
         anchors, figures, standing = _close(reader)
         return CloseRequest(
             reader.handle(),

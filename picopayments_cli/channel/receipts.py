@@ -7,8 +7,8 @@ from typing import Any
 
 from picopayments_cli.channel.payment_request import TOKEN_SIZE, token_of
 from picopayments_cli.channel.values import Handle, Token
-from picopayments_cli.channel.wire import NONCE_SIZE, Reader, reply_json, request_json
-from picopayments_cli.errors import BadReply, BadRequest
+from picopayments_cli.channel.wire import NONCE_SIZE, Reader, of_request, reply_json, request_json
+from picopayments_cli.errors import BadReply
 
 MOST_RECEIPTS = 100  # in one message, of either kind
 RECEIPT_SIZE = 32
@@ -43,10 +43,9 @@ class ReceiptsRequest:
         return request_json({"nonce": self.nonce.hex(), "handle": self.handle.hex(), "given": given, "tokens": tokens})
 
     @staticmethod
-    def parse(body: Any) -> ReceiptsRequest:
+    @of_request
+    def parse(reader: Reader) -> ReceiptsRequest:
         """Raises BadRequest."""
-        reader = Reader(body, BadRequest)
-        reader.protocol()
         items = reader.items("given", _GIVEN, MOST_RECEIPTS)
         return ReceiptsRequest(
             reader.hex("nonce", NONCE_SIZE),

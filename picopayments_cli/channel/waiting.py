@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from picopayments_cli.channel.values import HANDLE_SIZE, MAX_QUANTITY, Handle
-from picopayments_cli.channel.wire import NONCE_SIZE, Reader, reply_json, request_json
-from picopayments_cli.errors import BadReply, BadRequest
+from picopayments_cli.channel.wire import NONCE_SIZE, Reader, of_request, reply_json, request_json
+from picopayments_cli.errors import BadReply
 
 MOST_NAMED = 100  # connections in one request
 MOST_SECONDS = 30  # that an answer may take
@@ -42,10 +42,9 @@ class WaitingRequest:
         return request_json({"nonce": self.nonce.hex(), "handles": handles, "seconds": self.seconds})
 
     @staticmethod
-    def parse(body: Any) -> WaitingRequest:
+    @of_request
+    def parse(reader: Reader) -> WaitingRequest:
         """Raises BadRequest."""
-        reader = Reader(body, BadRequest)
-        reader.protocol()
         handles = reader.hexes("handles", HANDLE_SIZE, MOST_NAMED)
         return WaitingRequest(
             reader.hex("nonce", NONCE_SIZE),

@@ -5,8 +5,10 @@ Bytes are lower-case hex of exact sizes, outpoints ``<txid>:<number>``; items ha
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, TypeVar
 
 from picopayments_cli.channel.duplex import Half
@@ -33,10 +35,11 @@ from picopayments_cli.channel.values import (
     Token,
     from_hex,
 )
-from picopayments_cli.errors import AnchorsDiffer, BadChannelKey, BadTerms, InvalidHex, PicopaymentsError
+from picopayments_cli.errors import AnchorsDiffer, BadChannelKey, BadRequest, BadTerms, InvalidHex, PicopaymentsError
 
 PROTOCOL = 3
 MAX_CAUSE_SIZE = 64
+MOST_UNKNOWN = 4096  # characters of JSON: the envelope of a request, and the members that this version does not know
 MAX_ASSET_SIZE = 250
 DIGEST_SIZE = 32
 NONCE_SIZE = 32  # bytes, drawn for each request that asks for something
@@ -127,6 +130,7 @@ class Reader:
             raise error(f"An item has other members than {', '.join(sorted(members))}.", members=sorted(map(str, body)))
         self.body = body
         self.error = error
+        self._read: set[str] = set()
 
     def refused(self, name: str, why: str) -> PicopaymentsError:
         """The error for a member that is not as it must be."""
@@ -136,7 +140,18 @@ class Reader:
         """A member, whatever it is."""
         if name not in self.body:
             raise self.error(f"The message has no {name}.", member=name)
+        self._read.add(name)
         return self.body[name]
+
+    def check_unknown(self) -> None:
+        """Refuse large members that nobody has read: they are signed, so they cost work, and would be kept."""
+        size = len(json.dumps({name: value for name, value in self.body.items() if name not in self._read}))
+        if size > MOST_UNKNOWN:
+            raise self.error(
+                f"The message's unknown members have {size} characters, of at most {MOST_UNKNOWN}.",
+                size=size,
+                most=MOST_UNKNOWN,
+            )
 
     def optional(self, name: str, read: Callable[[str], T]) -> T | None:
         """A member read by one of these methods, or None where it is null."""
@@ -332,6 +347,20 @@ class Reader:
     def anchors(self) -> Anchors:
         """The anchors of both channels."""
         return Anchors(self.optional("c2h_anchor", self.outpoint), self.optional("h2c_anchor", self.outpoint))
+
+
+def of_request(read: Callable[[Reader], T]) -> Callable[[Any], T]:
+    """Make the parser of a request of this protocol out of what reads its members. It raises BadRequest."""
+
+    @wraps(read)
+    def parse(body: Any) -> T:
+        reader = Reader(body, BadRequest)
+        reader.protocol()
+        found = read(reader)
+        reader.check_unknown()
+        return found
+
+    return parse
 
 
 def _commit(item: Reader) -> Commit:

@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 
 from picopayments_cli.channel.stages import AGREED, CLOSING, OPEN
 from picopayments_cli.channel.state import Changes, Signed
-from picopayments_cli.channel.values import Handle, Hash, Token
+from picopayments_cli.channel.values import Handle, Hash, Pubkey, Token
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.errors import DatabaseUnusable, StaleRequest
 from picopayments_cli.hub.account import (
@@ -306,6 +306,11 @@ class Book:
         """A connection as it was committed. Raises UnknownHandle."""
         with self.reading() as book:
             return book.get(handle)
+
+    def client(self, handle: Handle) -> Pubkey:
+        """The key of a connection's client, as ``Reading.client``. It holds for a transaction that follows."""
+        with self.reading() as book:
+            return book.client(handle)
 
     @contextmanager
     def transaction(self, label: str) -> Iterator[UnitOfWork]:

@@ -166,7 +166,7 @@ class Work:
             account = work.get(handle)
             if account.stage in (AGREED, OPEN):
                 self._restage(work, account)
-            elif account.waiting and account.stage == CLOSING:
+            elif account.waiting and account.stage == CLOSING and not account.channels.close_signed:
                 stop(hub, work, account)
 
     def _see_deposits(self, handle: Handle) -> None:

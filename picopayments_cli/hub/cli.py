@@ -323,9 +323,12 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(
         title="commands", dest="command", metavar="<command>", prog=parser.prog, parser_class=CommandParser
     )
+    parser.commands = {}
     for name, command in COMMANDS.items():
         summary, given = command.text.partition("\n")[0], command.arguments
-        commands.add_parser(name, help=summary, description=command.text, example=command.example, arguments=given)
+        parser.commands[name] = commands.add_parser(
+            name, help=summary, description=command.text, example=command.example, arguments=given
+        )
     return parser
 
 

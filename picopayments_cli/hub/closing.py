@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.chain import REQUIRE_MEMO, Query
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.close import Outcome, answer
 from picopayments_cli.channel.messages import CloseReply, CloseRequest
 from picopayments_cli.channel.standing import Standing, doubts, learned, proofs, standing
@@ -44,23 +43,24 @@ class Closes:
         Raises UnknownHandle, ConnectionNotOpen, BadClientSignature.
         """
         request = CloseRequest.parse(body)
-        home, book = self._is_home(), self._hub.book
-        stored = book.run("close", lambda work: self._stop(work, body, request.handle))
+        book = self._hub.book
+        digest = signed(body, book.client(request.handle))
+        home = self._is_home()
+        stored = book.run("close", lambda work: self._stop(work, request.handle, digest))
         if stored is not None:
             return stored
         self._hub.marks.add(request.handle)
-        reply, noticed = book.run("close answered", lambda work: self._answer(work, body, request, home=home))
+        reply, noticed = book.run("close answered", lambda work: self._answer(work, request, digest, home=home))
         if noticed:
             give_up_noticed(self._hub, request.handle)
         self._hub.ask(Ask.NOW, request.handle)
         self._hub.wake()
         return reply
 
-    def _stop(self, work: UnitOfWork, body: Mapping[str, Any], handle: Handle) -> RawJson | None:
+    def _stop(self, work: UnitOfWork, handle: Handle, digest: bytes) -> RawJson | None:
         """Stop the connection; None, or the reply to the identical request."""
         work.lock_with_payers(handle)
         account = work.get(handle)
-        digest = signed(body, account.fixed.client)
         if account.duplex is None:
             raise ConnectionNotOpen("The connection has no deposit yet: there is nothing to close.")
         if digest == account.close_digest and account.close_reply is not None:
@@ -76,11 +76,9 @@ class Closes:
         except PicopaymentsError:
             return False
 
-    def _answer(
-        self, work: UnitOfWork, body: Mapping[str, Any], request: CloseRequest, *, home: bool
-    ) -> tuple[RawJson, bool]:
+    def _answer(self, work: UnitOfWork, request: CloseRequest, digest: bytes, *, home: bool) -> tuple[RawJson, bool]:
         """The reply, and whether it was the request that revealed the database to be old."""
-        account, digest = work.get(request.handle, MOST_REVOKED), envelope.digest(body)
+        account = work.get(request.handle, MOST_REVOKED)
         secrets, said = account.fixed.secrets(self._hub.key), request.standing
         found = work.found(account.handle, said.revokes, said.doubts)
         duplex, changes = learned(account.channels, said, found, secrets)

@@ -69,8 +69,9 @@ class Exchange:
         is old.
         """
         request = SyncRequest.parse(body)
+        digest = signed(body, self._hub.book.client(request.handle))
         try:
-            reply, is_open = self._hub.book.run("sync", lambda work: self._exchange(work, body, request))
+            reply, is_open = self._hub.book.run("sync", lambda work: self._exchange(work, body, request, digest))
         except UnknownRevokeHash:
             if not self._handed_out(request):
                 raise
@@ -88,14 +89,15 @@ class Exchange:
         made = request.half.commit
         return made is not None and secrets.number_of(made.revoke_hash, begin) is not None
 
-    def _exchange(self, work: UnitOfWork, body: Mapping[str, Any], request: SyncRequest) -> tuple[RawJson, bool]:
+    def _exchange(
+        self, work: UnitOfWork, body: Mapping[str, Any], request: SyncRequest, digest: bytes
+    ) -> tuple[RawJson, bool]:
         """Apply the sync and answer it, in one transaction. Return also whether the connection is open."""
         payees = [item.payee for item in request.payments if item.payee is not None]
         if payees:
             work.lock((request.handle, *payees))
         work.read((request.handle, *payees[:READ_AT_ONCE]), len(request.half.revokes))
         account = work.get(request.handle)
-        digest = signed(body, account.fixed.client)
         if request.next_hash == account.last_hash and account.last_reply is not None:
             return RawJson(account.last_reply), True
         self._check(work, account, request)

@@ -55,6 +55,14 @@ _REQUESTED = (
     .limit(AT_ONCE)
     .with_for_update()
 )
+_OLDEST = (
+    select(connections.c.handle, connections.c.asset)
+    .join(heads, heads.c.handle == connections.c.handle)
+    .where(connections.c.stage == REQUESTED)
+    .order_by(connections.c.due_height, connections.c.handle)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)  # one that is being agreed on stays
+)
 # A payment to one that was closed all the same is no deposit that counts; a payment since then is looked at first.
 _UNTOLD = _PAID_TO.where(or_(deposits.c.height.is_(None), deposits.c.height > connections.c.due_height))
 _UNPAID = (
@@ -101,6 +109,16 @@ def closed_between(db: Connection, after: int, height: int) -> list[Handle]:
 def forget_requests(work: UnitOfWork, height: int) -> int:
     """Drop connections that were asked for and never agreed on in time; how many, some hundred at most."""
     return _drop(work, work.db.execute(_REQUESTED, {"height": height}).all(), REQUESTED)
+
+
+def make_room(work: UnitOfWork, most: int) -> None:
+    """Drop the oldest connections that were asked for and never agreed on, so that there are fewer than so many.
+
+    Nothing was promised to them, and there is no deposit that could be theirs.
+    """
+    number = sum(number for (_, stage), number in work.totals().items() if stage == REQUESTED)
+    if number >= most:
+        _drop(work, work.db.execute(_OLDEST, {"most": min(number - most + 1, AT_ONCE)}).all(), REQUESTED)
 
 
 def forget_promises(work: UnitOfWork, closed: Sequence[Handle]) -> int:

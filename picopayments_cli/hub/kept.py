@@ -37,9 +37,9 @@ class Kept:
         A hub whose database is not the newest signs no count. Raises BadRequest, UnknownHandle, BadClientSignature.
         """
         request = StateRequest.parse(body)
+        digest = signed(body, self._hub.book.client(request.handle))
         with self._hub.book.reading() as book:
             account = book.get(request.handle)
-            digest = signed(body, account.fixed.client)
             received, sent = book.kept(request.handle, request.after or b"", MOST_ROWS)
             asked = book.last_request(request.handle) if request.after is None else None
         secrets = account.fixed.secrets(self._hub.key)

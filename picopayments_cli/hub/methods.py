@@ -48,13 +48,14 @@ from picopayments_cli.hub.account import Account, Agreement, Fixed
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.closing import Closes
 from picopayments_cli.hub.exchange import Exchange
+from picopayments_cli.hub.forgetting import make_room
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.kept import Kept
 from picopayments_cli.hub.reading import Reading
 from picopayments_cli.hub.receipts import Receipts
 from picopayments_cli.hub.sealing import Sealing, signed
 from picopayments_cli.hub.stopping import closes_by, refusal
-from picopayments_cli.hub.waiting import Waiting
+from picopayments_cli.hub.waiting import MOST_BYTES, Waiting
 from picopayments_cli.web import RawJson, caller
 
 _ATTEMPTS = 3  # to look at the wallets before the next block is read
@@ -68,7 +69,7 @@ class Methods:
 
     # Those that ask the chain, and so must not hold up the others.
     SLOW = frozenset(("mph_status", "mph_request", "mph_deposit", "mph_close"))
-    ALONE = frozenset(("mph_waiting",))  # it may wait, which a batch must not
+    ALONE: Mapping[str, int] = {"mph_waiting": MOST_BYTES}  # it may wait, which a batch must not
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
@@ -195,6 +196,7 @@ class Methods:
         check_parties(*account.fixed.parties)
         with self._hub.book.transaction("request") as work:
             account = replace(account, due_height=self._hub.follower.tip(work.db) + FORGOTTEN_AFTER)
+            make_room(work, promises.MOST_REQUESTS)
             work.add(account)
             promises.ask(work.db, account.handle, client, asked.asset, caller.get())
         return self._reply(ConnectReply(digest, account.handle, account.fixed.parties[1], terms).as_json())
@@ -231,20 +233,22 @@ class Methods:
         InsufficientLiquidity, TooManyPromises, MemoRequired, TaprootInactive, HubRestored, NodeBehind.
         """
         request = DepositRequest.parse(body)
+        digest = signed(body, self._hub.book.client(request.handle))
         self._hub.hear()
         account = self._hub.book.look_up(request.handle)
-        digest = signed(body, account.fixed.client)
         if account.stale:
             raise refusal(account.handle)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
         for _ in range(_ATTEMPTS):
-            reply = self._try_deposit(account, body, request)
+            reply = self._try_deposit(account, body, request, digest)
             if reply is not None:
                 return reply
         raise NodeBehind("The hub has read a new block while it looked at its wallet: try again.")
 
-    def _try_deposit(self, account: Account, body: Mapping[str, Any], request: DepositRequest) -> RawJson | None:
+    def _try_deposit(
+        self, account: Account, body: Mapping[str, Any], request: DepositRequest, digest: bytes
+    ) -> RawJson | None:
         """Agree by what the wallets hold now; None where the hub has read a block since it looked at them."""
         own, theirs = self._hub.address, str(address_of_script(self._hub.network, account.fixed.parties[0].wallet))
         view = self._hub.chain.view(Query(balances=[own, theirs], options=[own]))
@@ -258,7 +262,7 @@ class Methods:
             work.queue("promises")  # each counts those before it
             if self._hub.follower.tip(work.db) > view.height:
                 return None  # a deposit in that block is no promise any more, and the wallet seems to hold it yet
-            return self._promise(work, body, request, fixed, wanted)
+            return self._promise(work, body, request, digest, fixed, wanted)
 
         return self._hub.book.run("deposit", promise)
 
@@ -267,11 +271,12 @@ class Methods:
         work: UnitOfWork,
         body: Mapping[str, Any],
         request: DepositRequest,
+        digest: bytes,
         fixed: Fixed,
         wanted: promises.Wanted,
     ) -> RawJson:
         """Write what is agreed on, unless something is already."""
-        account, digest = work.get(request.handle), envelope.digest(body)
+        account = work.get(request.handle)
         if account.stage != REQUESTED:
             return _same_deposit(account, digest)
         promises.promise(work.db, account.handle, wanted)

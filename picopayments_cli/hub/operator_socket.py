@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import inspect
 import json
 import os
 import socket
@@ -10,13 +11,21 @@ import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
 import uvicorn
 
 from picopayments_cli import errors
-from picopayments_cli.errors import HubRefused, HubUnreachable, PicopaymentsError, StoreUnusable, UnknownMethod
+from picopayments_cli.errors import (
+    HubRefused,
+    HubUnreachable,
+    InvalidParams,
+    PicopaymentsError,
+    StoreUnusable,
+    UnknownMethod,
+)
 from picopayments_cli.files import check_private, usable
 from picopayments_cli.jsontext import parse_json
 from picopayments_cli.lanes import Lane
@@ -27,6 +36,14 @@ ANSWER_SECONDS = 60.0
 MAX_BYTES = 10_000_000
 AT_ONCE = 4  # methods
 MAX_PATH = 100  # bytes of a socket's name that every system takes
+# How a parameter's annotation names what it takes, by the type that JSON has for it, and in words.
+_TYPES: dict[str, tuple[type, str]] = {
+    "str": (str, "text"),
+    "int": (int, "a whole number"),
+    "bool": (bool, "true or false"),
+    "Mapping[str, Any]": (dict, "an object"),
+    "None": (type(None), "null"),
+}
 
 
 # The hub ------------------------------------------------------------------------------------------------------------
@@ -38,7 +55,8 @@ def served(path: Path, methods: Mapping[str, Callable[..., Any]]) -> Iterator[No
 
     The caller holds the folder's lock: what lies there by that name was left by a process that is gone.
     """
-    app = JsonRpcEndpoint(methods, max_bytes=MAX_BYTES, lanes=dict.fromkeys(methods, Lane(AT_ONCE)))
+    checked = {name: _checked(method) for name, method in methods.items()}
+    app = JsonRpcEndpoint(checked, max_bytes=MAX_BYTES, lanes=dict.fromkeys(methods, Lane(AT_ONCE)))
     config = uvicorn.Config(
         app, loop="asyncio", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False
     )
@@ -57,6 +75,25 @@ def served(path: Path, methods: Mapping[str, Callable[..., Any]]) -> Iterator[No
         with suppress(OSError):
             if _place(path) == own:  # else one that was started meanwhile has put its own there
                 path.unlink()
+
+
+def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, which refuses arguments of other types than it is annotated with: null is no false, true no 1."""
+    signature = inspect.signature(method)
+    taken = {
+        name: [_TYPES[each] for each in parameter.annotation.split(" | ")]
+        for name, parameter in signature.parameters.items()
+    }
+
+    @wraps(method)
+    def called(*values: Any, **members: Any) -> Any:
+        for name, value in signature.bind(*values, **members).arguments.items():
+            if type(value) not in (kind for kind, _ in taken[name]):
+                words = " or ".join(word for _, word in taken[name])
+                raise InvalidParams(f"{name} must be {words}. Nothing was done.", member=name)
+        return method(*values, **members)
+
+    return called
 
 
 def _place(path: Path) -> tuple[int, int]:

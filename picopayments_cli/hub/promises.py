@@ -20,6 +20,7 @@ from picopayments_cli.hub.schema import connections, promises, withdrawals
 
 MOST_OF_KEY = 50  # promises
 MOST_OF_ADDRESS = 1000  # promises, and requests that have not come to one
+MOST_REQUESTS = 20_000  # that have not come to a promise, of all addresses: the oldest give way
 SHARE = 2  # one key, or one address, is promised at most one part in so many of what is free
 UNBACKED_SHARE = 10  # and so are all together behind whom the hub sees no funds
 

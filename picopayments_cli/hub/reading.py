@@ -126,6 +126,7 @@ _PENDING = (
     .order_by(payments.c.number)
     .limit(bindparam("most"))
 )
+_CLIENT = select(connections.c.client).where(connections.c.handle == OF)
 _OWNER = select(connections.c.client).where(connections.c.handle == OF, GOING_ON, connections.c.c2h_anchor.is_not(None))
 _WAITING = select(func.count(), func.sum(payments.c.amount), func.min(payments.c.time)).where(
     payments.c.payee == OF, payments.c.state == WAITING
@@ -187,7 +188,7 @@ class Reading:
         """
         for account in self._load([handle], revoked):
             return account
-        raise UnknownHandle("The hub knows no connection of that handle.", handle=handle.hex())
+        raise _unknown(handle)
 
     def _load(self, handles: Sequence[Handle], revoked: int) -> list[Account]:
         """Read a few connections with their highest commits, by three statements."""
@@ -342,6 +343,13 @@ class Reading:
         rows = self.db.execute(_OF_CLIENT, {"client": client, "after": after, "most": most})
         return [Handle(bytes(row.handle)) for row in rows]
 
+    def client(self, handle: Handle) -> Pubkey:
+        """The key of a connection's client, which never changes. Raises UnknownHandle."""
+        found = self.db.execute(_CLIENT, {"of": handle}).scalar()
+        if found is None:
+            raise _unknown(handle)
+        return Pubkey(bytes(found))
+
     def owned(self, client: Pubkey, handles: Iterable[Handle]) -> list[Handle]:
         """Those of the handles whose connections are a client's and have a deposit of its: nothing waits for others."""
         return [one for one in dict.fromkeys(handles) if self.db.execute(_OWNER, {"of": one}).scalar() == client]
@@ -360,6 +368,10 @@ class Reading:
         """The receipt that there is for a payment that a connection has made."""
         found = self.db.execute(_RECEIPT, {"of": payer, "named": token}).scalar()
         return None if found is None else bytes(found)
+
+
+def _unknown(handle: Handle) -> UnknownHandle:
+    return UnknownHandle("The hub knows no connection of that handle.", handle=handle.hex())
 
 
 def _with_commits(account: Account, sent: list[Row[Any]], held: list[Row[Any]], most: Mapping[str, int]) -> Account:

@@ -27,7 +27,7 @@ class Receipts:
         A receipt that fits no payment is passed over. Raises BadRequest, UnknownHandle, BadClientSignature.
         """
         request = ReceiptsRequest.parse(body)
-        digest = signed(body, self._hub.book.look_up(request.handle).fixed.client)
+        digest = signed(body, self._hub.book.client(request.handle))
         if request.given:
             self._hub.book.run("receipts", lambda work: _keep(work, request))
         with self._hub.book.reading() as book:

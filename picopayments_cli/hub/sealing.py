@@ -16,7 +16,10 @@ from picopayments_cli.web import RawJson, Refused
 
 
 def signed(body: Mapping[str, Any], client: Pubkey) -> bytes:
-    """Check that its client has signed a request, and return its digest. Raises BadClientSignature."""
+    """Check that its client has signed a request, and return its digest. Raises BadClientSignature.
+
+    Call it before a transaction: it takes long for a large body, and others would wait for the stranger who sent it.
+    """
     digest = envelope.signed_by(body, client)
     if digest is None:
         raise BadClientSignature("The request is not signed by the connection's key.")

@@ -67,7 +67,7 @@ def create_app(
     table = {name: counted(name, _discreet(method)) for name, method in {**proxied, **methods}.items()}
     nodes_clock = Divided()
     lanes = {
-        **dict.fromkeys(set(methods) - Methods.ALONE, Lane(_OWN, _EACH)),
+        **dict.fromkeys(set(methods) - set(Methods.ALONE), Lane(_OWN, _EACH)),
         **dict.fromkeys(slow, Lane(_ASKING, _EACH, nodes_clock)),
         **dict.fromkeys(proxied, Lane(_PROXIED, _EACH, nodes_clock)),
     }

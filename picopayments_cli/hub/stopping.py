@@ -39,8 +39,10 @@ _EVER = 2**31 - 1  # as a height: later than all
 def stop(hub: Hub, work: UnitOfWork, account: Account) -> Account:
     """Stop a connection. Payments that wait for it go back to their payers, as payments from it.
 
-    A payment that its payer can't get back any more stays, and comes with the agreed close.
+    A payment that its payer can't get back stays, and comes with the agreed close. Once that is signed none goes back.
     """
+    if account.channels.close_signed:
+        return account
     left = Queue()
     for item in work.oldest(account.handle, account.waiting.count):
         payer = work.get(item.payer)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from asyncio import Semaphore
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
-
-from starlette.concurrency import run_in_threadpool
+from typing import Any, TypeVar
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.values import Handle
@@ -15,9 +12,13 @@ from picopayments_cli.channel.waiting import WaitingReply, WaitingRequest, Waits
 from picopayments_cli.errors import BadClientSignature
 from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.sealing import signed
-from picopayments_cli.web import RawJson, caller
+from picopayments_cli.lanes import Lane
+from picopayments_cli.web import RawJson, caller, spending
 
-_LOOKING = 2  # threads that read for those who ask
+T = TypeVar("T")
+
+_LOOKING, _EACH = 2, 1  # threads that read for those who ask, and of them for one address
+MOST_BYTES = 16_384  # of a request: MOST_NAMED handles take 6,800, what no member takes 4,096
 REMEMBERED = 10_000  # requests that have waited: one that comes again is a copy
 
 
@@ -29,7 +30,7 @@ class Waiting:
         self._hub = hub
         self._reply = reply
         self._waited: OrderedDict[bytes, None] = OrderedDict()
-        self._looking = Semaphore(_LOOKING)
+        self._looking = Lane(_LOOKING, _EACH)
 
     async def waiting(self, body: Mapping[str, Any]) -> RawJson:
         """Tell what waits for those of the named connections that are the signer's own.
@@ -37,22 +38,25 @@ class Waiting:
         A copy of a request that has waited is answered at once: who repeats it learns no more by it, and takes
         nobody's place. Raises BadRequest, BadClientSignature.
         """
-        async with self._looking:
-            digest, own, seconds = await run_in_threadpool(self._asked, body)
-        found = await self._found(own)
+        digest, own, seconds, found = await self._look(lambda: self._asked(body))
         if not found and seconds and self._is_new(digest):
             found = await self._when_it_comes(own, seconds)
         return self._reply(WaitingReply(digest, found).as_json())
 
-    def _asked(self, body: Mapping[str, Any]) -> tuple[bytes, list[Handle], int]:
-        """The request's digest, the signer's own of its connections, and for how long it waits."""
+    async def _look(self, work: Callable[[], T]) -> T:
+        """Read something, at the cost of the address that asks: the one comes first that has asked least."""
+        return await self._looking.run(work, spending.get())
+
+    def _asked(self, body: Mapping[str, Any]) -> tuple[bytes, list[Handle], int, list[Waits]]:
+        """The request's digest, the signer's own of its connections, for how long it waits, and what is there."""
         request = WaitingRequest.parse(body)
         client = envelope.named_key(body)
         if client is None:
             raise BadClientSignature("The request names no public key.")
         digest = signed(body, client)
         with self._hub.book.reading() as book:
-            return digest, book.owned(client, request.handles), request.seconds
+            own = book.owned(client, request.handles)
+            return digest, own, request.seconds, book.waiting(own)
 
     async def _when_it_comes(self, own: Sequence[Handle], seconds: int) -> list[Waits]:
         with self._hub.book.arrivals.place(own, caller.get()) as place:
@@ -67,8 +71,7 @@ class Waiting:
             with self._hub.book.reading() as book:
                 return book.waiting(own)
 
-        async with self._looking:
-            return await run_in_threadpool(found)
+        return await self._look(found)
 
     def _is_new(self, digest: bytes) -> bool:
         """Whether a request has not waited before; from now on it has."""

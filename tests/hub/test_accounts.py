@@ -7,12 +7,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
-from hub_support import FEE, Client, Desk, amounts, open_all, payment
+from hub_support import FEE, Client, Desk, amounts, open_all, payment, states
 from sqlalchemy import text
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import DatabaseUnusable
+from picopayments_cli.hub.account import Queue
+from picopayments_cli.hub.hub import Ask
 
 
 def pay(alice: Client, bob: Client, amount: int) -> None:
@@ -97,6 +99,22 @@ def test_a_sync_leaves_what_changes_rarely_alone(desk: Desk, alice: Client) -> N
     alice.sync()
     ((fixed,),) = desk.rows("select fixed from connections where handle = :of", alice.handle)
     assert fixed.endswith(" ")
+
+
+def test_payments_whose_payer_has_closed_stay_the_payees_and_are_told_of_once(
+    desk: Desk, alice: Client, bob: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    alice.sync(payment(bob.handle, 7), payment(bob.handle, 8))
+    with caplog.at_level("INFO", "picopayments_cli"):
+        for hand in (alice, bob):
+            hand.ask_close()
+        desk.mine(3)
+        desk.hub.ask(Ask.NOW, bob.handle)
+        desk.rounds.once()
+    told = [vars(record)["fields"] for record in caplog.records if record.message == "closing"]
+    assert [item["kept"] for item in told if item["handle"] == bob.handle.hex()] == [15]
+    assert states(desk, alice) == [(7, "waiting"), (8, "waiting")]
+    assert desk.account(bob.handle).waiting == Queue(2, 15)
 
 
 def test_who_reads_does_not_wait_for_who_writes(desk: Desk, alice: Client) -> None:

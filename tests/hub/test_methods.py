@@ -18,6 +18,7 @@ from picopayments_cli.channel.messages import ConnectRequest
 from picopayments_cli.channel.opening import contract_of
 from picopayments_cli.channel.values import MAX_QUANTITY
 from picopayments_cli.errors import PicopaymentsError
+from picopayments_cli.hub import promises
 
 HIGH, LOW = 2 * DEPOSIT, 100  # deposits beyond the bounds of LIMITED
 LIMITED = {"deposit_max": HIGH - 1, "deposit_min": LOW + 1, "deposit_ratio": 0.01, "expire_max": 90, "expire_min": 30}
@@ -144,6 +145,26 @@ def test_a_request_is_kept_for_144_blocks_and_no_longer(tmp_path: Path) -> None:
         left = [desk.rows(f"select count(*) from {table} where handle = :of", late.handle) for table in tables]
         assert left == [[(0,)]] * 3
         assert desk.account(early.handle).stage == "agreed"
+
+
+def test_of_too_many_requests_the_oldest_give_way_and_none_that_was_promised_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(promises, "MOST_REQUESTS", 3)
+    with running_desk(tmp_path) as desk:
+        agreed, *asking = (Client(desk, f"asking {number}") for number in range(7))
+        agreed.agree()
+        for hand in asking:
+            hand.request()
+            desk.mine()
+        assert [desk.rows("select stage from connections where handle = :of", hand.handle) for hand in asking] == [
+            *[[]] * 3,
+            *[[("requested",)]] * 3,
+        ]
+        assert desk.account(agreed.handle).stage == "agreed"
+        assert desk.rows("select number from totals where stage = 'requested'") == [(3,)]
+        assert asking[0].refused("mph_deposit", asking[0].proposal().as_json()) == "UnknownHandle"
+        asking[-1].propose(asking[-1].proposal())
 
 
 # mph_deposit --------------------------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from picopayments_cli.errors import (
     InvalidQuantity,
     InvalidSetting,
     NodeUnreachable,
+    PicopaymentsError,
     StoreUnusable,
     UnknownAsset,
     UnknownHandle,
@@ -142,8 +143,47 @@ def test_a_socket_that_a_killed_hub_left_is_nobodys_and_hinders_nothing(
 def test_a_folder_with_a_long_name_has_its_socket_too(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
-    with operator_socket.served(folder / "hub.regtest.sock", {"double": lambda number: 2 * number}):
+
+    def double(number: int) -> int:
+        return 2 * number
+
+    with operator_socket.served(folder / "hub.regtest.sock", {"double": double}):
         assert operator_socket.ask(folder / "hub.regtest.sock", "double", {"number": 4}) == 8
+
+
+@pytest.mark.parametrize(
+    ("method", "wrong"),
+    [
+        ("withdraw", {"dry_run": None}),
+        ("withdraw", {"dry_run": 1}),
+        ("withdraw", {"quantity": True}),
+        ("withdraw", {"quantity": 1000.0}),
+        ("withdraw", {"asset": 0}),
+        ("withdraw", {"asset": None}),
+        ("withdraw", {"address": ["x"]}),
+        ("connections", {"most": 1.5}),
+        ("connections", {"most": True}),
+        ("connections", {"stage": 1}),
+        ("connection", {"handle": 12345678}),
+        ("close", {"handle": None}),
+        ("terms_set", {"terms": []}),
+        ("backup", {"file": 1}),
+    ],
+)
+def test_a_value_of_another_type_is_refused_and_nothing_done(own: Desk, method: str, wrong: dict[str, Any]) -> None:
+    right = {"address": ADDRESS, "quantity": 1000} if method == "withdraw" else {}
+    before = own.mempool()
+    with answering(own), pytest.raises(InvalidParams, match=f"{next(iter(wrong))} must be"):
+        operator_socket.ask(own.folder.socket_path, method, {**right, **wrong})
+    assert own.mempool() == before
+
+
+def test_what_may_be_left_out_may_be_and_nothing_else(desk: Desk) -> None:
+    with answering(desk):
+        path = desk.folder.socket_path
+        assert set(operator_socket.ask(path, "connections", {"stage": None})) >= {"connections"}
+        with pytest.raises(PicopaymentsError, match="address"):
+            operator_socket.ask(path, "withdraw", {"quantity": None})
 
 
 @pytest.mark.parametrize("most", [0, operator.MOST + 1])

@@ -184,6 +184,26 @@ def test_a_wrong_command_line_is_a_usage_error(argv: list[str], capsys: pytest.C
     assert json.loads(err.splitlines()[-1])["error"]["name"] == "UsageError"
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("terms --reload", "unrecognized arguments: --reload. Did you mean reload?"),
+        ("status --foo", "unrecognized arguments: --foo. (`picopayments-hub status --help` shows the usage)"),
+        ("connections --stages open", "Did you mean --stage?"),
+        ("withdraw x 1 --dryrun", "Did you mean --dry-run?"),
+        ("drain --basedir x", "--basedir goes before drain."),
+    ],
+)
+def test_an_option_that_a_command_does_not_have_is_a_usage_error_with_a_hint(
+    words: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--regtest", *words.split()])
+    assert caught.value.code == 2
+    error = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]
+    assert (error["name"], told in error["message"]) == ("UsageError", True), error
+
+
 def test_options_may_be_written_with_underscores(tmp_path: Path) -> None:
     command = [*HUB, "--regtest", "--counterparty_url=nonsense", f"--basedir={tmp_path / 'hub'}"]
     process = subprocess.run(command, capture_output=True, text=True, timeout=WAIT, check=False)

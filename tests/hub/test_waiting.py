@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import ExitStack
 from itertools import islice
 from typing import Any
@@ -18,9 +18,15 @@ import pytest
 from hub_support import STRANGER, Client, Desk, clients, payment, running_desk, serving
 
 from picopayments_cli.channel import envelope
-from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel.values import Handle, Pubkey
 from picopayments_cli.channel.waiting import MOST_NAMED, MOST_SECONDS, WaitingReply, WaitingRequest, Waits
+from picopayments_cli.channel.wire import MOST_UNKNOWN
 from picopayments_cli.hub import arrivals
+from picopayments_cli.hub.methods import Methods
+from picopayments_cli.hub.reading import Reading
+from picopayments_cli.hub.waiting import MOST_BYTES
+from picopayments_cli.limits import Limits, Spending
+from picopayments_cli.web import JsonRpcEndpoint
 
 LONG = 20  # seconds within which nothing comes by itself
 
@@ -141,6 +147,45 @@ def test_an_address_has_its_share_of_the_places() -> None:
 
     free = asyncio.run(fill())
     assert free == [*[True] * arrivals.MOST_EACH, False, True, *[True] * (arrivals.MOST_EACH + 1), True]
+
+
+def test_who_asks_much_keeps_nobody_else_waiting(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, alice: Client, bob: Client
+) -> None:
+    owned, hold = Reading.owned, threading.Event()
+
+    def slowly(book: Reading, client: Pubkey, handles: Iterable[Handle]) -> list[Handle]:
+        if client == alice.key.pubkey:
+            hold.wait(LONG)
+        return owned(book, client, handles)
+
+    monkeypatch.setattr(Reading, "owned", slowly)
+    endpoint = JsonRpcEndpoint(Methods(desk.hub).table(), alone=Methods.ALONE)
+    much, little = Spending(Limits()), Spending(Limits())
+
+    async def asked(client: Client, spend: Spending) -> Any:
+        call = {"method": "mph_waiting", "params": asking(client), "id": 1}
+        return json.loads(await endpoint.answer(json.dumps(call).encode(), spend))
+
+    async def all_of_them() -> list[Any]:
+        many = [asyncio.ensure_future(asked(alice, much)) for _ in range(10)]
+        await asyncio.sleep(0)
+        first = await asyncio.wait_for(asked(bob, little), LONG - 1)
+        assert not any(one.done() for one in many)
+        hold.set()
+        return [first, *await asyncio.gather(*many)]
+
+    assert [answer["result"]["waiting"] for answer in asyncio.run(all_of_them())] == [[]] * 11
+
+
+def test_its_request_is_no_larger_than_the_most_handles_make_it(desk: Desk, bob: Client) -> None:
+    endpoint = JsonRpcEndpoint(Methods(desk.hub).table(), alone=Methods.ALONE)
+    most = WaitingRequest(os.urandom(32), (bob.handle,) * MOST_NAMED, MOST_SECONDS)
+    body = envelope.seal(bob.key, {**most.as_json(), "seconds": 0, "unknown": "x" * (MOST_UNKNOWN - 400)})
+    for params, size, refused in ((body, 0, False), (body, MOST_BYTES + 1, True)):
+        text = json.dumps({"jsonrpc": "2.0", "method": "mph_waiting", "params": params, "id": 1}).ljust(size)
+        answer = json.loads(asyncio.run(endpoint.answer(text.encode())))
+        assert ("error" in answer) == refused, answer
 
 
 # Over HTTP ----------------------------------------------------------------------------------------------------------

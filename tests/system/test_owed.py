@@ -96,3 +96,21 @@ def test_a_payment_is_refused_that_the_payee_s_own_fee_would_keep_from_it(networ
     payee.run("sync")
     assert payer.run("pay", source, handle, "2")["state"] == "sent"
     assert [item["amount"] for item in payee.run("sync")[handle]["received_payments"]] == [2]
+
+
+def test_a_payment_that_a_close_has_given_to_its_payee_never_goes_back(
+    network: Network, pair: tuple[Client, str, Client, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payer, source, payee, handle = pair
+    third = network.client("third")
+    rich = network.open_connection(third, quantity=3 * DEPOSIT)
+    assert payer.run("pay", source, handle, "900000")["state"] == "sent"
+    for amount in (DEPOSIT, 899_000):  # so much waits for the payer that the 900,000 have no place any more
+        assert third.run("pay", rich, source, str(amount))["state"] == "sent"
+    close_unfetched(network, payee, handle, monkeypatch)
+    assert payee.balances()["XCP"] == ASSETS + 900_000
+    payer.run("sync")
+    network.mine()
+    payer.run("close", source)
+    network.settle(payer, source)
+    assert payer.balances()["XCP"] == ASSETS - 900_000 + DEPOSIT + 899_000 - 3 * FEE

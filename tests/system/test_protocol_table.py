@@ -49,9 +49,10 @@ from picopayments_cli.channel.keys import NUMS, Key
 from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import P2A
 from picopayments_cli.channel.values import MAX_QUANTITY
-from picopayments_cli.channel.wire import PROTOCOL
+from picopayments_cli.channel.wire import MOST_UNKNOWN, PROTOCOL
 from picopayments_cli.client import closing, funds, restored
 from picopayments_cli.hub import arrivals, exchange, hub, methods, promises
+from picopayments_cli.hub.waiting import MOST_BYTES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = (ROOT / "docs" / "protocol.rst").read_text(encoding="utf-8")
@@ -215,10 +216,12 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "most bytes of the payments in a reply": exchange.MOST_LISTED_BYTES,
         "most connections in an answer of mph_key": messages.MOST_RECOVERED,
         "most bytes of a sealed state": kept.MOST_STATE,
+        "most characters of a request that no member takes": MOST_UNKNOWN,
         "most commits in an answer of mph_state": kept.MOST_ROWS,
         "seconds by which clocks may differ": restored.CLOCK_SLACK,
         "most receipts in a message": receipts.MOST_RECEIPTS,
         "most connections in a request of mph_waiting": waiting.MOST_NAMED,
+        "most bytes of its body": MOST_BYTES,
         "most seconds that it waits": waiting.MOST_SECONDS,
         "most that wait at a time": arrivals.MOST,
         "most of them from one address": arrivals.MOST_EACH,
@@ -233,6 +236,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "blocks for a deposit on testnet and testnet4": NETWORKS["testnet4"].deposit_blocks,
         "blocks for the lock fee": deadlines.FEE_BLOCKS,
         "most promises of a key": promises.MOST_OF_KEY,
+        "most requests of all addresses": promises.MOST_REQUESTS,
         "most requests of an address": promises.MOST_OF_ADDRESS,
     }
     found = {name: int(number) for name, number in re.findall(r"^\* ([^:\n]+): (\d+)$", DOCUMENT, re.MULTILINE)}
