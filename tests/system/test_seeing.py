@@ -331,3 +331,27 @@ def test_people_get_tables_and_plain_lines(network: QuickNetwork) -> None:
     assert (done.code, done.stderr.splitlines()[-1][:7]) == (2, "error: ")
     network.stop()
     assert "From the files" in client.done("--human", "status").stdout
+
+
+@pytest.mark.parametrize("cache", ["seen", "rate", "coins"])
+def test_a_cache_that_can_not_be_written_costs_no_command_its_result(
+    network: QuickNetwork, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob = network.client("alice"), network.client("bob")
+    handle, payee = network.open_connection(alice), network.open_connection(bob)
+    path = bob.basedir / f"regtest.{cache}"
+    path.unlink(missing_ok=True)
+    path.mkdir(mode=0o700)  # nothing can be written in its place, as on a disk that is full
+    monkeypatch.setenv("PICOPAYMENTS_CHAIN_URL", network.chain_url)
+    monkeypatch.setenv("PICOPAYMENTS_BITCOIN_URL", f"{network.chain_url}bitcoin/")
+    network.hub.call("feerate", rate=3)
+    alice.run("pay", handle, payee, "5")
+    done = [bob.done("status")]
+    network.hub.call("feerate", rate=4)
+    done += [bob.done("sync"), bob.done("close", payee)]
+    status, synced, closed = (each.result for each in done)
+    assert status["connections"][payee]["status"] == "open"
+    assert [item["amount"] for item in synced[payee]["received_payments"]] == [5]
+    assert closed["hub"] == "agreed"
+    assert "can't be used: Is a directory" in "".join(each.stderr for each in done)
+    assert path.is_dir()
