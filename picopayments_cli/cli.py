@@ -9,6 +9,7 @@ import argparse
 import atexit
 import json
 import os
+import re
 import sys
 
 from picopayments_cli.commands import COMMANDS, GROUPS, Command, descriptor, seconds
@@ -362,6 +363,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *, example: str, **settings: Any) -> None:
         super().__init__(allow_abbrev=False, formatter_class=Help, **settings)
+        self._negative_number_matcher = re.compile(r"-[0-9.,]")  # -1XCP is a wrong quantity, and no option
         self.epilog = f"example:\n  {self.prog.partition(' ')[0]} {example}"
 
     def read(self, words: list[str]) -> dict[str, Any]:
