@@ -20,6 +20,7 @@ from picopayments_cli.channel.values import Handle, Token, from_hex
 from picopayments_cli.channel.wire import terms_json
 from picopayments_cli.client import (
     away,
+    funds,
     hubs,
     legacy,
     life,
@@ -174,7 +175,7 @@ def balances(session: Session, asset: str | None = None, address: str | None = N
         address = session.wallet.address
     else:
         script_of_address(session.network, address)
-    view = session.chain.view(Query(balances=[address]))
+    view = session.chain.view(Query(coins=[address], balances=[address]))
     held, longnames = view.balances[address], dict(view.longnames)
     if asset is not None and asset not in held:
         known = asset_named(session, asset)
@@ -182,6 +183,7 @@ def balances(session: Session, asset: str | None = None, address: str | None = N
         longnames = {asset: known.longname} if known.longname else {}
     if own:
         session.keep_wallet()
+        funds.tell_change(session, view)
     return by_longname(held if asset is None else {asset: held.get(asset, 0)}, longnames)
 
 

@@ -84,13 +84,15 @@ def _wallets_view(session: Session, groups: Sequence[hubs.Seen]) -> View | Picop
     try:
         if session.chain_source == "hub":
             _ = session.settings.require_hub_url
-        return session.chain.view(Query(balances=[session.wallet.address]))
+        address = session.wallet.address
+        return session.chain.view(Query(coins=[address], balances=[address]))
     except (InvalidSetting, Unreachable) as error:
         return error
 
 
 def _wallet(session: Session, view: View) -> dict[str, Any]:
     address = session.wallet.address
+    funds.tell_change(session, view)
     return {"address": address, "balances": by_longname(view.balances[address], view.longnames)}
 
 

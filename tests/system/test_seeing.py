@@ -355,3 +355,16 @@ def test_a_cache_that_can_not_be_written_costs_no_command_its_result(
     assert closed["hub"] == "agreed"
     assert "can't be used: Is a directory" in "".join(each.stderr for each in done)
     assert path.is_dir()
+
+
+def test_change_that_no_block_has_is_told_of(network: QuickNetwork) -> None:
+    client = network.client("alice")
+    assert "hange" not in client.done("status").stderr
+    client.run("connect", "XCP", str(DEPOSIT))
+    told = [client.done(*words) for words in (["status"], ["balances"], ["--human", "status"])]
+    network.mine()
+    later = client.done("balances")
+    assert (told[1].result["BTC"], "hange" in later.stderr) == (0, False)
+    for done in told:
+        assert f"Change of {later.result['BTC']} satoshis (BTC) waits for the next block" in done.stderr
+    assert "hange" not in client.done("balances", "--address", client.run("address")).stderr
