@@ -55,7 +55,6 @@ def status(session: Session, handle: str | None, *, verbose: bool) -> dict[str, 
     failed = {Handle(bytes.fromhex(name)): item.failed for name, item in found.items() if item.failed is not None}
     causes.tell(failed, [causes.cause(view)] if isinstance(view, PicopaymentsError) else [])
     told = {"connections": {name: item.members for name, item in found.items()}}
-    session.keep_wallet()
     if isinstance(view, PicopaymentsError):
         result = {**told, **_from_files(session, view, chosen)}
     else:

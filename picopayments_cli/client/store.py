@@ -39,7 +39,6 @@ from picopayments_cli.errors import (
     LocalFiles,
     OldProtocol,
     PicopaymentsError,
-    StoreDamaged,
     StoreLocked,
     StoreUnusable,
     UnknownHandle,

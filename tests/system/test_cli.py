@@ -149,7 +149,9 @@ def test_a_backup_to_be_verified_is_named(tmp_path: Path, monkeypatch: pytest.Mo
             main(["--regtest", "--basedir", str(tmp_path / "wallet"), "backup", "verify"])
         assert stopped.value.code == 2
     assert list(tmp_path.iterdir()) == []
-    assert parsed("backup", "verify", "FILE") | {"action": "verify", "file": "FILE"} == parsed("backup", "verify", "FILE")
+    assert parsed("backup", "verify", "FILE") | {"action": "verify", "file": "FILE"} == parsed(
+        "backup", "verify", "FILE"
+    )
     assert parsed("backup", "./verify")["file"] == "./verify"
 
 

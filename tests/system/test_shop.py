@@ -38,8 +38,7 @@ def open_shop(
     command = folder / "shop"
     words = " ".join(client.words())
     command.write_text(
-        f'#!/bin/sh\n[ "$1" != listen ] || {before_listen}\n'
-        f'exec {sys.executable} -m picopayments_cli {words} "$@"\n'
+        f'#!/bin/sh\n[ "$1" != listen ] || {before_listen}\nexec {sys.executable} -m picopayments_cli {words} "$@"\n'
     )
     command.chmod(0o700)
     script = folder / "shop.sh"
