@@ -272,7 +272,7 @@ def test_a_stdout_that_takes_nothing_is_an_error(tmp_path: Path, words: list[str
 
 @pytest.mark.parametrize("redirections", ["2>&-", "2> /dev/full"])
 @pytest.mark.parametrize(
-    ("words", "code"), [(["balances"], 3), (["close", "00"], 1), (["close"], 2), (["status", "--nope"], 2)]
+    ("words", "code"), [(["hubstatus"], 3), (["close", "00"], 1), (["close"], 2), (["status", "--nope"], 2)]
 )
 def test_an_error_that_nobody_reads_keeps_its_code(
     tmp_path: Path, words: list[str], code: int, redirections: str
@@ -281,8 +281,9 @@ def test_an_error_that_nobody_reads_keeps_its_code(
     assert (done.returncode, done.stdout) == (code, "")
 
 
-def test_an_interrupt_is_code_130(tmp_path: Path) -> None:
-    """A command that waits for the store's lock is interrupted by the terminal."""
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_with_its_code_and_a_line_of_json(tmp_path: Path, how: signal.Signals) -> None:
+    """A command that waits for the store's lock is interrupted by the terminal, or is told to end."""
     from picopayments_cli.client.store import Store
 
     with Store(tmp_path, NETWORKS["regtest"]):
@@ -295,11 +296,11 @@ def test_an_interrupt_is_code_130(tmp_path: Path) -> None:
                 line = waiting.stderr.readline()
                 assert line, seen
                 seen += line
-            waiting.send_signal(signal.SIGINT)
+            waiting.send_signal(how)
             out, err = waiting.communicate(timeout=30)
         finally:
             waiting.kill()
-    assert (waiting.returncode, out) == (130, "")
+    assert (waiting.returncode, out) == (128 + how, "")
     assert error_of(err)["name"] == "Interrupted"
 
 
@@ -330,6 +331,12 @@ def test_an_interrupt_tells_what_another_run_does(
     monkeypatch.setattr(cli, "_run", interrupted)
     assert cli.main(["--regtest", *words]) == 130
     assert told in error_of(capsys.readouterr().err)["message"]
+
+
+def test_a_time_out_of_no_wait_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["connect", "XCP", "5"], ["sync"], ["close", "ab" * 32]):
+        assert cli.main(["--regtest", "--basedir", str(tmp_path), *words, "--timeout", "5"]) == 2
+        assert "--timeout goes with --wait" in error_of(capsys.readouterr().err)["message"]
 
 
 def test_every_command_stands_in_the_reference() -> None:
