@@ -134,11 +134,8 @@ def test_pins_and_authorities_are_settings(tmp_path: Path) -> None:
     client = Client(tmp_path, "https://127.0.0.1:9/")
     pins = {"https://hub.example:15000": "SHA256 Fingerprint=" + "AB:" * 31 + "AB", "https://127.0.0.1:9": "ab" * 32}
     assert client.run("config", "pinned_certificates", json.dumps(pins))["value"] == pins
-    unlike = [
-        {"http://hub.example": "ab" * 32},
-        {"https://hub.example": "ab"},
-        {"https://hub.example": "x=" + "ab" * 32},
-    ]
+    pin = "ab" * 32
+    unlike = [{"http://hub.example": pin}, {"https://hub.example": "ab"}, {"https://hub.example": f"x={pin}"}]
     for bad in ("[]", pin, *map(json.dumps, unlike)):
         assert client.fails("config", "pinned_certificates", bad) == (1, "InvalidSetting")
     missing = str(tmp_path / "missing.pem")
