@@ -20,6 +20,7 @@ from picopayments_cli.channel.values import Handle, Token, from_hex
 from picopayments_cli.channel.wire import terms_json
 from picopayments_cli.client import (
     away,
+    funds,
     hubs,
     legacy,
     life,
@@ -167,21 +168,21 @@ def address(session: Session) -> str:
 def balances(session: Session, asset: str | None = None, address: str | None = None) -> dict[str, int]:
     """The confirmed funds of an address, the wallet's by default: asset to quantity, in satoshis.
 
-    A subasset goes by its long name. Raises InvalidAddress, UnknownAsset.
+    A subasset goes by its long name. Raises InvalidAddress, UnknownAsset, WalletMissing.
     """
     own = address is None
     if address is None:
-        address = session.wallet.address
+        address = wallets.here(session).address
     else:
         script_of_address(session.network, address)
-    view = session.chain.view(Query(balances=[address]))
+    view = session.chain.view(Query(coins=[address], balances=[address]))
     held, longnames = view.balances[address], dict(view.longnames)
     if asset is not None and asset not in held:
         known = asset_named(session, asset)
         asset = known.name
         longnames = {asset: known.longname} if known.longname else {}
     if own:
-        session.keep_wallet()
+        funds.tell_change(session, view)
     return by_longname(held if asset is None else {asset: held.get(asset, 0)}, longnames)
 
 
@@ -399,8 +400,11 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
     """The connections, the wallet, and whose word about the chain this is: ``own`` (one's own node's) or ``hub``.
 
     None where nobody tells: then all is from the files, and says of when. ``verbose`` adds what moved each way, and
-    what is pending.
+    what is pending. Raises WalletMissing, UnknownHandle.
     """
+    wallets.here(session)
+    if not session.store.all_handles():
+        log.info(wallets.NO_CONNECTIONS)
     return showing.status(session, handle, verbose=verbose)
 
 

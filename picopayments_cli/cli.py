@@ -12,6 +12,7 @@ import os
 import sys
 
 from picopayments_cli.commands import COMMANDS, GROUPS, Command, descriptor, seconds
+from picopayments_cli.interrupts import exit_code, told_alike
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,15 +57,19 @@ def main(argv: list[str] | None = None) -> int:
 
     Raises SystemExit with code 2 for a usage error and 0 for ``--help``, as argparse does.
     """
-    keep_streams()
-    words = sys.argv[1:] if argv is None else argv
+    with told_alike():
+        keep_streams()
+        return _main(sys.argv[1:] if argv is None else argv)
+
+
+def _main(words: list[str]) -> int:
     Parser.human, Parser.typed = "--human" in words, ()
     human = Parser.human
-    parser = _parser()
-    complete(parser)
     arguments: dict[str, Any] = {"command": ""}
     debug = False
     try:
+        parser = _parser()
+        complete(parser)
         arguments |= parser.read(words)
         Parser.typed = parser.before_command(dashed(words))
         debug, human = arguments.pop("debug"), arguments.pop("human")
@@ -87,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
         _run(debug, ask=_asker(), tell=tell, **arguments)
     except KeyboardInterrupt as stopped:  # a wait says itself how to go on
         told = str(stopped) or f"Interrupted. {NEXT.get(arguments['command'], GOES_ON)}"
-        return _fail(130, "Interrupted", told, human=human)
+        return interrupted(told, human=human)
     except Exception as error:
         return refuse(error, debug, human=human)
     return 0
@@ -301,9 +306,9 @@ def refuse(error: Exception, debug: bool, *, human: bool = False) -> int:
     return _fail(1, "InternalError", told, human=human)
 
 
-def interrupted(message: str) -> int:
+def interrupted(message: str, *, human: bool = False) -> int:
     """Print the line of a command that was stopped; the exit code."""
-    return _fail(130, "Interrupted", message)
+    return _fail(exit_code(), "Interrupted", message, human=human)
 
 
 def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None, *, human: bool = False) -> int:
@@ -361,7 +366,10 @@ class Parser(argparse.ArgumentParser):
     commands: dict[str, CommandParser]  # of the program's own parser
 
     def __init__(self, *, example: str, **settings: Any) -> None:
+        import re
+
         super().__init__(allow_abbrev=False, formatter_class=Help, **settings)
+        self._negative_number_matcher = re.compile(r"-[0-9.,]")  # -1XCP is a wrong quantity, and no option
         self.epilog = f"example:\n  {self.prog.partition(' ')[0]} {example}"
 
     def read(self, words: list[str]) -> dict[str, Any]:

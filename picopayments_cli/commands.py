@@ -52,20 +52,16 @@ def descriptor(text: str) -> int:
 
 
 def quantity(text: str) -> int | str:
-    """A quantity: satoshis as ``positive`` takes them, or text such as 1.5XCP, of which the unit is still to be judged.
+    """A quantity: satoshis, or text such as 1.5XCP, of which the unit is still to be judged.
 
     Raises argparse.ArgumentTypeError.
     """
-    if not any(map(str.isalpha, text)):
-        try:
-            return positive(text)
-        except argparse.ArgumentTypeError as error:
-            raise argparse.ArgumentTypeError(f"{error} (satoshis); with a unit it may have decimals: 1.5XCP") from None
     from picopayments_cli.errors import InvalidQuantity
     from picopayments_cli.quantities import read_quantity
 
     try:
-        return str(read_quantity(text))
+        written = read_quantity(text)
+        return written.quantity(divisible=False) if written.unit is None else str(written)
     except InvalidQuantity as error:
         raise argparse.ArgumentTypeError(error.message) from error
 
@@ -73,6 +69,15 @@ def quantity(text: str) -> int | str:
 def quantity_or_zero(text: str) -> int | str:
     """A quantity, or 0. Raises argparse.ArgumentTypeError."""
     return 0 if text == "0" else quantity(text)
+
+
+def backup_file(text: str) -> str:
+    """The file of a backup, which is not named like the word before it. Raises argparse.ArgumentTypeError."""
+    if text == "verify":
+        raise argparse.ArgumentTypeError(
+            "it is missing: `backup verify FILE` reads a backup through; one of that name is written as ./verify"
+        )
+    return text
 
 
 def fee_rate(text: str) -> int | str:
@@ -366,7 +371,7 @@ COMMANDS = {
         argument(
             "action", "read the file through, and print what is in it", metavar="verify", nargs="?", choices=("verify",)
         ),
-        argument("file", "the backup", metavar="FILE"),
+        argument("file", "the backup", metavar="FILE", type=backup_file),
     ),
     "restore": Command(
         "Put a backup into an empty basedir. Prints what was in it, and how old it is.\n\n"

@@ -348,10 +348,16 @@ def _is_rate(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10_000
 
 
+def plain_fingerprint(text: str) -> str:
+    """Write a SHA-256 fingerprint in hex alone, also one as openssl prints it, with its name and colons."""
+    name, sign, digits = text.rpartition("=")
+    return (digits if name.lower() in ("sha256 fingerprint", "") else name + sign + digits).replace(":", "").lower()
+
+
 def _are_pins(value: Any) -> bool:
     if not isinstance(value, dict):
         return False
-    fingerprints = [pin.replace(":", "") if isinstance(pin, str) else "" for pin in value.values()]
+    fingerprints = [plain_fingerprint(pin) if isinstance(pin, str) else "" for pin in value.values()]
     return all(url.startswith("https://") for url in value) and all(map(_FINGERPRINT.fullmatch, fingerprints))
 
 

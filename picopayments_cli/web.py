@@ -47,7 +47,7 @@ MAX_ANSWER_BYTES = 8_000_000  # of a request, those to all calls of a batch toge
 STOP_SECONDS = 5
 # The name by which the address is counted whose request is being answered; None for this machine's own.
 caller: ContextVar[str | None] = ContextVar("caller", default=None)
-# What its address has left: a method without a lane charges what it costs itself.
+# The share that its address has left: a method without a lane charges its own cost.
 spending: ContextVar[Spending] = ContextVar("spending", default=UNCOUNTED)
 _INVALID_REQUEST = {"code": JSONRPCInvalidRequest.CODE, "message": JSONRPCInvalidRequest.MESSAGE}
 _PARSE_ERROR = {"code": JSONRPCParseError.CODE, "message": JSONRPCParseError.MESSAGE}

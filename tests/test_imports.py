@@ -133,6 +133,7 @@ def test_the_client_parser_imports_nothing_slow_at_its_top() -> None:
         "from __future__ import annotations",
         *("import argparse", "import atexit", "import json", "import os", "import sys"),
         "from picopayments_cli.commands import COMMANDS, GROUPS, Command, descriptor, seconds",
+        "from picopayments_cli.interrupts import exit_code, told_alike",
     ]
 
 
@@ -151,5 +152,5 @@ def test_a_start_loads_nothing_but_the_parser(words: list[str]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     loaded = set(json.loads(done.stderr.splitlines()[-1]))
-    own = {f"picopayments_cli{name}" for name in ("", ".cli", ".commands")}
+    own = {"signal", *(f"picopayments_cli{name}" for name in ("", ".cli", ".commands", ".interrupts"))}
     assert loaded - PARSING - (GUESSING if "--test" in words else set()) == own

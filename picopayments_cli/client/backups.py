@@ -98,8 +98,16 @@ def _opened(session: Session, path: Path) -> tuple[Content, Wallet]:
     """
     with usable(path):
         path.stat()  # before somebody types words for a file that is not there
-    if Store(session.settings.basedir, session.network).wallet_here() is not None:
-        return read(path, session.network, owner_of(session.network, session.wallet)), session.wallet
+    here = Store(session.settings.basedir, session.network).wallet_here()
+    if here is not None:
+        try:
+            return read(path, session.network, owner_of(session.network, session.wallet)), session.wallet
+        except ForeignBackup as error:
+            error.message += (
+                f" It was tried with the wallet that is in {session.settings.basedir}, {here.address}: for a backup of "
+                "another one name a new --basedir, and its words or its key are read there."
+            )
+            raise
     given = session.read_key().strip()
     if not given:
         raise InvalidWords("Nothing came on standard input: write the wallet's words there, or its key.", count=0)

@@ -10,7 +10,6 @@ import logging
 import os
 import select
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -148,7 +147,6 @@ def run(basedir: Path | None) -> dict[str, Any]:
     """Show everything, in a folder of one's own or a temporary one; the sums. Raises DemoFailed, WaitRanOut."""
     check_extra("regtest", "demo")
     with ExitStack() as stack:
-        stack.enter_context(_stopped_by_sigterm())
         if basedir is None:
             basedir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="picopayments-demo-")))
         basedir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -175,20 +173,6 @@ def _lifeline() -> Iterator[int]:
     finally:
         os.close(read)
         os.close(write)
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """Have SIGTERM end the demo as an interrupt does: the hub is stopped, and the folder removed."""
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class _Service:

@@ -101,6 +101,18 @@ def kept(session: Session) -> Remembered:
         return Remembered()
 
 
+def tell_change(session: Session, view: View) -> None:
+    """Note how much of the wallet's bitcoin is its own change that no block has yet: no balance counts it."""
+    try:
+        own = session.home.past.change()
+    except LocalFiles:
+        return
+    coins = view.coins[session.wallet.address]
+    change = sum(coin.value for coin in coins if coin.height is None and coin.outpoint in own)
+    if change:
+        log.info("Change of %d satoshis (BTC) waits for the next block: no balance counts it before.", change)
+
+
 def keep_seen(session: Session, look: Look) -> None:
     """See that it is on disk how the wallet is seen, for the time when its own Bitcoin node alone can be asked."""
     if not look.whole or session.sight.nodes.bitcoin is None or look is session.home.noted:

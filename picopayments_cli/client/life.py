@@ -362,8 +362,7 @@ def close(session: Session, connection: Connection) -> Outcome:
     """Close a connection: sync once more where that can be, agree with the hub on a close, else settle alone.
 
     ``closed_by`` of the outcome is the commit or close by which this party is paid, else the one by which it pays; None
-    where neither is published yet. Raises Unreachable where nothing could be published and the hub does not answer:
-    ``sync`` goes on from there.
+    where neither is published yet, as where the hub does not answer: ``sync`` goes on from there.
     """
     if connection.stage == PROPOSED and not connection.restored:
         _give_up(session, connection)
@@ -384,12 +383,6 @@ def close(session: Session, connection: Connection) -> Outcome:
         connection = _closing(session, connection, look)
     if connection.stage == CLOSING:
         settle(session, connection, look, outcome)
-    if outcome.hub_silent is not None and not outcome.txids:
-        outcome.hub_silent.message += (
-            " The connection is closing all the same, and pays nothing any more. Run `picopayments-cli sync` later: "
-            "once the hub answers, both agree on a close; else your deposit comes back when it expires."
-        )
-        raise outcome.hub_silent
     ended = _ended(look.facts[connection.handle]) | outcome.ended
     outcome.closed_by = ended.get(publishing.H2C) or ended.get(publishing.C2H)
     return outcome

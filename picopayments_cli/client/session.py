@@ -29,7 +29,7 @@ from picopayments_cli.client.past import Past
 from picopayments_cli.client.restoring import check_restored
 from picopayments_cli.client.store import LOCK_WAIT, Store
 from picopayments_cli.client.wallet import Unlocker, Wallet
-from picopayments_cli.config import Settings, place_of
+from picopayments_cli.config import Settings, place_of, plain_fingerprint
 from picopayments_cli.errors import (
     BadHubSignature,
     BadReply,
@@ -198,7 +198,7 @@ class Session:
         """Find which certificates are good of the server at a URL, by the settings."""
         pins = self.settings.pinned_certificates or {}
         pin = next((pin for of, pin in pins.items() if place_of(of) == place_of(url)), None)
-        return Trust(verify, self.settings.ca_file, pin and pin.replace(":", "").lower())
+        return Trust(verify, self.settings.ca_file, pin and plain_fingerprint(pin))
 
     @cached_property
     def regtest(self) -> RpcClient:

@@ -55,7 +55,6 @@ def status(session: Session, handle: str | None, *, verbose: bool) -> dict[str, 
     failed = {Handle(bytes.fromhex(name)): item.failed for name, item in found.items() if item.failed is not None}
     causes.tell(failed, [causes.cause(view)] if isinstance(view, PicopaymentsError) else [])
     told = {"connections": {name: item.members for name, item in found.items()}}
-    session.keep_wallet()
     if isinstance(view, PicopaymentsError):
         result = {**told, **_from_files(session, view, chosen)}
     else:
@@ -84,13 +83,15 @@ def _wallets_view(session: Session, groups: Sequence[hubs.Seen]) -> View | Picop
     try:
         if session.chain_source == "hub":
             _ = session.settings.require_hub_url
-        return session.chain.view(Query(balances=[session.wallet.address]))
+        address = session.wallet.address
+        return session.chain.view(Query(coins=[address], balances=[address]))
     except (InvalidSetting, Unreachable) as error:
         return error
 
 
 def _wallet(session: Session, view: View) -> dict[str, Any]:
     address = session.wallet.address
+    funds.tell_change(session, view)
     return {"address": address, "balances": by_longname(view.balances[address], view.longnames)}
 
 

@@ -39,7 +39,6 @@ from picopayments_cli.errors import (
     LocalFiles,
     OldProtocol,
     PicopaymentsError,
-    StoreDamaged,
     StoreLocked,
     StoreUnusable,
     UnknownHandle,
@@ -418,13 +417,16 @@ class Store:
     # The last fee rate ----------------------------------------------------------------------------------------------
 
     def last_rate(self) -> int | None:
-        """Read the last fee rate (sat/vB) that a chain estimated; None if there is none."""
-        text = (read_text(self.rate_path) or "").strip()
+        """Read the last fee rate (sat/vB) that a chain estimated; None if there is none, or it can't be read."""
+        try:
+            text = (read_text(self.rate_path) or "").strip()
+        except LocalFiles:
+            return None
         return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
     def save_rate(self, rate: int) -> None:
-        """Write the fee rate that a chain estimates, for the time when it has none. Raises StoreUnusable."""
-        self._write(self.rate_path, f"{rate}\n", "fee rate")
+        """Write the fee rate that a chain estimates, for the time when it has none."""
+        self._remember(self.rate_path, f"{rate}\n", "fee rate")
 
     # The last look at the chain -------------------------------------------------------------------------------------
 
@@ -432,13 +434,13 @@ class Store:
         """Read what the last look at the chain showed; nothing where that can't be read, as it is only for showing."""
         try:
             found = json.loads(read_text(self.seen_path) or "{}")
-        except (StoreDamaged, ValueError, RecursionError):
+        except (LocalFiles, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
     def save_last_look(self, told: dict[str, Any]) -> None:
-        """Write what this look at the chain showed. It may be lost with the power. Raises StoreUnusable."""
-        self._write(self.seen_path, json.dumps(told) + "\n", "last look", flush=False)
+        """Write what this look at the chain showed. It may be lost with the power."""
+        self._remember(self.seen_path, json.dumps(told) + "\n", "last look", flush=False)
 
     # The wallet's own transactions ---------------------------------------------------------------------------------
 
@@ -501,6 +503,13 @@ class Store:
         with usable(path):
             self._make_folder(path)
             replace_file(path, text.encode(), flush=flush, check=check)
+
+    def _remember(self, path: Path, text: str, label: str, *, flush: bool = True) -> None:
+        """Write what can be done without: a full disk costs no command its result."""
+        try:
+            self._write(path, text, label, flush=flush)
+        except LocalFiles as error:
+            _log.warning("The %s was not written down: %s", label, error.message)
 
     def _append(self, path: Path, data: bytes, size: int | None) -> int:
         """Add lines to a file, as ``append_lines`` does. Raises OSError."""

@@ -96,10 +96,21 @@ def _failure(failed: Mapping[Handle, PicopaymentsError], results: dict[str, Any]
 
 
 def close(session: Session, connection: Connection) -> dict[str, Any]:
-    """Close a connection: the txid of its close or commit, whether the hub agreed, the fee, what became of payments."""
+    """Close a connection: the txid of its close or commit, whether the hub agreed, the fee, what became of payments.
+
+    Raises Unreachable, with all that as its result, where nothing could be published and the hub does not answer.
+    """
     proposed = connection.stage == PROPOSED and not connection.restored
     outcome = life.close(session if proposed else hubs.alone(session, connection), connection)
     agreed = session.connection(connection.handle).ending.told
     hub = None if proposed else "agreed" if agreed else "silent" if outcome.hub_silent is not None else "asked"
     told = reports.by_state(reports.unreported(session, {connection.handle.hex()}))
-    return {"txid": outcome.closed_by, "hub": hub, "sync_fee": outcome.sync_fee, **told}
+    result = {"txid": outcome.closed_by, "hub": hub, "sync_fee": outcome.sync_fee, **told}
+    if outcome.hub_silent is None or outcome.txids:
+        return result
+    outcome.hub_silent.message += (
+        " The connection is closing all the same, and pays nothing any more. Run `picopayments-cli sync` later: once "
+        "the hub answers, both agree on a close; else your deposit comes back when it expires."
+    )
+    outcome.hub_silent.result = result
+    raise outcome.hub_silent

@@ -30,6 +30,7 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     SyncIncomplete,
     Unreachable,
+    UsageError,
     WaitRanOut,
 )
 
@@ -199,6 +200,8 @@ def until(*ends: str) -> Callable[[Command], Command]:
     def waiting(command: Command) -> Command:
         @wraps(command)
         def run(session: Session, *values: Any, wait: bool = False, patience: float | None = None, **named: Any) -> Any:
+            if patience is not None and not wait:
+                raise UsageError("--timeout goes with --wait: without it nothing is waited for.")
             if not wait or named.get("dry_run"):
                 return command(session, *values, **named)
             try:

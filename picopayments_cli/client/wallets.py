@@ -23,6 +23,14 @@ from picopayments_cli.errors import (
 )
 
 log = logging.getLogger(__name__)
+NO_CONNECTIONS = (
+    "No connection is here. If this wallet has any elsewhere, `picopayments-cli sync` has the hub give them back."
+)
+
+
+def here(session: Session) -> KeyFile:
+    """Read the wallet's file: what only looks makes no wallet. Raises WalletMissing, StoreDamaged."""
+    return _there(session.store.load_wallet(), session)
 
 
 def wallet_new(session: Session, words: int = 12) -> dict[str, Any]:
@@ -38,21 +46,23 @@ def wallet_new(session: Session, words: int = 12) -> dict[str, Any]:
 
 def wallet_show(session: Session) -> dict[str, Any]:
     """The wallet's address and kind, whether its file is encrypted, and whether it has words. Raises WalletMissing."""
-    return _shown(_here(session))
+    return _shown(here(session))
 
 
 def wallet_import(session: Session, wif: str) -> dict[str, Any]:
     """Take in a key as a wallet. Raises InvalidKey, WalletExists, WrongWallet."""
     if not wif.strip():
         raise InvalidKey("Nothing came on standard input: write the wallet's key there, in wallet import format (WIF).")
-    file = KeyFile.of_wif(session.network, wif)
-    return _shown(_put(session, file))
+    file = _put(session, KeyFile.of_wif(session.network, wif))
+    if not session.store.handles():
+        log.warning(NO_CONNECTIONS)
+    return _shown(file)
 
 
 def wallet_export(session: Session) -> dict[str, Any]:
     """The wallet's key as Electrum writes it, and its words where it comes from words. Raises WrongPassphrase."""
     session.home.unlock()
-    file = _here(session)
+    file = here(session)
     secret = session.home.unlocker.secret(file)
     log.warning("This is the wallet itself: who sees it can take all that it holds. Keep it on paper, not in files.")
     told = {"address": file.address, "kind": file.kind, "wif": file.wif_of(secret)}
@@ -109,11 +119,6 @@ def _shown(file: KeyFile) -> dict[str, Any]:
     return {"address": file.address, "kind": file.kind, "encrypted": encrypted, "has_words": has_words}
 
 
-def _here(session: Session) -> KeyFile:
-    """Read the wallet's file. Raises WalletMissing, StoreDamaged."""
-    return _there(session.store.load_wallet(), session)
-
-
 def _peeked(session: Session) -> KeyFile:
     """Read the wallet's file without the lock, which nobody is to hold while somebody types. Raises WalletMissing."""
     return _there(Store(session.settings.basedir, session.network).wallet_here(), session)
@@ -123,7 +128,8 @@ def _there(file: KeyFile | None, session: Session) -> KeyFile:
     if file is None:
         raise WalletMissing(
             f"There is no wallet of {session.network.name} in {session.settings.basedir}. `picopayments-cli wallet "
-            "new` makes one, `picopayments-cli wallet restore` brings one back from its words.",
+            "new` makes one, `picopayments-cli wallet restore` brings one back from its words, and "
+            "`picopayments-cli restore` from a backup.",
             basedir=str(session.settings.basedir),
         )
     return file

@@ -27,6 +27,7 @@ from picopayments_cli.cli import (
 from picopayments_cli.commands import port
 from picopayments_cli.extras import check_extra
 from picopayments_cli.hub.commands import COMMANDS, call_of
+from picopayments_cli.interrupts import told_alike
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import URL
@@ -51,7 +52,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         args = argparse.Namespace(**parser.read(sys.argv[1:] if argv is None else argv))
         if args.command is not None:
-            _operate(args, os.environ)
+            with told_alike():
+                _operate(args, os.environ)
             return 0
         _check(parser, args, os.environ)
         check_extra("hub", "picopayments-hub")

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from picopayments_cli.commands import Command, argument, positive
+from picopayments_cli.commands import Command, argument, backup_file, positive, quantity
 
 ALL = "all"
 STAGES = ("requested", "agreed", "open", "closing", "closed")
@@ -25,8 +25,8 @@ def _most(text: str) -> int:
 
 
 def _quantity(text: str) -> int | str:
-    """Satoshis, a number with its unit, which the hub reads, or ``all``. Raises argparse.ArgumentTypeError."""
-    return text if text == ALL or text[-1:].isalpha() else positive(text)
+    """A quantity, of which the hub judges the unit, or ``all``. Raises argparse.ArgumentTypeError."""
+    return text if text == ALL else quantity(text)
 
 
 COMMANDS = {
@@ -84,7 +84,7 @@ COMMANDS = {
             nargs="?",
             choices=("verify",),
         ),
-        argument("file", "the backup; a new one must not be there yet", metavar="FILE"),
+        argument("file", "the backup; a new one must not be there yet", metavar="FILE", type=backup_file),
     ),
     "restore": Command(
         "Put a backup into an empty basedir or --database, while no hub runs there.\n\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from contextlib import suppress
 from dataclasses import replace
@@ -388,3 +389,12 @@ def test_a_key_of_another_wallet_changes_nothing(it: Life, path: Path) -> None:
     with pytest.raises(ForeignBackup):
         api.backup(it.session, str(path), "verify")
     assert it.files() == before
+
+
+def test_a_new_wallet_in_the_way_of_a_restore_is_named(it: Life, path: Path) -> None:
+    api.backup(it.session, str(path))
+    forget(it)
+    new = api.address(it.session)
+    with pytest.raises(ForeignBackup) as refused:
+        api.restore(it.session, str(path))
+    assert re.search(rf"tried with the wallet that is in .*, {new}: .* name a new --basedir", refused.value.message)

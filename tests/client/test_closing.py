@@ -129,6 +129,7 @@ def test_a_silent_hub_is_named_where_nothing_could_be_published(it: Life) -> Non
     with pytest.raises(HubUnreachable) as refused:
         closed(it)
     assert "The connection is closing all the same" in refused.value.message
+    assert refused.value.result | {"hub": "silent", "txid": None, "sync_fee": 0} == refused.value.result
     assert (it.connection.stage, it.connection.ending.told) == (CLOSING, False)
 
 

@@ -31,7 +31,9 @@ from picopayments_cli.client.serve import RECEIVING, _receiving
 @pytest.fixture(scope="module")
 def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server whose hub does not run."""
-    with served(tmp_path_factory.mktemp("lonely") / "basedir") as server:
+    basedir = tmp_path_factory.mktemp("lonely") / "basedir"
+    Client(basedir, NOBODY).run("address")
+    with served(basedir) as server:
         yield server
 
 

@@ -15,6 +15,9 @@ import pytest
 
 from picopayments_cli import __version__, cli, commands
 from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.commands import COMMANDS
+from picopayments_cli.hub import cli as hub_cli
+from picopayments_cli.json_arguments import from_json, plain
 
 CONNECTION = "ab" * 32
 REFERENCE = (Path(__file__).parents[2] / "docs" / "commands.rst").read_text(encoding="utf-8")
@@ -98,8 +101,8 @@ def test_a_usage_error_of_the_process() -> None:
 
 def test_a_fraction_without_a_unit_is_told_of_units(tmp_path: Path) -> None:
     done = run("--regtest", "--basedir", str(tmp_path), "connect", "XCP", "1.5")
-    assert error_of(done.stderr)["message"].startswith("argument QUANTITY: '1.5' is not a whole number from 1 to ")
-    assert "(satoshis); with a unit it may have decimals: 1.5XCP" in error_of(done.stderr)["message"]
+    told = "must be a whole number of satoshis, or a number with its unit such as 1.5XCP, not '1.5'."
+    assert told in error_of(done.stderr)["message"]
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "1e3", "+1", " 1", "1_000", "٣", "", "abc", "9" * 19, "9" * 5000])
@@ -113,6 +116,43 @@ def test_quantities_are_plain_positive_integers(text: str, capsys: pytest.Captur
             cli.main(words)
         assert stopped.value.code == 2
         assert error_of(capsys.readouterr().err)["name"] == "UsageError"
+
+
+@pytest.mark.parametrize("text", ["-1XCP", "-1.5XCP", "1,500XCP", "1,5", "1,5000"])
+def test_what_is_no_quantity_is_told_what_one_is(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["connect", "XCP", text])
+    told = f"must be a whole number of satoshis, or a number with its unit such as 1.5XCP, not {text!r}."
+    assert told in error_of(capsys.readouterr().err)["message"]
+
+
+QUANTITIES_TYPED = {"1500000": 1_500_000, "1,500,000": 1_500_000, "1.5XCP": "1.5XCP", "2PARENT.child": "2PARENT.child"}
+
+
+@pytest.mark.parametrize("text", QUANTITIES_TYPED)
+def test_a_quantity_is_typed_as_the_documents_say_wherever_one_is_taken(text: str) -> None:
+    taken = QUANTITIES_TYPED[text]
+    for name, command in COMMANDS.items():
+        for argument, settings in command.arguments:
+            if argument.strip("-") in ("quantity", "extra-btc", "btc"):
+                assert settings["type"](text) == taken, name
+                given = from_json(name, [(argument, settings)], (), {plain(argument): text})
+                assert given[plain(argument)] == taken, name
+    assert parsed("connect", "XCP", text)["quantity"] == taken
+    assert vars(hub_cli._parser().parse_args(["withdraw", "ADDRESS", text]))["quantity"] == taken
+
+
+def test_a_backup_to_be_verified_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for main in (cli.main, hub_cli.main):
+        with pytest.raises(SystemExit) as stopped:
+            main(["--regtest", "--basedir", str(tmp_path / "wallet"), "backup", "verify"])
+        assert stopped.value.code == 2
+    assert list(tmp_path.iterdir()) == []
+    assert parsed("backup", "verify", "FILE") | {"action": "verify", "file": "FILE"} == parsed(
+        "backup", "verify", "FILE"
+    )
+    assert parsed("backup", "./verify")["file"] == "./verify"
 
 
 def test_the_greatest_quantity_is_taken() -> None:
@@ -232,7 +272,7 @@ def test_a_stdout_that_takes_nothing_is_an_error(tmp_path: Path, words: list[str
 
 @pytest.mark.parametrize("redirections", ["2>&-", "2> /dev/full"])
 @pytest.mark.parametrize(
-    ("words", "code"), [(["balances"], 3), (["close", "00"], 1), (["close"], 2), (["status", "--nope"], 2)]
+    ("words", "code"), [(["hubstatus"], 3), (["close", "00"], 1), (["close"], 2), (["status", "--nope"], 2)]
 )
 def test_an_error_that_nobody_reads_keeps_its_code(
     tmp_path: Path, words: list[str], code: int, redirections: str
@@ -241,8 +281,9 @@ def test_an_error_that_nobody_reads_keeps_its_code(
     assert (done.returncode, done.stdout) == (code, "")
 
 
-def test_an_interrupt_is_code_130(tmp_path: Path) -> None:
-    """A command that waits for the store's lock is interrupted by the terminal."""
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_command_with_its_code_and_a_line_of_json(tmp_path: Path, how: signal.Signals) -> None:
+    """A command that waits for the store's lock is interrupted by the terminal, or is told to end."""
     from picopayments_cli.client.store import Store
 
     with Store(tmp_path, NETWORKS["regtest"]):
@@ -255,11 +296,11 @@ def test_an_interrupt_is_code_130(tmp_path: Path) -> None:
                 line = waiting.stderr.readline()
                 assert line, seen
                 seen += line
-            waiting.send_signal(signal.SIGINT)
+            waiting.send_signal(how)
             out, err = waiting.communicate(timeout=30)
         finally:
             waiting.kill()
-    assert (waiting.returncode, out) == (130, "")
+    assert (waiting.returncode, out) == (128 + how, "")
     assert error_of(err)["name"] == "Interrupted"
 
 
@@ -290,6 +331,12 @@ def test_an_interrupt_tells_what_another_run_does(
     monkeypatch.setattr(cli, "_run", interrupted)
     assert cli.main(["--regtest", *words]) == 130
     assert told in error_of(capsys.readouterr().err)["message"]
+
+
+def test_a_time_out_of_no_wait_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["connect", "XCP", "5"], ["sync"], ["close", "ab" * 32]):
+        assert cli.main(["--regtest", "--basedir", str(tmp_path), *words, "--timeout", "5"]) == 2
+        assert "--timeout goes with --wait" in error_of(capsys.readouterr().err)["message"]
 
 
 def test_every_command_stands_in_the_reference() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
@@ -123,14 +124,14 @@ def test_with_no_hub_set_status_shows_the_wallet_and_says_how_to_name_one(tmp_pa
         return ["--testnet", "--basedir", str(client.basedir), *words]
 
     client.words = words  # type: ignore[method-assign]
+    address = client.run("address")
     done = client.done("status")
     told = done.result
     assert (told["chain"], told["last_look"], told["connections"]) == (None, None, {})
     assert told["error"]["name"] == "InvalidSetting"
     assert "--hub-url" in told["error"]["message"]
     assert "picopayments-hub" in told["error"]["message"]
-    assert told["wallet"]["address"] == client.run("address")
-    assert (client.basedir / "testnet.wallet").exists()
+    assert told["wallet"]["address"] == address
     assert client.fails("balances") == (1, "InvalidSetting")
 
 
@@ -331,3 +332,61 @@ def test_people_get_tables_and_plain_lines(network: QuickNetwork) -> None:
     assert (done.code, done.stderr.splitlines()[-1][:7]) == (2, "error: ")
     network.stop()
     assert "From the files" in client.done("--human", "status").stdout
+
+
+@pytest.mark.parametrize("cache", ["seen", "rate", "coins"])
+def test_a_cache_that_can_not_be_written_costs_no_command_its_result(
+    network: QuickNetwork, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice, bob = network.client("alice"), network.client("bob")
+    handle, payee = network.open_connection(alice), network.open_connection(bob)
+    path = bob.basedir / f"regtest.{cache}"
+    path.unlink(missing_ok=True)
+    path.mkdir(mode=0o700)  # nothing can be written in its place, as on a disk that is full
+    monkeypatch.setenv("PICOPAYMENTS_CHAIN_URL", network.chain_url)
+    monkeypatch.setenv("PICOPAYMENTS_BITCOIN_URL", f"{network.chain_url}bitcoin/")
+    network.hub.call("feerate", rate=3)
+    alice.run("pay", handle, payee, "5")
+    done = [bob.done("status")]
+    network.hub.call("feerate", rate=4)
+    done += [bob.done("sync"), bob.done("close", payee)]
+    status, synced, closed = (each.result for each in done)
+    assert status["connections"][payee]["status"] == "open"
+    assert [item["amount"] for item in synced[payee]["received_payments"]] == [5]
+    assert closed["hub"] == "agreed"
+    assert "can't be used: Is a directory" in "".join(each.stderr for each in done)
+    assert path.is_dir()
+
+
+def test_change_that_no_block_has_is_told_of(network: QuickNetwork) -> None:
+    client = network.client("alice")
+    assert "Change of" not in client.done("status").stderr
+    client.run("connect", "XCP", str(DEPOSIT))
+    told = [client.done(*words) for words in (["status"], ["balances"], ["--human", "status"])]
+    network.mine()
+    later = client.done("balances")
+    assert (told[1].result["BTC"], "Change of" in later.stderr) == (0, False)
+    for done in told:
+        assert f"Change of {later.result['BTC']} satoshis (BTC) waits for the next block" in done.stderr
+    assert "Change of" not in client.done("balances", "--address", client.run("address")).stderr
+
+
+def test_a_look_makes_no_wallet_and_names_who_has_the_connections_of_one_that_came_by_its_key(
+    network: QuickNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = network.client("old")
+    handle = network.open_connection(old)
+    key = old.run("wallet", "export")["wif"]
+    new = network.client("new", funded=False)
+    for words in (["status"], ["balances"]):
+        assert new.fails(*words) == (4, "WalletMissing")
+    assert (new.run("history"), new.run("payments")) == ([], [])
+    monkeypatch.setattr(sys, "stdin", io.StringIO(key))
+    done = new.done("wallet", "import")  # nothing of a look is in its way
+    assert done.result["address"] == old.run("address")
+    for told in (done, new.done("status")):
+        assert "sync` has the hub give them back" in told.stderr
+    new.run("sync")
+    told = new.done("status")
+    assert list(told.result["connections"]) == [handle]
+    assert "give them back" not in told.stderr

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from textwrap import dedent
 
@@ -28,11 +28,18 @@ def blocks() -> list[str]:
 
 
 @contextmanager
-def open_shop(folder: Path, client: Client, handle: str, seconds: int) -> Iterator[queue.Queue[str]]:
-    """The shop's script, with ``shop`` as a command; the lines that it prints."""
+def open_shop(
+    folder: Path, client: Client, handle: str, seconds: int, *, before_listen: str = ":"
+) -> Iterator[queue.Queue[str]]:
+    """The shop's script, with ``shop`` as a command; the lines that it prints, and its exit code if it ends.
+
+    ``before_listen``: a command of the shell that is carried out before the shop's ``listen`` begins.
+    """
     command = folder / "shop"
     words = " ".join(client.words())
-    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m picopayments_cli {words} "$@"\n')
+    command.write_text(
+        f'#!/bin/sh\n[ "$1" != listen ] || {before_listen}\nexec {sys.executable} -m picopayments_cli {words} "$@"\n'
+    )
     command.chmod(0o700)
     script = folder / "shop.sh"
     script.write_text(blocks()[0])
@@ -44,13 +51,15 @@ def open_shop(folder: Path, client: Client, handle: str, seconds: int) -> Iterat
     def read() -> None:
         for line in shop.stdout or ():
             lines.put(line.strip())
+        lines.put(f"exit code {shop.wait()}")
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
     try:
         yield lines
     finally:
-        os.killpg(shop.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(shop.pid, signal.SIGKILL)
         shop.wait(WAIT)
         reader.join(WAIT)
 
@@ -106,6 +115,23 @@ def test_it_sells_once_to_who_pays_in_full(
     ]
     assert [item.get("receipt") for item in received] == [None, receipts[0], None]
     assert shop[0].run("sync", "--handle", shop[1])[shop[1]]["received_payments"] == []  # the shop has reported them
+
+
+def test_it_sells_to_who_pays_before_it_listens_and_its_exit_code_says_whether_it_has_sold(
+    tmp_path: Path, shop: tuple[Client, str], payers: list[tuple[Client, str]]
+) -> None:
+    payer, handle = payers[1]
+    paid = tmp_path / "paid"
+    wait = f"while [ ! -e {paid} ]; do sleep 0.1; done"
+    with open_shop(tmp_path, *shop, 20, before_listen=wait) as lines:
+        payer.run("pay", handle, lines.get(timeout=WAIT))
+        shop[0].run("sync")  # any command may bring it
+        paid.touch()
+        assert lines.get(timeout=WAIT) == "two coffees"
+        assert lines.get(timeout=2 * WAIT) == "exit code 0"
+    with open_shop(tmp_path, *shop, 1) as lines:
+        lines.get(timeout=WAIT)
+        assert lines.get(timeout=2 * WAIT) == "exit code 1"  # nobody came
 
 
 def test_what_comes_too_late_is_given_back_or_sold_nothing(

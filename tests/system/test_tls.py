@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from forked import completed
 from network_support import Client, running_hub
 from servers import json_rpc
 
@@ -113,6 +114,7 @@ def test_a_pinned_certificate_alone_is_good(host: str, tmp_path: Path, certifica
 
         assert session(url, pins[0]).rpc.call("echo", {"text": "a"}, retry=False) == "a"
         assert session(url.removesuffix("api/"), written).rpc.call("echo", {"text": "a"}, retry=False) == "a"
+        assert session(url, f"sha256 Fingerprint={written}").rpc.call("echo", {"text": "a"}, retry=False) == "a"
         for wrong in (
             session(url, pins[1]),
             session(url, pins[1], verify_tls=False),
@@ -130,9 +132,11 @@ def test_a_pinned_certificate_alone_is_good(host: str, tmp_path: Path, certifica
 
 def test_pins_and_authorities_are_settings(tmp_path: Path) -> None:
     client = Client(tmp_path, "https://127.0.0.1:9/")
-    pins = {"https://hub.example:15000": "AB:" * 31 + "AB", "https://127.0.0.1:9": "ab" * 32}
+    pins = {"https://hub.example:15000": "SHA256 Fingerprint=" + "AB:" * 31 + "AB", "https://127.0.0.1:9": "ab" * 32}
     assert client.run("config", "pinned_certificates", json.dumps(pins))["value"] == pins
-    for bad in ("[]", '{"http://hub.example": "' + "ab" * 32 + '"}', '{"https://hub.example": "ab"}', "ab" * 32):
+    pin = "ab" * 32
+    unlike = [{"http://hub.example": pin}, {"https://hub.example": "ab"}, {"https://hub.example": f"x={pin}"}]
+    for bad in ("[]", pin, *map(json.dumps, unlike)):
         assert client.fails("config", "pinned_certificates", bad) == (1, "InvalidSetting")
     missing = str(tmp_path / "missing.pem")
     done = client.done("--ca-file", missing, "hubstatus")  # pinned, so that it needs no authority
@@ -218,3 +222,13 @@ def test_no_option_turns_verification_off_unseen() -> None:
             if isinstance(found, ast.keyword) and found.arg == "verify":
                 given.add(ast.unparse(found.value))
     assert given == {"settings.verify_tls", "self._authorities"}
+
+
+def test_one_line_tells_that_certificates_are_not_verified(tmp_path: Path) -> None:
+    with json_rpc({"mph_status": echo}, server={**self_signed(tmp_path), "host": "127.0.0.1"}) as url:
+        client = Client(tmp_path / "wallet", url)
+        client.run("config", "verify_tls", "false")
+        script = ["-m", "picopayments_cli", *client.words("hubstatus")]
+        code, _, stderr = completed(script, 30)
+    assert code == 1
+    assert ("verify_tls is false" in stderr, "Warning" in stderr) == (True, False)
