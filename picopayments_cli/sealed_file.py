@@ -19,14 +19,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from picopayments_cli.encryption import OVERHEAD, seal, unseal
-from picopayments_cli.errors import BackupDamaged, ForeignBackup, StoreNewer
+from picopayments_cli.errors import BackupDamaged, ForeignBackup, PicopaymentsError, StoreNewer
 from picopayments_cli.files import real
 
 VERSION = 1
 _TAG_SIZE = 16
 _SIZE = 4  # bytes of a part's size
 _LONGEST_LINE = 1000
-_FEW = 2  # bytes by which a damaged first line may differ from its owner's
 _LEVEL = 1  # of zlib: a backup is waited for
 
 
@@ -117,52 +116,61 @@ def add(path: Path, place: Place, sealed: bytes) -> None:
 def parts(file: IO[bytes], path: Path, owner: Owner) -> Iterator[tuple[bytes, Place]]:
     """Read the parts of a file, each with the place behind it.
 
-    Raises ForeignBackup, StoreNewer, and BackupDamaged at the first part that is not whole, OSError.
+    Raises ForeignBackup, StoreNewer, and BackupDamaged at the first part that is not whole, or behind the last one
+    where the first line is damaged; OSError.
     """
-    check_line(path, file.readline(_LONGEST_LINE), owner)
-    place = Place.first(owner)
+    wrong, place = _wrong_line(file, path, owner), Place.first(owner)
+    if isinstance(wrong, StoreNewer):
+        raise wrong
     while head := file.read(_SIZE):
         size = int.from_bytes(head, "big")
         sealed = file.read(size) if len(head) == _SIZE and size >= OVERHEAD else b""
         try:
             data = zlib.decompress(unseal(owner.key, sealed, place.about))
         except (ValueError, zlib.error):
+            if wrong is not None and place.number == 0:
+                raise wrong from None
             raise _damaged(path, f"it is damaged or cut off behind its first {place.size} bytes") from None
         place = place.after(sealed)
         yield data, place
+    if wrong is not None:
+        raise _damaged(path, "its first line is damaged") if place.number else wrong
 
 
-def check_line(path: Path, line: bytes, owner: Owner) -> None:
-    """Check that a first line is of a file of this owner's. Raises BackupDamaged, ForeignBackup, StoreNewer."""
-    if line == owner.line:
-        return
+def _wrong_line(file: IO[bytes], path: Path, owner: Owner) -> PicopaymentsError | None:
+    """Read the first line; say what it is where it is not the owner's. What follows may be, and only it is damaged."""
+    if file.read(len(owner.line)) == owner.line:
+        return None
+    file.seek(0)
+    error = _explained(path, file.readline(_LONGEST_LINE), owner)
+    file.seek(len(owner.line))
+    return error
+
+
+def _explained(path: Path, line: bytes, owner: Owner) -> PicopaymentsError:
+    """Say what a first line is that is not the owner's: BackupDamaged, StoreNewer or ForeignBackup."""
     told = _members(line)
-    if _differs_by_damage(line, owner.line) or told is None or told.get("format") != owner.format:
-        raise _damaged(path, f"its first line is not that of a {owner.format}")
+    if told is None or told.get("format") != owner.format:
+        return _damaged(path, f"its first line is not that of a {owner.format}")
     version = told.get("version")
     if type(version) is int and version > VERSION:
-        raise StoreNewer(
+        return StoreNewer(
             f"{path} was written by a newer version of this program. Install that version; nothing was changed.",
             path=str(path),
             version=version,
             supported=VERSION,
         )
     if told.get("network") != owner.network:
-        raise ForeignBackup(
+        return ForeignBackup(
             f"{path} is of {told.get('network')}, not of {owner.network}: name that network. Nothing was changed.",
             path=str(path),
             network=told.get("network"),
         )
-    raise ForeignBackup(
+    return ForeignBackup(
         f"{path} was not sealed with this key: name the file that was, or use the key that it is of. Nothing was "
         "changed.",
         path=str(path),
     )
-
-
-def _differs_by_damage(line: bytes, expected: bytes) -> bool:
-    """Whether a line is the expected one but for a byte or two, which no other owner's or network's is."""
-    return len(line) == len(expected) and sum(a != b for a, b in zip(line, expected, strict=True)) <= _FEW
 
 
 def _members(line: bytes) -> Mapping[str, Any] | None:

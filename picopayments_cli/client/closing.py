@@ -34,7 +34,8 @@ _ROUNDS = 4  # in which the figures of both sides come together, one side's stat
 _WAITS = {
     Wait.COINS: "the wallet has no confirmed coins that pay for it",
     Wait.MEMO: "the wallet's address has its option set to require a memo",
-    Wait.UNKNOWN: "a transaction that nobody can explain has spent the deposit",
+    Wait.UNKNOWN: "a transaction that this folder does not know has spent the deposit. Only a newer copy of it can "
+    "have signed that one: use that copy, if it is there",
 }
 
 
