@@ -256,7 +256,9 @@ class DepositConflicted(PicopaymentsError):
 
 
 class StaleRequest(PicopaymentsError):
-    """A request that was already answered and has been overtaken."""
+    """A request that has been overtaken: it comes from an older copy of the files, or from a second machine."""
+
+    exit_code = 4
 
 
 class FeeTooHigh(PicopaymentsError):

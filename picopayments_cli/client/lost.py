@@ -156,7 +156,11 @@ def _save(session: Session, found: Connection, *, again: bool) -> None:
         log.warning("the connection %s was not here any more: it closes", found.handle.hex())
         session.save(found, "taken back", history.closing())
         return
-    log.warning("the connection %s goes on with the newest state that its hub keeps", found.handle.hex())
+    log.warning(
+        "the connection %s goes on with the newest state that its hub keeps. Payments that were queued, and payment "
+        "requests that were made, since its last sync are not in that: pay and ask anew.",
+        found.handle.hex(),
+    )
     if again:
         session.save(found, "taken back")
         return

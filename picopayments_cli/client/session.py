@@ -393,7 +393,9 @@ class Session:
             raise self._not_the_hub("The hub's reply", method=method)
         answered = next((request for request in sent if request_of(body) == envelope.digest(request)), None)
         if answered is None:
-            raise BadReply("The hub's reply answers another request. Nothing of it was taken.", method=method)
+            other = BadReply("The hub's reply answers another request. Nothing of it was taken.", method=method)
+            other.said = body
+            raise other
         return Signed(body, answered, key)
 
     def _check_refusal(self, error: PicopaymentsError, sent: Mapping[str, Any], hub_key: Pubkey) -> None:
