@@ -256,7 +256,9 @@ class DepositConflicted(PicopaymentsError):
 
 
 class StaleRequest(PicopaymentsError):
-    """The request is older than one that the hub has answered."""
+    """A request that has been overtaken: it comes from an older copy of the files, or from a second machine."""
+
+    exit_code = 4
 
 
 class FeeTooHigh(PicopaymentsError):

@@ -16,13 +16,12 @@ from typing import IO
 from picopayments_cli.errors import StoreDamaged, StoreUnusable
 
 _CHUNK = 4096
+_ADVICE = "Put a copy in its place that is as new, or restore your backup into a new --basedir."
 
 
-def damaged(path: Path, why: str) -> StoreDamaged:
+def damaged(path: Path, why: str, advice: str = _ADVICE) -> StoreDamaged:
     """Make the refusal of a file that is not what it should be."""
-    return StoreDamaged(
-        f"{path} can't be used: {why}. Restore it from your backup; nothing was changed.", path=str(path)
-    )
+    return StoreDamaged(f"{path} can't be used: {why}; nothing was changed. {advice}", path=str(path), why=why)
 
 
 def check_own(path: Path) -> None:

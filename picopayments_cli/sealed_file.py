@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from picopayments_cli.encryption import OVERHEAD, seal, unseal
-from picopayments_cli.errors import BackupDamaged, ForeignBackup, StoreNewer
+from picopayments_cli.errors import BackupDamaged, ForeignBackup, PicopaymentsError, StoreNewer
 from picopayments_cli.files import real
 
 VERSION = 1
@@ -96,55 +96,77 @@ def whole(owner: Owner, parts: Iterable[bytes]) -> tuple[bytes, Place]:
 
 
 def add(path: Path, place: Place, sealed: bytes) -> None:
-    """Put a sealed part at a place of a file that is there, on disk when this returns. Raises OSError."""
-    with os.fdopen(os.open(real(path), os.O_WRONLY), "wb") as file:
+    """Put a sealed part at a place of a file that is there, on disk when this returns. Raises OSError.
+
+    Where it fails, the file ends at that place: it is whole, and only older.
+    """
+    with os.fdopen(os.open(real(path), os.O_WRONLY), "wb", buffering=0) as file:
         file.truncate(place.size)
         file.seek(place.size)
-        file.write(sealed)
-        file.flush()
-        os.fsync(file.fileno())
+        try:
+            left = memoryview(sealed)
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(place.size)
+            raise
 
 
 def parts(file: IO[bytes], path: Path, owner: Owner) -> Iterator[tuple[bytes, Place]]:
     """Read the parts of a file, each with the place behind it.
 
-    Raises ForeignBackup, StoreNewer, and BackupDamaged at the first part that is not whole, OSError.
+    Raises ForeignBackup, StoreNewer, and BackupDamaged at the first part that is not whole, or behind the last one
+    where the first line is damaged; OSError.
     """
-    check_line(path, file.readline(_LONGEST_LINE), owner)
-    place = Place.first(owner)
+    wrong, place = _wrong_line(file, path, owner), Place.first(owner)
+    if isinstance(wrong, StoreNewer):
+        raise wrong
     while head := file.read(_SIZE):
         size = int.from_bytes(head, "big")
         sealed = file.read(size) if len(head) == _SIZE and size >= OVERHEAD else b""
         try:
             data = zlib.decompress(unseal(owner.key, sealed, place.about))
         except (ValueError, zlib.error):
+            if wrong is not None and place.number == 0:
+                raise wrong from None
             raise _damaged(path, f"it is damaged or cut off behind its first {place.size} bytes") from None
         place = place.after(sealed)
         yield data, place
+    if wrong is not None:
+        raise _damaged(path, "its first line is damaged") if place.number else wrong
 
 
-def check_line(path: Path, line: bytes, owner: Owner) -> None:
-    """Check that a first line is of a file of this owner's. Raises BackupDamaged, ForeignBackup, StoreNewer."""
-    if line == owner.line:
-        return
+def _wrong_line(file: IO[bytes], path: Path, owner: Owner) -> PicopaymentsError | None:
+    """Read the first line; say what it is where it is not the owner's. It may be damaged alone."""
+    if file.read(len(owner.line)) == owner.line:
+        return None
+    file.seek(0)
+    error = _explained(path, file.readline(_LONGEST_LINE), owner)
+    file.seek(len(owner.line))
+    return error
+
+
+def _explained(path: Path, line: bytes, owner: Owner) -> PicopaymentsError:
+    """Say what a first line is that is not the owner's: BackupDamaged, StoreNewer or ForeignBackup."""
     told = _members(line)
     if told is None or told.get("format") != owner.format:
-        raise _damaged(path, f"its first line is not that of a {owner.format}")
+        return _damaged(path, f"its first line is not that of a {owner.format}")
     version = told.get("version")
     if type(version) is int and version > VERSION:
-        raise StoreNewer(
+        return StoreNewer(
             f"{path} was written by a newer version of this program. Install that version; nothing was changed.",
             path=str(path),
             version=version,
             supported=VERSION,
         )
     if told.get("network") != owner.network:
-        raise ForeignBackup(
+        return ForeignBackup(
             f"{path} is of {told.get('network')}, not of {owner.network}: name that network. Nothing was changed.",
             path=str(path),
             network=told.get("network"),
         )
-    raise ForeignBackup(
+    return ForeignBackup(
         f"{path} was not sealed with this key: name the file that was, or use the key that it is of. Nothing was "
         "changed.",
         path=str(path),

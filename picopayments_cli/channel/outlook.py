@@ -94,8 +94,10 @@ def _unspent(case: Case) -> Outlook:
     """The peer's turn: until the expiry, or until a payee publishes its commit though a close was agreed on."""
     if isinstance(case.side, Paying):
         return Outlook(WaitsFor.HUB, case.contract.deposit.height)
-    since = case.facts.tip if case.since is None else case.since
-    return Outlook(WaitsFor.HUB, min(since + PATIENCE, case.expiry.settle_height))
+    late = case.expiry.settle_height
+    if case.stale or case.since is None:  # a commit that may have been given back goes out at the deadline only
+        return Outlook(WaitsFor.HUB, late)
+    return Outlook(WaitsFor.HUB, min(case.since + PATIENCE, late))
 
 
 def _spent(case: Case, spend: Spend, safe_depth: int) -> Outlook:

@@ -88,7 +88,7 @@ def own_handle(session: Session, text: str) -> Handle:
     _check_digits(text)
     if len(text) == 2 * HANDLE_SIZE:
         return Handle(bytes.fromhex(text))
-    return handle_named(text, {*session.store.handles(), *session.older()})
+    return handle_named(text, {*session.store.handles(), *session.store.missing(), *session.older()})
 
 
 def payee_handle(text: str) -> Handle:
@@ -110,7 +110,8 @@ def handle_named(text: str, known: Collection[Handle]) -> Handle:
     if not found:
         raise UnknownHandle(
             f"There is no connection {text} here. `picopayments-cli status` lists those that there are, "
-            "`picopayments-cli history` those that were culled, too.",
+            "`picopayments-cli history` those that were culled, too. If its file is lost, `picopayments-cli wallet "
+            "restore` asks the hub for it.",
             handle=text,
         )
     if len(found) > 1:

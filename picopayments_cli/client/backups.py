@@ -98,16 +98,8 @@ def _opened(session: Session, path: Path) -> tuple[Content, Wallet]:
     """
     with usable(path):
         path.stat()  # before somebody types words for a file that is not there
-    here = Store(session.settings.basedir, session.network).wallet_here()
-    if here is not None:
-        try:
-            return read(path, session.network, owner_of(session.network, session.wallet)), session.wallet
-        except ForeignBackup as error:
-            error.message += (
-                f" It was tried with the wallet that is in {session.settings.basedir}, {here.address}: for a backup of "
-                "another one name a new --basedir, and its words or its key are read there."
-            )
-            raise
+    if Store(session.settings.basedir, session.network).wallet_here() is not None:
+        return _opened_here(session, path), session.wallet
     given = session.read_key().strip()
     if not given:
         raise InvalidWords("Nothing came on standard input: write the wallet's words there, or its key.", count=0)
@@ -126,6 +118,19 @@ def _opened(session: Session, path: Path) -> tuple[Content, Wallet]:
             address=content.address,
         )
     return content, found
+
+
+def _opened_here(session: Session, path: Path) -> Content:
+    """Open a backup with the wallet that is in the folder: nothing is read from standard input then."""
+    try:
+        return read(path, session.network, owner_of(session.network, session.wallet))
+    except ForeignBackup as error:
+        here = session.wallet.address
+        error.message += (
+            f" It was tried with the wallet {here}, which is in {session.settings.basedir}, and no words or key were "
+            "read: to open it with others, name another --basedir, a new one."
+        )
+        raise
 
 
 def _check(session: Session, path: Path, files: Files) -> None:

@@ -26,6 +26,7 @@ from picopayments_cli.errors import (
     BadPreviousTransaction,
     BroadcastRefused,
     PicopaymentsError,
+    StaleRequest,
     Unreachable,
 )
 
@@ -34,7 +35,8 @@ _ROUNDS = 4  # in which the figures of both sides come together, one side's stat
 _WAITS = {
     Wait.COINS: "the wallet has no confirmed coins that pay for it",
     Wait.MEMO: "the wallet's address has its option set to require a memo",
-    Wait.UNKNOWN: "a transaction that nobody can explain has spent the deposit",
+    Wait.UNKNOWN: "a transaction that this folder does not know has spent the deposit. Only a newer copy of it can "
+    "have signed that one: use that copy, if it is there",
 }
 
 
@@ -236,7 +238,7 @@ def cases(session: Session, connection: Connection, look: Look) -> tuple[Case, C
 def recover(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
     """Take back all that can be taken back now, and mark the connection as closed once nothing is left."""
     if connection.stage == CLOSING and over(session, connection, look):
-        return session.save(replace(connection, stage=CLOSED), "closed", history.closed())
+        return _closed(session, connection)
     shown = [case for case in cases(session, connection, look) if look.whole or shows(case.facts)]
     found = [task for case in shown for task in tasks(case)]
     for step in plan(found, funds.means(session, look)):  # one that fails does not stop the others
@@ -258,6 +260,19 @@ def recover(session: Session, connection: Connection, look: Look, outcome: Outco
             log.warning("the %s waits: %s", step.name.value, error.message)
             connection = session.connection(connection.handle)
     return connection
+
+
+def _closed(session: Session, connection: Connection) -> Connection:
+    """Mark a connection as closed. Payments that the hub never took, since the folder was outdated, count as refused.
+
+    Their tokens stay taken, as only the hub says so.
+    """
+    pending, refused = connection.pending, []
+    if pending is not None and pending.cause == StaleRequest.__name__:
+        refused = [history.refused(item, pending.cause) for item in pending.payments]
+        owed = connection.owed + sum(item.amount for item in pending.payments)
+        connection = replace(connection, owed=owed, pending=replace(pending, payments=()))
+    return session.save(replace(connection, stage=CLOSED), "closed", *refused, history.closed())
 
 
 def shows(facts: Facts) -> bool:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,18 @@ from typing import Any
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.values import HANDLE_SIZE
 from picopayments_cli.client.history import Event
-from picopayments_cli.errors import OldProtocol, StoreNewer
+from picopayments_cli.errors import OldProtocol, StoreDamaged, StoreNewer
 from picopayments_cli.files import damaged, read_text, usable
 
 FORMAT = "picopayments-connection"
 VERSION = 2  # 1 was protocol 2's
 HEADER = frozenset(("format", "version", "network", "changes", "event_count", "events", "rows", "rows_size"))
 _HEX = frozenset("0123456789abcdef")
+_ADVICE = (
+    "Run `picopayments-cli sync`: where the hub proves that it has the newest state of the connection, that goes on, "
+    "and a damaged file is renamed. Else put back a copy that is as new as the last command. If there is none, rename "
+    "the file yourself, and sync: the connection comes back from the hub, and closes."
+)
 
 Row = list[Any]
 
@@ -71,6 +78,17 @@ def parse(path: Path, text: str, network: Network, key: str) -> dict[str, Any]:
     if document.get("network") != network.name:
         raise damaged(path, f"it belongs to another network than {network.name}")
     return document
+
+
+@contextmanager
+def advised(live: bool = True) -> Iterator[None]:
+    """Have the refusal of a damaged file say how the connection comes back; ``live``: it is not in the archive."""
+    try:
+        yield
+    except StoreDamaged as error:
+        if not live:
+            raise
+        raise damaged(Path(error.data["path"]), error.data["why"], _ADVICE) from error
 
 
 def connections_in(folder: Path) -> list[Path]:

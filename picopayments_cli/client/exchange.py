@@ -6,8 +6,9 @@ All that moves money is on disk before it leaves. Every function may be cut off 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from picopayments_cli.channel import duplex as pair
 from picopayments_cli.channel import envelope
@@ -29,6 +30,7 @@ from picopayments_cli.errors import (
     PaymentExceedsReceivable,
     PicopaymentsError,
     RequestExpired,
+    StaleRequest,
 )
 
 log = logging.getLogger(__name__)
@@ -42,7 +44,7 @@ def exchange(session: Session, connection: Connection, outcome: Outcome) -> Conn
         connection = finish(session, connection, outcome)
         if not connection.queue:
             return connection
-    return finish(session, prepare(session, connection), outcome)
+    return finish(session, prepare(session, connection), outcome, is_new=True)
 
 
 def pay_lock_fee(session: Session, connection: Connection, outcome: Outcome) -> Connection:
@@ -100,10 +102,11 @@ def payable(connection: Connection) -> tuple[int, int]:
     )
 
 
-def finish(session: Session, connection: Connection, outcome: Outcome) -> Connection:
+def finish(session: Session, connection: Connection, outcome: Outcome, *, is_new: bool = False) -> Connection:
     """Send the pending sync and apply the reply. If the hub refuses the payments, send it once more without them.
 
-    Raises what the hub refuses and what its reply fails; the sync stays pending then.
+    ``is_new``: it has never left before. Raises what the hub refuses and what its reply fails, StaleRequest where its
+    number was given to another one; the sync stays pending then.
     """
     pending = connection.pending
     if pending is None:
@@ -114,6 +117,12 @@ def finish(session: Session, connection: Connection, outcome: Outcome) -> Connec
         if not SyncRequest.parse(pending.bodies[-1]).payments:
             raise
         return finish(session, repair(session, connection, pending, error.name), outcome)
+    except StaleRequest:
+        raise _overtaken(session, connection, taken=None if is_new else pending) from None
+    except BadReply as error:
+        if not _is_counted(connection, error.said):
+            raise
+        raise _overtaken(session, connection) from error
     answer, sent = SyncReply.parse(reply.body), SyncRequest.parse(reply.request).payments
     try:
         settled = _settle_reply(connection, pending, answer, sent)
@@ -131,6 +140,30 @@ def finish(session: Session, connection: Connection, outcome: Outcome) -> Connec
     for refusal in answer.refused:
         log.warning("payment %s was refused (%s); its amount comes back", refusal.token.hex(), refusal.cause)
     return receipts.trade(session, settled)  # now that what was paid is on disk
+
+
+def _is_counted(connection: Connection, said: Mapping[str, Any] | None) -> bool:
+    """Whether the hub's result of another request has the number of the one that waits: then it never takes this."""
+    try:
+        count = counted(SyncReply.parse(said or {}).count, connection.handle, connection.hub_key)
+    except PicopaymentsError:
+        return False
+    return count.counter == connection.counter
+
+
+def _overtaken(session: Session, connection: Connection, taken: Pending | None = None) -> StaleRequest:
+    """Make the error for a folder that is outdated. ``taken``: its sync, where it may have been; else it is noted."""
+    if taken is None and connection.pending is not None:
+        connection = replace(connection, pending=replace(connection.pending, cause=StaleRequest.__name__))
+        session.save(connection, "sync overtaken")
+    handle = connection.handle.hex()
+    return StaleRequest(
+        f"This folder is outdated: the connection {handle} was synced from a newer copy of it, or from another machine "
+        f"with the same words. Go on with that one. If it is gone, `picopayments-cli close {handle}`: the hub shows "
+        "what is newer, and nothing is lost.",
+        handle=handle,
+        counter=connection.counter,
+    )
 
 
 def _judged(

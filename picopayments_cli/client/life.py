@@ -416,7 +416,7 @@ def _closing(session: Session, connection: Connection, look: Look, rival: str | 
 def _last_sync(session: Session, connection: Connection, outcome: Outcome) -> Connection:
     """Send and receive what waits, if possible, also what came since a sync that has no answer yet."""
     with _closing_all_the_same(outcome, "closing without a last sync"):
-        finish(session, prepare(session, finish(session, connection, outcome)), outcome)
+        finish(session, prepare(session, finish(session, connection, outcome)), outcome, is_new=True)
     return session.connection(connection.handle)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from picopayments_cli.chain import Query, View
@@ -33,52 +33,92 @@ from picopayments_cli.client.connection import Connection, Ending
 from picopayments_cli.client.restored import bring_back
 from picopayments_cli.client.restoring import is_to_ask, was_asked
 from picopayments_cli.client.session import Session
-from picopayments_cli.errors import BadReply, LocalFiles, OldProtocol, PicopaymentsError
+from picopayments_cli.errors import BadReply, LocalFiles, OldProtocol, PicopaymentsError, StoreDamaged
 
 log = logging.getLogger(__name__)
 
 
-def take_back(session: Session) -> PicopaymentsError | None:
-    """Write down what the settings' hub has of this wallet, where nothing is open with it here.
+def take_back(session: Session, *, always: bool = False) -> PicopaymentsError | None:
+    """Write down what hubs have of this wallet that is missing or damaged here, or where nothing is open with one.
 
-    Where a backup was restored it is asked as well: for what was opened since, and for newer states than the backup's.
-    All of it is there before any of it is written. The hub's key is bound last, and the mark of a restore goes last: so
-    it is done whole, or again. Return why that could not be asked. It stops nothing.
+    Asked is the settings' hub, and that of each missing connection. Where a backup was restored the former is asked as
+    well: for what was opened since, and for newer states than the backup's. ``always``: ask it in any case. All of a
+    hub's is there before any of it is written. Return why one could not be asked. It stops nothing.
     """
-    if session.settings.hub_url is None or session.store.load_wallet() is None:
+    if session.store.load_wallet() is None:
         return None
-    try:
-        known, here = session.pinned_key(), tuple(session.connections().values())
+    failed: PicopaymentsError | None = None
+    session.enlist(session.connections().values())  # those of an older version
+    for at, known in _to_ask(session, always=always):
+        try:
+            _take_back(at, known)
+            if at is session:
+                was_asked(session.store.basedir, session.network)
+        except LocalFiles:
+            raise
+        except PicopaymentsError as error:
+            failed = failed or error
+    return failed
+
+
+def _to_ask(session: Session, *, always: bool) -> list[tuple[Session, Pubkey | None]]:
+    """Find the hubs that are to be asked, each with its key."""
+    store, found = session.store, []
+    here, lost = session.connections().values(), _lost(session)
+    away = {store.listed()[handle].hub_key: store.listed()[handle] for handle in lost if handle in store.listed()}
+    if session.settings.hub_url is not None:
+        known = session.pinned_key()
         goes_on = {item.hub_key for item in here if not (item.restored or item.final)}
-        if known in goes_on and not is_to_ask(session.store.basedir, session.network):
-            return None
-        if not all(isinstance(error, OldProtocol) for error in session.unusable.values()):
-            log.warning(
-                "the hub is not asked for lost connections: it would give one a second time that can't be read here"
-            )
-            return None
-        unsure = {item.handle: item for item in here if _is_unsure(item)}
-        salts = {item.salt for item in here if item.handle not in unsure}
-        lost = []
-        for hub_key, item in _of_hub(session, known):
-            is_here = session.store.has(item.handle) and item.handle not in unsure
-            found = None if is_here else _connection(session, hub_key, item, salts)
-            here_too = unsure.get(item.handle)
-            if found is not None and _is_better(found, here_too):
-                salts.add(found.salt)
-                lost.append(found if here_too is None else _merged(found, here_too))
-        if lost and not session.store.payments.last:
-            session.store.skip_indexes()
-        for found in lost:
-            _save(session, found, again=found.handle in unsure)
-        if lost:
-            session.pin_hub(lost[0].hub_key)
-        was_asked(session.store.basedir, session.network)
-    except LocalFiles:
-        raise
-    except PicopaymentsError as error:
-        return error
-    return None
+        blind = any(handle not in store.listed() for handle in lost)  # its hub is not known
+        if always or blind or known not in goes_on or known in away or is_to_ask(store.basedir, session.network):
+            found.append((session, known))
+            away = {key: item for key, item in away.items() if key != known}
+    return found + [(session.with_hub(item.hub_url), key) for key, item in away.items()]
+
+
+def _lost(session: Session) -> list[Handle]:
+    """List the connections whose files are missing or damaged."""
+    return [handle for handle, error in session.unusable.items() if isinstance(error, StoreDamaged)]
+
+
+def _take_back(session: Session, known: Pubkey | None) -> None:
+    """Write down what a hub has of this wallet. Its key is bound last: so it is done whole, or again.
+
+    A damaged file makes room for a state that is proven to be the newest only: its owner may have a copy of it.
+    """
+    unsure = {item.handle: item for item in session.connections().values() if _is_unsure(item)}
+    salts = {item.salt for handle, item in session.connections().items() if handle not in unsure}
+    lost, store = _lost(session), session.store
+    # A file that can't be read has a salt that nobody here knows: nothing new is believed beside it.
+    blind = any(handle not in store.listed() for handle, error in session.unusable.items() if _is_live(error))
+    found_all = []
+    for hub_key, item in _of_hub(session, known):
+        is_here = store.has(item.handle) and item.handle not in unsure and item.handle not in lost
+        if is_here or (blind and item.handle not in (*unsure, *lost)):
+            continue
+        found = _connection(session, hub_key, item, salts)
+        here_too = unsure.get(item.handle)
+        if found is None or not _is_better(found, here_too):
+            continue
+        if found.stage == CLOSING and item.handle in lost and store.has(item.handle):
+            log.warning("the hub can't prove the newest state of %s: its damaged file stays", item.handle.hex())
+            continue
+        salts.add(found.salt)
+        found_all.append(found if here_too is None else _merged(found, here_too))
+    if found_all and not store.payments.last:
+        store.skip_indexes()
+    session.enlist(found_all)
+    for found in found_all:
+        if found.handle in lost:
+            store.set_aside(found.handle)
+        _save(session, found, again=found.handle in unsure)
+    if found_all:
+        session.pin_hub(found_all[0].hub_key)
+        session.connections()  # what was lost is here
+
+
+def _is_live(error: PicopaymentsError) -> bool:
+    return not isinstance(error, OldProtocol)
 
 
 def _is_unsure(item: Connection) -> bool:
@@ -116,7 +156,11 @@ def _save(session: Session, found: Connection, *, again: bool) -> None:
         log.warning("the connection %s was not here any more: it closes", found.handle.hex())
         session.save(found, "taken back", history.closing())
         return
-    log.warning("the connection %s goes on with the newest state that its hub keeps", found.handle.hex())
+    log.warning(
+        "the connection %s goes on with the newest state that its hub keeps. Payments that were queued, and payment "
+        "requests that were made, since its last sync are not in that: pay and ask anew.",
+        found.handle.hex(),
+    )
     if again:
         session.save(found, "taken back")
         return
@@ -157,12 +201,15 @@ def _connection(session: Session, hub_key: Pubkey, item: Recovered, salts: Colle
     number = asset_id(item.asset)
     c2h = contract_of(own, item.hub, number, item.height, item.c2h)
     h2c = contract_of(item.hub, own, number, item.height, item.h2c)
+    _check_listed(session, item.handle, (c2h.deposit.output, h2c.deposit.output))
     places = [session.sight.at(contract.deposit.output) for contract in (c2h, h2c)]
     view = session.chain.view(Query(coins=places, history=places))
     there = view.coins[places[0]]
     if not there and not view.coins[places[1]] and not _is_spent_to_coins(session, view, places):
+        _strike_if_over(session, item, view, view.history[places[0]])
         return None
-    if there and all(coin.height is None for coin in there):
+    heights = [*(coin.height for coin in there), *(entry.height for entry in view.history[places[0]])]
+    if there and all(height is None for height in heights):
         log.warning("the deposit of %s is not in a block: sync again once it is, before you connect", item.handle.hex())
         return None
     sent, received = (_deposit(session, contract, view) for contract in (c2h, h2c))
@@ -186,6 +233,24 @@ def _connection(session: Session, hub_key: Pubkey, item: Recovered, salts: Colle
         unproven=True,
     )
     return bring_back(session, bare, deposits)
+
+
+def _strike_if_over(session: Session, item: Recovered, view: View, entries: Sequence[Entry]) -> None:
+    """Miss no connection any more of which nothing is left on the chain, and which blocks have buried."""
+    buried = view.height - session.network.safe_depth + 1
+    ends: list[int | None] = [entry.height for entry in entries] or [item.height]
+    if item.handle in session.store.missing() and all(height is not None and height <= buried for height in ends):
+        log.warning("the file of %s is missing, and nothing of it is left on the chain: it is over", item.handle.hex())
+        session.store.strike(item.handle)
+
+
+def _check_listed(session: Session, handle: Handle, deposits: tuple[bytes, bytes]) -> None:
+    """Check that a connection is the one that is listed under its handle, and none under another. Raises BadReply."""
+    listed = session.store.listed()
+    own = listed[handle].deposits if handle in listed else deposits
+    others = {output for name, item in listed.items() if name != handle for output in item.deposits}
+    if own != deposits or not others.isdisjoint(deposits):
+        raise BadReply("The hub names other deposits than those of the connection.", handle=handle.hex())
 
 
 def _is_spent_to_coins(session: Session, view: View, places: Iterable[str]) -> bool:

@@ -29,6 +29,7 @@ from picopayments_cli.errors import (
     PaymentRefused,
     PaymentToSelf,
     PicopaymentsError,
+    StaleRequest,
     UnknownHandle,
     Unreachable,
     UsageError,
@@ -279,7 +280,13 @@ def _telling_how_it_stands(session: Session, ordered: Order, error: Picopayments
     error.data = {**error.data, "token": token.hex()}
     with suppress(LocalFiles):
         connection = session.connection(ordered.payer)
-        if connection.pending is not None and any(item.token == token for item in connection.pending.payments):
+        waits = connection.pending is not None and any(item.token == token for item in connection.pending.payments)
+        if waits and isinstance(error, StaleRequest):
+            if connection.pending is not None and connection.pending.cause == error.name:
+                error.message += " The payment was not made: it is listed as refused once the connection is closed."
+            else:
+                error.message += " Whether the payment was made, only the newest copy tells."
+        elif waits:
             error.message += (
                 " The payment is in a sync that left, or may have, and has no answer yet. Run the command again with "
                 f"--token {token.hex()}: it pays once."

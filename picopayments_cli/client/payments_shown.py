@@ -107,7 +107,9 @@ def _on_their_way(session: Session) -> Iterator[Entry]:
     connections = list(session.connections().values())
     for item in connections:
         if item.pending is not None:
-            yield from _described(item, UNANSWERED, SyncRequest.parse(item.pending.bodies[-1]).payments)
+            waits = {payment.token for payment in item.pending.payments}
+            carried = SyncRequest.parse(item.pending.bodies[-1]).payments
+            yield from _described(item, UNANSWERED, [payment for payment in carried if payment.token in waits])
     for item in connections:
         yield from _described(item, QUEUED, item.queue)
 

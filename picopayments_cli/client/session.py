@@ -16,13 +16,14 @@ from picopayments_cli.chain import Chain
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.drafts import parse_transaction, spent_outpoints, txid_of
 from picopayments_cli.channel.messages import HubRefusal, KeyRequest, request_of
-from picopayments_cli.channel.stages import ASKED
+from picopayments_cli.channel.stages import ASKED, CLOSED
 from picopayments_cli.channel.values import Handle, Outpoint, Pubkey
 from picopayments_cli.channel.wire import NONCE_SIZE
-from picopayments_cli.client import legacy
+from picopayments_cli.client import connection_files, legacy
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.document import from_document, rows_between, to_document
 from picopayments_cli.client.history import Action
+from picopayments_cli.client.listed import Listed, is_due
 from picopayments_cli.client.looking import Look, Sight
 from picopayments_cli.client.nodes import HubNodes, OwnNodes
 from picopayments_cli.client.past import Past
@@ -253,7 +254,7 @@ class Session:
     # Connections ----------------------------------------------------------------------------------------------------
 
     def connections(self) -> dict[Handle, Connection]:
-        """Load all connections that can be used; ``unusable`` has the others.
+        """Load all connections that can be used; ``unusable`` has the others, and those that are missing.
 
         A handle asked for and never got is left out: nothing was deposited for it.
         """
@@ -298,7 +299,7 @@ class Session:
 
         It is a file's name, and the hub chose it. Raises BadReply.
         """
-        if self.store.has(handle) or handle in self.older():
+        if self.store.has(handle) or handle in self.store.listed() or handle in self.older():
             raise BadReply(
                 "The hub names a handle that a connection here has already. Nothing was deposited.", handle=handle.hex()
             )
@@ -316,8 +317,9 @@ class Session:
         try:
             found = from_document(handle, document)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, PicopaymentsError) as error:
-            path = (folder or self.store.folder) / f"{handle.hex()}.json"
-            raise damaged(path, f"a member is missing or wrong ({type(error).__name__})") from error
+            path, why = (folder or self.store.folder) / f"{handle.hex()}.json", type(error).__name__
+            with connection_files.advised(folder is None):
+                raise damaged(path, f"a member is missing or wrong ({why})") from error
         if folder is None:
             self.home.written[handle] = found
         return found
@@ -352,12 +354,19 @@ class Session:
         """Write a connection to disk with the rows that are new, and with it the actions of its history."""
         self.keep_rate()
         handle = connection.handle
+        self.enlist([connection])
         if handle not in self.home.written and handle in self.store.handles():
             self.connection(handle)
         rows = rows_between(self.home.written.get(handle), connection)
         self.store.save(handle, to_document(connection), label, actions, rows)
         self.home.written[handle] = connection
+        if connection.stage == CLOSED:
+            self.store.strike(handle)
         return connection
+
+    def enlist(self, connections: Iterable[Connection]) -> None:
+        """List those that may have money on the chain: one whose file is lost later is missed."""
+        self.store.enlist({item.handle: Listed.of(item) for item in connections if is_due(item)})
 
     def forget(self, handle: Handle) -> None:
         """Remove a connection for which nothing was deposited."""
@@ -384,7 +393,9 @@ class Session:
             raise self._not_the_hub("The hub's reply", method=method)
         answered = next((request for request in sent if request_of(body) == envelope.digest(request)), None)
         if answered is None:
-            raise BadReply("The hub's reply answers another request. Nothing of it was taken.", method=method)
+            other = BadReply("The hub's reply answers another request. Nothing of it was taken.", method=method)
+            other.said = body
+            raise other
         return Signed(body, answered, key)
 
     def _check_refusal(self, error: PicopaymentsError, sent: Mapping[str, Any], hub_key: Pubkey) -> None:

@@ -20,6 +20,7 @@ from picopayments_cli.client.arguments import handle_named
 from picopayments_cli.client.closing import cases, over
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.looking import Look, sides_of
+from picopayments_cli.client.restoring import is_to_ask
 from picopayments_cli.client.session import Session
 from picopayments_cli.errors import HubUnreachable, InvalidSetting, OldProtocol, PicopaymentsError, Unreachable
 
@@ -160,6 +161,8 @@ def _awaited(session: Session, item: Connection, look: Look, word: str) -> dict[
         fee_by = item.expiry.fee_by(by) if item.lock_due and by is not None else None
         found = opening(look.facts[item.handle][0], counts=counts, safe_depth=depth, fee_by=fee_by)
         more = {} if counts or by is None else {"deposit_by": by}
+    elif item.restored and is_to_ask(session.store.basedir, session.network):
+        pass  # the own sync asks the hub
     elif item.stage == CLOSING and not over(session, item, look):
         found = closing(cases(session, item, look), depth, funds.rate(session, look.view).value)
     seconds = None if found.until is None else max(found.until - tip, 0) * session.network.block_seconds

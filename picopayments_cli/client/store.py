@@ -5,8 +5,9 @@ In the basedir stand ``<network>.wallet`` (older: ``<network>.wif``), ``<network
 ``<network>.archive/`` (connections that are over and put aside), ``<network>.payments.jsonl`` (what became of
 payments, see ``payments``), ``<network>.reported`` (which of them commands have reported), ``<network>.rate`` (the last
 fee rate that a chain estimated), ``<network>.sent`` (the wallet's transactions that hold its coins yet),
-``<network>.coins`` (the wallet as it was seen last), ``<network>.seen`` (what the last look at the chain showed) and
-``<network>.lock``. Nothing is written before the first save, except the lock's file and the folder it stands in.
+``<network>.coins`` (the wallet as it was seen last), ``<network>.seen`` (what the last look at the chain showed),
+``<network>.listed`` (connections that may have money on the chain, see ``listed``) and ``<network>.lock``. Nothing is
+written before the first save, except the lock's file and the folder it stands in.
 
 All that grows with a connection's age stands beside its document, in ``<handle>.commits.jsonl``: rows that are only
 added to. They are on disk before the document, which says how many bytes of them count (``rows_size``): lines behind
@@ -19,7 +20,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,19 @@ from filelock import FileLock, Timeout
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.past import Own
 from picopayments_cli.channel.values import Handle
-from picopayments_cli.client import connection_files, key_file, kinds
+from picopayments_cli.client import connection_files, key_file, kinds, listed
 from picopayments_cli.client.connection_files import Kept, Row
 from picopayments_cli.client.history import Action, Event, events_of
 from picopayments_cli.client.key_file import KeyFile
+from picopayments_cli.client.listed import Listed
 from picopayments_cli.client.payments import Entry, PaymentLog, Reported, entries_of
+from picopayments_cli.client.restoring import have_asked
 from picopayments_cli.config import connections_folder, settings_file
 from picopayments_cli.errors import (
     LocalFiles,
     OldProtocol,
     PicopaymentsError,
+    StoreDamaged,
     StoreLocked,
     StoreUnusable,
     UnknownHandle,
@@ -83,12 +87,14 @@ class Store:
         self.history_path = basedir / f"{network.name}.history.jsonl"
         self.payments_path = basedir / f"{network.name}.payments.jsonl"
         self.reported_path = basedir / f"{network.name}.reported"
+        self.listed_path = basedir / f"{network.name}.listed"
         self.payments = PaymentLog(self.payments_path, self._counts, lambda: self.reported().upto, self._append)
         self._lock_wait = lock_wait
         self._begins = begins
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
         self._locked: tuple[int, int] | None = None  # which file the lock was, when it was taken
         self._kept: dict[Handle, Kept] = {}  # of files known to be ours, since the lock was taken
+        self._listed: dict[Handle, Listed] | None = None  # as they were read since then
 
     def __enter__(self) -> Store:
         with usable(self.basedir):
@@ -114,6 +120,7 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self._kept.clear()
+        self._listed = None
         self.payments.forget()
         self._lock.release()
 
@@ -144,8 +151,9 @@ class Store:
 
     def _check_modes(self) -> None:
         """Refuse what concerns all connections; a connection's own files are looked at when it is read."""
+        folders, wallet = (self.folder, self.archive_folder), (self.wallet_path, self.wif_path)
         kept = (self.hubs_path, self.rate_path, self.sent_path, self.coins_path, self.payments_path, self.reported_path)
-        for path in (self.wallet_path, self.wif_path, self.folder, self.archive_folder, self.history_path, *kept):
+        for path in (*wallet, *folders, self.history_path, self.listed_path, *kept):
             with usable(path):
                 check_private(path)
 
@@ -157,7 +165,8 @@ class Store:
         They are raised where there is none any more, too: a new key could not settle what the old one has signed.
         """
         found = self.wallet_here()
-        if found is None and (self._files() or self.archive_folder.exists() or self.history_path.exists()):
+        others = (self.archive_folder, self.history_path, self.listed_path)
+        if found is None and (self._files() or any(path.exists() for path in others)):
             raise damaged(
                 self.wallet_path,
                 f"it is missing, or {self.wif_path.name}, and the connections here are of its key "
@@ -193,13 +202,18 @@ class Store:
     # Connections ---------------------------------------------------------------------------------------------------
 
     def handles(self) -> list[Handle]:
-        """List the handles of all connections, in order."""
+        """List the handles of all connections whose files are here, in order."""
         return [Handle(bytes.fromhex(path.stem)) for path in self._files()]
 
+    def missing(self) -> list[Handle]:
+        """List the handles of connections that may have money on the chain, and whose files are lost."""
+        return [handle for handle in self.listed() if not self.has(handle)]
+
     def all_handles(self) -> list[Handle]:
-        """List the handles of all connections, those in the archive, too."""
+        """List the handles of all connections, those that are missing or in the archive, too."""
         return [
             *self.handles(),
+            *self.missing(),
             *(Handle(bytes.fromhex(path.stem)) for path in connection_files.connections_in(self.archive_folder)),
         ]
 
@@ -208,8 +222,10 @@ class Store:
 
         Raises UnknownHandle, OldProtocol, StoreDamaged, StoreNewer.
         """
-        document = self._load(handle)
-        return {**document, "rows": connection_files.read_rows(self._path(handle), self._kept[handle].size)}
+        path = self._path(handle)
+        with connection_files.advised():
+            document = self._load(handle)
+            return {**document, "rows": connection_files.read_rows(path, self._kept[handle].size)}
 
     def _load(self, handle: Handle) -> dict[str, Any]:
         """Read a document without its rows."""
@@ -218,11 +234,13 @@ class Store:
             check_private(path)
             check_private(connection_files.rows_path(path))
         text = read_text(path)
+        if text is None and handle in self.missing():
+            raise damaged(path, "it is missing, and its connection may have money on the chain")
         if text is None:
             raise UnknownHandle(
                 f"There is no connection {handle.hex()} on {self.network.name} in {self.basedir}. "
                 "`picopayments-cli status` lists those that there are, `picopayments-cli history` those that were "
-                "culled, too.",
+                "culled, too. If its file is lost, `picopayments-cli wallet restore` asks the hub for it.",
                 handle=handle.hex(),
             )
         document = self._parsed(path, text)
@@ -232,10 +250,11 @@ class Store:
     def load_all(self) -> dict[Handle, dict[str, Any] | PicopaymentsError]:
         """Read the documents of all connections, in the order of their handles.
 
-        In the place of one that can't be used stands why: OldProtocol, StoreDamaged, StoreNewer, StoreUnusable.
+        In the place of one that is missing or can't be used stands why: OldProtocol, StoreDamaged, StoreNewer,
+        StoreUnusable.
         """
         found: dict[Handle, dict[str, Any] | PicopaymentsError] = {}
-        for handle in self.handles():
+        for handle in sorted((*self.handles(), *self.missing())):
             try:
                 found[handle] = self.load(handle)
             except (OldProtocol, LocalFiles) as error:
@@ -308,6 +327,23 @@ class Store:
                 flush_folder(path.parent)
             remove_file(connection_files.rows_path(path))
         self._kept.pop(handle, None)
+        self.strike(handle)
+
+    def set_aside(self, handle: Handle) -> None:
+        """Rename the files of a connection that can't be used, in whose place others are written. Raises as ``save``.
+
+        Their names end in ``.damaged``, or ``.damaged`` and a number. The events in them are kept where they can be.
+        """
+        self._check_lock()
+        with suppress(StoreDamaged):
+            self._moved_events(handle)
+        path = self._path(handle)
+        with usable(path):
+            for name in (connection_files.rows_path(path), path):
+                if name.exists():
+                    name.rename(_unused(name))
+            flush_folder(path.parent)
+        self._kept.pop(handle, None)
 
     def archive(self, handle: Handle) -> None:
         """Move a connection's document and rows into the archive, the rows first. Raises as ``load`` and ``save``."""
@@ -333,6 +369,37 @@ class Store:
             rows = connection_files.read_rows(path, connection_files.kept(path, document).size)
             found[Handle(bytes.fromhex(path.stem))] = {**connection_files.without_header(document), "rows": rows}
         return found
+
+    # The list of connections ---------------------------------------------------------------------------------------
+
+    def listed(self) -> Mapping[Handle, Listed]:
+        """Read which connections may have money on the chain. Raises StoreUnusable.
+
+        Where the list can't be read, the hub is asked for all: the next write puts a whole one in its place.
+        """
+        if self._listed is None:
+            try:
+                self._listed = listed.parse(read_text(self.listed_path) or "{}")
+            except (KeyError, TypeError, ValueError, AttributeError, RecursionError, PicopaymentsError) as error:
+                if isinstance(error, StoreUnusable):
+                    raise
+                _log.warning("%s can't be used: the hub is asked which connections there are", self.listed_path)
+                have_asked(self.basedir, self.network)
+                self._listed = {}
+        return self._listed
+
+    def enlist(self, found: Mapping[Handle, Listed]) -> None:
+        """List connections before their money leaves. Raises StoreUnusable."""
+        self._relist({**self.listed(), **found})
+
+    def strike(self, handle: Handle) -> None:
+        """Take a connection off the list that is over, or was put into the archive. Raises StoreUnusable."""
+        self._relist({name: item for name, item in self.listed().items() if name != handle})
+
+    def _relist(self, after: dict[Handle, Listed]) -> None:
+        if after != self.listed():
+            self._write(self.listed_path, listed.written(after), "listed")
+            self._listed = after
 
     # History -------------------------------------------------------------------------------------------------------
 
@@ -368,7 +435,7 @@ class Store:
         """Move a document's events to the history's file, and count all that the connection has had."""
         if handle not in self._kept:
             if not self._path(handle).exists():
-                return 0
+                return self._lost_events(handle) if handle in self.listed() else 0
             self._load(handle)
         kept = self._kept[handle]
         if kept.events:
@@ -376,6 +443,14 @@ class Store:
             with usable(self.history_path):
                 self._append(self.history_path, lines.encode(), None)
         return kept.count
+
+    def _lost_events(self, handle: Handle) -> int:
+        """Count the events of a connection whose document is lost, as far as other files tell: none is used again."""
+        name, numbers = handle.hex(), [-1]
+        numbers += [entry["number"] for entry in self.payments.newest(about=name) if entry["handle"] == name]
+        with suppress(StoreDamaged):
+            numbers += [event["number"] for event in self.history(about=name) if event["handle"] == name]
+        return max(numbers) + 1
 
     # Payments by their index ---------------------------------------------------------------------------------------
 
@@ -520,6 +595,14 @@ class Store:
         if not path.parent.exists():
             path.parent.mkdir(mode=0o700)
             flush_folder(path.parent.parent)
+
+
+def _unused(path: Path) -> Path:
+    """Find a name for a file that is set aside. Raises OSError."""
+    number, aside = 1, path.with_name(f"{path.name}.damaged")
+    while os.path.lexists(aside):
+        number, aside = number + 1, path.with_name(f"{path.name}.damaged{number + 1}")
+    return aside
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -52,13 +52,13 @@ def sync(
     last_look.note_wallet(session, groups)
     handles = None if everything else {item.handle.hex() for item in connections}
     results = _brought(outcomes, reports.unreported(session, handles))
+    if unasked is not None and (failed or connections):
+        log.warning("whether the hub has connections of this wallet is not known: %s", unasked.message)
     if failed:
         causes.tell(failed, [causes.cause(next(iter(failed.values())))])  # which the error tells
         raise _failure(failed, results)
     if unasked is not None and not connections:
         raise _not_asked(unasked, results)
-    if unasked is not None:
-        log.warning("whether the hub has connections of this wallet is not known: %s", unasked.message)
     return results
 
 

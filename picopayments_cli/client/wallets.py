@@ -15,6 +15,7 @@ from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
 from picopayments_cli.errors import (
     InvalidKey,
+    OldProtocol,
     StoreUnusable,
     WalletEncrypted,
     WalletMissing,
@@ -72,18 +73,21 @@ def wallet_export(session: Session) -> dict[str, Any]:
 def wallet_restore(session: Session, words: str) -> dict[str, Any]:
     """Make the wallet of these words anew, and take back its connections from the hub; its address, their handles.
 
-    Raises InvalidWords, WalletExists, WrongWallet, and with the result what kept the hub from being asked.
+    Raises InvalidWords, WalletExists, WrongWallet, and with the result what kept the hub from being asked, or
+    StoreDamaged where a connection that should be here has not come back.
     """
     file = _put(session, KeyFile.of_words(session.network, words))
     session.home.unlock()
     if session.settings.hub_url is None:
         log.warning("No hub is set, and none was asked for connections: set hub_url, and run `picopayments-cli sync`.")
-    unasked = lost.take_back(session)
+    unasked = lost.take_back(session, always=True)
     connections = [handle.hex() for handle in session.store.handles()]
     result = {"address": file.address, "connections": connections}
-    if unasked is not None:
-        unasked.result = result
-        raise unasked
+    unusable = (error for error in session.unusable.values() if not isinstance(error, OldProtocol))
+    failure = unasked or next(unusable, None)
+    if failure is not None:
+        failure.result = result
+        raise failure
     return result
 
 

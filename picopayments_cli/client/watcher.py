@@ -169,7 +169,7 @@ class Watcher:
     def _load(self) -> Loaded:
         """Read the files, and close them again: for looks and questions nobody else has to wait."""
         with self._opened() as session:
-            if self._unasked is not None:
+            if self._unasked is not None or session.unusable:
                 self._ask_for_lost(session)
             connections = session.connections()
             live = [item for item in connections.values() if item.stage == AGREED]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from channel_support import compose_expire
 from parties_support import (
@@ -84,6 +86,16 @@ def test_a_payee_waits_for_a_close_then_for_its_delay_then_for_confirmations() -
         payee.chain.mine()
     assert payee.over()
     assert (payee.chain.tip, awaited(payee)) == (until, OWN_STEP)
+
+
+def test_a_payee_whose_state_may_be_old_waits_until_its_deadline_which_does_not_move() -> None:
+    payee = honest_payee([300])
+    countered(payee, 300, whole=False)
+    for since in (payee.chain.tip, None):
+        for _ in range(PATIENCE + 2):
+            case = replace(payee.case, stale=True, since=since)
+            assert closing([case], DEPTH, payee.rate) == Outlook(WaitsFor.HUB, EXPIRY.settle_height)
+            payee.chain.mine()
 
 
 def test_a_payer_waits_for_the_hub_or_for_its_expiry() -> None:

@@ -98,7 +98,20 @@ def test_no_byte_of_it_can_be_changed_or_cut_off(store: Store, path: Path) -> No
                 content = opened(other)
             except (BackupDamaged, ForeignBackup, StoreNewer):
                 continue
-            assert dict(content.files) in states[: 1 if content.broken else 2]
+            whole = content.broken is None or "first line" in content.broken.message
+            assert dict(content.files) in states[: 2 if whole else 1]
+
+
+def test_a_damaged_first_line_is_said_to_be_damaged_and_what_follows_can_be_had(store: Store, path: Path) -> None:
+    with store:
+        save(store)
+    back_up(store, path)
+    data, files = path.read_bytes(), dict(opened(path).files)
+    for position in range(data.index(b"\n") + 1):
+        path.write_bytes(data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :])
+        content = opened(path)
+        assert dict(content.files) == files
+        assert "first line is damaged" in str(content.broken)
 
 
 def test_a_part_that_was_left_out_or_moved_is_noticed(store: Store, path: Path) -> None:
@@ -275,6 +288,22 @@ def test_one_that_cannot_be_written_stops_nothing_and_is_told(
     with mirrored(store, path) as kept:
         save(kept)
     assert dict(opened(path).files) == dict(files_in(store.basedir, REGTEST))
+
+
+def test_a_change_that_a_full_disk_cut_off_leaves_the_last_state_whole(store: Store, path: Path) -> None:
+    with mirrored(store, path) as kept:
+        save(kept)
+    before, files = path.read_bytes(), dict(opened(path).files)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limit[1]))  # the files themselves are smaller
+    try:
+        with mirrored(store, path) as kept:
+            save(kept)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert path.read_bytes() == before
+    content = opened(path)
+    assert (dict(content.files), content.broken) == (files, None)
 
 
 def test_an_older_folder_does_not_write_over_it_by_itself(

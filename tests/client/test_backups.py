@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +15,7 @@ from picopayments_cli import api
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.messages import SyncReply
 from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
+from picopayments_cli.client import wallets
 from picopayments_cli.client.backup_file import files_in, owner_of, read
 from picopayments_cli.client.restoring import check_restored, is_to_ask
 from picopayments_cli.errors import (
@@ -391,10 +391,29 @@ def test_a_key_of_another_wallet_changes_nothing(it: Life, path: Path) -> None:
     assert it.files() == before
 
 
-def test_a_new_wallet_in_the_way_of_a_restore_is_named(it: Life, path: Path) -> None:
+def test_a_wallet_that_is_in_the_folder_already_is_named_where_it_does_not_open_one(it: Life, path: Path) -> None:
     api.backup(it.session, str(path))
     forget(it)
-    new = api.address(it.session)
+    wallets.wallet_new(it.session)
+    it.session.read_key = lambda: pytest.fail("it reads words that it does not use")
     with pytest.raises(ForeignBackup) as refused:
         api.restore(it.session, str(path))
-    assert re.search(rf"tried with the wallet that is in .*, {new}: .* name a new --basedir", refused.value.message)
+    assert it.session.wallet.address in refused.value.message
+
+
+def test_after_a_restore_the_own_sync_is_next_and_then_a_deadline_that_does_not_move(it: Life, path: Path) -> None:
+    outdate(it, path)
+    restore(it, path)
+    assert awaited(it)[0] == "sync"
+    keeps_nothing(it)
+    it.hub.closes_alone = True
+    for _ in range(3):
+        it.restart()
+        api.sync(it.session)
+        assert awaited(it) == ("hub", it.connection.duplex.sending.contract.deposit.height)
+        it.mine()
+
+
+def awaited(it: Life) -> tuple[str, int | None]:
+    shown = api.status(it.session)["connections"][it.handle]
+    return shown["waiting_for"], shown["until_height"]

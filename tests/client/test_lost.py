@@ -219,6 +219,21 @@ def test_a_connection_that_closes_comes_home(it: Life, door: str) -> None:
     assert it.held() == held
 
 
+def test_a_close_that_is_not_in_a_block_yet_does_not_make_its_deposit_one_that_is_not(
+    it: Life, caplog: pytest.LogCaptureFixture
+) -> None:
+    used(it)
+    held = QUANTITY + it.connection.duplex.net - FEE
+    it.close()
+    lose(it)
+    it.hub.refuses = ConnectionNotOpen("It is closing.", stage="closing")
+    sync(it)
+    assert "is not in a block" not in caplog.text
+    assert it.connection.stage == "closing"
+    settle(it, 12)
+    assert it.held() == held
+
+
 def test_a_payout_that_waits_for_its_delay_comes_home(it: Life) -> None:
     used(it)
     held = QUANTITY + it.connection.duplex.net

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import client_support
 import pytest
@@ -20,6 +23,7 @@ from picopayments_cli.errors import (
     PaymentRefused,
     PaymentToSelf,
     PicopaymentsError,
+    StaleRequest,
     TokenInUse,
     UnknownAsset,
     UnknownHandle,
@@ -247,3 +251,41 @@ def test_a_connection_that_is_not_open_yet_pays_nothing(it: Life) -> None:
     assert pay(it)["state"] == "sent"
     it.close()
     refused(it, ConnectionNotOpen, token="ab")
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_from_an_old_copy_one_is_told_to_close_and_what_was_not_made_becomes_refused(
+    ready: Life, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stored: bool
+) -> None:
+    """``stored``: the hub repeats its result of another request with that number; else it refuses."""
+    it = ready
+    shutil.copytree(it.basedir, tmp_path / "copy")
+    it.pay(7, b"later")
+    put_back(it, tmp_path / "copy")
+    before = it.hub.call
+
+    def call(method: str, params: Mapping[str, Any]) -> Any:
+        if method == "mph_sync" and params["counter"] <= it.hub.counter:
+            if not stored:
+                raise StaleRequest("The sync was overtaken.")
+            return it.hub.kept[params["counter"]][1]
+        return before(method, params)
+
+    monkeypatch.setattr(it.hub, "call", call)
+    for _ in range(2):
+        error = refused(it, StaleRequest)
+        assert error.exit_code == 4
+        assert f"`picopayments-cli close {it.handle}`" in error.message
+        assert "was not made" in error.message
+        assert "--token" not in error.message
+    it.close()
+    it.settle()
+    (told,) = [item for item in cast("list[dict[str, Any]]", api.payments(it.session)) if item["token"] == TOKEN]
+    assert (told["state"], told["cause"]) == ("refused", "StaleRequest")
+
+
+def put_back(it: Life, copy: Path) -> None:
+    it.session.close()
+    shutil.rmtree(it.basedir)
+    shutil.copytree(copy, it.basedir)
+    it.restart()
