@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from picopayments_cli.channel import duplex as pair
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.kept import counted
 from picopayments_cli.channel.messages import MOST_PAYMENTS, SyncReply, SyncRequest
 from picopayments_cli.channel.payment_request import PAID, receipt_of
@@ -67,7 +66,7 @@ def prepare(session: Session, connection: Connection) -> Connection:
     )
     state = seal_state(session.wallet.key, left)
     request = SyncRequest(connection.handle, anchors_of(connection), half, payments, own_hash, left.counter, state)
-    body = envelope.seal(session.wallet.key, request.as_json())
+    body = session.sealed("mph_sync", request.as_json(), connection.hub_key)
     return session.save(replace(left, pending=Pending((body,), payments)), "sync prepared")
 
 
@@ -166,7 +165,7 @@ def repair(session: Session, connection: Connection, pending: Pending, cause: st
     answered: till then the hub may still answer the one that carries them.
     """
     last = SyncRequest.parse(pending.bodies[-1])
-    body = envelope.seal(session.wallet.key, replace(last, payments=()).as_json())
+    body = session.sealed("mph_sync", replace(last, payments=()).as_json(), connection.hub_key)
     repaired = replace(pending, bodies=(*pending.bodies, body), cause=cause)
     return session.save(replace(connection, pending=repaired), "sync repaired")
 

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from picopayments_cli.chain import Query, View
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id, asset_members
 from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.drafts import parse_transaction, txid_of
@@ -21,7 +20,7 @@ from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import find_anchor
 from picopayments_cli.channel.keys import Secrets
 from picopayments_cli.channel.messages import MOST_RECOVERED, OUTPUT_SIZE, KeyReply, KeyRequest, Recovered
-from picopayments_cli.channel.opening import Party, check_parties, contract_of
+from picopayments_cli.channel.opening import Party, check_parties, check_wallet, contract_of
 from picopayments_cli.channel.stages import CLOSING, PROPOSED
 from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.terms import Terms
@@ -58,7 +57,8 @@ def take_back(session: Session) -> PicopaymentsError | None:
         unsure = {item.handle: item for item in here if _is_unsure(item)}
         salts = {item.salt for item in here if item.handle not in unsure}
         lost = []
-        for hub_key, item in _of_hub(session, known):
+        hub_key = session.hub_key()
+        for item in _of_hub(session, hub_key):
             is_here = session.store.has(item.handle) and item.handle not in unsure
             found = None if is_here else _connection(session, hub_key, item, salts)
             here_too = unsure.get(item.handle)
@@ -70,7 +70,7 @@ def take_back(session: Session) -> PicopaymentsError | None:
         for found in lost:
             _save(session, found, again=found.handle in unsure)
         if lost:
-            session.pin_hub(lost[0].hub_key)
+            session.pin_hub(hub_key)
         was_asked(session.store.basedir, session.network)
     except LocalFiles:
         raise
@@ -123,18 +123,17 @@ def _save(session: Session, found: Connection, *, again: bool) -> None:
     session.save(found, "taken back", history.connected(members, quantity, txid))
 
 
-def _of_hub(session: Session, hub_key: Pubkey | None) -> Iterator[tuple[Pubkey, Recovered]]:
-    """Ask for all connections of the wallet's key, with the hub's key. Raises BadReply, and what ``call`` raises."""
+def _of_hub(session: Session, hub_key: Pubkey) -> Iterator[Recovered]:
+    """Ask a hub for all its connections of the wallet's key. Raises BadReply, and what ``call`` raises."""
     after: Handle | None = None
     while True:
-        request = envelope.seal(session.wallet.key, KeyRequest(os.urandom(NONCE_SIZE), after).as_json())
-        reply = session.call("mph_key", [request], hub_key)
-        hub_key, page = reply.hub_key, KeyReply.parse(reply.body).connections
+        request = session.sealed("mph_key", KeyRequest(os.urandom(NONCE_SIZE), after).as_json(), hub_key)
+        page = KeyReply.parse(session.call("mph_key", [request], hub_key).body).connections
         for item in page:
             if after is not None and item.handle <= after:
                 raise BadReply("The hub's list of connections is not in order.", handle=item.handle.hex())
             after = item.handle
-            yield hub_key, item
+            yield item
         if len(page) < MOST_RECOVERED:
             return
 
@@ -152,6 +151,7 @@ def _connection(session: Session, hub_key: Pubkey, item: Recovered, salts: Colle
     if own != item.client:
         raise BadReply("The hub names a connection that is not of this wallet's key.", handle=item.handle.hex())
     check_parties(own, item.hub)
+    check_wallet(item.hub.wallet, hub_key)
     number = asset_id(item.asset)
     c2h = contract_of(own, item.hub, number, item.height, item.c2h)
     h2c = contract_of(item.hub, own, number, item.height, item.h2c)

@@ -28,7 +28,7 @@ from picopayments_cli.channel.stages import AGREED, ASKED, PROPOSED
 from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Contract, compose_deposit
-from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Pubkey, Quantity
+from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Quantity
 from picopayments_cli.client import funds, history, lost
 from picopayments_cli.client.agreement import agreed_by, lock_fee
 from picopayments_cli.client.connection import Connection, Rows
@@ -120,22 +120,23 @@ def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
     """Ask the hub for a connection, and sign the deposit that its terms allow. The deposit does not leave yet."""
     own = Party(secrets.payer.xonly, secrets.payee.xonly, session.wallet.script)
     asked = ConnectRequest(wish.asset.name, own, secrets.salt).as_json()
-    reply = session.call("mph_request", [envelope.seal(session.wallet.key, asked)], session.pinned_key())
+    hub_key = session.hub_key()
+    reply = session.call("mph_request", [session.sealed("mph_request", asked, hub_key)], hub_key)
     answer = ConnectReply.parse(reply.body)
     session.check_new(answer.handle)
     check_parties(own, answer.hub)
-    check_wallet(answer.hub.wallet, reply.hub_key)
+    check_wallet(answer.hub.wallet, hub_key)
     plan = _plan(session, wish, (own, answer.hub), answer.terms)
     draft = _draft_deposit(session, plan.view, plan.c2h)
     raw, anchor = finish_deposit(draft, session.wallet.key)
     c2h, h2c, stake = plan.c2h, plan.h2c, Stake(wish.quantity, wish.delay, answer.terms.fee_rate)
     channels, own_hash = pair.hand_out(pair.Duplex(Sending(c2h, anchor), Receiving(h2c)), secrets)
     height, output = c2h.deposit.height, c2h.deposit.output
-    session.pin_hub(reply.hub_key)
+    session.pin_hub(hub_key)
     begun = Connection(
         handle=answer.handle,
         hub_url=session.settings.require_hub_url,
-        hub_key=Pubkey(reply.hub_key),
+        hub_key=hub_key,
         asset=wish.asset.name,
         longname=wish.asset.longname,
         terms=answer.terms,
@@ -149,7 +150,7 @@ def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
     )
     state = seal_state(session.wallet.key, begun)
     proposal = DepositRequest(answer.handle, stake, h2c.rate, height, output, own_hash, state).as_json()
-    return replace(begun, proposal=envelope.seal(session.wallet.key, proposal))
+    return replace(begun, proposal=session.sealed("mph_deposit", proposal, hub_key))
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ the database, before any signature of the hub's on a close leaves.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.chain import REQUIRE_MEMO, Query
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.close import Outcome, answer
 from picopayments_cli.channel.messages import CloseReply, CloseRequest
 from picopayments_cli.channel.standing import Standing, doubts, learned, proofs, standing
@@ -23,7 +22,7 @@ from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.logs import note
-from picopayments_cli.hub.sealing import signed
+from picopayments_cli.hub.sealing import Sealing
 from picopayments_cli.hub.stopping import give_up_noticed, stop
 from picopayments_cli.web import RawJson
 
@@ -33,10 +32,9 @@ log = logging.getLogger(__name__)
 class Closes:
     """``mph_close`` of one hub."""
 
-    def __init__(self, hub: Hub, reply: Callable[[Mapping[str, Any]], RawJson]) -> None:
-        """``reply`` signs a body."""
+    def __init__(self, hub: Hub, sealing: Sealing) -> None:
         self._hub = hub
-        self._reply = reply
+        self._sealing = sealing
 
     def close(self, body: Mapping[str, Any]) -> RawJson:
         """Close a connection; the identical request is answered with the stored reply.
@@ -60,7 +58,7 @@ class Closes:
         """Stop the connection; None, or the reply to the identical request."""
         work.lock_with_payers(handle)
         account = work.get(handle)
-        digest = signed(body, account.fixed.client)
+        digest = self._sealing.signed(body, account.fixed.client)
         if account.duplex is None:
             raise ConnectionNotOpen("The connection has no deposit yet: there is nothing to close.")
         if digest == account.close_digest and account.close_reply is not None:
@@ -80,7 +78,7 @@ class Closes:
         self, work: UnitOfWork, body: Mapping[str, Any], request: CloseRequest, *, home: bool
     ) -> tuple[RawJson, bool]:
         """The reply, and whether it was the request that revealed the database to be old."""
-        account, digest = work.get(request.handle, MOST_REVOKED), envelope.digest(body)
+        account, digest = work.get(request.handle, MOST_REVOKED), self._sealing.digest(body)
         secrets, said = account.fixed.secrets(self._hub.key), request.standing
         found = work.found(account.handle, said.revokes, said.doubts)
         duplex, changes = learned(account.channels, said, found, secrets)
@@ -92,7 +90,7 @@ class Closes:
         for error in outcome.refused:
             note(log, "close not signed", account, error=error.as_json())
         self._keep(work, account, reply, outcome)
-        text = self._reply(reply.as_json())
+        text = self._sealing.reply(reply.as_json())
         work.put(replace(account, duplex=duplex, close_digest=digest, close_reply=text.text), changes)
         return text, noticed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asyncio import Semaphore
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from starlette.concurrency import run_in_threadpool
@@ -14,7 +14,7 @@ from picopayments_cli.channel.values import Handle
 from picopayments_cli.channel.waiting import WaitingReply, WaitingRequest, Waits
 from picopayments_cli.errors import BadClientSignature
 from picopayments_cli.hub.hub import Hub
-from picopayments_cli.hub.sealing import signed
+from picopayments_cli.hub.sealing import Sealing
 from picopayments_cli.web import RawJson, caller
 
 _LOOKING = 2  # threads that read for those who ask
@@ -24,10 +24,9 @@ REMEMBERED = 10_000  # requests that have waited: one that comes again is a copy
 class Waiting:
     """``mph_waiting`` of one hub."""
 
-    def __init__(self, hub: Hub, reply: Callable[[Mapping[str, Any]], RawJson]) -> None:
-        """``reply`` signs a body."""
+    def __init__(self, hub: Hub, sealing: Sealing) -> None:
         self._hub = hub
-        self._reply = reply
+        self._sealing = sealing
         self._waited: OrderedDict[bytes, None] = OrderedDict()
         self._looking = Semaphore(_LOOKING)
 
@@ -42,7 +41,7 @@ class Waiting:
         found = await self._found(own)
         if not found and seconds and self._is_new(digest):
             found = await self._when_it_comes(own, seconds)
-        return self._reply(WaitingReply(digest, found).as_json())
+        return self._sealing.reply(WaitingReply(digest, found).as_json())
 
     def _asked(self, body: Mapping[str, Any]) -> tuple[bytes, list[Handle], int]:
         """The request's digest, the signer's own of its connections, and for how long it waits."""
@@ -50,7 +49,7 @@ class Waiting:
         client = envelope.named_key(body)
         if client is None:
             raise BadClientSignature("The request names no public key.")
-        digest = signed(body, client)
+        digest = self._sealing.signed(body, client)
         with self._hub.book.reading() as book:
             return digest, book.owned(client, request.handles), request.seconds
 

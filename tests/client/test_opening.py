@@ -10,11 +10,11 @@ from typing import Any
 import client_support
 import pytest
 from client_support import DELAY, EXPIRE, QUANTITY, URL, Hub, Life
+from envelope_support import answered
 from regtest_support import address_of
 
 from picopayments_cli import api
 from picopayments_cli.chain import Query, View
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.drafts import parse_transaction, spent_outpoints
 from picopayments_cli.channel.keys import SALT_SIZE, Key
@@ -118,7 +118,7 @@ def lying(it: Life, method: str, members: Mapping[str, Any]) -> Callable[[], Non
 
     def call(method: str, params: Mapping[str, Any]) -> Any:
         body = honest(method, params)
-        return envelope.seal(it.hub.key, {**body, **members}) if method == wanted else body
+        return answered(method, it.hub.key, {**body, **members}) if method == wanted else body
 
     it.hub.call = call  # type: ignore[method-assign]
     return lambda: setattr(it.hub, "call", honest)
@@ -281,7 +281,7 @@ def test_keys_that_are_the_clients_own(it: Life) -> None:
 
     def echo(method: str, params: Mapping[str, Any]) -> Any:
         body = honest(method, params)
-        return envelope.seal(it.hub.key, {**body, "hub": params["client"]}) if method == "mph_request" else body
+        return answered(method, it.hub.key, {**body, "hub": params["client"]}) if method == "mph_request" else body
 
     it.hub.call = echo  # type: ignore[method-assign]
     with pytest.raises(RepeatedKey):
@@ -306,16 +306,21 @@ def test_a_wallet_that_is_not_of_the_hubs_key(it: Life) -> None:
         (lambda body: {**body, "signature": "ab"}, BadHubSignature),
         (lambda body: {name: value for name, value in body.items() if name != "signature"}, BadHubSignature),
         (lambda body: {name: value for name, value in body.items() if name != "pubkey"}, BadHubSignature),
-        (lambda body: {**envelope.seal(STRANGER, body), "pubkey": body["pubkey"]}, BadHubSignature),
+        (lambda body: {**answered("mph_request", STRANGER, body), "pubkey": body["pubkey"]}, BadHubSignature),
         (lambda body: [body], BadReply),
         (lambda body: None, BadReply),
     ],
 )
+@pytest.mark.parametrize("of", ["mph_key", "mph_request"])
 def test_an_answer_that_its_key_has_not_signed(
-    it: Life, forge: Callable[[dict[str, Any]], Any], error: type[PicopaymentsError]
+    it: Life, of: str, forge: Callable[[dict[str, Any]], Any], error: type[PicopaymentsError]
 ) -> None:
     honest = it.hub.call
-    it.hub.call = lambda *given: forge(honest(*given))  # type: ignore[method-assign]
+
+    def call(method: str, params: Mapping[str, Any]) -> Any:
+        return forge(honest(method, params)) if method == of else honest(method, params)
+
+    it.hub.call = call  # type: ignore[method-assign]
     with pytest.raises(error):
         it.connect()
     nothing_left(it)
@@ -524,6 +529,7 @@ def test_each_step_is_on_disk_before_the_next_leaves(it: Life) -> None:
     it.doors.passed.clear()
     it.connect()
     assert [label for label in it.doors.passed if not label.endswith(("is answered", "is out"))] == [
+        "call mph_key",
         "call mph_key",
         "save asked",
         "call mph_request",
