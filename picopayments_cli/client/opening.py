@@ -42,6 +42,7 @@ from picopayments_cli.errors import (
     LocalFiles,
     LockFeeTooHigh,
     PicopaymentsError,
+    SyncFeeTooHigh,
 )
 from picopayments_cli.extras import check_extra
 
@@ -190,7 +191,7 @@ def rehearse(session: Session, wish: Wish, terms: Terms) -> tuple[Plan, Draft]:
 
 def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
     """Check the terms, and choose the rate of the commits to this party. Raises BadTerms, DepositRefused, InvalidTime,
-    LockFeeTooHigh.
+    LockFeeTooHigh, SyncFeeTooHigh.
 
     The rate of the commits to the hub is the terms', and this party's satoshis pay for them.
     """
@@ -198,6 +199,7 @@ def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
     terms.check_expire(wish.expire, session.network)
     _check_worth(terms, wish.quantity)
     _check_lock_fee(session, terms, wish)
+    _check_sync_fee(session, terms, wish)
     if not payer_agrees(terms.fee_rate, rate, funds.bounds(session)):
         raise BadTerms(
             f"The hub asks for commits at {terms.fee_rate} sat/vB, where the network asks {rate.value}.",
@@ -219,13 +221,30 @@ def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
 def _check_lock_fee(session: Session, terms: Terms, wish: Wish) -> None:
     """Refuse to pay more for locking the hub's deposit than the settings allow. Raises LockFeeTooHigh."""
     fee, percent = lock_fee(terms, terms.matching_deposit(wish.quantity), wish.expire), session.settings.lock_ceiling
-    if fee > Fraction(repr(percent)) * wish.quantity / 100:
+    if _is_above(fee, percent, wish):
         raise LockFeeTooHigh(
             f"The hub asks up to {fee} for locking its deposit for {wish.expire} blocks, more than the lock_ceiling of "
             f"{percent} % of yours. Deposit more, or for a shorter time, or raise the ceiling in the settings.",
             lock_fee=fee,
             lock_ceiling=percent,
         )
+
+
+def _check_sync_fee(session: Session, terms: Terms, wish: Wish) -> None:
+    """Refuse to pay more for each sync than the settings allow. Raises SyncFeeTooHigh."""
+    fee, percent = terms.sync_fee, session.settings.sync_ceiling
+    if _is_above(fee, percent, wish):
+        raise SyncFeeTooHigh(
+            f"The hub asks {fee} for each sync, more than the sync_ceiling of {percent} % of your deposit of "
+            f"{wish.quantity}. Deposit more, choose another hub, or raise the ceiling in the settings.",
+            sync_fee=fee,
+            sync_ceiling=percent,
+        )
+
+
+def _is_above(fee: int, percent: float, wish: Wish) -> bool:
+    """Whether a fee is more than so many hundredths of the own deposit."""
+    return fee > Fraction(repr(percent)) * wish.quantity / 100
 
 
 def _check_worth(terms: Terms, quantity: int) -> None:

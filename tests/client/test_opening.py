@@ -46,6 +46,7 @@ from picopayments_cli.errors import (
     RepeatedHash,
     RepeatedKey,
     StoreDamaged,
+    SyncFeeTooHigh,
     TaprootInactive,
 )
 
@@ -172,6 +173,7 @@ def deposits(it: Life) -> list[set[Outpoint]]:
         ({"lock_base": QUANTITY // 20 + 1}, LockFeeTooHigh),  # more than five hundredths
         ({"lock_base": 1, "lock_rate": 1_000_000_000}, LockFeeTooHigh),
         ({"lock_base": None}, BadTerms),
+        ({"sync_fee": QUANTITY // 100 + 1}, SyncFeeTooHigh),  # more than a hundredth
         ({"fee_rate": 101}, BadTerms),
         ({"fee_rate": 7}, BadTerms),  # more than an honest hub needs at 1 sat/vB
         ({"fee_rate_max": 0}, BadTerms),
@@ -193,7 +195,7 @@ def test_terms_that_eat_the_deposit_or_do_not_fit_it(
 
 def test_terms_at_their_limits_are_taken(it: Life) -> None:
     it.hub.terms = replace(
-        it.hub.terms, sync_fee=QUANTITY - 1, deposit_ratio=0.001, deposit_min=QUANTITY, deposit_max=QUANTITY
+        it.hub.terms, sync_fee=QUANTITY // 100, deposit_ratio=0.001, deposit_min=QUANTITY, deposit_max=QUANTITY
     )
     it.connect()
     assert it.connection.terms == it.hub.terms
@@ -397,13 +399,13 @@ def test_what_is_on_its_way_into_a_deposit_is_not_there_for_another(it: Life) ->
 
 @pytest.mark.parametrize("left", [True, False])
 def test_what_a_deposit_that_no_block_holds_spends_is_left_alone(it: Life, left: bool) -> None:
-    grant(it, 10)
+    grant(it, 100)
     it.connect() if left else it.killed_at("save agreed", it.connect)
     another(it)
     with pytest.raises(InsufficientFunds) as refused:
-        opening.connect(it.session, it.session.chain.asset("XCP"), 11, EXPIRE, DELAY)
-    assert refused.value.data["available"] == 10
-    opening.connect(it.session, it.session.chain.asset("XCP"), 10, EXPIRE, DELAY)
+        opening.connect(it.session, it.session.chain.asset("XCP"), 101, EXPIRE, DELAY)
+    assert refused.value.data["available"] == 100
+    opening.connect(it.session, it.session.chain.asset("XCP"), 100, EXPIRE, DELAY)
     one, two = deposits(it)
     assert one.isdisjoint(two)
     assert [item.stage for item in it.session.connections().values()] == [AGREED, AGREED]
