@@ -109,21 +109,22 @@ def many_payments(url: str, address: str, draw: random.Random, parties: list[Par
     return _posted(url, address, request_text(body, 1).encode())
 
 
-def strangers(url: str, address: str, draw: random.Random, _parties: list[Party]) -> int:
+def strangers(url: str, address: str, draw: random.Random, parties: list[Party]) -> int:
     """Ask for a hundred connections, and never deposit."""
-    bodies = []
+    bodies, use = [], envelope.asking("mph_request", parties[0].hub)
     for _ in range(100):
         key = Key(draw.randbytes(32))
         secrets = Secrets(key, draw.randbytes(16))
         side = Side(secrets.payer.xonly, secrets.payee.xonly, p2pkh(key.pubkey_hash))
-        bodies.append(envelope.seal(key, ConnectRequest("XCP", side, secrets.salt).as_json()))
+        bodies.append(envelope.seal(key, ConnectRequest("XCP", side, secrets.salt).as_json(), use))
     return _posted(url, address, _calls("mph_request", *bodies))
 
 
-def waiting(url: str, address: str, draw: random.Random, _parties: list[Party]) -> int:
+def waiting(url: str, address: str, draw: random.Random, parties: list[Party]) -> int:
     """Wait for what never comes."""
     body = WaitingRequest(draw.randbytes(32), (Handle(draw.randbytes(32)),), 30).as_json()
-    return _posted(url, address, _calls("mph_waiting", envelope.seal(Key(draw.randbytes(32)), body))[0])
+    sealed = envelope.seal(Key(draw.randbytes(32)), body, envelope.asking("mph_waiting", parties[0].hub))
+    return _posted(url, address, _calls("mph_waiting", sealed)[0])
 
 
 def half_requests(url: str, _address: str, draw: random.Random, _parties: list[Party]) -> int:

@@ -67,7 +67,7 @@ def _open(hub: Hub, tip: int) -> Party:
             row = {"txid": txid, "handle": handle, "script": contract.deposit.output, "height": max(tip - 100, 0)}
             work.db.execute(insert(deposits), {**row, "raw": os.urandom(RAW_SIZE)})
             work.db.execute(insert(watched), {"txid": txid, "vout": 0, "handle": handle, "anchor": True})
-    return Party(key.secret, secrets.salt, handle, terms.sync_fee, client)
+    return Party(hub.key.pubkey, key.secret, secrets.salt, handle, terms.sync_fee, client)
 
 
 def _anchor(contract: Contract) -> Coin:

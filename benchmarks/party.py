@@ -14,7 +14,7 @@ from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import SyncReply, SyncRequest
 from picopayments_cli.channel.state import known_anchor
-from picopayments_cli.channel.values import Handle, Quantity, Token
+from picopayments_cli.channel.values import Handle, Pubkey, Quantity, Token
 from picopayments_cli.channel.wire import Anchors, Payment
 
 HOW_MANY = (0, 1, 1, 1, 1, 1, 1, 2, 2, 5)  # payments in a sync
@@ -24,8 +24,12 @@ STATE = 1000  # bytes of a sealed state
 
 @dataclass
 class Party:
-    """A client's side of one connection. ``secret`` is the wallet's key, which no signature has been made with yet."""
+    """A client's side of one connection. ``secret`` is the wallet's key, which no signature has been made with yet.
 
+    ``hub``: the hub's key.
+    """
+
+    hub: Pubkey
     secret: bytes
     salt: bytes
     handle: Handle
@@ -38,7 +42,7 @@ class Party:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What a pickle holds: libsecp256k1's own objects are not in it."""
-        return Party, (self.secret, self.salt, self.handle, self.fee, self.duplex, self.counter)
+        return Party, (self.hub, self.secret, self.salt, self.handle, self.fee, self.duplex, self.counter)
 
     def prepare(self, payees: Sequence[Handle], most: int, draw: random.Random) -> dict[str, Any]:
         """The signed body of the next sync, with payments of 1 to ``most``; the state counts it as sent."""
@@ -49,7 +53,7 @@ class Party:
         self.counter += 1
         anchors = Anchors(known_anchor(moved.sending).outpoint, known_anchor(moved.receiving).outpoint)
         request = SyncRequest(self.handle, anchors, half, payments, own_hash, self.counter, bytes(STATE))
-        return envelope.seal(self._secrets.key, request.as_json())
+        return envelope.seal(self._secrets.key, request.as_json(), envelope.asking("mph_sync", self.hub))
 
     def prepare_mixed(self, handles: Sequence[Handle], draw: random.Random) -> dict[str, Any]:
         """The next sync of a mixed load: idle, one payment or several, to any of the other handles."""

@@ -313,7 +313,7 @@ def connect(
     dry_run: bool = False,
 ) -> dict[str, Any]:
     """Open a connection by a deposit of ``quantity`` satoshis; times in blocks. The deposit's txid and the handle,
-    the last block that may hold the deposit, and what the hub takes for locking its own.
+    the last block that may hold the deposit, and what the hub takes for locking its own and for each sync.
 
     ``yes``: do not ask. ``dry_run``: tell what would be published, and publish nothing. Raises NotConfirmed.
     """
@@ -335,7 +335,7 @@ def connect(
     made = opening.connect(session, known, deposit, expire_time, delay)
     anchor = made.duplex.sending.anchor
     txid = str(anchor.outpoint).partition(":")[0] if anchor else ""
-    told = {"deposit_by": made.deposit_by, "lock_fee": made.lock_due}
+    told = {"deposit_by": made.deposit_by, "lock_fee": made.lock_due, "sync_fee": made.terms.sync_fee}
     return {"send_deposit_txid": txid, "handle": made.handle.hex(), **told}
 
 

@@ -67,6 +67,7 @@ class Settings:
     fee_ceiling: int = 100
     fee_rate: int | None = None
     lock_ceiling: float = 5
+    sync_ceiling: float = 1
     ask_above: int = 1_000_000
     hub_auth: tuple[str, str] | None = field(default=None, repr=False)
     backup: str | None = None
@@ -377,6 +378,7 @@ _CHECKS = {
     "fee_ceiling": (_is_rate, "a whole number of sat/vB from 1 to 10000"),
     "fee_rate": (_is_rate, "a whole number of sat/vB from 1 to 10000"),
     "lock_ceiling": (_is_percentage, "a number of hundredths from 0 to 100"),
+    "sync_ceiling": (_is_percentage, "a number of hundredths from 0 to 100"),
     "ask_above": (_is_quantity, f"a whole number of satoshis from 0 to {MAX_QUANTITY}"),
     "backup": (_is_path, "the whole path of a file, from / on"),
     "hub_username": (_is_text, "text"),

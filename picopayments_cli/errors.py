@@ -184,6 +184,10 @@ class LockFeeTooHigh(PicopaymentsError):
     """The hub asks more for locking its deposit than the client would pay."""
 
 
+class SyncFeeTooHigh(PicopaymentsError):
+    """The hub asks more for each sync than the client would pay."""
+
+
 class NotTransferable(PicopaymentsError):
     """The connection can't move that quantity."""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from channel_support import finish_commit, finish_payout
+from envelope_support import answered, counted_by, digest_of
 from regtest_support import REGTEST, NodeProcess, address_of
 
 from picopayments_cli.chain import Query
@@ -30,6 +31,7 @@ from picopayments_cli.channel.messages import (
     ConnectRequest,
     DepositReply,
     DepositRequest,
+    HubRefusal,
     KeyReply,
     Recovered,
     SyncReply,
@@ -53,7 +55,7 @@ from picopayments_cli.client.history import Action
 from picopayments_cli.client.mirror import Mirror, MirroredStore
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings
-from picopayments_cli.errors import HubUnreachable, InvalidParams, PicopaymentsError
+from picopayments_cli.errors import BadClientSignature, HubUnreachable, InvalidParams, PicopaymentsError
 
 XCP, QUANTITY, EXPIRE, DELAY = 1, 1000, 60, 3
 URL = "http://hub.invalid/api/"
@@ -189,7 +191,8 @@ class Hub:
             raise SILENT
         if method == "mph_status":
             return self._status(params)
-        asked = envelope.digest(params)
+        self._check(method, params)
+        asked = digest_of(method, self.key.pubkey, params)
         asks = ("mph_close", "mph_key", "mph_state")
         if method not in asks and self.refuses is not None and (params.get("sends") or not self.forgives):
             raise self.refuses
@@ -205,11 +208,20 @@ class Hub:
             }
             self._answers[asked] = answers[method](json.loads(json.dumps(params)), asked).as_json()
             if method in ("mph_deposit", "mph_sync"):
-                self.kept[self.counter] = params, envelope.seal(self.key, self._answers[asked])
+                self.kept[self.counter] = params, answered(method, self.key, self._answers[asked])
         if self.lost:
             self.lost -= 1
             raise SILENT
-        return envelope.seal(self.key, self._answers[asked])
+        return answered(method, self.key, self._answers[asked])
+
+    def _check(self, method: str, params: Mapping[str, Any]) -> None:
+        """See that a request which names a key is signed with it, for this method and this hub."""
+        key = envelope.named_key(params)
+        if key is not None and envelope.signed_by(params, key, envelope.asking(method, self.key.pubkey)) is None:
+            error = BadClientSignature("Not signed for this.")
+            refusal = HubRefusal(digest_of(method, self.key.pubkey, params), error.name, error.message)
+            error.said = answered(method, self.key, refusal.as_json())
+            raise error
 
     def _status(self, params: Mapping[str, Any]) -> dict[str, Any]:
         if self.known is None:
@@ -280,7 +292,7 @@ class Hub:
 
     def count(self, counter: int, since: int = 0) -> Mapping[str, Any]:
         """Its signed count, as it was so many seconds ago."""
-        return envelope.seal(self.key, Count(self.handle, counter, int(time.time()) + self.clock - since).as_json())
+        return counted_by(self.key, Count(self.handle, counter, int(time.time()) + self.clock - since).as_json())
 
     def _state(self, body: Any, asked: bytes) -> StateReply:
         receiving, sending = self.now.receiving, self.now.sending

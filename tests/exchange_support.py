@@ -12,8 +12,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from channel_support import ASSET, digest, key, legacy
+from envelope_support import counted_by
 
-from picopayments_cli.channel import close, duplex, envelope
+from picopayments_cli.channel import close, duplex
 from picopayments_cli.channel.duplex import Duplex, Half
 from picopayments_cli.channel.kept import Count
 from picopayments_cli.channel.keys import Key, Secrets
@@ -34,7 +35,7 @@ from picopayments_cli.channel.values import Coin, Handle, Hash, Outpoint, Quanti
 from picopayments_cli.channel.wire import Anchors, Figures
 
 HANDLE = Handle(digest("handle"))
-COUNT = envelope.seal(key("hub"), Count(HANDLE, 1, 0).as_json())
+COUNT = counted_by(key("hub"), Count(HANDLE, 1, 0).as_json())
 HEIGHT = 900_000
 DEPOSIT = 1000
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from books_support import books_of
+from envelope_support import asked, digest_of
 from regtest_support import REGTEST, NodeProcess, address_of, key_of, running_node
 from sqlalchemy import text
 
@@ -139,6 +140,10 @@ class Desk:
         self.books.put_back(copy)
         if count:
             shutil.copy(copy / self.folder.witness_path.name, self.folder.witness_path)
+
+    def sealed(self, method: str, key: Key, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A request to this hub, signed with a key."""
+        return asked(method, key, self.hub.key.pubkey, body)
 
     def call(self, method: str, body: Mapping[str, Any]) -> str:
         """The text of a result. Raises what the method raises."""
@@ -268,12 +273,17 @@ class Client:
         self.handle = STRANGER
         self.counter = 0  # of the last sync that was answered
 
+    def sealed(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """A signed request."""
+        return self.desk.sealed(method, self.key, body)
+
     def call(self, method: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """A signed call's result, which must be signed by the hub and name this request."""
-        sealed = envelope.seal(self.key, body)
+        sealed = self.sealed(method, body)
         result: dict[str, Any] = json.loads(self.desk.call(method, sealed))
-        assert envelope.signed_by(result, self.desk.hub.key.pubkey)
-        assert result["request_sha256"] == envelope.digest(sealed).hex()
+        hub_key = self.desk.hub.key.pubkey
+        assert envelope.signed_by(result, hub_key, envelope.answering(method, hub_key))
+        assert result["request_sha256"] == digest_of(method, hub_key, sealed).hex()
         if method == "mph_sync":
             self._keep_count(result["count"])
         return result
@@ -284,7 +294,7 @@ class Client:
 
     def refused(self, method: str, body: Mapping[str, Any]) -> str:
         """The name of the error that a signed call is refused with."""
-        return self.desk.name_of(method, envelope.seal(self.key, body))
+        return self.desk.name_of(method, self.sealed(method, body))
 
     # Opening --------------------------------------------------------------------------------------------------------
 

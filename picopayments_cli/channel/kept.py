@@ -59,7 +59,7 @@ class Count:
 def counted(body: Mapping[str, Any], handle: Handle, hub_key: Pubkey) -> Count:
     """Read a count of a connection that its hub has signed. Raises BadReply, BadHubSignature."""
     found = Count.parse(body)
-    if envelope.signed_by(body, hub_key) is None:
+    if envelope.signed_by(body, hub_key, envelope.counting(hub_key)) is None:
         raise BadHubSignature("The hub's count of the syncs is not signed with its key. Nothing was taken.")
     if found.handle != handle:
         raise BadReply("The hub's count is of another connection. Nothing was taken.", handle=found.handle.hex())

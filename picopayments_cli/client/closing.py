@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 
-from picopayments_cli.channel import close, envelope
+from picopayments_cli.channel import close
 from picopayments_cli.channel.facts import Counter, Facts, Kind
 from picopayments_cli.channel.halves import Remainder, check_remainder
 from picopayments_cli.channel.messages import CloseReply, CloseRequest, SyncRequest
@@ -152,7 +152,7 @@ def _ask(
     counters = connection.ending.counters
     if request.h2c_close is not None and all(item.quantity != figures.h2c for item in counters):
         counters = (*counters, Counter(figures.h2c))
-    body = envelope.seal(session.wallet.key, request.as_json())
+    body = session.sealed("mph_close", request.as_json(), connection.hub_key)
     asked = replace(connection, duplex=state, ending=replace(connection.ending, asked=body, counters=counters))
     return session.save(asked, "close asked"), request
 
@@ -212,7 +212,7 @@ def _told(session: Session, connection: Connection, request: CloseRequest, *, fi
     ``final``: both closes are signed. Where the hub's deposit does not count yet, its close is asked for again.
     """
     if request.c2h_signature is not None and not session.sight.nodes.packages:
-        body = envelope.seal(session.wallet.key, request.as_json())
+        body = session.sealed("mph_close", request.as_json(), connection.hub_key)
         connection = session.save(replace(connection, ending=replace(connection.ending, asked=body)), "close handed")
         try:
             session.call("mph_close", [body], connection.hub_key)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.kept import StateReply, StateRequest, counted
 from picopayments_cli.channel.wire import NONCE_SIZE
 from picopayments_cli.client.connection import Connection
@@ -17,7 +16,7 @@ def proof(session: Session, connection: Connection) -> SyncsHidden | None:
     if connection.count is None:
         return None
     request = StateRequest(os.urandom(NONCE_SIZE), connection.handle)
-    body = envelope.seal(session.wallet.key, request.as_json())
+    body = session.sealed("mph_state", request.as_json(), connection.hub_key)
     try:
         found = StateReply.parse(session.call("mph_state", [body], connection.hub_key).body).count
         if found is None:

@@ -11,7 +11,6 @@ from dataclasses import replace
 from typing import Any
 
 from picopayments_cli.channel import duplex as pair
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.kept import counted
 from picopayments_cli.channel.messages import MOST_PAYMENTS, SyncReply, SyncRequest
 from picopayments_cli.channel.payment_request import PAID, receipt_of
@@ -71,7 +70,7 @@ def prepare(session: Session, connection: Connection) -> Connection:
     )
     state = seal_state(session.wallet.key, left)
     request = SyncRequest(connection.handle, anchors_of(connection), half, payments, own_hash, left.counter, state)
-    body = envelope.seal(session.wallet.key, request.as_json())
+    body = session.sealed("mph_sync", request.as_json(), connection.hub_key)
     return session.save(replace(left, pending=Pending((body,), payments)), "sync prepared")
 
 
@@ -201,7 +200,7 @@ def repair(session: Session, connection: Connection, pending: Pending, cause: st
     answered: till then the hub may still answer the one that carries them.
     """
     last = SyncRequest.parse(pending.bodies[-1])
-    body = envelope.seal(session.wallet.key, replace(last, payments=()).as_json())
+    body = session.sealed("mph_sync", replace(last, payments=()).as_json(), connection.hub_key)
     repaired = replace(pending, bodies=(*pending.bodies, body), cause=cause)
     return session.save(replace(connection, pending=repaired), "sync repaired")
 

@@ -13,7 +13,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from picopayments_cli.chain import Query, View
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id, asset_members
 from picopayments_cli.channel.deadlines import Expiry
 from picopayments_cli.channel.drafts import parse_transaction, txid_of
@@ -21,7 +20,7 @@ from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.facts import find_anchor
 from picopayments_cli.channel.keys import Secrets
 from picopayments_cli.channel.messages import MOST_RECOVERED, OUTPUT_SIZE, KeyReply, KeyRequest, Recovered
-from picopayments_cli.channel.opening import Party, check_parties, contract_of
+from picopayments_cli.channel.opening import Party, check_parties, check_wallet, contract_of
 from picopayments_cli.channel.stages import CLOSING, PROPOSED
 from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.terms import Terms
@@ -92,7 +91,8 @@ def _take_back(session: Session, known: Pubkey | None) -> None:
     # A file that can't be read has a salt that nobody here knows: nothing new is believed beside it.
     blind = any(handle not in store.listed() for handle, error in session.unusable.items() if _is_live(error))
     found_all = []
-    for hub_key, item in _of_hub(session, known):
+    hub_key = known or session.hub_key()
+    for item in _of_hub(session, hub_key):
         is_here = store.has(item.handle) and item.handle not in unsure and item.handle not in lost
         if is_here or (blind and item.handle not in (*unsure, *lost)):
             continue
@@ -113,7 +113,7 @@ def _take_back(session: Session, known: Pubkey | None) -> None:
             store.set_aside(found.handle)
         _save(session, found, again=found.handle in unsure)
     if found_all:
-        session.pin_hub(found_all[0].hub_key)
+        session.pin_hub(hub_key)
         session.connections()  # what was lost is here
 
 
@@ -169,18 +169,17 @@ def _save(session: Session, found: Connection, *, again: bool) -> None:
     session.save(found, "taken back", history.connected(members, quantity, txid))
 
 
-def _of_hub(session: Session, hub_key: Pubkey | None) -> Iterator[tuple[Pubkey, Recovered]]:
-    """Ask for all connections of the wallet's key, with the hub's key. Raises BadReply, and what ``call`` raises."""
+def _of_hub(session: Session, hub_key: Pubkey) -> Iterator[Recovered]:
+    """Ask a hub for all its connections of the wallet's key. Raises BadReply, and what ``call`` raises."""
     after: Handle | None = None
     while True:
-        request = envelope.seal(session.wallet.key, KeyRequest(os.urandom(NONCE_SIZE), after).as_json())
-        reply = session.call("mph_key", [request], hub_key)
-        hub_key, page = reply.hub_key, KeyReply.parse(reply.body).connections
+        request = session.sealed("mph_key", KeyRequest(os.urandom(NONCE_SIZE), after).as_json(), hub_key)
+        page = KeyReply.parse(session.call("mph_key", [request], hub_key).body).connections
         for item in page:
             if after is not None and item.handle <= after:
                 raise BadReply("The hub's list of connections is not in order.", handle=item.handle.hex())
             after = item.handle
-            yield hub_key, item
+            yield item
         if len(page) < MOST_RECOVERED:
             return
 
@@ -198,6 +197,7 @@ def _connection(session: Session, hub_key: Pubkey, item: Recovered, salts: Colle
     if own != item.client:
         raise BadReply("The hub names a connection that is not of this wallet's key.", handle=item.handle.hex())
     check_parties(own, item.hub)
+    check_wallet(item.hub.wallet, hub_key)
     number = asset_id(item.asset)
     c2h = contract_of(own, item.hub, number, item.height, item.c2h)
     h2c = contract_of(item.hub, own, number, item.height, item.h2c)

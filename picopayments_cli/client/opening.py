@@ -28,7 +28,7 @@ from picopayments_cli.channel.stages import AGREED, ASKED, PROPOSED
 from picopayments_cli.channel.state import Receiving, Sending
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.transactions import Contract, compose_deposit
-from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Pubkey, Quantity
+from picopayments_cli.channel.values import MAX_QUANTITY, Handle, Quantity
 from picopayments_cli.client import funds, history, lost
 from picopayments_cli.client.agreement import agreed_by, lock_fee
 from picopayments_cli.client.connection import Connection, Rows
@@ -42,6 +42,7 @@ from picopayments_cli.errors import (
     LocalFiles,
     LockFeeTooHigh,
     PicopaymentsError,
+    SyncFeeTooHigh,
 )
 from picopayments_cli.extras import check_extra
 
@@ -120,22 +121,23 @@ def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
     """Ask the hub for a connection, and sign the deposit that its terms allow. The deposit does not leave yet."""
     own = Party(secrets.payer.xonly, secrets.payee.xonly, session.wallet.script)
     asked = ConnectRequest(wish.asset.name, own, secrets.salt).as_json()
-    reply = session.call("mph_request", [envelope.seal(session.wallet.key, asked)], session.pinned_key())
+    hub_key = session.hub_key()
+    reply = session.call("mph_request", [session.sealed("mph_request", asked, hub_key)], hub_key)
     answer = ConnectReply.parse(reply.body)
     session.check_new(answer.handle)
     check_parties(own, answer.hub)
-    check_wallet(answer.hub.wallet, reply.hub_key)
+    check_wallet(answer.hub.wallet, hub_key)
     plan = _plan(session, wish, (own, answer.hub), answer.terms)
     draft = _draft_deposit(session, plan.view, plan.c2h)
     raw, anchor = finish_deposit(draft, session.wallet.key)
     c2h, h2c, stake = plan.c2h, plan.h2c, Stake(wish.quantity, wish.delay, answer.terms.fee_rate)
     channels, own_hash = pair.hand_out(pair.Duplex(Sending(c2h, anchor), Receiving(h2c)), secrets)
     height, output = c2h.deposit.height, c2h.deposit.output
-    session.pin_hub(reply.hub_key)
+    session.pin_hub(hub_key)
     begun = Connection(
         handle=answer.handle,
         hub_url=session.settings.require_hub_url,
-        hub_key=Pubkey(reply.hub_key),
+        hub_key=hub_key,
         asset=wish.asset.name,
         longname=wish.asset.longname,
         terms=answer.terms,
@@ -149,7 +151,7 @@ def _propose(session: Session, secrets: Secrets, wish: Wish) -> Connection:
     )
     state = seal_state(session.wallet.key, begun)
     proposal = DepositRequest(answer.handle, stake, h2c.rate, height, output, own_hash, state).as_json()
-    return replace(begun, proposal=envelope.seal(session.wallet.key, proposal))
+    return replace(begun, proposal=session.sealed("mph_deposit", proposal, hub_key))
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,7 @@ def rehearse(session: Session, wish: Wish, terms: Terms) -> tuple[Plan, Draft]:
 
 def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
     """Check the terms, and choose the rate of the commits to this party. Raises BadTerms, DepositRefused, InvalidTime,
-    LockFeeTooHigh.
+    LockFeeTooHigh, SyncFeeTooHigh.
 
     The rate of the commits to the hub is the terms', and this party's satoshis pay for them.
     """
@@ -197,6 +199,7 @@ def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
     terms.check_expire(wish.expire, session.network)
     _check_worth(terms, wish.quantity)
     _check_lock_fee(session, terms, wish)
+    _check_sync_fee(session, terms, wish)
     if not payer_agrees(terms.fee_rate, rate, funds.bounds(session)):
         raise BadTerms(
             f"The hub asks for commits at {terms.fee_rate} sat/vB, where the network asks {rate.value}.",
@@ -218,13 +221,30 @@ def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
 def _check_lock_fee(session: Session, terms: Terms, wish: Wish) -> None:
     """Refuse to pay more for locking the hub's deposit than the settings allow. Raises LockFeeTooHigh."""
     fee, percent = lock_fee(terms, terms.matching_deposit(wish.quantity), wish.expire), session.settings.lock_ceiling
-    if fee > Fraction(repr(percent)) * wish.quantity / 100:
+    if _is_above(fee, percent, wish):
         raise LockFeeTooHigh(
             f"The hub asks up to {fee} for locking its deposit for {wish.expire} blocks, more than the lock_ceiling of "
             f"{percent} % of yours. Deposit more, or for a shorter time, or raise the ceiling in the settings.",
             lock_fee=fee,
             lock_ceiling=percent,
         )
+
+
+def _check_sync_fee(session: Session, terms: Terms, wish: Wish) -> None:
+    """Refuse to pay more for each sync than the settings allow. Raises SyncFeeTooHigh."""
+    fee, percent = terms.sync_fee, session.settings.sync_ceiling
+    if _is_above(fee, percent, wish):
+        raise SyncFeeTooHigh(
+            f"The hub asks {fee} for each sync, more than the sync_ceiling of {percent} % of your deposit of "
+            f"{wish.quantity}. Deposit more, choose another hub, or raise the ceiling in the settings.",
+            sync_fee=fee,
+            sync_ceiling=percent,
+        )
+
+
+def _is_above(fee: int, percent: float, wish: Wish) -> bool:
+    """Whether a fee is more than so many hundredths of the own deposit."""
+    return fee > Fraction(repr(percent)) * wish.quantity / 100
 
 
 def _check_worth(terms: Terms, quantity: int) -> None:

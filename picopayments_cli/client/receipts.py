@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.payment_request import PAID, Requested, receipt_of
 from picopayments_cli.channel.receipts import MOST_RECEIPTS, Given, ReceiptsReply, ReceiptsRequest
 from picopayments_cli.channel.values import Token
@@ -75,7 +74,8 @@ def _trade(session: Session, connection: Connection, owing: Sequence[Requested],
     key, handle = session.wallet.key, connection.handle
     given = [Given(item.payer, receipt_of(key, handle, item.salt)) for item in owing if item.payer is not None]
     request = ReceiptsRequest(os.urandom(NONCE_SIZE), handle, tuple(given), tuple(due))
-    reply = session.call("mph_receipts", [envelope.seal(key, request.as_json())], connection.hub_key)
+    body = session.sealed("mph_receipts", request.as_json(), connection.hub_key)
+    reply = session.call("mph_receipts", [body], connection.hub_key)
     found = ReceiptsReply.parse(reply.body).by_token
     came = [token for token in due if token in found]
     if not owing and not came:

@@ -102,7 +102,7 @@ def _pages(session: Session, bare: Connection) -> Iterator[StateReply]:
     after: Hash | None = None
     for _ in range(_MOST_PAGES):
         request = StateRequest(os.urandom(NONCE_SIZE), bare.handle, after)
-        body = envelope.seal(session.wallet.key, request.as_json())
+        body = session.sealed("mph_state", request.as_json(), bare.hub_key)
         page = StateReply.parse(session.call("mph_state", [body], bare.hub_key).body)
         yield page
         names = [*(item.revoke_hash for item in page.signed), *(item.revoke_hash for item in page.held)]
@@ -119,19 +119,20 @@ def _pages(session: Session, bare: Connection) -> Iterator[StateReply]:
 
 def _opened(session: Session, bare: Connection, kept: Kept, deposits: Sequence[Entry]) -> State:
     """Open the state in the request that the hub gives back, which this wallet must have signed. Raises BadReply."""
-    key = session.wallet.key
-    if envelope.signed_by(kept.asked, key.pubkey) is None:
+    key, method = session.wallet.key, "mph_sync" if "counter" in kept.asked else "mph_deposit"
+    digest = envelope.signed_by(kept.asked, key.pubkey, envelope.asking(method, bare.hub_key))
+    if digest is None:
         raise BadReply("The request that the hub gives back was not signed with this wallet's key.")
     asked: SyncRequest | DepositRequest
-    if "counter" in kept.asked:
+    if method == "mph_sync":
         asked = SyncRequest.parse(kept.asked)
         counter = asked.counter
     else:
         asked, counter = DepositRequest.parse(kept.asked), 0
     if asked.handle != bare.handle:
         raise BadReply("The request that the hub gives back is of another connection.")
-    is_its = envelope.signed_by(kept.answered, bare.hub_key) is not None
-    if not is_its or request_of(kept.answered) != envelope.digest(kept.asked):
+    is_its = envelope.signed_by(kept.answered, bare.hub_key, envelope.answering(method, bare.hub_key)) is not None
+    if not is_its or request_of(kept.answered) != digest:
         raise BadReply("The result that the hub gives back is not its own of that request.")
     try:
         document = open_state(key, bare.handle, counter, asked.state)

@@ -348,6 +348,22 @@ class Session:
         """
         return self.call("mph_key", [KeyRequest(os.urandom(NONCE_SIZE)).as_json()], hub_key).hub_key
 
+    def hub_key(self) -> Pubkey:
+        """Find the key to which a request of the wallet's is signed: the bound one, or that which a new hub proves.
+
+        Raises StoreDamaged, and as ``proven_key``.
+        """
+        return self.pinned_key() or self._first_key
+
+    @cached_property
+    def _first_key(self) -> Pubkey:
+        """The key of a hub that is new to this wallet, the same for all of a command."""
+        return self.proven_key(None)
+
+    def sealed(self, method: str, body: Mapping[str, Any], hub_key: Pubkey) -> dict[str, Any]:
+        """Sign a request with the wallet's key, for this method of this hub alone."""
+        return envelope.seal(self.wallet.key, body, envelope.asking(method, hub_key))
+
     # The doors ------------------------------------------------------------------------------------------------------
 
     def save(self, connection: Connection, label: str, *actions: Action) -> Connection:
@@ -374,7 +390,7 @@ class Session:
         self.home.written.pop(handle, None)
 
     def call(self, method: str, requests: Iterable[Mapping[str, Any]], hub_key: Pubkey | None) -> Signed:
-        """Send the newest of the signed requests, and take the hub's signed reply to any one of them.
+        """Send the newest of the requests, and take the hub's signed reply to any one of them.
 
         ``hub_key`` None: the hub is new, and the key that its reply names is taken. Raises BadHubSignature, BadReply,
         and what the hub refuses.
@@ -384,25 +400,26 @@ class Session:
             body = self.rpc.call(method, sent[-1], retry=True)
         except PicopaymentsError as error:
             if error.said is not None and hub_key is not None:
-                self._check_refusal(error, sent[-1], hub_key)
+                self._check_refusal(error, method, sent[-1], hub_key)
             raise
         if not isinstance(body, Mapping):
             raise BadReply("The hub's reply is not an object.", method=method)
         key = hub_key or envelope.named_key(body)
-        if key is None or envelope.signed_by(body, key) is None:
+        if key is None or envelope.signed_by(body, key, envelope.answering(method, key)) is None:
             raise self._not_the_hub("The hub's reply", method=method)
-        answered = next((request for request in sent if request_of(body) == envelope.digest(request)), None)
+        use, names = envelope.asking(method, key), request_of(body)
+        answered = next((request for request in sent if names == envelope.digest(request, use)), None)
         if answered is None:
             other = BadReply("The hub's reply answers another request. Nothing of it was taken.", method=method)
             other.said = body
             raise other
         return Signed(body, answered, key)
 
-    def _check_refusal(self, error: PicopaymentsError, sent: Mapping[str, Any], hub_key: Pubkey) -> None:
+    def _check_refusal(self, error: PicopaymentsError, method: str, sent: Mapping[str, Any], hub_key: Pubkey) -> None:
         """Check that it is the hub that refuses this request. Raises BadHubSignature."""
-        if envelope.signed_by(error.said or {}, hub_key) is not None:
-            refusal = HubRefusal.parse(error.said)
-            if (refusal.cause, refusal.request) == (error.name, envelope.digest(sent)):
+        if envelope.signed_by(error.said or {}, hub_key, envelope.answering(method, hub_key)) is not None:
+            refusal, asked = HubRefusal.parse(error.said), envelope.digest(sent, envelope.asking(method, hub_key))
+            if (refusal.cause, refusal.request) == (error.name, asked):
                 return
         raise self._not_the_hub(f"The refusal {error.name}", refusal=error.name) from error
 

@@ -24,7 +24,8 @@ def ask(at: Session, key: Key, hub_key: Pubkey, handles: Sequence[Handle], secon
     Raises what ``Session.call`` does, BadReply.
     """
     request = WaitingRequest(os.urandom(NONCE_SIZE), tuple(handles), seconds)
-    reply = at.call("mph_waiting", [envelope.seal(key, request.as_json())], hub_key)
+    body = envelope.seal(key, request.as_json(), envelope.asking("mph_waiting", hub_key))
+    reply = at.call("mph_waiting", [body], hub_key)
     told = WaitingReply.parse(reply.body).waiting
     if not {item.handle for item in told} <= set(handles):
         raise BadReply("The hub tells of connections that it was not asked about.", method="mph_waiting")

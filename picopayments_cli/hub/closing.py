@@ -7,7 +7,7 @@ the database, before any signature of the hub's on a close leaves.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.logs import note
-from picopayments_cli.hub.sealing import signed
+from picopayments_cli.hub.sealing import Sealing
 from picopayments_cli.hub.stopping import give_up_noticed, stop
 from picopayments_cli.web import RawJson
 
@@ -32,10 +32,9 @@ log = logging.getLogger(__name__)
 class Closes:
     """``mph_close`` of one hub."""
 
-    def __init__(self, hub: Hub, reply: Callable[[Mapping[str, Any]], RawJson]) -> None:
-        """``reply`` signs a body."""
+    def __init__(self, hub: Hub, sealing: Sealing) -> None:
         self._hub = hub
-        self._reply = reply
+        self._sealing = sealing
 
     def close(self, body: Mapping[str, Any]) -> RawJson:
         """Close a connection; the identical request is answered with the stored reply.
@@ -44,7 +43,7 @@ class Closes:
         """
         request = CloseRequest.parse(body)
         book = self._hub.book
-        digest = signed(body, book.client(request.handle))
+        digest = self._sealing.signed(body, book.client(request.handle))
         home = self._is_home()
         stored = book.run("close", lambda work: self._stop(work, request.handle, digest))
         if stored is not None:
@@ -91,7 +90,7 @@ class Closes:
         for error in outcome.refused:
             note(log, "close not signed", account, error=error.as_json())
         self._keep(work, account, reply, outcome)
-        text = self._reply(reply.as_json())
+        text = self._sealing.reply(reply.as_json())
         work.put(replace(account, duplex=duplex, close_digest=digest, close_reply=text.text), changes)
         return text, noticed
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -42,7 +42,7 @@ from picopayments_cli.hub.account import Account, Queue, Waiting
 from picopayments_cli.hub.book import UnitOfWork
 from picopayments_cli.hub.hub import Ask, Hub
 from picopayments_cli.hub.kept import signed_count
-from picopayments_cli.hub.sealing import signed
+from picopayments_cli.hub.sealing import Sealing
 from picopayments_cli.hub.stopping import give_up_noticed, refusal
 from picopayments_cli.web import RawJson
 
@@ -55,10 +55,9 @@ _LISTED_BYTES = 160  # of a payment in a reply, beside its token
 class Exchange:
     """``mph_sync`` of one hub."""
 
-    def __init__(self, hub: Hub, reply: Callable[[Mapping[str, Any]], RawJson]) -> None:
-        """``reply`` signs a body."""
+    def __init__(self, hub: Hub, sealing: Sealing) -> None:
         self._hub = hub
-        self._reply = reply
+        self._sealing = sealing
 
     def sync(self, body: Mapping[str, Any]) -> RawJson:
         """Answer one sync.
@@ -69,7 +68,7 @@ class Exchange:
         is old.
         """
         request = SyncRequest.parse(body)
-        digest = signed(body, self._hub.book.client(request.handle))
+        digest = self._sealing.signed(body, self._hub.book.client(request.handle))
         try:
             reply, is_open = self._hub.book.run("sync", lambda work: self._exchange(work, body, request, digest))
         except UnknownRevokeHash:
@@ -274,7 +273,7 @@ class Exchange:
         duplex, own_hash = hand_out(duplex, secrets)
         receipts = tuple(Receipt(item.payer, item.amount, item.token, item.time) for item in listed)
         done = SyncReply(digest, half, receipts, refused, own_hash, signed_count(self._hub.key, account))
-        reply = self._reply(done.as_json())
+        reply = self._sealing.reply(done.as_json())
         work.list_payments(listed)
         written = replace(
             account,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from picopayments_cli.channel import envelope
@@ -14,22 +14,23 @@ from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.state import Held, Signed, known_anchor
 from picopayments_cli.hub.account import Account
 from picopayments_cli.hub.hub import Hub
-from picopayments_cli.hub.sealing import signed
+from picopayments_cli.hub.sealing import Sealing
 from picopayments_cli.web import RawJson
 
 
 def signed_count(key: Key, account: Account) -> Mapping[str, Any]:
     """How many syncs a connection has had until now, signed."""
-    return envelope.seal(key, Count(account.handle, account.counter, int(time.time())).as_json())
+    return envelope.seal(
+        key, Count(account.handle, account.counter, int(time.time())).as_json(), envelope.counting(key.pubkey)
+    )
 
 
 class Kept:
     """``mph_state`` of one hub."""
 
-    def __init__(self, hub: Hub, reply: Callable[[Mapping[str, Any]], RawJson]) -> None:
-        """``reply`` signs a body."""
+    def __init__(self, hub: Hub, sealing: Sealing) -> None:
         self._hub = hub
-        self._reply = reply
+        self._sealing = sealing
 
     def state(self, body: Mapping[str, Any]) -> RawJson:
         """Give the connection's client its newest request, the result of it, and the commits of both channels.
@@ -37,7 +38,7 @@ class Kept:
         A hub whose database is not the newest signs no count. Raises BadRequest, UnknownHandle, BadClientSignature.
         """
         request = StateRequest.parse(body)
-        digest = signed(body, self._hub.book.client(request.handle))
+        digest = self._sealing.signed(body, self._hub.book.client(request.handle))
         with self._hub.book.reading() as book:
             account = book.get(request.handle)
             received, sent = book.kept(request.handle, request.after or b"", MOST_ROWS)
@@ -52,7 +53,7 @@ class Kept:
             tuple(_as_signed(account, secrets, received)),
             tuple(_as_held(account, secrets, sent)),
         )
-        return self._reply(reply.as_json())
+        return self._sealing.reply(reply.as_json())
 
 
 def _as_signed(account: Account, secrets: Secrets, received: Iterable[tuple[Held, bool]]) -> Iterator[Signed]:

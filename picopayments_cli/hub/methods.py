@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from picopayments_cli.chain import Query
@@ -53,7 +54,7 @@ from picopayments_cli.hub.hub import Hub
 from picopayments_cli.hub.kept import Kept
 from picopayments_cli.hub.reading import Reading
 from picopayments_cli.hub.receipts import Receipts
-from picopayments_cli.hub.sealing import Sealing, signed
+from picopayments_cli.hub.sealing import Sealing
 from picopayments_cli.hub.stopping import closes_by, refusal
 from picopayments_cli.hub.waiting import MOST_BYTES, Waiting
 from picopayments_cli.web import RawJson, caller
@@ -73,27 +74,29 @@ class Methods:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        self._sealing = Sealing(hub.key)
-        self._reply = self._sealing.reply
-        self.sync = Exchange(hub, self._reply).sync
-        self.close = Closes(hub, self._reply).close
-        self.waiting = Waiting(hub, self._reply).waiting
-        self.receipts = Receipts(hub, self._reply).receipts
-        self.state = Kept(hub, self._reply).state
+        self._sealing = sealing = partial(Sealing, hub.key)
+        self._proofs, self._requests, self._deposits = map(sealing, ("mph_key", "mph_request", "mph_deposit"))
+        self.sync = Exchange(hub, sealing("mph_sync")).sync
+        self.close = Closes(hub, sealing("mph_close")).close
+        self.waiting = Waiting(hub, sealing("mph_waiting")).waiting
+        self.receipts = Receipts(hub, sealing("mph_receipts")).receipts
+        self.state = Kept(hub, sealing("mph_state")).state
 
     def table(self) -> dict[str, Callable[..., Any]]:
         """The methods by name."""
-        whole = self._sealing.whole
+        whole = {
+            "mph_key": self.prove,
+            "mph_request": self.request,
+            "mph_deposit": self.deposit,
+            "mph_sync": self.sync,
+            "mph_close": self.close,
+            "mph_receipts": self.receipts,
+            "mph_state": self.state,
+        }
         return {
             "mph_status": self.status,
-            "mph_key": whole(self.prove),
-            "mph_request": whole(self.request),
-            "mph_deposit": whole(self.deposit),
-            "mph_sync": whole(self.sync),
-            "mph_close": whole(self.close),
-            "mph_receipts": whole(self.receipts),
-            "mph_state": whole(self.state),
-            "mph_waiting": self._sealing.awaited(self.waiting),
+            **{name: self._sealing(name).whole(method) for name, method in whole.items()},
+            "mph_waiting": self._sealing("mph_waiting").awaited(self.waiting),
         }
 
     # mph_key --------------------------------------------------------------------------------------------------------
@@ -104,11 +107,11 @@ class Methods:
         client = envelope.named_key(body)
         found: tuple[Recovered, ...] = ()
         if client is not None:
-            signed(body, client)
+            self._proofs.signed(body, client)
             with self._hub.book.reading() as book:
                 handles = book.of_client(client, request.after or b"", MOST_RECOVERED)
                 found = tuple(_recovered(book.get(handle)) for handle in handles)
-        return self._reply(KeyReply(envelope.digest(body), found).as_json())
+        return self._proofs.reply(KeyReply(self._proofs.digest(body), found).as_json())
 
     # mph_status -----------------------------------------------------------------------------------------------------
 
@@ -184,7 +187,7 @@ class Methods:
         client = envelope.named_key(body)
         if client is None:
             raise BadClientSignature("The request names no public key.")
-        digest = signed(body, client)
+        digest = self._requests.signed(body, client)
         check_wallet(asked.client.wallet, client)
         self._hub.hear()
         if self._hub.draining:
@@ -199,7 +202,7 @@ class Methods:
             make_room(work, promises.MOST_REQUESTS)
             work.add(account)
             promises.ask(work.db, account.handle, client, asked.asset, caller.get())
-        return self._reply(ConnectReply(digest, account.handle, account.fixed.parties[1], terms).as_json())
+        return self._requests.reply(ConnectReply(digest, account.handle, account.fixed.parties[1], terms).as_json())
 
     def _draining(self) -> HubDraining:
         text = "The hub is shutting down and takes no new connections: choose another one, or wait."
@@ -233,7 +236,7 @@ class Methods:
         InsufficientLiquidity, TooManyPromises, MemoRequired, TaprootInactive, HubRestored, NodeBehind.
         """
         request = DepositRequest.parse(body)
-        digest = signed(body, self._hub.book.client(request.handle))
+        digest = self._deposits.signed(body, self._hub.book.client(request.handle))
         self._hub.hear()
         account = self._hub.book.look_up(request.handle)
         if account.stale:
@@ -329,7 +332,7 @@ class Methods:
         deposit_by = agreed.expiry.deposit_by(self._hub.network)
         lock_fee = account.fixed.terms.lock_fee(agreed.h2c.quantity, agreed.expiry.time)
         both = agreed.h2c, agreed.expiry.height, sending.deposit.output
-        reply = self._reply(DepositReply(digest, *both, own_hash, deposit_by, lock_fee).as_json())
+        reply = self._deposits.reply(DepositReply(digest, *both, own_hash, deposit_by, lock_fee).as_json())
         return replace(
             account,
             stage=AGREED,

@@ -1,4 +1,4 @@
-"""Check who signed a request, and sign answers, refusals too, as these may end a connection."""
+"""Check who signed a request of a method, and sign its answers, refusals too, as these may end a connection."""
 
 from __future__ import annotations
 
@@ -15,26 +15,31 @@ from picopayments_cli.hub.discretion import for_strangers
 from picopayments_cli.web import RawJson, Refused
 
 
-def signed(body: Mapping[str, Any], client: Pubkey) -> bytes:
-    """Check that its client has signed a request, and return its digest. Raises BadClientSignature.
-
-    Call it before a transaction: it takes long for a large body, and others would wait for the stranger who sent it.
-    """
-    digest = envelope.signed_by(body, client)
-    if digest is None:
-        raise BadClientSignature("The request is not signed by the connection's key.")
-    return digest
-
-
 class Sealing:
-    """Signs with the hub's key."""
+    """The envelopes of one method: its requests to this hub, and its answers, which the hub's key signs."""
 
-    def __init__(self, key: Key) -> None:
+    def __init__(self, key: Key, method: str) -> None:
         self._key = key
+        self._asking, self._answering = envelope.asking(method, key.pubkey), envelope.answering(method, key.pubkey)
+
+    def digest(self, body: Mapping[str, Any]) -> bytes:
+        """The digest of a request."""
+        return envelope.digest(body, self._asking)
+
+    def signed(self, body: Mapping[str, Any], client: Pubkey) -> bytes:
+        """Check that its client has signed a request to this hub, and return its digest. Raises BadClientSignature.
+
+        Call it before a transaction: it takes long for a large body, and others would wait for the stranger who sent
+        it.
+        """
+        digest = envelope.signed_by(body, client, self._asking)
+        if digest is None:
+            raise BadClientSignature("The request is not signed by the connection's key, for this method of this hub.")
+        return digest
 
     def reply(self, body: Mapping[str, Any]) -> RawJson:
         """A reply, signed."""
-        return RawJson(json.dumps(envelope.seal(self._key, body)))
+        return RawJson(json.dumps(envelope.seal(self._key, body, self._answering)))
 
     def whole(self, method: Callable[[Mapping[str, Any]], RawJson]) -> Callable[..., RawJson | Refused]:
         """A method that takes all its params as one: what is signed is signed with its unknown members."""
@@ -64,5 +69,5 @@ class Sealing:
 
     def _refusal(self, params: Mapping[str, Any], caught: PicopaymentsError) -> Refused:
         error = for_strangers(caught)
-        refusal = HubRefusal(envelope.digest(params), error.name, error.message, error.data)
-        return Refused(envelope.seal(self._key, refusal.as_json()))
+        refusal = HubRefusal(self.digest(params), error.name, error.message, error.data)
+        return Refused(envelope.seal(self._key, refusal.as_json(), self._answering))

@@ -11,7 +11,7 @@ from picopayments_cli.channel.values import Handle
 from picopayments_cli.channel.waiting import WaitingReply, WaitingRequest, Waits
 from picopayments_cli.errors import BadClientSignature
 from picopayments_cli.hub.hub import Hub
-from picopayments_cli.hub.sealing import signed
+from picopayments_cli.hub.sealing import Sealing
 from picopayments_cli.lanes import Lane
 from picopayments_cli.web import RawJson, caller, spending
 
@@ -25,10 +25,9 @@ REMEMBERED = 10_000  # requests that have waited: one that comes again is a copy
 class Waiting:
     """``mph_waiting`` of one hub."""
 
-    def __init__(self, hub: Hub, reply: Callable[[Mapping[str, Any]], RawJson]) -> None:
-        """``reply`` signs a body."""
+    def __init__(self, hub: Hub, sealing: Sealing) -> None:
         self._hub = hub
-        self._reply = reply
+        self._sealing = sealing
         self._waited: OrderedDict[bytes, None] = OrderedDict()
         self._looking = Lane(_LOOKING, _EACH)
 
@@ -41,7 +40,7 @@ class Waiting:
         digest, own, seconds, found = await self._look(lambda: self._asked(body))
         if not found and seconds and self._is_new(digest):
             found = await self._when_it_comes(own, seconds)
-        return self._reply(WaitingReply(digest, found).as_json())
+        return self._sealing.reply(WaitingReply(digest, found).as_json())
 
     async def _look(self, work: Callable[[], T]) -> T:
         """Read something, at the cost of the address that asks: the one comes first that has asked least."""
@@ -53,7 +52,7 @@ class Waiting:
         client = envelope.named_key(body)
         if client is None:
             raise BadClientSignature("The request names no public key.")
-        digest = signed(body, client)
+        digest = self._sealing.signed(body, client)
         with self._hub.book.reading() as book:
             own = book.owned(client, request.handles)
             return digest, own, request.seconds, book.waiting(own)

@@ -118,7 +118,7 @@ def test_the_urls_of_the_settings_file(network: Network) -> None:
 def test_connect_says_whose_word_it_believes(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
     client = network.client("grace")
     done = client.done("connect", "XCP", str(DEPOSIT))
-    assert set(done.result) == {"deposit_by", "handle", "lock_fee", "send_deposit_txid"}
+    assert set(done.result) == {"deposit_by", "handle", "lock_fee", "send_deposit_txid", "sync_fee"}
     assert "chain: own" in done.stderr
     network.mine()
     monkeypatch.delenv("PICOPAYMENTS_CHAIN_URL")

@@ -30,6 +30,7 @@ VECTORS = vectors("channel")
 PAYER = Key(bytes.fromhex(VECTORS["keys"]["payer"]["secret"]))
 PAYEE = Key(bytes.fromhex(VECTORS["keys"]["payee"]["secret"]))
 SIGNED = VECTORS["envelopes"][0]["signed"]
+USE = envelope.asking("mph_sync", PAYEE.pubkey)
 HIGH_S = [item for item in VECTORS["envelopes"] if "high_s" in item]
 
 
@@ -93,18 +94,19 @@ def test_hashes_are_the_same_without_openssls_ripemd(monkeypatch: pytest.MonkeyP
 
 @pytest.mark.parametrize("recorded", VECTORS["envelopes"], ids=lambda item: str(len(item["body"])))
 def test_envelopes_are_the_recorded_ones(recorded: dict[str, Any]) -> None:
-    sealed = seal(PAYER, recorded["body"])
+    sealed = seal(PAYER, recorded["body"], USE)
+    assert USE.line == VECTORS["line"]
     assert canonical(sealed) == recorded["canonical"]
-    assert digest(sealed).hex() == recorded["sha256"]
+    assert digest(sealed, USE).hex() == recorded["sha256"]
     assert sealed == recorded["signed"]
-    assert signed_by(sealed, PAYER.pubkey) == bytes.fromhex(recorded["sha256"])
+    assert signed_by(sealed, PAYER.pubkey, USE) == bytes.fromhex(recorded["sha256"])
     assert named_key(sealed) == PAYER.pubkey
 
 
 @pytest.mark.parametrize("recorded", HIGH_S, ids=lambda item: str(len(item["body"])))
 def test_a_request_has_one_signature(recorded: dict[str, Any]) -> None:
     """The other one, with high S, which anybody can make of it, is none."""
-    assert signed_by({**recorded["signed"], "signature": recorded["high_s"]}, PAYER.pubkey) is None
+    assert signed_by({**recorded["signed"], "signature": recorded["high_s"]}, PAYER.pubkey, USE) is None
 
 
 def tampered() -> list[dict[str, Any]]:
@@ -132,19 +134,33 @@ def tampered() -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("body", tampered())
 def test_tampered_envelopes_are_refused(body: dict[str, Any]) -> None:
-    assert signed_by(body, PAYER.pubkey) is None
+    assert signed_by(body, PAYER.pubkey, USE) is None
 
 
 def test_an_envelope_that_names_another_key_than_its_signers_is_refused() -> None:
     body = {"a": 1, "pubkey": PAYEE.pubkey.hex()}
-    signed = {**body, "signature": PAYER.sign(digest(body)).hex()}
-    assert signed_by(signed, PAYER.pubkey) is None
-    assert signed_by(signed, PAYEE.pubkey) is None
+    signed = {**body, "signature": PAYER.sign(digest(body, USE)).hex()}
+    assert signed_by(signed, PAYER.pubkey, USE) is None
+    assert signed_by(signed, PAYEE.pubkey, USE) is None
 
 
 def test_an_envelope_of_another_key_is_refused() -> None:
-    assert signed_by(seal(PAYEE, {"a": 1}), PAYER.pubkey) is None
-    assert signed_by(seal(PAYEE, {"a": 1}), PAYEE.pubkey) is not None
+    assert signed_by(seal(PAYEE, {"a": 1}, USE), PAYER.pubkey, USE) is None
+    assert signed_by(seal(PAYEE, {"a": 1}, USE), PAYEE.pubkey, USE) is not None
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        envelope.asking("mph_key", PAYEE.pubkey),
+        envelope.asking("mph_sync", PAYER.pubkey),
+        envelope.answering("mph_sync", PAYEE.pubkey),
+        envelope.counting(PAYEE.pubkey),
+    ],
+)
+def test_an_envelope_is_good_for_its_own_method_and_hub_alone(use: envelope.Use) -> None:
+    assert signed_by(SIGNED, PAYER.pubkey, USE) is not None
+    assert signed_by(SIGNED, PAYER.pubkey, use) is None
 
 
 @pytest.mark.parametrize("text", [None, 1, "", "02", "ff" * 33, "02" + "ff" * 32, "04" + "11" * 64])

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 from channel_support import PAYER, digest, key
+from envelope_support import counted_by
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.kept import Count, counted
 from picopayments_cli.channel.keys import Secrets, state_key
 from picopayments_cli.channel.values import Handle
@@ -18,7 +18,7 @@ COUNT = Count(HANDLE, 7, 1000)
 
 
 def test_a_count_is_read_that_its_hub_has_signed_for_the_connection() -> None:
-    body = envelope.seal(PAYER, COUNT.as_json())
+    body = counted_by(PAYER, COUNT.as_json())
     assert counted(body, HANDLE, PAYER.pubkey) == COUNT
     with pytest.raises(BadHubSignature):
         counted({**body, "counter": 8}, HANDLE, PAYER.pubkey)

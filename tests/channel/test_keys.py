@@ -163,7 +163,8 @@ def test_a_signature_is_of_one_key_and_one_message(message: bytes, at: int, flip
 
 
 def test_a_wallets_key_signs_the_envelope() -> None:
-    body = envelope.seal(PAYER_WALLET, {"quantity": 7})
-    assert envelope.signed_by(body, PAYER_WALLET.pubkey) == envelope.digest(body)
-    assert envelope.signed_by(body, PAYER.pubkey) is None
+    use = envelope.asking("mph_sync", PAYER.pubkey)
+    body = envelope.seal(PAYER_WALLET, {"quantity": 7}, use)
+    assert envelope.signed_by(body, PAYER_WALLET.pubkey, use) == envelope.digest(body, use)
+    assert envelope.signed_by(body, PAYER.pubkey, use) is None
     assert len(envelope.sign_message(PAYER_WALLET, "text")) == 88

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 from channel_support import PAYEE, PAYER, digest, key, legacy, segwit
+from envelope_support import counted_by
 from hypothesis import given
 from hypothesis import strategies as st
 
 from picopayments_cli.channel import messages
 from picopayments_cli.channel.duplex import Half
-from picopayments_cli.channel.envelope import canonical, seal, signed_by
+from picopayments_cli.channel.envelope import canonical, counting, seal, signed_by
 from picopayments_cli.channel.halves import Closing, Commit, Remainder
 from picopayments_cli.channel.kept import MOST_STATE, Count, StateReply, StateRequest
 from picopayments_cli.channel.keys import NUMS
@@ -59,7 +60,7 @@ HALF = Half(REMAINDER, (Secret(digest("one")), Secret(digest("two"))), COMMIT)
 STANDING = Standing(COMMIT, REMAINDER, HALF.revokes, (HASH, Hash(bytes(20))))
 CLOSING = Closing(7, bytes(range(64)), bytes(range(65)))
 SHOWN = ShownConnection("XCP", None, 5, None, OPEN)
-COUNT = seal(PAYER, Count(HANDLE, 7, 253_402_300_799).as_json())
+COUNT = counted_by(PAYER, Count(HANDLE, 7, 253_402_300_799).as_json())
 RECOVERED = Recovered(HANDLE, "XCP", bytes(16), PARTY, OTHER, 499_999_999, STAKE, STAKE, ANCHORS)
 
 EXAMPLES: list[Any] = [
@@ -210,8 +211,9 @@ def test_what_is_no_object_is_refused(message: Any, junk: Any) -> None:
 @pytest.mark.parametrize("message", EXAMPLES, ids=ids)
 def test_a_message_survives_the_envelope(message: Any) -> None:
     owner = WalletKey(digest("signer"))
-    sealed = seal(owner, message.as_json())
-    assert signed_by(sealed, owner.pubkey) is not None
+    use = counting(owner.pubkey)
+    sealed = seal(owner, message.as_json(), use)
+    assert signed_by(sealed, owner.pubkey, use) is not None
     assert json.loads(canonical(sealed))["pubkey"] == owner.pubkey.hex()
     if not isinstance(message, (StatusReply, StatusRequest)):
         assert type(message).parse(sealed) == message

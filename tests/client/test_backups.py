@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 from client_support import NO_BACKUP, QUANTITY, Killed, Life
+from envelope_support import answered, digest_of
 
 from picopayments_cli import api
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.messages import SyncReply
 from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
 from picopayments_cli.client import wallets
@@ -164,8 +164,8 @@ def test_a_result_that_the_hub_makes_up_takes_nothing_that_is_in_the_backup(it: 
     asked, result = hub.kept[hub.counter]
     real, top = SyncReply.parse(result), side.active[-1].revoke_hash
     forged = replace(real, half=replace(real.half, commit=None), receipts=()).as_json()
-    hub._answers[envelope.digest(asked)] = forged
-    hub.kept[hub.counter] = asked, envelope.seal(hub.key, forged)
+    hub._answers[digest_of("mph_sync", hub.key.pubkey, asked)] = forged
+    hub.kept[hub.counter] = asked, answered("mph_sync", hub.key, forged)
     hub.now = replace(hub.now, sending=replace(side, active=side.active[:-1]))
     hub.signed = {name: row for name, row in hub.signed.items() if name != top}
     restore(it, path)

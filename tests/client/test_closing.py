@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from client_support import EXPIRE, QUANTITY, SILENT, Life
+from envelope_support import answered
 
 from picopayments_cli import api
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
 from picopayments_cli.channel.values import Outpoint
@@ -234,7 +234,7 @@ def test_last_words_that_are_not_the_hubs_answer(it: Life, stranger: bool) -> No
 
     def answer(honest: Answer, method: str, params: Mapping[str, Any]) -> Any:
         body = honest(method, params)
-        return envelope.seal(key, {**body, "request_sha256": "ab" * 32}) if method == "mph_close" else body
+        return answered(method, key, {**body, "request_sha256": "ab" * 32}) if method == "mph_close" else body
 
     answers(it, answer)
     closed(it)
@@ -250,7 +250,7 @@ def test_last_words_that_make_no_sense_change_nothing(it: Life, members: Mapping
 
     def answer(honest: Answer, method: str, params: Mapping[str, Any]) -> Any:
         body = honest(method, params)
-        return envelope.seal(it.hub.key, {**body, **members}) if method == "mph_close" else body
+        return answered(method, it.hub.key, {**body, **members}) if method == "mph_close" else body
 
     answers(it, answer)
     assert closed(it) is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
@@ -13,9 +13,10 @@ from typing import Any, cast
 import pytest
 from channel_support import compose_revoke
 from client_support import DELAY, QUANTITY, XCP, Life
+from envelope_support import answered, asked, bare, digest_of
 
 from picopayments_cli import api
-from picopayments_cli.channel import envelope, payment_request
+from picopayments_cli.channel import payment_request
 from picopayments_cli.channel.coins import Purse
 from picopayments_cli.channel.halves import sign_commit
 from picopayments_cli.channel.kept import StateReply, counted
@@ -29,7 +30,9 @@ from picopayments_cli.channel.wire import Receipt
 from picopayments_cli.client import requesting
 from picopayments_cli.client.restored import CLOCK_SLACK
 from picopayments_cli.errors import (
+    BadHubSignature,
     BadReply,
+    BadWalletScript,
     ConnectionNotOpen,
     HubRestored,
     HubUnreachable,
@@ -40,6 +43,7 @@ from picopayments_cli.errors import (
 )
 
 FEE = 1  # for a sync
+STRANGER = Key(bytes(31) + b"\7")
 
 
 def listed(it: Life, since: int = 0) -> list[dict[str, Any]]:
@@ -310,6 +314,43 @@ def test_a_connection_of_another_key_is_none(it: Life) -> None:
     assert it.session.connections() == {}
 
 
+def test_a_strangers_hub_gets_no_connections_out_of_the_honest_one(it: Life) -> None:
+    """It hands on what the client signs, and signs the answers itself."""
+    used(it)
+    before = whole(it)
+    lose(it)
+    honest, handed = it.hub.call, []
+
+    def stranger(method: str, params: Mapping[str, Any]) -> Any:
+        handed.append(method)
+        answer = bare(honest(method, params))
+        if "request_sha256" in answer:
+            answer["request_sha256"] = digest_of(method, STRANGER.pubkey, params).hex()
+        return answered(method, STRANGER, answer)
+
+    it.hub.call = stranger  # type: ignore[method-assign]
+    with pytest.raises(BadHubSignature):  # of the refusal, which is the honest one's
+        api.sync(it.session)
+    assert set(handed) == {"mph_key"}
+    assert it.session.connections() == {}
+    it.hub.call = honest  # type: ignore[method-assign]
+    it.restart()
+    api.sync(it.session)
+    it.restart()
+    assert whole(it) == before
+    goes_on(it)
+
+
+def test_a_connection_with_another_hub_is_none_of_this_one(it: Life) -> None:
+    """Though it knew the salt and all keys."""
+    it.open()
+    lose(it)
+    it.hub.key = STRANGER
+    with pytest.raises(BadWalletScript):
+        api.sync(it.session)
+    assert it.session.connections() == {}
+
+
 def test_a_folder_that_has_its_connections_asks_for_none(it: Life) -> None:
     it.open()
     it.doors.passed.clear()
@@ -331,8 +372,8 @@ def a_state_changed(it: Life, reply: StateReply) -> StateReply:
 
 def a_request_of_somebody_elses(it: Life, reply: StateReply) -> StateReply:
     assert reply.asked is not None
-    bare = {name: value for name, value in reply.asked.items() if name not in ("pubkey", "signature")}
-    return replace(reply, asked=envelope.seal(Key(bytes(31) + b"\1"), bare))
+    forged = asked("mph_sync", Key(bytes(31) + b"\1"), it.hub.key.pubkey, bare(reply.asked))
+    return replace(reply, asked=forged)
 
 
 def another_result(it: Life, reply: StateReply) -> StateReply:
@@ -499,8 +540,8 @@ def comes_back_to_a_made_up_result(it: Life) -> Secret:
     made = sign_commit(side.contract, known_anchor(side), Quantity(900), top.revoke_hash, hub.secrets.payer)
     paid = Receipt(hub.handle, Quantity(890), request.token, int(time.time()))
     forged = replace(real, half=replace(real.half, commit=made), receipts=(paid,)).as_json()
-    hub._answers[envelope.digest(asked)] = forged
-    hub.kept[hub.counter] = asked, envelope.seal(hub.key, forged)
+    hub._answers[digest_of("mph_sync", hub.key.pubkey, asked)] = forged
+    hub.kept[hub.counter] = asked, answered("mph_sync", hub.key, forged)
     row = replace(side.active[-1], quantity=Quantity(900))
     hub.now = replace(hub.now, sending=replace(side, active=(*side.active[:-1], row)))
     hub.signed = {**hub.signed, top.revoke_hash: row}

@@ -10,11 +10,11 @@ from typing import Any
 import client_support
 import pytest
 from client_support import DELAY, EXPIRE, QUANTITY, URL, Hub, Life
+from envelope_support import answered
 from regtest_support import address_of
 
 from picopayments_cli import api
 from picopayments_cli.chain import Query, View
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.drafts import parse_transaction, spent_outpoints
 from picopayments_cli.channel.keys import SALT_SIZE, Key
@@ -46,6 +46,7 @@ from picopayments_cli.errors import (
     RepeatedHash,
     RepeatedKey,
     StoreDamaged,
+    SyncFeeTooHigh,
     TaprootInactive,
 )
 
@@ -118,7 +119,7 @@ def lying(it: Life, method: str, members: Mapping[str, Any]) -> Callable[[], Non
 
     def call(method: str, params: Mapping[str, Any]) -> Any:
         body = honest(method, params)
-        return envelope.seal(it.hub.key, {**body, **members}) if method == wanted else body
+        return answered(method, it.hub.key, {**body, **members}) if method == wanted else body
 
     it.hub.call = call  # type: ignore[method-assign]
     return lambda: setattr(it.hub, "call", honest)
@@ -172,6 +173,7 @@ def deposits(it: Life) -> list[set[Outpoint]]:
         ({"lock_base": QUANTITY // 20 + 1}, LockFeeTooHigh),  # more than five hundredths
         ({"lock_base": 1, "lock_rate": 1_000_000_000}, LockFeeTooHigh),
         ({"lock_base": None}, BadTerms),
+        ({"sync_fee": QUANTITY // 100 + 1}, SyncFeeTooHigh),  # more than a hundredth
         ({"fee_rate": 101}, BadTerms),
         ({"fee_rate": 7}, BadTerms),  # more than an honest hub needs at 1 sat/vB
         ({"fee_rate_max": 0}, BadTerms),
@@ -193,7 +195,7 @@ def test_terms_that_eat_the_deposit_or_do_not_fit_it(
 
 def test_terms_at_their_limits_are_taken(it: Life) -> None:
     it.hub.terms = replace(
-        it.hub.terms, sync_fee=QUANTITY - 1, deposit_ratio=0.001, deposit_min=QUANTITY, deposit_max=QUANTITY
+        it.hub.terms, sync_fee=QUANTITY // 100, deposit_ratio=0.001, deposit_min=QUANTITY, deposit_max=QUANTITY
     )
     it.connect()
     assert it.connection.terms == it.hub.terms
@@ -281,7 +283,7 @@ def test_keys_that_are_the_clients_own(it: Life) -> None:
 
     def echo(method: str, params: Mapping[str, Any]) -> Any:
         body = honest(method, params)
-        return envelope.seal(it.hub.key, {**body, "hub": params["client"]}) if method == "mph_request" else body
+        return answered(method, it.hub.key, {**body, "hub": params["client"]}) if method == "mph_request" else body
 
     it.hub.call = echo  # type: ignore[method-assign]
     with pytest.raises(RepeatedKey):
@@ -306,16 +308,21 @@ def test_a_wallet_that_is_not_of_the_hubs_key(it: Life) -> None:
         (lambda body: {**body, "signature": "ab"}, BadHubSignature),
         (lambda body: {name: value for name, value in body.items() if name != "signature"}, BadHubSignature),
         (lambda body: {name: value for name, value in body.items() if name != "pubkey"}, BadHubSignature),
-        (lambda body: {**envelope.seal(STRANGER, body), "pubkey": body["pubkey"]}, BadHubSignature),
+        (lambda body: {**answered("mph_request", STRANGER, body), "pubkey": body["pubkey"]}, BadHubSignature),
         (lambda body: [body], BadReply),
         (lambda body: None, BadReply),
     ],
 )
+@pytest.mark.parametrize("of", ["mph_key", "mph_request"])
 def test_an_answer_that_its_key_has_not_signed(
-    it: Life, forge: Callable[[dict[str, Any]], Any], error: type[PicopaymentsError]
+    it: Life, of: str, forge: Callable[[dict[str, Any]], Any], error: type[PicopaymentsError]
 ) -> None:
     honest = it.hub.call
-    it.hub.call = lambda *given: forge(honest(*given))  # type: ignore[method-assign]
+
+    def call(method: str, params: Mapping[str, Any]) -> Any:
+        return forge(honest(method, params)) if method == of else honest(method, params)
+
+    it.hub.call = call  # type: ignore[method-assign]
     with pytest.raises(error):
         it.connect()
     nothing_left(it)
@@ -392,13 +399,13 @@ def test_what_is_on_its_way_into_a_deposit_is_not_there_for_another(it: Life) ->
 
 @pytest.mark.parametrize("left", [True, False])
 def test_what_a_deposit_that_no_block_holds_spends_is_left_alone(it: Life, left: bool) -> None:
-    grant(it, 10)
+    grant(it, 100)
     it.connect() if left else it.killed_at("save agreed", it.connect)
     another(it)
     with pytest.raises(InsufficientFunds) as refused:
-        opening.connect(it.session, it.session.chain.asset("XCP"), 11, EXPIRE, DELAY)
-    assert refused.value.data["available"] == 10
-    opening.connect(it.session, it.session.chain.asset("XCP"), 10, EXPIRE, DELAY)
+        opening.connect(it.session, it.session.chain.asset("XCP"), 101, EXPIRE, DELAY)
+    assert refused.value.data["available"] == 100
+    opening.connect(it.session, it.session.chain.asset("XCP"), 100, EXPIRE, DELAY)
     one, two = deposits(it)
     assert one.isdisjoint(two)
     assert [item.stage for item in it.session.connections().values()] == [AGREED, AGREED]
@@ -524,6 +531,7 @@ def test_each_step_is_on_disk_before_the_next_leaves(it: Life) -> None:
     it.doors.passed.clear()
     it.connect()
     assert [label for label in it.doors.passed if not label.endswith(("is answered", "is out"))] == [
+        "call mph_key",
         "call mph_key",
         "save asked",
         "call mph_request",

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from client_support import Life
+from envelope_support import answered
 
 from picopayments_cli.channel import payment_request
 from picopayments_cli.channel.payment_request import PaymentRequest, receipt_of, token_of
@@ -98,13 +99,11 @@ def test_a_hub_that_moves_less_than_it_lists_gets_no_receipt(it: Life, monkeypat
     answer = it.hub.call
 
     def lying(method: str, params: Any) -> Any:
-        from picopayments_cli.channel import envelope
-
         reply = answer(method, params)
         if method != "mph_sync":
             return reply
         listed = {"payer_handle": PAYER.hex(), "amount": 100, "token": request.token.hex(), "time": 0}
-        return envelope.seal(it.hub.key, {**reply, "receive": [listed]})
+        return answered("mph_sync", it.hub.key, {**reply, "receive": [listed]})
 
     monkeypatch.setattr(it.hub, "call", lying)
     with pytest.raises(AmountsDiffer):

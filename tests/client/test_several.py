@@ -10,9 +10,9 @@ from typing import Any, cast
 
 import pytest
 from client_support import EXPIRE, QUANTITY, Hub, Life
+from envelope_support import answered, digest_of
 
 from picopayments_cli import api
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.messages import KeyReply
 from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.values import Handle, Outpoint
@@ -33,10 +33,12 @@ class BothHubs(Hub):
     def call(self, method: str, params: Mapping[str, Any]) -> Any:
         if method != "mph_key":
             return self._hubs[params["handle"]].call(method, params)
-        asked, hubs = envelope.digest(params), self._hubs.values()
+        hubs = self._hubs.values()
+        key = next(iter(hubs)).key
+        asked = digest_of(method, key.pubkey, params)
         found = [item for hub in hubs for item in hub._key(params, asked).connections if hub not in self.hides]
         found.sort(key=lambda item: item.handle)
-        return envelope.seal(next(iter(hubs)).key, KeyReply(asked, tuple(found)).as_json())
+        return answered(method, key, KeyReply(asked, tuple(found)).as_json())
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from client_support import QUANTITY, SILENT, Life
+from envelope_support import answered
 
 from picopayments_cli import api
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.stages import AGREED, CLOSING
 from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, Token
@@ -75,7 +75,7 @@ def refusing(error: PicopaymentsError) -> Callable[[Answer, Mapping[str, Any]], 
 
 def lying(it: Life, members: Mapping[str, Any]) -> Callable[[Answer, Mapping[str, Any]], Any]:
     """A hub whose answers have other members."""
-    return lambda answer, _: envelope.seal(it.hub.key, {**answer(), **members})
+    return lambda answer, _: answered("mph_sync", it.hub.key, {**answer(), **members})
 
 
 def queue(it: Life, amount: int, token: bytes = b"token") -> None:
@@ -166,7 +166,7 @@ def test_a_next_hash_that_is_not_new(ready: Life, whose: str) -> None:
 
 
 def test_an_answer_of_another_key_is_refused(ready: Life) -> None:
-    answered_by(ready, lambda answer, _: envelope.seal(Key(bytes(31) + b"\5"), answer()))
+    answered_by(ready, lambda answer, _: answered("mph_sync", Key(bytes(31) + b"\5"), answer()))
     with pytest.raises(BadHubSignature):
         api.sync(ready.session)
     assert ready.connection.pending is not None

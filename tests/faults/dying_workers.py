@@ -22,7 +22,6 @@ from regtest_support import running_node
 from workers_support import Rounding, processes_of
 
 from faults.result import Budget, Result
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.messages import SyncReply
 
 WORKERS = 2
@@ -48,7 +47,7 @@ class Payer:
         client = self.client
         payments = [payment(payee.handle, amount) for payee in payees]
         request, moved = client.sync_request(amount * len(payees) + FEE, *payments)
-        sealed = envelope.seal(client.key, request.as_json())
+        sealed = client.sealed("mph_sync", request.as_json())
         reply = client.take(SyncReply.parse(self._answer(sealed)), moved)
         self.syncs += 1
         self.sent += amount * len(payees)

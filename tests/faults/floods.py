@@ -15,11 +15,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from envelope_support import asked
 from network_support import Client, Network, running_network, tokens_of
 
 from faults.result import Budget, Result
 from faults.town import EXPIRE, heard
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id, p2pkh
 from picopayments_cli.channel.keys import Key, Secrets
 from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, DepositRequest
@@ -124,12 +124,14 @@ class FloodedHub:
         secrets = Secrets(key, seed[:16])
         own = Party(secrets.payer.xonly, secrets.payee.xonly, p2pkh(key.pubkey_hash))
         sender = {"X-Forwarded-For": f"203.0.{113 + number // 250}.{number % 250 + 1}"}
-        request = envelope.seal(key, ConnectRequest("XCP", own, secrets.salt).as_json())
+        hub_key = self.alice.connection(self.handles[0]).hub_key
+        request = asked("mph_request", key, hub_key, ConnectRequest("XCP", own, secrets.salt).as_json())
         reply = ConnectReply.parse(self._call("mph_request", request, sender).json()["result"])
         stake, height = Stake(Quantity(1000), 2, reply.terms.fee_rate), self.height + EXPIRE
         output = contract_of(own, reply.hub, asset_id("XCP"), height, stake).deposit.output
         proposal = DepositRequest(reply.handle, stake, 1, height, output, secrets.revoke_hash(0))
-        return "result" in self._call("mph_deposit", envelope.seal(key, proposal.as_json()), sender).json()
+        agreed = asked("mph_deposit", key, hub_key, proposal.as_json())
+        return "result" in self._call("mph_deposit", agreed, sender).json()
 
     def _call(self, method: str, params: Any, headers: dict[str, str]) -> requests.Response:
         call = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}

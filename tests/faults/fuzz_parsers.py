@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bitcoin.core import CTransaction
+from envelope_support import bare
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
@@ -306,10 +307,10 @@ def _again(parse: Callable[[Any], Any]) -> Callable[[Any], object]:
 def _envelope(key: Key, body: Any) -> None:
     if isinstance(body, dict):
         envelope.named_key(body)
-        envelope.signed_by(body, key.pubkey)
-        unsigned = {name: value for name, value in body.items() if name not in ("pubkey", "signature")}
-        sealed = envelope.seal(key, unsigned)
-        same(envelope.signed_by(json.loads(json.dumps(sealed)), key.pubkey), envelope.digest(sealed))
+        use = envelope.asking("mph_sync", key.pubkey)
+        envelope.signed_by(body, key.pubkey, use)
+        sealed = envelope.seal(key, bare(body), use)
+        same(envelope.signed_by(json.loads(json.dumps(sealed)), key.pubkey, use), envelope.digest(sealed, use))
 
 
 def _terms(terms: Terms) -> None:

@@ -339,7 +339,7 @@ class ClientLife:
             errors = [_REFUSED]
             key = key_in(lives.town.basedir / "hub.regtest.wif")
             proxy.refuse = lambda method, params: (
-                signed_error(errors.pop(), key, params) if errors and method == "mph_sync" else None
+                signed_error(errors.pop(), key, method, params) if errors and method == "mph_sync" else None
             )
             if not lives.strike(Client(self.client.basedir, proxy.url), "repaired", "sync"):
                 lives.clean(self.client)

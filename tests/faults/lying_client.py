@@ -6,16 +6,18 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
+from envelope_support import asked, bare
 from hub_support import DELAY, DEPOSIT
 
 from faults.forgery import bad_commits, bad_remainders, excessive_commits
-from faults.mutations import UNSIGNED, Known, chosen, mutations
+from faults.mutations import Known, Sign, chosen, mutations
 from faults.proxy import LOST_BEFORE
 from faults.result import Budget, Result
 from faults.town import ASSETS, EXPIRE, FEE, Party, Town, heard, new_key, running_town
-from picopayments_cli.channel import close, envelope
+from picopayments_cli.channel import close
 from picopayments_cli.channel.duplex import Duplex
 from picopayments_cli.channel.halves import sign_close
 from picopayments_cli.channel.keys import Key, Secrets
@@ -81,20 +83,19 @@ class Cheated:
             self.town.back()
         return name
 
+    def signing(self, method: str, key: Key) -> Sign:
+        """Sign requests of a method to the hub with a key."""
+        return partial(asked, method, key, self.town.desk.hub.key.pubkey)
+
     def lies(self, method: str, base: Mapping[str, Any], known: Known, key: Key, harmless: str) -> None:
         """Every change of a request, one at a time."""
         for mutation in chosen(mutations(base, known, self.rng), self.number, self.rng):
-            self.lie(method, mutation.pair, as_params(mutation.forged(base, key)), harmless)
+            self.lie(method, mutation.pair, as_params(mutation.forged(base, self.signing(method, key))), harmless)
 
 
 def as_params(body: Any) -> Any:
     """A body as the line takes it: an object or a list."""
     return body if isinstance(body, (Mapping, list)) else [body]
-
-
-def bare(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A body without its envelope."""
-    return {name: value for name, value in body.items() if name not in UNSIGNED}
 
 
 def run(rng: random.Random, budget: Budget) -> Result:
@@ -166,13 +167,14 @@ def _known(cheat: Cheated, method: str) -> Known:
 
 def _syncs(cheat: Cheated, base: dict[str, Any]) -> None:
     key = cheat.alice.key
+    sign = cheat.signing("mph_sync", key)
     seen = [item.params for item in cheat.town.proxy.seen if item.method == "mph_sync"]
     older = [params for params in seen if params["handle"] == cheat.alices.hex()]
     cheat.lies("mph_sync", base, _known(cheat, "mph_sync"), key, "the hub has what it was given, and its fee")
     for what, lie in _crafted(cheat, base).items():
-        cheat.lie("mph_sync", f"crafted: {what}", envelope.seal(key, {**bare(base), **lie}), "", must_fail=True)
+        cheat.lie("mph_sync", f"crafted: {what}", sign({**bare(base), **lie}), "", must_fail=True)
     for mutation in chosen(mutations(base, Known(), cheat.rng), cheat.number, cheat.rng):
-        for other in (None, new_key(cheat.rng)):
+        for other in (None, cheat.signing("mph_sync", new_key(cheat.rng))):
             good = mutation.pair == "signature | high S" or mutation.forged(base, other) == base
             what, body = f"not signed by the client: {mutation.pair}", as_params(mutation.forged(base, other))
             cheat.lie("mph_sync", what, body, "as good a signature", must_fail=not good)
@@ -248,17 +250,17 @@ def _closes(cheat: Cheated) -> None:
     """Closes of the connection as it stands, and the figures and signatures that a client would like better."""
     cheat.town.keep()
     connection, own = cheat.alice.connection(cheat.alices), cheat.alice.secrets(cheat.alices)
-    duplex, key = connection.duplex, cheat.alice.key
+    duplex, sign = connection.duplex, cheat.signing("mph_close", cheat.alice.key)
     figures = close.own_figures(duplex)
     _, request = close.ask(duplex, cheat.alices, figures, standing(duplex, own), own, sign=True)
-    base = envelope.seal(key, request.as_json())
+    base = sign(request.as_json())
     cheat.bob.close(cheat.bobs)
     cheat.town.keep()
     known = _known(cheat, "mph_close")
     for mutation in chosen(mutations(base, known, cheat.rng), cheat.number, cheat.rng):
-        _close(cheat, mutation.pair, as_params(mutation.forged(base, key)))
+        _close(cheat, mutation.pair, as_params(mutation.forged(base, sign)))
     for what, lie in _better_closes(request, duplex, own):
-        _close(cheat, f"crafted: {what}", envelope.seal(key, lie.as_json()))
+        _close(cheat, f"crafted: {what}", sign(lie.as_json()))
 
 
 def _close(cheat: Cheated, what: str, body: Any) -> None:
@@ -308,7 +310,9 @@ class Stranger:
 
     def request(self) -> dict[str, Any]:
         """A right mph_request."""
-        return envelope.seal(self.key, ConnectRequest("XCP", self.keys, self.secrets.salt).as_json())
+        return self.cheat.signing("mph_request", self.key)(
+            ConnectRequest("XCP", self.keys, self.secrets.salt).as_json()
+        )
 
     def deposit(self) -> dict[str, Any]:
         """A right mph_deposit on a connection just asked for."""
@@ -317,8 +321,8 @@ class Stranger:
         stake = Stake(Quantity(1000), DELAY, reply.terms.fee_rate)
         c2h = contract_of(self.keys, reply.hub, 1, height + 100, stake)
         own = self.secrets.revoke_hash(0)
-        asked = DepositRequest(reply.handle, stake, 1, height + 100, c2h.deposit.output, own)
-        return envelope.seal(self.key, asked.as_json())
+        proposal = DepositRequest(reply.handle, stake, 1, height + 100, c2h.deposit.output, own)
+        return self.cheat.signing("mph_deposit", self.key)(proposal.as_json())
 
 
 def _openings(cheat: Cheated) -> None:
@@ -348,12 +352,12 @@ def _end(cheat: Cheated, base: dict[str, Any]) -> None:
     """Alice vanishes after a last lie; the hub's wallet holds what it was guaranteed, and bob has all of his."""
     town, guaranteed = cheat.town, cheat.bob.guaranteed(cheat.bobs)
     town.back()
-    own, asked = cheat.alice.secrets(cheat.alices), SyncRequest.parse(base)
-    lie = replace(asked, next_hash=own.revoke_hash(6000), payments=(Payment(None, Quantity(1), Token(b"lie")),))
-    cheat.told("mph_sync", envelope.seal(cheat.alice.key, lie.as_json()))
+    own, right = cheat.alice.secrets(cheat.alices), SyncRequest.parse(base)
+    lie = replace(right, next_hash=own.revoke_hash(6000), payments=(Payment(None, Quantity(1), Token(b"lie")),))
+    cheat.told("mph_sync", cheat.signing("mph_sync", cheat.alice.key)(lie.as_json()))
     for handle in (cheat.alices, cheat.others):
         said = CloseRequest(handle, Anchors(None, None), Figures(0, 0), Standing())
-        cheat.told("mph_close", envelope.seal(cheat.alice.key, said.as_json()))
+        cheat.told("mph_close", cheat.signing("mph_close", cheat.alice.key)(said.as_json()))
     owns = town.hub_owns()
     cheat.result.hold(cheat.bob.settle(), "bob is not settled")
     cheat.result.keep(guaranteed, cheat.bob.held - ASSETS + DEPOSIT, "bob, who is honest, on chain")

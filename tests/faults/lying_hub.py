@@ -7,9 +7,11 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any
 
+from envelope_support import answered
 from hub_support import DEPOSIT
 
 from faults.forgery import bad_commits, bad_remainders, excessive_commits, other_contracts
@@ -55,7 +57,7 @@ class Deceived:
 
         def change(asked: str, params: Any, said: Any) -> Any:
             lied = asked == method and (when is None or params[when] is not None)
-            return mutation.forged(said, self.key if sign else None) if lied else said
+            return mutation.forged(said, partial(answered, method, self.key) if sign else None) if lied else said
 
         self.town.proxy.change = change
         try:
@@ -263,7 +265,7 @@ def _refusing(name: object, key: Key | None) -> Callable[[str, Any], Mapping[str
     def refuse(method: str, params: Any) -> Mapping[str, Any] | None:
         if method != "mph_sync":
             return None
-        return error if key is None else signed_error(error, key, params)
+        return error if key is None else signed_error(error, key, method, params)
 
     return refuse
 

@@ -9,14 +9,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from picopayments_cli.channel import envelope
+from envelope_support import ENVELOPE, bare
+
 from picopayments_cli.channel.counterparty import p2pkh, p2sh
-from picopayments_cli.channel.keys import NUMS, SCHNORR_SIZE, Key
+from picopayments_cli.channel.keys import NUMS, SCHNORR_SIZE
 from picopayments_cli.channel.values import MAX_QUANTITY
 
 T = TypeVar("T")
 Path = tuple[str | int, ...]
-UNSIGNED = ("pubkey", "signature")  # members whose change is not signed over
+Sign = Callable[[Mapping[str, Any]], dict[str, Any]]  # adds the envelope to a body
 _DELETED = object()
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 
@@ -34,13 +35,13 @@ class Mutation:
         """Member and kind."""
         return f"{self.member} | {self.kind}"
 
-    def forged(self, message: Any, key: Key | None) -> Any:
-        """The changed message, signed again where there is a key, and where the change leaves anything to sign."""
+    def forged(self, message: Any, sign: Sign | None) -> Any:
+        """The changed message, signed again where there is ``sign``, and the change leaves anything to sign."""
         changed = self.apply(message)
         whole = self.member == "(whole)" and self.kind != "additional member"
-        if key is None or not isinstance(changed, Mapping) or self.member in UNSIGNED or whole:
+        if sign is None or not isinstance(changed, Mapping) or self.member in ENVELOPE or whole:
             return changed
-        return envelope.seal(key, {name: value for name, value in changed.items() if name not in UNSIGNED})
+        return sign(bare(changed))
 
 
 @dataclass

@@ -14,8 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import requests
+from envelope_support import answered, digest_of
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.keys import Key
 
 WAIT = 30.0
@@ -194,10 +194,10 @@ def _trickle(handler: BaseHTTPRequestHandler, body: bytes) -> None:
         time.sleep(0.01)
 
 
-def signed_error(error: Mapping[str, Any], key: Key, params: Mapping[str, Any]) -> dict[str, Any]:
-    """A JSON-RPC error as a hub with that key says it to a request."""
-    said = {**error["data"], "request_sha256": envelope.digest(params).hex()}
-    return {**error, "data": envelope.seal(key, said)}
+def signed_error(error: Mapping[str, Any], key: Key, method: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON-RPC error as a hub with that key says it to a request of a method."""
+    said = {**error["data"], "request_sha256": digest_of(method, key.pubkey, params).hex()}
+    return {**error, "data": answered(method, key, said)}
 
 
 @contextlib.contextmanager

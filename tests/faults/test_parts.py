@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from pathlib import Path
 from types import CodeType, ModuleType
 
 import pytest
+from envelope_support import answered
 from hub_support import DEPOSIT
 
 from faults import (
@@ -110,7 +112,9 @@ def test_a_fee_that_takes_the_whole_deposit_is_refused(tmp_path: Path) -> None:
     with running_town(tmp_path / "town", Result("fee")) as town:
         party, key = Party(town, "alice"), town.desk.hub.key
         fee = Mutation("sync_fee", "the deposit", setter(("channel_terms", "sync_fee"), DEPOSIT))
-        town.proxy.change = lambda method, _, said: fee.forged(said, key) if method == "mph_request" else said
+        town.proxy.change = lambda method, _, said: (
+            fee.forged(said, partial(answered, method, key)) if method == "mph_request" else said
+        )
         with pytest.raises(DepositRefused), heard():
             party.connect()
         assert party.handles() == []

@@ -10,7 +10,6 @@ import pytest
 from hub_support import FEE, Client, Desk, amounts, open_all, payment, states
 from sqlalchemy import text
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.errors import DatabaseUnusable
 from picopayments_cli.hub.account import Queue
@@ -69,7 +68,7 @@ def test_a_connection_is_read_as_it_was_written_all_its_life(desk: Desk, alice: 
 
 def test_a_sync_answered_before_a_restart_is_answered_the_same_after_it(desk: Desk, alice: Client) -> None:
     request, moved = alice.sync_request(5, payment(None, 4))
-    body = envelope.seal(alice.key, request.as_json())
+    body = alice.sealed("mph_sync", request.as_json())
     first = desk.call("mph_sync", body)
     desk.stop()
     desk.start()

@@ -10,7 +10,6 @@ from hub_support import STRANGER, Client, Desk, open_all, payment
 from regtest_support import key_of
 
 from picopayments_cli.channel import close as closes
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.messages import CloseReply, CloseRequest
 from picopayments_cli.channel.standing import standing
 from picopayments_cli.channel.wire import Figures
@@ -25,7 +24,11 @@ def request_of(hand: Client, *, sign: bool = True, figures: Figures | None = Non
 
 def test_a_close_is_refused_by_name_and_changes_nothing(desk: Desk, alice: Client) -> None:
     body = request_of(alice).as_json()
-    for wrong in (body, envelope.seal(key_of("other"), body), {**envelope.seal(alice.key, body), "extra": 1}):
+    for wrong in (
+        body,
+        desk.sealed("mph_close", key_of("other"), body),
+        {**alice.sealed("mph_close", body), "extra": 1},
+    ):
         assert desk.name_of("mph_close", wrong) == "BadClientSignature"
     for changes, error in (
         ({"handle": STRANGER.hex()}, "UnknownHandle"),
@@ -47,7 +50,7 @@ def test_the_identical_close_is_answered_from_the_store_and_another_judged_anew(
     wrong = request_of(alice, figures=Figures(5, 0))
     first = CloseReply.parse(alice.call("mph_close", wrong.as_json()))
     assert (first.figures, first.c2h_close) == (Figures(11, 0), None)
-    body = envelope.seal(alice.key, request_of(alice).as_json())
+    body = alice.sealed("mph_close", request_of(alice).as_json())
     text = desk.call("mph_close", body)
     assert desk.call("mph_close", body) == text
     assert CloseReply.parse(json.loads(text)).c2h_close is not None

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from hub_support import FEE, Client, Desk, open_all, payment, running_desk
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.fees import FETCH_BLOCKS
 from picopayments_cli.channel.messages import ConnectRequest
 from picopayments_cli.channel.status import StatusReply
@@ -44,7 +43,7 @@ def drain(desk: Desk) -> int:
     desk.stop()
     desk.start()
     late = Client(desk, "late")
-    body = envelope.seal(late.key, ConnectRequest("XCP", late.party, late.secrets.salt).as_json())
+    body = late.sealed("mph_request", ConnectRequest("XCP", late.party, late.secrets.salt).as_json())
     refused = desk.refusal("mph_request", body)
     assert refused.name == "HubDraining"
     assert str(refused.data["until"]) in refused.message
@@ -64,7 +63,7 @@ def test_it_waits_up_to_the_block_that_it_states_and_shows_no_terms(desk: Desk) 
     up_to(desk, until - 1)
     assert desk.account(alice.handle).stage == "closing"
     assert desk.account(bob.handle).stage == "open"
-    refused = desk.refusal("mph_sync", envelope.seal(alice.key, alice.sync_request(FEE)[0].as_json()))
+    refused = desk.refusal("mph_sync", alice.sealed("mph_sync", alice.sync_request(FEE)[0].as_json()))
     assert (refused.name, refused.data["stage"], refused.data["draining"]) == ("ConnectionNotOpen", "closing", True)
     assert "The hub shuts down, and has ended the connection" in refused.message  # which the client's sync shows
     assert drain(desk) == until  # a restart does not put it off

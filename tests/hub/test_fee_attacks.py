@@ -12,7 +12,6 @@ from hub_support import DELAY, DEPOSIT, TIME, Client, Desk, open_all, payment, r
 from regtest_support import address_of
 
 from picopayments_cli.chain import Query
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import asset_id
 from picopayments_cli.channel.drafts import OWN, SHARED, Draft, Input, Output
 from picopayments_cli.channel.halves import Commit
@@ -224,7 +223,7 @@ def test_terms_asked_for_while_fees_were_high_bind_the_hub_to_no_such_rate_later
         assert alice.refused("mph_deposit", body) == "DepositRefused"
         assert desk.account(alice.handle).duplex is None
         return
-    desk.call("mph_deposit", envelope.seal(alice.key, body))
+    desk.call("mph_deposit", alice.sealed("mph_deposit", body))
     assert desk.account(alice.handle).channels.sending.contract.rate == rate
 
 

@@ -13,7 +13,6 @@ import pytest
 import requests
 from hub_support import Client, Desk, open_all, payment, running_desk, serving
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.messages import MOST_PAYMENTS, KeyRequest
 from picopayments_cli.channel.receipts import MOST_RECEIPTS, Given, ReceiptsRequest
 from picopayments_cli.channel.values import Token
@@ -57,18 +56,18 @@ def called(method: str, params: Any) -> dict[str, Any]:
 def heaviest(payer: Client, payee: Client) -> dict[str, Any]:
     """The requests that may ask for most, by what they are."""
 
-    def signed(body: Any) -> Any:
-        return envelope.seal(payer.key, body.as_json())
+    def asked(method: str, body: Any) -> Any:
+        return called(method, payer.sealed(method, body.as_json()))
 
     sync, _ = payer.sync_request(MOST_PAYMENTS + 1, *(payment(payee.handle, 1) for _ in range(MOST_PAYMENTS)))
     given = tuple(Given(payer.handle, bytes([number]) * 32) for number in range(MOST_RECEIPTS))
     tokens = tuple(Token(bytes([number]) * 32) for number in range(MOST_RECEIPTS))
     address = payer.desk.hub.address
     return {
-        "payments": called("mph_sync", signed(sync)),
-        "receipts": called("mph_receipts", signed(ReceiptsRequest(NONCE, payer.handle, given, tokens))),
-        "waiting": called("mph_waiting", signed(WaitingRequest(NONCE, (payer.handle,) * MOST_NAMED))),
-        "key": [called("mph_key", signed(KeyRequest(NONCE)))] * 500,
+        "payments": asked("mph_sync", sync),
+        "receipts": asked("mph_receipts", ReceiptsRequest(NONCE, payer.handle, given, tokens)),
+        "waiting": asked("mph_waiting", WaitingRequest(NONCE, (payer.handle,) * MOST_NAMED)),
+        "key": [asked("mph_key", KeyRequest(NONCE))] * 500,
         "status": [called("mph_status", {})] * MAX_BATCH,
         "refusals": [called("mph_sync", {"number": number}) for number in range(MAX_BATCH)],
         "coins": [called("get_unspent_txouts", {"address": address, "unconfirmed": number}) for number in range(50)],

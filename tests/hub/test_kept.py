@@ -8,9 +8,10 @@ import time
 from dataclasses import replace
 
 import pytest
+from envelope_support import digest_of
 from hub_support import Client, Desk, open_all, payment
 
-from picopayments_cli.channel import envelope, kept
+from picopayments_cli.channel import kept
 from picopayments_cli.channel.kept import StateReply, StateRequest, counted
 from picopayments_cli.channel.messages import SyncRequest
 from picopayments_cli.channel.values import Hash, hash_of
@@ -41,7 +42,7 @@ def test_the_hub_gives_back_what_the_client_had(two: tuple[Client, Client]) -> N
         count = counted(found.count, client.handle, client.desk.hub.key.pubkey)
         assert (count.counter, abs(count.time - time.time()) < 60) == (client.counter, True)
         assert SyncRequest.parse(found.asked).counter == client.counter
-        assert found.answered["request_sha256"] == envelope.digest(found.asked).hex()
+        assert found.answered["request_sha256"] == digest_of("mph_sync", client.desk.hub.key.pubkey, found.asked).hex()
         assert json.loads(client.desk.call("mph_sync", found.asked)) == found.answered  # as it is stored
         had = {name: (item.quantity, item.secret) for name, item in client.signed.items()}
         assert {item.revoke_hash: (item.quantity, item.secret) for item in found.signed} == had
@@ -80,7 +81,7 @@ def test_nobody_else_gets_it(two: tuple[Client, Client]) -> None:
     alice, bob = two
     body = StateRequest(os.urandom(32), alice.handle).as_json()
     assert bob.refused("mph_state", body) == "BadClientSignature"
-    assert alice.desk.name_of("mph_state", {**envelope.seal(alice.key, body), "after": "00" * 20}) == (
+    assert alice.desk.name_of("mph_state", {**alice.sealed("mph_state", body), "after": "00" * 20}) == (
         "BadClientSignature"
     )
 
@@ -95,7 +96,7 @@ def test_before_the_first_sync_the_deposit_is_kept(desk: Desk) -> None:
     assert found.asked is not None
     assert found.asked["state"] == b"sealed".hex()
     assert found.answered is not None
-    assert found.answered["request_sha256"] == envelope.digest(found.asked).hex()
+    assert found.answered["request_sha256"] == digest_of("mph_deposit", alice.desk.hub.key.pubkey, found.asked).hex()
 
 
 def test_a_sync_has_the_next_number(two: tuple[Client, Client]) -> None:
@@ -105,7 +106,7 @@ def test_a_sync_has_the_next_number(two: tuple[Client, Client]) -> None:
         assert alice.sync_refused(replace(request, counter=counter)) == "StaleRequest"
     assert alice.sync_refused(replace(request, counter=alice.counter + 2)) == "HubRestored"
     assert alice.desk.account(alice.handle).stage == "open"
-    text = alice.desk.call("mph_sync", envelope.seal(alice.key, request.as_json()))
+    text = alice.desk.call("mph_sync", alice.sealed("mph_sync", request.as_json()))
     alice.take(alice.parsed(text), moved)
     assert alice.desk.account(alice.handle).counter == request.counter
 

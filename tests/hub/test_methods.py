@@ -13,7 +13,6 @@ import pytest
 from hub_support import DELAY, DEPOSIT, STRANGER, TIME, Client, Desk, running_desk
 from regtest_support import address_of, key_of, script_of_key
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.messages import ConnectRequest
 from picopayments_cli.channel.opening import contract_of
 from picopayments_cli.channel.values import MAX_QUANTITY
@@ -80,8 +79,8 @@ def test_a_request_is_answered_with_a_handle_and_keys_of_its_own_each_time(desk:
 def test_a_request_is_refused_that_is_not_signed_by_the_key_that_it_names(desk: Desk) -> None:
     hand = Client(desk, "asker")
     body = request_body(hand)
-    sealed = envelope.seal(hand.key, body)
-    other = envelope.seal(OTHER, body)["pubkey"]
+    sealed = hand.sealed("mph_request", body)
+    other = desk.sealed("mph_request", OTHER, body)["pubkey"]
     for wrong in (
         body,
         {**sealed, "pubkey": other},
@@ -194,7 +193,7 @@ def test_a_deposit_that_is_not_the_connections_own_is_refused_and_a_right_one_ta
         ({"h2c_fee_rate": 0}, "BadRequest"),
     ):
         assert hand.refused("mph_deposit", body | changes) == error, changes
-    for sealed in (body, envelope.seal(OTHER, body)):
+    for sealed in (body, desk.sealed("mph_deposit", OTHER, body)):
         assert desk.name_of("mph_deposit", sealed) == "BadClientSignature"
     assert hand.propose(right).stake.quantity == DEPOSIT
 
@@ -213,7 +212,7 @@ def test_the_same_deposit_is_answered_with_the_same_bytes_and_another_refused(de
     hand = Client(desk, "again")
     hand.request()
     right = hand.proposal()
-    body = envelope.seal(hand.key, right.as_json())
+    body = hand.sealed("mph_deposit", right.as_json())
     first = desk.call("mph_deposit", body)
     for other in (
         hand.proposal(delay=DELAY + 1),
@@ -232,7 +231,7 @@ def test_of_two_deposits_at_once_one_is_agreed_to(desk: Desk) -> None:
     for number in range(3):
         hand = Client(desk, f"racer {number}")
         hand.request()
-        bodies = [envelope.seal(hand.key, hand.proposal(delay=delay).as_json()) for delay in (2, 3)]
+        bodies = [hand.sealed("mph_deposit", hand.proposal(delay=delay).as_json()) for delay in (2, 3)]
         answers: list[str] = []
 
         def propose(body: dict[str, Any], answers: list[str] = answers) -> None:
@@ -294,7 +293,7 @@ def test_what_is_promised_in_one_asset_and_not_funded_is_promised_to_nobody_else
 
         def most(hand: Client, available: int, wrong: int) -> None:
             hand.request()
-            body = envelope.seal(hand.key, hand.proposal(quantity=wrong).as_json())
+            body = hand.sealed("mph_deposit", hand.proposal(quantity=wrong).as_json())
             refused = desk.refusal("mph_deposit", body)
             assert (refused.name, refused.data["available"]) == ("InsufficientLiquidity", available)
 

@@ -15,7 +15,6 @@ from hub_support import DEPOSIT, Client, Desk, open_all, payment, running_desk
 from regtest_support import address_of, key_of, script_of_key
 
 from picopayments_cli.chain import Query
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.fees import FETCH_BLOCKS
 from picopayments_cli.channel.messages import ConnectRequest
 from picopayments_cli.channel.stages import REQUESTED
@@ -328,7 +327,7 @@ def test_draining_is_asked_for_in_the_running_hub(own: Desk) -> None:
     own.rounds.once()
     assert own.account(alice.handle).stage == "closing"
     late = Client(own, "late")
-    body = envelope.seal(late.key, ConnectRequest("XCP", late.party, late.secrets.salt).as_json())
+    body = late.sealed("mph_request", ConnectRequest("XCP", late.party, late.secrets.salt).as_json())
     assert own.name_of("mph_request", body) == "HubDraining"
 
 

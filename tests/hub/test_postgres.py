@@ -21,7 +21,6 @@ from hub_support import DEPOSIT, FEE, Client, Desk, amounts, payment, serving, s
 from postgres_support import server
 from sqlalchemy import text
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.messages import SyncReply
 from picopayments_cli.errors import DatabaseBusy, DatabaseUnusable, PicopaymentsError, StoreLocked
 from picopayments_cli.hub.book import Book, UnitOfWork
@@ -124,7 +123,7 @@ def test_two_that_pay_one_at_the_same_moment_never_pay_more_than_it_can_take(
 def test_who_waits_for_a_row_holds_up_nobody_else(desk: Desk, alice: Client, bob: Client) -> None:
     def ask(hand: Client) -> SyncReply:
         request, moved = hand.sync_request(FEE)
-        asked = {"jsonrpc": "2.0", "id": 1, "method": "mph_sync", "params": envelope.seal(hand.key, request.as_json())}
+        asked = {"jsonrpc": "2.0", "id": 1, "method": "mph_sync", "params": hand.sealed("mph_sync", request.as_json())}
         answer = requests.post(served, json=asked, timeout=60).json()
         return hand.take(SyncReply.parse(answer["result"]), moved)
 
@@ -202,7 +201,7 @@ def test_nothing_is_lost_or_doubled_where_the_server_dies_amid_syncs(desk: Desk,
 
     def answered(hand: Client, total: int, *payments: object) -> SyncReply:
         request, moved = hand.sync_request(total, *payments)  # type: ignore[arg-type]
-        sealed = envelope.seal(hand.key, request.as_json())
+        sealed = hand.sealed("mph_sync", request.as_json())
         for _ in range(2000):
             try:
                 return hand.take(SyncReply.parse(json.loads(desk.call("mph_sync", sealed))), moved)

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from hub_support import STRANGER, Client, Desk, amounts, payment, states
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.payment_request import token_of
 from picopayments_cli.channel.receipts import Given, ReceiptsReply, ReceiptsRequest
 from picopayments_cli.channel.values import Handle, Token
@@ -98,7 +97,7 @@ def test_a_copy_of_a_request_tells_no_more(desk: Desk, alice: Client, bob: Clien
     token = token_of(receipt)
     alice.sync(replace(payment(bob.handle, 2), token=token))
     bob.sync()
-    copy = envelope.seal(bob.key, body(bob, Given(alice.handle, receipt)))
+    copy = bob.sealed("mph_receipts", body(bob, Given(alice.handle, receipt)))
     first = desk.call("mph_receipts", copy)
     assert desk.call("mph_receipts", copy) == first
     assert told(alice, ask=token) == [receipt]

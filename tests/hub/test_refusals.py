@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
-from hub_support import Client, Desk, open_all, payment
+from envelope_support import asked
+from hub_support import FEE, Client, Desk, open_all, payment
+from regtest_support import key_of
 from sqlalchemy import event
 
-from picopayments_cli.channel import envelope
-from picopayments_cli.channel.messages import DepositReply, KeyReply, KeyRequest, SyncReply
-from picopayments_cli.channel.wire import Anchors
+from picopayments_cli.channel.kept import StateRequest
+from picopayments_cli.channel.messages import (
+    CloseRequest,
+    ConnectRequest,
+    DepositReply,
+    KeyReply,
+    KeyRequest,
+    SyncReply,
+)
+from picopayments_cli.channel.receipts import ReceiptsRequest
+from picopayments_cli.channel.standing import Standing
+from picopayments_cli.channel.waiting import WaitingRequest
+from picopayments_cli.channel.wire import Anchors, Figures
 
 
 def test_a_hub_that_does_not_see_makes_nothing_new_and_answers_what_it_answered(desk: Desk) -> None:
     alice = Client(desk, "alice")
     open_all(desk, alice)
     request, moved = alice.sync_request(101, payment(None, 100))
-    body = envelope.seal(alice.key, request.as_json())
+    body = alice.sealed("mph_sync", request.as_json())
     first = desk.call("mph_sync", body)
     seconds, desk.hub.fresh_seconds = desk.hub.fresh_seconds, -1.0
     try:
@@ -102,6 +115,32 @@ def test_a_hub_that_could_not_settle_another_commit_takes_none_until_fees_fall(d
     alice.call("mph_sync", request.as_json())
 
 
+def test_what_is_signed_is_good_for_one_method_of_one_hub(desk: Desk) -> None:
+    alice = Client(desk, "kate")
+    open_all(desk, alice)
+    assert alice.proposed is not None
+    nonce, own = bytes(32), alice.handle
+    requests: dict[str, Any] = {
+        "mph_key": KeyRequest(nonce),
+        "mph_request": ConnectRequest("XCP", alice.party, alice.secrets.salt),
+        "mph_deposit": alice.proposed,
+        "mph_sync": alice.sync_request(FEE)[0],
+        "mph_close": CloseRequest(own, Anchors(None, None), Figures(0, 0), Standing()),
+        "mph_state": StateRequest(nonce, own),
+        "mph_receipts": ReceiptsRequest(nonce, own, (), ()),
+        "mph_waiting": WaitingRequest(nonce, (own,)),
+    }
+    assert set(requests) == {name for name in desk.table if name.startswith("mph_")} - {"mph_status"}
+    stranger = key_of("stranger").pubkey
+    for method, request in requests.items():
+        handed_on = asked(method, alice.key, stranger, request.as_json())
+        assert desk.name_of(method, handed_on) == "BadClientSignature", method
+        for other in requests.keys() - {method}:
+            assert desk.name_of(method, alice.sealed(other, request.as_json())) == "BadClientSignature", (method, other)
+    assert desk.name_of("mph_key", alice.sealed("mph_state", requests["mph_state"].as_json())) == "BadClientSignature"
+    alice.sync()  # nothing of it counted
+
+
 def test_a_client_that_lost_its_files_gets_back_what_it_needs(desk: Desk) -> None:
     alice = Client(desk, "ivan")
     open_all(desk, alice)
@@ -109,7 +148,7 @@ def test_a_client_that_lost_its_files_gets_back_what_it_needs(desk: Desk) -> Non
     (found,) = reply.connections
     assert (found.handle, found.salt, found.client) == (alice.handle, alice.secrets.salt, alice.party)
     assert found.anchors == alice.anchors
-    sealed = envelope.seal(alice.key, KeyRequest(bytes(32), alice.handle).as_json())
+    sealed = alice.sealed("mph_key", KeyRequest(bytes(32), alice.handle).as_json())
     assert KeyReply.parse(json.loads(desk.call("mph_key", sealed))).connections == ()
     bare = KeyReply.parse(json.loads(desk.call("mph_key", KeyRequest(bytes(32)).as_json())))
     assert bare.connections == ()

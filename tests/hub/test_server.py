@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import requests
+from envelope_support import asked, digest_of
 from network_support import HUB, WAIT, HubProcess, running_hub
 from regtest_support import REGTEST, Spend, address_of, key_of, running_node, script_of_key
 
@@ -24,7 +25,7 @@ from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.keys import Key, Secrets
-from picopayments_cli.channel.messages import ConnectReply, ConnectRequest
+from picopayments_cli.channel.messages import ConnectReply, ConnectRequest, KeyRequest
 from picopayments_cli.channel.networks import NETWORKS, secret_of_wif
 from picopayments_cli.channel.opening import Party
 from picopayments_cli.channel.rates import Bounds, Rate
@@ -118,14 +119,16 @@ def test_the_command_serves_protocol_3_and_begins_connections(tmp_path: Path) ->
     key = Key(key_of("alice").secret)
     secrets = Secrets(key, bytes(16))
     party = Party(secrets.payer.xonly, secrets.payee.xonly, p2pkh(key.pubkey_hash))
-    asked = envelope.seal(key, ConnectRequest("XCP", party, secrets.salt).as_json())
     with running_hub(tmp_path / "hub", "--restored") as hub:
         status = StatusReply.parse(hub.call("mph_status", assets=None))
-        result = hub.call("mph_request", **asked)
+        hub_key = envelope.named_key(hub.call("mph_key", **KeyRequest(bytes(32)).as_json()))
+        assert hub_key is not None
+        request = asked("mph_request", key, hub_key, ConnectRequest("XCP", party, secrets.salt).as_json())
+        result = hub.call("mph_request", **request)
         reply = ConnectReply.parse(result)
         assert reply.terms == status.terms["XCP"]
-        assert envelope.digest(asked).hex() == result["request_sha256"]
-        assert p2pkh(hash160(envelope.named_key(result) or b"")) == reply.hub.wallet
+        assert digest_of("mph_request", hub_key, request).hex() == result["request_sha256"]
+        assert p2pkh(hash160(hub_key)) == reply.hub.wallet
         assert hub.call("get_sends", filters=[{"field": "destination", "op": "==", "value": ADDRESS}]) == []
 
 

@@ -10,7 +10,6 @@ import pytest
 from hub_support import DEPOSIT, FEE, STRANGER, Client, Desk, amounts, open_all, payment, states
 from regtest_support import key_of
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.duplex import Half
 from picopayments_cli.channel.halves import Commit, sign_commit
 from picopayments_cli.channel.messages import SyncRequest
@@ -31,11 +30,11 @@ def test_a_sync_is_refused_that_is_not_signed_or_not_of_an_open_connection(desk:
     opening.agree()
     request, _ = hand.sync_request(FEE)
     body = request.as_json()
-    sealed = envelope.seal(hand.key, body)
-    for broken in (body, envelope.seal(OTHER, body), {**sealed, "extra": True}, {**sealed, "sends": None}):
+    sealed = hand.sealed("mph_sync", body)
+    for broken in (body, desk.sealed("mph_sync", OTHER, body), {**sealed, "extra": True}, {**sealed, "sends": None}):
         assert desk.name_of("mph_sync", broken) == "BadClientSignature" or broken.get("sends") is None
     early = replace(request, handle=opening.handle)
-    refused = desk.refusal("mph_sync", envelope.seal(opening.key, early.as_json()))
+    refused = desk.refusal("mph_sync", opening.sealed("mph_sync", early.as_json()))
     assert (refused.name, refused.data["stage"]) == ("ConnectionNotOpen", "agreed")
     assert "fetch its answer first" in refused.message
     assert hand.paid == 0
@@ -48,11 +47,11 @@ def test_a_sync_is_refused_that_is_not_signed_or_not_of_an_open_connection(desk:
 
 def test_a_sync_has_one_answer_whatever_carries_its_hash_and_an_overtaken_one_none(desk: Desk, alice: Client) -> None:
     request, moved = alice.sync_request(5, payment(None, 4))
-    body = envelope.seal(alice.key, request.as_json())
+    body = alice.sealed("mph_sync", request.as_json())
     first = desk.call("mph_sync", body)
     assert desk.call("mph_sync", body) == first
     other = replace(request, payments=(payment(None, 3),))
-    assert desk.call("mph_sync", envelope.seal(alice.key, other.as_json())) == first
+    assert desk.call("mph_sync", alice.sealed("mph_sync", other.as_json())) == first
     assert alice.paid == 5
     alice.take(alice.parsed(first), moved)
     alice.sync()
@@ -201,7 +200,7 @@ def test_a_payment_alone_is_refused_where_the_client_asks_for_that(desk: Desk, a
         assert alice.sync_refused(replace(request, partial=False)) == "UnknownHandle"
         assert (alice.paid, states(desk, alice)) == (0, [])
         return
-    reply = alice.take(alice.parsed(desk.call("mph_sync", envelope.seal(alice.key, request.as_json()))), moved)
+    reply = alice.take(alice.parsed(desk.call("mph_sync", alice.sealed("mph_sync", request.as_json()))), moved)
     assert reply.refused[0].token == lost.token
     assert [item.cause for item in reply.refused] == ["UnknownHandle", "AmountExceedsSpendable"]
     assert (alice.paid, states(desk, alice)) == (11, [(10, "done")])
@@ -238,7 +237,7 @@ def rich_one(desk: Desk, name: str) -> Client:
 def receivable(rich: Client, payee: Client, amount: int) -> int:
     """Return what the hub says that a payee can take, where an amount is refused."""
     request, _ = rich.sync_request(amount + FEE, payment(payee.handle, amount))
-    refused = rich.desk.refusal("mph_sync", envelope.seal(rich.key, replace(request, partial=False).as_json()))
+    refused = rich.desk.refusal("mph_sync", rich.sealed("mph_sync", replace(request, partial=False).as_json()))
     assert refused.name == "PaymentExceedsReceivable"
     return int(refused.data["receivable"])
 

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from envelope_support import digest_of
 from hub_support import Client, Desk, open_all, payment
 
-from picopayments_cli.channel import close, envelope
+from picopayments_cli.channel import close
 from picopayments_cli.channel.kept import StateRequest
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.messages import MOST_PAYMENTS, ConnectRequest, KeyRequest, SyncRequest
@@ -48,10 +49,10 @@ def requests(of: Client) -> dict[str, dict[str, Any]]:
     }
 
 
-def wrong(body: Mapping[str, Any], of: Client) -> Iterator[dict[str, Any]]:
+def wrong(method: str, body: Mapping[str, Any], of: Client) -> Iterator[dict[str, Any]]:
     """A request signed by somebody else, and one that names its client and is signed by nobody."""
-    yield envelope.seal(Key(b"\x07" * 32), body)
-    yield {**envelope.seal(of.key, body), "signature": envelope.seal(of.key, {})["signature"]}
+    yield of.desk.sealed(method, Key(b"\x07" * 32), body)
+    yield {**of.sealed(method, body), "signature": of.sealed(method, {})["signature"]}
 
 
 def test_who_signed_is_checked_while_another_one_writes(desk: Desk, mallory: Client) -> None:
@@ -59,7 +60,7 @@ def test_who_signed_is_checked_while_another_one_writes(desk: Desk, mallory: Cli
     theirs = [
         (method, body)
         for method in ("mph_deposit", "mph_sync", "mph_close", "mph_state", "mph_receipts")
-        for body in wrong(asked[method], mallory)
+        for body in wrong(method, asked[method], mallory)
     ]
     names: list[str] = []
     asking = threading.Thread(target=lambda: names.extend(desk.name_of(*each) for each in theirs), daemon=True)
@@ -77,15 +78,14 @@ def test_what_nobody_reads_is_small_in_every_request(desk: Desk, mallory: Client
     for method, body in requests(mallory).items():
         assert mallory.refused(method, {**body, "unknown": much}) == "BadRequest", method
         assert mallory.refused(method, {**body, "unknown": "x" * MOST_UNKNOWN}) == "BadRequest", method
-        assert desk.name_of(method, {**envelope.seal(mallory.key, body), "signature": "00" * MOST_UNKNOWN}) in (
-            "BadRequest"
-        ), method
+        large = {**mallory.sealed(method, body), "signature": "00" * MOST_UNKNOWN}
+        assert desk.name_of(method, large) == "BadRequest", method
 
 
 def test_a_small_unknown_member_is_signed_and_passed_over(desk: Desk, mallory: Client) -> None:
     request, moved = mallory.sync_request(6, payment(None, 5))
-    sealed = envelope.seal(mallory.key, {**request.as_json(), "unknown": ["x" * 1000]})
+    sealed = mallory.sealed("mph_sync", {**request.as_json(), "unknown": ["x" * 1000]})
     assert SyncRequest.parse(sealed) == request
     reply = mallory.parsed(desk.call("mph_sync", sealed))
-    assert reply.request == envelope.digest(sealed)
+    assert reply.request == digest_of("mph_sync", desk.hub.key.pubkey, sealed)
     mallory.take(reply, moved)

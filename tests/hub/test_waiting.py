@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 import pytest
 from hub_support import STRANGER, Client, Desk, clients, payment, running_desk, serving
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.values import Handle, Pubkey
 from picopayments_cli.channel.waiting import MOST_NAMED, MOST_SECONDS, WaitingReply, WaitingRequest, Waits
 from picopayments_cli.channel.wire import MOST_UNKNOWN
@@ -34,7 +33,7 @@ LONG = 20  # seconds within which nothing comes by itself
 def asking(client: Client, *handles: Handle, seconds: int = 0) -> dict[str, Any]:
     """A signed request."""
     request = WaitingRequest(os.urandom(32), handles or (client.handle,), seconds)
-    return envelope.seal(client.key, request.as_json())
+    return client.sealed("mph_waiting", request.as_json())
 
 
 def told(client: Client, *handles: Handle) -> list[Waits]:
@@ -80,7 +79,7 @@ def test_what_waits_is_told_for_nothing_and_to_nobody_else(desk: Desk, alice: Cl
 def test_only_a_signed_request_of_its_shape_is_answered(desk: Desk, bob: Client) -> None:
     right = WaitingRequest(os.urandom(32), (bob.handle,)).as_json()
     assert desk.name_of("mph_waiting", right) == "BadClientSignature"
-    assert desk.name_of("mph_waiting", {**envelope.seal(bob.key, right), "seconds": 1}) == "BadClientSignature"
+    assert desk.name_of("mph_waiting", {**bob.sealed("mph_waiting", right), "seconds": 1}) == "BadClientSignature"
     handles = [bob.handle.hex()] * (MOST_NAMED + 1)
     wrong: list[dict[str, Any]] = [
         *({"seconds": value} for value in (-1, MOST_SECONDS + 1, 1.5, True, None)),
@@ -181,7 +180,7 @@ def test_who_asks_much_keeps_nobody_else_waiting(
 def test_its_request_is_no_larger_than_the_most_handles_make_it(desk: Desk, bob: Client) -> None:
     endpoint = JsonRpcEndpoint(Methods(desk.hub).table(), alone=Methods.ALONE)
     most = WaitingRequest(os.urandom(32), (bob.handle,) * MOST_NAMED, MOST_SECONDS)
-    body = envelope.seal(bob.key, {**most.as_json(), "seconds": 0, "unknown": "x" * (MOST_UNKNOWN - 400)})
+    body = desk.sealed("mph_waiting", bob.key, {**most.as_json(), "seconds": 0, "unknown": "x" * (MOST_UNKNOWN - 400)})
     for params, size, refused in ((body, 0, False), (body, MOST_BYTES + 1, True)):
         text = json.dumps({"jsonrpc": "2.0", "method": "mph_waiting", "params": params, "id": 1}).ljust(size)
         answer = json.loads(asyncio.run(endpoint.answer(text.encode())))

@@ -29,7 +29,6 @@ from postgres_support import server
 from regtest_support import REGTEST, running_node
 from workers_support import Rounding, processes_of
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.channel.waiting import WaitingReply, WaitingRequest
 from picopayments_cli.errors import HubDraining, HubUnreachable, StoreLocked
@@ -113,7 +112,7 @@ def test_what_one_books_the_other_pays_out(desk: Desk, other: Answering, alice: 
 def test_who_waits_at_one_hears_within_a_second_of_what_the_other_booked(
     desk: Desk, other: Answering, alice: Client, bob: Client
 ) -> None:
-    body = envelope.seal(bob.key, WaitingRequest(os.urandom(32), (bob.handle,), 20).as_json())
+    body = bob.sealed("mph_waiting", WaitingRequest(os.urandom(32), (bob.handle,), 20).as_json())
     booked: list[float] = []
 
     async def both() -> Any:
@@ -174,18 +173,18 @@ def test_who_hears_nothing_new_signs_nothing_new(desk: Desk, other: Answering, b
     time.sleep(0.3)  # in which nobody looks at the chain
     other.hearing.once()
     request, moved = bob.sync_request(FEE)
-    assert other.name_of("mph_sync", envelope.seal(bob.key, request.as_json())) == "NodeBehind"
+    assert other.name_of("mph_sync", bob.sealed("mph_sync", request.as_json())) == "NodeBehind"
     with desk.database.transaction("a clock was set") as db:
         db.exec_driver_sql("update shared set seen = seen + 3600")
     other.hearing.once()
     time.sleep(0.3)
     other.hearing.once()
-    assert other.name_of("mph_sync", envelope.seal(bob.key, request.as_json())) == "NodeBehind"
+    assert other.name_of("mph_sync", bob.sealed("mph_sync", request.as_json())) == "NodeBehind"
     other.hub.fresh_seconds = 30.0  # a busy machine's round takes longer than the limit above
     desk.rounds.once()
     other.hearing.once()
     with asking(bob, other):
-        bob.take(bob.parsed(other.call("mph_sync", envelope.seal(bob.key, request.as_json()))), moved)
+        bob.take(bob.parsed(other.call("mph_sync", bob.sealed("mph_sync", request.as_json()))), moved)
 
 
 @on_postgres

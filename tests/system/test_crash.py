@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import requests
+from envelope_support import answered, bare
 from network_support import ASSETS, DEPOSIT, FEE, WAIT, Client, Network, running_network, tokens_of, wait_until
 from regtest_support import key_of
 from servers import serving
@@ -20,7 +21,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from picopayments_cli.channel import envelope
 from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.rpc import RpcClient
 
@@ -337,9 +337,7 @@ def test_a_reply_signed_by_another_is_refused(network: Network, middle: Intercep
     alice = network.client("impostor", hub_url=middle.url)
     a = network.open_connection(alice)
     impostor = key_of("impostor")
-    middle.change = lambda result: envelope.seal(
-        impostor, {name: value for name, value in result.items() if name not in ("pubkey", "signature")}
-    )
+    middle.change = lambda result: answered("mph_sync", impostor, bare(result))
     assert alice.fails("sync") == (5, "BadHubSignature")
     assert alice.fails("connect", "XCP", "5000") == (5, "BadHubSignature")  # the key is the URL's, not a connection's
     middle.change = None

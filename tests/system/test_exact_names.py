@@ -193,7 +193,7 @@ def test_a_hubs_terms_name_a_subasset_by_its_long_name(tmp_path: Path) -> None:
         assert shown["liquidity"]["total"][CAPITAL] == 1000
         assert list(network.hub.call("mph_status", assets=[number])["current_terms"]) == [number]
         assert client.done("connect", SMALL, "100").error["name"] == "AssetNotInTerms"
-        assert client.run("connect", CAPITAL, "100")["handle"]
+        assert client.run("connect", CAPITAL, "1000")["handle"]
         chain = NodeChain(network.chain_url, NETWORKS["regtest"])
         for wrong, named in (
             ({MIXED: members}, [CAPITAL, SMALL]),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import requests
+from envelope_support import answered, digest_of
 from network_support import WAIT, Client, tokens_of, wait_until
 from regtest_support import NodeProcess, key_of, running_node
 from served_support import HubThread
@@ -268,7 +269,7 @@ def refusal(name: str) -> dict[str, Any]:
 
 
 def signed(name: str, key: Any, request: bytes) -> dict[str, Any]:
-    return envelope.seal(key, {**refusal(name), "request_sha256": request.hex()})
+    return answered("mph_sync", key, {**refusal(name), "request_sha256": request.hex()})
 
 
 def test_a_refusal_that_the_hub_has_not_signed_closes_nothing(places: Places) -> None:
@@ -278,21 +279,25 @@ def test_a_refusal_that_the_hub_has_not_signed_closes_nothing(places: Places) ->
         (path,) = hub.basedir.glob("hub.regtest.wif")
         shutil.copy(path, hub.basedir / "regtest.wif")
         key, impostor = hub.key, key_of("impostor")
+
+        def named(params: dict[str, Any]) -> bytes:
+            return digest_of("mph_sync", key.pubkey, params)
+
         for name in CLOSING:
             forgeries = (
                 refusal(name),
                 {**refusal(name), "pubkey": key.pubkey.hex(), "signature": "ab"},
-                lambda params, name=name: signed(name, impostor, envelope.digest(params)),
+                lambda params, name=name: signed(name, impostor, named(params)),
                 signed(name, key, bytes(32)),  # of another request
-                lambda params, name=name: {**signed("BadRequest", key, envelope.digest(params)), "type": name},
+                lambda params, name=name: {**signed("BadRequest", key, named(params)), "type": name},
             )
             for middle.details in forgeries:
                 assert places.alice.fails("sync") == (5, "BadHubSignature")
                 assert places.stage(handle) == "agreed"
-        middle.details = lambda params: signed("UnknownHandle", key, envelope.digest(params))
+        middle.details = lambda params: signed("UnknownHandle", key, named(params))
         assert places.alice.fails("sync") == (1, "UnknownHandle")
         assert places.stage(handle) == "agreed"
-        middle.details = lambda params: signed("HubRestored", key, envelope.digest(params))
+        middle.details = lambda params: signed("HubRestored", key, named(params))
         places.alice.run("sync")
         assert places.stage(handle) == "closing"
 
@@ -315,8 +320,9 @@ def test_a_hub_signs_what_it_refuses(places: Places) -> None:
         answer = requests.post(url, json={"method": method, "params": params, "id": 1}, timeout=WAIT).json()
         details = answer["error"]["data"]
         assert details["args"] == [details["message"]]
-        assert envelope.signed_by(details, Pubkey(bytes.fromhex(details["pubkey"])))
-        assert details["request_sha256"] == envelope.digest(params).hex()
+        hub_key = Pubkey(bytes.fromhex(details["pubkey"]))
+        assert envelope.signed_by(details, hub_key, envelope.answering(method, hub_key))
+        assert details["request_sha256"] == digest_of(method, hub_key, params).hex()
 
 
 # What the hub or the chain has lost ---------------------------------------------------------------------------------

@@ -40,6 +40,7 @@ def test_settings_and_where_they_come_from(tmp_path: Path, monkeypatch: pytest.M
         "fee_ceiling": {"value": 100, "source": "default"},
         "fee_rate": {"value": 7, "source": "file"},
         "lock_ceiling": {"value": 5, "source": "default"},
+        "sync_ceiling": {"value": 1, "source": "default"},
         "ask_above": {"value": 1_000_000, "source": "default"},
         "backup": {"value": None, "source": "default"},
         "hub_username": {"value": "u", "source": "file"},
