@@ -65,7 +65,7 @@ class LivesUnderFaults:
         for name, own_chain in names.items():
             client = self.town.stranger(name, own_chain=own_chain)
             self.strike(client, "faucet", "faucet")
-            if not client.run("listutxos", client.run("status")["wallet"]["address"], "--unconfirmed"):
+            if not client.run("listutxos", client.run("address"), "--unconfirmed"):  # killed before it gave any
                 client.run("faucet")
         self.town.mine()
         for name in names:
