@@ -345,8 +345,8 @@ class Client:
 
     def lose_hub(self, handle: str) -> None:
         """Have a connection's hub be where nobody is, and ask nobody else."""
-        path = self.basedir / "regtest.connections" / f"{handle}.json"
-        path.write_text(path.read_text().replace(self.hub_url, NOBODY))
+        for path in (self.basedir / "regtest.connections" / f"{handle}.json", self.basedir / "regtest.listed"):
+            path.write_text(path.read_text().replace(self.hub_url, NOBODY))
         self.hub_url = NOBODY
 
     # What it holds ---------------------------------------------------------------------------------------------------

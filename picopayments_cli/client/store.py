@@ -115,6 +115,8 @@ class Store:
             self._check_modes()
         except BaseException:
             self._lock.release()
+            if not self._begins:
+                _unmake(self.basedir, Path(self._lock.lock_file))
             raise
         return self
 
@@ -612,6 +614,14 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino
+
+
+def _unmake(basedir: Path, lock: Path) -> None:
+    """Take away a folder in which there is nothing but a lock: taking that made both in the place of one that moved."""
+    with suppress(OSError):
+        if os.listdir(basedir) == [lock.name]:
+            lock.unlink()
+            basedir.rmdir()
 
 
 def _moved(basedir: Path) -> StoreUnusable:

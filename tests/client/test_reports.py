@@ -101,7 +101,7 @@ def test_a_close_without_the_hubs_word_leaves_no_receipt_out(ready: Life) -> Non
     ready.hub.call = silent_about_closes  # type: ignore[method-assign]
     ready.restart()
     ready.session.chain.broadcast = picky  # type: ignore[assignment, method-assign]
-    with pytest.raises(HubUnreachable):
+    with pytest.raises(Deaf):
         api.carry_out(ready.session, api.close, {"handle": ready.handle}, deaf)
     done = run(ready, api.close, handle=ready.handle)
     assert ([item["amount"] for item in done["received_payments"]], done["hub"]) == ([7], "silent")

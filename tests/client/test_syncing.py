@@ -33,6 +33,7 @@ from picopayments_cli.errors import (
     PicopaymentsError,
     RemainderMissing,
     RepeatedHash,
+    StaleRequest,
     SyncIncomplete,
     UnknownHandle,
 )
@@ -128,7 +129,7 @@ def balance(it: Life) -> int:
         ({"refused": [{"token": "ab", "name": "UnknownHandle"}]}, BadReply),
         ({"remainder": None}, RemainderMissing),
         ({"next_revoke_hash": "ab"}, BadReply),
-        ({"request_sha256": "ab" * 32}, BadReply),
+        ({"request_sha256": "ab" * 32}, StaleRequest),  # its number was given to another one
     ],
 )
 def test_nothing_of_a_wrong_answer_is_taken(

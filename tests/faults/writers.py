@@ -368,7 +368,7 @@ def _client_files(pair: Pair, _quick: bool) -> None:
     pair.goes_on("a missing key")
     with _away(alice.basedir / "regtest.connections" / f"{pair.a}.json"):
         for words in (["sync", "--handle", pair.a], ["close", pair.a], ["queuepayment", pair.a, pair.b, "7"]):
-            pair.refused(alice.done(*words), f"{words[0]} without the document", "UnknownHandle")
+            pair.refused(alice.done(*words), f"{words[0]} without the document", "StoreDamaged")
     pair.goes_on("a missing document")
     for name in ("regtest.lock", "regtest.hubs"):
         (alice.basedir / name).unlink()

@@ -78,7 +78,10 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, Any]
 def test_a_backup_that_only_the_hub_sees_is_refused(
     desk: Desk, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Operator, "backup", lambda self, file: {"file": file})  # as into a /tmp of its own
+    def unseen(_self: Operator, file: str) -> dict[str, str]:
+        return {"file": file}  # as into a /tmp of its own
+
+    monkeypatch.setattr(Operator, "backup", unseen)
     with answering(desk) as hub:
         code, error = run([*hub, "backup", str(tmp_path / "hub-1")], capsys)
     assert (code, error["name"]) == (4, "StoreUnusable")

@@ -332,7 +332,7 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Network]:
                 client.basedir.mkdir()
                 views = {"chain_url": running.chain_url, "bitcoin_url": f"{running.chain_url}bitcoin/"}
                 (client.basedir / "regtest.cfg").write_text(json.dumps(views))
-            address = client.run("status")["wallet"]["address"]
+            address = client.run("address")
             client.run("faucet", "--btc", str(COINS))
             for asset in ("XCP", "DEMOCOIN", CHILD):
                 client.run("faucet", "--asset", NAMED.get(asset, asset), "--quantity", str(START[asset]))

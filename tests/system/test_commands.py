@@ -532,7 +532,7 @@ def test_a_part_of_an_own_handle_suffices_and_a_payees_is_whole(network: Network
     part = handle[:8]
     for words in (
         ("close", handle[:7]),
-        ("sync", "--handle", part.upper()),
+        ("sync", "--handle", handle[:63].upper()),
         ("cull", "--handle", handle[:7]),
         ("queuepayment", handle, part, "5"),
         ("queuepayment", part, NOWHERE[:63], "5"),

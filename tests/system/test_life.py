@@ -263,6 +263,7 @@ def test_a_refused_command_names_the_cause_and_writes_nothing(
     network: Network, words: tuple[str, ...], error: str
 ) -> None:
     client = network.client(f"refused-{error}-{words[-1]}", funded=words[0] == "connect")
+    client.run("address")  # makes the wallet
     before = client.files()
     assert client.fails(*words) == (1, error)
     assert client.files() == before
