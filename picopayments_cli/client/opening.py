@@ -231,9 +231,9 @@ def _check_lock_fee(session: Session, terms: Terms, wish: Wish) -> None:
 
 
 def _check_sync_fee(session: Session, terms: Terms, wish: Wish) -> None:
-    """Refuse to pay more for each sync than the settings allow. Raises SyncFeeTooHigh."""
+    """Refuse to pay more for each sync than the settings allow, and than 1. Raises SyncFeeTooHigh."""
     fee, percent = terms.sync_fee, session.settings.sync_ceiling
-    if _is_above(fee, percent, wish):
+    if fee > 1 and _is_above(fee, percent, wish):
         raise SyncFeeTooHigh(
             f"The hub asks {fee} for each sync, more than the sync_ceiling of {percent} % of your deposit of "
             f"{wish.quantity}. Deposit more, choose another hub, or raise the ceiling in the settings.",
