@@ -142,12 +142,22 @@ def _settle(case: Case, side: Paid, urgency: Urgency) -> Iterator[Task]:
         yield _publish(case, Name.CLOSE, draft, counter.signature or b"", urgency)
         return
     agreed = any(item.quantity >= side.least for item in side.counters)
-    patience = FETCH_BLOCKS if side.owed else PATIENCE if agreed else 0
+    patience = _patience(case, side) if agreed or side.owed else 0
     late = case.facts.tip >= case.expiry.settle_height
     hurried = spend is not None or not case.home or late
     if best is not None and (late or not case.stale) and (hurried or case.waited >= patience):
         draft = compose_commit(case.contract, anchor, best.quantity, best.revoke_hash)
         yield _publish(case, Name.COMMIT, draft, best.signature, urgency)
+
+
+def _patience(case: Case, side: Paid) -> int:
+    """For how many blocks a payee leaves it to the agreed close: longer where it owes, and well before the margin.
+
+    At the margin many may have to settle, one after the other.
+    """
+    since = case.since
+    comes = side.owed and since is not None and since + FETCH_BLOCKS <= case.expiry.settle_height
+    return FETCH_BLOCKS if comes else PATIENCE
 
 
 def _payout(case: Case, spend: Spend, item: Known) -> Iterator[Task]:

@@ -39,7 +39,7 @@ from parties_support import (
 )
 
 from picopayments_cli.channel.facts import Kind, Paid, Paying
-from picopayments_cli.channel.fees import PATIENCE
+from picopayments_cli.channel.fees import FETCH_BLOCKS, PATIENCE
 from picopayments_cli.channel.steps import Name, Wait
 from picopayments_cli.channel.transactions import compose_close, compose_payout
 
@@ -137,7 +137,7 @@ def test_a_hub_that_owes_takes_the_close_that_gives_it_less(quantity: int) -> No
     assert payee.over()
 
 
-def test_a_hub_that_owes_waits_for_the_close_of_less_to_its_deadline() -> None:
+def test_a_hub_that_owes_waits_longer_for_the_close_of_less_but_not_where_its_margin_is_near() -> None:
     payee = honest_payee([300])
     assert isinstance(payee.side, Paid)
     payee.side = replace(payee.side, owed=100)
@@ -146,9 +146,13 @@ def test_a_hub_that_owes_waits_for_the_close_of_less_to_its_deadline() -> None:
     payee.chain.submit(compose_close(CONTRACT, anchor_of(payee), 200))
     assert names(payee) == []  # it is what was agreed on
     payee.chain.drop(compose_close(CONTRACT, anchor_of(payee), 200).txid)
-    payee.chain.tip += PATIENCE
+    payee.chain.tip += FETCH_BLOCKS - 1
     assert names(payee) == []  # the client may come yet
-    payee.chain.tip = EXPIRY.settle_height
+    payee.chain.tip += 1
+    assert names(payee) == [Name.COMMIT]
+    payee.chain.tip = payee.since = EXPIRY.settle_height - FETCH_BLOCKS + 1
+    assert names(payee) == []
+    payee.chain.tip += PATIENCE
     assert names(payee) == [Name.COMMIT]
 
 
