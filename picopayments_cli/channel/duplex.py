@@ -119,9 +119,9 @@ def charged(duplex: Duplex, fee: int) -> Duplex | None:
     """
     sending, receiving = duplex.sending, duplex.receiving
     count, loaded = 0, len(sending.active) - (1 if sending.deeper else 0)
-    while count < min(loaded, MOST_REVOKED) and sending.moved - _beneath(sending, count + 1) <= fee:
+    while count < min(loaded, MOST_REVOKED) and sending.moved - quantity_beneath(sending, count + 1) <= fee:
         count += 1
-    rest = fee - (sending.moved - _beneath(sending, count))
+    rest = fee - (sending.moved - quantity_beneath(sending, count))
     if rest > receiving.contract.quantity - receiving.moved:
         return None
     left = replace(sending, active=sending.active[: len(sending.active) - count])
@@ -130,11 +130,6 @@ def charged(duplex: Duplex, fee: int) -> Duplex | None:
     made = Commit(Quantity(receiving.moved + rest), Hash(bytes(HASH_SIZE)), b"", b"")
     paid = replace(receiving, active=(*receiving.active, Held(made, receiving.next_number)))
     return replace(duplex, sending=left, receiving=paid)
-
-
-def _beneath(sending: Sending, count: int) -> int:
-    """Return what stays moved once the peer has given back that many of the highest commits."""
-    return sending.active[-count - 1].quantity if count < len(sending.active) else 0
 
 
 def transferable(duplex: Duplex, amount: int) -> bool:

@@ -320,9 +320,9 @@ def to_revoke(receiving: Receiving, amount: int) -> tuple[Held, ...]:
     return tuple(reversed(active[len(active) - count :]))
 
 
-def quantity_beneath(receiving: Receiving, count: int) -> int:
+def quantity_beneath(side: Sending | Receiving, count: int) -> int:
     """Return what stays moved once that many of the highest commits are given back."""
-    return receiving.active[-count - 1].quantity if count < len(receiving.active) else 0
+    return side.active[-count - 1].quantity if count < len(side.active) else 0
 
 
 def give_back(receiving: Receiving, commits: Sequence[Held]) -> Receiving:
