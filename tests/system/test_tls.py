@@ -6,6 +6,9 @@ import ast
 import datetime
 import ipaddress
 import json
+import re
+import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -128,6 +131,24 @@ def test_a_pinned_certificate_alone_is_good(host: str, tmp_path: Path, certifica
         pytest.raises(HubUnreachable, match="Fingerprints did not match"),
     ):
         session(url, pins[0]).rpc.call("echo", {}, retry=False)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="there is no openssl")
+def test_a_certificate_made_as_the_document_makes_it_is_good(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "hub.rst").read_text(encoding="utf-8")
+    (make,) = re.findall(r"(?m)^ +\$ (openssl (?:.*\\\n)*.*)$", text)
+    (show,) = re.findall(r"``(openssl [^`]+)``", text)
+    done = []
+    for line in (make.replace("hub.example", "localhost"), show):
+        done.append(subprocess.run(line, shell=True, cwd=tmp_path, check=True, capture_output=True, text=True).stdout)
+    own = {"ssl_cert": str(tmp_path / "hub.crt"), "ssl_key": str(tmp_path / "hub.key")}
+    with json_rpc({"echo": echo}, server=own) as bound:
+        url = bound.replace("127.0.0.1", "localhost")
+        for known in ({"ca_file": own["ssl_cert"]}, {"pinned_certificates": {url: done[1].strip()}}):
+            session = Session(config.Settings(NETWORKS["testnet"], tmp_path, url, **known))
+            assert session.rpc.call("echo", {"text": "a"}, retry=False) == "a"
+        with pytest.raises(HubUnreachable, match="TLS certificate does not hold"):
+            Session(config.Settings(NETWORKS["testnet"], tmp_path, url)).rpc.call("echo", {}, retry=False)
 
 
 def test_pins_and_authorities_are_settings(tmp_path: Path) -> None:
