@@ -26,7 +26,7 @@ from picopayments_cli.sealed_file import Owner, Place, parts, whole
 
 FORMAT = "picopayments-backup"
 PUT, ADD, DROP = "put", "add", "drop"
-_FILES = ("cfg", "hubs", "history.jsonl", "payments.jsonl", "reported", "sent", "webhook.secret")
+_FILES = ("cfg", "hubs", "history.jsonl", "listed", "payments.jsonl", "reported", "sent", "webhook.secret")
 _LIVE, _ARCHIVE = "connections", "archive"
 _IN_FOLDER = re.compile(r"[0-9a-f]{64}\.(json|commits\.jsonl)")
 
@@ -211,16 +211,22 @@ def check_older(path: Path, before: Files, after: Files, network: Network) -> No
 
 @dataclass(frozen=True)
 class _State:
-    """How far a connection has come: its stage, how often its document was written, and its rows that count."""
+    """How far a connection has come: its stage, how often its document was written, and its rows that count.
+
+    ``taken_back``: when its hub gave it back, and proved that this was the newest state: then its files began anew.
+    """
 
     stage: str
     changes: int
     rows: bytes = field(repr=False)
+    taken_back: int = 0
 
     def leads_to(self, later: _State | None) -> bool:
         """Whether nothing is lost of it where the later one takes its place."""
         if later is None:
             return self.stage in (ASKED, PROPOSED)  # nothing was deposited
+        if later.taken_back != self.taken_back:
+            return later.taken_back > self.taken_back
         return self.changes <= later.changes and later.rows.startswith(self.rows)
 
 
@@ -232,5 +238,6 @@ def _states(files: Files, network: Network) -> dict[str, _State]:
             with suppress(KeyError, TypeError, ValueError, RecursionError):
                 item = kinds.members(json.loads(data))
                 rows = rows_of(files, network, handle, archived=archived)[: kinds.whole(item.get("rows_size", 0))]
-                found[handle] = _State(kinds.text(item["stage"]), kinds.whole(item.get("changes", 0)), rows)
+                changes, taken_back = (kinds.whole(item.get(name, 0)) for name in ("changes", "taken_back"))
+                found[handle] = _State(kinds.text(item["stage"]), changes, rows, taken_back)
     return found

@@ -217,6 +217,7 @@ def restore(session: Session, path: Path) -> dict[str, Any]:
         if store.wallet_here() is None:
             store.save_wallet(wallet.file, "restored wallet")
         _place(session, content)
+        store.forget_list()
         _stop_all(session)
         store.skip_indexes()
         have_asked(store.basedir, session.network)

@@ -23,10 +23,15 @@ FORMAT = "picopayments-connection"
 VERSION = 2  # 1 was protocol 2's
 HEADER = frozenset(("format", "version", "network", "changes", "event_count", "events", "rows", "rows_size"))
 _HEX = frozenset("0123456789abcdef")
-_ADVICE = (
+_DAMAGED = (
     "Run `picopayments-cli sync`: where the hub proves that it has the newest state of the connection, that goes on, "
     "and a damaged file is renamed. Else put back a copy that is as new as the last command. If there is none, rename "
     "the file yourself, and sync: the connection comes back from the hub, and closes."
+)
+_MISSING = (
+    "`picopayments-cli sync` asks its hub for it, each time until that gives it back; `--hub-url` names a hub that is "
+    "elsewhere now, or that nothing here names. If the hub does not give it back, `picopayments-cli restore` brings it "
+    "back from a backup, into a new --basedir. If it is known to be over, take its lines out of {}."
 )
 
 Row = list[Any]
@@ -88,7 +93,10 @@ def advised(live: bool = True) -> Iterator[None]:
     except StoreDamaged as error:
         if not live:
             raise
-        raise damaged(Path(error.data["path"]), error.data["why"], _ADVICE) from error
+        path = Path(error.data["path"])
+        is_missing = is_connection(path.name) and not os.path.lexists(path)
+        advice = _MISSING.format(path.parent.with_suffix(".listed")) if is_missing else _DAMAGED
+        raise damaged(path, error.data["why"], advice) from error
 
 
 def connections_in(folder: Path) -> list[Path]:

@@ -88,6 +88,7 @@ def to_document(connection: Connection) -> dict[str, Any]:
         "jumps": [list(item) for item in connection.jumps],
         "restored": connection.restored,
         "unproven": connection.unproven,
+        "taken_back": connection.taken_back,
     }
 
 
@@ -160,6 +161,7 @@ def from_document(handle: Handle, document: Mapping[str, Any]) -> Connection:
         jumps=tuple(_jump(item) for item in kinds.items(document.get("jumps", []))),
         restored=kinds.switch(document.get("restored", False)),
         unproven=kinds.switch(document.get("unproven", False)),
+        taken_back=kinds.whole(document.get("taken_back", 0)),
         longname=None if document.get("asset_longname") is None else kinds.text(document["asset_longname"]),
     )
 

@@ -17,9 +17,9 @@ Action = Mapping[str, Any]
 Event = dict[str, Any]
 
 
-def connected(asset: Mapping[str, str], quantity: int, txid: str) -> Action:
-    """Describe that both sides agreed on a deposit, which is published from here on."""
-    return {"action": "connected", **asset, "quantity": quantity, "txid": txid}
+def connected(asset: Mapping[str, str], quantity: int, txid: str, address: str) -> Action:
+    """Describe that both sides agreed on a deposit, which is published from here on. ``address``: the wallet's."""
+    return {"action": "connected", **asset, "quantity": quantity, "txid": txid, "address": address}
 
 
 def synced(

@@ -1,19 +1,29 @@
 """Reads and writes the list of connections that may have money on the chain, which stands outside of their folder.
 
 By it a connection is missed whose file is lost: its hub is asked then, and can neither keep it back unnoticed nor name
-another one in its place.
+another one in its place. A list that is lost itself is made anew of all that other files name and that is not over. It
+names the wallet's address, too: no other wallet takes the place of one whose file is lost.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-from picopayments_cli.channel.stages import AGREED, CLOSING
+from picopayments_cli.channel.networks import Network
+from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
 from picopayments_cli.channel.values import HANDLE_SIZE, PUBKEY_SIZE, Handle, Pubkey, from_hex
-from picopayments_cli.client import kinds
+from picopayments_cli.client import connection_files, kinds
 from picopayments_cli.client.connection import Connection
+from picopayments_cli.config import connections_folder
+from picopayments_cli.errors import PicopaymentsError, StoreUnusable
+from picopayments_cli.files import read_text, usable
+
+_WALLET = "wallet"  # whose connections these are: the member of the list that is no handle
 
 
 @dataclass(frozen=True)
@@ -37,28 +47,116 @@ def is_due(connection: Connection) -> bool:
     return connection.stage in (AGREED, CLOSING)
 
 
-def written(listed: Mapping[Handle, Listed]) -> str:
-    """Write the list as JSON."""
-    told = {
-        handle.hex(): {
-            "hub_url": item.hub_url,
-            "hub_key": item.hub_key.hex(),
-            "deposits": [d.hex() for d in item.deposits],
+# The list -----------------------------------------------------------------------------------------------------------
+
+Listing = Mapping[Handle, Listed | None]  # None: other files name a connection, and tell no more of it
+
+
+def written(listing: Listing, address: str | None) -> str:
+    """Write the list as JSON. ``address``: the wallet's, None where it is not known."""
+    told = {handle.hex(): None if item is None else _told(item) for handle, item in sorted(listing.items())}
+    return json.dumps({**({} if address is None else {_WALLET: address}), **told}, indent=2) + "\n"
+
+
+def _told(item: Listed) -> dict[str, Any]:
+    deposits = [output.hex() for output in item.deposits]
+    return {"hub_url": item.hub_url, "hub_key": item.hub_key.hex(), "deposits": deposits}
+
+
+def read(path: Path) -> dict[Handle, Listed | None] | None:
+    """Read the list; None where there is none that can be used. Raises StoreUnusable."""
+    try:
+        members = _members(path)
+        return {
+            Handle(from_hex(handle, "handle", HANDLE_SIZE)): None if item is None else _parsed(kinds.members(item))
+            for handle, item in members.items()
+            if handle != _WALLET
         }
-        for handle, item in sorted(listed.items())
-    }
-    return json.dumps(told, indent=2) + "\n"
+    except StoreUnusable:
+        raise
+    except (KeyError, TypeError, ValueError, RecursionError, PicopaymentsError):
+        return None
 
 
-def parse(text: str) -> dict[Handle, Listed]:
-    """Read the list. Raises KeyError, TypeError, ValueError, RecursionError, PicopaymentsError where it is none."""
-    return {
-        Handle(from_hex(handle, "handle", HANDLE_SIZE)): _parsed(kinds.members(item))
-        for handle, item in kinds.members(json.loads(text)).items()
-    }
+def address_of(basedir: Path, network: Network) -> str | None:
+    """Find of which wallet a folder's list is, else its newest connection in the history; None where neither says.
+
+    Raises StoreUnusable.
+    """
+    try:
+        return kinds.text(_members(basedir / f"{network.name}.listed")[_WALLET])
+    except StoreUnusable:
+        raise
+    except (KeyError, TypeError, ValueError, RecursionError, PicopaymentsError):
+        told = [event.get("address") for event in _lines(basedir / f"{network.name}.history.jsonl")]
+        return next((item for item in reversed(told) if isinstance(item, str)), None)
+
+
+def _members(path: Path) -> Mapping[str, Any]:
+    return kinds.members(json.loads(read_text(path) or ""))
 
 
 def _parsed(item: Mapping[str, object]) -> Listed:
     c2h, h2c = (bytes.fromhex(kinds.text(output)) for output in kinds.items(item["deposits"]))
     key = Pubkey(from_hex(kinds.text(item["hub_key"]), "hub's key", PUBKEY_SIZE))
     return Listed(kinds.text(item["hub_url"]), key, (c2h, h2c))
+
+
+# A list that is lost ------------------------------------------------------------------------------------------------
+
+
+def had_any(basedir: Path, network: Network) -> bool:
+    """Tell whether a folder has had connections, or a list of them. Raises StoreUnusable."""
+    names = ("listed", "history.jsonl", "payments.jsonl")
+    with usable(basedir):
+        there = any((basedir / f"{network.name}.{name}").exists() for name in names)
+    return there or bool(named(basedir, network))
+
+
+def named(basedir: Path, network: Network) -> dict[Handle, Listed | None]:
+    """Find the connections that files name, and that none of them says to be over. Raises StoreUnusable.
+
+    A line or document that can't be read names none: what it would tell is asked of the hubs.
+    """
+    found: set[str] = set()
+    over: set[str] = set()
+    for event in _lines(basedir / f"{network.name}.history.jsonl"):
+        (over if event.get("action") == "closed" else found).add(str(event.get("handle")))
+    found |= {str(entry.get("handle")) for entry in _lines(basedir / f"{network.name}.payments.jsonl")}
+    archive = basedir / f"{network.name}.archive"
+    with usable(basedir):
+        live = sorted(connections_folder(network, basedir).glob("*.json"))
+        over |= {path.stem for path in archive.glob("*.json")}
+    for path in live:
+        stage = _stage(path)
+        if stage == CLOSED:
+            over.add(path.stem)
+        elif stage in (AGREED, CLOSING):
+            found.add(path.stem)
+    handles = []
+    for name in found - over:
+        with suppress(PicopaymentsError):
+            handles.append(Handle(from_hex(name, "handle", HANDLE_SIZE)))
+    return dict.fromkeys(sorted(handles))
+
+
+def _lines(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Read the objects of a file of lines, those that can be read."""
+    with usable(path):
+        data = path.read_bytes() if path.exists() else b""
+    for line in data.splitlines():
+        with suppress(TypeError, ValueError, RecursionError):
+            yield kinds.members(json.loads(line))
+
+
+def _stage(path: Path) -> object:
+    """Read the stage of a document, closed for one of an older protocol; None where it can't be read.
+
+    Raises StoreUnusable.
+    """
+    with usable(path):
+        data = path.read_bytes()
+    with suppress(KeyError, TypeError, ValueError, RecursionError):
+        document = kinds.members(json.loads(data))
+        return document["stage"] if kinds.whole(document["version"]) >= connection_files.VERSION else CLOSED
+    return None

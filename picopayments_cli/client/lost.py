@@ -7,8 +7,10 @@ it does nothing but close.
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
+import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
@@ -28,51 +30,49 @@ from picopayments_cli.channel.transactions import Contract
 from picopayments_cli.channel.values import Coin, Entry, Handle, Pubkey
 from picopayments_cli.channel.wire import NONCE_SIZE
 from picopayments_cli.client import history
+from picopayments_cli.client.asking import note, to_ask
 from picopayments_cli.client.connection import Connection, Ending
 from picopayments_cli.client.restored import bring_back
-from picopayments_cli.client.restoring import is_to_ask, was_asked
 from picopayments_cli.client.session import Session
 from picopayments_cli.errors import BadReply, LocalFiles, OldProtocol, PicopaymentsError, StoreDamaged
 
 log = logging.getLogger(__name__)
 
 
+class Left(enum.Enum):
+    """How a connection stands that a hub names, and that is not taken back now."""
+
+    NOTHING = "nothing is left of it"
+    UNSURE = "its deposit may yet come, or its end is not buried"
+
+
 def take_back(session: Session, *, always: bool = False) -> PicopaymentsError | None:
     """Write down what hubs have of this wallet that is missing or damaged here, or where nothing is open with one.
 
-    Asked is the settings' hub, and that of each missing connection. Where a backup was restored the former is asked as
-    well: for what was opened since, and for newer states than the backup's. ``always``: ask it in any case. All of a
-    hub's is there before any of it is written. Return why one could not be asked. It stops nothing.
+    ``asking.to_ask`` says which are asked: after a restore all that the wallet knows, for what was opened since, and
+    for newer states than the backup's. ``always``: so in any case. All of a hub's is there before any of it is
+    written. Return why one could not be asked. It stops nothing.
     """
     if session.store.load_wallet() is None:
         return None
     failed: PicopaymentsError | None = None
     session.enlist(session.connections().values())  # those of an older version
-    for at, known in _to_ask(session, always=always):
+    for asked in to_ask(session, _lost(session), always=always):
         try:
-            _take_back(at, known)
-            if at is session:
-                was_asked(session.store.basedir, session.network)
+            hub_key, whole = _take_back(asked.session, asked.key)
+            note(session, hub_key, whole=whole)
         except LocalFiles:
             raise
         except PicopaymentsError as error:
+            if asked.idle:
+                log.warning(
+                    "the hub %s, which this wallet knows, could not be asked. If it is gone for good, take its line "
+                    "out of %s.",
+                    asked.session.settings.hub_url,
+                    session.store.hubs_path,
+                )
             failed = failed or error
     return failed
-
-
-def _to_ask(session: Session, *, always: bool) -> list[tuple[Session, Pubkey | None]]:
-    """Find the hubs that are to be asked, each with its key."""
-    store, found = session.store, []
-    here, lost = session.connections().values(), _lost(session)
-    away = {store.listed()[handle].hub_key: store.listed()[handle] for handle in lost if handle in store.listed()}
-    if session.settings.hub_url is not None:
-        known = session.pinned_key()
-        goes_on = {item.hub_key for item in here if not (item.restored or item.final)}
-        blind = any(handle not in store.listed() for handle in lost)  # its hub is not known
-        if always or blind or known not in goes_on or known in away or is_to_ask(store.basedir, session.network):
-            found.append((session, known))
-            away = {key: item for key, item in away.items() if key != known}
-    return found + [(session.with_hub(item.hub_url), key) for key, item in away.items()]
 
 
 def _lost(session: Session) -> list[Handle]:
@@ -80,31 +80,56 @@ def _lost(session: Session) -> list[Handle]:
     return [handle for handle, error in session.unusable.items() if isinstance(error, StoreDamaged)]
 
 
-def _take_back(session: Session, known: Pubkey | None) -> None:
-    """Write down what a hub has of this wallet. Its key is bound last: so it is done whole, or again.
+def _take_back(session: Session, known: Pubkey | None) -> tuple[Pubkey, bool]:
+    """Write down what a hub has of this wallet; its key, and whether that was all that may come of it.
 
-    A damaged file makes room for a state that is proven to be the newest only: its owner may have a copy of it.
+    Its key is bound last: so it is done whole, or again. A damaged file makes room for a state that is proven to be the
+    newest only: its owner may have a copy of it.
     """
     unsure = {item.handle: item for item in session.connections().values() if _is_unsure(item)}
     salts = {item.salt for handle, item in session.connections().items() if handle not in unsure}
-    lost, store = _lost(session), session.store
-    # A file that can't be read has a salt that nobody here knows: nothing new is believed beside it.
-    blind = any(handle not in store.listed() for handle, error in session.unusable.items() if _is_live(error))
-    found_all = []
+    lost, store, blind = _lost(session), session.store, _is_blind(session)
+    found_all, named, whole = [], set(), True
     hub_key = known or session.hub_key()
     for item in _of_hub(session, hub_key):
-        is_here = store.has(item.handle) and item.handle not in unsure and item.handle not in lost
-        if is_here or (blind and item.handle not in (*unsure, *lost)):
+        named.add(item.handle)
+        if store.has(item.handle) and item.handle not in unsure and item.handle not in lost:
+            continue
+        if blind and item.handle not in (*unsure, *lost):
+            whole = False
             continue
         found = _connection(session, hub_key, item, salts)
         here_too = unsure.get(item.handle)
-        if found is None or not _is_better(found, here_too):
+        if isinstance(found, Left):
+            whole = whole and found is Left.NOTHING
+            continue
+        if not _is_better(found, here_too):
             continue
         if found.stage == CLOSING and item.handle in lost and store.has(item.handle):
             log.warning("the hub can't prove the newest state of %s: its damaged file stays", item.handle.hex())
             continue
         salts.add(found.salt)
         found_all.append(found if here_too is None else _merged(found, here_too))
+    _write(session, found_all, lost, unsure)
+    if found_all:
+        session.pin_hub(hub_key)
+    _strike_unnamed(session, hub_key, named)
+    session.connections()  # what was lost is here, or over
+    return hub_key, whole
+
+
+def _is_blind(session: Session) -> bool:
+    """Whether a file that can't be read has a salt that nobody here knows: nothing new is believed beside it."""
+    listed, store = session.store.listed(), session.store
+    damaged = [handle for handle, error in session.unusable.items() if _is_live(error) and store.has(handle)]
+    return any(listed.get(handle) is None for handle in damaged)
+
+
+def _write(
+    session: Session, found_all: Sequence[Connection], lost: Collection[Handle], unsure: Collection[Handle]
+) -> None:
+    """Write down what was taken back from a hub."""
+    store = session.store
     if found_all and not store.payments.last:
         store.skip_indexes()
     session.enlist(found_all)
@@ -112,9 +137,6 @@ def _take_back(session: Session, known: Pubkey | None) -> None:
         if found.handle in lost:
             store.set_aside(found.handle)
         _save(session, found, again=found.handle in unsure)
-    if found_all:
-        session.pin_hub(hub_key)
-        session.connections()  # what was lost is here
 
 
 def _is_live(error: PicopaymentsError) -> bool:
@@ -161,12 +183,13 @@ def _save(session: Session, found: Connection, *, again: bool) -> None:
         "requests that were made, since its last sync are not in that: pay and ask anew.",
         found.handle.hex(),
     )
+    found = replace(found, taken_back=int(time.time()))
     if again:
         session.save(found, "taken back")
         return
     members, quantity = asset_members(found.asset, found.longname), found.duplex.sending.contract.quantity
     txid = txid_of(found.deposit_raw)[::-1].hex()
-    session.save(found, "taken back", history.connected(members, quantity, txid))
+    session.save(found, "taken back", history.connected(members, quantity, txid, session.wallet.address))
 
 
 def _of_hub(session: Session, hub_key: Pubkey) -> Iterator[Recovered]:
@@ -184,8 +207,8 @@ def _of_hub(session: Session, hub_key: Pubkey) -> Iterator[Recovered]:
             return
 
 
-def _connection(session: Session, hub_key: Pubkey, item: Recovered, salts: Collection[bytes]) -> Connection | None:
-    """Build a connection from what the hub gives back; None where nothing of it is left on the chain.
+def _connection(session: Session, hub_key: Pubkey, item: Recovered, salts: Collection[bytes]) -> Connection | Left:
+    """Build a connection from what the hub gives back, where something of it is left on the chain.
 
     Raises BadReply where it is none of this wallet's, or has one of the ``salts`` of those that are here: under
     another handle it would be signed away as one on which nothing was received.
@@ -206,12 +229,11 @@ def _connection(session: Session, hub_key: Pubkey, item: Recovered, salts: Colle
     view = session.chain.view(Query(coins=places, history=places))
     there = view.coins[places[0]]
     if not there and not view.coins[places[1]] and not _is_spent_to_coins(session, view, places):
-        _strike_if_over(session, item, view, view.history[places[0]])
-        return None
+        return _without_coins(session, item, view, view.history[places[0]])
     heights = [*(coin.height for coin in there), *(entry.height for entry in view.history[places[0]])]
     if there and all(height is None for height in heights):
         log.warning("the deposit of %s is not in a block: sync again once it is, before you connect", item.handle.hex())
-        return None
+        return Left.UNSURE
     sent, received = (_deposit(session, contract, view) for contract in (c2h, h2c))
     deposits = view.history[places[0]]
     unknown = deposits[0].raw if deposits else b""  # which keeps it open until nothing is left there
@@ -235,20 +257,60 @@ def _connection(session: Session, hub_key: Pubkey, item: Recovered, salts: Colle
     return bring_back(session, bare, deposits)
 
 
-def _strike_if_over(session: Session, item: Recovered, view: View, entries: Sequence[Entry]) -> None:
-    """Miss no connection any more of which nothing is left on the chain, and which blocks have buried."""
-    buried = view.height - session.network.safe_depth + 1
+def _without_coins(session: Session, item: Recovered, view: View, entries: Sequence[Entry]) -> Left:
+    """Tell whether a connection without anything on the chain is over, as blocks have buried its end.
+
+    Then it is missed no more. Nor is one of which neither hub nor chain has seen a deposit; but that may yet come.
+    """
     ends: list[int | None] = [entry.height for entry in entries] or [item.height]
-    if item.handle in session.store.missing() and all(height is not None and height <= buried for height in ends):
-        log.warning("the file of %s is missing, and nothing of it is left on the chain: it is over", item.handle.hex())
-        session.store.strike(item.handle)
+    is_over = _are_buried(session, view, ends)
+    never_left = not entries and item.anchors.c2h is None and _never_left(session, item.handle)
+    if item.handle in session.store.missing() and (is_over or never_left):
+        _strike(session, item.handle)
+    return Left.NOTHING if is_over else Left.UNSURE
+
+
+def _strike_unnamed(session: Session, hub_key: Pubkey, named: Collection[Handle]) -> None:
+    """Miss no connection any more that its hub does not name, and of which nothing is on the chain."""
+    listed = session.store.listed()
+    for handle in session.store.missing():
+        item = listed[handle]
+        if item is None or item.hub_key != hub_key or handle in named:
+            continue
+        places = [session.sight.at(output) for output in item.deposits]
+        view = session.chain.view(Query(coins=places, history=places))
+        if any(view.coins[place] for place in places) or _is_spent_to_coins(session, view, places):
+            continue
+        heights = [entry.height for entry in view.history[places[0]]]
+        if _are_buried(session, view, heights) and (heights or _never_left(session, handle)):
+            _strike(session, handle)
+
+
+def _are_buried(session: Session, view: View, heights: Iterable[int | None]) -> bool:
+    buried = view.height - session.network.safe_depth + 1
+    return all(height is not None and height <= buried for height in heights)
+
+
+def _never_left(session: Session, handle: Handle) -> bool:
+    """Whether the own deposit of a connection has not left, where the chain shows none of it.
+
+    A hub that tells of the chain, too, is not believed against the own history.
+    """
+    name = handle.hex()
+    return session.chain_source == "own" or all(item["handle"] != name for item in session.store.history(about=name))
+
+
+def _strike(session: Session, handle: Handle) -> None:
+    log.warning("the file of %s is missing, and nothing of it is left on the chain: it is over", handle.hex())
+    session.store.strike(handle)
 
 
 def _check_listed(session: Session, handle: Handle, deposits: tuple[bytes, bytes]) -> None:
     """Check that a connection is the one that is listed under its handle, and none under another. Raises BadReply."""
     listed = session.store.listed()
-    own = listed[handle].deposits if handle in listed else deposits
-    others = {output for name, item in listed.items() if name != handle for output in item.deposits}
+    here = listed.get(handle)
+    own = deposits if here is None else here.deposits
+    others = {output for name, item in listed.items() if name != handle and item for output in item.deposits}
     if own != deposits or not others.isdisjoint(deposits):
         raise BadReply("The hub names other deposits than those of the connection.", handle=handle.hex())
 

@@ -37,12 +37,14 @@ from picopayments_cli.client.backup_file import (
 )
 from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Wallet
-from picopayments_cli.errors import PicopaymentsError
+from picopayments_cli.errors import BackupNewer, PicopaymentsError
 from picopayments_cli.files import replace_file, usable
 from picopayments_cli.sealed_file import Place, add, part
 
 log = logging.getLogger(__name__)
 _LEAST = 1 << 22  # bytes that are added before a backup is written anew
+_MENDED = "Make the file writable, or take the setting out: `picopayments-cli config backup ''`."
+_ANOTHER = "If this folder is the newest all the same, name another file: `picopayments-cli config backup NEWFILE`."
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,11 @@ class Mirror:
     def _fail(self, error: OSError | PicopaymentsError) -> None:
         self._failed = True
         told = error.message if isinstance(error, PicopaymentsError) else str(error)
+        step = _ANOTHER if isinstance(error, BackupNewer) else _MENDED
         log.warning(
-            "The backup %s was NOT written, and lacks the changes of this command, which goes on. Make the file "
-            "writable, or take the setting out: `picopayments-cli config backup ''`. %s",
+            "The backup %s was NOT written, and lacks the changes of this command, which goes on. %s %s",
             self.path,
+            step,
             told,
         )
 

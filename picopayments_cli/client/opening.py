@@ -299,7 +299,8 @@ def agree(session: Session, connection: Connection) -> Connection:
     check_ways_back(agreed.duplex, agreed.secrets(session.wallet.key))
     txid = txid_of(agreed.deposit_raw)[::-1].hex()
     members = asset_members(agreed.asset, agreed.longname)
-    return session.save(agreed, "agreed", history.connected(members, agreed.duplex.sending.contract.quantity, txid))
+    quantity = agreed.duplex.sending.contract.quantity
+    return session.save(agreed, "agreed", history.connected(members, quantity, txid, session.wallet.address))
 
 
 def _check_rates_now(session: Session, connection: Connection) -> None:

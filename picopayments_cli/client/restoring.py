@@ -1,14 +1,16 @@
-"""Marks a folder into which a backup is restored: none but that uses it before it is done, then its hub is asked."""
+"""Marks a folder into which a backup is restored: none but that uses it before it is done, then its hubs are asked."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from picopayments_cli.channel.networks import Network
+from picopayments_cli.client import kinds
 from picopayments_cli.errors import RestoreUnfinished
-from picopayments_cli.files import flush_folder, remove_file, replace_file, usable
+from picopayments_cli.files import flush_folder, read_text, remove_file, replace_file, usable
 
 
 def is_unfinished(basedir: Path, network: Network) -> bool:
@@ -39,20 +41,35 @@ def marked(basedir: Path, network: Network) -> Iterator[None]:
         flush_folder(basedir)
 
 
+def answered(basedir: Path, network: Network) -> frozenset[str] | None:
+    """Read which hubs (keys in hex) have given back all that they have; None where no hub is to be asked.
+
+    Raises StoreUnusable.
+    """
+    text = read_text(_to_ask(basedir, network))
+    if text is None:
+        return None
+    with suppress(TypeError, ValueError, RecursionError):
+        return frozenset(map(kinds.text, kinds.items(json.loads(text))))
+    return frozenset()
+
+
 def is_to_ask(basedir: Path, network: Network) -> bool:
-    """Tell whether the hub was not asked yet, since a backup was restored here, for what is newer."""
-    with usable(basedir):
-        return _to_ask(basedir, network).exists()
+    """Tell whether a hub may have what is missing here, or newer: a backup was restored, or a deposit had no block."""
+    return answered(basedir, network) is not None
 
 
-def have_asked(basedir: Path, network: Network) -> None:
-    """Have the hub asked with the next commands, until ``was_asked``. Raises StoreUnusable."""
+def have_asked(basedir: Path, network: Network, but: Iterable[str] = ()) -> None:
+    """Have the hubs asked with the next commands, but those that have answered, until ``was_asked``.
+
+    Raises StoreUnusable.
+    """
     with usable(basedir):
-        replace_file(_to_ask(basedir, network), b"")
+        replace_file(_to_ask(basedir, network), json.dumps(sorted(but)).encode() + b"\n")
 
 
 def was_asked(basedir: Path, network: Network) -> None:
-    """Note that the hub was asked, and that all that it gave back is on disk. Raises StoreUnusable."""
+    """Note that the hubs were asked, and that all that they gave back is on disk. Raises StoreUnusable."""
     with usable(basedir):
         remove_file(_to_ask(basedir, network))
 

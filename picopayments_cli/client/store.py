@@ -34,7 +34,7 @@ from picopayments_cli.client import connection_files, key_file, kinds, listed
 from picopayments_cli.client.connection_files import Kept, Row
 from picopayments_cli.client.history import Action, Event, events_of
 from picopayments_cli.client.key_file import KeyFile
-from picopayments_cli.client.listed import Listed
+from picopayments_cli.client.listed import Listed, Listing
 from picopayments_cli.client.payments import Entry, PaymentLog, Reported, entries_of
 from picopayments_cli.client.restoring import have_asked
 from picopayments_cli.config import connections_folder, settings_file
@@ -94,7 +94,7 @@ class Store:
         self._lock = FileLock(basedir / f"{network.name}.lock", mode=0o600, fallback_to_soft=False)
         self._locked: tuple[int, int] | None = None  # which file the lock was, when it was taken
         self._kept: dict[Handle, Kept] = {}  # of files known to be ours, since the lock was taken
-        self._listed: dict[Handle, Listed] | None = None  # as they were read since then
+        self._listed: Listing | None = None  # as they were read since then
 
     def __enter__(self) -> Store:
         with usable(self.basedir):
@@ -374,21 +374,30 @@ class Store:
 
     # The list of connections ---------------------------------------------------------------------------------------
 
-    def listed(self) -> Mapping[Handle, Listed]:
-        """Read which connections may have money on the chain. Raises StoreUnusable.
+    def listed(self) -> Listing:
+        """Read which connections may have money on the chain, some by name only. Raises StoreUnusable.
 
-        Where the list can't be read, the hub is asked for all: the next write puts a whole one in its place.
+        Where the list is lost it is made anew of what other files name, and the hubs are asked for all.
         """
         if self._listed is None:
-            try:
-                self._listed = listed.parse(read_text(self.listed_path) or "{}")
-            except (KeyError, TypeError, ValueError, AttributeError, RecursionError, PicopaymentsError) as error:
-                if isinstance(error, StoreUnusable):
-                    raise
-                _log.warning("%s can't be used: the hub is asked which connections there are", self.listed_path)
-                have_asked(self.basedir, self.network)
-                self._listed = {}
+            self._listed = listed.read(self.listed_path)
+        if self._listed is None:
+            self._listed = listed.named(self.basedir, self.network)
+            if listed.had_any(self.basedir, self.network):
+                self._put_anew(self._listed)
         return self._listed
+
+    def _put_anew(self, found: Listing) -> None:
+        """Write a list in the place of one that is lost, and keep that where it is there. A full disk stops nothing."""
+        _log.warning("%s can't be used: the hubs are asked which connections there are", self.listed_path)
+        try:
+            have_asked(self.basedir, self.network)
+            with usable(self.listed_path):
+                if self.listed_path.exists():
+                    self.listed_path.rename(_unused(self.listed_path))
+            self._write_list(found)
+        except LocalFiles as error:
+            _log.warning("The list of connections was not written anew: %s", error.message)
 
     def enlist(self, found: Mapping[Handle, Listed]) -> None:
         """List connections before their money leaves. Raises StoreUnusable."""
@@ -398,10 +407,23 @@ class Store:
         """Take a connection off the list that is over, or was put into the archive. Raises StoreUnusable."""
         self._relist({name: item for name, item in self.listed().items() if name != handle})
 
-    def _relist(self, after: dict[Handle, Listed]) -> None:
+    def forget_list(self) -> None:
+        """Read the list anew next time: its file was put in place by a restore."""
+        self._listed = None
+
+    def listed_address(self) -> str | None:
+        """Read of which wallet the listed connections are; None where nothing tells. Raises StoreUnusable."""
+        return listed.address_of(self.basedir, self.network)
+
+    def _relist(self, after: Listing) -> None:
         if after != self.listed():
-            self._write(self.listed_path, listed.written(after), "listed")
+            self._write_list(after)
             self._listed = after
+
+    def _write_list(self, after: Listing) -> None:
+        wallet = self.wallet_here()
+        address = self.listed_address() if wallet is None else wallet.address
+        self._write(self.listed_path, listed.written(after, address), "listed")
 
     # History -------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from picopayments_cli.client import key_file, lost
+from picopayments_cli.client import asking, key_file, lost
 from picopayments_cli.client.key_file import WORDS, KeyFile
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
@@ -81,6 +81,7 @@ def wallet_restore(session: Session, words: str) -> dict[str, Any]:
     if session.settings.hub_url is None:
         log.warning("No hub is set, and none was asked for connections: set hub_url, and run `picopayments-cli sync`.")
     unasked = lost.take_back(session, always=True)
+    _tell_of_other_hubs(session)
     connections = [handle.hex() for handle in session.store.handles()]
     result = {"address": file.address, "connections": connections}
     unusable = (error for error in session.unusable.values() if not isinstance(error, OldProtocol))
@@ -89,6 +90,16 @@ def wallet_restore(session: Session, words: str) -> dict[str, Any]:
         failure.result = result
         raise failure
     return result
+
+
+def _tell_of_other_hubs(session: Session) -> None:
+    """Say that a hub of which nothing here tells was not asked: the words alone name none."""
+    if session.settings.hub_url is not None and len(asking.known(session)) < 2:
+        log.warning(
+            "Only the hub %s was asked. If this wallet has connections with other hubs, name each of them: "
+            "`picopayments-cli sync --hub-url URL`.",
+            session.settings.hub_url,
+        )
 
 
 def wallet_encrypt(session: Session) -> dict[str, Any]:
@@ -161,6 +172,14 @@ def _put(session: Session, file: KeyFile) -> KeyFile:
         _write(session, here, file, "", file.secret or "")
         log.warning("The wallet's file is not encrypted any more: `picopayments-cli wallet encrypt` encrypts it.")
         return file
+    listed = session.store.listed_address()
+    if listed not in (None, file.address):
+        raise WrongWallet(
+            f"The connections that were in {session.store.basedir} are of the wallet {listed}, and this is "
+            f"{file.address}. Nothing was changed: use that one's words or key, or name another --basedir.",
+            address=file.address,
+            listed=listed,
+        )
     key = file.key_of(session.home.unlocker.secret(file))
     for item in session.connections().values():
         if item.secrets(key).payer.xonly != item.duplex.sending.contract.deposit.payer:

@@ -30,6 +30,7 @@ from picopayments_cli.client.happenings import PUBLISHED, Event, Life, Told
 from picopayments_cli.client.listen import Line, asked_together, brought_more, lines_to
 from picopayments_cli.client.outbox import Outbox
 from picopayments_cli.client.payments import Entry
+from picopayments_cli.client.restoring import is_to_ask
 from picopayments_cli.client.session import Home, Session
 from picopayments_cli.client.wallet import Unlocker
 from picopayments_cli.config import Settings
@@ -169,7 +170,7 @@ class Watcher:
     def _load(self) -> Loaded:
         """Read the files, and close them again: for looks and questions nobody else has to wait."""
         with self._opened() as session:
-            if self._unasked is not None or session.unusable:
+            if self._unasked is not None or session.unusable or is_to_ask(session.store.basedir, session.network):
                 self._ask_for_lost(session)
             connections = session.connections()
             live = [item for item in connections.values() if item.stage == AGREED]
