@@ -128,6 +128,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
     from contextlib import ExitStack
 
     from picopayments_cli import config
+    from picopayments_cli.hub.database import sqlite_path
     from picopayments_cli.hub.descriptors import raise_limit
     from picopayments_cli.hub.embedded import EmbeddedNode
     from picopayments_cli.hub.folder import Folder
@@ -142,6 +143,7 @@ def _run(args: argparse.Namespace, environ: Mapping[str, str]) -> None:
     several = _has_several(args, folder)
     with ExitStack() as stack:
         stack.enter_context(folder.locked())
+        folder.check_restored(sqlite_path(_database(args, folder)))
         chain_url = _chain_url(args, environ)
         if chain_url is None and network.name == "regtest":
             port = network.node_port if args.node_port is None else args.node_port

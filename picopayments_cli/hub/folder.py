@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, secret_of_wif, wif_of_secret
 from picopayments_cli.channel.values import SECRET_SIZE
-from picopayments_cli.errors import DatabaseOutdated, InvalidKey, StoreDamaged, StoreLocked
-from picopayments_cli.files import check_own, check_private, replace_file, usable
+from picopayments_cli.errors import DatabaseOutdated, InvalidKey, RestoreUnfinished, StoreDamaged, StoreLocked
+from picopayments_cli.files import check_own, check_private, flush_folder, remove_file, replace_file, usable
 from picopayments_cli.hub.terms import Offer, default_text, read_offer
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ class Folder:
         self.terms_path = basedir / f"hub.{network.name}.terms.json"
         self.witness_path = basedir / f"hub.{network.name}.witness.json"
         self.marks_path = basedir / f"hub.{network.name}.marks"
+        self.restoring_path = basedir / f"hub.{network.name}.restoring"  # there while a backup is put in place
         self.token_path = basedir / f"hub.{network.name}.metrics.token"
         self.socket_path = basedir / f"hub.{network.name}.sock"
 
@@ -86,6 +87,41 @@ class Folder:
                 "place. If it is a backup, or if there is none, start once with --restored.",
                 path=str(path),
             )
+
+    def check_restored(self, database: Path | None) -> None:
+        """Refuse to serve where a restore was cut off. ``database``: SQLite's file. Raises RestoreUnfinished."""
+        parts = [] if database is None else [database.with_name(f"{database.name}.restoring")]
+        with usable(self.basedir):
+            left = [path for path in (self.restoring_path, *parts) if path.exists()]
+        if left:
+            raise RestoreUnfinished(
+                f"A backup was not restored to the end in {self.basedir}, as {left[0]} shows, and a hub that starts "
+                "there would know nobody. Run `picopayments-hub restore FILE` again, with the same --basedir and "
+                "--database: it goes on. Nothing was done.",
+                path=str(left[0]),
+            )
+
+    @contextmanager
+    def restoring(self) -> Iterator[None]:
+        """Have no hub start here until the block is left; where it fails as a whole, all is as it was before.
+
+        Raises StoreUnusable.
+        """
+        with usable(self.restoring_path):
+            is_again = self.restoring_path.exists()
+            replace_file(self.restoring_path, b"")
+        try:
+            yield
+        except BaseException:
+            if not is_again:
+                self._restored()
+            raise
+        self._restored()
+
+    def _restored(self) -> None:
+        with usable(self.restoring_path):
+            remove_file(self.restoring_path)
+            flush_folder(self.basedir)
 
     def offer(self) -> Offer:
         """Read what the terms file offers; write a new hub's file first. Raises InvalidSetting, StoreUnusable."""

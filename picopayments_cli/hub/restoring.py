@@ -64,19 +64,23 @@ def verify(folder: Folder, path: Path) -> dict[str, Any]:
 def restore(folder: Folder, url: str | URL, path: Path) -> dict[str, Any]:
     """Put a backup into an empty database, and the terms into the folder where it has none; what was in it.
 
-    Raises as ``verify`` does, FolderNotEmpty, DatabaseUnusable; then nothing is there.
+    Raises as ``verify`` does, FolderNotEmpty, DatabaseUnusable; then nothing is there. One that is killed is done
+    again: what it had put in place is there whole, and stays.
     """
     with folder.locked():
         owner = owner_of(folder.network, _key(folder))
         found = _read(path, owner)
-        file = sqlite_path(url)
-        if file is None:
-            _fill(writing_engine(make_url(url)), found, path, owner)
-        else:
-            _make(file, found, path, owner)
-        with usable(folder.terms_path):
-            if not folder.terms_path.exists():
-                replace_file(folder.terms_path, found.terms.encode())
+        file, was_killed = sqlite_path(url), folder.restoring_path.exists()
+        with folder.restoring():
+            if was_killed and _has_all(url, found):
+                pass  # it was killed behind that
+            elif file is None:
+                _fill(writing_engine(make_url(url)), found, path, owner)
+            else:
+                _make(file, found, path, owner)
+            with usable(folder.terms_path):
+                if not folder.terms_path.exists():
+                    replace_file(folder.terms_path, found.terms.encode())
         return found.shown(path, folder)
 
 
@@ -193,6 +197,29 @@ def _fill(engine: Engine, backup: _Backup, path: Path, owner: Owner) -> None:
         ) from error
     finally:
         engine.dispose()
+
+
+def _has_all(url: str | URL, backup: _Backup) -> bool:
+    """Tell whether a database has as many rows in each table as a backup. Raises DatabaseUnusable."""
+    file = sqlite_path(url)
+    if file is not None and not file.exists():
+        return False
+    engine = writing_engine(make_url(url)) if file is None else create_engine(URL.create("sqlite", database=str(file)))
+    try:
+        with engine.begin() as connection:
+            metadata = MetaData()
+            metadata.reflect(connection)
+            counted = {
+                name: connection.execute(select(func.count()).select_from(table)).scalar() or 0
+                for name, table in metadata.tables.items()
+                if name not in _KEPT
+            }
+    except DBAPIError as error:
+        why = str(error.orig).strip().partition(chr(10))[0]
+        raise DatabaseUnusable(f"The database can't be read: {why}. Nothing was changed in it.") from error
+    finally:
+        engine.dispose()
+    return bool(counted) and counted == {name: count for name, count in backup.rows.items() if name not in _KEPT}
 
 
 def _insert_all(connection: Connection, rows: Iterable[_Rows]) -> None:

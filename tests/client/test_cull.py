@@ -72,7 +72,8 @@ def test_the_history_of_a_whole_life(network: Network) -> None:
     alice, bob = network.client("alice"), network.client("bob")
     deposit = alice.run("connect", "XCP", str(DEPOSIT))
     one, txid = deposit["handle"], deposit["send_deposit_txid"]
-    assert told(alice, one) == [{"action": "connected", "asset": "XCP", "quantity": DEPOSIT, "txid": txid}]
+    deposited = {"asset": "XCP", "quantity": DEPOSIT, "txid": txid, "address": alice.wallet.address}
+    assert told(alice, one) == [{"action": "connected", **deposited}]
     network.mine(2)
     two = network.open_connection(bob)
     alice.run("queuepayment", one, two, "1337", "--token", TOKEN)

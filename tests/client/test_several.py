@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -16,8 +17,10 @@ from picopayments_cli import api
 from picopayments_cli.channel.messages import KeyReply
 from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.values import Handle, Outpoint
-from picopayments_cli.client import lost
+from picopayments_cli.client import lost, wallets
+from picopayments_cli.client.backup_file import files_in, owner_of, read
 from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.restoring import is_to_ask
 from picopayments_cli.errors import HubUnreachable, PicopaymentsError, StoreDamaged, SyncIncomplete
 
 SECOND = Handle(b"\x02" * 32)
@@ -44,6 +47,14 @@ class BothHubs(Hub):
 @pytest.fixture
 def two(it: Life) -> tuple[Life, Hub, Hub]:
     """A client with two open connections, and the hub's hands for them."""
+    first, second = begun(it)
+    it.mine()
+    fund_second(it, second)
+    return it, first, second
+
+
+def begun(it: Life) -> tuple[Hub, Hub]:
+    """An open connection, and one whose deposit is in no block; the hub's hands for them."""
     it.open()
     first, second = it.hub, Hub(it.node, it.hub.key)
     second.handle, second.secrets = SECOND, replace(second.secrets, salt=b"the second salt.")
@@ -53,13 +64,15 @@ def two(it: Life) -> tuple[Life, Hub, Hub]:
     it.hub = second
     it.restart()
     it.connect()
-    it.mine()
     second.see(connections(it)[SECOND])
-    second.fund(it.coins(second.script))
-    it.mine()
     it.hub = BothHubs(first, second)
     it.restart()
-    return it, first, second
+    return first, second
+
+
+def fund_second(it: Life, second: Hub) -> None:
+    second.fund(it.coins(second.script))
+    it.mine()
 
 
 def api_address(it: Life, script: bytes) -> str:
@@ -197,8 +210,10 @@ def test_a_lost_file_that_does_not_come_back_is_named_by_each_command(moved: tup
         assert failed.value.data["failed"][SECOND.hex()]["name"] == "StoreDamaged"
         with pytest.raises(StoreDamaged, match="sync"):
             api.close(it.session, SECOND.hex())
-        with pytest.raises(StoreDamaged, match="sync"):
+        with pytest.raises(StoreDamaged, match="sync") as refused:
             api.status(it.session, SECOND.hex())
+        assert ("rename" in refused.value.message) == (lose is not gone)  # what is not there
+        assert ("regtest.listed" in refused.value.message) == (lose is gone)
 
 
 def test_what_is_not_proven_does_not_take_the_place_of_a_damaged_file(moved: tuple[Life, Hub, Hub]) -> None:
@@ -247,15 +262,121 @@ def life_close(it: Life) -> None:
     api.close(it.session, SECOND.hex())
 
 
-def test_a_list_that_is_damaged_is_made_anew_and_the_hub_asked(moved: tuple[Life, Hub, Hub]) -> None:
-    it, _, _ = moved
+def test_a_lost_list_costs_no_connection_whose_file_is_lost_as_well(moved: tuple[Life, Hub, Hub]) -> None:
+    it, _, second = moved
+    for damage in (lambda data: None, lambda data: b"", lambda data: data[:200], lambda data: b"\xff"):
+        whole = it.session.store.listed_path.read_bytes()
+        gone(it)
+        it.session.store.listed_path.unlink()
+        broken = damage(whole)
+        if broken is not None:
+            it.session.store.listed_path.write_bytes(broken)
+        cast("BothHubs", it.hub).hides = [second]
+        for _ in range(2):
+            it.restart()
+            shown = api.status(it.session)["connections"][SECOND.hex()]
+            assert (shown["status"], shown["error"]["name"]) == ("unknown", "StoreDamaged")
+            with pytest.raises(SyncIncomplete):
+                sync_all(it)
+        cast("BothHubs", it.hub).hides = []
+        sync_all(it)
+        assert connections(it)[SECOND].stage == "agreed"
+        sync_all(it)  # has the event of its return leave its document
+    aside = {path.read_bytes() for path in it.basedir.glob("regtest.listed.damaged*")}
+    assert aside == {b"", whole[:200], b"\xff"}  # nothing is written over
+
+
+def test_what_is_left_out_beside_a_file_that_cannot_be_read_is_asked_for_again(moved: tuple[Life, Hub, Hub]) -> None:
+    it, first, _ = moved
+    path = path_of(it, first.handle)
+    whole = path.read_bytes()
+    path.write_bytes(b"{")
     gone(it)
+    for name in ("listed", "history.jsonl", "payments.jsonl"):
+        (it.basedir / f"regtest.{name}").unlink()
     it.session.store.listed_path.write_bytes(b"{")
+    first.lies = lambda reply: replace(reply, count=None)
+    with pytest.raises(PicopaymentsError):
+        sync_all(it)
+    assert SECOND not in connections(it)
+    path.write_bytes(whole)
     sync_all(it)
     assert connections(it)[SECOND].stage == "agreed"
+
+
+def test_a_deposit_that_was_in_no_block_is_asked_for_until_it_is(it: Life, caplog: pytest.LogCaptureFixture) -> None:
+    first, second = begun(it)
+    words = it.session.home.unlocker.secret(it.session.wallet.file)
+    it.session.close()
+    shutil.rmtree(it.basedir)
+    it.restart()
+    wallets.wallet_restore(it.session, words)
+    assert list(connections(it)) == [first.handle]
+    assert "--hub-url URL" in caplog.text  # the words tell of no other hub
+    sync_all(it)
+    assert list(connections(it)) == [first.handle]
+    it.mine()
+    sync_all(it)
+    assert connections(it)[SECOND].stage == "agreed"
+    fund_second(it, second)
+    sync_all(it)
+    it.doors.passed.clear()
+    sync_all(it)
+    assert "call mph_key" not in it.doors.passed
+
+
+def test_a_backup_knows_what_is_missing(moved: tuple[Life, Hub, Hub], tmp_path: Path) -> None:
+    it, _, second = moved
+    key = it.session.home.unlocker.secret(it.session.wallet.file)
     gone(it)
     it.restart()
+    api.backup(it.session, str(tmp_path / "backup"))
+    it.session.close()
+    shutil.rmtree(it.basedir)
+    it.restart()
+    it.session.read_key = lambda: key
+    api.restore(it.session, str(tmp_path / "backup"))
+    cast("BothHubs", it.hub).hides = [second]
+    with pytest.raises(SyncIncomplete):
+        sync_all(it)
     assert it.session.store.missing() == [SECOND]
+    cast("BothHubs", it.hub).hides = []
+    sync_all(it)
+    assert {item.stage for item in connections(it).values()} == {"agreed"}
+
+
+def test_the_automatic_backup_goes_on_once_a_file_was_taken_back(
+    moved: tuple[Life, Hub, Hub], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    it, _, second = moved
+    it.backup = tmp_path / "backup"
+    sync_all(it)
+    owner = owner_of(it.session.network, it.session.wallet)
+    for lose in (no_json, gone):
+        lose(it)
+        sync_all(it)
+        second.to_pay = [5]
+        sync_all(it)
+        it.restart()
+        assert "NOT written" not in caplog.text
+        kept, files = read(it.backup, it.session.network, owner).files, files_in(it.basedir, it.session.network)
+        assert dict(kept) == dict(files)
+
+
+def test_what_never_left_is_over_at_once_though_its_file_is_lost(it: Life) -> None:
+    assert it.session.store.listed() == {}
+    assert not is_to_ask(it.basedir, it.session.network)  # a wallet that never connected misses nothing
+    for is_named in (True, False):
+        it.killed_at("save agreed", it.connect)
+        handle = it.connection.handle
+        path_of(it, handle).unlink()
+        path_of(it, handle, "commits.jsonl").unlink(missing_ok=True)
+        it.restart()
+        assert it.session.store.missing() == [handle]
+        agreed = it.hub.agreed
+        it.hub.agreed = agreed if is_named else None
+        assert api.sync(it.session) == {}
+        assert it.session.store.missing() == []
 
 
 def test_a_folder_of_an_older_version_gets_its_list(moved: tuple[Life, Hub, Hub]) -> None:

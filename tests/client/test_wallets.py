@@ -120,6 +120,24 @@ def test_no_wallet_takes_the_place_of_another(typist: Typist) -> None:
     assert typist.files() == before
 
 
+def test_no_words_but_its_own_are_taken_where_a_wallet_is_lost_beside_its_connections(it: Life) -> None:
+    it.connect()
+    it.mine()
+    it.hub.see(it.connection)
+    it.sync()  # has the event of the deposit leave the document
+    words = it.session.home.unlocker.secret(it.session.wallet.file)
+    it.session.store.wallet_path.unlink()
+    shutil.rmtree(it.session.store.folder)
+    for _ in range(2):
+        it.restart()
+        with pytest.raises(WrongWallet):
+            wallets.wallet_restore(it.session, ABOUT)
+        assert it.session.store.wallet_here() is None
+        it.session.store.listed_path.unlink(missing_ok=True)  # the history names the wallet, too
+    it.restart()
+    assert wallets.wallet_restore(it.session, words)["connections"] == [it.handle]
+
+
 def test_the_file_is_encrypted_and_decrypted_and_changes_its_passphrase(typist: Typist) -> None:
     typist.run(wallets.wallet_restore, ABOUT)
     typist.refused(WalletNotEncrypted, wallets.wallet_decrypt)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from books_support import ON_POSTGRES
+from forked import completed
 from hub_support import Client, Desk, open_all, payment, running_desk
 from postgres_support import server
 from regtest_support import REGTEST
@@ -20,10 +21,11 @@ from picopayments_cli.errors import (
     DatabaseOutdated,
     FolderNotEmpty,
     ForeignBackup,
+    RestoreUnfinished,
     StoreDamaged,
     StoreUnusable,
 )
-from picopayments_cli.hub.database import Database, default_url
+from picopayments_cli.hub.database import Database, default_url, sqlite_path
 from picopayments_cli.hub.folder import Folder
 from picopayments_cli.hub.operator import Operator
 from picopayments_cli.hub.overview import Overviews
@@ -158,3 +160,39 @@ def test_no_database_is_put_beside_what_is_left_of_another(own: Desk, tmp_path: 
         restore(folder, new_url(folder), path)
     left.unlink()
     restore(folder, new_url(folder), path)
+
+
+_KILLED = """
+import os, sys
+from pathlib import Path
+from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.hub import restoring
+from picopayments_cli.hub.folder import Folder
+
+door, basedir, url, path = sys.argv[1:]
+setattr(Folder if door == "_restored" else restoring, door, lambda *_: os._exit(9))
+restoring.restore(Folder(Path(basedir), NETWORKS["regtest"]), url, Path(path))
+"""
+
+
+@pytest.mark.parametrize("door", ["_insert_all", "_restored"])
+def test_no_hub_starts_where_a_restore_was_killed_and_the_restore_is_done_again(
+    own: Desk, tmp_path: Path, door: str
+) -> None:
+    alice, path = Client(own, "alice"), tmp_path / "hub.backup"
+    open_all(own, alice)
+    before, told = rows_of(own.database), operator_of(own).backup(str(path))
+    folder = new_folder(own, "new")
+    url = new_url(folder)
+    shown = url.render_as_string(hide_password=False)
+    assert completed(["-c", _KILLED, door, str(folder.basedir), shown, str(path)], 60)[0] == 9
+    words = ["--regtest", "--basedir", str(folder.basedir), "--database", shown, "--workers", "1"]
+    code, _, stderr = completed(["-m", "picopayments_cli.hub.cli", *words], 60)
+    assert (code, "RestoreUnfinished" in stderr, "restore FILE" in stderr) == (4, True, True)
+    with pytest.raises(RestoreUnfinished):
+        folder.check_restored(sqlite_path(url))
+    assert restore(folder, url, path)["rows"] == told["rows"]
+    folder.check_restored(sqlite_path(url))
+    database = Database(url)
+    assert rows_of(database) == before
+    database.close()

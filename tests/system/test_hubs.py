@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,32 @@ def sees_by(whose: str, places: Places, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 # More than one hub --------------------------------------------------------------------------------------------------
+
+
+def test_each_hub_that_a_backup_knows_is_asked_for_what_is_newer(places: Places) -> None:
+    one, two = places.start("one"), places.start("two")
+    handles = {places.open(two)}
+    path, alice = places.folder / "backup", places.alice
+    alice.run("backup", str(path))
+    handles.add(places.open(two))
+    words = (alice.basedir / "regtest.wallet").read_bytes()
+    hubs = (alice.basedir / "regtest.hubs").read_bytes()
+    wipe(alice, {"regtest.wallet": words})
+    alice.hub_url = one  # which knows none of them
+    alice.run("restore", str(path))
+    assert set(alice.run("sync")) == handles
+    assert {alice.shown(handle)["status"] for handle in handles} == {"open"}
+    wipe(alice, {"regtest.wallet": words, "regtest.hubs": hubs, "regtest.restored": b""})
+    assert set(alice.run("sync")) == handles
+
+
+def wipe(client: Client, files: Mapping[str, bytes]) -> None:
+    """Leave only these files of a folder."""
+    shutil.rmtree(client.basedir)
+    client.basedir.mkdir(mode=0o700)
+    for name, data in files.items():
+        (client.basedir / name).write_bytes(data)
+        (client.basedir / name).chmod(0o600)
 
 
 @WHOSE_CHAIN
