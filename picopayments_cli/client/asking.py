@@ -73,10 +73,13 @@ def _of_connections(session: Session) -> Mapping[Pubkey, str]:
 def note(session: Session, hub_key: Pubkey, *, whole: bool) -> None:
     """Remember whether a hub has given back all that it has: else it is asked again. Raises StoreUnusable."""
     basedir, network = session.store.basedir, session.network
-    before, hubs = answered(basedir, network), {key.hex() for key in known(session)}
-    if not whole:
-        have_asked(basedir, network, (hubs if before is None else before) - {hub_key.hex()})
-    elif before is not None and hubs <= before | {hub_key.hex()}:
+    before = answered(basedir, network)
+    if whole and before is None:
+        return
+    own, hubs = {hub_key.hex()}, {key.hex() for key in known(session)}
+    done = hubs if before is None else before
+    after = done | own if whole else done - own
+    if hubs | own <= after:
         was_asked(basedir, network)
-    elif before is not None:
-        have_asked(basedir, network, before | {hub_key.hex()})
+    elif after != before:
+        have_asked(basedir, network, after)

@@ -106,11 +106,10 @@ def _parsed(item: Mapping[str, object]) -> Listed:
 
 
 def had_any(basedir: Path, network: Network) -> bool:
-    """Tell whether a folder has had connections, or a list of them. Raises StoreUnusable."""
+    """Tell whether a folder has had connections, over by now, or a list of them. Raises StoreUnusable."""
     names = ("listed", "history.jsonl", "payments.jsonl")
     with usable(basedir):
-        there = any((basedir / f"{network.name}.{name}").exists() for name in names)
-    return there or bool(named(basedir, network))
+        return any((basedir / f"{network.name}.{name}").exists() for name in names)
 
 
 def named(basedir: Path, network: Network) -> dict[Handle, Listed | None]:

@@ -383,7 +383,7 @@ class Store:
             self._listed = listed.read(self.listed_path)
         if self._listed is None:
             self._listed = listed.named(self.basedir, self.network)
-            if listed.had_any(self.basedir, self.network):
+            if self._listed or listed.had_any(self.basedir, self.network):
                 self._put_anew(self._listed)
         return self._listed
 

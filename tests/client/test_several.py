@@ -267,9 +267,10 @@ def test_a_lost_list_costs_no_connection_whose_file_is_lost_as_well(moved: tuple
     for damage in (lambda data: None, lambda data: b"", lambda data: data[:200], lambda data: b"\xff"):
         whole = it.session.store.listed_path.read_bytes()
         gone(it)
-        it.session.store.listed_path.unlink()
         broken = damage(whole)
-        if broken is not None:
+        if broken is None:
+            it.session.store.listed_path.unlink()
+        else:
             it.session.store.listed_path.write_bytes(broken)
         cast("BothHubs", it.hub).hides = [second]
         for _ in range(2):
@@ -292,7 +293,7 @@ def test_what_is_left_out_beside_a_file_that_cannot_be_read_is_asked_for_again(m
     whole = path.read_bytes()
     path.write_bytes(b"{")
     gone(it)
-    for name in ("listed", "history.jsonl", "payments.jsonl"):
+    for name in ("history.jsonl", "payments.jsonl"):
         (it.basedir / f"regtest.{name}").unlink()
     it.session.store.listed_path.write_bytes(b"{")
     first.lies = lambda reply: replace(reply, count=None)

@@ -121,10 +121,7 @@ def test_no_wallet_takes_the_place_of_another(typist: Typist) -> None:
 
 
 def test_no_words_but_its_own_are_taken_where_a_wallet_is_lost_beside_its_connections(it: Life) -> None:
-    it.connect()
-    it.mine()
-    it.hub.see(it.connection)
-    it.sync()  # has the event of the deposit leave the document
+    it.open()
     words = it.session.home.unlocker.secret(it.session.wallet.file)
     it.session.store.wallet_path.unlink()
     shutil.rmtree(it.session.store.folder)
