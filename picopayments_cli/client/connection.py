@@ -78,7 +78,8 @@ class Connection:
     on elsewhere, as ``fresh_numbers`` has it. ``restored``: it came from a backup, and its newest state may be missing:
     it only closes, and of its commits the highest may have been given back. ``unproven``: the hub gave it back without
     the proof that its state is the newest, so that of its commits, too, the highest may have been given back.
-    ``taken_back``: when (Unix time) the hub gave it back with that proof, 0 where it never did: its files began anew.
+    ``taken_back``: when the hub gave it back with that proof (Unix time in milliseconds), 0 where it never did: its
+    files began anew.
     """
 
     handle: Handle

@@ -183,7 +183,7 @@ def _save(session: Session, found: Connection, *, again: bool) -> None:
         "requests that were made, since its last sync are not in that: pay and ask anew.",
         found.handle.hex(),
     )
-    found = replace(found, taken_back=int(time.time()))
+    found = replace(found, taken_back=int(1000 * time.time()))
     if again:
         session.save(found, "taken back")
         return
