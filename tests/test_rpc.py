@@ -149,6 +149,30 @@ def test_answers_out_of_the_protocol(case: str) -> None:
         assert len(heard) == 1
 
 
+@pytest.mark.parametrize(
+    "talk",
+    [
+        saying(b"<!DOCTYPE html><html>shop</html>"),
+        saying(HTML, "400 Bad Request"),
+        saying(b"404 page not found", "404 Not Found"),
+        saying({"detail": "Not Found"}, "404 Not Found"),
+        saying(b"Method Not Allowed", "405 Method Not Allowed"),
+    ],
+)
+def test_a_web_server_that_is_no_hub_is_told_as_such(talk: Talk) -> None:
+    with talking(talk) as (url, _), pytest.raises(BadAnswer) as found:
+        RpcClient(url).call("balances", {}, retry=True)
+    assert found.value.message.startswith(f"There is no hub at {url}: a web server answered balances with HTTP status")
+    assert "the hub's path, such as /api/, and https where the hub has that" in found.value.message
+    with talking(talk) as (url, _), pytest.raises(BadAnswer, match="There is no node at"):
+        RpcClient(url, unreachable=NodeUnreachable).call("getblock", [], retry=True)
+
+
+def test_https_where_a_server_speaks_http_is_told() -> None:
+    with talking(saying(HTML)) as (url, _), pytest.raises(HubUnreachable, match="no TLS is spoken there"):
+        RpcClient(url.replace("http:", "https:")).call("balances", {}, retry=False)
+
+
 def test_a_batch_whose_reply_lacks_one() -> None:
     with (
         talking(saying([{"result": 1, "id": 0}, 7, {"result": 1, "id": [2]}])) as (url, _),
