@@ -241,7 +241,9 @@ class _Http:
             return "a library is missing that speaks SOCKS, install it with: pip install 'picopayments-cli[socks]'"
         if not self._local and (proxy_to(self.url) or "").endswith("***"):  # a password could be in the library's words
             return type(error).__name__
-        return _tail(error)
+        told = _tail(error)
+        hangs_up = self.url.startswith("http:") and "closed connection without response" in told
+        return f"{told}, as one does that speaks https alone" if hangs_up else told
 
     def _too_late(self) -> str:
         return f"no complete answer within {self._timeout[1]:g} s"

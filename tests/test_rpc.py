@@ -168,6 +168,11 @@ def test_a_web_server_that_is_no_hub_is_told_as_such(talk: Talk) -> None:
         RpcClient(url, unreachable=NodeUnreachable).call("getblock", [], retry=True)
 
 
+def test_http_where_a_server_speaks_https_is_told_as_far_as_it_can_be() -> None:
+    with talking(lambda connection: None) as (url, _), pytest.raises(HubUnreachable, match="speaks https alone"):
+        RpcClient(url).call("balances", {}, retry=False)
+
+
 def test_https_where_a_server_speaks_http_is_told() -> None:
     with talking(saying(HTML)) as (url, _), pytest.raises(HubUnreachable, match="no TLS is spoken there"):
         RpcClient(url.replace("http:", "https:")).call("balances", {}, retry=False)
