@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Talk, json_rpc, saying, talking
+from servers import Talk, json_rpc, saying, serving_socket, talking
 
 from picopayments_cli import rpc as rpc_module
 from picopayments_cli import web
@@ -174,8 +174,10 @@ def test_http_where_a_server_speaks_https_is_told_as_far_as_it_can_be() -> None:
 
 
 def test_https_where_a_server_speaks_http_is_told() -> None:
-    with talking(saying(HTML)) as (url, _), pytest.raises(HubUnreachable, match="no TLS is spoken there"):
-        RpcClient(url.replace("http:", "https:")).call("balances", {}, retry=False)
+    with serving_socket(saying(HTML, "400 Bad Request")) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        with pytest.raises(HubUnreachable, match="no TLS is spoken there"):
+            RpcClient(url).call("balances", {}, retry=False)
 
 
 def test_a_batch_whose_reply_lacks_one() -> None:
