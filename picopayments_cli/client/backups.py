@@ -229,7 +229,7 @@ def _check_empty(session: Session) -> None:
     store = session.store
     if is_unfinished(store.basedir, session.network):
         return
-    own = [name for name in (store.history_path, store.payments_path, store.hubs_path) if name.exists()]
+    own = [name for name in (store.history_path, store.payments_path, store.notes.hubs_path) if name.exists()]
     if store.all_handles() or session.older() or own:
         raise FolderNotEmpty(
             f"{store.basedir} has connections or a history of {session.network.name} already, which a backup would "

@@ -67,6 +67,12 @@ class KeyFile:
 
         Raises InvalidKey.
         """
+        if len(text.split()) > 1:
+            raise InvalidKey(
+                "These are words, and no key: `picopayments-cli wallet restore` makes the wallet of 12 or 24 words. "
+                "Nothing was changed.",
+                network=network.name,
+            )
         kind, colon, wif = text.strip().rpartition(":")
         if not colon:
             kind = P2PKH

@@ -127,7 +127,7 @@ class Listener:
         if self._told:
             with self._opened() as session:
                 store = session.store
-                store.save_reported(store.reported().after(self._told, store.payments.last))
+                store.notes.save_reported(store.notes.reported().after(self._told, store.payments.last))
             self._told.clear()
 
     # Asking ---------------------------------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ def _told(session: Session, entry: Entry) -> dict[str, Any]:
     """Report the payment, and name how many others wait for a ``sync`` to report them."""
     reports.report(session, [entry] if entry["index"] is not None else [])
     store = session.store
-    others = set(store.reported().waiting(store.payments.last)) - {entry["index"]}
+    others = set(store.notes.reported().waiting(store.payments.last)) - {entry["index"]}
     if others:
         log.info("%d more payments were sent, received or refused: `picopayments-cli sync` reports them.", len(others))
     return with_receipts(session, [entry])[0]

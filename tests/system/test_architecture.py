@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "picopayments_cli"
-OTHERS = {"api", "cli", "commands", "completion", "json_arguments", "manpages", "passphrases"} | {
+OTHERS = {"api", "cli", "commands", "completion", "json_arguments", "manpages", "passphrases", "placing"} | {
     "errors",
     "quantities",
 }  # of faces and ground
