@@ -14,7 +14,7 @@ from picopayments_cli.channel.payment_request import token_of
 from picopayments_cli.channel.values import Handle, Pubkey, Quantity
 from picopayments_cli.channel.waiting import Waits
 from picopayments_cli.channel.wire import Payment
-from picopayments_cli.client import life, listen, waiting
+from picopayments_cli.client import due, life, listen, waiting
 from picopayments_cli.client.listen import Line, Listener, asked_together
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings
@@ -41,6 +41,7 @@ def heard(it: Life, monkeypatch: pytest.MonkeyPatch, says: list[int], seconds: f
 
     monkeypatch.setattr(waiting, "ask", ask)
     monkeypatch.setattr(listen, "PAUSE", 0.2)
+    monkeypatch.setattr(due, "REST", 0.2)
     listener = OneSession(it.session, given.append, None)
     try:
         listener.listen(seconds)
