@@ -33,7 +33,7 @@ from picopayments_cli.client import (
     send,
     showing,
     syncing,
-    wallets,
+    wallet_commands,
 )
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, own_handle, quantity_of
 from picopayments_cli.client.connection import Connection
@@ -42,7 +42,7 @@ from picopayments_cli.client.cull import why_not_over
 from picopayments_cli.client.history import in_order
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.transactions_shown import raw_transaction, transaction_shown
-from picopayments_cli.client.waits import until
+from picopayments_cli.client.wait_option import until
 from picopayments_cli.commands import EXPIRE_TIME, EXPIRES, FAUCET_BTC, FAUCET_XCP
 from picopayments_cli.config import (
     DEFAULT,
@@ -105,7 +105,9 @@ def open_session(
 
 def function_of(command: str) -> Callable[..., Any]:
     """Find the function that carries a command out."""
-    found: Callable[..., Any] = getattr(wallets, command.replace(" ", "_")) if " " in command else globals()[command]
+    found: Callable[..., Any] = (
+        getattr(wallet_commands, command.replace(" ", "_")) if " " in command else globals()[command]
+    )
     return found
 
 
@@ -170,7 +172,7 @@ def balances(session: Session, asset: str | None = None, address: str | None = N
     """
     own = address is None
     if address is None:
-        address = wallets.here(session).address
+        address = wallet_commands.here(session).address
     else:
         script_of_address(session.network, address)
     view = session.chain.view(Query(coins=[address], balances=[address]))
@@ -403,9 +405,9 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
     None where nobody tells: then all is from the files, and says of when. ``verbose`` adds what moved each way, and
     what is pending. Raises WalletMissing, UnknownHandle.
     """
-    wallets.here(session)
+    wallet_commands.here(session)
     if not session.store.all_handles():
-        log.info(wallets.NO_CONNECTIONS)
+        log.info(wallet_commands.NO_CONNECTIONS)
     return showing.status(session, handle, verbose=verbose)
 
 

@@ -18,7 +18,7 @@ from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.stages import AGREED
 from picopayments_cli.channel.values import Handle, Pubkey
 from picopayments_cli.channel.waiting import MOST_SECONDS, Waits
-from picopayments_cli.client import hubs, life, receipts, waiting
+from picopayments_cli.client import ask_waiting, hubs, life, receipts
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.due import Rest, worth
@@ -190,7 +190,7 @@ def lines_to(
     for group in hubs.by_hub(connections):
         fees = {item.handle: item.terms.sync_fee for item in group}
         to = ways[group[0].hub_key] = ways.get(group[0].hub_key) or hubs.ways_to(session, group[0])
-        for part in waiting.in_parts(list(fees)):
+        for part in ask_waiting.in_parts(list(fees)):
             found.append(Line(to, key, group[0].hub_key, {handle: fees[handle] for handle in part}))
     return found
 
@@ -244,7 +244,7 @@ def _asked(line: Line, seconds: float) -> Sequence[Waits]:
     for at in line.ways:
         patience = int(min(seconds, at.settings.timeout / 2))
         try:
-            return waiting.ask(at, line.key, line.hub_key, list(line.fees), patience)
+            return ask_waiting.ask(at, line.key, line.hub_key, list(line.fees), patience)
         except PicopaymentsError as error:
             failed = failed or error
     raise failed or ValueError("there is no way to the hub")

@@ -36,7 +36,7 @@ from picopayments_cli.client.history import Action, Event, events_of
 from picopayments_cli.client.key_file import KeyFile
 from picopayments_cli.client.listed import Listed
 from picopayments_cli.client.payments import Entry, PaymentLog, Reported, entries_of
-from picopayments_cli.client.restoring import have_asked
+from picopayments_cli.client.restore_marks import have_asked
 from picopayments_cli.config import connections_folder, settings_file
 from picopayments_cli.errors import (
     LocalFiles,
