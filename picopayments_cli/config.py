@@ -32,6 +32,7 @@ BASEDIR = "PICOPAYMENTS_BASEDIR"
 PASSPHRASE = "PICOPAYMENTS_PASSPHRASE"  # noqa: S105 - the name; no program for events has it
 SAFE_DEPTH = "PICOPAYMENTS_SAFE_DEPTH"  # regtest only, for tests: as many blocks as on a real network
 MAX_SAFE_DEPTH = 100
+MAX_SECONDS = 3600  # of a time-out
 _FINGERPRINT = re.compile("[0-9A-Fa-f]{64}")
 
 
@@ -352,7 +353,7 @@ def _is_percentage(value: Any) -> bool:
 
 
 def _is_seconds(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 3600
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= MAX_SECONDS
 
 
 def _is_rate(value: Any) -> bool:
@@ -381,7 +382,7 @@ _CHECKS = {
     "hub_url": (_is_text, "a URL"),
     "chain_url": (_is_text, "a URL"),
     "bitcoin_url": (_is_text, "a URL"),
-    "timeout": (_is_seconds, "seconds, more than 0 and at most 3600"),
+    "timeout": (_is_seconds, f"seconds, more than 0 and at most {MAX_SECONDS}"),
     "verify_tls": (_is_switch, "true or false"),
     "ca_file": (_is_text, "the path of a file"),
     "pinned_certificates": (_are_pins, "a JSON object of https URLs and SHA-256 fingerprints in hex"),

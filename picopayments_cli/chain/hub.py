@@ -21,10 +21,10 @@ from picopayments_cli.chain.answers import (
     settled,
     txid_of,
     txid_to_broadcast,
+    unissued_asset,
     unknown_asset,
     whole,
 )
-from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID
 from picopayments_cli.channel.networks import NETWORKS, Network, script_of_address
 from picopayments_cli.channel.values import Height, Outpoint
 from picopayments_cli.errors import (
@@ -33,7 +33,6 @@ from picopayments_cli.errors import (
     HubRefused,
     InvalidAddress,
     InvalidParams,
-    NodeBehind,
     NodeRefused,
     PicopaymentsError,
     UnknownAsset,
@@ -105,16 +104,12 @@ class HubChain:
         Raises HubUnreachable, NodeUnreachable (the hub's), NodeBehind, BadAnswer, BadPreviousTransaction,
         InvalidAddress.
         """
-        view: View = settled(
-            lambda: self._view(query),
-            lambda: NodeBehind("New blocks came while the chain was read. Repeat the command.", url=self._rpc.url),
-        )
-        return view
+        return settled(lambda: self._view(query), self._rpc.url)
 
     def asset(self, name: str) -> Asset:
         """Find the asset of exactly this name or long name. Raises UnknownAsset, HubUnreachable, BadAnswer."""
-        if name in ("BTC", "XCP"):
-            return Asset(name, BTC_ID if name == "BTC" else XCP_ID, True)
+        if (known := unissued_asset(name)) is not None:
+            return known
         rows = members(self._first_of_all("get_asset_info", {"assets": [name]}), "assets")
         if not rows and "." in name:
             raise unknown_asset(name, self._spellings(name))

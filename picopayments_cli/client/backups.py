@@ -33,7 +33,7 @@ from picopayments_cli.client.backup_file import (
 )
 from picopayments_cli.client.document import from_document
 from picopayments_cli.client.key_file import P2PKH, P2WPKH, KeyFile
-from picopayments_cli.client.restoring import have_asked, is_unfinished, marked
+from picopayments_cli.client.restore_marks import have_asked, is_unfinished, marked
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Wallet

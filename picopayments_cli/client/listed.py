@@ -16,7 +16,7 @@ from picopayments_cli.channel.values import HANDLE_SIZE, PUBKEY_SIZE, Handle, Pu
 from picopayments_cli.client import kinds
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.folder import Folder
-from picopayments_cli.client.restoring import have_asked
+from picopayments_cli.client.restore_marks import have_asked
 from picopayments_cli.errors import PicopaymentsError, StoreUnusable
 from picopayments_cli.files import read_text
 

@@ -29,9 +29,9 @@ from picopayments_cli.channel.values import Coin, Entry, Handle, Pubkey
 from picopayments_cli.channel.wire import NONCE_SIZE
 from picopayments_cli.client import history
 from picopayments_cli.client.connection import Connection, Ending
-from picopayments_cli.client.restored import bring_back
-from picopayments_cli.client.restoring import is_to_ask, was_asked
+from picopayments_cli.client.restore_marks import is_to_ask, was_asked
 from picopayments_cli.client.session import Session
+from picopayments_cli.client.state_from_hub import bring_back
 from picopayments_cli.errors import BadReply, LocalFiles, OldProtocol, PicopaymentsError, StoreDamaged
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,7 @@ from picopayments_cli.suggestions import did_you_mean
 if TYPE_CHECKING:
     from mnemonic import Mnemonic
 
+COUNT = 12  # words of a wallet, where nothing else is said
 BITS = {12: 128, 24: 256}  # of randomness, by the number of words
 _WIF = re.compile(r"(p2w?pkh:)?[1-9A-HJ-NP-Za-km-z]{50,53}")  # a key as ``wallet export`` writes it
 _LONGEST = 12  # letters of what is taken for a mistyped word: anything longer may be another secret
@@ -27,7 +28,7 @@ def _english() -> Mnemonic:
     return Mnemonic("english")
 
 
-def new_words(count: int = 12) -> str:
+def new_words(count: int = COUNT) -> str:
     """Draw 12 or 24 words."""
     return str(_english().generate(BITS[count]))
 

@@ -29,7 +29,7 @@ from picopayments_cli.client.listed import Listed, is_due
 from picopayments_cli.client.looking import Look, Sight
 from picopayments_cli.client.nodes import HubNodes, OwnNodes
 from picopayments_cli.client.past import Past
-from picopayments_cli.client.restoring import check_restored
+from picopayments_cli.client.restore_marks import check_restored
 from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Unlocker, Wallet
 from picopayments_cli.config import Settings, place_of, plain_fingerprint
