@@ -279,7 +279,7 @@ def _closed(session: Session, connection: Connection, facts: tuple[Facts, Facts]
 
 
 def _still_owed(connection: Connection, facts: tuple[Facts, Facts]) -> int:
-    """What the hub has not given back of what it owed, by what ended the channels."""
+    """Return how much of what the hub owed has not come back, by what ended the channels."""
     known = [None if item.spend is None else item.spend.known for item in facts]
     own = close.own_figures(connection.duplex)
     c2h, h2c = (had if by is None else by.quantity for by, had in zip(known, (own.c2h, own.h2c), strict=True))
