@@ -38,7 +38,7 @@ def _section(parser: ArgumentParser) -> nodes.section:
     made += nodes.title(parser.prog, parser.prog)
     usage = parser.format_usage().removeprefix("usage: ")
     made += _verbatim(re.sub(r"\n +", "\n    ", usage))
-    made += [nodes.paragraph("", text) for text in (parser.description or "").split("\n\n")]
+    made += [_paragraph(text) for text in (parser.description or "").split("\n\n")]
     told = list(_arguments(parser))
     if told:
         made += nodes.definition_list("", *told)
@@ -52,12 +52,17 @@ def _arguments(parser: ArgumentParser) -> Iterator[nodes.definition_list_item]:
     for action in parser._actions:
         if action.dest != "help" and not isinstance(action.choices, dict):
             term = nodes.term("", "", nodes.literal("", _name(parser, action)))
-            text = form._expand_help(action)
-            yield nodes.definition_list_item("", term, nodes.definition("", nodes.paragraph("", text)))
+            yield nodes.definition_list_item("", term, nodes.definition("", _paragraph(form._expand_help(action))))
 
 
 def _name(parser: ArgumentParser, action: Action) -> str:
     return parser._get_formatter()._format_action_invocation(action)
+
+
+def _paragraph(text: str) -> nodes.paragraph:
+    """What stands between backticks on a terminal is code here."""
+    parts = enumerate(text.split("`"))
+    return nodes.paragraph("", "", *(nodes.literal("", part) if n % 2 else nodes.Text(part) for n, part in parts))
 
 
 def _verbatim(text: str) -> nodes.literal_block:
