@@ -17,5 +17,6 @@ html_title = project
 html_static_path = ["_static"]
 html_css_files = ["site.css"]  # for narrow screens
 html_copy_source = False
+html_use_index = False  # nothing is in it
 html_show_copyright = False
 html_show_sphinx = False
