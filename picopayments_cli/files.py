@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from picopayments_cli.errors import StoreDamaged, StoreUnusable
+from picopayments_cli.errors import StoreDamaged, StoreNewer, StoreUnusable
 
 _CHUNK = 4096
 _ADVICE = "Put a copy in its place that is as new, or restore your backup into a new --basedir."
@@ -22,6 +22,16 @@ _ADVICE = "Put a copy in its place that is as new, or restore your backup into a
 def damaged(path: Path, why: str, advice: str = _ADVICE) -> StoreDamaged:
     """Make the refusal of a file that is not what it should be."""
     return StoreDamaged(f"{path} can't be used: {why}; nothing was changed. {advice}", path=str(path), why=why)
+
+
+def newer(path: Path, version: int, supported: int) -> StoreNewer:
+    """Make the refusal of a file that a newer program has written."""
+    return StoreNewer(
+        f"{path} was written by a newer version of this program. Install that version; nothing was changed.",
+        path=str(path),
+        version=version,
+        supported=supported,
+    )
 
 
 def check_own(path: Path) -> None:
@@ -147,6 +157,14 @@ def _name(error: BaseException, path: Path) -> None:
     """Say which file an error of the system is about, which that of a full disk does not."""
     if isinstance(error, OSError) and error.filename is None:
         error.filename = str(path)
+
+
+def unused(path: Path) -> Path:
+    """Find a name for a file that is set aside. Raises OSError."""
+    number, aside = 1, path.with_name(f"{path.name}.damaged")
+    while os.path.lexists(aside):
+        number, aside = number + 1, path.with_name(f"{path.name}.damaged{number + 1}")
+    return aside
 
 
 def flush_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.values import Handle, Pubkey
-from picopayments_cli.client.restoring import answered, have_asked, was_asked
+from picopayments_cli.client.restore_marks import answered, have_asked, was_asked
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import place_of
 from picopayments_cli.errors import PicopaymentsError
@@ -33,7 +33,7 @@ def to_ask(session: Session, lost: Collection[Handle], *, always: bool) -> list[
     knows are asked while one of them may have more than is here, or where nobody tells whose a lost one is.
     """
     store, url = session.store, session.settings.hub_url
-    listed, before = store.listed(), answered(store.basedir, session.network)
+    listed, before = store.listed.all(), answered(store.basedir, session.network)
     everywhere = always or any(listed.get(handle) is None for handle in lost)
     away = {item.hub_key: item.hub_url for handle in lost if (item := listed.get(handle)) is not None}
     here, hubs = _of_connections(session), dict(away)
@@ -57,7 +57,7 @@ def known(session: Session) -> Mapping[Pubkey, str]:
         for item in session.archived().values():
             found.setdefault(item.hub_key, item.hub_url)
     path = urlsplit(session.settings.hub_url or "").path or _PATH
-    for url, text in session.store.hub_keys().items():
+    for url, text in session.store.notes.hub_keys().items():
         key = envelope.named_key({"pubkey": text})
         if key is not None:
             found.setdefault(key, url + path if url == place_of(url) else url)
@@ -66,7 +66,7 @@ def known(session: Session) -> Mapping[Pubkey, str]:
 
 def _of_connections(session: Session) -> Mapping[Pubkey, str]:
     """Find the hubs of the connections that are here, or are missed."""
-    found = {item.hub_key: item.hub_url for item in session.store.listed().values() if item is not None}
+    found = {item.hub_key: item.hub_url for item in session.store.listed.all().values() if item is not None}
     return found | {item.hub_key: item.hub_url for item in session.connections().values()}
 
 

@@ -8,6 +8,7 @@ names the wallet's address, too: no other wallet takes the place of one whose fi
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,12 +18,15 @@ from typing import Any
 from picopayments_cli.channel.networks import Network
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING
 from picopayments_cli.channel.values import HANDLE_SIZE, PUBKEY_SIZE, Handle, Pubkey, from_hex
-from picopayments_cli.client import connection_files, kinds
+from picopayments_cli.client import connection_files, key_file, kinds
 from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.folder import Folder
+from picopayments_cli.client.restore_marks import have_asked
 from picopayments_cli.config import connections_folder
-from picopayments_cli.errors import PicopaymentsError, StoreUnusable
-from picopayments_cli.files import read_text, usable
+from picopayments_cli.errors import LocalFiles, PicopaymentsError, StoreUnusable
+from picopayments_cli.files import read_text, unused, usable
 
+_log = logging.getLogger(__name__)
 _WALLET = "wallet"  # whose connections these are: the member of the list that is no handle
 
 
@@ -47,9 +51,73 @@ def is_due(connection: Connection) -> bool:
     return connection.stage in (AGREED, CLOSING)
 
 
+Listing = Mapping[Handle, Listed | None]  # None: other files name a connection, and tell no more of it
+
+
 # The list -----------------------------------------------------------------------------------------------------------
 
-Listing = Mapping[Handle, Listed | None]  # None: other files name a connection, and tell no more of it
+
+class ConnectionList:
+    """The list of one network in a folder, which is locked; it is read once in that time."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self.path = folder.path / f"{folder.network.name}.listed"
+        self._known: Listing | None = None
+
+    def forget(self) -> None:
+        """Read anew next time: another process may write from here on, or a restore has put the list in place."""
+        self._known = None
+
+    def all(self) -> Listing:
+        """Read which connections may have money on the chain, some by name only. Raises StoreUnusable.
+
+        Where the list is lost it is made anew of what other files name, and the hubs are asked for all.
+        """
+        if self._known is None:
+            self._known = read(self.path)
+        if self._known is None:
+            self._known = named(self._folder.path, self._folder.network)
+            if self._known or had_any(self._folder.path, self._folder.network):
+                self._put_anew(self._known)
+        return self._known
+
+    def address(self) -> str | None:
+        """Read of which wallet the connections are; None where nothing tells. Raises StoreUnusable."""
+        return address_of(self._folder.path, self._folder.network)
+
+    def add(self, found: Mapping[Handle, Listed]) -> None:
+        """List connections before their money leaves. Raises StoreUnusable."""
+        self._put({**self.all(), **found})
+
+    def strike(self, handle: Handle) -> None:
+        """Take a connection off the list that is over, or was put into the archive. Raises StoreUnusable."""
+        self._put({name: item for name, item in self.all().items() if name != handle})
+
+    def _put(self, after: Listing) -> None:
+        if after != self.all():
+            self._write(after)
+            self._known = after
+
+    def _put_anew(self, found: Listing) -> None:
+        """Write a list in the place of one that is lost, and keep that where it is there. A full disk stops nothing."""
+        _log.warning("%s can't be used: the hubs are asked which connections there are", self.path)
+        if not self._folder.is_writable:
+            return
+        try:
+            self._folder.check()
+            have_asked(self._folder.path, self._folder.network)
+            with usable(self.path):
+                if self.path.exists():
+                    self.path.rename(unused(self.path))
+            self._write(found)
+        except LocalFiles as error:
+            _log.warning("The list of connections was not written anew: %s", error.message)
+
+    def _write(self, after: Listing) -> None:
+        folder, network = self._folder.path, self._folder.network
+        wallet = key_file.read(folder / f"{network.name}.wallet", folder / f"{network.name}.wif", network)
+        self._folder.write(self.path, written(after, self.address() if wallet is None else wallet.address), "listed")
 
 
 def written(listing: Listing, address: str | None) -> str:

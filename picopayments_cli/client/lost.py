@@ -32,8 +32,8 @@ from picopayments_cli.channel.wire import NONCE_SIZE
 from picopayments_cli.client import history
 from picopayments_cli.client.asking import note, to_ask
 from picopayments_cli.client.connection import Connection, Ending
-from picopayments_cli.client.restored import bring_back
 from picopayments_cli.client.session import Session
+from picopayments_cli.client.state_from_hub import bring_back
 from picopayments_cli.errors import BadReply, LocalFiles, OldProtocol, PicopaymentsError, StoreDamaged
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def take_back(session: Session, *, always: bool = False) -> PicopaymentsError | 
                     "the hub %s, which this wallet knows, could not be asked. If it is gone for good, take its line "
                     "out of %s.",
                     asked.session.settings.hub_url,
-                    session.store.hubs_path,
+                    session.store.notes.hubs_path,
                 )
             failed = failed or error
     return failed
@@ -120,7 +120,7 @@ def _take_back(session: Session, known: Pubkey | None) -> tuple[Pubkey, bool]:
 
 def _is_blind(session: Session) -> bool:
     """Whether a file that can't be read has a salt that nobody here knows: nothing new is believed beside it."""
-    listed, store = session.store.listed(), session.store
+    listed, store = session.store.listed.all(), session.store
     damaged = [handle for handle, error in session.unusable.items() if _is_live(error) and store.has(handle)]
     return any(listed.get(handle) is None for handle in damaged)
 
@@ -272,7 +272,7 @@ def _without_coins(session: Session, item: Recovered, view: View, entries: Seque
 
 def _strike_unnamed(session: Session, hub_key: Pubkey, named: Collection[Handle]) -> None:
     """Miss no connection any more that its hub does not name, and of which nothing is on the chain."""
-    listed = session.store.listed()
+    listed = session.store.listed.all()
     for handle in session.store.missing():
         item = listed[handle]
         if item is None or item.hub_key != hub_key or handle in named:
@@ -302,12 +302,12 @@ def _never_left(session: Session, handle: Handle) -> bool:
 
 def _strike(session: Session, handle: Handle) -> None:
     log.warning("the file of %s is missing, and nothing of it is left on the chain: it is over", handle.hex())
-    session.store.strike(handle)
+    session.store.listed.strike(handle)
 
 
 def _check_listed(session: Session, handle: Handle, deposits: tuple[bytes, bytes]) -> None:
     """Check that a connection is the one that is listed under its handle, and none under another. Raises BadReply."""
-    listed = session.store.listed()
+    listed = session.store.listed.all()
     here = listed.get(handle)
     own = deposits if here is None else here.deposits
     others = {output for name, item in listed.items() if name != handle and item for output in item.deposits}

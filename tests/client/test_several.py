@@ -17,10 +17,10 @@ from picopayments_cli import api
 from picopayments_cli.channel.messages import KeyReply
 from picopayments_cli.channel.stages import CLOSED
 from picopayments_cli.channel.values import Handle, Outpoint
-from picopayments_cli.client import lost, wallets
+from picopayments_cli.client import lost, wallet_commands
 from picopayments_cli.client.backup_file import files_in, owner_of, read
 from picopayments_cli.client.connection import Connection
-from picopayments_cli.client.restoring import is_to_ask
+from picopayments_cli.client.restore_marks import is_to_ask
 from picopayments_cli.errors import HubUnreachable, PicopaymentsError, StoreDamaged, SyncIncomplete
 
 SECOND = Handle(b"\x02" * 32)
@@ -265,13 +265,13 @@ def life_close(it: Life) -> None:
 def test_a_lost_list_costs_no_connection_whose_file_is_lost_as_well(moved: tuple[Life, Hub, Hub]) -> None:
     it, _, second = moved
     for damage in (lambda data: None, lambda data: b"", lambda data: data[:200], lambda data: b"\xff"):
-        whole = it.session.store.listed_path.read_bytes()
+        whole = it.session.store.listed.path.read_bytes()
         gone(it)
         broken = damage(whole)
         if broken is None:
-            it.session.store.listed_path.unlink()
+            it.session.store.listed.path.unlink()
         else:
-            it.session.store.listed_path.write_bytes(broken)
+            it.session.store.listed.path.write_bytes(broken)
         cast("BothHubs", it.hub).hides = [second]
         for _ in range(2):
             it.restart()
@@ -295,7 +295,7 @@ def test_what_is_left_out_beside_a_file_that_cannot_be_read_is_asked_for_again(m
     gone(it)
     for name in ("history.jsonl", "payments.jsonl"):
         (it.basedir / f"regtest.{name}").unlink()
-    it.session.store.listed_path.write_bytes(b"{")
+    it.session.store.listed.path.write_bytes(b"{")
     first.lies = lambda reply: replace(reply, count=None)
     with pytest.raises(PicopaymentsError):
         sync_all(it)
@@ -311,7 +311,7 @@ def test_a_deposit_that_was_in_no_block_is_asked_for_until_it_is(it: Life, caplo
     it.session.close()
     shutil.rmtree(it.basedir)
     it.restart()
-    wallets.wallet_restore(it.session, words)
+    wallet_commands.wallet_restore(it.session, words)
     assert list(connections(it)) == [first.handle]
     assert "--hub-url URL" in caplog.text  # the words tell of no other hub
     sync_all(it)
@@ -365,7 +365,7 @@ def test_the_automatic_backup_goes_on_once_a_file_was_taken_back(
 
 
 def test_what_never_left_is_over_at_once_though_its_file_is_lost(it: Life) -> None:
-    assert it.session.store.listed() == {}
+    assert it.session.store.listed.all() == {}
     assert not is_to_ask(it.basedir, it.session.network)  # a wallet that never connected misses nothing
     for is_named in (True, False):
         it.killed_at("save agreed", it.connect)
@@ -382,7 +382,7 @@ def test_what_never_left_is_over_at_once_though_its_file_is_lost(it: Life) -> No
 
 def test_a_folder_of_an_older_version_gets_its_list(moved: tuple[Life, Hub, Hub]) -> None:
     it, _, _ = moved
-    it.session.store.listed_path.unlink()
+    it.session.store.listed.path.unlink()
     sync_all(it)
     gone(it)
     it.restart()
@@ -392,7 +392,7 @@ def test_a_folder_of_an_older_version_gets_its_list(moved: tuple[Life, Hub, Hub]
 def test_wallet_restore_asks_for_all_that_there_is(moved: tuple[Life, Hub, Hub]) -> None:
     it, _, _ = moved
     gone(it)
-    it.session.store.listed_path.unlink()
+    it.session.store.listed.path.unlink()
     it.restart()
     assert lost.take_back(it.session, always=True) is None
     assert connections(it)[SECOND].stage == "agreed"

@@ -11,6 +11,7 @@ from typing import Any
 
 from picopayments_cli.client import asking, key_file, lost
 from picopayments_cli.client.key_file import WORDS, KeyFile
+from picopayments_cli.client.mnemonics import COUNT
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
 from picopayments_cli.errors import (
@@ -34,7 +35,7 @@ def here(session: Session) -> KeyFile:
     return _there(session.store.load_wallet(), session)
 
 
-def wallet_new(session: Session, words: int = 12) -> dict[str, Any]:
+def wallet_new(session: Session, words: int = COUNT) -> dict[str, Any]:
     """Make a wallet of new words, and tell them. Raises WalletExists."""
     here = session.store.load_wallet()
     if here is not None:
@@ -172,7 +173,7 @@ def _put(session: Session, file: KeyFile) -> KeyFile:
         _write(session, here, file, "", file.secret or "")
         log.warning("The wallet's file is not encrypted any more: `picopayments-cli wallet encrypt` encrypts it.")
         return file
-    listed = session.store.listed_address()
+    listed = session.store.listed.address()
     if listed not in (None, file.address):
         raise WrongWallet(
             f"The connections that were in {session.store.basedir} are of the wallet {listed}, and this is "
