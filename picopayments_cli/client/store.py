@@ -264,10 +264,11 @@ class Store:
             self._moved_events(handle)
         path = self._path(handle)
         with usable(path):
-            for name in (connection_files.rows_path(path), path):
-                if name.exists():
-                    name.rename(unused(name))
-            flush_folder(path.parent)
+            there = [name for name in (connection_files.rows_path(path), path) if name.exists()]
+            for name in there:
+                name.rename(unused(name))
+            if there:  # else the whole folder may be lost
+                flush_folder(path.parent)
         self._kept.pop(handle, None)
 
     def archive(self, handle: Handle) -> None:
