@@ -355,8 +355,10 @@ def serve(requests: socket.socket) -> None:
 def _import_all() -> None:
     import picopayments_cli
 
-    late = ("alembic.config", "mnemonic", "nacl.bindings", "pycoin.symbols.xrt", "uvicorn.lifespan.on")  # else by each
-    late += ("alembic.command", "uvicorn.loops.asyncio", "uvicorn.protocols.http.httptools_impl")
+    late = (  # by these libraries, and else in each fork
+        *("alembic.command", "alembic.config", "mnemonic", "nacl.bindings", "pycoin.symbols.xrt"),
+        *("uvicorn.lifespan.on", "uvicorn.loops.asyncio", "uvicorn.protocols.http.httptools_impl"),
+    )
     own = [module.name for module in pkgutil.walk_packages(picopayments_cli.__path__, "picopayments_cli.")]
     for name in (*late, *own):
         if not name.endswith("__main__") and "migrations" not in name:
