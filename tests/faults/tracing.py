@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import gc
 import importlib
 import json
 import os
@@ -356,11 +357,15 @@ def serve(requests: socket.socket) -> None:
 def _import_all() -> None:
     import picopayments_cli
 
-    late = ("alembic.command", "uvicorn.lifespan.on", "uvicorn.protocols.http.httptools_impl")  # by these libraries
+    late = (  # by these libraries, and else in each fork
+        *("alembic.command", "alembic.config", "mnemonic", "nacl.bindings", "pycoin.symbols.xrt"),
+        *("uvicorn.lifespan.on", "uvicorn.loops.asyncio", "uvicorn.protocols.http.httptools_impl"),
+    )
     own = [module.name for module in pkgutil.walk_packages(picopayments_cli.__path__, "picopayments_cli.")]
     for name in (*late, *own):
         if not name.endswith("__main__") and "migrations" not in name:
             importlib.import_module(name)
+    gc.freeze()
 
 
 def _become(request: dict[str, Any], descriptors: list[int]) -> None:
