@@ -32,6 +32,10 @@ NEEDS_KEY = (
     *("backup", "blocksend", "close", "connect", "listen", "pay", "queuepayment", "request", "restore", "serve"),
     "sync",
 )
+NEEDS_WALLET = (  # `address` and `faucet` make one
+    *("blocksend", "cancelpayment", "close", "connect", "cull", "history", "listen", "pay", "payments", "queuepayment"),
+    *("request", "serve", "status", "sync"),
+)
 FROM_STDIN = {"wallet import": ("wif", "The key (WIF): ", False), "wallet restore": ("words", "The words: ", True)}
 GOES_ON = "Run the command again: it goes on where it stopped."
 NEXT = {  # after an interrupt of a command that does another thing when it is run again
@@ -120,6 +124,7 @@ def _run(
         return
     _log_to_stderr(debug)
     from picopayments_cli import api
+    from picopayments_cli.client import wallets
 
     config = {name: arguments.pop(name) for name in CONFIG}
     served, unlocker = unlocker is not None, unlocker or _unlocker(passphrase_fd)
@@ -133,6 +138,8 @@ def _run(
         if command in ("backup", "restore") and not served:  # who calls a server does not sit at its terminal
             session.read_key = _read_key
         session.progress = None if ask is None else _bars
+        if command in NEEDS_WALLET:
+            wallets.check_begun(session)
         if command in NEEDS_KEY:
             session.home.unlock()
         if string_amounts:
