@@ -289,6 +289,8 @@ def keep_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    if hasattr(sys.stdout, "reconfigure"):  # a letter that it can't write costs no command its result
+        sys.stdout.reconfigure(errors="backslashreplace")
     atexit.register(_tell, "")  # what a full stderr did not take would fail once more at exit, and change the exit code
 
 

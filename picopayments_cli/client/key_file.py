@@ -200,11 +200,12 @@ def missing(basedir: Path, network: Network) -> WalletMissing:
     """Make the refusal of a folder without a wallet of this network; it names those of others. Raises StoreUnusable."""
     with usable(basedir):
         others = [name for name in NETWORKS if any((basedir / f"{name}.{kind}").exists() for kind in ("wallet", "wif"))]
-    beside = " ".join(f"There is one of {name}: did you mean --network {name}?" for name in others)
+    beside = [f"There is one of {name}: did you mean --network {name}?" for name in others]
+    look = " ".join(beside) or "See that --basedir and the network are right."
     return WalletMissing(
-        f"There is no wallet of {network.name} in {basedir}. {beside or 'See that --basedir and the network are right.'} "
-        "`picopayments-cli wallet new` makes one, `picopayments-cli wallet restore` brings one back from its words, and "
-        "`picopayments-cli restore FILE` from a backup.",
+        f"There is no wallet of {network.name} in {basedir}. {look} `picopayments-cli wallet new` makes one, "
+        "`picopayments-cli wallet restore` brings one back from its words, and `picopayments-cli restore FILE` from a "
+        "backup.",
         basedir=str(basedir),
         networks=others,
     )
