@@ -32,7 +32,7 @@ NEEDS_KEY = (
     *("backup", "blocksend", "close", "connect", "listen", "pay", "queuepayment", "request", "restore", "serve"),
     "sync",
 )
-NEEDS_WALLET = (  # `address` and `faucet` make one
+NEEDS_WALLET = (  # address and faucet make one
     *("blocksend", "cancelpayment", "close", "connect", "cull", "history", "listen", "pay", "payments", "queuepayment"),
     *("request", "serve", "status", "sync"),
 )
@@ -147,7 +147,7 @@ def _run(
 
             tell = told_as_text(command, tell)
             arguments |= {name: told_as_text(command, arguments[name]) for name in ("show",) if name in arguments}
-        api.carry_out(session, api.function_of(command), arguments, tell)
+        api.carry_out(session, api.function_of(command), arguments, lambda result: tell(all_typed(result)))
 
 
 def _unlocker(passphrase_fd: int | None) -> Unlocker:
@@ -164,6 +164,7 @@ def _serve(debug: bool, *, command: str, **given: Any) -> int:
     config = {name: given[name] for name in CONFIG}
     unlocker = _unlocker(given.pop("passphrase_fd"))
 
+    from picopayments_cli.errors import PicopaymentsError
     from picopayments_cli.json_arguments import from_json
 
     def offered(name: str) -> Any:
@@ -171,15 +172,21 @@ def _serve(debug: bool, *, command: str, **given: Any) -> int:
 
         def run(*values: Any, **members: Any) -> Any:
             told: list[Any] = []
-            chosen = from_json(name, declared, values, members)
             own = {"string_amounts": given["string_amounts"], "unlocker": unlocker}
-            _run(debug, command=name, tell=told.append, **config, **own, **chosen)
+            try:
+                chosen = from_json(name, declared, values, members)
+                _run(debug, command=name, tell=told.append, **config, **own, **chosen)
+            except PicopaymentsError as error:
+                typed = all_typed(error.as_json())
+                error.message, error.data, error.result = typed["message"], typed["data"], all_typed(error.result)
+                raise
             return told[0]
 
         return run
 
     commands = {name: offered(name) for name in COMMANDS if name not in NOT_SERVED}
     own: dict[str, Any] = {"commands": commands, "ready": announce, "show": _show_event, "unlocker": unlocker}
+    own["typed"] = all_typed
     _run(debug, command=command, tell=lambda _: None, **own, **given)
     return 0
 
@@ -251,11 +258,15 @@ class OutputLost(Exception):
 
 
 def write_out(document: str, told: str = "The command was carried out, but its result could not be written") -> None:
-    """Write a document on stdout. Raises OutputLost, which tells what is lost."""
+    """Write a document on stdout, and a letter that it can't write as its number.
+
+    Raises OutputLost, which tells what is lost.
+    """
     if sys.stdout is None:
         raise OutputLost(f"{told}: stdout is closed.")
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(document, flush=True)
+        print(document.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except OSError as error:
         _drop(sys.stdout)
         raise OutputLost(f"{told}: {error}.") from error
@@ -289,8 +300,6 @@ def keep_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # it gets the lowest number that is free
     if sys.stderr is None:
         sys.stderr = open(os.devnull, "w")  # noqa: SIM115
-    if hasattr(sys.stdout, "reconfigure"):  # a letter that it can't write costs no command its result
-        sys.stdout.reconfigure(errors="backslashreplace")
     atexit.register(_tell, "")  # what a full stderr did not take would fail once more at exit, and change the exit code
 
 
@@ -321,10 +330,10 @@ def interrupted(message: str, *, human: bool = False) -> int:
 
 
 def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None, *, human: bool = False) -> int:
-    message = as_typed(message)
-    error = {"name": name, "message": message, "data": data or {}}
+    error = all_typed({"name": name, "message": message, "data": data or {}})
     line = json.dumps({"error": error}, sort_keys=True, default=str)
     if human:
+        message = error["message"]
         line = "error: " + " ".join("".join(c if c.isprintable() else " " for c in f"{message} ({name})").split())
     _tell(f"{line}\n")
     return code
@@ -352,6 +361,19 @@ def as_typed(text: str) -> str:
         else:
             words.append(f"{name}={shown('hub_url', value)}" if sign and name in _HUB_URL else word)
     return text.replace(f"`{Parser.program} ", f"`{Parser.program} {join(words)} ")
+
+
+def all_typed(value: Any) -> Any:
+    """Give the commands in all errors of a value their config arguments, as ``as_typed`` does.
+
+    In an error's data too, which scripts show to people; nothing else is touched: strangers write memos.
+    """
+    if isinstance(value, dict) and {"name", "message", "data"} <= value.keys():
+        data = {name: as_typed(item) if isinstance(item, str) else item for name, item in value["data"].items()}
+        return {**value, "message": as_typed(value["message"]), "data": all_typed(data)}
+    if isinstance(value, dict):
+        return {name: all_typed(item) for name, item in value.items()}
+    return [all_typed(item) for item in value] if isinstance(value, list) else value
 
 
 def _tell(text: str) -> None:

@@ -73,6 +73,5 @@ def test_what_a_terminal_can_not_write_costs_no_command_its_result(monkeypatch: 
     assert "─" not in text
     stdout = Terminal("ascii")
     monkeypatch.setattr("sys.stdout", stdout)
-    cli.keep_streams()
     cli.write_out("☕ \udcff")
     assert stdout.buffer.getvalue() == b"\\u2615 \\udcff\n"  # type: ignore[attr-defined]

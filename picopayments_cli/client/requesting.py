@@ -134,7 +134,7 @@ def payment_of(session: Session, connection: Connection, text: str) -> tuple[Pay
         raise WrongHub(
             f"The payment request is of the hub at {request.hub_url}, and the connection is with the one at "
             f"{_without_password(connection.hub_url)}. Nothing was paid. Pay from a connection with that hub: "
-            "`picopayments-cli connect` opens one.",
+            "`picopayments-cli connect ASSET QUANTITY` opens one.",
             hub_url=request.hub_url,
             hub_key=request.hub_key.hex(),
         )

@@ -330,6 +330,7 @@ def test_what_is_no_quantity_is_wrong_usage(alice: Client, text: str) -> None:
 
 def test_nothing_is_written_for_a_wallet_without_funds(network: Network) -> None:
     client = network.client("poor", funded=False)
+    client.run("address")
     assert refusal(client, "blocksend", "BTC", SEGWIT, "1000")[:2] == (1, "InsufficientBitcoin")
     assert refusal(client, "blocksend", "XCP", SEGWIT, "1000")[:2] == (1, "InsufficientFunds")
 
