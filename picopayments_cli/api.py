@@ -129,7 +129,7 @@ def carry_out(
 
 def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
     """The wallet's connections as the hub shows them, its totals, terms, funding addresses and liquidity."""
-    if asset is not None and (not asset or "." in asset):
+    if asset is not None and (not asset or "." in asset or asset != asset.upper()):  # the hub knows no other spelling
         asset = asset_named(session, asset).name
     answer = hubs.status(session, None if asset is None else (asset,))
     told = answer.longnames.items()

@@ -446,7 +446,7 @@ def check_queue(connection: Connection, payment: Payment) -> None:
     if not pair.transferable(duplex, total):
         most = pair.most_transferable(duplex, total) + connection.owed
         left = most - sum(amounts) - connection.next_fee
-        advice = f"Queue {left} at most" if left > 0 else "Receive a payment first, or cancel one that is queued"
+        advice = f"Pay {left} at most" if left > 0 else "Receive a payment first, or cancel one that is queued"
         raise NotTransferable(
             f"The connection can't move {payment.amount} on top of {sum(amounts)} queued and the sync's fee of "
             f"{connection.next_fee}: it can move {most} in all. {advice}.",
