@@ -470,6 +470,7 @@ def test_a_coinbase_with_its_witness(network: Network, alice: Client) -> None:
         (("hubstatus", "--asset", "NOTISSUED"), "AssetNotInTerms"),
         (("hubstatus", "--asset", "PARENT.other"), "UnknownAsset"),
         (("hubstatus", "--asset", LONGNAME), "AssetNotInTerms"),  # the ledger knows it, but the hub does not offer it
+        (("hubstatus", "--asset", "xcp"), "UnknownAsset"),
         (("hubstatus", "--asset", "..."), "UnknownAsset"),
         (("hubstatus", "--asset", ""), "UnknownAsset"),
     ],
