@@ -33,17 +33,17 @@ from picopayments_cli.client import (
     send,
     showing,
     syncing,
-    wallets,
+    wallet_commands,
 )
 from picopayments_cli.client.arguments import asset_named, exact_name, handle_named, own_handle, quantity_of
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.consent import check_consent
-from picopayments_cli.client.cull import not_over
+from picopayments_cli.client.cull import why_not_over
 from picopayments_cli.client.history import in_order
-from picopayments_cli.client.requesting import EXPIRES
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.transactions_shown import raw_transaction, transaction_shown
-from picopayments_cli.client.waits import until
+from picopayments_cli.client.wait_option import until
+from picopayments_cli.commands import EXPIRE_TIME, EXPIRES, FAUCET_BTC, FAUCET_XCP
 from picopayments_cli.config import (
     DEFAULT,
     FILE,
@@ -66,8 +66,6 @@ from picopayments_cli.errors import (
 )
 
 log = logging.getLogger(__name__)
-FAUCET_BTC = 100_000_000
-FAUCET_XCP = 10_000_000_000
 _CHAIN_NOTES = {
     "own": "chain: own. Deposits, commits and heights are read from the node at chain_url.",
     "hub": "chain: hub. The hub is believed about the blockchain; with chain_url your own node is asked instead.",
@@ -107,7 +105,9 @@ def open_session(
 
 def function_of(command: str) -> Callable[..., Any]:
     """Find the function that carries a command out."""
-    found: Callable[..., Any] = getattr(wallets, command.replace(" ", "_")) if " " in command else globals()[command]
+    found: Callable[..., Any] = (
+        getattr(wallet_commands, command.replace(" ", "_")) if " " in command else globals()[command]
+    )
     return found
 
 
@@ -171,7 +171,7 @@ def balances(session: Session, asset: str | None = None, address: str | None = N
     """
     own = address is None
     if address is None:
-        address = wallets.here(session).address
+        address = wallet_commands.here(session).address
     else:
         script_of_address(session.network, address)
     view = session.chain.view(Query(coins=[address], balances=[address]))
@@ -306,15 +306,16 @@ def connect(
     session: Session,
     asset: str,
     quantity: int | str,
-    expire_time: int = 1024,
+    expire_time: int = EXPIRE_TIME,
     delay_time: int | None = None,
     yes: bool = False,
     dry_run: bool = False,
 ) -> dict[str, Any]:
-    """Open a connection by a deposit of ``quantity`` satoshis; times in blocks. The deposit's txid and the handle,
-    the last block that may hold the deposit, and what the hub takes for locking its own and for each sync.
+    """Open a connection by a deposit of ``quantity`` satoshis, and tell its handle and the deposit's txid.
 
-    ``yes``: do not ask. ``dry_run``: tell what would be published, and publish nothing. Raises NotConfirmed.
+    And the last block that may hold the deposit, and what the hub takes for locking its own and for each sync. Times
+    are in blocks. ``yes``: do not ask. ``dry_run``: tell what would be published, and publish nothing. Raises
+    NotConfirmed.
     """
     delay = default_delay(session.network) if delay_time is None else delay_time
     if asset == "BTC":
@@ -377,8 +378,10 @@ def pay(
 
 
 def cancelpayment(session: Session, token: str) -> bool:
-    """Take a queued payment out of the queue: whether it was there. A payment that a sync has sent can't be
-    cancelled."""
+    """Take a queued payment out of the queue, and tell whether it was there.
+
+    A payment that a sync has sent can't be cancelled.
+    """
     wanted = Token(from_hex(token, "token"))
     cancelled = False
     for connection in session.connections().values():
@@ -401,9 +404,9 @@ def status(session: Session, handle: str | None = None, verbose: bool = False) -
     None where nobody tells: then all is from the files, and says of when. ``verbose`` adds what moved each way, and
     what is pending. Raises WalletMissing, UnknownHandle.
     """
-    wallets.here(session)
+    wallet_commands.here(session)
     if not session.store.all_handles():
-        log.info(wallets.NO_CONNECTIONS)
+        log.info(wallet_commands.NO_CONNECTIONS)
     return showing.status(session, handle, verbose=verbose)
 
 
@@ -495,7 +498,7 @@ def cull(session: Session, handle: str | None = None) -> list[str]:
     Raises ConnectionNotOver for the one that is named; without a name those that are not over are left alone.
     """
     chosen = _chosen(session, handle)
-    rest = not_over(session, chosen)
+    rest = why_not_over(session, chosen)
     culled = []
     for item in chosen:
         still_to_come = rest[item.handle]

@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(words: list[str]) -> int:
-    Parser.human, Parser.typed = "--human" in words, ()
+    Parser.program, Parser.human, Parser.typed = PROG, "--human" in words, ()
     human = Parser.human
     arguments: dict[str, Any] = {"command": ""}
     debug = False
@@ -124,7 +124,7 @@ def _run(
         return
     _log_to_stderr(debug)
     from picopayments_cli import api
-    from picopayments_cli.client import wallets
+    from picopayments_cli.client import wallet_commands
 
     config = {name: arguments.pop(name) for name in CONFIG}
     served, unlocker = unlocker is not None, unlocker or _unlocker(passphrase_fd)
@@ -139,7 +139,7 @@ def _run(
             session.read_key = _read_key
         session.progress = None if ask is None else _bars
         if command in NEEDS_WALLET:
-            wallets.check_begun(session)
+            wallet_commands.check_begun(session)
         if command in NEEDS_KEY:
             session.home.unlock()
         if string_amounts:
@@ -339,11 +339,8 @@ def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None
     return code
 
 
-_HUB_URL = ("--hub-url", "--hub_url")
-
-
 def as_typed(text: str) -> str:
-    """Give each command of this program that a text names the config arguments that the user typed before theirs.
+    """Give each command of this program that a text names the arguments that the user typed before the command.
 
     User and password in a URL are hidden: texts end up in logs.
     """
@@ -355,11 +352,8 @@ def as_typed(text: str) -> str:
 
     words: list[str] = []
     for word in Parser.typed:
-        name, sign, value = word.partition("=")
-        if words and words[-1] in _HUB_URL:
-            words.append(str(shown("hub_url", word)))
-        else:
-            words.append(f"{name}={shown('hub_url', value)}" if sign and name in _HUB_URL else word)
+        name, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        words.append(f"{name}{sign}{shown('_url', value)}" if "://" in value else word)
     return text.replace(f"`{Parser.program} ", f"`{Parser.program} {join(words)} ")
 
 
@@ -394,6 +388,7 @@ class Parser(argparse.ArgumentParser):
     human = False
     program = PROG
     typed: Sequence[str] = ()  # the words before the command, of the program's own parser
+    words: Sequence[str] = ()  # all of them, while they are parsed
     commands: dict[str, CommandParser]  # of the program's own parser
 
     def __init__(self, *, example: str, **settings: Any) -> None:
@@ -407,6 +402,7 @@ class Parser(argparse.ArgumentParser):
         """Parse words, ``_`` in the names of options taken for ``-``. Raises SystemExit, OutputLost."""
         words = dashed(words)
         self._check_first(words)
+        Parser.words = words
         found, rest = self.parse_known_args(words)
         if rest:
             self._off(rest, vars(found).get("command"))
@@ -424,7 +420,7 @@ class Parser(argparse.ArgumentParser):
             elif option in self._option_string_actions:
                 value = self._option_string_actions[option].nargs is None and not equals
             else:
-                self._off(words[position : position + 1])
+                self._off(words[position : position + 1], later=words[position + 1 :])
 
     def before_command(self, words: list[str]) -> list[str]:
         """The options that stand before the command, with their values; the words are known to parse."""
@@ -436,12 +432,21 @@ class Parser(argparse.ArgumentParser):
             value = not value and not equals and self._option_string_actions[option].nargs is None
         return words
 
-    def _off(self, words: list[str], command: str | None = None) -> NoReturn:
-        """Refuse words that were not recognized; guess where the first belongs, or what it was meant to be."""
-        option, guess = words[0].partition("=")[0], ""
+    def _off(self, words: list[str], command: str | None = None, later: Sequence[str] = ()) -> NoReturn:
+        """Refuse words that were not recognized; guess where the first belongs, or what it was meant to be.
+
+        ``later``: the words behind it, where it stands before the command.
+        """
+        from picopayments_cli import placing
+
+        option = words[0].partition("=")[0]
         if command and option in self._option_string_actions:
             guess = f" {option} goes before {command}."
-        elif option.startswith("--"):
+        elif command:
+            guess = placing.behind(option, command, self.commands[command])
+        else:
+            guess = placing.before(option, later, self.commands)
+        if not guess and option.startswith("--"):
             from picopayments_cli.suggestions import did_you_mean
 
             guess = did_you_mean(option, [*self._words_of(command), *self._option_string_actions])
@@ -462,8 +467,18 @@ class Parser(argparse.ArgumentParser):
             from picopayments_cli.suggestions import did_you_mean
 
             known = [str(choice) for choice in action.choices]
-            guess = did_you_mean(str(value), known) or f" Choose from {', '.join(known)}."
+            guess = self._as_value_of_option(action, value) or did_you_mean(str(value), known)
+            guess = guess or f" Choose from {', '.join(known)}."
             raise argparse.ArgumentError(action, f"there is no {value!r}.{guess}")
+
+    def _as_value_of_option(self, action: argparse.Action, value: Any) -> str:
+        """Tell of an option before a command of a group, whose value was taken for that command."""
+        at = Parser.words.index(value) if value in Parser.words else 0
+        if not isinstance(action.choices, dict) or not at or not Parser.words[at - 1].startswith("--"):
+            return ""
+        from picopayments_cli import placing
+
+        return placing.before(Parser.words[at - 1], Parser.words[at:], action.choices)
 
     def error(self, message: str) -> NoReturn:
         """Print usage, message and JSON on stderr; exit with code 2."""
@@ -483,6 +498,14 @@ class CommandParser(Parser):
 
     def __init__(self, *, arguments: tuple[tuple[str, dict[str, Any]], ...], **settings: Any) -> None:
         self._later = (arguments, settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Tell also how something is given that is missing, as it was given as an option."""
+        if "are required" in message:
+            from picopayments_cli import placing
+
+            message += f".{told}" if (told := placing.missing(Parser.words, self)) else ""
+        super().error(message)
 
     def __getattr__(self, name: str) -> Any:
         """Set the parser up where it lacks what is asked for. Raises AttributeError."""

@@ -9,8 +9,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 MAX_NUMBER = 2**63 - 1
-MAX_SECONDS = 3600
 MAX_DURATION = 31_536_000  # seconds: a year
+# Nothing slow is imported here, so these and STATES stand elsewhere, too: tests/test_commands.py compares them.
+MAX_SECONDS = 3600  # of a time-out
+LEAST_DIGITS = 8  # of a handle
+WORDS = 12  # of a wallet
+# These stand here alone.
+EXPIRE_TIME = 1024  # blocks, of a connection
+EXPIRES = 86_400  # seconds, of a payment request
+FAUCET_BTC, FAUCET_XCP = 100_000_000, 10_000_000_000
 
 
 def positive(text: str) -> int:
@@ -88,7 +95,8 @@ def fee_rate(text: str) -> int | str:
 def seconds(text: str) -> float:
     """Seconds in plain decimal digits, more than 0 and at most MAX_SECONDS. Raises argparse.ArgumentTypeError."""
     whole, _, rest = text.partition(".")
-    plain = text.isascii() and whole.isdecimal() and len(text) <= len("3600.000") and (not rest or rest.isdecimal())
+    short = len(text) <= len(f"{MAX_SECONDS}.000")
+    plain = short and text.isascii() and whole.isdecimal() and (not rest or rest.isdecimal())
     if not plain or not 0 < float(text) <= MAX_SECONDS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0, and at most {MAX_SECONDS}")
     return float(text)
@@ -117,7 +125,7 @@ def argument(name: str, text: str, **settings: Any) -> tuple[str, dict[str, Any]
 
 
 ASSET = argument("--asset", "only this asset")
-HANDLE = argument("--handle", "only the connection whose handle begins with these digits, at least 8")
+HANDLE = argument("--handle", f"only the connection whose handle begins with these digits, at least {LEAST_DIGITS}")
 TOKEN = argument("--token", "the bytes by which the payee knows the payment, in lower-case hex (default: random)")
 UNCONFIRMED = argument("--unconfirmed", "list those of the mempool, too", action="store_true")
 YES = argument("--yes", "do not ask for a confirmation, however large the quantity is", action="store_true")
@@ -145,7 +153,7 @@ COMMANDS = {
         "The first command that needs a wallet makes one, too.",
         "--testnet wallet new --words 24",
         argument(
-            "--words", "how many words: 12 or 24 (default: %(default)s)", metavar="NUMBER", type=words, default=12
+            "--words", "how many words: 12 or 24 (default: %(default)s)", metavar="NUMBER", type=words, default=WORDS
         ),
     ),
     "wallet show": Command(
@@ -218,7 +226,7 @@ COMMANDS = {
             "blocks after which you can take the deposit back alone (default: %(default)s)",
             metavar="BLOCKS",
             type=positive,
-            default=1024,
+            default=EXPIRE_TIME,
         ),
         argument(
             "--delay-time",
@@ -234,7 +242,11 @@ COMMANDS = {
     "queuepayment": Command(
         "Queue a payment, which the next sync makes. Prints its token.",
         "--testnet queuepayment SOURCE DESTINATION 1337",
-        argument("source", "handle of the connection that pays, or 8 digits that it begins with", metavar="SOURCE"),
+        argument(
+            "source",
+            f"handle of the connection that pays, or {LEAST_DIGITS} digits that it begins with",
+            metavar="SOURCE",
+        ),
         argument("destination", "handle of the connection that is paid, in full", metavar="DESTINATION"),
         argument("quantity", f"how much, {UNITS}", metavar="QUANTITY", type=quantity),
         TOKEN,
@@ -295,10 +307,10 @@ COMMANDS = {
         argument("--memo", "what it is for, 200 bytes at most", metavar="TEXT", default=""),
         argument(
             "--expires",
-            "seconds in which the request can be paid (default: 86400, a day)",
+            "seconds in which the request can be paid (default: %(default)s, a day)",
             metavar="SECONDS",
             type=duration,
-            default=86_400,
+            default=EXPIRES,
         ),
         argument("--qr", "draw it on stderr as a QR code, too", action="store_true"),
     ),
@@ -327,7 +339,7 @@ COMMANDS = {
         "Close a connection and settle it on the blockchain.\n\n"
         "Tells the hub, and syncs once more, which charges the hub's sync_fee.",
         "--testnet close HANDLE",
-        argument("handle", "the connection's handle, or 8 digits that it begins with", metavar="HANDLE"),
+        argument("handle", f"the connection's handle, or {LEAST_DIGITS} digits that it begins with", metavar="HANDLE"),
         DRY_RUN,
         argument("--wait", "wait until it is closed", action="store_true"),
         PATIENCE,
@@ -422,13 +434,13 @@ COMMANDS = {
     ),
     "faucet": Command(
         "Give an address bitcoins and assets (regtest only).\n\n"
-        "Without arguments it gives the wallet 1 BTC and 100 XCP.",
+        f"Without arguments it gives the wallet {FAUCET_BTC // 10**8} BTC and {FAUCET_XCP // 10**8} XCP.",
         "--regtest faucet --asset XCP --quantity 5000000000",
         argument("address", "who gets them (default: the wallet)", metavar="ADDRESS", nargs="?"),
         argument(
             "--btc", "how much bitcoin, in satoshis, or with its unit such as 0.1BTC", metavar="QUANTITY", type=quantity
         ),
-        argument("--asset", "the asset to give: 10000000000 satoshis of it where --quantity is left out"),
+        argument("--asset", f"the asset to give: {FAUCET_XCP} satoshis of it where --quantity is left out"),
         argument("--quantity", f"how much of the asset, {UNITS}", type=quantity),
     ),
     "feerate": Command(

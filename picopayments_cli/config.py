@@ -32,6 +32,7 @@ BASEDIR = "PICOPAYMENTS_BASEDIR"
 PASSPHRASE = "PICOPAYMENTS_PASSPHRASE"  # noqa: S105 - the name; no program for events has it
 SAFE_DEPTH = "PICOPAYMENTS_SAFE_DEPTH"  # regtest only, for tests: as many blocks as on a real network
 MAX_SAFE_DEPTH = 100
+MAX_SECONDS = 3600  # of a time-out
 _FINGERPRINT = re.compile("[0-9A-Fa-f]{64}")
 
 
@@ -245,7 +246,17 @@ def _unknown(name: str, message: str) -> InvalidSetting:
     return InvalidSetting(f"{message}{guess} Known are: {', '.join(known)}.", setting=name, known=known)
 
 
-def check_url(url: Any, what: str) -> str:
+def example_url(name: str, network: Network) -> str:
+    """Make an example of the URL that a setting takes: the service's own port on this machine."""
+    if name == "chain_url":
+        return f"http://127.0.0.1:{network.node_port}/"
+    if name == "bitcoin_url":
+        embedded = f"http://127.0.0.1:{network.node_port}/bitcoin/"
+        return embedded if network.name == "regtest" else f"http://USER:PASSWORD@127.0.0.1:{network.bitcoin_port}/"
+    return f"http://127.0.0.1:{network.hub_port}/api/"
+
+
+def check_url(url: Any, what: str, example: str = "https://hub.example/api/") -> str:
     """Check that a URL is one of http or https whose host is read in one way only. Raises InvalidUrl."""
     text = url if isinstance(url, str) else ""
     try:
@@ -256,7 +267,7 @@ def check_url(url: Any, what: str) -> str:
         usable = False
     if not usable or not text.isprintable() or " " in text:
         seen = "***" if "@" in text else repr(url)
-        raise InvalidUrl(f"The {what} must be a URL like http://127.0.0.1:25000/api/, not {seen}.", what=what)
+        raise InvalidUrl(f"The {what} must be a URL like {example}, not {seen}.", what=what)
     return text
 
 
@@ -346,7 +357,7 @@ def _is_percentage(value: Any) -> bool:
 
 
 def _is_seconds(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= 3600
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= MAX_SECONDS
 
 
 def _is_rate(value: Any) -> bool:
@@ -375,7 +386,7 @@ _CHECKS = {
     "hub_url": (_is_text, "a URL"),
     "chain_url": (_is_text, "a URL"),
     "bitcoin_url": (_is_text, "a URL"),
-    "timeout": (_is_seconds, "seconds, more than 0 and at most 3600"),
+    "timeout": (_is_seconds, f"seconds, more than 0 and at most {MAX_SECONDS}"),
     "verify_tls": (_is_switch, "true or false"),
     "ca_file": (_is_text, "the path of a file"),
     "pinned_certificates": (_are_pins, "a JSON object of https URLs and SHA-256 fingerprints in hex"),
@@ -391,19 +402,34 @@ _CHECKS = {
 }
 
 
-def _check(name: str, value: Any) -> None:
+def _check(name: str, value: Any, network: Network) -> None:
     if value is None:
         return
     fits, wanted = _CHECKS[name]
     if not fits(value):
         raise InvalidSetting(f"The setting {name} must be {wanted}.", setting=name)
     if name.endswith("_url"):
-        check_url(value, name)
+        check_url(value, name, example_url(name, network))
+
+
+def _bitcoin_alone(network: Network, source: str) -> str:
+    """Say what to do about a Bitcoin node of one's own without a Counterparty node."""
+    chain, bitcoin = (example_url(name, network) for name in ("chain_url", "bitcoin_url"))
+    given = f"bitcoin_url ({ENVIRONMENT['bitcoin_url'] if source == VARIABLE else source})"
+    if network.name == "regtest":
+        return (
+            f"{given} is for a node of your own, and the embedded network of regtest needs none: take it out. To ask "
+            f"the embedded node in place of the hub, set both chain_url to {chain} and bitcoin_url to {bitcoin}."
+        )
+    return (
+        f"{given} works only beside chain_url, since a Bitcoin node knows no assets. Set chain_url too, such as "
+        f"{chain} of Counterparty Core, or take bitcoin_url out: then the hub is asked."
+    )
 
 
 def _settings(network: Network, basedir: Path, choices: dict[str, Choice]) -> Settings:
     for name, choice in choices.items():
-        _check(name, choice.value)
+        _check(name, choice.value, network)
     older = choices["hub_verify_ssl_cert"]
     if older.value is not None and choices["verify_tls"].source == DEFAULT:
         choices["verify_tls"] = older
@@ -412,10 +438,7 @@ def _settings(network: Network, basedir: Path, choices: dict[str, Choice]) -> Se
     auth = (user, password) if user and password else None
     settings = Settings(network, basedir, **values, hub_auth=auth, choices=choices)
     if settings.bitcoin_url is not None and settings.chain_url is None:
-        raise InvalidSetting(
-            "bitcoin_url works only beside chain_url, since a Bitcoin node knows no assets. Set both or neither.",
-            setting="bitcoin_url",
-        )
+        raise InvalidSetting(_bitcoin_alone(network, choices["bitcoin_url"].source), setting="bitcoin_url")
     if settings.fee_rate is not None and settings.fee_rate > settings.fee_ceiling:
         raise InvalidSetting(
             f"The fee_rate of {settings.fee_rate} sat/vB is above the fee_ceiling of {settings.fee_ceiling} sat/vB.",

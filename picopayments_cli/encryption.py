@@ -1,5 +1,8 @@
 """Encrypts what leaves the machine or lies in a file, and makes keys of passphrases.
 
+Three formats hold its work: the wallet's file (``client/key_file.py``), backups (``sealed_file.py``), and the state
+that the hub keeps (``client/sealed.py``). Another cipher is a new version of each.
+
 XChaCha20-Poly1305 (authenticated, with a random nonce of 24 bytes) and Argon2id (RFC 9106), both libsodium's.
 """
 

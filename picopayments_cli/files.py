@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from picopayments_cli.errors import StoreDamaged, StoreUnusable
+from picopayments_cli.errors import StoreDamaged, StoreNewer, StoreUnusable
 
 _CHUNK = 4096
 _ADVICE = "Put a copy in its place that is as new, or restore your backup into a new --basedir."
@@ -22,6 +22,16 @@ _ADVICE = "Put a copy in its place that is as new, or restore your backup into a
 def damaged(path: Path, why: str, advice: str = _ADVICE) -> StoreDamaged:
     """Make the refusal of a file that is not what it should be."""
     return StoreDamaged(f"{path} can't be used: {why}; nothing was changed. {advice}", path=str(path), why=why)
+
+
+def newer(path: Path, version: int, supported: int) -> StoreNewer:
+    """Make the refusal of a file that a newer program has written."""
+    return StoreNewer(
+        f"{path} was written by a newer version of this program. Install that version; nothing was changed.",
+        path=str(path),
+        version=version,
+        supported=supported,
+    )
 
 
 def check_own(path: Path) -> None:

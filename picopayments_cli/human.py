@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod, RenderableType
     from rich.table import Table
 
-from picopayments_cli.channel.values import HANDLE_SIZE
+from picopayments_cli.channel.values import HANDLE_SIZE, HEX_DIGITS, LEAST_DIGITS
 from picopayments_cli.quantities import QUANTITIES
 
 WIDE = 250  # columns where no terminal bounds them
 LEAST_MORE = 20  # columns for what not all rows of a table have
-DIGITS = 8  # of a handle or a txid in a table
-HEX = frozenset("0123456789abcdef")
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 _NO_AMOUNTS = ("index", "number", "height", "expires", "port")  # names of numbers that count nothing, or their ends
 _EMPTY = {
@@ -105,8 +103,8 @@ def _plain(value: Any, name: str = "") -> str:
 def _short(value: Any, name: str = "") -> str:
     """Write a value as it stands in a table: of a handle or a txid the beginning, of a time no fractions."""
     text = _plain(value, name)
-    if len(text) >= 2 * HANDLE_SIZE and HEX.issuperset(text):
-        return text[:DIGITS]
+    if len(text) >= 2 * HANDLE_SIZE and HEX_DIGITS.issuperset(text):
+        return text[:LEAST_DIGITS]
     return text[:19].replace("T", " ") if len(text) == 24 and text[10:11] == "T" and text.endswith("Z") else text
 
 
@@ -217,7 +215,7 @@ def _row(handle: str, item: Mapping[str, Any]) -> dict[str, Any]:
     until = "" if item.get("until_height") is None else f"block {item['until_height']}"
     times = ", ".join(filter(None, (until, about(item.get("about_seconds")))))
     return {
-        "handle": handle[:DIGITS],
+        "handle": handle[:LEAST_DIGITS],
         "status": status,
         "asset": item.get("asset_longname", item["asset"]),
         "balance": item["balance"],

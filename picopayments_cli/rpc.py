@@ -43,10 +43,17 @@ MAX_TEXT = 2000  # characters of a peer's message that are kept
 BATCH = 500  # calls in one POST
 _BUSY = (429, 502, 503, 504)
 _REST_BUSY = (429, 502, 504)  # 503 is a node's refusal too
+_NOT_THERE = (404, 405)
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # what OpenSSL says of an answer in the clear
 _WARMING_UP = -28  # Bitcoin Core's code while it starts
 _NEXT_STEP = {
     "hub": "See that it runs and that --hub-url names it, then repeat the command.",
     "node": "See that it runs and that its URL in the settings is right, then repeat the command.",
+}
+_ELSEWHERE = {
+    "hub": "See that the URL has the hub's path, such as /api/, and https where the hub has that: the hub's page, "
+    "which a browser shows at its address, names the URL to use.",
+    "node": "See that its URL in the settings has the right port and path.",
 }
 
 
@@ -140,6 +147,13 @@ class _Http:
         told, data = self._by_proxy()
         return BadAnswer(text + told, url=self.url, call=what, reason=reason, **data)
 
+    def nobody(self, what: str, answer: _Answer) -> BadAnswer:
+        """Return the error of a web server that is no hub or node, or not at this URL."""
+        reason = f"HTTP status {answer.status} and " + ("a page" if _is_page(answer.body) else "no JSON-RPC")
+        text = f"There is no {self._peer} at {self.url}: a web server answered {what} with {reason}. "
+        told, data = self._by_proxy()
+        return BadAnswer(text + _ELSEWHERE[self._peer] + told, url=self.url, call=what, reason=reason, **data)
+
     def _by_proxy(self) -> tuple[str, dict[str, str]]:
         """Name the proxy that the server is called through, where there is one: the fault may be the proxy's."""
         proxy = None if self._local else proxy_to(self.url)
@@ -160,6 +174,8 @@ class _Http:
         except ValueError as error:
             if answer.status >= 500:
                 raise self.silent(what, f"HTTP status {answer.status}") from error
+            if answer.status in _NOT_THERE or _is_page(answer.body):
+                raise self.nobody(what, answer) from error
             beginning = answer.body[:60].decode("utf-8", "replace")
             raise self.bad(what, f"something else than JSON (HTTP status {answer.status}, {beginning!r})") from error
 
@@ -215,7 +231,8 @@ class _Http:
 
     def _reason(self, error: requests.RequestException | HTTPError) -> str:
         if isinstance(error, requests.exceptions.SSLError):
-            return f"its TLS certificate does not hold ({_tail(error)})"
+            in_clear = any(sign in str(error) for sign in _NO_TLS)
+            return "no TLS is spoken there" if in_clear else f"its TLS certificate does not hold ({_tail(error)})"
         if isinstance(error, requests.exceptions.ConnectTimeout):
             return f"no connection within {self._timeout[0]:g} s"
         if isinstance(error, requests.exceptions.Timeout) or "Read timed out" in str(error):
@@ -224,7 +241,9 @@ class _Http:
             return "a library is missing that speaks SOCKS, install it with: pip install 'picopayments-cli[socks]'"
         if not self._local and (proxy_to(self.url) or "").endswith("***"):  # a password could be in the library's words
             return type(error).__name__
-        return _tail(error)
+        told = _tail(error)
+        hangs_up = self.url.startswith("http:") and "closed connection without response" in told
+        return f"{told}, as one does that speaks https alone" if hangs_up else told
 
     def _too_late(self) -> str:
         return f"no complete answer within {self._timeout[1]:g} s"
@@ -240,6 +259,11 @@ class _Http:
         if isinstance(text, dict):
             text = text.get("message")
         return f"HTTP status {answer.status}" + (f", {_shown(text)}" if isinstance(text, str) else "")
+
+
+def _is_page(body: bytes) -> bool:
+    """Tell whether a server has answered with HTML."""
+    return body[:200].lstrip().lower().startswith((b"<!doctype html", b"<html"))
 
 
 def _tail(error: BaseException) -> str:
@@ -336,6 +360,8 @@ class RpcClient:
         headers = {"Content-Type": "application/json"}
         answer = self._http.send("POST", self._http.url, what, retry=retry, data=body, headers=headers)
         reply = self._http.parse(answer, what)
+        if answer.status in _NOT_THERE and not (isinstance(reply, dict) and "id" in reply):
+            raise self._http.nobody(what, answer)
         if not isinstance(reply, (dict, list)):
             raise self._http.bad(what, "no JSON object")
         return reply

@@ -20,7 +20,7 @@ from typing import IO, Any
 
 from picopayments_cli.encryption import OVERHEAD, seal, unseal
 from picopayments_cli.errors import BackupDamaged, ForeignBackup, PicopaymentsError, StoreNewer
-from picopayments_cli.files import real
+from picopayments_cli.files import newer, real
 
 VERSION = 1
 _TAG_SIZE = 16
@@ -130,11 +130,11 @@ def parts(file: IO[bytes], path: Path, owner: Owner) -> Iterator[tuple[bytes, Pl
         except (ValueError, zlib.error):
             if wrong is not None and place.number == 0:
                 raise wrong from None
-            raise _damaged(path, f"it is damaged or cut off behind its first {place.size} bytes") from None
+            raise not_whole(path, f"it is damaged or cut off behind its first {place.size} bytes") from None
         place = place.after(sealed)
         yield data, place
     if wrong is not None:
-        raise _damaged(path, "its first line is damaged") if place.number else wrong
+        raise not_whole(path, "its first line is damaged") if place.number else wrong
 
 
 def _wrong_line(file: IO[bytes], path: Path, owner: Owner) -> PicopaymentsError | None:
@@ -151,15 +151,10 @@ def _explained(path: Path, line: bytes, owner: Owner) -> PicopaymentsError:
     """Say what a first line is that is not the owner's: BackupDamaged, StoreNewer or ForeignBackup."""
     told = _members(line)
     if told is None or told.get("format") != owner.format:
-        return _damaged(path, f"its first line is not that of a {owner.format}")
+        return not_whole(path, f"its first line is not that of a {owner.format}")
     version = told.get("version")
     if type(version) is int and version > VERSION:
-        return StoreNewer(
-            f"{path} was written by a newer version of this program. Install that version; nothing was changed.",
-            path=str(path),
-            version=version,
-            supported=VERSION,
-        )
+        return newer(path, version, VERSION)
     if told.get("network") != owner.network:
         return ForeignBackup(
             f"{path} is of {told.get('network')}, not of {owner.network}: name that network. Nothing was changed.",
@@ -181,7 +176,8 @@ def _members(line: bytes) -> Mapping[str, Any] | None:
     return told if isinstance(told, dict) else None
 
 
-def _damaged(path: Path, why: str) -> BackupDamaged:
+def not_whole(path: Path, why: str) -> BackupDamaged:
+    """Make the refusal of a file of which not all can be read."""
     return BackupDamaged(
         f"{path} can't be used as a whole: {why}. Take another copy of it, if there is one. Nothing was changed.",
         path=str(path),

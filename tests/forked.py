@@ -26,17 +26,27 @@ from typing import IO, Any
 
 LOADED = (
     "alembic.command",
+    "alembic.config",
     "alembic.runtime.migration",
+    "mnemonic",
+    "nacl.bindings",
     "picopayments_cli.api",
     "picopayments_cli.cli",
     "picopayments_cli.client.serve",
     "picopayments_cli.hub.embedded",
+    "picopayments_cli.hub.operator_socket",
     "picopayments_cli.hub.proxy",
     "picopayments_cli.hub.rounds",
-    "picopayments_cli.hub.server",
+    "picopayments_cli.hub.serving",
+    "picopayments_cli.hub.stale_database",
+    "picopayments_cli.jsonlog",
+    "picopayments_cli.passphrases",
     "picopayments_cli.regtest.node",
     "picopayments_cli.regtest.server",
+    "pycoin.symbols.xrt",
     "sqlalchemy.dialects.sqlite",
+    "uvicorn.lifespan.on",
+    "uvicorn.loops.asyncio",
 )
 _MOST = 1 << 16  # bytes of a request
 _NUMBER = 8  # bytes of a process id, and of how a process ended

@@ -54,6 +54,7 @@ def wait_until(condition: Callable[[], object], what: str = "condition") -> None
 _KILLED = """
 import os, signal, sys
 from picopayments_cli import cli
+from picopayments_cli.client.notes import Notes
 from picopayments_cli.client.store import Store
 from picopayments_cli.rpc import RpcClient
 
@@ -70,8 +71,10 @@ def stand_at(owner, name):
         return real(*args, **kwargs)
     setattr(owner, name, door)
 
-for name in ("save", "remove", "save_wallet", "save_hub_key", "save_reported"):
+for name in ("save", "remove", "save_wallet"):
     stand_at(Store, name)
+for name in ("save_hub_key", "save_reported"):
+    stand_at(Notes, name)
 stand_at(RpcClient, "call")
 sys.exit(cli.main(sys.argv[2:]))
 """

@@ -132,6 +132,8 @@ class Relay:
 
     def _connect(self, near: socket.socket) -> None:
         with near, contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._target)) as far:
+            for end in (near, far):  # else a body waits for the delayed ACK of its head, 40 ms each time
+                end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             back = threading.Thread(target=self._pump, args=(far, near), daemon=True)
             back.start()
             self._pump(near, far)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.channel.networks import NETWORKS, Network
 from picopayments_cli.config import (
     Settings,
     check_url,
@@ -153,6 +153,37 @@ IMPOSSIBLE: list[tuple[str, Any]] = [
 def test_impossible_values(tmp_path: Path, name: str, value: Any) -> None:
     with pytest.raises(InvalidSetting, match=name):
         load(tmp_path, {name: value})
+
+
+@pytest.mark.parametrize("network", [REGTEST, TESTNET])
+@pytest.mark.parametrize("name", ["hub_url", "chain_url", "bitcoin_url"])
+def test_the_example_of_a_url_is_one_that_the_setting_takes(tmp_path: Path, name: str, network: Network) -> None:
+    with pytest.raises(InvalidUrl) as refused:
+        load(tmp_path, {"chain_url": "http://c/", name: "nowhere"}, network=network)
+    example = refused.value.message.partition("a URL like ")[2].partition(", not ")[0]
+    assert (
+        example
+        == {
+            ("hub_url", "testnet"): "http://127.0.0.1:15000/api/",
+            ("chain_url", "testnet"): "http://127.0.0.1:14000/",
+            ("bitcoin_url", "testnet"): "http://USER:PASSWORD@127.0.0.1:18332/",
+            ("hub_url", "regtest"): "http://127.0.0.1:25000/api/",
+            ("chain_url", "regtest"): "http://127.0.0.1:24000/",
+            ("bitcoin_url", "regtest"): "http://127.0.0.1:24000/bitcoin/",
+        }[name, network.name]
+    )
+    assert getattr(load(tmp_path, {"chain_url": "http://c/", name: example}, network=network), name) == example
+
+
+def test_a_bitcoin_node_alone_is_refused_with_what_goes_with_it(tmp_path: Path) -> None:
+    for network, told in (
+        (TESTNET, "Set chain_url too, such as http://127.0.0.1:14000/ of Counterparty Core"),
+        (REGTEST, "the embedded network of regtest needs none: take it out."),
+    ):
+        with pytest.raises(InvalidSetting) as refused:
+            load(tmp_path, environ={"PICOPAYMENTS_BITCOIN_URL": "http://b/"}, network=network)
+        assert told in refused.value.message
+        assert "bitcoin_url (PICOPAYMENTS_BITCOIN_URL)" in refused.value.message
 
 
 def test_values_at_their_limits(tmp_path: Path) -> None:

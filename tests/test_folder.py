@@ -154,7 +154,7 @@ def test_the_clients_files_stay_links(tmp_path: Path) -> None:
     (home / "regtest.connections").symlink_to(disk)
     with Store(home, REGTEST) as store:
         store.save_wallet(drawn)
-        store.save_hub_key("http://here", "ab")
+        store.notes.save_hub_key("http://here", "ab")
         store.save_settings({"timeout": 20})
         assert store.load_wallet() == drawn
     assert all(path.is_symlink() for path in home.iterdir() if path.name != "regtest.lock")

@@ -34,7 +34,13 @@ BITCOIN = {
     "bitcoin.core.serialize",
 }
 PARSING = {"__future__", "_locale", "errno", "gettext", "locale", "textwrap"}  # loaded by argparse when it parses
-GUESSING = {"_heapq", "difflib", "heapq", "picopayments_cli.suggestions"}  # loaded where a word is mistyped
+GUESSING = {
+    "_heapq",
+    "difflib",
+    "heapq",
+    "picopayments_cli.placing",
+    "picopayments_cli.suggestions",
+}  # loaded where a word is mistyped
 
 
 def modules() -> dict[str, Path]:
@@ -118,7 +124,7 @@ def test_the_parts_of_bitcoinlib_that_err_are_not_used(name: str) -> None:
 def test_only_the_faces_know_argparse() -> None:
     """And stdin, stdout and exit codes with it."""
     users = {name for name, path in modules().items() if "argparse" in set(imports_of(path))}
-    words = {"cli", "commands", "completion", "json_arguments", "manpages"}
+    words = {"cli", "commands", "completion", "json_arguments", "manpages", "placing"}
     assert users <= {*words, "hub.cli", "hub.commands", "regtest.__main__"}
 
 

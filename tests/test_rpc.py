@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from servers import Talk, json_rpc, saying, talking
+from servers import Talk, json_rpc, saying, serving_socket, talking
 
 from picopayments_cli import rpc as rpc_module
 from picopayments_cli import web
@@ -147,6 +147,37 @@ def test_answers_out_of_the_protocol(case: str) -> None:
             RpcClient(url).call("balances", {}, retry=True)
         assert url in bad.value.message
         assert len(heard) == 1
+
+
+@pytest.mark.parametrize(
+    "talk",
+    [
+        saying(b"<!DOCTYPE html><html>shop</html>"),
+        saying(HTML, "400 Bad Request"),
+        saying(b"404 page not found", "404 Not Found"),
+        saying({"detail": "Not Found"}, "404 Not Found"),
+        saying(b"Method Not Allowed", "405 Method Not Allowed"),
+    ],
+)
+def test_a_web_server_that_is_no_hub_is_told_as_such(talk: Talk) -> None:
+    with talking(talk) as (url, _), pytest.raises(BadAnswer) as found:
+        RpcClient(url).call("balances", {}, retry=True)
+    assert found.value.message.startswith(f"There is no hub at {url}: a web server answered balances with HTTP status")
+    assert "the hub's path, such as /api/, and https where the hub has that" in found.value.message
+    with talking(talk) as (url, _), pytest.raises(BadAnswer, match="There is no node at"):
+        RpcClient(url, unreachable=NodeUnreachable).call("getblock", [], retry=True)
+
+
+def test_http_where_a_server_speaks_https_is_told_as_far_as_it_can_be() -> None:
+    with talking(lambda connection: None) as (url, _), pytest.raises(HubUnreachable, match="speaks https alone"):
+        RpcClient(url).call("balances", {}, retry=False)
+
+
+def test_https_where_a_server_speaks_http_is_told() -> None:
+    with serving_socket(saying(HTML, "400 Bad Request")) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
+        with pytest.raises(HubUnreachable, match="no TLS is spoken there"):
+            RpcClient(url).call("balances", {}, retry=False)
 
 
 def test_a_batch_whose_reply_lacks_one() -> None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import os
+import re
 from argparse import Action, ArgumentParser
 from collections.abc import Iterator
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
-
-WIDTH = "64"  # of a line of usage
 
 
 class HelpOf(Directive):
@@ -21,7 +19,6 @@ class HelpOf(Directive):
 
     def run(self) -> list[nodes.Node]:
         """Return a section for the program, and in it one for each of its commands."""
-        os.environ["COLUMNS"] = WIDTH  # where argparse looks
         parser = importlib.import_module(self.arguments[0])._parser()
         section = _section(parser)
         section += [_section(command) for command in _commands(parser)]
@@ -39,8 +36,9 @@ def _commands(parser: ArgumentParser) -> Iterator[ArgumentParser]:
 def _section(parser: ArgumentParser) -> nodes.section:
     made = nodes.section(ids=[nodes.make_id(parser.prog)], names=[nodes.fully_normalize_name(parser.prog)])
     made += nodes.title(parser.prog, parser.prog)
-    made += _verbatim(parser.format_usage().removeprefix("usage: "))
-    made += [nodes.paragraph("", text) for text in (parser.description or "").split("\n\n")]
+    usage = parser.format_usage().removeprefix("usage: ")
+    made += _verbatim(re.sub(r"\n +", "\n    ", usage))
+    made += [_paragraph(text) for text in (parser.description or "").split("\n\n")]
     told = list(_arguments(parser))
     if told:
         made += nodes.definition_list("", *told)
@@ -54,12 +52,17 @@ def _arguments(parser: ArgumentParser) -> Iterator[nodes.definition_list_item]:
     for action in parser._actions:
         if action.dest != "help" and not isinstance(action.choices, dict):
             term = nodes.term("", "", nodes.literal("", _name(parser, action)))
-            text = form._expand_help(action)
-            yield nodes.definition_list_item("", term, nodes.definition("", nodes.paragraph("", text)))
+            yield nodes.definition_list_item("", term, nodes.definition("", _paragraph(form._expand_help(action))))
 
 
 def _name(parser: ArgumentParser, action: Action) -> str:
     return parser._get_formatter()._format_action_invocation(action)
+
+
+def _paragraph(text: str) -> nodes.paragraph:
+    """What stands between backticks on a terminal is code here."""
+    parts = enumerate(text.split("`"))
+    return nodes.paragraph("", "", *(nodes.literal("", part) if n % 2 else nodes.Text(part) for n, part in parts))
 
 
 def _verbatim(text: str) -> nodes.literal_block:

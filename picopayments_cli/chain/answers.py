@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from picopayments_cli.chain import Asset
-from picopayments_cli.channel.counterparty import XCP_ID, asset_id, asset_name, is_longname
+from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID, asset_id, asset_name, is_longname
 from picopayments_cli.channel.drafts import parse_transaction
 from picopayments_cli.channel.facts import SendRow
 from picopayments_cli.channel.networks import Network, script_of_address
@@ -20,11 +20,14 @@ from picopayments_cli.errors import (
     InvalidAddress,
     InvalidAsset,
     InvalidHex,
+    NodeBehind,
     UnknownAsset,
 )
 
+T = TypeVar("T")
 MAX_MONEY = 21_000_000 * 10**8
 _REQUIRED = object()
+_ATTEMPTS = 5  # to read all at one block
 _BY_TRANSACTION = "transaction failed"  # what is told of a package whose faults are its transactions' own
 
 
@@ -124,6 +127,12 @@ def asset_of(row: Any, asked: str) -> Asset:
     return Asset(name, int(text), member(row, "divisible", bool), longname)
 
 
+def unissued_asset(name: str) -> Asset | None:
+    """Return the asset of this name that nobody has issued, BTC or XCP; None where the ledger has to be asked."""
+    number = {"BTC": BTC_ID, "XCP": XCP_ID}.get(name)
+    return None if number is None else Asset(name, number, divisible=True)
+
+
 def asset_among(rows: Iterable[Any], asked: str) -> Asset:
     """Find the asset that has exactly the name asked for. Raises as ``row_among``."""
     return asset_of(row_among(rows, asked), asked)
@@ -178,14 +187,15 @@ class Moved(Exception):
     """The chain went on while it was asked about: ask again."""
 
 
-def settled(ask: Callable[[], Any], otherwise: Callable[[], Exception], attempts: int = 5) -> Any:
-    """Return the first answer that is not Moved; after that many attempts the exception that ``otherwise`` makes."""
-    for _ in range(attempts):
+def settled(ask: Callable[[], T], url: str | None = None) -> T:
+    """Return the first answer that is not Moved; ``url``: of whom is asked. Raises NodeBehind after some attempts."""
+    for _ in range(_ATTEMPTS):
         try:
             return ask()
         except Moved:
             continue
-    raise otherwise()
+    asked = {} if url is None else {"url": url}
+    raise NodeBehind("New blocks came while the chain was read. Repeat the command.", **asked)
 
 
 def send_rows(network: Network, rows: Iterable[Any]) -> tuple[SendRow, ...]:

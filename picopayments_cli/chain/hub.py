@@ -21,11 +21,11 @@ from picopayments_cli.chain.answers import (
     settled,
     txid_of,
     txid_to_broadcast,
+    unissued_asset,
     unknown_asset,
     whole,
 )
-from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID
-from picopayments_cli.channel.networks import Network, script_of_address
+from picopayments_cli.channel.networks import NETWORKS, Network, script_of_address
 from picopayments_cli.channel.values import Height, Outpoint
 from picopayments_cli.errors import (
     BadAnswer,
@@ -33,13 +33,13 @@ from picopayments_cli.errors import (
     HubRefused,
     InvalidAddress,
     InvalidParams,
-    NodeBehind,
     NodeRefused,
     PicopaymentsError,
     UnknownAsset,
     UnknownMethod,
     UnknownTransaction,
     Unreachable,
+    WrongNetwork,
 )
 from picopayments_cli.rpc import RpcClient
 
@@ -61,6 +61,31 @@ _REFUSALS = (
 )
 
 
+def check_network(rpc: RpcClient, network: Network) -> None:
+    """Refuse a hub that says that it is on another network. Raises WrongNetwork.
+
+    One that does not say it goes on to be asked: its node may be away, or it is of another make.
+    """
+    try:
+        name = member(rpc.call(*_INFO, retry=True), "network", str, None)
+    except PicopaymentsError:
+        return
+    _check_name(name, rpc, network)
+
+
+def _check_name(name: str | None, rpc: RpcClient, network: Network) -> None:
+    if name in (None, network.name):
+        return
+    there = name if name in NETWORKS else "another network"
+    other = f", or put --network {name} before the command" if name in NETWORKS else ""
+    raise WrongNetwork(
+        f"The hub at {rpc.url} is on {there}, not on {network.name}. Name a hub of {network.name} with --hub-url or by "
+        f"the setting hub_url{other}.",
+        hub_url=rpc.url,
+        network=there,
+    )
+
+
 class HubChain:
     """A Chain (see the package) asked of a hub, one POST for each view.
 
@@ -71,6 +96,7 @@ class HubChain:
     def __init__(self, rpc: RpcClient, network: Network) -> None:
         self._rpc = rpc
         self._network = network
+        self._is_right = False  # whether the hub is of the network; it was, once
 
     def view(self, query: Query) -> View:
         """Return all that the query asks, as of one block.
@@ -78,17 +104,13 @@ class HubChain:
         Raises HubUnreachable, NodeUnreachable (the hub's), NodeBehind, BadAnswer, BadPreviousTransaction,
         InvalidAddress.
         """
-        view: View = settled(
-            lambda: self._view(query),
-            lambda: NodeBehind("New blocks came while the chain was read. Repeat the command.", url=self._rpc.url),
-        )
-        return view
+        return settled(lambda: self._view(query), self._rpc.url)
 
     def asset(self, name: str) -> Asset:
         """Find the asset of exactly this name or long name. Raises UnknownAsset, HubUnreachable, BadAnswer."""
-        if name in ("BTC", "XCP"):
-            return Asset(name, BTC_ID if name == "BTC" else XCP_ID, True)
-        rows = members(self._call("get_asset_info", {"assets": [name]}), "assets")
+        if (known := unissued_asset(name)) is not None:
+            return known
+        rows = members(self._first_of_all("get_asset_info", {"assets": [name]}), "assets")
         if not rows and "." in name:
             raise unknown_asset(name, self._spellings(name))
         return asset_among(rows, name)
@@ -118,6 +140,26 @@ class HubChain:
         with only_of_the_chain():
             return self._rpc.call(method, params, retry=True)
 
+    def _first_of_all(self, method: str, params: dict[str, Any]) -> Any:
+        """Call a method, together with the question of which network the hub is, unless that is known."""
+        return self._call(method, params) if self._is_right else self._batch([(method, params)])[1]
+
+    def _batch(self, calls: Sequence[tuple[str, dict[str, Any]]]) -> list[Any]:
+        """Make calls in one batch behind the hub's state; that and their results. Raises WrongNetwork before all else.
+
+        A hub of another network may refuse the others for being of another one.
+        """
+        with only_of_the_chain():
+            results = self._rpc.outcomes([_INFO, *calls])
+        refused = next((result for result in results if isinstance(result, PicopaymentsError)), None)
+        if results[0] is not refused:
+            _check_name(member(results[0], "network", str, None), self._rpc, self._network)
+            self._is_right = True
+        if refused is not None:
+            with only_of_the_chain():
+                raise refused
+        return results
+
     def _view(self, query: Query) -> View:
         """Ask in one batch that begins and ends with the height. Raises Moved."""
         with_coins = list(dict.fromkeys([*query.coins, *query.balances]))
@@ -125,7 +167,6 @@ class HubChain:
         with_options = list(dict.fromkeys(query.options))
         scripts = {address: script_of_address(self._network, address) for address in [*with_coins, *with_history]}
         calls: list[tuple[str, dict[str, Any]]] = [
-            _INFO,
             *(("get_unspent_txouts", {"address": address, "unconfirmed": True}) for address in with_coins),
             *(("search_raw_transactions", {"address": address, "unconfirmed": True}) for address in with_history),
             *(("get_balances", {"filters": [_is(address)]}) for address in with_balances),
@@ -134,8 +175,7 @@ class HubChain:
         txids = [txid[::-1].hex() for txid in dict.fromkeys(query.transactions)]
         for start in range(0, len(txids), _TRANSACTIONS):
             calls.append(("getrawtransaction_batch", {"txhash_list": txids[start : start + _TRANSACTIONS]}))
-        with only_of_the_chain():
-            results = self._rpc.batch([*calls, _INFO])
+        results = self._batch([*calls, _INFO])
         height = whole(results[0], "bitcoin_block_count")
         if whole(results[-1], "bitcoin_block_count") != height:
             raise Moved

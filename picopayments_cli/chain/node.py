@@ -28,11 +28,11 @@ from picopayments_cli.chain.answers import (
     settled,
     txid_of,
     txid_to_broadcast,
+    unissued_asset,
     unknown_asset,
     whole,
 )
 from picopayments_cli.chain.bitcoin import BitcoinNode
-from picopayments_cli.channel.counterparty import BTC_ID, XCP_ID
 from picopayments_cli.channel.facts import SendRow
 from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import Height, Outpoint
@@ -96,11 +96,7 @@ class NodeChain:
 
         Raises NodeUnreachable, NodeBehind, BadAnswer, WrongNetwork, BadPreviousTransaction, InvalidAddress.
         """
-        view: View = settled(
-            lambda: self._view(query),
-            lambda: NodeBehind("New blocks came while the chain was read. Repeat the command.", url=self._rest.url),
-        )
-        return view
+        return settled(lambda: self._view(query), self._rest.url)
 
     def asset(self, name: str) -> Asset:
         """Find the asset of exactly this name or long name. Raises UnknownAsset, NodeUnreachable, BadAnswer.
@@ -108,9 +104,7 @@ class NodeChain:
         The node looks a name up in any case, and answers one asset: where that is another one, all subassets of the
         parent are gone through.
         """
-        if name in ("BTC", "XCP"):
-            return Asset(name, BTC_ID if name == "BTC" else XCP_ID, True)
-        return asset_of(self.asset_row(name), name)
+        return unissued_asset(name) or asset_of(self.asset_row(name), name)
 
     def asset_row(self, name: str) -> dict[str, Any]:
         """Return all that the ledger tells of the asset of exactly this name or long name. Raises as ``asset``."""

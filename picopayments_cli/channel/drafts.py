@@ -15,7 +15,7 @@ from picopayments_cli.channel.counterparty import is_p2pkh, script_pushes
 from picopayments_cli.channel.scripts import P2A, is_p2wpkh
 from picopayments_cli.channel.taproot import Leaf, compact_size
 from picopayments_cli.channel.values import Coin, Outpoint
-from picopayments_cli.errors import BadPreviousTransaction
+from picopayments_cli.errors import BadPreviousTransaction, InvalidQuantity
 
 REPLACEABLE = 0xFFFFFFFD
 DUST = 546  # below it an output to a P2PKH address is not relayed
@@ -168,6 +168,14 @@ class Draft:
         witnesses = b"".join(_stack(unlock.witness) for unlock in unlocks)
         head, tail = struct.pack("<IBB", self.version, 0, 1), struct.pack("<I", self.locktime)
         return head + self.body(script_sigs) + witnesses + tail
+
+
+def check_dust(satoshis: int, advice: str) -> None:
+    """Refuse an output that nodes do not relay; ``advice``: the verb of what its user does. Raises InvalidQuantity."""
+    if satoshis < DUST:
+        raise InvalidQuantity(
+            f"Nodes relay no output of less than {DUST} satoshis. {advice} {DUST} or more.", value=satoshis, least=DUST
+        )
 
 
 def _stack(items: Sequence[bytes]) -> bytes:

@@ -3,6 +3,7 @@
 One's own transactions are replaced, commit, close, payout, remainder and rest are raised by a child. Bitcoin Core's
 rules for what takes the place of others (BIP 431 evicts a sibling by the same ones): it pays more than all of them
 together by the incremental relay rate for its own size, and a higher rate than each.
+``rates`` decides how high it aims.
 """
 
 from __future__ import annotations

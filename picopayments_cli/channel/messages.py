@@ -1,8 +1,8 @@
-"""The messages of protocol 3: one class for each, with every member that it has; nobody else reads or writes any.
+"""The messages of protocol 3: one class for each, with every member that it has and the most of it.
 
-``as_json`` gives a body without the envelope (``pubkey``, ``signature``), ``parse`` takes a signed one. Unknown members
-at the top level are signed and passed over; those of a request are small. Requests carry ``protocol``, replies
-``request_sha256``: the digest of the request that they answer (``request`` in the classes).
+Nobody else reads or writes any. ``as_json`` gives a body without the envelope (``pubkey``, ``signature``), ``parse``
+takes a signed one. Unknown members at the top level are signed and passed over; those of a request are small. Requests
+carry ``protocol``, replies ``request_sha256``: the digest of the request that they answer (``request`` in the classes).
 """
 
 from __future__ import annotations

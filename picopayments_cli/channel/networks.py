@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -101,7 +102,9 @@ def recipient(network: Network, address: str, *, bitcoin: bool) -> bytes:
 
 def _parsed(network: Network, address: str) -> bytes | None:
     parsed = _pycoin(network.netcode).parse.address(address) if address.isascii() else None
-    return None if parsed is None else bytes(parsed.script())
+    script = b"" if parsed is None else bytes(parsed.script())
+    # pycoin takes a hash of any length: who pays to a longer or shorter one pays to nobody
+    return script if address_of_script(network, script) is not None else None
 
 
 _SIZES = {"p2pkh": 25, "p2sh": 23, "p2pkh_wit": 22, "p2sh_wit": 34, "p2tr": 34}  # bytes of a script that has an address
@@ -119,14 +122,17 @@ def address_of_script(network: Network, script: bytes) -> str | None:
 
 def secret_of_wif(network: Network, wif: str) -> bytes:
     """Return the 32-byte private key of a WIF text (compressed keys only). Raises InvalidKey."""
-    key = _pycoin(network.netcode).parse.wif(wif.strip())
-    if key is None or not key.is_compressed():
-        raise InvalidKey(
-            f"This is no private key of {network.name} in wallet import format (WIF) for a compressed key. Copy it "
-            "once more from where it stands, all of it.",
-            network=network.name,
-        )
-    return int(key.secret_exponent()).to_bytes(32, "big")
+    text = wif.strip()
+    with suppress(ValueError):  # a number that is no key of the curve
+        key = _pycoin(network.netcode).parse.wif(text)
+        secret = b"" if key is None else int(key.secret_exponent()).to_bytes(32, "big")
+        if secret and wif_of_secret(network, secret) == text:  # pycoin takes other lengths and endings, too
+            return secret
+    raise InvalidKey(
+        f"This is no private key of {network.name} in wallet import format (WIF) for a compressed key. Copy it once "
+        "more from where it stands, all of it.",
+        network=network.name,
+    )
 
 
 def wif_of_secret(network: Network, secret: bytes) -> str:

@@ -62,13 +62,17 @@ def asked_rate(rate: Rate, *, packages: bool) -> int:
     return min(max(ALONE * rate.value, PACKAGE_MAX), MAX_AGREED)
 
 
-def payer_agrees(agreed: int, rate: Rate, bounds: Bounds) -> bool:
-    """Whether a payer signs commits at this rate: at most what an honest payee asks whose estimate is twice as high.
+def most_agreed(rate: Rate, bounds: Bounds) -> int:
+    """Return the highest rate of commits that a payer signs: what an honest payee asks whose estimate is twice as high.
 
     The payer's satoshis pay for every commit and close, so that it decides by its own estimate.
     """
-    most = max(PACKAGE_MAX, DRIFT * ALONE * rate.value)
-    return 1 <= agreed <= min(most, MAX_AGREED, bounds.ceiling)
+    return min(max(PACKAGE_MAX, DRIFT * ALONE * rate.value), MAX_AGREED, bounds.ceiling)
+
+
+def payer_agrees(agreed: int, rate: Rate, bounds: Bounds) -> bool:
+    """Whether a payer signs commits at this rate."""
+    return 1 <= agreed <= most_agreed(rate, bounds)
 
 
 def payee_agrees(agreed: int, rate: Rate, *, packages: bool) -> bool:

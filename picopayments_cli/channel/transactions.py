@@ -40,6 +40,7 @@ PAYOUT_SIZE = 192  # remainder and rest too
 CLOSE_SIZE = 248
 CHILD_SIZE = 250  # of a P2A output and one P2PKH coin, rounded up
 P2A_VALUE = 240
+TAPROOT_SIZE = 34  # bytes of the script of a deposit's address
 MAX_COINS = 500  # of one expiry: some 43,000 vB
 
 
@@ -145,6 +146,13 @@ def compose_deposit(contract: Contract, purse: Purse) -> Draft:
     """A deposit: the anchor, the message, the change. Raises InsufficientBitcoin."""
     target = Output(contract.budget.anchor, contract.deposit.output)
     return compose_send(purse, target, pack_send(contract.asset_id, contract.quantity))
+
+
+def deposit_size(wallet: bytes, coins: int) -> int:
+    """Return how large a deposit is that takes so many coins of a wallet; of what it deposits that does not depend."""
+    target, change = Output(DUST, bytes(TAPROOT_SIZE)), Output(DUST, wallet)
+    coin = Coin(Outpoint(bytes(32), 0), 0, wallet, None)
+    return Draft((), (target, message(1, 1, coin.outpoint), change)).plus([coin] * coins).size
 
 
 def check_deposit(contract: Contract, tx: CTransaction) -> Coin:

@@ -23,9 +23,10 @@ SECRET_SIZE = 32
 HASH_SIZE = 20
 PUBKEY_SIZE = 33
 HANDLE_SIZE = 32
+LEAST_DIGITS = 8  # of a handle that is not given, or not shown, in full: fewer may mean another one tomorrow
 MAX_TOKEN_SIZE = 256
 _OPENSSL_RIPEMD = "ripemd160" in hashlib.algorithms_available
-_HEX = frozenset("0123456789abcdef")
+HEX_DIGITS = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True, order=True)
@@ -103,7 +104,7 @@ def looks_like_signature(push: bytes) -> bool:
 
 def from_hex(value: Any, what: str, size: int | None = None) -> bytes:
     """Return the bytes of lower-case hex, of exactly ``size`` bytes where given. Raises InvalidHex."""
-    if not isinstance(value, str) or not _HEX.issuperset(value):
+    if not isinstance(value, str) or not HEX_DIGITS.issuperset(value):
         raise InvalidHex(f"The {what} must be lower-case hex.", what=what)
     if size is None and len(value) % 2:
         raise InvalidHex(

@@ -15,7 +15,6 @@ from picopayments_cli.channel import facts as three
 from picopayments_cli.channel.facts import Facts, Questions, Seen, Side, followers, gather, known
 from picopayments_cli.channel.values import Coin, Height, Outpoint
 from picopayments_cli.client.wallet import Remembered, Wallet
-from picopayments_cli.errors import NodeBehind
 
 _OUTPUTS = 3  # of what is known in advance, at most
 _SOMETHING = bytes(32)  # in the place of the txid of what is in a block and shows no more
@@ -120,7 +119,4 @@ def at_one_tip(
         alone.check_tip()
         return answers
 
-    found: tuple[View, list[Facts]] = settled(
-        ask, lambda: NodeBehind("New blocks came while the chain was read. Repeat the command.")
-    )
-    return found
+    return settled(ask)

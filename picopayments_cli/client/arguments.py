@@ -8,7 +8,7 @@ from collections.abc import Collection
 from picopayments_cli.chain import Asset
 from picopayments_cli.chain.answers import unknown_asset
 from picopayments_cli.channel.counterparty import asset_id, asset_name, both_names, is_longname
-from picopayments_cli.channel.values import HANDLE_SIZE, Handle, Quantity, check_quantity, from_hex
+from picopayments_cli.channel.values import HANDLE_SIZE, LEAST_DIGITS, Handle, Quantity, check_quantity, from_hex
 from picopayments_cli.client.session import Session
 from picopayments_cli.errors import (
     AmbiguousHandle,
@@ -21,7 +21,6 @@ from picopayments_cli.errors import (
 from picopayments_cli.quantities import read_quantity
 
 log = logging.getLogger(__name__)
-MIN_DIGITS = 8  # of a handle that is not given in full: fewer may mean another connection tomorrow
 _LISTED = 10  # handles in a message
 
 
@@ -126,10 +125,10 @@ def handle_named(text: str, known: Collection[Handle]) -> Handle:
 
 def _check_digits(text: str) -> None:
     """Refuse what can't be the beginning of a handle. Raises InvalidHex."""
-    if len(text) < MIN_DIGITS:
+    if len(text) < LEAST_DIGITS:
         raise InvalidHex(
-            f"Give at least {MIN_DIGITS} digits of the handle, not {len(text)}: `picopayments-cli status` shows it in "
-            "full.",
+            f"Give at least {LEAST_DIGITS} digits of the handle, not {len(text)}: `picopayments-cli status` shows it "
+            "in full.",
             what="handle",
             digits=len(text),
         )

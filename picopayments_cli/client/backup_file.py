@@ -22,7 +22,7 @@ from picopayments_cli.client import kinds
 from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.errors import BackupDamaged, BackupNewer
 from picopayments_cli.files import check_own, replace_file, usable
-from picopayments_cli.sealed_file import Owner, Place, parts, whole
+from picopayments_cli.sealed_file import Owner, Place, not_whole, parts, whole
 
 FORMAT = "picopayments-backup"
 PUT, ADD, DROP = "put", "add", "drop"
@@ -167,16 +167,10 @@ def read(path: Path, network: Network, owner: Owner) -> Content:
             except BackupDamaged as error:
                 broken = error
             except (KeyError, TypeError, ValueError, RecursionError):
-                raise _wrong(path, "a part of it is none that this program writes") from None
+                raise not_whole(path, "a part of it is none that this program writes") from None
     if told is None:
-        raise broken or _wrong(path, "it is cut off behind its first line")
+        raise broken or not_whole(path, "it is cut off behind its first line")
     return Content({name: bytes(data) for name, data in files.items()}, told[1], told[0], told[2], broken)
-
-
-def _wrong(path: Path, why: str) -> BackupDamaged:
-    return BackupDamaged(
-        f"{path} can't be used: {why}. Take another copy of it, if there is one. Nothing was changed.", path=str(path)
-    )
 
 
 def write(path: Path, network: Network, wallet: Wallet, files: Files) -> Place:

@@ -33,7 +33,7 @@ from picopayments_cli.client.backup_file import (
 )
 from picopayments_cli.client.document import from_document
 from picopayments_cli.client.key_file import P2PKH, P2WPKH, KeyFile
-from picopayments_cli.client.restoring import have_asked, is_unfinished, marked
+from picopayments_cli.client.restore_marks import have_asked, is_unfinished, marked
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Wallet
@@ -230,7 +230,7 @@ def _check_empty(session: Session) -> None:
     store = session.store
     if is_unfinished(store.basedir, session.network):
         return
-    own = [name for name in (store.history_path, store.payments_path, store.hubs_path) if name.exists()]
+    own = [name for name in (store.history_path, store.payments_path, store.notes.hubs_path) if name.exists()]
     if store.all_handles() or session.older() or own:
         raise FolderNotEmpty(
             f"{store.basedir} has connections or a history of {session.network.name} already, which a backup would "

@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 
-from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel.values import LEAST_DIGITS, Handle
 from picopayments_cli.errors import PicopaymentsError
 
 log = logging.getLogger(__name__)
-_DIGITS = 8  # of a handle, where a line names several
 
 
 def cause(error: PicopaymentsError) -> tuple[str, ...]:
@@ -26,5 +25,5 @@ def tell(failed: Mapping[Handle, PicopaymentsError], told: Iterable[tuple[str, .
     known = set(told)
     for key, (first, *others) in causes.items():
         if key not in known:
-            names = ", ".join(item.hex()[:_DIGITS] for item in (first, *others)) if others else first.hex()
+            names = ", ".join(item.hex()[:LEAST_DIGITS] for item in (first, *others)) if others else first.hex()
             log.warning("connection%s %s: %s", "s" if others else "", names, failed[first].message)

@@ -26,7 +26,6 @@ from picopayments_cli.errors import (
     BadPreviousTransaction,
     BroadcastRefused,
     PicopaymentsError,
-    StaleRequest,
     Unreachable,
 )
 
@@ -64,9 +63,9 @@ def settle(session: Session, connection: Connection, look: Look, outcome: Outcom
             log.warning("the hub was not told: %s", error.message)
             outcome.hub_silent = error
             connection = session.connection(connection.handle)
-            if connection.owed:
+            if connection.to_return:
                 log.warning(
-                    "the hub owes %d of refused payments: only a close with it gives them back", connection.owed
+                    "the hub owes %d of refused payments: only a close with it gives them back", connection.to_return
                 )
         except PicopaymentsError as error:
             log.warning("the hub does not close: %s", error.message)
@@ -127,14 +126,19 @@ def agree(session: Session, connection: Connection, look: Look) -> Connection:
 
 def _check_owed(connection: Connection, figures: Figures) -> None:
     """Tell where a close gives back less than the hub owes of refused payments: that is in its word alone."""
-    own = close.own_figures(connection.duplex)
-    given = own.c2h - figures.c2h + figures.h2c - own.h2c
-    if given < connection.owed:
+    given = _given_back(connection, figures)
+    if given < connection.to_return:
         log.warning(
             "the hub owes %d of refused payments, and the close gives back %d of it: ask its operator",
-            connection.owed,
+            connection.to_return,
             given,
         )
+
+
+def _given_back(connection: Connection, figures: Figures) -> int:
+    """How much more a close leaves this party than has moved."""
+    own = close.own_figures(connection.duplex)
+    return own.c2h - figures.c2h + figures.h2c - own.h2c
 
 
 def _ask(
@@ -238,7 +242,7 @@ def cases(session: Session, connection: Connection, look: Look) -> tuple[Case, C
 def recover(session: Session, connection: Connection, look: Look, outcome: Outcome) -> Connection:
     """Take back all that can be taken back now, and mark the connection as closed once nothing is left."""
     if connection.stage == CLOSING and over(session, connection, look):
-        return _closed(session, connection)
+        return _closed(session, connection, look.facts[connection.handle])
     shown = [case for case in cases(session, connection, look) if look.whole or shows(case.facts)]
     found = [task for case in shown for task in tasks(case)]
     for step in plan(found, funds.means(session, look)):  # one that fails does not stop the others
@@ -262,17 +266,24 @@ def recover(session: Session, connection: Connection, look: Look, outcome: Outco
     return connection
 
 
-def _closed(session: Session, connection: Connection) -> Connection:
-    """Mark a connection as closed. Payments that the hub never took, since the folder was outdated, count as refused.
+def _closed(session: Session, connection: Connection, facts: tuple[Facts, Facts]) -> Connection:
+    """Mark a connection as closed. Payments of a sync that the hub refused count as refused.
 
-    Their tokens stay taken, as only the hub says so.
+    Their tokens stay taken where not all has come back that is owed.
     """
-    pending, refused = connection.pending, []
-    if pending is not None and pending.cause == StaleRequest.__name__:
+    pending, refused, owed = connection.pending, [], _still_owed(connection, facts)
+    if pending is not None and pending.cause is not None:
         refused = [history.refused(item, pending.cause) for item in pending.payments]
-        owed = connection.owed + sum(item.amount for item in pending.payments)
-        connection = replace(connection, owed=owed, pending=replace(pending, payments=()))
-    return session.save(replace(connection, stage=CLOSED), "closed", *refused, history.closed())
+        connection = replace(connection, pending=replace(pending, payments=()))
+    return session.save(replace(connection, stage=CLOSED, owed=owed), "closed", *refused, history.closed())
+
+
+def _still_owed(connection: Connection, facts: tuple[Facts, Facts]) -> int:
+    """Return how much of what the hub owed has not come back, by what ended the channels."""
+    known = [None if item.spend is None else item.spend.known for item in facts]
+    own = close.own_figures(connection.duplex)
+    c2h, h2c = (had if by is None else by.quantity for by, had in zip(known, (own.c2h, own.h2c), strict=True))
+    return max(connection.to_return - max(_given_back(connection, Figures(c2h, h2c)), 0), 0)
 
 
 def shows(facts: Facts) -> bool:

@@ -26,12 +26,17 @@ class Pending:
     """A sync that was sent, or is about to be, and has no answer yet.
 
     ``bodies``: its signed versions, newest last. They differ in the payments only: what left the machine counts.
-    ``cause``: the error with which the hub refused the payments, which the newest body leaves out.
+    ``cause``: the error with which the hub refused the payments, which the newest body leaves out then, or all of it.
     """
 
     bodies: tuple[Mapping[str, Any], ...] = field(repr=False)
     payments: tuple[Payment, ...]
     cause: str | None = None
+
+    @property
+    def is_repaired(self) -> bool:
+        """Whether the payments were left out once the hub had refused them."""
+        return len(self.bodies) > 1
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,15 @@ class Connection:
         """Return how much of what is owed a sync may bring back: the rest comes with the agreed close."""
         receiving = self.duplex.receiving
         return min(self.owed, receiving.contract.quantity - receiving.moved)
+
+    @property
+    def to_return(self) -> int:
+        """Return what an agreed close must give back beyond what has moved: what is owed, and what the hub refused."""
+        pending = self.pending
+        if pending is None or pending.cause is None:
+            return self.owed
+        fee = 0 if pending.is_repaired else self.next_fee
+        return self.owed + sum(payment.amount for payment in pending.payments) + fee
 
     def secrets(self, key: Key) -> Secrets:
         """Derive this party's keys and secrets of the connection. ``key``: the wallet's."""

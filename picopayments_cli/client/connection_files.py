@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from picopayments_cli.channel.networks import Network
-from picopayments_cli.channel.values import HANDLE_SIZE
+from picopayments_cli.channel.values import HANDLE_SIZE, HEX_DIGITS
 from picopayments_cli.client.history import Event
-from picopayments_cli.errors import OldProtocol, StoreDamaged, StoreNewer
-from picopayments_cli.files import damaged, read_text, usable
+from picopayments_cli.errors import OldProtocol, StoreDamaged
+from picopayments_cli.files import damaged, newer, read_text, usable
 
 FORMAT = "picopayments-connection"
 VERSION = 2  # 1 was protocol 2's
 HEADER = frozenset(("format", "version", "network", "changes", "event_count", "events", "rows", "rows_size"))
-_HEX = frozenset("0123456789abcdef")
 _ADVICE = (
     "Run `picopayments-cli sync`: where the hub proves that it has the newest state of the connection, that goes on, "
     "and a damaged file is renamed. Else put back a copy that is as new as the last command. If there is none, rename "
@@ -69,12 +68,7 @@ def parse(path: Path, text: str, network: Network, key: str) -> dict[str, Any]:
             version=version,
         )
     if version > VERSION:
-        raise StoreNewer(
-            f"{path} was written by a newer version of this program. Install that version again; nothing was changed.",
-            path=str(path),
-            version=version,
-            supported=VERSION,
-        )
+        raise newer(path, version, VERSION)
     if document.get("network") != network.name:
         raise damaged(path, f"it belongs to another network than {network.name}")
     return document
@@ -148,4 +142,4 @@ def is_event(event: Any) -> bool:
 def is_connection(name: str) -> bool:
     """Tell whether a file of this name is a connection's document."""
     stem, dot, extension = name.partition(".")
-    return extension == "json" and bool(dot) and len(stem) == 2 * HANDLE_SIZE and _HEX.issuperset(stem)
+    return extension == "json" and bool(dot) and len(stem) == 2 * HANDLE_SIZE and HEX_DIGITS.issuperset(stem)

@@ -18,7 +18,7 @@ _SETTLING = "It is being settled: run `picopayments-cli sync` until it is closed
 _UNDONE = "Its last transactions are not final yet, or something is left on the blockchain: wait for blocks."
 
 
-def not_over(session: Session, connections: Iterable[Connection]) -> dict[Handle, str | None]:
+def why_not_over(session: Session, connections: Iterable[Connection]) -> dict[Handle, str | None]:
     """Tell for each connection why it is not over, or None if it is, as chain and ledger show it now."""
     chosen = list(connections)
     # Asked as of one that is being settled: for those the ledger is asked, too, whether an asset is left.

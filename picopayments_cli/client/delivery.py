@@ -186,7 +186,7 @@ class WebhookSink:
     again = True
 
     def __init__(self, url: str, secret: bytes, seconds: float = ANSWER_SECONDS) -> None:
-        self._url = check_url(url, "webhook")
+        self._url = check_url(url, "webhook", "http://127.0.0.1:8000/paid")
         self._place = place_of(url)  # its path may be a secret
         self._secret = secret
         self._seconds = seconds

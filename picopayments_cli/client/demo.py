@@ -26,7 +26,7 @@ from picopayments_cli.chain.bitcoin import BitcoinNode
 from picopayments_cli.chain.node import NodeChain
 from picopayments_cli.channel.networks import NETWORKS, script_of_address
 from picopayments_cli.client.demo_flows import btc_flows
-from picopayments_cli.errors import DemoFailed, WaitRanOut
+from picopayments_cli.errors import DemoFailed
 from picopayments_cli.extras import check_extra
 from picopayments_cli.processes import end, python
 
@@ -144,7 +144,7 @@ class Demo:
 
 
 def run(basedir: Path | None) -> dict[str, Any]:
-    """Show everything, in a folder of one's own or a temporary one; the sums. Raises DemoFailed, WaitRanOut."""
+    """Show everything, in a folder of one's own or a temporary one; the sums. Raises DemoFailed."""
     check_extra("regtest", "demo")
     with ExitStack() as stack:
         if basedir is None:
@@ -342,7 +342,7 @@ def _until_open(demo: Demo) -> None:
             waiting.pop(0)
         if not waiting:
             return
-    raise WaitRanOut(f"The connections are not open after {ROUNDS} blocks.")
+    raise DemoFailed(f"The connections are not open after {ROUNDS} blocks.")
 
 
 def _until_closed(demo: Demo, parties: Sequence[Party]) -> None:
@@ -354,7 +354,7 @@ def _until_closed(demo: Demo, parties: Sequence[Party]) -> None:
         waiting = [party for party, brought in zip(waiting, left, strict=True) if brought]
         if not waiting:
             return
-    raise WaitRanOut(f"The connections are not closed after {ROUNDS} blocks.")
+    raise DemoFailed(f"The connections are not closed after {ROUNDS} blocks.")
 
 
 def _until_hub_is_free(demo: Demo, total: int) -> None:
@@ -363,7 +363,7 @@ def _until_hub_is_free(demo: Demo, total: int) -> None:
         demo.mine()
         if _total(_holdings(demo)[0]) == total:
             return
-    raise WaitRanOut(f"The hub has not its own back after {ROUNDS} blocks.")
+    raise DemoFailed(f"The hub has not its own back after {ROUNDS} blocks.")
 
 
 # The sums -----------------------------------------------------------------------------------------------------------

@@ -33,9 +33,8 @@ class Standing:
 
     ``pending``: a sync has no answer yet; ``wants``: payments are queued, or more than the fee is to come back.
     ``rested``: as long after the last exchange as its ``Rest`` says. ``trades``: receipts are to be given to the hub or
-    fetched. ``settled``: it is closed, and what is left is to
-    write down that no reorganisation undoes that. ``blocks``: that are left until it settles; ``check_every``: how
-    often it must be looked at.
+    fetched. ``settled``: it is closed, and what is left is to write down that no reorganisation undoes that.
+    ``blocks``: that are left until it settles; ``check_every``: how often it must be looked at.
     """
 
     status: str

@@ -24,17 +24,21 @@ from picopayments_cli.client.session import Session
 from picopayments_cli.errors import (
     AmountExceedsSpendable,
     AssetMismatch,
+    BadHubSignature,
     BadReply,
+    HubRestored,
     NotTransferable,
     PaymentExceedsReceivable,
     PicopaymentsError,
     RequestExpired,
     StaleRequest,
+    UnknownHandle,
 )
 
 log = logging.getLogger(__name__)
 # Causes that lie in the payments: without them the hub takes the same commit and revocations.
 _ABOUT_PAYMENTS = (AmountExceedsSpendable, PaymentExceedsReceivable, AssetMismatch, RequestExpired)
+_FORGETFUL = (HubRestored, UnknownHandle)  # refusals of a hub that may have taken the sync, and lost its database
 
 
 def exchange(session: Session, connection: Connection, outcome: Outcome) -> Connection:
@@ -110,18 +114,12 @@ def finish(session: Session, connection: Connection, outcome: Outcome, *, is_new
     pending = connection.pending
     if pending is None:
         return connection
+    untaken = is_new or pending.cause is not None
+    connection = _sent_again(session, connection, pending)
     try:
         reply = session.call("mph_sync", pending.bodies, connection.hub_key)
-    except _ABOUT_PAYMENTS as error:
-        if not SyncRequest.parse(pending.bodies[-1]).payments:
-            raise
-        return finish(session, repair(session, connection, pending, error.name), outcome)
-    except StaleRequest:
-        raise _overtaken(session, connection, taken=None if is_new else pending) from None
-    except BadReply as error:
-        if not _is_counted(connection, error.said):
-            raise
-        raise _overtaken(session, connection) from error
+    except PicopaymentsError as error:
+        return _refused(session, connection, pending, outcome, error, untaken=untaken)
     answer, sent = SyncReply.parse(reply.body), SyncRequest.parse(reply.request).payments
     try:
         settled = _settle_reply(connection, pending, answer, sent)
@@ -139,6 +137,38 @@ def finish(session: Session, connection: Connection, outcome: Outcome, *, is_new
     for refusal in answer.refused:
         log.warning("payment %s was refused (%s); its amount comes back", refusal.token.hex(), refusal.cause)
     return receipts.trade(session, settled)  # now that what was paid is on disk
+
+
+def _sent_again(session: Session, connection: Connection, pending: Pending) -> Connection:
+    """Write down, before a sync leaves again that was refused, that it may be taken now."""
+    if pending.cause is None or pending.is_repaired:
+        return connection
+    return session.save(replace(connection, pending=replace(pending, cause=None)), "sync sent again")
+
+
+def _refused(
+    session: Session,
+    connection: Connection,
+    pending: Pending,
+    outcome: Outcome,
+    error: PicopaymentsError,
+    *,
+    untaken: bool,
+) -> Connection:
+    """Send a sync without the payments that were refused, or raise why it was not taken, which is written down.
+
+    ``untaken``: the hub had not taken it before.
+    """
+    if isinstance(error, _ABOUT_PAYMENTS) and SyncRequest.parse(pending.bodies[-1]).payments:
+        return finish(session, repair(session, connection, pending, error.name), outcome)
+    if isinstance(error, StaleRequest):
+        raise _overtaken(session, connection, taken=None if untaken else pending) from None
+    if isinstance(error, BadReply):
+        raise _overtaken(session, connection) if _is_counted(connection, error.said) else error
+    signed = error.said is not None and not isinstance(error, BadHubSignature)
+    if signed and not pending.is_repaired and (untaken or not isinstance(error, _FORGETFUL)):
+        session.save(replace(connection, pending=replace(pending, cause=error.name)), "sync refused")
+    raise error
 
 
 def _is_counted(connection: Connection, said: Mapping[str, Any] | None) -> bool:

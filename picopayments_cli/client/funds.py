@@ -50,7 +50,7 @@ def rate(session: Session, view: View) -> Rate:
     """The fee rate that is believed: the setting's, else the chain's, else the last one that a chain had."""
     if session.settings.fee_rate is not None:
         return Rate(session.settings.fee_rate, guess=False)
-    last = session.home.fee_rate or session.store.last_rate()
+    last = session.home.fee_rate or session.store.notes.last_rate()
     if view.fee_rate is not None and view.fee_rate != last:
         session.home.fee_rate = view.fee_rate
     return believed(view.fee_rate, last, None, bounds(session))

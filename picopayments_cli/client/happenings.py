@@ -6,7 +6,7 @@ is pure: what was told already is a value, which stands beside the events in the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,11 +60,16 @@ def begin(last: int, lives: Mapping[str, Life]) -> Told:
 
 
 def news(
-    told: Told, payments: Iterable[Entry], lives: Mapping[str, Life], published: Iterable[Mapping[str, Any]]
+    told: Told,
+    payments: Iterable[Entry],
+    lives: Mapping[str, Life],
+    published: Iterable[Mapping[str, Any]],
+    unusable: Container[str] = (),
 ) -> tuple[list[Event], Told]:
     """Make the events that were not told yet, and what is told with them.
 
     ``payments``: those behind the last index told; ``published``: the history's, of the connections that have any new.
+    ``unusable``: those whose files can't be read or are missing: nothing is known of them.
     """
     events: list[Event] = []
     last = told.payments
@@ -81,8 +86,10 @@ def news(
         events += [{"event": PUNISHED, **about, "txid": txid} for txid in new if (name, txid) in punished]
         events += [{"event": event, **about} for event in _changes(before, life.status)]
         kept[name] = (before if life.status is None else life.status, len(life.published))
-    for name, (before, _) in told.connections.items():  # one that is not there any more was culled
-        if name not in lives:
+    for name, (before, count) in told.connections.items():
+        if name in unusable:
+            kept[name] = (before, count)
+        elif name not in lives:  # it was culled
             events += [{"event": event, "handle": name} for event in _changes(before, CLOSED)]
     return events, Told(last, kept)
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from picopayments_cli.chain import View
+from picopayments_cli.chain.hub import check_network
 from picopayments_cli.channel.stages import AGREED, PROPOSED
 from picopayments_cli.channel.status import MOST_HANDLES, StatusReply, StatusRequest
 from picopayments_cli.client import funds
@@ -45,6 +46,8 @@ def status(session: Session, assets: tuple[str, ...] | None) -> StatusReply:
     Raises as ``RpcClient.call``, BadReply.
     """
     key = session.pinned_key()
+    if key is None:
+        check_network(session.rpc, session.network)
     own = [item for item in session.connections().values() if item.hub_key == key and not item.final]
     handles = [item.handle for item in own if assets is None or item.asset in assets]
     pages = [tuple(handles[at : at + MOST_HANDLES]) for at in range(0, len(handles), MOST_HANDLES)] or [()]

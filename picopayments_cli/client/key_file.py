@@ -20,10 +20,10 @@ from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import NETWORKS, Network, address_of_script, secret_of_wif, wif_of_secret
 from picopayments_cli.channel.scripts import p2wpkh
 from picopayments_cli.client import kinds
-from picopayments_cli.client.mnemonics import checked_words, new_words, seed_of
+from picopayments_cli.client.mnemonics import COUNT, checked_words, new_words, seed_of
 from picopayments_cli.encryption import SALT_SIZE, Cost, seal, stretch, unseal
-from picopayments_cli.errors import InvalidKey, InvalidWords, StoreNewer, WalletExists, WalletMissing, WrongPassphrase
-from picopayments_cli.files import damaged, read_text, usable
+from picopayments_cli.errors import InvalidKey, InvalidWords, WalletExists, WalletMissing, WrongPassphrase
+from picopayments_cli.files import damaged, newer, read_text, usable
 
 FORMAT, VERSION = "picopayments-wallet", 1
 P2WPKH, P2PKH = "p2wpkh", "p2pkh"
@@ -57,7 +57,7 @@ class KeyFile:
         return _clear(network, P2WPKH, WORDS, checked_words(words))
 
     @staticmethod
-    def drawn(network: Network, count: int = 12) -> KeyFile:
+    def drawn(network: Network, count: int = COUNT) -> KeyFile:
         """Make a wallet of new words."""
         return KeyFile.of_words(network, new_words(count))
 
@@ -67,6 +67,12 @@ class KeyFile:
 
         Raises InvalidKey.
         """
+        if len(text.split()) > 1:
+            raise InvalidKey(
+                "These are words, and no key: `picopayments-cli wallet restore` makes the wallet of 12 or 24 words. "
+                "Nothing was changed.",
+                network=network.name,
+            )
         kind, colon, wif = text.strip().rpartition(":")
         if not colon:
             kind = P2PKH
@@ -164,12 +170,7 @@ def parse(path: Path, network: Network, text: str) -> KeyFile:
     if document.get("format") != FORMAT:
         raise damaged(path, "it is not the file of a wallet")
     if type(document.get("version")) is int and document["version"] > VERSION:
-        raise StoreNewer(
-            f"{path} was written by a newer version of this program. Install that version again; nothing was changed.",
-            path=str(path),
-            version=document["version"],
-            supported=VERSION,
-        )
+        raise newer(path, document["version"], VERSION)
     if document.get("network") != network.name:
         raise damaged(path, f"it belongs to another network than {network.name}")
     try:

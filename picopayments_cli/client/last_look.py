@@ -16,12 +16,12 @@ Told = dict[str, Any]
 
 def of_wallet(session: Session) -> Told | None:
     """Read what the wallet held at the last look: ``balances``, ``height`` and ``time``; None if there was none."""
-    return _checked(session.store.last_look().get("wallet"), "balances", dict)
+    return _checked(session.store.notes.last_look().get("wallet"), "balances", dict)
 
 
 def of_connection(session: Session, handle: str) -> Told | None:
     """Read how a connection stood at the last look: ``status``, ``balance``, ``height``, ``time``; None if unseen."""
-    seen = session.store.last_look().get("connections")
+    seen = session.store.notes.last_look().get("connections")
     told = _checked(seen.get(handle) if isinstance(seen, dict) else None, "status", str)
     return told if told is not None and type(told.get("balance")) is int else None
 
@@ -29,7 +29,7 @@ def of_connection(session: Session, handle: str) -> Told | None:
 def note(session: Session, view: View | None, connections: Mapping[str, Told]) -> None:
     """Write down a look of this moment: what the wallet holds, where it was seen, and how these connections stand."""
     now = datetime.now(timezone.utc).isoformat(timespec="seconds").replace("+00:00", "Z")
-    before, seen = session.store.last_look(), {name: {**told, "time": now} for name, told in connections.items()}
+    before, seen = session.store.notes.last_look(), {name: {**told, "time": now} for name, told in connections.items()}
     here = {handle.hex() for handle in session.store.handles()}
     kept = before.get("connections")
     known = {name: told for name, told in (kept if isinstance(kept, dict) else {}).items() if name in here}
@@ -38,7 +38,7 @@ def note(session: Session, view: View | None, connections: Mapping[str, Told]) -
         balances = by_longname(view.balances[session.wallet.address], view.longnames)
         wallet = {"balances": balances, "height": view.height, "time": now}
     if view is not None or connections:
-        session.store.save_last_look({"wallet": wallet, "connections": known | seen})
+        session.store.notes.save_last_look({"wallet": wallet, "connections": known | seen})
 
 
 def note_wallet(session: Session, groups: Iterable[hubs.Seen]) -> None:

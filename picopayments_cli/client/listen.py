@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any
@@ -18,17 +18,16 @@ from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.stages import AGREED
 from picopayments_cli.channel.values import Handle, Pubkey
 from picopayments_cli.channel.waiting import MOST_SECONDS, Waits
-from picopayments_cli.client import hubs, life, receipts, waiting
+from picopayments_cli.client import ask_waiting, hubs, life, receipts
 from picopayments_cli.client.closing import Outcome
 from picopayments_cli.client.connection import Connection
-from picopayments_cli.client.due import worth
+from picopayments_cli.client.due import Rest, worth
 from picopayments_cli.client.payments import RECEIVED, Entry
 from picopayments_cli.client.session import Home, Session
 from picopayments_cli.errors import LocalFiles, PicopaymentsError, WaitRanOut
 
 log = logging.getLogger(__name__)
 PAUSE = 2.0  # seconds, where a hub can't be asked, or answers before its time
-MAX_PAUSE = 600.0  # for a connection whose syncs bring nothing, though its hub says that something waits
 MOST_SILENT = 10.0  # seconds above those asked for, after which a hub's answer is not waited for any more
 _LEFT_OUT = ("state", "number", "time", "fee")
 
@@ -58,7 +57,7 @@ class Listener:
         self._began = False  # whether the files were open before
         self._ways: dict[Pubkey, Sequence[Session]] = {}  # to each hub; they open no files
         self._failed: PicopaymentsError | None = None  # why a hub could not be asked the last time
-        self._left_alone: dict[Handle, tuple[float, float]] = {}  # until when, and for how long, syncs are put off
+        self._rests: dict[Handle, Rest] = {}  # of connections that are left alone for now
 
     def listen(self, seconds: float | None) -> None:
         """Listen for so many seconds, None for ever.
@@ -127,7 +126,7 @@ class Listener:
         if self._told:
             with self._opened() as session:
                 store = session.store
-                store.save_reported(store.reported().after(self._told, store.payments.last))
+                store.notes.save_reported(store.notes.reported().after(self._told, store.payments.last))
             self._told.clear()
 
     # Asking ---------------------------------------------------------------------------------------------------------
@@ -138,7 +137,7 @@ class Listener:
         live = [
             item
             for item in session.connections().values()
-            if item.stage == AGREED and self._left_alone.get(item.handle, (0.0, 0.0))[0] <= now
+            if item.stage == AGREED and self._rests.get(item.handle, Rest()).until <= now
         ]
         return lines_to(self._session, session.wallet.key, live, self._ways)
 
@@ -148,10 +147,10 @@ class Listener:
         begun = time.monotonic()
         waits, self._failed = asked_together(lines, longest)
         fees = {handle: fee for line in lines for handle, fee in line.fees.items()}
+        chosen = [item.handle for item in waits if worth(item.total, fees[item.handle])]
         for item in waits:
-            if item.total <= fees[item.handle]:
-                self._put_off(item.handle)  # to fetch it would cost what it brings
-        chosen = [item.handle for item in waits if item.total > fees[item.handle]]
+            if item.handle not in chosen:
+                self._put_off(item.handle)
         if not waits and time.monotonic() - begun < min(PAUSE, longest):
             time.sleep(min(PAUSE, longest))  # there was nobody to wait with
         return chosen
@@ -172,15 +171,15 @@ class Listener:
                     self._put_off(item.handle)
                     continue
                 if brought:
-                    self._left_alone.pop(item.handle, None)
+                    self._rests.pop(item.handle, None)
                 else:
-                    self._put_off(item.handle, for_longer=True)
+                    self._put_off(item.handle, brought_nothing=True)
 
-    def _put_off(self, handle: Handle, *, for_longer: bool = False) -> None:
-        """Leave a connection alone for a while; ``for_longer``: for twice as long as the last time."""
-        before = self._left_alone.get(handle, (0.0, PAUSE / 2))[1]
-        growing = min(2 * before, MAX_PAUSE) if for_longer else before
-        self._left_alone[handle] = time.monotonic() + (growing if for_longer else 5 * PAUSE), growing
+    def _put_off(self, handle: Handle, *, brought_nothing: bool = False) -> None:
+        """Leave a connection alone for a while, after a sync that brought nothing for longer than the last time."""
+        rest, now = self._rests.get(handle, Rest()), time.monotonic()
+        longer = rest.after(brought=False, now=now)
+        self._rests[handle] = longer if brought_nothing else replace(rest, until=now + 5 * PAUSE)
 
 
 def lines_to(
@@ -191,7 +190,7 @@ def lines_to(
     for group in hubs.by_hub(connections):
         fees = {item.handle: item.terms.sync_fee for item in group}
         to = ways[group[0].hub_key] = ways.get(group[0].hub_key) or hubs.ways_to(session, group[0])
-        for part in waiting.in_parts(list(fees)):
+        for part in ask_waiting.in_parts(list(fees)):
             found.append(Line(to, key, group[0].hub_key, {handle: fees[handle] for handle in part}))
     return found
 
@@ -245,7 +244,7 @@ def _asked(line: Line, seconds: float) -> Sequence[Waits]:
     for at in line.ways:
         patience = int(min(seconds, at.settings.timeout / 2))
         try:
-            return waiting.ask(at, line.key, line.hub_key, list(line.fees), patience)
+            return ask_waiting.ask(at, line.key, line.hub_key, list(line.fees), patience)
         except PicopaymentsError as error:
             failed = failed or error
     raise failed or ValueError("there is no way to the hub")

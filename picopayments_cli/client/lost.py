@@ -29,9 +29,9 @@ from picopayments_cli.channel.values import Coin, Entry, Handle, Pubkey
 from picopayments_cli.channel.wire import NONCE_SIZE
 from picopayments_cli.client import history
 from picopayments_cli.client.connection import Connection, Ending
-from picopayments_cli.client.restored import bring_back
-from picopayments_cli.client.restoring import is_to_ask, was_asked
+from picopayments_cli.client.restore_marks import is_to_ask, was_asked
 from picopayments_cli.client.session import Session
+from picopayments_cli.client.state_from_hub import bring_back
 from picopayments_cli.errors import BadReply, LocalFiles, OldProtocol, PicopaymentsError, StoreDamaged
 
 log = logging.getLogger(__name__)
@@ -64,11 +64,12 @@ def _to_ask(session: Session, *, always: bool) -> list[tuple[Session, Pubkey | N
     """Find the hubs that are to be asked, each with its key."""
     store, found = session.store, []
     here, lost = session.connections().values(), _lost(session)
-    away = {store.listed()[handle].hub_key: store.listed()[handle] for handle in lost if handle in store.listed()}
+    listed = store.listed.all()
+    away = {listed[handle].hub_key: listed[handle] for handle in lost if handle in listed}
     if session.settings.hub_url is not None:
         known = session.pinned_key()
         goes_on = {item.hub_key for item in here if not (item.restored or item.final)}
-        blind = any(handle not in store.listed() for handle in lost)  # its hub is not known
+        blind = any(handle not in listed for handle in lost)  # its hub is not known
         if always or blind or known not in goes_on or known in away or is_to_ask(store.basedir, session.network):
             found.append((session, known))
             away = {key: item for key, item in away.items() if key != known}
@@ -89,7 +90,7 @@ def _take_back(session: Session, known: Pubkey | None) -> None:
     salts = {item.salt for handle, item in session.connections().items() if handle not in unsure}
     lost, store = _lost(session), session.store
     # A file that can't be read has a salt that nobody here knows: nothing new is believed beside it.
-    blind = any(handle not in store.listed() for handle, error in session.unusable.items() if _is_live(error))
+    blind = any(handle not in store.listed.all() for handle, error in session.unusable.items() if _is_live(error))
     found_all = []
     hub_key = known or session.hub_key()
     for item in _of_hub(session, hub_key):
@@ -241,12 +242,12 @@ def _strike_if_over(session: Session, item: Recovered, view: View, entries: Sequ
     ends: list[int | None] = [entry.height for entry in entries] or [item.height]
     if item.handle in session.store.missing() and all(height is not None and height <= buried for height in ends):
         log.warning("the file of %s is missing, and nothing of it is left on the chain: it is over", item.handle.hex())
-        session.store.strike(item.handle)
+        session.store.listed.strike(item.handle)
 
 
 def _check_listed(session: Session, handle: Handle, deposits: tuple[bytes, bytes]) -> None:
     """Check that a connection is the one that is listed under its handle, and none under another. Raises BadReply."""
-    listed = session.store.listed()
+    listed = session.store.listed.all()
     own = listed[handle].deposits if handle in listed else deposits
     others = {output for name, item in listed.items() if name != handle for output in item.deposits}
     if own != deposits or not others.isdisjoint(deposits):

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from picopayments_cli.channel.networks import Network
-from picopayments_cli.channel.values import Handle
 from picopayments_cli.client import kinds
 from picopayments_cli.client.backup_file import (
     ADD,
@@ -35,6 +34,7 @@ from picopayments_cli.client.backup_file import (
     owner_of,
     write,
 )
+from picopayments_cli.client.folder import Folder
 from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Wallet
 from picopayments_cli.errors import PicopaymentsError
@@ -171,41 +171,49 @@ class Mirror:
             self._fail(error)
 
 
-class MirroredStore(Store):
-    """A store whose changes are in a backup, too, when they return."""
+class MirroredFolder(Folder):
+    """A folder whose changes are in a backup, too, when they return."""
 
-    def __init__(
-        self, basedir: Path, network: Network, lock_wait: float, mirror: Mirror, *, begins: bool = True
-    ) -> None:
-        super().__init__(basedir, network, lock_wait, begins=begins)
+    def __init__(self, path: Path, network: Network, lock_wait: float, mirror: Mirror, *, begins: bool = True) -> None:
+        super().__init__(path, network, lock_wait, begins=begins)
         self._mirror = mirror
 
     def __exit__(self, *given: object) -> None:
         self._mirror.end()
         super().__exit__(*given)
 
-    def _write(self, path: Path, text: str, label: str, **how: Any) -> None:
+    def write(self, path: Path, text: str, label: str, **how: Any) -> None:
+        """Put a text in a file's place, and in the backup's newest state, too."""
         name = self._name(path)
         if not belongs(name, self.network):
-            super()._write(path, text, label, **how)
+            super().write(path, text, label, **how)
             return
         self._mirror.begin()
-        super()._write(path, text, label, **how)
+        super().write(path, text, label, **how)
         self._mirror.keep(Change(PUT, name, text.encode()))
 
-    def _append(self, path: Path, data: bytes, size: int | None) -> int:
+    def append(self, path: Path, data: bytes, size: int | None) -> int:
+        """Add lines to a file, and to the backup's newest state with the next document."""
         self._mirror.begin()
-        begin = super()._append(path, data, size)
+        begin = super().append(path, data, size)
         self._mirror.note(Change(ADD, self._name(path), data, begin))
         return begin
 
-    def remove(self, handle: Handle) -> None:
+    def remove(self, path: Path, rows: Path) -> None:
         """Remove a connection's document and rows, from the backup's newest state, too."""
         self._mirror.begin()
-        super().remove(handle)
-        document = self._name(self._path(handle))
-        self._mirror.note(Change(DROP, document.replace(".json", ".commits.jsonl")))
-        self._mirror.keep(Change(DROP, document))
+        super().remove(path, rows)
+        self._mirror.note(Change(DROP, self._name(rows)))
+        self._mirror.keep(Change(DROP, self._name(path)))
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self.basedir).as_posix()
+        return path.relative_to(self.path).as_posix()
+
+
+class MirroredStore(Store):
+    """A store in such a folder."""
+
+    def __init__(
+        self, basedir: Path, network: Network, lock_wait: float, mirror: Mirror, *, begins: bool = True
+    ) -> None:
+        super().__init__(basedir, network, disk=MirroredFolder(basedir, network, lock_wait, mirror, begins=begins))

@@ -5,6 +5,7 @@ The list of words is read from disk once it is needed. Nothing here puts words i
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,9 @@ from picopayments_cli.suggestions import did_you_mean
 if TYPE_CHECKING:
     from mnemonic import Mnemonic
 
+COUNT = 12  # words of a wallet, where nothing else is said
 BITS = {12: 128, 24: 256}  # of randomness, by the number of words
+_WIF = re.compile(r"(p2w?pkh:)?[1-9A-HJ-NP-Za-km-z]{50,53}")  # a key as ``wallet export`` writes it
 _LONGEST = 12  # letters of what is taken for a mistyped word: anything longer may be another secret
 
 
@@ -25,7 +28,7 @@ def _english() -> Mnemonic:
     return Mnemonic("english")
 
 
-def new_words(count: int = 12) -> str:
+def new_words(count: int = COUNT) -> str:
     """Draw 12 or 24 words."""
     return str(_english().generate(BITS[count]))
 
@@ -33,9 +36,15 @@ def new_words(count: int = 12) -> str:
 def checked_words(text: str) -> str:
     """Check words as somebody typed them, and return them as BIP 39 writes them. Raises InvalidWords."""
     words = text.lower().split()
+    if len(words) == 1 and _WIF.fullmatch(text.strip()):
+        raise InvalidWords(
+            "This is a key in wallet import format (WIF), and no words: `picopayments-cli wallet import` makes the "
+            "wallet of a key. Nothing was changed.",
+            count=1,
+        )
     if len(words) not in BITS:
         raise InvalidWords(
-            f"A wallet has 12 or 24 words, and these are {len(words)}. Type all of them, in their order, with spaces "
+            f"A wallet has 12 or 24 words, and {_counted(len(words))}. Type all of them, in their order, with spaces "
             "between them.",
             count=len(words),
         )
@@ -50,6 +59,10 @@ def checked_words(text: str) -> str:
             count=len(words),
         )
     return " ".join(words)
+
+
+def _counted(count: int) -> str:
+    return "this is one" if count == 1 else f"these are {count}"
 
 
 def _unknown(number: int, word: str, known: list[str]) -> str:

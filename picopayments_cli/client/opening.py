@@ -189,10 +189,10 @@ def rehearse(session: Session, wish: Wish, terms: Terms) -> tuple[Plan, Draft]:
 
 
 def _rates(session: Session, terms: Terms, rate: Rate, wish: Wish) -> int:
-    """Check the terms, and choose the rate of the commits to this party. Raises BadTerms, DepositRefused, InvalidTime,
-    LockFeeTooHigh, SyncFeeTooHigh.
+    """Check the terms, and choose the rate of the commits to this party.
 
-    The rate of the commits to the hub is the terms', and this party's satoshis pay for them.
+    The rate of the commits to the hub is the terms', and this party's satoshis pay for them. Raises BadTerms,
+    DepositRefused, InvalidTime, LockFeeTooHigh, SyncFeeTooHigh.
     """
     terms.check_deposit(wish.quantity)
     terms.check_expire(wish.expire, session.network)

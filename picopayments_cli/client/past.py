@@ -25,21 +25,21 @@ class Past:
 
         Raises StoreUnusable, StoreDamaged.
         """
-        kept = [item for item in self._store.sent() if item.txid not in self._over]
+        kept = [item for item in self._store.notes.sent() if item.txid not in self._over]
         known = {item.txid for item in kept}
         new = [Own(raw) for raw in raws if _is_of(raw, self._wallet) and txid_of(raw) not in known]
         if new:
-            self._store.save_sent([*kept, *new])
+            self._store.notes.save_sent([*kept, *new])
         return [item.txid for item in new]
 
     def drop(self, txids: Collection[bytes]) -> None:
         """Forget those that the network has refused."""
         if txids:
-            self._store.save_sent([item for item in self._store.sent() if item.txid not in txids])
+            self._store.notes.save_sent([item for item in self._store.notes.sent() if item.txid not in txids])
 
     def change(self) -> frozenset[Outpoint]:
         """List what its own transactions pay to the wallet: no assets are attached to that. Raises StoreDamaged."""
-        txs = [parse_transaction(own.raw) for own in self._store.sent()]
+        txs = [parse_transaction(own.raw) for own in self._store.notes.sent()]
         return frozenset(
             Outpoint(bytes(tx.GetTxid()), number)
             for tx in txs
@@ -54,7 +54,7 @@ class Past:
         ``listed``: the wallet's coins as a list shows them. Only since when one is missing has to be on disk. Raises
         Unreachable, StoreUnusable, StoreDamaged.
         """
-        kept = self._store.sent()
+        kept = self._store.notes.sent()
         if not kept:
             return []
         at = self._wallet.address
@@ -65,7 +65,7 @@ class Past:
         self._over = {item.txid for item in kept} - {item.txid for item in left}
         missing = {item.txid: item.missing for item in kept}
         if self.writes and any(item.missing != missing[item.txid] for item in left):
-            self._store.save_sent(left)
+            self._store.notes.save_sent(left)
         return left
 
 

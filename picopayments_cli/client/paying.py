@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from picopayments_cli.channel.payment_request import PREFIX
+from picopayments_cli.channel.stages import CLOSED, CLOSING
 from picopayments_cli.channel.status import StatusReply, StatusRequest
 from picopayments_cli.channel.values import Handle, Token, check_token
 from picopayments_cli.channel.wire import Payment
 from picopayments_cli.client import hubs, life, reports, requesting, tokens
 from picopayments_cli.client.arguments import own_handle, payee_handle, quantity_of
 from picopayments_cli.client.closing import Outcome
-from picopayments_cli.client.connection import Connection
+from picopayments_cli.client.connection import Connection, Pending
 from picopayments_cli.client.consent import check_consent
 from picopayments_cli.client.history import told
 from picopayments_cli.client.payments import REFUSED, SENT, Entry
@@ -240,7 +241,7 @@ def _told(session: Session, entry: Entry) -> dict[str, Any]:
     """Report the payment, and name how many others wait for a ``sync`` to report them."""
     reports.report(session, [entry] if entry["index"] is not None else [])
     store = session.store
-    others = set(store.reported().waiting(store.payments.last)) - {entry["index"]}
+    others = set(store.notes.reported().waiting(store.payments.last)) - {entry["index"]}
     if others:
         log.info("%d more payments were sent, received or refused: `picopayments-cli sync` reports them.", len(others))
     return with_receipts(session, [entry])[0]
@@ -281,19 +282,24 @@ def _telling_how_it_stands(session: Session, ordered: Order, error: Picopayments
     error.data = {**error.data, "token": token.hex()}
     with suppress(LocalFiles):
         connection = session.connection(ordered.payer)
-        waits = connection.pending is not None and any(item.token == token for item in connection.pending.payments)
-        if waits and isinstance(error, StaleRequest):
-            if connection.pending is not None and connection.pending.cause == error.name:
-                error.message += " The payment was not made: it is listed as refused once the connection is closed."
-            else:
-                error.message += " Whether the payment was made, only the newest copy tells."
-        elif waits:
-            error.message += (
-                " The payment is in a sync that left, or may have, and has no answer yet. Run the command again with "
-                f"--token {token.hex()}: it pays once."
-            )
+        pending = connection.pending
+        if pending is not None and any(item.token == token for item in pending.payments):
+            error.message += _unanswered(connection, pending, error)
         elif ordered.how_far is not None:
             error.message += " The payment stays queued."
         elif life.unqueue(session, connection, token):
             error.message += " Nothing was paid, and the payment is not queued any more."
     return error
+
+
+def _unanswered(connection: Connection, pending: Pending, error: PicopaymentsError) -> str:
+    """Tell how a payment stands whose sync has no result."""
+    over = isinstance(error, StaleRequest) or connection.stage in (CLOSING, CLOSED)
+    if over and pending.cause is not None:
+        return " The payment was not made: it is listed as refused once the connection is closed."
+    if isinstance(error, StaleRequest):
+        return " Whether the payment was made, only the newest copy tells."
+    return (
+        " The payment is in a sync that left, or may have, and has no answer yet. Run the command again with --token "
+        f"{error.data['token']}: it pays once."
+    )

@@ -18,7 +18,7 @@ _MEMBERS = ("payer_handle", "payee_handle", "amount", "token", "cause", "request
 def unreported(session: Session, handles: Collection[str] | None = None) -> list[Entry]:
     """Take the payments, of these connections (hex) or all, that no command has reported: this one does."""
     log = session.store.payments
-    waiting = log.chosen(session.store.reported().waiting(log.last))
+    waiting = log.chosen(session.store.notes.reported().waiting(log.last))
     found = [entry for entry in waiting if handles is None or entry["handle"] in handles]
     report(session, found)
     return found
@@ -50,7 +50,7 @@ def deliver(session: Session, result: Any, tell: Callable[[Any], None]) -> None:
     tell(result)
     if told:
         try:
-            session.store.save_reported(session.store.reported().after(told, session.store.payments.last))
+            session.store.notes.save_reported(session.store.notes.reported().after(told, session.store.payments.last))
         except LocalFiles as error:
             log.warning("the next command reports these payments once more: %s", error.message)
         told.clear()

@@ -38,7 +38,6 @@ from picopayments_cli.errors import (
 
 log = logging.getLogger(__name__)
 MOST_REQUESTS = 1000  # that a connection keeps
-EXPIRES = 86_400  # seconds, where nothing else is said
 
 
 def make(session: Session, connection: Connection, quantity: Quantity, memo: str, seconds: int) -> str:

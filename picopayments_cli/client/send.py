@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from picopayments_cli.chain import Asset, Query
 from picopayments_cli.channel.counterparty import BTC_ID, pack_send
-from picopayments_cli.channel.drafts import DUST, Draft, Output, txid_of
+from picopayments_cli.channel.drafts import DUST, Draft, Output, check_dust, txid_of
 from picopayments_cli.channel.networks import recipient
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.transactions import compose_send
 from picopayments_cli.client import funds
 from picopayments_cli.client.session import Session
-from picopayments_cli.errors import InvalidParams, InvalidQuantity, Unreachable
+from picopayments_cli.errors import InvalidParams, Unreachable
 
 
 def blocksend(session: Session, asset: Asset, destination: str, quantity: int, extra_btc: int = 0) -> str:
@@ -33,10 +33,7 @@ def compose(session: Session, asset: Asset, destination: str, quantity: int, ext
     if asset.number == BTC_ID:
         if extra_btc:
             raise InvalidParams("extra_btc goes with assets only: add it to the QUANTITY of BTC.", extra_btc=extra_btc)
-        if quantity < DUST:
-            raise InvalidQuantity(
-                f"Nodes relay no output of less than {DUST} satoshis. Send {DUST} or more.", value=quantity, least=DUST
-            )
+        check_dust(quantity, "Send")
     else:
         funds.check_funds(session, asset, quantity)
     asked = [] if asset.number == BTC_ID else [destination]  # bitcoins come without a memo, too

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from picopayments_cli.chain import Chain
+from picopayments_cli.chain.hub import check_network
 from picopayments_cli.channel import envelope
 from picopayments_cli.channel.drafts import parse_transaction, spent_outpoints, txid_of
 from picopayments_cli.channel.messages import HubRefusal, KeyRequest, request_of
@@ -22,13 +23,14 @@ from picopayments_cli.channel.wire import NONCE_SIZE
 from picopayments_cli.client import connection_files, legacy
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.document import from_document, rows_between, to_document
+from picopayments_cli.client.folder import LOCK_WAIT
 from picopayments_cli.client.history import Action
 from picopayments_cli.client.listed import Listed, is_due
 from picopayments_cli.client.looking import Look, Sight
 from picopayments_cli.client.nodes import HubNodes, OwnNodes
 from picopayments_cli.client.past import Past
-from picopayments_cli.client.restoring import check_restored
-from picopayments_cli.client.store import LOCK_WAIT, Store
+from picopayments_cli.client.restore_marks import check_restored
+from picopayments_cli.client.store import Store
 from picopayments_cli.client.wallet import Unlocker, Wallet, make_first
 from picopayments_cli.config import Settings, place_of, plain_fingerprint
 from picopayments_cli.errors import (
@@ -180,7 +182,7 @@ class Session:
     def keep_rate(self) -> None:
         """See that the fee rate is on disk that the chain has estimated, for the time when it has none."""
         if self.home.fee_rate is not None:
-            self.store.save_rate(self.home.fee_rate)
+            self.store.notes.save_rate(self.home.fee_rate)
             self.home.fee_rate = None
 
     def wallet_or_new(self) -> Wallet:
@@ -207,6 +209,7 @@ class Session:
         """The server that mines and gives on regtest: one's own node, or the hub, which asks its node."""
         url = self.settings.chain_url
         if url is None:
+            check_network(self.rpc, self.network)
             return self.rpc
         return controls_of(url, self._timeout, self._trust(url))
 
@@ -300,7 +303,7 @@ class Session:
 
         It is a file's name, and the hub chose it. Raises BadReply.
         """
-        if self.store.has(handle) or handle in self.store.listed() or handle in self.older():
+        if self.store.has(handle) or handle in self.store.listed.all() or handle in self.older():
             raise BadReply(
                 "The hub names a handle that a connection here has already. Nothing was deposited.", handle=handle.hex()
             )
@@ -311,8 +314,8 @@ class Session:
 
     def archived(self) -> dict[Handle, Connection]:
         """Load the connections that were culled. Raises StoreDamaged, StoreNewer."""
-        folder = self.store.archive_folder
-        return {handle: self._connection(handle, item, folder) for handle, item in self.store.archived().items()}
+        archive = self.store.archived
+        return {handle: self._connection(handle, item, archive.path) for handle, item in archive.load_all().items()}
 
     def _connection(self, handle: Handle, document: Mapping[str, Any], folder: Path | None = None) -> Connection:
         try:
@@ -327,20 +330,20 @@ class Session:
 
     def pinned_key(self) -> Pubkey | None:
         """Find the key that the hub's scheme, host and port are bound to; None if it is new. Raises StoreDamaged."""
-        url, known = self.settings.require_hub_url, self.store.hub_keys()
+        url, known = self.settings.require_hub_url, self.store.notes.hub_keys()
         # Older files have the URL as it was spelled.
         text = known.get(url) or next((key for of, key in known.items() if place_of(of) == place_of(url)), None)
         if text is None:
             return None
         key = envelope.named_key({"pubkey": text})
         if key is None:
-            raise damaged(self.store.hubs_path, "what it holds for the hub is no public key")
+            raise damaged(self.store.notes.hubs_path, "what it holds for the hub is no public key")
         return key
 
     def pin_hub(self, key: Pubkey) -> None:
         """Bind scheme, host and port of the hub to its key, from the first answer on."""
         if self.pinned_key() is None:
-            self.store.save_hub_key(place_of(self.settings.require_hub_url), key.hex())
+            self.store.notes.save_hub_key(place_of(self.settings.require_hub_url), key.hex())
 
     def proven_key(self, hub_key: Pubkey | None) -> Pubkey:
         """Have the hub prove its key by signing a reply to a fresh nonce. ``hub_key``: the key it is known by, if any.
@@ -358,7 +361,8 @@ class Session:
 
     @cached_property
     def _first_key(self) -> Pubkey:
-        """The key of a hub that is new to this wallet, the same for all of a command."""
+        """The key of a hub that is new to this wallet, and of its network; the same for all of a command."""
+        check_network(self.rpc, self.network)
         return self.proven_key(None)
 
     def sealed(self, method: str, body: Mapping[str, Any], hub_key: Pubkey) -> dict[str, Any]:
@@ -378,12 +382,12 @@ class Session:
         self.store.save(handle, to_document(connection), label, actions, rows)
         self.home.written[handle] = connection
         if connection.stage == CLOSED:
-            self.store.strike(handle)
+            self.store.listed.strike(handle)
         return connection
 
     def enlist(self, connections: Iterable[Connection]) -> None:
         """List those that may have money on the chain: one whose file is lost later is missed."""
-        self.store.enlist({item.handle: Listed.of(item) for item in connections if is_due(item)})
+        self.store.listed.add({item.handle: Listed.of(item) for item in connections if is_due(item)})
 
     def forget(self, handle: Handle) -> None:
         """Remove a connection for which nothing was deposited."""

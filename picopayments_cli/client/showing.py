@@ -15,12 +15,12 @@ from picopayments_cli.channel.outlook import OWN_STEP, closing, opening, outside
 from picopayments_cli.channel.stages import AGREED, CLOSED, CLOSING, OPENING, PROPOSED
 from picopayments_cli.channel.values import Handle
 from picopayments_cli.channel.wire import terms_json
-from picopayments_cli.client import away, causes, funds, hubs, last_look, legacy, life, waiting
+from picopayments_cli.client import ask_waiting, away, causes, funds, hubs, last_look, legacy, life
 from picopayments_cli.client.arguments import handle_named
 from picopayments_cli.client.closing import cases, over
 from picopayments_cli.client.connection import Connection
 from picopayments_cli.client.looking import Look, sides_of
-from picopayments_cli.client.restoring import is_to_ask
+from picopayments_cli.client.restore_marks import is_to_ask
 from picopayments_cli.client.session import Session
 from picopayments_cli.errors import HubUnreachable, InvalidSetting, OldProtocol, PicopaymentsError, Unreachable
 
@@ -49,7 +49,7 @@ def status(session: Session, handle: str | None, *, verbose: bool) -> dict[str, 
     found = {item.handle.hex(): Shown(_members(item, CLOSED, verbose)) for item in chosen}
     for group in groups:
         found |= {item.handle.hex(): shown(group, item, verbose=verbose) for item in group.connections}
-        for name, waits in waiting.shown(group).items() if verbose else ():
+        for name, waits in ask_waiting.shown(group).items() if verbose else ():
             found[name].members["waiting"] = waits
     if handle is None:
         found |= {name.hex(): _unread(error) for name, error in session.unusable.items() if _is_shown(error)}

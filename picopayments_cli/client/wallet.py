@@ -110,18 +110,18 @@ class Remembered:
 
 def remembered(store: Store) -> Remembered:
     """Read how the wallet was seen last. Raises StoreDamaged, StoreUnusable."""
-    document = store.load_coins()
+    document = store.notes.coins()
     try:
         coins = frozenset(map(Outpoint.parse, kinds.items(document.get("coins", []))))
         return Remembered(coins, kinds.switch(document.get("home", True)))
     except (TypeError, ValueError, AttributeError, InvalidHex):
-        raise damaged(store.coins_path, "it does not list coins") from None
+        raise damaged(store.notes.coins_path, "it does not list coins") from None
 
 
 def remember(store: Store, seen: Remembered, before: Remembered) -> None:
     """Write how the wallet was seen, where that is not as ``before``. Raises StoreUnusable."""
     if seen != before:
-        store.save_coins({"coins": sorted(map(str, seen.coins)), "home": seen.home})
+        store.notes.save_coins({"coins": sorted(map(str, seen.coins)), "home": seen.home})
 
 
 def confirmed(coins: Iterable[Coin]) -> list[Coin]:

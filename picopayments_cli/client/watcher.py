@@ -33,7 +33,7 @@ from picopayments_cli.client.payments import Entry
 from picopayments_cli.client.session import Home, Session
 from picopayments_cli.client.wallet import Unlocker
 from picopayments_cli.config import Settings
-from picopayments_cli.errors import LocalFiles, PicopaymentsError, StoreLocked
+from picopayments_cli.errors import LocalFiles, OldProtocol, PicopaymentsError, StoreLocked
 
 log = logging.getLogger(__name__)
 MOST_TIMEOUT = 10.0  # seconds for one answer: a command waits for the lock for longer
@@ -88,6 +88,7 @@ class Watcher:
         self._lines: Sequence[Line] = ()
         self._standings: dict[Handle, Standing] = {}  # as the last look has shown them
         self._rests: dict[Handle, Rest] = {}
+        self._unusable: dict[str, PicopaymentsError] = {}  # why connections can't be used, or are missing
         self._troubles: dict[str, PicopaymentsError] = {}  # the errors of the last round, by their source
         self._hub_silent: dict[str, str] = {}  # the error with which a hub was asked what waits
         self._failures = 0
@@ -128,6 +129,7 @@ class Watcher:
         if self._stopped.is_set():
             return 0.0
         self._failures = self._failures + 1 if failed and not seen else 0
+        failed |= self._unusable
         resting = {handle.hex() for handle, item in seen.items() if item.wants and not item.rested}
         failed = {source: error for source, error in self._troubles.items() if source in resting} | failed
         self._event(happenings.troubles({source: error.name for source, error in self._troubles.items()}, failed))
@@ -173,6 +175,7 @@ class Watcher:
             if self._unasked is not None or session.unusable:
                 self._ask_for_lost(session)
             connections = session.connections()
+            self._note_unusable(session)
             live = [item for item in connections.values() if item.stage == AGREED]
             self._lines = lines_to(self._asking, session.wallet.key, live, self._ways)
             payments = session.store.payments
@@ -191,6 +194,15 @@ class Watcher:
         if error is not None and error.message != self._unasked:
             log.warning("whether the hub has connections of this wallet is not known: %s", error.message)
         self._unasked = None if error is None else error.message
+
+    def _note_unusable(self, session: Session) -> None:
+        """Note which connections can't be used, or are missing; those of an older protocol are not watched at all."""
+        found = {
+            handle.hex(): error for handle, error in session.unusable.items() if not isinstance(error, OldProtocol)
+        }
+        for name in found.keys() - self._unusable.keys():
+            log.warning("connection %s: %s", name, found[name].message)
+        self._unusable = found
 
     def _look(self, loaded: Loaded, failed: dict[str, PicopaymentsError]) -> dict[Handle, Standing]:
         """See how each connection stands; one that can't be seen is among the ``failed``."""
@@ -339,7 +351,7 @@ class Watcher:
         if told is None:
             self._event([], happenings.begin(loaded.last, lives))
             return
-        events, after = happenings.news(told, loaded.payments, lives, loaded.published)
+        events, after = happenings.news(told, loaded.payments, lives, loaded.published, self._unusable)
         after = replace(after, payments=min(after.payments, loaded.last))  # an older folder was put back
         if events or after != told:
             self._event(events, after)

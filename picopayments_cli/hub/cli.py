@@ -19,6 +19,7 @@ from picopayments_cli.cli import (
     add_version,
     announce,
     complete,
+    dashed,
     interrupted,
     keep_streams,
     refuse,
@@ -46,11 +47,14 @@ def main(argv: list[str] | None = None) -> int:
     Raises SystemExit for a usage error and ``--help``.
     """
     keep_streams()
+    words = sys.argv[1:] if argv is None else argv
     parser = _parser()
+    Parser.program, Parser.human, Parser.typed = parser.prog, False, ()
     complete(parser)
     args = argparse.Namespace(debug=False, command=None)
     try:
-        args = argparse.Namespace(**parser.read(sys.argv[1:] if argv is None else argv))
+        args = argparse.Namespace(**parser.read(words))
+        Parser.typed = parser.before_command(dashed(words))
         if args.command is not None:
             with told_alike():
                 _operate(args, os.environ)
@@ -348,6 +352,13 @@ def _check(parser: Parser, args: argparse.Namespace, environ: Mapping[str, str])
     embedded = {"--node-port": args.node_port, "--block-time": args.block_time}
     given = [name for name, value in embedded.items() if value is not None]
     regtest = choose_network(args.network, environ).name == "regtest"
+    variable = "PICOPAYMENTS_BITCOIN_URL"
+    if (args.bitcoin_url or environ.get(variable)) and regtest and not _chain_url(args, environ):
+        parser.error(
+            f"{'--bitcoin-url' if args.bitcoin_url else variable} is for a Bitcoin node of your own, and "
+            "the embedded network of regtest needs none: leave it out, or name a Counterparty node beside it with "
+            "--counterparty-url"
+        )
     if given and (not regtest or _chain_url(args, environ)):
         parser.error(
             f"{given[0]} is for the embedded node only: give --regtest, and neither --counterparty-url nor "

@@ -82,7 +82,8 @@ class Closes:
         found = work.found(account.handle, said.revokes, said.doubts)
         duplex, changes = learned(account.channels, said, found, secrets)
         noticed = duplex.receiving.next_number > account.channels.receiving.next_number and not account.stale
-        account = replace(account, stale=account.stale or noticed)
+        gained = max(duplex.net - account.channels.net, 0)  # by what no sync has booked: one that was refused, say
+        account = replace(account, stale=account.stale or noticed, due=account.due + gained)
         shown = proofs(said.doubts, found.signed)
         own: Standing = standing(duplex, secrets, shown, doubts(duplex.receiving, said.commit))
         owed = None if account.stale else account.pending

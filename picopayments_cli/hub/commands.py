@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from picopayments_cli.commands import Command, argument, backup_file, positive, quantity
+from picopayments_cli.commands import LEAST_DIGITS, Command, argument, backup_file, positive, quantity
 
 ALL = "all"
 STAGES = ("requested", "agreed", "open", "closing", "closed")
-MOST_LISTED = 1000
-CONNECTION = argument("connection", "the connection's handle, or at least its first 8 digits", metavar="HANDLE")
+MOST_LISTED = 1000  # connections in one answer, as in operator.py
+CONNECTION = argument(
+    "connection", f"the connection's handle, or at least its first {LEAST_DIGITS} digits", metavar="HANDLE"
+)
 
 
 def _most(text: str) -> int:
@@ -38,7 +40,11 @@ COMMANDS = {
         argument("--asset", "only those in this asset"),
         argument("--after", "only those after this handle: the `next` of the page before", metavar="HANDLE"),
         argument(
-            "--most", "how many connections, at most 1000 (default: 100)", metavar="NUMBER", type=_most, default=100
+            "--most",
+            f"how many connections, at most {MOST_LISTED} (default: %(default)s)",
+            metavar="NUMBER",
+            type=_most,
+            default=100,
         ),
     ),
     "connection": Command("Show one connection, all but its secrets.", "--testnet4 connection 0123abcd", CONNECTION),

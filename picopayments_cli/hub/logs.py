@@ -1,4 +1,4 @@
-"""Log what comes about with a connection."""
+"""Write a line about a connection into the log. Its text stands where that comes about; docs/hub.rst lists them all."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ if TYPE_CHECKING:
 
 
 def note(log: logging.Logger, event: str, account: Account, **fields: Any) -> None:
-    """Log what has come about with a connection."""
+    """Write a line with the connection's handle."""
     log.info(event, extra={"fields": {"handle": account.handle.hex(), **fields}})

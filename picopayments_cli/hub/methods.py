@@ -118,9 +118,7 @@ class Methods:
     def status(self, assets: Sequence[str] | None = None, handles: Sequence[str] | None = None) -> dict[str, Any]:
         """Tell what the hub offers and holds in these assets (None: all), its totals, and the connections named.
 
-        Draining it offers none.
-
-        Raises AssetNotInTerms for one that is not offered.
+        While it drains it offers none. Raises AssetNotInTerms for one that is not offered.
         """
         self._hub.hear()
         asked, known = StatusRequest.parse({"assets": assets, "handles": handles}), self._hub.offer.assets

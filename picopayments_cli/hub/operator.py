@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from picopayments_cli.channel.counterparty import asset_members
 from picopayments_cli.channel.stages import AGREED, CLOSED, OPEN, REQUESTED
-from picopayments_cli.channel.values import Handle
+from picopayments_cli.channel.values import HANDLE_SIZE, HEX_DIGITS, LEAST_DIGITS, Handle
 from picopayments_cli.errors import (
     AmbiguousHandle,
     ConnectionNotOpen,
@@ -34,9 +34,8 @@ from picopayments_cli.hub.stopping import closes_by, end_connection
 from picopayments_cli.hub.terms import offer_of
 from picopayments_cli.hub.withdrawing import withdraw
 
-MOST = 1000  # connections in one answer
-HANDLE_DIGITS = 64
-LEAST_DIGITS = 8  # of a handle, by which a connection may be named
+MOST_LISTED = 1000  # connections in one answer
+_HANDLE_DIGITS = 2 * HANDLE_SIZE
 
 
 class Operator:
@@ -96,8 +95,10 @@ class Operator:
 
         Raises InvalidParams, UnknownAsset.
         """
-        if (stage is not None and stage not in STAGES) or not 1 <= most <= MOST:
-            raise InvalidParams(f"A stage is one of {', '.join(STAGES)}, and a page has 1 to {MOST} connections.")
+        if (stage is not None and stage not in STAGES) or not 1 <= most <= MOST_LISTED:
+            raise InvalidParams(
+                f"A stage is one of {', '.join(STAGES)}, and a page has 1 to {MOST_LISTED} connections."
+            )
         with self._hub.book.reading() as book:
             found = self._page(book, stage, asset, after, most + 1)
             tip = self._hub.follower.tip(book.db)
@@ -144,9 +145,9 @@ class Operator:
 
     def _named(self, book: Reading, text: str) -> Handle:
         """The handle that these digits begin. Raises UnknownHandle, AmbiguousHandle, InvalidHex."""
-        if not LEAST_DIGITS <= len(text) <= HANDLE_DIGITS or set(text) - set("0123456789abcdef"):
+        if not LEAST_DIGITS <= len(text) <= _HANDLE_DIGITS or not HEX_DIGITS.issuperset(text):
             raise InvalidHex(f"{text!r} is no handle, nor its first {LEAST_DIGITS} digits or more.", handle=text)
-        low, high = (bytes.fromhex(text.ljust(HANDLE_DIGITS, digit)) for digit in "0f")
+        low, high = (bytes.fromhex(text.ljust(_HANDLE_DIGITS, digit)) for digit in "0f")
         chosen = select(connections.c.handle).where(connections.c.handle.between(low, high)).limit(2)
         found = [bytes(row.handle) for row in book.db.execute(chosen)]
         if not found:

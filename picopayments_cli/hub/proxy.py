@@ -280,6 +280,7 @@ class Proxy:
             "db_caught_up": True,
             "bitcoin_block_count": height,
             "last_block": {"block_index": height},
+            "network": self._network.name,
             "running_testnet": self._network.name != "mainnet",
             "fee_rate": None if rate.guess else rate.value,
         }

@@ -15,13 +15,13 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError
 
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.errors import BackupDamaged, DatabaseUnusable, FolderNotEmpty, StoreDamaged
+from picopayments_cli.errors import DatabaseUnusable, FolderNotEmpty, StoreDamaged
 from picopayments_cli.files import check_own, flush_folder, replace_file, usable
 from picopayments_cli.hub.backup import owner_of
 from picopayments_cli.hub.database import migrations, sqlite_path
 from picopayments_cli.hub.folder import Folder
 from picopayments_cli.hub.postgres import writing_engine
-from picopayments_cli.sealed_file import Owner, parts
+from picopayments_cli.sealed_file import Owner, not_whole, parts
 
 Row = list[Any]
 _KEPT = ("alembic_version", "leases")  # which are as new
@@ -114,9 +114,9 @@ def _read(path: Path, owner: Owner) -> _Backup:
             told = str(head["time"]), [*map(str, head["revisions"])], str(head["terms"])
             rows = dict(last["rows"])
         except (KeyError, TypeError, ValueError, RecursionError, StopIteration):
-            raise _wrong(path, "its last part is missing, or a part of it is none that a hub writes") from None
+            raise not_whole(path, "its last part is missing, or a part of it is none that a hub writes") from None
     if {name: count for name, count in rows.items() if count} != counted:
-        raise _wrong(path, "rows of it are missing")
+        raise not_whole(path, "rows of it are missing")
     return _Backup(*told, rows)
 
 
@@ -135,13 +135,6 @@ def _items(path: Path, owner: Owner) -> Iterator[Any]:
 
 def _value(told: Any) -> Any:
     return bytes.fromhex(told[0]) if isinstance(told, list) else told
-
-
-def _wrong(path: Path, why: str) -> BackupDamaged:
-    return BackupDamaged(
-        f"{path} can't be used: {why}. Take another copy of it, or an older backup. Nothing was changed.",
-        path=str(path),
-    )
 
 
 # Writing ------------------------------------------------------------------------------------------------------------
@@ -166,8 +159,9 @@ def _make(file: Path, backup: _Backup, path: Path, owner: Owner) -> None:
 
 
 def _fill(engine: Engine, backup: _Backup, path: Path, owner: Owner) -> None:
-    """Make the tables as they were, and put the rows in, all in one transaction. Raises FolderNotEmpty,
-    DatabaseUnusable.
+    """Make the tables as they were, and put the rows in, all in one transaction.
+
+    Raises FolderNotEmpty, DatabaseUnusable.
     """
     from alembic import command
     from alembic.script import ScriptDirectory

@@ -10,7 +10,7 @@ from typing import Any
 from picopayments_cli.chain import Chain
 from picopayments_cli.channel.counterparty import BTC_ID, asset_id, both_names, is_longname
 from picopayments_cli.channel.networks import Network
-from picopayments_cli.channel.rates import ALONE, DRIFT, MAX_AGREED, PACKAGE_MAX, Bounds, Rate, asked_rate
+from picopayments_cli.channel.rates import Bounds, Rate, asked_rate, most_agreed
 from picopayments_cli.channel.terms import Terms
 from picopayments_cli.channel.wire import kept_terms
 from picopayments_cli.errors import BadTerms, InvalidAsset, InvalidSetting, NodeUnreachable, UnknownAsset
@@ -96,8 +96,8 @@ class Offer:
         members = self._members.get(asset)
         if members is None:
             return None
-        most = min(max(PACKAGE_MAX, DRIFT * ALONE * rate.value), MAX_AGREED, bounds.ceiling)
-        return kept_terms({**members, "fee_rate": asked_rate(rate, packages=True), "fee_rate_max": most})
+        rates = {"fee_rate": asked_rate(rate, packages=True), "fee_rate_max": most_agreed(rate, bounds)}
+        return kept_terms({**members, **rates})
 
 
 def default_text(network: Network) -> str:

@@ -16,13 +16,13 @@ from sqlalchemy import bindparam, select
 from picopayments_cli.chain import Asset, Query
 from picopayments_cli.channel.coins import Purse, offers, pay
 from picopayments_cli.channel.counterparty import BTC_ID, pack_send
-from picopayments_cli.channel.drafts import DUST, Draft, Output, txid_of
+from picopayments_cli.channel.drafts import DUST, Draft, Output, check_dust, txid_of
 from picopayments_cli.channel.networks import recipient
 from picopayments_cli.channel.rates import may_open
 from picopayments_cli.channel.reserve import Chore
 from picopayments_cli.channel.signing import finish_wallet
 from picopayments_cli.channel.stages import AGREED
-from picopayments_cli.channel.transactions import Budget, compose_send
+from picopayments_cli.channel.transactions import Budget, compose_send, deposit_size
 from picopayments_cli.channel.values import Outpoint
 from picopayments_cli.errors import (
     BroadcastRefused,
@@ -44,7 +44,7 @@ from picopayments_cli.quantities import read_quantity
 
 log = logging.getLogger(__name__)
 
-DEPOSIT_SIZE = 423  # vB of a deposit that takes two coins
+DEPOSIT_COINS = 2  # that a promised deposit may take
 _WAITING = select(connections.c.fixed).where(connections.c.stage == AGREED, connections.c.deposit_raw.is_(None))
 _ROWS = select(withdrawals)
 _DROP = withdrawals.delete().where(withdrawals.c.txid == bindparam("id"))
@@ -118,7 +118,7 @@ def _composed(book: Reading, asked: Withdrawal, purse: Purse, held: int) -> tupl
 
     Raises InvalidQuantity, InsufficientFunds, InsufficientBitcoin.
     """
-    kept = _promised_satoshis(book, purse.rate)
+    kept = _promised_satoshis(book, purse)
     if not asked.bitcoin:
         moved = _free(book, asked, held)
         draft = compose_send(purse, Output(DUST, asked.script), pack_send(asked.asset.number, moved))
@@ -127,10 +127,7 @@ def _composed(book: Reading, asked: Withdrawal, purse: Purse, held: int) -> tupl
         moved = draft.outputs[0].value
     else:
         moved = asked.quantity
-        if moved < DUST:
-            raise InvalidQuantity(
-                f"Nodes relay no output of less than {DUST} satoshis. Withdraw {DUST} or more.", value=moved, least=DUST
-            )
+        check_dust(moved, "Withdraw")
         draft = compose_send(purse, Output(moved, asked.script))
     left = sum(coin.value for coin in purse.without(draft).coins)
     left += sum(out.value for out in draft.outputs if out.script == purse.script)
@@ -175,10 +172,11 @@ def _all(script: bytes, purse: Purse, kept: int) -> Draft:
         ) from None
 
 
-def _promised_satoshis(book: Reading, rate: int) -> int:
+def _promised_satoshis(book: Reading, purse: Purse) -> int:
     """Return what the deposits take that the hub has agreed to and not made yet."""
     found = (json.loads(text)["h2c"]["fee_rate"] for text in book.db.execute(_WAITING).scalars())
-    return sum(Budget(int(agreed)).anchor + DUST + rate * DEPOSIT_SIZE for agreed in found)
+    each = DUST + purse.rate * deposit_size(purse.script, DEPOSIT_COINS)
+    return sum(Budget(int(agreed)).anchor + each for agreed in found)
 
 
 def _satoshis(asset: Asset, quantity: int | str | None) -> int | None:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from picopayments_cli.errors import StoreDamaged, StoreNewer, StoreUnusable
+from picopayments_cli.errors import StoreDamaged, StoreUnusable
+from picopayments_cli.files import newer
 
 _VERSION = 1
 _SCHEMA = """
@@ -37,8 +38,7 @@ class Journal:
     def _prepare(self) -> None:
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
         if version > _VERSION:
-            path = str(self.path)
-            raise StoreNewer(f"{path} was written by a newer version of this program: use that.", path=path)
+            raise newer(self.path, version, _VERSION)
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         self._db.executescript(_SCHEMA)

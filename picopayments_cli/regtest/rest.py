@@ -46,8 +46,10 @@ Params = Mapping[str, str]
 
 
 class _BadRequest(Exception):
-    """The request can't be answered; the text goes to who asked. Refusals of Bitcoin Core are 503, like its
-    failures."""
+    """The request can't be answered; the text goes to who asked.
+
+    Refusals of Bitcoin Core are 503, like its failures.
+    """
 
     def __init__(self, text: str, status: int = 400) -> None:
         super().__init__(text)

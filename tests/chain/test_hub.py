@@ -39,6 +39,7 @@ from picopayments_cli.errors import (
     NodeBehind,
     PicopaymentsError,
     UnknownAsset,
+    WrongNetwork,
 )
 from picopayments_cli.rpc import RpcClient
 
@@ -51,6 +52,7 @@ def told_by_hub() -> Iterator[Callable[[Place, Any], View]]:
     honest = copy.deepcopy(HUB)
     for item in (*honest["get_unspent_txouts"], *honest["search_raw_transactions"], *honest["get_balances"]):
         item |= {"value": item.get("value"), "truncated": None, "utxo": item.get("utxo")}
+    honest["get_running_info"]["network"] = None
     answers = dict(honest)
     with hub(answers) as chain:
 
@@ -94,6 +96,7 @@ def test_values_of_a_hub_are_believed_to_their_limits(
 
 HUB_LIES: list[tuple[Place, list[Any]]] = [
     (("get_running_info",), [[], None]),
+    (("get_running_info", "network"), [5, ["testnet"]]),
     (("get_running_info", "bitcoin_block_count"), [-1, 2**63, True, "200", None, 200.0]),
     (("get_running_info", "fee_rate"), [0, -1, 100_001, True, "3", 1.5]),
     (("get_unspent_txouts",), [{}, None, "x"]),
@@ -229,6 +232,23 @@ def test_a_hub_is_handed_the_transaction() -> None:
         assert len(heard) == 1
 
 
+@pytest.mark.parametrize("name", ["regtest", "mainnet", "testnet4", "nowhere"])
+def test_a_hub_of_another_network_is_told_before_all_that_comes_of_it(name: str) -> None:
+    info = {**HUB["get_running_info"], "network": name}
+    refused = {"error": {"code": -32000, "message": "No.", "data": {"type": "InvalidAddress", "message": "No."}}}
+    view = [{"result": info, "id": 0}, *({**refused, "id": number} for number in (1, 2)), {"result": info, "id": 3}]
+    cases: list[tuple[Callable[[HubChain], Any], Any]] = [
+        (lambda chain: chain.view(Query(coins=[ADDRESS], history=[ADDRESS])), view),
+        (lambda chain: chain.asset("TEST"), [view[0], {**refused, "id": 1}]),
+    ]
+    for ask, reply in cases:
+        with talking(saying(reply)) as (url, _), pytest.raises(WrongNetwork) as found:
+            ask(HubChain(RpcClient(url), TESTNET))
+        shown = "another network" if name == "nowhere" else name
+        assert f"is on {shown}, not on testnet. Name a hub of testnet with --hub-url" in found.value.message
+        assert (f"--network {name}" in found.value.message) is (name != "nowhere")
+
+
 # Nobody signs them, so that anybody on the way can say them.
 OF_THE_CHAIN = {
     "BadAnswer", "BroadcastRefused", "HubRefused", "HubUnreachable", "InvalidAddress", "InvalidParams", "NodeBehind",
@@ -259,7 +279,7 @@ def test_a_busy_hub_is_asked_again() -> None:
     coin, batch = Outpoint(OLD_ID, 0), [{"result": HUB["get_running_info"], "id": number} for number in (0, 1)]
     cases: list[tuple[Callable[[HubChain], Any], Any, Any]] = [
         (lambda chain: chain.view(Query()).height, batch, TIP),
-        (lambda chain: chain.asset("TEST").number, {"result": [told("TEST", 337135)]}, 337135),
+        (lambda chain: chain.asset("TEST").number, [batch[0], {"result": [told("TEST", 337135)], "id": 1}], 337135),
         (lambda chain: chain.attached([coin]), {"result": {str(coin): True}}, {coin}),
         (lambda chain: chain.broadcast(NEW_RAW), {"result": "anything"}, NEW_ID),
     ]

@@ -82,10 +82,17 @@ def test_scripts_without_an_address(script: bytes) -> None:
     assert address_of_script(NETWORKS["mainnet"], script) is None
 
 
+ODD_HASHES = ["1MSp9Dq1gadqWMGiytTxHRVkfCkQ8nCu", "17sJVfvMWz5aMVTuwpRkaD97VcGzqH2pF78"]  # of 19 and 21 bytes
+NO_KEYS = [  # with right checksums: 0, another ending than 1, a byte too many, a number above the curve's order
+    "KwDiBf89QgGbjEhKnhXJuH7LrciVrZi3qYjgd9M7rFU73Nd2Mcv1",
+    "KxN4XYdzu6f9j3EMryaMwZvUVLk3y29M4QZ2xwPoFP2zwkeHazny",
+    "2SfMxZpeJYwyPWYqy5aiFRrK2L6926G3qY2xPfu5d8UFpkwN1AUFae",
+    "L5oLkpV3aqBjhki6LmvChTCq73v9gyymzzMpBbhDLjDpKCuAXpsi",
+]
 MISTYPED = [ADDRESSES["mainnet"][:-1] + "J", SEGWIT["mainnet"][:-1] + "5", WIFS["mainnet"]]
 
 
-@pytest.mark.parametrize("address", ["", "x", "\u0661BgGZ9tcN4rm", *MISTYPED])
+@pytest.mark.parametrize("address", ["", "x", "\u0661BgGZ9tcN4rm", *MISTYPED, *ODD_HASHES])
 def test_what_is_no_address_of_the_network(address: str) -> None:
     with pytest.raises(InvalidAddress) as refused:
         script_of_address(NETWORKS["mainnet"], address)
@@ -129,7 +136,7 @@ def test_no_connection_opens_before_the_ledger_knows_taproot(name: str, height: 
         assert refused.value.data == {"network": name, "height": height - 1, "needed": height}
 
 
-@pytest.mark.parametrize("wif", ["", "x", WIFS["testnet"], UNCOMPRESSED, ADDRESSES["mainnet"], ONE.hex()])
+@pytest.mark.parametrize("wif", ["", "x", WIFS["testnet"], UNCOMPRESSED, ADDRESSES["mainnet"], ONE.hex(), *NO_KEYS])
 def test_what_is_no_key_of_the_network(wif: str) -> None:
     with pytest.raises(InvalidKey) as refused:
         secret_of_wif(NETWORKS["mainnet"], wif)

@@ -60,6 +60,7 @@ from picopayments_cli.channel.transactions import (
     compose_remainder,
     compose_rest,
     compose_send,
+    deposit_size,
 )
 from picopayments_cli.channel.values import MAX_QUANTITY, Coin, Hash, Outpoint, Quantity
 from picopayments_cli.errors import (
@@ -432,6 +433,13 @@ def test_a_wallet_sends_with_and_without_a_message(script: bytes) -> None:
         assert draft.fee >= 2 * vsize_of(raw)
         if packed is not None:
             assert draft.outputs[1].script == data_script(packed, draft.inputs[0].coin.outpoint.txid)
+
+
+@pytest.mark.parametrize("script", [legacy(PAYER_WALLET), segwit(PAYER_WALLET)])
+@pytest.mark.parametrize(("values", "coins"), [([100_000], 1), ([1_500, 1_500], 2)])
+def test_the_size_of_a_deposit_is_known_before_it_is_made(script: bytes, values: list[int], coins: int) -> None:
+    draft = compose_deposit(CONTRACT, purse(values, 1, script))
+    assert (len(draft.inputs), draft.size) == (coins, deposit_size(script, coins))
 
 
 def vsize_of(raw: bytes) -> int:

@@ -14,7 +14,7 @@ from regtest_support import running_node
 
 from picopayments_cli import api
 from picopayments_cli.chain import node as node_module
-from picopayments_cli.client.store import Store
+from picopayments_cli.client.notes import Notes
 from picopayments_cli.errors import HubUnreachable, NodeBehind, NodeUnreachable, SyncIncomplete
 
 MOODS: dict[str, dict[str, Any]] = {
@@ -162,13 +162,13 @@ def test_a_bitcoin_node_of_another_chain_closes_nothing(it: Life, tmp_path: Path
 def test_the_wallets_coins_are_read_and_written_once_a_look(it: Life, monkeypatch: pytest.MonkeyPatch) -> None:
     it.open()
     it.sync()
-    read: list[Store] = []
-    honest = Store.load_coins
+    read: list[Notes] = []
+    honest = Notes.coins
 
-    def counted(store: Store) -> dict[str, Any]:
-        read.append(store)
-        return honest(store)
+    def counted(notes: Notes) -> dict[str, Any]:
+        read.append(notes)
+        return honest(notes)
 
-    monkeypatch.setattr(Store, "load_coins", counted)
+    monkeypatch.setattr(Notes, "coins", counted)
     it.sync()
     assert len(read) == 2  # for the look, and behind it

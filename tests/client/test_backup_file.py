@@ -65,10 +65,10 @@ def test_it_holds_every_file_and_none_but_its_owner_reads_it(store: Store, path:
     with store:
         save(store)
         save(store)
-        store.save_hub_key("http://hub.invalid", "02" * 33)
+        store.notes.save_hub_key("http://hub.invalid", "02" * 33)
         save(store, TWO)
         store.archive(TWO)
-        store.save_rate(7)
+        store.notes.save_rate(7)
     back_up(store, path)
     content = opened(path)
     assert dict(content.files) == dict(files_in(store.basedir, REGTEST))
@@ -215,7 +215,7 @@ def test_each_change_is_in_it_when_it_is_done(store: Store, path: Path) -> None:
             assert dict(opened(path).files) == dict(files_in(store.basedir, REGTEST))
             save(kept, handle, rows=3)
             assert dict(opened(path).files) == dict(files_in(store.basedir, REGTEST))
-            kept.save_hub_key("http://hub.invalid", "02" * 33)
+            kept.notes.save_hub_key("http://hub.invalid", "02" * 33)
             kept.archive(handle)
             assert dict(opened(path).files) == dict(files_in(store.basedir, REGTEST))
 
@@ -326,7 +326,7 @@ def test_an_older_folder_does_not_write_over_it_by_itself(
 
 def test_nothing_is_sealed_with_a_key_that_is_not_on_disk(store: Store, path: Path) -> None:
     with mirrored(store, path, None) as kept:
-        kept.save_hub_key("http://hub.invalid", "02" * 33)
+        kept.notes.save_hub_key("http://hub.invalid", "02" * 33)
     assert not path.exists()
     with mirrored(store, path) as kept:
         save(kept)

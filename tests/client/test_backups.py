@@ -15,9 +15,9 @@ from envelope_support import answered, digest_of
 from picopayments_cli import api
 from picopayments_cli.channel.messages import SyncReply
 from picopayments_cli.channel.networks import NETWORKS, wif_of_secret
-from picopayments_cli.client import wallets
+from picopayments_cli.client import wallet_commands
 from picopayments_cli.client.backup_file import files_in, owner_of, read
-from picopayments_cli.client.restoring import check_restored, is_to_ask
+from picopayments_cli.client.restore_marks import check_restored, is_to_ask
 from picopayments_cli.errors import (
     BackupDamaged,
     ConnectionNotOpen,
@@ -394,7 +394,7 @@ def test_a_key_of_another_wallet_changes_nothing(it: Life, path: Path) -> None:
 def test_a_wallet_that_is_in_the_folder_already_is_named_where_it_does_not_open_one(it: Life, path: Path) -> None:
     api.backup(it.session, str(path))
     forget(it)
-    wallets.wallet_new(it.session)
+    wallet_commands.wallet_new(it.session)
     it.session.read_key = lambda: pytest.fail("it reads words that it does not use")
     with pytest.raises(ForeignBackup) as refused:
         api.restore(it.session, str(path))

@@ -84,6 +84,13 @@ def test_a_connection_that_was_culled_before_it_was_seen_closed_is_told_as_close
     assert names(Told(0, {A: (CLOSED, 0)}), {})[0] == []
 
 
+def test_a_connection_whose_file_is_missing_is_not_told_as_closed() -> None:
+    told = names(Told(), life(OPEN))[1]
+    events, after = news(told, [], {}, [], [A])
+    assert (events, after) == ([], told)
+    assert names(after, life(CLOSING))[0] == ["connection_closing"]
+
+
 def test_a_punishment_is_told_by_its_txid_and_other_transactions_are_not() -> None:
     told = Told(0, {A: (CLOSING, 1)})
     lives = life(CLOSING, "t0", "t1", "t2")

@@ -38,7 +38,7 @@ def die_in_time(name, given):
 with Store(Path(sys.argv[1]), NETWORKS["regtest"]) as store:
     sys.addaudithook(die_in_time)
     count = store.load(handle)["count"] if store.handles() else 0
-    while count < {SAVES} and not store.archive_folder.exists():
+    while count < {SAVES} and not store.archived.path.exists():
         count += 1
         store.save(handle, {{"count": count}}, "count", [{{"action": "counted", "amount": count}}])
     if store.handles():

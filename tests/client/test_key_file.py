@@ -70,6 +70,9 @@ def test_drawn_words_are_good_and_new(count: int) -> None:
     ("text", "told"),
     [
         ("", "these are 0"),
+        ("abandon", "this is one"),
+        (WIF, "is a key in wallet import format (WIF), and no words: `picopayments-cli wallet import`"),
+        (f" p2wpkh:{WIF}\n", "is a key in wallet import format (WIF), and no words: `picopayments-cli wallet import`"),
         ("abandon " * 13, "these are 13"),
         ("abandon " * 15, "these are 15"),  # BIP 39 knows it, but no wallet of ours has so many
         ("abandon " * 12, "checksum"),
@@ -88,6 +91,13 @@ def test_another_secret_in_the_place_of_a_word_is_not_shown(secret: str) -> None
     with pytest.raises(InvalidWords, match="Word 2 is none") as refused:
         checked_words(ABOUT.replace("abandon", secret, 2).replace(secret, "abandon", 1))
     assert secret.lower() not in json.dumps(refused.value.as_json()).lower()
+
+
+@pytest.mark.parametrize("words", [ABOUT, "abandon about", "abandon " * 11])
+def test_words_in_the_place_of_a_key_are_told_from_one(words: str) -> None:
+    with pytest.raises(InvalidKey, match="These are words, and no key: `picopayments-cli wallet restore`") as refused:
+        KeyFile.of_wif(REGTEST, words)
+    assert "abandon" not in json.dumps(refused.value.as_json())
 
 
 # Kinds --------------------------------------------------------------------------------------------------------------

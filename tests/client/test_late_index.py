@@ -72,7 +72,7 @@ def send(it: Life, asset: str, quantity: int) -> str:
 
 def remembered(it: Life) -> list[str]:
     """The txids of what the wallet has sent and remembers."""
-    return [own.txid[::-1].hex() for own in it.session.store.sent()]
+    return [own.txid[::-1].hex() for own in it.session.store.notes.sent()]
 
 
 def test_a_connect_leaves_the_coins_of_a_send_that_the_index_has_not_seen(it: Life) -> None:
@@ -102,7 +102,7 @@ def test_what_is_buried_is_forgotten(it: Life) -> None:
     it.node.rpc("setindexdelay", blocks=1)  # the list shows their coins yet
     third = send(it, "BTC", 10_000)
     assert remembered(it) == [first, second, third]
-    assert len({spent for own in it.session.store.sent() for spent in own.spends}) == 3
+    assert len({spent for own in it.session.store.notes.sent() for spent in own.spends}) == 3
     it.mine()
     it.node.rpc("setindexdelay", blocks=None)
     last = send(it, "BTC", 1000)
@@ -111,19 +111,19 @@ def test_what_is_buried_is_forgotten(it: Life) -> None:
 
 def test_the_coins_of_a_send_that_no_node_knows_come_free(it: Life) -> None:
     txid = send(it, "BTC", 10_000)
-    (lost,) = it.session.store.sent()
+    (lost,) = it.session.store.notes.sent()
     it.mine()
     it.node.rpc("reorganise", depth=1, forget=True)
     assert txid not in it.mempool()
     taken = [send(it, "BTC", 1000) for _ in range(2)]  # it may be on its way yet
     assert remembered(it) == [txid, *taken]
-    assert all(lost.spends.isdisjoint(own.spends) for own in it.session.store.sent()[1:])
+    assert all(lost.spends.isdisjoint(own.spends) for own in it.session.store.notes.sent()[1:])
     it.mine(it.session.network.safe_depth)
     used = set()
     for _ in range(3):
         send(it, "BTC", 1000)
         assert txid not in remembered(it)
-        used |= {spent for own in it.session.store.sent() for spent in own.spends}
+        used |= {spent for own in it.session.store.notes.sent() for spent in own.spends}
     assert lost.spends <= used
 
 
@@ -140,8 +140,8 @@ def test_what_can_not_wait_takes_the_coins_of_a_send_that_no_node_knows(it: Life
 def test_what_the_network_refuses_is_not_remembered(it: Life) -> None:
     it.connect()
     raw = it.connection.deposit_raw
-    (promised,) = [own for own in it.session.store.sent() if own.raw == raw]
-    it.session.store.save_sent([])
+    (promised,) = [own for own in it.session.store.notes.sent() if own.raw == raw]
+    it.session.store.notes.save_sent([])
     it.node.rpc("feerate", minimum=100)
     with pytest.raises(BroadcastRefused):
         it.session.broadcast(raw, "deposit")

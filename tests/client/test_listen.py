@@ -14,7 +14,7 @@ from picopayments_cli.channel.payment_request import token_of
 from picopayments_cli.channel.values import Handle, Pubkey, Quantity
 from picopayments_cli.channel.waiting import Waits
 from picopayments_cli.channel.wire import Payment
-from picopayments_cli.client import life, listen, waiting
+from picopayments_cli.client import ask_waiting, due, life, listen
 from picopayments_cli.client.listen import Line, Listener, asked_together
 from picopayments_cli.client.session import Session
 from picopayments_cli.config import Settings
@@ -39,8 +39,9 @@ def heard(it: Life, monkeypatch: pytest.MonkeyPatch, says: list[int], seconds: f
         total = next(amounts, 0) if handles else 0
         return [Waits(handles[0], 1, Quantity(total), 0)] if total else []
 
-    monkeypatch.setattr(waiting, "ask", ask)
+    monkeypatch.setattr(ask_waiting, "ask", ask)
     monkeypatch.setattr(listen, "PAUSE", 0.2)
+    monkeypatch.setattr(due, "REST", 0.2)
     listener = OneSession(it.session, given.append, None)
     try:
         listener.listen(seconds)
@@ -112,7 +113,7 @@ def test_the_first_hub_with_something_is_heard_and_a_silent_one_is_told_of(
     def lines(*hubs: bytes) -> list[Line]:
         return [Line([session], None, Pubkey(hub), {Handle(hub * 4): 1}) for hub in hubs]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(waiting, "ask", ask)
+    monkeypatch.setattr(ask_waiting, "ask", ask)
     begun = time.monotonic()
     assert asked_together(lines(b"silent", b"waits", b"has"), 5) == ([found], None)
     assert time.monotonic() - begun < 0.25

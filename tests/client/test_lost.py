@@ -28,7 +28,7 @@ from picopayments_cli.channel.transactions import compose_commit
 from picopayments_cli.channel.values import Quantity, Secret
 from picopayments_cli.channel.wire import Receipt
 from picopayments_cli.client import requesting
-from picopayments_cli.client.restored import CLOCK_SLACK
+from picopayments_cli.client.state_from_hub import CLOCK_SLACK
 from picopayments_cli.errors import (
     BadHubSignature,
     BadReply,

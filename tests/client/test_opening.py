@@ -190,7 +190,7 @@ def test_terms_that_eat_the_deposit_or_do_not_fit_it(
     with pytest.raises(error):
         it.connect()
     nothing_left(it)
-    assert it.session.store.hub_keys() == {}
+    assert it.session.store.notes.hub_keys() == {}
 
 
 def test_terms_at_their_limits_are_taken(it: Life) -> None:
@@ -326,26 +326,26 @@ def test_an_answer_that_its_key_has_not_signed(
     with pytest.raises(error):
         it.connect()
     nothing_left(it)
-    assert it.session.store.hub_keys() == {}
+    assert it.session.store.notes.hub_keys() == {}
 
 
 def test_a_hub_is_known_by_its_first_key(it: Life) -> None:
     known = {"http://hub.invalid": it.hub.key.pubkey.hex()}
     it.open()
-    assert it.session.store.hub_keys() == known
+    assert it.session.store.notes.hub_keys() == known
     grant(it, QUANTITY)
     it.hub.key = STRANGER
     it.restart()
     for step in (it.connect, lambda: api.sync(it.session)):
         with pytest.raises(BadHubSignature):
             step()
-    assert it.session.store.hub_keys() == known
+    assert it.session.store.notes.hub_keys() == known
     assert len(it.session.connections()) == 1
 
 
 def test_a_connections_own_key_counts_whatever_the_list_of_hubs_says(it: Life) -> None:
     it.open()
-    it.session.store.save_hub_key(URL, STRANGER.pubkey.hex())
+    it.session.store.notes.save_hub_key(URL, STRANGER.pubkey.hex())
     it.queue(100)
     it.sync()
     assert it.connection.pending is None
@@ -356,12 +356,12 @@ def test_a_connections_own_key_counts_whatever_the_list_of_hubs_says(it: Life) -
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"http://hub.invalid/api/": 5}', '{"http://hub.invalid/api/": "ab"}'])
 def test_a_list_of_hubs_that_is_none(it: Life, content: str) -> None:
-    it.session.store.save_hub_key(URL, "ab")
-    it.session.store.hubs_path.write_text(content)
+    it.session.store.notes.save_hub_key(URL, "ab")
+    it.session.store.notes.hubs_path.write_text(content)
     with pytest.raises(StoreDamaged):
         it.connect()
     nothing_left(it)
-    assert it.session.store.hubs_path.read_text() == content
+    assert it.session.store.notes.hubs_path.read_text() == content
     assert "call mph_request" not in it.doors.passed
 
 

@@ -193,7 +193,7 @@ def test_a_change_that_fails_leaves_no_payment(store: Store, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
-        patched.setattr("picopayments_cli.client.store.replace_file", full)
+        patched.setattr("picopayments_cli.client.folder.replace_file", full)
         with pytest.raises(Exception, match="No space"):
             store.save(ONE, ASSET, "fails", [sent("bb"), sent("cc")])
     assert [entry["token"] for entry in store.payments.after(0)] == ["aa"]
@@ -212,14 +212,14 @@ def test_an_archived_connection_keeps_its_payments(store: Store) -> None:
     store.save(TWO, ASSET, "paid", [sent("cc")])
     assert [(entry["index"], entry["asset"]) for entry in store.payments.after(2)] == [(3, "XCP")]
     store.archive(TWO)
-    (store.archive_folder / f"{TWO.hex()}.json").write_text("not JSON")  # nobody else's payments suffer from it
+    (store.archived.path / f"{TWO.hex()}.json").write_text("not JSON")  # nobody else's payments suffer from it
     assert [entry["token"] for entry in again(store).payments.after(1)] == ["bb", "cc"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"upto": -1, "left": []}', '{"upto": 1}', '{"upto": 1, "left": ["1"]}'])
 def test_a_damaged_note_of_what_was_reported_is_refused(store: Store, text: str) -> None:
-    store.save_reported(Reported(7, (2, 3)))
-    assert store.reported() == Reported(7, (2, 3))
-    store.reported_path.write_text(text)
+    store.notes.save_reported(Reported(7, (2, 3)))
+    assert store.notes.reported() == Reported(7, (2, 3))
+    store.notes.reported_path.write_text(text)
     with pytest.raises(StoreDamaged):
-        store.reported()
+        store.notes.reported()

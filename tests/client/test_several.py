@@ -250,7 +250,7 @@ def life_close(it: Life) -> None:
 def test_a_list_that_is_damaged_is_made_anew_and_the_hub_asked(moved: tuple[Life, Hub, Hub]) -> None:
     it, _, _ = moved
     gone(it)
-    it.session.store.listed_path.write_bytes(b"{")
+    it.session.store.listed.path.write_bytes(b"{")
     sync_all(it)
     assert connections(it)[SECOND].stage == "agreed"
     gone(it)
@@ -260,7 +260,7 @@ def test_a_list_that_is_damaged_is_made_anew_and_the_hub_asked(moved: tuple[Life
 
 def test_a_folder_of_an_older_version_gets_its_list(moved: tuple[Life, Hub, Hub]) -> None:
     it, _, _ = moved
-    it.session.store.listed_path.unlink()
+    it.session.store.listed.path.unlink()
     sync_all(it)
     gone(it)
     it.restart()
@@ -270,7 +270,7 @@ def test_a_folder_of_an_older_version_gets_its_list(moved: tuple[Life, Hub, Hub]
 def test_wallet_restore_asks_for_all_that_there_is(moved: tuple[Life, Hub, Hub]) -> None:
     it, _, _ = moved
     gone(it)
-    it.session.store.listed_path.unlink()
+    it.session.store.listed.path.unlink()
     it.restart()
     assert lost.take_back(it.session, always=True) is None
     assert connections(it)[SECOND].stage == "agreed"

@@ -131,8 +131,8 @@ def test_files_are_private_under_any_umask(store: Store) -> None:
             store.archive(TWO)
     finally:
         os.umask(old)
-    assert [mode_of(path) for path in (store.basedir, store.folder, store.archive_folder)] == [0o700] * 3
-    files = (store.wallet_path, file_of(store, ONE), store.history_path, *store.archive_folder.iterdir())
+    assert [mode_of(path) for path in (store.basedir, store.folder, store.archived.path)] == [0o700] * 3
+    files = (store.wallet_path, file_of(store, ONE), store.history_path, *store.archived.path.iterdir())
     assert {mode_of(path) for path in (*files, store.basedir / "regtest.lock")} == {0o600}
 
 
@@ -148,7 +148,7 @@ def test_files_open_to_others_are_refused_with_the_command_that_helps(store: Sto
         "wallet": store.wallet_path,
         "connection": path,
         "folder": store.folder,
-        "archive": store.archive_folder,
+        "archive": store.archived.path,
         "history": store.history_path,
     }[which]
     open_path.chmod(mode_of(open_path) | mode)
@@ -209,19 +209,19 @@ def test_connections_of_protocol_2_are_named_and_cost_the_others_nothing(store: 
         assert (list(found), found[TWO], isinstance(found[ONE], OldProtocol)) == ([ONE, TWO], LOADED, True)
         store.history()
         store.archive(TWO)
-        (store.archive_folder / path.name).write_text(old)
-        assert list(store.archived()) == [TWO]
+        (store.archived.path / path.name).write_text(old)
+        assert list(store.archived.load_all()) == [TWO]
     assert path.read_text() == old
 
 
 def test_the_last_fee_rate_is_kept(store: Store) -> None:
     with store:
-        assert store.last_rate() is None
-        store.save_rate(7)
-        assert store.last_rate() == 7
+        assert store.notes.last_rate() is None
+        store.notes.save_rate(7)
+        assert store.notes.last_rate() == 7
         for damage in ("", "x", "-1", "1.5", "9" * 40):
-            store.rate_path.write_text(damage)
-            assert store.last_rate() is None
+            store.notes.rate_path.write_text(damage)
+            assert store.notes.last_rate() is None
 
 
 def test_a_file_damaged_after_it_was_loaded_is_looked_at_again_under_the_next_lock(store: Store) -> None:
@@ -346,7 +346,7 @@ def test_what_is_put_into_the_archive_is_found_there(store: Store) -> None:
     content = path.read_bytes()
     with store:
         store.archive(ONE)
-        assert (list(store.archived()), store.handles()) == ([ONE], [])
+        assert (list(store.archived.load_all()), store.handles()) == ([ONE], [])
         for step in (store.load, store.archive):
             with pytest.raises(UnknownHandle):
                 step(ONE)
@@ -355,8 +355,8 @@ def test_what_is_put_into_the_archive_is_found_there(store: Store) -> None:
         with pytest.raises(StoreDamaged):
             store.archive(TWO)
         assert file_of(store, TWO).read_text() == "{"
-    assert (store.archive_folder / path.name).read_bytes() == content
-    assert [item.name for item in store.archive_folder.iterdir()] == [path.name]
+    assert (store.archived.path / path.name).read_bytes() == content
+    assert [item.name for item in store.archived.path.iterdir()] == [path.name]
 
 
 def test_settings_are_kept_for_their_owner_only(store: Store) -> None:
@@ -370,11 +370,11 @@ def test_settings_are_kept_for_their_owner_only(store: Store) -> None:
 
 def test_hubs_are_kept_beside_each_other(store: Store) -> None:
     with store:
-        assert store.hub_keys() == {}
-        store.save_hub_key("http://a/", "ab")
-        store.save_hub_key("http://b/", "cd")
-        store.save_hub_key("http://a/", "ef")
-        assert store.hub_keys() == {"http://a/": "ef", "http://b/": "cd"}
+        assert store.notes.hub_keys() == {}
+        store.notes.save_hub_key("http://a/", "ab")
+        store.notes.save_hub_key("http://b/", "cd")
+        store.notes.save_hub_key("http://a/", "ef")
+        assert store.notes.hub_keys() == {"http://a/": "ef", "http://b/": "cd"}
 
 
 def test_a_folder_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
@@ -480,7 +480,7 @@ def test_no_new_key_takes_the_place_of_one_that_is_missing(store: Store, left: s
         if left != "connections":
             store.archive(ONE)
     if left == "history":
-        shutil.rmtree(store.archive_folder)
+        shutil.rmtree(store.archived.path)
     store.wallet_path.unlink()
     with store, pytest.raises(StoreDamaged, match=r"regtest\.wallet can't be used: it is missing"):
         Wallet.open(store, REGTEST)

@@ -353,7 +353,7 @@ def test_a_history_that_can_not_be_read_pays_nothing(story: Life) -> None:
 def test_a_payment_whose_token_is_drawn_is_new_whatever_can_not_be_read(story: Life) -> None:
     assert pay(story)
     handle, store = story.handle, story.session.store
-    for path in (store.history_path, store.archive_folder / f"{TWO.hex()}.json", store.folder / f"{TWO.hex()}.json"):
+    for path in (store.history_path, store.archived.path / f"{TWO.hex()}.json", store.folder / f"{TWO.hex()}.json"):
         path.parent.mkdir(mode=0o700, exist_ok=True)
         path.touch(mode=0o600)
         path.write_text("nonsense\n")
@@ -365,7 +365,7 @@ def test_a_payment_whose_token_is_drawn_is_new_whatever_can_not_be_read(story: L
 
 
 def test_an_archive_that_can_not_be_read_pays_nothing(story: Life) -> None:
-    folder = story.session.store.archive_folder
+    folder = story.session.store.archived.path
     folder.mkdir(mode=0o700)
     path = folder / f"{TWO.hex()}.json"
     document = json.loads((story.session.store.folder / f"{story.handle}.json").read_text())

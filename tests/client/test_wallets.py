@@ -17,7 +17,7 @@ from picopayments_cli import api
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import wif_of_secret
 from picopayments_cli.channel.scripts import is_p2wpkh
-from picopayments_cli.client import key_file, wallets
+from picopayments_cli.client import key_file, wallet_commands
 from picopayments_cli.client.key_file import KeyFile
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
@@ -92,50 +92,58 @@ def typist(tmp_path: Path) -> Typist:
 
 
 def test_a_new_wallet_comes_back_from_its_words_and_from_its_key(typist: Typist, tmp_path: Path) -> None:
-    made = typist.run(wallets.wallet_new)
+    made = typist.run(wallet_commands.wallet_new)
     assert set(made) == {"address", "words"}
     assert typist.run(api.address) == made["address"]
-    told = typist.run(wallets.wallet_export)
+    told = typist.run(wallet_commands.wallet_export)
     assert {name: told[name] for name in made} == made
     shown = {"address": made["address"], "kind": "p2wpkh", "encrypted": False}
-    assert typist.run(wallets.wallet_show) == {**shown, "has_words": True}
+    assert typist.run(wallet_commands.wallet_show) == {**shown, "has_words": True}
     other, third = Typist(tmp_path / "b"), Typist(tmp_path / "c")
-    assert other.run(wallets.wallet_restore, made["words"].upper()) == {"address": made["address"], "connections": []}
-    assert third.run(wallets.wallet_import, told["wif"]) == {**shown, "has_words": False}
-    assert "words" not in third.run(wallets.wallet_export)
+    assert other.run(wallet_commands.wallet_restore, made["words"].upper()) == {
+        "address": made["address"],
+        "connections": [],
+    }
+    assert third.run(wallet_commands.wallet_import, told["wif"]) == {**shown, "has_words": False}
+    assert "words" not in third.run(wallet_commands.wallet_export)
     files = (typist.file(), other.file(), third.file())
     keys = {file.key_of(file.secret) for file in files if file is not None and file.secret is not None}
     assert len(keys) == 1
 
 
 def test_no_wallet_takes_the_place_of_another(typist: Typist) -> None:
-    for command in (wallets.wallet_show, wallets.wallet_export, wallets.wallet_encrypt, wallets.wallet_decrypt):
+    for command in (
+        wallet_commands.wallet_show,
+        wallet_commands.wallet_export,
+        wallet_commands.wallet_encrypt,
+        wallet_commands.wallet_decrypt,
+    ):
         typist.refused(WalletMissing, command)
-    typist.run(wallets.wallet_restore, ABOUT)
-    typist.refused(WalletExists, wallets.wallet_new)
-    typist.refused(WalletExists, wallets.wallet_import, WIF)
-    typist.refused(WalletExists, wallets.wallet_restore, "zoo " * 11 + "wrong")
+    typist.run(wallet_commands.wallet_restore, ABOUT)
+    typist.refused(WalletExists, wallet_commands.wallet_new)
+    typist.refused(WalletExists, wallet_commands.wallet_import, WIF)
+    typist.refused(WalletExists, wallet_commands.wallet_restore, "zoo " * 11 + "wrong")
     before = typist.files()
-    typist.run(wallets.wallet_restore, ABOUT)  # which goes on where it stopped
+    typist.run(wallet_commands.wallet_restore, ABOUT)  # which goes on where it stopped
     assert typist.files() == before
 
 
 def test_the_file_is_encrypted_and_decrypted_and_changes_its_passphrase(typist: Typist) -> None:
-    typist.run(wallets.wallet_restore, ABOUT)
-    typist.refused(WalletNotEncrypted, wallets.wallet_decrypt)
-    typist.refused(WalletNotEncrypted, wallets.wallet_passphrase)
-    assert typist.run(wallets.wallet_encrypt)["encrypted"]
+    typist.run(wallet_commands.wallet_restore, ABOUT)
+    typist.refused(WalletNotEncrypted, wallet_commands.wallet_decrypt)
+    typist.refused(WalletNotEncrypted, wallet_commands.wallet_passphrase)
+    assert typist.run(wallet_commands.wallet_encrypt)["encrypted"]
     assert b"abandon" not in b"".join(typist.files().values())
-    typist.refused(WrongPassphrase, wallets.wallet_export)  # the old one is not the new one
-    typist.refused(WrongPassphrase, wallets.wallet_passphrase)
-    typist.refused(WrongPassphrase, wallets.wallet_decrypt)
-    typist.refused(WalletEncrypted, wallets.wallet_encrypt)
+    typist.refused(WrongPassphrase, wallet_commands.wallet_export)  # the old one is not the new one
+    typist.refused(WrongPassphrase, wallet_commands.wallet_passphrase)
+    typist.refused(WrongPassphrase, wallet_commands.wallet_decrypt)
+    typist.refused(WalletEncrypted, wallet_commands.wallet_encrypt)
     typist.old, typist.new = "new", "newer"
-    assert typist.run(wallets.wallet_passphrase)["encrypted"]
-    typist.refused(WrongPassphrase, wallets.wallet_decrypt)
+    assert typist.run(wallet_commands.wallet_passphrase)["encrypted"]
+    typist.refused(WrongPassphrase, wallet_commands.wallet_decrypt)
     typist.old = "newer"
-    assert typist.run(wallets.wallet_export)["words"] == ABOUT
-    assert not typist.run(wallets.wallet_decrypt)["encrypted"]
+    assert typist.run(wallet_commands.wallet_export)["words"] == ABOUT
+    assert not typist.run(wallet_commands.wallet_decrypt)["encrypted"]
     file = typist.file()
     assert file is not None
     assert file.secret == ABOUT
@@ -146,29 +154,29 @@ def test_the_file_of_an_older_version_is_read_left_alone_and_goes_once_it_is_enc
     before = typist.files()
     address = typist.run(api.address)
     assert address[0] in "mn"
-    assert typist.run(wallets.wallet_show)["kind"] == "p2pkh"
-    assert typist.run(wallets.wallet_export) == {"address": address, "kind": "p2pkh", "wif": WIF}
+    assert typist.run(wallet_commands.wallet_show)["kind"] == "p2pkh"
+    assert typist.run(wallet_commands.wallet_export) == {"address": address, "kind": "p2pkh", "wif": WIF}
     assert typist.files() == before
-    typist.run(wallets.wallet_encrypt)
+    typist.run(wallet_commands.wallet_encrypt)
     assert set(typist.files()) == {"regtest.wallet"}
     typist.old = typist.new
-    assert typist.run(wallets.wallet_export) == {"address": address, "kind": "p2pkh", "wif": WIF}
+    assert typist.run(wallet_commands.wallet_export) == {"address": address, "kind": "p2pkh", "wif": WIF}
 
 
 def test_an_encryption_that_was_cut_off_has_not_happened_and_is_done_again(typist: Typist) -> None:
     typist.put_wif()
-    typist.run(wallets.wallet_encrypt)
+    typist.run(wallet_commands.wallet_encrypt)
     typist.put_wif()
-    assert not typist.run(wallets.wallet_show)["encrypted"]
-    typist.run(wallets.wallet_encrypt)
+    assert not typist.run(wallet_commands.wallet_show)["encrypted"]
+    typist.run(wallet_commands.wallet_encrypt)
     assert set(typist.files()) == {"regtest.wallet"}
     typist.put_wif(wif_of_secret(REGTEST, b"\x22" * 32))
-    typist.refused(StoreDamaged, wallets.wallet_show)
+    typist.refused(StoreDamaged, wallet_commands.wallet_show)
     typist.refused(StoreDamaged, api.address)
 
 
 def test_what_can_not_be_read_again_does_not_take_the_place(typist: Typist) -> None:
-    typist.run(wallets.wallet_restore, ABOUT)
+    typist.run(wallet_commands.wallet_restore, ABOUT)
     before = typist.files()
 
     def unreadable(_: bytes) -> None:
@@ -245,7 +253,7 @@ def test_a_kill_anywhere_leaves_the_old_wallet_or_the_new_one(typist: Typist, be
 def test_a_kill_while_a_wallet_is_made_leaves_one_or_none(typist: Typist) -> None:
     lived, number = False, 0
     while not lived:
-        lived = doors(lambda: typist.run(wallets.wallet_restore, ABOUT), number)
+        lived = doors(lambda: typist.run(wallet_commands.wallet_restore, ABOUT), number)
         assert typist.file() in (None, KeyFile.of_words(REGTEST, ABOUT))
         number += 1
         if number < 4:
@@ -263,17 +271,17 @@ def test_words_alone_bring_the_connections_back(it: Life) -> None:
     it.open()
     it.receive(120)
     handle, moved = it.handle, it.connection.duplex.receiving.moved
-    words = wallets.wallet_export(it.session)["words"]
+    words = wallet_commands.wallet_export(it.session)["words"]
     it.session.close()
     shutil.rmtree(it.basedir)
     it.restart()
     it.hub.silent = True
     with pytest.raises(HubUnreachable) as refused:
-        wallets.wallet_restore(it.session, words)
+        wallet_commands.wallet_restore(it.session, words)
     assert refused.value.result == {"address": it.session.wallet.address, "connections": []}
     it.hub.silent = False
     it.restart()
-    assert wallets.wallet_restore(it.session, words)["connections"] == [handle]
+    assert wallet_commands.wallet_restore(it.session, words)["connections"] == [handle]
     held = it.held()
     it.restart()
     it.close()
@@ -283,21 +291,21 @@ def test_words_alone_bring_the_connections_back(it: Life) -> None:
 
 def test_another_wallet_does_not_come_to_the_connections_of_a_lost_one(it: Life) -> None:
     it.open()
-    words = wallets.wallet_export(it.session)["words"]
+    words = wallet_commands.wallet_export(it.session)["words"]
     it.session.store.wallet_path.unlink()
     it.restart()
     before = it.files()
     with pytest.raises(StoreDamaged, match="wallet restore"):
         api.address(it.session)
     with pytest.raises(StoreDamaged):
-        wallets.wallet_new(it.session)
+        wallet_commands.wallet_new(it.session)
     with pytest.raises(WrongWallet):
-        wallets.wallet_restore(it.session, ABOUT)
+        wallet_commands.wallet_restore(it.session, ABOUT)
     with pytest.raises(WrongWallet):
-        wallets.wallet_import(it.session, WIF)
+        wallet_commands.wallet_import(it.session, WIF)
     assert it.files() == before
     it.restart()
-    assert wallets.wallet_restore(it.session, words)["connections"] == [it.handle]
+    assert wallet_commands.wallet_restore(it.session, words)["connections"] == [it.handle]
     it.sync()
     assert it.status() == "open"
 
@@ -326,16 +334,16 @@ def test_an_encrypted_wallet_shows_itself_and_does_nothing_without_its_passphras
 
 def test_the_words_take_a_forgotten_passphrase_off_where_the_connections_are(it: Life) -> None:
     it.open()
-    words = wallets.wallet_export(it.session)["words"]
+    words = wallet_commands.wallet_export(it.session)["words"]
     store, file = it.session.store, it.session.wallet.file
     store.save_wallet(file.sealed_under("forgotten", file.secret or "", CHEAP), "encryption")
     it.restart()
     with pytest.raises(WrongWallet):
-        wallets.wallet_restore(it.session, ABOUT)
+        wallet_commands.wallet_restore(it.session, ABOUT)
     it.restart()
-    assert wallets.wallet_restore(it.session, words)["connections"] == [it.handle]
+    assert wallet_commands.wallet_restore(it.session, words)["connections"] == [it.handle]
     it.restart()
-    assert not wallets.wallet_show(it.session)["encrypted"]
+    assert not wallet_commands.wallet_show(it.session)["encrypted"]
     it.pay(5)
 
 

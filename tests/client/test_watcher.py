@@ -119,6 +119,25 @@ def test_a_hub_that_could_not_be_asked_for_lost_connections_is_asked_again(tmp_p
     assert watched.watcher._unasked
 
 
+def test_a_missing_connection_is_told_once_and_so_is_that_it_is_back(town: Town) -> None:
+    alice = town.client("alice")
+    a = town.open(alice)
+    watched = Watched(alice)
+    watched.round()
+    path = alice.basedir / "regtest.connections" / f"{a}.json"
+    away = path.rename(alice.basedir / "away")
+    town.stop_hub()  # which would give it back
+    watched.watcher.round()
+    (error,) = [event for event in watched.events() if event["event"] == "error" and event["source"] == a]
+    assert error["name"] == "StoreDamaged"
+    assert "it is missing, and its connection may have money on the chain" in error["message"]
+    watched.watcher.round()
+    assert [event["event"] for event in watched.events() if event.get("source", a) == a] == []
+    away.rename(path)
+    watched.watcher.round()
+    assert [event["event"] for event in watched.events() if event.get("source", a) == a] == ["error_over"]
+
+
 def test_receipts_go_both_ways_for_nothing(town: Town) -> None:
     alice, bob = town.client("alice"), town.client("bob")
     a, b = town.open(alice), town.open(bob)

@@ -1,7 +1,8 @@
 """A hub of several processes on PostgreSQL, of which one after the other is killed while clients pay each other.
 
-In turn: one that answers, the one that does the rounds, and the database. Nothing is lost or doubled by the clients'
-books, by the hub's, and on chain.
+In turn: one that answers, the one that does the rounds, and the database. The clients make half as many syncs a second
+as they can together, which is measured before. Nothing is lost or doubled by the clients' books, by the hub's, and on
+chain.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import random
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import requests
@@ -25,8 +28,9 @@ from faults.result import Budget, Result
 from picopayments_cli.channel.messages import SyncReply
 
 WORKERS = 2
-CLIENTS = 3  # that are opened together
+CLIENTS = 8  # that are opened together
 SYNCS = 4  # of each client between two deaths
+MEASURED, FEW = 100, 10  # syncs of each client in which the load is measured; where little is tried
 PATIENCE = 120.0  # seconds in which a request that is repeated must be answered
 PASSING = {"DatabaseUnusable", "DatabaseBusy", "NodeBehind"}  # refusals after which a client asks again
 
@@ -104,34 +108,54 @@ def run(rng: random.Random, budget: Budget) -> Result:
 
 
 def _disturb(hub: HubProcess, payers: list[Payer], rng: random.Random, budget: Budget, result: Result) -> None:
-    """Have all pay while one thing after the other dies."""
+    """Have all pay at half load while one thing after the other dies."""
+    most = _most_a_second(payers, rng, budget.share(MEASURED, FEW))
+    begun, before = time.monotonic(), sum(payer.syncs for payer in payers)
+    with _paying(payers, rng, 2 * len(payers) / most) as running:
+        while budget.goes_on(result.trials, budget.share(12, 3)) and _go_on(payers, running, SYNCS):
+            _kill(hub, ("answers", "rounds", "database")[result.trials % 3], rng)
+            result.trials += 1
+            result.recovered += _go_on(payers, running, SYNCS)
+    rate = (sum(payer.syncs for payer in payers) - before) / (time.monotonic() - begun)
+    result.notes.append(f"{len(payers)} clients make {most:.0f} syncs/s at most; {rate:.0f} syncs/s beside the deaths")
+
+
+def _most_a_second(payers: list[Payer], rng: random.Random, syncs: int) -> float:
+    """Measure how many syncs a second all make together without a pause."""
+    begun, before = time.monotonic(), sum(payer.syncs for payer in payers)
+    with _paying(payers, rng, 0.0) as running:
+        _go_on(payers, running, syncs)
+        return (sum(payer.syncs for payer in payers) - before) / (time.monotonic() - begun)
+
+
+@contextmanager
+def _paying(payers: list[Payer], rng: random.Random, pace: float) -> Iterator[list[Future[None]]]:
+    """Have all pay others meanwhile. ``pace``: the seconds from one sync of a client to its next at the least."""
     done = threading.Event()
-    seeds = [rng.randrange(2**32) for _ in payers]
 
     def pay(payer: Payer, draw: random.Random) -> None:
-        others = [other.client for other in payers if other is not payer]
-        while not done.is_set():
+        others, due = [other.client for other in payers if other is not payer], time.monotonic()
+        while not done.wait(max(due - time.monotonic(), 0)):
+            due = max(due, time.monotonic()) + pace
             payer.sync(*draw.sample(others, draw.randrange(3)), amount=draw.randrange(1, 4))
 
+    draws = [random.Random(rng.randrange(2**32)) for _ in payers]
     with ThreadPoolExecutor(len(payers)) as pool:
-        running = [pool.submit(pay, payer, random.Random(seed)) for payer, seed in zip(payers, seeds, strict=True)]
+        running = [pool.submit(pay, payer, draw) for payer, draw in zip(payers, draws, strict=True)]
         try:
-            while budget.goes_on(result.trials, budget.share(12, 3)) and _go_on(payers, running):
-                _kill(hub, ("answers", "rounds", "database")[result.trials % 3], rng)
-                result.trials += 1
-                result.recovered += _go_on(payers, running)
+            yield running
         finally:
             done.set()
         for payer in running:
             payer.result(2 * PATIENCE)
 
 
-def _go_on(payers: list[Payer], running: list[Future[None]]) -> bool:
-    """Wait until each has made some more syncs; whether all go on."""
+def _go_on(payers: list[Payer], running: list[Future[None]], syncs: int) -> bool:
+    """Wait until each has made so many more syncs; whether all go on."""
     before = [payer.syncs for payer in payers]
 
     def are_ahead() -> bool:
-        ahead = all(payer.syncs >= was + SYNCS for payer, was in zip(payers, before, strict=True))
+        ahead = all(payer.syncs >= was + syncs for payer, was in zip(payers, before, strict=True))
         return ahead or any(one.done() for one in running)
 
     deadline = time.monotonic() + 2 * PATIENCE

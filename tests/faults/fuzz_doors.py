@@ -198,6 +198,7 @@ def garbling(target: str, change: Callable[[bytes], bytes]) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             self._hand_on("GET", b"")

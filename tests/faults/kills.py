@@ -22,6 +22,7 @@ from faults.tracing import AFTER, BEFORE, Record, Runner, Target
 KILLS, QUICK_KILLS = 150, 10
 TOGETHER = 12  # kills of a hub with its embedded node
 MOST_CHAPTERS = 6
+ONCE_MORE = 0.8  # the chance that a repair is disturbed that may pass a door beside which nobody has died yet
 BEGINNINGS = 12  # of hubs, in each chapter at most
 _BEFORE_LEAVING = re.compile(
     "(before client broadcast |after client save |before client save )"
@@ -47,11 +48,13 @@ class LivesWithKills(LivesUnderFaults):
         self.planner = planner
         self.record = record
         self._unfinished: dict[Path, Target] = {}  # where a client died last, by its folder
+        self._last = KillPoint("client", "")
         self._look("first start")
 
     def perform(self, client: Client, step: str, words: list[str]) -> bool:
         """Do a command as a process; one of the two may be killed meanwhile."""
         step += " (own chain)" if client.basedir.name in self.town.own_chain else " (hub's chain)"
+        self._last = KillPoint("client", step)
         return self.goes_well(client, step, lambda: self._disturbed(client, step, words))
 
     def _disturbed(self, client: Client, step: str, words: list[str]) -> int:
@@ -85,7 +88,8 @@ class LivesWithKills(LivesUnderFaults):
         """Whether something is to happen to the repair, too."""
         if self.record:
             return False
-        return bool(self._wish(client) or self.planner.open_sides(MAIN_DOORS)) or super().again(client)
+        urgent = self.planner.is_urgent(self._last) and self.rng.random() < ONCE_MORE
+        return urgent or bool(self._wish(client) or self.planner.open_sides(MAIN_DOORS)) or super().again(client)
 
     def _wish(self, client: Client) -> Target | None:
         """Where only a client comes that died between putting on record what it publishes, and publishing it."""

@@ -261,11 +261,10 @@ class ClientLife:
     def strike(self, step: str, *words: str) -> None:
         """A command at which something may happen; then what a user does: go on, and sync until that works."""
         if not self.lives.strike(self.client, step, *words):
-            syncs = step in ("receive", "exchange", "refused")
-            if syncs and self.lives.rng.random() < 0.5:
+            if step in ("receive", "exchange", "refused") and self.lives.rng.random() < 0.5:
                 self.lives.pay(self.client, self.handle, self.lives.b, 3)
             while self.lives.again(self.client):
-                self.lives.strike(self.client, step if syncs else "sync again", "sync")
+                self.lives.strike(self.client, step, "sync")
             self.lives.clean(self.client)
 
     # Opening --------------------------------------------------------------------------------------------------------
@@ -429,7 +428,9 @@ class ClientLife:
 
     def close(self, step: str) -> None:
         """Close, whatever happens."""
-        self.lives.strike(self.client, step, "close", self.handle)
+        done = self.lives.strike(self.client, step, "close", self.handle)
+        while not done and self.lives.again(self.client):
+            done = self.lives.strike(self.client, step, "close", self.handle)
         if self.client.connection(self.handle).stage not in (CLOSING, CLOSED):
             self.client.done("close", self.handle)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import dis
 import functools
+import gc
 import importlib
 import json
 import os
@@ -214,6 +215,7 @@ def _function_of(code: CodeType) -> Function | None:
 def stand_at_doors(tracer: Tracer) -> None:
     """Put the tracer before and behind each door of this process."""
     from picopayments_cli.chain.bitcoin import BitcoinNode
+    from picopayments_cli.client.notes import Notes
     from picopayments_cli.client.session import Session
     from picopayments_cli.client.store import Store
     from picopayments_cli.hub import chores
@@ -223,10 +225,11 @@ def stand_at_doors(tracer: Tracer) -> None:
 
     _stand_at(tracer, RpcClient, "call", lambda method, *_, **__: f"{tracer.role} call {method}")
     if tracer.role == "client":
-        named = {"save_wallet": "wallet", "save_settings": "settings", "save_hub_key": "hub key"}
-        named |= {"save_rate": "fee rate", "save_sent": "sent", "save_reported": "reported"}
-        for name, what in {**named, "archive": "archived", "remove": "taken away"}.items():
-            _stand_at(tracer, Store, name, lambda *_, what=what: f"client save {what}")
+        whole = {"save_wallet": "wallet", "save_settings": "settings", "archive": "archived", "remove": "taken away"}
+        small = {"save_hub_key": "hub key", "save_rate": "fee rate", "save_sent": "sent", "save_reported": "reported"}
+        for owner, named in ((Store, whole), (Notes, small)):
+            for name, what in named.items():
+                _stand_at(tracer, owner, name, lambda *_, what=what: f"client save {what}")
         _stand_at(tracer, Store, "save", lambda _handle, _document, label, *_: f"client save {label}")
         _stand_at(tracer, Session, "broadcast", lambda _raw, label: f"client broadcast {label}")
         _stand_at(tracer, Session, "submit", lambda _raws, label: f"client broadcast {label}")
@@ -354,11 +357,15 @@ def serve(requests: socket.socket) -> None:
 def _import_all() -> None:
     import picopayments_cli
 
-    late = ("alembic.command", "uvicorn.lifespan.on", "uvicorn.protocols.http.httptools_impl")  # by these libraries
+    late = (  # by these libraries, and else in each fork
+        *("alembic.command", "alembic.config", "mnemonic", "nacl.bindings", "pycoin.symbols.xrt"),
+        *("uvicorn.lifespan.on", "uvicorn.loops.asyncio", "uvicorn.protocols.http.httptools_impl"),
+    )
     own = [module.name for module in pkgutil.walk_packages(picopayments_cli.__path__, "picopayments_cli.")]
     for name in (*late, *own):
         if not name.endswith("__main__") and "migrations" not in name:
             importlib.import_module(name)
+    gc.freeze()
 
 
 def _become(request: dict[str, Any], descriptors: list[int]) -> None:

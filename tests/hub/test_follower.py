@@ -267,3 +267,6 @@ def test_whatever_happens_the_index_is_what_the_node_tells(index: Index, node: N
                     made = spend_all(node, coin, left)
                 coins[place] = Outpoint(txid_of(made), 0), left
         index.agrees_with_the_node()
+    watched = index.watched()
+    assert len(watched) > len(coins)
+    assert any(index.spend(outpoint) is not None for outpoint in watched)

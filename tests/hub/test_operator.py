@@ -188,9 +188,9 @@ def test_what_may_be_left_out_may_be_and_nothing_else(desk: Desk) -> None:
             operator_socket.ask(path, "withdraw", {"quantity": None})
 
 
-@pytest.mark.parametrize("most", [0, operator.MOST + 1])
+@pytest.mark.parametrize("most", [0, operator.MOST_LISTED + 1])
 def test_a_page_has_a_size(desk: Desk, most: int) -> None:
-    assert operator.MOST == commands.MOST_LISTED
+    assert operator.MOST_LISTED == commands.MOST_LISTED
     with pytest.raises(InvalidParams):
         operator_of(desk).connections(most=most)
 

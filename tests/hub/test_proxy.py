@@ -220,6 +220,7 @@ def test_assets_are_told_a_hundred_at_a_time(desk: Desk) -> None:
 def test_the_nodes_state_and_the_fee_are_told(desk: Desk) -> None:
     info = ask(desk, "get_running_info")
     assert info["bitcoin_block_count"] == info["last_block"]["block_index"] == desk.node.bitcoin("getblockcount")
+    assert info["network"] == "regtest"
     assert info["fee_rate"] is None  # the node has no estimate
     assert ask(desk, "fee_per_kb", conf_target=1) == 1000
 

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "picopayments_cli"
-OTHERS = {"api", "cli", "commands", "completion", "json_arguments", "manpages", "passphrases"} | {
+OTHERS = {"api", "cli", "commands", "completion", "json_arguments", "manpages", "passphrases", "placing"} | {
     "errors",
     "quantities",
 }  # of faces and ground
@@ -54,12 +54,21 @@ def test_every_module_has_its_row(title: str, following: str, modules: set[str])
 
 
 def test_every_question_names_a_function_that_exists() -> None:
-    rows = DOCUMENT.partition("Where is it decided?\n")[2].partition("The money rules\n")[0]
+    rows = DOCUMENT.partition("Where is it decided?\n")[2].partition("Where does a number stand?\n")[0]
     named = re.findall(r"(?m)^.+? ``([\w/]+\.py)`` ``(\w+)``$", rows)
     assert len(named) > 20
     for module, function in named:
         text = (PACKAGE / module).read_text(encoding="utf-8")
         assert re.search(rf"(?m)^ *(def {function}\(|{function}\b.* = )", text), (module, function)
+
+
+def test_every_number_names_a_constant_that_exists() -> None:
+    rows = DOCUMENT.partition("Where does a number stand?\n")[2].partition("The money rules\n")[0]
+    named = re.findall(r"(?m)^.+? ``([\w/]+\.py)`` ``(\w+)``$", rows)
+    assert len(named) == len(re.findall(r"\.py``", rows)) > 15
+    for module, constant in named:
+        text = (PACKAGE / module).read_text(encoding="utf-8")
+        assert re.search(rf"(?m)^(class {constant}\b|{constant}\b.* = | +{constant}: int = )", text), (module, constant)
 
 
 @pytest.mark.parametrize("rule", rules(), ids=lambda rule: rule[:40])

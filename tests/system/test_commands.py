@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from network_support import ASSETS, COINS, Client, Network, refusal, running_network
 from servers import json_rpc
 
+from picopayments_cli import cli
 from picopayments_cli.channel.counterparty import message_of, pack_send
 from picopayments_cli.channel.drafts import DUST
 from picopayments_cli.channel.networks import NETWORKS, address_of_script, script_of_address
@@ -570,3 +572,21 @@ def test_a_part_of_two_handles_names_none() -> None:
     assert refused.value.data["handles"] == [one.hex(), two.hex()]
     assert all(handle.hex() in refused.value.message for handle in (one, two))
     assert handle_named(two.hex(), [one, two]) == two
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["status", "balances", "hubstatus", "sync", "connect XCP 5", "connect DEMOCOIN 5", "balances --asset DEMOCOIN"],
+)
+def test_a_hub_of_another_network_is_the_first_and_only_error(
+    words: str, network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ["--testnet4", "--basedir", str(tmp_path), "--hub-url", network.hub_url]
+    assert cli.main([*typed, "address"]) == 0
+    capsys.readouterr()
+    assert cli.main([*typed, *words.split()]) == 1
+    error = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]
+    assert error["name"] == "WrongNetwork"
+    told = f"The hub at {network.hub_url} is on regtest, not on testnet4. Name a hub of testnet4 with --hub-url"
+    assert told in error["message"]
+    assert error["message"].endswith("or put --network regtest before the command.")

@@ -213,6 +213,7 @@ def test_a_hubs_terms_name_a_subasset_by_its_long_name(tmp_path: Path) -> None:
 
 # What nodes and hubs answer -----------------------------------------------------------------------------------------
 
+STATE: dict[str, Any] = {"get_running_info": lambda: {"network": "testnet"}}
 NUMBER, TWIN = 95428956661682177, 95428956661682178
 RIGHT, OTHER = told(f"A{NUMBER}", NUMBER, CAPITAL), told(f"A{TWIN}", TWIN, SMALL)
 BOTH = {"assets/TWINSY/subassets": {"result": [OTHER, RIGHT]}}
@@ -272,7 +273,7 @@ def test_another_asset_s_number_is_not_believed(asked: str, row: dict[str, Any])
     everywhere = {f"assets/{asked}": {"result": row}, "assets/TWINSY/subassets": {"result": [row]}}
     with listening_node(everywhere) as (chain, _), pytest.raises((BadAnswer, UnknownAsset)):
         chain.asset(asked)
-    methods: dict[str, Any] = {"get_asset_info": lambda assets: [row], "get_asset_spellings": lambda asset: []}
+    methods: dict[str, Any] = {**STATE, "get_asset_info": lambda assets: [row], "get_asset_spellings": lambda asset: []}
     with json_rpc(methods) as url, pytest.raises((BadAnswer, UnknownAsset)):
         HubChain(RpcClient(url), TESTNET).asset(asked)
 
@@ -289,13 +290,13 @@ def test_another_asset_s_number_is_not_believed(asked: str, row: dict[str, Any])
 def test_a_hub_that_tells_of_another_spelling(
     rows: list[Any], told_spellings: Any, spellings: list[str] | None
 ) -> None:
-    methods: dict[str, Any] = {"get_asset_info": lambda assets: rows}
+    methods: dict[str, Any] = {**STATE, "get_asset_info": lambda assets: rows}
     if told_spellings is not None:  # else a hub of another make
         methods["get_asset_spellings"] = lambda asset: told_spellings
     with json_rpc(methods) as url, pytest.raises(UnknownAsset) as refused:
         HubChain(RpcClient(url), TESTNET).asset(CAPITAL)
     assert refused.value.data.get("spellings") == spellings
-    with json_rpc({"get_asset_info": lambda assets: [OTHER, RIGHT]}) as url:
+    with json_rpc({**STATE, "get_asset_info": lambda assets: [OTHER, RIGHT]}) as url:
         assert HubChain(RpcClient(url), TESTNET).asset(CAPITAL).number == NUMBER
 
 

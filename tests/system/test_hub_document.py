@@ -99,9 +99,9 @@ def test_the_calls_to_bitcoin_core_are_those_of_the_program() -> None:
 
 
 def test_the_ports_are_those_of_the_networks() -> None:
-    columns = r" +(?:\w+ +)?(\d+) +\d+, \d+ +(\d+) +(\d+) +(\d+)$"
-    rows = re.findall(rf"(?m)^(mainnet|testnet|testnet4|signet){columns}", DOCUMENT)
-    told = {name: tuple(map(int, ports)) for name, *ports in rows}
+    table = DOCUMENT.partition("\nports on ")[2].partition("\n\n")[0]
+    rows = re.findall(r"(?m)^(?:Bitcoin RPC|Counterparty|its healthz|this hub)((?: +\d+){4})$", table)
+    told = dict(zip(table.split()[:4], zip(*(map(int, row.split()) for row in rows), strict=True), strict=True))
     assert told == {
         network.name: (network.bitcoin_port, network.node_port, network.node_port + 2, network.hub_port)
         for network in NETWORKS.values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from network_support import ASSETS, DEPOSIT, FEE, Client, Network, running_network
 
 from picopayments_cli.client import life
+from picopayments_cli.hub import operator_socket
 
 SMALL = {"deposit_min": 0, "deposit_max": 0, "deposit_ratio": 0.1, "expire_min": 12, "expire_max": 0, "sync_fee": FEE}
 
@@ -114,3 +116,58 @@ def test_a_payment_that_a_close_has_given_to_its_payee_never_goes_back(
     payer.run("close", source)
     network.settle(payer, source)
     assert payer.balances()["XCP"] == ASSETS - 900_000 + DEPOSIT + 899_000 - 3 * FEE
+
+
+# A sync that is refused whole: its commit has left --------------------------------------------------------------------
+
+
+def listed(client: Client) -> list[tuple[str, int, str | None]]:
+    """State, amount and cause of each payment of a wallet."""
+    return [(item["state"], item["amount"], item.get("cause")) for item in client.run("payments")]
+
+
+def test_payments_of_a_last_sync_that_is_refused_for_fees_come_back_with_the_close(
+    network: Network, pair: tuple[Client, str, Client, str]
+) -> None:
+    payer, source, payee, handle = pair
+    assert payer.run("pay", source, handle, "1000")["state"] == "sent"
+    payer.run("queuepayment", source, handle, "600000")
+    payer.run("feerate", "150")
+    assert payer.run("close", source)["hub"] == "agreed"
+    payer.run("feerate", "1")
+    network.settle(payer, source)
+    assert payer.balances()["XCP"] == ASSETS - 1000 - FEE
+    assert listed(payer) == [("sent", 1000, None), ("refused", 600_000, "FeeTooHigh")]
+    assert payer.shown(source)["owed"] == 0
+    payee.run("close", handle)
+    network.settle(payee, handle)
+    assert payee.balances()["XCP"] == ASSETS + 1000 - FEE
+
+
+def test_a_payment_on_a_connection_that_the_hub_has_ended_comes_back_with_the_close(
+    network: Network, pair: tuple[Client, str, Client, str]
+) -> None:
+    payer, source, _, handle = pair
+    operator_socket.ask(network.basedir / "hub.regtest.sock", "close", {"handle": source})
+    failed = payer.done("pay", source, handle, "400000").error
+    assert failed["name"] == "PaymentNotSent"
+    assert "listed as refused once the connection is closed" in failed["message"]
+    network.settle(payer, source)
+    assert payer.balances()["XCP"] == ASSETS
+    assert listed(payer) == [("refused", 400_000, "ConnectionNotOpen")]
+
+
+def test_a_payment_from_an_older_copy_comes_back_with_the_close(
+    network: Network, pair: tuple[Client, str, Client, str], tmp_path: Path
+) -> None:
+    payer, source, payee, handle = pair
+    payee.run("pay", handle, source, "5000")
+    payer.run("sync")
+    shutil.copytree(payer.basedir, tmp_path / "copy")
+    payer.run("sync")  # which gives the hub back what it has, and takes none of its hashes
+    copy = Client(tmp_path / "copy", network.hub_url)
+    assert copy.fails("pay", source, handle, "400000") == (4, "StaleRequest")
+    assert copy.run("close", source)["hub"] == "agreed"
+    network.settle(copy, source)
+    assert copy.balances()["XCP"] == ASSETS + 5000 - 2 * FEE
+    assert ("refused", 400_000, "StaleRequest") in listed(copy)

@@ -50,7 +50,7 @@ from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.channel.scripts import P2A
 from picopayments_cli.channel.values import MAX_QUANTITY
 from picopayments_cli.channel.wire import MOST_UNKNOWN, PROTOCOL
-from picopayments_cli.client import closing, funds, restored
+from picopayments_cli.client import closing, funds, state_from_hub
 from picopayments_cli.hub import arrivals, exchange, hub, methods, promises
 from picopayments_cli.hub.waiting import MOST_BYTES
 
@@ -218,7 +218,7 @@ def test_the_numbers_of_the_document_are_those_of_the_code() -> None:
         "most bytes of a sealed state": kept.MOST_STATE,
         "most characters of a request that no member takes": MOST_UNKNOWN,
         "most commits in an answer of mph_state": kept.MOST_ROWS,
-        "seconds by which clocks may differ": restored.CLOCK_SLACK,
+        "seconds by which clocks may differ": state_from_hub.CLOCK_SLACK,
         "most receipts in a message": receipts.MOST_RECEIPTS,
         "most connections in a request of mph_waiting": waiting.MOST_NAMED,
         "most bytes of its body": MOST_BYTES,

@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,10 @@ from typing import Any
 import pytest
 
 from picopayments_cli import __version__, cli, commands, manpages
+from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.hub import cli as hub_cli
+from picopayments_cli.hub import operator_socket
+from picopayments_cli.hub.folder import Folder
 
 BIN = Path(sys.executable).parent
 PROGRAMS = {"picopayments-cli": "picopayments_cli", "picopayments-hub": "picopayments_cli.hub.cli"}
@@ -80,6 +84,19 @@ def test_help_is_the_help_of_the_command(topic: list[str], capsys: pytest.Captur
         (["status", "--regtest"], "--regtest goes before status."),
         (["sync", "--hub-url=http://a/"], "--hub-url goes before sync."),
         (["qqqqq"], "Choose from version, hubstatus,"),
+        (["status", "abcd12345"], "by an option here: `picopayments-cli status --handle abcd12345`."),
+        (["hubstatus", "XCP"], "hubstatus takes values by options alone: --asset ASSET."),
+        (["listen", "17"], "listen takes values by options alone: --after INDEX, --timeout SECONDS."),
+        (["pay", "a", "b", "5", "c0ffee"], "SOURCE DESTINATION [QUANTITY]`, and all else by options: --token TOKEN."),
+        (["version", "all"], "version takes no values."),
+        (["close", "--handle", "abcd12345"], "its value is typed alone: `picopayments-cli close HANDLE`."),
+        (["close", "--handle=abcd12345"], "its value is typed alone: `picopayments-cli close HANDLE`."),
+        (["connect", "--asset", "XCP", "--quantity", "5"], "`picopayments-cli connect ASSET QUANTITY`."),
+        (["mine", "--blocks", "6"], "`picopayments-cli mine [BLOCKS]`."),
+        (["--handle", "abcd", "status"], "--handle goes behind status."),
+        (["--words", "24", "wallet", "new"], "--words goes behind wallet new."),
+        (["wallet", "--words", "24", "new"], "--words goes behind new."),
+        (["--state", "sent"], "--state is an option of payments, and goes behind the command."),
     ],
 )
 def test_a_mistyped_word_is_guessed(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +106,49 @@ def test_a_mistyped_word_is_guessed(words: list[str], told: str, capsys: pytest.
     error = error_of(capsys.readouterr().err)
     assert error["name"] == "UsageError"
     assert told in error["message"]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["connections", "open"], "connections takes values by options alone: --stage STAGE,"),
+        (["close", "--handle", "abcd"], "its value is typed alone: `picopayments-hub close HANDLE`."),
+        (["--stage", "open", "connections"], "--stage goes behind connections."),
+    ],
+)
+def test_the_hubs_words_have_their_places_too(words: list[str], told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        hub_cli.main(words)
+    assert told in error_of(capsys.readouterr().err)["message"]
+
+
+def test_a_command_of_the_hub_that_a_message_names_has_what_was_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(operator_socket, "ANSWER_SECONDS", 0.2)
+    words = ["--regtest", "--basedir", str(tmp_path), "--bitcoin-url=http://me:secret@host/"]
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(Folder(Path(), NETWORKS["regtest"]).socket_path.name)
+        Folder(tmp_path, NETWORKS["regtest"]).socket_path.chmod(0o600)
+        silent.listen()
+        assert hub_cli.main([*words, "connections"]) == 3
+    stderr = capsys.readouterr().err
+    typed = f"--regtest --basedir {tmp_path} '--bitcoin-url=http://***@host/'"
+    assert f"see its log, and `picopayments-hub {typed} status`." in error_of(stderr)["message"]
+    assert "secret" not in stderr
+
+
+@pytest.mark.parametrize("given", ["--bitcoin-url", "PICOPAYMENTS_BITCOIN_URL"])
+def test_the_embedded_network_of_a_hub_takes_no_bitcoin_node(
+    given: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PICOPAYMENTS_BITCOIN_URL", "http://b/" if given.startswith("P") else "")
+    option = ["--bitcoin-url", "http://b/"] if given.startswith("-") else []
+    with pytest.raises(SystemExit):
+        hub_cli.main(["--regtest", "--basedir", str(tmp_path), *option])
+    told = f"{given} is for a Bitcoin node of your own, and the embedded network of regtest needs none: leave it out"
+    assert told in error_of(capsys.readouterr().err)["message"]
 
 
 def test_a_mistyped_option_of_the_hub_is_guessed(capsys: pytest.CaptureFixture[str]) -> None:

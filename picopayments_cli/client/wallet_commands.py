@@ -12,7 +12,8 @@ from typing import Any
 
 from picopayments_cli.client import key_file, lost
 from picopayments_cli.client.key_file import WORDS, KeyFile
-from picopayments_cli.client.restoring import check_restored
+from picopayments_cli.client.mnemonics import COUNT
+from picopayments_cli.client.restore_marks import check_restored
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
 from picopayments_cli.errors import (
@@ -49,7 +50,7 @@ def check_begun(session: Session) -> None:
         _there(Store(basedir, network).load_wallet(), session)
 
 
-def wallet_new(session: Session, words: int = 12) -> dict[str, Any]:
+def wallet_new(session: Session, words: int = COUNT) -> dict[str, Any]:
     """Make a wallet of new words, and tell them. Raises WalletExists."""
     here = session.store.load_wallet()
     if here is not None:
