@@ -129,7 +129,7 @@ def carry_out(
 
 def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
     """The wallet's connections as the hub shows them, its totals, terms, funding addresses and liquidity."""
-    if asset is not None and (not asset or "." in asset):
+    if asset is not None and (not asset or "." in asset or asset != asset.upper()):  # the hub knows no other spelling
         asset = asset_named(session, asset).name
     answer = hubs.status(session, None if asset is None else (asset,))
     told = answer.longnames.items()
@@ -161,8 +161,7 @@ def hubstatus(session: Session, asset: str | None = None) -> dict[str, Any]:
 
 def address(session: Session) -> str:
     """The wallet's address; a new wallet's key is on disk before it is told."""
-    session.keep_wallet()
-    return session.wallet.address
+    return session.wallet_or_new().address
 
 
 def balances(session: Session, asset: str | None = None, address: str | None = None) -> dict[str, int]:
@@ -559,8 +558,7 @@ def faucet(
     """
     _only_regtest(session, "faucet")
     if address is None:
-        address = session.wallet.address
-        session.keep_wallet()
+        address = session.wallet_or_new().address
     else:
         script_of_address(session.network, address)
     if btc is None and asset is None and quantity is None:

@@ -32,6 +32,10 @@ NEEDS_KEY = (
     *("backup", "blocksend", "close", "connect", "listen", "pay", "queuepayment", "request", "restore", "serve"),
     "sync",
 )
+NEEDS_WALLET = (  # address and faucet make one
+    *("blocksend", "cancelpayment", "close", "connect", "cull", "history", "listen", "pay", "payments", "queuepayment"),
+    *("request", "serve", "status", "sync"),
+)
 FROM_STDIN = {"wallet import": ("wif", "The key (WIF): ", False), "wallet restore": ("words", "The words: ", True)}
 GOES_ON = "Run the command again: it goes on where it stopped."
 NEXT = {  # after an interrupt of a command that does another thing when it is run again
@@ -120,6 +124,7 @@ def _run(
         return
     _log_to_stderr(debug)
     from picopayments_cli import api
+    from picopayments_cli.client import wallet_commands
 
     config = {name: arguments.pop(name) for name in CONFIG}
     served, unlocker = unlocker is not None, unlocker or _unlocker(passphrase_fd)
@@ -133,6 +138,8 @@ def _run(
         if command in ("backup", "restore") and not served:  # who calls a server does not sit at its terminal
             session.read_key = _read_key
         session.progress = None if ask is None else _bars
+        if command in NEEDS_WALLET:
+            wallet_commands.check_begun(session)
         if command in NEEDS_KEY:
             session.home.unlock()
         if string_amounts:
@@ -140,7 +147,7 @@ def _run(
 
             tell = told_as_text(command, tell)
             arguments |= {name: told_as_text(command, arguments[name]) for name in ("show",) if name in arguments}
-        api.carry_out(session, api.function_of(command), arguments, tell)
+        api.carry_out(session, api.function_of(command), arguments, lambda result: tell(all_typed(result)))
 
 
 def _unlocker(passphrase_fd: int | None) -> Unlocker:
@@ -157,6 +164,7 @@ def _serve(debug: bool, *, command: str, **given: Any) -> int:
     config = {name: given[name] for name in CONFIG}
     unlocker = _unlocker(given.pop("passphrase_fd"))
 
+    from picopayments_cli.errors import PicopaymentsError
     from picopayments_cli.json_arguments import from_json
 
     def offered(name: str) -> Any:
@@ -164,15 +172,21 @@ def _serve(debug: bool, *, command: str, **given: Any) -> int:
 
         def run(*values: Any, **members: Any) -> Any:
             told: list[Any] = []
-            chosen = from_json(name, declared, values, members)
             own = {"string_amounts": given["string_amounts"], "unlocker": unlocker}
-            _run(debug, command=name, tell=told.append, **config, **own, **chosen)
+            try:
+                chosen = from_json(name, declared, values, members)
+                _run(debug, command=name, tell=told.append, **config, **own, **chosen)
+            except PicopaymentsError as error:
+                typed = all_typed(error.as_json())
+                error.message, error.data, error.result = typed["message"], typed["data"], all_typed(error.result)
+                raise
             return told[0]
 
         return run
 
     commands = {name: offered(name) for name in COMMANDS if name not in NOT_SERVED}
     own: dict[str, Any] = {"commands": commands, "ready": announce, "show": _show_event, "unlocker": unlocker}
+    own["typed"] = all_typed
     _run(debug, command=command, tell=lambda _: None, **own, **given)
     return 0
 
@@ -244,11 +258,15 @@ class OutputLost(Exception):
 
 
 def write_out(document: str, told: str = "The command was carried out, but its result could not be written") -> None:
-    """Write a document on stdout. Raises OutputLost, which tells what is lost."""
+    """Write a document on stdout, and a letter that it can't write as its number.
+
+    Raises OutputLost, which tells what is lost.
+    """
     if sys.stdout is None:
         raise OutputLost(f"{told}: stdout is closed.")
+    encoding = sys.stdout.encoding or "utf-8"
     try:
-        print(document, flush=True)
+        print(document.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     except OSError as error:
         _drop(sys.stdout)
         raise OutputLost(f"{told}: {error}.") from error
@@ -312,10 +330,10 @@ def interrupted(message: str, *, human: bool = False) -> int:
 
 
 def _fail(code: int, name: str, message: str, data: dict[str, Any] | None = None, *, human: bool = False) -> int:
-    message = as_typed(message)
-    error = {"name": name, "message": message, "data": data or {}}
+    error = all_typed({"name": name, "message": message, "data": data or {}})
     line = json.dumps({"error": error}, sort_keys=True, default=str)
     if human:
+        message = error["message"]
         line = "error: " + " ".join("".join(c if c.isprintable() else " " for c in f"{message} ({name})").split())
     _tell(f"{line}\n")
     return code
@@ -337,6 +355,19 @@ def as_typed(text: str) -> str:
         name, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
         words.append(f"{name}{sign}{shown('_url', value)}" if "://" in value else word)
     return text.replace(f"`{Parser.program} ", f"`{Parser.program} {join(words)} ")
+
+
+def all_typed(value: Any) -> Any:
+    """Give the commands in all errors of a value their config arguments, as ``as_typed`` does.
+
+    In an error's data too, which scripts show to people; nothing else is touched: strangers write memos.
+    """
+    if isinstance(value, dict) and {"name", "message", "data"} <= value.keys():
+        data = {name: as_typed(item) if isinstance(item, str) else item for name, item in value["data"].items()}
+        return {**value, "message": as_typed(value["message"]), "data": all_typed(data)}
+    if isinstance(value, dict):
+        return {name: all_typed(item) for name, item in value.items()}
+    return [all_typed(item) for item in value] if isinstance(value, list) else value
 
 
 def _tell(text: str) -> None:

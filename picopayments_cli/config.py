@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from picopayments_cli.channel.networks import Network, network_named
 from picopayments_cli.channel.values import MAX_QUANTITY
-from picopayments_cli.errors import InvalidSetting, InvalidUrl, StoreDamaged
+from picopayments_cli.errors import InvalidSetting, InvalidUrl, StoreDamaged, StoreUnusable
 from picopayments_cli.files import check_own, check_private, usable
 
 ENVIRONMENT = {
@@ -329,6 +329,10 @@ def _read(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
+    except NotADirectoryError:
+        raise StoreUnusable(
+            f"{path.parent} is no folder, or stands below what is none: name another --basedir.", path=str(path.parent)
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise StoreDamaged(f"The settings in {path} can't be read: {error}. Mend the file or take it away.") from error
     if not isinstance(value, dict):

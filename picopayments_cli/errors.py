@@ -376,7 +376,7 @@ class WalletExists(LocalFiles):
 
 
 class WalletMissing(LocalFiles):
-    """There is no wallet here yet."""
+    """There is no wallet of this network in this folder."""
 
 
 class WrongWallet(LocalFiles):

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import StringIO
+from io import BytesIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, JustifyMethod, RenderableType
     from rich.table import Table
 
 from picopayments_cli.channel.values import HANDLE_SIZE, HEX_DIGITS, LEAST_DIGITS
 from picopayments_cli.quantities import QUANTITIES
 
 WIDE = 250  # columns where no terminal bounds them
+LEAST_MORE = 20  # columns for what not all rows of a table have
 _UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 _NO_AMOUNTS = ("index", "number", "height", "expires", "port")  # names of numbers that count nothing, or their ends
 _EMPTY = {
@@ -47,14 +49,17 @@ def text_of(command: str, result: Any) -> str:
 
     terminal = sys.stdout is not None and sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else WIDE
-    file = StringIO()
-    console = Console(file=file, width=width, force_terminal=terminal, markup=False, highlight=False, emoji=False)
+    styled = terminal and not os.environ.get("NO_COLOR")
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"  # by it rich knows which lines it may draw
+    file = TextIOWrapper(BytesIO(), encoding, errors="backslashreplace", newline="")
+    console = Console(file=file, width=width, force_terminal=styled, markup=False, highlight=False, emoji=False)
     if result in ([], {}):
         return _EMPTY.get(command, "Nothing.")
     for block in _status(result) if command == "status" else _blocks("", result):
         for part in _fitting(block, console) if isinstance(block, Rows) else (block,):
             console.print(part)
-    return "\n".join(line.rstrip() for line in file.getvalue().rstrip().splitlines())
+    file.seek(0)
+    return "\n".join(line.rstrip() for line in file.read().rstrip().splitlines())
 
 
 def about(seconds: int | None) -> str:
@@ -109,11 +114,11 @@ def _fitting(block: Rows, console: Console) -> Iterator[RenderableType]:
     rest = [(", ".join(f"{name.replace('_', ' ')} {_short(row[name], name)}" for name in row if name not in common))
             for row in block.rows]  # fmt: skip
     narrow = [{name: row[name] for name in common} | {"more": more} for row, more in zip(block.rows, rest, strict=True)]
-    for rows in (block.rows, narrow):
-        table = _table(rows)
-        wide = console.measure(table, options=console.options.update(max_width=10 * WIDE)).maximum
-        if wide <= console.width or (rows is narrow and any(rest)):
-            yield table
+    least = [row | {"more": row["more"][:LEAST_MORE]} for row in narrow]  # the rest of it goes into further lines
+    for rows, bounded in ((block.rows, block.rows), (narrow, least)):
+        wide = console.measure(_table(bounded), options=console.options.update(max_width=10 * WIDE)).maximum
+        if wide <= console.width:
+            yield _table(rows)
             return
     for row in block.rows:
         yield _pairs(row)
@@ -128,8 +133,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in columns:
         numbers = all(isinstance(row.get(name, 0), int) for row in rows)
-        folds = name == "more"
-        table.add_column(_title(name, numbers=numbers), justify="right" if numbers else "left", no_wrap=not folds)
+        justify: JustifyMethod = "right" if numbers else "left"
+        table.add_column(_title(name, numbers=numbers), justify=justify, no_wrap=name != "more", overflow="fold")
     for row in rows:
         table.add_row(*(_short(row[name], name) if name in row else "" for name in columns))
     return table
@@ -146,7 +151,7 @@ def _pairs(members: Mapping[str, Any]) -> Table:
     from rich.table import Table
 
     table = Table.grid(padding=(0, 2))
-    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     table.add_column(overflow="fold")
     for name, value in members.items():
         table.add_row(_title(name, numbers=isinstance(value, int)), _plain(value, name))
@@ -214,7 +219,7 @@ def _row(handle: str, item: Mapping[str, Any]) -> dict[str, Any]:
         "status": status,
         "asset": item.get("asset_longname", item["asset"]),
         "balance": item["balance"],
-        "left": "" if item["ttl"] is None else item["ttl"],
+        "blocks left": "" if item["ttl"] is None else item["ttl"],
         "queued": len(item["payments_queued"]),
         "waits for": waits,
         "until": times,

@@ -51,7 +51,7 @@ caller: ContextVar[str | None] = ContextVar("caller", default=None)
 spending: ContextVar[Spending] = ContextVar("spending", default=UNCOUNTED)
 _INVALID_REQUEST = {"code": JSONRPCInvalidRequest.CODE, "message": JSONRPCInvalidRequest.MESSAGE}
 _PARSE_ERROR = {"code": JSONRPCParseError.CODE, "message": JSONRPCParseError.MESSAGE}
-_NOT_FOUND = {"code": JSONRPCMethodNotFound.CODE, "message": JSONRPCMethodNotFound.MESSAGE}
+_NOT_FOUND: dict[str, Any] = {"code": JSONRPCMethodNotFound.CODE, "message": JSONRPCMethodNotFound.MESSAGE}
 
 
 @dataclass(frozen=True)
@@ -260,7 +260,8 @@ class JsonRpcEndpoint:
     async def _call(self, name: str, params: dict[str, Any] | list[Any], spend: Spending) -> str:
         method, lane = self._methods.get(name), self._lanes.get(name)
         if method is None:
-            return _error(_NOT_FOUND)
+            told = refusal("UnknownMethod", "There is no such method.", {})
+            return _error(_NOT_FOUND | {"data": told})
         whole = getattr(method, "takes_params", False)
         if whole and isinstance(params, list):
             return _error(_invalid_params("params must be an object"))

@@ -379,8 +379,7 @@ class Life:
         self.hub = Hub(node, key)
         self.doors = Doors()
         self.session = self._open()
-        self.wallet = self.session.wallet.script
-        self.session.keep_wallet()
+        self.wallet = self.session.wallet_or_new().script
         self.outcome = Outcome()
         for script in (self.wallet, self.hub.script):
             for _ in range(3):

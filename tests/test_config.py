@@ -106,6 +106,14 @@ def test_a_file_that_can_not_be_read(tmp_path: Path) -> None:
         load(tmp_path)
 
 
+def test_a_basedir_that_is_no_folder_is_said_to_be_none(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("x")
+    for basedir in (file, file / "below"):
+        with pytest.raises(StoreUnusable, match="is no folder"):
+            load(basedir)
+
+
 def test_an_unknown_setting_is_named_with_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(InvalidSetting, match=r"'hub_ulr'.*hub_url") as refused:
         load(tmp_path, {"hub_ulr": "http://x/"})

@@ -25,7 +25,7 @@ for name in ("client.serve", "client.opening", "client.closing", "client.paying"
     importlib.import_module(f"picopayments_cli.{name}")
 with contextlib.redirect_stdout(io.StringIO()) as told:
     codes = [main(["--regtest", "--basedir", sys.argv[1], *words.split()])
-             for words in ("config", "history", "payments", "address")]
+             for words in ("config", "address", "history", "payments")]
 print(codes)
 """
 

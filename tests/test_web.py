@@ -201,7 +201,9 @@ def test_errors_are_told_by_type_and_data() -> None:
             "data": {"handle": "00ff"},
         },
     }
-    assert error_of("nowhere") == {"code": -32601, "message": "Method not found"}
+    nowhere = error_of("nowhere")
+    assert (nowhere["code"], nowhere["message"]) == (-32601, "Method not found")
+    assert nowhere["data"]["type"] == "UnknownMethod"
     wrong: list[Any] = [{"a": 1, "c": 2}, {}, [1, 2, 3]]
     for params in wrong:
         error = error_of("add", params)

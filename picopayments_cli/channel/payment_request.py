@@ -61,7 +61,7 @@ class PaymentRequest:
             raise _invalid("its hub's URL is none")
         if not self.hub_url.isascii() or not self.hub_url.isprintable() or len(self.hub_url) > MAX_URL:
             raise _invalid(f"its hub's URL has other than printable letters, or more than {MAX_URL}")
-        if not self.memo.isprintable() or len(_utf8(self.memo)) > MAX_MEMO:
+        if not takes_memo(self.memo):
             raise _invalid(f"its memo has more than {MAX_MEMO} bytes, or what can't be printed")
         try:
             asset_name(self.asset_id)
@@ -99,6 +99,11 @@ def token_of(receipt: bytes) -> Token:
 
 
 # The text -----------------------------------------------------------------------------------------------------------
+
+
+def takes_memo(memo: str) -> bool:
+    """Tell whether a request can have this memo."""
+    return memo.isprintable() and len(_utf8(memo)) <= MAX_MEMO
 
 
 def write(request: PaymentRequest, key: Key) -> str:

@@ -83,7 +83,8 @@ def verify(session: Session, path: Path) -> dict[str, Any]:
     content, _ = _opened(session, path)
     if content.broken is not None:
         raise BackupDamaged(
-            f"{content.broken.message} Its part up to {content.time} is whole: `picopayments-cli restore` takes that.",
+            f"{content.broken.message} Its part up to {content.time} is whole: `picopayments-cli restore FILE` takes "
+            "that.",
             path=str(path),
             whole_until=content.time,
         )

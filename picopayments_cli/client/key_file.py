@@ -17,13 +17,13 @@ from typing import Any
 from picopayments_cli.channel.counterparty import p2pkh
 from picopayments_cli.channel.derivation import wallet_key
 from picopayments_cli.channel.keys import Key
-from picopayments_cli.channel.networks import Network, address_of_script, secret_of_wif, wif_of_secret
+from picopayments_cli.channel.networks import NETWORKS, Network, address_of_script, secret_of_wif, wif_of_secret
 from picopayments_cli.channel.scripts import p2wpkh
 from picopayments_cli.client import kinds
 from picopayments_cli.client.mnemonics import COUNT, checked_words, new_words, seed_of
 from picopayments_cli.encryption import SALT_SIZE, Cost, seal, stretch, unseal
-from picopayments_cli.errors import InvalidKey, InvalidWords, WalletExists, WrongPassphrase
-from picopayments_cli.files import damaged, newer, read_text
+from picopayments_cli.errors import InvalidKey, InvalidWords, WalletExists, WalletMissing, WrongPassphrase
+from picopayments_cli.files import damaged, newer, read_text, usable
 
 FORMAT, VERSION = "picopayments-wallet", 1
 P2WPKH, P2PKH = "p2wpkh", "p2pkh"
@@ -194,6 +194,21 @@ def taken(basedir: Path, here: KeyFile) -> WalletExists:
         "--basedir for another wallet.",
         address=here.address,
         basedir=str(basedir),
+    )
+
+
+def missing(basedir: Path, network: Network) -> WalletMissing:
+    """Make the refusal of a folder without a wallet of this network; it names those of others. Raises StoreUnusable."""
+    with usable(basedir):
+        others = [name for name in NETWORKS if any((basedir / f"{name}.{kind}").exists() for kind in ("wallet", "wif"))]
+    beside = [f"There is one of {name}: did you mean --network {name}?" for name in others]
+    look = " ".join(beside) or "See that --basedir and the network are right."
+    return WalletMissing(
+        f"There is no wallet of {network.name} in {basedir}. {look} `picopayments-cli wallet new` makes one, "
+        "`picopayments-cli wallet restore` brings one back from its words, and `picopayments-cli restore FILE` from a "
+        "backup.",
+        basedir=str(basedir),
+        networks=others,
     )
 
 

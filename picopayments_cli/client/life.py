@@ -338,8 +338,8 @@ def _unknown_to_hub(connection: Connection) -> UnknownHandle:
     """Make the error for a hub that has lost its database: it may find it again, so this is no reason to close."""
     return UnknownHandle(
         f"The hub does not know the connection {connection.handle.hex()}, which stays open here. Sync again later, or "
-        "ask the hub's operator, who may have to bring the database back. `picopayments-cli close` settles without "
-        "the hub; the deposit is back when it expires.",
+        "ask the hub's operator, who may have to bring the database back. `picopayments-cli close HANDLE` settles "
+        "without the hub; the deposit is back when it expires.",
         handle=connection.handle.hex(),
         hub_url=place_of(connection.hub_url),
     )
@@ -446,7 +446,7 @@ def check_queue(connection: Connection, payment: Payment) -> None:
     if not pair.transferable(duplex, total):
         most = pair.most_transferable(duplex, total) + connection.owed
         left = most - sum(amounts) - connection.next_fee
-        advice = f"Queue {left} at most" if left > 0 else "Receive a payment first, or cancel one that is queued"
+        advice = f"Pay {left} at most" if left > 0 else "Receive a payment first, or cancel one that is queued"
         raise NotTransferable(
             f"The connection can't move {payment.amount} on top of {sum(amounts)} queued and the sync's fee of "
             f"{connection.next_fee}: it can move {most} in all. {advice}.",

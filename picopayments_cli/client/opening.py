@@ -75,7 +75,6 @@ def _connect(session: Session, wish: Wish) -> Connection:
     check_delay(wish.delay, session.network)
     funds.check_funds(session, wish.asset, wish.quantity)
     lost.take_back(session)
-    session.keep_wallet()
     secrets = Secrets(session.wallet.key, os.urandom(SALT_SIZE))
     # The handle is the hub's to draw: until it is known, the salt waits under a name of its own.
     waiting = Handle(envelope.text_digest(secrets.salt.hex()))

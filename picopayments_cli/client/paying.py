@@ -157,8 +157,9 @@ def _check_payee(session: Session, connection: Connection, payment: Payment, *, 
             raise
         log.info(
             "The hub does not answer now (%s): only the next `picopayments-cli sync` tells whether it knows the payee. "
-            "The payment is queued all the same. Do not repeat the command, which would queue another one.",
+            "The payment is queued all the same. Run again without --token %s the command would queue another one.",
             error.name,
+            payment.token.hex(),
         )
         return
     if shown is None:

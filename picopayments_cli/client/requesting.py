@@ -29,6 +29,7 @@ from picopayments_cli.client.session import Session
 from picopayments_cli.errors import (
     AssetMismatch,
     ConnectionNotOpen,
+    InvalidParams,
     RequestExpired,
     TooManyRequests,
     WrongHub,
@@ -42,7 +43,7 @@ MOST_REQUESTS = 1000  # that a connection keeps
 def make(session: Session, connection: Connection, quantity: Quantity, memo: str, seconds: int) -> str:
     """Make a request for a payment to a connection, and keep what is needed to know it again. Return its text.
 
-    Raises ConnectionNotOpen, InvalidRequest, TooManyRequests.
+    Raises ConnectionNotOpen, InvalidParams, InvalidRequest, TooManyRequests.
     """
     if connection.stage != AGREED:
         if connection.stage == PROPOSED:
@@ -53,6 +54,21 @@ def make(session: Session, connection: Connection, quantity: Quantity, memo: str
             f"The connection {told}.",
             handle=connection.handle.hex(),
             stage=connection.stage,
+        )
+    if not payment_request.takes_memo(memo):
+        size = len(memo.encode(errors="surrogatepass"))
+        raise InvalidParams(
+            f"A memo has at most {payment_request.MAX_MEMO} bytes of letters that can be printed, in one line. "
+            f"This one has {size} bytes. Nothing was requested: give another --memo.",
+            memo_bytes=size,
+            most=payment_request.MAX_MEMO,
+        )
+    most = connection.duplex.receiving.contract.quantity
+    if quantity > most:
+        log.warning(
+            "The hub's deposit is %d: more than that can be paid to the connection only once it has paid what is above "
+            "that.",
+            most,
         )
     key, salt, now = session.wallet.key, os.urandom(SALT_SIZE), int(time.time())
     request = PaymentRequest(
@@ -133,7 +149,7 @@ def payment_of(session: Session, connection: Connection, text: str) -> tuple[Pay
         raise WrongHub(
             f"The payment request is of the hub at {request.hub_url}, and the connection is with the one at "
             f"{_without_password(connection.hub_url)}. Nothing was paid. Pay from a connection with that hub: "
-            "`picopayments-cli connect` opens one.",
+            "`picopayments-cli connect ASSET QUANTITY` opens one.",
             hub_url=request.hub_url,
             hub_key=request.hub_key.hex(),
         )

@@ -56,8 +56,8 @@ def _publish(session: Session, raw: bytes) -> str:
         return session.broadcast(raw, "blocksend")
     except Unreachable as error:
         error.message += (
-            f" The payment {txid} may have left all the same: see `listutxos {session.wallet.address} --unconfirmed` "
-            f"and `getrawtx {txid}` before you pay again."
+            f" The payment {txid} may have left all the same: see `picopayments-cli listutxos {session.wallet.address} "
+            f"--unconfirmed` and `picopayments-cli getrawtx {txid}` before you pay again."
         )
         error.data["txid"] = txid
         raise

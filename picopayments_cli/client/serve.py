@@ -62,10 +62,11 @@ class Watch:
     """How the wallet is watched: seconds between two rounds, and where events go.
 
     ``events``: a file, ``-`` for ``show``; ``program`` is started for each; ``webhook``: a URL. ``unlocker`` has opened
-    the wallet.
+    the wallet; ``typed`` writes out the commands that an event names.
     """
 
     show: Callable[[dict[str, Any]], None]
+    typed: Callable[[Any], Any]
     every: float = 60.0
     events: str | None = None
     program: str | None = None
@@ -114,6 +115,7 @@ def serve(
         if outbox is not None:
             stack.enter_context(delivering(outbox, sinks, STOP_SECONDS))
         watcher = Watcher(settings, given_basedir, lambda: _check_there(cookie), outbox, watch.every, watch.unlocker)
+        watcher.typed = watch.typed
         stack.enter_context(_hangup_stops(server))
 
         def started(url: str) -> None:

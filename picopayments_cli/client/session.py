@@ -31,7 +31,7 @@ from picopayments_cli.client.nodes import HubNodes, OwnNodes
 from picopayments_cli.client.past import Past
 from picopayments_cli.client.restore_marks import check_restored
 from picopayments_cli.client.store import Store
-from picopayments_cli.client.wallet import Unlocker, Wallet
+from picopayments_cli.client.wallet import Unlocker, Wallet, make_first
 from picopayments_cli.config import Settings, place_of, plain_fingerprint
 from picopayments_cli.errors import (
     BadHubSignature,
@@ -127,7 +127,7 @@ class Home:
 
     @cached_property
     def wallet(self) -> Wallet:
-        """The wallet, which may not be on disk yet. Raises StoreDamaged, StoreUnusable."""
+        """The wallet. Raises WalletMissing, StoreDamaged, StoreUnusable."""
         return Wallet.open(self.store, self._settings.network, self.unlocker)
 
     def unlock(self) -> None:
@@ -176,7 +176,7 @@ class Session:
 
     @property
     def wallet(self) -> Wallet:
-        """The wallet; a new one is not on disk before ``keep_wallet``."""
+        """The wallet. Raises WalletMissing."""
         return self.home.wallet
 
     def keep_rate(self) -> None:
@@ -185,9 +185,10 @@ class Session:
             self.store.notes.save_rate(self.home.fee_rate)
             self.home.fee_rate = None
 
-    def keep_wallet(self) -> None:
-        """See that the wallet's key is on disk."""
-        self.wallet.keep(self.store)
+    def wallet_or_new(self) -> Wallet:
+        """Open the wallet; where there is none, a new one is on disk before its address is told."""
+        make_first(self.store, self.network)
+        return self.wallet
 
     @cached_property
     def rpc(self) -> RpcClient:

@@ -11,7 +11,7 @@ from picopayments_cli.chain import Coin
 from picopayments_cli.channel.keys import Key
 from picopayments_cli.channel.networks import Network, script_of_address
 from picopayments_cli.channel.values import Outpoint
-from picopayments_cli.client import kinds
+from picopayments_cli.client import key_file, kinds
 from picopayments_cli.client.key_file import KeyFile
 from picopayments_cli.client.store import Store
 from picopayments_cli.errors import InvalidHex, PassphraseMissing
@@ -60,17 +60,14 @@ class Wallet:
 
     @staticmethod
     def open(store: Store, network: Network, unlocker: Unlocker | None = None) -> Wallet:
-        """Open the store's wallet, or make a new one that ``keep`` writes. Raises StoreDamaged, StoreUnusable."""
-        return Wallet(store.load_wallet() or KeyFile.drawn(network), unlocker or Unlocker())
+        """Open the store's wallet. It makes none: nobody is told an address whose key is not on disk.
 
-    def keep(self, store: Store) -> None:
-        """See that the key is on disk, before anything leaves that depends on it. Raises StoreUnusable."""
-        if store.load_wallet() is None:
-            store.save_wallet(self.file)
-            log.warning(
-                "A new wallet was made. `picopayments-cli wallet export` shows its 12 words: write them down. They "
-                "bring it back when this machine is lost."
-            )
+        Raises WalletMissing, StoreDamaged, StoreUnusable.
+        """
+        file = store.load_wallet()
+        if file is None:
+            raise key_file.missing(store.basedir, network)
+        return Wallet(file, unlocker or Unlocker())
 
     @property
     def network(self) -> Network:
@@ -91,6 +88,16 @@ class Wallet:
     def key(self) -> Key:
         """The private key. Raises PassphraseMissing, WrongPassphrase."""
         return self.file.key_of(self.unlocker.secret(self.file))
+
+
+def make_first(store: Store, network: Network) -> None:
+    """Make a wallet where there is none, and write it. Raises StoreDamaged, StoreUnusable."""
+    if store.load_wallet() is None:
+        store.save_wallet(KeyFile.drawn(network))
+        log.warning(
+            "A new wallet was made. `picopayments-cli wallet export` shows its 12 words: write them down. They bring "
+            "it back when this machine is lost."
+        )
 
 
 @dataclass(frozen=True)

@@ -7,19 +7,22 @@ passphrase changes nothing.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import Any
 
 from picopayments_cli.client import asking, key_file, lost
 from picopayments_cli.client.key_file import WORDS, KeyFile
 from picopayments_cli.client.mnemonics import COUNT
+from picopayments_cli.client.restore_marks import check_restored
 from picopayments_cli.client.session import Session
 from picopayments_cli.client.store import Store
 from picopayments_cli.errors import (
     InvalidKey,
     OldProtocol,
+    StoreDamaged,
+    StoreNewer,
     StoreUnusable,
     WalletEncrypted,
-    WalletMissing,
     WalletNotEncrypted,
     WrongWallet,
 )
@@ -33,6 +36,18 @@ NO_CONNECTIONS = (
 def here(session: Session) -> KeyFile:
     """Read the wallet's file: what only looks makes no wallet. Raises WalletMissing, StoreDamaged."""
     return _there(session.store.load_wallet(), session)
+
+
+def check_begun(session: Session) -> None:
+    """Refuse a folder in which nothing was begun, before its lock is taken. Raises WalletMissing, RestoreUnfinished.
+
+    A wrong --basedir or network leads there: a look at nothing must not seem to have gone well. Whatever is wrong with
+    a wallet that was there, the command finds out itself.
+    """
+    basedir, network = session.settings.basedir, session.network
+    check_restored(basedir, network)
+    with suppress(StoreDamaged, StoreNewer):
+        _there(Store(basedir, network).load_wallet(), session)
 
 
 def wallet_new(session: Session, words: int = COUNT) -> dict[str, Any]:
@@ -142,12 +157,7 @@ def _peeked(session: Session) -> KeyFile:
 
 def _there(file: KeyFile | None, session: Session) -> KeyFile:
     if file is None:
-        raise WalletMissing(
-            f"There is no wallet of {session.network.name} in {session.settings.basedir}. `picopayments-cli wallet "
-            "new` makes one, `picopayments-cli wallet restore` brings one back from its words, and "
-            "`picopayments-cli restore` from a backup.",
-            basedir=str(session.settings.basedir),
-        )
+        raise key_file.missing(session.settings.basedir, session.network)
     return file
 
 

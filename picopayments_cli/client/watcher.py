@@ -74,6 +74,7 @@ class Watcher:
         unlocker: Unlocker | None = None,
     ) -> None:
         """``check`` raises where nothing may be written any more; ``every``: seconds between two rounds."""
+        self.typed: Callable[[Any], Any] = lambda event: event  # writes out the commands that it names
         self._unlocker = unlocker
         self._settings = replace(settings, timeout=min(settings.timeout, MOST_TIMEOUT))
         self._given_basedir = given_basedir
@@ -364,7 +365,7 @@ class Watcher:
     def _event(self, events: Sequence[Event], told: Told | None = None) -> None:
         if self._outbox is not None and (events or told is not None):
             try:
-                self._outbox.add(events, told)
+                self._outbox.add([self.typed(event) for event in events], told)
             except PicopaymentsError as error:
                 log.warning(error.message)
 

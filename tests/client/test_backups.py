@@ -102,7 +102,7 @@ def test_the_automatic_one_is_at_the_newest_state_at_every_door(
         seen.append(label)
         assert dict(read(path, REGTEST, owner).files) == dict(files_in(it.basedir, REGTEST)), label
 
-    it.session.keep_wallet()
+    it.session.wallet_or_new()
     monkeypatch.setattr(it.doors, "through", compare)
     it.open()
     it.pay(30)

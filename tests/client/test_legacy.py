@@ -176,4 +176,6 @@ def test_the_originals_own_folder_is_found(tmp_path: Path, network: str) -> None
 
     assert [event["handle"] for event in history()] == [HANDLE, HANDLE]
     (tmp_path / ".local/share/picopayments-cli").mkdir(parents=True)
-    assert history() == []
+    with pytest.raises(subprocess.CalledProcessError) as refused:  # there is no wallet
+        history()
+    assert refused.value.returncode == 4

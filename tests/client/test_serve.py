@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -31,10 +32,19 @@ from picopayments_cli.client.serve import RECEIVING, _receiving
 @pytest.fixture(scope="module")
 def lonely(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server whose hub does not run."""
-    basedir = tmp_path_factory.mktemp("lonely") / "basedir"
-    Client(basedir, NOBODY).run("address")
-    with served(basedir) as server:
+    with served(_with_wallet(tmp_path_factory.mktemp("lonely") / "basedir")) as server:
         yield server
+
+
+@pytest.fixture
+def basedir(tmp_path: Path) -> Path:
+    """A folder with a wallet."""
+    return _with_wallet(tmp_path / "basedir")
+
+
+def _with_wallet(basedir: Path) -> Path:
+    Client(basedir, NOBODY).run("address")
+    return basedir
 
 
 def test_the_cookie_of_who_is_paid_shows_no_receipts_of_what_was_paid() -> None:
@@ -147,6 +157,8 @@ def test_errors_have_the_commands_names_and_numbers(lonely: Served) -> None:
     error = lonely.call("close", {"handle": "ab" * 32})["error"]
     assert error["data"]["type"] == "UnknownHandle"
     assert error["data"]["data"] == {"handle": "ab" * 32}
+    config = ["--regtest", "--basedir", str(lonely.cookie.parent), "--hub-url", NOBODY]
+    assert f"`{shlex.join(['picopayments-cli', *config, 'status'])}` lists" in error["data"]["message"]
     assert lonely.error("balances")[0] == "HubUnreachable"
 
 
@@ -224,10 +236,12 @@ def test_who_only_is_paid_may_ask_what_moves_nothing(lonely: Served) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_the_cookies_are_private_new_each_time_and_go_with_the_server(tmp_path: Path, how: signal.Signals) -> None:
+def test_the_cookies_are_private_new_each_time_and_go_with_the_server(
+    basedir: Path, tmp_path: Path, how: signal.Signals
+) -> None:
     secrets = set()
     for _ in range(2):
-        server = Served(tmp_path / "basedir", NOBODY)
+        server = Served(basedir, NOBODY)
         found = {server.cookie: "__cookie__", server.receive_cookie: "__receive__"}
         assert [path.name for path in found] == ["regtest.cookie", "regtest.receive.cookie"]
         for path, expected in found.items():
@@ -242,19 +256,21 @@ def test_the_cookies_are_private_new_each_time_and_go_with_the_server(tmp_path: 
     assert "Traceback" not in (tmp_path / "serve.log").read_text()
 
 
-def test_events_follow_the_url_on_stdout_where_that_is_asked_for(tmp_path: Path) -> None:
-    client = Client(tmp_path / "basedir", NOBODY)
+def test_events_follow_the_url_on_stdout_where_that_is_asked_for(basedir: Path) -> None:
+    client = Client(basedir, NOBODY)
     client.run("config", "timeout", "5")
     with served(client.basedir, NOBODY, "--port", "0", "--events", "-", "--every", "0.2") as server:
         (client.basedir / "regtest.connections").mkdir(mode=0o700)
         (client.basedir / "regtest.connections" / f"{'ab' * 32}.json").write_text("x")
         (client.basedir / "regtest.connections" / f"{'ab' * 32}.json").chmod(0o600)
+        (client.basedir / "regtest.wallet").unlink()
         assert server.process.stdout is not None
         event = json.loads(server.process.stdout.readline())
         assert (event["number"], event["event"], event["source"]) == (1, "error", "wallet")
         assert (event["name"], sorted(event)) == (
             "StoreDamaged", ["data", "event", "message", "name", "number", "source", "time"]
         )  # fmt: skip
+        assert "`picopayments-cli --regtest --basedir" in event["data"]["why"]
         assert server.end() == (0, "")
 
 
@@ -267,17 +283,17 @@ def test_events_follow_the_url_on_stdout_where_that_is_asked_for(tmp_path: Path)
         (["--every", "3601"], "UsageError"),
     ],
 )
-def test_where_events_can_not_go_is_said_at_the_start(tmp_path: Path, words: list[str], name: str) -> None:
-    done = Client(tmp_path / "basedir", NOBODY).done("serve", "--port", "0", *words)
+def test_where_events_can_not_go_is_said_at_the_start(basedir: Path, words: list[str], name: str) -> None:
+    done = Client(basedir, NOBODY).done("serve", "--port", "0", *words)
     assert (done.stdout, done.error["name"]) == ("", name)
 
 
-def test_a_cookie_left_by_a_killed_server_is_replaced(tmp_path: Path) -> None:
-    first = Served(tmp_path / "basedir", NOBODY)
+def test_a_cookie_left_by_a_killed_server_is_replaced(basedir: Path) -> None:
+    first = Served(basedir, NOBODY)
     first.end(signal.SIGKILL)
     assert first.cookie.read_text() == first.secret
     first.cookie.chmod(0o644)
-    with served(tmp_path / "basedir") as second:
+    with served(basedir) as second:
         assert second.secret != first.secret
         assert stat.S_IMODE(second.cookie.stat().st_mode) == 0o600
         assert second.result("history") == []
@@ -290,8 +306,7 @@ def test_a_second_server_of_the_same_folder_is_refused(lonely: Served) -> None:
     assert lonely.result("history") == []
 
 
-def test_nothing_begins_anew_where_the_folder_was_taken_away(tmp_path: Path) -> None:
-    basedir = tmp_path / "basedir"
+def test_nothing_begins_anew_where_the_folder_was_taken_away(basedir: Path, tmp_path: Path) -> None:
     with served(basedir, NOBODY) as server:
         shutil.move(basedir, tmp_path / "away")
         name, message = server.error("status")
@@ -301,18 +316,18 @@ def test_nothing_begins_anew_where_the_folder_was_taken_away(tmp_path: Path) -> 
         assert server.result("history") == []
 
 
-def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:
+def test_a_port_that_is_taken_is_named(basedir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        done = Client(tmp_path / "basedir", NOBODY).done("serve", "--port", str(taken.getsockname()[1]))
+        done = Client(basedir, NOBODY).done("serve", "--port", str(taken.getsockname()[1]))
     assert (done.code, done.error["name"]) == (4, "PortUnusable")
-    assert [name for name in os.listdir(tmp_path / "basedir") if "lock" not in name] == []
+    assert [name for name in os.listdir(basedir) if "lock" not in name] == ["regtest.wallet"]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com", ""])
-def test_hosts_that_others_can_reach_are_refused(tmp_path: Path, host: str) -> None:
-    done = Client(tmp_path / "basedir", NOBODY).done("serve", "--port", "0", "--host", host)
+def test_hosts_that_others_can_reach_are_refused(basedir: Path, host: str) -> None:
+    done = Client(basedir, NOBODY).done("serve", "--port", "0", "--host", host)
     assert (done.code, done.error["name"]) == (2, "UsageError")
-    assert not (tmp_path / "basedir").exists()
+    assert "regtest.serve.lock" not in os.listdir(basedir)
 
 
 @pytest.mark.parametrize("number", ["-1", "65536", "x", "1.5"])

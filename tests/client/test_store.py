@@ -21,7 +21,7 @@ from picopayments_cli.channel.values import Handle, Height, Outpoint
 from picopayments_cli.client.key_file import KeyFile
 from picopayments_cli.client.session import Home
 from picopayments_cli.client.store import Store
-from picopayments_cli.client.wallet import Wallet, confirmed
+from picopayments_cli.client.wallet import Wallet, confirmed, make_first
 from picopayments_cli.config import Settings
 from picopayments_cli.errors import (
     OldProtocol,
@@ -31,6 +31,7 @@ from picopayments_cli.errors import (
     StoreUnusable,
     UnknownHandle,
     WalletExists,
+    WalletMissing,
 )
 
 REGTEST = NETWORKS["regtest"]
@@ -124,7 +125,7 @@ def test_files_are_private_under_any_umask(store: Store) -> None:
     old = os.umask(0)
     try:
         with store:
-            Wallet.open(store, REGTEST).keep(store)
+            make_first(store, REGTEST)
             store.save(ONE, DOCUMENT, "test", [{"action": "closed"}])
             store.save(TWO, DOCUMENT, "test", [{"action": "closed"}])
             store.archive(TWO)
@@ -139,7 +140,7 @@ def test_files_are_private_under_any_umask(store: Store) -> None:
 @pytest.mark.parametrize("mode", [0o040, 0o004, 0o001])
 def test_files_open_to_others_are_refused_with_the_command_that_helps(store: Store, which: str, mode: int) -> None:
     with store:
-        Wallet.open(store, REGTEST).keep(store)
+        make_first(store, REGTEST)
         store.save(TWO, DOCUMENT, "test", [{"action": "closed"}])
         store.archive(TWO)
     path = saved(store)
@@ -457,8 +458,11 @@ def test_nothing_is_written_without_the_lock(store: Store) -> None:
 
 def test_the_key_is_made_once_and_kept(store: Store) -> None:
     with store:
+        with pytest.raises(WalletMissing):
+            Wallet.open(store, REGTEST)
+        make_first(store, REGTEST)
         wallet = Wallet.open(store, REGTEST)
-        wallet.keep(store)
+        make_first(store, REGTEST)
         assert Wallet.open(store, REGTEST) == wallet
     with Store(store.basedir, REGTEST) as again:
         assert Wallet.open(again, REGTEST).address == wallet.address
@@ -471,7 +475,7 @@ def test_the_key_is_made_once_and_kept(store: Store) -> None:
 @pytest.mark.parametrize("left", ["connections", "archive", "history"])
 def test_no_new_key_takes_the_place_of_one_that_is_missing(store: Store, left: str) -> None:
     with store:
-        Wallet.open(store, REGTEST).keep(store)
+        make_first(store, REGTEST)
         store.save(ONE, DOCUMENT, "test", [{"action": "closed"}])
         if left != "connections":
             store.archive(ONE)

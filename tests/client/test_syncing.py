@@ -294,7 +294,7 @@ def test_all_that_the_deposit_covers_can_be_queued_and_no_more(ready: Life) -> N
     with pytest.raises(NotTransferable) as refusal:
         queue(ready, 101)
     assert refusal.value.data == {"quantity": 101, "queued": 899, "sync_fee": 1, "transferable": QUANTITY}
-    assert refusal.value.message.endswith("Queue 100 at most.")
+    assert refusal.value.message.endswith("Pay 100 at most.")
     assert ready.files() == before
     queue(ready, 100)
     with pytest.raises(NotTransferable, match="Receive a payment first, or cancel one that is queued"):

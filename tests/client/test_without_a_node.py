@@ -48,8 +48,7 @@ class LoneClient(Life):
         self.node, self.doors = desk.node, Doors()
         self.lost: set[str] = set()  # "to" which methods requests get lost
         self.session = self._open()
-        self.wallet = self.session.wallet.script
-        self.session.keep_wallet()
+        self.wallet = self.session.wallet_or_new().script
         address = self.session.wallet.address
         for quantity in (DEPOSIT, 0, 0):
             self.node.rpc("faucet", address=address, btc=1_000_000, asset="XCP", quantity=quantity)

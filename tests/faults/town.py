@@ -207,8 +207,8 @@ class Party:
         self.own_chain, self._chain = own_chain, town.node.url if own_chain else None
         self._bitcoin = f"{town.node.url}bitcoin/" if own_chain and packages else None
         with self.session() as session:
-            session.keep_wallet()
-            self.script, self.key = session.wallet.script, session.wallet.key
+            wallet = session.wallet_or_new()
+            self.script, self.key = wallet.script, wallet.key
         town.endow(self.script)
 
     @contextmanager

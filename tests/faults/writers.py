@@ -376,8 +376,7 @@ def _client_files(pair: Pair, _quick: bool) -> None:
         pair.goes_on(f"a missing {name}")
     away = alice.basedir.with_name("away")
     shutil.move(alice.basedir, away)
-    pair.refused(alice.done("sync", "--handle", pair.a), "sync without the folder", "UnknownHandle")
-    shutil.rmtree(alice.basedir)
+    pair.refused(alice.done("sync", "--handle", pair.a), "sync without the folder", "WalletMissing")
     shutil.move(away, alice.basedir)
     pair.goes_on("a missing folder")
 

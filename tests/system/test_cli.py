@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +18,23 @@ import pytest
 
 from picopayments_cli import __version__, cli, commands
 from picopayments_cli.channel.networks import NETWORKS
+from picopayments_cli.client.key_file import KeyFile
+from picopayments_cli.client.store import Store
 from picopayments_cli.commands import COMMANDS
 from picopayments_cli.hub import cli as hub_cli
 from picopayments_cli.json_arguments import from_json, plain
 
 CONNECTION = "ab" * 32
+PACKAGE = Path(cli.__file__).parent
 REFERENCE = (Path(__file__).parents[2] / "docs" / "commands.rst").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with a wallet."""
+    with Store(tmp_path, NETWORKS["regtest"]) as store:
+        store.save_wallet(KeyFile.drawn(NETWORKS["regtest"]))
+    return tmp_path
 
 
 def run(*words: str, stdout: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
@@ -214,15 +228,60 @@ def test_help_fits_80_columns_and_has_an_example(
     assert parsed(*example[1:])["command"] == command or command is None
 
 
-def test_a_command_that_fails_leaves_stdout_empty(tmp_path: Path) -> None:
-    done = run("--regtest", "--basedir", str(tmp_path), "close", "not-a-handle")
+def test_a_command_that_fails_leaves_stdout_empty(folder: Path) -> None:
+    done = run("--regtest", "--basedir", str(folder), "close", "not-a-handle")
     assert done.returncode == 1
     assert done.stdout == ""
     error = error_of(done.stderr)
     assert error["name"] == "InvalidHex"
-    typed = shlex.join(["picopayments-cli", "--regtest", "--basedir", str(tmp_path), "status"])
+    typed = shlex.join(["picopayments-cli", "--regtest", "--basedir", str(folder), "status"])
     assert error["message"].endswith(f"`{typed}` shows your own in full.")
     assert "Traceback" not in done.stderr
+
+
+def commands_in(text: str) -> list[str]:
+    """The words between backquotes that begin with the name of this program, or of one of its commands in a line."""
+    first = {name.split()[0] for name in COMMANDS}
+    found = re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+    return [item for item in found if item.split()[0] == "picopayments-cli" or item.partition(" ")[0] in first - {item}]
+
+
+def texts_of(path: Path) -> Iterator[str]:
+    """The texts of a module; what is filled in is a 1."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(str(part.value) if isinstance(part, ast.Constant) else "1" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts:
+            yield node.value
+
+
+def test_each_command_that_a_text_names_can_be_typed_as_it_stands() -> None:
+    """With the program's name, behind which its config arguments are put, and with all that the command needs."""
+    modules = [path for path in PACKAGE.rglob("*.py") if path.name != "commands.py"]  # help names commands alone
+    found = {item for path in modules for text in texts_of(path) for item in commands_in(text)}
+    assert len(found) > 20
+    for item in found:
+        program, *words = shlex.split(item)
+        assert program == "picopayments-cli", item
+        numbered = ["1" if word in ("INDEX", "SECONDS", "QUANTITY") else word for word in words]
+        try:
+            parsed(*numbered)
+        except SystemExit:
+            raise AssertionError(item) from None
+
+
+def test_the_commands_in_errors_are_typed_out_wherever_they_stand_and_a_memo_stays_as_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    step, typed = "`picopayments-cli sync`", "`picopayments-cli --regtest sync`"
+    monkeypatch.setattr(cli.Parser, "typed", ("--regtest",))
+    error = {"name": "StoreDamaged", "message": step, "data": {"why": step, "failed": {"ab": {}}}}
+    error["data"]["failed"]["ab"] = {"name": "X", "message": step, "data": {}}  # type: ignore[index]
+    told = cli.all_typed({"connections": {"ab": {"error": error}}, "payments": [{"memo": step, "message": step}]})
+    assert told["payments"] == [{"memo": step, "message": step}]
+    assert json.dumps(told["connections"]).count(typed) == 3
 
 
 def test_a_password_in_a_url_stands_in_no_message(tmp_path: Path) -> None:
@@ -238,15 +297,15 @@ def test_a_password_in_a_url_stands_in_no_message(tmp_path: Path) -> None:
     assert error_of(done.stderr)["name"] == "InvalidUrl"
 
 
-def test_a_payees_handle_is_the_payees_to_tell(tmp_path: Path) -> None:
-    done = run("--regtest", "--basedir", str(tmp_path), "queuepayment", CONNECTION, CONNECTION[:8], "1")
+def test_a_payees_handle_is_the_payees_to_tell(folder: Path) -> None:
+    done = run("--regtest", "--basedir", str(folder), "queuepayment", CONNECTION, CONNECTION[:8], "1")
     message = error_of(done.stderr)["message"]
     assert "Ask the payee for it: " in message
     assert message.endswith("their `status` shows it in full.")
 
 
-def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = run("--regtest", "--basedir", str(tmp_path), "--debug", "close", "not-a-handle")
+def test_debug_shows_the_traceback(folder: Path) -> None:
+    done = run("--regtest", "--basedir", str(folder), "--debug", "close", "not-a-handle")
     assert "Traceback" in done.stderr
     assert error_of(done.stderr)["name"] == "InvalidHex"
 
@@ -263,8 +322,8 @@ def test_a_result_that_nobody_reads_is_an_error_without_a_traceback() -> None:
 
 @pytest.mark.parametrize("redirections", [">&-", "> /dev/full"])
 @pytest.mark.parametrize("words", [["version"], ["serve", "--port", "0"]])
-def test_a_stdout_that_takes_nothing_is_an_error(tmp_path: Path, words: list[str], redirections: str) -> None:
-    done = in_shell(tmp_path, redirections, *words)
+def test_a_stdout_that_takes_nothing_is_an_error(folder: Path, words: list[str], redirections: str) -> None:
+    done = in_shell(folder, redirections, *words)
     assert done.returncode == 1
     assert error_of(done.stderr)["name"] == "OutputLost"
     assert len(done.stderr.splitlines()) == 1
@@ -275,19 +334,17 @@ def test_a_stdout_that_takes_nothing_is_an_error(tmp_path: Path, words: list[str
     ("words", "code"), [(["hubstatus"], 3), (["close", "00"], 1), (["close"], 2), (["status", "--nope"], 2)]
 )
 def test_an_error_that_nobody_reads_keeps_its_code(
-    tmp_path: Path, words: list[str], code: int, redirections: str
+    folder: Path, words: list[str], code: int, redirections: str
 ) -> None:
-    done = in_shell(tmp_path, redirections, "--hub-url", "http://127.0.0.1:9/api/", *words)
+    done = in_shell(folder, redirections, "--hub-url", "http://127.0.0.1:9/api/", *words)
     assert (done.returncode, done.stdout) == (code, "")
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_a_command_with_its_code_and_a_line_of_json(tmp_path: Path, how: signal.Signals) -> None:
+def test_a_signal_ends_a_command_with_its_code_and_a_line_of_json(folder: Path, how: signal.Signals) -> None:
     """A command that waits for the store's lock is interrupted by the terminal, or is told to end."""
-    from picopayments_cli.client.store import Store
-
-    with Store(tmp_path, NETWORKS["regtest"]):
-        command = [sys.executable, "-m", "picopayments_cli", "--debug", "--regtest", "--basedir", str(tmp_path)]
+    with Store(folder, NETWORKS["regtest"]):
+        command = [sys.executable, "-m", "picopayments_cli", "--debug", "--regtest", "--basedir", str(folder)]
         waiting = subprocess.Popen([*command, "status"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         try:
             assert waiting.stderr is not None
@@ -333,9 +390,9 @@ def test_an_interrupt_tells_what_another_run_does(
     assert told in error_of(capsys.readouterr().err)["message"]
 
 
-def test_a_time_out_of_no_wait_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_time_out_of_no_wait_is_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["connect", "XCP", "5"], ["sync"], ["close", "ab" * 32]):
-        assert cli.main(["--regtest", "--basedir", str(tmp_path), *words, "--timeout", "5"]) == 2
+        assert cli.main(["--regtest", "--basedir", str(folder), *words, "--timeout", "5"]) == 2
         assert "--timeout goes with --wait" in error_of(capsys.readouterr().err)["message"]
 
 

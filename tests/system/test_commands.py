@@ -332,6 +332,7 @@ def test_what_is_no_quantity_is_wrong_usage(alice: Client, text: str) -> None:
 
 def test_nothing_is_written_for_a_wallet_without_funds(network: Network) -> None:
     client = network.client("poor", funded=False)
+    client.run("address")
     assert refusal(client, "blocksend", "BTC", SEGWIT, "1000")[:2] == (1, "InsufficientBitcoin")
     assert refusal(client, "blocksend", "XCP", SEGWIT, "1000")[:2] == (1, "InsufficientFunds")
 
@@ -471,6 +472,7 @@ def test_a_coinbase_with_its_witness(network: Network, alice: Client) -> None:
         (("hubstatus", "--asset", "NOTISSUED"), "AssetNotInTerms"),
         (("hubstatus", "--asset", "PARENT.other"), "UnknownAsset"),
         (("hubstatus", "--asset", LONGNAME), "AssetNotInTerms"),  # the ledger knows it, but the hub does not offer it
+        (("hubstatus", "--asset", "xcp"), "UnknownAsset"),
         (("hubstatus", "--asset", "..."), "UnknownAsset"),
         (("hubstatus", "--asset", ""), "UnknownAsset"),
     ],

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,13 @@ from network_support import ASSETS, DEPOSIT, FEE, NOBODY, Client, refusal, wait_
 from regtest_support import NodeProcess
 from served_support import QuickNetwork
 
+from picopayments_cli import cli
 from picopayments_cli.channel.outlook import WaitsFor
+from picopayments_cli.commands import COMMANDS
 from picopayments_cli.rpc import RpcClient
 
 REFERENCE = (Path(__file__).parents[2] / "docs" / "commands.rst").read_text(encoding="utf-8")
+KEYED = ("import", "restore")  # they read a key from standard input
 SHOWN = REFERENCE.partition("\nstatus\n======\n")[2].partition("\nsync\n====\n")[0]
 
 
@@ -371,6 +374,60 @@ def test_change_that_no_block_has_is_told_of(network: QuickNetwork) -> None:
     assert "Change of" not in client.done("balances", "--address", client.run("address")).stderr
 
 
+UNKNOWN = ("ab" * 32, "cd" * 32)
+IN_NO_WALLET = {  # what is typed in an empty folder behind each command that a wallet is needed for
+    **dict.fromkeys(("status", "sync", "serve", "listen", "payments", "history", "cull", "balances"), ("",)),
+    **{name: ("",) for name in COMMANDS if name.startswith("wallet ") and name.split()[1] not in (*KEYED, "new")},
+    "connect": ("XCP 5000", "XCP 5000 --dry-run", "XCP 5000 --wait"),
+    "blocksend": ("XCP {hub} 5000", "BTC {hub} 5000", "BTC {hub} 5000 --dry-run"),
+    "pay": (f"{UNKNOWN[0]} {UNKNOWN[1]} 5",),
+    "queuepayment": (f"{UNKNOWN[0]} {UNKNOWN[1]} 5",),
+    "close": (UNKNOWN[0], f"{UNKNOWN[0]} --dry-run"),
+    "request": (f"{UNKNOWN[0]} 5",),
+    "cancelpayment": ("aa",),
+    "backup": ("{folder}/backup",),
+}
+WITHOUT_A_WALLET = {
+    **dict.fromkeys(("address", "faucet", "wallet new", "hubstatus", "config", "mine", "feerate", "version"), ("",)),
+    "listutxos": ("{hub}",),
+    "searchrawtxs": ("{hub}",),
+    "getrawtx": (UNKNOWN[0],),
+    "decode": ("picopay",),
+}
+OTHERS = {"demo", "help", "completion", "restore", *(f"wallet {name}" for name in KEYED)}
+
+
+def test_no_command_names_an_address_whose_key_is_not_on_disk_or_does_nothing_in_a_folder_without_a_wallet(
+    network: QuickNetwork,
+) -> None:
+    """A wrong --basedir, or a forgotten --testnet, leads to such a folder."""
+    assert {*IN_NO_WALLET, *WITHOUT_A_WALLET} | OTHERS == set(COMMANDS)
+    hub = network.client("any", funded=False).run("hubstatus")["funding_addresses"]["BTC"]
+    for name, lines in {**IN_NO_WALLET, **WITHOUT_A_WALLET}.items():
+        for line in lines:
+            new = network.client("new", funded=False)
+            words = line.format(hub=hub, folder=network.folder).split()
+            done = new.done(*name.split(), *words)
+            told = set(re.findall(r"bcrt1[a-z0-9]{20,}", done.stdout + done.stderr)) - {hub}
+            there = (new.basedir / "regtest.wallet").exists()
+            assert told <= ({new.wallet.address} if there else set()), (name, line)
+            assert there == (name in ("address", "faucet", "wallet new")), (name, line)
+            if name in IN_NO_WALLET:
+                assert (done.code, done.error["name"], done.stdout) == (4, "WalletMissing", ""), (name, line)
+
+
+def test_a_folder_with_the_wallet_of_another_network_is_said_to_have_it(tmp_path: Path) -> None:
+    client = Client(tmp_path / "client", NOBODY)
+    client.run("address")
+    out = io.StringIO()
+    with redirect_stderr(out):
+        assert cli.main(["--testnet", "--basedir", str(client.basedir), "status"]) == 4
+    told = json.loads(out.getvalue())["error"]
+    assert told["name"] == "WalletMissing"
+    assert "There is one of regtest: did you mean --network regtest?" in told["message"]
+    assert f"`picopayments-cli --testnet --basedir {client.basedir} restore FILE`" in told["message"]
+
+
 def test_a_look_makes_no_wallet_and_names_who_has_the_connections_of_one_that_came_by_its_key(
     network: QuickNetwork, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,7 +437,6 @@ def test_a_look_makes_no_wallet_and_names_who_has_the_connections_of_one_that_ca
     new = network.client("new", funded=False)
     for words in (["status"], ["balances"]):
         assert new.fails(*words) == (4, "WalletMissing")
-    assert (new.run("history"), new.run("payments")) == ([], [])
     monkeypatch.setattr(sys, "stdin", io.StringIO(key))
     done = new.done("wallet", "import")  # nothing of a look is in its way
     assert done.result["address"] == old.run("address")

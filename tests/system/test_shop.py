@@ -171,4 +171,8 @@ def test_a_request_is_refused_that_is_not_for_here(
     assert client.run("decode", done.result)["quantity"] == 150_000_000
     for words in (["0"], ["5", "--expires", "0"], ["5", "--expires", "99999999999"]):
         assert shop[0].done("request", shop[1], *words).code == 2
-    assert shop[0].fails("request", shop[1], "5", "--memo", "é" * 101) == (1, "InvalidRequest")
+    refused = shop[0].done("request", shop[1], "5", "--memo", "é" * 101).error  # the payee is told so, who types it
+    assert (refused["name"], refused["data"]) == ("InvalidParams", {"memo_bytes": 202, "most": 200})
+    assert shop[0].fails("request", shop[1], "5", "--memo", "\udcff\x1b") == (1, "InvalidParams")
+    assert "The hub's deposit is" in done.stderr  # which the request is above
+    assert "The hub's deposit is" not in shop[0].done("request", shop[1], "5").stderr
