@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -123,11 +122,13 @@ def address_of_script(network: Network, script: bytes) -> str | None:
 def secret_of_wif(network: Network, wif: str) -> bytes:
     """Return the 32-byte private key of a WIF text (compressed keys only). Raises InvalidKey."""
     text = wif.strip()
-    with suppress(ValueError):  # a number that is no key of the curve
+    try:
         key = _pycoin(network.netcode).parse.wif(text)
         secret = b"" if key is None else int(key.secret_exponent()).to_bytes(32, "big")
-        if secret and wif_of_secret(network, secret) == text:  # pycoin takes other lengths and endings, too
-            return secret
+    except ValueError:  # a number that is no key of the curve
+        secret = b""
+    if secret and wif_of_secret(network, secret) == text:  # pycoin takes other lengths and endings, too
+        return secret
     raise InvalidKey(
         f"This is no private key of {network.name} in wallet import format (WIF) for a compressed key. Copy it once "
         "more from where it stands, all of it.",
