@@ -29,8 +29,8 @@ _DAMAGED = (
 )
 _MISSING = (
     "`picopayments-cli sync` asks its hub for it, each time until that gives it back; `--hub-url` names a hub that is "
-    "elsewhere now, or that nothing here names. If the hub does not give it back, `picopayments-cli restore FILE` brings it "
-    "back from a backup, into a new --basedir. If it is known to be over, take its lines out of {}."
+    "elsewhere now, or that nothing here names. If the hub does not give it back, `picopayments-cli restore FILE` "
+    "brings it back from a backup, into a new --basedir. If it is known to be over, take its lines out of {}."
 )
 
 Row = list[Any]

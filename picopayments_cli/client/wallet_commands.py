@@ -113,7 +113,7 @@ def _tell_of_other_hubs(session: Session) -> None:
     if session.settings.hub_url is not None and len(asking.known(session)) < 2:
         log.warning(
             "Only the hub %s was asked. If this wallet has connections with other hubs, name each of them: "
-            "`picopayments-cli sync --hub-url URL`.",
+            "`picopayments-cli --hub-url URL sync`.",
             session.settings.hub_url,
         )
 

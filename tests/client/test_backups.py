@@ -369,7 +369,7 @@ def test_one_that_is_damaged_at_its_end_is_refused_by_verify_and_restored_as_far
     it.receive(120)
     due = it.connection.duplex.guaranteed
     path.write_bytes(path.read_bytes()[:-1])
-    with pytest.raises(BackupDamaged, match="`picopayments-cli restore` takes that"):
+    with pytest.raises(BackupDamaged, match="`picopayments-cli restore FILE` takes that"):
         api.backup(it.session, str(path), "verify")
     it.backup = NO_BACKUP
     keeps_nothing(it)
