@@ -28,7 +28,7 @@ from faults.result import Budget, Result
 from picopayments_cli.channel.messages import SyncReply
 
 WORKERS = 2
-CLIENTS = 8  # that are opened together
+CLIENTS = 9  # that are opened three at a time
 SYNCS = 4  # of each client between two deaths
 MEASURED, FEW = 100, 10  # syncs of each client in which the load is measured; where little is tried
 PATIENCE = 120.0  # seconds in which a request that is repeated must be answered
