@@ -7,15 +7,15 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
-from faults.tracing import AFTER, BEFORE, LINE, OPCODE, ROOT, Function, Record, Target, opcodes_of
+from faults.tracing import AFTER, BEFORE, LINE, OPCODE, ROOT, Function, Record, Side, Target, opcodes_of
 
-TRIES, DOOR_TRIES = 4, 400  # at a function, and at a side of a door, which many steps only seem to pass
+TRIES, DOOR_TRIES = 4, 1000  # at a function, and at a side of a door, which many steps only seem to pass
 MAIN_DOORS = frozenset(
     ("client save sync prepared", "client call mph_sync", "hub transaction sync", "hub reply mph_sync")
 )
-Side = tuple[str, str]  # a door, and before or after
 
 
 class KillPoint(NamedTuple):
@@ -30,6 +30,7 @@ class KillPlanner:
     """Says where the next process dies: first where none has died yet."""
 
     rng: random.Random
+    told: Path  # a file for who dies at one of several doors
     thorough: bool = False  # whether every door counts as a main one: what comes seldom is left
     records: dict[KillPoint, Record] = field(default_factory=dict)
     functions: Counter[Function] = field(default_factory=Counter)  # deaths in each
@@ -69,10 +70,16 @@ class KillPlanner:
         return bool(self.open_sides(record.doors if self.thorough else record.doors & MAIN_DOORS))
 
     def draw_door(self, doors: Iterable[str]) -> Target | None:
-        """A side of one of these doors at which nobody has died yet; the main ones first, then the least tried."""
+        """A side of one of these doors at which nobody has died yet; the main ones first, then the least tried.
+
+        Where it is thorough, all of them: who passes several doors dies at the first.
+        """
         new = self.open_sides(doors)
         if not new:
             return None
+        if self.thorough:
+            self.tried.update(new)
+            return Target(sides=tuple(new), told=str(self.told))
         first = min((door not in MAIN_DOORS, self.tried[door, side]) for door, side in new)
         door, side = self.rng.choice([item for item in new if (item[0] not in MAIN_DOORS, self.tried[item]) == first])
         self.tried[door, side] += 1

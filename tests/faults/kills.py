@@ -70,7 +70,7 @@ class LivesWithKills(LivesUnderFaults):
             code = self.run(client, words, target=target)
             if target and code == -signal.SIGKILL:
                 self.died("client", target, step)
-                self._unfinished[client.basedir] = target
+                self._unfinished[client.basedir] = target.met
             else:
                 self._unfinished.pop(client.basedir, None)
         return code
@@ -168,8 +168,8 @@ class LivesWithKills(LivesUnderFaults):
 
     def died(self, victim: str, target: Target, step: str) -> None:
         """A process died, as it was to."""
-        self.planner.died(victim, target)
-        self.what = f"{victim} died at {step}: {target}"
+        self.planner.died(victim, target.met)
+        self.what = f"{victim} died at {step}: {target.met}"
         self.result.trials += 1
         self.result.recovered += 1
 
@@ -180,7 +180,7 @@ class LivesWithKills(LivesUnderFaults):
 def run(rng: random.Random, budget: Budget) -> Result:
     """Lives without a death, to see where they lead; then lives with as many deaths as are called for."""
     result = Result("kills")
-    planner = KillPlanner(rng)
+    planner = KillPlanner(rng, budget.folder / "died")
     least = budget.share(KILLS, QUICK_KILLS)
     with heard():
         chapters = 0

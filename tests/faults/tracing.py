@@ -43,6 +43,7 @@ _step: ContextVar[str] = ContextVar("step")
 _files: dict[Path, int] = {}
 
 Place = tuple[str, int]  # "line" or "opcode", and its number
+Side = tuple[str, str]  # a door, and before or after
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,26 @@ class Function:
 
 @dataclass(frozen=True)
 class Target:
-    """Where a process kills itself: the nth time that it comes to a place of a function, or to a side of a door."""
+    """Where a process kills itself: the nth time that it comes to a place of a function, or to a side of a door.
+
+    ``sides``: of doors, at the first of which it dies; it writes at which into the file ``told``.
+    """
 
     function: Function | None = None
     place: Place = (LINE, 0)
     door: str = ""
     side: str = BEFORE
     nth: int = 1
+    sides: tuple[Side, ...] = ()
+    told: str = ""
+
+    @property
+    def met(self) -> Target:
+        """Where a process has died that could do so at several doors."""
+        if not self.sides:
+            return self
+        door, side = json.loads(Path(self.told).read_text())
+        return Target(door=door, side=side)
 
     def __str__(self) -> str:
         where = f"{self.side} {self.door}" if self.door else f"{self.function}, {self.place[0]} {self.place[1]}"
@@ -175,7 +189,10 @@ class Tracer:
         """A door is about to be passed, or has been."""
         self.record.doors.add(label)
         target = self.target
-        if target is not None and target.door in (label, ANY) and target.side == side:
+        if target is not None and (label, side) in target.sides:
+            Path(target.told).write_text(json.dumps([label, side]))
+            self.come_to()
+        elif target is not None and target.door in (label, ANY) and target.side == side:
             self.come_to()
         if self.recorder is not None and " save " not in label:
             self.recorder.step()
@@ -183,7 +200,8 @@ class Tracer:
 
     def at_change(self) -> None:
         """A file is about to be changed: die there where neither function nor door is named."""
-        if self.target is not None and not self.target.door and self.target.function is None:
+        target = self.target
+        if target is not None and not target.door and not target.sides and target.function is None:
             self.come_to()
 
     def watch(self, watch: Watch) -> None:
@@ -413,7 +431,8 @@ def _target_of(value: Any) -> Target | None:
     if value is None:
         return None
     function = Function(**value.pop("function")) if value["function"] else None
-    return Target(**{**value, "function": function, "place": tuple(value["place"])})
+    sides = tuple((door, side) for door, side in value["sides"])
+    return Target(**{**value, "function": function, "place": tuple(value["place"]), "sides": sides})
 
 
 def _obey(tracer: Tracer) -> None:
