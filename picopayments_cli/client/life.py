@@ -336,11 +336,12 @@ def _republish(session: Session, connection: Connection, outcome: Outcome, missi
 
 def _unknown_to_hub(connection: Connection) -> UnknownHandle:
     """Make the error for a hub that has lost its database: it may find it again, so this is no reason to close."""
+    handle = connection.handle.hex()
     return UnknownHandle(
-        f"The hub does not know the connection {connection.handle.hex()}, which stays open here. Sync again later, or "
-        "ask the hub's operator, who may have to bring the database back. `picopayments-cli close HANDLE` settles "
+        f"The hub does not know the connection {handle}, which stays open here. Sync again later, or "
+        f"ask the hub's operator, who may have to bring the database back. `picopayments-cli close {handle}` settles "
         "without the hub; the deposit is back when it expires.",
-        handle=connection.handle.hex(),
+        handle=handle,
         hub_url=place_of(connection.hub_url),
     )
 

@@ -366,7 +366,7 @@ def test_a_hub_without_its_database_closes_nothing(places: Places, whose: str, m
     places.start("one", port_of(url))
     done = places.alice.done("sync")
     assert (done.code, done.error["name"]) == (1, "UnknownHandle")
-    assert "close` settles without the hub" in done.error["message"]
+    assert f"close {handle}` settles without the hub" in done.error["message"]
     assert places.alice.shown(handle)["status"] == "open"
     places.alice.run("close", handle)
     places.mine(12)
