@@ -182,7 +182,7 @@ def test_a_closed_stderr_changes_nothing_else(redirection: str, tmp_path: Path) 
     done = in_shell(f"{client} config timeout 20 {redirection}")  # which logs
     assert (done.returncode, json.loads(done.stdout)) == (0, {"source": "file", "value": 20})
     assert json.loads((tmp_path / "regtest.cfg").read_text()) == {"timeout": 20}
-    for words, code in (("close 00", 1), ("nosuch", 2), ("hubstatus", 3)):
+    for words, code in (("close 00", 4), ("nosuch", 2), ("hubstatus", 3)):
         done = in_shell(f"{client} --hub-url http://127.0.0.1:9/ {words} {redirection}")
         assert (done.returncode, done.stdout) == (code, ""), words
 
