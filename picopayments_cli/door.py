@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 import ssl
+from asyncio import sslproto
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ MAX_CONNECTIONS_EACH = 100  # of one address
 AT_ONCE = 25  # of one socket, before others are served: those that have to give their places are closed meanwhile
 TLS_SECONDS = 10.0  # in which a client has to have agreed on keys
 _TLS_END_SECONDS = 5.0  # in which it has to have said goodbye
+_TLS_BUFFER = 32_768  # bytes that one reads into: 256 kB of asyncio's own stay until garbage is collected
 _BACKLOG = 100  # that the system holds until they are taken
 _RETRY_SECONDS = 1.0  # where the system had no descriptor left
 _REFUSAL = b"HTTP/1.1 429 Too Many Requests\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -44,6 +46,7 @@ class Door:
         self._tls = tls
         self._tls_times: dict[str, Any] = {}
         if tls is not None:
+            sslproto.SSLProtocol.max_size = _TLS_BUFFER
             self._tls_times = {"ssl_handshake_timeout": TLS_SECONDS, "ssl_shutdown_timeout": _TLS_END_SECONDS}
         self._loop = asyncio.get_running_loop()
         self._listeners: Sequence[socket.socket] = []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -231,6 +233,33 @@ def test_who_does_not_begin_with_tls_is_counted_and_others_are_served(encrypted:
 
 
 @pytest.mark.usefixtures("few_places")
+def memory() -> int:
+    """Megabytes of this process, in which the server runs, too."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 2**20
+
+
+def client_hello() -> bytes:
+    context = ssl.create_default_context()
+    sent, received = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context.wrap_bio(received, sent, server_hostname="x").do_handshake()
+    return sent.read()
+
+
+def test_handshakes_that_are_broken_off_hold_little_memory(encrypted: tuple[str, str]) -> None:
+    url, _ = encrypted
+    hello, before = client_hello(), memory()
+    for _ in range(25):
+        begun = [connected(url, HONEST) for _ in range(60)]
+        for connection in begun:
+            with contextlib.suppress(OSError):  # refused, as those before are not gone yet
+                connection.sendall(hello)
+        for connection in begun:
+            with connection, contextlib.suppress(OSError):
+                connection.recv(1)
+    assert memory() - before < 80
+
+
 def test_who_does_not_begin_with_tls_makes_room_for_others(encrypted: tuple[str, str]) -> None:
     url, ca = encrypted
     with contextlib.ExitStack() as stack:

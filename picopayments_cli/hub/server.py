@@ -93,10 +93,14 @@ def create_app(
 
 
 def _settle_in() -> None:
-    """Let no request wait long for other threads, or for a garbage collector that looks at the whole program."""
+    """Let no request wait long for other threads, or for a garbage collector that looks at the whole program.
+
+    The second collection counts nothing but what comes from now on: else garbage may become as large as the program.
+    """
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.collect()
     gc.freeze()
+    gc.collect()
 
 
 def _discreet(method: Callable[..., Any]) -> Callable[..., Any]:
