@@ -28,6 +28,7 @@ REGTEST = NETWORKS["regtest"]
 MAX_GENERATE = 10_000  # blocks of one call
 MAX_BLOCK_VSIZE = 950_000
 MAX_INDEX_DELAY = 1000  # blocks
+LOCK_WAIT = 5.0  # seconds
 
 
 class BlockRefused(Exception):
@@ -294,9 +295,10 @@ def _unusable(path: Path, number: int, reason: str) -> LocalFiles:
 
 
 def _locked(folder: Path) -> FileLock:
+    """Take the chain's folder, once a node has ended that ends just now with its hub."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = FileLock(folder / "node.lock", timeout=0)
+        lock = FileLock(folder / "node.lock", timeout=LOCK_WAIT)
         lock.acquire()
     except Timeout as error:
         raise StoreLocked(
