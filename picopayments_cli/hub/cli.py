@@ -221,6 +221,7 @@ def _supervise(args: argparse.Namespace, folder: Folder, urls: Urls) -> None:
     from picopayments_cli.listening import bind
 
     member, url = member_name(), _database(args, folder)
+    folder.token()  # before there are several who would make it
     with ExitStack() as stack:
         bound = [stack.enter_context(one) for one in bind(args.host, _port(args, folder))]
         shown = join(folder, url, member, urls, drain=args.drain, restored=args.restored)

@@ -18,6 +18,7 @@ from picopayments_cli.files import check_own, check_private, flush_folder, remov
 from picopayments_cli.hub.terms import Offer, default_text, read_offer
 
 log = logging.getLogger(__name__)
+TOKEN_SIZE = 32
 
 
 class Folder:
@@ -52,6 +53,21 @@ class Folder:
             yield
         finally:
             lock.release()
+
+    def token(self) -> str:
+        """Read the token that opens the figures. Where there is none, make it. Raises StoreDamaged, StoreUnusable."""
+        path = self.token_path
+        with usable(path):
+            if not path.exists():
+                replace_file(path, secrets.token_hex(TOKEN_SIZE).encode())
+            check_private(path)
+            token = path.read_text("ascii", "replace").strip()
+        if len(token) < TOKEN_SIZE:
+            raise StoreDamaged(
+                f"{path} holds no token of {TOKEN_SIZE} characters or more: remove it, and the hub makes one.",
+                path=str(path),
+            )
+        return token
 
     def key(self) -> Key:
         """Read the hub's key. Where there never was one, make it: it is on disk before its first use.

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hmac
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.concurrency import run_in_threadpool
@@ -15,32 +13,15 @@ from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Route
 
 from picopayments_cli.bodies import head_size
-from picopayments_cli.errors import PicopaymentsError, StoreDamaged
-from picopayments_cli.files import check_private, replace_file, usable
+from picopayments_cli.errors import PicopaymentsError
 from picopayments_cli.hub.health import Health
 from picopayments_cli.hub.metrics import Metrics
 from picopayments_cli.hub.page import Page
 from picopayments_cli.limits import Limiter, Limits, TooMuch
 
-TOKEN_SIZE = 32
 LIMITS = Limits(calls=10, burst=10)  # of one address, a second
 NOT_KEPT = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 _HOST = re.compile(r"([A-Za-z0-9.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
-
-
-def token_of(path: Path) -> str:
-    """Read the token that opens the figures; where there is none, make it. Raises StoreDamaged, StoreUnusable."""
-    with usable(path):
-        if not path.exists():
-            replace_file(path, secrets.token_hex(TOKEN_SIZE).encode())
-        check_private(path)
-        token = path.read_text("ascii", "replace").strip()
-    if len(token) < TOKEN_SIZE:
-        raise StoreDamaged(
-            f"{path} holds no token of {TOKEN_SIZE} characters or more: remove it, and the hub makes one.",
-            path=str(path),
-        )
-    return token
 
 
 class Front:

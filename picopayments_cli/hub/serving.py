@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from picopayments_cli.hub.folder import Folder
-from picopayments_cli.hub.front import Front, token_of
+from picopayments_cli.hub.front import Front
 from picopayments_cli.hub.health import Health
 from picopayments_cli.hub.methods import Methods
 from picopayments_cli.hub.metrics import Metrics
@@ -30,7 +30,7 @@ def serving(rounds: Rounding, folder: Folder, **where: Any) -> Serving:
     hub = rounds.hub
     overviews = Overviews(hub)
     metrics = Metrics(hub, overviews)
-    front = Front(Page(hub, overviews), Health(hub), metrics, token_of(folder.token_path))
+    front = Front(Page(hub, overviews), Health(hub), metrics, folder.token())
     app = create_app(rounds, Methods(hub).table(), Methods.SLOW, counted=metrics.counted, pages=front.routes())
     server = WebServer(app, **where)
     server.when_stopping = hub.book.arrivals.close

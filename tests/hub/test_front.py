@@ -18,9 +18,11 @@ from hub_support import DEPOSIT, Client, Desk, payment, serving
 from hypothesis import given
 from hypothesis import strategies as st
 
+from picopayments_cli.channel.networks import NETWORKS
 from picopayments_cli.errors import DatabaseUnusable, StoreDamaged, StoreUnusable
 from picopayments_cli.hub import front
-from picopayments_cli.hub.front import Front, token_of
+from picopayments_cli.hub.folder import Folder
+from picopayments_cli.hub.front import Front
 from picopayments_cli.hub.health import Health
 from picopayments_cli.hub.metrics import MOST_EVENTS, OTHER, Metrics
 from picopayments_cli.hub.overview import Overview, Overviews
@@ -133,17 +135,17 @@ def test_what_is_logged_adds_few_labels(desk: Desk) -> None:
 
 
 def test_the_token_is_made_once_and_private(tmp_path: Path) -> None:
-    path = tmp_path / "token"
-    token = token_of(path)
-    assert token_of(path) == token == path.read_text()
+    folder = Folder(tmp_path, NETWORKS["regtest"])
+    path, token = folder.token_path, folder.token()
+    assert folder.token() == token == path.read_text()
     assert (len(token), stat.S_IMODE(path.stat().st_mode)) == (64, 0o600)
     path.chmod(0o644)
     with pytest.raises(StoreUnusable):
-        token_of(path)
+        folder.token()
     path.write_text("short")
     path.chmod(0o600)
     with pytest.raises(StoreDamaged):
-        token_of(path)
+        folder.token()
 
 
 # The page -----------------------------------------------------------------------------------------------------------
