@@ -60,7 +60,7 @@ def _name(parser: ArgumentParser, action: Action) -> str:
 
 
 def _paragraph(text: str) -> nodes.paragraph:
-    """What stands between backticks on a terminal is code here."""
+    """Make a paragraph, in which the text between backticks is code."""
     parts = enumerate(text.split("`"))
     return nodes.paragraph("", "", *(nodes.literal("", part) if n % 2 else nodes.Text(part) for n, part in parts))
 

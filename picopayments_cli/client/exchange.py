@@ -24,7 +24,6 @@ from picopayments_cli.client.session import Session
 from picopayments_cli.errors import (
     AmountExceedsSpendable,
     AssetMismatch,
-    BadHubSignature,
     BadReply,
     HubRestored,
     NotTransferable,
@@ -165,7 +164,7 @@ def _refused(
         raise _overtaken(session, connection, taken=None if untaken else pending) from None
     if isinstance(error, BadReply):
         raise _overtaken(session, connection) if _is_counted(connection, error.said) else error
-    signed = error.said is not None and not isinstance(error, BadHubSignature)
+    signed = error.said is not None  # which ``Session.call`` has checked
     if signed and not pending.is_repaired and (untaken or not isinstance(error, _FORGETFUL)):
         session.save(replace(connection, pending=replace(pending, cause=error.name)), "sync refused")
     raise error
